@@ -1,0 +1,1 @@
+"""Train, sweep and compare image classifiers: Lightning runs composed by Hydra."""

@@ -1,0 +1,165 @@
+"""The LightningModule that trains any network on labelled images."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from project.modules.metrics import LossAndAccuracy
+from project.modules.optimizers import ParameterGroups, parameter_groups
+from project.modules.schedules import Length, Schedule
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
+
+
+class ImageClassifier(L.LightningModule):
+    """Any network that maps images to logits, with its loss, metrics, optimizer and schedule.
+
+    Logs `train/loss`, `train/acc` and `lr` every `trainer.log_every_n_steps` steps and at the end of an
+    epoch, and `val/…` and `test/…` once per evaluation.
+
+    Args:
+        network: maps images (B, C, H, W) to logits (B, K).
+        loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar.
+        optimizer: makes the optimizer from parameter groups.
+        scheduler: makes the schedule from the optimizer and the training's length (see `schedules`).
+        decay_norms_and_biases: whether weight decay applies to them too.
+        compile: run the network through `torch.compile`; checkpoints keep their plain keys.
+        channels_last: keep images and filters in channels-last memory order.
+        config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss: nn.Module,
+        optimizer: Callable[[ParameterGroups], Optimizer],
+        scheduler: Callable[[Optimizer, Length], Schedule],
+        *,
+        decay_norms_and_biases: bool = True,
+        compile: bool = False,
+        channels_last: bool = False,
+        config: Mapping[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
+        self.network = network.to(memory_format=self.memory_format)
+        if compile:
+            self.network.compile()
+        self.loss = loss
+        self.optimizer_factory = optimizer
+        self.scheduler_factory = scheduler
+        self.decay_norms_and_biases = decay_norms_and_biases
+        self.config = dict(config or {})
+        self.train_metrics = LossAndAccuracy()
+        self.eval_metrics = LossAndAccuracy()
+        self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
+        self._logged_step = 0
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, K)."""
+        return self.network(images.contiguous(memory_format=self.memory_format))
+
+    def configure_optimizers(self) -> Any:
+        """Build the optimizer and its schedule; the trainer knows how long the training lasts."""
+        groups = parameter_groups(self.network, decay_norms_and_biases=self.decay_norms_and_biases)
+        optimizer = self.optimizer_factory(groups)
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        steps = self.trainer.estimated_stepping_batches
+        batches_per_step = self.trainer.accumulate_grad_batches
+        steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // batches_per_step))
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": self.scheduler_factory(optimizer, Length(steps, steps_per_epoch)),
+        }
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of one batch."""
+        images, targets = batch
+        logits = self(images)
+        loss = self.loss(logits, targets)
+        self.train_metrics.update(loss.detach(), logits.detach(), targets)
+        return loss
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log what the steps since the last interval showed."""
+        step = self.global_step
+        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        interval_ends = step % interval == 0 and step > self._logged_step
+        if interval_ends or self.trainer.is_last_batch:
+            values = self._log_interval()
+            self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, logger=False)
+
+    def on_train_epoch_start(self) -> None:
+        """Begin the epoch's sums."""
+        self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
+
+    def on_train_epoch_end(self) -> None:
+        """Offer the epoch's means to callbacks that watch `train/loss` or `train/acc`."""
+        if self.train_metrics.update_called:  # a limit of steps or time ended the epoch early
+            self._log_interval()
+        images = max(1, self._epoch_sums["images"])
+        means = {f"train/{name}": self._epoch_sums[name] / images for name in ("loss", "acc")}
+        self.log_dict(means, on_step=False, on_epoch=True, logger=False)
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._evaluate(batch)
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        """Measure one batch."""
+        self._evaluate(batch)
+
+    def on_validation_epoch_end(self) -> None:
+        """Log `val/loss` and `val/acc`."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log `test/loss`, `test/acc`, and `test/images`, the number of images tested."""
+        self._log_evaluation("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the configuration, from which the network can be rebuilt."""
+        checkpoint["config"] = self.config
+
+    def _log_interval(self) -> dict[str, float]:
+        """Write and return what the steps since the last interval showed; begin the next one."""
+        self._logged_step = self.global_step
+        means = {name: value.item() for name, value in self.train_metrics.compute().items()}
+        self.train_metrics.reset()
+        images = means.pop("images")
+        self._epoch_sums["images"] += images
+        for name, value in means.items():
+            self._epoch_sums[name] += value * images
+        values = {f"train/{name}": value for name, value in means.items()}
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        self._write(values | {"lr": optimizer.param_groups[0]["lr"]})
+        return values
+
+    def _evaluate(self, batch: Batch) -> None:
+        images, targets = batch
+        logits = self(images)
+        self.eval_metrics.update(self.loss(logits, targets), logits, targets)
+
+    def _log_evaluation(self, split: str) -> None:
+        measured = {name: value.item() for name, value in self.eval_metrics.compute().items()}
+        self.eval_metrics.reset()
+        images = measured.pop("images")
+        values = {f"{split}/{name}": value for name, value in measured.items()}
+        # After training the chosen weights are validated once more: no point of the curve of val/….
+        once_more = self.trainer.state.fn == "validate"
+        self._write({f"best/{name}" if once_more else name: value for name, value in values.items()})
+        self.log_dict(values | {f"{split}/images": float(images)}, logger=False)
+
+    def _write(self, values: dict[str, float]) -> None:
+        """Write to the loggers, at the number of optimizer steps taken.
+
+        Not by `self.log`: Lightning's logging interval knows nothing of an epoch's last batch, and it
+        writes validation one step early.
+        """
+        for logger in self.trainer.loggers:
+            logger.log_metrics(values | {"epoch": self.current_epoch}, step=self.global_step)

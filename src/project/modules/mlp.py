@@ -1,0 +1,57 @@
+"""Multi-layer perceptron on flattened images."""
+
+import math
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from project.errors import InputError
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "relu": nn.ReLU,
+    "gelu": nn.GELU,
+    "silu": nn.SiLU,
+    "tanh": nn.Tanh,
+    "sigmoid": nn.Sigmoid,
+    "identity": nn.Identity,
+}
+
+
+class MLP(nn.Module):
+    """Fully connected layers of the given widths, each followed by an activation and dropout.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        num_classes: number of logits.
+        widths: width of each hidden layer; none gives a linear classifier.
+        activation: a key of `ACTIVATIONS`; `identity` makes the whole network linear.
+        dropout: probability of zeroing a hidden feature while training.
+
+    Raises:
+        InputError: unknown activation.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        widths: Sequence[int] = (128,),
+        activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if activation not in ACTIVATIONS:
+            raise InputError(f"model.activation={activation}: choose from {', '.join(ACTIVATIONS)}")
+        layers: list[nn.Module] = [nn.Flatten()]
+        features = math.prod(input_shape)
+        for width in widths:
+            layers += [nn.Linear(features, width), ACTIVATIONS[activation]()]
+            if dropout > 0:
+                layers.append(nn.Dropout(dropout))
+            features = width
+        layers.append(nn.Linear(features, num_classes))
+        self.layers = nn.Sequential(*layers)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
+        return self.layers(images)

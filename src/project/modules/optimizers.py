@@ -1,0 +1,91 @@
+"""Parameter groups, and the one optimizer that torch does not have whole."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+ParameterGroups = list[dict[str, Any]]
+
+
+def parameter_groups(network: nn.Module, *, decay_norms_and_biases: bool) -> ParameterGroups:
+    """Trainable parameters of `network` as optimizer groups.
+
+    Args:
+        network: whose parameters are optimized; frozen ones are left out.
+        decay_norms_and_biases: if false, parameters of one dimension (biases, gains and offsets of
+            norms) form a group with `weight_decay` 0.
+    """
+    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    if decay_norms_and_biases:
+        return [{"params": parameters}]
+    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+    groups: ParameterGroups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]
+
+
+class Muon(Optimizer):
+    """`torch.optim.Muon` for matrices, `torch.optim.AdamW` for everything else, as one optimizer.
+
+    Muon orthogonalizes the momentum of a matrix (Jordan 2024). Its step is scaled to the size of
+    AdamW's (Liu et al. 2025, arXiv 2502.16982, sec. 2.2), so one `lr` and `weight_decay` serve both.
+    Convolution filters, biases, norms and embeddings of other than two dimensions go to AdamW.
+
+    Args:
+        params: parameters or groups of them.
+        lr: peak learning rate of both.
+        weight_decay: decoupled, of both.
+        momentum: Muon's.
+        betas: AdamW's.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: float = 1e-3,
+        weight_decay: float = 0.1,
+        momentum: float = 0.95,
+        betas: tuple[float, float] = (0.9, 0.95),
+    ) -> None:
+        matrix_options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        other_options = {"lr": lr, "weight_decay": weight_decay, "betas": betas}
+        matrices: ParameterGroups = []
+        others: ParameterGroups = []
+        for group in _as_groups(params):
+            group_params = list(group["params"])
+            if chosen := [parameter for parameter in group_params if parameter.ndim == 2]:
+                matrices.append(matrix_options | group | {"params": chosen})
+            if chosen := [parameter for parameter in group_params if parameter.ndim != 2]:
+                others.append(other_options | group | {"params": chosen})
+        self._parts: dict[str, Optimizer] = {}
+        if matrices:
+            self._parts["muon"] = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
+        if others:
+            self._parts["adamw"] = torch.optim.AdamW(others)
+        groups = [
+            dict(group, optimizer=name) for name, part in self._parts.items() for group in part.param_groups
+        ]
+        super().__init__(groups, defaults={"lr": lr, "weight_decay": weight_decay})
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step of both; return the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for name, part in self._parts.items():
+            # Groups and state live here, where schedules change them and checkpoints restore them.
+            part.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
+            part.state = self.state
+            part.step()
+        return loss
+
+
+def _as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterGroups:
+    entries = list(params)
+    if entries and isinstance(entries[0], dict):
+        return entries  # type: ignore[return-value]
+    return [{"params": entries}]

@@ -1,0 +1,42 @@
+"""Recurrent network that reads an image row by row."""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+
+class RowLSTM(nn.Module):
+    """LSTM over image rows; the last hidden state is classified.
+
+    Args:
+        input_shape: (C, H, W) of one image: a sequence of H rows with C · W features.
+        num_classes: number of logits.
+        hidden: size of the hidden state.
+        layers: stacked LSTM layers.
+        dropout: probability between stacked layers; without effect on a single layer.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        hidden: int = 128,
+        layers: int = 1,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        channels, _, width = input_shape
+        self.lstm = nn.LSTM(
+            input_size=channels * width,
+            hidden_size=hidden,
+            num_layers=layers,
+            dropout=dropout if layers > 1 else 0.0,
+            batch_first=True,
+        )
+        self.head = nn.Linear(hidden, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
+        rows = images.transpose(1, 2).flatten(2)  # B, H, C * W
+        outputs, _ = self.lstm(rows)  # B, H, hidden
+        return self.head(outputs[:, -1])

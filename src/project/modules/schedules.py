@@ -1,0 +1,177 @@
+"""Learning-rate schedules. Each function takes the optimizer and the training's length, and returns
+the entry that Lightning's `configure_optimizers` expects: the torch scheduler, how often it steps, and
+what it watches. A schedule of your own is one more such function and one YAML file.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+from torch.optim import lr_scheduler as torch_schedules
+
+from project.errors import InputError
+
+Schedule = dict[str, Any]
+
+
+class Length:
+    """How long the training lasts, known when it starts.
+
+    Args:
+        steps: optimizer steps, infinite where only a time limit ends the training.
+        steps_per_epoch: optimizer steps of one epoch.
+    """
+
+    def __init__(self, steps: float, steps_per_epoch: int) -> None:
+        self.steps = steps
+        self.steps_per_epoch = steps_per_epoch
+
+    def in_units_of(self, interval: str) -> int:
+        """Length in units of `interval`, at least 1.
+
+        Raises:
+            InputError: `interval` is neither `step` nor `epoch`, or the length is not known.
+        """
+        if interval not in ("step", "epoch"):
+            raise InputError(f"scheduler.interval={interval}: choose from step, epoch")
+        if math.isinf(self.steps):
+            raise InputError(
+                "trainer.max_epochs=-1: this schedule needs a known length; set trainer.max_epochs or "
+                "trainer.max_steps, or choose scheduler=constant, step, exponential or plateau"
+            )
+        return max(1, math.ceil(self.steps / (1 if interval == "step" else self.steps_per_epoch)))
+
+
+def constant(optimizer: Optimizer, length: Length) -> Schedule:
+    """Keep the learning rate."""
+    return {"scheduler": torch_schedules.LambdaLR(optimizer, _one), "interval": "epoch"}
+
+
+def _one(step: int) -> float:
+    return 1.0
+
+
+def step(
+    optimizer: Optimizer, length: Length, *, step_size: int, gamma: float, interval: str = "epoch"
+) -> Schedule:
+    """Multiply the learning rate by `gamma` every `step_size` intervals."""
+    return {
+        "scheduler": torch_schedules.StepLR(optimizer, step_size=step_size, gamma=gamma),
+        "interval": interval,
+    }
+
+
+def multistep(
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    milestones: Sequence[float],
+    gamma: float,
+    interval: str = "epoch",
+) -> Schedule:
+    """Multiply the learning rate by `gamma` at each milestone: a fraction of the training below 1, else
+    a number of intervals.
+    """
+    if any(milestone < 1 for milestone in milestones):
+        total = length.in_units_of(interval)
+        milestones = [round(milestone * total) if milestone < 1 else milestone for milestone in milestones]
+    whole = [int(milestone) for milestone in milestones]
+    return {
+        "scheduler": torch_schedules.MultiStepLR(optimizer, milestones=whole, gamma=gamma),
+        "interval": interval,
+    }
+
+
+def exponential(optimizer: Optimizer, length: Length, *, gamma: float, interval: str = "epoch") -> Schedule:
+    """Multiply the learning rate by `gamma` every interval."""
+    return {"scheduler": torch_schedules.ExponentialLR(optimizer, gamma=gamma), "interval": interval}
+
+
+def cosine(
+    optimizer: Optimizer, length: Length, *, final_lr: float = 0.0, interval: str = "step"
+) -> Schedule:
+    """Half a cosine from the learning rate to `final_lr` (Loshchilov and Hutter 2017, eq. 5)."""
+    total = length.in_units_of(interval)
+    scheduler = torch_schedules.CosineAnnealingLR(optimizer, T_max=total, eta_min=final_lr)
+    return {"scheduler": scheduler, "interval": interval}
+
+
+def onecycle(
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    warmup: float = 0.3,
+    div_factor: float = 25.0,
+    final_div_factor: float = 1e4,
+    anneal: str = "cos",
+) -> Schedule:
+    """Up to the optimizer's learning rate and down again (Smith and Topin 2018).
+
+    Args:
+        optimizer: its learning rate is the peak.
+        length: of the training.
+        warmup: fraction of the training that rises.
+        div_factor: peak divided by this is where it starts.
+        final_div_factor: the start divided by this is where it ends.
+        anneal: `cos` or `linear`.
+    """
+    scheduler = torch_schedules.OneCycleLR(
+        optimizer,
+        max_lr=[group["lr"] for group in optimizer.param_groups],
+        total_steps=length.in_units_of("step") + 1,  # torch counts the start as a step
+        pct_start=warmup,
+        div_factor=div_factor,
+        final_div_factor=final_div_factor,
+        anneal_strategy=anneal,  # type: ignore[arg-type]
+        cycle_momentum=False,  # not every optimizer has one to cycle
+    )
+    return {"scheduler": scheduler, "interval": "step"}
+
+
+def plateau(
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    monitor: str,
+    mode: str,
+    factor: float,
+    patience: int,
+    frequency: int = 1,
+) -> Schedule:
+    """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` checks.
+
+    Args:
+        optimizer: whose learning rate is changed.
+        length: of the training; not needed.
+        monitor: metric that is watched.
+        mode: `max` if larger is better, else `min`.
+        factor: below 1.
+        patience: checks without improvement that are waited for.
+        frequency: epochs from check to check.
+    """
+    scheduler = torch_schedules.ReduceLROnPlateau(
+        optimizer,
+        mode=mode,  # type: ignore[arg-type]
+        factor=factor,
+        patience=patience,
+    )
+    return {"scheduler": scheduler, "interval": "epoch", "frequency": frequency, "monitor": monitor}
+
+
+def warmup_cosine(
+    optimizer: Optimizer, length: Length, *, warmup: float = 0.05, final_ratio: float = 0.0
+) -> Schedule:
+    """Rise linearly for the fraction `warmup` of all steps, then half a cosine down to `final_ratio` of the
+    learning rate.
+    """
+    total = length.in_units_of("step")
+    rising = max(1, round(warmup * total))
+
+    def ratio(step: int) -> float:
+        if step < rising:
+            return (step + 1) / (rising + 1)
+        done = min(1.0, (step - rising) / max(1, total - rising))
+        return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+
+    return {"scheduler": torch_schedules.LambdaLR(optimizer, ratio), "interval": "step"}

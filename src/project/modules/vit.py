@@ -1,0 +1,69 @@
+"""Small vision transformer."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from project.errors import InputError
+
+
+class ViT(nn.Module):
+    """Vision transformer (Dosovitskiy et al. 2021, sec. 3.1) with mean-pooled patch tokens.
+
+    Mean pooling in place of a class token follows Beyer et al. 2022 (arXiv 2205.01580). Images whose
+    sides are no multiple of `patch_size` are padded with zeros on the right and at the bottom.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        num_classes: number of logits.
+        patch_size: side of a square patch, pixels.
+        dim: token features.
+        depth: transformer blocks.
+        heads: attention heads; divides `dim`.
+        mlp_ratio: width of a block's MLP in units of `dim`.
+        dropout: probability in attention and MLP.
+
+    Raises:
+        InputError: `heads` does not divide `dim`.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        patch_size: int = 4,
+        dim: int = 128,
+        depth: int = 4,
+        heads: int = 4,
+        mlp_ratio: float = 2.0,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__()
+        if dim % heads:
+            raise InputError(f"model.heads={heads}: must divide model.dim={dim}")
+        channels, height, width = input_shape
+        self.padding = (0, -width % patch_size, 0, -height % patch_size)
+        patches = -(-height // patch_size) * -(-width // patch_size)
+        self.embed = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)
+        self.position = nn.Parameter(torch.randn(1, patches, dim) * 0.02)
+        block = nn.TransformerEncoderLayer(
+            d_model=dim,
+            nhead=heads,
+            dim_feedforward=int(dim * mlp_ratio),
+            dropout=dropout,
+            activation="gelu",
+            batch_first=True,
+            norm_first=True,
+        )
+        self.blocks = nn.TransformerEncoder(
+            block, num_layers=depth, norm=nn.LayerNorm(dim), enable_nested_tensor=False
+        )
+        self.head = nn.Linear(dim, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
+        patches = self.embed(F.pad(images, self.padding))  # B, dim, H / patch, W / patch
+        tokens = patches.flatten(2).transpose(1, 2) + self.position  # B, patches, dim
+        return self.head(self.blocks(tokens).mean(dim=1))
