@@ -1,0 +1,292 @@
+"""What all data sets share: splits, statistics, preprocessing, checks and loaders."""
+
+import logging
+from abc import abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import lightning as L
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from project.datamodules.augmentation import Augmentation
+from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
+from project.datamodules.loader import ImageLoader
+from project.datamodules.order import EvaluationOrder, TrainingOrder
+from project.datamodules.randomness import generator
+from project.errors import InputError
+
+log = logging.getLogger(__name__)
+
+Split = Literal["train", "val", "test"]
+
+
+class Part(NamedTuple):
+    """One split: rows of an image set."""
+
+    images: Images
+    rows: Tensor  # N', long
+
+
+class ImageDataModule(L.LightningDataModule):
+    """Base of all data sets. A subclass says where the images come from: `read`, and `prepare_data` if
+    they must be fetched.
+
+    The test split is the official one where there is one. Validation images are cut from the training
+    images, stratified, by a generator of its own: the same images whatever the run's seed.
+
+    Args:
+        name: as in `data=…`, for messages.
+        input_shape: (C, H, W) of an image after preprocessing; what the network is built for.
+        num_classes: number of classes.
+        batch_size: images of one training step, over all devices together.
+        eval_batch_size: most images of one evaluation batch, on each device.
+        val_size: validation images cut from the training images: a number, or a fraction below 1. With
+            0 all images train, and there is no validation.
+        split_seed: of the generator that cuts.
+        mean: of each channel on the scale [0, 1]; null computes it from the training images.
+        std: likewise.
+        resize: side or (H, W) to which images are scaled beforehand; null keeps their size.
+        grayscale: turn colour images into gray ones beforehand.
+        augment: changes training batches, or null.
+        seed: of the run; with the epoch, decides order and augmentation.
+
+    Raises:
+        InputError: in `setup`, if the images do not fit `input_shape` or `num_classes`.
+    """
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        input_shape: Sequence[int],
+        num_classes: int,
+        batch_size: int = 64,
+        eval_batch_size: int = 256,
+        val_size: float = 0.1,
+        split_seed: int = 0,
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        resize: int | Sequence[int] | None = None,
+        grayscale: bool | None = False,
+        augment: Augmentation | None = None,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.name = name
+        channels, height, width = input_shape
+        self.input_shape = (channels, height, width)
+        self.num_classes = num_classes
+        self.batch_size = batch_size
+        self.eval_batch_size = eval_batch_size
+        self.val_size = val_size
+        self.split_seed = split_seed
+        self.mean = self._per_channel("mean", mean)
+        self.std = self._per_channel("std", std)
+        self.resize = resize
+        self.grayscale = grayscale
+        self.augment = augment
+        self.seed = seed
+        self._parts: dict[str, Part] = {}
+
+    @property
+    def class_names(self) -> list[str]:
+        """Name of each class, in the order of the labels."""
+        return [str(label) for label in range(self.num_classes)]
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation images."""
+        return self.val_size > 0
+
+    @abstractmethod
+    def read(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
+        """Return the images of a split.
+
+        Returns:
+            Images (N, C, H, W) uint8 and labels (N,) long, or an `Images` that is preprocessed already.
+            None for `val` if it is to be cut from `train`.
+        """
+
+    def setup(self, stage: str) -> None:
+        """Read the splits that the stage needs."""
+        if stage == "test":
+            if "test" not in self._parts:
+                self._parts["test"] = self._whole(self._load("test"))
+        elif "train" not in self._parts:
+            self._set_up_training()
+        if self.mean is None or self.std is None:
+            self._measure_channels()
+
+    def count(self, split: Split) -> int:
+        """Images in a split; 0 if it is empty or not set up."""
+        return len(self._parts[split].rows) if split in self._parts else 0
+
+    def train_dataloader(self) -> ImageLoader:
+        """Shuffled, augmented batches."""
+        part = self._parts["train"]
+        rank, world_size, _ = self._place()
+        order = TrainingOrder(
+            len(part.rows), self.batch_size, seed=self.seed, rank=rank, world_size=world_size
+        )
+        return self._loader(part, order, self.augment)
+
+    def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
+        """Every validation image once; no loader at all without validation images."""
+        return self._evaluation_loader("val") if "val" in self._parts else []
+
+    def test_dataloader(self) -> ImageLoader:
+        """Every test image once."""
+        return self._evaluation_loader("test")
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Do nothing: batches are made on the device."""
+        return batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Statistics of the channels: they belong to the weights that were trained with them."""
+        return {"mean": self.mean, "std": self.std}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take the statistics that the weights were trained with."""
+        self.mean = state_dict["mean"]
+        self.std = state_dict["std"]
+
+    def _set_up_training(self) -> None:
+        train = self._load("train")
+        val = self._load("val")
+        if val is not None:
+            self._parts["train"] = self._whole(train)
+            self._parts["val"] = self._whole(val)
+            return
+        assert train is not None
+        count = len(train.labels)
+        size = images_of(self.val_size, count)
+        if not 0 <= size < count:
+            raise InputError(
+                f"data.val_size={self.val_size}: choose 0 to {count - 1} of the {count} training images, "
+                "or a fraction below 1"
+            )
+        kept, taken = stratified_split(train.labels, size, generator(self.split_seed))
+        self._parts["train"] = Part(train, kept)
+        if size:
+            self._parts["val"] = Part(train, taken)
+
+    def _load(self, split: Split) -> Images | None:
+        """Read, preprocess and check a split."""
+        found = self.read(split)
+        if found is None:
+            return None
+        if isinstance(found, tuple):
+            pixels, labels = found
+            found = MemoryImages(self._preprocess(pixels), labels)
+        if found.shape != self.input_shape:
+            raise InputError(
+                f"data.input_shape={list(self.input_shape)}: the {split} images of data={self.name} are "
+                f"{list(found.shape)} (channels, height, width); set data.resize or data.grayscale, and let "
+                "data.input_shape follow"
+            )
+        lowest, highest = int(found.labels.min()), int(found.labels.max())
+        if lowest < 0 or highest >= self.num_classes:
+            raise InputError(
+                f"data.num_classes={self.num_classes}: the {split} labels of data={self.name} run from "
+                f"{lowest} to {highest}; set data.num_classes={highest + 1}, or mend the files"
+            )
+        return found
+
+    def _whole(self, images: Images | None) -> Part:
+        assert images is not None
+        return Part(images, torch.arange(len(images.labels)))
+
+    def _preprocess(self, pixels: Tensor) -> Tensor:
+        """Turn (N, C, H, W) uint8 gray and scale it, as configured."""
+        if self.grayscale and pixels.shape[1] == 3:
+            pixels = _in_chunks(pixels, _to_gray)
+        if self.resize is not None and pixels.shape[2:] != self.input_shape[1:]:
+            height, width = self.input_shape[1:]
+            pixels = _in_chunks(pixels, lambda chunk: scale_images(chunk, height, width))
+        return pixels
+
+    def _per_channel(self, key: str, values: Sequence[float] | None) -> list[float] | None:
+        channels = self.input_shape[0]
+        if values is None:
+            return None
+        if len(values) not in (1, channels):
+            raise InputError(
+                f"data.{key}={list(values)}: {len(values)} values for {channels} channels; give one for "
+                f"each, one for all, or null to compute them"
+            )
+        if key == "std" and min(values) <= 0:
+            raise InputError(f"data.std={list(values)}: must be above 0")
+        return [float(value) for value in values] * (channels if len(values) == 1 else 1)
+
+    def _measure_channels(self, sample: int = 10_000) -> None:
+        """Compute the statistics that were not given, from training images (at most `sample` of them)."""
+        if "train" not in self._parts:
+            self._set_up_training()
+        images, rows = self._parts["train"]
+        spaced = torch.linspace(0, len(rows) - 1, min(sample, len(rows))).long()
+        pixels = images.sample(rows[spaced]).transpose(0, 1).flatten(1)  # C, n * H * W
+        channels = [channel.double() / 255 for channel in pixels]
+        if self.mean is None:
+            self.mean = [channel.mean().item() for channel in channels]
+        if self.std is None:
+            self.std = [max(channel.std().item(), 1e-3) for channel in channels]
+
+    def _place(self) -> tuple[int, int, torch.device]:
+        """Rank, number of ranks and device of this process; without a trainer, one CPU."""
+        if self.trainer is None:
+            return 0, 1, torch.device("cpu")
+        strategy = self.trainer.strategy
+        return self.trainer.global_rank, self.trainer.world_size, strategy.root_device
+
+    def _evaluation_loader(self, split: Split) -> ImageLoader:
+        part = self._parts[split]
+        rank, world_size, _ = self._place()
+        order = EvaluationOrder(len(part.rows), self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(part, order, None)
+
+    def _loader(
+        self, part: Part, order: TrainingOrder | EvaluationOrder, augmentation: Augmentation | None
+    ) -> ImageLoader:
+        assert self.mean is not None
+        assert self.std is not None
+        rank, _, device = self._place()
+        return ImageLoader(
+            part.images,
+            part.rows,
+            order,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            augmentation=augmentation,
+            seed=self.seed,
+            rank=rank,
+        )
+
+
+def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, without aliasing."""
+    scaled = F.interpolate(
+        pixels.float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def _to_gray(pixels: Tensor) -> Tensor:
+    """Luma of (N, 3, H, W) uint8 as (N, 1, H, W), weighted as in ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (pixels.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
+
+
+def _in_chunks(pixels: Tensor, change: Any, size: int = 4096) -> Tensor:
+    """Apply `change` to some images at a time: floats of a whole set would take four times its memory."""
+    return torch.cat([change(chunk) for chunk in pixels.split(size)])
+
+
+def require_file(path: Path, key: str) -> None:
+    """Raise InputError unless `path` exists."""
+    if not path.exists():
+        raise InputError(f"{key}={path}: no such file or folder")

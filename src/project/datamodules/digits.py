@@ -1,0 +1,47 @@
+"""Handwritten digits that come with the package: real data without a download.
+
+1,797 images of 8×8 pixels by 13 writers, the test part of "Optical Recognition of Handwritten Digits"
+(Alpaydin and Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
+"""
+
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from project.datamodules.base import ImageDataModule, Split, scale_images
+from project.datamodules.images import images_of, stratified_split
+from project.datamodules.randomness import generator
+
+TEST_SHARE = 0.2
+BRIGHTEST = 16
+SIDE = 28
+
+
+class Digits(ImageDataModule):
+    """The embedded digits, scaled to 28×28.
+
+    The source has no split of its own: a fifth of the images, stratified and always the same, is the test
+    split.
+
+    Args:
+        base: see `ImageDataModule`.
+    """
+
+    def __init__(self, **base: Any) -> None:
+        super().__init__(name="digits", **base)
+
+    def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
+        """Return images (N, 1, 28, 28) uint8 and labels (N,)."""
+        if split == "val":
+            return None
+        with files(__package__).joinpath("digits.npz").open("rb") as file:
+            arrays = np.load(file, allow_pickle=False)
+            images = torch.from_numpy(arrays["images"])[:, None]  # N, 1, 8, 8; 0 to 16
+            labels = torch.from_numpy(arrays["labels"]).long()
+        train, test = stratified_split(labels, images_of(TEST_SHARE, len(labels)), generator(0))
+        rows = test if split == "test" else train
+        pixels = (images[rows].float() * (255 / BRIGHTEST)).round().to(torch.uint8)
+        return scale_images(pixels, SIDE, SIDE), labels[rows]

@@ -1,0 +1,178 @@
+"""Anybody's images: one folder a class, in training and perhaps validation and test folders."""
+
+import logging
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+
+from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.folders import class_folders, image_files, split_folder, subfolders
+from project.datamodules.images import (
+    FileImages,
+    Images,
+    available_cpus,
+    images_of,
+    stratified_split,
+)
+from project.datamodules.randomness import generator
+from project.errors import InputError
+
+log = logging.getLogger(__name__)
+
+MEBIBYTE = 2**20
+MOST_WORKERS = 16
+FEW_FILES = 1000
+"""Images that are decoded sooner than worker processes are started."""
+
+
+class ImageFolder(ImageDataModule):
+    """Images in class folders: `path/train/<class>/…`, with `path/val` and `path/test` beside it if there
+    are any, or `path/<class>/…` alone. What is missing is cut from the training images, stratified.
+
+    Files are scaled to `input_shape` without keeping their aspect, and converted to its channels. Where all
+    images fit the budget they are decoded once into memory; else worker processes decode them as they are
+    needed.
+
+    Args:
+        path: the folder.
+        test_size: test images cut off where there is no test folder: a number, or a fraction below 1.
+        memory_budget_mb: most memory, MiB, that decoded training images may take.
+        num_workers: processes that decode streamed images; null takes one for each CPU that this process
+            may use.
+        base: see `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        test_size: float = 0.2,
+        memory_budget_mb: int = 4096,
+        num_workers: int | None = None,
+        **base: Any,
+    ) -> None:
+        super().__init__(name="image_folder", **base)
+        self.path = Path(path)
+        self.test_size = test_size
+        self.memory_budget_mb = memory_budget_mb
+        self.num_workers = min(available_cpus(), MOST_WORKERS) if num_workers is None else num_workers
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the class folders, sorted."""
+        return [folder.name for folder in class_folders(self.path)]
+
+    @property
+    def validates(self) -> bool:
+        """Whether there are validation images: cut off, or in a folder of their own."""
+        return super().validates or split_folder(self.path, "val") is not None
+
+    def prepare_data(self) -> None:
+        """Check the number of classes before anything is decoded."""
+        names = self.class_names
+        if len(names) != self.num_classes:
+            raise InputError(
+                f"data.num_classes={self.num_classes}: {self.path} has {len(names)} class folders; "
+                f"set data.num_classes={len(names)} or leave it out"
+            )
+
+    def read(self, split: Split) -> Images | None:
+        """Return the images of a split."""
+        folder = split_folder(self.path, split)
+        if folder is not None:
+            return self._open(*self._scan(folder))
+        if split == "val":
+            return None
+        # No test folder: the training folder is cut in two.
+        train_folder = split_folder(self.path, "train")
+        assert train_folder is not None
+        files, labels = self._scan(train_folder)
+        if split_folder(self.path, "test") is None:
+            size = images_of(self.test_size, len(files))
+            if not 0 < size < len(files):
+                raise InputError(
+                    f"data.test_size={self.test_size}: choose 1 to {len(files) - 1} of the {len(files)} "
+                    f"images in {self.path}, or a fraction below 1"
+                )
+            kept, taken = stratified_split(labels, size, generator(self.split_seed, 1))
+            rows = taken if split == "test" else kept
+            files, labels = [files[row] for row in rows.tolist()], labels[rows]
+        return self._open(files, labels)
+
+    def _scan(self, folder: Path) -> tuple[list[Path], Tensor]:
+        names = self.class_names
+        files: list[Path] = []
+        labels: list[int] = []
+        for class_folder in subfolders(folder):
+            if class_folder.name not in names:
+                raise InputError(f"data.path={self.path}: class {class_folder} has no training images")
+            found = image_files(class_folder)
+            files += found
+            labels += [names.index(class_folder.name)] * len(found)
+        if not files:
+            raise InputError(f"data.path={self.path}: no images in {folder}/<class>")
+        return files, torch.tensor(labels)
+
+    def _open(self, files: Sequence[Path], labels: Tensor) -> Images:
+        channels, height, width = self.input_shape
+        decode = partial(decode_image, shape=self.input_shape, may_scale=self.resize is not None)
+        size_mb = len(files) * channels * height * width / MEBIBYTE
+        workers = self.num_workers if len(files) > FEW_FILES else 0
+        streamed = FileImages(files, labels, decode, self.input_shape, workers)
+        if size_mb <= self.memory_budget_mb:
+            return streamed.in_memory()
+        log.info(
+            "streaming %s images (%.0f MiB decoded, data.memory_budget_mb=%s) with %s workers",
+            f"{len(files):,}",
+            size_mb,
+            self.memory_budget_mb,
+            workers,
+        )
+        return streamed
+
+
+def decode_image(file: Path, shape: tuple[int, int, int], *, may_scale: bool) -> Tensor:
+    """Read an image file of any mode.
+
+    Args:
+        file: in a format that Pillow reads.
+        shape: (C, H, W) of the result; C is 1 or 3.
+        may_scale: whether an image of another size is scaled or refused.
+
+    Returns:
+        (C, H, W) uint8.
+
+    Raises:
+        InputError: the file is damaged or no image, or has another size and must not be scaled.
+    """
+    channels, height, width = shape
+    try:
+        with Image.open(file) as opened:
+            image = _to_eight_bits(opened).convert("L" if channels == 1 else "RGB")
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
+        raise InputError(f"data.path: {file} is damaged or no image ({error}); mend or remove it") from error
+    if image.size != (width, height):
+        if not may_scale:
+            raise InputError(
+                f"data.resize=null: {file} has {image.height}×{image.width} pixels, others "
+                f"{height}×{width}; set data.resize, e.g. data.resize={height}"
+            )
+        image = image.resize((width, height), Image.Resampling.BILINEAR)
+    pixels = torch.from_numpy(np.array(image))  # H, W or H, W, 3
+    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
+
+
+def _to_eight_bits(image: Image.Image) -> Image.Image:
+    """Scale 16-bit gray to 8 bits, which Pillow's own conversion would clip, and flatten transparency."""
+    if image.mode.startswith("I"):
+        pixels = np.asarray(image, dtype=np.float64)
+        return Image.fromarray((pixels / 257).clip(0, 255).round().astype(np.uint8))
+    if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
+        colour = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+    return image

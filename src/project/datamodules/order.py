@@ -1,0 +1,93 @@
+"""Which images form which batch of an epoch, on which process."""
+
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from project.datamodules.randomness import generator
+from project.errors import InputError
+
+
+class TrainingOrder:
+    """Batches of a shuffled epoch. The order is a function of the seed and the epoch alone.
+
+    Under DDP every rank takes its share of each global batch, so the steps are the same as on one device.
+    Where the last batch does not divide evenly, fewer than `world_size` images wait for another epoch.
+
+    Args:
+        size: number of images.
+        batch_size: images of one step over all ranks together.
+        seed: of the run.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        InputError: the batch size cannot be shared evenly, or there are too few images.
+    """
+
+    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+        if batch_size % world_size:
+            raise InputError(
+                f"data.batch_size={batch_size}: counts the images of all devices together and must be "
+                f"a multiple of their number, {world_size}"
+            )
+        if size < world_size:
+            raise InputError(f"data: {size} training images cannot be shared by {world_size} devices")
+        self.size = size - size % world_size
+        self.total = size
+        self.batch_size = batch_size
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch; Lightning calls this at the start of each."""
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return -(-self.size // self.batch_size)
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the indices (B,) of each batch of this rank."""
+        order = torch.randperm(self.total, generator=generator(self.seed, self.epoch))[: self.size]
+        for batch in order.split(self.batch_size):
+            yield batch[self.rank :: self.world_size]
+
+
+class EvaluationOrder:
+    """Every image exactly once, in batches of nearly equal size, as many on each rank.
+
+    The batches of the ranks are equal in number because some networks exchange buffers on every forward
+    pass under DDP; a rank with fewer would leave the others waiting.
+
+    Args:
+        size: number of images.
+        batch_size: most images of one batch on one rank.
+        rank: of this process.
+        world_size: number of processes.
+
+    Raises:
+        InputError: fewer images than ranks.
+    """
+
+    epoch = 0
+
+    def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
+        if size < world_size:
+            raise InputError(f"data: {size} images cannot be shared by {world_size} devices for evaluation")
+        self.shard = torch.arange(rank, size, world_size)
+        largest = -(-size // world_size)
+        smallest = size // world_size
+        self.batches = min(-(-largest // batch_size), smallest)
+
+    def __len__(self) -> int:
+        return self.batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the indices (B,) of each batch of this rank."""
+        yield from self.shard.tensor_split(self.batches)
+
+
+Order = TrainingOrder | EvaluationOrder

@@ -1,0 +1,50 @@
+"""Made-up images of any shape, size and class count: for smoke runs and benchmarks."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from project.datamodules.base import ImageDataModule, Split, scale_images
+from project.datamodules.randomness import generator
+
+
+class Synthetic(ImageDataModule):
+    """Each class is a smooth random pattern; an image is its class's pattern under noise.
+
+    Args:
+        train_size: training images, validation included.
+        test_size: test images.
+        noise: standard deviation of the noise, in units of the pattern's range; more is harder.
+        pattern_seed: of the patterns and the noise.
+        base: see `ImageDataModule`.
+    """
+
+    def __init__(
+        self,
+        train_size: int = 2048,
+        test_size: int = 512,
+        noise: float = 0.3,
+        pattern_seed: int = 0,
+        **base: Any,
+    ) -> None:
+        super().__init__(name="synthetic", **base)
+        self.sizes = {"train": train_size, "test": test_size}
+        self.noise = noise
+        self.pattern_seed = pattern_seed
+
+    def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
+        """Return images (N, C, H, W) uint8 and labels (N,)."""
+        if split == "val":
+            return None
+        channels, height, width = self.input_shape
+        draws = generator(self.pattern_seed)
+        coarse = torch.randint(256, (self.num_classes, channels, 4, 4), generator=draws, dtype=torch.uint8)
+        patterns = scale_images(coarse, height, width)  # K, C, H, W
+        draws = generator(self.pattern_seed, 1 if split == "train" else 2)
+        labels = torch.randint(self.num_classes, (self.sizes[split],), generator=draws)
+        images = torch.empty((len(labels), *self.input_shape), dtype=torch.uint8)
+        for part, classes in zip(images.split(4096), labels.split(4096), strict=True):
+            noise = torch.randn(part.shape, generator=draws) * (255 * self.noise)
+            part.copy_((patterns[classes] + noise).round().clamp(0, 255))
+        return images, labels
