@@ -1,0 +1,22 @@
+"""Train one run, or with -m many: `python scripts/train.py model=cnn optim=adam`."""
+
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+
+from project import command_line
+
+CONF = Path(__file__).resolve().parent.parent / "conf"
+
+
+@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
+def main(cfg: DictConfig) -> float | None:
+    """Run one job with its composed configuration."""
+    from project.train import train  # imports torch: only now, when the configuration has been checked
+
+    return train(cfg)
+
+
+if __name__ == "__main__":
+    command_line.run(main, CONF, "train")

@@ -1,0 +1,204 @@
+"""What is seen while a run trains: a line an epoch and, on a terminal, a bar over the whole training."""
+
+import logging
+import sys
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from tqdm import tqdm
+
+log = logging.getLogger(__name__)
+
+COLUMNS = (
+    ("train/loss", "train loss", "{:.4f}"),
+    ("train/acc", "train acc", "{:.4f}"),
+    ("val/loss", "val loss", "{:.4f}"),
+    ("val/acc", "val acc", "{:.4f}"),
+)
+BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
+
+
+class Progress(ProgressBar):
+    """Epoch lines through `logging`, so that they stand in the run's log too, and a bar on standard error.
+
+    Without a terminal there is no bar; a line tells of long epochs instead.
+
+    Args:
+        heartbeat_s: seconds between such lines.
+    """
+
+    def __init__(self, heartbeat_s: float = 60.0) -> None:
+        super().__init__()
+        self.heartbeat_s = heartbeat_s
+        self._enabled = True
+        self._bar: tqdm[Any] | None = None
+        self._line: str | None = None
+        self._epoch_began = 0.0
+        self._last_sign = 0.0
+
+    def enable(self) -> None:
+        """Show progress (Lightning calls this on rank 0)."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Show nothing (Lightning calls this on other ranks)."""
+        self._enabled = False
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Open the bar and print the head of the epoch lines."""
+        if not self._enabled:
+            return
+        self._print(_head(trainer))
+        self._open(self._training_batches(trainer), "training")
+        assert self._bar is not None
+        self._bar.update(trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        self._bar.unpause()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the line of the epoch before, whose metrics are complete by now."""
+        self._flush()
+        self._epoch_began = self._last_sign = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_description_str(f"epoch {_epoch(trainer)}")
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Move the bar."""
+        if self._bar is None:
+            return
+        if self._bar.disable:
+            self._give_sign(trainer, batch_idx)
+        elif self._bar.update(1):
+            self._bar.set_postfix_str(_latest(trainer), refresh=False)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Take the epoch's time; the line waits until its metrics are complete."""
+        if not self._enabled:
+            return
+        seconds = time.monotonic() - self._epoch_began
+        self._line = f"{_epoch(trainer):>9}{{metrics}} {seconds:8.1f}"
+        self._trainer_of_line = trainer
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Print the last line and close the bar."""
+        self._flush()
+        self._close()
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the terminal clean."""
+        self._close()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show a bar for an evaluation that stands alone."""
+        if self._enabled and trainer.state.fn == "validate":
+            self._open(sum(trainer.num_val_batches), "validating")
+
+    def on_validation_batch_end(self, trainer: L.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Move the bar of an evaluation that stands alone."""
+        if self._bar is not None and trainer.state.fn == "validate":
+            self._bar.update(1)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the bar of an evaluation that stands alone."""
+        if trainer.state.fn == "validate":
+            self._close()
+
+    def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Show a bar."""
+        if self._enabled:
+            self._open(sum(trainer.num_test_batches), "testing")
+
+    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Close the bar."""
+        self._close()
+
+    def _training_batches(self, trainer: L.Trainer) -> float | None:
+        """Batches of the whole training, or None if only time ends it."""
+        limits = []
+        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+            limits.append(trainer.max_epochs * trainer.num_training_batches)
+        if trainer.max_steps > 0:
+            limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
+        return min(limits) if limits else None
+
+    def _open(self, total: float | None, description: str) -> None:
+        self._close()
+        self._bar = tqdm(
+            total=total,
+            desc=description,
+            unit="step",
+            bar_format=BAR if total else None,
+            dynamic_ncols=True,
+            leave=False,
+            disable=None,  # on a terminal only
+            file=sys.stderr,
+        )
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _flush(self) -> None:
+        if self._line is not None:
+            self._print(self._line.format(metrics=_metrics(self._trainer_of_line)))
+            self._line = None
+
+    def _print(self, line: str) -> None:
+        if self._bar is not None and not self._bar.disable:
+            self._bar.clear()
+            log.info(line)
+            self._bar.refresh()
+        else:
+            log.info(line)
+
+    def _give_sign(self, trainer: L.Trainer, batch_idx: int) -> None:
+        now = time.monotonic()
+        if now - self._last_sign >= self.heartbeat_s:
+            self._last_sign = now
+            done = (batch_idx + 1) / trainer.num_training_batches
+            log.info("epoch %s %3.0f%% %s", _epoch(trainer), 100 * done, _latest(trainer))
+
+
+def _epoch(trainer: L.Trainer) -> str:
+    last = trainer.max_epochs if trainer.max_epochs is not None and trainer.max_epochs > 0 else "–"
+    return f"{trainer.current_epoch + 1}/{last}"
+
+
+def _latest(trainer: L.Trainer) -> str:
+    metrics = trainer.progress_bar_metrics
+    return " ".join(
+        f"{label} {metrics[key]:.3f}"
+        for key, label in (("train/loss", "loss"), ("train/acc", "acc"))
+        if key in metrics
+    )
+
+
+def _shown(trainer: L.Trainer) -> list[tuple[str, str, str]]:
+    validated = sum(trainer.num_val_batches) > 0
+    return [column for column in COLUMNS if validated or not column[0].startswith("val/")]
+
+
+def _head(trainer: L.Trainer) -> str:
+    titles = "".join(f"{title:>12}" for _, title, _ in _shown(trainer))
+    return f"{'epoch':>9}{titles}{'lr':>10}{'seconds':>9}"
+
+
+def _metrics(trainer: L.Trainer) -> str:
+    measured = trainer.callback_metrics
+    cells = [
+        f"{form.format(float(measured[key])) if key in measured else '':>12}"
+        for key, _, form in _shown(trainer)
+    ]
+    lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
+    return "".join(cells) + f"{lr:10.2g}"

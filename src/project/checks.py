@@ -1,0 +1,232 @@
+"""What can be known to be wrong with a configuration without torch: types, ranges, words, combinations."""
+
+import math
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from project.errors import InputError, one_line
+from project.nearest import did_you_mean
+
+ABOVE_0 = math.ulp(0.0)
+
+RANGES: Mapping[str, tuple[float, float]] = {
+    "seed": (0, 2**32 - 1),
+    "data.batch_size": (1, math.inf),
+    "data.eval_batch_size": (1, math.inf),
+    "data.val_size": (0, math.inf),
+    "data.test_size": (ABOVE_0, math.inf),
+    "data.split_seed": (0, 2**63 - 1),
+    "data.num_classes": (2, math.inf),
+    "data.num_workers": (0, math.inf),
+    "data.memory_budget_mb": (0, math.inf),
+    "data.noise": (0, math.inf),
+    "data.train_size": (1, math.inf),
+    "model.dropout": (0, 1),
+    "model.hidden": (1, math.inf),
+    "model.layers": (1, math.inf),
+    "model.width": (1, math.inf),
+    "model.patch_size": (1, math.inf),
+    "optim.lr": (ABOVE_0, 1000),
+    "optim.momentum": (0, 1),
+    "optim.weight_decay": (0, 1000),
+    "optim.alpha": (0, 1),
+    "optim.betas": (0, 1),
+    "loss.label_smoothing": (0, 1),
+    "loss.class_weights": (0, math.inf),
+    "scheduler.gamma": (ABOVE_0, math.inf),
+    "scheduler.factor": (ABOVE_0, 1),
+    "scheduler.patience": (0, math.inf),
+    "scheduler.step_size": (1, math.inf),
+    "scheduler.warmup": (0, 1),
+    "scheduler.final_lr": (0, 1000),
+    "scheduler.final_ratio": (0, 1),
+    "trainer.max_epochs": (-1, math.inf),
+    "trainer.max_steps": (-1, math.inf),
+    "trainer.num_nodes": (1, math.inf),
+    "trainer.gradient_clip_val": (0, math.inf),
+    "trainer.accumulate_grad_batches": (1, math.inf),
+    "trainer.check_val_every_n_epoch": (1, math.inf),
+    "trainer.log_every_n_steps": (1, math.inf),
+    "callbacks.early_stopping.patience": (0, math.inf),
+    "callbacks.ema.decay": (0, 1),
+}
+"""Allowed values of numbers, lists of numbers included; a key that is not there is not checked."""
+
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "mode": ("max", "min"),
+    "monitor": ("val/acc", "val/loss", "train/acc", "train/loss"),
+    "model.activation": ("relu", "gelu", "silu", "tanh", "sigmoid", "identity"),
+    "scheduler.interval": ("epoch", "step"),
+    "scheduler.anneal": ("cos", "linear"),
+    "trainer.accelerator": ("auto", "cpu", "gpu", "cuda", "mps", "tpu"),
+    "trainer.precision": (
+        *("32-true", "bf16-mixed", "16-mixed", "bf16-true", "16-true", "64-true", "transformer-engine"),
+        *("32", "16", "64", "bf16"),
+    ),
+}
+"""Allowed words."""
+
+
+def find_problems(config: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with a composed configuration, a line each."""
+    leaves = sorted(_leaves(config))
+    missing = [key for key in leaves if _is_missing(config, key)]
+    if missing:
+        yield from (f"{key}: not given; set {key}=…" for key in missing)
+        return
+    declared = _declared(config)
+    for key in leaves:
+        try:
+            value = OmegaConf.select(config, key)
+        except OmegaConfBaseException as error:
+            yield _reason(key, error)
+            continue
+        if isinstance(value, ListConfig):
+            value = list(value)
+        problem = _wrong_type(key, value, declared) or _out_of_range(key, value) or _no_choice(key, value)
+        if problem:
+            yield problem
+    better = "min" if str(config.monitor).endswith("/loss") else "max"
+    if config.mode != better:
+        yield f"mode={config.mode}: monitor={config.monitor} is better when {better}imal; set mode={better}"
+
+
+def _leaves(config: DictConfig) -> Iterator[str]:
+    """Dotted keys of all values but Hydra's own; a list is one value."""
+
+    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
+        for name in node:
+            child = node._get_node(name)
+            key = f"{prefix}{name!s}"
+            if key == "hydra":
+                continue
+            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
+                yield from walk(child, f"{key}.")
+            else:
+                yield key
+
+    return walk(config, "")
+
+
+def _is_missing(config: DictConfig, key: str) -> bool:
+    parent, _, name = key.rpartition(".")
+    return OmegaConf.is_missing(OmegaConf.select(config, parent) if parent else config, name)
+
+
+def _declared(config: DictConfig) -> DictConfig:
+    """The values in the YAML files of the chosen options: what type each key has."""
+    sources = [
+        Path(source.path) for source in config.hydra.runtime.config_sources if source.provider == "main"
+    ]
+    declared = OmegaConf.create()
+    for conf in sources:
+        for group, option in config.hydra.runtime.choices.items():
+            if group in config and isinstance(option, str):
+                declared[group] = _load(conf / group, option)
+        declared.merge_with(_load(conf, config.hydra.job.config_name))
+    return declared
+
+
+def _load(folder: Path, option: str) -> DictConfig:
+    """A YAML file on top of those that its defaults list names in the same folder."""
+    file = folder / f"{option}.yaml"
+    node = OmegaConf.load(file) if file.exists() else OmegaConf.create()
+    assert isinstance(node, DictConfig)
+    whole = OmegaConf.create()
+    for base in node.pop("defaults", []):
+        if isinstance(base, str) and base != "_self_":
+            whole.merge_with(_load(folder, base))
+    whole.merge_with(node)
+    return whole
+
+
+def _wrong_type(key: str, value: Any, declared: DictConfig) -> str:
+    parent, _, name = key.rpartition(".")
+    holder = OmegaConf.select(declared, parent) if parent else declared
+    if not isinstance(holder, DictConfig) or name not in holder or OmegaConf.is_interpolation(holder, name):
+        return ""
+    if OmegaConf.is_missing(holder, name):
+        return ""
+    default = holder[name]
+    if default is None or value is None:
+        return "" if default is None else _null_not_allowed(key, default)
+    expected = _type_name(default)
+    if key in FREE_TYPES or expected == _type_name(value) or (expected, _type_name(value)) in CONVERTIBLE:
+        return ""
+    return f"{key}={value}: {_type_name(value)}, but {expected} is needed, as in {key}={_shown(default)}"
+
+
+FREE_TYPES = frozenset(
+    {
+        *(
+            "trainer.devices",
+            "trainer.precision",
+            "trainer.strategy",
+            "trainer.overfit_batches",
+            "data.val_size",
+        ),
+        *("trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.limit_test_batches"),
+        *("name", "trainer.deterministic", "data.val_size", "data.test_size"),
+    }
+)
+"""Keys whose values may have several types."""
+
+CONVERTIBLE = frozenset({("a number", "a whole number")})
+
+
+def _null_not_allowed(key: str, default: Any) -> str:
+    if key == "trainer.max_epochs":
+        return "trainer.max_epochs=null: write -1 for no limit"
+    if key in FREE_TYPES:
+        return ""
+    return f"{key}=null: {_type_name(default)} is needed, as in {key}={_shown(default)}"
+
+
+def _type_name(value: Any) -> str:
+    if isinstance(value, bool):
+        return "true or false"
+    if isinstance(value, int):
+        return "a whole number"
+    if isinstance(value, float):
+        return "a number"
+    if isinstance(value, list | ListConfig):
+        return "a list"
+    return "a group of keys" if isinstance(value, dict | DictConfig) else "a word"
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return str(value).lower()
+    return str(list(value)).replace(" ", "") if isinstance(value, ListConfig) else str(value)
+
+
+def _out_of_range(key: str, value: Any) -> str:
+    if key not in RANGES:
+        return ""
+    lowest, highest = RANGES[key]
+    for number in value if isinstance(value, list) else [value]:
+        if isinstance(number, bool) or not isinstance(number, int | float):
+            continue
+        if not lowest <= number <= highest:
+            above = "above 0" if lowest == ABOVE_0 else f"at least {lowest}"
+            below = "" if math.isinf(highest) else f" and at most {highest}"
+            return f"{key}={value}: must be {above}{below}"
+    if key == "trainer.max_epochs" and value == 0:
+        return "trainer.max_epochs=0: nothing to train; choose at least 1, or -1 for no limit"
+    return ""
+
+
+def _no_choice(key: str, value: Any) -> str:
+    if key not in CHOICES or str(value) in CHOICES[key]:
+        return ""
+    return f"{key}={value}: {did_you_mean(str(value), CHOICES[key])}"
+
+
+def _reason(key: str, error: Exception) -> str:
+    message = one_line(error)
+    _, found, reason = message.partition(f"{InputError.__name__} raised while resolving interpolation: ")
+    return reason if found else f"{key}: {message}"

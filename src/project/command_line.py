@@ -1,0 +1,112 @@
+"""What surrounds a script's main function: one line for a user's mistake, a traceback for ours."""
+
+import os
+import sys
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from project import resolvers
+from project.errors import InputError, one_line
+
+TRACEBACK_FLAG = "--traceback"
+with_traceback = False
+
+
+def run(main: Callable[[], object], conf: Path, config_name: str) -> None:
+    """Run a Hydra main function as a script and end the process with its exit code.
+
+    0: done; 1: failure; 2: wrong input, told in one line on standard error (`--traceback` shows the
+    traceback too); 130: interrupted.
+
+    Args:
+        main: decorated by `hydra.main`.
+        conf: the folder of its configuration.
+        config_name: of its primary configuration.
+    """
+    global with_traceback
+    with_traceback = TRACEBACK_FLAG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
+    resolvers.register()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
+    with ending_on_errors(conf, config_name):
+        _refuse_unknown_flags()
+        main()
+
+
+@contextmanager
+def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> Iterator[None]:
+    """Report an error and end the process with its exit code.
+
+    Args:
+        conf: the configuration's folder, where nearest names are looked for.
+        config_name: of the primary configuration.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except Exception as error:
+        raise SystemExit(report(error, conf, config_name)) from error
+
+
+@contextmanager
+def ending_single_run_on_errors() -> Iterator[None]:
+    """Report errors before Hydra adds lines of its own. In a sweep they are left to its launcher."""
+    if HydraConfig.get().mode == RunMode.MULTIRUN:
+        yield
+        return
+    with ending_on_errors():
+        yield
+
+
+def report(
+    error: BaseException, conf: Path | None = None, config_name: str = "train", *, silent: bool = False
+) -> int:
+    """Print an error on standard error: mistakes a line each, anything else as a traceback.
+
+    Args:
+        error: what was raised.
+        conf: the configuration's folder, where nearest names are looked for.
+        config_name: of the primary configuration.
+        silent: print nothing.
+
+    Returns:
+        The process's exit code.
+    """
+    lines = _explain(error, conf, config_name)
+    if not silent:
+        if not lines or with_traceback:
+            traceback.print_exception(error)
+        for line in lines:
+            print(f"error: {line}", file=sys.stderr)
+    return getattr(error, "exit_code", InputError.exit_code if lines else 1)
+
+
+def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[str]:
+    """Say what is wrong with the input, a line a mistake; nothing if the mistake is not the user's."""
+    if isinstance(error, InputError):
+        return str(error).splitlines()
+    if hasattr(error, "exit_code"):
+        return [one_line(error)]
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        from project.nearest import explain_composition  # seldom needed
+
+        return explain_composition(error, sys.argv[1:], conf, config_name)
+    return []
+
+
+def _refuse_unknown_flags() -> None:
+    _, unknown = get_args_parser().parse_known_args()
+    if flags := [argument for argument in unknown if argument.startswith("-")]:
+        raise InputError(
+            f"{flags[0]}: no such flag; --hydra-help lists them, and keys are given as key=value"
+        )

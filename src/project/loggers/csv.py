@@ -1,0 +1,102 @@
+"""Metrics as a table that any tool reads."""
+
+import csv
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
+from lightning.pytorch.utilities import rank_zero_only
+
+
+class MetricsCSV(Logger):
+    """One row a step at which something was logged, one column a metric, appended as training goes.
+
+    Lightning's own `CSVLogger` deletes the table of a folder that it is opened in again; this one continues
+    it, and drops the rows that a resumed run writes anew.
+
+    Args:
+        file: the table.
+    """
+
+    def __init__(self, file: str) -> None:
+        super().__init__()
+        self.file = Path(file)
+        self._columns: list[str] = []
+        self._row: dict[str, Any] = {}
+        self._opened = False
+
+    @property
+    def name(self) -> str:
+        """Nothing: the table stands in the run folder itself."""
+        return ""
+
+    @property
+    def version(self) -> str:
+        """Nothing, likewise."""
+        return ""
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Path:
+        """The table's file."""
+        return self.file
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Do nothing: the configuration stands in the run folder already."""
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Add metrics to the row of a step; a row is written when the next step's begins."""
+        if self._row and self._row["step"] != step:
+            self.save()
+        self._row |= {"step": step, **metrics}
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Write the row that is being filled."""
+        if not self._row:
+            return
+        if not self._opened:
+            self._open(self._row["step"])
+        new = [name for name in self._row if name not in self._columns]
+        if new:
+            rows = self._read()
+            self._columns += new
+            self._write([*rows, self._row])
+        else:
+            with self.file.open("a", newline="") as stream:
+                csv.DictWriter(stream, self._columns).writerow(self._row)
+        self._row = {}
+
+    @rank_zero_only
+    def finalize(self, status: str) -> None:
+        """Write what is left."""
+        self.save()
+
+    def _open(self, step: int) -> None:
+        """Continue a table that is there already, as of `step`."""
+        self._opened = True
+        if self.file.exists():
+            with self.file.open(newline="") as stream:
+                reader = csv.DictReader(stream)
+                earlier = [row for row in reader if int(row["step"]) < step]
+                self._columns = list(reader.fieldnames or [])
+            self._write(earlier)
+
+    def _read(self) -> list[dict[str, Any]]:
+        if not self.file.exists():
+            return []
+        with self.file.open(newline="") as stream:
+            return list(csv.DictReader(stream))
+
+    def _write(self, rows: list[dict[str, Any]]) -> None:
+        self.file.parent.mkdir(parents=True, exist_ok=True)
+        partial = self.file.with_suffix(".csv.partial")
+        with partial.open("w", newline="") as stream:
+            writer = csv.DictWriter(stream, self._columns)
+            writer.writeheader()
+            writer.writerows(rows)
+        partial.replace(self.file)

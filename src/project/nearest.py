@@ -1,0 +1,130 @@
+"""Mistyped keys and options: what there is instead. Works from the files of the configuration folder."""
+
+import re
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from project.errors import one_line
+
+MOST_NAMES = 12
+
+
+def explain_composition(
+    error: BaseException, overrides: Sequence[str], conf: Path | None, config_name: str
+) -> list[str]:
+    """Say which overrides the configuration does not know and what is nearest, a line each.
+
+    Args:
+        error: what Hydra raised.
+        overrides: of the command line; flags are passed over.
+        conf: the configuration's folder.
+        config_name: of the primary configuration.
+    """
+    general = [one_line(error)]
+    if conf is None:
+        return general
+    parsed: list[Override] = []
+    for text in overrides:
+        if text.startswith("-"):
+            continue
+        try:
+            parsed.append(OverridesParser.create().parse_override(text))
+        except HydraException:
+            return [
+                f"{text}: no override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
+            ]
+    groups = [override for override in parsed if _is_group(override, conf)]
+    lines = [line for override in groups if (line := _explain_option(override, conf))]
+    if lines:
+        return lines
+    known = _compose(conf, config_name, groups)
+    if known is None:
+        return general
+    lines = [
+        line
+        for override in parsed
+        if override not in groups and (line := _explain_key(override, known, conf))
+    ]
+    return lines or general
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Name the nearest ones, or all if none is near."""
+    names = [str(candidate) for candidate in known]
+    if near := get_close_matches(name, names, n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(near)}?"
+    if len(names) > MOST_NAMES:
+        names = [*names[:MOST_NAMES], "…"]
+    return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
+
+
+def options(conf: Path, group: str) -> list[str]:
+    """Options of a configuration group."""
+    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
+
+
+def _is_group(override: Override, conf: Path) -> bool:
+    key = override.key_or_group
+    return (conf / key).is_dir() and not key.startswith("hydra")
+
+
+def _explain_option(override: Override, conf: Path) -> str:
+    group = override.key_or_group
+    known = options(conf, group)
+    if override.is_delete():
+        return ""
+    values = override.value() if not override.is_sweep_override() else list(override.sweep_iterator())
+    for value in values if isinstance(values, list) else [values]:
+        if str(value) not in known and value is not None:
+            return f"{group}={value}: no such option; {did_you_mean(str(value), known)}"
+    return ""
+
+
+def _explain_key(override: Override, known: DictConfig, conf: Path) -> str:
+    key = override.key_or_group
+    if override.is_add() or key.startswith("hydra"):
+        return ""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+    while parent and not OmegaConf.is_config(node):
+        parent, _, name = parent.rpartition(".")
+        node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+    if not isinstance(node, DictConfig) or name in node:
+        return ""
+    candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
+    if not parent:
+        candidates += [folder.name for folder in sorted(conf.iterdir()) if folder.is_dir()]
+    full = [f"{parent}.{candidate}" if parent else candidate for candidate in dict.fromkeys(candidates)]
+    wanted = f"{parent}.{name}" if parent else name
+    hint = did_you_mean(wanted, full)
+    if not parent and (deeper := _keys_named(known, name)):
+        hint = f"did you mean {' or '.join(deeper)}?"
+    return f"{override.input_line}: no key {wanted}; {hint}"
+
+
+def _keys_named(known: DictConfig, name: str) -> list[str]:
+    """Full keys whose last part is `name`, for those who leave the group out."""
+    return [
+        f"{group!s}.{name}"
+        for group in known
+        if isinstance(node := known._get_node(group), DictConfig) and name in node
+    ]
+
+
+def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
+    GlobalHydra.instance().clear()
+    # A sweep's choices are told by their first one.
+    lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
+    try:
+        with initialize_config_dir(str(conf), version_base="1.3"):
+            return compose(config_name, lines)
+    except HydraException:
+        return None

@@ -1,0 +1,53 @@
+"""Values that the configuration computes: `${image_shape:…}` and the like. Needs no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import OmegaConf
+
+from project.datamodules.folders import class_folders, first_image
+from project.errors import InputError
+
+Size = int | Sequence[int] | None
+
+
+def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> list[int]:
+    """Shape (C, H, W) of images of shape `native` after resizing and turning gray."""
+    channels, height, width = native
+    if resize is not None:
+        height, width = _sides(resize)
+    return [1 if grayscale else channels, height, width]
+
+
+def folder_shape(path: str, resize: Size, grayscale: bool | None) -> list[int]:
+    """Shape (C, H, W) of the images in class folders, read off the first one."""
+    from PIL import Image, UnidentifiedImageError
+
+    file = first_image(Path(path))
+    try:
+        with Image.open(file) as image:
+            gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
+            native = [1 if gray else 3, image.height, image.width]
+    except (UnidentifiedImageError, OSError) as error:
+        raise InputError(f"data.path={path}: {file} is damaged or no image ({error})") from error
+    if grayscale is False:
+        native[0] = 3
+    return image_shape(native, resize, grayscale)
+
+
+def folder_classes(path: str) -> int:
+    """Number of class folders."""
+    return len(class_folders(Path(path)))
+
+
+def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
+    sides = [resize, resize] if isinstance(resize, int) else list(resize)
+    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+        raise InputError(f"data.resize={resize}: give a side in pixels, or [height,width]")
+    return sides[0], sides[1]
+
+
+def register() -> None:
+    """Make the resolvers known to OmegaConf; may be called again."""
+    for resolver in (image_shape, folder_shape, folder_classes):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -1,0 +1,1 @@
+"""The run folder: all that a run is."""

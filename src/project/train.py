@@ -1,0 +1,185 @@
+"""One run, from its configuration to its result: read this to see how the pieces meet."""
+
+import logging
+import os
+import warnings
+from typing import Any
+
+import lightning as L
+import torch
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
+
+from project import screen
+from project.command_line import ending_single_run_on_errors
+from project.datamodules.base import ImageDataModule
+from project.errors import InputError, one_line
+from project.modules.classifier import ImageClassifier
+from project.ranks import count_ranks, is_rank, run_ranks
+from project.runs.folder import RunFolder
+
+log = logging.getLogger(__name__)
+
+REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
+"""What constructors raise when they do not take a value."""
+
+
+def train(cfg: DictConfig) -> float | None:
+    """Train, evaluate and record one run, in one process or in one for each device.
+
+    Args:
+        cfg: composed from conf/train.yaml.
+
+    Returns:
+        The value of `cfg.monitor` for the evaluated weights, None if it was not measured.
+    """
+    run = RunFolder(cfg.paths.run)
+    with ending_single_run_on_errors(), run.removed_if_never_trained():
+        ranks = 1 if is_rank() else count_ranks(cfg.trainer.accelerator, cfg.trainer.devices)
+        if ranks > 1:
+            run_ranks(lambda: train_rank(cfg, run), ranks)
+            return run.read_status()["value"]
+        return train_rank(cfg, run)
+
+
+def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
+    """Do this process's part of a run: all of it, or that of one DDP rank."""
+    silence_libraries()
+    config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    L.seed_everything(cfg.seed, workers=True, verbose=False)
+
+    datamodule: ImageDataModule = build(config, "data")
+    module = ImageClassifier(
+        network=build(config, "model"),
+        loss=build(config, "loss"),
+        optimizer=build(config, "optim"),
+        scheduler=build(config, "scheduler"),
+        decay_norms_and_biases=cfg.decay_norms_and_biases,
+        compile=cfg.compile,
+        channels_last=cfg.channels_last,
+        config=config,
+    )
+    callbacks: dict[str, Callback] = build(config, "callbacks")
+    if not datamodule.validates:
+        callbacks = without_validation(callbacks, config["scheduler"])
+    loggers = list(build(config, "logger").values())
+    trainer: L.Trainer = build(
+        config,
+        "trainer",
+        callbacks=list(callbacks.values()),
+        logger=loggers,
+        default_root_dir=str(run.path),
+        # Ranks that this package forked; Lightning would take a surrounding SLURM allocation for its own.
+        plugins=[LightningEnvironment()] if "LOCAL_RANK" in os.environ else None,
+    )
+
+    if not trainer.is_global_zero:
+        logging.getLogger("project").setLevel(logging.WARNING)
+        torch.manual_seed(cfg.seed + trainer.global_rank)  # each rank its own dropout
+        return fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)[0].get(cfg.monitor)
+
+    with run.recording(name=cfg.name, monitor=cfg.monitor, mode=cfg.mode, ranks=trainer.world_size) as status:
+        OmegaConf.save(config, run.config_file)
+        for logger in loggers:
+            logger.log_hyperparams(hyperparameters(config))
+            if hasattr(logger, "log_text"):
+                logger.log_text("config", OmegaConf.to_yaml(config))
+        log.info(screen.opening(config, module.network, trainer, run))
+        metrics, weights = fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)
+        status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
+    log.info(screen.closing(metrics, weights, run, run.read_status()["duration_s"]))
+    return metrics.get(cfg.monitor)
+
+
+def build(config: dict[str, Any], group: str, **more: Any) -> Any:
+    """Make the object (or the dict of objects) that a group of the configuration describes.
+
+    Raises:
+        InputError: its constructor refuses the values.
+    """
+    try:
+        return instantiate(config[group], _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, REFUSALS):
+            raise InputError(f"{group}: {one_line(cause)}") from error
+        raise
+
+
+def fit_and_evaluate(
+    trainer: L.Trainer,
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+    callbacks: dict[str, Callback],
+    ckpt_path: str | None,
+) -> tuple[dict[str, float], str]:
+    """Train; then validate and test the best weights, or the last where no best ones were chosen.
+
+    Returns:
+        The metrics by name, and which weights they are of: `best` or `last`.
+    """
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = dict(trainer.callback_metrics)
+    best = callbacks.get("best")
+    path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
+    options: dict[str, Any] = {"ckpt_path": path or None, "weights_only": True, "verbose": False}
+    if datamodule.count("val"):
+        trainer.validate(module, datamodule, **options)
+        metrics |= trainer.callback_metrics
+    trainer.test(module, datamodule, **options)
+    metrics |= trainer.callback_metrics
+    return {name: float(value) for name, value in metrics.items()}, "best" if path else "last"
+
+
+def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:
+    """Leave out the callbacks that wait for a validation metric, and say so.
+
+    Raises:
+        InputError: the schedule waits for one.
+    """
+    if scheduler.get("monitor", "").startswith("val/"):
+        raise InputError(
+            f"scheduler.monitor={scheduler['monitor']}: there are no validation images (data.val_size=0); "
+            "watch training with monitor=train/loss mode=min, or choose another scheduler"
+        )
+    watching = [
+        name
+        for name, callback in callbacks.items()
+        if isinstance(callback, EarlyStopping | ModelCheckpoint)
+        and (callback.monitor or "").startswith("val/")
+    ]
+    if watching:
+        log.info("no validation images: callbacks %s are off, the last weights count", ", ".join(watching))
+    return {name: callback for name, callback in callbacks.items() if name not in watching}
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What TensorBoard's HParams page shows of a configuration: one plain value a dotted name."""
+    shown: dict[str, Any] = {"seed": config["seed"]}
+    for group in ("model", "data", "augment", "optim", "scheduler", "loss", "trainer"):
+        shown[group] = config[group]["_target_"].rpartition(".")[2]
+        for name, value in config[group].items():
+            if not name.startswith("_") and not isinstance(value, dict):
+                shown[f"{group}.{name}"] = value
+    return shown
+
+
+def silence_libraries() -> None:
+    """Keep off the screen what Lightning tells every user at every start."""
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+        ".*LeafSpec.*",  # Lightning's own use of torch
+        ".*across ranks is zero.*",  # there may be no validation images
+        ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
+    ):
+        warnings.filterwarnings("ignore", message)
