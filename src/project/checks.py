@@ -91,7 +91,7 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         if problem:
             yield problem
     better = "min" if str(config.monitor).endswith("/loss") else "max"
-    if config.mode != better:
+    if config.mode in CHOICES["mode"] and config.mode != better:
         yield f"mode={config.mode}: monitor={config.monitor} is better when {better}imal; set mode={better}"
 
 

@@ -94,10 +94,12 @@ def _explain_key(override: Override, known: DictConfig, conf: Path) -> str:
         return ""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
-    while parent and not OmegaConf.is_config(node):
+    while parent and node is None:  # the mistyped part may stand further up
         parent, _, name = parent.rpartition(".")
         node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
-    if not isinstance(node, DictConfig) or name in node:
+    if not isinstance(node, DictConfig):
+        return f"{override.input_line}: no key {parent}.{name}; {parent} is a value"
+    if name in node:
         return ""
     candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
     if not parent:
@@ -120,11 +122,14 @@ def _keys_named(known: DictConfig, name: str) -> list[str]:
 
 
 def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
-    GlobalHydra.instance().clear()
     # A sweep's choices are told by their first one.
     lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
+    earlier = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
             return compose(config_name, lines)
     except HydraException:
         return None
+    finally:
+        GlobalHydra.instance().hydra = earlier

@@ -136,7 +136,7 @@ class Progress(ProgressBar):
         self._bar = tqdm(
             total=total,
             desc=description,
-            unit="step",
+            unit=" step",
             bar_format=BAR if total else None,
             dynamic_ncols=True,
             leave=False,

@@ -83,26 +83,26 @@ class ImageFolder(ImageDataModule):
 
     def read(self, split: Split) -> Images | None:
         """Return the images of a split."""
-        folder = split_folder(self.path, split)
-        if folder is not None:
-            return self._open(*self._scan(folder))
-        if split == "val":
+        own = split_folder(self.path, split)
+        if split == "val" and own is None:
             return None
-        # No test folder: the training folder is cut in two.
-        train_folder = split_folder(self.path, "train")
-        assert train_folder is not None
-        files, labels = self._scan(train_folder)
-        if split_folder(self.path, "test") is None:
-            size = images_of(self.test_size, len(files))
-            if not 0 < size < len(files):
-                raise InputError(
-                    f"data.test_size={self.test_size}: choose 1 to {len(files) - 1} of the {len(files)} "
-                    f"images in {self.path}, or a fraction below 1"
-                )
-            kept, taken = stratified_split(labels, size, generator(self.split_seed, 1))
-            rows = taken if split == "test" else kept
+        files, labels = self._scan(own or split_folder(self.path, "train") or self.path)
+        if split != "val" and split_folder(self.path, "test") is None:
+            rows = self._cut(labels, split)
             files, labels = [files[row] for row in rows.tolist()], labels[rows]
         return self._open(files, labels)
+
+    def _cut(self, labels: Tensor, split: Split) -> Tensor:
+        """Rows of the training or the test images, where one folder holds both."""
+        count = len(labels)
+        size = images_of(self.test_size, count)
+        if not 0 < size < count:
+            raise InputError(
+                f"data.test_size={self.test_size}: choose 1 to {count - 1} of the {count} images in "
+                f"{self.path}, or a fraction below 1"
+            )
+        train, test = stratified_split(labels, size, generator(self.split_seed, 1))
+        return test if split == "test" else train
 
     def _scan(self, folder: Path) -> tuple[list[Path], Tensor]:
         names = self.class_names

@@ -1,0 +1,227 @@
+"""`scripts/train.py` as its users start it. Processes are few: each imports torch anew."""
+
+import csv
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT
+
+TINY = (
+    "model=mlp data=synthetic data.train_size=200 data.test_size=101 "
+    "trainer.accelerator=cpu trainer.max_epochs=2"
+)
+
+
+def train(
+    *arguments: str, cwd: Path, code: int = 0, python: tuple[str, ...] = ()
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, *python, str(ROOT / "scripts" / "train.py"), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def only_run(cwd: Path) -> Path:
+    (status,) = cwd.glob("outputs/*/*/status.json")
+    return status.parent
+
+
+def metrics(run: Path) -> list[dict[str, str]]:
+    with (run / "metrics.csv").open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path) -> None:
+    done = train(
+        "model=cnn", "optim=adam", "trainer.max_epochs=2", "trainer.log_every_n_steps=10", cwd=tmp_path
+    )
+    assert done.stderr == "", "libraries' noise"
+    run = only_run(tmp_path)
+    assert re.fullmatch(r"\d\d-\d\d-\d\d_cnn_digits_adam", run.name)
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    (events,) = [file for file in files if file.startswith("events.out.tfevents")]
+    assert files - {events} == {
+        *("config.yaml", "status.json", "metrics.csv", "train.log"),
+        *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+        *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+    }
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["weights"], status["ranks"]) == ("done", "best", 1)
+    assert status["metrics"]["test/images"] == 359
+    assert status["metrics"]["test/acc"] > 0.85
+    assert status["value"] == status["metrics"]["val/acc"]
+    assert (run / ".hydra" / "overrides.yaml").read_text().split() == [
+        *("-", "model=cnn", "-", "optim=adam", "-", "trainer.max_epochs=2"),
+        *("-", "trainer.log_every_n_steps=10"),
+    ]
+    shown = done.stdout
+    assert (
+        f"test{status['metrics']['test/loss']:10.4f}{status['metrics']['test/acc']:10.4f}   of 359 images"
+        in shown
+    )
+    assert f"tensorboard --logdir {run.relative_to(tmp_path)}" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "\r" not in shown
+    assert "\x1b" not in shown
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["config"]["model"]["hidden"] == 128
+    check_tensorboard(run, status)
+
+
+def check_tensorboard(run: Path, status: dict) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    scalars = events.Tags()["scalars"]
+    assert {"train/loss", "train/acc", "lr", "val/loss", "val/acc", "test/acc", "best/val/acc"} <= set(
+        scalars
+    )
+    assert events.Scalars("test/acc")[-1].value == pytest.approx(status["metrics"]["test/acc"])
+    assert "config/text_summary" in events.Tags()["tensors"]
+    hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"optim.lr" in hparams
+    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
+    assert b"test/acc" in experiment
+
+
+def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None:
+    train(*TINY.split(), "trainer=ddp", "trainer.devices=2", cwd=tmp_path)
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["ranks"]) == ("done", 2)
+    assert status["metrics"]["test/images"] == 101
+    assert status["metrics"]["val/images"] == 20
+    # The same batches in the same order as on one device: the same weights, to rounding.
+    (tmp_path / "alone").mkdir()
+    train(*TINY.split(), cwd=tmp_path / "alone")
+    alone = only_run(tmp_path / "alone")
+    for name in ("train/loss", "val/loss"):
+        pair = [float(row[name]) for row in metrics(run) if row[name]]
+        single = [float(row[name]) for row in metrics(alone) if row[name]]
+        assert pair == pytest.approx(single, rel=1e-4)
+
+
+def test_a_rank_that_dies_ends_the_run_and_leaves_no_process(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY.split()]
+    process = subprocess.Popen(
+        [
+            *command,
+            "trainer=ddp",
+            "trainer.devices=2",
+            "trainer.max_epochs=100000",
+            "~callbacks.early_stopping",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        ranks = children_of(process.pid)
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "rank 1 of 2 was killed by SIGKILL" in errors
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+
+
+def children_of(pid: int) -> list[int]:
+    return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: Path) -> None:
+    train(*TINY.split(), "data.batch_size=32", "scheduler=step", cwd=tmp_path)
+    run = only_run(tmp_path)
+    train("resume=last", "trainer.max_epochs=3", cwd=tmp_path)
+    assert only_run(tmp_path) == run
+    last = run / "checkpoints" / "last.ckpt"
+    train(f"ckpt_path={last}", "trainer.max_epochs=4", cwd=tmp_path)
+    assert only_run(tmp_path) == run
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "done"
+    assert [int(row["step"]) for row in metrics(run) if row["val/acc"]] == [6, 12, 18, 24]
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["epoch"] == 3
+    assert checkpoint["config"]["trainer"]["max_epochs"] == 4
+    assert checkpoint["config"]["data"]["batch_size"] == 32
+    assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    refused = train("resume=last", "model=cnn", cwd=tmp_path, code=2)
+    assert refused.stderr.startswith("error: model=cnn: a run goes on with its own model")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr"),
+        ("optim.lr=fast", "error: optim.lr=fast: a word, but a number is needed, as in optim.lr=0.001"),
+        ("--modle=cnn", "error: --modle=cnn: no such flag"),
+        ("resume=nowhere", "error: resume=nowhere: no run folder"),
+    ],
+)
+def test_a_mistake_is_one_line_before_torch_is_imported(tmp_path: Path, arguments: str, line: str) -> None:
+    done = train(*arguments.split(), cwd=tmp_path, code=2, python=("-X", "importtime"))
+    messages = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
+    assert len(messages) == 1
+    assert messages[0].startswith(line)
+    assert done.stdout == ""
+    assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_mistake_found_late_leaves_no_folder_and_shows_its_traceback_on_wish(tmp_path: Path) -> None:
+    done = train("data.num_classes=5", cwd=tmp_path, code=2)
+    assert done.stderr.startswith(
+        "error: data.num_classes=5: the train labels of data=digits run from 0 to 9"
+    )
+    assert len(done.stderr.splitlines()) == 1
+    assert not list(tmp_path.glob("outputs/*/*"))
+    done = train("data.num_classes=5", "--traceback", cwd=tmp_path, code=2)
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--info defaults"])
+def test_looking_at_the_configuration_does_not_import_torch(tmp_path: Path, arguments: str) -> None:
+    done = train(*arguments.split(), cwd=tmp_path, python=("-X", "importtime"))
+    assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
+    assert "cnn" in done.stdout
+
+
+def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tmp_path: Path) -> None:
+    done = train(*TINY.split(), "data.val_size=0", cwd=tmp_path)
+    assert "no validation images: callbacks early_stopping, best are off" in done.stdout
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert status["weights"] == "last"
+    assert status["value"] is None
+    refused = train(*TINY.split(), "data.val_size=0", "scheduler=plateau", cwd=tmp_path, code=2)
+    assert "scheduler.monitor=val/acc: there are no validation images" in refused.stderr
+
+
+def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
+    train("-m", *TINY.split(), "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
+    jobs = sorted(tmp_path.glob("outputs/*/*_sweep/*/status.json"))
+    assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]

@@ -1,0 +1,203 @@
+"""The module and its callbacks under Lightning's trainer, in this process."""
+
+import csv
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from project.callbacks.ema import EMA
+from project.datamodules.synthetic import Synthetic
+from project.errors import InputError
+from project.loggers.csv import MetricsCSV
+from project.modules import schedules
+from project.modules.classifier import ImageClassifier
+from project.modules.losses import CrossEntropy
+from project.modules.resnet import ResNet
+
+
+def make_module(**options) -> ImageClassifier:
+    torch.manual_seed(0)
+    return ImageClassifier(
+        ResNet((1, 8, 8), 3, depth=8, width=4),
+        CrossEntropy(3),
+        partial(torch.optim.SGD, lr=0.05, momentum=0.9),
+        partial(schedules.cosine, interval="step"),
+        **options,
+    )
+
+
+def make_data(**options) -> Synthetic:
+    return Synthetic(
+        input_shape=(1, 8, 8),
+        num_classes=3,
+        train_size=110,
+        test_size=50,
+        val_size=10,
+        batch_size=16,
+        **options,
+    )
+
+
+def make_trainer(folder: Path, callbacks=(), logger=False, **options) -> L.Trainer:
+    settings = {"max_epochs": 2, "log_every_n_steps": 3} | options
+    return L.Trainer(
+        accelerator="cpu",
+        default_root_dir=folder,
+        callbacks=list(callbacks),
+        logger=logger,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+        **settings,
+    )
+
+
+def read(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
+
+
+def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> None:
+    logger = MetricsCSV(str(tmp_path / "metrics.csv"))
+    trainer = make_trainer(tmp_path, logger=logger, enable_checkpointing=False)
+    trainer.fit(make_module(), make_data())
+    rows = read(tmp_path / "metrics.csv")
+    assert [int(row["step"]) for row in rows] == [3, 6, 7, 9, 12, 14]
+    assert [bool(row["val/acc"]) for row in rows] == [False, False, True] * 2
+    # An epoch's mean is that over its images: of steps 8 and 9, 10 to 12, and 13 with the partial 14.
+    images = [32, 48, 20]
+    mean = sum(float(row["train/loss"]) * count for row, count in zip(rows[3:], images, strict=True)) / 100
+    assert trainer.callback_metrics["train/loss"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_validation_and_test_measure_every_image_once(tmp_path: Path) -> None:
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    module, data = make_module(), make_data(eval_batch_size=7)
+    trainer.fit(module, data)
+    trainer.test(module, data, verbose=False)
+    assert trainer.callback_metrics["test/images"] == 50
+    module.eval()
+    batches = list(data.test_dataloader())
+    with torch.no_grad():
+        correct = sum((module(images).argmax(dim=1) == labels).sum().item() for images, labels in batches)
+    assert trainer.callback_metrics["test/acc"].item() == pytest.approx(correct / 50)
+
+
+def test_checkpoints_are_plain_and_rebuild_the_network(tmp_path: Path) -> None:
+    config = {"model": {"depth": 8}, "names": ["a", "b"]}
+    checkpoint = ModelCheckpoint(dirpath=tmp_path, filename="last", every_n_epochs=1)
+    module = make_module(config=config)
+    make_trainer(tmp_path, [checkpoint, EMA(0.9)]).fit(module, make_data())
+    saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
+    assert saved["config"] == config
+    fresh = make_module()
+    fresh.load_state_dict(saved["state_dict"])
+    images = torch.randn(4, 1, 8, 8)
+    assert torch.equal(fresh.eval()(images), module.eval()(images))
+
+
+def test_a_compiled_network_saves_plain_keys() -> None:
+    assert list(make_module(compile=True).state_dict()) == list(make_module().state_dict())
+
+
+def test_channels_last_changes_memory_and_not_results() -> None:
+    images = torch.randn(4, 1, 8, 8)
+    plain, last = make_module().eval(), make_module(channels_last=True).eval()
+    assert last.network.body[3].conv1.weight.is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(plain(images), last(images))
+
+
+def test_the_average_follows_its_formula_and_is_what_remains(tmp_path: Path) -> None:
+    class Recorder(L.Callback):
+        def __init__(self) -> None:
+            self.weights: list[torch.Tensor] = []
+
+        def on_train_start(self, trainer, module) -> None:
+            self.weights.append(module.network.head.weight.detach().clone())
+
+        def on_train_batch_end(self, trainer, module, *args) -> None:
+            self.weights.append(module.network.head.weight.detach().clone())
+
+    recorder, module = Recorder(), make_module()
+    make_trainer(tmp_path, [recorder, EMA(0.6)], enable_checkpointing=False).fit(module, make_data())
+    average = recorder.weights[0]
+    for step, weight in enumerate(recorder.weights[1:], start=1):
+        decay = min(0.6, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * weight
+    torch.testing.assert_close(module.network.head.weight.detach(), average)
+
+
+def test_validation_sees_the_average_and_training_the_raw_weights(tmp_path: Path) -> None:
+    seen = {}
+
+    class Watch(L.Callback):
+        def on_validation_start(self, trainer, module) -> None:
+            seen["average"] = module.network.head.weight.detach().clone()
+
+        def on_validation_end(self, trainer, module) -> None:
+            seen["raw"] = module.network.head.weight.detach().clone()
+
+    ema = EMA(0.9)
+    trainer = make_trainer(tmp_path, [ema, Watch()], max_epochs=1, enable_checkpointing=False)
+    module = make_module()
+    trainer.fit(module, make_data())
+    assert torch.equal(seen["average"], module.network.head.weight)
+    assert not torch.equal(seen["average"], seen["raw"])
+
+
+@pytest.mark.parametrize("decay", [0.0, 0.9])
+def test_a_run_resumed_at_an_epochs_end_ends_as_one_that_was_not(tmp_path: Path, decay: float) -> None:
+    class Halt(L.Callback):
+        """Stop at the end of the third epoch; the schedule's length stays that of six."""
+
+        def on_train_epoch_end(self, trainer, module) -> None:
+            if trainer.current_epoch == 2:
+                trainer.should_stop = True
+
+    def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None) -> ImageClassifier:
+        last = ModelCheckpoint(
+            dirpath=folder,
+            filename="last",
+            every_n_epochs=1,
+            save_on_train_epoch_end=True,
+            enable_version_counter=False,
+        )
+        module = make_module()
+        trainer = make_trainer(folder, [EMA(decay), last, *callbacks], max_epochs=6)
+        trainer.fit(module, make_data(), ckpt_path=resume, weights_only=True)
+        return module
+
+    whole = fit(tmp_path / "whole")
+    fit(tmp_path / "halves", Halt())
+    resumed = fit(tmp_path / "halves", resume=tmp_path / "halves" / "last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (1, 2, 3, 4):
+        first.log_metrics({"a": step}, step=step)
+    first.finalize("success")
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (3, 4, 5):
+        second.log_metrics({"a": 10 * step}, step=step)
+        second.log_metrics({"b": step}, step=step)
+    second.finalize("success")
+    rows = read(tmp_path / "metrics.csv")
+    assert [(row["step"], row["a"], row["b"]) for row in rows] == [
+        ("1", "1", ""),
+        ("2", "2", ""),
+        ("3", "30", "3"),
+        ("4", "40", "4"),
+        ("5", "50", "5"),
+    ]
+
+
+def test_a_decay_that_is_none_is_refused() -> None:
+    with pytest.raises(InputError, match=r"callbacks\.ema\.decay=1\.0: choose from 0 \(off\)"):
+        EMA(1.0)

@@ -1,0 +1,76 @@
+"""What the README shows works: its commands compose and pass the checks, its network trains."""
+
+import re
+import shlex
+import sys
+import types
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, Compose
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from project.checks import find_problems
+
+README = (ROOT / "README.md").read_text()
+COMMAND = re.compile(
+    r"^(?:pip install uv && uv run )?python scripts/train\.py (.*?)(?: +#.*)?$", re.MULTILINE
+)
+
+
+def block(start: str) -> str:
+    (found,) = re.findall(rf"```\w+\n({re.escape(start)}.*?)```", README, re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def mynet(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("project.modules.mynet")
+    exec(block("# src/project/modules/mynet.py"), module.__dict__)  # noqa: S102
+    monkeypatch.setitem(sys.modules, "project.modules.mynet", module)
+
+
+def test_every_training_command_composes_and_passes_the_checks(composer: Compose, image_folder: Path) -> None:
+    seen = 0
+    for command in COMMAND.findall(README):
+        words = [word for word in shlex.split(command) if not word.startswith("-")]
+        if any(word.startswith(("resume=", "ckpt_path=")) for word in words):
+            continue  # test_command_line.py runs these
+        words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
+        if "model=mynet" in words:
+            words = [word for word in words if not word.startswith("model")]  # see below
+        choices = [
+            [f"{key}={value}" for value in values.split(",")]
+            for key, _, values in (word.partition("=") for word in words)
+        ]
+        for overrides in product(*choices):
+            assert list(find_problems(composer(*overrides))) == [], command
+        seen += 1
+    assert seen == 11
+
+
+def test_the_readmes_own_network_builds_and_learns(composed: Compose, mynet: None) -> None:
+    config = composed("data=mnist")
+    config.model = OmegaConf.create(block("# conf/model/mynet.yaml"))
+    network = instantiate(config.model, _convert_="all", width=64)
+    logits = network(torch.randn(4, 1, 28, 28))
+    assert logits.shape == (4, 10)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_the_tree_names_what_is_there() -> None:
+    tree = block_without_language("conf/train.yaml")
+    paths = [line.split()[0] for line in tree.splitlines()]
+    assert len(paths) == 12
+    for path in paths:
+        assert (ROOT / path.replace("<group>/", "")).exists(), path
+    assert len(README.splitlines()) < 150
+
+
+def block_without_language(start: str) -> str:
+    (found,) = re.findall(rf"```\n({re.escape(start)}.*?)```", README, re.DOTALL)
+    return found

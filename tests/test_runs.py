@@ -1,0 +1,145 @@
+"""Run folders and downloads, when many want the same one."""
+
+import json
+import os
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from project.datamodules import download
+from project.errors import InputError
+from project.runs.folder import RunFolder, claim, find_run, run_of_checkpoint
+
+
+def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: Path) -> None:
+    start = threading.Barrier(16)
+
+    def one(_: int) -> Path:
+        start.wait()
+        return claim(tmp_path / "day" / "run")
+
+    with ThreadPoolExecutor(16) as pool:
+        folders = list(pool.map(one, range(16)))
+    assert len(set(folders)) == 16
+    assert tmp_path / "day" / "run" in folders
+    assert tmp_path / "day" / "run-16" in folders
+
+
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"paths\.outputs: cannot make the run folder"):
+        claim(tmp_path / "file" / "run")
+
+
+def test_the_status_tells_how_a_run_ended(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with run.recording(name="x") as status:
+        assert run.read_status()["state"] == "running"
+        status["value"] = 0.5
+    done = run.read_status()
+    assert (done["state"], done["value"], done["name"], done["error"]) == ("done", 0.5, "x", None)
+    assert done["duration_s"] >= 0
+    assert done["versions"]["lightning"]
+    with pytest.raises(RuntimeError, match="broken"), run.recording():
+        raise RuntimeError("broken")
+    assert run.read_status()["state"] == "failed"
+    assert run.read_status()["error"] == "RuntimeError: broken"
+    with pytest.raises(KeyboardInterrupt, match=r"^$"), run.recording():
+        raise KeyboardInterrupt
+    assert run.read_status()["state"] == "interrupted"
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_that_was_never_trained_leaves_nothing(tmp_path: Path) -> None:
+    for name, trained in (("empty", False), ("trained", True)):
+        run = RunFolder(tmp_path / name)
+        run.path.mkdir()
+        if trained:
+            run.checkpoints.mkdir()
+        with pytest.raises(ValueError, match="wrong"), run.removed_if_never_trained():
+            raise ValueError("wrong")
+        assert run.path.exists() == trained
+
+
+def test_the_latest_run_is_found(tmp_path: Path) -> None:
+    for number, name in enumerate(("b", "c", "a")):
+        folder = tmp_path / name
+        (folder / ".hydra").mkdir(parents=True)
+        (folder / ".hydra" / "config.yaml").touch()
+        (folder / "status.json").write_text(json.dumps({"started": f"2026-01-0{number + 1}"}))
+    assert find_run("last", tmp_path).path == tmp_path / "a"
+    assert find_run(str(tmp_path / "b"), tmp_path).path == tmp_path / "b"
+    found = run_of_checkpoint(tmp_path / "b" / "checkpoints" / "last.ckpt")
+    assert found is not None
+    assert found.path == tmp_path / "b"
+    assert run_of_checkpoint(tmp_path / "loose.ckpt") is None
+    with pytest.raises(InputError, match=r"resume=last: no run folder"):
+        find_run("last", tmp_path / "elsewhere")
+    with pytest.raises(InputError, match=r"no run folder"):
+        find_run(str(tmp_path), tmp_path)
+
+
+GOOD = {"one": "f97c5d29941bfb1b2fdab0874906ab82", "two": "b8a9f715dbb64fd5c56e7783c6820a61"}
+
+
+def write_files(root: str) -> None:
+    folder = Path(root) / "set"
+    folder.mkdir(parents=True)
+    for name in GOOD:
+        (folder / name).write_text(name)
+
+
+def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
+    downloads = []
+    start = threading.Barrier(8)
+
+    def fetch(_: int) -> None:
+        start.wait()
+        download.fetch(
+            "toy", tmp_path, Path("set"), GOOD, lambda root: (downloads.append(1), write_files(root))
+        )
+
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(fetch, range(8)))
+    assert len(downloads) == 1
+    assert {file.read_text() for file in (tmp_path / "set").iterdir()} == set(GOOD)
+    assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".download")] == []
+
+
+def test_damaged_files_are_fetched_again(tmp_path: Path) -> None:
+    write_files(str(tmp_path))
+    (tmp_path / "set" / "two").write_text("tvo")
+    download.fetch("toy", tmp_path, Path("set"), GOOD, write_files)
+    assert (tmp_path / "set" / "two").read_text() == "two"
+
+
+def test_without_a_network_one_line_says_what_to_do(tmp_path: Path) -> None:
+    def offline(root: str) -> None:
+        raise OSError("Name or service\nnot known")
+
+    with pytest.raises(InputError, match=r"paths\.data=.*data=toy .*not known.*data=digits") as raised:
+        download.fetch("toy", tmp_path, Path("set"), GOOD, offline)
+    assert "\n" not in str(raised.value)
+
+
+def test_a_download_that_arrives_damaged_is_not_kept(tmp_path: Path) -> None:
+    def damaged(root: str) -> None:
+        write_files(root)
+        (Path(root) / "set" / "one").write_text("0ne")
+
+    with pytest.raises(InputError, match=r"one is damaged: MD5"):
+        download.fetch("toy", tmp_path, Path("set"), GOOD, damaged)
+    assert not (tmp_path / "set").exists()
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
+def test_present_files_need_no_lock_and_no_network(tmp_path: Path) -> None:
+    write_files(str(tmp_path))
+
+    def never(root: str) -> None:
+        raise AssertionError
+
+    download.fetch("toy", tmp_path, Path("set"), GOOD, never)
+    assert not (tmp_path / ".toy.lock").exists()
