@@ -53,7 +53,7 @@ def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path)
     )
     assert done.stderr == "", "libraries' noise"
     run = only_run(tmp_path)
-    assert re.fullmatch(r"\d\d-\d\d-\d\d_cnn_digits_adam", run.name)
+    assert re.fullmatch(r"cnn_digits_adam/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", f"{run.parent.name}/{run.name}")
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
     (events,) = [file for file in files if file.startswith("events.out.tfevents")]
     assert files - {events} == {
@@ -90,15 +90,15 @@ def check_tensorboard(run: Path, status: dict) -> None:
     events = EventAccumulator(str(run))
     events.Reload()
     scalars = events.Tags()["scalars"]
-    assert {"train/loss", "train/acc", "lr", "val/loss", "val/acc", "test/acc", "best/val/acc"} <= set(
+    assert {"train/loss", "train/acc", "train/lr", "val/loss", "val/acc", "test/acc", "val/best_acc"} <= set(
         scalars
     )
     assert events.Scalars("test/acc")[-1].value == pytest.approx(status["metrics"]["test/acc"])
     assert "config/text_summary" in events.Tags()["tensors"]
     hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"optim.lr" in hparams
-    experiment = events.summary_metadata["_hparams_/experiment"].plugin_data.content
-    assert b"test/acc" in experiment
+    # One run's list of columns would hide what other runs have.
+    assert "_hparams_/experiment" not in events.summary_metadata
 
 
 def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None:
@@ -223,5 +223,5 @@ def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tm
 
 def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
     train("-m", *TINY.split(), "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
-    jobs = sorted(tmp_path.glob("outputs/*/*_sweep/*/status.json"))
+    jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]

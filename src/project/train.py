@@ -24,6 +24,11 @@ from project.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
 
+HYPERPARAMETERS = {
+    "data": ("batch_size", "val_size"),
+    "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
+}
+
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
 """What constructors raise when they do not take a value."""
 
@@ -160,13 +165,20 @@ def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]
 
 
 def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
-    """What TensorBoard's HParams page shows of a configuration: one plain value a dotted name."""
+    """What TensorBoard's HParams page shows of a configuration: one plain value a dotted name.
+
+    Left out are what follows from something else, and switches that are off.
+    """
     shown: dict[str, Any] = {"seed": config["seed"]}
-    for group in ("model", "data", "augment", "optim", "scheduler", "loss", "trainer"):
+    for group in ("model", "data", "optim", "scheduler", "loss"):
         shown[group] = config[group]["_target_"].rpartition(".")[2]
+    for group in ("model", "optim", "scheduler", "loss", "augment"):
         for name, value in config[group].items():
-            if not name.startswith("_") and not isinstance(value, dict):
+            follows = name.startswith("_") or name in ("input_shape", "num_classes", "erase_probability")
+            if not follows and (group != "augment" or value):
                 shown[f"{group}.{name}"] = value
+    for group, names in HYPERPARAMETERS.items():
+        shown |= {f"{group}.{name}": config[group][name] for name in names}
     return shown
 
 

@@ -1,6 +1,7 @@
 """TensorBoard events in the run folder."""
 
 from argparse import Namespace
+from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -11,17 +12,16 @@ from torch.utils.tensorboard.summary import hparams
 class TensorBoard(TensorBoardLogger):
     """Lightning's logger with events straight in the run folder, so that a run bears the folder's name.
 
-    `log_hyperparams` announces the metrics of the HParams page without writing a value for them: the page
-    takes the last value that the run logs.
+    Of what `add_hparams` writes, the list of columns is left out: TensorBoard would take one run's list for
+    all of them. Without it, the HParams page shows every value of every run, those that differ first, and
+    the last value of every metric.
 
     Args:
         folder: the run folder.
-        metrics: columns of the HParams page.
     """
 
-    def __init__(self, folder: str, metrics: list[str]) -> None:
+    def __init__(self, folder: str) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
-        self.metrics = metrics
 
     @rank_zero_only
     def log_hyperparams(
@@ -30,11 +30,11 @@ class TensorBoard(TensorBoardLogger):
         metrics: dict[str, Any] | None = None,
         step: int | None = None,
     ) -> None:
-        """Write the columns of the HParams page.
+        """Write a row of the HParams page.
 
         Args:
             params: names and plain values.
-            metrics: not needed, the columns were given before.
+            metrics: not needed: the page takes what the run logs.
             step: not needed.
         """
         values = params if isinstance(params, dict) else vars(params)
@@ -42,9 +42,14 @@ class TensorBoard(TensorBoardLogger):
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in values.items()
         }
-        writer = self.experiment._get_file_writer()
-        for summary in hparams(plain, dict.fromkeys(self.metrics, float("nan"))):
-            writer.add_summary(summary)
+        _, *session = hparams(plain, {})
+        for summary in session:
+            self.experiment._get_file_writer().add_summary(summary)
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Write scalars; the epoch is no curve that anybody looks at."""
+        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str) -> None:

@@ -19,8 +19,8 @@ Batch = tuple[Tensor, Tensor]
 class ImageClassifier(L.LightningModule):
     """Any network that maps images to logits, with its loss, metrics, optimizer and schedule.
 
-    Logs `train/loss`, `train/acc` and `lr` every `trainer.log_every_n_steps` steps and at the end of an
-    epoch, and `val/…` and `test/…` once per evaluation.
+    Logs `train/loss`, `train/acc` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of
+    an epoch, `val/…` and `test/…` once per evaluation, and `val/best_…` for the weights that were chosen.
 
     Args:
         network: maps images (B, C, H, W) to logits (B, K).
@@ -137,7 +137,7 @@ class ImageClassifier(L.LightningModule):
             self._epoch_sums[name] += value * images
         values = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        self._write(values | {"lr": optimizer.param_groups[0]["lr"]})
+        self._write(values | {"train/lr": optimizer.param_groups[0]["lr"]})
         return values
 
     def _evaluate(self, batch: Batch) -> None:
@@ -149,10 +149,10 @@ class ImageClassifier(L.LightningModule):
         measured = {name: value.item() for name, value in self.eval_metrics.compute().items()}
         self.eval_metrics.reset()
         images = measured.pop("images")
-        values = {f"{split}/{name}": value for name, value in measured.items()}
         # After training the chosen weights are validated once more: no point of the curve of val/….
-        once_more = self.trainer.state.fn == "validate"
-        self._write({f"best/{name}" if once_more else name: value for name, value in values.items()})
+        shown = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
+        self._write({f"{shown}{name}": value for name, value in measured.items()})
+        values = {f"{split}/{name}": value for name, value in measured.items()}
         self.log_dict(values | {f"{split}/images": float(images)}, logger=False)
 
     def _write(self, values: dict[str, float]) -> None:
