@@ -125,5 +125,5 @@ def test_nothing_is_active_by_default() -> None:
     ("option", "value"), [("flip", 1.5), ("crop_padding", -1), ("rotate", 270), ("mixup", -0.1)]
 )
 def test_values_out_of_range_are_refused(option: str, value: float) -> None:
-    with pytest.raises(InputError, match=rf"augment\.{option}={value}: choose from 0 to"):
+    with pytest.raises(InputError, match=rf"augment\.{option}={value}: must be at least 0"):
         Augmentation(10, **{option: value})

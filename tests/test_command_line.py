@@ -14,6 +14,10 @@ import pytest
 import torch
 from conftest import ROOT
 
+FOREVER = (
+    "model=mlp data=synthetic data.train_size=200 trainer.accelerator=cpu trainer.max_epochs=100000 "
+    "~callbacks.early_stopping"
+)
 TINY = (
     "model=mlp data=synthetic data.train_size=200 data.test_size=101 "
     "trainer.accelerator=cpu trainer.max_epochs=2"
@@ -170,8 +174,23 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
     assert checkpoint["config"]["trainer"]["max_epochs"] == 4
     assert checkpoint["config"]["data"]["batch_size"] == 32
     assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
-    refused = train("resume=last", "model=cnn", cwd=tmp_path, code=2)
-    assert refused.stderr.startswith("error: model=cnn: a run goes on with its own model")
+    # Refused changes leave the run as it was.
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for change, line in (
+        ("model=cnn", "error: model=cnn: a run goes on with its own model"),
+        (
+            "scheduler.gama=0.1",
+            "error: scheduler.gama=0.1: no key scheduler.gama; did you mean scheduler.gamma?",
+        ),
+        ("model.widths=[64]", f"error: ckpt_path={last.relative_to(tmp_path)}: of another network"),
+        ("optim.betas=[1.0,1.0]", "error: optim: Invalid beta parameter"),
+    ):
+        refused = train("resume=last", change, "trainer.max_epochs=5", cwd=tmp_path, code=2)
+        assert refused.stderr.startswith(line)
+        assert len(refused.stderr.splitlines()) == 1
+    after = {file: file.read_bytes() for file in before}
+    logs = {run / "train.log", run / "status.json", run / "config.yaml"}
+    assert [file for file in before if before[file] != after[file] and file not in logs] == []
 
 
 @pytest.mark.parametrize(
@@ -221,7 +240,39 @@ def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tm
     assert "scheduler.monitor=val/acc: there are no validation images" in refused.stderr
 
 
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on(
+    tmp_path: Path, stop: signal.Signals, code: int
+) -> None:
+    process = subprocess.Popen(
+        [
+            sys.executable,
+            str(ROOT / "scripts" / "train.py"),
+            *TINY.split(),
+            "trainer.max_epochs=100000",
+            "~callbacks.early_stopping",
+        ],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == code
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
+    assert "Traceback" not in errors
+    assert f"go on with resume={only_run(tmp_path).relative_to(tmp_path)}" in errors
+
+
 def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
-    train("-m", *TINY.split(), "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
+    train(*TINY.split(), "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
     jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]

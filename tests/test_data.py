@@ -69,7 +69,7 @@ def test_a_stratified_split_keeps_every_class_share(size: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "batch_size", "world_size"), [(103, 10, 1), (103, 10, 2), (7, 4, 4), (96, 32, 2)]
+    ("size", "batch_size", "world_size"), [(103, 10, 1), (105, 10, 2), (7, 4, 4), (96, 32, 2)]
 )
 def test_a_training_epoch_shows_every_image_once_whatever_the_ranks(
     size: int, batch_size: int, world_size: int
@@ -86,6 +86,12 @@ def test_a_training_epoch_shows_every_image_once_whatever_the_ranks(
     )
     seen = torch.cat([torch.cat(share) for share in shares]).tolist()
     assert len(seen) == len(set(seen)) == size - size % world_size
+
+
+def test_a_last_batch_of_one_image_a_rank_waits_for_another_epoch() -> None:
+    assert [len(batch) for batch in TrainingOrder(65, 16, seed=0)] == [16] * 4
+    assert [len(batch) for batch in TrainingOrder(66, 16, seed=0, rank=1, world_size=2)] == [8] * 4
+    assert [len(batch) for batch in TrainingOrder(1, 16, seed=0)] == [1]
 
 
 def test_ranks_together_take_the_batches_that_one_device_takes() -> None:

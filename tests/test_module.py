@@ -9,6 +9,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
+from project.callbacks.checkpoint import Checkpoint
 from project.callbacks.ema import EMA
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
@@ -149,53 +150,144 @@ def test_validation_sees_the_average_and_training_the_raw_weights(tmp_path: Path
     assert not torch.equal(seen["average"], seen["raw"])
 
 
+class Halt(L.Callback):
+    """Stop at the end of the third epoch; the schedule's length stays that of six."""
+
+    def on_train_epoch_end(self, trainer, module) -> None:
+        if trainer.current_epoch == 2:
+            trainer.should_stop = True
+
+
+def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None, decay: float = 0.0, **options):
+    last = Checkpoint(
+        dirpath=folder,
+        filename="last",
+        every_n_epochs=1,
+        save_on_train_epoch_end=True,
+        enable_version_counter=False,
+    )
+    module = make_module()
+    trainer = make_trainer(folder, [EMA(decay), last, *callbacks], **({"max_epochs": 6} | options))
+    trainer.fit(module, make_data(), ckpt_path=resume, weights_only=True)
+    return module
+
+
 @pytest.mark.parametrize("decay", [0.0, 0.9])
 def test_a_run_resumed_at_an_epochs_end_ends_as_one_that_was_not(tmp_path: Path, decay: float) -> None:
-    class Halt(L.Callback):
-        """Stop at the end of the third epoch; the schedule's length stays that of six."""
-
-        def on_train_epoch_end(self, trainer, module) -> None:
-            if trainer.current_epoch == 2:
-                trainer.should_stop = True
-
-    def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None) -> ImageClassifier:
-        last = ModelCheckpoint(
-            dirpath=folder,
-            filename="last",
-            every_n_epochs=1,
-            save_on_train_epoch_end=True,
-            enable_version_counter=False,
-        )
-        module = make_module()
-        trainer = make_trainer(folder, [EMA(decay), last, *callbacks], max_epochs=6)
-        trainer.fit(module, make_data(), ckpt_path=resume, weights_only=True)
-        return module
-
-    whole = fit(tmp_path / "whole")
-    fit(tmp_path / "halves", Halt())
-    resumed = fit(tmp_path / "halves", resume=tmp_path / "halves" / "last.ckpt")
+    whole = fit(tmp_path / "whole", decay=decay)
+    fit(tmp_path / "halves", Halt(), decay=decay)
+    resumed = fit(tmp_path / "halves", resume=tmp_path / "halves" / "last.ckpt", decay=decay)
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
+
+
+def test_a_run_resumed_in_mid_epoch_sees_the_images_that_are_left(tmp_path: Path) -> None:
+    # 7 batches an epoch: stopped after the third of the second epoch.
+    whole = fit(tmp_path / "whole", max_epochs=-1, max_steps=14)
+    fit(tmp_path / "halves", max_epochs=-1, max_steps=10)
+    checkpoint = torch.load(tmp_path / "halves" / "last.ckpt", weights_only=True)
+    assert checkpoint["global_step"] == 10
+    (state,) = (value for name, value in checkpoint.items() if name == "Synthetic")
+    assert (state["epoch"], state["batches_done"]) == (1, 3)
+
+    class Rows(L.Callback):
+        def __init__(self) -> None:
+            self.labels: list[int] = []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            self.labels += batch[1].tolist()
+
+    rows, expected = Rows(), Rows()
+    fit(tmp_path / "halves", rows, max_epochs=-1, max_steps=14, resume=tmp_path / "halves" / "last.ckpt")
+    fit(tmp_path / "again", expected, max_epochs=-1, max_steps=14)
+    assert rows.labels == expected.labels[100 + 48 :]
+    assert len(rows.labels) == 52
+    assert whole is not None
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        partial(schedules.cosine, interval="step"),
+        partial(schedules.onecycle, warmup=0.3),
+        partial(schedules.warmup_cosine, warmup=0.2),
+        partial(schedules.multistep, milestones=[0.5], gamma=0.1),
+    ],
+)
+def test_a_resumed_run_follows_the_configuration_it_has_now(tmp_path: Path, make) -> None:
+    class Rates(L.Callback):
+        def __init__(self) -> None:
+            self.lr: list[float] = []
+
+        def on_train_batch_start(self, trainer, module, *args) -> None:
+            self.lr.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    def run(epochs: int, lr: float, resume: Path | None = None) -> list[float]:
+        module = make_module()
+        module.scheduler_factory = make
+        module.optimizer_factory = partial(torch.optim.SGD, lr=lr, momentum=0.5)
+        last = Checkpoint(
+            dirpath=tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
+        )
+        rates = Rates()
+        make_trainer(tmp_path, [last, rates], max_epochs=epochs).fit(
+            module, make_data(), ckpt_path=resume, weights_only=True
+        )
+        return rates.lr
+
+    run(3, lr=0.1)
+    resumed = run(6, lr=0.2, resume=tmp_path / "last.ckpt")
+    straight = run(6, lr=0.2)
+    if "multistep" in str(make):  # a product of past factors: at its milestone by then, of three epochs
+        assert resumed == pytest.approx([0.02] * 21)
+    else:
+        # The first step still has the rate that the shorter schedule ended with, on the new scale.
+        assert resumed[1:] == pytest.approx(straight[22:])
+
+
+def test_a_moved_run_folder_keeps_its_best_score(tmp_path: Path) -> None:
+    def best(folder: Path) -> Checkpoint:
+        return Checkpoint(dirpath=folder, filename="best", monitor="val/acc", mode="max")
+
+    first = best(tmp_path / "here")
+    first.best_model_path = first.kth_best_model_path = str(tmp_path / "here" / "best.ckpt")
+    first.best_k_models = {first.best_model_path: torch.tensor(0.75)}
+    first.best_model_score = torch.tensor(0.75)
+    second = best(tmp_path / "there")
+    second.load_state_dict(first.state_dict())
+    assert second.best_model_score == 0.75
+    assert second.best_model_path == str(tmp_path / "there" / "best.ckpt")
+    assert list(second.best_k_models) == [second.best_model_path]
 
 
 def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
     first = MetricsCSV(str(tmp_path / "metrics.csv"))
     for step in (1, 2, 3, 4):
-        first.log_metrics({"a": step}, step=step)
+        first.log_metrics({"train/loss": step}, step=step)
     first.finalize("success")
     second = MetricsCSV(str(tmp_path / "metrics.csv"))
     for step in (3, 4, 5):
-        second.log_metrics({"a": 10 * step}, step=step)
+        second.log_metrics({"train/loss": 10 * step}, step=step)
         second.log_metrics({"b": step}, step=step)
     second.finalize("success")
     rows = read(tmp_path / "metrics.csv")
-    assert [(row["step"], row["a"], row["b"]) for row in rows] == [
+    assert [(row["step"], row["train/loss"], row["b"]) for row in rows] == [
         ("1", "1", ""),
         ("2", "2", ""),
         ("3", "30", "3"),
         ("4", "40", "4"),
         ("5", "50", "5"),
     ]
+
+
+def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    first.log_metrics({"train/loss": 1}, step=7)
+    first.finalize("success")
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    second.log_metrics({"test/acc": 0.5}, step=7)
+    second.finalize("success")
+    assert [row["train/loss"] for row in read(tmp_path / "metrics.csv")] == ["1", ""]
 
 
 def test_a_decay_that_is_none_is_refused() -> None:

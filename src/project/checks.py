@@ -25,6 +25,12 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "data.memory_budget_mb": (0, math.inf),
     "data.noise": (0, math.inf),
     "data.train_size": (1, math.inf),
+    "data.input_shape": (1, math.inf),
+    "model.channels": (1, math.inf),
+    "model.depth": (1, math.inf),
+    "model.dim": (1, math.inf),
+    "model.heads": (1, math.inf),
+    "model.widths": (1, math.inf),
     "model.dropout": (0, 1),
     "model.hidden": (1, math.inf),
     "model.layers": (1, math.inf),
@@ -51,10 +57,21 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "trainer.accumulate_grad_batches": (1, math.inf),
     "trainer.check_val_every_n_epoch": (1, math.inf),
     "trainer.log_every_n_steps": (1, math.inf),
+    "trainer.limit_train_batches": (ABOVE_0, math.inf),
+    "trainer.val_check_interval": (ABOVE_0, math.inf),
     "callbacks.early_stopping.patience": (0, math.inf),
     "callbacks.ema.decay": (0, 1),
 }
 """Allowed values of numbers, lists of numbers included; a key that is not there is not checked."""
+
+GROUPS: Mapping[str, str] = {
+    **dict.fromkeys(("model", "data", "augment", "optim", "loss", "trainer"), "choose another option of it"),
+    "scheduler": "scheduler=constant keeps the learning rate",
+    "callbacks": "leave single ones out, as in '~callbacks.early_stopping'",
+    "logger": "logger=none logs nothing",
+    "paths": "change single ones, as in paths.outputs=DIR",
+}
+"""What a configuration must hold, and what to do instead of leaving it out."""
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "mode": ("max", "min"),
@@ -73,6 +90,10 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 def find_problems(config: DictConfig) -> Iterator[str]:
     """Yield what is wrong with a composed configuration, a line each."""
+    removed = [group for group in GROUPS if not isinstance(config.get(group), DictConfig)]
+    if removed:
+        yield from (f"~{group}: a run needs it; {GROUPS[group]}" for group in removed)
+        return
     leaves = sorted(_leaves(config))
     missing = [key for key in leaves if _is_missing(config, key)]
     if missing:
@@ -155,7 +176,12 @@ def _wrong_type(key: str, value: Any, declared: DictConfig) -> str:
     if default is None or value is None:
         return "" if default is None else _null_not_allowed(key, default)
     expected = _type_name(default)
-    if key in FREE_TYPES or expected == _type_name(value) or (expected, _type_name(value)) in CONVERTIBLE:
+    if isinstance(default, ListConfig) and isinstance(value, list) and len(default):
+        strangers = [entry for entry in value if not _fits(_type_name(default[0]), entry)]
+        if strangers:
+            wanted = f"{_type_name(default[0])} is needed, as in {key}={_shown(default)}"
+            return f"{key}={value}: {strangers[0]} is {_type_name(strangers[0])}, but {wanted}"
+    if key in FREE_TYPES or _fits(expected, value):
         return ""
     return f"{key}={value}: {_type_name(value)}, but {expected} is needed, as in {key}={_shown(default)}"
 
@@ -175,7 +201,11 @@ FREE_TYPES = frozenset(
 )
 """Keys whose values may have several types."""
 
-CONVERTIBLE = frozenset({("a number", "a whole number")})
+
+def _fits(expected: str, value: Any) -> bool:
+    """Whether a value is of the type called `expected`; a whole number is a number too."""
+    found = _type_name(value)
+    return found == expected or (expected, found) == ("a number", "a whole number")
 
 
 def _null_not_allowed(key: str, default: Any) -> str:

@@ -11,10 +11,12 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project import resolvers
+from project import resolvers, resume
 from project.errors import InputError, one_line
+from project.nearest import explain_composition, options
 
 TRACEBACK_FLAG = "--traceback"
 with_traceback = False
@@ -38,6 +40,9 @@ def run(main: Callable[[], object], conf: Path, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     with ending_on_errors(conf, config_name):
         _refuse_unknown_flags()
+        _refuse_empty_groups(conf)
+        defaults = OmegaConf.load(conf / f"{config_name}.yaml")
+        sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), defaults.paths.outputs)
         main()
 
 
@@ -98,15 +103,31 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
     if hasattr(error, "exit_code"):
         return [one_line(error)]
     if isinstance(error, HydraException | OmegaConfBaseException):
-        from project.nearest import explain_composition  # seldom needed
-
-        return explain_composition(error, sys.argv[1:], conf, config_name)
+        overrides = get_args_parser().parse_known_args()[0].overrides
+        return explain_composition(error, overrides, conf, config_name)
     return []
+
+
+def _refuse_empty_groups(conf: Path) -> None:
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        if option in ("null", "''", '""') and group != "experiment" and (known := options(conf, group)):
+            raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Move flags to the front: Hydra's parser takes no overrides behind them."""
+    flags = [
+        argument for argument in arguments if argument in ("-m", "--multirun", "-r", "--run", "--resolve")
+    ]
+    return flags + [argument for argument in arguments if argument not in flags]
 
 
 def _refuse_unknown_flags() -> None:
     _, unknown = get_args_parser().parse_known_args()
-    if flags := [argument for argument in unknown if argument.startswith("-")]:
+    if flags := [
+        argument for argument in unknown if argument.startswith("-")
+    ]:  # others may stand behind flags
         raise InputError(
             f"{flags[0]}: no such flag; --hydra-help lists them, and keys are given as key=value"
         )

@@ -24,7 +24,7 @@ def explain_composition(
 
     Args:
         error: what Hydra raised.
-        overrides: of the command line; flags are passed over.
+        overrides: of the command line, without flags.
         conf: the configuration's folder.
         config_name: of the primary configuration.
     """
@@ -33,8 +33,6 @@ def explain_composition(
         return general
     parsed: list[Override] = []
     for text in overrides:
-        if text.startswith("-"):
-            continue
         try:
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException:
@@ -49,18 +47,17 @@ def explain_composition(
     if known is None:
         return general
     lines = [
-        line
-        for override in parsed
-        if override not in groups and (line := _explain_key(override, known, conf))
+        line for override in parsed if override not in groups and (line := explain_key(override, known, conf))
     ]
     return lines or general
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Name the nearest ones, or all if none is near."""
-    names = [str(candidate) for candidate in known]
-    if near := get_close_matches(name, names, n=3, cutoff=0.6):
-        return f"did you mean {' or '.join(near)}?"
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Name the nearest ones, or all if none is near; `prefix` is put before each."""
+    candidates = [str(candidate) for candidate in known]
+    if near := get_close_matches(name, candidates, n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
+    names = [prefix + candidate for candidate in candidates]
     if len(names) > MOST_NAMES:
         names = [*names[:MOST_NAMES], "…"]
     return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
@@ -88,7 +85,8 @@ def _explain_option(override: Override, conf: Path) -> str:
     return ""
 
 
-def _explain_key(override: Override, known: DictConfig, conf: Path) -> str:
+def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
+    """Say that `known` has no such key and what is nearest, or nothing if it has."""
     key = override.key_or_group
     if override.is_add() or key.startswith("hydra"):
         return ""
@@ -104,9 +102,8 @@ def _explain_key(override: Override, known: DictConfig, conf: Path) -> str:
     candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
     if not parent:
         candidates += [folder.name for folder in sorted(conf.iterdir()) if folder.is_dir()]
-    full = [f"{parent}.{candidate}" if parent else candidate for candidate in dict.fromkeys(candidates)]
     wanted = f"{parent}.{name}" if parent else name
-    hint = did_you_mean(wanted, full)
+    hint = did_you_mean(name, dict.fromkeys(candidates), f"{parent}." if parent else "")
     if not parent and (deeper := _keys_named(known, name)):
         hint = f"did you mean {' or '.join(deeper)}?"
     return f"{override.input_line}: no key {wanted}; {hint}"

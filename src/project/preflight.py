@@ -6,12 +6,13 @@ from typing import Any
 from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf import DictConfig, read_write
 
+from project import resume
 from project.checks import find_problems
 from project.command_line import ending_on_errors
 from project.errors import InputError
-from project.runs.folder import RunFolder, claim, find_run, run_of_checkpoint
+from project.runs.folder import claim
 
 
 class Preflight(Callback):
@@ -21,9 +22,9 @@ class Preflight(Callback):
         """Check the configuration of a single run and give it a folder of its own."""
         HydraConfig.instance().set_config(config)
         with ending_on_errors():  # Hydra would turn an exception of a callback into a warning
-            earlier = _earlier_run(config)
-            if earlier is not None:
-                _continue(config, earlier)
+            sources = config.hydra.runtime.config_sources
+            conf = next(Path(source.path) for source in sources if source.provider == "main")
+            earlier = resume.configure(config, conf)
             _check(config)
             folder = earlier.path if earlier is not None else claim(config.hydra.run.dir)
             with read_write(config.hydra.run):
@@ -39,44 +40,3 @@ class Preflight(Callback):
 def _check(config: DictConfig) -> None:
     if problems := dict.fromkeys(find_problems(config)):  # many keys may follow from one wrong value
         raise InputError("\n".join(problems))
-
-
-def _earlier_run(config: DictConfig) -> RunFolder | None:
-    """The run to continue, if one is named; `ckpt_path` is set to the checkpoint."""
-    if config.resume is not None:
-        run = find_run(str(config.resume), config.paths.outputs)
-        if config.ckpt_path is None:
-            if not run.last_checkpoint.exists():
-                raise InputError(
-                    f"resume={config.resume}: {run.last_checkpoint} is missing; nothing to go on from"
-                )
-            config.ckpt_path = str(run.last_checkpoint)
-        return run
-    if config.ckpt_path is None:
-        return None
-    if "://" in str(config.ckpt_path) or not Path(str(config.ckpt_path)).is_file():
-        raise InputError(f"ckpt_path={config.ckpt_path}: no such file")
-    return run_of_checkpoint(str(config.ckpt_path))
-
-
-def _continue(config: DictConfig, run: RunFolder) -> None:
-    """Replace the configuration by that of an earlier run, with the command line's values on top."""
-    earlier = OmegaConf.load(run.composed_file)
-    assert isinstance(earlier, DictConfig)
-    ckpt_path, groups = config.ckpt_path, set(config.hydra.runtime.choices)
-    for override in config.hydra.overrides.task:
-        key, _, value = override.lstrip("+~").partition("=")
-        if key in ("resume", "ckpt_path"):
-            continue
-        if key in groups or override.startswith("~"):
-            raise InputError(
-                f"{override}: a run goes on with its own {key}; give single values, or start a new run"
-            )
-        OmegaConf.update(earlier, key, OmegaConf.create(f"value: {value}").value)
-    with open_dict(config):
-        for key in [str(name) for name in config if name != "hydra"]:
-            del config[key]
-        config.merge_with(earlier)
-    with read_write(config.hydra.runtime):
-        config.hydra.runtime.choices = OmegaConf.load(run.hydra_file).hydra.runtime.choices
-    config.ckpt_path = ckpt_path

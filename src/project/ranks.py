@@ -45,16 +45,21 @@ def is_rank() -> bool:
     return "LOCAL_RANK" in os.environ or ("SLURM_PROCID" in os.environ and "SLURM_STEP_ID" in os.environ)
 
 
-def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
+def count_ranks(accelerator: str, devices: int | str | Sequence[int], num_nodes: int = 1) -> int:
     """Processes that a run on these devices of this machine needs.
 
     Args:
         accelerator: as `lightning.Trainer` takes it.
         devices: a number, a list of device numbers, or `auto` (-1) for all.
+        num_nodes: machines.
 
     Raises:
-        InputError: more GPUs are wanted than there are.
+        InputError: more GPUs are wanted than there are, or more machines than this one.
     """
+    if num_nodes > 1:
+        raise InputError(
+            f"trainer.num_nodes={num_nodes}: start the ranks of several machines by torchrun or SLURM"
+        )
     gpus = torch.cuda.device_count()  # asks the driver's management library, starts no CUDA
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
     if devices in ("auto", -1, "-1"):
@@ -88,20 +93,26 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
     sys.stdout.flush()
     sys.stderr.flush()
     port = _free_port()
+    # What is wrong with the input is often wrong on all ranks: who takes the token tells the user.
+    token, token_end = os.pipe()
+    os.write(token_end, b"!")
+    os.set_blocking(token, False)
     with _interrupt_on_sigterm():
         ranks: dict[int, int] = {}
         try:
             for rank in range(count):
                 pid = os.fork()
                 if pid == 0:
-                    os._exit(_work_as_rank(work, rank, count, port))
+                    os._exit(_work_as_rank(work, rank, count, port, token))
                 ranks[pid] = rank
             _wait(ranks, count)
         finally:
             _end(ranks)
+            os.close(token)
+            os.close(token_end)
 
 
-def _work_as_rank(work: Callable[[], object], rank: int, count: int, port: int) -> int:
+def _work_as_rank(work: Callable[[], object], rank: int, count: int, port: int, token: int) -> int:
     """Be one rank; return its exit code."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
@@ -125,11 +136,18 @@ def _work_as_rank(work: Callable[[], object], rank: int, count: int, port: int) 
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:
-        # What is wrong with the input is wrong on all ranks: one of them says so.
-        return report(error, silent=rank > 0 and isinstance(error, InputError))
+        return report(error, silent=isinstance(error, InputError) and not _take(token))
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
+
+
+def _take(token: int) -> bool:
+    """Whether this process is the first to read the token."""
+    try:
+        return bool(os.read(token, 1))
+    except BlockingIOError:
+        return False
 
 
 def _wait(ranks: dict[int, int], count: int) -> None:

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from omegaconf import OmegaConf
+from omegaconf import ListConfig, OmegaConf
 
 from project.datamodules.folders import class_folders, first_image
 from project.errors import InputError
@@ -11,21 +11,22 @@ from project.errors import InputError
 Size = int | Sequence[int] | None
 
 
-def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> list[int]:
+def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> ListConfig:
     """Shape (C, H, W) of images of shape `native` after resizing and turning gray."""
     channels, height, width = native
     if resize is not None:
         height, width = _sides(resize)
-    return [1 if grayscale else channels, height, width]
+    return ListConfig([1 if grayscale else channels, height, width])
 
 
-def folder_shape(path: str, resize: Size, grayscale: bool | None) -> list[int]:
+def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
     """Shape (C, H, W) of the images in class folders, read off the first one."""
-    from PIL import Image, UnidentifiedImageError
+    from PIL import Image, ImageOps, UnidentifiedImageError
 
     file = first_image(Path(path))
     try:
-        with Image.open(file) as image:
+        with Image.open(file) as opened:
+            image = ImageOps.exif_transpose(opened)  # a phone's upright photo lies on its side in the file
             gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
             native = [1 if gray else 3, image.height, image.width]
     except (UnidentifiedImageError, OSError) as error:

@@ -2,16 +2,19 @@
 
 import logging
 import os
+import signal
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
 import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
 from omegaconf import DictConfig, OmegaConf
 
 from project import screen
@@ -19,7 +22,8 @@ from project.command_line import ending_single_run_on_errors
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError, one_line
 from project.modules.classifier import ImageClassifier
-from project.ranks import count_ranks, is_rank, run_ranks
+from project.ranks import RankFailedError, count_ranks, is_rank, run_ranks
+from project.runs import checkpoint
 from project.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
@@ -44,11 +48,18 @@ def train(cfg: DictConfig) -> float | None:
     """
     run = RunFolder(cfg.paths.run)
     with ending_single_run_on_errors(), run.removed_if_never_trained():
-        ranks = 1 if is_rank() else count_ranks(cfg.trainer.accelerator, cfg.trainer.devices)
-        if ranks > 1:
+        ranks = 1
+        if not is_rank():
+            ranks = count_ranks(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+        if ranks == 1:
+            return train_rank(cfg, run)
+        try:
             run_ranks(lambda: train_rank(cfg, run), ranks)
-            return run.read_status()["value"]
-        return train_rank(cfg, run)
+        except RankFailedError as error:
+            # Rank 0, which keeps the status, may only know that it was told to end.
+            run.write_status(state="failed", error=str(error))
+            raise
+        return run.read_status()["value"]
 
 
 def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
@@ -69,8 +80,12 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         config=config,
     )
     callbacks: dict[str, Callback] = build(config, "callbacks")
-    if not datamodule.validates:
+    if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
+    # What a resumed run changed becomes its record once the changes have proved right.
+    callbacks["record"] = LambdaCallback(
+        on_train_start=lambda trainer, _: trainer.is_global_zero and OmegaConf.save(cfg, run.composed_file)
+    )
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
         config,
@@ -81,6 +96,11 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         # Ranks that this package forked; Lightning would take a surrounding SLURM allocation for its own.
         plugins=[LightningEnvironment()] if "LOCAL_RANK" in os.environ else None,
     )
+
+    if cfg.ckpt_path is not None:
+        epochs = checkpoint.read(cfg.ckpt_path, module.state_dict())["epoch"] + 1
+        if 0 < cfg.trainer.max_epochs <= epochs:
+            log.info("%s epochs are done; to train on, set trainer.max_epochs above that", epochs)
 
     if not trainer.is_global_zero:
         logging.getLogger("project").setLevel(logging.WARNING)
@@ -129,17 +149,29 @@ def fit_and_evaluate(
     Returns:
         The metrics by name, and which weights they are of: `best` or `last`.
     """
-    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
-    metrics = dict(trainer.callback_metrics)
-    best = callbacks.get("best")
-    path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
-    options: dict[str, Any] = {"ckpt_path": path or None, "weights_only": True, "verbose": False}
-    if datamodule.count("val"):
-        trainer.validate(module, datamodule, **options)
+    with raising_interrupts():
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+        metrics = dict(trainer.callback_metrics)
+        best = callbacks.get("best")
+        path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
+        options: dict[str, Any] = {"ckpt_path": path or None, "weights_only": True, "verbose": False}
+        if datamodule.count("val"):
+            trainer.validate(module, datamodule, **options)
+            metrics |= trainer.callback_metrics
+        trainer.test(module, datamodule, **options)
         metrics |= trainer.callback_metrics
-    trainer.test(module, datamodule, **options)
-    metrics |= trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}, "best" if path else "last"
+
+
+@contextmanager
+def raising_interrupts() -> Iterator[None]:
+    """Undo that Lightning ends the process with code 1 after Ctrl-C, and with 0 after SIGTERM."""
+    try:
+        yield
+    except SIGTERMException as error:
+        raise SystemExit(128 + signal.SIGTERM) from error
+    except SystemExit as error:
+        raise KeyboardInterrupt from error
 
 
 def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:
@@ -192,6 +224,7 @@ def silence_libraries() -> None:
         ".*is smaller than the logging interval.*",
         ".*LeafSpec.*",  # Lightning's own use of torch
         ".*across ranks is zero.*",  # there may be no validation images
+        ".*your dataloader is not resumable.*",  # the data module keeps its place
         ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
     ):
         warnings.filterwarnings("ignore", message)

@@ -14,7 +14,7 @@ class EMA(Callback):
     """Average the weights while training, and evaluate and keep the average.
 
     Validation during training, checkpoints and the trained network hold the average; training goes on from
-    the raw weights, which a checkpoint keeps in this callback's state. The decay rises with the steps
+    the raw weights, which a checkpoint keeps under `ema`. The decay rises with the steps
     taken, min(decay, (1 + step) / (10 + step)), so that short trainings are not held at their start.
 
     Lightning's own `EMAWeightAveraging` is not used: after `fit` it swaps or restores weights in

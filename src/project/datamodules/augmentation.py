@@ -60,7 +60,8 @@ class Augmentation:
             ("cutmix", cutmix, math.inf),
         ):
             if not 0 <= value <= largest:
-                raise InputError(f"augment.{name}={value}: choose from 0 to {largest}")
+                below = "" if math.isinf(largest) else f" and at most {largest}"
+                raise InputError(f"augment.{name}={value}: must be at least 0{below}")
         self.num_classes = num_classes
         self.crop_padding = crop_padding
         self.flip = flip

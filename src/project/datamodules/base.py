@@ -76,6 +76,8 @@ class ImageDataModule(L.LightningDataModule):
     ) -> None:
         super().__init__()
         self.name = name
+        if len(input_shape) != 3:
+            raise InputError(f"data.input_shape={list(input_shape)}: give [channels,height,width]")
         channels, height, width = input_shape
         self.input_shape = (channels, height, width)
         self.num_classes = num_classes
@@ -89,6 +91,8 @@ class ImageDataModule(L.LightningDataModule):
         self.grayscale = grayscale
         self.augment = augment
         self.seed = seed
+        self._given_mean, self._given_std = mean is not None, std is not None
+        self._resume_at: tuple[int, int] | None = None
         self._parts: dict[str, Part] = {}
 
     @property
@@ -131,6 +135,9 @@ class ImageDataModule(L.LightningDataModule):
         order = TrainingOrder(
             len(part.rows), self.batch_size, seed=self.seed, rank=rank, world_size=world_size
         )
+        if self._resume_at is not None:
+            order.resume_at(*self._resume_at)
+            self._resume_at = None
         return self._loader(part, order, self.augment)
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
@@ -146,13 +153,20 @@ class ImageDataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Statistics of the channels: they belong to the weights that were trained with them."""
-        return {"mean": self.mean, "std": self.std}
+        """Return the channels' statistics, and the batches of the present epoch that are done."""
+        state: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        if self.trainer is not None and self.trainer.state.fn == "fit":
+            progress = self.trainer.fit_loop.epoch_loop.batch_progress
+            if not progress.is_last_batch:
+                state |= {"epoch": self.trainer.current_epoch, "batches_done": progress.current.ready}
+        return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take the statistics that the weights were trained with."""
-        self.mean = state_dict["mean"]
-        self.std = state_dict["std"]
+        """Go on where the epoch was left, with the statistics that the weights were trained with."""
+        self.mean = self.mean if self._given_mean else state_dict["mean"]
+        self.std = self.std if self._given_std else state_dict["std"]
+        if self.trainer is not None and self.trainer.state.fn == "fit" and "batches_done" in state_dict:
+            self._resume_at = (state_dict["epoch"], state_dict["batches_done"])
 
     def _set_up_training(self) -> None:
         train = self._load("train")
@@ -164,10 +178,10 @@ class ImageDataModule(L.LightningDataModule):
         assert train is not None
         count = len(train.labels)
         size = images_of(self.val_size, count)
-        if not 0 <= size < count:
+        if not 0 <= size < count or bool(size) != bool(self.val_size):
             raise InputError(
                 f"data.val_size={self.val_size}: choose 0 to {count - 1} of the {count} training images, "
-                "or a fraction below 1"
+                f"or a fraction from {1 / count:.2g} to below 1"
             )
         kept, taken = stratified_split(train.labels, size, generator(self.split_seed))
         self._parts["train"] = Part(train, kept)

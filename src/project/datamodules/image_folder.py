@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
@@ -153,7 +153,7 @@ def decode_image(file: Path, shape: tuple[int, int, int], *, may_scale: bool) ->
     channels, height, width = shape
     try:
         with Image.open(file) as opened:
-            image = _to_eight_bits(opened).convert("L" if channels == 1 else "RGB")
+            image = _to_eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
         raise InputError(f"data.path: {file} is damaged or no image ({error}); mend or remove it") from error
     if image.size != (width, height):

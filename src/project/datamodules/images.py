@@ -213,5 +213,7 @@ def stratified_split(labels: Tensor, size: int, generator: torch.Generator) -> t
 
 
 def images_of(share: float, count: int) -> int:
-    """Number of images that `share` means: a fraction of `count` below 1, else a number."""
-    return math.floor(share * count + 0.5) if share < 1 else int(share)
+    """Number of images that `share` means: a fraction of `count` below 1, or a whole number; else -1."""
+    if share < 1:
+        return math.floor(share * count + 0.5)
+    return share if isinstance(share, int) else -1

@@ -60,8 +60,9 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they were mixed."""
-        epoch = self.order.epoch
-        for number, (pixels, labels) in enumerate(self.images.batches(self.order, self.rows, self.device)):
+        epoch, start = self.order.epoch, self.order.start
+        batches = self.images.batches(self.order, self.rows, self.device)
+        for number, (pixels, labels) in enumerate(batches, start):
             images = pixels.float().sub_(self.shift).mul_(self.scale)
             if self.augmentation is None:
                 yield images, labels

@@ -13,7 +13,8 @@ class TrainingOrder:
     """Batches of a shuffled epoch. The order is a function of the seed and the epoch alone.
 
     Under DDP every rank takes its share of each global batch, so the steps are the same as on one device.
-    Where the last batch does not divide evenly, fewer than `world_size` images wait for another epoch.
+    Where the last batch does not divide evenly, fewer than `world_size` images wait for another epoch; so
+    does a last batch of one image a rank, which has no statistics for batch norm.
 
     Args:
         size: number of images.
@@ -35,24 +36,34 @@ class TrainingOrder:
         if size < world_size:
             raise InputError(f"data: {size} training images cannot be shared by {world_size} devices")
         self.size = size - size % world_size
+        if self.size > batch_size and self.size % batch_size == world_size:
+            self.size -= world_size
         self.total = size
         self.batch_size = batch_size
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
         self.epoch = 0
+        self.start = 0
+        self._resume_at: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this at the start of each."""
-        self.epoch = epoch
+        self.epoch, self.start = self._resume_at or (epoch, 0)
+
+    def resume_at(self, epoch: int, start: int) -> None:
+        """Begin with this epoch, without its first `start` batches, whatever epoch Lightning begins with."""
+        self._resume_at = (epoch, start)
+        self.set_epoch(epoch)
 
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield the indices (B,) of each batch of this rank."""
+        """Yield the indices (B,) of each batch of this rank, once without the first `start` of them."""
         order = torch.randperm(self.total, generator=generator(self.seed, self.epoch))[: self.size]
-        for batch in order.split(self.batch_size):
+        start, self.start, self._resume_at = self.start, 0, None
+        for batch in order.split(self.batch_size)[start:]:
             yield batch[self.rank :: self.world_size]
 
 
@@ -64,7 +75,7 @@ class EvaluationOrder:
 
     Args:
         size: number of images.
-        batch_size: most images of one batch on one rank.
+        batch_size: most images of one batch on one rank; one more where a rank would be left without.
         rank: of this process.
         world_size: number of processes.
 
@@ -73,6 +84,7 @@ class EvaluationOrder:
     """
 
     epoch = 0
+    start = 0
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         if size < world_size:

@@ -82,8 +82,11 @@ class MetricsCSV(Logger):
         if self.file.exists():
             with self.file.open(newline="") as stream:
                 reader = csv.DictReader(stream)
-                earlier = [row for row in reader if int(row["step"]) < step]
                 self._columns = list(reader.fieldnames or [])
+                # A run resumed when it was done trains no step anew, and only adds to its last row's step.
+                last = step - 1 if "train/loss" in self._row else step
+                whole = [row for row in reader if None not in row and None not in row.values()]
+                earlier = [row for row in whole if row["step"].isdigit() and int(row["step"]) <= last]
             self._write(earlier)
 
     def _read(self) -> list[dict[str, Any]]:

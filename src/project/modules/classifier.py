@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from project.errors import InputError, one_line
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups
-from project.modules.schedules import Length, Schedule
+from project.modules.schedules import POSITION, Length, Schedule
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
@@ -59,6 +60,7 @@ class ImageClassifier(L.LightningModule):
         self.eval_metrics = LossAndAccuracy()
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
         self._logged_step = 0
+        self._configured: list[dict[str, Any]] = []
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K)."""
@@ -67,15 +69,31 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule; the trainer knows how long the training lasts."""
         groups = parameter_groups(self.network, decay_norms_and_biases=self.decay_norms_and_biases)
-        optimizer = self.optimizer_factory(groups)
+        optimizer = _made("optim", self.optimizer_factory, groups)
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
         steps = self.trainer.estimated_stepping_batches
         batches_per_step = self.trainer.accumulate_grad_batches
         steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // batches_per_step))
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": self.scheduler_factory(optimizer, Length(steps, steps_per_epoch)),
-        }
+        schedule = _made("scheduler", self.scheduler_factory, optimizer, Length(steps, steps_per_epoch))
+        self._configured = [_without_params(group) for group in optimizer.param_groups]
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take from a schedule's state how far it is; its length and shape are those configured now."""
+        checkpoint["lr_schedulers"] = [
+            {name: value for name, value in state.items() if name in POSITION}
+            for state in checkpoint.get("lr_schedulers", [])
+        ]
+
+    def on_train_start(self) -> None:
+        """Let the configuration decide about the optimizer's options, where a checkpoint restored older ones.
+
+        The learning rate keeps its place in the schedule, on the scale of the configured peak.
+        """
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
+            scale = configured.get("initial_lr", 1.0) / group.get("initial_lr", 1.0)
+            group.update(configured | {"lr": group["lr"] * scale})
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
@@ -163,3 +181,17 @@ class ImageClassifier(L.LightningModule):
         """
         for logger in self.trainer.loggers:
             logger.log_metrics(values | {"epoch": self.current_epoch}, step=self.global_step)
+
+
+def _made(key: str, factory: Callable[..., Any], *arguments: Any) -> Any:
+    """Call a factory whose options come from the configuration's group `key`."""
+    try:
+        return factory(*arguments)
+    except InputError:
+        raise
+    except (TypeError, ValueError, ZeroDivisionError) as error:
+        raise InputError(f"{key}: {one_line(error)}") from error
+
+
+def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in group.items() if name != "params"}

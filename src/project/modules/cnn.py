@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from project.modules.shapes import flat_features
+from project.modules.shapes import flat_features, pair
 
 
 class _ConvClassifier(nn.Module):
@@ -42,6 +42,8 @@ class CNN(_ConvClassifier):
         hidden: int = 128,
         dropout: tuple[float, float] = (0.25, 0.5),
     ) -> None:
+        pair("model.channels", channels)
+        pair("model.dropout", dropout)
         body = nn.Sequential(
             nn.Conv2d(input_shape[0], channels[0], kernel_size=3),
             nn.ReLU(),
@@ -76,6 +78,8 @@ class LeNet(_ConvClassifier):
         channels: tuple[int, int] = (6, 16),
         hidden: tuple[int, int] = (120, 84),
     ) -> None:
+        pair("model.channels", channels)
+        pair("model.hidden", hidden)
         body = nn.Sequential(
             nn.Conv2d(input_shape[0], channels[0], kernel_size=5),
             nn.ReLU(),
@@ -113,6 +117,7 @@ class ConvNet(_ConvClassifier):
         hidden: int = 50,
         dropout: float = 0.5,
     ) -> None:
+        pair("model.channels", channels)
         body = nn.Sequential(
             nn.Conv2d(input_shape[0], channels[0], kernel_size=5),
             nn.MaxPool2d(2),

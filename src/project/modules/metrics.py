@@ -27,7 +27,7 @@ class LossAndAccuracy(Metric):
         """Add a batch.
 
         Args:
-            loss: its mean, a scalar.
+            loss: its mean, a scalar (with class weights, its weighted mean).
             logits: (B, K).
             targets: class indices (B,), or probabilities (B, K), of which the largest counts as the class.
         """

@@ -4,7 +4,7 @@ what it watches. A schedule of your own is one more such function and one YAML f
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -13,6 +13,19 @@ from torch.optim import lr_scheduler as torch_schedules
 from project.errors import InputError
 
 Schedule = dict[str, Any]
+
+POSITION = (
+    "last_epoch",
+    "_step_count",
+    "_last_lr",
+    "best",
+    "num_bad_epochs",
+    "cooldown_counter",
+    "lr_lambdas",
+)
+"""Entries of a torch scheduler's state that say how far it is (`lr_lambdas` has no content, but must be
+there); the others repeat its arguments.
+"""
 
 
 class Length:
@@ -93,8 +106,17 @@ def cosine(
 ) -> Schedule:
     """Half a cosine from the learning rate to `final_lr` (Loshchilov and Hutter 2017, eq. 5)."""
     total = length.in_units_of(interval)
-    scheduler = torch_schedules.CosineAnnealingLR(optimizer, T_max=total, eta_min=final_lr)
-    return {"scheduler": scheduler, "interval": interval}
+
+    def ratio_of(peak: float) -> Callable[[int], float]:
+        lowest = final_lr / peak
+        return lambda step: lowest + (1 - lowest) * _half_cosine(step / total)
+
+    ratios = [ratio_of(group["lr"]) for group in optimizer.param_groups]
+    return {"scheduler": torch_schedules.LambdaLR(optimizer, ratios), "interval": interval}
+
+
+def _half_cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
 
 
 def onecycle(
@@ -171,7 +193,7 @@ def warmup_cosine(
     def ratio(step: int) -> float:
         if step < rising:
             return (step + 1) / (rising + 1)
-        done = min(1.0, (step - rising) / max(1, total - rising))
-        return final_ratio + (1 - final_ratio) * 0.5 * (1 + math.cos(math.pi * done))
+        done = (step - rising) / max(1, total - rising)
+        return final_ratio + (1 - final_ratio) * _half_cosine(done)
 
     return {"scheduler": torch_schedules.LambdaLR(optimizer, ratio), "interval": "step"}

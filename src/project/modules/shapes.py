@@ -8,6 +8,16 @@ from torch import nn
 from project.errors import InputError
 
 
+def pair(key: str, values: Sequence[float]) -> None:
+    """Refuse anything but two values.
+
+    Raises:
+        InputError: of another number.
+    """
+    if len(values) != 2:
+        raise InputError(f"{key}={list(values)}: two values are needed, of the first and the second layer")
+
+
 def flat_features(body: nn.Module, input_shape: Sequence[int]) -> int:
     """Number of features per image that `body` puts out, found by passing one blank image.
 

@@ -47,10 +47,10 @@ class RunFolder:
         return self.checkpoints / "last.ckpt"
 
     def read_status(self) -> dict[str, Any]:
-        """Return the status, empty if there is none yet."""
+        """Return the status, empty if there is none yet or if the file is damaged."""
         try:
             return json.loads(self.status_file.read_text())
-        except FileNotFoundError:
+        except (FileNotFoundError, json.JSONDecodeError):
             return {}
 
     def write_status(self, **changes: Any) -> None:
@@ -101,12 +101,13 @@ class RunFolder:
         try:
             yield result
         except BaseException as error:
-            # Lightning turns Ctrl-C into SystemExit once it has cleaned up.
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             end(
                 "interrupted" if interrupted else "failed",
                 error=f"{type(error).__name__}: {error}".strip(": "),
             )
+            if interrupted and self.last_checkpoint.exists():
+                print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
             raise
         end("done")
 
@@ -145,12 +146,10 @@ def find_run(wanted: str, outputs: str | Path) -> RunFolder:
         InputError: there is none.
     """
     if wanted == "last":
-        runs = sorted(
-            Path(outputs).glob("**/status.json"), key=lambda file: json.loads(file.read_text())["started"]
-        )
+        runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
         if not runs:
             raise InputError(f"resume=last: no run folder below paths.outputs={outputs}")
-        return RunFolder(runs[-1].parent)
+        return max(runs, key=lambda run: run.read_status().get("started", ""))
     run = RunFolder(wanted)
     if not run.composed_file.exists():
         raise InputError(f"resume={wanted}: no run folder ({run.composed_file} is missing)")

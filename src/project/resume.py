@@ -1,0 +1,128 @@
+"""Continuing an earlier run: its folder, its checkpoint, and its configuration with what changed."""
+
+import os
+import platform
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from project.errors import InputError, one_line
+from project.nearest import explain_key, options
+from project.runs.folder import RunFolder, find_run, run_of_checkpoint
+
+MULTIRUN_FLAGS = ("-m", "--multirun")
+OWN_KEYS = ("resume", "ckpt_path", "paths.outputs")
+
+
+class Continued(NamedTuple):
+    """What the command line said about an earlier run."""
+
+    run: RunFolder
+    checkpoint: Path
+    changes: list[str]
+
+
+continued: Continued | None = None
+"""Set by `set_aside`, before Hydra composes; taken up by `configure`."""
+
+
+def set_aside(arguments: Sequence[str], outputs: str) -> list[str]:
+    """Keep a continued run's changes from Hydra, which would check them against today's defaults.
+
+    Args:
+        arguments: of the command line.
+        outputs: where run folders are, unless the command line says otherwise.
+
+    Returns:
+        The arguments for Hydra.
+
+    Raises:
+        InputError: the run or the checkpoint cannot be continued.
+    """
+    global continued
+    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
+    named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
+    if not named:
+        return list(arguments)
+    told = " ".join(f"{key}={value}" for key, value in named.items())
+    if any(flag in arguments for flag in MULTIRUN_FLAGS):
+        raise InputError(f"{told}: continues one run; leave out -m")
+    if "resume" in named:
+        run: RunFolder | None = find_run(named["resume"], given.get("paths.outputs", outputs))
+    else:
+        run = run_of_checkpoint(named["ckpt_path"])
+    checkpoint = Path(named["ckpt_path"]) if "ckpt_path" in named or run is None else run.last_checkpoint
+    if not checkpoint.is_file():
+        raise InputError(f"{told}: no checkpoint {checkpoint}")
+    if run is None:  # a file from elsewhere starts a new run
+        return list(arguments)
+    _refuse_running(run, told)
+    changes = [text for text in overrides if text.partition("=")[0] not in OWN_KEYS]
+    continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
+    return [argument for argument in arguments if argument not in continued.changes]
+
+
+def configure(config: DictConfig, conf: Path) -> RunFolder | None:
+    """Put the continued run's configuration, changed as the command line says, in the place of `config`.
+
+    Args:
+        config: composed by Hydra, with its own node.
+        conf: the configuration's folder.
+
+    Returns:
+        The run, None if none is continued.
+
+    Raises:
+        InputError: the folder is damaged, or a change is none that this run can take.
+    """
+    if continued is None:
+        return None
+    run, checkpoint, changes = continued
+    try:
+        earlier = OmegaConf.load(run.composed_file)
+        choices = OmegaConf.load(run.hydra_file).hydra.runtime.choices
+    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(
+            f"resume={run.shown}: {run.composed_file.parent} is damaged ({one_line(error)})"
+        ) from error
+    assert isinstance(earlier, DictConfig)
+    for change in changes:
+        _change(earlier, change, conf)
+    with open_dict(config):
+        for key in [str(name) for name in config if name != "hydra"]:
+            del config[key]
+        config.merge_with(earlier)
+    config.ckpt_path = str(checkpoint)
+    with read_write(config.hydra), read_write(config.hydra.runtime):
+        config.hydra.runtime.choices = choices
+        config.hydra.output_subdir = None  # the run's record changes when the changes have proved right
+    return run
+
+
+def _change(config: DictConfig, change: str, conf: Path) -> None:
+    override = OverridesParser.create().parse_override(change)
+    key = override.key_or_group
+    if override.is_delete() or options(conf, key):
+        raise InputError(
+            f"{change}: a run goes on with its own {key}; give single values, or start a new run"
+        )
+    if line := explain_key(override, config, conf):
+        raise InputError(line)
+    OmegaConf.update(config, key, override.value(), force_add=override.is_add())
+
+
+def _refuse_running(run: RunFolder, told: str) -> None:
+    status = run.read_status()
+    if status.get("state") != "running" or status.get("host") != platform.node():
+        return
+    try:
+        os.kill(status["pid"], 0)
+    except (OSError, KeyError):
+        return
+    raise InputError(f"{told}: {run.shown} is still running, as process {status['pid']}; end that first")
