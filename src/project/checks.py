@@ -48,6 +48,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "scheduler.patience": (0, math.inf),
     "scheduler.step_size": (1, math.inf),
     "scheduler.warmup": (0, 1),
+    "scheduler.div_factor": (1, math.inf),
+    "scheduler.final_div_factor": (1, math.inf),
     "scheduler.final_lr": (0, 1000),
     "scheduler.final_ratio": (0, 1),
     "trainer.max_epochs": (-1, math.inf),

@@ -21,7 +21,7 @@ def opening(config: dict[str, Any], network: nn.Module, trainer: L.Trainer, run:
     rows = {
         "model": f"{_short(config['model'])}, {parameters:,} parameters",
         "data": f"{_short(data)}, {shape}, {data['num_classes']} classes, batches of {data['batch_size']}",
-        "optim": f"{_short(optim)} lr {optim['lr']:g}, {_short(config['scheduler'])} schedule, "
+        "optim": f"{_short(optim)} lr {optim.get('lr', '–')}, {_short(config['scheduler'])} schedule, "
         f"{_short(config['loss'])}",
         "run": f"{' or '.join(length) or 'no limit'} on {devices}{trainer.strategy.root_device.type}, "
         f"{limits['precision']}, seed {config['seed']}",
