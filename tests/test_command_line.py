@@ -8,6 +8,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -39,6 +41,27 @@ def train(
     )
     assert done.returncode == code, done.stdout + done.stderr
     return done
+
+
+@contextmanager
+def training(cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """A run that would go on for ever, with its first checkpoint written."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *FOREVER.split(), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        deadline = time.monotonic() + 120
+        while not list(cwd.glob("outputs/*/*/checkpoints/last.ckpt")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.1)
+        yield process
+    finally:
+        process.kill()
 
 
 def only_run(cwd: Path) -> Path:
@@ -123,34 +146,14 @@ def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None
 
 
 def test_a_rank_that_dies_ends_the_run_and_leaves_no_process(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY.split()]
-    process = subprocess.Popen(
-        [
-            *command,
-            "trainer=ddp",
-            "trainer.devices=2",
-            "trainer.max_epochs=100000",
-            "~callbacks.early_stopping",
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
-            assert time.monotonic() < deadline
-            assert process.poll() is None
-            time.sleep(0.1)
+    with training(tmp_path, "trainer=ddp", "trainer.devices=2") as process:
         ranks = children_of(process.pid)
         assert len(ranks) == 2
         os.kill(ranks[1], signal.SIGKILL)
         _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 128 + signal.SIGKILL
     assert "rank 1 of 2 was killed by SIGKILL" in errors
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "failed"
     assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
 
 
@@ -244,28 +247,9 @@ def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tm
 def test_a_run_that_is_told_to_stop_says_how_to_go_on(
     tmp_path: Path, stop: signal.Signals, code: int
 ) -> None:
-    process = subprocess.Popen(
-        [
-            sys.executable,
-            str(ROOT / "scripts" / "train.py"),
-            *TINY.split(),
-            "trainer.max_epochs=100000",
-            "~callbacks.early_stopping",
-        ],
-        cwd=tmp_path,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    try:
-        deadline = time.monotonic() + 120
-        while not list(tmp_path.glob("outputs/*/*/checkpoints/last.ckpt")):
-            assert time.monotonic() < deadline
-            time.sleep(0.1)
+    with training(tmp_path) as process:
         process.send_signal(stop)
         _, errors = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == code
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
     assert "Traceback" not in errors

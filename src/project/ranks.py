@@ -58,7 +58,7 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int], num_nodes:
     """
     if num_nodes > 1:
         raise InputError(
-            f"trainer.num_nodes={num_nodes}: start the ranks of several machines by torchrun or SLURM"
+            f"trainer.num_nodes={num_nodes}: the devices of one machine can be used so far; set 1"
         )
     gpus = torch.cuda.device_count()  # asks the driver's management library, starts no CUDA
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)

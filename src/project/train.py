@@ -2,10 +2,6 @@
 
 import logging
 import os
-import signal
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import lightning as L
@@ -14,24 +10,21 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException, SIGTERMException
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from project import screen
 from project.command_line import ending_single_run_on_errors
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError, one_line
+from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
+from project.quirks import raising_interrupts, silence_libraries
 from project.ranks import RankFailedError, count_ranks, is_rank, run_ranks
 from project.runs import checkpoint
 from project.runs.folder import RunFolder
 
 log = logging.getLogger(__name__)
-
-HYPERPARAMETERS = {
-    "data": ("batch_size", "val_size"),
-    "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
-}
 
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
 """What constructors raise when they do not take a value."""
@@ -163,17 +156,6 @@ def fit_and_evaluate(
     return {name: float(value) for name, value in metrics.items()}, "best" if path else "last"
 
 
-@contextmanager
-def raising_interrupts() -> Iterator[None]:
-    """Undo that Lightning ends the process with code 1 after Ctrl-C, and with 0 after SIGTERM."""
-    try:
-        yield
-    except SIGTERMException as error:
-        raise SystemExit(128 + signal.SIGTERM) from error
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
-
-
 def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:
     """Leave out the callbacks that wait for a validation metric, and say so.
 
@@ -194,37 +176,3 @@ def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]
     if watching:
         log.info("no validation images: callbacks %s are off, the last weights count", ", ".join(watching))
     return {name: callback for name, callback in callbacks.items() if name not in watching}
-
-
-def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
-    """What TensorBoard's HParams page shows of a configuration: one plain value a dotted name.
-
-    Left out are what follows from something else, and switches that are off.
-    """
-    shown: dict[str, Any] = {"seed": config["seed"]}
-    for group in ("model", "data", "optim", "scheduler", "loss"):
-        shown[group] = config[group]["_target_"].rpartition(".")[2]
-    for group in ("model", "optim", "scheduler", "loss", "augment"):
-        for name, value in config[group].items():
-            follows = name.startswith("_") or name in ("input_shape", "num_classes", "erase_probability")
-            if not follows and (group != "augment" or value):
-                shown[f"{group}.{name}"] = value
-    for group, names in HYPERPARAMETERS.items():
-        shown |= {f"{group}.{name}": config[group][name] for name in names}
-    return shown
-
-
-def silence_libraries() -> None:
-    """Keep off the screen what Lightning tells every user at every start."""
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*is smaller than the logging interval.*",
-        ".*LeafSpec.*",  # Lightning's own use of torch
-        ".*across ranks is zero.*",  # there may be no validation images
-        ".*your dataloader is not resumable.*",  # the data module keeps its place
-        ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
-    ):
-        warnings.filterwarnings("ignore", message)

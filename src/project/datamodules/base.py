@@ -1,24 +1,20 @@
 """What all data sets share: splits, statistics, preprocessing, checks and loaders."""
 
-import logging
 from abc import abstractmethod
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
 from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, TrainingOrder
+from project.datamodules.pixels import in_chunks, scale_images, to_gray
 from project.datamodules.randomness import generator
 from project.errors import InputError
-
-log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
 
@@ -217,10 +213,10 @@ class ImageDataModule(L.LightningDataModule):
     def _preprocess(self, pixels: Tensor) -> Tensor:
         """Turn (N, C, H, W) uint8 gray and scale it, as configured."""
         if self.grayscale and pixels.shape[1] == 3:
-            pixels = _in_chunks(pixels, _to_gray)
+            pixels = in_chunks(pixels, to_gray)
         if self.resize is not None and pixels.shape[2:] != self.input_shape[1:]:
             height, width = self.input_shape[1:]
-            pixels = _in_chunks(pixels, lambda chunk: scale_images(chunk, height, width))
+            pixels = in_chunks(pixels, lambda chunk: scale_images(chunk, height, width))
         return pixels
 
     def _per_channel(self, key: str, values: Sequence[float] | None) -> list[float] | None:
@@ -279,28 +275,3 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=rank,
         )
-
-
-def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, without aliasing."""
-    scaled = F.interpolate(
-        pixels.float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False
-    )
-    return scaled.round().clamp(0, 255).to(torch.uint8)
-
-
-def _to_gray(pixels: Tensor) -> Tensor:
-    """Luma of (N, 3, H, W) uint8 as (N, 1, H, W), weighted as in ITU-R BT.601."""
-    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
-    return (pixels.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
-
-
-def _in_chunks(pixels: Tensor, change: Any, size: int = 4096) -> Tensor:
-    """Apply `change` to some images at a time: floats of a whole set would take four times its memory."""
-    return torch.cat([change(chunk) for chunk in pixels.split(size)])
-
-
-def require_file(path: Path, key: str) -> None:
-    """Raise InputError unless `path` exists."""
-    if not path.exists():
-        raise InputError(f"{key}={path}: no such file or folder")

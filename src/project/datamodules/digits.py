@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split, scale_images
+from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.images import images_of, stratified_split
+from project.datamodules.pixels import scale_images
 from project.datamodules.randomness import generator
 
 TEST_SHARE = 0.2

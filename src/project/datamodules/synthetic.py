@@ -5,7 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split, scale_images
+from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.pixels import scale_images
 from project.datamodules.randomness import generator
 
 

@@ -1,0 +1,26 @@
+"""Preprocessing of whole sets of images, before training."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
+    """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, without aliasing."""
+    scaled = F.interpolate(
+        pixels.float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False
+    )
+    return scaled.round().clamp(0, 255).to(torch.uint8)
+
+
+def to_gray(pixels: Tensor) -> Tensor:
+    """Luma of (N, 3, H, W) uint8 as (N, 1, H, W), weighted as in ITU-R BT.601."""
+    weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
+    return (pixels.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
+
+
+def in_chunks(pixels: Tensor, change: Callable[[Tensor], Tensor], size: int = 4096) -> Tensor:
+    """Apply `change` to some images at a time: floats of a whole set would take four times its memory."""
+    return torch.cat([change(chunk) for chunk in pixels.split(size)])

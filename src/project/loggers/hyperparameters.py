@@ -1,0 +1,26 @@
+"""Which values of a configuration runs are compared by."""
+
+from typing import Any
+
+HYPERPARAMETERS = {
+    "data": ("batch_size", "val_size"),
+    "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
+}
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """What TensorBoard's HParams page shows of a configuration: one plain value a dotted name.
+
+    Left out are what follows from something else, and switches that are off.
+    """
+    shown: dict[str, Any] = {"seed": config["seed"]}
+    for group in ("model", "data", "optim", "scheduler", "loss"):
+        shown[group] = config[group]["_target_"].rpartition(".")[2]
+    for group in ("model", "optim", "scheduler", "loss", "augment"):
+        for name, value in config[group].items():
+            follows = name.startswith("_") or name in ("input_shape", "num_classes", "erase_probability")
+            if not follows and (group != "augment" or value):
+                shown[f"{group}.{name}"] = value
+    for group, names in HYPERPARAMETERS.items():
+        shown |= {f"{group}.{name}": config[group][name] for name in names}
+    return shown
