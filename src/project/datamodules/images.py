@@ -5,12 +5,12 @@ import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from project.datamodules.order import EvaluationOrder, Order
 from project.errors import InputError
@@ -107,7 +107,7 @@ class FileImages:
         self.shape = shape
         self.workers = workers
         self.timeout_s = timeout_s if workers else 0
-        self._loaders: WeakKeyDictionary[Order, DataLoader[tuple[Tensor, Tensor]]] = WeakKeyDictionary()
+        self._loaders: WeakKeyDictionary[Order, DataLoader[Item]] = WeakKeyDictionary()
 
     def batches(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """See `Images.batches`."""
@@ -115,17 +115,17 @@ class FileImages:
             self._loaders[order] = DataLoader(
                 _Files(self.files, self.labels, self.decode),
                 batch_sampler=_RowBatches(order, rows),
+                collate_fn=_collate,
                 num_workers=self.workers,
                 persistent_workers=self.workers > 0,  # starting them anew each epoch is slow
                 pin_memory=device.type == "cuda",
                 timeout=self.timeout_s,
             )
-        try:
-            for images, labels in self._loaders[order]:
-                yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
-        except InputError as error:
-            # A worker's traceback stands before the message, on lines of its own.
-            raise InputError(str(error).strip().splitlines()[-1].removeprefix(_RAISED)) from error
+        for batch in self._loaders[order]:
+            if isinstance(batch, InputError):
+                raise batch
+            images, labels = batch
+            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
 
     def in_memory(self) -> MemoryImages:
         """Decode all images once."""
@@ -142,10 +142,13 @@ class FileImages:
         return torch.stack([self.decode(self.files[row]) for row in rows.tolist()])
 
 
-_RAISED = f"{InputError.__module__}.{InputError.__qualname__}: "
+Item = tuple[Tensor, Tensor] | InputError
+"""An image (C, H, W) uint8 and its label, or why there is none. That is handed on rather than raised: a
+worker's exception would arrive as a text with a traceback in it.
+"""
 
 
-class _Files(Dataset[tuple[Tensor, Tensor]]):
+class _Files(Dataset[Item]):
     def __init__(self, files: Sequence[Path], labels: Tensor, decode: Callable[[Path], Tensor]) -> None:
         self.files = files
         self.labels = labels
@@ -154,8 +157,15 @@ class _Files(Dataset[tuple[Tensor, Tensor]]):
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, row: int) -> tuple[Tensor, Tensor]:
-        return self.decode(self.files[row]), self.labels[row]
+    def __getitem__(self, row: int) -> Item:
+        try:
+            return self.decode(self.files[row]), self.labels[row]
+        except InputError as error:
+            return error
+
+
+def _collate(items: list[Item]) -> Any:
+    return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
 
 
 class _RowBatches:
