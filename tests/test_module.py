@@ -18,6 +18,7 @@ from project.modules import schedules
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy
 from project.modules.resnet import ResNet
+from project.modules.schedules import Length
 
 
 def make_module(**options) -> ImageClassifier:
@@ -73,6 +74,29 @@ def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> N
     images = [32, 48, 20]
     mean = sum(float(row["train/loss"]) * count for row, count in zip(rows[3:], images, strict=True)) / 100
     assert trainer.callback_metrics["train/loss"] == pytest.approx(mean, rel=1e-5)
+
+
+def test_training_is_a_bare_loops_to_the_bit(tmp_path: Path) -> None:
+    trained = make_module()
+    make_trainer(tmp_path, enable_checkpointing=False).fit(trained, make_data())
+
+    bare, data = make_module(), make_data()
+    data.setup("fit")
+    loader = data.train_dataloader()
+    network, optimizer = (
+        bare.network.train(),
+        torch.optim.SGD(bare.network.parameters(), lr=0.05, momentum=0.9),
+    )
+    schedule = schedules.cosine(optimizer, Length(14, 7))["scheduler"]
+    for epoch in range(2):
+        loader.sampler.set_epoch(epoch)
+        for images, labels in loader:
+            optimizer.zero_grad()
+            torch.nn.functional.cross_entropy(network(images), labels).backward()
+            optimizer.step()
+            schedule.step()
+    for name, value in network.state_dict().items():
+        assert torch.equal(value, trained.network.state_dict()[name]), name
 
 
 def test_validation_and_test_measure_every_image_once(tmp_path: Path) -> None:
