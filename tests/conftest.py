@@ -1,5 +1,6 @@
 """What several tests need: composed configurations and small data sets in the real ones' formats."""
 
+import csv
 import hashlib
 import pickle
 import struct
@@ -110,6 +111,11 @@ def cifar10_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
             batch = {"label_names": cifar10.CLASSES}
         (folder / file).write_bytes(pickle.dumps(batch))
     return root
+
+
+def read_table(file: Path) -> list[dict[str, str]]:
+    with file.open(newline="") as stream:
+        return list(csv.DictReader(stream))
 
 
 def md5_of(folder: Path) -> dict[str, str]:

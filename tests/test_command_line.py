@@ -1,6 +1,5 @@
 """`scripts/train.py` as its users start it. Processes are few: each imports torch anew."""
 
-import csv
 import json
 import os
 import re
@@ -14,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ROOT
+from conftest import ROOT, read_table
 
 FOREVER = (
     "model=mlp data=synthetic data.train_size=200 trainer.accelerator=cpu trainer.max_epochs=100000 "
@@ -67,11 +66,6 @@ def training(cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
 def only_run(cwd: Path) -> Path:
     (status,) = cwd.glob("outputs/*/*/status.json")
     return status.parent
-
-
-def metrics(run: Path) -> list[dict[str, str]]:
-    with (run / "metrics.csv").open(newline="") as stream:
-        return list(csv.DictReader(stream))
 
 
 def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path) -> None:
@@ -140,8 +134,8 @@ def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None
     train(*TINY.split(), cwd=tmp_path / "alone")
     alone = only_run(tmp_path / "alone")
     for name in ("train/loss", "val/loss"):
-        pair = [float(row[name]) for row in metrics(run) if row[name]]
-        single = [float(row[name]) for row in metrics(alone) if row[name]]
+        pair = [float(row[name]) for row in read_table(run / "metrics.csv") if row[name]]
+        single = [float(row[name]) for row in read_table(alone / "metrics.csv") if row[name]]
         assert pair == pytest.approx(single, rel=1e-4)
 
 
@@ -171,7 +165,7 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
     assert only_run(tmp_path) == run
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "done"
-    assert [int(row["step"]) for row in metrics(run) if row["val/acc"]] == [6, 12, 18, 24]
+    assert [int(row["step"]) for row in read_table(run / "metrics.csv") if row["val/acc"]] == [6, 12, 18, 24]
     checkpoint = torch.load(last, weights_only=True)
     assert checkpoint["epoch"] == 3
     assert checkpoint["config"]["trainer"]["max_epochs"] == 4

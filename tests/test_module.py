@@ -1,12 +1,12 @@
 """The module and its callbacks under Lightning's trainer, in this process."""
 
-import csv
 from functools import partial
 from pathlib import Path
 
 import lightning as L
 import pytest
 import torch
+from conftest import read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from project.callbacks.checkpoint import Checkpoint
@@ -58,16 +58,11 @@ def make_trainer(folder: Path, callbacks=(), logger=False, **options) -> L.Train
     )
 
 
-def read(file: Path) -> list[dict[str, str]]:
-    with file.open(newline="") as stream:
-        return list(csv.DictReader(stream))
-
-
 def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> None:
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
     trainer = make_trainer(tmp_path, logger=logger, enable_checkpointing=False)
     trainer.fit(make_module(), make_data())
-    rows = read(tmp_path / "metrics.csv")
+    rows = read_table(tmp_path / "metrics.csv")
     assert [int(row["step"]) for row in rows] == [3, 6, 7, 9, 12, 14]
     assert [bool(row["val/acc"]) for row in rows] == [False, False, True] * 2
     # An epoch's mean is that over its images: of steps 8 and 9, 10 to 12, and 13 with the partial 14.
@@ -207,7 +202,6 @@ def test_a_run_resumed_at_an_epochs_end_ends_as_one_that_was_not(tmp_path: Path,
 
 def test_a_run_resumed_in_mid_epoch_sees_the_images_that_are_left(tmp_path: Path) -> None:
     # 7 batches an epoch: stopped after the third of the second epoch.
-    whole = fit(tmp_path / "whole", max_epochs=-1, max_steps=14)
     fit(tmp_path / "halves", max_epochs=-1, max_steps=10)
     checkpoint = torch.load(tmp_path / "halves" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 10
@@ -226,7 +220,6 @@ def test_a_run_resumed_in_mid_epoch_sees_the_images_that_are_left(tmp_path: Path
     fit(tmp_path / "again", expected, max_epochs=-1, max_steps=14)
     assert rows.labels == expected.labels[100 + 48 :]
     assert len(rows.labels) == 52
-    assert whole is not None
 
 
 @pytest.mark.parametrize(
@@ -282,36 +275,6 @@ def test_a_moved_run_folder_keeps_its_best_score(tmp_path: Path) -> None:
     assert second.best_model_score == 0.75
     assert second.best_model_path == str(tmp_path / "there" / "best.ckpt")
     assert list(second.best_k_models) == [second.best_model_path]
-
-
-def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
-    first = MetricsCSV(str(tmp_path / "metrics.csv"))
-    for step in (1, 2, 3, 4):
-        first.log_metrics({"train/loss": step}, step=step)
-    first.finalize("success")
-    second = MetricsCSV(str(tmp_path / "metrics.csv"))
-    for step in (3, 4, 5):
-        second.log_metrics({"train/loss": 10 * step}, step=step)
-        second.log_metrics({"b": step}, step=step)
-    second.finalize("success")
-    rows = read(tmp_path / "metrics.csv")
-    assert [(row["step"], row["train/loss"], row["b"]) for row in rows] == [
-        ("1", "1", ""),
-        ("2", "2", ""),
-        ("3", "30", "3"),
-        ("4", "40", "4"),
-        ("5", "50", "5"),
-    ]
-
-
-def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> None:
-    first = MetricsCSV(str(tmp_path / "metrics.csv"))
-    first.log_metrics({"train/loss": 1}, step=7)
-    first.finalize("success")
-    second = MetricsCSV(str(tmp_path / "metrics.csv"))
-    second.log_metrics({"test/acc": 0.5}, step=7)
-    second.finalize("success")
-    assert [row["train/loss"] for row in read(tmp_path / "metrics.csv")] == ["1", ""]
 
 
 def test_a_decay_that_is_none_is_refused() -> None:

@@ -190,13 +190,7 @@ def _wrong_type(key: str, value: Any, declared: DictConfig) -> str:
 
 FREE_TYPES = frozenset(
     {
-        *(
-            "trainer.devices",
-            "trainer.precision",
-            "trainer.strategy",
-            "trainer.overfit_batches",
-            "data.val_size",
-        ),
+        *("trainer.devices", "trainer.precision", "trainer.strategy", "trainer.overfit_batches"),
         *("trainer.limit_train_batches", "trainer.limit_val_batches", "trainer.limit_test_batches"),
         *("name", "trainer.deterministic", "data.val_size", "data.test_size"),
     }

@@ -11,7 +11,6 @@ from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project import resolvers, resume
@@ -41,8 +40,7 @@ def run(main: Callable[[], object], conf: Path, config_name: str) -> None:
     with ending_on_errors(conf, config_name):
         _refuse_unknown_flags()
         _refuse_empty_groups(conf)
-        defaults = OmegaConf.load(conf / f"{config_name}.yaml")
-        sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), defaults.paths.outputs)
+        sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
         main()
 
 
@@ -125,9 +123,7 @@ def _flags_first(arguments: list[str]) -> list[str]:
 
 def _refuse_unknown_flags() -> None:
     _, unknown = get_args_parser().parse_known_args()
-    if flags := [
-        argument for argument in unknown if argument.startswith("-")
-    ]:  # others may stand behind flags
+    if flags := [argument for argument in unknown if argument.startswith("-")]:
         raise InputError(
             f"{flags[0]}: no such flag; --hydra-help lists them, and keys are given as key=value"
         )

@@ -39,7 +39,7 @@ def explain_composition(
             return [
                 f"{text}: no override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
             ]
-    groups = [override for override in parsed if _is_group(override, conf)]
+    groups = [override for override in parsed if options(conf, override.key_or_group)]
     lines = [line for override in groups if (line := _explain_option(override, conf))]
     if lines:
         return lines
@@ -64,13 +64,10 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def options(conf: Path, group: str) -> list[str]:
-    """Options of a configuration group."""
+    """Options of a configuration group of ours; none if `group` is no such group."""
+    if group.startswith("hydra"):
+        return []
     return sorted(file.stem for file in (conf / group).glob("*.yaml"))
-
-
-def _is_group(override: Override, conf: Path) -> bool:
-    key = override.key_or_group
-    return (conf / key).is_dir() and not key.startswith("hydra")
 
 
 def _explain_option(override: Override, conf: Path) -> str:

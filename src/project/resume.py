@@ -31,12 +31,13 @@ continued: Continued | None = None
 """Set by `set_aside`, before Hydra composes; taken up by `configure`."""
 
 
-def set_aside(arguments: Sequence[str], outputs: str) -> list[str]:
+def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     """Keep a continued run's changes from Hydra, which would check them against today's defaults.
 
     Args:
         arguments: of the command line.
-        outputs: where run folders are, unless the command line says otherwise.
+        defaults: the primary configuration's file, which says where run folders are unless the command line
+            does.
 
     Returns:
         The arguments for Hydra.
@@ -54,7 +55,8 @@ def set_aside(arguments: Sequence[str], outputs: str) -> list[str]:
     if any(flag in arguments for flag in MULTIRUN_FLAGS):
         raise InputError(f"{told}: continues one run; leave out -m")
     if "resume" in named:
-        run: RunFolder | None = find_run(named["resume"], given.get("paths.outputs", outputs))
+        outputs = given.get("paths.outputs") or OmegaConf.load(defaults).paths.outputs
+        run: RunFolder | None = find_run(named["resume"], outputs)
     else:
         run = run_of_checkpoint(named["ckpt_path"])
     checkpoint = Path(named["ckpt_path"]) if "ckpt_path" in named or run is None else run.last_checkpoint

@@ -34,7 +34,7 @@ class Progress(ProgressBar):
         self.heartbeat_s = heartbeat_s
         self._enabled = True
         self._bar: tqdm[Any] | None = None
-        self._line: str | None = None
+        self._ended: tuple[L.Trainer, str, float] | None = None  # an epoch whose line is not printed yet
         self._epoch_began = 0.0
         self._last_sign = 0.0
 
@@ -79,8 +79,7 @@ class Progress(ProgressBar):
         if not self._enabled:
             return
         seconds = time.monotonic() - self._epoch_began
-        self._line = f"{_epoch(trainer):>9}{{metrics}} {seconds:8.1f}"
-        self._trainer_of_line = trainer
+        self._ended = (trainer, _epoch(trainer), seconds)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the last line and close the bar."""
@@ -150,9 +149,10 @@ class Progress(ProgressBar):
             self._bar = None
 
     def _flush(self) -> None:
-        if self._line is not None:
-            self._print(self._line.format(metrics=_metrics(self._trainer_of_line)))
-            self._line = None
+        if self._ended is not None:
+            trainer, epoch, seconds = self._ended
+            self._print(f"{epoch:>9}{_metrics(trainer)} {seconds:8.1f}")
+            self._ended = None
 
     def _print(self, line: str) -> None:
         if self._bar is not None and not self._bar.disable:

@@ -1,0 +1,37 @@
+"""The table of metrics, when a run goes on."""
+
+from pathlib import Path
+
+from conftest import read_table
+
+from project.loggers.csv import MetricsCSV
+
+
+def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (1, 2, 3, 4):
+        first.log_metrics({"train/loss": step}, step=step)
+    first.finalize("success")
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (3, 4, 5):
+        second.log_metrics({"train/loss": 10 * step}, step=step)
+        second.log_metrics({"b": step}, step=step)
+    second.finalize("success")
+    rows = read_table(tmp_path / "metrics.csv")
+    assert [(row["step"], row["train/loss"], row["b"]) for row in rows] == [
+        ("1", "1", ""),
+        ("2", "2", ""),
+        ("3", "30", "3"),
+        ("4", "40", "4"),
+        ("5", "50", "5"),
+    ]
+
+
+def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    first.log_metrics({"train/loss": 1}, step=7)
+    first.finalize("success")
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    second.log_metrics({"test/acc": 0.5}, step=7)
+    second.finalize("success")
+    assert [row["train/loss"] for row in read_table(tmp_path / "metrics.csv")] == ["1", ""]
