@@ -1,11 +1,13 @@
 """What surrounds a script's main function: one line for a user's mistake, a traceback for ours."""
 
+import atexit
 import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project import resolvers, resume
 from project.errors import InputError, one_line
+from project.forking import flush
 from project.nearest import explain_composition, options
 
 TRACEBACK_FLAG = "--traceback"
@@ -37,11 +40,24 @@ def run(main: Callable[[], object], conf: Path, config_name: str) -> None:
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
-    with ending_on_errors(conf, config_name):
-        _refuse_unknown_flags()
-        _refuse_empty_groups(conf)
-        sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
-        main()
+    try:
+        with ending_on_errors(conf, config_name):
+            _refuse_unknown_flags()
+            _refuse_empty_groups(conf)
+            sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
+            main()
+    except SystemExit as end:
+        _leave(end.code)
+    _leave(0)
+
+
+def _leave(code: str | int | None) -> NoReturn:
+    """End the process without taking the interpreter apart, which takes a second once torch is imported."""
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    atexit._run_exitfuncs()
+    flush()
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
 @contextmanager
@@ -64,11 +80,16 @@ def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> It
 @contextmanager
 def ending_single_run_on_errors() -> Iterator[None]:
     """Report errors before Hydra adds lines of its own. In a sweep they are left to its launcher."""
-    if HydraConfig.get().mode == RunMode.MULTIRUN:
+    if in_sweep():
         yield
         return
     with ending_on_errors():
         yield
+
+
+def in_sweep() -> bool:
+    """Whether this run is a job of a sweep."""
+    return HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def report(

@@ -31,8 +31,9 @@ class Preflight(Callback):
                 config.hydra.run.dir = str(folder)
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a sweep's job."""
-        if config.hydra.mode == RunMode.MULTIRUN:
+        """Check the configuration of a sweep's job, unless our own launcher did so before it started."""
+        ours = str(config.hydra.launcher.get("_target_")).startswith("hydra_plugins.project_sweeps.")
+        if config.hydra.mode == RunMode.MULTIRUN and not ours:
             with ending_on_errors():
                 _check(config)
 

@@ -7,24 +7,20 @@ may have used a GPU or many threads before.
 """
 
 import contextlib
-import ctypes
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
 from project.command_line import report
-from project.datamodules.images import available_cpus
 from project.errors import InputError
+from project.forking import die_with_parent, flush, forget_ranks
 
 GRACE_S = 5.0
 """Seconds that ranks have to end by themselves after another one failed, or after a signal."""
-
-LEFTOVERS = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ROLE_RANK")
 
 
 class RankFailedError(RuntimeError):
@@ -90,8 +86,8 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
         SystemExit: the input was wrong.
         KeyboardInterrupt: this process was interrupted.
     """
-    sys.stdout.flush()
-    sys.stderr.flush()
+    flush()
+    parent = os.getpid()
     port = _free_port()
     # What is wrong with the input is often wrong on all ranks: who takes the token tells the user.
     token, token_end = os.pipe()
@@ -103,7 +99,7 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
             for rank in range(count):
                 pid = os.fork()
                 if pid == 0:
-                    os._exit(_work_as_rank(work, rank, count, port, token))
+                    os._exit(_work_as_rank(work, rank, count, port, token, parent))
                 ranks[pid] = rank
             _wait(ranks, count)
         finally:
@@ -112,13 +108,14 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
             os.close(token_end)
 
 
-def _work_as_rank(work: Callable[[], object], rank: int, count: int, port: int, token: int) -> int:
+def _work_as_rank(
+    work: Callable[[], object], rank: int, count: int, port: int, token: int, parent: int
+) -> int:
     """Be one rank; return its exit code."""
     try:
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
-        _die_with_parent()
-        for name in LEFTOVERS:
-            os.environ.pop(name, None)
+        die_with_parent(parent)
+        forget_ranks()
         os.environ |= {
             "MASTER_ADDR": "127.0.0.1",
             "MASTER_PORT": str(port),
@@ -128,7 +125,7 @@ def _work_as_rank(work: Callable[[], object], rank: int, count: int, port: int, 
             "LOCAL_RANK": str(rank),
             "NODE_RANK": "0",
         }
-        torch.set_num_threads(max(1, available_cpus() // count))
+        torch.set_num_threads(max(1, torch.get_num_threads() // count))
         work()
         return 0
     except SystemExit as error:
@@ -138,8 +135,7 @@ def _work_as_rank(work: Callable[[], object], rank: int, count: int, port: int, 
     except BaseException as error:
         return report(error, silent=isinstance(error, InputError) and not _take(token))
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        flush()
 
 
 def _take(token: int) -> bool:
@@ -198,13 +194,6 @@ def _interrupt_on_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, earlier)
-
-
-def _die_with_parent() -> None:
-    """Have Linux end this process when the one that forked it ends, however that happens."""
-    parent_death_signal = 1  # PR_SET_PDEATHSIG of <sys/prctl.h>
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
 
 
 def _free_port() -> int:

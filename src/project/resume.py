@@ -1,4 +1,4 @@
-"""Continuing an earlier run: its folder, its checkpoint, and its configuration with what changed."""
+"""Continuing an earlier run or sweep: its folder, its checkpoint, and its configuration with what changed."""
 
 import os
 import platform
@@ -14,9 +14,13 @@ from omegaconf.errors import OmegaConfBaseException
 from project.errors import InputError, one_line
 from project.nearest import explain_key, options
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
+from project.sweeps.folder import SweepFolder, find_sweep
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs")
+SWEEP_KEYS = ("resume", "retry", "paths.outputs")
+FREE_GROUPS = ("hydra.launcher.", "hydra/launcher", "hydra.sweeper.")
+"""Of a sweep that goes on, these may change: where its jobs run, and how far it goes."""
 
 
 class Continued(NamedTuple):
@@ -27,8 +31,17 @@ class Continued(NamedTuple):
     changes: list[str]
 
 
+class ContinuedSweep(NamedTuple):
+    """What the command line said about an earlier sweep."""
+
+    folder: SweepFolder
+    retry: bool
+
+
 continued: Continued | None = None
 """Set by `set_aside`, before Hydra composes; taken up by `configure`."""
+continued_sweep: ContinuedSweep | None = None
+"""Set by `set_aside` likewise; taken up by the sweeper."""
 
 
 def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
@@ -52,10 +65,13 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     if not named:
         return list(arguments)
     told = " ".join(f"{key}={value}" for key, value in named.items())
-    if any(flag in arguments for flag in MULTIRUN_FLAGS):
-        raise InputError(f"{told}: continues one run; leave out -m")
+    several = any(flag in arguments for flag in MULTIRUN_FLAGS)
+    outputs = given.get("paths.outputs") or OmegaConf.load(defaults).paths.outputs
+    if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
+        return _set_sweep_aside(sweep, overrides, given.get("retry", "false"))
+    if several:
+        raise InputError(f"{told}: no sweep, but one run; leave out -m")
     if "resume" in named:
-        outputs = given.get("paths.outputs") or OmegaConf.load(defaults).paths.outputs
         run: RunFolder | None = find_run(named["resume"], outputs)
     else:
         run = run_of_checkpoint(named["ckpt_path"])
@@ -68,6 +84,44 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     changes = [text for text in overrides if text.partition("=")[0] not in OWN_KEYS]
     continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
     return [argument for argument in arguments if argument not in continued.changes]
+
+
+def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
+    """The sweep that is meant, or None if it is a run."""
+    if wanted != "last":
+        return find_sweep(wanted)
+    sweeps = [SweepFolder(file.parent) for file in Path(outputs).glob("**/sweep.json")]
+    last = max(sweeps, key=lambda sweep: sweep.read_record()["started"], default=None)
+    if several:
+        if last is None:
+            raise InputError(f"resume=last: no sweep below paths.outputs={outputs}")
+        return last
+    if last is None:
+        return None
+    run = find_run("last", outputs) if list(Path(outputs).glob("**/status.json")) else None
+    inside = run is None or run.path.parent == last.path
+    later = run is None or run.read_status().get("started", "") <= last.read_record()["started"]
+    return last if inside or later else None
+
+
+def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
+    """Have Hydra compose the sweep as it was, from its own copy of the configuration files."""
+    global continued_sweep
+    if retry not in ("true", "false"):
+        raise InputError(f"retry={retry}: true or false")
+    earlier = sweep.read_record()["overrides"]
+    given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
+    changes = [text for text in given if text.startswith(FREE_GROUPS) and text not in earlier]
+    for text in given:
+        if text not in earlier and text not in changes:
+            raise InputError(
+                f"{text}: {sweep.shown} was started with {' '.join(earlier) or 'no overrides'}; a sweep goes on "
+                "as it was, leave this out or start a new one"
+            )
+    replaced = {text.partition("=")[0] for text in changes}
+    kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
+    continued_sweep = ContinuedSweep(sweep, retry == "true")
+    return ["-m", "--config-path", str(sweep.conf.absolute()), *kept, *changes]
 
 
 def configure(config: DictConfig, conf: Path) -> RunFolder | None:

@@ -7,6 +7,7 @@ import lightning as L
 from torch import nn
 
 from project.runs.folder import RunFolder
+from project.wording import duration
 
 
 def opening(config: dict[str, Any], network: nn.Module, trainer: L.Trainer, run: RunFolder) -> str:
@@ -47,7 +48,7 @@ def closing(metrics: dict[str, float], weights: str, run: RunFolder, seconds: fl
             "",
             *rows,
             "",
-            f"{_duration(seconds)} in {run.shown}",
+            f"{duration(seconds)} in {run.shown}",
             f"look at it: tensorboard --logdir {shlex.quote(run.shown)}",
         ]
     )
@@ -55,8 +56,3 @@ def closing(metrics: dict[str, float], weights: str, run: RunFolder, seconds: fl
 
 def _short(node: dict[str, Any]) -> str:
     return node["_target_"].rpartition(".")[2]
-
-
-def _duration(seconds: float) -> str:
-    minutes, rest = divmod(seconds, 60)
-    return f"{int(minutes)} min {rest:.0f} s" if minutes else f"{rest:.1f} s"

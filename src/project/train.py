@@ -8,13 +8,14 @@ import lightning as L
 import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from project import screen
-from project.command_line import ending_single_run_on_errors
+from project.callbacks.record import Record
+from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError, one_line
 from project.loggers.hyperparameters import hyperparameters
@@ -40,7 +41,7 @@ def train(cfg: DictConfig) -> float | None:
         The value of `cfg.monitor` for the evaluated weights, None if it was not measured.
     """
     run = RunFolder(cfg.paths.run)
-    with ending_single_run_on_errors(), run.removed_if_never_trained():
+    with ending_single_run_on_errors(), run.removed_if_never_trained(job=in_sweep()):
         ranks = 1
         if not is_rank():
             ranks = count_ranks(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
@@ -76,9 +77,7 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
     # What a resumed run changed becomes its record once the changes have proved right.
-    callbacks["record"] = LambdaCallback(
-        on_train_start=lambda trainer, _: trainer.is_global_zero and OmegaConf.save(cfg, run.composed_file)
-    )
+    callbacks["record"] = Record(run, lambda: OmegaConf.save(cfg, run.composed_file))
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
         config,

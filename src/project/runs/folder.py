@@ -61,13 +61,17 @@ class RunFolder:
         partial.replace(self.status_file)
 
     @contextmanager
-    def removed_if_never_trained(self) -> Iterator[None]:
-        """Leave no folder behind if an error comes before there is anything to keep."""
+    def removed_if_never_trained(self, *, job: bool = False) -> Iterator[None]:
+        """Leave no folder behind if an error comes before there is anything to keep.
+
+        Args:
+            job: the run belongs to a sweep, which keeps its log.
+        """
         try:
             yield
         except BaseException:
             kept = [self.checkpoints, *self.path.glob("metrics.csv")]
-            if not any(path.exists() for path in kept):
+            if not job and not any(path.exists() for path in kept):
                 shutil.rmtree(self.path, ignore_errors=True)
             raise
 
@@ -81,7 +85,7 @@ class RunFolder:
         began = time.monotonic()
         self.write_status(
             state="running",
-            started=_now(),
+            started=now(),
             finished=None,
             error=None,
             host=platform.node(),
@@ -95,7 +99,7 @@ class RunFolder:
 
         def end(state: str, **more: Any) -> None:
             self.write_status(
-                state=state, finished=_now(), duration_s=round(time.monotonic() - began, 2), **result, **more
+                state=state, finished=now(), duration_s=round(time.monotonic() - began, 2), **result, **more
             )
 
         try:
@@ -180,5 +184,6 @@ def git_state() -> Mapping[str, Any] | None:
     return {"commit": commit, "changed": bool(changes)}
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as records have it: UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

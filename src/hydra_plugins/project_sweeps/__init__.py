@@ -1,0 +1,1 @@
+"""Where Hydra looks for launchers and sweepers. The classes themselves stand in `project.sweeps`."""

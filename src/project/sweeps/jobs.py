@@ -1,0 +1,79 @@
+"""A sweep's jobs and what became of them."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any, Literal
+
+State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
+
+FINISHED: tuple[State, ...] = ("done", "pruned", "failed")
+"""States in which a job is left alone when the sweep goes on (failed ones unless they are retried)."""
+
+LONGEST_NAME = 60
+HIDDEN = ("+callbacks.pruning", "hydra.")
+"""Overrides that the framework gives, which no user wants to read."""
+
+
+@dataclass
+class Job:
+    """One run of a sweep.
+
+    Args:
+        number: its place in the sweep.
+        overrides: all of them, as on the command line.
+        varied: those of them in which it differs from the sweep's other jobs.
+        name: of its folder in the sweep's.
+        point: jobs of one point differ in seed or fold alone.
+        state: what became of it.
+        value: of the monitored metric, once it is done.
+        metrics: all that it measured, once it is done.
+        error: one line.
+        started, finished: UTC, ISO 8601.
+        duration_s: seconds of its last attempt.
+        attempts: how often it was started.
+    """
+
+    number: int
+    overrides: list[str]
+    varied: list[str]
+    name: str
+    point: int = 0
+    state: State = "waiting"
+    value: float | None = None
+    metrics: dict[str, float] = field(default_factory=dict)
+    error: str | None = None
+    started: str | None = None
+    finished: str | None = None
+    duration_s: float | None = None
+    attempts: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """The fields, for JSON."""
+        return asdict(self)
+
+    @property
+    def label(self) -> str:
+        """What tells it from the others, for a line on the screen."""
+        return " ".join(shown(self.varied)) or "the only point"
+
+
+def shown(overrides: Sequence[str]) -> list[str]:
+    """The overrides that a user gave."""
+    return [text for text in overrides if not text.startswith(HIDDEN)]
+
+
+def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
+    """A job's folder: its number, and the values in which it differs.
+
+    Values of groups stand alone (`cnn`), others behind the last part of their key (`lr0.1`). No character
+    needs quoting, in a shell or in an override.
+    """
+    parts = []
+    for text in shown(varied):
+        key, _, value = text.partition("=")
+        key = key.lstrip("+~").rpartition(".")[2].rpartition("/")[2]
+        number_like = re.fullmatch(r"[-+0-9.]+(e[-+]?\d+)?|true|false|null", value.lower())
+        parts.append(f"{key}{value}" if number_like else value or key)
+    words = [re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts]
+    return "_".join([f"{number:0{digits}}", *filter(None, words)])[:LONGEST_NAME].rstrip("-_.")

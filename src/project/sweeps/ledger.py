@@ -1,0 +1,45 @@
+"""The record of a sweep's jobs: a file that only grows, so that no moment is a bad one to be killed at."""
+
+import json
+import os
+from pathlib import Path
+
+from project.sweeps.jobs import Job
+
+
+class Ledger:
+    """One JSON line for each change of a job; the last line of a job counts.
+
+    A line is one write and is on the disk when `write` returns. Whoever is killed in the middle of one
+    leaves a line without an end, which is dropped.
+
+    Args:
+        file: the record.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def read(self) -> dict[int, Job]:
+        """Jobs by number, in order."""
+        jobs: dict[int, Job] = {}
+        if self.file.exists():
+            for line in self.file.read_bytes().splitlines(keepends=True):
+                if line.endswith(b"\n"):
+                    job = Job(**json.loads(line))
+                    jobs[job.number] = job
+        return dict(sorted(jobs.items()))
+
+    def write(self, *jobs: Job) -> None:
+        """Record jobs as they are now."""
+        lines = "".join(json.dumps(job.as_dict()) + "\n" for job in jobs).encode()
+        with self.file.open("ab+") as stream:
+            self._drop_torn_line(stream.fileno())
+            os.write(stream.fileno(), lines)
+            os.fsync(stream.fileno())
+
+    def _drop_torn_line(self, descriptor: int) -> None:
+        size = os.fstat(descriptor).st_size
+        if size and os.pread(descriptor, 1, size - 1) != b"\n":
+            whole = self.file.read_bytes()
+            os.ftruncate(descriptor, whole.rfind(b"\n") + 1)

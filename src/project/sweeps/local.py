@@ -1,0 +1,101 @@
+"""The default launcher: jobs in processes of this machine."""
+
+import os
+from collections.abc import Iterable, Sequence
+from typing import Literal
+
+from omegaconf import DictConfig
+
+from project.errors import InputError
+from project.sweeps.launching import StreamingLauncher
+from project.sweeps.processes import Engine, ProcessEngine, preload
+from project.sweeps.slots import Need, Slots, need_of
+
+ALWAYS_NEEDED = (
+    *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),
+    *("lightning.pytorch.strategies", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
+)
+
+
+class LocalProcesses(StreamingLauncher):
+    """A process for each rank of each job, in one queue for all devices.
+
+    Args:
+        jobs: at a time; `auto`: as many as there are devices.
+        gpus: numbers of those to use; `auto`: all that are visible.
+        gpus_per_job: `auto`: as `trainer.devices` says; a number; below 1: several jobs share one.
+        start: `fork` copies a process that has imported everything; `fresh` starts an interpreter a job.
+        fail_fast: stop the sweep when a job fails.
+        grace_s: seconds that jobs have to stop when the sweep is stopped.
+    """
+
+    def __init__(
+        self,
+        jobs: int | Literal["auto"] = "auto",
+        gpus: Sequence[int] | Literal["auto"] = "auto",
+        gpus_per_job: float | Literal["auto"] = "auto",
+        start: Literal["fork", "fresh"] = "fork",
+        fail_fast: bool = False,
+        grace_s: float = 30.0,
+    ) -> None:
+        super().__init__(fail_fast, grace_s)
+        if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
+            raise InputError(f"hydra.launcher.jobs={jobs}: give a whole number from 1, or auto")
+        if start not in ("fork", "fresh"):
+            raise InputError(f"hydra.launcher.start={start}: choose from fork, fresh")
+        share = gpus_per_job
+        if share != "auto" and not (
+            (isinstance(share, int | float) and share > 0 and share <= 1) or share == int(share)
+        ):
+            raise InputError(
+                f"hydra.launcher.gpus_per_job={share}: give a whole number, a share such as 0.25, or auto"
+            )
+        self.jobs = jobs
+        self.gpus = gpus
+        self.gpus_per_job = gpus_per_job
+        self.start = start
+
+    def engine(self, expected: int, targets: Iterable[str]) -> Engine:
+        """See `StreamingLauncher`."""
+        if self.start == "fork":
+            preload([*ALWAYS_NEEDED, *sorted({target.rpartition(".")[0] for target in targets})])
+        slots = Slots(
+            cpus=available_cpus(),
+            gpus=self._visible_gpus(),
+            jobs=None if self.jobs == "auto" else self.jobs,
+            expected=expected,
+        )
+        return ProcessEngine(self.function, self.loader, slots, self.start)
+
+    def need(self, config: DictConfig) -> Need:
+        """See `StreamingLauncher`."""
+        return need_of(config.trainer, len(self._visible_gpus()), self.gpus_per_job)
+
+    def _visible_gpus(self) -> list[str]:
+        """Names of the GPUs to use, as the jobs' CUDA_VISIBLE_DEVICES takes them; CUDA is not started."""
+        visible = visible_gpus()
+        if self.gpus == "auto":
+            return visible
+        if wrong := [number for number in self.gpus if not 0 <= number < len(visible)]:
+            raise InputError(
+                f"hydra.launcher.gpus={list(self.gpus)}: there is no GPU {wrong[0]}; this machine has "
+                f"{len(visible)}, counted from 0"
+            )
+        return [visible[number] for number in self.gpus]
+
+
+def visible_gpus() -> list[str]:
+    """Names of this process's GPUs."""
+    import torch
+
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # count them without starting CUDA
+    count = torch.cuda.device_count()
+    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
+    return named[:count] if named else [str(number) for number in range(count)]
+
+
+def available_cpus() -> int:
+    """CPUs that this process may run on: a cluster's or container's limit, not the machine's number."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

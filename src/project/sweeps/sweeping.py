@@ -1,0 +1,244 @@
+"""What our sweepers share: a sweep's folder from its first job to its closing table."""
+
+import shutil
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from hydra.core.plugins import Plugins
+from hydra.core.utils import JobReturn, JobStatus
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, read_write
+
+from project import resume
+from project.errors import InputError
+from project.runs.folder import now
+from project.sweeps.composing import Composer, loader_of
+from project.sweeps.dispatch import Source, refuse_problems, settle
+from project.sweeps.folder import SweepFolder, create
+from project.sweeps.jobs import Job
+from project.sweeps.launching import ListSource, StreamingLauncher, targets_of, view_of
+from project.sweeps.table import jobs_table, points_table, write_csv
+
+OWN_KEYS = ("seeds", "folds", "retry", "resume")
+"""Keys for the sweep, which mean nothing to a job."""
+MOST_PROBLEMS = 10
+MOST_ROWS = 40
+
+
+class SweepFailedError(RuntimeError):
+    """Jobs failed, or the sweep was stopped before its end.
+
+    Args:
+        message: how many, and what to do.
+        exit_code: for the process.
+    """
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
+
+
+class RecordedSweeper(Sweeper):
+    """A sweeper whose every job is on record, so that the sweep can be ended at any moment and go on later.
+
+    Args:
+        changed_code: go on although the code is not what the sweep began with.
+    """
+
+    config: DictConfig  # set up before anything else is called
+
+    def __init__(self, changed_code: bool = False) -> None:
+        self.changed_code = changed_code
+        self.launcher: Launcher | None = None
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        """See `hydra.plugins.sweeper.Sweeper`."""
+        self.context = hydra_context
+        self.function = task_function
+        self.config = config
+
+    def sweep(self, arguments: Sequence[str]) -> None:
+        """Run a sweep, or what is left of one.
+
+        Args:
+            arguments: overrides of the command line, with choices.
+
+        Raises:
+            InputError: an override or a job's configuration is wrong.
+            SweepFailedError: jobs failed, or the sweep was stopped.
+        """
+        overrides = [text for text in arguments if text.partition("=")[0].lstrip("+~") not in OWN_KEYS]
+        with self._folder(arguments) as folder, folder.locked():
+            self.folder = folder
+            self._freeze(folder)
+            jobs = list(folder.ledger.read().values())
+            if resume.continued_sweep is not None:
+                if not self.changed_code:
+                    folder.refuse_changed_code()
+                settle(folder, jobs, retry=resume.continued_sweep.retry)
+            stopped = self.run_jobs(overrides, jobs)
+        self.conclude(folder, stopped)
+
+    @abstractmethod
+    def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
+        """Run what is left to run.
+
+        Args:
+            overrides: of the command line, with choices.
+            jobs: that are on record already.
+
+        Returns:
+            The signal that stopped the sweep, 0 if none did.
+        """
+
+    def run_list(self, jobs: list[Job], targets: Sequence[str]) -> int:
+        """Run known jobs on the launcher, whichever it is.
+
+        Returns:
+            The signal that stopped the sweep, 0 if none did.
+        """
+        if not isinstance(self.launcher, StreamingLauncher):
+            self._run_elsewhere(jobs)
+            return 0
+        return self.stream(ListSource(jobs), jobs, len(jobs), targets)
+
+    def stream(
+        self, source: Source, jobs: Sequence[Job], expected: int | None, targets: Sequence[str]
+    ) -> int:
+        """Run jobs one by one as they come, on a launcher of ours.
+
+        Args:
+            source: of the jobs.
+            jobs: that are on record already.
+            expected: number of all jobs, None if nobody knows.
+            targets: dotted names of what jobs instantiate.
+
+        Returns:
+            The signal that stopped the sweep, 0 if none did.
+        """
+        assert isinstance(self.launcher, StreamingLauncher)
+        view = view_of(self.folder, self.config, expected)
+        view.continued(jobs)
+        left = sum(job.state == "waiting" for job in jobs)
+        done = f", {len(jobs) - left} of them finished before" if len(jobs) > left else ""
+        number = f"{expected} jobs" if expected is not None else "jobs without end"
+        view.say(f"sweep of {number}{done}, in {self.folder.shown}")
+        try:
+            return self.launcher.run(self.folder, source, view, targets)
+        finally:
+            view.close()
+
+    def checked(self, jobs: Sequence[Job]) -> list[str]:
+        """Compose and check the jobs that wait, all of them before the first one starts.
+
+        Returns:
+            Dotted names of what they instantiate.
+
+        Raises:
+            InputError: what is wrong, a line each.
+        """
+        composer = Composer(self.loader, self.config)
+        problems: dict[str, list[Job]] = {}
+        targets: set[str] = set()
+        waiting = [job for job in jobs if job.state == "waiting"]
+        for job in waiting:
+            config = composer.compose_job(job.overrides, job.number)
+            with read_write(config.hydra.runtime):
+                config.hydra.runtime.output_dir = str(self.folder.path / job.name)
+            try:
+                refuse_problems(config)
+            except InputError as error:
+                for line in str(error).splitlines():
+                    problems.setdefault(line, []).append(job)
+            targets |= set(targets_of(OmegaConf.to_container(config)))
+        if problems:
+            lines = [
+                line if len(affected) == len(waiting) else f"job {affected[0].number}: {line}"
+                for line, affected in list(problems.items())[:MOST_PROBLEMS]
+            ]
+            more = len(problems) - len(lines)
+            raise InputError("\n".join(lines + ([f"… and {more} more problems"] if more else [])))
+        return sorted(targets)
+
+    def conclude(self, folder: SweepFolder, stopped: int) -> None:
+        """Print and write the tables, and say how the sweep ended.
+
+        Raises:
+            SweepFailedError: not all jobs are done.
+        """
+        jobs = list(folder.ledger.read().values())
+        monitor, mode = str(self.config.get("monitor", "value")), str(self.config.get("mode", "max"))
+        write_csv(folder.path / "jobs.csv", jobs)
+        shown = jobs[-MOST_ROWS:]
+        print(f"\n{jobs_table(shown, monitor)}")
+        if len(shown) < len(jobs):
+            print(f"… the last {MOST_ROWS} of {len(jobs)} jobs; all of them: {folder.shown}/jobs.csv")
+        if points := points_table(jobs, monitor, mode):
+            print(f"\n{points}")
+        print(f"\ncompare them: python scripts/compare.py {folder.shown}")
+        print(f"look at them: tensorboard --logdir {folder.shown}")
+        failed = [job for job in jobs if job.state == "failed"]
+        left = sum(job.state not in ("done", "pruned", "failed") for job in jobs)
+        if stopped or left:
+            code = 128 + stopped if stopped else 1
+            raise SweepFailedError(
+                f"{left} of {len(jobs)} jobs are left; resume={folder.shown} goes on", code
+            )
+        if failed:
+            raise SweepFailedError(
+                f"{len(failed)} of {len(jobs)} jobs failed; resume={folder.shown} retry=true runs them again",
+                1,
+            )
+
+    @contextmanager
+    def _folder(self, arguments: Sequence[str]) -> Iterator[SweepFolder]:
+        """The folder to work in: an earlier sweep's, or a new one that goes again if no job could start."""
+        if resume.continued_sweep is not None:
+            yield resume.continued_sweep.folder
+            return
+        sources = self.config.hydra.runtime.config_sources
+        conf = next(Path(source.path) for source in sources if source.provider == "main")
+        everything = [*self.config.hydra.overrides.hydra, *arguments]
+        folder = create(self.config.hydra.sweep.dir, conf, everything)
+        try:
+            yield folder
+        except InputError:
+            if not folder.ledger.file.exists():
+                shutil.rmtree(folder.path, ignore_errors=True)
+            raise
+
+    def _freeze(self, folder: SweepFolder) -> None:
+        """Work from the configuration files as they were when the sweep began."""
+        with read_write(self.config.hydra.sweep):
+            self.config.hydra.sweep.dir = str(folder.path)
+        self.loader = loader_of(self.context.config_loader, str(folder.conf.absolute()))
+        self.launcher = Plugins.instance().instantiate_launcher(
+            hydra_context=HydraContext(config_loader=self.loader, callbacks=self.context.callbacks),
+            task_function=self.function,
+            config=self.config,
+        )
+
+    def _run_elsewhere(self, jobs: Sequence[Job]) -> None:
+        """Run jobs by a launcher that is not ours: all of them in one call, and a record when it returns."""
+        assert self.launcher is not None
+        waiting = [job for job in jobs if job.state == "waiting"]
+        names = [[*job.overrides, f"hydra.sweep.subdir={job.name}"] for job in waiting]
+        first = waiting[0].number if waiting else 0
+        for job, returned in zip(waiting, self.launcher.launch(names, initial_job_idx=first), strict=True):
+            settle_returned(job, returned)
+            self.folder.ledger.write(job)
+
+
+def settle_returned(job: Job, returned: JobReturn) -> None:
+    """Take over what another launcher says of a job."""
+    job.finished, job.attempts = now(), job.attempts + 1
+    value = returned._return_value
+    if returned.status is JobStatus.COMPLETED:
+        job.state = "done"
+        job.value = float(value) if isinstance(value, int | float) else None
+    else:
+        job.state, job.error = "failed", f"{type(value).__name__}: {value}"

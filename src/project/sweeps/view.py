@@ -1,0 +1,167 @@
+"""What a user sees of a running sweep: a line for each job that ends and, on a terminal, what goes on."""
+
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TextIO
+
+from project.runs.folder import RunFolder
+from project.sweeps.jobs import Job
+from project.wording import duration
+
+LAST_LINES = 8
+"""Of a failed job's log, shown when it fails."""
+REFRESH_S = 0.25
+MOST_BARS = 16
+BAR_WIDTH = 20
+
+
+class View:
+    """Prints to a stream, and writes the same lines with their time to the sweep's log.
+
+    Args:
+        log_file: the sweep's log.
+        jobs: expected number, None if nobody knows.
+        monitor: the metric that is the jobs' value.
+        mode: `max` if larger values are better, `min` otherwise.
+        progress: reads how far a job is: epoch, epochs and latest value.
+        stream: where to print.
+    """
+
+    def __init__(
+        self,
+        log_file: Path,
+        jobs: int | None,
+        monitor: str,
+        mode: str,
+        progress: Callable[[Job], dict[str, float]],
+        stream: TextIO = sys.stdout,
+    ) -> None:
+        self.log_file = log_file
+        self.jobs = jobs
+        self.monitor = monitor
+        self.sign = 1 if mode == "max" else -1
+        self.progress = progress
+        self.stream = stream
+        self.live = stream.isatty()
+        self.counts: dict[str, int] = {}
+        self.best: Job | None = None
+        self._seconds: list[float] = []
+        self._lines_below = 0
+        self._drawn = 0.0
+        self._began = time.monotonic()
+
+    def continued(self, jobs: Iterable[Job]) -> None:
+        """Count what an earlier process of this sweep did."""
+        for job in jobs:
+            if job.state in ("done", "pruned", "failed"):
+                self._count(job)
+
+    def say(self, text: str) -> None:
+        """Print lines, above what goes on now."""
+        self._erase()
+        print(text, file=self.stream, flush=True)
+        stamp = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
+        with self.log_file.open("a") as log:
+            log.writelines(f"[{stamp}] {line}\n" for line in text.splitlines())
+
+    def started(self, job: Job) -> None:
+        """Tell of a start, where no live view does."""
+        if not self.live:
+            self.say(f"{'started':11} {self._place(job)}  {job.label}")
+
+    def ended(self, job: Job, run: RunFolder) -> None:
+        """Tell what became of a job; of a failed one, why."""
+        self._count(job)
+        if job.duration_s:
+            self._seconds.append(job.duration_s)
+        parts = [f"{job.state:11} {self._place(job)}  {job.label}"]
+        if job.value is not None:
+            parts.append(f"{self.monitor} {job.value:.4f}")
+        if job.duration_s is not None:
+            parts.append(duration(job.duration_s))
+        parts.append(f"({sum(self.counts.values())} of {self.jobs})" if self.jobs is not None else "")
+        self.say("  ".join(filter(None, parts)))
+        if job.state == "failed":
+            self.say("\n".join(f"{'':11} {line}" for line in self._why(job, run)))
+
+    def stopping(self, signal_number: int, running: int) -> None:
+        """Tell that the sweep is being stopped."""
+        reason = "told to stop" if signal_number else "a job failed (fail_fast)"
+        once_more = "; Ctrl-C again ends them at once" if signal_number else ""
+        self.say(f"{reason}: waiting for {running} running jobs to stop{once_more}")
+
+    def tick(self, running: Iterable[Job]) -> None:
+        """Show what goes on, a few times a second and on a terminal only."""
+        now = time.monotonic()
+        if not self.live or now - self._drawn < REFRESH_S:
+            return
+        self._drawn = now
+        columns, rows = shutil.get_terminal_size()
+        jobs = list(running)
+        lines = [self._summary(len(jobs))]
+        lines += [self._bar(job) for job in jobs[: min(MOST_BARS, max(1, rows - 3))]]
+        if len(jobs) >= len(lines):
+            lines.append(f"  … and {len(jobs) - len(lines) + 1} more")
+        self._erase()
+        print("\n".join(line[: columns - 1] for line in lines), file=self.stream, flush=True)
+        self._lines_below = len(lines)
+
+    def close(self) -> None:
+        """Leave the terminal with the lasting lines only."""
+        self._erase()
+
+    def _erase(self) -> None:
+        if self._lines_below:
+            self.stream.write(f"\x1b[{self._lines_below}F\x1b[J")
+            self._lines_below = 0
+
+    def _count(self, job: Job) -> None:
+        self.counts[job.state] = self.counts.get(job.state, 0) + 1
+        if job.state == "done" and job.value is not None and job.value == job.value:
+            best = self.best.value if self.best is not None else None
+            if best is None or self.sign * job.value > self.sign * best:
+                self.best = job
+
+    def _place(self, job: Job) -> str:
+        return f"{job.number:>{len(str(self.jobs or 0))}}"
+
+    def _summary(self, running: int) -> str:
+        finished = sum(self.counts.values())
+        parts = [f"{count} {state}" for state, count in self.counts.items()]
+        parts.append(f"{running} running")
+        if self.jobs is not None:
+            parts.append(f"{max(0, self.jobs - finished - running)} waiting")
+        text = ", ".join(parts)
+        if self.best is not None:
+            text += f" · best {self.monitor} {self.best.value:.4f} ({self.best.label})"
+        text += f" · {duration(time.monotonic() - self._began)}"
+        if self._seconds and self.jobs is not None:
+            left = self.jobs - finished
+            mean = sum(self._seconds) / len(self._seconds)
+            text += f", about {duration(mean * left / max(1, running))} left"
+        return text
+
+    def _bar(self, job: Job) -> str:
+        progress = self.progress(job)
+        epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
+        share = min(1.0, epoch / epochs) if epochs > 0 else 0.0
+        bar = "━" * round(share * BAR_WIDTH) + "╌" * (BAR_WIDTH - round(share * BAR_WIDTH))
+        text = f"  {self._place(job)} {bar}"
+        if epochs > 0:
+            text += f" epoch {epoch:.0f}/{epochs:.0f}"
+        if self.monitor in progress:
+            text += f" {self.monitor} {progress[self.monitor]:.4f}"
+        return f"{text}  {job.label}"
+
+    def _why(self, job: Job, run: RunFolder) -> list[str]:
+        lines = [f"why: {line}" for line in (job.error or "").splitlines()]
+        log = next(iter(sorted(run.path.glob("*.log"))), None)
+        if log is None:
+            return lines
+        with log.open(errors="replace") as stream:
+            tail = [line.rstrip() for line in stream if line.strip()][-LAST_LINES:]
+        return [*lines, *(f"  | {line}" for line in tail), f"log: {RunFolder(log).shown}"]

@@ -1,0 +1,193 @@
+"""What the process of one job does: the same wherever it runs."""
+
+import importlib.util
+import os
+import pickle
+import signal
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.callbacks import Callbacks
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.utils import JobStatus, run_job
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, open_dict, read_write
+
+from project import resolvers
+from project.command_line import report
+from project.errors import one_line
+from project.forking import die_with_parent, flush, forget_ranks
+from project.runs.folder import RunFolder
+from project.sweeps.slots import Grant, Need
+
+
+@dataclass(frozen=True)
+class Order:
+    """One job, ready to run in any process of any machine that sees its folder.
+
+    Args:
+        number: of the job.
+        config: composed, with Hydra's own node.
+        folder: absolute path of its run folder.
+        task: what is run with the configuration.
+        need: its devices.
+    """
+
+    number: int
+    config: DictConfig
+    folder: Path
+    task: "Task"
+    need: Need
+
+
+@dataclass(frozen=True)
+class Task:
+    """A script's main function, by name: a fresh process finds it again.
+
+    Args:
+        script: file that it stands in.
+        name: of the function, undecorated or decorated by `hydra.main`.
+    """
+
+    script: str
+    name: str
+
+    @classmethod
+    def of(cls, function: TaskFunction) -> "Task":
+        """Name a function."""
+        code = function.__code__
+        return cls(str(Path(code.co_filename).resolve()), code.co_name)
+
+    def load(self) -> TaskFunction:
+        """Import the function, without running the script."""
+        spec = importlib.util.spec_from_file_location("project_job_script", self.script)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        function = getattr(module, self.name)
+        return getattr(function, "__wrapped__", function)
+
+
+def run_order(order: Order, loader: ConfigLoader, function: TaskFunction | None = None) -> int:
+    """Run a job in this process, and write its result into its folder.
+
+    Args:
+        order: the job.
+        loader: Hydra's.
+        function: the task, if this process has it already.
+
+    Returns:
+        The exit code for this process.
+    """
+    run = RunFolder(order.folder)
+    config = order.config
+    try:
+        _use_one_log(config)
+        outcome = run_job(
+            task_function=function or order.task.load(),
+            config=config,
+            job_dir_key="hydra.sweep.dir",
+            job_subdir_key="hydra.sweep.subdir",
+            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks(config)),
+        )
+        value = outcome._return_value
+        if outcome.status is not JobStatus.COMPLETED:
+            raise value
+        if run.read_status().get("state") == "starting":  # a task that keeps no status itself
+            run.write_status(state="done", value=value if isinstance(value, int | float) else None)
+        return 0
+    except KeyboardInterrupt:
+        return 128 + signal.SIGINT
+    except SystemExit as error:
+        return error.code if isinstance(error.code, int) else 1
+    except BaseException as error:
+        if run.read_status().get("state") in ("starting", "running"):
+            run.write_status(state="failed", error=f"{type(error).__name__}: {one_line(error)}")
+        return report(error)
+    finally:
+        flush()
+
+
+def become_job(log: Path, environment: Mapping[str, str], parent: int) -> None:
+    """Make this process the first one of a job: of a process group of its own, and writing to its log.
+
+    Args:
+        log: where all output goes, that of libraries and of crashes too.
+        environment: variables to set.
+        parent: process id of the sweep, with which the job ends.
+    """
+    os.setpgid(0, 0)
+    die_with_parent(parent)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, signal.SIG_DFL)
+    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+    for standard in (1, 2):
+        os.dup2(descriptor, standard)
+    os.close(descriptor)
+    with suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    forget_ranks()
+    os.environ.update(environment)
+
+
+def environment_of(grant: Grant) -> dict[str, str]:
+    """Variables by which a job sees its own devices alone, and no more threads than it was given."""
+    threads = str(grant.threads * grant.need.ranks)  # ranks share them
+    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    if grant.gpus:
+        variables["CUDA_VISIBLE_DEVICES"] = ",".join(grant.gpus)
+    return variables
+
+
+def _use_one_log(config: DictConfig) -> None:
+    """Keep log messages off the screen, which is the log file here: they would stand there twice."""
+    node = config.hydra.job_logging
+    if node is None or "handlers" not in node or "root" not in node:
+        return
+    screens = [name for name, handler in node.handlers.items() if _writes_to_screen(handler)]
+    with read_write(node), open_dict(node):
+        if len(node.handlers) > len(screens):
+            node.root.handlers = [name for name in node.root.handlers if name not in screens]
+
+
+def _writes_to_screen(handler: Mapping[str, Any]) -> bool:
+    return str(handler.get("class")).endswith(".StreamHandler")
+
+
+@dataclass(frozen=True)
+class Letter:
+    """What a fresh process is told on its standard input.
+
+    Args:
+        order: the job.
+        loader: Hydra's.
+        environment: variables to set.
+        parent: process id of the sweep.
+        path: where Python finds modules.
+    """
+
+    order: Order
+    loader: ConfigLoader
+    environment: Mapping[str, str]
+    parent: int
+    path: list[str] = field(default_factory=lambda: list(sys.path))
+
+
+def main() -> None:
+    """Run the job whose letter stands on the standard input: `python -m project.sweeps.work`."""
+    resolvers.register()
+    letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
+    sys.path[:] = letter.path
+    log = letter.order.folder / f"{letter.order.config.hydra.job.name}.log"
+    become_job(log, letter.environment, letter.parent)
+    sys.exit(run_order(letter.order, letter.loader))
+
+
+if __name__ == "__main__":
+    main()

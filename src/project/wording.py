@@ -1,0 +1,9 @@
+"""How figures are put into words."""
+
+
+def duration(seconds: float) -> str:
+    """A time span as people say it, such as `4.1 s`, `3 min 20 s` or `5 h 2 min`."""
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes >= 60:
+        return f"{minutes // 60} h {minutes % 60} min"
+    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
