@@ -115,8 +115,8 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
     for text in given:
         if text not in earlier and text not in changes:
             raise InputError(
-                f"{text}: {sweep.shown} was started with {' '.join(earlier) or 'no overrides'}; a sweep goes on "
-                "as it was, leave this out or start a new one"
+                f"{text}: {sweep.shown} was started with {' '.join(earlier) or 'no overrides'}; "
+                "a sweep goes on as it was, leave this out or start a new one"
             )
     replaced = {text.partition("=")[0] for text in changes}
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
@@ -108,6 +109,8 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         log.info(screen.opening(config, module.network, trainer, run))
         metrics, weights = fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)
         status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
+        if is_pruned(callbacks):
+            status["state"] = "pruned"
     log.info(screen.closing(metrics, weights, run, run.read_status()["duration_s"]))
     return metrics.get(cfg.monitor)
 
@@ -144,6 +147,8 @@ def fit_and_evaluate(
     with raising_interrupts():
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         metrics = dict(trainer.callback_metrics)
+        if is_pruned(callbacks):
+            return _plain(metrics), "last"
         best = callbacks.get("best")
         path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
         options: dict[str, Any] = {"ckpt_path": path or None, "weights_only": True, "verbose": False}
@@ -152,7 +157,16 @@ def fit_and_evaluate(
             metrics |= trainer.callback_metrics
         trainer.test(module, datamodule, **options)
         metrics |= trainer.callback_metrics
-    return {name: float(value) for name, value in metrics.items()}, "best" if path else "last"
+    return _plain(metrics), "best" if path else "last"
+
+
+def is_pruned(callbacks: dict[str, Callback]) -> bool:
+    """Whether a search has given this run up: it is not evaluated then."""
+    return any(getattr(callback, "pruned", False) for callback in callbacks.values())
+
+
+def _plain(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
 
 
 def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:

@@ -113,7 +113,7 @@ class RunFolder:
             if interrupted and self.last_checkpoint.exists():
                 print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
             raise
-        end("done")
+        end(result.pop("state", "done"))
 
 
 def claim(wanted: str | Path) -> Path:

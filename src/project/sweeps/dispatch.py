@@ -206,7 +206,7 @@ def refuse_problems(config: DictConfig) -> None:
 
 
 def prepare(run: RunFolder, config: DictConfig) -> None:
-    """Make a job's folder; have the job go on from an earlier attempt's checkpoint if there is a whole one."""
+    """Make a job's folder; have the job go on from the checkpoint of an earlier attempt."""
     if is_whole(run):
         config.ckpt_path = str(run.last_checkpoint.absolute())
     elif run.path.exists():

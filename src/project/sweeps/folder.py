@@ -79,7 +79,7 @@ class SweepFolder:
             names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise InputError(
                 f"resume={self.shown}: the code changed since ({names}), its results would not compare; "
-                "start a new sweep, restore the code, or take the new one with hydra.sweeper.changed_code=true"
+                "start a new sweep, restore the code, or set hydra.sweeper.changed_code=true"
             )
 
     @contextmanager

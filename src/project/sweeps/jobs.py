@@ -55,12 +55,20 @@ class Job:
     @property
     def label(self) -> str:
         """What tells it from the others, for a line on the screen."""
-        return " ".join(shown(self.varied)) or "the only point"
+        pairs = (text.partition("=") for text in shown(self.varied))
+        return " ".join(f"{key}={short(value)}" for key, _, value in pairs) or "the only point"
 
 
 def shown(overrides: Sequence[str]) -> list[str]:
     """The overrides that a user gave."""
     return [text for text in overrides if not text.startswith(HIDDEN)]
+
+
+def short(value: str) -> str:
+    """A value as tables show it: a number with at most four digits that count."""
+    if re.fullmatch(r"-?\d*\.\d{4,}(e[-+]?\d+)?", value.lower()):
+        return f"{float(value):.4g}"
+    return value
 
 
 def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
@@ -73,6 +81,7 @@ def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
     for text in shown(varied):
         key, _, value = text.partition("=")
         key = key.lstrip("+~").rpartition(".")[2].rpartition("/")[2]
+        value = short(value)
         number_like = re.fullmatch(r"[-+0-9.]+(e[-+]?\d+)?|true|false|null", value.lower())
         parts.append(f"{key}{value}" if number_like else value or key)
     words = [re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts]

@@ -81,7 +81,7 @@ class RecordedSweeper(Sweeper):
                     folder.refuse_changed_code()
                 settle(folder, jobs, retry=resume.continued_sweep.retry)
             stopped = self.run_jobs(overrides, jobs)
-        self.conclude(folder, stopped)
+            self.conclude(folder, stopped)
 
     @abstractmethod
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
@@ -94,6 +94,10 @@ class RecordedSweeper(Sweeper):
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
+
+    def summary(self, folder: SweepFolder) -> str:
+        """What a kind of sweep adds below the table of its jobs."""
+        return ""
 
     def run_list(self, jobs: list[Job], targets: Sequence[str]) -> int:
         """Run known jobs on the launcher, whichever it is.
@@ -177,8 +181,9 @@ class RecordedSweeper(Sweeper):
         print(f"\n{jobs_table(shown, monitor)}")
         if len(shown) < len(jobs):
             print(f"… the last {MOST_ROWS} of {len(jobs)} jobs; all of them: {folder.shown}/jobs.csv")
-        if points := points_table(jobs, monitor, mode):
-            print(f"\n{points}")
+        for text in (points_table(jobs, monitor, mode), self.summary(folder)):
+            if text:
+                print(f"\n{text}")
         print(f"\ncompare them: python scripts/compare.py {folder.shown}")
         print(f"look at them: tensorboard --logdir {folder.shown}")
         failed = [job for job in jobs if job.state == "failed"]

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean, stdev
 
-from project.sweeps.jobs import Job, shown
+from project.sweeps.jobs import Job, short, shown
 from project.wording import duration
 
 GAP = "  "
@@ -37,14 +37,14 @@ def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
     rows = [
         [
             str(job.number),
-            *(settings(job).get(key, "") for key in titles),
+            *(short(settings(job).get(key, "")) for key in titles),
             job.state,
             "" if job.value is None else f"{job.value:.4f}",
             "" if job.duration_s is None else duration(job.duration_s),
         ]
         for job in jobs
     ]
-    return _layout(head, rows)
+    return layout(head, rows)
 
 
 def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
@@ -61,13 +61,13 @@ def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
     measured.sort(key=lambda pair: sign * pair[1][0] if pair[1][2] else math.inf)
     rows = [
         [
-            *(settings(group[0]).get(key, "") for key in titles),
+            *(short(settings(group[0]).get(key, "")) for key in titles),
             f"{average:.4f} ± {deviation:.4f}" if number > 1 else f"{average:.4f}" if number else "",
             f"{number} of {len(group)}",
         ]
         for group, (average, deviation, number) in measured
     ]
-    return _layout([*titles.values(), monitor, "jobs"], rows)
+    return layout([*titles.values(), monitor, "jobs"], rows)
 
 
 def spread(values: Iterable[float | None]) -> tuple[float, float, int]:
@@ -107,7 +107,7 @@ def _by_point(jobs: Sequence[Job]) -> list[list[Job]]:
     return list(groups.values())
 
 
-def _layout(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def layout(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Columns side by side; those of settings give way where the terminal is too narrow."""
     widths = [max(len(row[index]) for row in [head, *rows]) for index in range(len(head))]
     room = shutil.get_terminal_size().columns - len(GAP) * (len(widths) - 1)

@@ -1,0 +1,112 @@
+"""Optuna's storages, samplers and pruners, by the names that configurations use."""
+
+import inspect
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.pruners import BasePruner
+from optuna.samplers import BaseSampler
+from optuna.storages import BaseStorage, JournalStorage
+from optuna.storages.journal import JournalFileBackend
+
+from project.errors import InputError
+from project.nearest import did_you_mean
+
+SAMPLERS: Mapping[str, type[BaseSampler]] = {
+    "tpe": optuna.samplers.TPESampler,
+    "gp": optuna.samplers.GPSampler,
+    "cmaes": optuna.samplers.CmaEsSampler,
+    "qmc": optuna.samplers.QMCSampler,
+    "random": optuna.samplers.RandomSampler,
+    "brute_force": optuna.samplers.BruteForceSampler,
+    "nsgaii": optuna.samplers.NSGAIISampler,
+    "nsgaiii": optuna.samplers.NSGAIIISampler,
+}
+
+PRUNERS: Mapping[str, type[BasePruner]] = {
+    "none": optuna.pruners.NopPruner,
+    "median": optuna.pruners.MedianPruner,
+    "percentile": optuna.pruners.PercentilePruner,
+    "hyperband": optuna.pruners.HyperbandPruner,
+    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
+    "threshold": optuna.pruners.ThresholdPruner,
+}
+
+JOURNAL = "journal:"
+"""What the address of a journal file begins with; it works on network file systems too."""
+
+
+def silence() -> None:
+    """Keep Optuna's own lines off the screen: the sweep tells what happens."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def open_storage(url: str) -> BaseStorage:
+    """Open a storage.
+
+    Args:
+        url: `journal:FILE`, or what SQLAlchemy takes, such as sqlite:///FILE or postgresql://….
+
+    Raises:
+        InputError: there is none, or it cannot be reached.
+    """
+    try:
+        if url.startswith(JOURNAL):
+            file = Path(url.removeprefix(JOURNAL))
+            return JournalStorage(JournalFileBackend(str(file)))
+        return optuna.storages.get_storage(url)
+    except Exception as error:  # of whichever database driver
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"hydra.sweeper.storage={url}: cannot be opened ({reason}); give {JOURNAL}FILE, sqlite:///FILE "
+            "or another address that SQLAlchemy takes"
+        ) from error
+
+
+def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> BaseSampler:
+    """Make a sampler.
+
+    Args:
+        name: a key of `SAMPLERS`.
+        options: of its constructor.
+        seed: of its draws, for those that draw.
+
+    Raises:
+        InputError: unknown name or option.
+    """
+    seeded = {"seed": seed, **options} if "seed" in _options(SAMPLERS.get(name)) else dict(options)
+    return _make("sampler", SAMPLERS, name, seeded)
+
+
+def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
+    """Make a pruner.
+
+    Args:
+        name: a key of `PRUNERS`.
+        options: of its constructor.
+
+    Raises:
+        InputError: unknown name or option.
+    """
+    return _make("pruner", PRUNERS, name, options)
+
+
+def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping[str, Any]) -> Any:
+    key = f"hydra.sweeper.{kind}"
+    if name not in known:
+        raise InputError(f"{key}={name}: {did_you_mean(name, known)}")
+    allowed = _options(known[name])
+    if wrong := [option for option in options if option not in allowed]:
+        raise InputError(f"{key}_options.{wrong[0]}: {name} has none; {did_you_mean(wrong[0], allowed)}")
+    try:
+        return known[name](**options)
+    except (TypeError, ValueError, ImportError) as error:
+        raise InputError(f"{key}={name} {key}_options={dict(options)}: {error}") from error
+
+
+def _options(made: type[Any] | None) -> list[str]:
+    return [] if made is None else [name for name in inspect.signature(made).parameters if name != "self"]
