@@ -13,6 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.studies import JOURNAL, make_pruner, make_sampler, open_storage, silence
+from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import FINISHED, Job
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.points import Point, jobs_of, repeated
