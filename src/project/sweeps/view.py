@@ -135,14 +135,13 @@ class View:
         parts.append(f"{running} running")
         if self.jobs is not None:
             parts.append(f"{max(0, self.jobs - finished - running)} waiting")
-        text = ", ".join(parts)
-        if self.best is not None:
-            text += f" · best {self.monitor} {self.best.value:.4f} ({self.best.label})"
-        text += f" · {duration(time.monotonic() - self._began)}"
+        text = f"{', '.join(parts)} · {duration(time.monotonic() - self._began)}"
         if self._seconds and self.jobs is not None:
             left = self.jobs - finished
             mean = sum(self._seconds) / len(self._seconds)
             text += f", about {duration(mean * left / max(1, running))} left"
+        if self.best is not None:
+            text += f" · best {self.best.value:.4f} ({self.best.label})"
         return text
 
     def _bar(self, job: Job) -> str:

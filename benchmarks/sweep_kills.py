@@ -1,0 +1,185 @@
+"""Kill a sweep's whole process tree at random moments, resume it each time, and count what came of its jobs.
+
+    python benchmarks/sweep_kills.py --kills 20
+    python benchmarks/sweep_kills.py --kills 20 --ranks 2
+
+Every job has to end done exactly once, and no process may be left. A job counts as done anew whenever its
+line `done` appears in the sweep's record after a state that was not `done`, or a second table of results
+in its log.
+"""
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
+JOBS = 12
+SWEEP = [
+    *("-m", "model=mlp", "data=synthetic", "data.train_size=2000", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=4", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
+]
+END_S = 15.0
+"""Seconds that processes have to disappear after a kill."""
+
+
+def main() -> None:
+    """Run the trial and print its figures; exit code 1 if a job was lost or done twice."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=20)
+    parser.add_argument("--ranks", type=int, default=1, help="of each job; above 1: DDP")
+    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--parent-only", action="store_true", help="kill the sweep's process alone")
+    arguments = parser.parse_args()
+    moments = random.Random(arguments.seed)
+    with tempfile.TemporaryDirectory() as name:
+        result = kill_and_resume(
+            Path(name), arguments.kills, arguments.ranks, moments, parent_only=arguments.parent_only
+        )
+    print(json.dumps(result, indent=2))
+    sys.exit(0 if result["done once"] == JOBS and not result["left processes"] else 1)
+
+
+def kill_and_resume(
+    folder: Path, kills: int, ranks: int, moments: random.Random, *, parent_only: bool = False
+) -> dict[str, object]:
+    """Start a sweep, kill it `kills` times, let it end.
+
+    Args:
+        folder: to work in.
+        kills: how often.
+        ranks: of each job.
+        moments: draws when.
+        parent_only: kill the sweep's own process; its children have to follow by themselves.
+
+    Returns:
+        Figures: jobs done once, done more often, killed with so many jobs done, processes left.
+    """
+    command = [sys.executable, str(SCRIPT), *SWEEP]
+    if ranks > 1:
+        command += ["trainer=ddp", f"trainer.devices={ranks}"]
+    done_at_kill, left = [], 0
+    for _ in range(kills):
+        process = start(command, folder)
+        wait_for_a_job(process, folder)
+        end = time.monotonic() + moments.uniform(0.0, 3.0)
+        while time.monotonic() < end and process.poll() is None:
+            time.sleep(0.01)
+        tree = descendants(process.pid)
+        if parent_only:
+            process.kill()
+        else:
+            moments.shuffle(tree)
+            for pid in [process.pid, *tree]:
+                kill(pid)
+        process.wait()
+        left += len(still_there(tree))
+        done_at_kill.append(sum(state == "done" for state in states(folder).values()))
+        command = [sys.executable, str(SCRIPT), "resume=last"]
+        if done_at_kill[-1] == JOBS:
+            break
+    process = start(command, folder)
+    process.wait(timeout=600)
+    final = states(folder)
+    times = Counter(times_done(folder))
+    return {
+        "jobs": len(final),
+        "done once": sum(times[number] == 1 and final[number] == "done" for number in final),
+        "done more than once": sum(count > 1 for count in times.values()),
+        "evaluated more than once": sum(text.count(" weights)") > 1 for text in logs(folder)),
+        "not done": sum(state != "done" for state in final.values()),
+        "kills": len(done_at_kill),
+        "jobs done at each kill": done_at_kill,
+        "left processes": left,
+        "exit code": process.returncode,
+    }
+
+
+def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
+    """Start a sweep, with its output in `folder`."""
+    with (folder / "output.txt").open("ab") as output:
+        return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
+
+
+def wait_for_a_job(process: subprocess.Popen[bytes], folder: Path) -> None:
+    """Wait until this process has started a job; nothing can be killed before that."""
+    begun = sum(1 for _ in lines(folder))
+    deadline = time.monotonic() + 120
+    while process.poll() is None and time.monotonic() < deadline:
+        if any(line["state"] == "running" for line in lines(folder)[begun:]):
+            return
+        time.sleep(0.05)
+
+
+def lines(folder: Path) -> list[dict[str, object]]:
+    """The lines of the sweep's record."""
+    found = []
+    for record in folder.glob("outputs/sweep/*/jobs.jsonl"):
+        whole = [line for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        found += [json.loads(line) for line in whole]
+    return found
+
+
+def states(folder: Path) -> dict[int, str]:
+    """The last state of each job."""
+    return {line["number"]: line["state"] for line in lines(folder)}  # type: ignore[misc]
+
+
+def times_done(folder: Path) -> list[int]:
+    """A job's number each time it got done."""
+    before: dict[object, object] = {}
+    found = []
+    for line in lines(folder):
+        if line["state"] == "done" and before.get(line["number"]) != "done":
+            found.append(line["number"])
+        before[line["number"]] = line["state"]
+    return found  # type: ignore[return-value]
+
+
+def logs(folder: Path) -> list[str]:
+    """The jobs' logs."""
+    return [log.read_text() for log in folder.glob("outputs/sweep/*/*/train.log")]
+
+
+def descendants(pid: int) -> list[int]:
+    """Process ids of all children and theirs."""
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return []
+    return [found for child in map(int, children) for found in [child, *descendants(child)]]
+
+
+def still_there(pids: list[int]) -> list[int]:
+    """Processes that do not end within the time they have."""
+    deadline = time.monotonic() + END_S
+    while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return left
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, other than as a zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def kill(pid: int) -> None:
+    """SIGKILL a process that may have ended already."""
+    try:
+        os.kill(pid, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+if __name__ == "__main__":
+    main()
