@@ -118,6 +118,22 @@ def read_table(file: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(stream))
 
 
+def slurm(rank: int, **more: str) -> dict[str, str]:
+    """What srun sets in each task, of two on one machine."""
+    return {
+        "SLURM_JOB_ID": "4321",
+        "SLURM_STEP_ID": "0",
+        "SLURM_PROCID": str(rank),
+        "SLURM_LOCALID": str(rank),
+        "SLURM_NODEID": "0",
+        "SLURM_NTASKS": "2",
+        "SLURM_STEP_NUM_TASKS": "2",
+        "SLURM_STEP_TASKS_PER_NODE": "2",
+        "SLURM_STEP_NODELIST": "localhost",
+        "MASTER_ADDR": "127.0.0.1",
+    } | more
+
+
 def md5_of(folder: Path) -> dict[str, str]:
     return {
         file.name: hashlib.md5(file.read_bytes(), usedforsecurity=False).hexdigest()

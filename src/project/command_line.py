@@ -15,7 +15,7 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from project import resolvers, resume
+from project import nodes, resolvers, resume
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
@@ -24,7 +24,7 @@ TRACEBACK_FLAG = "--traceback"
 with_traceback = False
 
 
-def run(main: Callable[[], object], conf: Path, config_name: str) -> None:
+def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     """Run a Hydra main function as a script and end the process with its exit code.
 
     0: done; 1: failure; 2: wrong input, told in one line on standard error (`--traceback` shows the
@@ -41,11 +41,15 @@ def run(main: Callable[[], object], conf: Path, config_name: str) -> None:
     resolvers.register()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
-        with ending_on_errors(conf, config_name):
-            _refuse_unknown_flags()
-            _refuse_empty_groups(conf)
-            sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
-            main()
+        with nodes.ending_together(), ending_on_errors(conf, config_name):
+            nodes.translate_slurm()
+            if nodes.is_first():
+                _refuse_unknown_flags()
+                _refuse_empty_groups(conf)
+                sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
+                main()
+            else:
+                main(nodes.receive())
     except SystemExit as end:
         _leave(end.code)
     _leave(0)
@@ -74,7 +78,8 @@ def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> It
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except Exception as error:
-        raise SystemExit(report(error, conf, config_name)) from error
+        silent = isinstance(error, InputError) and nodes.told_elsewhere()
+        raise SystemExit(report(error, conf, config_name, silent=silent)) from error
 
 
 @contextmanager
@@ -89,7 +94,7 @@ def ending_single_run_on_errors() -> Iterator[None]:
 
 def in_sweep() -> bool:
     """Whether this run is a job of a sweep."""
-    return HydraConfig.get().mode == RunMode.MULTIRUN
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
 def report(

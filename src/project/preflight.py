@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
-from project import resume
+from project import nodes, resume
 from project.checks import find_problems
 from project.command_line import ending_on_errors
 from project.errors import InputError
@@ -24,11 +24,18 @@ class Preflight(Callback):
         with ending_on_errors():  # Hydra would turn an exception of a callback into a warning
             sources = config.hydra.runtime.config_sources
             conf = next(Path(source.path) for source in sources if source.provider == "main")
+            folder = nodes.earlier_folder(config.hydra)
+            resume.go_on_after_restart(folder)
             earlier = resume.configure(config, conf)
             _check(config)
-            folder = earlier.path if earlier is not None else claim(config.hydra.run.dir)
+            folder = earlier.path if earlier is not None else folder or claim(nodes.name_folder(config.hydra))
             with read_write(config.hydra.run):
                 config.hydra.run.dir = str(folder)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a sweep in processes that belong to one run."""
+        with ending_on_errors():
+            nodes.refuse_sweep()
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a sweep's job, unless our own launcher did so before it started."""
@@ -40,4 +47,6 @@ class Preflight(Callback):
 
 def _check(config: DictConfig) -> None:
     if problems := dict.fromkeys(find_problems(config)):  # many keys may follow from one wrong value
+        raise InputError("\n".join(problems))
+    if problems := dict.fromkeys(nodes.find_mismatch(config)):
         raise InputError("\n".join(problems))

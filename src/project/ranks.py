@@ -18,6 +18,7 @@ import torch
 from project.command_line import report
 from project.errors import InputError
 from project.forking import die_with_parent, flush, forget_ranks
+from project.nodes import number_of
 
 GRACE_S = 5.0
 """Seconds that ranks have to end by themselves after another one failed, or after a signal."""
@@ -36,33 +37,21 @@ class RankFailedError(RuntimeError):
         self.exit_code = exit_code
 
 
-def is_rank() -> bool:
-    """Whether something (this module, torchrun, SLURM) has started this process as one of several ranks."""
-    return "LOCAL_RANK" in os.environ or ("SLURM_PROCID" in os.environ and "SLURM_STEP_ID" in os.environ)
-
-
-def count_ranks(accelerator: str, devices: int | str | Sequence[int], num_nodes: int = 1) -> int:
+def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
     """Processes that a run on these devices of this machine needs.
 
     Args:
         accelerator: as `lightning.Trainer` takes it.
         devices: a number, a list of device numbers, or `auto` (-1) for all.
-        num_nodes: machines.
 
     Raises:
-        InputError: more GPUs are wanted than there are, or more machines than this one.
+        InputError: more GPUs are wanted than there are.
     """
-    if num_nodes > 1:
-        raise InputError(
-            f"trainer.num_nodes={num_nodes}: the devices of one machine can be used so far; set 1"
-        )
     gpus = torch.cuda.device_count()  # asks the driver's management library, starts no CUDA
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
     if devices in ("auto", -1, "-1"):
         return max(1, gpus) if on_gpu else 1
-    if isinstance(devices, str) and not devices.isdigit():
-        devices = [int(device) for device in devices.split(",") if device]
-    wanted = int(devices) if isinstance(devices, int | str) else len(devices)
+    wanted = number_of(devices)
     if on_gpu and not gpus:
         raise InputError(
             f"trainer.accelerator={accelerator}: torch finds no GPU here; set trainer.accelerator=cpu or auto"

@@ -124,6 +124,13 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
     return ["-m", "--config-path", str(sweep.conf.absolute()), *kept, *changes]
 
 
+def go_on_after_restart(folder: Path | None) -> None:
+    """Continue the run in `folder`, if there is one and it has a checkpoint, unless the command names one."""
+    global continued
+    if folder is not None and continued is None and (run := RunFolder(folder)).last_checkpoint.is_file():
+        continued = Continued(run, run.last_checkpoint, [])
+
+
 def configure(config: DictConfig, conf: Path) -> RunFolder | None:
     """Put the continued run's configuration, changed as the command line says, in the place of `config`.
 

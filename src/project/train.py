@@ -1,8 +1,8 @@
 """One run, from its configuration to its result: read this to see how the pieces meet."""
 
 import logging
-import os
 from collections.abc import Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
@@ -10,11 +10,11 @@ import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import screen
+from project import nodes, screen
 from project.callbacks.record import Record
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
@@ -22,7 +22,7 @@ from project.errors import InputError, one_line
 from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
 from project.quirks import raising_interrupts, silence_libraries
-from project.ranks import RankFailedError, count_ranks, is_rank, run_ranks
+from project.ranks import RankFailedError, count_ranks, run_ranks
 from project.runs import checkpoint
 from project.runs.folder import RunFolder
 
@@ -42,10 +42,12 @@ def train(cfg: DictConfig) -> float | None:
         The value of `cfg.monitor` for the evaluated weights, None if it was not measured.
     """
     run = RunFolder(cfg.paths.run)
-    with ending_single_run_on_errors(), run.removed_if_never_trained(job=in_sweep()):
-        ranks = 1
-        if not is_rank():
-            ranks = count_ranks(cfg.trainer.accelerator, cfg.trainer.devices, cfg.trainer.num_nodes)
+    keeping = run.removed_if_never_trained(job=in_sweep()) if nodes.is_first() else nullcontext()
+    with ending_single_run_on_errors(), keeping:
+        if nodes.world() is not None:
+            nodes.share(cfg)
+            return train_rank(cfg, run)
+        ranks = count_ranks(cfg.trainer.accelerator, cfg.trainer.devices)
         if ranks == 1:
             return train_rank(cfg, run)
         try:
@@ -86,8 +88,8 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         callbacks=list(callbacks.values()),
         logger=loggers,
         default_root_dir=str(run.path),
-        # Ranks that this package forked; Lightning would take a surrounding SLURM allocation for its own.
-        plugins=[LightningEnvironment()] if "LOCAL_RANK" in os.environ else None,
+        # Said, not looked for: Lightning would take a surrounding SLURM allocation for its own.
+        plugins=[TorchElasticEnvironment() if nodes.world() else LightningEnvironment()],
     )
 
     if cfg.ckpt_path is not None:

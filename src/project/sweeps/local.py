@@ -69,6 +69,11 @@ class LocalProcesses(StreamingLauncher):
 
     def need(self, config: DictConfig) -> Need:
         """See `StreamingLauncher`."""
+        if config.trainer.num_nodes > 1:
+            raise InputError(
+                f"trainer.num_nodes={config.trainer.num_nodes}: hydra/launcher=local has one machine; take "
+                "hydra/launcher=slurm, or trainer.num_nodes=1"
+            )
         return need_of(config.trainer, len(self._visible_gpus()), self.gpus_per_job)
 
     def _visible_gpus(self) -> list[str]:

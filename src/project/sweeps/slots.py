@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from project.errors import InputError
+from project.nodes import number_of
 
 
 @dataclass(frozen=True)
@@ -128,13 +129,13 @@ def need_of(trainer: Mapping[str, Any], gpus: int, gpus_per_job: float | str) ->
         )
     everything = devices in ("auto", -1, "-1")
     if not on_gpu:
-        return Need(1 if everything else count_devices(devices))
+        return Need(1 if everything else max(1, number_of(devices)))
     if gpus_per_job == "auto":
-        wanted: float = gpus if everything else count_devices(devices)
+        wanted: float = gpus if everything else max(1, number_of(devices))
     else:
         wanted = float(gpus_per_job)
         ranks = 1 if wanted < 1 else int(wanted)
-        if not everything and count_devices(devices) != ranks:
+        if not everything and max(1, number_of(devices)) != ranks:
             raise InputError(
                 f"hydra.launcher.gpus_per_job={gpus_per_job}: a job trains on trainer.devices={devices}; set "
                 + (f"trainer=ddp trainer.devices={ranks}" if ranks > 1 else "trainer.devices=1")
@@ -145,12 +146,3 @@ def need_of(trainer: Mapping[str, Any], gpus: int, gpus_per_job: float | str) ->
             "trainer.accelerator=cpu"
         )
     return Need(max(1, int(wanted)), wanted)
-
-
-def count_devices(devices: int | str | Sequence[int]) -> int:
-    """Number of devices that a setting such as 2, "2", [0, 1] or "0,1" names."""
-    if isinstance(devices, int):
-        return max(1, devices)
-    if isinstance(devices, str):
-        return max(1, int(devices)) if devices.isdigit() else len([1 for part in devices.split(",") if part])
-    return len(devices)

@@ -1,0 +1,180 @@
+"""One run whose processes torchrun or srun has started: one folder, one configuration, one voice."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from conftest import ROOT, read_table, slurm
+from omegaconf import OmegaConf
+
+TINY = (
+    "model=mlp data=synthetic data.train_size=200 data.test_size=101 trainer.accelerator=cpu "
+    "trainer.max_epochs=2"
+)
+PAIR = f"{TINY} trainer=ddp trainer.devices=1 trainer.num_nodes=2"
+LIMIT_S = 240
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def run_all(
+    commands: Sequence[Sequence[str]], cwd: Path, variables: Sequence[dict[str, str]] = ()
+) -> list[tuple[int, str, str]]:
+    """Start commands side by side; return the exit code, the output and the errors of each."""
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    processes = [
+        subprocess.Popen(
+            command,
+            cwd=cwd,
+            env=environment | (variables[number] if variables else {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for number, command in enumerate(commands)
+    ]
+    try:
+        outputs = [process.communicate(timeout=LIMIT_S) for process in processes]
+        return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+    finally:
+        for process in processes:
+            if process.poll() is None:
+                process.send_signal(signal.SIGTERM)  # torchrun ends its workers, which killing would leave
+                try:
+                    process.wait(timeout=40)
+                except subprocess.TimeoutExpired:
+                    process.kill()
+
+
+def torchrun(*options: str, arguments: str) -> list[str]:
+    script = str(ROOT / "scripts" / "train.py")
+    return [sys.executable, "-m", "torch.distributed.run", *options, script, *arguments.split()]
+
+
+def static_agents(arguments: str) -> list[list[str]]:
+    port = free_port()
+    return [
+        torchrun(
+            *("--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"),
+            *("--master-addr=127.0.0.1", f"--master-port={port}"),
+            arguments=arguments,
+        )
+        for node in range(2)
+    ]
+
+
+def dynamic_agents(arguments: str) -> list[list[str]]:
+    port = free_port()
+    return [
+        torchrun(
+            *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test"),
+            *(f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"),
+            arguments=arguments,
+        )
+        for _ in range(2)
+    ]
+
+
+def losses(run: Path) -> list[float]:
+    rows = read_table(run / "metrics.csv")
+    return [float(row[name]) for name in ("train/loss", "val/loss") for row in rows if row[name]]
+
+
+def only_run(cwd: Path) -> Path:
+    (folder,) = cwd.glob("outputs/*/*")
+    return folder
+
+
+def losses_alone(cwd: Path, *more: str) -> list[float]:
+    """Losses of the same run in one process."""
+    cwd.mkdir()
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY.split(), *more]
+    ((code, output, errors),) = run_all([command], cwd)
+    assert code == 0, output + errors
+    return losses(only_run(cwd))
+
+
+def check_one_run(results: list[tuple[int, str, str]], run: Path) -> None:
+    assert [code for code, _, _ in results] == [0, 0], results
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["ranks"], status["error"]) == ("done", 2, None)
+    assert status["metrics"]["test/images"] == 101
+    assert status["metrics"]["val/images"] == 20
+    assert {path.name for path in (run / ".hydra").iterdir()} == {
+        *("config.yaml", "hydra.yaml", "overrides.yaml")
+    }
+    assert len(list(run.glob("events.out*"))) == 1
+    (spoken,) = [output for _, output, _ in results if output]  # one process talks
+    assert (run / "train.log").read_text().count("of 101 images") == spoken.count("of 101 images") == 1
+
+
+@pytest.mark.slow
+def test_two_nodes_are_one_run(tmp_path: Path) -> None:
+    results = run_all(static_agents(PAIR), tmp_path)
+    run = only_run(tmp_path)
+    check_one_run(results, run)
+    assert losses(run) == pytest.approx(losses_alone(tmp_path / "alone"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_nodes_that_find_each_other_agree_on_what_each_would_draw_anew(tmp_path: Path) -> None:
+    results = run_all(dynamic_agents(f"{PAIR} seed='${{oc.decode:1${{now:%f}}}}'"), tmp_path)
+    run = only_run(tmp_path)
+    check_one_run(results, run)
+    seed = OmegaConf.load(run / "config.yaml").seed
+    assert seed >= 1_000_000
+    # With another seed on the second node, it would have trained on other images.
+    assert losses(run) == pytest.approx(losses_alone(tmp_path / "alone", f"seed={seed}"), rel=1e-4)
+
+
+@pytest.mark.slow
+def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
+    for mistake, line in (
+        ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr?"),
+        (
+            "data.batch_size=9",
+            "error: data.batch_size=9: counts the images of all devices together and must be a multiple of "
+            "their number, 2",
+        ),
+    ):
+        results = run_all(static_agents(f"{PAIR} {mistake}"), tmp_path)
+        assert all(code != 0 for code, _, _ in results)
+        told = [text for _, _, errors in results for text in errors.splitlines() if "error:" in text]
+        assert told == [line]
+        assert not list(tmp_path.glob("outputs/*/*"))
+
+
+@pytest.mark.slow
+def test_torchrun_on_one_machine_takes_as_many_devices_as_it_started(tmp_path: Path) -> None:
+    one_node = ("--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1")
+    ((code, output, errors),) = run_all([torchrun(*one_node, arguments=f"{TINY} trainer=ddp")], tmp_path)
+    assert code == 0, errors
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert (status["state"], status["ranks"], status["metrics"]["test/images"]) == ("done", 2, 101)
+    assert output.count("of 101 images") == 1
+
+
+@pytest.mark.slow
+def test_a_slurm_job_is_one_run_that_goes_on_when_it_is_requeued(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY.split(), "trainer=ddp"]
+    port = str(free_port())
+    first = run_all([command] * 2, tmp_path, [slurm(rank, MASTER_PORT=port) for rank in range(2)])
+    run = only_run(tmp_path)
+    check_one_run(first, run)
+    assert run.name == "slurm-4321.0"
+    requeued = [slurm(rank, MASTER_PORT=port, SLURM_RESTART_COUNT="1") for rank in range(2)]
+    second = run_all([command] * 2, tmp_path, requeued)
+    assert [code for code, _, _ in second] == [0, 0], second
+    assert only_run(tmp_path) == run
+    (spoken,) = [output for _, output, _ in second if output]
+    assert "2 epochs are done" in spoken
