@@ -31,6 +31,17 @@ from project.nearest import explain_composition
             "data.batch_size=1.5: a number, but a whole number is needed, as in data.batch_size=16",
         ),
         ("data.val_size=-0.1", "data.val_size=-0.1: must be at least 0"),
+        ("data.folds=1", "data.folds=1: must be at least 2"),
+        ("data.folds=x", "data.folds=x: a word, but a whole number is needed, as in data.folds=5"),
+        ("data.fold=-1", "data.fold=-1: must be at least 0"),
+        (
+            "data.fold=1",
+            "data.fold=1: has no effect without data.folds; set their number, as in data.folds=5",
+        ),
+        (
+            "data.folds=5 data.fold=5",
+            "data.fold=5: must be at least 0 and at most 4, with data.folds=5",
+        ),
         ("seed=-1", "seed=-1: must be at least 0 and at most 4294967295"),
         ("seed=x", "seed=x: a word, but a whole number is needed, as in seed=1"),
         ("compile=1", "compile=1: a whole number, but true or false is needed, as in compile=false"),

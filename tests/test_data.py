@@ -53,6 +53,24 @@ def test_val_size_is_a_number_or_a_fraction(val_size: float, expected: int) -> N
     assert bool(data.val_dataloader()) == bool(expected)
 
 
+@pytest.mark.parametrize("folds", [2, 5, 7])
+def test_the_folds_are_disjoint_stratified_and_hold_every_training_image(folds: int) -> None:
+    cuts = [Digits(**DIGITS, val_size=0, folds=folds, fold=fold, seed=fold) for fold in range(folds)]
+    for data in cuts:
+        data.setup("fit")
+        assert data.validates
+        assert rows_of(data, "val") | rows_of(data, "train") == set(range(1438))
+        assert not rows_of(data, "val") & rows_of(data, "train")
+    assert sorted(row for data in cuts for row in rows_of(data, "val")) == list(range(1438))
+    labels = cuts[0]._parts["val"].images.labels
+    shares = torch.stack([labels[data._parts["val"].rows].bincount(minlength=10) for data in cuts])
+    assert (shares.amax(dim=0) - shares.amin(dim=0)).max() <= 1, shares
+    assert max(data.count("val") for data in cuts) - min(data.count("val") for data in cuts) <= 1
+    other = Digits(**DIGITS, folds=folds, split_seed=1)
+    other.setup("fit")
+    assert rows_of(other, "val") != rows_of(cuts[0], "val")
+
+
 @pytest.mark.parametrize("size", [0, 1, 7, 60, 99])
 def test_a_stratified_split_keeps_every_class_share(size: int) -> None:
     labels = torch.tensor([0] * 50 + [1] * 30 + [2] * 20)
@@ -184,6 +202,8 @@ def test_synthetic_images_are_learnable_and_repeatable() -> None:
             r"data\.input_shape=\[1, 30, 30\].*\[1, 28, 28\]",
         ),
         (lambda: Digits(**DIGITS, val_size=1438), r"data\.val_size=1438: choose 0 to 1437"),
+        (lambda: Digits(**DIGITS, folds=3, fold=3), r"data\.fold=3: must be 0 to 2, with data\.folds=3"),
+        (lambda: Digits(**DIGITS, folds=1439), r"data\.folds=1439: choose 2 to 1438"),
         (lambda: Digits(**DIGITS, mean=[0.1, 0.2]), r"data\.mean=\[0\.1, 0\.2\]: 2 values for 1 channels"),
         (lambda: Digits(**DIGITS, std=[0.0]), r"data\.std=\[0\.0\]: must be above 0"),
         (

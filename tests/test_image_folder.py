@@ -54,6 +54,19 @@ def test_an_image_folder_without_a_test_folder_is_cut_in_three(image_folder: Pat
     assert not train & test
 
 
+def test_folds_are_not_cut_beside_a_validation_folder(image_folder: Path, tmp_path: Path) -> None:
+    options = {"input_shape": (3, 12, 10), "num_classes": 3, "folds": 4, "fold": 1}
+    cut = ImageFolder(str(image_folder), **options)
+    cut.setup("fit")
+    assert [cut.count(split) for split in ("train", "val")] == [45, 15]
+    for split in ("train", "val"):
+        shutil.copytree(image_folder / "train", tmp_path / split)
+    with pytest.raises(
+        InputError, match=r"data\.folds=4: data=image_folder has validation images of its own"
+    ):
+        ImageFolder(str(tmp_path), **options).setup("fit")
+
+
 def test_streamed_images_are_those_in_memory(image_folder: Path) -> None:
     options = {"input_shape": (3, 12, 10), "num_classes": 3, "mean": [0.5], "std": [0.5]}
     memory = ImageFolder(str(image_folder), **options)

@@ -2,9 +2,11 @@
 
 from pathlib import Path
 
-from conftest import read_table
+from conftest import Compose, read_table
+from omegaconf import OmegaConf
 
 from project.loggers.csv import MetricsCSV
+from project.loggers.hyperparameters import hyperparameters
 
 
 def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
@@ -35,3 +37,12 @@ def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> No
     second.log_metrics({"test/acc": 0.5}, step=7)
     second.finalize("success")
     assert [row["train/loss"] for row in read_table(tmp_path / "metrics.csv")] == ["1", ""]
+
+
+def test_the_fold_is_among_what_runs_are_compared_by(composed: Compose) -> None:
+    def shown(*overrides: str) -> dict[str, object]:
+        config = OmegaConf.to_container(composed(*overrides), resolve=True)
+        return {name: value for name, value in hyperparameters(config).items() if name.startswith("data.")}
+
+    assert shown() == {"data.batch_size": 16, "data.val_size": 0.1}
+    assert shown("data.folds=5", "data.fold=2") == {"data.batch_size": 16, "data.folds": 5, "data.fold": 2}

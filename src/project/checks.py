@@ -19,6 +19,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "data.eval_batch_size": (1, math.inf),
     "data.val_size": (0, math.inf),
     "data.test_size": (ABOVE_0, math.inf),
+    "data.folds": (2, math.inf),
+    "data.fold": (0, math.inf),
     "data.split_seed": (0, 2**63 - 1),
     "data.num_classes": (2, math.inf),
     "data.num_workers": (0, math.inf),
@@ -113,9 +115,21 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         problem = _wrong_type(key, value, declared) or _out_of_range(key, value) or _no_choice(key, value)
         if problem:
             yield problem
+    yield from _wrong_fold(config)
     better = "min" if str(config.monitor).endswith("/loss") else "max"
     if config.mode in CHOICES["mode"] and config.mode != better:
         yield f"mode={config.mode}: monitor={config.monitor} is better when {better}imal; set mode={better}"
+
+
+def _wrong_fold(config: DictConfig) -> Iterator[str]:
+    folds, fold = config.data.get("folds"), config.data.get("fold")
+    if folds is None:
+        if isinstance(fold, int) and fold > 0:
+            yield f"data.fold={fold}: has no effect without data.folds; set their number, as in data.folds=5"
+    elif type(folds) is not int:
+        yield f"data.folds={folds}: {_type_name(folds)}, but a whole number is needed, as in data.folds=5"
+    elif isinstance(fold, int) and folds >= 2 and fold >= folds:
+        yield f"data.fold={fold}: must be at least 0 and at most {folds - 1}, with data.folds={folds}"
 
 
 def _leaves(config: DictConfig) -> Iterator[str]:

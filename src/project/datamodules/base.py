@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
-from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
+from project.datamodules.images import Images, MemoryImages, images_of, stratified_fold, stratified_split
 from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, TrainingOrder
 from project.datamodules.pixels import in_chunks, scale_images, to_gray
@@ -42,6 +42,9 @@ class ImageDataModule(L.LightningDataModule):
         val_size: validation images cut from the training images: a number, or a fraction below 1. With
             0 all images train, and there is no validation.
         split_seed: of the generator that cuts.
+        folds: for cross-validation, a number of parts into which the training images are cut, stratified;
+            one of them validates, whatever `val_size`. Null cuts by `val_size`.
+        fold: that part, 0 to `folds` - 1.
         mean: of each channel on the scale [0, 1]; null computes it from the training images.
         std: likewise.
         resize: side or (H, W) to which images are scaled beforehand; null keeps their size.
@@ -63,6 +66,8 @@ class ImageDataModule(L.LightningDataModule):
         eval_batch_size: int = 256,
         val_size: float = 0.1,
         split_seed: int = 0,
+        folds: int | None = None,
+        fold: int = 0,
         mean: Sequence[float] | None = None,
         std: Sequence[float] | None = None,
         resize: int | Sequence[int] | None = None,
@@ -81,6 +86,10 @@ class ImageDataModule(L.LightningDataModule):
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.split_seed = split_seed
+        self.folds = folds
+        if folds is not None and not 0 <= fold < folds:
+            raise InputError(f"data.fold={fold}: must be 0 to {folds - 1}, with data.folds={folds}")
+        self.fold = fold
         self.mean = self._per_channel("mean", mean)
         self.std = self._per_channel("std", std)
         self.resize = resize
@@ -99,7 +108,7 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def validates(self) -> bool:
         """Whether there are validation images."""
-        return self.val_size > 0
+        return self.folds is not None or self.val_size > 0
 
     @abstractmethod
     def read(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
@@ -165,24 +174,35 @@ class ImageDataModule(L.LightningDataModule):
             self._resume_at = (state_dict["epoch"], state_dict["batches_done"])
 
     def _set_up_training(self) -> None:
-        train = self._load("train")
         val = self._load("val")
+        if val is not None and self.folds is not None:
+            raise InputError(
+                f"data.folds={self.folds}: data={self.name} has validation images of its own; set "
+                "data.folds=null, or move them to the training images"
+            )
+        train = self._load("train")
         if val is not None:
             self._parts["train"] = self._whole(train)
             self._parts["val"] = self._whole(val)
             return
         assert train is not None
-        count = len(train.labels)
+        kept, taken = self._cut_validation(train.labels)
+        self._parts["train"] = Part(train, kept)
+        if len(taken):
+            self._parts["val"] = Part(train, taken)
+
+    def _cut_validation(self, labels: Tensor) -> tuple[Tensor, Tensor]:
+        """Rows that train, and rows that validate."""
+        if self.folds is not None:
+            return stratified_fold(labels, self.folds, self.fold, generator(self.split_seed))
+        count = len(labels)
         size = images_of(self.val_size, count)
         if not 0 <= size < count or bool(size) != bool(self.val_size):
             raise InputError(
                 f"data.val_size={self.val_size}: choose 0 to {count - 1} of the {count} training images, "
                 f"or a fraction from {1 / count:.2g} to below 1"
             )
-        kept, taken = stratified_split(train.labels, size, generator(self.split_seed))
-        self._parts["train"] = Part(train, kept)
-        if size:
-            self._parts["val"] = Part(train, taken)
+        return stratified_split(labels, size, generator(self.split_seed))
 
     def _load(self, split: Split) -> Images | None:
         """Read, preprocess and check a split."""

@@ -222,6 +222,35 @@ def stratified_split(labels: Tensor, size: int, generator: torch.Generator) -> t
     return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
 
 
+def stratified_fold(
+    labels: Tensor, folds: int, fold: int, generator: torch.Generator
+) -> tuple[Tensor, Tensor]:
+    """Cut rows into `folds` parts of nearly equal size, and set one of them apart.
+
+    The parts are disjoint and hold all rows; how many rows of a class they have differs by one at most.
+
+    Args:
+        labels: (N,) long.
+        folds: number of parts.
+        fold: the part set apart.
+        generator: draws them; the same one gives the same parts.
+
+    Returns:
+        Row numbers of the other parts together and of the one set apart, both ascending.
+
+    Raises:
+        InputError: there are fewer rows than parts.
+    """
+    count = len(labels)
+    if not 2 <= folds <= count:
+        raise InputError(f"data.folds={folds}: choose 2 to {count}, the number of training images")
+    shuffled = torch.randperm(count, generator=generator)
+    by_class = shuffled[labels[shuffled].argsort(stable=True)]
+    apart = torch.zeros(count, dtype=torch.bool)
+    apart[by_class[fold::folds]] = True  # dealt out in turn, class after class
+    return torch.nonzero(~apart).flatten(), torch.nonzero(apart).flatten()
+
+
 def images_of(share: float, count: int) -> int:
     """Number of images that `share` means: a fraction of `count` below 1, or a whole number; else -1."""
     if share < 1:

@@ -23,4 +23,7 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
                 shown[f"{group}.{name}"] = value
     for group, names in HYPERPARAMETERS.items():
         shown |= {f"{group}.{name}": config[group][name] for name in names}
+    if config["data"].get("folds") is not None:
+        del shown["data.val_size"]
+        shown |= {f"data.{name}": config["data"][name] for name in ("folds", "fold")}
     return shown
