@@ -38,7 +38,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the moments")
     parser.add_argument("--parent-only", action="store_true", help="kill the sweep's process alone")
     arguments = parser.parse_args()
-    moments = random.Random(arguments.seed)
+    moments = random.Random(arguments.seed)  # noqa: S311 (no secret)
     with tempfile.TemporaryDirectory() as name:
         result = kill_and_resume(
             Path(name), arguments.kills, arguments.ranks, moments, parent_only=arguments.parent_only
