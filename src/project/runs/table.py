@@ -2,6 +2,7 @@
 
 import math
 import shutil
+import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,8 +55,11 @@ def render(comparison: Comparison, top: int, width: int | None = None) -> str:
     columns = _columns(comparison, comparison.points[:top])
     kept = _fit(columns, width)
     left_out = [column.name for column in columns if column not in kept]
-    body = [_title(comparison), "", *_lay_out(kept, width), "", *_notes(comparison, top, left_out)]
-    return "\n".join(shorten(line, width, at_end=True) for line in body + _troubles(comparison))
+    lines = [_title(comparison), "", *_lay_out(kept), ""]
+    for note in _notes(comparison, top, left_out):
+        lines += textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
+    troubles = [shorten(line, width, at_end=True) for line in _troubles(comparison)]
+    return "\n".join(lines + troubles)
 
 
 def _title(comparison: Comparison) -> str:
@@ -83,9 +87,7 @@ def _columns(comparison: Comparison, points: Sequence[Point]) -> list[Column]:
         columns.append(Column("n", "n", [str(len(point.runs)) for point in points]))
     columns.append(Column("time", "time", [duration(point.mean(DURATION)) for point in points]))
     if comparison.each:
-        common, rest = below([run.folder for run in first])
-        heading = f"folder in {common}" if common else "folder"
-        columns.append(Column("folder", shorten(heading, 2 * WIDEST), rest, right=False))
+        columns.append(Column("folder", "folder", below([run.folder for run in first])[1], right=False))
     return columns
 
 
@@ -115,7 +117,7 @@ def _fit(columns: Sequence[Column], width: int) -> list[Column]:
     return [column for column in columns if column in kept]
 
 
-def _lay_out(columns: Sequence[Column], width: int) -> list[str]:
+def _lay_out(columns: Sequence[Column]) -> list[str]:
     def line(cells: Sequence[str]) -> str:
         padded = [
             cell.rjust(column.width) if column.right else cell.ljust(column.width)
@@ -133,11 +135,16 @@ def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[st
     values = [run.metrics.get(comparison.by, math.nan) for run in best.runs]
     ordered = sorted(zip(values, best.runs, strict=True), key=lambda pair: _merit(comparison, pair[0]))
     notes = [f"best run: {ordered[0][1].folder}"]
+    if comparison.each and "folder" not in left_out:
+        common, _ = below([point.runs[0].folder for point in comparison.points[:top]])
+        notes += [f"folders are those in {common}"] if common else []
     if (hidden := len(comparison.points) - top) > 0:
         notes.append(f"{hidden} more are not shown; --top {len(comparison.points)} shows all")
     missing = []
     if left_out:
-        missing.append(f"{plural(len(left_out), 'column')} for which there is no room ({', '.join(left_out)})")
+        missing.append(
+            f"{plural(len(left_out), 'column')} for which there is no room ({', '.join(left_out)})"
+        )
     if following := comparison.shown.following:
         missing.append(f"{plural(len(following), 'key')} that only follow from these")
     if missing:

@@ -1,0 +1,289 @@
+"""A comparison as a picture: parallel coordinates above, learning curves below."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.collections import LineCollection
+from matplotlib.figure import Figure
+
+from project.errors import InputError
+from project.runs.compare import Comparison
+from project.runs.curves import read_curves
+from project.runs.differences import ABSENT, short_names
+from project.runs.table import RESERVED, plural, shorten
+
+MOST_AXES = 10
+MOST_NAMED = 8  # curves in the legend
+MOST_TICKS = 9
+SPAN_FOR_LOG = 100  # a positive axis whose largest value is this many times its smallest is logarithmic
+GREY = "#c4c7cc"
+INK = "#30343b"
+STYLE = {
+    "font.size": 9,
+    "axes.edgecolor": "#8a8f98",
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "svg.fonttype": "none",
+}
+
+
+@dataclass(frozen=True)
+class Scale:
+    """One vertical axis: where values lie on it.
+
+    Args:
+        name: its heading.
+        places: of each point's value, from 0 (bottom) to 1 (top).
+        ticks: place and text of each.
+        crowded: whether many points share a value, and are spread a little to be told apart.
+    """
+
+    name: str
+    places: list[float]
+    ticks: list[tuple[float, str]]
+    crowded: bool
+
+
+def draw(comparison: Comparison, file: Path) -> None:
+    """Draw all points of a comparison.
+
+    Args:
+        comparison: what to draw.
+        file: its ending tells the format: .png, .svg or .pdf.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+        scales = _scales(comparison)
+        figure = Figure(figsize=(11, 8.2 if len(scales) > 1 else 4.6), dpi=150)
+        height = 0.5 if len(scales) > 1 else 0.83
+        if len(scales) > 1:
+            _draw_parallel(figure.add_axes((0.08, 0.575, 0.84, 0.335)), scales, comparison)
+        _draw_curves(figure.add_axes((0.08, 0.075, 0.6, height - 0.12)), comparison)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+            figure.savefig(file)
+        except OSError as error:
+            raise InputError(
+                f"--plot {file}: cannot be written ({error.strerror}); give one that you may write to"
+            ) from error
+
+
+def _scales(comparison: Comparison) -> list[Scale]:
+    """An axis for each key that tells points apart, and one for the metric."""
+    shown = comparison.shown
+    keys = [*shown.told, *(shown.repetitions if comparison.each else ())][:MOST_AXES]
+    names = short_names(keys, RESERVED)
+    first = [point.runs[0] for point in comparison.points]
+    scales = [
+        scale(shorten(names[key], 18), [shown.value(run, key) for run in first], shown.texts(first, key))
+        for key in keys
+    ]
+    return [*scales, metric_scale(comparison.by, [point.mean(comparison.by) for point in comparison.points])]
+
+
+def scale(name: str, values: Sequence[Any], texts: Sequence[str]) -> Scale:
+    """Lay the values of a key on an axis: by size if all that are there are numbers, else side by side.
+
+    Args:
+        name: heading.
+        values: of each point; `ABSENT` and None have a place of their own below the numbers.
+        texts: the same to be read.
+    """
+    given = [value for value in values if value is not None and value != ABSENT]
+    numeric = bool(given) and all(type(value) in (int, float) and math.isfinite(value) for value in given)
+    others = sorted(
+        {text for value, text in zip(values, texts, strict=True) if value is None or value == ABSENT}
+    )
+    if not numeric or len(others) > 1 or len(set(given)) == 1:
+        order = sorted(set(texts), key=lambda text: (text == ABSENT, text))[::-1]
+        places = {text: (number + 0.5) / len(order) for number, text in enumerate(order)}
+        ticks = thin([(place, shorten(text, 14)) for text, place in places.items()])
+        return Scale(name, [places[text] for text in texts], ticks, crowded=True)
+    ticks, place = number_axis(given, bottom=0.14 if others else 0.0)
+    at = [
+        0.0 if text in others and value not in given else place(value)
+        for value, text in zip(values, texts, strict=True)
+    ]
+    ticks += [(0.0, text) for text in others]
+    return Scale(name, at, ticks, crowded=len(set(given)) <= MOST_TICKS)
+
+
+def number_axis(values: Sequence[float], bottom: float) -> tuple[list[tuple[float, str]], Any]:
+    """Make a linear axis, or a logarithmic one for positive values that span `SPAN_FOR_LOG` times.
+
+    Returns:
+        Its ticks, at the values themselves where they are few, and the function from value to place.
+    """
+    low, high = min(values), max(values)
+    log = low > 0 and high / low >= SPAN_FOR_LOG * (1 - 1e-9)
+
+    def place(value: float) -> float:
+        if log:
+            return bottom + (1 - bottom) * math.log(value / low) / math.log(high / low)
+        return bottom + (1 - bottom) * (value - low) / (high - low)
+
+    marks = sorted(set(values))
+    if len(marks) > MOST_TICKS:
+        locator = mpl.ticker.LogLocator() if log else mpl.ticker.MaxNLocator(5)
+        inner = [mark for mark in locator.tick_values(low, high) if low <= mark <= high]
+        marks = [low, *inner, high] if len(inner) < 3 else inner
+    return thin([(place(mark), f"{mark:.4g}") for mark in marks]), place
+
+
+def metric_scale(name: str, values: Sequence[float]) -> Scale:
+    """The axis of the metric; what is no number has a place of its own at the bottom."""
+    given = [value for value in values if math.isfinite(value)]
+    if not given or min(given) == max(given):
+        same = [0.5 if math.isfinite(value) else 0.0 for value in values]
+        return Scale(name, same, [(0.5, f"{given[0]:.4g}")] if given else [], crowded=False)
+    bottom = 0.14 if len(given) < len(values) else 0.0
+    low, high = min(given), max(given)
+    place = [
+        bottom + (1 - bottom) * (value - low) / (high - low) if math.isfinite(value) else 0.0
+        for value in values
+    ]
+    marks = [mark for mark in mpl.ticker.MaxNLocator(6).tick_values(low, high) if low <= mark <= high]
+    ticks = [(bottom + (1 - bottom) * (mark - low) / (high - low), f"{mark:.6g}") for mark in marks]
+    return Scale(name, place, ticks + ([(0.0, "NaN")] if bottom else []), crowded=False)
+
+
+def thin(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Leave out ticks whose text would touch the one below, but for the last."""
+    kept: list[tuple[float, str]] = []
+    for place, text in sorted(ticks):
+        if not kept or place - kept[-1][0] >= 0.06:
+            kept.append((place, text))
+    return kept
+
+
+def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) -> None:
+    """Draw a line a point through all axes, coloured by the metric; the last axis is the colour bar."""
+    count = len(comparison.points)
+    across = np.arange(len(scales))
+    merit = np.array(scales[-1].places)
+    spread = (np.arange(count) / max(count - 1, 1) - 0.5) * min(0.06, 0.012 * count)
+    places = np.stack(
+        [np.array(scale.places) - (spread if scale.crowded else 0) for scale in scales], axis=1
+    )  # points, axes
+    fine = np.linspace(0, len(scales) - 1, 24 * (len(scales) - 1) + 1)
+    left = np.minimum(fine.astype(int), len(scales) - 2)
+    share = fine - left
+    share = share * share * (3 - 2 * share)  # leaves every axis at a right angle
+    lines = places[:, left] * (1 - share) + places[:, left + 1] * share  # points, positions
+    measured = np.array([math.isfinite(point.mean(comparison.by)) for point in comparison.points])
+    colors = mpl.colormaps["viridis"](merit * 0.92)
+    colors[~measured] = mpl.colors.to_rgba(GREY)
+    alpha = 0.9 if count <= 15 else 0.65 if count <= 100 else 0.3
+    widths = np.where(np.arange(count) == 0, 3.0, 1.8 if count <= 15 else 1.2)
+    order = np.arange(count)[::-1]  # the best on top
+    segments = [np.column_stack([fine, lines[number]]) for number in order]
+    axes.add_collection(LineCollection(segments, colors=colors[order], linewidths=widths[order], alpha=alpha))
+    for position, axis in zip(across, scales, strict=True):
+        _draw_axis(axes, float(position), axis, last=position == across[-1])
+    gradient = np.linspace(0, 0.92, 256)[:, None]
+    end = len(scales) - 1
+    strip = 0.016 * end
+    axes.imshow(gradient, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto",
+                extent=(end, end + strip, 0, 1), zorder=3)  # fmt: skip
+    axes.set(xlim=(-0.02 * end, end + strip), ylim=(-0.05, 1.05), yticks=[], xticks=[])
+    axes.spines[:].set_visible(False)
+    left_out = len(comparison.shown.told) - (len(scales) - 1)
+    title = f"{comparison.by} of {plural(comparison.count, 'run')}"
+    if count < comparison.count:
+        title += f", the mean over seeds in {plural(count, 'point')}"
+    if left_out > 0:
+        title += f"; {plural(left_out, 'key')} left out"
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=28)
+
+
+def _draw_axis(axes: Axes, position: float, scale: Scale, *, last: bool) -> None:
+    axes.plot([position, position], [-0.03, 1.03], color="#8a8f98", linewidth=1, zorder=4)
+    axes.text(position, 1.07, scale.name, ha="center", va="bottom", fontweight="bold")
+    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
+    for place, text in scale.ticks:
+        axes.annotate(
+            text,
+            (position, place),
+            xytext=(18 if last else -5, 0),
+            textcoords="offset points",
+            ha="left" if last else "right",
+            va="center",
+            fontsize=8,
+            bbox=box,
+            zorder=5,
+        )
+        axes.plot([position], [place], marker="_", markersize=5, color="#8a8f98", zorder=4)
+
+
+def _draw_curves(axes: Axes, comparison: Comparison) -> None:
+    metric, unit, curves = read_curves(comparison)
+    palette = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
+    colors = [color for number, color in enumerate(palette) if number != 7]  # its grey is the others'
+    names = _legend(comparison)
+    for rank in reversed(range(len(curves))):
+        curve = curves[rank]
+        if not curve.x:
+            continue
+        named = rank < MOST_NAMED
+        color = colors[rank] if named else GREY
+        mean, std = np.array(curve.mean), np.array(curve.std)
+        marker = "o" if len(curve.x) < 12 else None
+        axes.plot(curve.x, mean, color=color, linewidth=1.8 if named else 0.9, marker=marker, markersize=3.5,
+                  zorder=3 if named else 2, label=names[rank] if named else None)  # fmt: skip
+        if named and std.any():
+            axes.fill_between(
+                curve.x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0, zorder=2.5
+            )
+    several = any(len(point.runs) > 1 for point in comparison.points)
+    title = f"{metric} in training" + (": mean ± std over seeds" if several else "")
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=10)
+    axes.set(xlabel=unit, ylabel=metric)
+    axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(8, integer=True))
+    handles, labels = axes.get_legend_handles_labels()
+    if not handles:
+        axes.text(0.5, 0.5, "no metrics.csv with this metric", ha="center", transform=axes.transAxes)
+        return
+    others = len(curves) - MOST_NAMED
+    axes.legend(
+        handles[::-1],
+        labels[::-1],
+        title=f"the best {MOST_NAMED} of {len(curves)}; others grey" if others > 0 else None,
+        loc="upper left",
+        bbox_to_anchor=(1.02, 1.02),
+        frameon=False,
+        fontsize=8,
+        alignment="left",
+    )
+
+
+def _legend(comparison: Comparison) -> list[str]:
+    """What each of the best points is told by, and its value."""
+    points = comparison.points[:MOST_NAMED]
+    shown = comparison.shown
+    keys = [*shown.told, *(shown.repetitions if comparison.each else ())]
+    names = short_names(keys, RESERVED)
+    first = [point.runs[0] for point in points]
+    parts: list[list[str]] = [[] for _ in points]
+    for key in keys:
+        bare = all(isinstance(shown.value(run, key), str) for run in first)
+        for part, text in zip(parts, shown.texts(first, key), strict=True):
+            if text != ABSENT:
+                part.append(text if bare else f"{names[key]} {text}")
+    return [
+        f"{point.mean(comparison.by):.4g}  {shorten(', '.join(part) or 'all runs', 44, at_end=True)}"
+        for point, part in zip(points, parts, strict=True)
+    ]
