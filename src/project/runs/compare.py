@@ -109,7 +109,7 @@ def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool 
         metrics=metrics,
         unfinished=unfinished,
         damaged=damaged,
-        shown=Differences(done),
+        shown=Differences(done) if unfinished else everywhere,
         everywhere=everywhere,
         each=each,
     )

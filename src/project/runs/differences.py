@@ -44,9 +44,7 @@ class Differences:
         self.runs = runs
         self._places = {run.folder: place for place, run in enumerate(runs)}
         self.overridden = {key for run in runs for key in run.overrides}
-        names = dict.fromkeys(key for run in runs for key in run.config)
-        vectors = {name: tuple(frozen(run.config.get(name, ABSENT)) for run in runs) for name in names}
-        self._vectors = {name: vector for name, vector in vectors.items() if len(set(vector)) > 1}
+        self._vectors = _differing([run.config for run in runs])
         own = [key for key in self._vectors if not self._is_copy(key) and not _is_private(key)]
         self.repetitions = [key for key in own if key in REPETITIONS]
         self.keys = [key for key in own if key not in REPETITIONS]
@@ -125,6 +123,20 @@ class Differences:
     def _follows(self, key: str, leader: str) -> bool:
         leading = self._labels.get(leader) or self._vectors[leader]
         return len(set(zip(leading, self._vectors[key], strict=True))) == len(set(leading))
+
+
+def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
+    """The keys that do not have the same value everywhere, each with its values."""
+    vectors = {}
+    for key in dict.fromkeys(key for config in configs for key in config):
+        values = [config.get(key, ABSENT) for config in configs]
+        kind, first = type(values[0]), values[0]
+        if all(type(value) is kind and value == first for value in values):
+            continue  # most keys: told quickly
+        vector = tuple(map(frozen, values))
+        if len(set(vector)) > 1:
+            vectors[key] = vector
+    return vectors
 
 
 def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:

@@ -1,29 +1,33 @@
 """A comparison as a picture: parallel coordinates above, learning curves below."""
 
 import math
+import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.collections import LineCollection
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from project.errors import InputError
 from project.runs.compare import Comparison
 from project.runs.curves import read_curves
 from project.runs.differences import ABSENT, short_names
-from project.runs.table import RESERVED, plural, shorten
+from project.runs.scales import BELOW, Scale, metric_scale, scale
+from project.runs.table import RESERVED, numbers, plural, shorten
 
 MOST_AXES = 10
 MOST_NAMED = 8  # curves in the legend
-MOST_TICKS = 9
-SPAN_FOR_LOG = 100  # a positive axis whose largest value is this many times its smallest is logarithmic
+LEGEND_WIDTH = 42  # characters
 GREY = "#c4c7cc"
 INK = "#30343b"
+# viridis without its palest end, which is hard to see on white
+_SHADES = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.92, 256)))
+SHADES = {True: _SHADES, False: _SHADES.reversed()}
+"""By whether larger values are better: the brightest is the best."""
 STYLE = {
     "font.size": 9,
     "axes.edgecolor": "#8a8f98",
@@ -35,23 +39,6 @@ STYLE = {
     "axes.spines.right": False,
     "svg.fonttype": "none",
 }
-
-
-@dataclass(frozen=True)
-class Scale:
-    """One vertical axis: where values lie on it.
-
-    Args:
-        name: its heading.
-        places: of each point's value, from 0 (bottom) to 1 (top).
-        ticks: place and text of each.
-        crowded: whether many points share a value, and are spread a little to be told apart.
-    """
-
-    name: str
-    places: list[float]
-    ticks: list[tuple[float, str]]
-    crowded: bool
 
 
 def draw(comparison: Comparison, file: Path) -> None:
@@ -93,86 +80,10 @@ def _scales(comparison: Comparison) -> list[Scale]:
     return [*scales, metric_scale(comparison.by, [point.mean(comparison.by) for point in comparison.points])]
 
 
-def scale(name: str, values: Sequence[Any], texts: Sequence[str]) -> Scale:
-    """Lay the values of a key on an axis: by size if all that are there are numbers, else side by side.
-
-    Args:
-        name: heading.
-        values: of each point; `ABSENT` and None have a place of their own below the numbers.
-        texts: the same to be read.
-    """
-    given = [value for value in values if value is not None and value != ABSENT]
-    numeric = bool(given) and all(type(value) in (int, float) and math.isfinite(value) for value in given)
-    others = sorted(
-        {text for value, text in zip(values, texts, strict=True) if value is None or value == ABSENT}
-    )
-    if not numeric or len(others) > 1 or len(set(given)) == 1:
-        order = sorted(set(texts), key=lambda text: (text == ABSENT, text))[::-1]
-        places = {text: (number + 0.5) / len(order) for number, text in enumerate(order)}
-        ticks = thin([(place, shorten(text, 14)) for text, place in places.items()])
-        return Scale(name, [places[text] for text in texts], ticks, crowded=True)
-    ticks, place = number_axis(given, bottom=0.14 if others else 0.0)
-    at = [
-        0.0 if text in others and value not in given else place(value)
-        for value, text in zip(values, texts, strict=True)
-    ]
-    ticks += [(0.0, text) for text in others]
-    return Scale(name, at, ticks, crowded=len(set(given)) <= MOST_TICKS)
-
-
-def number_axis(values: Sequence[float], bottom: float) -> tuple[list[tuple[float, str]], Any]:
-    """Make a linear axis, or a logarithmic one for positive values that span `SPAN_FOR_LOG` times.
-
-    Returns:
-        Its ticks, at the values themselves where they are few, and the function from value to place.
-    """
-    low, high = min(values), max(values)
-    log = low > 0 and high / low >= SPAN_FOR_LOG * (1 - 1e-9)
-
-    def place(value: float) -> float:
-        if log:
-            return bottom + (1 - bottom) * math.log(value / low) / math.log(high / low)
-        return bottom + (1 - bottom) * (value - low) / (high - low)
-
-    marks = sorted(set(values))
-    if len(marks) > MOST_TICKS:
-        locator = mpl.ticker.LogLocator() if log else mpl.ticker.MaxNLocator(5)
-        inner = [mark for mark in locator.tick_values(low, high) if low <= mark <= high]
-        marks = [low, *inner, high] if len(inner) < 3 else inner
-    return thin([(place(mark), f"{mark:.4g}") for mark in marks]), place
-
-
-def metric_scale(name: str, values: Sequence[float]) -> Scale:
-    """The axis of the metric; what is no number has a place of its own at the bottom."""
-    given = [value for value in values if math.isfinite(value)]
-    if not given or min(given) == max(given):
-        same = [0.5 if math.isfinite(value) else 0.0 for value in values]
-        return Scale(name, same, [(0.5, f"{given[0]:.4g}")] if given else [], crowded=False)
-    bottom = 0.14 if len(given) < len(values) else 0.0
-    low, high = min(given), max(given)
-    place = [
-        bottom + (1 - bottom) * (value - low) / (high - low) if math.isfinite(value) else 0.0
-        for value in values
-    ]
-    marks = [mark for mark in mpl.ticker.MaxNLocator(6).tick_values(low, high) if low <= mark <= high]
-    ticks = [(bottom + (1 - bottom) * (mark - low) / (high - low), f"{mark:.6g}") for mark in marks]
-    return Scale(name, place, ticks + ([(0.0, "NaN")] if bottom else []), crowded=False)
-
-
-def thin(ticks: list[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Leave out ticks whose text would touch the one below, but for the last."""
-    kept: list[tuple[float, str]] = []
-    for place, text in sorted(ticks):
-        if not kept or place - kept[-1][0] >= 0.06:
-            kept.append((place, text))
-    return kept
-
-
 def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) -> None:
     """Draw a line a point through all axes, coloured by the metric; the last axis is the colour bar."""
     count = len(comparison.points)
     across = np.arange(len(scales))
-    merit = np.array(scales[-1].places)
     spread = (np.arange(count) / max(count - 1, 1) - 0.5) * min(0.06, 0.012 * count)
     places = np.stack(
         [np.array(scale.places) - (spread if scale.crowded else 0) for scale in scales], axis=1
@@ -183,7 +94,9 @@ def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) 
     share = share * share * (3 - 2 * share)  # leaves every axis at a right angle
     lines = places[:, left] * (1 - share) + places[:, left + 1] * share  # points, positions
     measured = np.array([math.isfinite(point.mean(comparison.by)) for point in comparison.points])
-    colors = mpl.colormaps["viridis"](merit * 0.92)
+    bottom = 0.0 if measured.all() else BELOW
+    shades = SHADES[comparison.larger_is_better]
+    colors = shades((np.array(scales[-1].places) - bottom) / (1 - bottom))
     colors[~measured] = mpl.colors.to_rgba(GREY)
     alpha = 0.9 if count <= 15 else 0.65 if count <= 100 else 0.3
     widths = np.where(np.arange(count) == 0, 3.0, 1.8 if count <= 15 else 1.2)
@@ -192,11 +105,10 @@ def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) 
     axes.add_collection(LineCollection(segments, colors=colors[order], linewidths=widths[order], alpha=alpha))
     for position, axis in zip(across, scales, strict=True):
         _draw_axis(axes, float(position), axis, last=position == across[-1])
-    gradient = np.linspace(0, 0.92, 256)[:, None]
     end = len(scales) - 1
     strip = 0.016 * end
-    axes.imshow(gradient, cmap="viridis", vmin=0, vmax=1, origin="lower", aspect="auto",
-                extent=(end, end + strip, 0, 1), zorder=3)  # fmt: skip
+    axes.imshow(np.linspace(0, 1, 256)[:, None], cmap=shades, vmin=0, vmax=1, origin="lower", aspect="auto",
+                extent=(end, end + strip, bottom, 1), zorder=3)  # fmt: skip
     axes.set(xlim=(-0.02 * end, end + strip), ylim=(-0.05, 1.05), yticks=[], xticks=[])
     axes.spines[:].set_visible(False)
     left_out = len(comparison.shown.told) - (len(scales) - 1)
@@ -232,20 +144,17 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
     palette = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
     colors = [color for number, color in enumerate(palette) if number != 7]  # its grey is the others'
     names = _legend(comparison)
-    for rank in reversed(range(len(curves))):
-        curve = curves[rank]
+    grey = [np.column_stack([curve.x, curve.mean]) for curve in curves[MOST_NAMED:] if curve.x]
+    axes.add_collection(LineCollection(grey, colors=GREY, linewidths=0.9, zorder=2))
+    for rank, curve in reversed(list(enumerate(curves[:MOST_NAMED]))):  # the best on top
         if not curve.x:
             continue
-        named = rank < MOST_NAMED
-        color = colors[rank] if named else GREY
         mean, std = np.array(curve.mean), np.array(curve.std)
         marker = "o" if len(curve.x) < 12 else None
-        axes.plot(curve.x, mean, color=color, linewidth=1.8 if named else 0.9, marker=marker, markersize=3.5,
-                  zorder=3 if named else 2, label=names[rank] if named else None)  # fmt: skip
-        if named and std.any():
-            axes.fill_between(
-                curve.x, mean - std, mean + std, color=color, alpha=0.15, linewidth=0, zorder=2.5
-            )
+        axes.plot(curve.x, mean, color=colors[rank], linewidth=1.8, marker=marker, markersize=3.5, zorder=3,
+                  label=names[rank])  # fmt: skip
+        if std.any():
+            axes.fill_between(curve.x, mean - std, mean + std, color=colors[rank], alpha=0.15, linewidth=0)
     several = any(len(point.runs) > 1 for point in comparison.points)
     title = f"{metric} in training" + (": mean ± std over seeds" if several else "")
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=10)
@@ -284,6 +193,6 @@ def _legend(comparison: Comparison) -> list[str]:
             if text != ABSENT:
                 part.append(text if bare else f"{names[key]} {text}")
     return [
-        f"{point.mean(comparison.by):.4g}  {shorten(', '.join(part) or 'all runs', 44, at_end=True)}"
-        for point, part in zip(points, parts, strict=True)
+        "\n".join(textwrap.wrap(f"{value}   {', '.join(part)}", LEGEND_WIDTH, max_lines=3, placeholder=" …"))
+        for value, part in zip(numbers(points, comparison.by), parts, strict=True)
     ]

@@ -100,14 +100,12 @@ def _find(top: Path) -> list[Path]:
         below[:] = [name for name in below if name != "checkpoints" and not name.startswith(".")]
         if "status.json" in files and "config.yaml" in files:
             found.append(Path(folder))
-    return sorted(found, key=_natural)
+    return sorted(found, key=lambda folder: natural(str(folder)))
 
 
-def _natural(path: Path) -> list[Any]:
+def natural(name: str) -> list[Any]:
     """Sort key by which job 10 comes behind job 9."""
-    return [
-        (not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", str(path))
-    ]
+    return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
 
 def _read(run: RunFolder) -> Run:

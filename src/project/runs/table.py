@@ -5,7 +5,7 @@ import shutil
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os.path import commonpath
 from pathlib import Path
 from typing import Literal
@@ -16,6 +16,7 @@ from project.runs.results import DURATION
 
 GAP = "  "
 WIDEST = 18  # characters of a cell
+NARROW = 10  # of a key's heading where room is short
 MOST_NAMED = 5  # failed runs, damaged files
 RESERVED = ("#", "n", "time", "folder")
 COUNTS = "/images"  # val/images: how many were evaluated, the same for all
@@ -42,6 +43,13 @@ class Column:
         """In characters."""
         return max(map(len, [self.name, *self.cells]))
 
+    def narrowed(self) -> "Column":
+        """The same where room is short: a key's heading not much wider than its values."""
+        if self.kind != "key":
+            return self
+        most = max(NARROW, *map(len, self.cells))
+        return replace(self, name=shorten(self.name, most, at_end=True))
+
 
 def render(comparison: Comparison, top: int, width: int | None = None) -> str:
     """Lay out a comparison.
@@ -54,6 +62,9 @@ def render(comparison: Comparison, top: int, width: int | None = None) -> str:
     width = shutil.get_terminal_size().columns if width is None else width
     columns = _columns(comparison, comparison.points[:top])
     kept = _fit(columns, width)
+    if len(kept) < len(columns):
+        columns = [column.narrowed() for column in columns]
+        kept = _fit(columns, width)
     left_out = [column.name for column in columns if column not in kept]
     lines = [_title(comparison), "", *_lay_out(kept), ""]
     for note in _notes(comparison, top, left_out):
@@ -106,8 +117,8 @@ def _fit(columns: Sequence[Column], width: int) -> list[Column]:
     of: defaultdict[str, list[Column]] = defaultdict(list)
     for column in columns:
         of[column.kind].append(column)
-    wishes = [*of["rank"], *of["by"], *of["key"][:3], *of["n"], *of["folder"], *of["metric"][:1]]
-    wishes += [*of["key"][3:], *of["time"], *of["metric"][1:]]
+    wishes = [*of["rank"], *of["by"], *of["key"][:3], *of["n"], *of["folder"], *of["key"][3:]]
+    wishes += [*of["metric"][:1], *of["time"], *of["metric"][1:]]
     kept, room = [], width + len(GAP)
     for column in wishes:
         needed = column.kind in ("rank", "by")
