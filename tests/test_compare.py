@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 import statistics
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,15 +26,11 @@ sys.path.insert(0, str(ROOT / "scripts"))
 CLASSES = {"mlp": "project.modules.mlp.MLP", "cnn": "project.modules.cnn.CNN"}
 OWN = {"mlp": {"widths": [128]}, "cnn": {"channels": [32, 64]}}
 OPTIMIZERS = {"sgd": ("torch.optim.SGD", 0.01), "adam": ("torch.optim.Adam", 0.001)}
-NAMES = [
-    "model", "optim", "seed", "optim.lr", "data.fold", "augment", "optim.momentum", "experiment"
-]  # fmt: skip
 
 
 def write_run(folder: Path, *overrides: str, acc: float = 0.5, **status: Any) -> Path:
     """Write a run's folder as `scripts/train.py` leaves it, in little."""
     said = dict(override.split("=", 1) for override in overrides)
-    assert set(said) <= set(NAMES)
     model, (optimizer, lr) = said.get("model", "mlp"), OPTIMIZERS[said.get("optim", "sgd")]
     seed = int(said.get("seed", 1))
     augment = {
@@ -40,21 +38,21 @@ def write_run(folder: Path, *overrides: str, acc: float = 0.5, **status: Any) ->
         "flip": 0.5 if said.get("augment") == "crop_flip" else 0.0,
         "crop_padding": 4 if said.get("augment") == "crop_flip" else 0,
     }
-    config = {
+    config: dict[str, Any] = {
         "model": {"_target_": CLASSES[model], "input_shape": [1, 28, 28], **OWN[model]},
         "data": {"_target_": "project.datamodules.digits.Digits", "seed": seed, "augment": augment},
         "augment": augment,
-        "optim": {"_target_": optimizer, "_partial_": True, "lr": float(said.get("optim.lr", lr))},
+        "optim": {"_target_": optimizer, "_partial_": True, "lr": lr},
         "callbacks": {"best": {"dirpath": f"{folder}/checkpoints"}},
         "logger": {"csv": {"file": f"{folder}/metrics.csv"}},
         "name": folder.name,
         "seed": seed,
         "paths": {"run": str(folder)},
     }
-    if "data.fold" in said:
-        config["data"]["fold"] = int(said["data.fold"])
-    if "optim.momentum" in said:
-        config["optim"]["momentum"] = json.loads(said["optim.momentum"])
+    for key, value in said.items():
+        if "." in key:
+            group, _, name = key.partition(".")
+            config.setdefault(group, {})[name] = json.loads(value)
     (folder / ".hydra").mkdir(parents=True)
     (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
     (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
@@ -387,3 +385,53 @@ def test_texts_are_short() -> None:
     ]  # fmt: skip
     assert shorten("abcdefghij", 7) == "abc…hij"[:7]
     assert shorten("abcdefghij", 6, at_end=True) == "abcde…"
+
+
+def compare_by_script(*arguments: str, code: int = 0, columns: int = 80) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run(
+        [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "compare.py"), *arguments],
+        env=os.environ | {"COLUMNS": str(columns)},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
+    assert "project.runs.compare" in imported
+    assert "torch" not in imported
+    assert ("matplotlib" in imported) == ("--plot" in arguments and code == 0)
+    return done
+
+
+def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
+    table, picture = tmp_path / "t.csv", tmp_path / "new" / "p.svg"
+    done = compare_by_script(str(sweep), "--top", "2", "--csv", str(table), "--plot", str(picture))
+    assert "2 more are not shown" in done.stdout
+    assert len(read_table(table)) == 4
+    assert picture.read_text().count("<svg") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--by", "acc"], "error: --by acc: no such metric in these runs; did you mean"),
+        (
+            ["--plot", "x.gif"],
+            "error: argument --plot: x.gif is no picture; end the name in .png, .svg, .pdf",
+        ),
+        (["--top", "0"], "error: argument --top: 0 is no number of rows; give 1 or more"),
+        (["--eech"], "error: unrecognized arguments: --eech; --help lists the flags"),
+    ],
+)
+def test_the_script_tells_mistakes_in_one_line(sweep: Path, arguments: list[str], message: str) -> None:
+    done = compare_by_script(str(sweep), *arguments, code=2)
+    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
+    assert line.startswith(message)
+
+
+def test_the_help_fits_80_columns() -> None:
+    text = compare_by_script("--help").stdout
+    assert max(map(len, text.splitlines())) <= 80
+    for flag in ("--by", "--each", "--top", "--csv", "--plot", "--traceback"):
+        assert flag in text

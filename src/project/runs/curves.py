@@ -77,12 +77,17 @@ def _series(table: list[dict[str, str]], metric: str, axis: str) -> list[tuple[f
 
 
 def _mean(series: list[dict[float, float]]) -> Curve:
-    """Average where at least half of the runs have a value: some were stopped earlier than others."""
+    """Average where at least half of the runs have a value: some were stopped earlier than others.
+
+    It ends where one run's value is no number.
+    """
     positions = sorted({x for one in series for x in one})
     x, mean, std = [], [], []
     for position in positions:
-        values = [one[position] for one in series if math.isfinite(one.get(position, math.nan))]
-        if values and 2 * len(values) >= len(series):
+        values = [one[position] for one in series if position in one]
+        if not all(map(math.isfinite, values)):
+            break
+        if 2 * len(values) >= len(series):
             x.append(position)
             mean.append(statistics.fmean(values))
             std.append(statistics.stdev(values) if len(values) > 1 else 0.0)

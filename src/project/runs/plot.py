@@ -16,12 +16,13 @@ from project.errors import InputError
 from project.runs.compare import Comparison
 from project.runs.curves import read_curves
 from project.runs.differences import ABSENT, short_names
-from project.runs.scales import BELOW, Scale, metric_scale, scale
+from project.runs.scales import BELOW, SPAN_FOR_LOG, Scale, metric_scale, scale
 from project.runs.table import RESERVED, numbers, plural, shorten
 
 MOST_AXES = 10
 MOST_NAMED = 8  # curves in the legend
 LEGEND_WIDTH = 42  # characters
+ACROSS = 104  # characters of a heading's size that fit side by side
 GREY = "#c4c7cc"
 INK = "#30343b"
 # viridis without its palest end, which is hard to see on white
@@ -37,7 +38,7 @@ STYLE = {
     "ytick.color": INK,
     "axes.spines.top": False,
     "axes.spines.right": False,
-    "svg.fonttype": "none",
+    "text.parse_math": False,  # a $ in a value is a $
 }
 
 
@@ -52,38 +53,50 @@ def draw(comparison: Comparison, file: Path) -> None:
         InputError: the file cannot be written.
     """
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        scales = _scales(comparison)
-        figure = Figure(figsize=(11, 8.2 if len(scales) > 1 else 4.6), dpi=150)
-        height = 0.5 if len(scales) > 1 else 0.83
-        if len(scales) > 1:
-            _draw_parallel(figure.add_axes((0.08, 0.575, 0.84, 0.335)), scales, comparison)
-        _draw_curves(figure.add_axes((0.08, 0.075, 0.6, height - 0.12)), comparison)
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            figure.savefig(file)
+            picture(comparison).savefig(file)
         except OSError as error:
             raise InputError(
                 f"--plot {file}: cannot be written ({error.strerror}); give one that you may write to"
             ) from error
 
 
+def picture(comparison: Comparison) -> Figure:
+    """Make the figure; where points do not differ in any key, of the curves alone."""
+    scales = _scales(comparison)
+    if len(scales) == 1:
+        figure = Figure(figsize=(11, 4.6), dpi=150)
+        _draw_curves(figure.add_axes((0.08, 0.12, 0.6, 0.76)), comparison)
+        return figure
+    figure = Figure(figsize=(11, 8.2), dpi=150)
+    _draw_parallel(figure.add_axes((0.08, 0.575, 0.84, 0.335)), scales, comparison)
+    _draw_curves(figure.add_axes((0.08, 0.075, 0.6, 0.38)), comparison)
+    return figure
+
+
 def _scales(comparison: Comparison) -> list[Scale]:
     """An axis for each key that tells points apart, and one for the metric."""
     shown = comparison.shown
-    keys = [*shown.told, *(shown.repetitions if comparison.each else ())][:MOST_AXES]
+    keys = _keys(comparison)[:MOST_AXES]
     names = short_names(keys, RESERVED)
     first = [point.runs[0] for point in comparison.points]
+    room = ACROSS // (len(keys) + 1)
     scales = [
-        scale(shorten(names[key], 18), [shown.value(run, key) for run in first], shown.texts(first, key))
+        scale(names[key], [shown.value(run, key) for run in first], shown.texts(first, key), min(room, 14))
         for key in keys
     ]
-    return [*scales, metric_scale(comparison.by, [point.mean(comparison.by) for point in comparison.points])]
+    means = [point.mean(comparison.by) for point in comparison.points]
+    return [*scales, metric_scale(comparison.by, means, larger_is_better=comparison.larger_is_better)]
+
+
+def _keys(comparison: Comparison) -> list[str]:
+    return [*comparison.shown.told, *(comparison.shown.repetitions if comparison.each else ())]
 
 
 def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) -> None:
     """Draw a line a point through all axes, coloured by the metric; the last axis is the colour bar."""
     count = len(comparison.points)
-    across = np.arange(len(scales))
     spread = (np.arange(count) / max(count - 1, 1) - 0.5) * min(0.06, 0.012 * count)
     places = np.stack(
         [np.array(scale.places) - (spread if scale.crowded else 0) for scale in scales], axis=1
@@ -103,26 +116,29 @@ def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) 
     order = np.arange(count)[::-1]  # the best on top
     segments = [np.column_stack([fine, lines[number]]) for number in order]
     axes.add_collection(LineCollection(segments, colors=colors[order], linewidths=widths[order], alpha=alpha))
-    for position, axis in zip(across, scales, strict=True):
-        _draw_axis(axes, float(position), axis, last=position == across[-1])
     end = len(scales) - 1
+    room = ACROSS // len(scales)
+    staggered = max(len(scale.name) for scale in scales) > room  # headings by turns lower and higher
+    for number, axis in enumerate(scales):
+        heading = shorten(axis.name, 2 * room - 2 if staggered else room)
+        axes.text(number, 1.14 if staggered and number % 2 else 1.07, heading, ha="center", fontweight="bold")
+        _draw_axis(axes, number, axis, last=number == end)
     strip = 0.016 * end
     axes.imshow(np.linspace(0, 1, 256)[:, None], cmap=shades, vmin=0, vmax=1, origin="lower", aspect="auto",
                 extent=(end, end + strip, bottom, 1), zorder=3)  # fmt: skip
     axes.set(xlim=(-0.02 * end, end + strip), ylim=(-0.05, 1.05), yticks=[], xticks=[])
     axes.spines[:].set_visible(False)
-    left_out = len(comparison.shown.told) - (len(scales) - 1)
+    left_out = len(_keys(comparison)) - end
     title = f"{comparison.by} of {plural(comparison.count, 'run')}"
     if count < comparison.count:
         title += f", the mean over seeds in {plural(count, 'point')}"
     if left_out > 0:
         title += f"; {plural(left_out, 'key')} left out"
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=28)
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=40 if staggered else 28)
 
 
-def _draw_axis(axes: Axes, position: float, scale: Scale, *, last: bool) -> None:
+def _draw_axis(axes: Axes, position: int, scale: Scale, *, last: bool) -> None:
     axes.plot([position, position], [-0.03, 1.03], color="#8a8f98", linewidth=1, zorder=4)
-    axes.text(position, 1.07, scale.name, ha="center", va="bottom", fontweight="bold")
     box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
     for place, text in scale.ticks:
         axes.annotate(
@@ -155,6 +171,9 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
                   label=names[rank])  # fmt: skip
         if std.any():
             axes.fill_between(curve.x, mean - std, mean + std, color=colors[rank], alpha=0.15, linewidth=0)
+    positive = [value for curve in curves for value in curve.mean]
+    if not comparison.larger_is_better and positive and 0 < min(positive) * SPAN_FOR_LOG < max(positive):
+        axes.set_yscale("log")  # a loss that grew out of bounds in one run
     several = any(len(point.runs) > 1 for point in comparison.points)
     title = f"{metric} in training" + (": mean ± std over seeds" if several else "")
     axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=10)
@@ -183,7 +202,7 @@ def _legend(comparison: Comparison) -> list[str]:
     """What each of the best points is told by, and its value."""
     points = comparison.points[:MOST_NAMED]
     shown = comparison.shown
-    keys = [*shown.told, *(shown.repetitions if comparison.each else ())]
+    keys = _keys(comparison)
     names = short_names(keys, RESERVED)
     first = [point.runs[0] for point in points]
     parts: list[list[str]] = [[] for _ in points]

@@ -72,9 +72,9 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     Raises:
         InputError: a folder does not exist, or there is no run below any.
     """
-    folders = [Path(folder) for folder in folders]
+    tops = [Path(folder) for folder in folders]
     runs, damaged, seen = [], [], set()
-    for folder in folders:
+    for folder in tops:
         for found in _find(folder):
             if (real := found.resolve()) in seen:
                 continue
@@ -84,7 +84,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             except DamagedError as error:
                 damaged.append(str(error))
     if not seen:
-        names = ", ".join(str(folder) for folder in folders)
+        names = ", ".join(str(folder) for folder in tops)
         raise InputError(
             f"{names}: no run below it; a run is a folder with status.json and config.yaml, as "
             "scripts/train.py makes them below outputs/"

@@ -53,7 +53,7 @@ def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
 def _runs(comparison: Comparison) -> Iterator[dict[str, Any]]:
     ranked = [point.runs[0] for point in comparison.points]
     for rank, run in enumerate([*ranked, *comparison.unfinished], start=1):
-        row = {"rank": rank if run.done else "", "folder": run.folder, "state": run.state}
+        row: dict[str, Any] = {"rank": rank if run.done else "", "folder": run.folder, "state": run.state}
         row |= _values(comparison, run)
         row |= {key: text(run.config.get(key, "")) for key in comparison.everywhere.repetitions}
         for metric in [*comparison.metrics, DURATION]:
