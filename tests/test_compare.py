@@ -1,95 +1,24 @@
-"""Runs compared: what is ranked, by what they are told apart, and what is written."""
+"""Runs compared: what is ranked, and by what they are told apart."""
 
 import json
 import math
-import os
 import statistics
-import subprocess
-import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
-import yaml
-from conftest import ROOT, read_table
+from handmade import write_curve, write_run, write_sweep
 
 from project.errors import InputError
 from project.runs.compare import Comparison, compare
 from project.runs.curves import read_curves
 from project.runs.differences import Differences, short_names
-from project.runs.results import DURATION, flatten, read_runs
-from project.runs.spreadsheet import write_csv
+from project.runs.results import DURATION, read_runs
 from project.runs.table import duration, render, shorten
-
-sys.path.insert(0, str(ROOT / "scripts"))
-
-CLASSES = {"mlp": "project.modules.mlp.MLP", "cnn": "project.modules.cnn.CNN"}
-OWN = {"mlp": {"widths": [128]}, "cnn": {"channels": [32, 64]}}
-OPTIMIZERS = {"sgd": ("torch.optim.SGD", 0.01), "adam": ("torch.optim.Adam", 0.001)}
-
-
-def write_run(folder: Path, *overrides: str, acc: float = 0.5, **status: Any) -> Path:
-    """Write a run's folder as `scripts/train.py` leaves it, in little."""
-    said = dict(override.split("=", 1) for override in overrides)
-    model, (optimizer, lr) = said.get("model", "mlp"), OPTIMIZERS[said.get("optim", "sgd")]
-    seed = int(said.get("seed", 1))
-    augment = {
-        "_target_": "project.datamodules.augmentation.Augmentation",
-        "flip": 0.5 if said.get("augment") == "crop_flip" else 0.0,
-        "crop_padding": 4 if said.get("augment") == "crop_flip" else 0,
-    }
-    config: dict[str, Any] = {
-        "model": {"_target_": CLASSES[model], "input_shape": [1, 28, 28], **OWN[model]},
-        "data": {"_target_": "project.datamodules.digits.Digits", "seed": seed, "augment": augment},
-        "augment": augment,
-        "optim": {"_target_": optimizer, "_partial_": True, "lr": lr},
-        "callbacks": {"best": {"dirpath": f"{folder}/checkpoints"}},
-        "logger": {"csv": {"file": f"{folder}/metrics.csv"}},
-        "name": folder.name,
-        "seed": seed,
-        "paths": {"run": str(folder)},
-    }
-    for key, value in said.items():
-        if "." in key:
-            group, _, name = key.partition(".")
-            config.setdefault(group, {})[name] = json.loads(value)
-    (folder / ".hydra").mkdir(parents=True)
-    (folder / "config.yaml").write_text(yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False))
-    (folder / ".hydra" / "overrides.yaml").write_text(yaml.safe_dump(list(overrides)))
-    facts = {
-        "state": "done",
-        "monitor": "val/acc",
-        "mode": "max",
-        "value": acc,
-        "metrics": {"val/acc": acc, "test/acc": acc - 0.01, "val/loss": 1 - acc, "val/images": 100.0},
-        "duration_s": 10.0,
-        "started": "2026-01-31T09:30:00+00:00",
-        "error": None,
-    }
-    (folder / "status.json").write_text(json.dumps(facts | status))
-    return folder
-
-
-def write_curve(folder: Path, *accuracies: float, per_epoch: int = 1) -> None:
-    lines = ["step,train/loss,epoch,val/acc,test/acc"]
-    for number, accuracy in enumerate(accuracies):
-        epoch = number // per_epoch
-        lines += [f"{10 * number + 5},0.5,{epoch},,", f"{10 * number + 10},0.4,{epoch},{accuracy},"]
-    lines.append(f"{10 * len(accuracies)},,{len(accuracies)},,0.9")
-    (folder / "metrics.csv").write_text("\n".join(lines) + "\n")
 
 
 @pytest.fixture
 def sweep(tmp_path: Path) -> Path:
-    """Two networks by two optimizers by three seeds: four points."""
-    number = 0
-    for model, base in (("mlp", 0.8), ("cnn", 0.9)):
-        for optim, more in (("sgd", 0.0), ("adam", 0.05)):
-            for seed in (1, 2, 3):
-                overrides = (f"model={model}", f"optim={optim}", f"seed={seed}")
-                write_run(tmp_path / "sweep" / str(number), *overrides, acc=base + more + 0.01 * seed)
-                number += 1
-    return tmp_path / "sweep"
+    return write_sweep(tmp_path / "sweep")
 
 
 def told(comparison: Comparison) -> list[list[str]]:
@@ -285,67 +214,10 @@ def test_runs_that_watched_different_metrics_need_one_named(tmp_path: Path) -> N
     assert compare([tmp_path], by="val/acc").points[0].mean("val/acc") == pytest.approx(0.85)
 
 
-def test_runs_are_found_at_any_depth_and_once(sweep: Path, tmp_path: Path) -> None:
-    write_run(tmp_path / "cnn_digits" / "2026-01-31" / "x")
-    write_run(sweep / "5" / "checkpoints" / "no_run")
-    runs, _ = read_runs([tmp_path, sweep, sweep / "3"])
-    assert len(runs) == 13
-    assert [run.folder.name for run in runs[-3:]] == ["9", "10", "11"]
-    assert [run.folder for run in read_runs([sweep / "3"])[0]] == [sweep / "3"]
-    with pytest.raises(InputError, match="no such folder"):
-        read_runs([tmp_path / "nowhere"])
-    (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: no run below it"):
-        read_runs([tmp_path / "empty"])
-
-
 def test_nothing_done_is_told(tmp_path: Path) -> None:
     write_run(tmp_path / "a", state="failed")
     with pytest.raises(InputError, match=r"no run is done yet \(1 failed\)"):
         compare([tmp_path])
-
-
-def test_a_configuration_is_read_as_yaml_reads_it(tmp_path: Path) -> None:
-    text = (
-        "model:\n  _target_: a.B\n  sizes:\n  - 1\n  - 2\nitems:\n- 1.0e-05\n- null\n# note\nname: 'x: y'\n"
-    )
-    for content in (text, text.replace("- 1\n", "- &one 1\n")):
-        folder = write_run(tmp_path / str(len(content)))
-        (folder / "config.yaml").write_text(content)
-        (run,), _ = read_runs([folder])
-        assert run.config == flatten(yaml.safe_load(content))
-        assert run.config == {"model": "a.B", "model.sizes": [1, 2], "items": [1e-5, None], "name": "x: y"}
-
-
-def test_the_csv_of_points_holds_all(sweep: Path, tmp_path: Path) -> None:
-    file = tmp_path / "new" / "points.csv"
-    write_run(sweep / "12", "model=cnn", "optim=adam", "seed=4", state="failed")
-    assert write_csv(compare([sweep]), file) == 4
-    rows = read_table(file)
-    assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
-    best = rows[0]
-    assert (best["n"], best["unfinished"], best["val/acc n"]) == ("3", "1", "3")
-    assert best["model"] == "project.modules.cnn.CNN"
-    assert (best["model.channels"], best["model.widths"], best["optim.lr"]) == ("[32,64]", "", "0.001")
-    assert float(best["val/acc"]) == pytest.approx(0.97)
-    assert float(best["val/acc std"]) == pytest.approx(0.01)
-    assert best["folders"].split() == [str(sweep / name) for name in ("9", "10", "11")]
-
-
-def test_the_csv_of_runs_holds_unfinished_ones_too(sweep: Path, tmp_path: Path) -> None:
-    write_run(sweep / "12", "model=cnn", "seed=4", state="failed", error="it, broke")
-    file = tmp_path / "runs.csv"
-    assert write_csv(compare([sweep], each=True), file) == 13
-    rows = read_table(file)
-    assert (rows[0]["seed"], rows[0]["state"], float(rows[0]["val/loss"])) == (
-        "3",
-        "done",
-        pytest.approx(0.02),
-    )
-    assert (rows[-1]["rank"], rows[-1]["error"], rows[-1]["val/acc"]) == ("", "it, broke", "")
-    (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--csv .*cannot be written"):
-        write_csv(compare([sweep]), tmp_path / "file" / "x.csv")
 
 
 def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
@@ -385,53 +257,3 @@ def test_texts_are_short() -> None:
     ]  # fmt: skip
     assert shorten("abcdefghij", 7) == "abc…hij"[:7]
     assert shorten("abcdefghij", 6, at_end=True) == "abcde…"
-
-
-def compare_by_script(*arguments: str, code: int = 0, columns: int = 80) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-X", "importtime", str(ROOT / "scripts" / "compare.py"), *arguments],
-        env=os.environ | {"COLUMNS": str(columns)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "project.runs.compare" in imported
-    assert "torch" not in imported
-    assert ("matplotlib" in imported) == ("--plot" in arguments and code == 0)
-    return done
-
-
-def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
-    table, picture = tmp_path / "t.csv", tmp_path / "new" / "p.svg"
-    done = compare_by_script(str(sweep), "--top", "2", "--csv", str(table), "--plot", str(picture))
-    assert "2 more are not shown" in done.stdout
-    assert len(read_table(table)) == 4
-    assert picture.read_text().count("<svg") == 1
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["--by", "acc"], "error: --by acc: no such metric in these runs; did you mean"),
-        (
-            ["--plot", "x.gif"],
-            "error: argument --plot: x.gif is no picture; end the name in .png, .svg, .pdf",
-        ),
-        (["--top", "0"], "error: argument --top: 0 is no number of rows; give 1 or more"),
-        (["--eech"], "error: unrecognized arguments: --eech; --help lists the flags"),
-    ],
-)
-def test_the_script_tells_mistakes_in_one_line(sweep: Path, arguments: list[str], message: str) -> None:
-    done = compare_by_script(str(sweep), *arguments, code=2)
-    (line,) = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
-    assert line.startswith(message)
-
-
-def test_the_help_fits_80_columns() -> None:
-    text = compare_by_script("--help").stdout
-    assert max(map(len, text.splitlines())) <= 80
-    for flag in ("--by", "--each", "--top", "--csv", "--plot", "--traceback"):
-        assert flag in text

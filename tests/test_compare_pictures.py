@@ -5,15 +5,16 @@ import math
 from pathlib import Path
 
 import pytest
+from handmade import write_curve, write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
-from test_compare import write_curve, write_run
 
 from project.errors import InputError
 from project.runs.compare import compare
+from project.runs.differences import ABSENT
 from project.runs.plot import draw, picture
 from project.runs.scales import metric_scale, scale
 
@@ -92,7 +93,7 @@ def test_a_line_a_point_and_the_best_eight_in_the_legend(tmp_path: Path) -> None
     assert legend.get_title().get_text() == "the best 8 of 20; others grey"
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == 8
-    assert labels[0].startswith("0.8925 ± 0.0035   CNN, lr 1e-05")
+    assert labels[0].replace("\N{NO-BREAK SPACE}", " ").startswith("0.8925 ± 0.0035   CNN, lr 1e-05")
     grey = [item for item in below.collections if isinstance(item, LineCollection)]
     assert len(grey[0].get_segments()) == 11  # the twentieth diverged: no curve
 
@@ -130,7 +131,7 @@ def test_what_is_missing_lies_below_the_numbers() -> None:
     clip = scale("clip", [1.0, None, 2.0], ["1", "null", "2"], 14)
     assert clip.places == pytest.approx([0.14, 0, 1])
     assert (0.0, "null") in clip.ticks
-    mixed = scale("widths", [[64], "–", [512, 256]], ["[64]", "–", "[512,256]"], 6)
+    mixed = scale("widths", [[64], ABSENT, [512, 256]], ["[64]", "–", "[512,256]"], 6)
     assert [text for _, text in mixed.ticks] == ["–", "[51…6]", "[64]"]
     assert mixed.places == pytest.approx([5 / 6, 1 / 6, 3 / 6])
 

@@ -210,7 +210,7 @@ def _legend(comparison: Comparison) -> list[str]:
         bare = all(isinstance(shown.value(run, key), str) for run in first)
         for part, text in zip(parts, shown.texts(first, key), strict=True):
             if text != ABSENT:
-                part.append(text if bare else f"{names[key]} {text}")
+                part.append(text if bare else f"{names[key]}\N{NO-BREAK SPACE}{text}")
     return [
         "\n".join(textwrap.wrap(f"{value}   {', '.join(part)}", LEGEND_WIDTH, max_lines=3, placeholder=" …"))
         for value, part in zip(numbers(points, comparison.by), parts, strict=True)
