@@ -61,6 +61,7 @@ def test_a_table_in_80_columns(sweep: Path) -> None:
     assert lines[2].split() == ["#", "model", "optim", "val/acc", "test/acc", "val/loss", "n", "time"]
     assert " ".join(lines[3].split()) == "1 CNN Adam 0.9700 ± 0.0100 0.9600 ± 0.0100 0.0300 ± 0.0100 3 10 s"
     assert max(map(len, lines[:7])) <= 80
+    assert lines[8].endswith("sweep/11")  # the best run of the best point
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
@@ -228,6 +229,13 @@ def test_curves_are_means_over_seeds(tmp_path: Path) -> None:
     assert curve.x == [1, 2]  # the third epoch is that of one run in three
     assert curve.mean == pytest.approx([0.6, 0.8])
     assert curve.std == pytest.approx([0.1, 0.1])
+
+
+def test_a_curve_ends_where_a_seed_diverged(tmp_path: Path) -> None:
+    for seed, accuracies in enumerate(((0.5, 0.7, 0.8), (0.6, math.nan, 0.9))):
+        write_curve(write_run(tmp_path / str(seed), f"seed={seed}"), *accuracies)
+    _, _, (curve,) = read_curves(compare([tmp_path]))
+    assert (curve.x, curve.mean) == ([1], pytest.approx([0.55]))
 
 
 def test_several_validations_an_epoch_are_told_apart_by_steps(tmp_path: Path) -> None:

@@ -39,12 +39,13 @@ def test_a_configuration_is_read_as_yaml_reads_it(tmp_path: Path) -> None:
     text = (
         "model:\n  _target_: a.B\n  sizes:\n  - 1\n  - 2\nitems:\n- 1.0e-05\n- null\n# note\nname: 'x: y'\n"
     )
-    for content in (text, text.replace("- 1\n", "- &one 1\n")):
+    for content in (text, text.replace("- 1\n", "- &one 1\n").replace("- 1.0e-05", "- *one")):
         folder = write_run(tmp_path / str(len(content)))
         (folder / "config.yaml").write_text(content)
         (run,), _ = read_runs([folder])
         assert run.config == flatten(yaml.safe_load(content))
-        assert run.config == {"model": "a.B", "model.sizes": [1, 2], "items": [1e-5, None], "name": "x: y"}
+        first = 1 if "*one" in content else 1e-5
+        assert run.config == {"model": "a.B", "model.sizes": [1, 2], "items": [first, None], "name": "x: y"}
 
 
 def test_the_csv_of_points_holds_all(sweep: Path, tmp_path: Path) -> None:

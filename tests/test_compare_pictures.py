@@ -120,6 +120,7 @@ def test_pictures_in_three_formats(tmp_path: Path, ending: str) -> None:
 def test_an_axis_is_logarithmic_from_a_hundredfold_on() -> None:
     values = [10.0**-exponent for exponent in range(1, 6)]
     assert scale("lr", values, list("abcde"), 14).places == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert scale("lr", [0.1, 0.01, 0.001], list("abc"), 14).places == pytest.approx([1, 0.5, 0])
     assert scale("n", [10, 20, 110], list("abc"), 14).places == pytest.approx([0, 0.1, 1])
     # On a linear axis 0.0001 would lie on 0: side by side.
     side = scale("weight_decay", [0.01, 0, 0.0001], ["0.01", "0", "0.0001"], 14)
