@@ -13,7 +13,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.types import TaskFunction
 
 from project.forking import flush
@@ -64,7 +63,6 @@ class ProcessEngine:
 
     Args:
         function: the task.
-        loader: Hydra's.
         slots: the devices.
         start: `fork`: a copy of this process, in milliseconds; `fresh`: a new interpreter.
     """
@@ -72,12 +70,10 @@ class ProcessEngine:
     def __init__(
         self,
         function: TaskFunction,
-        loader: ConfigLoader,
         slots: Slots,
         start: Literal["fork", "fresh"] = "fork",
     ) -> None:
         self.function = function
-        self.loader = loader
         self.slots = slots
         self.how = start
         self._running: dict[int, tuple[int, Grant]] = {}  # process id: job's number, devices
@@ -133,12 +129,12 @@ class ProcessEngine:
         try:
             become_job(_log_of(order), environment_of(grant), parent)
             _limit_threads(grant)
-            code = run_order(order, self.loader, self.function)
+            code = run_order(order, self.function)
         finally:
             os._exit(code)
 
     def _start_fresh(self, order: Order, grant: Grant) -> int:
-        letter = Letter(order, self.loader, environment_of(grant), os.getpid())
+        letter = Letter(order, environment_of(grant), os.getpid())
         with _log_of(order).open("ab") as log:
             process = subprocess.Popen(
                 [sys.executable, "-m", "project.sweeps.work"],
