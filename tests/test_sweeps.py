@@ -186,9 +186,9 @@ def test_a_job_takes_what_its_trainer_says(
 
 
 def test_devices_that_do_not_exist_or_contradict_are_refused() -> None:
-    with pytest.raises(InputError, match="trainer.devices=3: this machine has 2 GPUs"):
+    with pytest.raises(InputError, match=r"trainer\.devices=3: this machine has 2 GPUs"):
         need_of({"accelerator": "auto", "devices": 3}, 2, "auto")
-    with pytest.raises(InputError, match="accelerator=gpu: torch finds no GPU"):
+    with pytest.raises(InputError, match=r"trainer\.accelerator=gpu: torch finds no GPU"):
         need_of({"accelerator": "gpu", "devices": 1}, 0, "auto")
     with pytest.raises(InputError, match=r"gpus_per_job=2: .* set trainer=ddp trainer\.devices=2"):
         need_of({"accelerator": "auto", "devices": 1}, 2, 2)

@@ -11,7 +11,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
+from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
@@ -122,6 +122,8 @@ def report(
 
 def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[str]:
     """Say what is wrong with the input, a line a mistake; nothing if the mistake is not the user's."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, InputError):
+        error = error.__cause__
     if isinstance(error, InputError):
         return str(error).splitlines()
     if hasattr(error, "exit_code"):

@@ -207,6 +207,9 @@ class Trials:
             self.trials.setdefault(_trial_of(job), []).append(job)
         self.waiting = deque(job for job in jobs if job.state == "waiting")
         self.began = time.monotonic()
+        self.exhausted = False
+        # Samplers that have been everywhere say so by a method that Optuna has for its own loop alone.
+        study.stop = self._stop  # type: ignore[method-assign]
 
     def settle(self) -> None:
         """Bring the study in line with the record of jobs, after an end at any moment."""
@@ -223,7 +226,7 @@ class Trials:
             return self.waiting.popleft()
         limit = self.search.timeout_s
         late = limit is not None and time.monotonic() - self.began > limit
-        if late or len(self.trials) >= self.search.n_trials:
+        if late or self.exhausted or len(self.trials) >= self.search.n_trials:
             return None
         self._ask()
         return self.waiting.popleft()
@@ -231,6 +234,9 @@ class Trials:
     def ended(self, job: Job) -> None:
         """See `Source`."""
         self._tell(_trial_of(job))
+
+    def _stop(self) -> None:
+        self.exhausted = True
 
     def _ask(self) -> None:
         trial = self.study.ask(self.space)

@@ -211,7 +211,7 @@ class RecordedSweeper(Sweeper):
         folder = create(self.config.hydra.sweep.dir, conf, everything)
         try:
             yield folder
-        except InputError:
+        except BaseException:
             if not folder.ledger.file.exists():
                 shutil.rmtree(folder.path, ignore_errors=True)
             raise

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra.core.utils import JobStatus
+from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
@@ -171,6 +171,7 @@ class Letter:
 
 def main() -> None:
     """Run the job whose letter stands on the standard input: `python -m project.sweeps.work`."""
+    setup_globals()
     resolvers.register()
     letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
     sys.path[:] = letter.path

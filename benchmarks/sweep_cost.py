@@ -1,0 +1,129 @@
+"""What a sweep costs beside its arithmetic.
+
+    python benchmarks/sweep_cost.py launchers --data DIR  20 one-epoch MLP jobs on MNIST, by three launchers
+    python benchmarks/sweep_cost.py marginal              one more job of one batch, up to 400 jobs
+    python benchmarks/sweep_cost.py memory                growth of the sweep's process over 50 jobs
+
+`launchers` needs hydra-joblib-launcher beside the project: uv run --with hydra-joblib-launcher python ….
+Commands are interleaved; ratios are of neighbours in time.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import median
+
+SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
+TINY = [
+    *("-m", "model=mlp", "trainer.accelerator=cpu", "trainer.max_epochs=1", "trainer.limit_train_batches=1"),
+    *("trainer.limit_val_batches=1", "trainer.limit_test_batches=1"),
+]
+LAUNCHERS = {
+    "ours": [],
+    "basic": ["hydra/launcher=basic", "hydra/sweeper=basic"],
+    "joblib": ["hydra/launcher=joblib", "hydra.launcher.n_jobs=2", "hydra/sweeper=basic"],
+}
+
+
+def main() -> None:
+    """Run one of the benchmarks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("what", choices=("launchers", "marginal", "memory"))
+    parser.add_argument("--data", type=Path, help="folder with MNIST, as torchvision lays it out")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 100, 400])
+    arguments = parser.parse_args()
+    if arguments.what == "launchers":
+        launchers(arguments.data.absolute(), arguments.pairs)
+    elif arguments.what == "marginal":
+        marginal(arguments.sizes)
+    else:
+        memory()
+
+
+def launchers(data: Path, pairs: int) -> None:
+    """Time whole commands, one launcher after the other, several times."""
+    sweep = [
+        *("-m", "model=mlp", "data=mnist", f"paths.data={data}", "optim=sgd", "trainer.accelerator=cpu"),
+        *("trainer.max_epochs=1", "seed=range(20)"),
+    ]
+    seconds: dict[str, list[float]] = {name: [] for name in LAUNCHERS}
+    for pair in range(pairs):
+        for name, overrides in LAUNCHERS.items():
+            seconds[name].append(timed([*sweep, *overrides]))
+        row = "  ".join(f"{name} {times[-1]:6.1f} s" for name, times in seconds.items())
+        print(f"round {pair}: {row}", flush=True)
+    for name in ("basic", "joblib"):
+        ratios = sorted(ours / other for ours, other in zip(seconds["ours"], seconds[name], strict=True))
+        print(f"ours / {name}: median {median(ratios):.2f}, {ratios[0]:.2f} to {ratios[-1]:.2f}")
+
+
+def marginal(sizes: list[int]) -> None:
+    """Time sweeps of more and more jobs of one batch; tell the cost of one more."""
+    seconds, work = [], []
+    for size in sizes:
+        with tempfile.TemporaryDirectory() as folder:
+            seconds.append(timed([*TINY, f"seed=range({size})"], folder))
+            work.append(sum(job["duration_s"] for job in done(Path(folder))))
+        print(f"{size:5} jobs: {seconds[-1]:7.1f} s, of which jobs ran {work[-1]:7.1f} s", flush=True)
+    for before, after in zip(range(len(sizes) - 1), range(1, len(sizes)), strict=True):
+        each = (seconds[after] - seconds[before]) / (sizes[after] - sizes[before])
+        print(f"from {sizes[before]} to {sizes[after]} jobs: {1000 * each:.0f} ms for one more")
+
+
+def memory() -> None:
+    """Watch the sweep's process over 50 jobs."""
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen(
+            [sys.executable, str(SCRIPT), *TINY, "seed=range(52)"], cwd=folder, stdout=subprocess.DEVNULL
+        )
+        sizes: dict[int, int] = {}
+        while process.poll() is None:
+            number = len(done(Path(folder)))
+            sizes.setdefault(number, resident_kb(process.pid))
+            time.sleep(0.05)
+    first, last = min(number for number in sizes if number), max(number for number in sizes if sizes[number])
+    print(f"after job {first}: {sizes[first] / 1024:.0f} MB; after job {last}: {sizes[last] / 1024:.0f} MB")
+
+
+def timed(arguments: list[str], folder: str | None = None) -> float:
+    """Seconds of a whole command."""
+    with tempfile.TemporaryDirectory() as own:
+        began = time.perf_counter()
+        subprocess.run(
+            [sys.executable, str(SCRIPT), *arguments],
+            cwd=folder or own,
+            env=os.environ | {"PYTHONWARNINGS": "ignore"},
+            stdout=subprocess.DEVNULL,
+            check=True,
+        )
+        return time.perf_counter() - began
+
+
+def done(folder: Path) -> list[dict[str, float]]:
+    """The jobs on record that are done."""
+    lines = [
+        json.loads(line)
+        for record in folder.glob("outputs/sweep/*/jobs.jsonl")
+        for line in record.read_text().splitlines(keepends=True)
+        if line.endswith("\n")
+    ]
+    return [line for line in lines if line["state"] == "done"]
+
+
+def resident_kb(pid: int) -> int:
+    """Memory that a process has in use, 0 if it has ended."""
+    try:
+        text = Path(f"/proc/{pid}/status").read_text()
+    except OSError:
+        return 0
+    return next((int(line.split()[1]) for line in text.splitlines() if line.startswith("VmRSS")), 0)
+
+
+if __name__ == "__main__":
+    main()
