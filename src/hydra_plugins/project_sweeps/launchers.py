@@ -1,6 +1,7 @@
 """Launchers under the name that Hydra requires. Imported at every start: nothing heavy above."""
 
 from project.sweeps.local import LocalProcesses
+from project.sweeps.ray_cluster import RayTasks
 from project.sweeps.slurm import SlurmJobs
 
 
@@ -10,3 +11,7 @@ class LocalLauncher(LocalProcesses):
 
 class SlurmLauncher(SlurmJobs):
     """`hydra/launcher=slurm`."""
+
+
+class RayLauncher(RayTasks):
+    """`hydra/launcher=ray`."""

@@ -13,7 +13,7 @@ from typing import Any
 
 from hydra._internal.callbacks import Callbacks
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobStatus, run_job
+from hydra.core.utils import JobStatus, run_job, setup_globals
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
@@ -203,6 +203,7 @@ class Letter:
 
 def main() -> None:
     """Run the job whose letter stands on the standard input: `python -m project.sweeps.work`."""
+    setup_globals()  # Hydra's own resolvers
     resolvers.register()
     letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
     sys.path[:] = letter.path
