@@ -15,13 +15,14 @@ from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from project.errors import InputError, one_line
+from project.nodes import number_of
 from project.sweeps.dispatch import Source
 from project.sweeps.folder import SweepFolder
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.local import available_cpus, visible_gpus
 from project.sweeps.nested import run_below
 from project.sweeps.processes import Ended, Engine
-from project.sweeps.slots import Need, count_devices
+from project.sweeps.slots import Need
 from project.sweeps.view import View
 from project.sweeps.work import Letter, Order
 
@@ -80,7 +81,7 @@ class RayTasks(StreamingLauncher):
 
     def run(self, folder: SweepFolder, source: Source, view: View, targets: Iterable[str]) -> int:
         """See `StreamingLauncher`. Ray ends with the sweep; a cluster's goes on without it."""
-        self._connect()
+        self.connect()
         import ray
 
         try:
@@ -88,53 +89,12 @@ class RayTasks(StreamingLauncher):
         finally:
             ray.shutdown()
 
-    def engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        """See `StreamingLauncher`."""
-        return RayEngine(self.loader, self.demand, self.jobs, self.grace_s)
+    def connect(self) -> None:
+        """Start Ray, or find the one that is meant.
 
-    def need(self, config: DictConfig) -> Need:
-        """See `StreamingLauncher`."""
-        trainer = config.trainer
-        if trainer.num_nodes > 1:
-            raise InputError(
-                f"trainer.num_nodes={trainer.num_nodes}: a job is one Ray task, on one node; set 1, or use "
-                "hydra/launcher=slurm"
-            )
-        gpus = self._gpus(str(trainer.accelerator), trainer.devices)
-        if gpus:
-            return Need(max(1, int(gpus)), gpus)
-        return Need(1 if trainer.devices in ("auto", -1, "-1") else count_devices(trainer.devices))
-
-    def demand(self, need: Need) -> dict[str, float]:
-        """What Ray is asked for, by the names that it uses."""
-        cpus = float(need.ranks if self.num_cpus == "auto" else self.num_cpus)
-        if self.address is None and self.num_cpus == "auto":
-            cpus = min(cpus, available_cpus())  # a job too large for this machine may run alone
-        return {"CPU": cpus, "GPU": need.gpus, **self.resources}
-
-    def _gpus(self, accelerator: str, devices: Any) -> float:
-        """GPUs that a job is given."""
-        on_gpu = accelerator in ("gpu", "cuda")
-        if accelerator == "auto":
-            on_gpu = bool(visible_gpus()) if self.num_gpus == "auto" else self.num_gpus > 0
-        if not on_gpu:
-            return 0.0
-        everything = devices in ("auto", -1, "-1")
-        if self.num_gpus == "auto":
-            if everything:
-                raise InputError(
-                    f"trainer.devices={devices}: how many GPUs a job gets must be said; set trainer.devices "
-                    "or hydra.launcher.num_gpus"
-                )
-            return float(count_devices(devices))
-        if not self.num_gpus or (not everything and count_devices(devices) != max(1, int(self.num_gpus))):
-            raise InputError(
-                f"hydra.launcher.num_gpus={self.num_gpus}: a job trains on trainer.devices={devices}; make "
-                "them agree"
-            )
-        return float(self.num_gpus)
-
-    def _connect(self) -> None:
+        Raises:
+            InputError: it is not installed, or does not answer.
+        """
         os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
         try:
             import ray
@@ -160,6 +120,52 @@ class RayTasks(StreamingLauncher):
                 f"hydra.launcher.address={self.address}: no Ray answers there ({one_line(error)}); start one "
                 "with `ray start --head`, or leave the address out"
             ) from error
+
+    def engine(self, expected: int, targets: Iterable[str]) -> Engine:
+        """See `StreamingLauncher`."""
+        return RayEngine(self.loader, self.demand, self.jobs, self.grace_s)
+
+    def need(self, config: DictConfig) -> Need:
+        """See `StreamingLauncher`."""
+        trainer = config.trainer
+        if trainer.num_nodes > 1:
+            raise InputError(
+                f"trainer.num_nodes={trainer.num_nodes}: a job is one Ray task, on one node; set 1, or use "
+                "hydra/launcher=slurm"
+            )
+        gpus = self._gpus(str(trainer.accelerator), trainer.devices)
+        if gpus:
+            return Need(max(1, int(gpus)), gpus)
+        return Need(1 if trainer.devices in ("auto", -1, "-1") else number_of(trainer.devices))
+
+    def demand(self, need: Need) -> dict[str, float]:
+        """What Ray is asked for, by the names that it uses."""
+        cpus = float(need.ranks if self.num_cpus == "auto" else self.num_cpus)
+        if self.address is None and self.num_cpus == "auto":
+            cpus = min(cpus, available_cpus())  # a job too large for this machine may run alone
+        return {"CPU": cpus, "GPU": need.gpus, **self.resources}
+
+    def _gpus(self, accelerator: str, devices: Any) -> float:
+        """GPUs that a job is given."""
+        on_gpu = accelerator in ("gpu", "cuda")
+        if accelerator == "auto":
+            on_gpu = bool(visible_gpus()) if self.num_gpus == "auto" else self.num_gpus > 0
+        if not on_gpu:
+            return 0.0
+        everything = devices in ("auto", -1, "-1")
+        if self.num_gpus == "auto":
+            if everything:
+                raise InputError(
+                    f"trainer.devices={devices}: how many GPUs a job gets must be said; set trainer.devices "
+                    "or hydra.launcher.num_gpus"
+                )
+            return float(number_of(devices))
+        if not self.num_gpus or (not everything and number_of(devices) != max(1, int(self.num_gpus))):
+            raise InputError(
+                f"hydra.launcher.num_gpus={self.num_gpus}: a job trains on trainer.devices={devices}; make "
+                "them agree"
+            )
+        return float(self.num_gpus)
 
 
 class RayEngine:

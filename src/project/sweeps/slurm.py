@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Literal
 from omegaconf import DictConfig
 
 from project.errors import InputError
+from project.nodes import number_of
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.local import visible_gpus
 from project.sweeps.processes import Engine
-from project.sweeps.slots import Need, count_devices
+from project.sweeps.slots import Need
 
 if TYPE_CHECKING:
     from project.sweeps.submission import Cluster
@@ -189,13 +190,13 @@ def shape_of(trainer: Mapping[str, Any], gpus_per_node: int | str, found: int | 
             )
         on_gpu = bool(found if given is None else given)
     if not on_gpu:
-        return Shape(nodes, 1 if everything else count_devices(devices), given or 0)
+        return Shape(nodes, 1 if everything else number_of(devices), given or 0)
     if everything and given is None:
         raise InputError(
             f"trainer.devices={devices}: how many GPUs a node has is not known here; set trainer.devices or "
             "hydra.launcher.gpus_per_node"
         )
-    wanted = given if everything and given is not None else count_devices(devices)
+    wanted = given if everything and given is not None else number_of(devices)
     if given is not None and not 0 < wanted <= given:
         raise InputError(
             f"hydra.launcher.gpus_per_node={given}: a job trains on trainer.devices={devices} of each node"

@@ -124,11 +124,11 @@ class SubmittedJob:
         self._go_on(record, place.job_id, first=first)
         environment = {**self.environment, **rank_variables(place)}
         letter = Letter(self.order, self.loader, environment, os.getpid(), self.path)
-        self._nested = Nested(letter)
+        nested = self._nested = Nested(letter)
         try:
-            code = self._nested.wait()
+            code = nested.wait()
         finally:
-            self._nested.stop(self.grace_s)
+            nested.stop(self.grace_s)
         if first:
             record.note(exit_code=code)
         if code:
