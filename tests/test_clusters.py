@@ -25,6 +25,7 @@ from project.sweeps.slurm import SlurmJobs
 
 TINY = ["model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu"]
 SUBMITIT = ["hydra/launcher=slurm", "hydra.launcher.cluster=local", "hydra.launcher.poll_s=0.2"]
+EPOCHS = ["trainer.max_epochs=150", "~callbacks.early_stopping"]
 FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
 
 
@@ -43,10 +44,12 @@ def sweep(folder: Path, *arguments: str, **environment: str) -> Iterator[subproc
     try:
         yield process
     finally:
-        process.kill()
-        for pid in processes_of(folder):
+        for pid in [process.pid, *processes_of(folder)]:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 def processes_of(folder: Path) -> list[int]:
@@ -59,10 +62,12 @@ def processes_of(folder: Path) -> list[int]:
     return found
 
 
-def wait_for(what: Callable[[], Any], seconds: float = 60) -> Any:
-    deadline = time.monotonic() + seconds
+def wait_for(what: Callable[[], Any], running: subprocess.Popen[str] | None = None) -> Any:
+    deadline = time.monotonic() + 120
     while not (found := what()):
         assert time.monotonic() < deadline
+        if running is not None and running.poll() is not None:
+            pytest.fail(running.communicate()[0])
         time.sleep(0.1)
     return found
 
@@ -116,7 +121,7 @@ def test_each_job_is_run_once_by_one_process_or_two(
 def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     with sweep(tmp_path, *TINY, *FOREVER, *SUBMITIT, "optim.lr=0.001") as process:
-        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), process)
         (run,) = (file.parent for file in only_sweep(tmp_path).glob("*/status.json"))
         facts = wait_for(lambda: noted(run))
         os.kill(child_of(int(facts["id"])), signal.SIGUSR2)  # as submitit's watcher does near the end
@@ -125,9 +130,26 @@ def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> Non
         wait_for(lambda: steps(run)[-1] > before)
         process.send_signal(signal.SIGINT)
         shown, _ = process.communicate(timeout=60)
-        assert wait_for(lambda: not processes_of(tmp_path), 30)
+        assert wait_for(lambda: not processes_of(tmp_path))
     assert process.returncode == 130, shown
     assert steps(run) == sorted(set(steps(run))), "no epoch twice"
+    assert [job.state for job in jobs_of(tmp_path)] == ["interrupted"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "launcher"), [("submitit", "slurm"), ("ray", "ray")])
+def test_a_sweep_that_is_told_to_stop_leaves_no_process(tmp_path: Path, package: str, launcher: str) -> None:
+    pytest.importorskip(package)
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    point = [f"hydra/launcher={launcher}", "optim.lr=0.001"]
+    with sweep(tmp_path, *TINY, *FOREVER, *ranks, *point, **slurm) as process:
+        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), process)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=60)
+        wait_for(lambda: not processes_of(tmp_path))
+    assert process.returncode == 130, shown
+    assert "Traceback" not in shown
     assert [job.state for job in jobs_of(tmp_path)] == ["interrupted"]
 
 
@@ -152,18 +174,16 @@ def test_a_killed_sweep_finds_its_jobs_again_on_several_nodes(tmp_path: Path) ->
     slurm = fake_slurm.install(tmp_path / "slurm")
     nodes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
     launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2"]
-    with sweep(
-        tmp_path, *TINY, *nodes, *launcher, "optim.lr=0.001", "trainer.max_epochs=300", **slurm
-    ) as first:
-        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+    with sweep(tmp_path, *TINY, *nodes, *launcher, "optim.lr=0.001", *EPOCHS, **slurm) as first:
+        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), first)
         first.kill()
         first.wait()
         resume = f"resume={only_sweep(tmp_path)}"
         with sweep(tmp_path, resume, **slurm) as second:
             shown, _ = second.communicate(timeout=120)
-            left = processes_of(tmp_path)
-    assert second.returncode == 0, shown
-    assert left == []
+        assert second.returncode == 0, shown
+        wait_for(lambda: not processes_of(tmp_path))
+    assert "started" in shown, "the job had not ended before"
     (job,) = jobs_of(tmp_path)
     run = only_sweep(tmp_path) / job.name
     assert job.state == status_of(run)["state"] == "done"

@@ -105,7 +105,9 @@ class SlurmCluster(Cluster):
     def explain(self, job: Job) -> str | None:
         """See `Cluster`."""
         state = job.watcher.get_state(job.job_id, mode="cache")
-        return None if state in ("UNKNOWN", "COMPLETED") else f"SLURM ended job {job.job_id}: {state}"
+        if state in ("UNKNOWN", "COMPLETED"):
+            return None
+        return f"SLURM ended job {job.job_id}: {state}; see {FOLDER}/{job.job_id}_*"
 
 
 class LocalCluster(Cluster):

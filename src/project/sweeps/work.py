@@ -170,7 +170,7 @@ def _write_nothing(config: DictConfig) -> None:
     """Leave the job's folder to its first process."""
     with read_write(config.hydra):
         config.hydra.output_subdir = None
-        config.hydra.job_logging = None
+        config.hydra.job_logging = {"version": 1, "root": {"handlers": [], "level": "WARNING"}}
 
 
 def _writes_to_screen(handler: Mapping[str, Any]) -> bool:
