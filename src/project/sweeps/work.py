@@ -134,6 +134,7 @@ def become_job(log: Path | None, environment: Mapping[str, str], parent: int) ->
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # which a Ray worker blocks
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM warns all processes; the parent acts on it
     if log is not None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
