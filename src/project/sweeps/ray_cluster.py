@@ -40,6 +40,10 @@ QUIET = {
 }
 """Variables that Ray reads when it is imported."""
 
+ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Has a local Ray listen on 127.0.0.1, as it does by itself on Windows; elsewhere it listens to everybody,
+whatever address it is given."""
+
 
 class RayTasks(StreamingLauncher):
     """A Ray task for each job of the sweep.
@@ -95,7 +99,8 @@ class RayTasks(StreamingLauncher):
         Raises:
             InputError: it is not installed, or does not answer.
         """
-        os.environ |= {name: os.environ.get(name, value) for name, value in QUIET.items()}
+        variables = QUIET | (ALONE if self.address is None else {})
+        os.environ |= {name: os.environ.get(name, value) for name, value in variables.items()}
         try:
             import ray
         except ModuleNotFoundError as error:
