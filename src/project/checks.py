@@ -1,11 +1,13 @@
 """What can be known to be wrong with a configuration without torch: types, ranges, words, combinations."""
 
 import math
+import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.errors import InputError, one_line
@@ -98,20 +100,18 @@ def find_problems(config: DictConfig) -> Iterator[str]:
     if removed:
         yield from (f"~{group}: a run needs it; {GROUPS[group]}" for group in removed)
         return
-    leaves = sorted(_leaves(config))
-    missing = [key for key in leaves if _is_missing(config, key)]
+    leaves = dict(sorted(_leaves(config)))
+    missing = [key for key, raw in leaves.items() if raw == "???"]
     if missing:
         yield from (f"{key}: not given; set {key}=…" for key in missing)
         return
     declared = _declared(config)
     for key in leaves:
         try:
-            value = OmegaConf.select(config, key)
+            value = _value(key, leaves, config)
         except OmegaConfBaseException as error:
             yield _reason(key, error)
             continue
-        if isinstance(value, ListConfig):
-            value = list(value)
         problem = _wrong_type(key, value, declared) or _out_of_range(key, value) or _no_choice(key, value)
         if problem:
             yield problem
@@ -132,40 +132,64 @@ def _wrong_fold(config: DictConfig) -> Iterator[str]:
         yield f"data.fold={fold}: must be at least 0 and at most {folds - 1}, with data.folds={folds}"
 
 
-def _leaves(config: DictConfig) -> Iterator[str]:
-    """Dotted keys of all values but Hydra's own; a list is one value."""
-
-    def walk(node: DictConfig, prefix: str) -> Iterator[str]:
-        for name in node:
-            child = node._get_node(name)
-            key = f"{prefix}{name!s}"
-            if key == "hydra":
-                continue
-            if isinstance(child, DictConfig) and not child._is_none() and not child._is_interpolation():
-                yield from walk(child, f"{key}.")
-            else:
-                yield key
-
-    return walk(config, "")
+def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted keys of all values but Hydra's own, with what is written there; a list is one value."""
+    for name in config:
+        node = config._get_node(name)
+        if name == "hydra":
+            continue
+        assert isinstance(node, Node)
+        written = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        yield from _flat(str(name), written)
 
 
-def _is_missing(config: DictConfig, key: str) -> bool:
-    parent, _, name = key.rpartition(".")
-    return OmegaConf.is_missing(OmegaConf.select(config, parent) if parent else config, name)
+def _flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
+    if not isinstance(written, dict):
+        yield key, written
+        return
+    for name, child in written.items():
+        yield from _flat(f"{key}.{name}", child)
 
 
-def _declared(config: DictConfig) -> DictConfig:
-    """The values in the YAML files of the chosen options: what type each key has."""
-    sources = [
-        Path(source.path) for source in config.hydra.runtime.config_sources if source.provider == "main"
+REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
+"""An interpolation that is another key's value and nothing more."""
+
+
+def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
+    """The resolved value of a key. OmegaConf parses each interpolation anew: it is spared simple ones."""
+    seen = set()
+    while isinstance(raw := leaves[key], str) and (found := REFERENCE.fullmatch(raw)):
+        seen.add(key)
+        if found[1] not in leaves or found[1] in seen:
+            break
+        key = found[1]
+    if "${" not in str(raw):
+        return raw
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+
+
+def _declared(config: DictConfig) -> Mapping[str, Any]:
+    """The values in the YAML files of the chosen options, by dotted key: what type each key has."""
+    sources = [source.path for source in config.hydra.runtime.config_sources if source.provider == "main"]
+    choices = [
+        (str(group), option)
+        for group, option in config.hydra.runtime.choices.items()
+        if group in config and isinstance(option, str)
     ]
+    return _declared_by(tuple(sources), tuple(choices), config.hydra.job.config_name)
+
+
+@cache  # the jobs of a sweep make the same few choices
+def _declared_by(
+    sources: tuple[str, ...], choices: tuple[tuple[str, str], ...], config_name: str
+) -> Mapping[str, Any]:
     declared = OmegaConf.create()
-    for conf in sources:
-        for group, option in config.hydra.runtime.choices.items():
-            if group in config and isinstance(option, str):
-                declared[group] = _load(conf / group, option)
-        declared.merge_with(_load(conf, config.hydra.job.config_name))
-    return declared
+    for conf in map(Path, sources):
+        for group, option in choices:
+            declared[group] = _load(conf / group, option)
+        declared.merge_with(_load(conf, config_name))
+    return dict(_leaves(declared))
 
 
 def _load(folder: Path, option: str) -> DictConfig:
@@ -181,18 +205,14 @@ def _load(folder: Path, option: str) -> DictConfig:
     return whole
 
 
-def _wrong_type(key: str, value: Any, declared: DictConfig) -> str:
-    parent, _, name = key.rpartition(".")
-    holder = OmegaConf.select(declared, parent) if parent else declared
-    if not isinstance(holder, DictConfig) or name not in holder or OmegaConf.is_interpolation(holder, name):
+def _wrong_type(key: str, value: Any, declared: Mapping[str, Any]) -> str:
+    default = declared.get(key)
+    if default is None or (isinstance(default, str) and ("${" in default or default == "???")):
         return ""
-    if OmegaConf.is_missing(holder, name):
-        return ""
-    default = holder[name]
-    if default is None or value is None:
-        return "" if default is None else _null_not_allowed(key, default)
+    if value is None:
+        return _null_not_allowed(key, default)
     expected = _type_name(default)
-    if isinstance(default, ListConfig) and isinstance(value, list) and len(default):
+    if isinstance(default, list) and isinstance(value, list) and len(default):
         strangers = [entry for entry in value if not _fits(_type_name(default[0]), entry)]
         if strangers:
             wanted = f"{_type_name(default[0])} is needed, as in {key}={_shown(default)}"
@@ -233,7 +253,7 @@ def _type_name(value: Any) -> str:
         return "a whole number"
     if isinstance(value, float):
         return "a number"
-    if isinstance(value, list | ListConfig):
+    if isinstance(value, list):
         return "a list"
     return "a group of keys" if isinstance(value, dict | DictConfig) else "a word"
 
@@ -241,7 +261,7 @@ def _type_name(value: Any) -> str:
 def _shown(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
-    return str(list(value)).replace(" ", "") if isinstance(value, ListConfig) else str(value)
+    return str(value).replace(" ", "") if isinstance(value, list) else str(value)
 
 
 def _out_of_range(key: str, value: Any) -> str:

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -25,6 +25,7 @@ from project.quirks import raising_interrupts, silence_libraries
 from project.ranks import RankFailedError, count_ranks, run_ranks
 from project.runs import checkpoint
 from project.runs.folder import RunFolder
+from project.yaml_text import to_yaml
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +80,11 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     callbacks: dict[str, Callback] = build(config, "callbacks")
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
-    # What a resumed run changed becomes its record once the changes have proved right.
-    callbacks["record"] = Record(run, lambda: OmegaConf.save(cfg, run.composed_file))
+    callbacks["record"] = Record(run)
+    if cfg.ckpt_path is not None:  # what a resumed run changed becomes its record once it has proved right
+        callbacks["changes"] = LambdaCallback(
+            on_train_start=lambda *_: nodes.is_first() and run.composed_file.write_text(to_yaml(cfg))
+        )
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
         config,
@@ -103,11 +107,12 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         return fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)[0].get(cfg.monitor)
 
     with run.recording(name=cfg.name, monitor=cfg.monitor, mode=cfg.mode, ranks=trainer.world_size) as status:
-        OmegaConf.save(config, run.config_file)
+        text = to_yaml(config)
+        run.config_file.write_text(text)
         for logger in loggers:
             logger.log_hyperparams(hyperparameters(config))
             if hasattr(logger, "log_text"):
-                logger.log_text("config", OmegaConf.to_yaml(config))
+                logger.log_text("config", text)
         log.info(screen.opening(config, module.network, trainer, run))
         metrics, weights = fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)
         status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}

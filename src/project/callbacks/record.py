@@ -1,7 +1,6 @@
 """What a run's folder says of it while it goes on."""
 
 import time
-from collections.abc import Callable
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -16,18 +15,11 @@ class Record(Callback):
 
     Args:
         run: its folder.
-        begin: called once, when the first step is about to be trained.
     """
 
-    def __init__(self, run: RunFolder, begin: Callable[[], None]) -> None:
+    def __init__(self, run: RunFolder) -> None:
         self.run = run
-        self.begin = begin
         self._written = -INTERVAL_S
-
-    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Call `begin`."""
-        if trainer.is_global_zero:
-            self.begin()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, unless it was done a moment ago."""

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import cache
 from importlib.metadata import version
 from itertools import count
 from pathlib import Path
@@ -91,7 +92,7 @@ class RunFolder:
             host=platform.node(),
             pid=os.getpid(),
             command=sys.argv,
-            versions={"python": platform.python_version()} | {name: version(name) for name in PACKAGES},
+            versions=versions(),
             git=git_state(),
             **facts,
         )
@@ -166,6 +167,13 @@ def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
     return run if run.composed_file.exists() else None
 
 
+@cache  # the jobs of a sweep inherit it
+def versions() -> Mapping[str, str]:
+    """Of Python and of what decides a run's result."""
+    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+
+
+@cache
 def git_state() -> Mapping[str, Any] | None:
     """Commit of the code and whether it was changed since, or None outside a repository."""
     try:

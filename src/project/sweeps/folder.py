@@ -12,7 +12,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from project.errors import InputError
-from project.runs.folder import RunFolder, claim, git_state, now
+from project.runs.folder import RunFolder, claim, git_state, now, versions
 from project.sweeps.fingerprint import differences, fingerprint
 from project.sweeps.ledger import Ledger
 
@@ -63,6 +63,7 @@ class SweepFolder:
             "started": now(),
             "host": platform.node(),
             "git": git_state(),
+            "versions": versions(),
             "code": fingerprint(PACKAGE),
         }
         partial = self.record_file.with_suffix(".json.partial")

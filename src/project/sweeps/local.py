@@ -65,7 +65,7 @@ class LocalProcesses(StreamingLauncher):
             jobs=None if self.jobs == "auto" else self.jobs,
             expected=expected,
         )
-        return ProcessEngine(self.function, self.loader, slots, self.start)
+        return ProcessEngine(self.function, slots, self.start)
 
     def need(self, config: DictConfig) -> Need:
         """See `StreamingLauncher`."""

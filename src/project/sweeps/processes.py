@@ -12,7 +12,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Literal, NamedTuple, Protocol
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.types import TaskFunction
 
 from project.forking import flush
@@ -67,7 +66,6 @@ class ProcessEngine:
 
     Args:
         function: the task.
-        loader: Hydra's.
         slots: the devices.
         start: `fork`: a copy of this process, in milliseconds; `fresh`: a new interpreter.
     """
@@ -75,12 +73,10 @@ class ProcessEngine:
     def __init__(
         self,
         function: TaskFunction,
-        loader: ConfigLoader,
         slots: Slots,
         start: Literal["fork", "fresh"] = "fork",
     ) -> None:
         self.function = function
-        self.loader = loader
         self.slots = slots
         self.how = start
         self._running: dict[int, tuple[int, Grant]] = {}  # process id: job's number, devices
@@ -140,12 +136,12 @@ class ProcessEngine:
         try:
             become_job(log_of(order), environment_of(grant), parent)
             _limit_threads(grant)
-            code = run_order(order, self.loader, self.function)
+            code = run_order(order, self.function)
         finally:
             os._exit(code)
 
     def _start_fresh(self, order: Order, grant: Grant) -> int:
-        return start_fresh(Letter(order, self.loader, environment_of(grant), os.getpid()))
+        return start_fresh(Letter(order, environment_of(grant), os.getpid()))
 
     def _kill_group(self, process: int) -> None:
         with suppress(ProcessLookupError, PermissionError):

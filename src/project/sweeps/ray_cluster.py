@@ -11,7 +11,6 @@ from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
-from hydra.core.config_loader import ConfigLoader
 from omegaconf import DictConfig
 
 from project.errors import InputError, one_line
@@ -128,7 +127,7 @@ class RayTasks(StreamingLauncher):
 
     def engine(self, expected: int, targets: Iterable[str]) -> Engine:
         """See `StreamingLauncher`."""
-        return RayEngine(self.loader, self.demand, self.jobs, self.grace_s)
+        return RayEngine(self.demand, self.jobs, self.grace_s)
 
     def need(self, config: DictConfig) -> Need:
         """See `StreamingLauncher`."""
@@ -177,17 +176,15 @@ class RayEngine:
     """See `Engine`.
 
     Args:
-        loader: Hydra's.
         demand: says what a job asks Ray for.
         jobs: at a time; None: as many as Ray has room for.
         grace_s: seconds that jobs have to stop.
     """
 
-    def __init__(self, loader: ConfigLoader, demand: Any, jobs: int | None, grace_s: float) -> None:
+    def __init__(self, demand: Any, jobs: int | None, grace_s: float) -> None:
         import ray
 
         self.ray = ray
-        self.loader = loader
         self.demand = demand
         self.jobs = jobs
         self.grace_s = grace_s
@@ -216,7 +213,7 @@ class RayEngine:
         task = self.ray.remote(run_in_worker).options(
             num_cpus=cpus, num_gpus=gpus, resources=others, max_retries=0, name=order.folder.name
         )
-        reference = task.remote(order, self.loader, environment, self.grace_s)
+        reference = task.remote(order, environment, self.grace_s)
         self._running[reference] = (order.number, demand)
         return True
 
@@ -264,10 +261,10 @@ class RayEngine:
         )
 
 
-def run_in_worker(order: Order, loader: ConfigLoader, environment: Mapping[str, str], grace_s: float) -> int:
+def run_in_worker(order: Order, environment: Mapping[str, str], grace_s: float) -> int:
     """Run a job in a process below a Ray worker, on the GPUs that Ray gave the worker.
 
     Returns:
         The job's exit code.
     """
-    return run_below(Letter(order, loader, environment, os.getpid()), grace_s)
+    return run_below(Letter(order, environment, os.getpid()), grace_s)

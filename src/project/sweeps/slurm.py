@@ -91,7 +91,7 @@ class SlurmJobs(StreamingLauncher):
             raise InputError(
                 "hydra/launcher=slurm: needs submitit; uv sync --extra slurm / pip install 'project[slurm]'"
             ) from error
-        return SubmittingEngine(self._open(), self.loader, self)
+        return SubmittingEngine(self._open(), self)
 
     def need(self, config: DictConfig) -> Need:
         """See `StreamingLauncher`."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import submitit
-from hydra.core.config_loader import ConfigLoader
 from submitit.core.utils import FailedJobError, FailedSubmissionError
 
 from project.errors import InputError, one_line
@@ -168,13 +167,11 @@ class SubmittingEngine:
 
     Args:
         cluster: where jobs are submitted to.
-        loader: Hydra's.
         launcher: its settings.
     """
 
-    def __init__(self, cluster: Cluster, loader: ConfigLoader, launcher: "SlurmJobs") -> None:
+    def __init__(self, cluster: Cluster, launcher: "SlurmJobs") -> None:
         self.cluster = cluster
-        self.loader = loader
         self.launcher = launcher
         self._running: dict[int, Running] = {}
         self._interrupted = self._given_up = False
@@ -201,7 +198,7 @@ class SubmittingEngine:
         record = Record(order)
         cpus = self.launcher.cpus_per_task
         threads = {"OMP_NUM_THREADS": str(cpus), "MKL_NUM_THREADS": str(cpus)} if cpus else {}
-        function = SubmittedJob(order, self.loader, record.renew(), threads, self.launcher.grace_s)
+        function = SubmittedJob(order, record.renew(), threads, self.launcher.grace_s)
         job = self.cluster.submit(order, function)
         record.submitted(job.job_id)
         self._running[order.number] = Running(order, record, job)

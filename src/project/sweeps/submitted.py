@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
@@ -87,7 +86,6 @@ class SubmittedJob:
 
     Args:
         order: the job.
-        loader: Hydra's.
         token: of the record.
         environment: variables to set.
         grace_s: seconds that the job has to stop before its time is over.
@@ -97,13 +95,11 @@ class SubmittedJob:
     def __init__(
         self,
         order: Order,
-        loader: ConfigLoader,
         token: str,
         environment: Mapping[str, str],
         grace_s: float,
     ) -> None:
         self.order = order
-        self.loader = loader
         self.token = token
         self.environment = environment
         self.grace_s = grace_s
@@ -123,7 +119,7 @@ class SubmittedJob:
         first = place.global_rank == 0
         self._go_on(record, place.job_id, first=first)
         environment = {**self.environment, **rank_variables(place)}
-        letter = Letter(self.order, self.loader, environment, os.getpid(), self.path)
+        letter = Letter(self.order, environment, os.getpid(), self.path)
         nested = self._nested = Nested(letter)
         try:
             code = nested.wait()

@@ -11,10 +11,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.callbacks import Callbacks
-from hydra.core.config_loader import ConfigLoader
-from hydra.core.utils import JobStatus, run_job, setup_globals
-from hydra.types import HydraContext, TaskFunction
+from hydra.core.utils import JobStatus, setup_globals
+from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
 from project import resolvers
@@ -22,6 +20,7 @@ from project.command_line import report
 from project.errors import one_line
 from project.forking import die_with_parent, flush, forget_ranks
 from project.runs.folder import RunFolder
+from project.sweeps.hydra_job import run_task
 from project.sweeps.slots import Grant, Need
 
 
@@ -78,14 +77,11 @@ def log_of(order: Order) -> Path:
     return order.folder / f"{order.config.hydra.job.name}.log"
 
 
-def run_order(
-    order: Order, loader: ConfigLoader, function: TaskFunction | None = None, *, first: bool = True
-) -> int:
+def run_order(order: Order, function: TaskFunction | None = None, *, first: bool = True) -> int:
     """Run a job in this process, and write its result into its folder.
 
     Args:
         order: the job.
-        loader: Hydra's.
         function: the task, if this process has it already.
         first: this process writes the job's folder; False in further ranks that a cluster has started.
 
@@ -96,13 +92,7 @@ def run_order(
     config = order.config
     try:
         _use_one_log(config) if first else _write_nothing(config)
-        outcome = run_job(
-            task_function=function or order.task.load(),
-            config=config,
-            job_dir_key="hydra.sweep.dir",
-            job_subdir_key="hydra.sweep.subdir",
-            hydra_context=HydraContext(config_loader=loader, callbacks=Callbacks(config)),
-        )
+        outcome = run_task(config, function or order.task.load(), order.folder)
         value = outcome._return_value
         if outcome.status is not JobStatus.COMPLETED:
             raise value
@@ -184,14 +174,12 @@ class Letter:
 
     Args:
         order: the job.
-        loader: Hydra's.
         environment: variables to set.
         parent: process id of the sweep.
         path: where Python finds modules.
     """
 
     order: Order
-    loader: ConfigLoader
     environment: Mapping[str, str]
     parent: int
     path: list[str] = field(default_factory=lambda: list(sys.path))
@@ -210,7 +198,7 @@ def main() -> None:
     sys.path[:] = letter.path
     first = letter.rank == 0
     become_job(log_of(letter.order) if first else None, letter.environment, letter.parent)
-    sys.exit(run_order(letter.order, letter.loader, first=first))
+    sys.exit(run_order(letter.order, first=first))
 
 
 if __name__ == "__main__":
