@@ -123,7 +123,8 @@ class Dispatcher:
                 job.state, job.error, job.finished = "failed", str(error), now()
                 self._record(job, source)
                 continue
-            prepare(run, config)
+            if not self.engine.adopt(order):
+                prepare(run, config)
             self._waiting = (job, order)
             return True
         return False

@@ -10,14 +10,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
-from pathlib import Path
 from typing import Literal, NamedTuple, Protocol
 
 from hydra.types import TaskFunction
 
 from project.forking import flush
 from project.sweeps.slots import Grant, Slots
-from project.sweeps.work import Letter, Order, become_job, environment_of, run_order
+from project.sweeps.work import Letter, Order, become_job, environment_of, log_of, run_order
 
 POLL_S = 0.01
 
@@ -39,6 +38,10 @@ class Engine(Protocol):
 
     def has_room(self) -> bool:
         """Whether some job might be started now."""
+        ...
+
+    def adopt(self, order: Order) -> bool:
+        """Whether an earlier process of this sweep started a job that runs on: `start` then takes it over."""
         ...
 
     def start(self, order: Order) -> bool:
@@ -81,6 +84,10 @@ class ProcessEngine:
     def has_room(self) -> bool:
         """See `Engine`."""
         return not self.slots.full
+
+    def adopt(self, order: Order) -> bool:
+        """See `Engine`. Processes end with their sweep."""
+        return False
 
     def start(self, order: Order) -> bool:
         """See `Engine`."""
@@ -127,36 +134,36 @@ class ProcessEngine:
             return process
         code = 1
         try:
-            become_job(_log_of(order), environment_of(grant), parent)
+            become_job(log_of(order), environment_of(grant), parent)
             _limit_threads(grant)
             code = run_order(order, self.function)
         finally:
             os._exit(code)
 
     def _start_fresh(self, order: Order, grant: Grant) -> int:
-        letter = Letter(order, environment_of(grant), os.getpid())
-        with _log_of(order).open("ab") as log:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "project.sweeps.work"],
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                env=os.environ | environment_of(grant),
-                process_group=0,
-            )
-        assert process.stdin is not None
-        with suppress(BrokenPipeError), process.stdin as pipe:
-            pickle.dump(letter, pipe)
-        process.returncode = 0  # waited for by `_ended`, not by Popen
-        return process.pid
+        return start_fresh(Letter(order, environment_of(grant), os.getpid()))
 
     def _kill_group(self, process: int) -> None:
         with suppress(ProcessLookupError, PermissionError):
             os.killpg(process, signal.SIGKILL)
 
 
-def _log_of(order: Order) -> Path:
-    return order.folder / f"{order.config.hydra.job.name}.log"
+def start_fresh(letter: Letter) -> int:
+    """Start a job in a new interpreter; return its process id, for the caller to wait for."""
+    with log_of(letter.order).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "project.sweeps.work"],
+            stdin=subprocess.PIPE,
+            stdout=None if letter.rank else log,
+            stderr=None if letter.rank else log,
+            env=os.environ | letter.environment,
+            process_group=0,
+        )
+    assert process.stdin is not None
+    with suppress(BrokenPipeError), process.stdin as pipe:
+        pickle.dump(letter, pipe)
+    process.returncode = 0  # waited for by the caller, not by Popen
+    return process.pid
 
 
 def _limit_threads(grant: Grant) -> None:

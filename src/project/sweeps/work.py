@@ -72,12 +72,18 @@ class Task:
         return getattr(function, "__wrapped__", function)
 
 
-def run_order(order: Order, function: TaskFunction | None = None) -> int:
+def log_of(order: Order) -> Path:
+    """Where a job's output goes."""
+    return order.folder / f"{order.config.hydra.job.name}.log"
+
+
+def run_order(order: Order, function: TaskFunction | None = None, *, first: bool = True) -> int:
     """Run a job in this process, and write its result into its folder.
 
     Args:
         order: the job.
         function: the task, if this process has it already.
+        first: this process writes the job's folder; False in further ranks that a cluster has started.
 
     Returns:
         The exit code for this process.
@@ -85,12 +91,12 @@ def run_order(order: Order, function: TaskFunction | None = None) -> int:
     run = RunFolder(order.folder)
     config = order.config
     try:
-        _use_one_log(config)
+        _use_one_log(config) if first else _write_nothing(config)
         outcome = run_task(config, function or order.task.load(), order.folder)
         value = outcome._return_value
         if outcome.status is not JobStatus.COMPLETED:
             raise value
-        if run.read_status().get("state") == "starting":  # a task that keeps no status itself
+        if first and run.read_status().get("state") == "starting":  # a task that keeps no status itself
             run.write_status(state="done", value=value if isinstance(value, int | float) else None)
         return 0
     except KeyboardInterrupt:
@@ -98,18 +104,18 @@ def run_order(order: Order, function: TaskFunction | None = None) -> int:
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        if run.read_status().get("state") in ("starting", "running"):
+        if first and run.read_status().get("state") in ("starting", "running"):
             run.write_status(state="failed", error=f"{type(error).__name__}: {one_line(error)}")
         return report(error)
     finally:
         flush()
 
 
-def become_job(log: Path, environment: Mapping[str, str], parent: int) -> None:
+def become_job(log: Path | None, environment: Mapping[str, str], parent: int) -> None:
     """Make this process the first one of a job: of a process group of its own, and writing to its log.
 
     Args:
-        log: where all output goes, that of libraries and of crashes too.
+        log: where all output goes, that of libraries and of crashes too; None: where it goes already.
         environment: variables to set.
         parent: process id of the sweep, with which the job ends.
     """
@@ -118,10 +124,13 @@ def become_job(log: Path, environment: Mapping[str, str], parent: int) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, signal.SIG_DFL)
-    descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
-    for standard in (1, 2):
-        os.dup2(descriptor, standard)
-    os.close(descriptor)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # which a Ray worker blocks
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM warns all processes; the parent acts on it
+    if log is not None:
+        descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
+        for standard in (1, 2):
+            os.dup2(descriptor, standard)
+        os.close(descriptor)
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     forget_ranks()
@@ -148,6 +157,13 @@ def _use_one_log(config: DictConfig) -> None:
             node.root.handlers = [name for name in node.root.handlers if name not in screens]
 
 
+def _write_nothing(config: DictConfig) -> None:
+    """Leave the job's folder to its first process."""
+    with read_write(config.hydra):
+        config.hydra.output_subdir = None
+        config.hydra.job_logging = {"version": 1, "root": {"handlers": [], "level": "WARNING"}}
+
+
 def _writes_to_screen(handler: Mapping[str, Any]) -> bool:
     return str(handler.get("class")).endswith(".StreamHandler")
 
@@ -168,16 +184,21 @@ class Letter:
     parent: int
     path: list[str] = field(default_factory=lambda: list(sys.path))
 
+    @property
+    def rank(self) -> int:
+        """Which of the job's processes this is, where a cluster starts them all."""
+        return int(self.environment.get("RANK", "0"))
+
 
 def main() -> None:
     """Run the job whose letter stands on the standard input: `python -m project.sweeps.work`."""
-    setup_globals()
+    setup_globals()  # Hydra's own resolvers
     resolvers.register()
     letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
     sys.path[:] = letter.path
-    log = letter.order.folder / f"{letter.order.config.hydra.job.name}.log"
-    become_job(log, letter.environment, letter.parent)
-    sys.exit(run_order(letter.order))
+    first = letter.rank == 0
+    become_job(log_of(letter.order) if first else None, letter.environment, letter.parent)
+    sys.exit(run_order(letter.order, first=first))
 
 
 if __name__ == "__main__":
