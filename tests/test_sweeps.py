@@ -7,6 +7,7 @@ import pytest
 from hydra.core.global_hydra import GlobalHydra
 from hydra.types import RunMode
 from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from project import resume
 from project.errors import InputError
@@ -18,6 +19,7 @@ from project.sweeps.jobs import Job, folder_name, short
 from project.sweeps.ledger import Ledger
 from project.sweeps.points import Point, grid, jobs_of, listed, repeated
 from project.sweeps.slots import Need, Slots, need_of
+from project.sweeps.space import corners, overrides_of, space_of
 from project.sweeps.table import jobs_table, points_table, spread, write_csv
 from project.yaml_text import to_yaml
 
@@ -58,6 +60,42 @@ def test_text_is_what_omegaconf_writes(composer: object) -> None:
     assert to_yaml(config) == OmegaConf.to_yaml(config)
     odd = OmegaConf.create({"a": "1e5", "b": "on", "n": [None, "x: y", "é", "0x1", "", "null", 1e-5]})
     assert to_yaml(odd) == OmegaConf.to_yaml(odd)
+
+
+def test_a_preset_is_a_search_with_a_space_of_its_own(composer: object) -> None:
+    config = composer("sweep=learning_rate", "model=mlp")  # type: ignore[operator]
+    assert config.hydra.mode == RunMode.MULTIRUN
+    assert config.hydra.sweeper._target_.endswith("OptunaSweeper")
+    loader, _ = master()
+    params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    constant, space = space_of(["model=mlp", *params], loader)  # type: ignore[arg-type]
+    assert constant == ["model=mlp"]
+    assert space["optim.lr"] == FloatDistribution(1e-4, 1e-1, log=True)
+    assert space["data.batch_size"] == CategoricalDistribution(["32", "64", "128"])
+
+
+def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:
+    loader, _ = master()
+    words = [
+        "model=mlp,cnn",
+        "a=int(interval(1,9))",
+        "b=range(1,10,3)",
+        "c=interval(0,1)",
+        "d=range(0,1,0.5)",
+    ]
+    _, space = space_of(words, loader)  # type: ignore[arg-type]
+    assert space == {
+        "model": CategoricalDistribution(["mlp", "cnn"]),
+        "a": IntDistribution(1, 9),
+        "b": IntDistribution(1, 7, step=3),
+        "c": FloatDistribution(0, 1),
+        "d": FloatDistribution(0, 0.5, step=0.5),
+    }
+    ends = corners(space)
+    assert len(ends) == 2
+    assert overrides_of(ends[1]) == ["model=cnn", "a=9", "b=7", "c=1.0", "d=0.5"]
+    with pytest.raises(InputError, match="nothing to search"):
+        space_of(["model=mlp"], loader)  # type: ignore[arg-type]
 
 
 def test_a_grid_is_every_combination(composer: object) -> None:
@@ -174,7 +212,7 @@ def test_threads_are_divided_fairly_on_cpus() -> None:
         ({"accelerator": "cpu", "devices": 2}, 8, "auto", Need(2)),
         ({"accelerator": "auto", "devices": 1}, 0, "auto", Need(1)),
         ({"accelerator": "auto", "devices": "auto"}, 4, "auto", Need(4, 4)),
-        ({"accelerator": "gpu", "devices": [0, 2]}, 4, "auto", Need(2, 2)),
+        ({"accelerator": "gpu", "devices": "2"}, 4, "auto", Need(2, 2)),
         ({"accelerator": "auto", "devices": 1}, 1, 0.25, Need(1, 0.25)),
         ({"accelerator": "auto", "devices": "auto"}, 8, 2, Need(2, 2)),
     ],
@@ -190,6 +228,10 @@ def test_devices_that_do_not_exist_or_contradict_are_refused() -> None:
         need_of({"accelerator": "auto", "devices": 3}, 2, "auto")
     with pytest.raises(InputError, match=r"trainer\.accelerator=gpu: torch finds no GPU"):
         need_of({"accelerator": "gpu", "devices": 1}, 0, "auto")
+    with pytest.raises(
+        InputError, match=r"trainer\.devices=2, and from which with hydra\.launcher\.gpus=\[0, 3\]"
+    ):
+        need_of({"accelerator": "gpu", "devices": [0, 3]}, 4, "auto")
     with pytest.raises(InputError, match=r"gpus_per_job=2: .* set trainer=ddp trainer\.devices=2"):
         need_of({"accelerator": "auto", "devices": 1}, 2, 2)
 

@@ -144,7 +144,11 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
 def _refuse_empty_groups(conf: Path) -> None:
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
-        if option in ("null", "''", '""') and group != "experiment" and (known := options(conf, group)):
+        if (
+            option in ("null", "''", '""')
+            and group not in ("experiment", "sweep")
+            and (known := options(conf, group))
+        ):
             raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
 
 

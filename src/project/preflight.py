@@ -27,6 +27,7 @@ class Preflight(Callback):
             folder = nodes.earlier_folder(config.hydra)
             resume.go_on_after_restart(folder)
             earlier = resume.configure(config, conf)
+            _refuse_repeats(config)
             _check(config)
             folder = earlier.path if earlier is not None else folder or claim(nodes.name_folder(config.hydra))
             with read_write(config.hydra.run):
@@ -43,6 +44,12 @@ class Preflight(Callback):
         if config.hydra.mode == RunMode.MULTIRUN and not ours:
             with ending_on_errors():
                 _check(config)
+
+
+def _refuse_repeats(config: DictConfig) -> None:
+    for key, without in (("seeds", 1), ("folds", None)):
+        if (value := config.get(key)) != without:
+            raise InputError(f"{key}={value}: repeats the points of a sweep; add -m")
 
 
 def _check(config: DictConfig) -> None:

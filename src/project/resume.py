@@ -63,6 +63,10 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
     named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
     if not named:
+        if given.get("retry", "false") != "false":
+            raise InputError(
+                f"retry={given['retry']}: runs a sweep's failed jobs again; name it with resume="
+            )
         return list(arguments)
     told = " ".join(f"{key}={value}" for key, value in named.items())
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)

@@ -11,7 +11,9 @@ from types import FrameType
 from typing import Any, Protocol
 
 from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
 from omegaconf import DictConfig, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from project.checks import find_problems
 from project.errors import InputError
@@ -119,7 +121,7 @@ class Dispatcher:
             try:
                 config = self.compose(job)
                 order = Order(job.number, config, run.path.absolute(), self.task, self.need(config))
-            except InputError as error:
+            except (InputError, HydraException, OmegaConfBaseException) as error:
                 job.state, job.error, job.finished = "failed", str(error), now()
                 self._record(job, source)
                 continue
@@ -180,8 +182,9 @@ class Dispatcher:
                 self.engine.kill()
             self._signal = number
 
-        numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-        earlier = {number: signal.signal(number, note) for number in numbers}
+        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        earlier = {number: signal.signal(number, note) for number in heard}
         try:
             yield
         finally:

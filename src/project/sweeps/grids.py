@@ -2,9 +2,8 @@
 
 from collections.abc import Sequence
 
-from project.errors import InputError
 from project.sweeps.jobs import Job
-from project.sweeps.points import grid, jobs_of, listed, repeated
+from project.sweeps.points import grid, jobs_of, listed, refuse_repeats, repeated
 from project.sweeps.sweeping import RecordedSweeper
 
 
@@ -22,10 +21,7 @@ class Grid(RecordedSweeper):
         self, seeds: int = 1, folds: int | None = None, file: str | None = None, changed_code: bool = False
     ) -> None:
         super().__init__(changed_code)
-        if seeds < 1:
-            raise InputError(f"seeds={seeds}: must be at least 1")
-        if folds is not None and folds < 2:
-            raise InputError(f"folds={folds}: must be at least 2")
+        refuse_repeats(seeds, folds)
         self.seeds = seeds
         self.folds = folds
         self.file = file

@@ -64,6 +64,12 @@ def shown(overrides: Sequence[str]) -> list[str]:
     return [text for text in overrides if not text.startswith(HIDDEN)]
 
 
+def quoted(text: str) -> str:
+    """A string in the grammar of Hydra's overrides."""
+    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
+    return f"'{escaped}'"
+
+
 def short(value: str) -> str:
     """A value as tables show it: a number with at most four digits that count."""
     if re.fullmatch(r"-?\d*\.\d{4,}(e[-+]?\d+)?", value.lower()):

@@ -10,8 +10,8 @@ from project.sweeps.jobs import Job
 class Ledger:
     """One JSON line for each change of a job; the last line of a job counts.
 
-    A line is one write and is on the disk when `write` returns. Whoever is killed in the middle of one
-    leaves a line without an end, which is dropped.
+    A line is on the disk when `write` returns. Whoever is killed before leaves a line without an end, which
+    is dropped.
 
     Args:
         file: the record.
@@ -33,10 +33,16 @@ class Ledger:
     def write(self, *jobs: Job) -> None:
         """Record jobs as they are now."""
         lines = "".join(json.dumps(job.as_dict()) + "\n" for job in jobs).encode()
-        with self.file.open("ab+") as stream:
-            self._drop_torn_line(stream.fileno())
-            os.write(stream.fileno(), lines)
+        partial = self.file.with_suffix(".jsonl.partial")
+        new = not self.file.exists()
+        with partial.open("wb") if new else self.file.open("ab+") as stream:
+            if not new:
+                self._drop_torn_line(stream.fileno())
+            stream.write(lines)
+            stream.flush()
             os.fsync(stream.fileno())
+        if new:  # all of a sweep's first jobs are on record, or none
+            partial.replace(self.file)
 
     def _drop_torn_line(self, descriptor: int) -> None:
         size = os.fstat(descriptor).st_size

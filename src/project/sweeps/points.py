@@ -69,6 +69,14 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
     return points
 
 
+def refuse_repeats(seeds: int, folds: int | None) -> None:
+    """Raise an InputError unless these are numbers of seeds and folds."""
+    if not isinstance(seeds, int) or seeds < 1:
+        raise InputError(f"seeds={seeds}: give a whole number from 1")
+    if folds is not None and (not isinstance(folds, int) or folds < 2):
+        raise InputError(f"folds={folds}: give a whole number from 2, or null")
+
+
 def repeated(point: Point, base_seed: int, seeds: int, folds: int | None) -> Iterator[list[str]]:
     """Yield, for each job of a point, what it adds to the point's overrides.
 

@@ -14,9 +14,9 @@ from project.errors import InputError
 from project.nearest import did_you_mean
 from project.studies import JOURNAL, make_pruner, make_sampler, open_storage, silence
 from project.sweeps.folder import SweepFolder
-from project.sweeps.jobs import FINISHED, Job
+from project.sweeps.jobs import FINISHED, Job, quoted
 from project.sweeps.launching import StreamingLauncher
-from project.sweeps.points import Point, jobs_of, repeated
+from project.sweeps.points import Point, jobs_of, refuse_repeats, repeated
 from project.sweeps.search_report import report
 from project.sweeps.space import corners, overrides_of, space_of
 from project.sweeps.sweeping import RecordedSweeper
@@ -114,8 +114,8 @@ class Search(RecordedSweeper):
         options = ",".join(f"{key}:{value}" for key, value in self.pruner_options.items())
         fields = {
             "_target_": "project.callbacks.pruning.Pruning",
-            "storage": _quoted(self.storage_url),
-            "study": _quoted(self.study_name or self.folder.path.name),
+            "storage": quoted(self.storage_url),
+            "study": quoted(self.study_name or self.folder.path.name),
             "trial": trial,
             "monitor": "${monitor}",
             "pruner": self.pruner,
@@ -126,6 +126,7 @@ class Search(RecordedSweeper):
     def _refuse(self) -> None:
         make_sampler(self.sampler, self.sampler_options, self.seed)
         make_pruner(self.pruner, self.pruner_options)
+        refuse_repeats(self.seeds, self.folds)
         if self.n_trials < 1:
             raise InputError(f"hydra.sweeper.n_trials={self.n_trials}: must be at least 1")
         for name, direction in self.objectives.items():
@@ -290,9 +291,3 @@ def _mean(jobs: Sequence[Job], name: str, monitor: str) -> float | None:
             return None
         values.append(float(value))
     return sum(values) / len(values)
-
-
-def _quoted(text: str) -> str:
-    """A string in Hydra's grammar."""
-    escaped = text.replace("\\", "\\\\").replace("'", "\\'")
-    return f"'{escaped}'"

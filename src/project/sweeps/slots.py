@@ -128,6 +128,12 @@ def need_of(trainer: Mapping[str, Any], gpus: int, gpus_per_job: float | str) ->
             f"trainer.accelerator={accelerator}: torch finds no GPU here; set trainer.accelerator=cpu or auto"
         )
     everything = devices in ("auto", -1, "-1")
+    if on_gpu and not isinstance(devices, int | str):
+        number = number_of(devices)
+        raise InputError(
+            f"trainer.devices={list(devices)}: a sweep gives each job its GPUs; say how many, "
+            f"trainer.devices={number}, and from which with hydra.launcher.gpus={list(devices)}"
+        )
     if not on_gpu:
         return Need(1 if everything else max(1, number_of(devices)))
     if gpus_per_job == "auto":

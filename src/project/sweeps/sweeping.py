@@ -19,7 +19,7 @@ from project.runs.folder import now
 from project.sweeps.composing import Composer, loader_of
 from project.sweeps.dispatch import Source, refuse_problems, settle
 from project.sweeps.folder import SweepFolder, create
-from project.sweeps.jobs import Job
+from project.sweeps.jobs import Job, quoted
 from project.sweeps.launching import ListSource, StreamingLauncher, targets_of, view_of
 from project.sweeps.table import jobs_table, points_table, write_csv
 
@@ -231,7 +231,8 @@ class RecordedSweeper(Sweeper):
         """Run jobs by a launcher that is not ours: all of them in one call, and a record when it returns."""
         assert self.launcher is not None
         waiting = [job for job in jobs if job.state == "waiting"]
-        names = [[*job.overrides, f"hydra.sweep.subdir={job.name}"] for job in waiting]
+        folder = f"hydra.sweep.dir={quoted(str(self.folder.path.absolute()))}"
+        names = [[*job.overrides, folder, f"hydra.sweep.subdir={quoted(job.name)}"] for job in waiting]
         first = waiting[0].number if waiting else 0
         for job, returned in zip(waiting, self.launcher.launch(names, initial_job_idx=first), strict=True):
             settle_returned(job, returned)
