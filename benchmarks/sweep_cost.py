@@ -1,7 +1,7 @@
 """What a sweep costs beside its arithmetic.
 
     python benchmarks/sweep_cost.py launchers --data DIR  20 one-epoch MLP jobs on MNIST, by three launchers
-    python benchmarks/sweep_cost.py marginal              one more job of one batch, up to 400 jobs
+    python benchmarks/sweep_cost.py marginal              cost of one more job of one batch, on one core
     python benchmarks/sweep_cost.py memory                growth of the sweep's process over 50 jobs
 
 `launchers` needs hydra-joblib-launcher beside the project: uv run --with hydra-joblib-launcher python ….
@@ -64,16 +64,61 @@ def launchers(data: Path, pairs: int) -> None:
 
 
 def marginal(sizes: list[int]) -> None:
-    """Time sweeps of more and more jobs of one batch; tell the cost of one more."""
-    seconds, work = [], []
+    """Time sweeps of more and more jobs of one batch, on one core; tell the cost of one more."""
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
+    seconds = []
     for size in sizes:
-        with tempfile.TemporaryDirectory() as folder:
-            seconds.append(timed([*TINY, f"seed=range({size})"], folder))
-            work.append(sum(job["duration_s"] for job in done(Path(folder))))
-        print(f"{size:5} jobs: {seconds[-1]:7.1f} s, of which jobs ran {work[-1]:7.1f} s", flush=True)
+        seconds.append(timed([*TINY, f"seed=range({size})"]))
+        print(f"{size:5} jobs: {seconds[-1]:7.1f} s", flush=True)
+    each = 0.0
     for before, after in zip(range(len(sizes) - 1), range(1, len(sizes)), strict=True):
         each = (seconds[after] - seconds[before]) / (sizes[after] - sizes[before])
         print(f"from {sizes[before]} to {sizes[after]} jobs: {1000 * each:.0f} ms for one more")
+    own = compute()
+    print(f"fit, validation and test of one batch in one process: {1000 * own:.0f} ms")
+    print(f"one more job costs {1000 * (each - own):.0f} ms beside them")
+
+
+def compute(repeats: int = 20) -> float:
+    """Seconds that Lightning takes for such a job's fit, validation and test, when all is built already."""
+    import torch
+    from hydra import compose, initialize_config_dir
+    from hydra.core.hydra_config import HydraConfig
+    from omegaconf import OmegaConf
+
+    from project import resolvers
+    from project.modules.classifier import ImageClassifier
+    from project.train import build, fit_and_evaluate, silence_libraries
+
+    torch.set_num_threads(1)
+    resolvers.register()
+    silence_libraries()
+    times = []
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        initialize_config_dir(str(SCRIPT.parent.parent / "conf"), version_base="1.3", job_name="train"),
+    ):
+        for number in range(repeats):
+            composed = compose("train", TINY[1:], return_hydra_config=True)
+            composed.hydra.runtime.output_dir = f"{folder}/{number}"
+            HydraConfig.instance().set_config(composed)
+            parts = {key: value for key, value in composed.items() if key != "hydra"}
+            config = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+            assert isinstance(config, dict)
+            module = ImageClassifier(
+                **{name: build(config, name) for name in ("loss", "scheduler")},
+                network=build(config, "model"),
+                optimizer=build(config, "optim"),
+                config=config,
+            )
+            callbacks = build(config, "callbacks")
+            loggers = list(build(config, "logger").values())
+            trainer = build(config, "trainer", callbacks=list(callbacks.values()), logger=loggers)
+            datamodule = build(config, "data")
+            began = time.perf_counter()
+            fit_and_evaluate(trainer, module, datamodule, callbacks, None)
+            times.append(time.perf_counter() - began)
+    return median(times)
 
 
 def memory() -> None:

@@ -32,7 +32,13 @@ INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signa
 
 
 class Source(Protocol):
-    """Where a sweep's jobs come from."""
+    """Where a sweep's jobs come from.
+
+    Attributes:
+        checked: the jobs' configurations have proved right already.
+    """
+
+    checked: bool
 
     def next(self) -> Job | None:
         """The next job to start; None if there is none, for now or for good."""
@@ -120,6 +126,8 @@ class Dispatcher:
             run = self.folder.run(job.name)
             try:
                 config = self.compose(job)
+                if not source.checked:
+                    refuse_problems(config)
                 order = Order(job.number, config, run.path.absolute(), self.task, self.need(config))
             except (InputError, HydraException, OmegaConfBaseException) as error:
                 job.state, job.error, job.finished = "failed", str(error), now()
@@ -132,17 +140,12 @@ class Dispatcher:
         return False
 
     def compose(self, job: Job) -> DictConfig:
-        """Compose a job's configuration.
-
-        Raises:
-            InputError: it is wrong.
-        """
+        """Compose a job's configuration, with its folder."""
         config = self.composer.compose_job(job.overrides, job.number)
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(self.folder.path.absolute())
             config.hydra.sweep.subdir = job.name
             config.hydra.runtime.output_dir = str((self.folder.path / job.name).absolute())
-        refuse_problems(config)
         return config
 
     def _end(self, ended: Ended, source: Source) -> None:

@@ -9,8 +9,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
 from project.errors import InputError
 from project.runs.folder import RunFolder, claim, git_state, now, versions
 from project.sweeps.fingerprint import differences, fingerprint
@@ -92,6 +90,8 @@ class SweepFolder:
         Raises:
             InputError: another process runs it.
         """
+        from filelock import FileLock, Timeout  # which no single run needs
+
         lock = FileLock(self.path / ".lock")
         try:
             lock.acquire(timeout=LAST_BREATH_S)

@@ -88,7 +88,7 @@ class StreamingLauncher(Launcher):
         ]
         view = view_of(folder, self.config, len(jobs))
         folder.ledger.write(*jobs)
-        if stopped := self.run(folder, ListSource(jobs), view, ()):
+        if stopped := self.run(folder, ListSource(jobs, checked=False), view, ()):
             raise SystemExit(128 + stopped)
         return [_returned(job, folder.path / job.name) for job in jobs]
 
@@ -98,9 +98,11 @@ class ListSource:
 
     Args:
         jobs: those that wait are run.
+        checked: their configurations have proved right already.
     """
 
-    def __init__(self, jobs: Iterable[Job]) -> None:
+    def __init__(self, jobs: Iterable[Job], *, checked: bool = True) -> None:
+        self.checked = checked
         self._waiting = iter([job for job in jobs if job.state == "waiting"])
 
     def next(self) -> Job | None:

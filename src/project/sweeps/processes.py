@@ -4,12 +4,13 @@ import gc
 import importlib
 import os
 import pickle
+import select
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Literal, NamedTuple, Protocol
 
 from hydra.types import TaskFunction
@@ -101,8 +102,21 @@ class ProcessEngine:
         """See `Engine`."""
         deadline = time.monotonic() + timeout_s
         while not (ended := list(self._ended())) and time.monotonic() < deadline:
-            time.sleep(POLL_S)
+            self._sleep(deadline - time.monotonic())
         return ended
+
+    def _sleep(self, most_s: float) -> None:
+        """Sleep until a job's process ends, where the system can tell; a moment elsewhere."""
+        if not hasattr(os, "pidfd_open"):
+            time.sleep(min(most_s, POLL_S))
+            return
+        poll = select.poll()
+        with ExitStack() as stack:
+            for process in self._running:
+                end = os.pidfd_open(process)
+                stack.callback(os.close, end)
+                poll.register(end, select.POLLIN)
+            poll.poll(max(0.0, 1000 * most_s))
 
     def interrupt(self) -> None:
         """See `Engine`. The first process of a job tells its ranks itself."""

@@ -191,6 +191,8 @@ class Trials:
         jobs: that are on record already.
     """
 
+    checked = False  # the probes were, but not what lies between them
+
     def __init__(
         self,
         search: Search,
