@@ -24,7 +24,7 @@ def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobRet
     Returns:
         What the task returned or raised.
     """
-    HydraConfig.instance().cfg = config  # type: ignore[assignment] (as set_config does, without a copy)
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # without set_config's copy
     task_config: DictConfig = pickle.loads(pickle.dumps(config))  # noqa: S301 (a copy)
     with open_dict(task_config):
         del task_config["hydra"]
