@@ -56,7 +56,8 @@ class Job:
     def label(self) -> str:
         """What tells it from the others, for a line on the screen."""
         pairs = (text.partition("=") for text in shown(self.varied))
-        return " ".join(f"{key}={short(value)}" for key, _, value in pairs) or "the only point"
+        parts = (f"{key.rpartition('.')[2]}={short(value)}" for key, _, value in pairs)
+        return " ".join(parts) or "the only point"
 
 
 def shown(overrides: Sequence[str]) -> list[str]:

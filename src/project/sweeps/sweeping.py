@@ -236,6 +236,8 @@ class RecordedSweeper(Sweeper):
         first = waiting[0].number if waiting else 0
         for job, returned in zip(waiting, self.launcher.launch(names, initial_job_idx=first), strict=True):
             settle_returned(job, returned)
+            status = self.folder.run(job.name).read_status()
+            job.metrics, job.duration_s = status.get("metrics") or {}, status.get("duration_s")
             self.folder.ledger.write(job)
 
 
