@@ -26,9 +26,9 @@ TINY = (
 
 
 def train(
-    *arguments: str, cwd: Path, code: int = 0, python: tuple[str, ...] = ()
+    *arguments: str, cwd: Path, code: int = 0, python: tuple[str, ...] = (), **variables: str
 ) -> subprocess.CompletedProcess[str]:
-    environment = os.environ | {"PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"} | variables
     done = subprocess.run(
         [sys.executable, *python, str(ROOT / "scripts" / "train.py"), *arguments],
         cwd=cwd,

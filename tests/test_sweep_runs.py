@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
-from test_command_line import children_of
+from test_command_line import children_of, train
 
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job
@@ -31,23 +31,17 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, SCRIPT, *arguments]
 
 
-def environment() -> dict[str, str]:
+def variables() -> dict[str, str]:
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return os.environ | {"PYTHONPATH": path, "COLUMNS": "100"}
+    return {"PYTHONPATH": path, "COLUMNS": "100"}
+
+
+def environment() -> dict[str, str]:
+    return os.environ | variables()
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        command(*arguments),
-        cwd=cwd,
-        env=environment(),
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == code, done.stdout + done.stderr
-    return done
+    return train(*arguments, cwd=cwd, code=code, **variables())
 
 
 def only_sweep(cwd: Path) -> SweepFolder:

@@ -16,11 +16,11 @@ from project.datamodules.folders import class_folders, image_files, split_folder
 from project.datamodules.images import (
     FileImages,
     Images,
-    available_cpus,
     images_of,
     stratified_split,
 )
 from project.datamodules.randomness import generator
+from project.devices import available_cpus
 from project.errors import InputError
 
 log = logging.getLogger(__name__)

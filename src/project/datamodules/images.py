@@ -1,7 +1,6 @@
 """Where images lie: in memory as one tensor, or in files that worker processes decode."""
 
 import math
-import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -187,13 +186,6 @@ class _RowBatches:
         order = self._order()
         assert order is not None
         return order
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on: a cluster's or container's limit, not the machine's number."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def stratified_split(labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

@@ -1,11 +1,11 @@
 """The default launcher: jobs in processes of this machine."""
 
-import os
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from omegaconf import DictConfig
 
+from project.devices import available_cpus, visible_gpus
 from project.errors import InputError
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.processes import Engine, ProcessEngine, preload
@@ -87,20 +87,3 @@ class LocalProcesses(StreamingLauncher):
                 f"{len(visible)}, counted from 0"
             )
         return [visible[number] for number in self.gpus]
-
-
-def visible_gpus() -> list[str]:
-    """Names of this process's GPUs."""
-    import torch
-
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # count them without starting CUDA
-    count = torch.cuda.device_count()
-    named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
-    return named[:count] if named else [str(number) for number in range(count)]
-
-
-def available_cpus() -> int:
-    """CPUs that this process may run on: a cluster's or container's limit, not the machine's number."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

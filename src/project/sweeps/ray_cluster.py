@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
+from project.devices import available_cpus, visible_gpus
 from project.errors import InputError, one_line
 from project.nodes import number_of
 from project.sweeps.dispatch import Source
 from project.sweeps.folder import SweepFolder
 from project.sweeps.launching import StreamingLauncher
-from project.sweeps.local import available_cpus, visible_gpus
 from project.sweeps.nested import run_below
 from project.sweeps.processes import Ended, Engine
 from project.sweeps.slots import Need

@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
+from project.devices import visible_gpus
 from project.errors import InputError
 from project.nodes import number_of
 from project.sweeps.launching import StreamingLauncher
-from project.sweeps.local import visible_gpus
 from project.sweeps.processes import Engine
 from project.sweeps.slots import Need
 
