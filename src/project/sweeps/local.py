@@ -1,5 +1,6 @@
 """The default launcher: jobs in processes of this machine."""
 
+import sys
 from collections.abc import Iterable, Sequence
 from typing import Literal
 
@@ -16,6 +17,9 @@ ALWAYS_NEEDED = (
     *("lightning.pytorch.strategies", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
 )
 
+STARTS = ("auto", "fork", "fresh")
+DEFAULT_START: Literal["fork", "fresh"] = "fork" if sys.platform == "linux" else "fresh"
+
 
 class LocalProcesses(StreamingLauncher):
     """A process for each rank of each job, in one queue for all devices.
@@ -24,7 +28,8 @@ class LocalProcesses(StreamingLauncher):
         jobs: at a time; `auto`: as many as there are devices.
         gpus: numbers of those to use; `auto`: all that are visible.
         gpus_per_job: `auto`: as `trainer.devices` says; a number; below 1: several jobs share one.
-        start: `fork` copies a process that has imported everything; `fresh` starts an interpreter a job.
+        start: `fork` copies a process that has imported everything; `fresh` starts an interpreter a job;
+            `auto`: fork on Linux, fresh elsewhere, where libraries do not bear being forked.
         fail_fast: stop the sweep when a job fails.
         grace_s: seconds that jobs have to stop when the sweep is stopped.
     """
@@ -34,15 +39,15 @@ class LocalProcesses(StreamingLauncher):
         jobs: int | Literal["auto"] = "auto",
         gpus: Sequence[int] | Literal["auto"] = "auto",
         gpus_per_job: float | Literal["auto"] = "auto",
-        start: Literal["fork", "fresh"] = "fork",
+        start: Literal["auto", "fork", "fresh"] = "auto",
         fail_fast: bool = False,
         grace_s: float = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
         if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
             raise InputError(f"hydra.launcher.jobs={jobs}: give a whole number from 1, or auto")
-        if start not in ("fork", "fresh"):
-            raise InputError(f"hydra.launcher.start={start}: choose from fork, fresh")
+        if start not in STARTS:
+            raise InputError(f"hydra.launcher.start={start}: choose from {', '.join(STARTS)}")
         share = gpus_per_job
         if share != "auto" and not (
             (isinstance(share, int | float) and share > 0 and share <= 1) or share == int(share)
@@ -53,7 +58,7 @@ class LocalProcesses(StreamingLauncher):
         self.jobs = jobs
         self.gpus = gpus
         self.gpus_per_job = gpus_per_job
-        self.start = start
+        self.start: Literal["fork", "fresh"] = start if start != "auto" else DEFAULT_START
 
     def engine(self, expected: int, targets: Iterable[str]) -> Engine:
         """See `StreamingLauncher`."""
