@@ -15,6 +15,10 @@ from omegaconf import DictConfig, OmegaConf
 from project.errors import one_line
 
 MOST_NAMES = 12
+HYDRA_OPTION = re.compile(
+    r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
+)
+"""How Hydra tells that one of its own groups has no such option."""
 
 
 def explain_composition(
@@ -39,7 +43,14 @@ def explain_composition(
             return [
                 f"{text}: no override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
             ]
-    groups = [override for override in parsed if options(conf, override.key_or_group)]
+    if found := HYDRA_OPTION.search(general[0]):
+        group, value, known_options = found.groups()
+        return [f"{group}={value}: no such option; {did_you_mean(value, known_options.split())}"]
+    groups = [
+        override
+        for override in parsed
+        if options(conf, override.key_or_group) or override.key_or_group.startswith("hydra/")
+    ]
     lines = [line for override in groups if (line := _explain_option(override, conf))]
     if lines:
         return lines
@@ -73,7 +84,7 @@ def options(conf: Path, group: str) -> list[str]:
 def _explain_option(override: Override, conf: Path) -> str:
     group = override.key_or_group
     known = options(conf, group)
-    if override.is_delete():
+    if override.is_delete() or not known:
         return ""
     values = override.value() if not override.is_sweep_override() else list(override.sweep_iterator())
     for value in values if isinstance(values, list) else [values]:
@@ -85,7 +96,7 @@ def _explain_option(override: Override, conf: Path) -> str:
 def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
     """Say that `known` has no such key and what is nearest, or nothing if it has."""
     key = override.key_or_group
-    if override.is_add() or key.startswith("hydra"):
+    if override.is_add() or (key.startswith("hydra") and "hydra" not in known):
         return ""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
@@ -122,7 +133,7 @@ def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictCo
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(str(conf), version_base="1.3"):
-            return compose(config_name, lines)
+            return compose(config_name, lines, return_hydra_config=True)
     except HydraException:
         return None
     finally:
