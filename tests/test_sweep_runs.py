@@ -179,13 +179,14 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
     [
         (["model=mlp,cnnn"], "error: model=cnnn: no such option"),
         (["seed=1,2", "optim.lr=0.1,-1"], "error: job 1: optim.lr=-1: must be above 0"),
+        (["seed=1,2", "optim.lrr=0.1"], "error: optim.lrr=0.1: no key optim.lrr"),
         (
             ["seed=1,2", "hydra/launcher=locl"],
             "error: hydra/launcher=locl: no such option; did you mean local",
         ),
         (
             ["seed=1,2", "hydra/sweeper=optuna", "hydra.sweeper.n_trial=3"],
-            "error: hydra.sweeper.n_trial=3: no key hydra.sweeper.n_trial; did you mean hydra.sweeper.n_trials",
+            "error: hydra.sweeper.n_trial=3: no key hydra.sweeper.n_trial; did you mean hydra.sweeper",
         ),
         (["seed=1,2", "hydra.launcher.jobs=0"], "error: hydra.launcher.jobs=0: give a whole number from 1"),
         (["seed=1,2", "seeds=0"], "error: seeds=0: give a whole number from 1"),
