@@ -4,13 +4,14 @@ from pathlib import Path
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from project.errors import InputError
 from project.sweeps.composing import Composer
-from project.sweeps.jobs import folder_name, short
+from project.sweeps.jobs import folder_name, in_grammar, short
 from project.sweeps.points import Point, grid, jobs_of, listed, repeated
 from project.sweeps.space import corners, overrides_of, space_of
 from project.yaml_text import to_yaml
@@ -102,6 +103,9 @@ def test_points_from_a_file_are_taken_with_each_of_the_command_line(composer: ob
     points = listed(str(file), ["seed=1,2", "data=mnist"], loader)  # type: ignore[arg-type]
     assert len(points) == 2 * (1 + 2)
     assert points[0].varied == ["seed=1", "model=mlp", "optim.lr=0.1"]
+    file.write_text("name=it's\n")
+    with pytest.raises(InputError, match=r"line 1: No closing quotation"):
+        listed(str(file), [], loader)  # type: ignore[arg-type]
     file.write_text("model=mlp\nno override\n")
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: line 2: "):
         listed(str(file), [], loader)  # type: ignore[arg-type]
@@ -136,6 +140,13 @@ def test_seeds_and_folds_repeat_a_point() -> None:
 )
 def test_a_folders_name_needs_no_quotes(varied: list[str], name: str) -> None:
     assert folder_name(7, varied) == name
+
+
+def test_values_are_written_in_hydras_grammar() -> None:
+    value = {"a": None, "b": True, "c": [1, 0.5, "it's"], "d": {"e": "x:y"}}
+    written = in_grammar(value)
+    assert written == r"{a:null,b:true,c:[1,0.5,'it\'s'],d:{e:'x:y'}}"
+    assert OverridesParser.create().parse_override(f"+k={written}").value() == value
 
 
 def test_numbers_are_shown_short() -> None:

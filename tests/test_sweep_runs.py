@@ -222,7 +222,7 @@ def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -
         (tmp_path / str(number)).mkdir()
         processes.append(
             subprocess.Popen(
-                command(*search, f"hydra.sweeper.seed={number}"),
+                command(*search),
                 cwd=tmp_path / str(number),
                 env=environment(),
                 stdout=subprocess.PIPE,
@@ -241,11 +241,35 @@ def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -
     assert len(ends) == 40
     assert set(ends) == {"COMPLETE", "PRUNED"}
     assert study.best_params["+loss.x"] == pytest.approx(0.3, abs=0.1)
-    owners = {trial.user_attrs["sweep"] for trial in study.trials}
-    assert len(owners) == 2
+    assert len({trial.user_attrs["sweep"] for trial in study.trials}) == 2
+    assert len({trial.params["+loss.x"] for trial in study.trials}) > 35, "both search by themselves"
     sweeps = [only_sweep(tmp_path / number) for number in ("1", "2")]
     assert [len(sweep.ledger.read()) for sweep in sweeps] == [20, 20]
     assert {"history.png", "trials.csv", "jobs.csv"} <= {file.name for file in sweeps[0].path.iterdir()}
+
+
+def test_failed_trials_run_again_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    search = [
+        *("-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=interval(0,1)", "hydra.sweeper.n_trials=2"),
+        *("trainer.max_epochs=3", FAULT, "callbacks.fault.kind=raise", "hydra.sweeper.pruner=median"),
+    ]
+    run(*search, cwd=tmp_path, code=1)
+    sweep = only_sweep(tmp_path)
+    assert states(sweep) == ["failed", "failed"]
+    moved = sweep.path.rename(sweep.path.with_name("moved"))
+    run(
+        f"resume={moved.relative_to(tmp_path)}",
+        "retry=true",
+        "hydra.sweeper.n_trials=3",
+        cwd=tmp_path,
+        code=1,
+    )
+    jobs = jobs_of(tmp_path)
+    assert [(job.number, job.state) for job in jobs] == [(0, "done"), (1, "done"), (2, "failed")]
+    rows = (moved / "trials.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["fail", "fail", "complete", "complete", "fail"]
+    assert float(rows[2].split(",")[3]) == pytest.approx(jobs[0].metrics["val/loss"])
+    assert rows[2].split(",")[2] == rows[0].split(",")[2]
 
 
 def test_a_killed_search_loses_no_trial_and_pruning_stops_all_ranks(tmp_path: Path) -> None:

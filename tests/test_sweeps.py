@@ -129,18 +129,21 @@ def test_what_became_of_a_job_follows_from_its_folder(tmp_path: Path) -> None:
         judge(one, folder.run(name), exit_code)
         assert (one.state, one.error) == (state, error), name
     assert folder.run("done").read_status()["value"] == 0.5
+    one = job(0, "running")
+    judge(one, folder.run("killed"), -9, stopped=True)
+    assert one.state == "interrupted", "killed because it did not stop when it was told to"
 
 
 def test_a_sweep_that_was_killed_is_settled_from_its_folders(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
-    jobs = [job(0, "running"), job(1, "running"), job(2, "failed"), job(3, "done"), job(4, "interrupted")]
-    for one, state in zip(jobs, ("done", "running", "failed", "done", "interrupted"), strict=True):
+    jobs = [job(0, "running"), job(1, "running"), job(2, "failed"), job(3, "done"), job(4, "waiting")]
+    for one, state in zip(jobs, ("done", "running", "failed", "done", "done"), strict=True):
         (tmp_path / one.name).mkdir()
         folder.run(one.name).write_status(state=state, value=0.25)
     settle(folder, jobs, retry=False)
-    assert [one.state for one in jobs] == ["done", "waiting", "failed", "done", "waiting"]
+    assert [one.state for one in jobs] == ["done", "waiting", "failed", "done", "done"]
     assert jobs[0].value == 0.25
-    assert [one.state for one in folder.ledger.read().values()] == ["done", "waiting", "waiting"]
+    assert [one.state for one in folder.ledger.read().values()] == ["done", "waiting", "done"]
     settle(folder, jobs, retry=True)
     assert jobs[2].state == "waiting"
 

@@ -14,7 +14,7 @@ def visible_gpus() -> list[str]:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may run on: a cluster's or container's limit, not the machine's number."""
+    """CPUs that this process may run on: what a cluster or container allots, not the machine's number."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

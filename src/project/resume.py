@@ -19,7 +19,10 @@ from project.sweeps.folder import SweepFolder, find_sweep
 MULTIRUN_FLAGS = ("-m", "--multirun")
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs")
 SWEEP_KEYS = ("resume", "retry", "paths.outputs")
-FREE_GROUPS = ("hydra.launcher.", "hydra/launcher", "hydra.sweeper.")
+FREE_KEYS = (
+    *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
+    *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
+)
 """Of a sweep that goes on, these may change: where its jobs run, and how far it goes."""
 
 
@@ -72,6 +75,9 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
     outputs = given.get("paths.outputs") or OmegaConf.load(defaults).paths.outputs
     if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
+        flags = [text for text in arguments if text.startswith("-") and text not in MULTIRUN_FLAGS]
+        if flags:
+            raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
         return _set_sweep_aside(sweep, overrides, given.get("retry", "false"))
     if several:
         raise InputError(f"{told}: no sweep, but one run; leave out -m")
@@ -103,9 +109,10 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
     if last is None:
         return None
     run = find_run("last", outputs) if list(Path(outputs).glob("**/status.json")) else None
-    inside = run is None or run.path.parent == last.path
+    if run is not None and (around := find_sweep(run.path.parent)) is not None:
+        return around
     later = run is None or run.read_status().get("started", "") <= last.read_record()["started"]
-    return last if inside or later else None
+    return last if later else None
 
 
 def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
@@ -115,7 +122,7 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
         raise InputError(f"retry={retry}: true or false")
     earlier = sweep.read_record()["overrides"]
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
-    changes = [text for text in given if text.startswith(FREE_GROUPS) and text not in earlier]
+    changes = [text for text in given if text.startswith(FREE_KEYS) and text not in earlier]
     for text in given:
         if text not in earlier and text not in changes:
             raise InputError(
@@ -124,6 +131,8 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
             )
     replaced = {text.partition("=")[0] for text in changes}
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
+    if "hydra/launcher" in replaced:  # which has other keys
+        kept = [text for text in kept if not text.startswith("hydra.launcher.")]
     continued_sweep = ContinuedSweep(sweep, retry == "true")
     return ["-m", "--config-path", str(sweep.conf.absolute()), *kept, *changes]
 

@@ -3,6 +3,7 @@
 import inspect
 import warnings
 from collections.abc import Mapping
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,9 @@ SAMPLERS: Mapping[str, type[BaseSampler]] = {
     "nsgaiii": optuna.samplers.NSGAIIISampler,
 }
 
+NEEDS = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
+"""Packages without which a sampler finds out in the middle of a search that it cannot go on."""
+
 PRUNERS: Mapping[str, type[BasePruner]] = {
     "none": optuna.pruners.NopPruner,
     "median": optuna.pruners.MedianPruner,
@@ -43,6 +47,14 @@ def silence() -> None:
     """Keep Optuna's own lines off the screen: the sweep tells what happens."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
+
+
+def absolute(url: str) -> str:
+    """A storage's address with an absolute path, for processes in other working directories."""
+    for start in (JOURNAL, "sqlite:///"):
+        if url.startswith(start) and not (path := url.removeprefix(start)).startswith((":", "/")):
+            return f"{start}{Path(path).absolute()}"
+    return url
 
 
 def open_storage(url: str) -> BaseStorage:
@@ -102,6 +114,10 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
     allowed = _options(known[name])
     if wrong := [option for option in options if option not in allowed]:
         raise InputError(f"{key}_options.{wrong[0]}: {name} has none; {did_you_mean(wrong[0], allowed)}")
+    if (package := NEEDS.get(name)) and find_spec(package) is None:
+        raise InputError(
+            f"{key}={name}: needs {package}; uv sync --extra search / pip install 'project[search]'"
+        )
     try:
         return known[name](**options)
     except (TypeError, ValueError, ImportError) as error:

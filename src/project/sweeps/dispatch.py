@@ -40,6 +40,10 @@ class Source(Protocol):
 
     checked: bool
 
+    def overrides(self, job: Job) -> list[str]:
+        """All overrides of a job, those included that depend on where and when it runs."""
+        ...
+
     def next(self) -> Job | None:
         """The next job to start; None if there is none, for now or for good."""
         ...
@@ -95,12 +99,16 @@ class Dispatcher:
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
-        with self._signals():
-            while self._start_some(source) or self._running:
-                for ended in self.engine.wait(TICK_S):
-                    self._end(ended, source)
-                self.view.tick(self._running.values())
-                self._stop_if_told()
+        try:
+            with self._signals():
+                while self._start_some(source) or self._running:
+                    for ended in self.engine.wait(TICK_S):
+                        self._end(ended, source)
+                    self.view.tick(self._running.values())
+                    self._stop_if_told()
+        except BaseException:
+            self.engine.kill()
+            raise
         return self._signal
 
     def _start_some(self, source: Source) -> bool:
@@ -122,10 +130,10 @@ class Dispatcher:
 
     def _fetch(self, source: Source) -> bool:
         """Take the next job that can run at all from the source."""
-        while (job := source.next()) is not None:
+        while not self._stopping and (job := source.next()) is not None:
             run = self.folder.run(job.name)
             try:
-                config = self.compose(job)
+                config = self.compose(job, source)
                 if not source.checked:
                     refuse_problems(config)
                 order = Order(job.number, config, run.path.absolute(), self.task, self.need(config))
@@ -139,9 +147,9 @@ class Dispatcher:
             return True
         return False
 
-    def compose(self, job: Job) -> DictConfig:
+    def compose(self, job: Job, source: Source) -> DictConfig:
         """Compose a job's configuration, with its folder."""
-        config = self.composer.compose_job(job.overrides, job.number)
+        config = self.composer.compose_job(source.overrides(job), job.number)
         with read_write(config.hydra):
             config.hydra.sweep.dir = str(self.folder.path.absolute())
             config.hydra.sweep.subdir = job.name
@@ -150,7 +158,7 @@ class Dispatcher:
 
     def _end(self, ended: Ended, source: Source) -> None:
         job = self._running.pop(ended.number)
-        judge(job, self.folder.run(job.name), ended.exit_code)
+        judge(job, self.folder.run(job.name), ended.exit_code, stopped=self._stopping)
         job.finished = now()
         job.duration_s = round(_seconds(job), 2)
         self._record(job, source)
@@ -185,7 +193,7 @@ class Dispatcher:
                 self.engine.kill()
             self._signal = number
 
-        numbers = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP]
+        numbers = [signal.SIGINT, signal.SIGTERM]
         heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
         earlier = {number: signal.signal(number, note) for number in heard}
         try:
@@ -233,14 +241,21 @@ def is_whole(run: RunFolder) -> bool:
         return False
 
 
-def judge(job: Job, run: RunFolder, exit_code: int | None) -> None:
-    """Say what became of a job: by what it wrote into its folder, for an exit code can lie."""
+def judge(job: Job, run: RunFolder, exit_code: int | None, *, stopped: bool = False) -> None:
+    """Say what became of a job: by what it wrote into its folder, for an exit code can lie.
+
+    Args:
+        job: to be told.
+        run: its folder.
+        exit_code: of its process, if anybody knows.
+        stopped: it was told to stop, and killed if it did not.
+    """
     status = run.read_status()
     state: State
     if status.get("state") in ("done", "pruned"):
         state, job.error = status["state"], None
         job.value, job.metrics = status.get("value"), _plain(status.get("metrics") or {})
-    elif exit_code in INTERRUPTED or status.get("state") == "interrupted":
+    elif stopped or exit_code in INTERRUPTED or status.get("state") == "interrupted":
         state, job.error = "interrupted", None
     else:
         state, job.error = "failed", _reason(status, exit_code)
@@ -257,7 +272,8 @@ def settle(folder: SweepFolder, jobs: list[Job], *, retry: bool) -> None:
     """
     for job in jobs:
         before = job.state
-        if job.state == "running":
+        ended = folder.run(job.name).read_status().get("state") in ("done", "pruned")
+        if job.state == "running" or (job.state == "waiting" and ended):
             judge(job, folder.run(job.name), None)
         if job.state not in FINISHED or (job.state == "failed" and (retry or before == "running")):
             job.state = "waiting"

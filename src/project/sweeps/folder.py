@@ -1,9 +1,11 @@
 """A sweep's folder: its record, the configuration files as they were, and one run folder a job."""
 
+import fcntl
 import json
 import platform
 import shutil
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,19 +92,13 @@ class SweepFolder:
         Raises:
             InputError: another process runs it.
         """
-        from filelock import FileLock, Timeout  # which no single run needs
-
-        lock = FileLock(self.path / ".lock")
-        try:
-            lock.acquire(timeout=LAST_BREATH_S)
-        except Timeout as error:
-            raise InputError(
-                f"{self.shown}: this sweep is running already; end that process first"
-            ) from error
-        try:
+        with (self.path / ".lock").open("w") as file:
+            deadline = time.monotonic() + LAST_BREATH_S
+            while not _lock(file.fileno()):
+                if time.monotonic() > deadline:
+                    raise InputError(f"{self.shown}: this sweep is running already; end that process first")
+                time.sleep(0.1)
             yield
-        finally:
-            lock.release()
 
 
 def create(wanted: str, conf: Path, overrides: Sequence[str]) -> SweepFolder:
@@ -126,6 +122,15 @@ def find_sweep(path: str | Path) -> SweepFolder | None:
     """The sweep that a folder is, or None."""
     folder = SweepFolder(path)
     return folder if folder.record_file.exists() else None
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file, for this process and all that are forked from it, unless others hold it."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _all_but_yaml(directory: str, names: list[str]) -> list[str]:

@@ -31,8 +31,8 @@ class StreamingLauncher(Launcher):
     """
 
     def __init__(self, fail_fast: bool = False, grace_s: float = 30.0) -> None:
-        if grace_s < 0:
-            raise InputError(f"hydra.launcher.grace_s={grace_s}: must be at least 0")
+        if not isinstance(grace_s, int | float) or grace_s < 0:
+            raise InputError(f"hydra.launcher.grace_s={grace_s}: give a number of seconds from 0")
         self.fail_fast = fail_fast
         self.grace_s = grace_s
 
@@ -65,7 +65,7 @@ class StreamingLauncher(Launcher):
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
-        engine = self.engine(view.jobs or 1, targets)
+        engine = self.engine(view.jobs, targets)
         dispatcher = Dispatcher(
             folder,
             Composer(self.loader, self.config),
@@ -109,11 +109,15 @@ class ListSource:
         """See `Source`."""
         return next(self._waiting, None)
 
+    def overrides(self, job: Job) -> list[str]:
+        """See `Source`."""
+        return job.overrides
+
     def ended(self, job: Job) -> None:
         """See `Source`."""
 
 
-def view_of(folder: SweepFolder, config: DictConfig, jobs: int | None) -> View:
+def view_of(folder: SweepFolder, config: DictConfig, jobs: int) -> View:
     """The view of a sweep of our training runs, or of anything else without a monitor."""
     return View(
         folder.log_file,

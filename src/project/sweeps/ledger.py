@@ -35,17 +35,20 @@ class Ledger:
         lines = "".join(json.dumps(job.as_dict()) + "\n" for job in jobs).encode()
         partial = self.file.with_suffix(".jsonl.partial")
         new = not self.file.exists()
-        with partial.open("wb") if new else self.file.open("ab+") as stream:
-            if not new:
-                self._drop_torn_line(stream.fileno())
+        drop_torn_line(self.file)
+        with partial.open("wb") if new else self.file.open("ab") as stream:
             stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
         if new:  # all of a sweep's first jobs are on record, or none
             partial.replace(self.file)
 
-    def _drop_torn_line(self, descriptor: int) -> None:
-        size = os.fstat(descriptor).st_size
-        if size and os.pread(descriptor, 1, size - 1) != b"\n":
-            whole = self.file.read_bytes()
-            os.ftruncate(descriptor, whole.rfind(b"\n") + 1)
+
+def drop_torn_line(file: Path) -> None:
+    """Cut a file that grows by lines after its last whole one; there may be no such file."""
+    if not file.exists():
+        return
+    with file.open("rb+") as stream:
+        size = os.fstat(stream.fileno()).st_size
+        if size and os.pread(stream.fileno(), 1, size - 1) != b"\n":
+            os.ftruncate(stream.fileno(), stream.read().rfind(b"\n") + 1)

@@ -50,11 +50,13 @@ class LocalProcesses(StreamingLauncher):
             raise InputError(f"hydra.launcher.start={start}: choose from {', '.join(STARTS)}")
         share = gpus_per_job
         if share != "auto" and not (
-            (isinstance(share, int | float) and share > 0 and share <= 1) or share == int(share)
+            isinstance(share, int | float) and share > 0 and (share <= 1 or share == int(share))
         ):
             raise InputError(
                 f"hydra.launcher.gpus_per_job={share}: give a whole number, a share such as 0.25, or auto"
             )
+        if gpus != "auto" and (isinstance(gpus, int | str) or not all(isinstance(one, int) for one in gpus)):
+            raise InputError(f"hydra.launcher.gpus={gpus}: give a list such as [0,1], or auto")
         self.jobs = jobs
         self.gpus = gpus
         self.gpus_per_job = gpus_per_job

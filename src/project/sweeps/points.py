@@ -51,16 +51,17 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
         InputError: the file cannot be read, or a line is none of overrides.
     """
     try:
-        lines = Path(file).read_text().splitlines()
-    except OSError as error:
-        raise InputError(f"hydra.sweeper.file={file}: {error.strerror}; name a text file") from error
+        lines = Path(file).read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "no UTF-8 text"
+        raise InputError(f"hydra.sweeper.file={file}: {reason}; name a text file") from error
     points: list[Point] = []
     for number, line in enumerate(lines, start=1):
-        if not (words := shlex.split(line, comments=True)):
+        if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            own = grid(words, loader)
-        except (HydraException, InputError) as error:
+            own = grid(shlex.split(line), loader)
+        except (HydraException, InputError, ValueError) as error:
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
         for shared in grid(overrides, loader):
             points += [Point(shared.constant, [*shared.varied, *one.constant, *one.varied]) for one in own]

@@ -186,10 +186,10 @@ def _limit_threads(grant: Grant) -> None:
 
 
 def preload(modules: Iterable[str]) -> None:
-    """Import what jobs need, once for all of them. Modules that cannot be imported are left to the jobs."""
+    """Import what jobs need, once for all of them. What cannot be imported is left to the jobs to tell."""
     with without_garbage_collection():
-        for name in modules:
-            with suppress(ImportError):
+        for name in filter(None, modules):
+            with suppress(Exception):
                 importlib.import_module(name)
 
 

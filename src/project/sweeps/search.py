@@ -1,28 +1,30 @@
 """Search by Optuna: trials are asked for one by one, whenever devices are free."""
 
-import time
-from collections import deque
+import json
+import platform
+import zlib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
+from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from project.errors import InputError
 from project.nearest import did_you_mean
-from project.studies import JOURNAL, make_pruner, make_sampler, open_storage, silence
+from project.studies import JOURNAL, absolute, make_pruner, make_sampler, open_storage, silence
 from project.sweeps.folder import SweepFolder
-from project.sweeps.jobs import FINISHED, Job, quoted
+from project.sweeps.jobs import Job, in_grammar
 from project.sweeps.launching import StreamingLauncher
-from project.sweeps.points import Point, jobs_of, refuse_repeats, repeated
+from project.sweeps.ledger import drop_torn_line
+from project.sweeps.points import refuse_repeats
 from project.sweeps.search_report import report
 from project.sweeps.space import corners, overrides_of, space_of
 from project.sweeps.sweeping import RecordedSweeper
+from project.sweeps.trials import Trials
 
-OWNER = "sweep"
-"""Attribute of a trial: the folder of the sweep that runs it."""
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
@@ -77,6 +79,7 @@ class Search(RecordedSweeper):
         self.params = dict(params or {})
         self.seeds, self.folds = seeds, folds
         self.batch = batch
+        self.identity: dict[str, Any] = {}
         self._refuse()
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
@@ -84,8 +87,10 @@ class Search(RecordedSweeper):
         given = {text.partition("=")[0] for text in overrides}
         params = [f"{key}={value}" for key, value in self.params.items() if key not in given]
         constant, space = space_of([*params, *overrides], self.loader)
+        self._refuse_objectives()
         targets = self._probe(constant, space)
-        self.study = self._study()
+        self._identify()
+        self.study = self._study(space)
         source = Trials(self, self.study, constant, space, jobs)
         source.settle()
         expected = self.n_trials * self.seeds * (self.folds or 1)
@@ -103,32 +108,63 @@ class Search(RecordedSweeper):
         return list(self.objectives) or [self.config.monitor]
 
     @property
+    def owner(self) -> str:
+        """By which a study knows the trials of this sweep, wherever its folder is moved."""
+        return self.identity["owner"]
+
+    @property
     def storage_url(self) -> str:
         """Where the study is kept."""
-        return self.storage or f"{JOURNAL}{self.folder.path.absolute() / 'study.journal'}"
+        return self.identity["storage"] or f"{JOURNAL}{self._own_journal.absolute()}"
 
     def pruning(self, trial: int) -> list[str]:
         """The override that gives a job its pruning."""
         if self.pruner == "none":
             return []
-        options = ",".join(f"{key}:{value}" for key, value in self.pruner_options.items())
         fields = {
             "_target_": "project.callbacks.pruning.Pruning",
-            "storage": quoted(self.storage_url),
-            "study": quoted(self.study_name or self.folder.path.name),
+            "storage": self.storage_url,
+            "study": self.identity["study"],
             "trial": trial,
-            "monitor": "${monitor}",
             "pruner": self.pruner,
-            "pruner_options": f"{{{options}}}",
+            "pruner_options": self.pruner_options,
         }
-        return ["+callbacks.pruning={" + ",".join(f"{key}:{value}" for key, value in fields.items()) + "}"]
+        return [f"+callbacks.pruning={in_grammar(fields)}", "+callbacks.pruning.monitor=${monitor}"]
+
+    @property
+    def _own_journal(self) -> Path:
+        return self.folder.path / "study.journal"
+
+    def _identify(self) -> None:
+        """Fix what the study is called and where it is kept, once for the life of the sweep."""
+        file = self.folder.path / "study.json"
+        if file.exists():
+            self.identity = json.loads(file.read_text())
+            return
+        storage = self.storage and absolute(self.storage)
+        name = self.study_name or self.folder.path.absolute().name
+        owner = f"{platform.node()}:{self.folder.path.absolute()}"
+        self.identity = {"study": name, "storage": storage, "owner": owner}
+        partial = file.with_suffix(".json.partial")
+        partial.write_text(json.dumps(self.identity, indent=2) + "\n")
+        partial.replace(file)
+
+    def _refuse_objectives(self) -> None:
+        known = [f"{split}/{name}" for split in ("val", "test", "train") for name in ("acc", "loss")]
+        known += ["duration_s", self.config.monitor]
+        for name in self.objectives:
+            if name not in known:
+                raise InputError(f"hydra.sweeper.objectives.{name}: {did_you_mean(name, known)}")
 
     def _refuse(self) -> None:
         make_sampler(self.sampler, self.sampler_options, self.seed)
         make_pruner(self.pruner, self.pruner_options)
         refuse_repeats(self.seeds, self.folds)
-        if self.n_trials < 1:
-            raise InputError(f"hydra.sweeper.n_trials={self.n_trials}: must be at least 1")
+        for name, number in (("n_trials", self.n_trials), ("batch", self.batch)):
+            if not isinstance(number, int) or number < 1:
+                raise InputError(f"hydra.sweeper.{name}={number}: give a whole number from 1")
+        if self.timeout_s is not None and not isinstance(self.timeout_s, int | float):
+            raise InputError(f"hydra.sweeper.timeout_s={self.timeout_s}: give a number of seconds, or null")
         for name, direction in self.objectives.items():
             if direction not in DIRECTIONS:
                 hint = did_you_mean(direction, ("max", "min"))
@@ -153,20 +189,27 @@ class Search(RecordedSweeper):
         ]
         return self.checked(probes)
 
-    def _study(self) -> optuna.Study:
+    def _study(self, space: Mapping[str, BaseDistribution]) -> optuna.Study:
         directions = [DIRECTIONS[mode] for mode in self.objectives.values()] or [DIRECTIONS[self.config.mode]]
-        name = self.study_name or self.folder.path.name
-        storage = open_storage(self.storage_url)
+        name = self.identity["study"]
+        if self.identity["storage"] is None:
+            drop_torn_line(self._own_journal)
         study = optuna.create_study(
-            storage=storage, study_name=name, directions=directions, load_if_exists=True
+            storage=open_storage(self.storage_url),
+            study_name=name,
+            directions=directions,
+            load_if_exists=True,
         )
         if study.directions != directions:
             raise InputError(
                 f"hydra.sweeper.study={name}: exists with other directions; choose another name for "
                 f"{', '.join(self.names)}"
             )
-        # A seed alone would make a resumed search suggest its first points again.
-        seed = None if self.seed is None else self.seed + len(study.get_trials(deepcopy=False))
+        known = study.get_trials(deepcopy=False)
+        _refuse_other_choices(known, space, name)
+        # A seed alone would make a resumed search, or a second machine, suggest the first points again.
+        own = zlib.crc32(self.owner.encode()) if self.identity["storage"] else 0
+        seed = None if self.seed is None else (self.seed + len(known) + own) % 2**32
         study.sampler = make_sampler(self.sampler, self.sampler_options, seed)
         study.pruner = make_pruner(self.pruner, self.pruner_options)
         return study
@@ -174,122 +217,21 @@ class Search(RecordedSweeper):
     def _in_batches(self, source: "Trials") -> int:
         """Ask for some trials, have them run, tell their results, and again."""
         while batch := [job for _ in range(self.batch) if (job := source.next()) is not None]:
-            self._run_elsewhere(batch)
+            self._run_elsewhere(batch, source.overrides)
             for job in batch:
                 source.ended(job)
         return 0
 
 
-class Trials:
-    """The jobs of a search.
-
-    Args:
-        search: its settings.
-        study: Optuna's.
-        constant: overrides of all trials.
-        space: distributions by key.
-        jobs: that are on record already.
-    """
-
-    checked = False  # the probes were, but not what lies between them
-
-    def __init__(
-        self,
-        search: Search,
-        study: optuna.Study,
-        constant: Sequence[str],
-        space: Mapping[str, BaseDistribution],
-        jobs: Sequence[Job],
-    ) -> None:
-        self.search = search
-        self.study = study
-        self.constant = list(constant)
-        self.space = dict(space)
-        self.trials: dict[int, list[Job]] = {}  # jobs by trial
-        for job in jobs:
-            self.trials.setdefault(_trial_of(job), []).append(job)
-        self.waiting = deque(job for job in jobs if job.state == "waiting")
-        self.began = time.monotonic()
-        self.exhausted = False
-        # Samplers that have been everywhere say so by a method that Optuna has for its own loop alone.
-        study.stop = self._stop  # type: ignore[method-assign]
-
-    def settle(self) -> None:
-        """Bring the study in line with the record of jobs, after an end at any moment."""
-        owner = str(self.search.folder.path.absolute())
-        for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if trial.number in self.trials:
-                self._tell(trial.number)
-            elif self.search.storage is None or trial.user_attrs.get(OWNER) == owner:
-                self.study.tell(trial.number, state=TrialState.FAIL)  # no job was made of it
-
-    def next(self) -> Job | None:
-        """See `Source`."""
-        if self.waiting:
-            return self.waiting.popleft()
-        limit = self.search.timeout_s
-        late = limit is not None and time.monotonic() - self.began > limit
-        if late or self.exhausted or len(self.trials) >= self.search.n_trials:
-            return None
-        self._ask()
-        return self.waiting.popleft()
-
-    def ended(self, job: Job) -> None:
-        """See `Source`."""
-        self._tell(_trial_of(job))
-
-    def _stop(self) -> None:
-        self.exhausted = True
-
-    def _ask(self) -> None:
-        trial = self.study.ask(self.space)
-        trial.set_user_attr(OWNER, str(self.search.folder.path.absolute()))
-        search = self.search
-        point = Point(self.constant, overrides_of(trial.params))
-        extras = list(repeated(point, search.config.seed, search.seeds, search.folds))
-        first = sum(map(len, self.trials.values()))
-        digits = len(str(search.n_trials * len(extras) - 1))
-        jobs = jobs_of(first, trial.number, point, extras, digits)
-        for job in jobs:
-            job.overrides += search.pruning(trial.number)
-        search.folder.ledger.write(*jobs)
-        self.trials[trial.number] = jobs
-        self.waiting.extend(jobs)
-
-    def _tell(self, number: int) -> None:
-        """Tell the study a trial's result, if all of its jobs have ended and it does not know it."""
-        jobs = self.trials[number]
-        if any(job.state not in FINISHED for job in jobs):
-            return
-        if _find(self.study, number).state.is_finished():
-            return
-        if any(job.state == "pruned" for job in jobs):
-            self.study.tell(number, state=TrialState.PRUNED)
-            return
-        values = [_mean(jobs, name, self.search.config.monitor) for name in self.search.names]
-        known = [value for value in values if value is not None and value == value]
-        if len(known) < len(values):
-            self.study.tell(number, state=TrialState.FAIL)
-        else:
-            self.study.tell(number, known)
-
-
-def _trial_of(job: Job) -> int:
-    return job.point
-
-
-def _find(study: optuna.Study, number: int) -> FrozenTrial:
-    return study.get_trials(deepcopy=False)[number]
-
-
-def _mean(jobs: Sequence[Job], name: str, monitor: str) -> float | None:
-    """Mean over a trial's jobs, None if one of them has no value."""
-    values = []
-    for job in jobs:
-        if job.state != "done":
-            return None
-        value = job.value if name == monitor else job.metrics.get(name, getattr(job, name, None))
-        if value is None:
-            return None
-        values.append(float(value))
-    return sum(values) / len(values)
+def _refuse_other_choices(
+    trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], study: str
+) -> None:
+    """Optuna keeps the categories of a parameter for the whole study."""
+    for trial in trials:
+        for key, earlier in trial.distributions.items():
+            now = space.get(key, earlier)
+            if now != earlier and CategoricalDistribution in (type(now), type(earlier)):
+                raise InputError(
+                    f"{key}: the study {study} has trials with {earlier}, this search has {now}; choose "
+                    "another hydra.sweeper.study"
+                )

@@ -2,12 +2,14 @@
 
 import shutil
 from abc import abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.plugins import Plugins
 from hydra.core.utils import JobReturn, JobStatus
+from hydra.errors import HydraException
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
@@ -15,11 +17,12 @@ from omegaconf import DictConfig, OmegaConf, read_write
 
 from project import resume
 from project.errors import InputError
+from project.nearest import explain_composition
 from project.runs.folder import now
 from project.sweeps.composing import Composer, loader_of
-from project.sweeps.dispatch import Source, refuse_problems, settle
+from project.sweeps.dispatch import Source, judge, refuse_problems, settle
 from project.sweeps.folder import SweepFolder, create
-from project.sweeps.jobs import Job, quoted
+from project.sweeps.jobs import FINISHED, Job, quoted
 from project.sweeps.launching import ListSource, StreamingLauncher, targets_of, view_of
 from project.sweeps.table import jobs_table, points_table, write_csv
 
@@ -54,6 +57,7 @@ class RecordedSweeper(Sweeper):
     def __init__(self, changed_code: bool = False) -> None:
         self.changed_code = changed_code
         self.launcher: Launcher | None = None
+        self.expected = 0
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         """See `hydra.plugins.sweeper.Sweeper`."""
@@ -71,10 +75,11 @@ class RecordedSweeper(Sweeper):
             InputError: an override or a job's configuration is wrong.
             SweepFailedError: jobs failed, or the sweep was stopped.
         """
-        overrides = [text for text in arguments if text.partition("=")[0].lstrip("+~") not in OWN_KEYS]
+        overrides = self._without_own_keys(arguments)
         with self._folder(arguments) as folder, folder.locked():
             self.folder = folder
             self._freeze(folder)
+            self._refuse_left_behind(folder)
             jobs = list(folder.ledger.read().values())
             if resume.continued_sweep is not None:
                 if not self.changed_code:
@@ -99,6 +104,15 @@ class RecordedSweeper(Sweeper):
         """What a kind of sweep adds below the table of its jobs."""
         return ""
 
+    def _without_own_keys(self, arguments: Sequence[str]) -> list[str]:
+        parsed = OverridesParser.create().parse_overrides(list(arguments))
+        for override in parsed:
+            if override.key_or_group in OWN_KEYS and override.is_sweep_override():
+                raise InputError(f"{override.input_line}: give one value; this key says how to sweep")
+        if any(text.startswith("hydra.sweep.subdir=") for text in self.config.hydra.overrides.hydra):
+            raise InputError("hydra.sweep.subdir: jobs' folders bear their number and values; leave it out")
+        return [override.input_line or "" for override in parsed if override.key_or_group not in OWN_KEYS]
+
     def run_list(self, jobs: list[Job], targets: Sequence[str]) -> int:
         """Run known jobs on the launcher, whichever it is.
 
@@ -110,27 +124,25 @@ class RecordedSweeper(Sweeper):
             return 0
         return self.stream(ListSource(jobs), jobs, len(jobs), targets)
 
-    def stream(
-        self, source: Source, jobs: Sequence[Job], expected: int | None, targets: Sequence[str]
-    ) -> int:
+    def stream(self, source: Source, jobs: Sequence[Job], expected: int, targets: Sequence[str]) -> int:
         """Run jobs one by one as they come, on a launcher of ours.
 
         Args:
             source: of the jobs.
             jobs: that are on record already.
-            expected: number of all jobs, None if nobody knows.
+            expected: number of all jobs.
             targets: dotted names of what jobs instantiate.
 
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
         assert isinstance(self.launcher, StreamingLauncher)
+        self.expected = expected
         view = view_of(self.folder, self.config, expected)
         view.continued(jobs)
         left = sum(job.state == "waiting" for job in jobs)
         done = f", {len(jobs) - left} of them finished before" if len(jobs) > left else ""
-        number = f"{expected} jobs" if expected is not None else "jobs without end"
-        view.say(f"sweep of {number}{done}, in {self.folder.shown}")
+        view.say(f"sweep of {expected} jobs{done}, in {self.folder.shown}")
         try:
             return self.launcher.run(self.folder, source, view, targets)
         finally:
@@ -146,11 +158,17 @@ class RecordedSweeper(Sweeper):
             InputError: what is wrong, a line each.
         """
         composer = Composer(self.loader, self.config)
+        name = self.config.hydra.job.config_name
         problems: dict[str, list[Job]] = {}
         targets: set[str] = set()
+        needs: dict[str, DictConfig] = {}
         waiting = [job for job in jobs if job.state == "waiting"]
         for job in waiting:
-            config = composer.compose_job(job.overrides, job.number)
+            try:
+                config = composer.compose_job(job.overrides, job.number)
+            except HydraException as error:
+                lines = explain_composition(error, job.overrides, self.folder.conf, name)
+                raise InputError("\n".join(lines)) from error
             with read_write(config.hydra.runtime):
                 config.hydra.runtime.output_dir = str(self.folder.path / job.name)
             try:
@@ -159,6 +177,7 @@ class RecordedSweeper(Sweeper):
                 for line in str(error).splitlines():
                     problems.setdefault(line, []).append(job)
             targets |= set(targets_of(OmegaConf.to_container(config)))
+            needs.setdefault(str(config.get("trainer", {})), config)
         if problems:
             lines = [
                 line if len(affected) == len(waiting) else f"job {affected[0].number}: {line}"
@@ -166,6 +185,9 @@ class RecordedSweeper(Sweeper):
             ]
             more = len(problems) - len(lines)
             raise InputError("\n".join(lines + ([f"… and {more} more problems"] if more else [])))
+        if isinstance(self.launcher, StreamingLauncher):  # last: this may import torch
+            for config in needs.values():
+                self.launcher.need(config)
         return sorted(targets)
 
     def conclude(self, folder: SweepFolder, stopped: int) -> None:
@@ -187,12 +209,13 @@ class RecordedSweeper(Sweeper):
         print(f"\ncompare them: python scripts/compare.py {folder.shown}")
         print(f"look at them: tensorboard --logdir {folder.shown}")
         failed = [job for job in jobs if job.state == "failed"]
-        left = sum(job.state not in ("done", "pruned", "failed") for job in jobs)
+        left = sum(job.state not in FINISHED for job in jobs)
         if stopped or left:
             code = 128 + stopped if stopped else 1
-            raise SweepFailedError(
-                f"{left} of {len(jobs)} jobs are left; resume={folder.shown} goes on", code
-            )
+            if stopped:  # jobs that nobody has asked for yet
+                left += max(0, self.expected - len(jobs))
+            total = max(len(jobs), self.expected)
+            raise SweepFailedError(f"{left} of {total} jobs are left; resume={folder.shown} goes on", code)
         if failed:
             raise SweepFailedError(
                 f"{len(failed)} of {len(jobs)} jobs failed; resume={folder.shown} retry=true runs them again",
@@ -207,7 +230,9 @@ class RecordedSweeper(Sweeper):
             return
         sources = self.config.hydra.runtime.config_sources
         conf = next(Path(source.path) for source in sources if source.provider == "main")
-        everything = [*self.config.hydra.overrides.hydra, *arguments]
+        hydra = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
+        assert isinstance(hydra, list)
+        everything = [*map(str, hydra), *arguments]
         folder = create(self.config.hydra.sweep.dir, conf, everything)
         try:
             yield folder
@@ -227,17 +252,30 @@ class RecordedSweeper(Sweeper):
             config=self.config,
         )
 
-    def _run_elsewhere(self, jobs: Sequence[Job]) -> None:
+    def _refuse_left_behind(self, folder: SweepFolder) -> None:
+        """Jobs that were submitted to a cluster may run there still."""
+        submitted = folder.path / ".submitit"
+        if submitted.exists() and "Slurm" not in type(self.launcher).__name__:
+            raise InputError(
+                f"resume={folder.shown}: SLURM may still run jobs of this sweep; go on with "
+                f"hydra/launcher=slurm, or see that they have ended and remove {submitted}"
+            )
+
+    def _run_elsewhere(
+        self, jobs: Sequence[Job], overrides: Callable[[Job], list[str]] = lambda job: job.overrides
+    ) -> None:
         """Run jobs by a launcher that is not ours: all of them in one call, and a record when it returns."""
         assert self.launcher is not None
         waiting = [job for job in jobs if job.state == "waiting"]
         folder = f"hydra.sweep.dir={quoted(str(self.folder.path.absolute()))}"
-        names = [[*job.overrides, folder, f"hydra.sweep.subdir={quoted(job.name)}"] for job in waiting]
+        names = [[*overrides(job), folder, f"hydra.sweep.subdir={quoted(job.name)}"] for job in waiting]
         first = waiting[0].number if waiting else 0
         for job, returned in zip(waiting, self.launcher.launch(names, initial_job_idx=first), strict=True):
             settle_returned(job, returned)
             status = self.folder.run(job.name).read_status()
-            job.metrics, job.duration_s = status.get("metrics") or {}, status.get("duration_s")
+            if status.get("state") in FINISHED:  # one of our runs, which knows more
+                judge(job, self.folder.run(job.name), None)
+                job.duration_s = status.get("duration_s")
             self.folder.ledger.write(job)
 
 

@@ -24,7 +24,7 @@ class View:
 
     Args:
         log_file: the sweep's log.
-        jobs: expected number, None if nobody knows.
+        jobs: expected number.
         monitor: the metric that is the jobs' value.
         mode: `max` if larger values are better, `min` otherwise.
         progress: reads how far a job is: epoch, epochs and latest value.
@@ -34,7 +34,7 @@ class View:
     def __init__(
         self,
         log_file: Path,
-        jobs: int | None,
+        jobs: int,
         monitor: str,
         mode: str,
         progress: Callable[[Job], dict[str, float]],
@@ -83,8 +83,8 @@ class View:
             parts.append(f"{self.monitor} {job.value:.4f}")
         if job.duration_s is not None:
             parts.append(duration(job.duration_s))
-        parts.append(f"({sum(self.counts.values())} of {self.jobs})" if self.jobs is not None else "")
-        self.say("  ".join(filter(None, parts)))
+        parts.append(f"({sum(self.counts.values())} of {self.jobs})")
+        self.say("  ".join(parts))
         if job.state == "failed":
             self.say("\n".join(f"{'':11} {line}" for line in self._why(job, run)))
 
@@ -127,16 +127,15 @@ class View:
                 self.best = job
 
     def _place(self, job: Job) -> str:
-        return f"{job.number:>{len(str(self.jobs or 0))}}"
+        return f"{job.number:>{len(str(self.jobs))}}"
 
     def _summary(self, running: int) -> str:
         finished = sum(self.counts.values())
         parts = [f"{count} {state}" for state, count in self.counts.items()]
         parts.append(f"{running} running")
-        if self.jobs is not None:
-            parts.append(f"{max(0, self.jobs - finished - running)} waiting")
+        parts.append(f"{max(0, self.jobs - finished - running)} waiting")
         text = f"{', '.join(parts)} · {duration(time.monotonic() - self._began)}"
-        if self._seconds and self.jobs is not None:
+        if self._seconds:
             left = self.jobs - finished
             mean = sum(self._seconds) / len(self._seconds)
             text += f", about {duration(mean * left / max(1, running))} left"
