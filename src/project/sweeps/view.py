@@ -90,6 +90,8 @@ class View:
 
     def stopping(self, signal_number: int, running: int) -> None:
         """Tell that the sweep is being stopped."""
+        if not running:
+            return
         reason = "told to stop" if signal_number else "a job failed (fail_fast)"
         once_more = "; Ctrl-C again ends them at once" if signal_number else ""
         self.say(f"{reason}: waiting for {running} running jobs to stop{once_more}")
