@@ -1,6 +1,5 @@
 """A sweep's folder: its record, the configuration files as they were, and one run folder a job."""
 
-import fcntl
 import json
 import platform
 import shutil
@@ -126,6 +125,8 @@ def find_sweep(path: str | Path) -> SweepFolder | None:
 
 def _lock(descriptor: int) -> bool:
     """Lock an open file, for this process and all that are forked from it, unless others hold it."""
+    import fcntl  # Windows has none, and needs it for sweeps alone
+
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
