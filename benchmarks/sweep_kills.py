@@ -23,8 +23,8 @@ from pathlib import Path
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
 JOBS = 12
 SWEEP = [
-    *("-m", "model=mlp", "data=synthetic", "data.train_size=16000", "trainer.accelerator=cpu"),
-    *("trainer.max_epochs=6", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
+    *("-m", "model=mlp", "data=synthetic", "data.train_size=8000", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=10", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
 ]
 END_S = 15.0
 """Seconds that processes have to disappear after a kill."""
