@@ -4,7 +4,7 @@ import shutil
 import signal
 import time
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from types import FrameType
@@ -20,7 +20,7 @@ from project.errors import InputError
 from project.runs.folder import RunFolder, now
 from project.sweeps.composing import Composer
 from project.sweeps.folder import SweepFolder
-from project.sweeps.jobs import FINISHED, Job, State
+from project.sweeps.jobs import FINISHED, SUCCEEDED, Job, State
 from project.sweeps.processes import Ended, Engine
 from project.sweeps.slots import Need
 from project.sweeps.view import View
@@ -133,7 +133,7 @@ class Dispatcher:
         while not self._stopping and (job := source.next()) is not None:
             run = self.folder.run(job.name)
             try:
-                config = self.compose(job, source)
+                config = compose_job(self.composer, self.folder, job, source.overrides(job))
                 if not source.checked:
                     refuse_problems(config)
                 order = Order(job.number, config, run.path.absolute(), self.task, self.need(config))
@@ -146,15 +146,6 @@ class Dispatcher:
             self._waiting = (job, order)
             return True
         return False
-
-    def compose(self, job: Job, source: Source) -> DictConfig:
-        """Compose a job's configuration, with its folder."""
-        config = self.composer.compose_job(source.overrides(job), job.number)
-        with read_write(config.hydra):
-            config.hydra.sweep.dir = str(self.folder.path.absolute())
-            config.hydra.sweep.subdir = job.name
-            config.hydra.runtime.output_dir = str((self.folder.path / job.name).absolute())
-        return config
 
     def _end(self, ended: Ended, source: Source) -> None:
         job = self._running.pop(ended.number)
@@ -201,6 +192,16 @@ class Dispatcher:
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
+
+
+def compose_job(composer: Composer, folder: SweepFolder, job: Job, overrides: Sequence[str]) -> DictConfig:
+    """Compose a job's configuration, with its folder."""
+    config = composer.compose_job(overrides, job.number)
+    with read_write(config.hydra):
+        config.hydra.sweep.dir = str(folder.path.absolute())
+        config.hydra.sweep.subdir = job.name
+        config.hydra.runtime.output_dir = str((folder.path / job.name).absolute())
+    return config
 
 
 def refuse_problems(config: DictConfig) -> None:
@@ -252,7 +253,7 @@ def judge(job: Job, run: RunFolder, exit_code: int | None, *, stopped: bool = Fa
     """
     status = run.read_status()
     state: State
-    if status.get("state") in ("done", "pruned"):
+    if status.get("state") in SUCCEEDED:
         state, job.error = status["state"], None
         job.value, job.metrics = status.get("value"), _plain(status.get("metrics") or {})
     elif stopped or exit_code in INTERRUPTED or status.get("state") == "interrupted":
@@ -272,7 +273,7 @@ def settle(folder: SweepFolder, jobs: list[Job], *, retry: bool) -> None:
     """
     for job in jobs:
         before = job.state
-        ended = folder.run(job.name).read_status().get("state") in ("done", "pruned")
+        ended = folder.run(job.name).read_status().get("state") in SUCCEEDED
         if job.state == "running" or (job.state == "waiting" and ended):
             judge(job, folder.run(job.name), None)
         if job.state not in FINISHED or (job.state == "failed" and (retry or before == "running")):

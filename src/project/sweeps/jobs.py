@@ -7,7 +7,9 @@ from typing import Any, Literal
 
 State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
 
-FINISHED: tuple[State, ...] = ("done", "pruned", "failed")
+SUCCEEDED: tuple[State, ...] = ("done", "pruned")
+"""States of a job that ended as it should."""
+FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
 """States in which a job is left alone when the sweep goes on (failed ones unless they are retried)."""
 
 LONGEST_NAME = 60

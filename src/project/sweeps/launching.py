@@ -15,7 +15,7 @@ from project.errors import InputError
 from project.sweeps.composing import Composer
 from project.sweeps.dispatch import Dispatcher, Source
 from project.sweeps.folder import SweepFolder
-from project.sweeps.jobs import Job, folder_name
+from project.sweeps.jobs import SUCCEEDED, Job, folder_name
 from project.sweeps.processes import Engine
 from project.sweeps.slots import Need
 from project.sweeps.view import View
@@ -41,6 +41,7 @@ class StreamingLauncher(Launcher):
         self.loader: ConfigLoader = hydra_context.config_loader
         self.function = task_function
         self.config = config
+        self.composer = Composer(self.loader, config)
 
     @abstractmethod
     def engine(self, expected: int, targets: Iterable[str]) -> Engine:
@@ -68,7 +69,7 @@ class StreamingLauncher(Launcher):
         engine = self.engine(view.jobs, targets)
         dispatcher = Dispatcher(
             folder,
-            Composer(self.loader, self.config),
+            self.composer,
             engine,
             Task.of(self.function),
             self.need,
@@ -138,7 +139,7 @@ def targets_of(config: Any) -> Iterator[str]:
 
 
 def _returned(job: Job, folder: Path) -> JobReturn:
-    completed = job.state in ("done", "pruned")
+    completed = job.state in SUCCEEDED
     return JobReturn(
         overrides=job.overrides,
         working_dir=str(folder),

@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Sequence
+from functools import cached_property
 from typing import Literal
 
 from omegaconf import DictConfig
@@ -68,7 +69,7 @@ class LocalProcesses(StreamingLauncher):
             preload([*ALWAYS_NEEDED, *sorted({target.rpartition(".")[0] for target in targets})])
         slots = Slots(
             cpus=available_cpus(),
-            gpus=self._visible_gpus(),
+            gpus=self._visible_gpus,
             jobs=None if self.jobs == "auto" else self.jobs,
             expected=expected,
         )
@@ -81,8 +82,9 @@ class LocalProcesses(StreamingLauncher):
                 f"trainer.num_nodes={config.trainer.num_nodes}: hydra/launcher=local has one machine; take "
                 "hydra/launcher=slurm, or trainer.num_nodes=1"
             )
-        return need_of(config.trainer, len(self._visible_gpus()), self.gpus_per_job)
+        return need_of(config.trainer, len(self._visible_gpus), self.gpus_per_job)
 
+    @cached_property
     def _visible_gpus(self) -> list[str]:
         """Names of the GPUs to use, as the jobs' CUDA_VISIBLE_DEVICES takes them; CUDA is not started."""
         visible = visible_gpus()

@@ -20,7 +20,7 @@ from project.errors import InputError
 from project.nearest import explain_composition
 from project.runs.folder import now
 from project.sweeps.composing import Composer, loader_of
-from project.sweeps.dispatch import Source, judge, refuse_problems, settle
+from project.sweeps.dispatch import Source, compose_job, judge, refuse_problems, settle
 from project.sweeps.folder import SweepFolder, create
 from project.sweeps.jobs import FINISHED, Job, quoted
 from project.sweeps.launching import ListSource, StreamingLauncher, targets_of, view_of
@@ -157,7 +157,10 @@ class RecordedSweeper(Sweeper):
         Raises:
             InputError: what is wrong, a line each.
         """
-        composer = Composer(self.loader, self.config)
+        if isinstance(self.launcher, StreamingLauncher):
+            composer = self.launcher.composer  # what it composes here serves the jobs too
+        else:
+            composer = Composer(self.loader, self.config)
         name = self.config.hydra.job.config_name
         problems: dict[str, list[Job]] = {}
         targets: set[str] = set()
@@ -165,12 +168,10 @@ class RecordedSweeper(Sweeper):
         waiting = [job for job in jobs if job.state == "waiting"]
         for job in waiting:
             try:
-                config = composer.compose_job(job.overrides, job.number)
+                config = compose_job(composer, self.folder, job, job.overrides)
             except HydraException as error:
                 lines = explain_composition(error, job.overrides, self.folder.conf, name)
                 raise InputError("\n".join(lines)) from error
-            with read_write(config.hydra.runtime):
-                config.hydra.runtime.output_dir = str(self.folder.path / job.name)
             try:
                 refuse_problems(config)
             except InputError as error:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from project.runs.folder import RunFolder
-from project.sweeps.jobs import Job
+from project.sweeps.jobs import FINISHED, Job
 from project.wording import duration
 
 LAST_LINES = 8
@@ -57,7 +57,7 @@ class View:
     def continued(self, jobs: Iterable[Job]) -> None:
         """Count what an earlier process of this sweep did."""
         for job in jobs:
-            if job.state in ("done", "pruned", "failed"):
+            if job.state in FINISHED:
                 self._count(job)
 
     def say(self, text: str) -> None:
