@@ -8,54 +8,14 @@ import pytest
 import torch
 from conftest import read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
+from small import make_data, make_module, make_trainer
 
 from project.callbacks.checkpoint import Checkpoint
 from project.callbacks.ema import EMA
-from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.loggers.csv import MetricsCSV
 from project.modules import schedules
-from project.modules.classifier import ImageClassifier
-from project.modules.losses import CrossEntropy
-from project.modules.resnet import ResNet
 from project.modules.schedules import Length
-
-
-def make_module(**options) -> ImageClassifier:
-    torch.manual_seed(0)
-    return ImageClassifier(
-        ResNet((1, 8, 8), 3, depth=8, width=4),
-        CrossEntropy(3),
-        partial(torch.optim.SGD, lr=0.05, momentum=0.9),
-        partial(schedules.cosine, interval="step"),
-        **options,
-    )
-
-
-def make_data(**options) -> Synthetic:
-    return Synthetic(
-        input_shape=(1, 8, 8),
-        num_classes=3,
-        train_size=110,
-        test_size=50,
-        val_size=10,
-        batch_size=16,
-        **options,
-    )
-
-
-def make_trainer(folder: Path, callbacks=(), logger=False, **options) -> L.Trainer:
-    settings = {"max_epochs": 2, "log_every_n_steps": 3} | options
-    return L.Trainer(
-        accelerator="cpu",
-        default_root_dir=folder,
-        callbacks=list(callbacks),
-        logger=logger,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-        **settings,
-    )
 
 
 def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ class EMA(Callback):
         InputError: `decay` is outside [0, 1).
     """
 
+    visits_chunks = True
+
     def __init__(self, decay: float = 0.0) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"callbacks.ema.decay={decay}: choose from 0 (off) to below 1, e.g. 0.999")
@@ -34,6 +36,9 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
         self._step = 0
+        self._pairs: (
+            tuple[list[Tensor], list[Tensor]] | tuple[()]
+        ) = ()  # averages and weights, while training
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the initial weights, or continue from a checkpoint's average."""
@@ -50,13 +55,19 @@ class EMA(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
+        """Move the average, unless it was done within the chunk."""
+        self.on_step(trainer, pl_module)
+
+    def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Move the average after each optimizer step."""
         if not self.decay or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
         decay = min(self.decay, (1 + self._step) / (10 + self._step))
-        weights = _floats(pl_module)
-        torch._foreach_lerp_(list(self.average.values()), [weights[name] for name in self.average], 1 - decay)
+        if not self._pairs:
+            weights = _floats(pl_module)
+            self._pairs = list(self.average.values()), [weights[name] for name in self.average]
+        torch._foreach_lerp_(*self._pairs, 1 - decay)
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Evaluate the average, while training."""
@@ -72,6 +83,7 @@ class EMA(Callback):
         """Leave the average in the module."""
         if self.decay:
             _copy(self.average, _floats(pl_module))
+            self._pairs = ()
 
     def on_save_checkpoint(
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
@@ -95,6 +107,7 @@ class EMA(Callback):
         raw = {name: weights[name].clone() for name in self.average}
         _copy(self.average, weights)
         self.average = raw
+        self._pairs = ()
 
 
 def _floats(module: L.LightningModule) -> dict[str, Tensor]:

@@ -29,6 +29,8 @@ class Progress(ProgressBar):
         heartbeat_s: seconds between such lines.
     """
 
+    visits_chunks = True
+
     def __init__(self, heartbeat_s: float = 60.0) -> None:
         super().__init__()
         self.heartbeat_s = heartbeat_s
@@ -37,6 +39,7 @@ class Progress(ProgressBar):
         self._ended: tuple[L.Trainer, str, float] | None = None  # an epoch whose line is not printed yet
         self._epoch_began = 0.0
         self._last_sign = 0.0
+        self._batches = 0
 
     def enable(self) -> None:
         """Show progress (Lightning calls this on rank 0)."""
@@ -53,7 +56,8 @@ class Progress(ProgressBar):
         self._print(_head(trainer))
         self._open(self._training_batches(trainer), "training")
         assert self._bar is not None
-        self._bar.update(trainer.fit_loop.epoch_loop.total_batch_idx + 1)
+        self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self._bar.update(self._batches)
         self._bar.unpause()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,10 +73,11 @@ class Progress(ProgressBar):
         """Move the bar."""
         if self._bar is None:
             return
+        before, self._batches = self._batches, trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if self._bar.disable:
-            self._give_sign(trainer, batch_idx)
-        elif self._bar.update(1):
-            self._bar.set_postfix_str(_latest(trainer), refresh=False)
+            self._give_sign(trainer, pl_module, batch_idx)
+        elif self._bar.update(self._batches - before):
+            self._bar.set_postfix_str(_latest(trainer, pl_module), refresh=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Take the epoch's time; the line waits until its metrics are complete."""
@@ -162,12 +167,12 @@ class Progress(ProgressBar):
         else:
             log.info(line)
 
-    def _give_sign(self, trainer: L.Trainer, batch_idx: int) -> None:
+    def _give_sign(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> None:
         now = time.monotonic()
         if now - self._last_sign >= self.heartbeat_s:
             self._last_sign = now
             done = (batch_idx + 1) / trainer.num_training_batches
-            log.info("epoch %s %3.0f%% %s", _epoch(trainer), 100 * done, _latest(trainer))
+            log.info("epoch %s %3.0f%% %s", _epoch(trainer), 100 * done, _latest(trainer, pl_module))
 
 
 def _epoch(trainer: L.Trainer) -> str:
@@ -175,8 +180,8 @@ def _epoch(trainer: L.Trainer) -> str:
     return f"{trainer.current_epoch + 1}/{last}"
 
 
-def _latest(trainer: L.Trainer) -> str:
-    metrics = trainer.progress_bar_metrics
+def _latest(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    metrics: dict[str, Any] = getattr(pl_module, "latest", None) or trainer.progress_bar_metrics
     return " ".join(
         f"{label} {metrics[key]:.3f}"
         for key, label in (("train/loss", "loss"), ("train/acc", "acc"))

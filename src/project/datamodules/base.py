@@ -153,6 +153,9 @@ class ImageDataModule(L.LightningDataModule):
         """Every test image once."""
         return self._evaluation_loader("test")
 
+    batches_on_device = True
+    """Loaders make batches where they are wanted."""
+
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Do nothing: batches are made on the device."""
         return batch

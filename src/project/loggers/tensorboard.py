@@ -6,6 +6,7 @@ from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
 
 
@@ -48,8 +49,13 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write scalars; the epoch is no curve that anybody looks at."""
-        super().log_metrics({name: value for name, value in metrics.items() if name != "epoch"}, step)
+        """Write scalars, as one event; the epoch is no curve that anybody looks at."""
+        values = [
+            Summary.Value(tag=name, simple_value=float(value))
+            for name, value in metrics.items()
+            if name != "epoch"
+        ]
+        self.experiment._get_file_writer().add_summary(Summary(value=values), step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str) -> None:

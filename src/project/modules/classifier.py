@@ -34,6 +34,9 @@ class ImageClassifier(L.LightningModule):
         config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
     """
 
+    visits_chunks = True
+    """Its hooks of batches may be called once a chunk, see `project.training.loop`."""
+
     def __init__(
         self,
         network: nn.Module,
@@ -60,6 +63,7 @@ class ImageClassifier(L.LightningModule):
         self.eval_metrics = LossAndAccuracy()
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
         self._logged_step = 0
+        self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
         self._configured: list[dict[str, Any]] = []
 
     def forward(self, images: Tensor) -> Tensor:
@@ -98,19 +102,21 @@ class ImageClassifier(L.LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         images, targets = batch
-        logits = self(images)
-        loss = self.loss(logits, targets)
-        self.train_metrics.update(loss.detach(), logits.detach(), targets)
+        logits = self.forward(images)
+        loss: Tensor = self.loss(logits, targets)
+        self.train_metrics.append(loss, logits, targets)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log, unless it was done within the chunk."""
+        self.on_step(self.trainer, self)
+
+    def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Log what the steps since the last interval showed."""
-        step = self.global_step
-        interval = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        interval_ends = step % interval == 0 and step > self._logged_step
-        if interval_ends or self.trainer.is_last_batch:
-            values = self._log_interval()
-            self.log_dict(values, on_step=True, on_epoch=False, prog_bar=True, logger=False)
+        step = trainer.global_step
+        interval_ends = step % trainer.log_every_n_steps == 0 and step > self._logged_step  # type: ignore[attr-defined]
+        if interval_ends or (trainer.is_last_batch and not self.train_metrics.empty):
+            self._log_interval()
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums."""
@@ -118,11 +124,13 @@ class ImageClassifier(L.LightningModule):
 
     def on_train_epoch_end(self) -> None:
         """Offer the epoch's means to callbacks that watch `train/loss` or `train/acc`."""
-        if self.train_metrics.update_called:  # a limit of steps or time ended the epoch early
+        if not self.train_metrics.empty:  # a limit of steps or time ended the epoch early
             self._log_interval()
         images = max(1, self._epoch_sums["images"])
-        means = {f"train/{name}": self._epoch_sums[name] / images for name in ("loss", "acc")}
-        self.log_dict(means, on_step=False, on_epoch=True, logger=False)
+        # Not by `self.log`, which takes milliseconds for a number that stands already.
+        self.trainer.callback_metrics.update(
+            {f"train/{name}": torch.tensor(self._epoch_sums[name] / images) for name in ("loss", "acc")}
+        )
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
@@ -144,34 +152,31 @@ class ImageClassifier(L.LightningModule):
         """Add the configuration, from which the network can be rebuilt."""
         checkpoint["config"] = self.config
 
-    def _log_interval(self) -> dict[str, float]:
-        """Write and return what the steps since the last interval showed; begin the next one."""
+    def _log_interval(self) -> None:
+        """Write what the steps since the last interval showed; begin the next one."""
         self._logged_step = self.global_step
-        means = {name: value.item() for name, value in self.train_metrics.compute().items()}
-        self.train_metrics.reset()
+        means = self.train_metrics.read()
         images = means.pop("images")
         self._epoch_sums["images"] += images
         for name, value in means.items():
             self._epoch_sums[name] += value * images
-        values = {f"train/{name}": value for name, value in means.items()}
+        self.latest = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        self._write(values | {"train/lr": optimizer.param_groups[0]["lr"]})
-        return values
+        self._write(self.latest | {"train/lr": optimizer.param_groups[0]["lr"]})
 
     def _evaluate(self, batch: Batch) -> None:
         images, targets = batch
         logits = self(images)
-        self.eval_metrics.update(self.loss(logits, targets), logits, targets)
+        self.eval_metrics.append(self.loss(logits, targets), logits, targets)
 
     def _log_evaluation(self, split: str) -> None:
-        measured = {name: value.item() for name, value in self.eval_metrics.compute().items()}
-        self.eval_metrics.reset()
+        measured = self.eval_metrics.read()
         images = measured.pop("images")
         # After training the chosen weights are validated once more: no point of the curve of val/….
         shown = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
         self._write({f"{shown}{name}": value for name, value in measured.items()})
         values = {f"{split}/{name}": value for name, value in measured.items()}
-        self.log_dict(values | {f"{split}/images": float(images)}, logger=False)
+        self.log_dict(values | {f"{split}/images": images}, logger=False)
 
     def _write(self, values: dict[str, float]) -> None:
         """Write to the loggers, at the number of optimizer steps taken.

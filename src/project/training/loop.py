@@ -1,0 +1,170 @@
+"""Lightning's loop over an epoch, with many batches between two visits to its hooks.
+
+Around every batch Lightning calls a dozen hooks of each callback, and gathers what was logged; for a small
+network that takes longer than the arithmetic. Here a chunk of batches runs between two such visits. Every
+counter is kept batch by batch, and a chunk ends wherever something looks at one: a run is the same, bit for
+bit, whatever the size of its chunks.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.trainer import call
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from project.errors import InputError
+from project.training.obstacles import find_obstacle
+from project.training.step import Step, fetch_from
+
+VISIT_S = 0.2
+"""Seconds that an automatic chunk aims at: often enough for a progress bar, a time limit and Ctrl-C."""
+
+
+@runtime_checkable
+class EveryStep(Protocol):
+    """A callback or module that acts after every batch, within a chunk too."""
+
+    def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Act after a batch. Not called where Lightning's own loop trains: `on_train_batch_end` is there."""
+        ...
+
+
+class EpochLoop(_TrainingEpochLoop):
+    """Trains an epoch, a chunk of batches at a time.
+
+    Args:
+        trainer: whose loop this is.
+        chunk: batches between two visits to Lightning's hooks; 1 visits them with each batch, by Lightning's
+            own loop; null chooses a number that takes about `VISIT_S`. A chunk is cut short where something
+            happens at a certain step: validation, a checkpoint, the end.
+        min_steps: as `lightning.Trainer` takes it.
+        max_steps: likewise.
+
+    Raises:
+        InputError: when training begins, if something must see every batch and `chunk` is more than 1.
+    """
+
+    def __init__(
+        self, trainer: L.Trainer, chunk: int | None = None, *, min_steps: int | None, max_steps: int
+    ) -> None:
+        super().__init__(trainer, min_steps=min_steps, max_steps=max_steps)
+        self.chunk = chunk
+        self._paced = 1
+        self._chunked = False
+        self._marks: list[int] = []
+        self._watchers: list[Callable[[L.Trainer, L.LightningModule], None]] = []
+
+    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+        """Find out, as an epoch begins, whether and where chunks may be cut."""
+        super().on_run_start(data_fetcher)
+        obstacle = find_obstacle(self.trainer, data_fetcher)
+        if obstacle and self.chunk is not None and self.chunk > 1:
+            raise InputError(f"trainer.chunk={self.chunk}: {obstacle}; set trainer.chunk=null or 1")
+        self._chunked = obstacle is None and self.chunk != 1
+        acting = (*self.trainer.callbacks, self.trainer.lightning_module)  # type: ignore[attr-defined]
+        self._watchers = [watcher.on_step for watcher in acting if isinstance(watcher, EveryStep)]
+        self._marks = [
+            callback._every_n_train_steps
+            for callback in self.trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, ModelCheckpoint)
+        ]
+
+    def advance(self, data_fetcher: _DataFetcher) -> None:
+        """Train a chunk."""
+        if not self._chunked or self.restarting:
+            super().advance(data_fetcher)
+            return
+        self.val_loop.restarting = False
+        began = time.perf_counter()
+        count = self._agree_on(min(self._next_chunk(), self._batches_to_mark()))
+        self._run(data_fetcher, count)
+        seconds = time.perf_counter() - began
+        if count == self._paced and seconds < VISIT_S / 2:
+            self._paced *= 2
+        elif seconds > VISIT_S:
+            self._paced = max(1, int(self._paced * VISIT_S / seconds))
+
+    def _next_chunk(self) -> int:
+        return self._paced if self.chunk is None else self.chunk
+
+    def _batches_to_mark(self) -> int:
+        """Batches until something looks at the counters: at least 1."""
+        trainer = self.trainer
+        ready = self.batch_progress.current.ready
+        batches = [int(trainer.num_training_batches) - ready]
+        if self._should_check_val_epoch() and isinstance(every := trainer.val_check_batch, int):
+            done = self.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else ready
+            batches.append(every - done % every)
+        step = self.global_step
+        steps = [every - step % every for every in self._marks if every > 0]
+        if self.max_steps > 0:
+            steps.append(self.max_steps - step)
+        if steps:
+            accumulate = trainer.accumulate_grad_batches
+            batches.append(min(steps) * accumulate - ready % accumulate)
+        return max(1, min(batches))
+
+    def _agree_on(self, count: int) -> int:
+        """Take rank 0's number of batches on all ranks; end all of them if it was told to end."""
+        if self.trainer.world_size == 1:
+            return count
+        words = torch.tensor([count, self.trainer.received_sigterm], device=self.trainer.strategy.root_device)
+        torch.distributed.broadcast(words, src=0)
+        count, told_to_end = words.tolist()
+        if told_to_end:
+            torch.distributed.barrier()
+            raise SIGTERMException
+        return count
+
+    def _run(self, data_fetcher: _DataFetcher, count: int) -> None:
+        """Train `count` batches between one visit to Lightning's hooks before them and one after."""
+        trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
+        fetch, step = fetch_from(data_fetcher), Step(trainer, self)
+        schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+        for number in range(count):
+            if number:
+                self._leave_batch()
+            batch = step.convert(fetch())
+            progress.is_last_batch = data_fetcher.done
+            progress.increment_ready()
+            if not number:
+                self._visit_before(batch)
+            progress.increment_started()
+            outputs = step(batch, self.batch_idx)
+            progress.increment_processed()
+            if schedules:
+                self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            for watch in self._watchers:
+                watch(trainer, module)
+        if self._num_ready_batches_reached():
+            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
+        self._visit_after(outputs, batch)
+
+    def _visit_before(self, batch: Any) -> None:
+        trainer = self.trainer
+        trainer._logger_connector.on_batch_start(batch)
+        call._call_callback_hooks(trainer, "on_train_batch_start", batch, self.batch_idx)
+        call._call_lightning_module_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
+        call._call_strategy_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
+        trainer.lightning_module._current_fx_name = "training_step"  # for a training step that logs
+
+    def _visit_after(self, outputs: Any, batch: Any) -> None:
+        trainer = self.trainer
+        trainer.lightning_module._current_fx_name = None
+        call._call_callback_hooks(trainer, "on_train_batch_end", outputs, batch, self.batch_idx)
+        call._call_lightning_module_hook(trainer, "on_train_batch_end", outputs, batch, self.batch_idx)
+        trainer._logger_connector.on_batch_end()
+        self.batch_progress.increment_completed()
+        trainer._logger_connector.update_train_step_metrics()
+
+    def _leave_batch(self) -> None:
+        """Count a batch within a chunk as done."""
+        if self.trainer.accumulate_grad_batches == 1 or not self._should_accumulate():
+            self._batches_that_stepped += 1
+        self.batch_progress.increment_completed()

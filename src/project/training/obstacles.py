@@ -1,0 +1,66 @@
+"""What keeps batches from being trained in chunks."""
+
+import inspect
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from torch.optim import Optimizer
+
+BATCH_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward"),
+    *("on_before_optimizer_step", "on_before_zero_grad"),
+)
+MODULE_HOOKS = (
+    *BATCH_HOOKS,
+    *("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
+    *("lr_scheduler_step", "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
+)
+"""What Lightning calls for each batch, and a chunk does not."""
+
+PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
+STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
+
+
+def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
+    """Say what must see every batch, or that this loop does not know how to train; None if nothing does."""
+    module = trainer.lightning_module
+    if not module.automatic_optimization:
+        return f"{type(module).__name__} optimizes by itself (automatic_optimization=False)"
+    if type(trainer.strategy) not in STRATEGIES:
+        return f"trainer.strategy={type(trainer.strategy).__name__} has a training step of its own"
+    if type(trainer.precision_plugin) not in PRECISIONS:
+        return f"trainer.precision={trainer.precision} has a training step of its own"
+    if type(trainer.profiler) is not PassThroughProfiler:  # type: ignore[attr-defined]
+        return "trainer.profiler measures every batch"
+    if isinstance(data_fetcher, _DataLoaderIterDataFetcher) or data_fetcher.length is None:
+        return "the data loader has no length, or is read by the training step itself"
+    if _needs_closure(trainer.optimizers[0]):
+        return f"{type(trainer.optimizers[0]).__name__} computes the loss several times a step"
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.interval == "step":
+            return "a plateau schedule looks at a metric at every step"
+    for watching, hooks in [(module, MODULE_HOOKS), *((cb, BATCH_HOOKS) for cb in trainer.callbacks)]:  # type: ignore[attr-defined]
+        if hook := next((hook for hook in hooks if not _once_a_chunk(watching, hook)), None):
+            return f"{type(watching).__name__}.{hook} is called for every batch"
+    return None
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def _once_a_chunk(watching: object, hook: str) -> bool:
+    """Whether a hook may be called once a chunk: it is Lightning's own, or its class says so."""
+    if hook in vars(watching):
+        return False
+    definer = next(cls for cls in type(watching).__mro__ if hook in vars(cls))
+    return (
+        definer in (Callback, ModelCheckpoint, Timer)
+        or definer.__module__.startswith("lightning.pytorch.core.")
+        or bool(vars(definer).get("visits_chunks"))
+    )

@@ -1,0 +1,117 @@
+"""One batch's part of the training, without the hooks that Lightning calls around it."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
+from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
+from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.utilities.combined_loader import _MaxSizeCycle
+from lightning.pytorch.utilities.enums import GradClipAlgorithmType
+from torch import Tensor
+from torch.optim import Optimizer
+
+
+class Step:
+    """Forward, backward and, unless gradients accumulate, the optimizer.
+
+    What Lightning's automatic optimization does, in the same order, without its hooks.
+
+    Args:
+        trainer: which trains.
+        loop: whose counters are kept.
+    """
+
+    def __init__(self, trainer: L.Trainer, loop: _TrainingEpochLoop) -> None:
+        self.loop = loop
+        self.strategy = trainer.strategy
+        self.precision = trainer.precision_plugin
+        self.module = trainer.lightning_module
+        self.optimizer: Optimizer = trainer.optimizers[0]
+        self.accumulate: int = trainer.accumulate_grad_batches
+        self.clip = trainer.gradient_clip_val or 0.0
+        self.clip_algorithm = trainer.gradient_clip_algorithm or GradClipAlgorithmType.NORM
+        self.scaler = getattr(self.precision, "scaler", None)
+        self.progress = loop.automatic_optimization.optim_progress.optimizer
+        self.parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self._moves = not getattr(trainer.datamodule, "batches_on_device", False)  # type: ignore[attr-defined]
+        self._converts = type(self.precision).convert_input is not Precision.convert_input
+        plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
+        self._training_step = self.module.training_step if plain else self.strategy.training_step
+        self._zeroes_plainly = type(self.optimizer).zero_grad is Optimizer.zero_grad
+
+    def convert(self, batch: Any) -> Any:
+        """Give a batch the precision's type, and bring it to the device if its loader did not."""
+        if self._converts:
+            batch = self.precision.convert_input(batch)
+        if self._moves:
+            batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = self.strategy.batch_to_device(batch, dataloader_idx=0)
+        return batch
+
+    def __call__(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """Train on a batch; return what its training step gave, as Lightning hands it to hooks."""
+        accumulates = self.accumulate > 1 and self.loop._should_accumulate()
+        with self._without_synchronization() if accumulates else nullcontext():
+            outputs = self._training_step(batch, batch_idx)
+            outputs = {"loss": outputs} if isinstance(outputs, Tensor) else dict(outputs or {})
+            loss: Tensor | None = outputs.get("loss")
+            if batch_idx % self.accumulate == 0:
+                self._zero_gradients()
+                self.progress.zero_grad.increment_by(1)
+            if loss is not None:
+                loss = loss / self.accumulate if self.accumulate > 1 else loss
+                outputs["loss"] = loss.detach()
+                (loss if self.scaler is None else self.scaler.scale(loss)).backward()
+        if not accumulates:
+            self.progress.step.increment_ready()
+            self._optimize()
+            self.progress.step.increment_completed()
+        return outputs
+
+    def _zero_gradients(self) -> None:
+        if self._zeroes_plainly:  # what it does by default, without its preparations for other options
+            for weight in self.parameters:
+                weight.grad = None
+        else:
+            self.optimizer.zero_grad()
+
+    def _optimize(self) -> None:
+        if self.scaler is None:
+            if self.clip:
+                self.precision.clip_gradients(self.optimizer, self.clip, self.clip_algorithm)
+            self.optimizer.step()
+            return
+        if self.clip:
+            self.scaler.unscale_(self.optimizer)
+            # Lightning's own method refuses fused optimizers, which unscale only what is not unscaled yet.
+            Precision.clip_gradients(self.precision, self.optimizer, self.clip, self.clip_algorithm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+
+    def _without_synchronization(self) -> AbstractContextManager[None]:
+        return _block_parallel_sync_behavior(self.strategy)
+
+
+def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
+    """What gives the next batch: of a lone loader straight from its own iterator.
+
+    Lightning's, which can combine several loaders, takes as long for a batch as a small step.
+    """
+    cycle = data_fetcher.combined_loader._iterator
+    if not isinstance(cycle, _MaxSizeCycle) or len(cycle.iterators) != 1:
+        return lambda: next(data_fetcher)[0]
+    batches, length = cycle.iterators[0], data_fetcher.length
+    assert length is not None  # an obstacle, see `find_obstacle`
+
+    def fetch() -> Any:
+        batch = next(batches)
+        data_fetcher.fetched += 1
+        data_fetcher.done = data_fetcher.fetched >= length
+        return batch
+
+    return fetch
