@@ -1,0 +1,36 @@
+"""CIFAR-10 from class folders of image files, decoded once into arrays as the official files hold them."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from project.datamodules.folders import image_files, subfolders
+
+FOLDER = "cifar10_jpeg"
+ARRAYS = "cifar10_arrays"
+
+
+def decoded(data: Path, cache: Path) -> Path:
+    """Decode `data/cifar10_jpeg/{train,test}/<class>/*.jpg`, unless the cache has it already.
+
+    Args:
+        data: folder with the class folders, or with the official files.
+        cache: gets `cifar10_arrays/{train,test}_images.npy` (N, 32, 32, 3), uint8, and `…_labels.npy` (N,).
+
+    Returns:
+        The folder in which to look for CIFAR-10: `data` if it has the official files, else `cache`.
+    """
+    if (data / "cifar-10-batches-py").is_dir():
+        return data
+    folder = cache / ARRAYS
+    folder.mkdir(parents=True, exist_ok=True)
+    for split in ("train", "test"):
+        if (folder / f"{split}_labels.npy").exists():
+            continue
+        classes = [image_files(found) for found in subfolders(data / FOLDER / split)]
+        images = [np.asarray(Image.open(file)) for files in classes for file in files]
+        labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
+        np.save(folder / f"{split}_images.npy", np.stack(images))
+        np.save(folder / f"{split}_labels.npy", labels)
+    return cache

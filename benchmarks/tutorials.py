@@ -1,0 +1,152 @@
+"""Tutorials' training scripts against our commands with the same recipes, and against a faster recipe.
+
+    python benchmarks/tutorials.py --data DIR                         all networks, one epoch a command
+    python benchmarks/tutorials.py --data DIR --networks mlp --pairs 7 --epochs 2
+    python benchmarks/tutorials.py --data DIR --networks lenet --full   ten epochs, for the accuracies
+
+A round runs the tutorial's command (`benchmarks/tutorials/*.py`) and ours, one after the other, on the same
+core. The seconds of an epoch are of training alone in the tutorials, and of training with all that follows it
+(records, checkpoints) in ours; the tests are in the whole commands. `fast` is experiment=mnist_fast with all
+its epochs against the cnn tutorial's ten, of which `--epochs` are measured and the rest extrapolated.
+Our command decodes image files of CIFAR-10 within its time; the tutorial finds them decoded, as it would
+find the official files.
+"""
+
+import argparse
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from statistics import mean
+from typing import NamedTuple
+
+from cifar10_arrays import FOLDER, decoded
+from measuring import HERE, TRAIN, machine, middle, pin, ratios, run, spread, table
+
+TUTORIAL_EPOCHS = 10
+
+
+class Pair(NamedTuple):
+    """What is compared."""
+
+    script: str  # in benchmarks/tutorials
+    preset: str
+    workers: tuple[int, ...] = (0,)  # of the tutorial's loaders, as written first
+    own_epochs: bool = False  # our command trains as long as its preset says, the tutorial ten epochs
+
+
+PAIRS = {
+    "mlp": Pair("mlp", "mnist_mlp"),
+    "linear": Pair("linear", "mnist_linear"),
+    "lenet": Pair("lenet", "cifar10_lenet", (2, 0)),
+    "convnet": Pair("convnet", "mnist_convnet", (2, 0)),
+    "cnn": Pair("cnn", "mnist_cnn"),
+    "fast": Pair("cnn", "mnist_fast", own_epochs=True),
+}
+
+
+class Measured(NamedTuple):
+    """One command."""
+
+    training_s: float  # of an epoch, or of all epochs where these differ
+    whole_s: float
+    cpu_s: float  # of the whole command, worker processes included
+    accuracy: float  # on the test images
+
+
+def main() -> None:
+    """Compare the chosen networks."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST/raw and cifar10_jpeg")
+    parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "project-benchmarks")
+    parser.add_argument("--networks", nargs="+", choices=tuple(PAIRS), default=list(PAIRS))
+    parser.add_argument("--pairs", type=int, default=5, help="rounds of each network")
+    parser.add_argument("--epochs", type=int, default=1, help="of each command")
+    parser.add_argument(
+        "--full", action="store_true", help="ten epochs and, unless --pairs is given, a round"
+    )
+    parser.add_argument("--batches", type=int, help="limit of each epoch and test, for a trial")
+    parser.add_argument("--cores", type=int, default=1)
+    parser.add_argument("--override", nargs="*", default=[], help="further overrides of our command")
+    arguments = parser.parse_args()
+    if arguments.full:
+        arguments.epochs = TUTORIAL_EPOCHS
+        arguments.pairs = 1 if arguments.pairs == parser.get_default("pairs") else arguments.pairs
+    arguments.data = arguments.data.absolute()
+    pin(arguments.cores)
+    print(machine(), flush=True)
+    rows = [row for name in arguments.networks for row in compare(name, arguments)]
+    head = ["network", "workers", "rounds", "tutorial, s training", "ours, s", "times as fast"]
+    head += ["tutorial, s whole command", "ours, s", "times as fast", "test acc., tutorial, %", "ours, %"]
+    print("\n" + table(head, rows))
+
+
+def compare(name: str, arguments: argparse.Namespace) -> list[list[str]]:
+    """Run a network's rounds and return its rows of the table, one for each number of workers."""
+    pair = PAIRS[name]
+    data = decoded(arguments.data, arguments.cache) if name == "lenet" else arguments.data
+    ours: list[Measured] = []
+    tutorials: dict[int, list[Measured]] = {
+        workers: [] for workers in (pair.workers[:1] if arguments.full else pair.workers)
+    }
+    for number in range(arguments.pairs):
+        for workers, measured in tutorials.items():
+            measured.append(tutorial(pair, workers, data, arguments))
+        ours.append(our_command(pair, number + 1, arguments))
+        told = ", ".join(f"{each[-1].training_s:.2f}" for each in tutorials.values())
+        print(f"{name} {number + 1}: tutorial {told} s, ours {ours[-1].training_s:.2f} s", flush=True)
+    return [_row(name, workers, measured, ours) for workers, measured in tutorials.items()]
+
+
+def tutorial(pair: Pair, workers: int, data: Path, arguments: argparse.Namespace) -> Measured:
+    """Run a tutorial's script."""
+    command = [str(HERE / "tutorials" / f"{pair.script}.py"), "--data", str(data)]
+    command += ["--epochs", str(arguments.epochs), "--workers", str(workers)]
+    if arguments.batches:
+        command += ["--batches", str(arguments.batches)]
+    with tempfile.TemporaryDirectory() as folder:
+        finished = run(command, folder)
+    told = json.loads(finished.output.splitlines()[-1])
+    training_s, test_s = mean(told["train_s"]), mean(told["test_s"])
+    whole_s, cpu_s = finished.seconds, finished.cpu_s
+    if pair.own_epochs:
+        missing = TUTORIAL_EPOCHS - arguments.epochs
+        whole_s += missing * (training_s + test_s)
+        cpu_s += missing * (training_s + test_s)
+        training_s *= TUTORIAL_EPOCHS
+    return Measured(training_s, whole_s, cpu_s, told["test_acc"])
+
+
+def our_command(pair: Pair, seed: int, arguments: argparse.Namespace) -> Measured:
+    """Run scripts/train.py with the preset."""
+    with tempfile.TemporaryDirectory() as folder:
+        times = Path(folder) / "times.json"
+        overrides = [
+            *(f"experiment={pair.preset}", f"paths.data={arguments.data}", f"seed={seed}"),
+            *("+callbacks.stopwatch._target_=stopwatch.Stopwatch", f"+callbacks.stopwatch.file={times}"),
+        ]
+        if pair.script == "lenet" and not (arguments.data / "cifar-10-batches-py").is_dir():
+            overrides += ["data=image_folder", f"data.path={arguments.data / FOLDER}"]
+        if not pair.own_epochs:
+            overrides += [f"trainer.max_epochs={arguments.epochs}"]
+        if arguments.batches:
+            overrides += [f"trainer.limit_{split}_batches={arguments.batches}" for split in ("train", "test")]
+        finished = run([TRAIN, *overrides, *arguments.override], folder)
+        epochs = [wall_s for wall_s, _ in json.loads(times.read_text())["epochs"]]
+        status = json.loads(next(Path(folder).glob("outputs/*/*/status.json")).read_text())
+    training_s = sum(epochs) if pair.own_epochs else mean(epochs)
+    return Measured(training_s, finished.seconds, finished.cpu_s, status["metrics"]["test/acc"])
+
+
+def _row(name: str, workers: int, theirs: Sequence[Measured], ours: Sequence[Measured]) -> list[str]:
+    row = [name, str(workers), str(len(ours))]
+    for field, form in (("training_s", ".2f"), ("whole_s", ".1f")):
+        our_times = [getattr(measured, field) for measured in ours]
+        their_times = [getattr(measured, field) for measured in theirs]
+        row += [middle(their_times, form), middle(our_times, form), spread(ratios(their_times, our_times))]
+    row += [middle([100 * measured.accuracy for measured in each], ".2f") for each in (theirs, ours)]
+    return row
+
+
+if __name__ == "__main__":
+    main()
