@@ -169,10 +169,8 @@ class Alternation(Stopwatch):
             cifar10 = CIFAR10(str(self.data), train=True)
             pixels, labels = torch.from_numpy(cifar10.data), torch.tensor(cifar10.targets)
         else:
-            arrays = [
-                np.load(self.data / f"cifar10_arrays/train_{part}.npy") for part in ("images", "labels")
-            ]
-            pixels, labels = (torch.from_numpy(array) for array in arrays)
+            files = (self.data / f"cifar10_arrays/train_{part}.npy" for part in ("images", "labels"))
+            pixels, labels = (torch.from_numpy(np.load(file)) for file in files)
         if pixels.shape[-1] == 3:
             pixels = pixels.permute(0, 3, 1, 2)
         images = pixels.float().div_(255).sub_(self.mean).div_(self.std)

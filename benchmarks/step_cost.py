@@ -4,10 +4,11 @@
     python benchmarks/step_cost.py --data DIR --networks mlp --chunks 1 4 16 64
     python benchmarks/step_cost.py --data DIR --devices gpu       also against a step captured as a CUDA graph
 
-Runs `scripts/train.py experiment=…` with everything on (bar, metrics, checkpoints, TensorBoard, CSV) and, in the
-same process, an epoch of a bare loop before each of its epochs: randperm, index, zero_grad, forward, cross-entropy,
-backward, step, with the same network, memory order, precision and optimizer options. Our epochs are timed from the
-start of one to the start of the next, without the bare loop's. The first pair warms up and does not count.
+Runs `scripts/train.py experiment=…` with everything on (bar, metrics, checkpoints, TensorBoard, CSV) and, in
+the same process, an epoch of a bare loop before each of its epochs: randperm, index, zero_grad, forward,
+cross-entropy, backward, step, with the same network, memory order, precision and optimizer options. Our epochs
+are timed from the start of one to the start of the next, without the bare loop's. The first pair warms up and
+does not count.
 """
 
 import argparse
@@ -67,8 +68,9 @@ def main() -> None:
     rows = []
     for name in networks:
         for chunk in arguments.chunks or [None]:
-            rows += _rows(name, chunk, measure(name, chunk, arguments))
-            print(" ".join(rows[-1]), flush=True)
+            found = _rows(name, chunk, measure(name, chunk, arguments))
+            print("\n".join(" ".join(row) for row in found), flush=True)
+            rows += found
     head = ["network", "chunk", "clock", "steps an epoch", "against", "its µs a step", "ours", "difference"]
     print("\n" + table([*head, "ours / it"] + (["its steps/s", "ours"] if gpu else []), rows))
 
@@ -117,9 +119,8 @@ def _rows(name: str, chunk: int | None, measured: dict[str, Any]) -> list[list[s
                 for key, steps in (("epochs", "bare_steps"), (against, f"{against}_steps"))
             )
             difference = median(our - their for our, their in zip(ours, theirs, strict=True))
-            rows.append(
-                [name, "–" if chunk is None else str(chunk), clock, str(measured["bare_steps"]), against]
-            )
+            label = "–" if chunk is None else str(chunk)
+            rows.append([name, label, clock, str(measured["bare_steps"]), against])
             rows[-1] += [f"{median(theirs):.0f}", f"{median(ours):.0f}", f"{difference:.0f}"]
             rows[-1] += [spread(ratios(ours, theirs))]
             if "graph" in measured:
