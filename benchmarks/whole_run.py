@@ -3,7 +3,8 @@
     python benchmarks/whole_run.py --data DIR
 
 The MLP on MNIST: 55,000 images train, 5,000 validate, then the test; checkpoints, TensorBoard, a bar.
-`stock` is benchmarks/tutorials/stock_lightning.py, `imports` an interpreter that imports what a run needs and ends.
+`stock` is benchmarks/tutorials/stock_lightning.py, `imports` an interpreter that imports what a run needs and
+ends.
 """
 
 import argparse
