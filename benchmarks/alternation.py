@@ -55,11 +55,12 @@ class BareLoop:
 
     def epoch(self) -> int:
         """Train an epoch; return its steps."""
-        order = torch.randperm(len(self.images), device=self.images.device)
-        indices = order.split(self.batch_size)[: self.batches]
-        for index in indices:
-            self.step(index)
-        return len(indices)
+        count = len(self.images)
+        order = torch.randperm(count, device=self.images.device)
+        starts = range(0, count, self.batch_size)[: self.batches]
+        for start in starts:
+            self.step(order[start : start + self.batch_size])
+        return len(starts)
 
     def step(self, index: Tensor) -> None:
         """Take one step on these images (B,)."""
@@ -96,16 +97,17 @@ class GraphedLoop(BareLoop):
 
     def epoch(self) -> int:
         """Train an epoch; return its steps."""
-        order = torch.randperm(len(self.images), device=self.images.device)
-        indices = order.split(self.batch_size)[: len(order) // self.batch_size][: self.batches]
-        for index in indices:
-            self.index.copy_(index)
+        count = len(self.images)
+        order = torch.randperm(count, device=self.images.device)
+        starts = range(0, count - self.batch_size + 1, self.batch_size)[: self.batches]
+        for start in starts:
+            self.index.copy_(order[start : start + self.batch_size])
             self.graph.replay()
-        return len(indices)
+        return len(starts)
 
 
 class Alternation(Stopwatch):
-    """Times the run's epochs, and before each of them one of a bare loop with a copy of the network.
+    """Times the run's epochs, and before and after each one of a bare loop with a copy of the network.
 
     The file gets `bare` too, and `graph` on a GPU: a list of [wall, CPU] seconds, and `…_steps` of an epoch.
 

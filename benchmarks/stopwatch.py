@@ -50,11 +50,12 @@ class Stopwatch(Callback):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """End the last epoch and write the file."""
         self._stop(pl_module.device)
+        self.between(trainer, pl_module)
         self.measured["steps"] = trainer.global_step
         self.file.write_text(json.dumps(self.measured))
 
     def between(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Whatever else is to be done before an epoch; it is not counted."""
+        """Whatever else is to be done before the first epoch and after each; it is not counted."""
 
     def _stop(self, device: torch.device) -> None:
         if self._began is not None:
