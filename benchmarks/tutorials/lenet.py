@@ -2,8 +2,8 @@
 
 python benchmarks/tutorials/lenet.py --data DIR
 
-The last line is JSON: seconds of training (and of processors) and of testing for each epoch, and the last test
-accuracy.
+The last line is JSON: seconds of training (also of processors) and of testing for each epoch, and the last
+test accuracy.
 """
 
 import argparse
