@@ -1,5 +1,6 @@
 """CIFAR-10 from class folders of image files, decoded once into arrays as the official files hold them."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -31,6 +32,8 @@ def decoded(data: Path, cache: Path) -> Path:
         classes = [image_files(found) for found in subfolders(data / FOLDER / split)]
         images = [np.asarray(Image.open(file)) for files in classes for file in files]
         labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
-        np.save(folder / f"{split}_images.npy", np.stack(images))
-        np.save(folder / f"{split}_labels.npy", labels)
+        for name, array in (("images", np.stack(images)), ("labels", labels)):
+            partial = folder / f"{split}_{name}.{os.getpid()}.npy"
+            np.save(partial, array)
+            partial.replace(folder / f"{split}_{name}.npy")
     return cache
