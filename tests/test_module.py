@@ -80,8 +80,22 @@ def test_checkpoints_are_plain_and_rebuild_the_network(tmp_path: Path) -> None:
     assert torch.equal(fresh.eval()(images), module.eval()(images))
 
 
-def test_a_compiled_network_saves_plain_keys() -> None:
-    assert list(make_module(compile=True).state_dict()) == list(make_module().state_dict())
+def test_a_compiled_network_trains_alike_and_saves_plain_keys(tmp_path: Path) -> None:
+    calls = []
+
+    def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
+        calls.append(len(inputs))
+        return graph.forward
+
+    module, plain = make_module(compile=True), make_module()
+    compile_network = module.network.compile
+    module.network.compile = lambda **options: compile_network(backend=backend, **options)
+    for each in (module, plain):
+        make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False).fit(each, make_data())
+    assert calls
+    assert list(module.state_dict()) == list(plain.state_dict())
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(module.state_dict()[name], value)
 
 
 def test_channels_last_changes_memory_and_not_results() -> None:

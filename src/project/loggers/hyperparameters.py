@@ -6,8 +6,8 @@ HYPERPARAMETERS = {
     "data": ("batch_size", "val_size"),
     "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
 }
-FOLLOWING = ("input_shape", "num_classes", "erase_probability")
-"""Last parts of keys whose values follow from the data or from other keys."""
+LEFT_OUT = ("input_shape", "num_classes", "erase_probability", "fused")
+"""Last parts of keys whose values follow from the data or from other keys, or change speed alone."""
 
 
 def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
@@ -20,7 +20,7 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
         shown[group] = config[group]["_target_"].rpartition(".")[2]
     for group in ("model", "optim", "scheduler", "loss", "augment"):
         for name, value in config[group].items():
-            follows = name.startswith("_") or name in FOLLOWING
+            follows = name.startswith("_") or name in LEFT_OUT
             if not follows and (group != "augment" or value):
                 shown[f"{group}.{name}"] = value
     for group, names in HYPERPARAMETERS.items():

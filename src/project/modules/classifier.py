@@ -29,7 +29,8 @@ class ImageClassifier(L.LightningModule):
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the schedule from the optimizer and the training's length (see `schedules`).
         decay_norms_and_biases: whether weight decay applies to them too.
-        compile: run the network through `torch.compile`; checkpoints keep their plain keys.
+        compile: run the network through `torch.compile`, on a GPU as CUDA graphs, one for each shape of a
+            batch; checkpoints keep their plain keys.
         channels_last: keep images and filters in channels-last memory order.
         config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
     """
@@ -52,8 +53,8 @@ class ImageClassifier(L.LightningModule):
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
         self.network = network.to(memory_format=self.memory_format)
-        if compile:
-            self.network.compile()
+        self.compile_network = compile
+        self._graphed = False
         self.loss = loss
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
@@ -65,6 +66,14 @@ class ImageClassifier(L.LightningModule):
         self._logged_step = 0
         self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
         self._configured: list[dict[str, Any]] = []
+
+    def setup(self, stage: str) -> None:
+        """Have the network compiled when it is first used, now that its device is known."""
+        if self.compile_network:
+            self.compile_network = False
+            self._graphed = self.trainer.strategy.root_device.type == "cuda"
+            options = {"mode": "reduce-overhead", "dynamic": False} if self._graphed else {}
+            self.network.compile(**options)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K)."""
@@ -104,7 +113,7 @@ class ImageClassifier(L.LightningModule):
         images, targets = batch
         logits = self.forward(images)
         loss: Tensor = self.loss(logits, targets)
-        self.train_metrics.append(loss, logits, targets)
+        self.train_metrics.append(loss, self._kept(logits), targets)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -167,7 +176,11 @@ class ImageClassifier(L.LightningModule):
     def _evaluate(self, batch: Batch) -> None:
         images, targets = batch
         logits = self(images)
-        self.eval_metrics.append(self.loss(logits, targets), logits, targets)
+        self.eval_metrics.append(self.loss(logits, targets), self._kept(logits), targets)
+
+    def _kept(self, logits: Tensor) -> Tensor:
+        """Logits that keep their values: a CUDA graph writes the next batch's to the same place."""
+        return logits.detach().clone() if self._graphed else logits
 
     def _log_evaluation(self, split: str) -> None:
         measured = self.eval_metrics.read()

@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from project.loggers.hyperparameters import FOLLOWING
+from project.loggers.hyperparameters import LEFT_OUT
 from project.runs.results import ClassName, Run
 
 REPETITIONS = ("seed", "data.fold")
@@ -18,7 +18,7 @@ NO_HYPERPARAMETERS = (
     "callbacks.pruning",
     "callbacks.progress",
 )
-PRIVATE = (*FOLLOWING, "dirpath", "_partial_", "_convert_", "_recursive_")
+PRIVATE = (*LEFT_OUT, "dirpath", "_partial_", "_convert_", "_recursive_")
 ABSENT = "–"
 
 
