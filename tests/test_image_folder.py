@@ -9,8 +9,9 @@ import torch
 from PIL import Image
 
 from project import resolvers
+from project.datamodules.file_images import FileImages
 from project.datamodules.image_folder import ImageFolder, decode_image
-from project.datamodules.images import FileImages, MemoryImages
+from project.datamodules.images import MemoryImages
 from project.errors import InputError
 
 

@@ -12,13 +12,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.file_images import FileImages
 from project.datamodules.folders import class_folders, image_files, split_folder, subfolders
-from project.datamodules.images import (
-    FileImages,
-    Images,
-    images_of,
-    stratified_split,
-)
+from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
 from project.datamodules.randomness import generator
 from project.devices import available_cpus
 from project.errors import InputError
@@ -125,7 +121,7 @@ class ImageFolder(ImageDataModule):
         workers = self.num_workers if len(files) > FEW_FILES else 0
         streamed = FileImages(files, labels, decode, self.input_shape, workers)
         if size_mb <= self.memory_budget_mb:
-            return streamed.in_memory()
+            return MemoryImages(streamed.decoded(), labels)
         log.info(
             "streaming %s images (%.0f MiB decoded, data.memory_budget_mb=%s) with %s workers",
             f"{len(files):,}",

@@ -1,18 +1,23 @@
-"""Where images lie: in memory as one tensor, or in files that worker processes decode."""
+"""Images in memory as one tensor, what batches are made from, and how the images are split."""
 
 import math
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, Protocol
-from weakref import WeakKeyDictionary
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
 
-from project.datamodules.order import EvaluationOrder, Order
+from project.datamodules.ahead import ahead
+from project.datamodules.order import Order
 from project.errors import InputError
+
+
+class Group(NamedTuple):
+    """Consecutive batches, one after the other."""
+
+    rows: Tensor  # B1 + B2 + …, C * H * W; uint8, as the images lie in memory
+    labels: Tensor  # B1 + B2 + …
+    sizes: list[int]  # B1, B2, …
 
 
 class Images(Protocol):
@@ -20,12 +25,14 @@ class Images(Protocol):
 
     labels: Tensor  # N, long
     shape: tuple[int, int, int]  # C, H, W
+    nbytes: int  # of memory that the images take
+    mapped: bool  # whether that memory is a file's, shared by all processes that map it
 
-    def batches(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, C, H, W) uint8 and labels (B,) on `device`, for each index batch of `order`.
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[Group]:
+        """Yield the batches of `order` on `device`, several at a time.
 
         Args:
-            order: yields positions in `rows`.
+            order: draws positions in `rows`.
             rows: the images of one split, as row numbers (N',).
             device: where batches are wanted.
         """
@@ -35,157 +42,121 @@ class Images(Protocol):
         """Return the images (B, C, H, W) uint8 of these rows, on the CPU."""
         ...
 
+    def to_rows(self, images: Tensor) -> Tensor:
+        """Flatten images (B, C, H, W) to (B, C * H * W), in the memory order of the groups."""
+        ...
 
-class MemoryImages:
-    """Images in one tensor: a batch is one indexing operation, on the device if they fit there.
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """View rows (B, C * H * W) of a group as images (B, C, H, W)."""
+        ...
+
+
+class Layout:
+    """The order of an image's pixels in memory: by channel, row, column; or by row, column, channel.
+
+    Args:
+        shape: (C, H, W).
+        channels_last: the second one. With one channel both are the same.
+    """
+
+    def __init__(self, shape: tuple[int, int, int], *, channels_last: bool) -> None:
+        self.shape = shape
+        self.channels_last = channels_last and shape[0] > 1
+
+    def to_rows(self, images: Tensor) -> Tensor:
+        """See `Images.to_rows`; a view where the images lie so already."""
+        return (images.permute(0, 2, 3, 1) if self.channels_last else images).flatten(1)
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """See `Images.from_rows`."""
+        channels, height, width = self.shape
+        if self.channels_last:
+            return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return rows.view(-1, channels, height, width)
+
+
+class MemoryImages(Layout):
+    """Images in one tensor: a group of batches is one indexing operation, on the device if they fit there.
 
     Args:
         images: (N, C, H, W) uint8.
         labels: (N,) long.
+        channels_last: yield batches in that memory order; costs a copy here unless `images` has it.
+        mapped: whether `images` is a mapped file.
     """
 
     DEVICE_SHARE = 0.25  # of a GPU's free memory that images may take
-
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
-        assert images.dtype == torch.uint8
-        assert images.ndim == 4
-        self.images = images
-        self.labels = labels
-        channels, height, width = images.shape[1:]
-        self.shape = (channels, height, width)
-
-    def batches(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Images.batches`."""
-        self._move_near(device)
-        home = self.images.device
-        positions = list(order)
-        chosen = rows[torch.cat(positions)].to(home)  # one transfer an epoch: a GPU never waits for it
-        for batch in chosen.split([len(part) for part in positions]):
-            yield (
-                self.images[batch].to(device, non_blocking=True),
-                self.labels[batch].to(device, non_blocking=True),
-            )
-
-    def sample(self, rows: Tensor) -> Tensor:
-        """See `Images.sample`."""
-        return self.images[rows.to(self.images.device)].cpu()
-
-    def _move_near(self, device: torch.device) -> None:
-        if device.type != "cuda" or self.images.device == device:
-            return
-        free, _ = torch.cuda.mem_get_info(device)
-        if self.images.nbytes <= free * self.DEVICE_SHARE:
-            self.images = self.images.to(device)
-            self.labels = self.labels.to(device)
-
-
-class FileImages:
-    """Images in files, decoded by worker processes while the device computes.
-
-    Args:
-        files: one path an image.
-        labels: (N,) long.
-        decode: reads a file into (C, H, W) uint8; all images have the same shape.
-        shape: (C, H, W) that `decode` gives.
-        workers: processes that decode.
-        timeout_s: seconds after which a batch that does not come is an error.
+    CACHED_BYTES = 2**20
+    """Most bytes of a group's normalized images on a CPU: they are gone over four times, so they must stay
+    in its cache. Larger groups save nothing more.
+    """
+    DEVICE_BYTES = 2**24
+    """The same on a GPU, where each operation of a group has to be worth its launch."""
+    ALIGNMENT = 64
+    """Every batch begins at a multiple of so many bytes, as if it had been allocated by itself: results of
+    matrix products could depend on it in their last bits, and so on where in an epoch a run was resumed.
     """
 
     def __init__(
-        self,
-        files: Sequence[Path],
-        labels: Tensor,
-        decode: Callable[[Path], Tensor],
-        shape: tuple[int, int, int],
-        workers: int,
-        timeout_s: float = 120,
+        self, images: Tensor, labels: Tensor, *, channels_last: bool = False, mapped: bool = False
     ) -> None:
-        self.files = files
+        assert images.dtype == torch.uint8
+        assert images.ndim == 4
+        channels, height, width = images.shape[1:]
+        super().__init__((channels, height, width), channels_last=channels_last)
         self.labels = labels
-        self.decode = decode
-        self.shape = shape
-        self.workers = workers
-        self.timeout_s = timeout_s if workers else 0
-        self._loaders: WeakKeyDictionary[Order, DataLoader[Item]] = WeakKeyDictionary()
+        self._rows = self.to_rows(images)  # N, C * H * W
+        self.nbytes = self._rows.nbytes
+        self.mapped = mapped and self._rows.data_ptr() == images.data_ptr()
 
-    def batches(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
-        """See `Images.batches`."""
-        if order not in self._loaders:
-            self._loaders[order] = DataLoader(
-                _Files(self.files, self.labels, self.decode),
-                batch_sampler=_RowBatches(order, rows),
-                collate_fn=_collate,
-                num_workers=self.workers,
-                persistent_workers=self.workers > 0,  # starting them anew each epoch is slow
-                pin_memory=device.type == "cuda",
-                timeout=self.timeout_s,
-            )
-        for batch in self._loaders[order]:
-            if isinstance(batch, InputError):
-                raise batch
-            images, labels = batch
-            yield images.to(device, non_blocking=True), labels.to(device, non_blocking=True)
+    @property
+    def images(self) -> Tensor:
+        """All images (N, C, H, W) uint8."""
+        return self.from_rows(self._rows)
 
-    def in_memory(self) -> MemoryImages:
-        """Decode all images once."""
-        images = torch.empty((len(self.files), *self.shape), dtype=torch.uint8)
-        order = EvaluationOrder(len(self.files), batch_size=256)
-        first = 0
-        for part, _ in self.batches(order, torch.arange(len(self.files)), torch.device("cpu")):
-            images[first : first + len(part)] = part
-            first += len(part)
-        return MemoryImages(images, self.labels)
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[Group]:
+        """See `Images.groups`."""
+        self._move_near(device)
+        indices, sizes = order.draw()
+        chosen = rows[indices].to(self._rows.device)  # one transfer an epoch: a GPU never waits for it
+        labels = self.labels[chosen].to(device)
+        together = self._together(sizes, device)
+        grouped = [sizes[first : first + together] for first in range(0, len(sizes), together)]
+        lengths = [sum(group) for group in grouped]
+        gathered = self._gather(chosen.split(lengths), device)
+        yield from map(Group, gathered, labels.split(lengths), grouped)
 
     def sample(self, rows: Tensor) -> Tensor:
         """See `Images.sample`."""
-        return torch.stack([self.decode(self.files[row]) for row in rows.tolist()])
+        return self.from_rows(self._rows[rows.to(self._rows.device)].cpu())
 
+    def _together(self, sizes: list[int], device: torch.device) -> int:
+        """How many batches make a group."""
+        image_bytes = 4 * self._rows.shape[1]
+        if any(size * image_bytes % self.ALIGNMENT for size in set(sizes[:-1])):
+            return 1
+        most = self.DEVICE_BYTES if device.type == "cuda" else self.CACHED_BYTES
+        return max(1, most // (image_bytes * max(sizes, default=1)))
 
-Item = tuple[Tensor, Tensor] | InputError
-"""An image (C, H, W) uint8 and its label, or why there is none. That is handed on rather than raised: a
-worker's exception would arrive as a text with a traceback in it.
-"""
+    def _gather(self, groups: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """Yield the rows (B, C * H * W) of each index group on the device."""
+        if device.type != "cuda" or self._rows.device == device:
+            return (self._rows.index_select(0, group).to(device) for group in groups)
+        # Copies from pinned memory overlap with what the GPU computes; a thread fills it beforehand.
+        pinned = ahead(self._pinned, groups)
+        return (rows.to(device, non_blocking=True) for rows in pinned)
 
+    def _pinned(self, group: Tensor) -> Tensor:
+        rows = torch.empty((len(group), self._rows.shape[1]), dtype=torch.uint8, pin_memory=True)
+        return torch.index_select(self._rows, 0, group, out=rows)
 
-class _Files(Dataset[Item]):
-    def __init__(self, files: Sequence[Path], labels: Tensor, decode: Callable[[Path], Tensor]) -> None:
-        self.files = files
-        self.labels = labels
-        self.decode = decode
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, row: int) -> Item:
-        try:
-            return self.decode(self.files[row]), self.labels[row]
-        except InputError as error:
-            return error
-
-
-def _collate(items: list[Item]) -> Any:
-    return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
-
-
-class _RowBatches:
-    """Rows of each batch of the order's present epoch, as `DataLoader` wants them."""
-
-    def __init__(self, order: Order, rows: Tensor) -> None:
-        # A strong reference would keep the key of `FileImages._loaders` alive for ever.
-        self._order = weakref.ref(order)
-        self.rows = rows
-
-    def __len__(self) -> int:
-        return len(self._alive())
-
-    def __iter__(self) -> Iterator[list[int]]:
-        for positions in self._alive():
-            yield self.rows[positions].tolist()
-
-    def _alive(self) -> Order:
-        order = self._order()
-        assert order is not None
-        return order
+    def _move_near(self, device: torch.device) -> None:
+        if device.type != "cuda" or self._rows.device == device:
+            return
+        free, _ = torch.cuda.mem_get_info(device)
+        if self._rows.nbytes <= free * self.DEVICE_SHARE:
+            self._rows = self._rows.to(device)
+            self.labels = self.labels.to(device)
 
 
 def stratified_split(labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:

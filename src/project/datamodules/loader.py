@@ -8,7 +8,7 @@ from torch import Tensor
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import Images
 from project.datamodules.order import Order
-from project.datamodules.randomness import generator
+from project.datamodules.randomness import batch_generators
 
 
 class ImageLoader:
@@ -47,6 +47,9 @@ class ImageLoader:
         self.rank = rank
         self.shift = 255 * torch.tensor(mean, device=device).view(-1, 1, 1)  # C, 1, 1
         self.scale = 1 / (255 * torch.tensor(std, device=device).view(-1, 1, 1))
+        # For rows as they lie in memory: an operation on one vector of all pixels runs at full speed.
+        self._row_shift = images.to_rows(self.shift.expand(1, *images.shape))[0]  # C * H * W
+        self._row_scale = images.to_rows(self.scale.expand(1, *images.shape))[0]
 
     batch_sampler = None  # Lightning asks loaders that have a sampler
 
@@ -60,12 +63,18 @@ class ImageLoader:
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they were mixed."""
-        epoch, start = self.order.epoch, self.order.start
-        batches = self.images.batches(self.order, self.rows, self.device)
-        for number, (pixels, labels) in enumerate(batches, start):
-            images = pixels.float().sub_(self.shift).mul_(self.scale)
-            if self.augmentation is None:
-                yield images, labels
-            else:
-                draws = generator(self.seed, epoch, number, self.rank, device=self.device)
-                yield self.augmentation(images, labels, draws)
+        batches = self._normalized()
+        if self.augmentation is None:
+            yield from batches
+            return
+        generators = batch_generators(
+            self.seed, self.order.epoch, self.order.start, self.rank, device=self.device
+        )
+        for (images, labels), draws in zip(batches, generators, strict=False):
+            yield self.augmentation(images, labels, draws)
+
+    def _normalized(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield normalized images (B, C, H, W) and labels (B,), computed for a group of batches at once."""
+        for rows, labels, sizes in self.images.groups(self.order, self.rows, self.device):
+            images = self.images.from_rows(rows.float().sub_(self._row_shift).mul_(self._row_scale))
+            yield from zip(images.split(sizes), labels.split(sizes), strict=True)

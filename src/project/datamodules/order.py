@@ -61,10 +61,18 @@ class TrainingOrder:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the indices (B,) of each batch of this rank, once without the first `start` of them."""
+        indices, sizes = self.draw()
+        yield from indices.split(sizes)
+
+    def draw(self) -> tuple[Tensor, list[int]]:
+        """Return the indices of what `__iter__` would yield, one batch after the other, and each one's B."""
         order = torch.randperm(self.total, generator=generator(self.seed, self.epoch))[: self.size]
         start, self.start, self._resume_at = self.start, 0, None
-        for batch in order.split(self.batch_size)[start:]:
-            yield batch[self.rank :: self.world_size]
+        # Batches are multiples of `world_size`: a stride over the epoch is one over each of them.
+        indices = order[start * self.batch_size :][self.rank :: self.world_size]
+        batch = self.batch_size // self.world_size
+        whole, rest = divmod(len(indices), batch)
+        return indices, [batch] * whole + [rest] * (rest > 0)
 
 
 class EvaluationOrder:
@@ -99,7 +107,13 @@ class EvaluationOrder:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the indices (B,) of each batch of this rank."""
-        yield from self.shard.tensor_split(self.batches)
+        indices, sizes = self.draw()
+        yield from indices.split(sizes)
+
+    def draw(self) -> tuple[Tensor, list[int]]:
+        """Return the indices of all batches of this rank, one after the other, and the B of each."""
+        smaller, larger = divmod(len(self.shard), self.batches)
+        return self.shard, [smaller + 1] * larger + [smaller] * (self.batches - larger)
 
 
 Order = TrainingOrder | EvaluationOrder
