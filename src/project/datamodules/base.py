@@ -1,7 +1,9 @@
 """What all data sets share: splits, statistics, preprocessing, checks and loaders."""
 
+import logging
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import lightning as L
@@ -13,8 +15,14 @@ from project.datamodules.images import Images, MemoryImages, images_of, stratifi
 from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, TrainingOrder
 from project.datamodules.pixels import in_chunks, scale_images, to_gray
+from project.datamodules.prepared import PreparedFolder
 from project.datamodules.randomness import generator
 from project.errors import InputError
+
+log = logging.getLogger(__name__)
+
+PREPROCESSING = 1
+"""To be raised when scaling or graying gives other pixels: then kept images are made anew."""
 
 Split = Literal["train", "val", "test"]
 
@@ -49,12 +57,17 @@ class ImageDataModule(L.LightningDataModule):
         std: likewise.
         resize: side or (H, W) to which images are scaled beforehand; null keeps their size.
         grayscale: turn colour images into gray ones beforehand.
+        channels_last: make batches in that memory order, at no cost: images are kept in it.
+        prepared: folder where decoded images are kept for the next start (see `PreparedFolder`), or null.
         augment: changes training batches, or null.
         seed: of the run; with the epoch, decides order and augmentation.
 
     Raises:
         InputError: in `setup`, if the images do not fit `input_shape` or `num_classes`.
     """
+
+    maps_files = False
+    """Whether `read` gives images that are mapped from files."""
 
     def __init__(
         self,
@@ -72,6 +85,8 @@ class ImageDataModule(L.LightningDataModule):
         std: Sequence[float] | None = None,
         resize: int | Sequence[int] | None = None,
         grayscale: bool | None = False,
+        channels_last: bool = False,
+        prepared: str | None = None,
         augment: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
@@ -94,6 +109,8 @@ class ImageDataModule(L.LightningDataModule):
         self.std = self._per_channel("std", std)
         self.resize = resize
         self.grayscale = grayscale
+        self.channels_last = channels_last
+        self.prepared = PreparedFolder(Path(prepared) if prepared else None)
         self.augment = augment
         self.seed = seed
         self._given_mean, self._given_std = mean is not None, std is not None
@@ -109,6 +126,21 @@ class ImageDataModule(L.LightningDataModule):
     def validates(self) -> bool:
         """Whether there are validation images."""
         return self.folds is not None or self.val_size > 0
+
+    @property
+    def memory(self) -> str:
+        """How much memory the images of the splits that are set up take, and of what kind."""
+        sets = {id(images): images for images, _ in self._parts.values()}.values()
+        amounts = {
+            kind: sum(images.nbytes for images in sets if images.mapped == (kind == "mapped"))
+            for kind in ("mapped", "in memory")
+        }
+        told = [f"{amount / 1e6:,.1f} MB {kind}" for kind, amount in amounts.items() if amount]
+        return ", ".join(told) or "streamed from files"
+
+    def content(self, split: Split) -> Mapping[str, Any] | None:
+        """Name all that the images of `read` depend on, where they are worth keeping; else None."""
+        return None
 
     @abstractmethod
     def read(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
@@ -128,6 +160,8 @@ class ImageDataModule(L.LightningDataModule):
             self._set_up_training()
         if self.mean is None or self.std is None:
             self._measure_channels()
+        if stage == "fit":
+            log.info("  images  %s", self.memory)
 
     def count(self, split: Split) -> int:
         """Images in a split; 0 if it is empty or not set up."""
@@ -209,12 +243,9 @@ class ImageDataModule(L.LightningDataModule):
 
     def _load(self, split: Split) -> Images | None:
         """Read, preprocess and check a split."""
-        found = self.read(split)
+        found = self._kept(split) or self._read(split)
         if found is None:
             return None
-        if isinstance(found, tuple):
-            pixels, labels = found
-            found = MemoryImages(self._preprocess(pixels), labels)
         if found.shape != self.input_shape:
             raise InputError(
                 f"data.input_shape={list(self.input_shape)}: the {split} images of data={self.name} are "
@@ -228,6 +259,33 @@ class ImageDataModule(L.LightningDataModule):
                 f"{lowest} to {highest}; set data.num_classes={highest + 1}, or mend the files"
             )
         return found
+
+    def _read(self, split: Split) -> Images | None:
+        """Read and preprocess a split."""
+        found = self.read(split)
+        if not isinstance(found, tuple):
+            return found
+        pixels, labels = found
+        processed = self._preprocess(pixels)
+        mapped = self.maps_files and processed is pixels
+        return MemoryImages(processed, labels, channels_last=self.channels_last, mapped=mapped)
+
+    def _kept(self, split: Split) -> Images | None:
+        """Get a split from the prepared files; None if its images are not kept."""
+        content = self.content(split)
+        if content is None:
+            return None
+
+        def make() -> tuple[Tensor, Tensor]:
+            images = self._read(split)
+            assert isinstance(images, MemoryImages)
+            return images.images, images.labels
+
+        sides = "x".join(map(str, self.input_shape))
+        content = {**content, "preprocessing": PREPROCESSING, "shape": self.input_shape}
+        return self.prepared.images(
+            f"{self.name}-{split}-{sides}", content, make, channels_last=self.channels_last
+        )
 
     def _whole(self, images: Images | None) -> Part:
         assert images is not None

@@ -8,11 +8,11 @@ import shutil
 import socket
 import tempfile
 from collections.abc import Callable, Mapping
-from functools import cache
 from pathlib import Path
 
 from filelock import FileLock
 
+from project.datamodules.checksums import digest_of
 from project.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -22,7 +22,12 @@ SILENCE_S = 30
 
 
 def fetch(
-    name: str, root: Path, folder: Path, checksums: Mapping[str, str], download: Callable[[str], object]
+    name: str,
+    root: Path,
+    folder: Path,
+    checksums: Mapping[str, str],
+    download: Callable[[str], object],
+    memory: Path | None = None,
 ) -> None:
     """Make sure that `root / folder` holds the files of `checksums`, undamaged.
 
@@ -35,16 +40,17 @@ def fetch(
         folder: below `root`.
         checksums: MD5 of each file, by its name in `folder`.
         download: fetches the set into the root that it is given, in the same layout.
+        memory: where it is remembered which files were found undamaged (see `digest_of`).
 
     Raises:
         InputError: the files are missing or damaged, and could not be fetched.
     """
-    if not (problem := _problem(root / folder, checksums)):
+    if not (problem := _problem(root / folder, checksums, memory)):
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / f".{name}.lock"):
-            problem = _problem(root / folder, checksums)
+            problem = _problem(root / folder, checksums, memory)
             if problem:
                 log.info("downloading %s to %s", name, root)
                 _download(root, folder, checksums, download)
@@ -54,6 +60,18 @@ def fetch(
             f"paths.data={root}: data={name} is not there ({problem}) and could not be downloaded "
             f"({reason}); put its files into {root / folder}, or train on the embedded data=digits"
         ) from error
+
+
+def verify(
+    name: str, root: Path, folder: Path, checksums: Mapping[str, str], memory: Path | None = None
+) -> None:
+    """Check that `root / folder` holds the files of `checksums`; arguments as of `fetch`.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    if problem := _problem(root / folder, checksums, memory):
+        raise InputError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded anew")
 
 
 def _download(
@@ -79,20 +97,18 @@ def _download(
         socket.setdefaulttimeout(earlier_timeout)
 
 
-def _problem(folder: Path, checksums: Mapping[str, str]) -> str:
+def _problem(folder: Path, checksums: Mapping[str, str], memory: Path | None = None) -> str:
     """What is wrong with the files, or an empty string."""
     for file, expected in checksums.items():
         path = folder / file
         if not path.is_file():
             return f"{path} is missing"
-        facts = path.stat()
-        found = _md5(path, facts.st_mtime_ns, facts.st_size)
+        found = digest_of(path, _md5, memory)
         if found != expected:
             return f"{path} is damaged: MD5 {found}, expected {expected}"
     return ""
 
 
-@cache  # Lightning prepares the data for the fit, the validation and the test
-def _md5(path: Path, mtime_ns: int, size: int) -> str:
+def _md5(path: Path) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()

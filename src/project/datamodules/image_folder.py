@@ -1,5 +1,7 @@
 """Anybody's images: one folder a class, in training and perhaps validation and test folders."""
 
+import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from functools import partial
@@ -9,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import __version__ as PILLOW_VERSION
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
@@ -25,6 +28,10 @@ MEBIBYTE = 2**20
 MOST_WORKERS = 16
 FEW_FILES = 1000
 """Images that are decoded sooner than worker processes are started."""
+WORTH_KEEPING = 2**20
+"""Bytes of image files that take longer to decode, 0.1 s or more, than a prepared file takes to map."""
+DECODER = 1
+"""To be raised when `decode_image` gives other pixels: then kept images are made anew."""
 
 
 class ImageFolder(ImageDataModule):
@@ -32,8 +39,8 @@ class ImageFolder(ImageDataModule):
     are any, or `path/<class>/…` alone. What is missing is cut from the training images, stratified.
 
     Files are scaled to `input_shape` without keeping their aspect, and converted to its channels. Where all
-    images fit the budget they are decoded once into memory; else worker processes decode them as they are
-    needed.
+    images fit the budget they are decoded once, and mapped at later starts; else worker processes decode
+    them as they are needed.
 
     Args:
         path: the folder.
@@ -86,7 +93,7 @@ class ImageFolder(ImageDataModule):
         if split != "val" and split_folder(self.path, "test") is None:
             rows = self._cut(labels, split)
             files, labels = [files[row] for row in rows.tolist()], labels[rows]
-        return self._open(files, labels)
+        return self._open(files, labels, split)
 
     def _cut(self, labels: Tensor, split: Split) -> Tensor:
         """Rows of the training or the test images, where one folder holds both."""
@@ -114,14 +121,16 @@ class ImageFolder(ImageDataModule):
             raise InputError(f"data.path={self.path}: no images in {folder}/<class>")
         return files, torch.tensor(labels)
 
-    def _open(self, files: Sequence[Path], labels: Tensor) -> Images:
+    def _open(self, files: Sequence[Path], labels: Tensor, split: Split) -> Images:
         channels, height, width = self.input_shape
         decode = partial(decode_image, shape=self.input_shape, may_scale=self.resize is not None)
         size_mb = len(files) * channels * height * width / MEBIBYTE
         workers = self.num_workers if len(files) > FEW_FILES else 0
-        streamed = FileImages(files, labels, decode, self.input_shape, workers)
+        streamed = FileImages(
+            files, labels, decode, self.input_shape, workers, channels_last=self.channels_last
+        )
         if size_mb <= self.memory_budget_mb:
-            return MemoryImages(streamed.decoded(), labels)
+            return self._decoded(streamed, split)
         log.info(
             "streaming %s images (%.0f MiB decoded, data.memory_budget_mb=%s) with %s workers",
             f"{len(files):,}",
@@ -130,6 +139,38 @@ class ImageFolder(ImageDataModule):
             workers,
         )
         return streamed
+
+    def _decoded(self, streamed: FileImages, split: Split) -> Images:
+        """All images in memory; mapped from a prepared file if decoding took time at an earlier start."""
+        states = [_state(file) for file in streamed.files]
+        if sum(size for size, _ in states) < WORTH_KEEPING:
+            return MemoryImages(streamed.decoded(), streamed.labels, channels_last=self.channels_last)
+        wanted = {
+            "folder": str(self.path.absolute()),
+            "split": split,
+            "cut": [self.split_seed, self.test_size],
+            "shape": self.input_shape,
+        }
+        files = [
+            (str(file), *state, label)
+            for file, state, label in zip(streamed.files, states, streamed.labels.tolist(), strict=True)
+        ]
+        name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
+        return self.prepared.images(
+            f"{self.path.absolute().name}-{split}-{name}",
+            {"files": files, "decoder": [DECODER, PILLOW_VERSION], "may_scale": self.resize is not None},
+            lambda: (streamed.decoded(), streamed.labels),
+            channels_last=self.channels_last,
+        )
+
+
+def _state(file: Path) -> tuple[int, int]:
+    """Size and time of the last change, ns; decoding will tell what is wrong with a file that has none."""
+    try:
+        facts = file.stat()
+    except OSError:
+        return -1, -1
+    return facts.st_size, facts.st_mtime_ns
 
 
 def decode_image(file: Path, shape: tuple[int, int, int], *, may_scale: bool) -> Tensor:

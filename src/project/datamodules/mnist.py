@@ -1,13 +1,15 @@
 """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28, gray."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
-from torchvision.datasets import MNIST as TorchvisionMNIST
 
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.download import fetch
+from project.datamodules.idx import map_idx
+from project.errors import InputError
 
 FOLDER = Path("MNIST/raw")
 CHECKSUMS = {
@@ -16,15 +18,20 @@ CHECKSUMS = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
+PREFIXES = {"train": "train", "test": "t10k"}
 
 
 class MNIST(ImageDataModule):
     """MNIST (LeCun et al. 1998) with its official test split, downloaded by torchvision.
 
+    The files are mapped: images take memory of no process, and once in the page cache are there for all.
+
     Args:
         path: folder of the data sets; the files lie in `MNIST/raw` below it, as torchvision wants them.
         base: see `ImageDataModule`.
     """
+
+    maps_files = True
 
     def __init__(self, path: str, **base: Any) -> None:
         super().__init__(name="mnist", **base)
@@ -32,11 +39,31 @@ class MNIST(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download the files unless they are there and undamaged."""
-        fetch("mnist", self.path, FOLDER, CHECKSUMS, lambda root: TorchvisionMNIST(root, download=True))
+        fetch("mnist", self.path, FOLDER, CHECKSUMS, _download, self.prepared.checksums)
+
+    def content(self, split: Split) -> Mapping[str, Any] | None:
+        """Name what is kept: scaled images, for others are mapped from the files themselves."""
+        if split == "val" or self.input_shape[1:] == (28, 28):
+            return None
+        return {"files": sorted(CHECKSUMS.items())}
 
     def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
-        """Return images (N, 1, 28, 28) uint8 and labels (N,)."""
+        """Return images (N, 1, 28, 28) uint8, mapped, and labels (N,)."""
         if split == "val":
             return None
-        dataset = TorchvisionMNIST(self.path, train=split == "train")
-        return dataset.data[:, None], dataset.targets.long()
+        folder = self.path / FOLDER
+        images = map_idx(folder / f"{PREFIXES[split]}-images-idx3-ubyte", "mnist")
+        labels = map_idx(folder / f"{PREFIXES[split]}-labels-idx1-ubyte", "mnist")
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+            raise InputError(
+                f"paths.data={self.path}: the {split} files of data=mnist hold images "
+                f"{list(images.shape)} and labels {list(labels.shape)}; remove {folder}, and they are "
+                "downloaded anew"
+            )
+        return images[:, None], labels.long()
+
+
+def _download(root: str) -> None:
+    from torchvision.datasets import MNIST as TorchvisionMNIST  # 1 s that only a download needs
+
+    TorchvisionMNIST(root, download=True)
