@@ -14,7 +14,7 @@ from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_fold, stratified_split
 from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, TrainingOrder
-from project.datamodules.pixels import in_chunks, scale_images, to_gray
+from project.datamodules.pixels import channel_statistics, in_chunks, scale_images, to_gray
 from project.datamodules.prepared import PreparedFolder
 from project.datamodules.randomness import generator
 from project.errors import InputError
@@ -319,12 +319,11 @@ class ImageDataModule(L.LightningDataModule):
             self._set_up_training()
         images, rows = self._parts["train"]
         spaced = torch.linspace(0, len(rows) - 1, min(sample, len(rows))).long()
-        pixels = images.sample(rows[spaced]).transpose(0, 1).flatten(1)  # C, n * H * W
-        channels = [channel.double() / 255 for channel in pixels]
+        measured = [channel_statistics(channel) for channel in images.sample(rows[spaced]).unbind(1)]
         if self.mean is None:
-            self.mean = [channel.mean().item() for channel in channels]
+            self.mean = [mean for mean, _ in measured]
         if self.std is None:
-            self.std = [max(channel.std().item(), 1e-3) for channel in channels]
+            self.std = [max(std, 1e-3) for _, std in measured]
 
     def _place(self) -> tuple[int, int, torch.device]:
         """Rank, number of ranks and device of this process; without a trainer, one CPU."""

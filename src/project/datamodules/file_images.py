@@ -3,7 +3,6 @@
 import math
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -31,9 +30,9 @@ class FileImages(Layout):
 
     def __init__(
         self,
-        files: Sequence[Path],
+        files: Sequence[str],
         labels: Tensor,
-        decode: Callable[[Path], Tensor],
+        decode: Callable[[str], Tensor],
         shape: tuple[int, int, int],
         workers: int,
         *,
@@ -93,7 +92,7 @@ raised: a worker's exception would arrive as a text with a traceback in it.
 
 class _Files(Dataset[Item]):
     def __init__(
-        self, files: Sequence[Path], labels: Tensor, decode: Callable[[Path], Tensor], layout: Layout
+        self, files: Sequence[str], labels: Tensor, decode: Callable[[str], Tensor], layout: Layout
     ) -> None:
         self.files = files
         self.labels = labels

@@ -38,9 +38,7 @@ def map_idx(file: Path, name: str) -> Tensor:
     size = file.stat().st_size
     if size != first + count or not count:
         sides = "×".join(map(str, shape))
-        raise _damaged(
-            file, name, f"{size:,} bytes, but {sides} values and its header take {first + count:,}"
-        )
+        raise _damaged(file, name, f"{size:,} bytes, but {sides} values take {first + count:,}")
     return map_bytes(file, first, count).view(shape)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import os
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -107,9 +108,9 @@ class ImageFolder(ImageDataModule):
         train, test = stratified_split(labels, size, generator(self.split_seed, 1))
         return test if split == "test" else train
 
-    def _scan(self, folder: Path) -> tuple[list[Path], Tensor]:
+    def _scan(self, folder: Path) -> tuple[list[str], Tensor]:
         names = self.class_names
-        files: list[Path] = []
+        files: list[str] = []
         labels: list[int] = []
         for class_folder in subfolders(folder):
             if class_folder.name not in names:
@@ -121,7 +122,7 @@ class ImageFolder(ImageDataModule):
             raise InputError(f"data.path={self.path}: no images in {folder}/<class>")
         return files, torch.tensor(labels)
 
-    def _open(self, files: Sequence[Path], labels: Tensor, split: Split) -> Images:
+    def _open(self, files: Sequence[str], labels: Tensor, split: Split) -> Images:
         channels, height, width = self.input_shape
         decode = partial(decode_image, shape=self.input_shape, may_scale=self.resize is not None)
         size_mb = len(files) * channels * height * width / MEBIBYTE
@@ -152,7 +153,7 @@ class ImageFolder(ImageDataModule):
             "shape": self.input_shape,
         }
         files = [
-            (str(file), *state, label)
+            (file, *state, label)
             for file, state, label in zip(streamed.files, states, streamed.labels.tolist(), strict=True)
         ]
         name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
@@ -164,16 +165,16 @@ class ImageFolder(ImageDataModule):
         )
 
 
-def _state(file: Path) -> tuple[int, int]:
+def _state(file: str) -> tuple[int, int]:
     """Size and time of the last change, ns; decoding will tell what is wrong with a file that has none."""
     try:
-        facts = file.stat()
+        facts = os.stat(file)  # noqa: PTH116 - see `image_files`
     except OSError:
         return -1, -1
     return facts.st_size, facts.st_mtime_ns
 
 
-def decode_image(file: Path, shape: tuple[int, int, int], *, may_scale: bool) -> Tensor:
+def decode_image(file: str | Path, shape: tuple[int, int, int], *, may_scale: bool) -> Tensor:
     """Read an image file of any mode.
 
     Args:

@@ -128,7 +128,7 @@ class MemoryImages(Layout):
 
     def sample(self, rows: Tensor) -> Tensor:
         """See `Images.sample`."""
-        return self.from_rows(self._rows[rows.to(self._rows.device)].cpu())
+        return self.from_rows(self._rows.index_select(0, rows.to(self._rows.device)).cpu())
 
     def _together(self, sizes: list[int], device: torch.device) -> int:
         """How many batches make a group."""

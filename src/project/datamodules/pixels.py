@@ -21,6 +21,16 @@ def to_gray(pixels: Tensor) -> Tensor:
     return (pixels.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 
+def channel_statistics(channel: Tensor) -> tuple[float, float]:
+    """Mean and standard deviation (of a sample) of uint8 pixels, on the scale [0, 1]."""
+    counts = torch.bincount(channel.flatten(), minlength=256).double()
+    values = torch.arange(256).double() / 255
+    total = counts.sum()
+    mean = (counts * values).sum() / total
+    variance = (counts * (values - mean).square()).sum() / (total - 1).clamp(min=1)
+    return mean.item(), variance.sqrt().item()
+
+
 def in_chunks(pixels: Tensor, change: Callable[[Tensor], Tensor], size: int = 4096) -> Tensor:
     """Apply `change` to some images at a time: floats of a whole set would take four times its memory."""
     return torch.cat([change(chunk) for chunk in pixels.split(size)])
