@@ -11,12 +11,17 @@ import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
-from project.datamodules.images import Images, MemoryImages, images_of, stratified_fold, stratified_split
+from project.datamodules.fitting import check_images, per_channel
+from project.datamodules.images import (
+    Images,
+    MemoryImages,
+    cut_validation,
+    memory_of,
+)
 from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, TrainingOrder
-from project.datamodules.pixels import channel_statistics, in_chunks, scale_images, to_gray
+from project.datamodules.pixels import channel_statistics, preprocess
 from project.datamodules.prepared import PreparedFolder
-from project.datamodules.randomness import generator
 from project.errors import InputError
 
 log = logging.getLogger(__name__)
@@ -105,8 +110,8 @@ class ImageDataModule(L.LightningDataModule):
         if folds is not None and not 0 <= fold < folds:
             raise InputError(f"data.fold={fold}: must be 0 to {folds - 1}, with data.folds={folds}")
         self.fold = fold
-        self.mean = self._per_channel("mean", mean)
-        self.std = self._per_channel("std", std)
+        self.mean = per_channel("mean", mean, channels)
+        self.std = per_channel("std", std, channels)
         self.resize = resize
         self.grayscale = grayscale
         self.channels_last = channels_last
@@ -130,13 +135,7 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def memory(self) -> str:
         """How much memory the images of the splits that are set up take, and of what kind."""
-        sets = {id(images): images for images, _ in self._parts.values()}.values()
-        amounts = {
-            kind: sum(images.nbytes for images in sets if images.mapped == (kind == "mapped"))
-            for kind in ("mapped", "in memory")
-        }
-        told = [f"{amount / 1e6:,.1f} MB {kind}" for kind, amount in amounts.items() if amount]
-        return ", ".join(told) or "streamed from files"
+        return memory_of(images for images, _ in self._parts.values())
 
     def content(self, split: Split) -> Mapping[str, Any] | None:
         """Name all that the images of `read` depend on, where they are worth keeping; else None."""
@@ -223,41 +222,16 @@ class ImageDataModule(L.LightningDataModule):
             self._parts["val"] = self._whole(val)
             return
         assert train is not None
-        kept, taken = self._cut_validation(train.labels)
+        kept, taken = cut_validation(train.labels, self.val_size, self.folds, self.fold, self.split_seed)
         self._parts["train"] = Part(train, kept)
         if len(taken):
             self._parts["val"] = Part(train, taken)
 
-    def _cut_validation(self, labels: Tensor) -> tuple[Tensor, Tensor]:
-        """Rows that train, and rows that validate."""
-        if self.folds is not None:
-            return stratified_fold(labels, self.folds, self.fold, generator(self.split_seed))
-        count = len(labels)
-        size = images_of(self.val_size, count)
-        if not 0 <= size < count or bool(size) != bool(self.val_size):
-            raise InputError(
-                f"data.val_size={self.val_size}: choose 0 to {count - 1} of the {count} training images, "
-                f"or a fraction from {1 / count:.2g} to below 1"
-            )
-        return stratified_split(labels, size, generator(self.split_seed))
-
     def _load(self, split: Split) -> Images | None:
         """Read, preprocess and check a split."""
-        found = self._kept(split) or self._read(split)
-        if found is None:
+        if (found := self._kept(split) or self._read(split)) is None:
             return None
-        if found.shape != self.input_shape:
-            raise InputError(
-                f"data.input_shape={list(self.input_shape)}: the {split} images of data={self.name} are "
-                f"{list(found.shape)} (channels, height, width); set data.resize or data.grayscale, and let "
-                "data.input_shape follow"
-            )
-        lowest, highest = int(found.labels.min()), int(found.labels.max())
-        if lowest < 0 or highest >= self.num_classes:
-            raise InputError(
-                f"data.num_classes={self.num_classes}: the {split} labels of data={self.name} run from "
-                f"{lowest} to {highest}; set data.num_classes={highest + 1}, or mend the files"
-            )
+        self._check(found, split)
         return found
 
     def _read(self, split: Split) -> Images | None:
@@ -266,7 +240,8 @@ class ImageDataModule(L.LightningDataModule):
         if not isinstance(found, tuple):
             return found
         pixels, labels = found
-        processed = self._preprocess(pixels)
+        side = self.input_shape[1:] if self.resize is not None else None
+        processed = preprocess(pixels, gray=bool(self.grayscale), side=side)
         mapped = self.maps_files and processed is pixels
         return MemoryImages(processed, labels, channels_last=self.channels_last, mapped=mapped)
 
@@ -279,6 +254,7 @@ class ImageDataModule(L.LightningDataModule):
         def make() -> tuple[Tensor, Tensor]:
             images = self._read(split)
             assert isinstance(images, MemoryImages)
+            self._check(images, split)  # what does not fit must not be kept
             return images.images, images.labels
 
         sides = "x".join(map(str, self.input_shape))
@@ -287,31 +263,13 @@ class ImageDataModule(L.LightningDataModule):
             f"{self.name}-{split}-{sides}", content, make, channels_last=self.channels_last
         )
 
+    def _check(self, images: Images, split: Split) -> None:
+        what = f"the {split} images of data={self.name}"
+        check_images(images, self.input_shape, self.num_classes, what)
+
     def _whole(self, images: Images | None) -> Part:
         assert images is not None
         return Part(images, torch.arange(len(images.labels)))
-
-    def _preprocess(self, pixels: Tensor) -> Tensor:
-        """Turn (N, C, H, W) uint8 gray and scale it, as configured."""
-        if self.grayscale and pixels.shape[1] == 3:
-            pixels = in_chunks(pixels, to_gray)
-        if self.resize is not None and pixels.shape[2:] != self.input_shape[1:]:
-            height, width = self.input_shape[1:]
-            pixels = in_chunks(pixels, lambda chunk: scale_images(chunk, height, width))
-        return pixels
-
-    def _per_channel(self, key: str, values: Sequence[float] | None) -> list[float] | None:
-        channels = self.input_shape[0]
-        if values is None:
-            return None
-        if len(values) not in (1, channels):
-            raise InputError(
-                f"data.{key}={list(values)}: {len(values)} values for {channels} channels; give one for "
-                f"each, one for all, or null to compute them"
-            )
-        if key == "std" and min(values) <= 0:
-            raise InputError(f"data.std={list(values)}: must be above 0")
-        return [float(value) for value in values] * (channels if len(values) == 1 else 1)
 
     def _measure_channels(self, sample: int = 10_000) -> None:
         """Compute the statistics that were not given, from training images (at most `sample` of them)."""

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from project.datamodules.ahead import ahead
 from project.datamodules.order import Order
+from project.datamodules.randomness import generator
 from project.errors import InputError
 
 
@@ -159,6 +160,17 @@ class MemoryImages(Layout):
             self.labels = self.labels.to(device)
 
 
+def memory_of(parts: Iterable[Images]) -> str:
+    """Say how much memory images take, and of what kind; those of several splits count once."""
+    sets = {id(images): images for images in parts}.values()
+    mapped = sum(images.nbytes for images in sets if images.mapped)
+    read = sum(images.nbytes for images in sets if not images.mapped)
+    told = [
+        f"{size / 1e6:,.1f} MB {kind}" for size, kind in ((mapped, "mapped"), (read, "in memory")) if size
+    ]
+    return ", ".join(told) or "streamed from files"
+
+
 def stratified_split(labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
     """Split rows so that each class keeps its share on both sides.
 
@@ -212,6 +224,26 @@ def stratified_fold(
     apart = torch.zeros(count, dtype=torch.bool)
     apart[by_class[fold::folds]] = True  # dealt out in turn, class after class
     return torch.nonzero(~apart).flatten(), torch.nonzero(apart).flatten()
+
+
+def cut_validation(
+    labels: Tensor, val_size: float, folds: int | None, fold: int, split_seed: int
+) -> tuple[Tensor, Tensor]:
+    """Rows that train and rows that validate, of images with these labels (N,); see `ImageDataModule`.
+
+    Raises:
+        InputError: `val_size` leaves none to train, or rounds to none to validate.
+    """
+    if folds is not None:
+        return stratified_fold(labels, folds, fold, generator(split_seed))
+    count = len(labels)
+    size = images_of(val_size, count)
+    if not 0 <= size < count or bool(size) != bool(val_size):
+        raise InputError(
+            f"data.val_size={val_size}: choose 0 to {count - 1} of the {count} training images, "
+            f"or a fraction from {1 / count:.2g} to below 1"
+        )
+    return stratified_split(labels, size, generator(split_seed))
 
 
 def images_of(share: float, count: int) -> int:

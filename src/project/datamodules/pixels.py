@@ -7,6 +7,15 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
+def preprocess(pixels: Tensor, *, gray: bool, side: tuple[int, int] | None) -> Tensor:
+    """Turn (N, C, H, W) uint8 gray, scale it to `side` (H, W), or give it back if neither is due."""
+    if gray and pixels.shape[1] == 3:
+        pixels = in_chunks(pixels, to_gray)
+    if side is not None and pixels.shape[2:] != side:
+        pixels = in_chunks(pixels, lambda chunk: scale_images(chunk, *side))
+    return pixels
+
+
 def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
     """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, without aliasing."""
     scaled = F.interpolate(

@@ -1,0 +1,54 @@
+"""Whether images and statistics fit what is configured."""
+
+from collections.abc import Sequence
+
+from project.datamodules.images import Images
+from project.errors import InputError
+
+
+def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, what: str) -> None:
+    """Check the shape of images, (C, H, W), and their labels.
+
+    Args:
+        images: of one split.
+        shape: that is configured.
+        num_classes: that is configured.
+        what: the images, for messages.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    if images.shape != shape:
+        raise InputError(
+            f"data.input_shape={list(shape)}: {what} are {list(images.shape)} (channels, height, width); "
+            "set data.resize or data.grayscale, and let data.input_shape follow"
+        )
+    lowest, highest = int(images.labels.min()), int(images.labels.max())
+    if lowest < 0 or highest >= num_classes:
+        raise InputError(
+            f"data.num_classes={num_classes}: labels of {what} run from {lowest} to {highest}; "
+            f"set data.num_classes={highest + 1}, or mend the files"
+        )
+
+
+def per_channel(key: str, values: Sequence[float] | None, channels: int) -> list[float] | None:
+    """Return one value for each channel, where one may stand for all; None if there are none.
+
+    Args:
+        key: `mean` or `std`.
+        values: of the configuration's `data.mean` or `data.std`.
+        channels: number of channels.
+
+    Raises:
+        InputError: their number is wrong, or a standard deviation is not above 0.
+    """
+    if values is None:
+        return None
+    if len(values) not in (1, channels):
+        raise InputError(
+            f"data.{key}={list(values)}: {len(values)} values for {channels} channels; give one for "
+            "each, one for all, or null to compute them"
+        )
+    if key == "std" and min(values) <= 0:
+        raise InputError(f"data.std={list(values)}: must be above 0")
+    return [float(value) for value in values] * (channels if len(values) == 1 else 1)
