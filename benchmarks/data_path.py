@@ -1,7 +1,7 @@
 """What the data path costs: samples a second, starts, memory and growth, against torchvision and DataLoader.
 
     python benchmarks/data_path.py --data DIR                 all tables
-    python benchmarks/data_path.py --data DIR --only speed    one of speed, start, memory, growth
+    python benchmarks/data_path.py --data DIR --only speed    one of batch, speed, start, memory, growth
 
 DIR holds `MNIST/raw` and, for what has colour, JPEGs in `cifar10_jpeg/train/<class>`. Everything that is
 compared runs in turn, round after round, with one thread; tables show medians and the range.
@@ -28,7 +28,10 @@ from torchvision import transforms
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
+from project.datamodules.images import MemoryImages
+from project.datamodules.loader import ImageLoader
 from project.datamodules.mnist import MNIST
+from project.datamodules.order import TrainingOrder
 from project.datamodules.randomness import generator
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
@@ -111,6 +114,43 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
         ratios = [one / max(*others) for one, *others in zip(*rates.values(), strict=True)]
         cells = [spread(values, "{:,.0f}") for values in rates.values()]
         print(f"| {name} | {' | '.join(cells)} | **{spread(ratios, '{:.1f}×')}** |", flush=True)
+
+
+def batch(rounds: int) -> None:
+    """Print what a batch costs beside indexing float images in memory."""
+    print("| µs a batch | `images[index]`, float in memory | our loader | ours to it |")
+    print("| --- | --- | --- | --- |")
+    for size, shape, augment in (
+        *((size, (1, 28, 28), None) for size in (32, 64, 100)),
+        *((size, (3, 32, 32), None) for size in (4, 128)),
+        *((size, (3, 32, 32), Augmentation(10, crop_padding=4, flip=0.5)) for size in (4, 128)),
+    ):
+        count = min(50_000, 3000 * size)
+        pixels, labels = torch.randint(256, (count, *shape), dtype=torch.uint8), torch.arange(count) % 10
+        loader = ImageLoader(
+            MemoryImages(pixels, labels),
+            torch.arange(count),
+            TrainingOrder(count, size, seed=0),
+            mean=MEAN[: shape[0]],
+            std=STD[: shape[0]],
+            device=torch.device("cpu"),
+            augmentation=augment,
+        )
+        floats = pixels.float()
+        times: dict[str, list[float]] = {"bare": [], "ours": []}
+        for _ in range(rounds):
+            for name, batches in (("bare", lambda: indexed(floats, labels, size)), ("ours", loader.__iter__)):  # noqa: B023
+                times[name].append(1e6 * seconds(lambda: sum(1 for _ in batches())) / len(loader))  # noqa: B023
+        ratios = [ours / bare for bare, ours in zip(*times.values(), strict=True)]
+        name = f"{size} × {'×'.join(map(str, shape))}{', crop + flip' if augment else ''}"
+        cells = [spread(values, "{:,.0f}") for values in times.values()]
+        print(f"| {name} | {' | '.join(cells)} | **{spread(ratios, '{:.2f}×')}** |", flush=True)
+
+
+def indexed(images: Tensor, labels: Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
+    """A bare loop's batches."""
+    for index in torch.randperm(len(images)).split(size):
+        yield images[index], labels[index]
 
 
 def start(data: Path, rounds: int) -> None:
@@ -271,7 +311,7 @@ def spread(values: list[float], form: str) -> str:
 
 def main() -> None:
     """Print the tables."""
-    tables = ["speed", "start", "memory", "growth"]
+    tables = ["batch", "speed", "start", "memory", "growth"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=5)
@@ -281,6 +321,7 @@ def main() -> None:
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as kept:
         work = {
+            "batch": lambda: batch(chosen.rounds),
             "speed": lambda: speed(chosen.data, kept, chosen.rounds, chosen.images),
             "start": lambda: start(chosen.data, chosen.rounds),
             "memory": memory,

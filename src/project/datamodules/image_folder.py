@@ -152,14 +152,16 @@ class ImageFolder(ImageDataModule):
             "cut": [self.split_seed, self.test_size],
             "shape": self.input_shape,
         }
-        files = [
-            (file, *state, label)
-            for file, state, label in zip(streamed.files, states, streamed.labels.tolist(), strict=True)
-        ]
+        files = hashlib.sha256(os.fsencode("\0".join(streamed.files)))
+        files.update(np.array(states, dtype=np.int64).tobytes() + streamed.labels.numpy().tobytes())
         name = hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]
         return self.prepared.images(
             f"{self.path.absolute().name}-{split}-{name}",
-            {"files": files, "decoder": [DECODER, PILLOW_VERSION], "may_scale": self.resize is not None},
+            {
+                "files": files.hexdigest(),
+                "decoder": [DECODER, PILLOW_VERSION],
+                "may_scale": self.resize is not None,
+            },
             lambda: (streamed.decoded(), streamed.labels),
             channels_last=self.channels_last,
         )
