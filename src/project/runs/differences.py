@@ -11,6 +11,7 @@ REPETITIONS = ("seed", "data.fold")
 """Keys whose values are repetitions of one experiment."""
 NO_HYPERPARAMETERS = (
     "paths",
+    "data.prepared",
     "logger",
     "name",
     "ckpt_path",
