@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from project import nodes, resolvers, resume
+from project import imports, nodes, quirks, resolvers, resume
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
@@ -40,6 +40,8 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     with_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
+    quirks.compose_faster()
+    imports.defer()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
         with nodes.ending_together(), ending_on_errors(conf, config_name):

@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
-from project import nodes, resume
+from project import imports, nodes, resume
 from project.checks import find_problems
 from project.command_line import ending_on_errors
 from project.errors import InputError
@@ -35,6 +35,7 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep in processes that belong to one run."""
+        imports.settle()  # its process goes on for long
         with ending_on_errors():
             nodes.refuse_sweep()
 

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 
+from project import imports
 from project.command_line import report
 from project.errors import InputError
 from project.forking import die_with_parent, flush, forget_ranks
@@ -75,6 +76,8 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
         SystemExit: the input was wrong.
         KeyboardInterrupt: this process was interrupted.
     """
+    imports.complete()  # once for all ranks: DDP asks for what has waited
+    imports.settle()
     flush()
     parent = os.getpid()
     port = _free_port()

@@ -14,7 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import nodes, screen
+from project import imports, nodes, screen
 from project.callbacks.record import Record
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
@@ -151,6 +151,7 @@ def fit_and_evaluate(
     Returns:
         The metrics by name, and which weights they are of: `best` or `last`.
     """
+    imports.settle()
     with raising_interrupts():
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
         metrics = dict(trainer.callback_metrics)

@@ -1,6 +1,5 @@
 """Jobs as processes of this machine."""
 
-import gc
 import importlib
 import os
 import pickle
@@ -10,12 +9,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from typing import Literal, NamedTuple, Protocol
 
 from hydra.types import TaskFunction
 
 from project.forking import flush
+from project.imports import complete, without_garbage_collection
 from project.sweeps.slots import Grant, Slots
 from project.sweeps.work import Letter, Order, become_job, environment_of, log_of, run_order
 
@@ -191,14 +191,4 @@ def preload(modules: Iterable[str]) -> None:
         for name in filter(None, modules):
             with suppress(Exception):
                 importlib.import_module(name)
-
-
-@contextmanager
-def without_garbage_collection() -> Iterator[None]:
-    """Import faster, and keep what was imported out of later collections: forks then share its memory."""
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.freeze()
-        gc.enable()
+        complete()

@@ -15,7 +15,7 @@ from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from project import resolvers
+from project import imports, resolvers
 from project.command_line import report
 from project.errors import one_line
 from project.forking import die_with_parent, flush, forget_ranks
@@ -192,6 +192,7 @@ class Letter:
 
 def main() -> None:
     """Run the job whose letter stands on the standard input: `python -m project.sweeps.work`."""
+    imports.defer()
     setup_globals()  # Hydra's own resolvers
     resolvers.register()
     letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
