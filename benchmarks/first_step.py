@@ -1,0 +1,18 @@
+"""A callback that tells when the first batch was trained, and ends the process there."""
+
+import os
+import sys
+import time
+from typing import Any
+
+from lightning.pytorch.callbacks import Callback
+
+
+class FirstStep(Callback):
+    """Writes the moment on standard output; its clock is that of all processes of the machine."""
+
+    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
+        """Write it and leave."""
+        sys.stdout.write(f"\nfirst step at {time.monotonic()}\n")
+        sys.stdout.flush()
+        os._exit(0)
