@@ -1,12 +1,17 @@
 """Rank runs: `python scripts/compare.py outputs/sweep/2026-01-31_09-30-00`."""
 
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+
 import argparse
 import signal
 import sys
 from pathlib import Path
 from typing import NoReturn
 
-from project import command_line
+from project import command_line, imports
 from project.errors import InputError
 from project.runs.compare import compare
 from project.runs.spreadsheet import write_csv
@@ -67,6 +72,7 @@ def main(arguments: list[str]) -> None:
     """Compare runs as the command line says."""
     command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
     args = parse(arguments)
+    imports.settle()
     comparison = compare(args.folders, args.by, each=args.each)
     print(render(comparison, args.top))
     if args.csv:

@@ -125,7 +125,6 @@ found["unwrapped"] = _unwrap_compiled(compiled)[0] is network
 torch.compile(train, backend="eager")()
 from torch._dynamo.utils import counters
 found["breaks"] = [reason.splitlines()[0] for reason in counters["graph_break"]]
-found["disabled"] = torch.optim.Optimizer.zero_grad.__wrapped__.__dict__["__dynamo_disable"](optimizer)
 found["deterministic"] = torch._inductor.config.deterministic
 from torchmetrics.classification import MulticlassAccuracy
 found["accuracy"] = float(MulticlassAccuracy(3)(torch.eye(3), torch.arange(3)))

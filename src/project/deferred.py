@@ -9,12 +9,16 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
-from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import spec_from_loader
 from threading import RLock
 from types import ModuleType, new_class
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    # Importing it takes longer than all of this; Python asks loaders and finders for their methods only.
+    from importlib.abc import Loader, MetaPathFinder
+else:
+    Loader = MetaPathFinder = object
 
 PROBED = frozenset({"__path__", "__warningregistry__", "__wrapped__"})
 """What Python and tools look for in any module; one that has not run lacks what it was not born with."""
@@ -177,7 +181,7 @@ class Finder(MetaPathFinder):
             return None
         run(package)
         present = sys.modules.get(fullname)
-        return spec_from_loader(fullname, PresentLoader(present)) if present is not None else None
+        return ModuleSpec(fullname, PresentLoader(present)) if present is not None else None
 
     def _deferred(self, name: str, path: Iterable[str] | None) -> ModuleSpec | None:
         spec = PathFinder.find_spec(name, None if path is None else list(path))

@@ -1,30 +1,51 @@
-"""Sweepers under the name that Hydra requires. Imported at every start: nothing heavy above."""
+"""Sweepers under the name that Hydra requires. Imported at every start; what they stand for when used."""
 
+from abc import abstractmethod
 from typing import Any
 
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
-from project.sweeps.grids import Grid
 
+class Found(Sweeper):
+    """What Hydra finds of a sweeper; to make one is to make what it stands for."""
 
-class GridSweeper(Grid):
-    """`hydra/sweeper=grid`."""
+    def __new__(cls, **options: Any) -> Any:
+        """Import the sweeper and make it."""
+        return cls.sweeper()(**options)
 
-
-class OptunaSweeper(Sweeper):
-    """`hydra/sweeper=optuna`: makes a `Search`, for which Optuna is imported only then."""
-
-    def __init__(self, **options: Any) -> None:
-        from project.sweeps.search import Search
-
-        self.search = Search(**options)
+    @classmethod
+    @abstractmethod
+    def sweeper(cls) -> type[Sweeper]:
+        """Import it."""
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """See `hydra.plugins.sweeper.Sweeper`."""
-        self.search.setup(hydra_context=hydra_context, task_function=task_function, config=config)
+        """Never called: nothing is an instance of this class."""
+        raise NotImplementedError
 
-    def sweep(self, arguments: list[str]) -> None:
-        """See `hydra.plugins.sweeper.Sweeper`."""
-        self.search.sweep(arguments)
+    def sweep(self, arguments: list[str]) -> Any:
+        """Never called: nothing is an instance of this class."""
+        raise NotImplementedError
+
+
+class GridSweeper(Found):
+    """`hydra/sweeper=grid`."""
+
+    @classmethod
+    def sweeper(cls) -> type[Sweeper]:
+        """Import it."""
+        from project.sweeps.grids import Grid
+
+        return Grid
+
+
+class OptunaSweeper(Found):
+    """`hydra/sweeper=optuna`."""
+
+    @classmethod
+    def sweeper(cls) -> type[Sweeper]:
+        """Import it, and Optuna with it."""
+        from project.sweeps.search import Search
+
+        return Search

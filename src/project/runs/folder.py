@@ -11,7 +11,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import cache
-from importlib.metadata import version
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -170,6 +169,8 @@ def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
 @cache  # the jobs of a sweep inherit it
 def versions() -> Mapping[str, str]:
     """Of Python and of what decides a run's result."""
+    from importlib.metadata import version  # takes longer than all else here
+
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
 
 
