@@ -5,7 +5,7 @@ import signal
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import yaml
@@ -13,7 +13,7 @@ from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.types import RunMode
 from omegaconf import _utils as omegaconf_utils
-from omegaconf import basecontainer
+from omegaconf import base, basecontainer, grammar_parser
 
 
 def compose_faster() -> None:
@@ -23,12 +23,18 @@ def compose_faster() -> None:
       The store is one for the process, and it copies each configuration that it hands out.
     - To know whether a command means a sweep it composes its configuration. A mistake that this shows is left
       to the next time.
+    - OmegaConf parses an expression such as `${data.path}` anew whenever it is asked for its value.
     - OmegaConf makes a class for each YAML file that it reads, on top of PyYAML's loader in pure Python.
     """
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     Hydra.get_mode = _get_mode  # type: ignore[method-assign]
     for module in (omegaconf_utils, basecontainer):
         module.get_yaml_loader = _yaml_loader  # type: ignore[attr-defined]
+    for module in (omegaconf_utils, base):
+        module.parse = _parse  # type: ignore[attr-defined]
+
+
+_parse = lru_cache(maxsize=10_000)(grammar_parser.parse)
 
 
 def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
