@@ -11,6 +11,7 @@ from typing import Any
 import yaml
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser import overrides_parser
 from hydra.types import RunMode
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base, basecontainer, grammar_parser
@@ -23,17 +24,20 @@ def compose_faster() -> None:
       The store is one for the process, and it copies each configuration that it hands out.
     - To know whether a command means a sweep it composes its configuration. A mistake that this shows is left
       to the next time.
+    - It looks at the signatures of the functions of its overrides whenever it is about to parse some.
     - OmegaConf parses an expression such as `${data.path}` anew whenever it is asked for its value.
     - OmegaConf makes a class for each YAML file that it reads, on top of PyYAML's loader in pure Python.
     """
     ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
     Hydra.get_mode = _get_mode  # type: ignore[method-assign]
+    overrides_parser.create_functions = _functions
     for module in (omegaconf_utils, basecontainer):
         module.get_yaml_loader = _yaml_loader  # type: ignore[attr-defined]
     for module in (omegaconf_utils, base):
         module.parse = _parse  # type: ignore[attr-defined]
 
 
+_functions = cache(overrides_parser.create_functions)
 _parse = lru_cache(maxsize=10_000)(grammar_parser.parse)
 
 
