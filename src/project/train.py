@@ -15,6 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
 from project import imports, nodes, screen
+from project.allocation import keep_freed_memory
 from project.callbacks.record import Record
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
@@ -63,6 +64,7 @@ def train(cfg: DictConfig) -> float | None:
 def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     """Do this process's part of a run: all of it, or that of one DDP rank."""
     silence_libraries()
+    keep_freed_memory()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
