@@ -7,7 +7,7 @@ from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import Images
-from project.datamodules.order import Order
+from project.datamodules.order import Order, TrainingOrder
 from project.datamodules.randomness import generator
 
 
@@ -61,6 +61,7 @@ class ImageLoader:
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they were mixed."""
         epoch, start = self.order.epoch, self.order.start
+        flipped = self._flipped(epoch)
         batches = self.images.batches(self.order, self.rows, self.device)
         for number, (pixels, labels) in enumerate(batches, start):
             images = pixels.float().sub_(self.shift).mul_(self.scale)
@@ -68,4 +69,15 @@ class ImageLoader:
                 yield images, labels
             else:
                 draws = generator(self.seed, epoch, number, self.rank, device=self.device)
-                yield self.augmentation(images, labels, draws)
+                yield self.augmentation(images, labels, draws, flipped[number] if flipped else None)
+
+    def _flipped(self, epoch: int) -> list[Tensor] | None:
+        """For each batch of an epoch, which images (B,) to flip, if the augmentation decides that by epoch."""
+        if self.augmentation is None or not isinstance(self.order, TrainingOrder):
+            return None
+        flipped = self.augmentation.flipped(len(self.images.labels), self.seed, epoch)
+        if flipped is None:
+            return None
+        batches = self.order.batches(epoch)
+        chosen = flipped[self.rows[torch.cat(batches)]].to(self.device)  # one transfer an epoch
+        return list(chosen.split([len(batch) for batch in batches]))

@@ -61,10 +61,13 @@ class TrainingOrder:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the indices (B,) of each batch of this rank, once without the first `start` of them."""
-        order = torch.randperm(self.total, generator=generator(self.seed, self.epoch))[: self.size]
         start, self.start, self._resume_at = self.start, 0, None
-        for batch in order.split(self.batch_size)[start:]:
-            yield batch[self.rank :: self.world_size]
+        yield from self.batches(self.epoch)[start:]
+
+    def batches(self, epoch: int) -> list[Tensor]:
+        """The indices (B,) of all batches of this rank in an epoch."""
+        order = torch.randperm(self.total, generator=generator(self.seed, epoch))[: self.size]
+        return [batch[self.rank :: self.world_size] for batch in order.split(self.batch_size)]
 
 
 class EvaluationOrder:

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from project.errors import InputError, one_line
+from project.modules.initialization import initialize_from_images
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups
 from project.modules.schedules import POSITION, Length, Schedule
+from project.modules.views import mean_over_views
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
@@ -31,6 +33,7 @@ class ImageClassifier(L.LightningModule):
         decay_norms_and_biases: whether weight decay applies to them too.
         compile: run the network through `torch.compile`; checkpoints keep their plain keys.
         channels_last: keep images and filters in channels-last memory order.
+        test_views: changed copies of a test image whose logits are averaged (see `views`).
         config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
     """
 
@@ -44,6 +47,7 @@ class ImageClassifier(L.LightningModule):
         decay_norms_and_biases: bool = True,
         compile: bool = False,
         channels_last: bool = False,
+        test_views: str = "none",
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -55,6 +59,7 @@ class ImageClassifier(L.LightningModule):
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
+        self.test_views = test_views
         self.config = dict(config or {})
         self.train_metrics = LossAndAccuracy()
         self.eval_metrics = LossAndAccuracy()
@@ -68,6 +73,7 @@ class ImageClassifier(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule; the trainer knows how long the training lasts."""
+        initialize_from_images(self.network, self.trainer)
         groups = parameter_groups(self.network, decay_norms_and_biases=self.decay_norms_and_biases)
         optimizer = _made("optim", self.optimizer_factory, groups)
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
@@ -130,7 +136,7 @@ class ImageClassifier(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
-        self._evaluate(batch)
+        self._evaluate(batch, self.test_views)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss` and `val/acc`."""
@@ -158,9 +164,9 @@ class ImageClassifier(L.LightningModule):
         self._write(values | {"train/lr": optimizer.param_groups[0]["lr"]})
         return values
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch, views: str = "none") -> None:
         images, targets = batch
-        logits = self(images)
+        logits = mean_over_views(self, images, views)
         self.eval_metrics.update(self.loss(logits, targets), logits, targets)
 
     def _log_evaluation(self, split: str) -> None:
