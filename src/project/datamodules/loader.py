@@ -72,7 +72,7 @@ class ImageLoader:
                 yield self.augmentation(images, labels, draws, flipped[number] if flipped else None)
 
     def _flipped(self, epoch: int) -> list[Tensor] | None:
-        """For each batch of an epoch, which images (B,) to flip, if the augmentation decides that by epoch."""
+        """For each batch of an epoch, which images (B,) to flip, if the augmentation says so by epoch."""
         if self.augmentation is None or not isinstance(self.order, TrainingOrder):
             return None
         flipped = self.augmentation.flipped(len(self.images.labels), self.seed, epoch)
