@@ -122,7 +122,8 @@ def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
         eps: added to the eigenvalues, so that what hardly varies is not blown up.
 
     Returns:
-        Filters (C * size * size, C, size, size), float32, those of the weakest directions first.
+        Filters (C * size * size, C, size, size), float32, those of the weakest directions first; of the two
+        signs that each may have, always the same one.
     """
     channels = images.shape[1]
     features = channels * size * size
@@ -134,6 +135,9 @@ def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
         patches += columns.shape[1]
     # So small a problem is solved on the CPU, in double precision, alike for every device.
     eigenvalues, eigenvectors = torch.linalg.eigh(moments.cpu().double() / patches)
+    # An eigenvector's sign is anyone's choice: this one does not hang on the last bit of the moments.
+    signs = (torch.linspace(1, 2, features, dtype=torch.double) @ eigenvectors).sign()
+    eigenvectors = eigenvectors * signs
     scaled = eigenvectors.T / (eigenvalues.clamp(min=0).view(-1, 1) + eps).sqrt()
     return scaled.float().view(features, channels, size, size).to(images.device)
 
