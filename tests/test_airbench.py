@@ -10,6 +10,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from project.callbacks.checkpoint import Checkpoint
+from project.callbacks.rest import Rest
 from project.datamodules.augmentation import Augmentation, random_crop
 from project.datamodules.randomness import generator
 from project.datamodules.synthetic import Synthetic
@@ -249,6 +250,23 @@ class Halt(L.Callback):
     def on_train_epoch_end(self, trainer, module) -> None:
         if trainer.current_epoch == 1:
             trainer.should_stop = True
+
+
+def test_parameters_at_rest_change_no_result_and_take_no_gradient(tmp_path: Path) -> None:
+    class Watch(L.Callback):
+        def __init__(self) -> None:
+            self.trains: list[bool] = []
+
+        def on_train_batch_start(self, trainer, module, *args) -> None:
+            self.trains.append(module.network.whitening.bias.requires_grad)
+
+    watch = Watch()
+    plain = fit(tmp_path / "plain").lightning_module
+    resting = fit(tmp_path / "resting", Rest({"whitening": 0.5}), watch).lightning_module
+    assert watch.trains == [True] * 14 + [False] * 14
+    assert resting.network.whitening.bias.requires_grad
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, resting.state_dict()[name]), name
 
 
 def test_a_network_that_is_computed_from_images_is_so_once(
