@@ -40,6 +40,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "model.layers": (1, math.inf),
     "model.width": (1, math.inf),
     "model.patch_size": (1, math.inf),
+    "model.kernel_size": (1, math.inf),
     "model.whitening_size": (1, math.inf),
     "model.norm_momentum": (0, 1),
     "optim.lr": (ABOVE_0, 1000),
