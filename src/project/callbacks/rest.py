@@ -11,7 +11,8 @@ class Rest(Callback):
     """Stop computing the gradients of parameters whose learning rate has come to 0 for good.
 
     Looked at once an epoch. Results are the same; what a first layer saves is the whole way back through what
-    follows it. Under DDP nothing is left out, for every rank waits for all gradients there.
+    follows it. A compiled network is compiled once more for that. Under DDP nothing is left out, for every
+    rank waits for all gradients there.
 
     Args:
         role_ends: fraction of the training after which a role's parameters (see `parameter_groups`) rest,

@@ -4,7 +4,7 @@ what it watches. A schedule of your own is one more such function and one YAML f
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -139,7 +139,9 @@ def linear(
     roles = {group["role"]: None for group in optimizer.param_groups if "role" in group}
     for role, end in role_ends.items():
         if role not in roles:
-            raise InputError(f"scheduler.role_ends.{role}: {_known(roles)}")
+            known = ", ".join(roles) or "none, for this model names no roles"
+            remedy = f"leave it out with '~scheduler.role_ends.{role}'"
+            raise InputError(f"scheduler.role_ends.{role}: choose from {known}; or {remedy}")
         if not 0 < end <= 1:
             raise InputError(f"scheduler.role_ends.{role}={end}: must be above 0 and at most 1")
 
@@ -148,11 +150,6 @@ def linear(
 
     ratios = [ratio_until(role_ends.get(group.get("role", ""), 1.0)) for group in optimizer.param_groups]
     return {"scheduler": torch_schedules.LambdaLR(optimizer, ratios), "interval": "step"}
-
-
-def _known(roles: Iterable[str]) -> str:
-    names = ", ".join(roles)
-    return f"choose from {names}" if names else "this model's parameters have no roles; remove it"
 
 
 def _half_cosine(done: float) -> float:
