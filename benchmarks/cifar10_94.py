@@ -173,7 +173,7 @@ class Recipe:
                 for rates in (
                     (network.whitening.bias, 0.053 * size),
                     (offsets, 0.053 * size),
-                    (network.head.weight, 0.67 * size),
+                    (network.head.weight, 0.67 * size / network.head.in_features**2),
                 )
             ],
             momentum=0.85,

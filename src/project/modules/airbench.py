@@ -37,8 +37,10 @@ class Airbench(nn.Module):
     """The network of airbench94 (Jordan 2024, arXiv 2404.00498, sec. 3.1, 3.2 and appendix).
 
     A frozen convolution whitens patches of 2×2 pixels; three groups of two convolutions follow, the maximum
-    over what is left of the image, and a linear layer without bias, whose output is divided by its number
-    of inputs. Batch norms have no gain. On images of at most 8 pixels a side later groups do not pool.
+    over what is left of the image, and a linear layer without bias. Batch norms have no gain. On images of at
+    most 8 pixels a side later groups do not pool. Where the paper divides the linear layer's output by its
+    number of inputs, its weights are so much smaller here: its learning rate is the paper's, divided by that
+    number twice.
 
     The whitening filters are random until `initialize` has seen images.
 
@@ -84,13 +86,13 @@ class Airbench(nn.Module):
         self.groups = nn.Sequential(*groups)
         self.head = nn.Linear(in_channels, num_classes, bias=False)
         with torch.no_grad():
-            self.head.weight /= self.head.weight.std()
+            self.head.weight /= self.head.weight.std() * in_channels
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
         features = self.groups(F.gelu(self.whitening(images)))  # B, C', H', W'
         features = F.max_pool2d(features, features.shape[2:]).flatten(1)  # B, C'
-        return self.head(features) / self.head.in_features
+        return self.head(features)
 
     @torch.no_grad()
     def initialize(self, images: Tensor) -> None:
