@@ -19,10 +19,10 @@ OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
 
 def test_conf_holds_what_these_tests_expect() -> None:
     # A test that discovers files asserts how many: one that sees none must not pass.
-    assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (8, 5, 5, 8)
-    assert len(options("experiment")) == 8
+    assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (10, 5, 6, 9)
+    assert len(options("experiment")) == 10
     assert (options("augment"), options("loss")) == (
-        ["affine", "crop_flip", "none", "strong"],
+        ["affine", "airbench", "crop_flip", "none", "strong"],
         ["cross_entropy", "mse"],
     )
 
@@ -31,7 +31,7 @@ def test_every_model_data_optimizer_and_schedule_compose_and_build(
     composed: Compose, data_overrides: dict[str, list[str]]
 ) -> None:
     # Sections of the configuration are files of their own: composing every pair and building every
-    # combination of them covers the product without composing 1,600 times.
+    # combination of them covers the product without composing 2,700 times.
     networks, makers = {}, {}
     for model, data in product(MODELS, DATA):
         config = composed(f"model={model}", f"data={data}", *data_overrides[data])
@@ -49,7 +49,7 @@ def test_every_model_data_optimizer_and_schedule_compose_and_build(
             assert schedule["scheduler"].optimizer is optimizer
             assert schedule["interval"] in ("step", "epoch")
             seen += 1
-    assert seen == 8 * 5 * 5 * 8
+    assert seen == 10 * 5 * 6 * 9
 
 
 def test_every_model_trains_a_step_on_every_data_set(
@@ -83,7 +83,7 @@ def test_every_model_trains_a_step_on_every_data_set(
         assert any(moved), (model, data)
         assert torch.isfinite(trainer.callback_metrics["train/loss"])
         seen += 1
-    assert seen == 8 * 5
+    assert seen == 10 * 5
 
 
 @pytest.mark.parametrize("experiment", options("experiment"))

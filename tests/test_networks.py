@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from project.errors import InputError
-from project.modules.cnn import CNN, ConvNet, LeNet
+from project.modules.cnn import CNN, BatchNormCNN, ConvNet, LeNet
 from project.modules.mlp import MLP
 from project.modules.resnet import ResNet
 from project.modules.rnn import RowLSTM
@@ -27,6 +27,7 @@ def parameters(network: nn.Module) -> int:
         (CNN(MNIST, 10), 1_199_882),  # the size that PyTorch's MNIST example has
         (LeNet(CIFAR, 10), 62_006),  # that of PyTorch's CIFAR-10 tutorial
         (ConvNet(MNIST, 10), 21_840),
+        (BatchNormCNN(MNIST, 10), 25 * 16 + 9 * (16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 9 * 64 * 10 + 10),
         (ResNet(CIFAR, 10, depth=20), 272_474),  # the paper's 0.27 M, and projections in the shortcuts
         (ResNet(CIFAR, 10, depth=18, width=64), 11_173_962),
     ],
@@ -104,6 +105,7 @@ def test_torchvision_resizes_images_that_are_too_small() -> None:
     ("build", "message"),
     [
         (lambda: MLP(MNIST, 10, activation="rellu"), r"model\.activation=rellu: choose from relu"),
+        (lambda: BatchNormCNN(MNIST, 10, channels=[8, 8]), r"model\.channels=\[8, 8\]: three are needed"),
         (lambda: LeNet((1, 8, 8), 10), r"data\.input_shape=\[1, 8, 8\]: too small"),
         (lambda: ResNet(CIFAR, 10, depth=19), r"model\.depth=19: choose 10, 18, 34"),
         (lambda: ViT(MNIST, 10, dim=30, heads=4), r"model\.heads=4: must divide model\.dim=30"),

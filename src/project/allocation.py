@@ -11,8 +11,8 @@ LARGEST_MMAP_THRESHOLD = 32 * 2**20
 def keep_freed_memory() -> bool:
     """Have glibc keep freed memory for the next step, instead of giving it back to the system.
 
-    A step frees its activations and gradients, and allocates as many in the next: where glibc gives them back,
-    each page is cleared and mapped anew. That is a sixth of the training time of a small CNN on a CPU core.
+    A step frees its activations and gradients, and the next one allocates as many: where glibc gives them
+    back, each page is cleared and mapped anew. That is a sixth of a small CNN's training time on a CPU core.
     Larger blocks than `LARGEST_MMAP_THRESHOLD` are given back as ever. Another allocator (`LD_PRELOAD`), or
     settings of glibc's in the environment (`MALLOC_…`, `GLIBC_TUNABLES`), are left as they are.
 

@@ -77,6 +77,7 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         decay_norms_and_biases=cfg.decay_norms_and_biases,
         compile=cfg.compile,
         channels_last=cfg.channels_last,
+        test_views=cfg.test_views,
         config=config,
     )
     callbacks: dict[str, Callback] = build(config, "callbacks")

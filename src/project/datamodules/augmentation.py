@@ -7,18 +7,25 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from project.datamodules.randomness import generator as seeded
 from project.errors import InputError
+
+FLIPS = 1_717_536_368
+"""Key of the draws that alternating flips begin with, unlike any epoch's number."""
 
 
 class Augmentation:
     """Random changes of normalized training images, in the order of the arguments; 0 switches one off.
 
-    Pixels that come from outside an image are 0, the data set's mean.
+    Pixels that come from outside an image are 0, the data set's mean, unless `crop_mode` says otherwise.
 
     Args:
         num_classes: number of classes, for mixed targets.
         crop_padding: shift by up to so many pixels in each direction (pad, then crop).
+        crop_mode: what a shift brings in: `zeros`, or by `reflect` the image, mirrored at its edge.
         flip: probability of a horizontal flip.
+        flip_mode: `random` draws anew each time; with `alternating` an image is flipped in every other epoch,
+            and `flip` of them in the first (Jordan 2024, arXiv 2404.00498, sec. 3.6).
         rotate: largest rotation, degrees.
         translate: largest shift, as a fraction of the side; between pixels, unlike `crop_padding`.
         scale: largest change of size, as a fraction: 0.1 draws from 0.9 to 1.1.
@@ -37,7 +44,9 @@ class Augmentation:
         self,
         num_classes: int,
         crop_padding: int = 0,
+        crop_mode: str = "zeros",
         flip: float = 0.0,
+        flip_mode: str = "random",
         rotate: float = 0.0,
         translate: float = 0.0,
         scale: float = 0.0,
@@ -62,9 +71,17 @@ class Augmentation:
             if not 0 <= value <= largest:
                 below = "" if math.isinf(largest) else f" and at most {largest}"
                 raise InputError(f"augment.{name}={value}: must be at least 0{below}")
+        for name, word, allowed in (
+            ("crop_mode", crop_mode, ("zeros", "reflect")),
+            ("flip_mode", flip_mode, ("random", "alternating")),
+        ):
+            if word not in allowed:
+                raise InputError(f"augment.{name}={word}: choose from {', '.join(allowed)}")
         self.num_classes = num_classes
         self.crop_padding = crop_padding
+        self.crop_mode = crop_mode
         self.flip = flip
+        self.flip_mode = flip_mode
         self.rotate = rotate
         self.translate = translate
         self.scale = scale
@@ -91,20 +108,34 @@ class Augmentation:
     def _mixes(self) -> bool:
         return bool(self.mixup or self.cutmix)
 
-    def __call__(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    def flipped(self, count: int, seed: int, epoch: int) -> Tensor | None:
+        """Which of the `count` images of a data set are flipped in this epoch, (count,) bool on the CPU; None
+        if each batch draws that.
+        """
+        if not self.flip or self.flip_mode != "alternating":
+            return None
+        first = torch.rand(count, generator=seeded(seed, FLIPS)) < self.flip
+        return first ^ bool(epoch % 2)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, generator: torch.Generator, flipped: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
         """Change a batch.
 
         Args:
             images: (B, C, H, W), normalized.
             labels: (B,) long.
             generator: on the images' device.
+            flipped: (B,) bool, which images to flip, where `flipped` has decided that.
 
         Returns:
             Images (B, C, H, W), and targets: the labels, or probabilities (B, K) if images were mixed.
         """
         if self.crop_padding:
-            images = random_crop(images, self.crop_padding, generator)
-        if self.flip:
+            images = random_crop(images, self.crop_padding, generator, self.crop_mode)
+        if flipped is not None:
+            images = flip_some(images, flipped)
+        elif self.flip:
             images = random_flip(images, self.flip, generator)
         if self._affine:
             images = random_affine(
@@ -132,10 +163,21 @@ class Augmentation:
         return mix(images, targets, kept.to(images.device), generator)
 
 
-def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Tensor:
-    """Shift each image (B, C, H, W) by up to `padding` pixels each way; zeros come in from outside."""
+def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode: str = "zeros") -> Tensor:
+    """Shift each image (B, C, H, W) by up to `padding` pixels each way.
+
+    What comes in from outside is zeros, or with mode `reflect` the image itself, mirrored at its edge.
+
+    Raises:
+        InputError: the image is too small to be mirrored so far.
+    """
     batch, _, height, width = images.shape
-    padded = F.pad(images, (padding,) * 4)
+    if mode == "reflect" and padding >= min(height, width):
+        raise InputError(
+            f"augment.crop_padding={padding}: must be below the image's side, {min(height, width)}, with "
+            "augment.crop_mode=reflect"
+        )
+    padded = F.pad(images, (padding,) * 4, mode="constant" if mode == "zeros" else mode)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # B, C, 2p + 1, 2p + 1, H, W: a view
     shifts = torch.randint(2 * padding + 1, (2, batch), generator=generator, device=images.device)
     return windows[torch.arange(batch, device=images.device), :, shifts[0], shifts[1]]
@@ -143,8 +185,12 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator) -> Ten
 
 def random_flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Mirror each image (B, C, H, W) left to right with the given probability."""
-    flipped = _chance(images, probability, generator).view(-1, 1, 1, 1)
-    return torch.where(flipped, images.flip(-1), images)
+    return flip_some(images, _chance(images, probability, generator))
+
+
+def flip_some(images: Tensor, flipped: Tensor) -> Tensor:
+    """Mirror those images (B, C, H, W) left to right for which `flipped` (B,) is true."""
+    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def random_affine(

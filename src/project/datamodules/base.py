@@ -271,6 +271,19 @@ class ImageDataModule(L.LightningDataModule):
         assert images is not None
         return Part(images, torch.arange(len(images.labels)))
 
+    def training_sample(self, size: int = 5000) -> Tensor:
+        """Normalized training images (n, C, H, W) float32, at most `size`, spaced evenly, on the device.
+
+        The same on all ranks: for weights that are computed from images.
+        """
+        assert self.mean is not None
+        assert self.std is not None
+        images, rows = self._parts["train"]
+        spaced = torch.linspace(0, len(rows) - 1, min(size, len(rows))).long()
+        pixels = images.sample(rows[spaced]).to(self._place()[2])
+        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
+        return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
     def _measure_channels(self, sample: int = 10_000) -> None:
         """Compute the statistics that were not given, from training images (at most `sample` of them)."""
         if "train" not in self._parts:

@@ -1,13 +1,14 @@
 """The loader: ready batches, normalized and augmented whole, on the device."""
 
 from collections.abc import Iterator, Sequence
+from itertools import repeat
 
 import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import Images
-from project.datamodules.order import Order
+from project.datamodules.order import Order, TrainingOrder
 from project.datamodules.randomness import batch_generators
 
 
@@ -67,14 +68,25 @@ class ImageLoader:
         if self.augmentation is None:
             yield from batches
             return
-        generators = batch_generators(
-            self.seed, self.order.epoch, self.order.start, self.rank, device=self.device
-        )
-        for (images, labels), draws in zip(batches, generators, strict=False):
-            yield self.augmentation(images, labels, draws)
+        epoch, start = self.order.epoch, self.order.start
+        generators = batch_generators(self.seed, epoch, start, self.rank, device=self.device)
+        flips = self._flips(epoch, start)
+        for (images, labels), draws, flipped in zip(batches, generators, flips, strict=False):
+            yield self.augmentation(images, labels, draws, flipped)
 
     def _normalized(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalized images (B, C, H, W) and labels (B,), computed for a group of batches at once."""
         for rows, labels, sizes in self.images.groups(self.order, self.rows, self.device):
             images = self.images.from_rows(rows.float().sub_(self._row_shift).mul_(self._row_scale))
             yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+
+    def _flips(self, epoch: int, start: int) -> Iterator[Tensor | None]:
+        """Which images (B,) of each batch as of `start` to flip, where the augmentation tells by epoch."""
+        if self.augmentation is None or not isinstance(self.order, TrainingOrder):
+            return repeat(None)
+        flipped = self.augmentation.flipped(len(self.images.labels), self.seed, epoch)
+        if flipped is None:
+            return repeat(None)
+        indices, sizes = self.order.indices(epoch, start)
+        chosen = flipped[self.rows[indices]].to(self.device)  # one transfer an epoch
+        return iter(chosen.split(sizes))

@@ -66,8 +66,12 @@ class TrainingOrder:
 
     def draw(self) -> tuple[Tensor, list[int]]:
         """Return the indices of what `__iter__` would yield, one batch after the other, and each one's B."""
-        order = torch.randperm(self.total, generator=generator(self.seed, self.epoch))[: self.size]
         start, self.start, self._resume_at = self.start, 0, None
+        return self.indices(self.epoch, start)
+
+    def indices(self, epoch: int, start: int = 0) -> tuple[Tensor, list[int]]:
+        """Return the indices of this rank's batches of an epoch as of batch `start`, and each one's B."""
+        order = torch.randperm(self.total, generator=generator(self.seed, epoch))[: self.size]
         # Batches are multiples of `world_size`: a stride over the epoch is one over each of them.
         indices = order[start * self.batch_size :][self.rank :: self.world_size]
         batch = self.batch_size // self.world_size

@@ -9,9 +9,11 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from project.errors import InputError, one_line
+from project.modules.initialization import initialize_from_images
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups
 from project.modules.schedules import POSITION, Length, Schedule
+from project.modules.views import mean_over_views
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
@@ -32,6 +34,7 @@ class ImageClassifier(L.LightningModule):
         compile: run the network through `torch.compile`, on a GPU as CUDA graphs, one for each shape of a
             batch; checkpoints keep their plain keys.
         channels_last: keep images and filters in channels-last memory order.
+        test_views: changed copies of a test image whose logits are averaged (see `views`).
         config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
     """
 
@@ -48,6 +51,7 @@ class ImageClassifier(L.LightningModule):
         decay_norms_and_biases: bool = True,
         compile: bool = False,
         channels_last: bool = False,
+        test_views: str = "none",
         config: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
@@ -59,6 +63,7 @@ class ImageClassifier(L.LightningModule):
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
+        self.test_views = test_views
         self.config = dict(config or {})
         self.train_metrics = LossAndAccuracy()
         self.eval_metrics = LossAndAccuracy()
@@ -77,10 +82,12 @@ class ImageClassifier(L.LightningModule):
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K)."""
-        return self.network(images.contiguous(memory_format=self.memory_format))
+        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
+        return logits.clone() if self._graphed else logits  # the graph's next run writes to the same place
 
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule; the trainer knows how long the training lasts."""
+        initialize_from_images(self.network, self.trainer)
         groups = parameter_groups(self.network, decay_norms_and_biases=self.decay_norms_and_biases)
         optimizer = _made("optim", self.optimizer_factory, groups)
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
@@ -113,7 +120,7 @@ class ImageClassifier(L.LightningModule):
         images, targets = batch
         logits = self.forward(images)
         loss: Tensor = self.loss(logits, targets)
-        self.train_metrics.append(loss, self._kept(logits), targets)
+        self.train_metrics.append(loss, logits, targets)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -147,7 +154,7 @@ class ImageClassifier(L.LightningModule):
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
-        self._evaluate(batch)
+        self._evaluate(batch, self.test_views)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss` and `val/acc`."""
@@ -173,14 +180,10 @@ class ImageClassifier(L.LightningModule):
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self._write(self.latest | {"train/lr": optimizer.param_groups[0]["lr"]})
 
-    def _evaluate(self, batch: Batch) -> None:
+    def _evaluate(self, batch: Batch, views: str = "none") -> None:
         images, targets = batch
-        logits = self(images)
-        self.eval_metrics.append(self.loss(logits, targets), self._kept(logits), targets)
-
-    def _kept(self, logits: Tensor) -> Tensor:
-        """Logits that keep their values: a CUDA graph writes the next batch's to the same place."""
-        return logits.detach().clone() if self._graphed else logits
+        logits = mean_over_views(self, images, views)
+        self.eval_metrics.append(self.loss(logits, targets), logits, targets)
 
     def _log_evaluation(self, split: str) -> None:
         measured = self.eval_metrics.read()

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from project.errors import InputError
 from project.modules.shapes import flat_features, pair
 
 
@@ -133,4 +134,41 @@ class ConvNet(_ConvClassifier):
             nn.Dropout(dropout),
             nn.Linear(hidden, num_classes),
         )
+        super().__init__(body, head)
+
+
+class BatchNormCNN(_ConvClassifier):
+    """Three convolutions with batch norm, for much accuracy in little time.
+
+    The first two are pooled before they are normalized: what follows sees a quarter of the pixels, and the
+    result is the same as long as gains are positive.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        num_classes: number of logits.
+        channels: filters of the three convolutions.
+        kernel_size: side of the first one's filters, pixels; the others' are 3×3.
+        norm_momentum: share of each batch in the running statistics; large enough for short trainings.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Sequence[int] = (16, 32, 64),
+        kernel_size: int = 5,
+        norm_momentum: float = 0.4,
+    ) -> None:
+        if len(channels) != 3:
+            raise InputError(f"model.channels={list(channels)}: three are needed, one for each convolution")
+        layers: list[nn.Module] = []
+        in_channels = input_shape[0]
+        for number, out_channels in enumerate(channels):
+            layers.append(nn.Conv2d(in_channels, out_channels, kernel_size if number == 0 else 3, bias=False))
+            if number < 2:
+                layers.append(nn.MaxPool2d(2))
+            layers += [nn.BatchNorm2d(out_channels, momentum=norm_momentum), nn.ReLU()]
+            in_channels = out_channels
+        body = nn.Sequential(*layers)
+        head = nn.Sequential(nn.Linear(flat_features(body, input_shape), num_classes))
         super().__init__(body, head)

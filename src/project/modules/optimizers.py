@@ -1,6 +1,6 @@
-"""Parameter groups, and the one optimizer that torch does not have whole."""
+"""Parameter groups, and optimizers that are made of two."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -13,21 +13,64 @@ ParameterGroups = list[dict[str, Any]]
 def parameter_groups(network: nn.Module, *, decay_norms_and_biases: bool) -> ParameterGroups:
     """Trainable parameters of `network` as optimizer groups.
 
+    A network may have a method `parameter_roles`, which returns lists of parameters by the name of what
+    they do. Each role is a group then, with its name as `role`.
+
     Args:
         network: whose parameters are optimized; frozen ones are left out.
         decay_norms_and_biases: if false, parameters of one dimension (biases, gains and offsets of
             norms) form a group with `weight_decay` 0.
     """
-    parameters = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    if decay_norms_and_biases:
-        return [{"params": parameters}]
-    matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-    groups: ParameterGroups = [{"params": matrices}, {"params": vectors, "weight_decay": 0.0}]
+    groups: ParameterGroups = []
+    for name, members in _roles(network).items():
+        role = {"role": name} if name else {}
+        parameters = [parameter for parameter in members if parameter.requires_grad]
+        if decay_norms_and_biases:
+            groups.append({"params": parameters} | role)
+            continue
+        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+        groups += [{"params": matrices} | role, {"params": vectors, "weight_decay": 0.0} | role]
     return [group for group in groups if group["params"]]
 
 
-class Muon(Optimizer):
+def _roles(network: nn.Module) -> Mapping[str, list[Tensor]]:
+    """Parameters by role; those of a network that names no roles, or leaves some out, have none: ``""``."""
+    named: Mapping[str, list[Tensor]] = getattr(network, "parameter_roles", dict)()
+    taken = [id(parameter) for members in named.values() for parameter in members]
+    assert len(taken) == len(set(taken)), "a parameter has two roles"
+    rest: list[Tensor] = [parameter for parameter in network.parameters() if id(parameter) not in set(taken)]
+    return {**named, "": rest}
+
+
+class Combined(Optimizer):
+    """Several optimizers that step together, and are one to schedules and checkpoints.
+
+    Args:
+        parts: by name; each has its own parameters.
+        defaults: see `torch.optim.Optimizer`.
+    """
+
+    def __init__(self, parts: Mapping[str, Optimizer], defaults: dict[str, Any]) -> None:
+        self._parts = dict(parts)
+        groups = [dict(group, optimizer=name) for name, part in parts.items() for group in part.param_groups]
+        super().__init__(groups, defaults)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        """Take one step of each; return the closure's loss."""
+        loss = None
+        if closure is not None:
+            with torch.enable_grad():
+                loss = closure()
+        for name, part in self._parts.items():
+            # Groups and state live here, where schedules change them and checkpoints restore them.
+            part.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
+            part.state = self.state
+            part.step()
+        return loss
+
+
+class Muon(Combined):
     """`torch.optim.Muon` for matrices, `torch.optim.AdamW` for everything else, as one optimizer.
 
     Muon orthogonalizes the momentum of a matrix (Jordan 2024). Its step is scaled to the size of
@@ -54,37 +97,22 @@ class Muon(Optimizer):
         other_options = {"lr": lr, "weight_decay": weight_decay, "betas": betas}
         matrices: ParameterGroups = []
         others: ParameterGroups = []
-        for group in _as_groups(params):
+        for group in as_groups(params):
             group_params = list(group["params"])
             if chosen := [parameter for parameter in group_params if parameter.ndim == 2]:
                 matrices.append(matrix_options | group | {"params": chosen})
             if chosen := [parameter for parameter in group_params if parameter.ndim != 2]:
                 others.append(other_options | group | {"params": chosen})
-        self._parts: dict[str, Optimizer] = {}
+        parts: dict[str, Optimizer] = {}
         if matrices:
-            self._parts["muon"] = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
+            parts["muon"] = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
         if others:
-            self._parts["adamw"] = torch.optim.AdamW(others)
-        groups = [
-            dict(group, optimizer=name) for name, part in self._parts.items() for group in part.param_groups
-        ]
-        super().__init__(groups, defaults={"lr": lr, "weight_decay": weight_decay})
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step of both; return the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for name, part in self._parts.items():
-            # Groups and state live here, where schedules change them and checkpoints restore them.
-            part.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
-            part.state = self.state
-            part.step()
-        return loss
+            parts["adamw"] = torch.optim.AdamW(others)
+        super().__init__(parts, defaults={"lr": lr, "weight_decay": weight_decay})
 
 
-def _as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterGroups:
+def as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterGroups:
+    """Parameters, or groups of them, as groups."""
     entries = list(params)
     if entries and isinstance(entries[0], dict):
         return entries  # type: ignore[return-value]

@@ -4,7 +4,7 @@ what it watches. A schedule of your own is one more such function and one YAML f
 """
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch.optim import Optimizer
@@ -113,6 +113,43 @@ def cosine(
 
     ratios = [ratio_of(group["lr"]) for group in optimizer.param_groups]
     return {"scheduler": torch_schedules.LambdaLR(optimizer, ratios), "interval": interval}
+
+
+def linear(
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    final_ratio: float = 0.0,
+    role_ends: Mapping[str, float] | None = None,
+) -> Schedule:
+    """Straight from the learning rate down to `final_ratio` of it.
+
+    Args:
+        optimizer: its learning rates are where it starts.
+        length: of the training.
+        final_ratio: the last learning rate in units of the first.
+        role_ends: for the parameters of a role (see `parameter_groups`), the fraction of the training after
+            which they have arrived there, if it is not 1.
+
+    Raises:
+        InputError: no parameters have such a role, or the fraction is not above 0 and at most 1.
+    """
+    total = length.in_units_of("step")
+    role_ends = role_ends or {}
+    roles = {group["role"]: None for group in optimizer.param_groups if "role" in group}
+    for role, end in role_ends.items():
+        if role not in roles:
+            known = ", ".join(roles) or "none, for this model names no roles"
+            remedy = f"leave it out with '~scheduler.role_ends.{role}'"
+            raise InputError(f"scheduler.role_ends.{role}: choose from {known}; or {remedy}")
+        if not 0 < end <= 1:
+            raise InputError(f"scheduler.role_ends.{role}={end}: must be above 0 and at most 1")
+
+    def ratio_until(end: float) -> Callable[[int], float]:
+        return lambda step: 1 - (1 - final_ratio) * min(1.0, step / (end * total))
+
+    ratios = [ratio_until(role_ends.get(group.get("role", ""), 1.0)) for group in optimizer.param_groups]
+    return {"scheduler": torch_schedules.LambdaLR(optimizer, ratios), "interval": "step"}
 
 
 def _half_cosine(done: float) -> float:

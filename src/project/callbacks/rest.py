@@ -1,0 +1,49 @@
+"""Parameters that have come to rest cost nothing more."""
+
+from collections.abc import Mapping
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+
+
+class Rest(Callback):
+    """Stop computing the gradients of parameters whose learning rate has come to 0 for good.
+
+    Looked at once an epoch. Results are the same; what a first layer saves is the whole way back through what
+    follows it. A compiled network is compiled once more for that. Under DDP nothing is left out, for every
+    rank waits for all gradients there.
+
+    Args:
+        role_ends: fraction of the training after which a role's parameters (see `parameter_groups`) rest,
+            as the schedule `linear` takes it.
+    """
+
+    def __init__(self, role_ends: Mapping[str, float]) -> None:
+        self.role_ends = dict(role_ends)
+        self._resting: list[Tensor] = []
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Let those rest whose time has come."""
+        if trainer.world_size > 1:
+            return
+        done = trainer.global_step / trainer.estimated_stepping_batches
+        for group in trainer.optimizers[0].param_groups:
+            if done >= self.role_ends.get(group.get("role", ""), float("inf")):
+                for parameter in group["params"]:
+                    if parameter.requires_grad:
+                        parameter.requires_grad = False
+                        parameter.grad = None
+                        self._resting.append(parameter)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Leave the parameters as they were."""
+        for parameter in self._resting:
+            parameter.requires_grad = True
+        self._resting = []
+
+    def on_exception(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
+    ) -> None:
+        """Leave the parameters as they were."""
+        self.on_train_end(trainer, pl_module)

@@ -1,0 +1,159 @@
+"""The network that learns CIFAR-10 to 94 % in seconds: its first layer is computed from the images."""
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from project.errors import InputError
+
+
+class ConvGroup(nn.Module):
+    """Two 3×3 convolutions, each with batch norm and GELU; the first is followed by max-pooling.
+
+    Args:
+        in_channels: of the features that come in.
+        channels: of those that go out.
+        pool: height and width of the pooling window.
+        norm_momentum: share of each batch in the running statistics.
+    """
+
+    def __init__(self, in_channels: int, channels: int, pool: tuple[int, int], norm_momentum: float) -> None:
+        super().__init__()
+        self.conv1 = _identity_conv(in_channels, channels)
+        self.pool = nn.MaxPool2d(pool)
+        self.norm1 = _offset_norm(channels, norm_momentum)
+        self.conv2 = _identity_conv(channels, channels)
+        self.norm2 = _offset_norm(channels, norm_momentum)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """Map features (B, in_channels, H, W) to (B, channels, H // pool, W // pool)."""
+        features = F.gelu(self.norm1(self.pool(self.conv1(inputs))))
+        return F.gelu(self.norm2(self.conv2(features)))
+
+
+class Airbench(nn.Module):
+    """The network of airbench94 (Jordan 2024, arXiv 2404.00498, sec. 3.1, 3.2 and appendix).
+
+    A frozen convolution whitens patches of 2×2 pixels; three groups of two convolutions follow, the maximum
+    over what is left of the image, and a linear layer without bias. Batch norms have no gain. On images of at
+    most 8 pixels a side later groups do not pool. Where the paper divides the linear layer's output by its
+    number of inputs, its weights are so much smaller here: its learning rate is the paper's, divided by that
+    number twice.
+
+    The whitening filters are random until `initialize` has seen images.
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        num_classes: number of logits.
+        widths: channels of the three groups.
+        whitening_size: side of the patches that are whitened, pixels.
+        norm_momentum: share of each batch in batch norm's running statistics.
+
+    Raises:
+        InputError: there are not three widths, or the images are smaller than a patch.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        widths: Sequence[int] = (64, 256, 256),
+        whitening_size: int = 2,
+        norm_momentum: float = 0.4,
+    ) -> None:
+        super().__init__()
+        channels, height, width = input_shape
+        if len(widths) != 3:
+            raise InputError(f"model.widths={list(widths)}: three are needed, one for each group")
+        if min(height, width) < whitening_size:
+            raise InputError(
+                f"model.whitening_size={whitening_size}: must be at most {min(height, width)}, the side of "
+                f"data.input_shape={list(input_shape)}"
+            )
+        # Each direction of the patches' space has two filters, one of either sign.
+        self.whitening = nn.Conv2d(channels, 2 * channels * whitening_size**2, whitening_size)
+        self.whitening.weight.requires_grad = False
+        sides = (height - whitening_size + 1, width - whitening_size + 1)
+        groups = []
+        in_channels = self.whitening.out_channels
+        for group_channels in widths:
+            pool = (min(2, sides[0]), min(2, sides[1]))
+            groups.append(ConvGroup(in_channels, group_channels, pool, norm_momentum))
+            sides = (sides[0] // pool[0], sides[1] // pool[1])
+            in_channels = group_channels
+        self.groups = nn.Sequential(*groups)
+        self.head = nn.Linear(in_channels, num_classes, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std() * in_channels
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Map images (B, C, H, W) to logits (B, num_classes)."""
+        features = self.groups(F.gelu(self.whitening(images)))  # B, C', H', W'
+        features = F.max_pool2d(features, features.shape[2:]).flatten(1)  # B, C'
+        return self.head(features)
+
+    @torch.no_grad()
+    def initialize(self, images: Tensor) -> None:
+        """Compute the whitening filters from normalized training images (N, C, H, W)."""
+        filters = whitening_filters(images, self.whitening.kernel_size[0])  # C * s * s, C, s, s
+        self.whitening.weight.copy_(torch.cat([filters, -filters]))
+
+    def parameter_roles(self) -> Mapping[str, list[Tensor]]:
+        """What the trainable parameters do, for optimizers and schedules that treat them apart."""
+        norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
+        filters = [module for module in self.groups.modules() if isinstance(module, nn.Conv2d)]
+        assert self.whitening.bias is not None
+        return {
+            "whitening": [self.whitening.bias],
+            "norms": [norm.bias for norm in norms],
+            "filters": [conv.weight for conv in filters],
+            "head": [self.head.weight],
+        }
+
+
+def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
+    """Filters whose outputs are uncorrelated and of equal power on patches of these images.
+
+    They are the eigenvectors of the patches' second moments, each divided by the root of its eigenvalue.
+
+    Args:
+        images: (N, C, H, W).
+        size: side of a patch, pixels.
+        eps: added to the eigenvalues, so that what hardly varies is not blown up.
+
+    Returns:
+        Filters (C * size * size, C, size, size), float32, those of the weakest directions first; of the two
+        signs that each may have, always the same one.
+    """
+    channels = images.shape[1]
+    features = channels * size * size
+    moments = torch.zeros(features, features, device=images.device)
+    patches = 0
+    for chunk in images.float().split(500):
+        columns = F.unfold(chunk, size).transpose(0, 1).flatten(1)  # C * size * size, n * positions
+        moments += columns @ columns.T
+        patches += columns.shape[1]
+    # So small a problem is solved on the CPU, in double precision, alike for every device.
+    eigenvalues, eigenvectors = torch.linalg.eigh(moments.cpu().double() / patches)
+    # An eigenvector's sign is anyone's choice: this one does not hang on the last bit of the moments.
+    signs = (torch.linspace(1, 2, features, dtype=torch.double) @ eigenvectors).sign()
+    eigenvectors = eigenvectors * signs
+    scaled = eigenvectors.T / (eigenvalues.clamp(min=0).view(-1, 1) + eps).sqrt()
+    return scaled.float().view(features, channels, size, size).to(images.device)
+
+
+def _identity_conv(in_channels: int, channels: int) -> nn.Conv2d:
+    """A 3×3 convolution whose first filters pass the incoming channels on."""
+    conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
+    with torch.no_grad():
+        nn.init.dirac_(conv.weight[:in_channels])
+    return conv
+
+
+def _offset_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
+    """Batch norm that learns offsets alone."""
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=momentum)
+    norm.weight.requires_grad = False
+    return norm
