@@ -17,6 +17,7 @@ Of what `import lightning` brings with it a run needs less than half. What it do
 Where a version of a library asks for something else of them, they run earlier, and a start takes longer.
 """
 
+import atexit
 import gc
 import logging
 import sys
@@ -133,6 +134,7 @@ def settle() -> None:
     """
     gc.freeze()
     gc.enable()
+    atexit.register(gc.unfreeze)  # some libraries report what is not collected at the end as leaked
 
 
 @contextmanager
