@@ -184,6 +184,20 @@ def test_what_must_see_every_batch_does_and_refuses_chunks(tmp_path: Path) -> No
         make_trainer(tmp_path, chunk=8, gradient_clip_val=None).fit(module, make_data())
 
 
+def test_hooks_of_an_optimizer_are_called_within_chunks(tmp_path: Path) -> None:
+    class Hooked(L.Callback):
+        def on_train_start(self, trainer, module) -> None:
+            self.steps = 0
+            trainer.optimizers[0].register_step_post_hook(self.count)
+
+        def count(self, optimizer, *args) -> None:
+            self.steps += 1
+
+    hooked = Hooked()
+    make_trainer(tmp_path, [hooked], chunk=8, enable_checkpointing=False).fit(make_module(), make_data())
+    assert hooked.steps == 14
+
+
 def test_a_module_of_ones_own_may_log_and_load_as_lightning_lets_it(tmp_path: Path) -> None:
     class Own(L.LightningModule):
         def __init__(self) -> None:

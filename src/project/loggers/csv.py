@@ -1,6 +1,7 @@
 """Metrics as a table that any tool reads."""
 
 import csv
+import time
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +10,13 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+INTERVAL_S = 1.0
+"""Between two times that rows are written: opening the file takes as long as a step of a small network."""
+
 
 class MetricsCSV(Logger):
-    """One row a step at which something was logged, one column a metric, appended as training goes.
+    """One row a step at which something was logged, one column a metric, appended as training goes, once a
+    second.
 
     Lightning's own `CSVLogger` deletes the table of a folder that it is opened in again; this one continues
     it, and drops the rows that a resumed run writes anew.
@@ -25,6 +30,8 @@ class MetricsCSV(Logger):
         self.file = Path(file)
         self._columns: list[str] = []
         self._row: dict[str, Any] = {}
+        self._waiting: list[dict[str, Any]] = []
+        self._written = time.monotonic()
         self._opened = False
 
     @property
@@ -49,42 +56,53 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add metrics to the row of a step; a row is written when the next step's begins."""
+        """Add metrics to the row of a step, which ends when the next step's begins."""
         if self._row and self._row["step"] != step:
-            self.save()
+            self._waiting.append(self._row)
+            self._row = {}
+            if time.monotonic() - self._written >= INTERVAL_S:
+                self._append()
         self._row |= {"step": step, **metrics}
 
     @rank_zero_only
     def save(self) -> None:
-        """Write the row that is being filled."""
-        if not self._row:
-            return
+        """Write all rows, that which is being filled too."""
+        if self._row:
+            self._waiting.append(self._row)
+            self._row = {}
+        if self._waiting:
+            self._append()
+
+    def _append(self) -> None:
+        """Write the rows that wait."""
+        self._written = time.monotonic()
         if not self._opened:
-            self._open(self._row["step"])
-        new = [name for name in self._row if name not in self._columns]
+            self._open(self._waiting[0])
+        known = {*self._columns}
+        new = [name for row in self._waiting for name in row if name not in known]
         if new:
             rows = self._read()
-            self._columns += new
-            self._write([*rows, self._row])
+            self._columns += dict.fromkeys(new)
+            self._write([*rows, *self._waiting])
         else:
             with self.file.open("a", newline="") as stream:
-                csv.DictWriter(stream, self._columns).writerow(self._row)
-        self._row = {}
+                csv.DictWriter(stream, self._columns).writerows(self._waiting)
+        self._waiting = []
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
         self.save()
 
-    def _open(self, step: int) -> None:
-        """Continue a table that is there already, as of `step`."""
+    def _open(self, first: Mapping[str, Any]) -> None:
+        """Continue a table that is there already, as of the row `first`."""
         self._opened = True
         if self.file.exists():
             with self.file.open(newline="") as stream:
                 reader = csv.DictReader(stream)
                 self._columns = list(reader.fieldnames or [])
                 # A run resumed when it was done trains no step anew, and only adds to its last row's step.
-                last = step - 1 if "train/loss" in self._row else step
+                last = first["step"] - 1 if "train/loss" in first else first["step"]
                 whole = [row for row in reader if None not in row and None not in row.values()]
                 earlier = [row for row in whole if row["step"].isdigit() and int(row["step"]) <= last]
             self._write(earlier)

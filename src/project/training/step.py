@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -14,6 +15,7 @@ from lightning.pytorch.utilities.combined_loader import _MaxSizeCycle
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
 
 
 class Step:
@@ -43,6 +45,7 @@ class Step:
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
         self._training_step = self.module.training_step if plain else self.strategy.training_step
         self._zeroes_plainly = type(self.optimizer).zero_grad is Optimizer.zero_grad
+        self._optimizer_step = _bare_step(self.optimizer)
 
     def convert(self, batch: Any) -> Any:
         """Give a batch the precision's type, and bring it to the device if its loader did not."""
@@ -84,7 +87,7 @@ class Step:
         if self.scaler is None:
             if self.clip:
                 self.precision.clip_gradients(self.optimizer, self.clip, self.clip_algorithm)
-            self.optimizer.step()
+            self._optimizer_step()
             return
         if self.clip:
             self.scaler.unscale_(self.optimizer)
@@ -95,6 +98,25 @@ class Step:
 
     def _without_synchronization(self) -> AbstractContextManager[None]:
         return _block_parallel_sync_behavior(self.strategy)
+
+
+def _bare_step(optimizer: Optimizer) -> Callable[[], object]:
+    """The step of an optimizer without what torch wraps around it, where nobody listens there.
+
+    Around each step torch opens a record for its profiler and looks for hooks, and schedulers note that it
+    was called: a fortieth of the step of a small network on a CPU.
+    """
+    patched = vars(optimizer).get("step")
+    wrapped = type(optimizer).step
+    listening = (
+        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
+        *(torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks),
+    )
+    by_schedule = patched is None or hasattr(patched, "_wrapped_by_lr_sched")
+    if any(listening) or not by_schedule or not getattr(wrapped, "hooked", False):
+        return optimizer.step
+    optimizer._opt_called = True  # type: ignore[attr-defined]  # what schedulers note
+    return partial(wrapped.__wrapped__, optimizer)  # type: ignore[attr-defined]
 
 
 def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
