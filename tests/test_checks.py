@@ -97,6 +97,7 @@ def test_all_problems_are_told_at_once(composer: Compose) -> None:
         "trainer=ddp",
         "callbacks.ema.decay=0.99",
         "+trainer.benchmark=true",
+        "trainer.chunk=8 trainer.gradient_clip_val=1",
     ],
 )
 def test_a_right_value_passes(composer: Compose, overrides: str) -> None:

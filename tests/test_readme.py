@@ -75,7 +75,7 @@ def test_the_readmes_own_network_builds_and_learns(composed: Compose, mynet: Non
 def test_the_tree_names_what_is_there() -> None:
     tree = block_without_language("conf/train.yaml")
     paths = [line.split()[0] for line in tree.splitlines()]
-    assert len(paths) == 16
+    assert len(paths) == 17
     for path in paths:
         assert (ROOT / path.replace("<group>/", "")).exists(), path
     assert len(README.splitlines()) < 210

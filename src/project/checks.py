@@ -218,6 +218,8 @@ def _load(folder: Path, option: str) -> DictConfig:
 
 def _wrong_type(key: str, value: Any, declared: Mapping[str, Any]) -> str:
     default = declared.get(key)
+    if default is None and value is not None:
+        default = INSTEAD_OF_NULL.get(key)
     if default is None or (isinstance(default, str) and ("${" in default or default == "???")):
         return ""
     if value is None:
@@ -232,6 +234,13 @@ def _wrong_type(key: str, value: Any, declared: Mapping[str, Any]) -> str:
         return ""
     return f"{key}={value}: {_type_name(value)}, but {expected} is needed, as in {key}={_shown(default)}"
 
+
+INSTEAD_OF_NULL: Mapping[str, Any] = {
+    "trainer.chunk": 16,
+    "trainer.gradient_clip_val": 1.0,
+    "data.num_workers": 4,
+}
+"""What a value may be where the default is null."""
 
 FREE_TYPES = frozenset(
     {
