@@ -164,10 +164,18 @@ class Meddling(L.Callback):
         self.steps = getattr(self, "steps", 0) + 1
 
 
-def test_what_must_see_every_batch_does_and_refuses_chunks(tmp_path: Path) -> None:
+def test_what_must_see_every_batch_does_and_refuses_chunks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     meddling = Meddling()
-    make_trainer(tmp_path, [meddling], enable_checkpointing=False).fit(make_module(), make_data())
+    with caplog.at_level("INFO", "project"):
+        make_trainer(tmp_path, [meddling], enable_checkpointing=False).fit(make_module(), make_data())
     assert meddling.steps == 14
+    told = [line for line in caplog.messages if line.startswith("batches are visited one by one")]
+    assert told == [
+        "batches are visited one by one, which takes longer: "
+        "Meddling.on_before_optimizer_step is called for every batch"
+    ]
     for callback in (Meddling(), LearningRateMonitor()):
         trainer = make_trainer(tmp_path, [callback], logger=MetricsCSV(str(tmp_path / "m.csv")), chunk=8)
         name = type(callback).__name__

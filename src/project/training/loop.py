@@ -6,6 +6,7 @@ counter is kept batch by batch, and a chunk ends wherever something looks at one
 bit, whatever the size of its chunks.
 """
 
+import logging
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -21,6 +22,8 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from project.errors import InputError
 from project.training.obstacles import find_obstacle
 from project.training.step import Step, fetch_from
+
+log = logging.getLogger(__name__)
 
 VISIT_S = 0.2
 """Seconds that an automatic chunk aims at: often enough for a progress bar, a time limit and Ctrl-C."""
@@ -57,6 +60,7 @@ class EpochLoop(_TrainingEpochLoop):
         self.chunk = chunk
         self._paced = 1
         self._chunked = False
+        self._told = False
         self._marks: list[int] = []
         self._watchers: list[Callable[[L.Trainer, L.LightningModule], None]] = []
 
@@ -66,6 +70,9 @@ class EpochLoop(_TrainingEpochLoop):
         obstacle = find_obstacle(self.trainer, data_fetcher)
         if obstacle and self.chunk is not None and self.chunk > 1:
             raise InputError(f"trainer.chunk={self.chunk}: {obstacle}; set trainer.chunk=null or 1")
+        if obstacle and self.chunk is None and not self._told and self.trainer.is_global_zero:
+            log.info("batches are visited one by one, which takes longer: %s", obstacle)
+            self._told = True
         self._chunked = obstacle is None and self.chunk != 1
         acting = (*self.trainer.callbacks, self.trainer.lightning_module)  # type: ignore[attr-defined]
         self._watchers = [watcher.on_step for watcher in acting if isinstance(watcher, EveryStep)]
