@@ -9,13 +9,19 @@ import lightning as L
 import pytest
 import torch
 from conftest import read_table
-from lightning.pytorch.callbacks import EarlyStopping, LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
 from lightning.pytorch.profilers import SimpleProfiler
 from small import make_data, make_module, make_trainer
 from torch import nn
 
 from project.callbacks.ema import EMA
 from project.datamodules.augmentation import Augmentation
+from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.loggers.csv import MetricsCSV
 from project.modules import schedules
@@ -151,11 +157,12 @@ def test_chunks_train_as_lightnings_own_loop_does_on_two_ranks(tmp_path: Path) -
 
 
 def test_a_chunk_ends_where_something_looks_at_the_steps(tmp_path: Path) -> None:
-    # 7 batches an epoch; a checkpoint every 4 steps.
-    assert run(tmp_path / "free", 64)["visits"] == [4, 7, 8, 12, 14, 16, 20, 21]
-    assert run(tmp_path / "checked", 64, val_check_interval=3)["visits"][:6] == [3, 4, 6, 7, 8, 10]
+    # 7 batches an epoch; a checkpoint every 4 steps; the very first batch is visited.
+    assert run(tmp_path / "free", 64)["visits"] == [1, 4, 7, 8, 12, 14, 16, 20, 21]
+    assert run(tmp_path / "checked", 64, val_check_interval=3)["visits"][:7] == [1, 3, 4, 6, 7, 8, 10]
+    assert run(tmp_path / "least", 64, max_epochs=1, min_steps=9)["visits"] == [1, 4, 7]
     stopped = run(tmp_path / "stopped", 64, max_epochs=-1, max_steps=6)
-    assert stopped["visits"] == [4, 6]
+    assert stopped["visits"] == [1, 4, 6]
     assert stopped["steps"] == 6
 
 
@@ -192,6 +199,53 @@ def test_what_must_see_every_batch_does_and_refuses_chunks(
         make_trainer(tmp_path, chunk=8, gradient_clip_val=None).fit(module, make_data())
 
 
+class Brighter(Synthetic):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] + 1, batch[1]
+
+
+def test_a_datamodules_own_hooks_see_every_batch(tmp_path: Path) -> None:
+    weights = []
+    for chunk in (1, None):
+        data = Brighter(input_shape=(1, 8, 8), num_classes=3, train_size=110, test_size=10, batch_size=16)
+        module = make_module()
+        make_trainer(tmp_path, chunk=chunk, max_epochs=1, enable_checkpointing=False).fit(module, data)
+        weights.append(module.network.head.weight)
+    assert torch.equal(*weights)
+    with pytest.raises(InputError, match=r"Brighter\.on_after_batch_transfer is called for every batch"):
+        make_trainer(tmp_path, chunk=8).fit(make_module(), data)
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_averaging_of_weights_by_lightning_ends_alike(tmp_path: Path) -> None:
+    weights = []
+    for chunk in (1, 8):
+        module = make_module()
+        swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+        trainer = make_trainer(tmp_path, [swa], chunk=chunk, max_epochs=3, enable_checkpointing=False)
+        trainer.fit(module, make_data())
+        weights.append(module.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_loader_may_end_early(tmp_path: Path) -> None:
+    class Short:
+        def __len__(self) -> int:
+            return 10
+
+        def __iter__(self):
+            return iter([(torch.ones(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))] * 7)
+
+    chunks = Chunks()
+    trainer = make_trainer(tmp_path, [chunks], chunk=4, max_epochs=1, enable_checkpointing=False)
+    module = make_module()
+    trainer.fit(module, Short())
+    assert chunks.steps == [1, 5, 7]
+    assert trainer.global_step == 7
+
+
 def test_hooks_of_an_optimizer_are_called_within_chunks(tmp_path: Path) -> None:
     class Hooked(L.Callback):
         def on_train_start(self, trainer, module) -> None:
@@ -221,15 +275,18 @@ def test_a_module_of_ones_own_may_log_and_load_as_lightning_lets_it(tmp_path: Pa
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    def fit(chunk: int) -> tuple[Own, Trainer]:
-        images = torch.utils.data.TensorDataset(torch.arange(44.0).view(11, 4))
-        trainer = make_trainer(tmp_path / str(chunk), chunk=chunk, enable_checkpointing=False)
+    def fit(chunk: int) -> tuple[Own, Trainer, list[dict[str, str]]]:
+        images = torch.utils.data.TensorDataset(torch.arange(44.0).view(11, 4) / 44)
+        logger = MetricsCSV(str(tmp_path / f"{chunk}.csv"))
+        trainer = make_trainer(tmp_path, chunk=chunk, logger=logger, enable_checkpointing=False)
         module = Own()
         trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=2))
-        return module, trainer
+        return module, trainer, read_table(logger.file)
 
-    (single, one), (chunked, other) = fit(1), fit(4)
+    (single, one, rows), (chunked, other, chunked_rows) = fit(1), fit(4)
     assert torch.equal(single.layer.weight, chunked.layer.weight)
+    assert rows == chunked_rows
+    assert sum(bool(row["loss_step"]) for row in rows) == 4  # of 12 steps
     assert one.callback_metrics.keys() == other.callback_metrics.keys()
     for name, value in one.callback_metrics.items():
         torch.testing.assert_close(other.callback_metrics[name], value)

@@ -31,6 +31,57 @@ def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> N
     assert trainer.callback_metrics["train/loss"] == pytest.approx(mean, rel=1e-5)
 
 
+def test_a_second_fit_logs_its_intervals_too(tmp_path: Path) -> None:
+    module = make_module()
+    steps = []
+    for name in ("first", "second"):
+        logger = MetricsCSV(str(tmp_path / f"{name}.csv"))
+        make_trainer(tmp_path, logger=logger, enable_checkpointing=False).fit(module, make_data())
+        steps.append([row["step"] for row in read_table(logger.file)])
+    assert steps[0] == steps[1]
+
+
+def test_an_epochs_means_are_there_for_callbacks_at_its_end(tmp_path: Path) -> None:
+    class Watch(L.Callback):
+        def on_train_epoch_end(self, trainer, module) -> None:
+            self.seen = trainer.callback_metrics["train/loss"].item()
+
+    watch = Watch()
+    trainer = make_trainer(tmp_path, [watch], max_epochs=1, enable_checkpointing=False)
+    trainer.fit(make_module(), make_data())
+    assert watch.seen == trainer.callback_metrics["train/loss"].item()
+
+
+def test_a_checkpoint_keeps_the_rows_before_it(tmp_path: Path) -> None:
+    class Cut(L.Callback):
+        def on_train_epoch_start(self, trainer, module) -> None:
+            if trainer.current_epoch == 2:
+                self.rows = read_table(tmp_path / "metrics.csv")
+
+    cut = Cut()
+    logger = MetricsCSV(str(tmp_path / "metrics.csv"))
+    last = Checkpoint(tmp_path, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    make_trainer(tmp_path, [cut, last], logger=logger, max_epochs=3).fit(make_module(), make_data())
+    assert [int(row["step"]) for row in cut.rows] == [3, 6, 7, 9, 12, 14]
+    assert [int(row["step"]) for row in read_table(logger.file)] == [3, 6, 7, 9, 12, 14, 15, 18, 21]
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_overfitting_a_batch_shows_the_same_one(tmp_path: Path) -> None:
+    class Sums(L.Callback):
+        def __init__(self) -> None:
+            self.sums: list[float] = []
+
+        def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
+            self.sums.append(batch[0].sum().item())
+
+    sums = Sums()
+    trainer = make_trainer(tmp_path, [sums], max_epochs=3, overfit_batches=1, enable_checkpointing=False)
+    trainer.fit(make_module(), make_data())
+    assert len(sums.sums) == 3
+    assert len({*sums.sums}) == 1
+
+
 def test_training_is_a_bare_loops_to_the_bit(tmp_path: Path) -> None:
     trained = make_module()
     make_trainer(tmp_path, enable_checkpointing=False).fit(trained, make_data())

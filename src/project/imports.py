@@ -34,6 +34,8 @@ DYNAMO = "torch._dynamo"
 FLOPS = "torch.utils.flop_counter"
 PLOT = "torchmetrics.utilities.plot"
 
+_settled = False
+
 _disable_now: list[Callable[[], None]] = []
 """For each function that Dynamo shall not touch, what tells Dynamo so once it has run."""
 
@@ -129,12 +131,16 @@ def complete() -> None:
 def settle() -> None:
     """Keep what there is by now out of later garbage collections, and have them take place.
 
-    To be called when all has been imported, and before training, whose objects are collected as ever.
-    Processes forked afterwards share the memory of what was imported, which collections would touch.
+    To be called when all has been imported, and before training, whose objects are collected as ever. Only
+    the first call keeps anything: later ones would keep what earlier runs left. Processes forked afterwards
+    share the memory of what was imported, which collections would touch.
     """
-    gc.freeze()
+    global _settled
     gc.enable()
-    atexit.register(gc.unfreeze)  # some libraries report what is not collected at the end as leaked
+    if not _settled:
+        _settled = True
+        gc.freeze()
+        atexit.register(gc.unfreeze)  # some libraries report what is not collected at the end as leaked
 
 
 @contextmanager

@@ -52,6 +52,10 @@ class EMA(Callback):
         else:
             self.average = {name: weight.clone() for name, weight in weights.items()}
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count from the step that training goes on from."""
+        self._step = max(self._step, trainer.global_step)
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:

@@ -28,13 +28,16 @@ class Rest(Callback):
         if trainer.world_size > 1:
             return
         done = trainer.global_step / trainer.estimated_stepping_batches
-        for group in trainer.optimizers[0].param_groups:
-            if done >= self.role_ends.get(group.get("role", ""), float("inf")):
-                for parameter in group["params"]:
-                    if parameter.requires_grad:
-                        parameter.requires_grad = False
-                        parameter.grad = None
-                        self._resting.append(parameter)
+        groups = trainer.optimizers[0].param_groups
+        ended = [group for group in groups if done >= self.role_ends.get(group.get("role", ""), float("inf"))]
+        if len(ended) == len(groups):  # a loss must have something to be derived by
+            return
+        for group in ended:
+            for parameter in group["params"]:
+                if parameter.requires_grad:
+                    parameter.requires_grad = False
+                    parameter.grad = None
+                    self._resting.append(parameter)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Leave the parameters as they were."""

@@ -171,7 +171,12 @@ class ImageDataModule(L.LightningDataModule):
         part = self._parts["train"]
         rank, world_size, _ = self._place()
         order = TrainingOrder(
-            len(part.rows), self.batch_size, seed=self.seed, rank=rank, world_size=world_size
+            len(part.rows),
+            self.batch_size,
+            seed=self.seed,
+            rank=rank,
+            world_size=world_size,
+            same=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
         )
         if self._resume_at is not None:
             order.resume_at(*self._resume_at)
@@ -186,8 +191,8 @@ class ImageDataModule(L.LightningDataModule):
         """Every test image once."""
         return self._evaluation_loader("test")
 
-    batches_on_device = True
-    """Loaders make batches where they are wanted."""
+    batches_on_device = visits_chunks = True
+    """Loaders make batches where they are wanted: nothing need see each of them for that."""
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Do nothing: batches are made on the device."""

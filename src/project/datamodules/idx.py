@@ -4,6 +4,8 @@ import math
 import struct
 from pathlib import Path
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from project.datamodules.mapped import map_bytes
@@ -39,7 +41,10 @@ def map_idx(file: Path, name: str) -> Tensor:
     if size != first + count or not count:
         sides = "×".join(map(str, shape))
         raise _damaged(file, name, f"{size:,} bytes, but {sides} values take {first + count:,}")
-    return map_bytes(file, first, count).view(shape)
+    try:
+        return map_bytes(file, first, count).view(shape)
+    except OSError:  # read it instead
+        return torch.from_numpy(np.fromfile(file, dtype=np.uint8, offset=first)).view(shape)
 
 
 def _damaged(file: Path, name: str, problem: str) -> InputError:

@@ -13,10 +13,13 @@ def map_bytes(file: Path, first: int, count: int) -> Tensor:
     be replaced or deleted meanwhile, but must not be cut short.
 
     Raises:
-        OSError: the file is not there, or shorter.
+        OSError: the file is not there, or shorter, or cannot be mapped, as on some file systems and under
+            some limits of memory.
     """
     size = file.stat().st_size
     if size < first + count:
         raise OSError(f"{file} has {size:,} bytes, not {first + count:,}")
-    whole = torch.from_file(str(file), shared=False, size=first + count, dtype=torch.uint8)
-    return whole[first:]
+    try:
+        return torch.from_file(str(file), shared=False, size=first + count, dtype=torch.uint8)[first:]
+    except RuntimeError as error:
+        raise OSError(f"{file} cannot be mapped ({error})") from error

@@ -22,12 +22,22 @@ class TrainingOrder:
         seed: of the run.
         rank: of this process.
         world_size: number of processes.
+        same: go through the first epoch's batches in each.
 
     Raises:
         InputError: the batch size cannot be shared evenly, or there are too few images.
     """
 
-    def __init__(self, size: int, batch_size: int, *, seed: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(
+        self,
+        size: int,
+        batch_size: int,
+        *,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
+        same: bool = False,
+    ) -> None:
         if batch_size % world_size:
             raise InputError(
                 f"data.batch_size={batch_size}: counts the images of all devices together and must be "
@@ -43,13 +53,15 @@ class TrainingOrder:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
+        self.same = same
         self.epoch = 0
         self.start = 0
         self._resume_at: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch; Lightning calls this at the start of each."""
-        self.epoch, self.start = self._resume_at or (epoch, 0)
+        epoch, self.start = self._resume_at or (epoch, 0)
+        self.epoch = 0 if self.same else epoch
 
     def resume_at(self, epoch: int, start: int) -> None:
         """Begin with this epoch, without its first `start` batches, whatever epoch Lightning begins with."""

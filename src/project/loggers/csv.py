@@ -33,6 +33,7 @@ class MetricsCSV(Logger):
         self._waiting: list[dict[str, Any]] = []
         self._written = time.monotonic()
         self._opened = False
+        self._unfinished = False  # whether the table's last row is that which is being filled
 
     @property
     def name(self) -> str:
@@ -66,28 +67,32 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def save(self) -> None:
-        """Write all rows, that which is being filled too."""
-        if self._row:
-            self._waiting.append(self._row)
-            self._row = {}
-        if self._waiting:
-            self._append()
+        """Write all rows, that which is being filled too; it may grow all the same."""
+        if self._row or self._waiting:
+            self._append(unfinished=self._row)
 
-    def _append(self) -> None:
-        """Write the rows that wait."""
+    @rank_zero_only
+    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
+        """Write all rows: a run that is resumed from the checkpoint does not measure them again."""
+        self.save()
+
+    def _append(self, unfinished: Mapping[str, Any] | None = None) -> None:
+        """Write the rows that wait, and one that is being filled, which is replaced the next time."""
         self._written = time.monotonic()
+        new = [*self._waiting, *([dict(unfinished)] if unfinished else [])]
         if not self._opened:
-            self._open(self._waiting[0])
+            self._open(new[0])
         known = {*self._columns}
-        new = [name for row in self._waiting for name in row if name not in known]
-        if new:
+        columns = [name for row in new for name in row if name not in known]
+        if columns or self._unfinished:
             rows = self._read()
-            self._columns += dict.fromkeys(new)
-            self._write([*rows, *self._waiting])
+            self._columns += dict.fromkeys(columns)
+            self._write([*(rows[:-1] if self._unfinished else rows), *new])
         else:
             with self.file.open("a", newline="") as stream:
-                csv.DictWriter(stream, self._columns).writerows(self._waiting)
+                csv.DictWriter(stream, self._columns).writerows(new)
         self._waiting = []
+        self._unfinished = bool(unfinished)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:

@@ -110,6 +110,7 @@ class ImageClassifier(L.LightningModule):
 
         The learning rate keeps its place in the schedule, on the scale of the configured peak.
         """
+        self._logged_step = self.trainer.global_step
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
             scale = configured.get("initial_lr", 1.0) / group.get("initial_lr", 1.0)
@@ -133,20 +134,18 @@ class ImageClassifier(L.LightningModule):
         interval_ends = step % trainer.log_every_n_steps == 0 and step > self._logged_step  # type: ignore[attr-defined]
         if interval_ends or (trainer.is_last_batch and not self.train_metrics.empty):
             self._log_interval()
+        if trainer.is_last_batch:
+            self._offer_means()
 
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums."""
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
 
     def on_train_epoch_end(self) -> None:
-        """Offer the epoch's means to callbacks that watch `train/loss` or `train/acc`."""
-        if not self.train_metrics.empty:  # a limit of steps or time ended the epoch early
+        """See to it that nothing is left where a limit of steps or time ended the epoch early."""
+        if not self.train_metrics.empty:
             self._log_interval()
-        images = max(1, self._epoch_sums["images"])
-        # Not by `self.log`, which takes milliseconds for a number that stands already.
-        self.trainer.callback_metrics.update(
-            {f"train/{name}": torch.tensor(self._epoch_sums[name] / images) for name in ("loss", "acc")}
-        )
+        self._offer_means()
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Measure one batch."""
@@ -179,6 +178,15 @@ class ImageClassifier(L.LightningModule):
         self.latest = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self._write(self.latest | {"train/lr": optimizer.param_groups[0]["lr"]})
+
+    def _offer_means(self) -> None:
+        """Offer the epoch's means to callbacks that watch `train/loss` or `train/acc`.
+
+        Not by `self.log`, which takes milliseconds for a number that stands already.
+        """
+        images = max(1, self._epoch_sums["images"])
+        means = {f"train/{name}": torch.tensor(self._epoch_sums[name] / images) for name in ("loss", "acc")}
+        self.trainer.callback_metrics.update(means)
 
     def _evaluate(self, batch: Batch, views: str = "none") -> None:
         images, targets = batch

@@ -5,6 +5,8 @@ from typing import Protocol, runtime_checkable
 import lightning as L
 from torch import Tensor, nn
 
+from project.errors import InputError
+
 
 @runtime_checkable
 class FromImages(Protocol):
@@ -21,8 +23,16 @@ def initialize_from_images(network: nn.Module, trainer: L.Trainer) -> None:
 
     Every rank shows it the same images. Call it once the trainer knows its checkpoint, and before anything
     copies the weights.
+
+    Raises:
+        InputError: the trainer's data module offers no sample.
     """
     if not isinstance(network, FromImages) or trainer.ckpt_path is not None:
         return
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    network.initialize(datamodule.training_sample())
+    sample = getattr(trainer.datamodule, "training_sample", None)  # type: ignore[attr-defined]
+    if sample is None:
+        raise InputError(
+            f"model: {type(network).__name__} computes weights from training images; train it on an "
+            "ImageDataModule, or a data module with a method training_sample()"
+        )
+    network.initialize(sample())

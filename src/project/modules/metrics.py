@@ -60,7 +60,8 @@ class LossAndAccuracy(Metric):
             targets: (n, B), or probabilities (n, B, K).
         """
         labels = targets if targets.ndim == 2 else targets.argmax(dim=2)
-        self.loss += losses.sum(dtype=torch.float) * labels.shape[1]
+        # Where weights are of half precision Lightning makes this sum so too; it would soon stand still.
+        self.loss = self.loss.float() + losses.sum(dtype=torch.float) * labels.shape[1]
         self.correct += (logits.argmax(dim=2) == labels).sum()
         self.images += labels.numel()
 

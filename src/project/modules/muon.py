@@ -100,6 +100,7 @@ class FilterMuon(Optimizer):
         if group["normalize"]:
             norms = torch._foreach_norm(parameters)
             torch._foreach_div_(norms, len(parameters[0]) ** 0.5)
+            torch._foreach_clamp_min_(norms, torch.finfo(norms[0].dtype).tiny)  # a filter may be all zeros
             torch._foreach_div_(parameters, norms)
         shaped = [change.view(parameters[0].shape) for change in changes]
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"])

@@ -50,23 +50,30 @@ class EpochLoop(_TrainingEpochLoop):
         max_steps: likewise.
 
     Raises:
-        InputError: when training begins, if something must see every batch and `chunk` is more than 1.
+        InputError: `chunk` is below 1; or, when training begins, it is more than 1 and something must see
+            every batch.
     """
 
     def __init__(
         self, trainer: L.Trainer, chunk: int | None = None, *, min_steps: int | None, max_steps: int
     ) -> None:
+        if chunk is not None and chunk < 1:
+            raise InputError(f"trainer.chunk={chunk}: must be at least 1, or null")
         super().__init__(trainer, min_steps=min_steps, max_steps=max_steps)
         self.chunk = chunk
         self._paced = 1
         self._chunked = False
         self._told = False
+        self._first_step = -1
+        self._logs = False  # whether the training step itself does
         self._marks: list[int] = []
         self._watchers: list[Callable[[L.Trainer, L.LightningModule], None]] = []
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Find out, as an epoch begins, whether and where chunks may be cut."""
         super().on_run_start(data_fetcher)
+        if self._first_step < 0:
+            self._first_step = self.global_step
         obstacle = find_obstacle(self.trainer, data_fetcher)
         if obstacle and self.chunk is not None and self.chunk > 1:
             raise InputError(f"trainer.chunk={self.chunk}: {obstacle}; set trainer.chunk=null or 1")
@@ -84,8 +91,11 @@ class EpochLoop(_TrainingEpochLoop):
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
         """Train a chunk."""
-        if not self._chunked or self.restarting:
+        # The first batch shows whether the training step logs; some callbacks have an epoch without learning.
+        begun = self.global_step > self._first_step
+        if self.restarting or not (self._chunked and begun) or self.automatic_optimization._skip_backward:
             super().advance(data_fetcher)
+            self._logs |= any(key.startswith("training_step") for key in self._results)
             return
         self.val_loop.restarting = False
         began = time.perf_counter()
@@ -110,8 +120,10 @@ class EpochLoop(_TrainingEpochLoop):
             batches.append(every - done % every)
         step = self.global_step
         steps = [every - step % every for every in self._marks if every > 0]
-        if self.max_steps > 0:
-            steps.append(self.max_steps - step)
+        if self._logs:
+            every = trainer.log_every_n_steps  # type: ignore[attr-defined]
+            steps.append(every - step % every)
+        steps += [limit - step for limit in (self.min_steps, self.max_steps) if limit and limit > step]
         if steps:
             accumulate = trainer.accumulate_grad_batches
             batches.append(min(steps) * accumulate - ready % accumulate)
@@ -134,14 +146,25 @@ class EpochLoop(_TrainingEpochLoop):
         trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
         fetch, step = fetch_from(data_fetcher), Step(trainer, self)
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
+        results = trainer._results
+        assert results is not None
+        outputs: dict[str, Any] = {}
+        batch = None
         for number in range(count):
+            try:
+                fetched = fetch()
+            except StopIteration:  # the loader had promised more
+                if number:
+                    self._visit_after(outputs, batch)
+                raise
             if number:
                 self._leave_batch()
-            batch = step.convert(fetch())
+            batch = step.convert(fetched)
             progress.is_last_batch = data_fetcher.done
             progress.increment_ready()
             if not number:
                 self._visit_before(batch)
+            results.batch, results.batch_size = batch, None  # for a training step that logs
             progress.increment_started()
             outputs = step(batch, self.batch_idx)
             progress.increment_processed()
@@ -159,7 +182,7 @@ class EpochLoop(_TrainingEpochLoop):
         call._call_callback_hooks(trainer, "on_train_batch_start", batch, self.batch_idx)
         call._call_lightning_module_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
         call._call_strategy_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
-        trainer.lightning_module._current_fx_name = "training_step"  # for a training step that logs
+        trainer.lightning_module._current_fx_name = "training_step"  # likewise
 
     def _visit_after(self, outputs: Any, batch: Any) -> None:
         trainer = self.trainer

@@ -14,10 +14,10 @@ BATCH_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward"),
     *("on_before_optimizer_step", "on_before_zero_grad"),
 )
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
 MODULE_HOOKS = (
-    *BATCH_HOOKS,
+    *(*BATCH_HOOKS, *TRANSFER_HOOKS, "lr_scheduler_step"),
     *("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
-    *("lr_scheduler_step", "on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer"),
 )
 """What Lightning calls for each batch, and a chunk does not."""
 
@@ -32,6 +32,8 @@ def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
         return f"{type(module).__name__} optimizes by itself (automatic_optimization=False)"
     if type(trainer.strategy) not in STRATEGIES:
         return f"trainer.strategy={type(trainer.strategy).__name__} has a training step of its own"
+    if getattr(trainer.strategy, "_model_averager", None) is not None:
+        return "the strategy averages models in a training step of its own"
     if type(trainer.precision_plugin) not in PRECISIONS:
         return f"trainer.precision={trainer.precision} has a training step of its own"
     if type(trainer.profiler) is not PassThroughProfiler:  # type: ignore[attr-defined]
@@ -43,7 +45,11 @@ def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.interval == "step":
             return "a plateau schedule looks at a metric at every step"
-    for watching, hooks in [(module, MODULE_HOOKS), *((cb, BATCH_HOOKS) for cb in trainer.callbacks)]:  # type: ignore[attr-defined]
+    watchers: list[tuple[object, tuple[str, ...]]] = [(module, MODULE_HOOKS)]
+    watchers += [(callback, BATCH_HOOKS) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    if trainer.datamodule is not None:  # type: ignore[attr-defined]
+        watchers.append((trainer.datamodule, TRANSFER_HOOKS))  # type: ignore[attr-defined]
+    for watching, hooks in watchers:
         if hook := next((hook for hook in hooks if not _once_a_chunk(watching, hook)), None):
             return f"{type(watching).__name__}.{hook} is called for every batch"
     return None

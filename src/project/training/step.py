@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.plugins.precision import Precision
@@ -38,6 +39,7 @@ class Step:
         self.clip = trainer.gradient_clip_val or 0.0
         self.clip_algorithm = trainer.gradient_clip_algorithm or GradClipAlgorithmType.NORM
         self.scaler = getattr(self.precision, "scaler", None)
+        self.world_size: int = trainer.world_size
         self.progress = loop.automatic_optimization.optim_progress.optimizer
         self.parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self._moves = not getattr(trainer.datamodule, "batches_on_device", False)  # type: ignore[attr-defined]
@@ -60,21 +62,30 @@ class Step:
         """Train on a batch; return what its training step gave, as Lightning hands it to hooks."""
         accumulates = self.accumulate > 1 and self.loop._should_accumulate()
         with self._without_synchronization() if accumulates else nullcontext():
-            outputs = self._training_step(batch, batch_idx)
-            outputs = {"loss": outputs} if isinstance(outputs, Tensor) else dict(outputs or {})
-            loss: Tensor | None = outputs.get("loss")
+            outputs, loss = self._outputs_of(self._training_step(batch, batch_idx))
             if batch_idx % self.accumulate == 0:
                 self._zero_gradients()
                 self.progress.zero_grad.increment_by(1)
             if loss is not None:
-                loss = loss / self.accumulate if self.accumulate > 1 else loss
-                outputs["loss"] = loss.detach()
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
         if not accumulates:
             self.progress.step.increment_ready()
-            self._optimize()
+            if loss is not None or self.scaler is None:
+                self._optimize()
             self.progress.step.increment_completed()
         return outputs
+
+    def _outputs_of(self, returned: Any) -> tuple[dict[str, Any], Tensor | None]:
+        """What hooks are given of what a training step returned, and the loss of this batch's share."""
+        if isinstance(returned, Tensor):
+            loss = returned / self.accumulate if self.accumulate > 1 else returned
+            return {"loss": loss.detach()}, loss
+        if returned is None and self.world_size > 1:
+            raise RuntimeError(
+                "training_step returned None on one of several ranks, which wait for each other"
+            )
+        result = ClosureResult.from_training_step_output(returned, self.accumulate)
+        return result.asdict() if result.loss is not None else {}, result.closure_loss
 
     def _zero_gradients(self) -> None:
         if self._zeroes_plainly:  # what it does by default, without its preparations for other options
