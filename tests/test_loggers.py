@@ -46,3 +46,25 @@ def test_the_fold_is_among_what_runs_are_compared_by(composed: Compose) -> None:
 
     assert shown() == {"data.batch_size": 16, "data.val_size": 0.1}
     assert shown("data.folds=5", "data.fold=2") == {"data.batch_size": 16, "data.folds": 5, "data.fold": 2}
+
+
+def test_a_row_that_was_written_early_grows_in_its_place(tmp_path: Path) -> None:
+    logger = MetricsCSV(str(tmp_path / "metrics.csv"))
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.log_metrics({"train/loss": 0.5}, step=2)
+    logger.after_save_checkpoint(None)
+    assert [row["step"] for row in read_table(logger.file)] == ["1", "2"]
+    logger.log_metrics({"train/loss": 0.25}, step=2)
+    logger.log_metrics({"train/loss": 0.125}, step=3)
+    logger.after_save_checkpoint(None)
+    logger.log_metrics({"val/loss": 9.0}, step=3)
+    logger.finalize("success")
+    assert read_table(logger.file) == [
+        {"step": "1", "train/loss": "1.0", "val/loss": ""},
+        {"step": "2", "train/loss": "0.25", "val/loss": ""},
+        {"step": "3", "train/loss": "0.125", "val/loss": "9.0"},
+    ]
+    logger.file.unlink()
+    logger.log_metrics({"val/loss": 8.0}, step=4)
+    logger.save()
+    assert [row["step"] for row in read_table(logger.file)] == ["3", "4"]  # all that it still holds

@@ -33,7 +33,8 @@ class MetricsCSV(Logger):
         self._waiting: list[dict[str, Any]] = []
         self._written = time.monotonic()
         self._opened = False
-        self._unfinished = False  # whether the table's last row is that which is being filled
+        self._rows = 0  # in the table, and where they end, bytes; what follows is being filled
+        self._end = 0
 
     @property
     def name(self) -> str:
@@ -77,22 +78,27 @@ class MetricsCSV(Logger):
         self.save()
 
     def _append(self, unfinished: Mapping[str, Any] | None = None) -> None:
-        """Write the rows that wait, and one that is being filled, which is replaced the next time."""
+        """Write the rows that wait, and one that is being filled, over which the next time begins."""
         self._written = time.monotonic()
-        new = [*self._waiting, *([dict(unfinished)] if unfinished else [])]
+        new = [*self._waiting, *([unfinished] if unfinished else [])]
         if not self._opened:
             self._open(new[0])
         known = {*self._columns}
         columns = [name for row in new for name in row if name not in known]
-        if columns or self._unfinished:
-            rows = self._read()
+        if columns or not self.file.exists():
+            rows = self._read()[: self._rows]
             self._columns += dict.fromkeys(columns)
-            self._write([*(rows[:-1] if self._unfinished else rows), *new])
-        else:
-            with self.file.open("a", newline="") as stream:
-                csv.DictWriter(stream, self._columns).writerows(new)
+            self._write(rows)
+        with self.file.open("r+", newline="") as stream:
+            stream.seek(self._end)
+            writer = csv.DictWriter(stream, self._columns)
+            writer.writerows(self._waiting)
+            self._end = stream.tell()
+            if unfinished:
+                writer.writerow(unfinished)
+            stream.truncate()
+        self._rows += len(self._waiting)
         self._waiting = []
-        self._unfinished = bool(unfinished)
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -125,4 +131,6 @@ class MetricsCSV(Logger):
             writer = csv.DictWriter(stream, self._columns)
             writer.writeheader()
             writer.writerows(rows)
+            self._end = stream.tell()
+        self._rows = len(rows)
         partial.replace(self.file)
