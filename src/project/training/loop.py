@@ -182,7 +182,7 @@ class EpochLoop(_TrainingEpochLoop):
         call._call_callback_hooks(trainer, "on_train_batch_start", batch, self.batch_idx)
         call._call_lightning_module_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
         call._call_strategy_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
-        trainer.lightning_module._current_fx_name = "training_step"  # likewise
+        trainer.lightning_module._current_fx_name = "training_step"  # for a training step that logs
 
     def _visit_after(self, outputs: Any, batch: Any) -> None:
         trainer = self.trainer
