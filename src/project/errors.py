@@ -1,4 +1,4 @@
-"""Mistakes in what the user gave: shown as one line, without a traceback."""
+"""What can go wrong by no fault of the code, each kind with an exit code of its own: told in one line."""
 
 
 class InputError(ValueError):
@@ -9,6 +9,22 @@ class InputError(ValueError):
     """
 
     exit_code = 2
+
+
+class DataError(InputError):
+    """Files of a data set are missing or damaged. The message names them and the remedy."""
+
+    exit_code = 3
+
+
+class NonFiniteError(RuntimeError):
+    """The loss is no number any more. The message names the step and what led there."""
+
+    exit_code = 4
+
+
+TOLD = (InputError.exit_code, DataError.exit_code, NonFiniteError.exit_code)
+"""Exit codes of processes that have told in one line what went wrong."""
 
 
 def one_line(error: BaseException) -> str:

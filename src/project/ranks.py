@@ -17,7 +17,7 @@ import torch
 
 from project import imports
 from project.command_line import report
-from project.errors import InputError
+from project.errors import TOLD, InputError
 from project.forking import die_with_parent, flush, forget_ranks
 from project.nodes import number_of
 
@@ -153,7 +153,7 @@ def _check(rank: int, count: int, code: int) -> None:
     """Raise unless a rank ended well."""
     if code == 128 + signal.SIGINT:
         raise KeyboardInterrupt
-    if code == InputError.exit_code:
+    if code in TOLD:
         raise SystemExit(code)  # the line that the rank printed says it all
     if code < 0:
         name = signal.Signals(-code).name
