@@ -7,7 +7,7 @@ import pytest
 
 from project import resume
 from project.errors import InputError
-from project.sweeps.dispatch import is_whole, judge, settle
+from project.sweeps.dispatch import judge, settle
 from project.sweeps.fingerprint import differences, fingerprint
 from project.sweeps.folder import SweepFolder, create
 from project.sweeps.jobs import Job, folder_name
@@ -152,7 +152,8 @@ def test_only_a_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     write_checkpoint(folder, "whole")
     write_checkpoint(folder, "damaged", damaged=True)
-    assert [is_whole(folder.run(name)) for name in ("whole", "damaged", "none")] == [True, False, False]
+    whole = [folder.run(name).newest_checkpoint().path is not None for name in ("whole", "damaged", "none")]
+    assert whole == [True, False, False]
 
 
 def test_comments_do_not_change_the_code_but_values_do(tmp_path: Path) -> None:

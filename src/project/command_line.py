@@ -16,7 +16,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from project import imports, nodes, quirks, resolvers, resume
+from project import imports, nodes, quirks, resolvers, resume, stopping
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
@@ -86,6 +86,11 @@ def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> It
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
+    except stopping.Stopped as stopped:
+        if not stopped.told:
+            print(stopped, file=sys.stderr)
+            stopped.told = True
+        raise
     except Exception as error:
         silent = isinstance(error, InputError) and nodes.told_elsewhere()
         raise SystemExit(report(error, conf, config_name, silent=silent)) from error

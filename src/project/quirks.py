@@ -1,10 +1,7 @@
 """Habits of Hydra, OmegaConf and Lightning that users should not meet."""
 
 import logging
-import signal
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import cache, lru_cache
 from typing import Any
 
@@ -69,19 +66,6 @@ def _yaml_loader() -> type[Any]:
             yaml.resolver.Resolver.__init__(self)
 
     return Loader
-
-
-@contextmanager
-def raising_interrupts() -> Iterator[None]:
-    """Undo that Lightning ends the process with code 1 after Ctrl-C, and with 0 after SIGTERM."""
-    from lightning.pytorch.utilities.exceptions import SIGTERMException
-
-    try:
-        yield
-    except SIGTERMException as error:
-        raise SystemExit(128 + signal.SIGTERM) from error
-    except SystemExit as error:
-        raise KeyboardInterrupt from error
 
 
 def silence_libraries() -> None:

@@ -2,6 +2,7 @@
 
 import os
 import platform
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.errors import InputError, one_line
 from project.nearest import explain_key, options
+from project.runs.checkpoint_files import find_damage, require_local
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
 from project.sweeps.folder import SweepFolder, find_sweep
 
@@ -84,16 +86,35 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     if "resume" in named:
         run: RunFolder | None = find_run(named["resume"], outputs)
     else:
+        require_local("ckpt_path", named["ckpt_path"])
         run = run_of_checkpoint(named["ckpt_path"])
-    checkpoint = Path(named["ckpt_path"]) if "ckpt_path" in named or run is None else run.last_checkpoint
-    if not checkpoint.is_file():
-        raise InputError(f"{told}: no checkpoint {checkpoint}")
+    checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, told)
     if run is None:  # a file from elsewhere starts a new run
         return list(arguments)
     _refuse_running(run, told)
     changes = [text for text in overrides if text.partition("=")[0] not in OWN_KEYS]
     continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
     return [argument for argument in arguments if argument not in continued.changes]
+
+
+def _named_checkpoint(path: str) -> Path:
+    if problem := find_damage(Path(path)):
+        raise InputError(f"ckpt_path={path}: {problem}")
+    return Path(path)
+
+
+def _newest(run: RunFolder | None, told: str) -> Path:
+    """The newest checkpoint of a run that is whole; damaged ones are named and passed over."""
+    assert run is not None
+    found = run.newest_checkpoint()
+    if found.path is None:
+        damaged = f"{'; '.join(found.damaged)}; " if found.damaged else ""
+        raise InputError(
+            f"{told}: {damaged}no checkpoint to go on from in {run.checkpoints}; start a new run"
+        )
+    for line in found.damaged:
+        print(f"{line}: going on from {found.path.name}", file=sys.stderr)
+    return found.path
 
 
 def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
@@ -140,8 +161,12 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
 def go_on_after_restart(folder: Path | None) -> None:
     """Continue the run in `folder`, if there is one and it has a checkpoint, unless the command names one."""
     global continued
-    if folder is not None and continued is None and (run := RunFolder(folder)).last_checkpoint.is_file():
-        continued = Continued(run, run.last_checkpoint, [])
+    if (
+        folder is not None
+        and continued is None
+        and (checkpoint := (run := RunFolder(folder)).newest_checkpoint().path)
+    ):
+        continued = Continued(run, checkpoint, [])
 
 
 def configure(config: DictConfig, conf: Path) -> RunFolder | None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -14,17 +15,18 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import imports, nodes, screen
+from project import imports, nodes, screen, stopping
 from project.allocation import keep_freed_memory
 from project.callbacks.record import Record
+from project.callbacks.stop import Stop
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError, one_line
 from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
-from project.quirks import raising_interrupts, silence_libraries
+from project.quirks import silence_libraries
 from project.ranks import RankFailedError, count_ranks, run_ranks
-from project.runs import checkpoint
+from project.runs import checkpoint, checkpoint_files
 from project.runs.folder import RunFolder
 from project.yaml_text import to_yaml
 
@@ -62,7 +64,16 @@ def train(cfg: DictConfig) -> float | None:
 
 
 def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
-    """Do this process's part of a run: all of it, or that of one DDP rank."""
+    """Do this process's part of a run: all of it, or that of one DDP rank.
+
+    Raises:
+        Stopped: the process was told to stop.
+    """
+    with stopping.listening():
+        return _train_rank(cfg, run)
+
+
+def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     silence_libraries()
     keep_freed_memory()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
@@ -83,7 +94,7 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     callbacks: dict[str, Callback] = build(config, "callbacks")
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
-    callbacks["record"] = Record(run)
+    callbacks |= {"record": Record(run), "stop": Stop()}
     if cfg.ckpt_path is not None:  # what a resumed run changed becomes its record once it has proved right
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: nodes.is_first() and run.composed_file.write_text(to_yaml(cfg))
@@ -155,20 +166,28 @@ def fit_and_evaluate(
         The metrics by name, and which weights they are of: `best` or `last`.
     """
     imports.settle()
-    with raising_interrupts():
-        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
-        metrics = dict(trainer.callback_metrics)
-        if is_pruned(callbacks):
-            return _plain(metrics), "last"
-        best = callbacks.get("best")
-        path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
-        options: dict[str, Any] = {"ckpt_path": path or None, "weights_only": True, "verbose": False}
-        if datamodule.count("val"):
-            trainer.validate(module, datamodule, **options)
-            metrics |= trainer.callback_metrics
-        trainer.test(module, datamodule, **options)
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = dict(trainer.callback_metrics)
+    if is_pruned(callbacks):
+        return _plain(metrics), "last"
+    path = best_checkpoint(callbacks)
+    options: dict[str, Any] = {"ckpt_path": path, "weights_only": True, "verbose": False}
+    if datamodule.count("val"):
+        trainer.validate(module, datamodule, **options)
         metrics |= trainer.callback_metrics
+    trainer.test(module, datamodule, **options)
+    metrics |= trainer.callback_metrics
     return _plain(metrics), "best" if path else "last"
+
+
+def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
+    """Path of the best weights; None if none were chosen, or if their file is damaged, which is told."""
+    best = callbacks.get("best")
+    path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
+    if path and (problem := checkpoint_files.find_damage(Path(path))):
+        log.warning("%s %s: the last weights are evaluated instead", path, problem)
+        return None
+    return path or None
 
 
 def is_pruned(callbacks: dict[str, Callback]) -> bool:

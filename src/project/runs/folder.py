@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
+from project.runs import checkpoint_files
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "tensorboard")
 
@@ -43,8 +44,12 @@ class RunFolder:
 
     @property
     def last_checkpoint(self) -> Path:
-        """State at the end of the last finished epoch."""
-        return self.checkpoints / "last.ckpt"
+        """The state from which the run goes on, if it is whole."""
+        return self.checkpoints / checkpoint_files.LAST
+
+    def newest_checkpoint(self) -> checkpoint_files.Found:
+        """Find the newest checkpoint that is whole."""
+        return checkpoint_files.newest(self.checkpoints)
 
     def read_status(self) -> dict[str, Any]:
         """Return the status, empty if there is none yet or if the file is damaged."""
@@ -110,7 +115,7 @@ class RunFolder:
                 "interrupted" if interrupted else "failed",
                 error=f"{type(error).__name__}: {error}".strip(": "),
             )
-            if interrupted and self.last_checkpoint.exists():
+            if interrupted and self.newest_checkpoint().path:
                 print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
             raise
         end(result.pop("state", "done"))

@@ -3,7 +3,6 @@
 import shutil
 import signal
 import time
-import zipfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -223,23 +222,12 @@ def refuse_problems(config: DictConfig) -> None:
 
 def prepare(run: RunFolder, config: DictConfig) -> None:
     """Make a job's folder; have the job go on from the checkpoint of an earlier attempt."""
-    if is_whole(run):
-        config.ckpt_path = str(run.last_checkpoint.absolute())
+    if (newest := run.newest_checkpoint().path) is not None:
+        config.ckpt_path = str(newest.absolute())
     elif run.path.exists():
         shutil.rmtree(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     run.write_status(state="starting", value=None, error=None)
-
-
-def is_whole(run: RunFolder) -> bool:
-    """Whether there is a last checkpoint that was written to its end."""
-    if not run.last_checkpoint.exists():
-        return False
-    try:
-        with zipfile.ZipFile(run.last_checkpoint) as archive:
-            return archive.testzip() is None
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 def judge(job: Job, run: RunFolder, exit_code: int | None, *, stopped: bool = False) -> None:

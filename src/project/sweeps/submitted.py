@@ -15,7 +15,7 @@ from submitit import JobEnvironment
 from submitit.helpers import DelayedSubmission
 
 from project.runs.folder import RunFolder
-from project.sweeps.dispatch import is_whole, prepare
+from project.sweeps.dispatch import prepare
 from project.sweeps.nested import Nested
 from project.sweeps.work import Letter, Order
 
@@ -145,8 +145,8 @@ class SubmittedJob:
             if starts:
                 prepare(run, self.order.config)
             record.note(id=cluster_id, starts=starts + 1)
-        elif is_whole(run):
-            self.order.config.ckpt_path = str(run.last_checkpoint.absolute())
+        elif (newest := run.newest_checkpoint().path) is not None:
+            self.order.config.ckpt_path = str(newest.absolute())
 
 
 def rank_variables(place: JobEnvironment) -> dict[str, str]:

@@ -17,8 +17,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from project import stopping
 from project.errors import InputError
 from project.training.obstacles import find_obstacle
 from project.training.step import Step, fetch_from
@@ -38,8 +38,31 @@ class EveryStep(Protocol):
         ...
 
 
+@runtime_checkable
+class Keeper(Protocol):
+    """A callback that keeps the state from which a run goes on."""
+
+    every_steps: int
+
+    @property
+    def due(self) -> bool:
+        """Whether the clock says that it is time to save. Rank 0 is asked."""
+        ...
+
+    def due_at(self, step: int) -> bool:
+        """Whether to save after this many optimizer steps."""
+        ...
+
+    def save(self, trainer: L.Trainer) -> None:
+        """Save; called on all ranks after the same optimizer step."""
+        ...
+
+
 class EpochLoop(_TrainingEpochLoop):
     """Trains an epoch, a chunk of batches at a time.
+
+    Before each chunk all ranks agree whether to save, and whether they were told to stop: then they save and
+    raise `project.stopping.Stopped`. An optimizer step that accumulates gradients is finished first.
 
     Args:
         trainer: whose loop this is.
@@ -68,6 +91,7 @@ class EpochLoop(_TrainingEpochLoop):
         self._logs = False  # whether the training step itself does
         self._marks: list[int] = []
         self._watchers: list[Callable[[L.Trainer, L.LightningModule], None]] = []
+        self._keepers: list[Keeper] = []
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
         """Find out, as an epoch begins, whether and where chunks may be cut."""
@@ -88,18 +112,31 @@ class EpochLoop(_TrainingEpochLoop):
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint)
         ]
+        self._keepers = [callback for callback in acting if isinstance(callback, Keeper)]
+        self._marks += [keeper.every_steps for keeper in self._keepers]
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train a chunk."""
+        """Train a chunk, or stop before it.
+
+        Raises:
+            Stopped: the run was told to stop; its state is saved.
+        """
         # The first batch shows whether the training step logs; some callbacks have an epoch without learning.
         begun = self.global_step > self._first_step
-        if self.restarting or not (self._chunked and begun) or self.automatic_optimization._skip_backward:
+        one_by_one = self.restarting or not (self._chunked and begun)
+        one_by_one |= self.automatic_optimization._skip_backward
+        count = self._agree_on(1 if one_by_one else min(self._next_chunk(), self._batches_to_mark()))
+        if one_by_one:
             super().advance(data_fetcher)
             self._logs |= any(key.startswith("training_step") for key in self._results)
-            return
+        else:
+            self._advance_chunk(data_fetcher, count)
+        if self._ends_within_epoch():
+            self._save()  # before a last validation, which a run that goes on would not have had
+
+    def _advance_chunk(self, data_fetcher: _DataFetcher, count: int) -> None:
         self.val_loop.restarting = False
         began = time.perf_counter()
-        count = self._agree_on(min(self._next_chunk(), self._batches_to_mark()))
         self._run(data_fetcher, count)
         seconds = time.perf_counter() - began
         if count == self._paced and seconds < VISIT_S / 2:
@@ -130,16 +167,44 @@ class EpochLoop(_TrainingEpochLoop):
         return max(1, min(batches))
 
     def _agree_on(self, count: int) -> int:
-        """Take rank 0's number of batches on all ranks; end all of them if it was told to end."""
-        if self.trainer.world_size == 1:
-            return count
-        words = torch.tensor([count, self.trainer.received_sigterm], device=self.trainer.strategy.root_device)
-        torch.distributed.broadcast(words, src=0)
-        count, told_to_end = words.tolist()
-        if told_to_end:
-            torch.distributed.barrier()
-            raise SIGTERMException
-        return count
+        """Take rank 0's number of batches on all ranks, after saving or stopping where one of them must."""
+        signum, due = stopping.requested(), any(keeper.due for keeper in self._keepers)
+        if self.trainer.world_size > 1:
+            first = self.trainer.is_global_zero
+            words = torch.tensor(
+                [count if first else 0, signum, due and first], device=self.trainer.strategy.root_device
+            )
+            torch.distributed.all_reduce(words, op=torch.distributed.ReduceOp.MAX)
+            count, signum, due = words.tolist()
+        # At an epoch's begin there is nothing to save: its callbacks' work at the end of the last one has.
+        if (signum or due or self._is_due()) and self._between_steps() and self.batch_progress.current.ready:
+            self._save()
+            if signum:
+                raise stopping.Stopped(signum)
+        accumulate = self.trainer.accumulate_grad_batches
+        to_step = accumulate - self.batch_progress.current.ready % accumulate
+        return min(count, to_step) if signum or due else count
+
+    def _is_due(self) -> bool:
+        return any(keeper.due_at(self.global_step) for keeper in self._keepers)
+
+    def _between_steps(self) -> bool:
+        """Whether no gradients of a step to come are accumulated."""
+        progress = self.batch_progress
+        return not self.restarting and progress.current.ready % self.trainer.accumulate_grad_batches == 0
+
+    def _ends_within_epoch(self) -> bool:
+        """Whether a limit has just ended the training before the epoch's last batch."""
+        trainer = self.trainer
+        ended = self._is_training_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+        return ended and not self.batch_progress.is_last_batch and self._between_steps()
+
+    def _save(self) -> None:
+        for keeper in self._keepers:
+            keeper.save(self.trainer)
+
+    def _broadcast_sigterm_tensor(self) -> None:
+        """Do nothing in Lightning's own advance: `_agree_on` has."""
 
     def _run(self, data_fetcher: _DataFetcher, count: int) -> None:
         """Train `count` batches between one visit to Lightning's hooks before them and one after."""

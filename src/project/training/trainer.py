@@ -1,9 +1,14 @@
-"""Lightning's Trainer, with our loop over an epoch."""
+"""Lightning's Trainer, with our loop over an epoch, our checkpoints, and our way of being told to stop."""
 
+from contextlib import nullcontext
 from typing import Any
 
 import lightning as L
+from lightning.fabric.plugins.io import CheckpointIO
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
+from project import stopping
+from project.training.checkpoint_io import SafeCheckpointIO
 from project.training.loop import EpochLoop
 
 
@@ -12,12 +17,28 @@ class Trainer(L.Trainer):
 
     Args:
         chunk: how many; null chooses, 1 visits the hooks with every batch (see `EpochLoop`).
+        plugins: of `lightning.Trainer`; one that writes checkpoints takes the place of `SafeCheckpointIO`.
         options: of `lightning.Trainer`.
     """
 
-    def __init__(self, *, chunk: int | None = None, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, chunk: int | None = None, plugins: Any = None, **options: Any) -> None:
+        given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
+        if not any(isinstance(plugin, CheckpointIO) for plugin in given):
+            given = [*given, SafeCheckpointIO()]
+        super().__init__(plugins=given, **options)
+        self._signal_connector = _NoSignals(self)
         limits = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = EpochLoop(
             self, chunk, min_steps=limits.min_steps, max_steps=limits.max_steps
         )
+
+    def _run_stage(self) -> Any:
+        with stopping.deferring() if self.training else nullcontext():
+            return super()._run_stage()
+
+
+class _NoSignals(_SignalConnector):
+    """Leaves signals to `project.stopping`. Lightning's handlers save nothing, or wait for other ranks."""
+
+    def register_signal_handlers(self) -> None:
+        """Register none."""

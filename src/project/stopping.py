@@ -1,0 +1,138 @@
+"""Being told to stop: SIGTERM, Ctrl-C (SIGINT), and SIGUSR1, by which clusters warn of a job's end.
+
+While it trains, a process only notes a signal. The training loop looks at the note between two steps, where
+all ranks agree on it, saves, and then raises `Stopped`. At any other time `Stopped` is raised on the spot.
+Needs no torch.
+"""
+
+import mmap
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+REQUEUE = 75
+"""Exit code of a run that SIGUSR1 stopped: start it again (EX_TEMPFAIL of <sysexits.h>)."""
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+VALIDATION_LIMIT_S = 10.0
+"""Seconds after which a run that is to stop waits no longer for a validation to end."""
+
+
+class Stopped(SystemExit):
+    """Raised where a run stops because it was told to; the process ends with this exit code.
+
+    Args:
+        signum: the signal.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(REQUEUE if signum == signal.SIGUSR1 else 128 + signum)
+        self.signum = signum
+        self.told = False
+
+    def __str__(self) -> str:
+        return f"told to stop by {signal.Signals(self.signum).name}"
+
+
+class Request:
+    """A word that processes share from the moment one is forked: which signal the group was sent."""
+
+    def __init__(self) -> None:
+        self._word = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def post(self, signum: int) -> None:
+        """Have all processes that share this stop at their next step."""
+        self._word[0] = signum
+
+    def read(self) -> int:
+        """The signal posted, 0: none."""
+        return self._word[0]
+
+
+class _State:
+    """What this process was told."""
+
+    def __init__(self) -> None:
+        self.signum = 0
+        self.times = 0
+        self.since = 0.0
+        self.deferring = False
+        self.listening = False
+        self.shared: Request | None = None
+
+
+_state = _State()
+
+
+def obey(request: Request) -> None:
+    """In a rank: stop for what its parent posts too."""
+    _state.shared = request
+
+
+def requested() -> int:
+    """The signal by which this process, or its group, was told to stop; 0: none."""
+    if not _state.signum and _state.shared is not None and (posted := _state.shared.read()):
+        _note(posted)
+    return _state.signum
+
+
+def requested_for() -> float:
+    """Seconds since this process noticed that it is to stop; 0: it is not."""
+    return time.monotonic() - _state.since if requested() else 0.0
+
+
+@contextmanager
+def listening() -> Iterator[None]:
+    """Turn the signals into `Stopped`, at once or, within `deferring`, at the next step."""
+    if _state.listening or threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    _state.signum = _state.times = 0
+    earlier = {number: signal.signal(number, _hear) for number in SIGNALS}
+    _state.listening = True
+    try:
+        yield
+    finally:
+        _state.listening = False
+        for number, handler in earlier.items():
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+
+
+@contextmanager
+def deferring() -> Iterator[None]:
+    """Leave it to the code within to look at `requested` and to raise `Stopped` at a good moment.
+
+    Raises:
+        Stopped: as it ends, if the code within had no such moment any more.
+    """
+    before, _state.deferring = _state.deferring, True
+    try:
+        yield
+    finally:
+        _state.deferring = before
+    if signum := requested():
+        raise Stopped(signum)
+
+
+def _hear(signum: int, frame: object) -> None:
+    _state.times += 1
+    if _state.times > 2:  # something swallows what is raised
+        os._exit(128 + signum)
+    impatient = _state.times == 2 and signum == signal.SIGINT
+    if not impatient and _state.times == 2:
+        return  # clusters repeat themselves, and send both to a process and to its group
+    _note(signum)
+    if impatient or not _state.deferring:
+        raise Stopped(signum)
+    if signum == signal.SIGINT and _state.shared is None and sys.stderr.isatty():
+        os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
+
+
+def _note(signum: int) -> None:
+    if not _state.signum:
+        _state.signum, _state.since = signum, time.monotonic()
