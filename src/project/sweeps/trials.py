@@ -9,7 +9,7 @@ import optuna
 from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from project.errors import InputError
+from project.errors import InputError, NonFiniteError
 from project.sweeps.jobs import FINISHED, Job
 from project.sweeps.points import Point, jobs_of, repeated
 from project.sweeps.space import overrides_of
@@ -144,7 +144,9 @@ class Trials:
             return
         if _find(self.study, number).state.is_finished():
             return
-        if any(job.state == "pruned" for job in jobs):
+        # Diverged values are a lesson to the sampler, as pruned ones are; it looks at no failed trial.
+        diverged = any((job.error or "").startswith(NonFiniteError.__name__) for job in jobs)
+        if diverged or any(job.state == "pruned" for job in jobs):
             self.study.tell(number, state=TrialState.PRUNED)
             return
         values = [_mean(jobs, name, self.search.config.monitor) for name in self.search.names]
