@@ -1,7 +1,5 @@
 """Continuing an earlier run or sweep: its folder, its checkpoint, and its configuration with what changed."""
 
-import os
-import platform
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,6 +14,7 @@ from project.errors import InputError, one_line
 from project.nearest import explain_key, options
 from project.runs.checkpoint_files import find_damage, require_local
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
+from project.runs.liveness import working_process
 from project.sweeps.folder import SweepFolder, find_sweep
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -219,11 +218,5 @@ def _change(config: DictConfig, change: str, conf: Path) -> None:
 
 
 def _refuse_running(run: RunFolder, told: str) -> None:
-    status = run.read_status()
-    if status.get("state") != "running" or status.get("host") != platform.node():
-        return
-    try:
-        os.kill(status["pid"], 0)
-    except (OSError, KeyError):
-        return
-    raise InputError(f"{told}: {run.shown} is still running, as process {status['pid']}; end that first")
+    if (pid := working_process(run.read_status())) is not None:
+        raise InputError(f"{told}: {run.shown} is still running, as process {pid}; end that first")

@@ -10,7 +10,13 @@ import lightning as L
 import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
-from lightning.pytorch.callbacks import Callback, EarlyStopping, LambdaCallback, ModelCheckpoint
+from lightning.pytorch.callbacks import (
+    Callback,
+    EarlyStopping,
+    LambdaCallback,
+    ModelCheckpoint,
+    ProgressBar,
+)
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
@@ -105,6 +111,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         "trainer",
         callbacks=list(callbacks.values()),
         logger=loggers,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks.values()),
         default_root_dir=str(run.path),
         # Said, not looked for: Lightning would take a surrounding SLURM allocation for its own.
         plugins=[TorchElasticEnvironment() if nodes.world() else LightningEnvironment()],

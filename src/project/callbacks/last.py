@@ -20,28 +20,28 @@ class Last(Checkpoint):
 
     Args:
         dirpath: folder of the checkpoints.
-        every_epochs: epochs from save to save; null: not by epochs.
-        every_steps: optimizer steps from save to save; null: not by steps.
-        every_minutes: minutes, within an epoch too; null: not by time.
+        every_epochs: epochs from save to save; 0: not by epochs.
+        every_steps: optimizer steps from save to save; 0: not by steps.
+        every_minutes: minutes from save to save, within an epoch too; 0: not by time.
 
     Raises:
-        InputError: an interval is not above 0.
+        InputError: an interval is below 0.
     """
 
     def __init__(
         self,
         dirpath: str,
-        every_epochs: int | None = 1,
-        every_steps: int | None = None,
-        every_minutes: float | None = None,
+        every_epochs: int = 1,
+        every_steps: int = 0,
+        every_minutes: float = 0,
     ) -> None:
         intervals = {"every_epochs": every_epochs, "every_steps": every_steps, "every_minutes": every_minutes}
         for name, value in intervals.items():
-            if value is not None and value <= 0:
-                raise InputError(f"callbacks.last.{name}={value}: must be above 0, or null")
+            if value < 0:
+                raise InputError(f"callbacks.last.{name}={value}: must be at least 0, which means never")
         self.path = Path(dirpath) / LAST
         self.every_epochs = every_epochs
-        self.every_steps = every_steps or 0
+        self.every_steps = every_steps
         self.every_minutes = every_minutes
         self._saved_step = -1
         self._saved_at = time.monotonic()
@@ -54,7 +54,7 @@ class Last(Checkpoint):
     @property
     def due(self) -> bool:
         """Whether it is time to save, by the clock of this process."""
-        return self.every_minutes is not None and time.monotonic() - self._saved_at >= 60 * self.every_minutes
+        return self.every_minutes > 0 and time.monotonic() - self._saved_at >= 60 * self.every_minutes
 
     def due_at(self, step: int) -> bool:
         """Whether to save after this many optimizer steps."""
@@ -73,7 +73,7 @@ class Last(Checkpoint):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of an epoch; stop there if the run was told to."""
         signum, due = _of_all(trainer, stopping.requested(), self.due)
-        epoch_due = self.every_epochs is not None and (trainer.current_epoch + 1) % self.every_epochs == 0
+        epoch_due = self.every_epochs > 0 and (trainer.current_epoch + 1) % self.every_epochs == 0
         if signum or due or epoch_due or self.due_at(trainer.global_step):
             self.save(trainer)
         if signum:

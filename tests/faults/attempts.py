@@ -1,0 +1,127 @@
+"""The command, run in forks of this process: each is a process of its own, without the seconds of imports."""
+
+import contextlib
+import importlib.util
+import os
+import signal
+import sys
+import time
+import traceback
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
+
+import project.train  # noqa: F401 (imported here once, for all)
+from project import command_line
+from project.runs.folder import RunFolder
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+LIMIT_S = 300
+"""Seconds after which an attempt counts as hanging; the machine may be busy."""
+
+
+def start(
+    arguments: list[str], cwd: Path, *, script: str = "train", before: Callable[[], object] | None = None
+) -> int:
+    """Begin `python scripts/<script>.py <arguments>` in `cwd`; its output goes to `cwd/log`.
+
+    Args:
+        arguments: of the command line.
+        cwd: its working directory.
+        script: name of the script.
+        before: called in the new process first.
+
+    Returns:
+        Its process id.
+    """
+    torch.set_num_threads(1)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    pid = os.fork()
+    if pid:
+        return pid
+    try:
+        os.setpgid(0, 0)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        os.chdir(cwd)
+        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+        os.dup2(log, 1)
+        os.dup2(log, 2)
+        sys.stdout = os.fdopen(1, "w")  # pytest's own have buffers, and go elsewhere
+        sys.stderr = os.fdopen(2, "w")
+        GlobalHydra.instance().clear()
+        HydraConfig.instance().cfg = None
+        sys.argv = [str(ROOT / "scripts" / f"{script}.py"), *arguments]
+        for finalizer in list(weakref.finalize._registry):
+            finalizer.detach()  # of temporary folders, which are the parent's
+        if before is not None:
+            before()
+        spec = importlib.util.spec_from_file_location("script", sys.argv[0])
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        command_line.run(module.main, module.CONF, script)
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        os._exit(99)
+
+
+def wait(pid: int, limit_s: float = LIMIT_S) -> int:
+    """Wait for the end of a process; return its exit code, negative for the signal that killed it."""
+    deadline = time.monotonic() + limit_s
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.002)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    raise AssertionError(f"process {pid} had not ended after {limit_s} s")
+
+
+def run(arguments: list[str], cwd: Path, *, code: int = 0, **options: Callable[[], object]) -> str:
+    """Run the command to its end; return what it printed.
+
+    Raises:
+        AssertionError: its exit code is not `code`.
+    """
+    cwd.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(FileNotFoundError):
+        (cwd / "log").unlink()
+    found = wait(start(arguments, cwd, **options))
+    printed = (cwd / "log").read_text()
+    assert found == code, f"{arguments}: exit code {found}, not {code}\n{printed}"
+    return printed
+
+
+def only_run(cwd: Path) -> RunFolder:
+    """The run folder that the command has made below `cwd`."""
+    (found,) = {file.parent for file in cwd.glob("outputs/*/*/status.json")}
+    return RunFolder(found)
+
+
+def state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
+    """All tensors of a checkpoint by name: weights, the optimizer's state and the average."""
+    tensors: dict[str, torch.Tensor] = {}
+
+    def collect(name: str, node: object) -> None:
+        if isinstance(node, torch.Tensor):
+            tensors[name] = node
+        elif isinstance(node, dict | list):
+            for key, child in node.items() if isinstance(node, dict) else enumerate(node):
+                collect(f"{name}.{Path(key).name if '/' in str(key) else key}", child)  # folders differ
+
+    collect("", torch.load(checkpoint, weights_only=True))
+    return tensors
+
+
+def difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> str:
+    """The first of two states' tensors that is not the same bit for bit; an empty string: none."""
+    if found.keys() != wanted.keys():
+        return f"other tensors: {sorted(found.keys() ^ wanted.keys())[:5]}"
+    return next((name for name, value in wanted.items() if not torch.equal(found[name], value)), "")

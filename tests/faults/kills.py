@@ -1,0 +1,219 @@
+"""SIGKILL at random moments and inside saves: nothing finished is lost, and runs end as if nothing had been.
+
+Each chain is one run, killed again and again and continued by `resume=…`, until it is let finish; its
+weights, optimizer and metrics are compared bit by bit with a run that was never killed.
+"""
+
+import mmap
+import os
+import random
+import shutil
+import signal
+import struct
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from attempts import difference, only_run, run, start, state_of, wait
+
+from project.runs import checkpoint, checkpoint_files
+from project.training import checkpoint_io, loop
+
+KINDS: dict[str, list[str]] = {
+    "plain": ["model=mlp", "optim=adam", "scheduler=cosine"],
+    "dropout_ema": ["model=mlp", "model.dropout=0.3", "optim=sgd", "callbacks.ema.decay=0.99"],
+    "mixup_accumulate": [
+        *("model=mlp", "optim=adamw", "augment=strong", "scheduler=onecycle"),
+        *("trainer.accumulate_grad_batches=3",),
+    ],
+    "plateau": ["model=lenet", "optim=adam", "scheduler=plateau", "scheduler.patience=1"],
+    "ddp": [
+        *("model=mlp", "model.dropout=0.3", "optim=sgd", "scheduler=step"),
+        *("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
+    ],
+}
+STEPS_A_SAVE = 17
+SETTINGS = [
+    *("data=digits", "data.batch_size=32", "trainer.max_epochs=8", "trainer.log_every_n_steps=10"),
+    *(f"callbacks.last.every_steps={STEPS_A_SAVE}", "'~callbacks.progress'", "'~callbacks.early_stopping'"),
+]
+
+
+@dataclass
+class Figures:
+    """What came of the chains."""
+
+    chains: int = 0
+    kills: int = 0
+    in_saves: int = 0
+    most_lost: int = 0
+    fallbacks: int = 0
+
+    def __str__(self) -> str:
+        return (
+            f"{self.kills} kills in {self.chains} runs, {self.in_saves} of them inside a save: 0 unloadable, "
+            f"0 restarts from nothing, at most {self.most_lost} steps lost (a save every {STEPS_A_SAVE}), "
+            f"weights, optimizer and metrics bit-equal in {self.chains} of {self.chains}"
+        )
+
+
+class Steps:
+    """The number of optimizer steps that a process has taken, seen from its parent."""
+
+    def __init__(self) -> None:
+        self._word = mmap.mmap(-1, mmap.PAGESIZE)
+
+    def watch(self) -> None:
+        """In the child: note each step; save each time it is due, and not seconds later."""
+        checkpoint_io.REST_S = 0.0
+        advance = loop.EpochLoop.advance
+
+        def noting(self_: loop.EpochLoop, *args: object) -> None:
+            advance(self_, *args)
+            if self_.trainer.is_global_zero:
+                self._word[:8] = struct.pack("q", self_.global_step)
+
+        loop.EpochLoop.advance = noting
+
+    def read(self) -> int:
+        """Steps as of the last chunk."""
+        return struct.unpack("q", self._word[:8])[0]
+
+
+def kill_in_save(draws: random.Random) -> Callable[[], None]:
+    """Have a process kill itself at one of the system calls of one of its saves."""
+    saves, calls = draws.randint(1, 4), draws.randint(1, 9)
+
+    def arm() -> None:
+        left = {"saves": saves, "calls": calls}
+        write = checkpoint_files.write
+
+        def counted(path: Path, *args: object) -> None:
+            if path.name == checkpoint_files.LAST:
+                left["saves"] -= 1
+            write(path, *args)
+            if left["saves"] < 0 or left == {"saves": 0, "calls": calls}:
+                os.killpg(0, signal.SIGKILL)  # its ranks, too
+
+        def dying(function: Callable[..., object]) -> Callable[..., object]:
+            def call(*args: object, **options: object) -> object:
+                if left["saves"] == 0:
+                    left["calls"] -= 1
+                    if left["calls"] == 0:
+                        os.killpg(0, signal.SIGKILL)  # its ranks, too
+                return function(*args, **options)
+
+            return call
+
+        checkpoint_files.write = counted
+        checkpoint_files._Hashing.write = dying(checkpoint_files._Hashing.write)
+        checkpoint_files.os.fsync = dying(os.fsync)
+        checkpoint_files.os.link = dying(os.link)
+        Path.replace = dying(Path.replace)
+
+    return arm
+
+
+def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Random, figures: Figures) -> None:
+    """Kill one run so many times, let it finish, and compare it with one that was never killed.
+
+    Raises:
+        AssertionError: something that was finished was lost, or the result is another one.
+    """
+    arguments = [*(text.strip("'") for text in SETTINGS), *KINDS[kind]]
+    wanted = folder / "whole"
+    if not wanted.exists():
+        run(arguments, wanted)
+    killed = folder / f"killed-{figures.chains}"
+    killed.mkdir()
+    ways = ["save"] * in_saves + ["moment"] * (kills - in_saves)
+    draws.shuffle(ways)
+    earlier = 0
+    for number, way in enumerate(ways):
+        steps = Steps()
+        again = [f"resume={only_run(killed).path}"] if number else arguments
+        arm = kill_in_save(draws) if way == "save" else lambda: None
+        pid = start(again, killed, before=lambda steps=steps, arm=arm: (steps.watch(), arm()))
+        if way == "moment":
+            _wait_for_save(killed, pid)
+            time.sleep(draws.uniform(0.0, 1.0) ** 2 * 3)
+            os.kill(pid, signal.SIGKILL)
+        code = wait(pid)
+        if code == 0:  # it was faster than its killer
+            break
+        assert code == -signal.SIGKILL, f"exit code {code}\n{(killed / 'log').read_text()}"
+        figures.kills += 1
+        figures.in_saves += way == "save"
+        reached = max(steps.read(), earlier)
+        found = only_run(killed).newest_checkpoint()
+        assert found.path is not None, f"nothing to go on from: {found.damaged}"
+        kept = checkpoint.read(found.path)["global_step"]
+        lost = reached - kept
+        assert lost <= STEPS_A_SAVE, f"{lost} steps lost: {kept} of {reached}, {way}"
+        figures.most_lost = max(figures.most_lost, lost)
+        earlier = kept
+    if code:
+        run([f"resume={only_run(killed).path}"], killed, before=Steps().watch)
+    _compare(only_run(killed).path, only_run(wanted).path)
+    shutil.rmtree(killed)
+    figures.chains += 1
+
+
+def _wait_for_save(cwd: Path, pid: int) -> None:
+    """Wait for the first checkpoint that this process writes, or its end."""
+    began = time.time()
+    while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
+        files = list(cwd.glob(f"outputs/*/*/checkpoints/{checkpoint_files.LAST}"))
+        if any(file.stat().st_mtime > began - 0.01 for file in files):
+            return
+        time.sleep(0.002)
+
+
+def _compare(found: Path, wanted: Path) -> None:
+    for name in (checkpoint_files.LAST, checkpoint_files.BEST):
+        states = [state_of(folder / "checkpoints" / name) for folder in (found, wanted)]
+        assert not (other := difference(*states)), f"{name}: {other} differs"
+    metrics = [json_metrics(folder) for folder in (found, wanted)]
+    assert metrics[0] == metrics[1], metrics
+
+
+def json_metrics(folder: Path) -> dict[str, float]:
+    """The metrics that a run has recorded as its result."""
+    from project.runs.folder import RunFolder
+
+    return RunFolder(folder).read_status()["metrics"]
+
+
+def trial(
+    chains: int, kills: int, in_saves: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS)
+) -> Figures:
+    """Run so many chains of so many kills each, half of them with TMPDIR on another file system."""
+    figures = Figures()
+    draws = random.Random(seed)
+    memory = Path(os.sep, "dev", "shm")
+    elsewhere = memory if memory.is_dir() else None
+    before = os.environ.get("TMPDIR")
+    with tempfile.TemporaryDirectory() as root, tempfile.TemporaryDirectory(dir=elsewhere) as other:
+        try:
+            for number in range(chains):
+                kind = kinds[number % len(kinds)]
+                if number // len(kinds) % 2:
+                    os.environ["TMPDIR"] = other
+                elif before is None:
+                    os.environ.pop("TMPDIR", None)
+                chain(kind, Path(root) / kind, kills, in_saves, draws, figures)
+        finally:
+            os.environ.pop("TMPDIR", None)
+            if before is not None:
+                os.environ["TMPDIR"] = before
+    return figures
+
+
+def full() -> str:
+    """Kill 20 runs ten times each, twice inside a save."""
+    figures = trial(chains=20, kills=10, in_saves=2)
+    assert figures.kills >= 200, str(figures)
+    assert figures.in_saves >= 40, str(figures)
+    return str(figures)
