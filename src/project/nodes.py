@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from project import slurm_job
 from project.errors import InputError
 
 if TYPE_CHECKING:
@@ -166,12 +167,11 @@ def earlier_folder(hydra: DictConfig) -> Path | None:
         hydra: Hydra's own node of the configuration.
     """
     if world() is None:
-        return None
+        return slurm_job.find_run(Path(hydra.run.dir))
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         store = _connect()
         return Path(store.get("folder").decode()) if store.check(["folder"]) else None
-    requeued = os.environ.get("SLURM_RESTART_COUNT", "0") != "0"
-    return named if requeued and (named := name_folder(hydra)).is_dir() else None
+    return named if slurm_job.restarted() and (named := name_folder(hydra)).is_dir() else None
 
 
 def share(config: DictConfig) -> None:

@@ -4,38 +4,37 @@ Lightning starts the other ranks by running the command line again; in a multiru
 start the whole sweep. Here every rank is a copy of a process that has composed the configuration and
 imported everything already, and Lightning finds the ranks in the environment as under torchrun. Nothing
 may have used a GPU or many threads before.
+
+This process trains nothing. It hears the signals, hosts the store in which the ranks meet, and watches: if
+one rank fails, dies or stands still, the others, which wait for it somewhere in a library, are ended, and
+what came first is told. `RankGroup` sees to the processes, `Reports` to what they have to say.
 """
 
-import contextlib
 import os
 import signal
 import socket
+import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import timedelta
 
 import torch
+from torch.distributed import Store, TCPStore
 
-from project import imports
-from project.command_line import report
-from project.errors import TOLD, InputError
+from project import imports, stopping
+from project.errors import InputError
 from project.forking import die_with_parent, flush, forget_ranks
 from project.nodes import number_of
+from project.rank_group import RankGroup
+from project.rank_reports import Report, Reports
+from project.rank_watch import RankFailedError, Watch
+from project.stopping import Request, Stopped
 
-GRACE_S = 5.0
-"""Seconds that ranks have to end by themselves after another one failed, or after a signal."""
+__all__ = ["RankFailedError", "count_ranks", "run_ranks"]
 
-
-class RankFailedError(RuntimeError):
-    """A rank ended with an error, which it has reported itself.
-
-    Args:
-        message: which and how.
-        exit_code: of that rank.
-    """
-
-    def __init__(self, message: str, exit_code: int) -> None:
-        super().__init__(message)
-        self.exit_code = exit_code
+MEETING_LIMIT = timedelta(minutes=10)
+"""How long ranks wait for each other to start."""
 
 
 def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
@@ -69,126 +68,108 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
     """Run `work` in `count` forked processes and wait for all of them.
 
     Each has torchrun's variables in its environment and its share of the CPUs as threads. If one fails, the
-    others are ended; if this process is told to stop, all of them are.
+    others are ended. If this process is told to stop, all of them stop after the same step and save, or end
+    at once where there is nothing to save, and at a second Ctrl-C or SIGTERM.
 
     Raises:
-        RankFailedError: a rank failed; it has printed why.
-        SystemExit: the input was wrong.
-        KeyboardInterrupt: this process was interrupted.
+        RankFailedError: a rank failed; what it had to say has been printed.
+        InputError, DataError, NonFiniteError: as raised in a rank.
+        Stopped: this process or a rank was told to stop.
     """
     imports.complete()  # once for all ranks: DDP asks for what has waited
     imports.settle()
     flush()
     parent = os.getpid()
-    port = _free_port()
-    # What is wrong with the input is often wrong on all ranks: who takes the token tells the user.
-    token, token_end = os.pipe()
-    os.write(token_end, b"!")
-    os.set_blocking(token, False)
-    with _interrupt_on_sigterm():
-        ranks: dict[int, int] = {}
+    group, reports, request = RankGroup(count), Reports(count), Request(count)
+    meeting = socket.create_server(("127.0.0.1", 0))
+    watch = Watch(group, reports, request, count)
+    with watch.listening():
         try:
             for rank in range(count):
                 pid = os.fork()
                 if pid == 0:
-                    os._exit(_work_as_rank(work, rank, count, port, token, parent))
-                ranks[pid] = rank
-            _wait(ranks, count)
+                    code = 1
+                    try:
+                        group.join(rank)
+                        code = _work_as_rank(work, rank, count, meeting, reports, request, parent)
+                    finally:
+                        os._exit(code)
+                group.running[pid] = rank
+            store = _open_store(meeting, count)
+            watch.run()
+            del store
         finally:
-            _end(ranks)
-            os.close(token)
-            os.close(token_end)
+            group.kill()
+            group.close()
+            meeting.close()
+
+
+def _open_store(meeting: socket.socket, count: int) -> Store:
+    """Serve the store in which the ranks meet.
+
+    Here rather than in rank 0: the port is known before, so that two runs cannot choose the same one; only
+    this machine can reach it; and when rank 0 dies no other rank complains about that. After the ranks were
+    forked, because it has a thread.
+    """
+    address, port = meeting.getsockname()
+    return TCPStore(
+        address,
+        port,
+        count,
+        is_master=True,
+        timeout=MEETING_LIMIT,
+        wait_for_workers=False,
+        master_listen_fd=meeting.detach(),
+    )
 
 
 def _work_as_rank(
-    work: Callable[[], object], rank: int, count: int, port: int, token: int, parent: int
+    work: Callable[[], object],
+    rank: int,
+    count: int,
+    meeting: socket.socket,
+    reports: Reports,
+    request: Request,
+    parent: int,
 ) -> int:
     """Be one rank; return its exit code."""
     try:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGUSR1):
+            signal.signal(number, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         die_with_parent(parent)
+        stopping.obey(request, rank)
         forget_ranks()
+        address, port = meeting.getsockname()
+        meeting.close()
         os.environ |= {
-            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
             "WORLD_SIZE": str(count),
             "LOCAL_WORLD_SIZE": str(count),
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "NODE_RANK": "0",
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already
+            "TORCHELASTIC_RESTART_COUNT": "0",
         }
+        if sys.platform == "linux":  # all are here, whatever this machine's name resolves to
+            for library in ("GLOO", "NCCL"):
+                os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
         work()
         return 0
+    except Stopped as stop:
+        code = stopping.exit_code(stop.signum)
+        reports.write(rank, Report(time.monotonic(), code, signal=stop.signum))
+        return code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:
-        return report(error, silent=isinstance(error, InputError) and not _take(token))
+        reports.write(rank, told := Report.of(error))
+        return told.exit_code
     finally:
-        flush()
-
-
-def _take(token: int) -> bool:
-    """Whether this process is the first to read the token."""
-    try:
-        return bool(os.read(token, 1))
-    except BlockingIOError:
-        return False
-
-
-def _wait(ranks: dict[int, int], count: int) -> None:
-    """Wait until every rank has ended; take the ended ones out of `ranks`."""
-    while ranks:
-        for pid, rank in list(ranks.items()):
-            ended, status = os.waitpid(pid, os.WNOHANG)
-            if ended:
-                del ranks[pid]
-                _check(rank, count, os.waitstatus_to_exitcode(status))
-        time.sleep(0.02)
-
-
-def _check(rank: int, count: int, code: int) -> None:
-    """Raise unless a rank ended well."""
-    if code == 128 + signal.SIGINT:
-        raise KeyboardInterrupt
-    if code in TOLD:
-        raise SystemExit(code)  # the line that the rank printed says it all
-    if code < 0:
-        name = signal.Signals(-code).name
-        raise RankFailedError(f"rank {rank} of {count} was killed by {name}", 128 - code)
-    if code > 0:
-        raise RankFailedError(f"rank {rank} of {count} ended with exit code {code}", code)
-
-
-def _end(ranks: dict[int, int]) -> None:
-    """Interrupt the ranks that are left, and kill them after a grace."""
-    for stop_signal in (signal.SIGINT, signal.SIGKILL):
-        for pid in ranks:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, stop_signal)
-        deadline = time.monotonic() + GRACE_S
-        while ranks and time.monotonic() < deadline:
-            for pid in list(ranks):
-                if os.waitpid(pid, os.WNOHANG)[0]:
-                    del ranks[pid]
-            time.sleep(0.02)
-
-
-@contextlib.contextmanager
-def _interrupt_on_sigterm() -> Iterator[None]:
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    earlier = signal.signal(signal.SIGTERM, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, earlier)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+        with suppress(OSError, ValueError):  # nobody reads any more
+            flush()

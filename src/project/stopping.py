@@ -5,6 +5,7 @@ all ranks agree on it, saves, and then raises `Stopped`. At any other time `Stop
 Needs no torch.
 """
 
+import math
 import mmap
 import os
 import signal
@@ -19,8 +20,17 @@ REQUEUE = 75
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
 
+REPEAT_S = 0.5
+"""Seconds within which signals count as one: `timeout`, `uv run` and others send a signal to a process and to
+its group."""
+
 VALIDATION_LIMIT_S = 10.0
 """Seconds after which a run that is to stop waits no longer for a validation to end."""
+
+
+def exit_code(signum: int) -> int:
+    """Exit code of a process that a signal stopped."""
+    return REQUEUE if signum == signal.SIGUSR1 else 128 + signum
 
 
 class Stopped(SystemExit):
@@ -31,7 +41,7 @@ class Stopped(SystemExit):
     """
 
     def __init__(self, signum: int) -> None:
-        super().__init__(REQUEUE if signum == signal.SIGUSR1 else 128 + signum)
+        super().__init__(exit_code(signum))
         self.signum = signum
         self.told = False
 
@@ -40,18 +50,30 @@ class Stopped(SystemExit):
 
 
 class Request:
-    """A word that processes share from the moment one is forked: which signal the group was sent."""
+    """Bytes that a process and its ranks share: which signal it was sent, and which of them look for it.
 
-    def __init__(self) -> None:
-        self._word = mmap.mmap(-1, mmap.PAGESIZE)
+    Args:
+        count: of ranks; they are forked afterwards.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._bytes = mmap.mmap(-1, 1 + count)
 
     def post(self, signum: int) -> None:
-        """Have all processes that share this stop at their next step."""
-        self._word[0] = signum
+        """Have all ranks that train stop at their next step."""
+        self._bytes[0] = signum
 
     def read(self) -> int:
         """The signal posted, 0: none."""
-        return self._word[0]
+        return self._bytes[0]
+
+    def note(self, rank: int, *, trains: bool) -> None:
+        """Note whether a rank looks for signals between its steps."""
+        self._bytes[1 + rank] = trains
+
+    def trains(self) -> bool:
+        """Whether some rank looks for signals between its steps."""
+        return any(self._bytes[1:])
 
 
 class _State:
@@ -61,17 +83,19 @@ class _State:
         self.signum = 0
         self.times = 0
         self.since = 0.0
+        self.heard = -math.inf
         self.deferring = False
         self.listening = False
         self.shared: Request | None = None
+        self.rank = 0
 
 
 _state = _State()
 
 
-def obey(request: Request) -> None:
+def obey(request: Request, rank: int) -> None:
     """In a rank: stop for what its parent posts too."""
-    _state.shared = request
+    _state.shared, _state.rank = request, rank
 
 
 def requested() -> int:
@@ -93,6 +117,7 @@ def listening() -> Iterator[None]:
         yield
         return
     _state.signum = _state.times = 0
+    _state.heard = -math.inf
     earlier = {number: signal.signal(number, _hear) for number in SIGNALS}
     _state.listening = True
     try:
@@ -110,22 +135,32 @@ def deferring() -> Iterator[None]:
     Raises:
         Stopped: as it ends, if the code within had no such moment any more.
     """
-    before, _state.deferring = _state.deferring, True
+    before = _state.deferring
+    _defer(True)
     try:
         yield
     finally:
-        _state.deferring = before
+        _defer(before)
     if signum := requested():
         raise Stopped(signum)
 
 
+def _defer(defers: bool) -> None:
+    _state.deferring = defers
+    if _state.shared is not None:
+        _state.shared.note(_state.rank, trains=defers)
+
+
 def _hear(signum: int, frame: object) -> None:
+    earlier, _state.heard = _state.heard, time.monotonic()
+    if _state.heard - earlier < REPEAT_S:
+        return
     _state.times += 1
     if _state.times > 2:  # something swallows what is raised
         os._exit(128 + signum)
     impatient = _state.times == 2 and signum == signal.SIGINT
     if not impatient and _state.times == 2:
-        return  # clusters repeat themselves, and send both to a process and to its group
+        return  # clusters repeat themselves
     _note(signum)
     if impatient or not _state.deferring:
         raise Stopped(signum)

@@ -1,8 +1,9 @@
 """One run, from its configuration to its result: read this to see how the pieces meet."""
 
 import logging
-from collections.abc import Mapping
-from contextlib import nullcontext
+import signal
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import imports, nodes, screen, stopping
+from project import imports, nodes, screen, slurm_job, stopping
 from project.allocation import keep_freed_memory
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
@@ -33,7 +34,7 @@ from project.modules.classifier import ImageClassifier
 from project.quirks import silence_libraries
 from project.ranks import RankFailedError, count_ranks, run_ranks
 from project.runs import checkpoint, checkpoint_files
-from project.runs.folder import RunFolder
+from project.runs.folder import RunFolder, describe
 from project.yaml_text import to_yaml
 
 log = logging.getLogger(__name__)
@@ -53,7 +54,7 @@ def train(cfg: DictConfig) -> float | None:
     """
     run = RunFolder(cfg.paths.run)
     keeping = run.removed_if_never_trained(job=in_sweep()) if nodes.is_first() else nullcontext()
-    with ending_single_run_on_errors(), keeping:
+    with requeueing(), ending_single_run_on_errors(), keeping:
         if nodes.world() is not None:
             nodes.share(cfg)
             return train_rank(cfg, run)
@@ -62,11 +63,22 @@ def train(cfg: DictConfig) -> float | None:
             return train_rank(cfg, run)
         try:
             run_ranks(lambda: train_rank(cfg, run), ranks)
-        except RankFailedError as error:
-            # Rank 0, which keeps the status, may only know that it was told to end.
-            run.write_status(state="failed", error=str(error))
+        except BaseException as error:  # rank 0, which keeps the status, may have been killed
+            text = str(error) if isinstance(error, RankFailedError) else describe(error)
+            run.end_unfinished(text, interrupted=isinstance(error, stopping.Stopped))
             raise
         return run.read_status()["value"]
+
+
+@contextmanager
+def requeueing() -> Iterator[None]:
+    """When SLURM has warned that the time of a single run's job is over, have it start the job again."""
+    try:
+        yield
+    except stopping.Stopped as stop:
+        if stop.signum == signal.SIGUSR1 and nodes.is_first() and not in_sweep():
+            slurm_job.requeue()
+        raise
 
 
 def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:

@@ -15,6 +15,7 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
+from project import slurm_job
 from project.errors import InputError
 from project.runs import checkpoint_files
 
@@ -96,6 +97,7 @@ class RunFolder:
             host=platform.node(),
             pid=os.getpid(),
             command=sys.argv,
+            slurm_job=slurm_job.job_id(),
             versions=versions(),
             git=git_state(),
             **facts,
@@ -113,12 +115,32 @@ class RunFolder:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             end(
                 "interrupted" if interrupted else "failed",
-                error=f"{type(error).__name__}: {error}".strip(": "),
+                error=describe(error),
             )
-            if interrupted and self.newest_checkpoint().path:
-                print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
+            self._tell_how_to_go_on(interrupted=interrupted)
             raise
         end(result.pop("state", "done"))
+
+    def end_unfinished(self, error: str, *, interrupted: bool) -> None:
+        """Say in the status how a run ended, if the process that keeps it could not: it was killed.
+
+        Args:
+            error: what happened.
+            interrupted: it was told to stop.
+        """
+        status, state = self.read_status(), "interrupted" if interrupted else "failed"
+        if status and not (interrupted and status.get("state") == state):
+            self.write_status(state=state, error=error, finished=now())
+            self._tell_how_to_go_on(interrupted=interrupted)
+
+    def _tell_how_to_go_on(self, *, interrupted: bool) -> None:
+        if interrupted and self.newest_checkpoint().path:
+            print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
+
+
+def describe(error: BaseException) -> str:
+    """An error as the status has it."""
+    return f"{type(error).__name__}: {error}".strip(": ")
 
 
 def claim(wanted: str | Path) -> Path:

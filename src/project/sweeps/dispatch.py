@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project.checks import find_problems
 from project.errors import InputError
 from project.runs.folder import RunFolder, now
+from project.stopping import REPEAT_S, SIGNALS, exit_code
 from project.sweeps.composing import Composer
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import FINISHED, SUCCEEDED, Job, State
@@ -26,7 +27,10 @@ from project.sweeps.view import View
 from project.sweeps.work import Order, Task
 
 TICK_S = 0.25
-INTERRUPTED = (128 + signal.SIGINT, 128 + signal.SIGTERM, -signal.SIGINT, -signal.SIGTERM)
+INTERRUPTED = (
+    *(exit_code(number) for number in SIGNALS),
+    *(-number for number in SIGNALS),
+)
 """Exit codes of a process that somebody asked to stop."""
 
 
@@ -177,14 +181,18 @@ class Dispatcher:
     @contextmanager
     def _signals(self) -> Iterator[None]:
         """Note signals instead of raising wherever the program is; a second one ends the jobs at once."""
+        since = -float("inf")
 
         def note(number: int, frame: FrameType | None) -> None:
-            if self._signal:
+            nonlocal since
+            now = time.monotonic()
+            if not self._signal:
+                since = now
+            elif now - since > REPEAT_S and number != signal.SIGUSR1:
                 self.engine.kill()
-            self._signal = number
+            self._signal = self._signal or number
 
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        heard = [number for number in numbers if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
         earlier = {number: signal.signal(number, note) for number in heard}
         try:
             yield

@@ -19,6 +19,7 @@ from project import resume
 from project.errors import InputError
 from project.nearest import explain_composition
 from project.runs.folder import now
+from project.stopping import exit_code
 from project.sweeps.composing import Composer, loader_of
 from project.sweeps.dispatch import Source, compose_job, judge, refuse_problems, settle
 from project.sweeps.folder import SweepFolder, create
@@ -212,7 +213,7 @@ class RecordedSweeper(Sweeper):
         failed = [job for job in jobs if job.state == "failed"]
         left = sum(job.state not in FINISHED for job in jobs)
         if stopped or left:
-            code = 128 + stopped if stopped else 1
+            code = exit_code(stopped) if stopped else 1
             if stopped:  # jobs that nobody has asked for yet
                 left += max(0, self.expected - len(jobs))
             total = max(len(jobs), self.expected)

@@ -21,6 +21,7 @@ from project.command_line import report
 from project.errors import one_line
 from project.forking import die_with_parent, flush, forget_ranks
 from project.runs.folder import RunFolder
+from project.stopping import SIGNALS
 from project.sweeps.hydra_job import run_task
 from project.sweeps.slots import Grant, Need
 
@@ -123,9 +124,11 @@ def become_job(log: Path | None, environment: Mapping[str, str], parent: int) ->
     os.setpgid(0, 0)
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in (signal.SIGTERM, signal.SIGHUP):
+    for number in {*SIGNALS, signal.SIGHUP} - {signal.SIGINT}:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM})  # which a Ray worker blocks
+    signal.pthread_sigmask(
+        signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
+    )  # which a Ray worker blocks
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM warns all processes; the parent acts on it
     if log is not None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
