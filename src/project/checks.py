@@ -71,6 +71,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "trainer.check_val_every_n_epoch": (1, math.inf),
     "trainer.log_every_n_steps": (1, math.inf),
     "trainer.chunk": (1, math.inf),
+    "trainer.timeout_min": (ABOVE_0, math.inf),
     "trainer.limit_train_batches": (ABOVE_0, math.inf),
     "trainer.val_check_interval": (ABOVE_0, math.inf),
     "callbacks.early_stopping.patience": (0, math.inf),

@@ -102,20 +102,17 @@ class RankGroup:
         """Ranks that have been standing still for longer than this."""
         return [self.running[pid] for pid, since in self._stopped.items() if self.clock.now - since > limit_s]
 
-    def where_is(self, rank: int) -> str:
-        """Ask a rank that runs for the innermost line of Python that it is in; empty if it cannot say."""
+    def where_is(self, rank: int) -> list[str]:
+        """Ask a rank that runs for the lines of Python that it is in, innermost first; none: no answer."""
         pid = next(pid for pid, number in self.running.items() if number == rank)
-        read = self._dumps[rank][0]
+        dump, deadline = "", time.monotonic() + DUMP_S
         with contextlib.suppress(OSError):
             os.kill(pid, DUMP_SIGNAL)
-            deadline, dump = time.monotonic() + DUMP_S, ""
             while time.monotonic() < deadline:
                 time.sleep(DUMP_S / 10)
                 with contextlib.suppress(BlockingIOError):
-                    dump += os.read(read, 65536).decode(errors="replace")
-            lines = [line.strip() for line in dump.splitlines() if line.strip().startswith("File ")]
-            return next(iter(lines), "")
-        return ""
+                    dump += os.read(self._dumps[rank][0], 65536).decode(errors="replace")
+        return [line.strip() for line in dump.splitlines() if line.strip().startswith("File ")]
 
     def send(self, number: int) -> None:
         """Send a signal to all ranks that are left."""

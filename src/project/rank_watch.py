@@ -28,6 +28,9 @@ SLURM give."""
 LEAVE_S = 5.0
 """Seconds that they have where there is nothing to save, to leave what they are doing."""
 
+SEEN_S = 5 * POLL_S
+"""Seconds by which a process may have ended before that is seen."""
+
 STOPS = (signal.SIGINT, signal.SIGTERM)
 TOLD = "error: "
 KINDS = {kind.exit_code: kind for kind in (InputError, DataError, NonFiniteError)}
@@ -66,7 +69,7 @@ class Watch:
         self._impatient = False
         self._deadline = math.inf  # on the group's clock
         self._still: list[int] = []
-        self._waited_for: dict[int, str] = {}
+        self._waited_for: dict[int, list[str]] = {}  # rank: lines of Python that it is in
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -118,8 +121,9 @@ class Watch:
         """Seconds that other ranks have when one has ended."""
         if end.code == 0:
             return math.inf
-        if not self._cause_of(end).signal:
-            return SETTLE_S
+        cause = self._cause_of(end)
+        if not cause.signal:
+            return LEAVE_S if cause.follows else SETTLE_S  # the one that it follows may yet be seen
         return GRACE_S if self.request.trains() else LEAVE_S  # rank 0 may still be saving
 
     def _left_after_signal(self, number: int) -> float:
@@ -136,10 +140,15 @@ class Watch:
         rank = f"rank {end.rank} of {self.count}"
         number = -end.code if end.code < 0 else end.code - 128
         stop = number if number in STOPS else 0
+        when = end.when - SEEN_S
         if end.code < 0:
-            name = signal.Signals(number).name
-            return Report(end.when, 128 + number, summary=f"{rank} was killed by {name}", signal=stop)
-        return Report(end.when, end.code, summary=f"{rank} ended with exit code {end.code}", signal=stop)
+            summary = f"{rank} was killed by {_name(number)}"
+            if number == signal.SIGKILL:
+                summary += ", perhaps for lack of memory"
+            # NCCL aborts a process whose collective has timed out, or failed because another one is gone.
+            follows = number == signal.SIGABRT
+            return Report(when, 128 + number, summary=summary, follows=follows, signal=stop)
+        return Report(when, end.code, summary=f"{rank} ended with exit code {end.code}", signal=stop)
 
     def _first_cause(self) -> tuple[int, Report] | None:
         """Which rank failed first, and why; those that failed because another was gone come last."""
@@ -174,16 +183,28 @@ class Watch:
         rank, cause = first
         if cause.signal:
             raise Stopped(cause.signal)
+        if self._waited_for:
+            raise RankFailedError(self._tell_of_waiting(rank, cause), cause.exit_code)
         _print_traceback(cause)
         if (kind := KINDS.get(cause.exit_code)) is not None and (lines := _lines(cause)):
             raise kind("\n".join(lines))
         summary = cause.summary if not cause.shown else f"rank {rank} of {self.count}: {cause.summary}"
-        if self._waited_for:
-            others = "; ".join(
-                f"rank {other} was in {where or 'a library'}" for other, where in self._waited_for.items()
-            )
-            summary = f"{summary} ({others})"
         raise RankFailedError(summary, cause.exit_code)
+
+    def _tell_of_waiting(self, waiting: int, cause: Report) -> str:
+        """Print where the ranks hang that another one has waited for; return a line about it."""
+        told = []
+        for rank, lines in self._waited_for.items():
+            print(f"rank {rank} was here, innermost first:", *lines, sep="\n  ", file=sys.stderr)
+            told.append(f"rank {rank} was in {lines[0]}" if lines else f"rank {rank} gave no answer")
+        return (
+            f"rank {waiting} of {self.count} waited in vain for the others ({'; '.join(told)}): "
+            f"{cause.summary}; trainer.timeout_min limits such waits"
+        )
+
+
+def _name(number: int) -> str:
+    return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
 def _print_traceback(cause: Report) -> None:

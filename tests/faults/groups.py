@@ -10,6 +10,7 @@ import os
 import signal
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -26,6 +27,9 @@ PAIR = (
 LIMIT_S = 15.0
 """Within which all processes are gone."""
 
+HANG_S = 6.0
+"""`trainer.timeout_min` of a trial in which a rank hangs."""
+
 START_LIMIT_S = 240.0
 RAISED = "ArithmeticError: this rank was made to fail"
 NAMES = ("raise", "SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "SIGUSR1")
@@ -38,7 +42,7 @@ class Cell:
     """One fault.
 
     Args:
-        name: `raise` or a signal.
+        name: `raise`, `hang` or a signal.
         target: `rank 0`, `rank 1`, `ranks` (both), `group` (with their parent, as a terminal signals), or
             `parent`, alone.
         more: overrides of the run.
@@ -51,9 +55,7 @@ class Cell:
     @property
     def code(self) -> int:
         """Exit code that the run has to end with; negative: a signal."""
-        if self.name == "raise":
-            return 1
-        if self.name == "SIGSTOP":
+        if self.name in ("raise", "hang", "SIGSTOP"):
             return 1
         if self.name == "SIGKILL":
             return -9 if self.target in ("group", "parent") else 137
@@ -64,6 +66,7 @@ CELLS = [
     *(Cell(name, target) for name in NAMES for target in ("rank 0", "rank 1", "ranks")),
     *(Cell(name, target) for name in NAMES[3:] for target in ("group", "parent")),
     *(Cell("SIGKILL", target) for target in ("group", "parent")),
+    *(Cell("hang", f"rank {rank}", (f"trainer.timeout_min={HANG_S / 60}",)) for rank in (0, 1)),
 ]
 
 
@@ -175,7 +178,7 @@ def _become(output: Path, arguments: tuple[str, ...]) -> None:
 
 
 def _arm(folder: Path) -> None:
-    """Have a rank raise in the middle of an epoch when a file of its name appears."""
+    """Have a rank raise, or wait for ever, in the middle of an epoch when a file of its name appears."""
     from project.training.loop import EpochLoop
 
     advance = EpochLoop.advance
@@ -184,8 +187,15 @@ def _arm(folder: Path) -> None:
         advance(self, *arguments)
         if (folder / f"raise {self.trainer.global_rank}").exists():
             raise ArithmeticError(RAISED.partition(": ")[2])
+        if (folder / f"hang {self.trainer.global_rank}").exists():
+            _wait_for_ever()
 
     EpochLoop.advance = armed  # type: ignore[method-assign]
+
+
+def _wait_for_ever() -> None:
+    threading.Lock().acquire()
+    threading.Event().wait()
 
 
 def preload() -> None:
@@ -228,7 +238,7 @@ def try_cell(cell: Cell, folder: Path) -> float:
         assert len(ranks) == 2, run.describe()
         began = time.monotonic()
         _strike(cell, run, ranks, folder)
-        code = run.wait(LIMIT_S + _heartbeat(cell))
+        code = run.wait(LIMIT_S + _noticing(cell))
         seconds = time.monotonic() - began
         _check(cell, run, code)
     finally:
@@ -238,17 +248,18 @@ def try_cell(cell: Cell, folder: Path) -> float:
     return seconds
 
 
-def _heartbeat(cell: Cell) -> float:
+def _noticing(cell: Cell) -> float:
+    """Seconds that pass until anybody can know of a fault."""
     from project.rank_watch import HEARTBEAT_S
 
-    return HEARTBEAT_S if cell.name == "SIGSTOP" else 0
+    return {"SIGSTOP": HEARTBEAT_S, "hang": HANG_S}.get(cell.name, 0.0)
 
 
 def _strike(cell: Cell, run: Run, ranks: list[int], folder: Path) -> None:
     hit = {"rank 0": [0], "rank 1": [1], "ranks": [0, 1], "group": [], "parent": []}[cell.target]
-    if cell.name == "raise":
+    if cell.name in ("raise", "hang"):
         for rank in hit:
-            (folder / f"raise {rank}").touch()
+            (folder / f"{cell.name} {rank}").touch()
         return
     number = signal.Signals[cell.name]
     if cell.target == "group":
@@ -272,6 +283,12 @@ def _check(cell: Cell, run: Run, code: int) -> None:
         assert len(errors) == 1, text
         assert errors[0].startswith(f"error: {rank}"), text
         assert errors[0].endswith(f"of 2: {RAISED}"), text
+    elif cell.name == "hang":
+        assert len(errors) == 1, text
+        assert errors[0].startswith(f"error: rank {1 - int(rank[-1])} of 2 waited in vain"), text
+        assert f"for the others ({rank} was in File " in errors[0], text
+        assert text.count("in _wait_for_ever") == 1, text
+        assert "Traceback" not in text, text
     elif code > 0:
         assert "Traceback" not in text, text
         assert "onnection" not in text, text

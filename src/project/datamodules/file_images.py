@@ -1,8 +1,10 @@
 """Images in files that worker processes decode."""
 
 import math
+import os
 import weakref
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 from project.datamodules.images import Group, Layout
 from project.datamodules.order import EvaluationOrder, Order
 from project.errors import InputError
+from project.forking import die_with_parent
 
 
 class FileImages(Layout):
@@ -60,6 +63,7 @@ class FileImages(Layout):
                 persistent_workers=self.workers > 0,  # starting them anew each epoch is slow
                 pin_memory=device.type == "cuda",
                 timeout=self.timeout_s,
+                worker_init_fn=partial(_begin, os.getpid()),
             )
         for batch in self._loaders[order]:
             if isinstance(batch, InputError):
@@ -107,6 +111,11 @@ class _Files(Dataset[Item]):
             return self.layout.to_rows(self.decode(self.files[row])[None])[0], self.labels[row]
         except InputError as error:
             return error
+
+
+def _begin(parent: int, worker: int) -> None:
+    """Have a worker end with the process that it works for, even if that is killed."""
+    die_with_parent(parent)
 
 
 def _collate(items: list[Item]) -> Any:

@@ -1,6 +1,7 @@
 """Lightning's Trainer, with our loop over an epoch, our checkpoints, and our way of being told to stop."""
 
 from contextlib import nullcontext
+from datetime import timedelta
 from typing import Any
 
 import lightning as L
@@ -17,16 +18,21 @@ class Trainer(L.Trainer):
 
     Args:
         chunk: how many; null chooses, 1 visits the hooks with every batch (see `EpochLoop`).
+        timeout_min: minutes that a device's process waits for the others before that is an error.
         plugins: of `lightning.Trainer`; one that writes checkpoints takes the place of `SafeCheckpointIO`.
         options: of `lightning.Trainer`.
     """
 
-    def __init__(self, *, chunk: int | None = None, plugins: Any = None, **options: Any) -> None:
+    def __init__(
+        self, *, chunk: int | None = None, timeout_min: float = 10, plugins: Any = None, **options: Any
+    ) -> None:
         given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
         if not any(isinstance(plugin, CheckpointIO) for plugin in given):
             given = [*given, SafeCheckpointIO()]
         super().__init__(plugins=given, **options)
         self._signal_connector = _NoSignals(self)
+        if hasattr(self.strategy, "_timeout"):  # of those that have several processes
+            self.strategy._timeout = timedelta(minutes=timeout_min)
         limits = self.fit_loop.epoch_loop
         self.fit_loop.epoch_loop = EpochLoop(
             self, chunk, min_steps=limits.min_steps, max_steps=limits.max_steps
