@@ -37,3 +37,10 @@ def flush() -> None:
     """Write out what would otherwise be written twice after a fork, or never after `os._exit`."""
     for stream in (sys.stdout, sys.stderr):
         stream.flush()
+
+
+def end_workers() -> None:
+    """End processes of `multiprocessing`, for which its function at exit would wait, even for stuck ones."""
+    if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
+        for worker in multiprocessing.active_children():
+            worker.kill()

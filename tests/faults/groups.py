@@ -20,10 +20,17 @@ from typing import Any
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAIR = (
-    *("model=mlp", "data=synthetic", "data.train_size=20000", "data.test_size=64", "logger=none"),
-    *("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu", "trainer.max_epochs=100000"),
-    *("~callbacks.early_stopping", "paths.prepared=null"),
+    *("model=mlp", "logger=none", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
+    *("trainer.max_epochs=100000", "~callbacks.early_stopping", "paths.prepared=null"),
 )
+TEST_SIZE = 64
+MADE_UP = ("data=synthetic", "data.train_size=20000", f"data.test_size={TEST_SIZE}")
+STREAMED = (
+    *("data=image_folder", "data.path=photos", "data.memory_budget_mb=0", "data.num_workers=1"),
+    *("data.batch_size=16", f"data.test_size={TEST_SIZE}"),
+)
+"""With a worker process for each rank's training images, and later one for those of validation."""
+
 LIMIT_S = 15.0
 """Within which all processes are gone."""
 
@@ -35,6 +42,7 @@ RAISED = "ArithmeticError: this rank was made to fail"
 NAMES = ("raise", "SIGKILL", "SIGSTOP", "SIGTERM", "SIGINT", "SIGUSR1")
 TARGETS = ("rank 0", "rank 1", "ranks", "group", "parent")
 CODES = {"SIGTERM": 143, "SIGINT": 130, "SIGUSR1": 75}
+WITH_WORKERS = (("SIGKILL", "rank 1"), ("SIGSTOP", "rank 0"), ("SIGTERM", "group"), ("SIGINT", "group"))
 
 
 @dataclass(frozen=True)
@@ -46,11 +54,13 @@ class Cell:
         target: `rank 0`, `rank 1`, `ranks` (both), `group` (with their parent, as a terminal signals), or
             `parent`, alone.
         more: overrides of the run.
+        data: likewise.
     """
 
     name: str
     target: str
     more: tuple[str, ...] = ()
+    data: tuple[str, ...] = MADE_UP
 
     @property
     def code(self) -> int:
@@ -67,6 +77,7 @@ CELLS = [
     *(Cell(name, target) for name in NAMES[3:] for target in ("group", "parent")),
     *(Cell("SIGKILL", target) for target in ("group", "parent")),
     *(Cell("hang", f"rank {rank}", (f"trainer.timeout_min={HANG_S / 60}",)) for rank in (0, 1)),
+    *(Cell(name, target, data=STREAMED) for name, target in WITH_WORKERS),
 ]
 
 
@@ -179,8 +190,10 @@ def _become(output: Path, arguments: tuple[str, ...]) -> None:
 
 def _arm(folder: Path) -> None:
     """Have a rank raise, or wait for ever, in the middle of an epoch when a file of its name appears."""
+    from project.datamodules import image_folder
     from project.training.loop import EpochLoop
 
+    image_folder.FEW_FILES = 0
     advance = EpochLoop.advance
 
     def armed(self: EpochLoop, *arguments: Any) -> None:
@@ -225,7 +238,9 @@ def try_cell(cell: Cell, folder: Path) -> float:
     Raises:
         AssertionError: a promise was not kept.
     """
-    run = Run(folder, *PAIR, *cell.more)
+    if cell.data is STREAMED:
+        _write_photos(folder / "photos")
+    run = Run(folder, *PAIR, *cell.data, *cell.more)
     try:
         wait_until(
             lambda: run.poll() is not None or bool(list(folder.glob("outputs/*/*/checkpoints/*.ckpt"))),
@@ -236,6 +251,8 @@ def try_cell(cell: Cell, folder: Path) -> float:
         time.sleep(0.1 + 0.3 * (os.getpid() + run.pid) % 7 / 7)  # at any moment of an epoch
         ranks = run.ranks()
         assert len(ranks) == 2, run.describe()
+        if cell.data is STREAMED:
+            assert len(run.processes()) >= 5, run.describe()
         began = time.monotonic()
         _strike(cell, run, ranks, folder)
         code = run.wait(LIMIT_S + _noticing(cell))
@@ -246,6 +263,19 @@ def try_cell(cell: Cell, folder: Path) -> float:
     if cell.name in CODES:
         _go_on(folder)
     return seconds
+
+
+def _write_photos(folder: Path) -> None:
+    import numpy as np
+    from PIL import Image
+
+    draws = np.random.default_rng(0)
+    for label in range(3):
+        (folder / str(label)).mkdir(parents=True)
+        for number in range(100):
+            pixels = draws.integers(0, 60, (8, 8, 3), dtype=np.uint8)
+            pixels[:, :, label] += 180
+            Image.fromarray(pixels).save(folder / str(label) / f"{number}.png")
 
 
 def _noticing(cell: Cell) -> float:
@@ -332,12 +362,12 @@ def _go_on(folder: Path) -> None:
         again.end()
     status = run.read_status()
     assert status["state"] == "done", status
-    assert status["metrics"]["test/images"] == 64, status
+    assert status["metrics"]["test/images"] == TEST_SIZE, status
 
 
 def pause_everything(folder: Path, seconds: float) -> None:
     """Ctrl-Z and fg, or a closed lid: for longer than a rank may stand still; then the training goes on."""
-    run = Run(folder, *PAIR)
+    run = Run(folder, *PAIR, *MADE_UP)
     try:
         checkpoints = partial(folder.glob, "outputs/*/*/checkpoints/last*.ckpt")
         wait_until(lambda: bool(list(checkpoints())), START_LIMIT_S, run.describe)
@@ -368,7 +398,8 @@ def full() -> str:
     for cell in CELLS:
         with tempfile.TemporaryDirectory() as folder:
             seconds.setdefault(cell.name, []).append(try_cell(cell, Path(folder)))
-        print(f"{cell.name} to {cell.target}: {seconds[cell.name][-1]:.1f} s", flush=True)
+        workers = " with workers" if cell.data is STREAMED else ""
+        print(f"{cell.name} to {cell.target}{workers}: {seconds[cell.name][-1]:.1f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
         pause_everything(Path(folder), HEARTBEAT_S + 3)
     longest = ", ".join(f"{name} {max(times):.1f}" for name, times in seconds.items())

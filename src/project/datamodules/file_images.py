@@ -2,6 +2,7 @@
 
 import math
 import os
+import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
@@ -16,6 +17,7 @@ from project.datamodules.images import Group, Layout
 from project.datamodules.order import EvaluationOrder, Order
 from project.errors import InputError
 from project.forking import die_with_parent
+from project.stopping import SIGNALS
 
 
 class FileImages(Layout):
@@ -114,8 +116,13 @@ class _Files(Dataset[Item]):
 
 
 def _begin(parent: int, worker: int) -> None:
-    """Have a worker end with the process that it works for, even if that is killed."""
+    """Have a worker end with the process that it works for, even if that is killed, and not before.
+
+    A signal to a whole process group, or to all processes of a job, is for the one that trains: it finishes
+    its step and saves, and needs its workers until then.
+    """
     die_with_parent(parent)
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
 
 
 def _collate(items: list[Item]) -> Any:
