@@ -1,0 +1,27 @@
+"""Some of the faults that a run on two devices has to bear; `groups.full` tries all of them."""
+
+from pathlib import Path
+
+import pytest
+from groups import MADE_UP, STREAMED, Cell, preload, try_cell
+
+from project import rank_watch
+
+
+@pytest.mark.parametrize(
+    "cell",
+    [
+        Cell("raise", "rank 1"),
+        Cell("SIGKILL", "rank 0"),
+        Cell("SIGSTOP", "rank 1"),
+        Cell("SIGTERM", "group", data=STREAMED),
+        Cell("SIGINT", "rank 1"),
+    ],
+    ids=lambda cell: f"{cell.name} to {cell.target}{'' if cell.data is MADE_UP else ' with workers'}",
+)
+def test_a_fault_ends_all_ranks_and_nothing_is_lost(
+    cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preload()
+    monkeypatch.setattr(rank_watch, "HEARTBEAT_S", 2.0)
+    assert try_cell(cell, tmp_path) >= 0
