@@ -1,12 +1,13 @@
 """What surrounds a script's main function: one line for a user's mistake, a traceback for ours."""
 
 import atexit
+import errno
 import os
 import sys
 import threading
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
@@ -20,7 +21,10 @@ from project import imports, nodes, quirks, resolvers, resume, stopping
 from project.errors import InputError, one_line
 from project.forking import end_workers, flush
 from project.nearest import explain_composition, options
+from project.runs.outages import reason_of
 
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Of errors of the system, those that a user mends without knowing where they happened."""
 TRACEBACK_FLAG = "--traceback"
 with_traceback = False
 
@@ -131,8 +135,10 @@ def report(
         if not lines or with_traceback:
             traceback.print_exception(error)
         for line in lines:
-            print(f"error: {line}", file=sys.stderr)
-    return getattr(error, "exit_code", InputError.exit_code if lines else 1)
+            with suppress(OSError):  # of standard error itself
+                print(f"error: {line}", file=sys.stderr, flush=True)
+    mistake = lines and not isinstance(error, OSError)
+    return getattr(error, "exit_code", InputError.exit_code if mistake else 1)
 
 
 def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[str]:
@@ -143,6 +149,8 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
         return str(error).splitlines()
     if hasattr(error, "exit_code"):
         return [one_line(error)]
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return [f"{error.filename or 'standard output'}: {reason_of(error)}; make room, or write elsewhere"]
     if isinstance(error, HydraException | OmegaConfBaseException):
         overrides = get_args_parser().parse_known_args()[0].overrides
         return explain_composition(error, overrides, conf, config_name)

@@ -4,6 +4,7 @@ import ctypes
 import os
 import signal
 import sys
+from contextlib import suppress
 
 RANK_VARIABLES = (
     *("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ROLE_RANK"),
@@ -36,7 +37,8 @@ def die_with_parent(parent: int) -> None:
 def flush() -> None:
     """Write out what would otherwise be written twice after a fork, or never after `os._exit`."""
     for stream in (sys.stdout, sys.stderr):
-        stream.flush()
+        with suppress(OSError):  # of a disk that is full, or a pipe that nobody reads
+            stream.flush()
 
 
 def end_workers() -> None:

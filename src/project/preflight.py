@@ -12,7 +12,8 @@ from project import imports, nodes, resume
 from project.checks import find_problems
 from project.command_line import ending_on_errors
 from project.errors import InputError
-from project.runs.folder import claim
+from project.runs.folder import claim, refuse_unwritable
+from project.runs.writable import find_unusable
 
 
 class Preflight(Callback):
@@ -29,6 +30,8 @@ class Preflight(Callback):
             earlier = resume.configure(config, conf)
             _refuse_repeats(config)
             _check(config)
+            if earlier is not None:
+                refuse_unwritable(earlier)
             folder = earlier.path if earlier is not None else folder or claim(nodes.name_folder(config.hydra))
             with read_write(config.hydra.run):
                 config.hydra.run.dir = str(folder)
@@ -54,7 +57,8 @@ def _refuse_repeats(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    if problems := dict.fromkeys(find_problems(config)):  # many keys may follow from one wrong value
+    problems = dict.fromkeys(find_problems(config))  # many keys may follow from one wrong value
+    if problems := problems | dict.fromkeys(find_unusable(config)):
         raise InputError("\n".join(problems))
     if problems := dict.fromkeys(nodes.find_mismatch(config)):
         raise InputError("\n".join(problems))

@@ -69,7 +69,8 @@ def _yaml_loader() -> type[Any]:
 
 
 def silence_libraries() -> None:
-    """Keep off the screen what Lightning tells every user at every start."""
+    """Keep off the screen what Lightning tells every user at every start, and what logging says of itself."""
+    logging.raiseExceptions = False  # which prints a traceback for each line that a full disk did not take
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     for message in (

@@ -152,6 +152,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         if is_pruned(callbacks):
             status["state"] = "pruned"
     log.info(screen.closing(metrics, weights, run, run.read_status()["duration_s"]))
+    run.refuse_unrecorded()
     return metrics.get(cfg.monitor)
 
 

@@ -1,14 +1,19 @@
 """Metrics as a table that any tool reads."""
 
 import csv
+import io
+import os
 import time
 from argparse import Namespace
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+
+from project.runs.outages import Outage, write_at
 
 INTERVAL_S = 1.0
 """Between two times that rows are written: opening the file takes as long as a step of a small network."""
@@ -19,7 +24,7 @@ class MetricsCSV(Logger):
     second.
 
     Lightning's own `CSVLogger` deletes the table of a folder that it is opened in again; this one continues
-    it, and drops the rows that a resumed run writes anew.
+    it, and drops the rows that a resumed run writes anew. While the file cannot be written its rows are kept.
 
     Args:
         file: the table.
@@ -35,6 +40,9 @@ class MetricsCSV(Logger):
         self._opened = False
         self._rows = 0  # in the table, and where they end, bytes; what follows is being filled
         self._end = 0
+        self._outage = Outage(
+            self.file, "rows are kept until it can be written again, lost if the run ends before"
+        )
 
     @property
     def name(self) -> str:
@@ -77,46 +85,62 @@ class MetricsCSV(Logger):
         """Write all rows: a run that is resumed from the checkpoint does not measure them again."""
         self.save()
 
-    def _append(self, unfinished: Mapping[str, Any] | None = None) -> None:
-        """Write the rows that wait, and one that is being filled, over which the next time begins."""
-        self._written = time.monotonic()
-        new = [*self._waiting, *([unfinished] if unfinished else [])]
-        if not self._opened:
-            self._open(new[0])
-        known = {*self._columns}
-        columns = [name for row in new for name in row if name not in known]
-        if columns or not self.file.exists():
-            rows = self._read()[: self._rows]
-            self._columns += dict.fromkeys(columns)
-            self._write(rows)
-        with self.file.open("r+", newline="") as stream:
-            stream.seek(self._end)
-            writer = csv.DictWriter(stream, self._columns)
-            writer.writerows(self._waiting)
-            self._end = stream.tell()
-            if unfinished:
-                writer.writerow(unfinished)
-            stream.truncate()
-        self._rows += len(self._waiting)
-        self._waiting = []
-
     @rank_zero_only
     def finalize(self, status: str) -> None:
         """Write what is left."""
-        self.save()
+        if self._row or self._waiting:
+            self._append(unfinished=self._row, now=True)
+
+    def _append(self, unfinished: Mapping[str, Any] | None = None, *, now: bool = False) -> None:
+        """Write the rows that wait, and one that is being filled, over which the next time begins.
+
+        If that fails they wait on, for the next time or, with `now`, in spite of a failure a moment ago.
+        """
+        if self._outage.tried_just_now and not now:
+            return
+        self._written = time.monotonic()
+        try:
+            self._write(unfinished)
+        except OSError as error:
+            self._outage.begin(error)
+        else:
+            self._outage.end()
+
+    def _write(self, unfinished: Mapping[str, Any] | None) -> None:
+        new = [*self._waiting, *([unfinished] if unfinished else [])]
+        if not self._opened:
+            self._open(new[0])
+        columns = list(dict.fromkeys([*self._columns, *(name for row in new for name in row)]))
+        if columns != self._columns or not self.file.exists():
+            self._write_table(columns, self._read()[: self._rows])
+        finished = _as_text(self._columns, self._waiting)
+        data = finished + _as_text(self._columns, [unfinished] if unfinished else [])
+        descriptor = os.open(self.file, os.O_WRONLY)
+        try:
+            write_at(descriptor, self._end, data)
+            os.ftruncate(descriptor, self._end + len(data))
+        except OSError:
+            with suppress(OSError):
+                os.ftruncate(descriptor, self._end)  # no half rows
+            raise
+        finally:
+            os.close(descriptor)
+        self._end += len(finished)
+        self._rows += len(self._waiting)
+        self._waiting = []
 
     def _open(self, first: Mapping[str, Any]) -> None:
         """Continue a table that is there already, as of the row `first`."""
-        self._opened = True
         if self.file.exists():
             with self.file.open(newline="") as stream:
                 reader = csv.DictReader(stream)
-                self._columns = list(reader.fieldnames or [])
+                columns = list(reader.fieldnames or [])
                 # A run resumed when it was done trains no step anew, and only adds to its last row's step.
                 last = first["step"] - 1 if "train/loss" in first else first["step"]
                 whole = [row for row in reader if None not in row and None not in row.values()]
                 earlier = [row for row in whole if row["step"].isdigit() and int(row["step"]) <= last]
-            self._write(earlier)
+            self._write_table(columns, earlier)
+        self._opened = True
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.file.exists():
@@ -124,13 +148,22 @@ class MetricsCSV(Logger):
         with self.file.open(newline="") as stream:
             return list(csv.DictReader(stream))
 
-    def _write(self, rows: list[dict[str, Any]]) -> None:
-        self.file.parent.mkdir(parents=True, exist_ok=True)
+    def _write_table(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
+        """Write the table anew, all or nothing."""
+        data = _as_text(columns, [dict(zip(columns, columns, strict=True)), *rows])
         partial = self.file.with_suffix(".csv.partial")
-        with partial.open("w", newline="") as stream:
-            writer = csv.DictWriter(stream, self._columns)
-            writer.writeheader()
-            writer.writerows(rows)
-            self._end = stream.tell()
-        self._rows = len(rows)
-        partial.replace(self.file)
+        try:
+            self.file.parent.mkdir(parents=True, exist_ok=True)
+            partial.write_bytes(data)
+            partial.replace(self.file)
+        except OSError:
+            with suppress(OSError):
+                partial.unlink()
+            raise
+        self._columns, self._rows, self._end = list(columns), len(rows), len(data)
+
+
+def _as_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+    text = io.StringIO(newline="")
+    csv.DictWriter(text, columns).writerows(rows)
+    return text.getvalue().encode()

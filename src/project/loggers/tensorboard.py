@@ -5,9 +5,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
+
+from project.loggers.events import Events
 
 
 class TensorBoard(TensorBoardLogger):
@@ -23,6 +26,15 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Events:
+        """Torch's interface to the event file, for images, histograms and the like."""
+        if self._experiment is None:
+            self._experiment = Events(self.root_dir)
+        assert isinstance(self._experiment, Events)
+        return self._experiment
 
     @rank_zero_only
     def log_hyperparams(
@@ -70,5 +82,5 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Flush, and keep the file open: validation and test after training belong to the same one."""
-        self.experiment.flush()
+        """Write what is left; validation and test after training go on with the same file."""
+        self.experiment._get_file_writer().event_writer.close()

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
 from itertools import count
@@ -18,8 +18,16 @@ from typing import Any
 from project import slurm_job
 from project.errors import InputError
 from project.runs import checkpoint_files
+from project.runs.outages import Outage, reason_of, replace_text
+from project.runs.writable import probe
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "tensorboard")
+
+
+class UnrecordedError(RuntimeError):
+    """A run's result could not be written. The message names the file and the reason."""
+
+    exit_code = 1
 
 
 class RunFolder:
@@ -36,6 +44,8 @@ class RunFolder:
         self.composed_file = self.path / ".hydra" / "config.yaml"
         self.hydra_file = self.path / ".hydra" / "hydra.yaml"
         self.checkpoints = self.path / "checkpoints"
+        self._outage = Outage(self.status_file, "what becomes of the run is kept until that works")
+        self._unwritten: dict[str, Any] = {}
 
     @property
     def shown(self) -> str:
@@ -53,18 +63,41 @@ class RunFolder:
         return checkpoint_files.newest(self.checkpoints)
 
     def read_status(self) -> dict[str, Any]:
-        """Return the status, empty if there is none yet or if the file is damaged."""
+        """Return the status with what could not be written yet, empty if there is none or it is damaged."""
         try:
-            return json.loads(self.status_file.read_text())
-        except (FileNotFoundError, json.JSONDecodeError):
-            return {}
+            return json.loads(self.status_file.read_text()) | self._unwritten
+        except (OSError, ValueError):
+            return dict(self._unwritten)
 
-    def write_status(self, **changes: Any) -> None:
-        """Change keys of the status file; readers see the old one or the new one, never a part."""
-        status = self.read_status() | changes
-        partial = self.status_file.with_suffix(".json.partial")
-        partial.write_text(json.dumps(status, indent=2) + "\n")
-        partial.replace(self.status_file)
+    def write_status(self, **changes: Any) -> bool:
+        """Change keys of the status file; readers see the old one or the new one, never a part.
+
+        What cannot be written is told once, and written with what is changed next.
+
+        Returns:
+            Whether it was written.
+        """
+        self._unwritten |= changes
+        try:
+            replace_text(self.status_file, json.dumps(self.read_status(), indent=2) + "\n")
+        except OSError as error:
+            self._outage.begin(error)
+            return False
+        self._unwritten.clear()
+        self._outage.end()
+        return True
+
+    def refuse_unrecorded(self) -> None:
+        """Make sure that the run's end is on record: a sweep, or whoever looks later, knows no other.
+
+        Raises:
+            UnrecordedError: it is not, and cannot be written now either.
+        """
+        if self._unwritten and not self.write_status():
+            raise UnrecordedError(
+                f"{self.status_file}: the result could not be recorded ({self._outage.reason}); it stands "
+                "above, while the file says what the run was before"
+            )
 
     @contextmanager
     def removed_if_never_trained(self, *, job: bool = False) -> Iterator[None]:
@@ -150,9 +183,10 @@ def claim(wanted: str | Path) -> Path:
     in the same instant get two folders.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made or written to; nothing is left of it.
     """
     wanted = Path(wanted)
+    made = [folder for folder in wanted.absolute().parents if not folder.exists()]
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
@@ -161,13 +195,35 @@ def claim(wanted: str | Path) -> Path:
                 path.mkdir()
             except FileExistsError:
                 continue
+            made.insert(0, path)
+            probe(path)
             return path
     except OSError as error:
+        with suppress(OSError):  # others may use them by now
+            for folder in made:
+                folder.rmdir()
         raise InputError(
-            f"paths.outputs: cannot make the run folder {wanted} ({error.strerror}); set paths.outputs to a "
-            "folder that you may write to"
+            f"paths.outputs: cannot make the run folder {wanted} ({reason_of(error)}); set paths.outputs to "
+            "a folder that you may write to, on a disk that is not full"
         ) from error
     raise AssertionError("unreachable")
+
+
+def refuse_unwritable(run: RunFolder) -> None:
+    """Make sure that a run can go on in its folder.
+
+    Raises:
+        InputError: it cannot be written to.
+    """
+    for folder in (run.path, run.checkpoints):
+        try:
+            if folder.exists():
+                probe(folder)
+        except OSError as error:
+            raise InputError(
+                f"resume={run.shown}: cannot write to {folder} ({reason_of(error)}); make room, or make it "
+                "writable"
+            ) from error
 
 
 def find_run(wanted: str, outputs: str | Path) -> RunFolder:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project.checks import find_problems
 from project.errors import InputError
 from project.runs.folder import RunFolder, now
+from project.runs.writable import find_unusable
 from project.stopping import REPEAT_S, SIGNALS, exit_code
 from project.sweeps.composing import Composer
 from project.sweeps.folder import SweepFolder
@@ -221,7 +222,7 @@ def refuse_problems(config: DictConfig) -> None:
     earlier = hydra.cfg
     hydra.set_config(config)  # what ${hydra:…} is resolved from
     try:
-        problems = dict.fromkeys(find_problems(config))
+        problems = dict.fromkeys([*find_problems(config), *find_unusable(config)])
     finally:
         hydra.cfg = earlier
     if problems:
