@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project.checks import find_problems
 from project.errors import InputError
 from project.runs.folder import RunFolder, now
-from project.runs.writable import find_unusable
+from project.runs.writable import find_unusable, probe
 from project.stopping import REPEAT_S, SIGNALS, exit_code
 from project.sweeps.composing import Composer
 from project.sweeps.folder import SweepFolder
@@ -141,12 +141,12 @@ class Dispatcher:
                 if not source.checked:
                     refuse_problems(config)
                 order = Order(job.number, config, run.path.absolute(), self.task, self.need(config))
-            except (InputError, HydraException, OmegaConfBaseException) as error:
+                if not self.engine.adopt(order):
+                    prepare(run, config)
+            except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
                 job.state, job.error, job.finished = "failed", str(error), now()
                 self._record(job, source)
                 continue
-            if not self.engine.adopt(order):
-                prepare(run, config)
             self._waiting = (job, order)
             return True
         return False
@@ -230,13 +230,19 @@ def refuse_problems(config: DictConfig) -> None:
 
 
 def prepare(run: RunFolder, config: DictConfig) -> None:
-    """Make a job's folder; have the job go on from the checkpoint of an earlier attempt."""
+    """Make a job's folder; have the job go on from the checkpoint of an earlier attempt.
+
+    Raises:
+        OSError: it cannot be made or written to.
+    """
     if (newest := run.newest_checkpoint().path) is not None:
         config.ckpt_path = str(newest.absolute())
     elif run.path.exists():
         shutil.rmtree(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
-    run.write_status(state="starting", value=None, error=None)
+    probe(run.path)
+    if not run.write_status(state="starting", value=None, error=None):  # an earlier attempt's would count
+        raise OSError(f"{run.status_file} cannot be written")
 
 
 def judge(job: Job, run: RunFolder, exit_code: int | None, *, stopped: bool = False) -> None:

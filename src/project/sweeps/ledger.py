@@ -2,8 +2,11 @@
 
 import json
 import os
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from project.runs.outages import Outage
 from project.sweeps.jobs import Job
 
 
@@ -11,7 +14,7 @@ class Ledger:
     """One JSON line for each change of a job; the last line of a job counts.
 
     A line is on the disk when `write` returns. Whoever is killed before leaves a line without an end, which
-    is dropped.
+    is dropped. A line that cannot be written is told of, and written with the next one.
 
     Args:
         file: the record.
@@ -19,6 +22,11 @@ class Ledger:
 
     def __init__(self, file: Path) -> None:
         self.file = file
+        self._unwritten: list[Job] = []
+        self._outage = Outage(
+            file,
+            "the sweep goes on, what becomes of its jobs stands in their folders",
+        )
 
     def read(self) -> dict[int, Job]:
         """Jobs by number, in order."""
@@ -28,10 +36,34 @@ class Ledger:
                 if line.endswith(b"\n"):
                     job = Job(**json.loads(line))
                     jobs[job.number] = job
+        jobs |= {job.number: job for job in self._unwritten}
         return dict(sorted(jobs.items()))
 
+    @property
+    def outage(self) -> str:
+        """Why jobs could not be recorded, after one more try; empty if they all are."""
+        if self._unwritten:
+            self.write()
+        return self._outage.reason
+
     def write(self, *jobs: Job) -> None:
-        """Record jobs as they are now."""
+        """Record jobs as they are now.
+
+        Raises:
+            OSError: there is no record yet, and none can be made.
+        """
+        self._unwritten += [replace(job) for job in jobs]
+        try:
+            self._append(self._unwritten)
+        except OSError as error:
+            if not self.file.exists():
+                raise
+            self._outage.begin(error)
+        else:
+            self._unwritten = []
+            self._outage.end()
+
+    def _append(self, jobs: Sequence[Job]) -> None:
         lines = "".join(json.dumps(job.as_dict()) + "\n" for job in jobs).encode()
         partial = self.file.with_suffix(".jsonl.partial")
         new = not self.file.exists()

@@ -10,7 +10,7 @@ from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from project.sweeps.folder import SweepFolder
-from project.sweeps.table import layout
+from project.sweeps.table import layout, written_if_possible
 
 MOST_ROWS = 10
 BLUE, GRAY, RED = "#1f77b4", "#b0b0b0", "#d62728"
@@ -28,13 +28,15 @@ def report(folder: SweepFolder, study: optuna.Study, names: Sequence[str]) -> st
         The best trials and the parameters' importances, as text.
     """
     trials = study.get_trials(deepcopy=False)
-    _write_csv(folder.path / "trials.csv", trials, names)
+    with written_if_possible(folder.shown):
+        _write_csv(folder.path / "trials.csv", trials, names)
     done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     if not done:
         return "no trial is done"
     best = _best(study, done)
     importances = _importances(study, done) if len(names) == 1 else {}
-    _draw(folder.path, study, trials, names, importances)
+    with written_if_possible(folder.shown):
+        _draw(folder.path, study, trials, names, importances)
     title = "best trials" if len(names) == 1 else "trials that no other one beats in every objective"
     text = f"{title}:\n{_table(best[:MOST_ROWS], names)}"
     if importances:

@@ -25,7 +25,7 @@ from project.sweeps.dispatch import Source, compose_job, judge, refuse_problems,
 from project.sweeps.folder import SweepFolder, create
 from project.sweeps.jobs import FINISHED, Job, quoted
 from project.sweeps.launching import ListSource, StreamingLauncher, targets_of, view_of
-from project.sweeps.table import jobs_table, points_table, write_csv
+from project.sweeps.table import jobs_table, points_table, write_csv, written_if_possible
 
 OWN_KEYS = ("seeds", "folds", "retry", "resume")
 """Keys for the sweep, which mean nothing to a job."""
@@ -200,7 +200,9 @@ class RecordedSweeper(Sweeper):
         """
         jobs = list(folder.ledger.read().values())
         monitor, mode = str(self.config.get("monitor", "value")), str(self.config.get("mode", "max"))
-        write_csv(folder.path / "jobs.csv", jobs)
+        unrecorded = folder.ledger.outage
+        with written_if_possible(folder.shown):
+            write_csv(folder.path / "jobs.csv", jobs)
         shown = jobs[-MOST_ROWS:]
         print(f"\n{jobs_table(shown, monitor)}")
         if len(shown) < len(jobs):
@@ -208,6 +210,12 @@ class RecordedSweeper(Sweeper):
         for text in (points_table(jobs, monitor, mode), self.summary(folder)):
             if text:
                 print(f"\n{text}")
+        if unrecorded:
+            raise SweepFailedError(
+                f"{folder.ledger.file}: what became of the jobs could not be recorded ({unrecorded}); make "
+                f"room, and resume={folder.shown} takes it from the jobs' folders",
+                1,
+            )
         print(f"\ncompare them: python scripts/compare.py {folder.shown}")
         print(f"look at them: tensorboard --logdir {folder.shown}")
         failed = [job for job in jobs if job.state == "failed"]

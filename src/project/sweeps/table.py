@@ -1,14 +1,19 @@
 """A sweep's result as a table: every job, and every point over its seeds and folds."""
 
 import csv
+import logging
 import math
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from statistics import mean, stdev
 
+from project.runs.outages import reason_of
 from project.sweeps.jobs import Job, short, shown
 from project.wording import duration
+
+log = logging.getLogger(__name__)
 
 GAP = "  "
 
@@ -79,7 +84,11 @@ def spread(values: Iterable[float | None]) -> tuple[float, float, int]:
 
 
 def write_csv(file: Path, jobs: Sequence[Job]) -> None:
-    """Write every job with its settings and all of its metrics."""
+    """Write every job with its settings and all of its metrics.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     keys = list(columns_of(jobs))
     metrics = sorted({name for job in jobs for name in job.metrics})
     partial = file.with_suffix(".csv.partial")
@@ -98,6 +107,20 @@ def write_csv(file: Path, jobs: Sequence[Job]) -> None:
                 ]
             )
     partial.replace(file)
+
+
+@contextmanager
+def written_if_possible(sweep: str) -> Iterator[None]:
+    """Tell of tables and pictures that cannot be written: the result is printed, and on record.
+
+    Args:
+        sweep: its folder.
+    """
+    try:
+        yield
+    except OSError as error:
+        file = error.filename or f"{sweep}: tables and pictures"
+        log.warning("warning: %s: %s; resume=%s writes it when there is room", file, reason_of(error), sweep)
 
 
 def _by_point(jobs: Sequence[Job]) -> list[list[Job]]:

@@ -4,11 +4,13 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
 from typing import TextIO
 
 from project.runs.folder import RunFolder
+from project.runs.outages import GrowingFile, Outage
 from project.sweeps.jobs import FINISHED, Job
 from project.wording import duration
 
@@ -40,7 +42,8 @@ class View:
         progress: Callable[[Job], dict[str, float]],
         stream: TextIO = sys.stdout,
     ) -> None:
-        self.log_file = log_file
+        outage = Outage(log_file, "lines are kept until it can be written, lost if the sweep ends before")
+        self._log = GrowingFile(outage, shared=True)
         self.jobs = jobs
         self.monitor = monitor
         self.sign = 1 if mode == "max" else -1
@@ -62,11 +65,12 @@ class View:
 
     def say(self, text: str) -> None:
         """Print lines, above what goes on now."""
-        self._erase()
-        print(text, file=self.stream, flush=True)
         stamp = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
-        with self.log_file.open("a") as log:
-            log.writelines(f"[{stamp}] {line}\n" for line in text.splitlines())
+        self._log.append("".join(f"[{stamp}] {line}\n" for line in text.splitlines()).encode())
+        self._log.flush()
+        with suppress(OSError):  # a full disk, a pipe that nobody reads: jobs are worth more
+            self._erase()
+            print(text, file=self.stream, flush=True)
 
     def started(self, job: Job) -> None:
         """Tell of a start, where no live view does."""
@@ -108,13 +112,16 @@ class View:
         lines += [self._bar(job) for job in jobs[: min(MOST_BARS, max(1, rows - 3))]]
         if len(jobs) >= len(lines):
             lines.append(f"  … and {len(jobs) - len(lines) + 1} more")
-        self._erase()
-        print("\n".join(line[: columns - 1] for line in lines), file=self.stream, flush=True)
-        self._lines_below = len(lines)
+        with suppress(OSError):
+            self._erase()
+            print("\n".join(line[: columns - 1] for line in lines), file=self.stream, flush=True)
+            self._lines_below = len(lines)
 
     def close(self) -> None:
         """Leave the terminal with the lasting lines only."""
-        self._erase()
+        self._log.flush(now=True)
+        with suppress(OSError):
+            self._erase()
 
     def _erase(self) -> None:
         if self._lines_below:
