@@ -390,3 +390,40 @@ def test_statistics_of_a_channel_are_those_of_its_pixels() -> None:
     assert channel_statistics(channel) == pytest.approx(
         (values.mean().item(), values.std().item()), rel=1e-12
     )
+
+
+def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    file, memory = tmp_path / "file", tmp_path / "verified.json"
+    file.write_text("good")
+    wait_until_settled(file)
+
+    def next_process() -> str:
+        monkeypatch.setattr(checksums, "_known", {})
+        found = digest_of(file, Path.read_text, memory)
+        for thread in threading.enumerate():
+            if thread.name == "checksum":
+                thread.join()
+        return found
+
+    def remembered() -> list[object]:
+        return json.loads(memory.read_text())[str(file)]
+
+    def age() -> None:
+        entry = remembered()
+        memory.write_text(json.dumps({str(file): [*entry[:3], entry[3] - 8 * 86_400, entry[4]]}))
+
+    next_process()
+    age()
+    assert next_process() == "good"
+    assert abs(time.time() - remembered()[3]) < 60, "found good once more"
+    facts = file.stat()
+    with file.open("r+") as stream:
+        stream.write("b")
+    os.utime(file, ns=(facts.st_atime_ns, facts.st_mtime_ns))  # as a disk changes it, without a trace
+    assert next_process() == "good"
+    age()
+    assert next_process() == "good"
+    assert "file is damaged: its content changed though nobody wrote it" in caplog.text
+    assert next_process() == "bood"

@@ -19,7 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project import imports, nodes, quirks, resolvers, resume, stopping
 from project.errors import InputError, one_line
-from project.forking import end_workers, flush
+from project.forking import flush
 from project.nearest import explain_composition, options
 from project.runs.outages import reason_of
 
@@ -72,7 +72,6 @@ def _leave(code: str | int | None) -> NoReturn:
         print(code, file=sys.stderr)
     # Waits for threads, which pools of other launchers need.
     threading._shutdown()  # type: ignore[attr-defined]
-    end_workers()
     atexit._run_exitfuncs()
     flush()
     os._exit(code if isinstance(code, int) else 1 if code else 0)

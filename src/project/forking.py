@@ -39,10 +39,3 @@ def flush() -> None:
     for stream in (sys.stdout, sys.stderr):
         with suppress(OSError):  # of a disk that is full, or a pipe that nobody reads
             stream.flush()
-
-
-def end_workers() -> None:
-    """End processes of `multiprocessing`, for which its function at exit would wait, even for stuck ones."""
-    if (multiprocessing := sys.modules.get("multiprocessing")) is not None:
-        for worker in multiprocessing.active_children():
-            worker.kill()

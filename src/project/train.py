@@ -28,6 +28,7 @@ from project.callbacks.record import Record
 from project.callbacks.stop import Stop
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
+from project.datamodules.workers import naming_worker_failures
 from project.errors import InputError, one_line
 from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
@@ -173,6 +174,7 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         raise
 
 
+@naming_worker_failures()
 def fit_and_evaluate(
     trainer: L.Trainer,
     module: ImageClassifier,

@@ -1,11 +1,8 @@
 """Images in files that worker processes decode."""
 
 import math
-import os
-import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -15,9 +12,8 @@ from torch.utils.data import DataLoader, Dataset, default_collate
 
 from project.datamodules.images import Group, Layout
 from project.datamodules.order import EvaluationOrder, Order
-from project.errors import InputError
-from project.forking import die_with_parent
-from project.stopping import SIGNALS
+from project.datamodules.workers import worker_setup
+from project.errors import DataError, InputError
 
 
 class FileImages(Layout):
@@ -55,6 +51,16 @@ class FileImages(Layout):
 
     def groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[Group]:
         """See `Images.groups`; here each batch is one."""
+        for batch in self._loader(order, rows, pin=device.type == "cuda"):
+            if isinstance(batch, InputError):
+                raise batch
+            images, labels = batch
+            yield Group(
+                images.to(device, non_blocking=True), labels.to(device, non_blocking=True), [len(images)]
+            )
+
+    def _loader(self, order: Order, rows: Tensor, *, pin: bool) -> "DataLoader[Item]":
+        """The loader of an order, whose workers stay from epoch to epoch."""
         if order not in self._loaders:
             layout = Layout(self.shape, channels_last=self.channels_last)
             self._loaders[order] = DataLoader(
@@ -63,32 +69,41 @@ class FileImages(Layout):
                 collate_fn=_collate,
                 num_workers=self.workers,
                 persistent_workers=self.workers > 0,  # starting them anew each epoch is slow
-                pin_memory=device.type == "cuda",
+                pin_memory=pin,
                 timeout=self.timeout_s,
-                worker_init_fn=partial(_begin, os.getpid()),
+                worker_init_fn=worker_setup() if self.workers else None,
             )
-        for batch in self._loaders[order]:
-            if isinstance(batch, InputError):
-                raise batch
-            images, labels = batch
-            yield Group(
-                images.to(device, non_blocking=True), labels.to(device, non_blocking=True), [len(images)]
-            )
+        return self._loaders[order]
 
     def decoded(self) -> Tensor:
-        """Decode all images, to (N, C, H, W) uint8 in the memory order asked for."""
+        """Decode all images, to (N, C, H, W) uint8 in the memory order asked for.
+
+        Raises:
+            DataError: files are damaged; it names them, up to `MOST_NAMED`.
+        """
         rows = torch.empty((len(self.files), math.prod(self.shape)), dtype=torch.uint8)
         order = EvaluationOrder(len(self.files), batch_size=256)
         first = 0
-        for part, _, _ in self.groups(order, torch.arange(len(self.files)), torch.device("cpu")):
-            rows[first : first + len(part)] = part
-            first += len(part)
+        errors: list[InputError] = []
+        for batch in self._loader(order, torch.arange(len(self.files)), pin=False):
+            if isinstance(batch, InputError):
+                errors.append(batch)
+                if len(str(_together(errors)).splitlines()) > MOST_NAMED or not isinstance(batch, DataError):
+                    break
+            else:
+                rows[first : first + len(batch[0])] = batch[0]
+                first += len(batch[0])
+        if errors:
+            raise _together(errors)
         return self.from_rows(rows)
 
     def sample(self, rows: Tensor) -> Tensor:
         """See `Images.sample`."""
         return torch.stack([self.decode(self.files[row]) for row in rows.tolist()])
 
+
+MOST_NAMED = 10
+"""Damaged files that an error names."""
 
 Item = tuple[Tensor, Tensor] | InputError
 """An image as a row (C * H * W,) uint8 and its label, or why there is none. That is handed on rather than
@@ -115,18 +130,20 @@ class _Files(Dataset[Item]):
             return error
 
 
-def _begin(parent: int, worker: int) -> None:
-    """Have a worker end with the process that it works for, even if that is killed, and not before.
-
-    A signal to a whole process group, or to all processes of a job, is for the one that trains: it finishes
-    its step and saves, and needs its workers until then.
-    """
-    die_with_parent(parent)
-    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-
-
 def _collate(items: list[Item]) -> Any:
-    return next((item for item in items if isinstance(item, InputError)), None) or default_collate(items)
+    """A batch, or what is wrong with its files."""
+    errors = [item for item in items if isinstance(item, InputError)]
+    return _together(errors) if errors else default_collate(items)
+
+
+def _together(errors: Sequence[InputError]) -> InputError:
+    """One error that names several damaged files, a line each; any other error alone."""
+    if other := next((error for error in errors if not isinstance(error, DataError)), None):
+        return other
+    lines = [line for error in errors for line in str(error).splitlines()]
+    if len(lines) > MOST_NAMED:
+        lines[MOST_NAMED:] = ["… and more damaged files"]
+    return DataError("\n".join(lines))
 
 
 class _RowBatches:

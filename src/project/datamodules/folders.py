@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from project.errors import InputError
+from project.errors import DataError, InputError
 
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 ENDINGS = tuple(EXTENSIONS)
@@ -24,7 +24,8 @@ def class_folders(path: Path) -> list[Path]:
     """Class folders of the training images, sorted by name.
 
     Raises:
-        InputError: `path` is no folder, or holds no class folders.
+        InputError: `path` is no folder.
+        DataError: it holds fewer than two class folders.
     """
     if not path.is_dir():
         raise InputError(f"data.path={path}: no such folder; give one that holds a folder for each class")
@@ -32,7 +33,7 @@ def class_folders(path: Path) -> list[Path]:
     assert folder is not None
     found = subfolders(folder)
     if len(found) < 2:
-        raise InputError(
+        raise DataError(
             f"data.path={path}: {len(found)} class folders in {folder}, at least 2 are needed "
             f"(train/<class>/*.jpg or <class>/*.jpg)"
         )
@@ -68,11 +69,9 @@ def first_image(path: Path) -> Path:
     """The first training image.
 
     Raises:
-        InputError: there is none.
+        DataError: there is none.
     """
     for folder in class_folders(path):
         if files := image_files(folder):
             return Path(files[0])
-    raise InputError(
-        f"data.path={path}: no image files ({' '.join(sorted(EXTENSIONS))}) in its class folders"
-    )
+    raise DataError(f"data.path={path}: no image files ({' '.join(sorted(EXTENSIONS))}) in its class folders")

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.mapped import map_bytes
-from project.errors import InputError
+from project.errors import DataError
 
 UNSIGNED_BYTES = 0x08
 
@@ -26,7 +26,7 @@ def map_idx(file: Path, name: str) -> Tensor:
         Its values, uint8, with the file's dimensions; its memory is the file's.
 
     Raises:
-        InputError: the file is missing, or not what its header says.
+        DataError: the file is missing, or not what its header says.
     """
     try:
         with file.open("rb") as stream:
@@ -47,7 +47,7 @@ def map_idx(file: Path, name: str) -> Tensor:
         return torch.from_numpy(np.fromfile(file, dtype=np.uint8, offset=first)).view(shape)
 
 
-def _damaged(file: Path, name: str, problem: str) -> InputError:
-    return InputError(
+def _damaged(file: Path, name: str, problem: str) -> DataError:
+    return DataError(
         f"paths.data: {file} of data={name} is damaged ({problem}); remove it, and it is downloaded anew"
     )

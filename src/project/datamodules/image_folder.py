@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from PIL import __version__ as PILLOW_VERSION
 from torch import Tensor
 
@@ -21,7 +21,7 @@ from project.datamodules.folders import class_folders, image_files, split_folder
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
 from project.datamodules.randomness import generator
 from project.devices import available_cpus
-from project.errors import InputError
+from project.errors import DataError, InputError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -49,6 +49,7 @@ class ImageFolder(ImageDataModule):
         memory_budget_mb: most memory, MiB, that decoded training images may take.
         num_workers: processes that decode streamed images; null takes one for each CPU that this process
             may use.
+        timeout_s: seconds after which a batch that they have not decoded is an error.
         base: see `ImageDataModule`.
     """
 
@@ -58,6 +59,7 @@ class ImageFolder(ImageDataModule):
         test_size: float = 0.2,
         memory_budget_mb: int = 4096,
         num_workers: int | None = None,
+        timeout_s: float = 120,
         **base: Any,
     ) -> None:
         super().__init__(name="image_folder", **base)
@@ -65,6 +67,9 @@ class ImageFolder(ImageDataModule):
         self.test_size = test_size
         self.memory_budget_mb = memory_budget_mb
         self.num_workers = min(available_cpus(), MOST_WORKERS) if num_workers is None else num_workers
+        if not timeout_s > 0:
+            raise InputError(f"data.timeout_s={timeout_s}: must be above 0")
+        self.timeout_s = timeout_s
 
     @property
     def class_names(self) -> list[str]:
@@ -114,12 +119,23 @@ class ImageFolder(ImageDataModule):
         labels: list[int] = []
         for class_folder in subfolders(folder):
             if class_folder.name not in names:
-                raise InputError(f"data.path={self.path}: class {class_folder} has no training images")
+                raise DataError(
+                    f"data.path={self.path}: class {class_folder} has no training images; add some, or "
+                    "remove it"
+                )
             found = image_files(class_folder)
+            if not found and folder == split_folder(self.path, "train"):
+                raise DataError(
+                    f"data.path={self.path}: no image files in class folder {class_folder}; add some, or "
+                    "remove it"
+                )
             files += found
             labels += [names.index(class_folder.name)] * len(found)
         if not files:
-            raise InputError(f"data.path={self.path}: no images in {folder}/<class>")
+            raise DataError(
+                f"data.path={self.path}: no image files in {folder}/<class>; see whether they were moved, or "
+                "give another folder"
+            )
         return files, torch.tensor(labels)
 
     def _open(self, files: Sequence[str], labels: Tensor, split: Split) -> Images:
@@ -128,7 +144,13 @@ class ImageFolder(ImageDataModule):
         size_mb = len(files) * channels * height * width / MEBIBYTE
         workers = self.num_workers if len(files) > FEW_FILES else 0
         streamed = FileImages(
-            files, labels, decode, self.input_shape, workers, channels_last=self.channels_last
+            files,
+            labels,
+            decode,
+            self.input_shape,
+            workers,
+            channels_last=self.channels_last,
+            timeout_s=self.timeout_s,
         )
         if size_mb <= self.memory_budget_mb:
             return self._decoded(streamed, split)
@@ -188,14 +210,16 @@ def decode_image(file: str | Path, shape: tuple[int, int, int], *, may_scale: bo
         (C, H, W) uint8.
 
     Raises:
-        InputError: the file is damaged or no image, or has another size and must not be scaled.
+        DataError: the file is damaged or no image.
+        InputError: it has another size and must not be scaled.
     """
     channels, height, width = shape
     try:
         with Image.open(file) as opened:
             image = _to_eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError) as error:
-        raise InputError(f"data.path: {file} is damaged or no image ({error}); mend or remove it") from error
+    except Exception as error:  # decoders raise anything at a damaged file
+        what = one_line(error)
+        raise DataError(f"data.path: {file} is damaged or no image ({what}); mend or remove it") from error
     if image.size != (width, height):
         if not may_scale:
             raise InputError(

@@ -9,7 +9,7 @@ from torch import Tensor
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.download import fetch
 from project.datamodules.idx import map_idx
-from project.errors import InputError
+from project.errors import DataError
 
 FOLDER = Path("MNIST/raw")
 CHECKSUMS = {
@@ -55,10 +55,15 @@ class MNIST(ImageDataModule):
         images = map_idx(folder / f"{PREFIXES[split]}-images-idx3-ubyte", "mnist")
         labels = map_idx(folder / f"{PREFIXES[split]}-labels-idx1-ubyte", "mnist")
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
-            raise InputError(
+            raise DataError(
                 f"paths.data={self.path}: the {split} files of data=mnist hold images "
                 f"{list(images.shape)} and labels {list(labels.shape)}; remove {folder}, and they are "
                 "downloaded anew"
+            )
+        if (highest := int(labels.max())) > 9:
+            raise DataError(
+                f"paths.data={self.path}: a label of the {split} images of data=mnist is {highest}, they are "
+                f"0 to 9; remove {folder}, and the files are downloaded anew"
             )
         return images[:, None], labels.long()
 
