@@ -13,7 +13,7 @@ from torch.utils.tensorboard import FileWriter, SummaryWriter
 
 from project.runs.outages import GrowingFile, Outage
 
-FLUSH_S = 5.0
+FLUSH_S = 1.0
 """Seconds after which events are written that nobody asked to write."""
 _numbers = count()
 

@@ -1,0 +1,531 @@
+"""Disks that fill up, are read-only or become so, workers that die, files that are damaged: what a run does.
+
+In full it needs Linux and the right to mount a small tmpfs: `python tests/faults/disks.py` as root, or as a
+user who may have namespaces (`unshare --user`). The short form has the kernel refuse writes by a limit on the
+size of files, which needs no right.
+"""
+
+import csv
+import os
+import resource
+import shutil
+import signal
+import struct
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from multiprocessing import get_context
+from pathlib import Path
+
+from project.runs import checkpoint_files
+from project.runs.folder import RunFolder, claim
+from project.sweeps.folder import SweepFolder, create
+
+ROOT = Path(__file__).resolve().parents[2]
+PATIENCE_S = 240.0
+EPOCHS = 80
+LONG = [
+    *("model=mlp", "data=synthetic", "trainer.accelerator=cpu", f"trainer.max_epochs={EPOCHS}"),
+    *("trainer.log_every_n_steps=5", "callbacks.early_stopping.patience=1000"),
+]
+NO_CHECKPOINTS = ["~callbacks.best", "~callbacks.last", "+trainer.enable_checkpointing=false"]
+
+
+class Command:
+    """`scripts/train.py` as its users start it, with its lines as they come."""
+
+    def __init__(self, *arguments: str, cwd: Path) -> None:
+        paths = [str(ROOT / "src"), *filter(None, [os.environ.get("PYTHONPATH")])]
+        self.cwd = cwd
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments],
+            cwd=cwd,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+        self.lines: list[str] = []
+        self._reader = threading.Thread(target=self._read, daemon=True)
+        self._reader.start()
+
+    def _read(self) -> None:
+        assert self.process.stdout is not None
+        self.lines += []
+        for line in self.process.stdout:
+            self.lines.append(line.rstrip())
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.lines)
+
+    @property
+    def epoch(self) -> int:
+        """The last epoch whose line was shown."""
+        shown = (line.split()[0].partition("/") for line in list(self.lines) if line.strip())
+        return max((int(number) for number, slash, _ in shown if slash and number.isdigit()), default=0)
+
+    def until(self, condition: Callable[[], object]) -> None:
+        """Wait, while the command goes on."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not condition():
+            assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.text}"
+            assert time.monotonic() < deadline, self.text
+            time.sleep(0.01)
+
+    def end(self, code: int) -> str:
+        """Wait for the end, and return what was shown."""
+        try:
+            self.process.wait(PATIENCE_S)
+        finally:
+            self.process.kill()
+        self._reader.join(10)
+        assert self.process.returncode == code, f"exit code {self.process.returncode}:\n{self.text}"
+        assert "Traceback" not in self.text, self.text
+        return self.text
+
+    @property
+    def run(self) -> RunFolder:
+        """The only run folder."""
+        (folder,) = (file.parent for file in self.cwd.glob("outputs/*/*/.hydra"))
+        return RunFolder(folder)
+
+    def begun(self) -> bool:
+        """Whether all of the run's files are there."""
+        return self.epoch >= 20 and (self.run.path / "metrics.csv").exists()
+
+    @property
+    def warnings(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("warning:")]
+
+    @property
+    def errors(self) -> list[str]:
+        return [line for line in self.lines if line.startswith("error:")]
+
+
+class LimitedFiles:
+    """No file may grow beyond a size (RLIMIT_FSIZE): the kernel writes up to it, and then refuses."""
+
+    reason = "File too large"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.process = 0
+
+    def fill(self) -> None:
+        """First so that records and rows are torn, then so that nothing can be written."""
+        sizes = [file.stat().st_size for file in self.path.glob("outputs/*/*/events*")]
+        self._limit(max(sizes, default=0) + 37)
+        time.sleep(1.2)
+        self._limit(300)
+
+    def free(self) -> None:
+        self._limit(resource.RLIM_INFINITY)
+
+    def _limit(self, size: int) -> None:
+        resource.prlimit(self.process, resource.RLIMIT_FSIZE, (size, resource.RLIM_INFINITY))
+
+
+class SmallDisk:
+    """A tmpfs, filled by one file."""
+
+    reason = "No space left on device"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.process = 0
+
+    def fill(self) -> None:
+        with suppress(OSError), (self.path / "filler").open("ab", buffering=0) as stream:
+            while True:
+                stream.write(bytes(1024))
+
+    def free(self) -> None:
+        (self.path / "filler").unlink()
+
+    def remount(self, how: str) -> None:
+        deadline = time.monotonic() + 30
+        while subprocess.run(["mount", "-o", f"remount,{how}", self.path], capture_output=True).returncode:
+            assert time.monotonic() < deadline, f"cannot remount {self.path} {how}"  # a file is being written
+
+
+@contextmanager
+def small_disk(megabytes: int) -> Iterator[SmallDisk]:
+    """Mount a tmpfs."""
+    with tempfile.TemporaryDirectory() as path:
+        subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "none", path], check=True)
+        try:
+            yield SmallDisk(Path(path))
+        finally:
+            subprocess.run(["umount", "-l", path], check=True)
+
+
+Disk = LimitedFiles | SmallDisk
+
+
+def full_for_a_while(disk: Disk) -> str:
+    """No room for events, table, log and status from epoch 5 to 20; nothing of them is missing in the end."""
+    command = Command(*LONG, *NO_CHECKPOINTS, cwd=disk.path)
+    disk.process = command.process.pid
+    command.until(command.begun)
+    disk.fill()
+    first = command.epoch
+    command.until(lambda: command.epoch >= first + 20)
+    run = command.run
+    rows, (events, torn) = table_of(run), events_of(run)
+    assert rows, "the table is one still"
+    assert len(rows) < command.epoch * 6, "no row was refused"
+    disk.free()
+    shown = command.end(0)
+    check_complete(run, shown)
+    kinds = {Path(line.split(": ")[1]).name.partition(".")[0] for line in command.warnings}
+    assert kinds <= {"events", "metrics", "train", "status"}, kinds
+    assert {"events", "metrics"} <= kinds, command.text
+    assert len(command.warnings) == len(kinds), "one line a kind of file"
+    assert all(disk.reason in line for line in command.warnings), command.warnings
+    return (
+        f"{type(disk).__name__}: full from epoch {first} for 20 epochs or more: {len(rows)} rows and "
+        f"{len(events)} events (+ {torn} bytes) then, all of them in the end; {len(kinds)} warnings, exit 0"
+    )
+
+
+def check_complete(run: RunFolder, shown: str) -> None:
+    """Every logged step stands once in the table and in the events, every epoch in the log."""
+    status = run.read_status()
+    assert status["state"] == "done"
+    assert f"{status['metrics']['test/acc']:10.4f}   of 512 images" in shown
+    steps = [int(row["step"]) for row in table_of(run)]
+    assert steps == sorted(set(steps))
+    logged = {5 * number for number in range(1, 29 * EPOCHS // 5 + 1)}
+    assert {int(row["step"]) for row in table_of(run) if row["train/loss"]} >= {
+        step - 1 for step in logged
+    } or {int(row["step"]) for row in table_of(run) if row["train/loss"]} >= logged, steps[:20]
+    events, torn = events_of(run)
+    assert not torn
+    curve = [step for step, tag in events if tag == "train/loss"]
+    assert curve == sorted(set(curve)), "no event is repeated"
+    assert {step for step in curve} == {int(row["step"]) for row in table_of(run) if row["train/loss"]}
+    log = (run.path / "train.log").read_text()
+    for epoch in range(1, EPOCHS + 1):
+        assert log.count(f" {epoch}/{EPOCHS} ") == 1, f"epoch {epoch} in the log:\n{log}"
+
+
+def full_to_the_end(disk: Disk) -> str:
+    """What could not be recorded in the end is told, and is a failure."""
+    command = Command(*LONG, *NO_CHECKPOINTS, cwd=disk.path)
+    disk.process = command.process.pid
+    command.until(command.begun)
+    disk.fill()
+    try:
+        command.process.wait(PATIENCE_S)
+        assert table_of(command.run)
+    finally:
+        disk.free() if isinstance(disk, SmallDisk) else None
+    recorded = command.run.read_status()["state"] == "done"
+    shown = command.end(0 if recorded else 1)
+    assert "of 512 images" in shown, "the result is shown"
+    assert recorded or "status.json: the result could not be recorded" in command.errors[0]
+    told = "exit 0, recorded in the room that status.json had" if recorded else "exit 1, told in a line"
+    return f"{type(disk).__name__}: full from its middle to the end: result shown, {told}"
+
+
+def full_at_a_checkpoint(disk: Disk) -> str:
+    """The last whole checkpoint stays, the error is one line, and the run goes on from there."""
+    command = Command(*LONG, cwd=disk.path)
+    disk.process = command.process.pid
+    command.until(lambda: command.begun() and command.run.last_checkpoint.exists())
+    disk.fill()
+    command.end(1)
+    assert "could not be saved" in command.errors[0], command.text
+    assert len(command.errors) == 1, command.text
+    if isinstance(disk, SmallDisk):
+        disk.free()
+    found = command.run.newest_checkpoint()
+    assert found.path is not None
+    assert not found.damaged
+    epoch = loaded(found.path)["epoch"] + 1
+    again = Command("resume=last", cwd=disk.path)
+    again.end(0)
+    assert command.run.read_status()["state"] == "done"
+    assert again.epoch == EPOCHS
+    return (
+        f"{type(disk).__name__}: full at a checkpoint: exit 1, one line, {found.path.name} of epoch {epoch} loads, "
+        "the run went on from it to the end"
+    )
+
+
+def loaded(path: Path) -> dict:
+    from project.runs.checkpoint import read
+
+    return read(path)
+
+
+def read_only_in_mid_run() -> str:
+    """Told like a full disk: with checkpoints an error, without them at the end."""
+    told = []
+    for extra, line in (([], "could not be saved (Read-only"), (NO_CHECKPOINTS, "could not be recorded")):
+        with small_disk(8) as disk:
+            command = Command(*LONG, *extra, cwd=disk.path)
+            command.until(command.begun)
+            disk.remount("ro")
+            command.end(1)
+            disk.remount("rw")
+            assert line in command.errors[0], command.text
+            assert table_of(command.run)
+            if not extra:
+                assert loaded(command.run.newest_checkpoint().path)  # type: ignore[arg-type]
+            told.append(line)
+    return f"read-only from epoch 5: exit 1, {' and '.join(told)}; table and checkpoint whole"
+
+
+def refused_at_the_start() -> str:
+    """Full, read-only, no room for a file, a file in place of a folder: one line, 2, nothing left."""
+    seconds = []
+    with small_disk(1) as disk:
+        for how in ("full", "read-only", "file", "data", "prepared"):
+            undo = _spoil(disk, how)
+            before = sorted(disk.path.rglob("*"))
+            began = time.monotonic()
+            command = Command(
+                "data=mnist", f"paths.data={disk.path}/sets", f"paths.outputs={disk.path}/runs/of", cwd=ROOT
+            )
+            command.end(2)
+            seconds.append(time.monotonic() - began)
+            assert len(command.lines) == 1, command.text
+            key = {"data": "paths.data", "prepared": "paths.prepared", "read-only": "paths."}.get(
+                how, "paths.outputs"
+            )
+            assert command.lines[0].startswith(f"error: {key}"), (how, command.text)
+            assert sorted(disk.path.rglob("*")) == before, f"{how}: something is left"
+            undo()
+    return f"refused at the start in 5 ways: exit 2, one line, nothing left, {min(seconds):.1f} to {max(seconds):.1f} s"
+
+
+def _spoil(disk: SmallDisk, how: str) -> Callable[[], object]:
+    if how == "full":
+        (disk.path / "sets").mkdir()
+        disk.fill()
+        return lambda: (disk.free(), (disk.path / "sets").rmdir())
+    if how == "read-only":
+        disk.remount("ro")
+        return lambda: disk.remount("rw")
+    file = disk.path / {"file": "runs", "data": "sets", "prepared": "sets/prepared"}[how]
+    file.parent.mkdir(exist_ok=True)
+    file.touch()
+    return lambda: (file.unlink(), shutil.rmtree(disk.path / "sets", ignore_errors=True))
+
+
+def images_kept_nowhere() -> str:
+    """Prepared files have no room: a line, and the run goes on."""
+    with small_disk(1) as disk, tempfile.TemporaryDirectory() as folder:
+        make_images(Path(folder) / "images", count=1100, side=32)
+        command = Command(*of_images(Path(folder)), f"paths.prepared={disk.path}", cwd=Path(folder))
+        shown = command.end(0)
+        assert "decoded images cannot be kept" in shown, shown
+        assert not list(disk.path.glob("*.images"))
+    return "prepared files without room: exit 0, told in a line"
+
+
+def sweep_on_a_full_disk() -> str:
+    """Jobs that could not be trained or recorded are told, and done when the sweep goes on."""
+    with small_disk(20) as disk:
+        command = Command("-m", *LONG, "seed=range(0,6)", "hydra.launcher.jobs=2", cwd=disk.path)
+        command.until(lambda: "(1 of 6)" in command.text)
+        disk.fill()
+        shown = command.end(1)
+        disk.free()
+        (record,) = disk.path.glob("outputs/sweep/*/sweep.json")
+        sweep = SweepFolder(record.parent)
+        done = [job.number for job in sweep.ledger.read().values() if job.state == "done"]
+        assert "jobs failed" in shown or "could not be recorded" in shown, shown
+        again = Command("resume=last", "retry=true", cwd=disk.path)
+        again.end(0)
+        jobs = sweep.ledger.read().values()
+        assert [job.state for job in jobs] == ["done"] * 6
+        assert all(job.value for job in jobs)
+        assert len({tuple(row) for row in csv.reader((sweep.path / "jobs.csv").open())}) == 7
+    return f"a sweep of 6 whose disk fills: {len(done)} done and on record, exit 1; all 6 after resume"
+
+
+def damaged_images() -> str:
+    """Each damaged file is named, ten at most, with exit code 3."""
+    told = []
+    with tempfile.TemporaryDirectory() as folder:
+        files = make_images(Path(folder) / "images", count=1100)
+        for victims in (1, 12):
+            for file in files[:: len(files) // victims][:victims]:
+                file.write_bytes(file.read_bytes()[:60])
+            for extra in ([], ["data.memory_budget_mb=0", "data.num_workers=2"]):
+                command = Command(*of_images(Path(folder)), *extra, cwd=Path(folder))
+                command.end(3)
+                named = [line for line in command.errors if "is damaged or no image" in line]
+                assert named, command.text
+                assert len(named) == (min(10, victims) if not extra else len(named)), command.text
+                told.append(f"{len(named)} of {victims}{' streamed' if extra else ''}")
+    return f"damaged among 1,100 images: exit 3, named {', '.join(told)}"
+
+
+def lost_workers() -> str:
+    """A worker that is killed or stopped ends the run in time, and none is left."""
+    seconds = []
+    with tempfile.TemporaryDirectory() as folder:
+        make_images(Path(folder) / "images", count=1100)
+        streamed = ["data.memory_budget_mb=0", "data.num_workers=2", "data.timeout_s=5"]
+        for number in (signal.SIGKILL, signal.SIGSTOP):
+            command = Command(
+                *of_images(Path(folder)), *streamed, "trainer.max_epochs=10000", cwd=Path(folder)
+            )
+            command.until(lambda command=command: command.epoch >= 2)
+            workers = children_of(command.process.pid)
+            assert len(workers) >= 2, workers
+            began = time.monotonic()
+            os.kill(workers[0], number)
+            command.end(1)
+            seconds.append(time.monotonic() - began)
+            key = "num_workers" if number == signal.SIGKILL else "timeout_s"
+            assert [line.partition(":")[2].split(":")[0].strip() for line in command.errors] == [
+                f"data.{key}"
+            ], command.text
+            wait_until_gone(workers)
+            shutil.rmtree(Path(folder) / "outputs")
+    return f"a worker of two killed, stopped (data.timeout_s=5): exit 1 after {seconds[0]:.1f}, {seconds[1]:.1f} s, none left"
+
+
+def of_images(folder: Path) -> list[str]:
+    return [
+        *("model=mlp", "data=image_folder", f"data.path={folder}/images", "trainer.accelerator=cpu"),
+        *("trainer.max_epochs=2", "data.mean=[0.5]", "data.std=[0.5]"),
+    ]
+
+
+def make_images(folder: Path, *, count: int, side: int = 8) -> list[Path]:
+    """Two classes of PNGs in colour; files of 3 kB at a side of 32."""
+    import numpy as np
+    from PIL import Image
+
+    draws = np.random.default_rng(0)
+    files = [folder / f"{'ab'[number % 2]}" / f"{number}.png" for number in range(count)]
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(draws.integers(0, 255, (side, side, 3), dtype=np.uint8)).save(file)
+    return files
+
+
+def claims(rounds: int, processes: int = 8) -> str:
+    """Processes that start in the same instant have folders of their own, of runs and of sweeps."""
+    context = get_context("fork")
+    with tempfile.TemporaryDirectory() as folder:
+        conf = Path(folder) / "conf"
+        conf.mkdir()
+        (conf / "train.yaml").write_text("seed: 1\n")
+        for number in range(rounds):
+            start, found = context.Barrier(processes), context.SimpleQueue()
+            wanted = Path(folder) / "outputs" / str(number)
+
+            def one(start=start, found=found, wanted=wanted) -> None:
+                start.wait()
+                run = claim(wanted / "run")
+                (run / "mine").write_text(str(os.getpid()))
+                sweep = create(str(wanted / "sweep"), conf, [str(os.getpid())])
+                found.put((str(run), str(sweep.path), os.getpid()))
+
+            children = [context.Process(target=one) for _ in range(processes)]
+            for child in children:
+                child.start()
+            told = [found.get() for _ in children]
+            for child in children:
+                child.join()
+                assert child.exitcode == 0
+            assert len({run for run, _, _ in told} | {sweep for _, sweep, _ in told}) == 2 * processes
+            for run, sweep, pid in told:
+                assert Path(run, "mine").read_text() == str(pid)
+                assert SweepFolder(sweep).read_record()["overrides"] == [str(pid)]
+            assert {path.name for path in Path(told[0][0]).iterdir()} == {"mine"}, "no probe is left"
+    return f"{rounds} rounds of {processes} processes claiming a run's and a sweep's folder: none shared"
+
+
+def table_of(run: RunFolder) -> list[dict[str, str]]:
+    """The metrics; fails if the file is no table."""
+    with (run.path / "metrics.csv").open(newline="") as stream:
+        reader = csv.DictReader(stream)
+        rows = list(reader)
+    assert reader.fieldnames
+    assert "step" in reader.fieldnames
+    for row in rows:
+        assert None not in row, row
+        assert None not in row.values(), row
+        assert row["step"].isdigit(), row
+    return rows
+
+
+def events_of(run: RunFolder) -> tuple[list[tuple[int, str]], int]:
+    """Step and tag of each event, and the bytes of a record that is not whole at the end; no other may be."""
+    from tensorboard.compat.proto.event_pb2 import Event
+    from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
+
+    found: list[tuple[int, str]] = []
+    rest = b""
+    for file in sorted(run.path.glob("events.out.tfevents.*")):
+        assert not rest, "a file after one that is not whole"
+        rest = file.read_bytes()
+        while len(rest) >= 12:
+            (length,) = struct.unpack("<Q", rest[:8])
+            if len(rest) < length + 16:
+                break
+            data = rest[12 : 12 + length]
+            assert struct.unpack("<I", rest[8:12])[0] == masked_crc32c(rest[:8])
+            assert struct.unpack("<I", rest[12 + length : 16 + length])[0] == masked_crc32c(data)
+            event = Event.FromString(data)
+            found += [(event.step, value.tag) for value in event.summary.value]
+            rest = rest[16 + length :]
+    return found, len(rest)
+
+
+def children_of(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def wait_until_gone(pids: list[int], seconds: float = 15) -> None:
+    deadline = time.monotonic() + seconds
+    while left := [pid for pid in pids if _lives(pid)]:
+        assert time.monotonic() < deadline, f"left: {left}"
+        time.sleep(0.05)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def full() -> str:
+    """Run everything, on small disks.
+
+    Returns:
+        What was seen, a line a case.
+    """
+    if os.geteuid() != 0:  # a user of its own namespace may mount
+        return subprocess.run(
+            ["unshare", "--user", "--map-root-user", "--mount", sys.executable, __file__],
+            check=True,
+            capture_output=True,
+            text=True,
+        ).stdout
+    found = []
+    for trial in (full_for_a_while, full_to_the_end, full_at_a_checkpoint):
+        with small_disk(4 if trial is not full_at_a_checkpoint else 8) as disk:
+            found.append(trial(disk))
+        with tempfile.TemporaryDirectory() as folder:
+            found.append(trial(LimitedFiles(Path(folder))))
+    found += [read_only_in_mid_run(), refused_at_the_start(), images_kept_nowhere()]
+    found += [sweep_on_a_full_disk(), damaged_images(), lost_workers(), claims(50)]
+    return "\n".join(found)
+
+
+if __name__ == "__main__":
+    print(full())
