@@ -6,7 +6,7 @@ from pathlib import Path
 from omegaconf import ListConfig, OmegaConf
 
 from project.datamodules.folders import class_folders, first_image
-from project.errors import InputError
+from project.errors import DataError, InputError, one_line
 
 Size = int | Sequence[int] | None
 
@@ -21,7 +21,7 @@ def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> 
 
 def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
     """Shape (C, H, W) of the images in class folders, read off the first one."""
-    from PIL import Image, ImageOps, UnidentifiedImageError
+    from PIL import Image, ImageOps
 
     file = first_image(Path(path))
     try:
@@ -29,8 +29,9 @@ def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
             image = ImageOps.exif_transpose(opened)  # a phone's upright photo lies on its side in the file
             gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
             native = [1 if gray else 3, image.height, image.width]
-    except (UnidentifiedImageError, OSError) as error:
-        raise InputError(f"data.path={path}: {file} is damaged or no image ({error})") from error
+    except Exception as error:  # decoders raise anything at a damaged file
+        what = one_line(error)
+        raise DataError(f"data.path: {file} is damaged or no image ({what}); mend or remove it") from error
     if grayscale is False:
         native[0] = 3
     return image_shape(native, resize, grayscale)

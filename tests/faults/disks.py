@@ -18,16 +18,17 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from project.runs import checkpoint_files
-from project.runs.folder import RunFolder, claim
+from project.runs.folder import RunFolder, claim, git_state, versions
 from project.sweeps.folder import SweepFolder, create
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240.0
 EPOCHS = 80
+STEPS = 29 * EPOCHS
 LONG = [
     *("model=mlp", "data=synthetic", "trainer.accelerator=cpu", f"trainer.max_epochs={EPOCHS}"),
     *("trainer.log_every_n_steps=5", "callbacks.early_stopping.patience=1000"),
@@ -200,15 +201,15 @@ def check_complete(run: RunFolder, shown: str) -> None:
     assert f"{status['metrics']['test/acc']:10.4f}   of 512 images" in shown
     steps = [int(row["step"]) for row in table_of(run)]
     assert steps == sorted(set(steps))
-    logged = {5 * number for number in range(1, 29 * EPOCHS // 5 + 1)}
-    assert {int(row["step"]) for row in table_of(run) if row["train/loss"]} >= {
-        step - 1 for step in logged
-    } or {int(row["step"]) for row in table_of(run) if row["train/loss"]} >= logged, steps[:20]
+    trained = [int(row["step"]) for row in table_of(run) if row["train/loss"]]
+    gaps = {later - earlier for earlier, later in pairwise(trained)}
+    assert len(trained) >= STEPS // 5, f"{len(trained)} rows"
+    assert max(gaps) <= 5, f"rows are missing: {gaps}"
     events, torn = events_of(run)
     assert not torn
     curve = [step for step, tag in events if tag == "train/loss"]
     assert curve == sorted(set(curve)), "no event is repeated"
-    assert {step for step in curve} == {int(row["step"]) for row in table_of(run) if row["train/loss"]}
+    assert curve == trained
     log = (run.path / "train.log").read_text()
     for epoch in range(1, EPOCHS + 1):
         assert log.count(f" {epoch}/{EPOCHS} ") == 1, f"epoch {epoch} in the log:\n{log}"
@@ -253,8 +254,8 @@ def full_at_a_checkpoint(disk: Disk) -> str:
     assert command.run.read_status()["state"] == "done"
     assert again.epoch == EPOCHS
     return (
-        f"{type(disk).__name__}: full at a checkpoint: exit 1, one line, {found.path.name} of epoch {epoch} loads, "
-        "the run went on from it to the end"
+        f"{type(disk).__name__}: full at a checkpoint: exit 1, one line, {found.path.name} of epoch {epoch} "
+        "loads, the run went on from it to the end"
     )
 
 
@@ -279,7 +280,7 @@ def read_only_in_mid_run() -> str:
             if not extra:
                 assert loaded(command.run.newest_checkpoint().path)  # type: ignore[arg-type]
             told.append(line)
-    return f"read-only from epoch 5: exit 1, {' and '.join(told)}; table and checkpoint whole"
+    return f"read-only in mid-run: exit 1, {' and '.join(told)}; table and checkpoint whole"
 
 
 def refused_at_the_start() -> str:
@@ -302,7 +303,8 @@ def refused_at_the_start() -> str:
             assert command.lines[0].startswith(f"error: {key}"), (how, command.text)
             assert sorted(disk.path.rglob("*")) == before, f"{how}: something is left"
             undo()
-    return f"refused at the start in 5 ways: exit 2, one line, nothing left, {min(seconds):.1f} to {max(seconds):.1f} s"
+    took = f"{min(seconds):.1f} to {max(seconds):.1f} s"
+    return f"refused at the start in 5 ways: exit 2, one line, nothing left, {took}"
 
 
 def _spoil(disk: SmallDisk, how: str) -> Callable[[], object]:
@@ -322,7 +324,7 @@ def _spoil(disk: SmallDisk, how: str) -> Callable[[], object]:
 def images_kept_nowhere() -> str:
     """Prepared files have no room: a line, and the run goes on."""
     with small_disk(1) as disk, tempfile.TemporaryDirectory() as folder:
-        make_images(Path(folder) / "images", count=1100, side=32)
+        make_images(Path(folder) / "images", count=1500, side=32)
         command = Command(*of_images(Path(folder)), f"paths.prepared={disk.path}", cwd=Path(folder))
         shown = command.end(0)
         assert "decoded images cannot be kept" in shown, shown
@@ -332,8 +334,10 @@ def images_kept_nowhere() -> str:
 
 def sweep_on_a_full_disk() -> str:
     """Jobs that could not be trained or recorded are told, and done when the sweep goes on."""
-    with small_disk(20) as disk:
-        command = Command("-m", *LONG, "seed=range(0,6)", "hydra.launcher.jobs=2", cwd=disk.path)
+    with small_disk(40) as disk:
+        command = Command(
+            "-m", *LONG, "trainer.max_epochs=20", "seed=range(0,6)", "hydra.launcher.jobs=2", cwd=disk.path
+        )
         command.until(lambda: "(1 of 6)" in command.text)
         disk.fill()
         shown = command.end(1)
@@ -355,7 +359,7 @@ def damaged_images() -> str:
     """Each damaged file is named, ten at most, with exit code 3."""
     told = []
     with tempfile.TemporaryDirectory() as folder:
-        files = make_images(Path(folder) / "images", count=1100)
+        files = make_images(Path(folder) / "images", count=1500)
         for victims in (1, 12):
             for file in files[:: len(files) // victims][:victims]:
                 file.write_bytes(file.read_bytes()[:60])
@@ -366,14 +370,14 @@ def damaged_images() -> str:
                 assert named, command.text
                 assert len(named) == (min(10, victims) if not extra else len(named)), command.text
                 told.append(f"{len(named)} of {victims}{' streamed' if extra else ''}")
-    return f"damaged among 1,100 images: exit 3, named {', '.join(told)}"
+    return f"damaged among 1,500 images: exit 3, named {', '.join(told)}"
 
 
 def lost_workers() -> str:
     """A worker that is killed or stopped ends the run in time, and none is left."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
-        make_images(Path(folder) / "images", count=1100)
+        make_images(Path(folder) / "images", count=1500)
         streamed = ["data.memory_budget_mb=0", "data.num_workers=2", "data.timeout_s=5"]
         for number in (signal.SIGKILL, signal.SIGSTOP):
             command = Command(
@@ -392,7 +396,8 @@ def lost_workers() -> str:
             ], command.text
             wait_until_gone(workers)
             shutil.rmtree(Path(folder) / "outputs")
-    return f"a worker of two killed, stopped (data.timeout_s=5): exit 1 after {seconds[0]:.1f}, {seconds[1]:.1f} s, none left"
+    took = f"{seconds[0]:.1f}, {seconds[1]:.1f} s"
+    return f"a worker of two killed, stopped (data.timeout_s=5): exit 1 after {took}, none left"
 
 
 def of_images(folder: Path) -> list[str]:
@@ -415,9 +420,10 @@ def make_images(folder: Path, *, count: int, side: int = 8) -> list[Path]:
     return files
 
 
-def claims(rounds: int, processes: int = 8) -> str:
+def claims(rounds: int = 50, processes: int = 8) -> str:
     """Processes that start in the same instant have folders of their own, of runs and of sweeps."""
     context = get_context("fork")
+    git_state(), versions()  # remembered by the children: they meet sooner
     with tempfile.TemporaryDirectory() as folder:
         conf = Path(folder) / "conf"
         conf.mkdir()
@@ -523,7 +529,7 @@ def full() -> str:
         with tempfile.TemporaryDirectory() as folder:
             found.append(trial(LimitedFiles(Path(folder))))
     found += [read_only_in_mid_run(), refused_at_the_start(), images_kept_nowhere()]
-    found += [sweep_on_a_full_disk(), damaged_images(), lost_workers(), claims(50)]
+    found += [sweep_on_a_full_disk(), damaged_images(), lost_workers(), claims()]
     return "\n".join(found)
 
 

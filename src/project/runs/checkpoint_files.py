@@ -71,7 +71,12 @@ def write(path: Path, dump: Callable[[IO[bytes]], object], size: int) -> None:
             )
         with partial.open("wb") as file:
             hashing = _Hashing(file)
-            dump(hashing)  # type: ignore[arg-type]
+            try:
+                dump(hashing)  # type: ignore[arg-type]
+            except RuntimeError:
+                if hashing.failure is None:
+                    raise
+                raise hashing.failure from None  # torch finishes its archive all the same, and fails at that
             _to_disk(file)
         digest, earlier = hashing.digest.hexdigest(), _digests(path)
         _write_digests(path, [*earlier, digest], durable=True)
@@ -166,10 +171,15 @@ class _Hashing:
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
         self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
 
     def write(self, content: bytes) -> int:
         self.digest.update(content)
-        return self.file.write(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
 
     def flush(self) -> None:
         self.file.flush()

@@ -46,9 +46,9 @@ def find_unusable(config: DictConfig) -> Iterator[str]:
         config: of the run.
     """
     prepared, data, own = (_value(config, key) for key in ("data.prepared", "paths.data", "data.path"))
-    if data and own == data:
-        yield from _unusable("paths.data", Path(data), made=True)
-    if prepared:
+    problems = list(_unusable("paths.data", Path(data), made=True)) if data and own == data else []
+    yield from problems
+    if prepared and not problems:
         yield from _unusable("paths.prepared", Path(prepared), made=False)
 
 
