@@ -32,7 +32,7 @@ from project.datamodules.images import MemoryImages
 from project.datamodules.loader import ImageLoader
 from project.datamodules.mnist import MNIST
 from project.datamodules.order import TrainingOrder
-from project.datamodules.randomness import generator
+from project.randomness import generator
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 COLOUR = {"input_shape": (3, 32, 32), "num_classes": 10, "mean": MEAN, "std": STD, "val_size": 0}

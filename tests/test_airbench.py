@@ -12,7 +12,6 @@ from torch.nn import functional as F
 from project.callbacks.checkpoint import Checkpoint
 from project.callbacks.rest import Rest
 from project.datamodules.augmentation import Augmentation, random_crop
-from project.datamodules.randomness import generator
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.modules import schedules
@@ -24,6 +23,7 @@ from project.modules.muon import FilterMuon, MuonSGD, orthogonalize
 from project.modules.optimizers import parameter_groups
 from project.modules.schedules import Length
 from project.modules.views import mean_over_views
+from project.randomness import generator
 
 SHAPE = (3, 12, 10)
 

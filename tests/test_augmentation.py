@@ -12,8 +12,8 @@ from project.datamodules.augmentation import (
     random_erase,
     random_flip,
 )
-from project.datamodules.randomness import generator
 from project.errors import InputError
+from project.randomness import generator
 
 NONE = {"rotate": 0.0, "translate": 0.0, "scale": 0.0, "shear": 0.0}
 

@@ -9,9 +9,9 @@ from project.datamodules.images import MemoryImages, stratified_split
 from project.datamodules.loader import ImageLoader
 from project.datamodules.mnist import MNIST
 from project.datamodules.order import EvaluationOrder, TrainingOrder
-from project.datamodules.randomness import generator
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
+from project.randomness import generator
 
 DIGITS = {"input_shape": (1, 28, 28), "num_classes": 10}
 

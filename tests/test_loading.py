@@ -11,7 +11,7 @@ from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import MemoryImages
 from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, Order, TrainingOrder
-from project.datamodules.randomness import batch_generators, batch_seeds, generator
+from project.randomness import batch_generators, batch_seeds, generator
 
 MEAN, STD = [0.49, 0.48, 0.45], [0.24, 0.25, 0.26]
 

@@ -52,11 +52,11 @@ def test_a_row_that_was_written_early_grows_in_its_place(tmp_path: Path) -> None
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
     logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.log_metrics({"train/loss": 0.5}, step=2)
-    logger.after_save_checkpoint(None)
+    logger.state_dict()
     assert [row["step"] for row in read_table(logger.file)] == ["1", "2"]
     logger.log_metrics({"train/loss": 0.25}, step=2)
     logger.log_metrics({"train/loss": 0.125}, step=3)
-    logger.after_save_checkpoint(None)
+    logger.state_dict()
     logger.log_metrics({"val/loss": 9.0}, step=3)
     logger.finalize("success")
     assert read_table(logger.file) == [

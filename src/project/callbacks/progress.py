@@ -53,6 +53,7 @@ class Progress(ProgressBar):
         """Open the bar and print the head of the epoch lines."""
         if not self._enabled:
             return
+        self._epoch_began = self._last_sign = time.monotonic()  # a resumed run may be within one
         self._print(_head(trainer))
         self._open(self._training_batches(trainer), "training")
         assert self._bar is not None

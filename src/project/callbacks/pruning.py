@@ -54,12 +54,17 @@ class Pruning(Callback):
             self._report(trainer)
 
     def state_dict(self) -> dict[str, Any]:
-        """How often it has reported: a resumed run counts on."""
-        return {"reports": self._reports}
+        """How often it has reported, and whether the run was given up: a resumed run counts on."""
+        return {"reports": self._reports, "pruned": self.pruned}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore it."""
         self._reports = state_dict["reports"]
+        self.pruned = state_dict.get("pruned", False)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Stop a run again that had been given up when its checkpoint was written."""
+        trainer.should_stop |= self.pruned
 
     def _report(self, trainer: L.Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from project.datamodules.randomness import generator as seeded
 from project.errors import InputError
+from project.randomness import generator as seeded
 
 FLIPS = 1_717_536_368
 """Key of the draws that alternating flips begin with, unlike any epoch's number."""

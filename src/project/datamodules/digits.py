@@ -14,7 +14,7 @@ from torch import Tensor
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.images import images_of, stratified_split
 from project.datamodules.pixels import scale_images
-from project.datamodules.randomness import generator
+from project.randomness import generator
 
 TEST_SHARE = 0.2
 BRIGHTEST = 16

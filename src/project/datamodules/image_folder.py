@@ -19,9 +19,9 @@ from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.file_images import FileImages
 from project.datamodules.folders import class_folders, image_files, split_folder, subfolders
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
-from project.datamodules.randomness import generator
 from project.devices import available_cpus
 from project.errors import DataError, InputError, one_line
+from project.randomness import generator
 
 log = logging.getLogger(__name__)
 

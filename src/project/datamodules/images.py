@@ -9,8 +9,8 @@ from torch import Tensor
 
 from project.datamodules.ahead import ahead
 from project.datamodules.order import Order
-from project.datamodules.randomness import generator
 from project.errors import InputError
+from project.randomness import generator
 
 
 class Group(NamedTuple):

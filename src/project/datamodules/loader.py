@@ -9,7 +9,7 @@ from torch import Tensor
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.images import Images
 from project.datamodules.order import Order, TrainingOrder
-from project.datamodules.randomness import batch_generators
+from project.randomness import batch_generators
 
 
 class ImageLoader:

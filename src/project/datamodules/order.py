@@ -5,8 +5,8 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from project.datamodules.randomness import generator
 from project.errors import InputError
+from project.randomness import generator
 
 
 class TrainingOrder:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.pixels import scale_images
-from project.datamodules.randomness import generator
+from project.randomness import generator
 
 
 class Synthetic(ImageDataModule):

@@ -24,7 +24,8 @@ class MetricsCSV(Logger):
     second.
 
     Lightning's own `CSVLogger` deletes the table of a folder that it is opened in again; this one continues
-    it, and drops the rows that a resumed run writes anew. While the file cannot be written its rows are kept.
+    it. A resumed run goes on with the table as it was when its checkpoint was written. While the file cannot
+    be written its rows are kept.
 
     Args:
         file: the table.
@@ -43,6 +44,7 @@ class MetricsCSV(Logger):
         self._outage = Outage(
             self.file, "rows are kept until it can be written again, lost if the run ends before"
         )
+        self._restored: dict[str, Any] = {}
 
     @property
     def name(self) -> str:
@@ -81,9 +83,23 @@ class MetricsCSV(Logger):
             self._append(unfinished=self._row)
 
     @rank_zero_only
-    def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        """Write all rows: a run that is resumed from the checkpoint does not measure them again."""
+    def state_dict(self) -> dict[str, Any]:
+        """How far the table is, for a checkpoint, after writing all rows: a run that is resumed from there
+        does not measure them again.
+        """
         self.save()
+        if self._restored and not self._opened:
+            with suppress(OSError):  # told already
+                self._open({})
+        return {"rows": self._rows, "columns": list(self._columns), "row": dict(self._row)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there, when the next row is written."""
+        self._restored = state
+        self._row = dict(state["row"])
+        self._waiting = []
+        self._opened = False
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
@@ -130,16 +146,22 @@ class MetricsCSV(Logger):
         self._waiting = []
 
     def _open(self, first: Mapping[str, Any]) -> None:
-        """Continue a table that is there already, as of the row `first`."""
+        """Continue a table that is there already, as far as it counts: as a checkpoint says, or up to the
+        row `first`.
+        """
         if self.file.exists():
             with self.file.open(newline="") as stream:
                 reader = csv.DictReader(stream)
                 columns = list(reader.fieldnames or [])
-                # A run resumed when it was done trains no step anew, and only adds to its last row's step.
+                rows = [row for row in reader if None not in row and None not in row.values()]
+            if self._restored:
+                columns = list(self._restored["columns"])
+                rows = [{name: row.get(name, "") for name in columns} for row in rows]
+                rows = rows[: self._restored["rows"]]
+            else:  # a run that was done trains no step anew, and only adds to its last row's step
                 last = first["step"] - 1 if "train/loss" in first else first["step"]
-                whole = [row for row in reader if None not in row and None not in row.values()]
-                earlier = [row for row in whole if row["step"].isdigit() and int(row["step"]) <= last]
-            self._write_table(columns, earlier)
+                rows = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= last]
+            self._write_table(columns, rows)
         self._opened = True
 
     def _read(self) -> list[dict[str, Any]]:

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
+from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch.utils.tensorboard.summary import hparams
 
@@ -26,6 +27,7 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
+        self._latest: tuple[int, dict[str, float]] = (0, {})  # a step and what was written at it
 
     @property
     @rank_zero_experiment
@@ -62,12 +64,35 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Write scalars, as one event; the epoch is no curve that anybody looks at."""
-        values = [
-            Summary.Value(tag=name, simple_value=float(value))
-            for name, value in metrics.items()
-            if name != "epoch"
-        ]
+        scalars = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        at = step or 0
+        self._latest = (at, self._latest[1] | scalars) if self._latest[0] == at else (at, scalars)
+        self._write(scalars, at)
+
+    def _write(self, scalars: Mapping[str, float], step: int) -> None:
+        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
         self.experiment._get_file_writer().add_summary(Summary(value=values), step)
+
+    @rank_zero_only
+    def state_dict(self) -> dict[str, Any]:
+        """How far the curves are, for a checkpoint, after writing them."""
+        self.experiment.flush()
+        step, scalars = self._latest
+        return {"step": step, "scalars": dict(scalars)}
+
+    @rank_zero_only
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from there: of what is in the folder, TensorBoard drops what was written at later steps, and
+        at this one, whose values are written again.
+        """
+        step, scalars = state["step"], state["scalars"]
+        self._latest = step, dict(scalars)
+        if not scalars:
+            step = 1  # whatever there is; the configuration stands at 0
+        start = SessionLog(status=SessionLog.START)
+        self.experiment._get_file_writer().add_event(Event(session_log=start), step)
+        if scalars:
+            self._write(scalars, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str) -> None:

@@ -15,6 +15,7 @@ from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups
 from project.modules.schedules import POSITION, Length, Schedule
 from project.modules.views import mean_over_views
+from project.randomness import StepSeeds
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
@@ -37,6 +38,8 @@ class ImageClassifier(L.LightningModule):
         channels_last: keep images and filters in channels-last memory order.
         test_views: changed copies of a test image whose logits are averaged (see `views`).
         config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
+        seed: with the epoch, the batch's number and the rank, decides what dropout draws; null takes that of
+            `config`, else 0.
     """
 
     visits_chunks = True
@@ -54,6 +57,7 @@ class ImageClassifier(L.LightningModule):
         channels_last: bool = False,
         test_views: str = "none",
         config: Mapping[str, Any] | None = None,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
         self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
@@ -66,12 +70,16 @@ class ImageClassifier(L.LightningModule):
         self.decay_norms_and_biases = decay_norms_and_biases
         self.test_views = test_views
         self.config = dict(config or {})
+        self.seed = int(self.config.get("seed", 0)) if seed is None else seed
         self.train_metrics = LossAndAccuracy()
         self.eval_metrics = LossAndAccuracy()
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
         self._logged_step = 0
         self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
         self._configured: list[dict[str, Any]] = []
+        self._step_seeds = StepSeeds(self.seed, rank=0)
+        self._generators: list[torch.Generator] = []
+        self._restored: dict[str, Any] = {}
 
     def setup(self, stage: str) -> None:
         """Have the network compiled when it is first used, now that its device is known."""
@@ -91,6 +99,8 @@ class ImageClassifier(L.LightningModule):
         initialize_from_images(self.network, self.trainer)
         groups = parameter_groups(self.network, decay_norms_and_biases=self.decay_norms_and_biases)
         optimizer = _made("optim", self.optimizer_factory, groups)
+        for group in optimizer.param_groups:  # whatever the schedule; one that begins lower says so itself
+            group.setdefault("initial_lr", group["lr"])
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
         steps = self.trainer.estimated_stepping_batches
         batches_per_step = self.trainer.accumulate_grad_batches
@@ -105,20 +115,42 @@ class ImageClassifier(L.LightningModule):
             {name: value for name, value in state.items() if name in POSITION}
             for state in checkpoint.get("lr_schedulers", [])
         ]
+        if self._trainer is not None and self._trainer.state.fn == "fit":
+            self._restored = checkpoint.get("training", {})
+            for logger in self._trainer.loggers:
+                if (name := type(logger).__name__) in self._restored.get("loggers", {}):
+                    logger.load_state_dict(self._restored["loggers"][name])  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
         """Let the configuration decide about the optimizer's options, where a checkpoint restored older ones.
 
         The learning rate keeps its place in the schedule, on the scale of the configured peak.
         """
+        self._step_seeds = StepSeeds(self.seed, self.trainer.global_rank)
+        self._generators = _generators(self.device)
         self._logged_step = self.trainer.global_step
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
             scale = configured.get("initial_lr", 1.0) / group.get("initial_lr", 1.0)
             group.update(configured | {"lr": group["lr"] * scale})
+        if self._restored:
+            self._go_on()
+
+    def _go_on(self) -> None:
+        """Go on with what was measured when a checkpoint was written."""
+        restored, self._restored = self._restored, {}
+        self._epoch_sums = dict(restored["epoch_sums"])
+        self._logged_step = restored["logged_step"]
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        self.train_metrics.restore(restored["metrics"], rank, world_size)
+        self.trainer.callback_metrics.update(restored["callback_metrics"])
+        self.on_step(self.trainer, self)  # a callback may have written the checkpoint before this logged
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
+        seed = self._step_seeds.of(batch_idx, self._epoch)
+        for generator in self._generators:
+            generator.manual_seed(seed)
         images, targets = batch
         logits = self.forward(images)
         loss: Tensor = self.loss(logits, targets)
@@ -139,7 +171,8 @@ class ImageClassifier(L.LightningModule):
             self._offer_means()
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums."""
+        """Begin the epoch's sums and seeds."""
+        self._step_seeds.forget()
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
 
     def on_train_epoch_end(self) -> None:
@@ -165,8 +198,25 @@ class ImageClassifier(L.LightningModule):
         self._log_evaluation("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the configuration, from which the network can be rebuilt."""
+        """Add the configuration, from which the network can be rebuilt, and what was measured so far.
+
+        Under DDP all ranks must come here.
+        """
         checkpoint["config"] = self.config
+        if self.trainer.state.fn != "fit":
+            return
+        metrics = {name: value.detach().cpu() for name, value in self.trainer.callback_metrics.items()}
+        loggers = [logger for logger in self.trainer.loggers if hasattr(logger, "state_dict")]
+        checkpoint["training"] = {
+            "epoch_sums": dict(self._epoch_sums),
+            "logged_step": self._logged_step,
+            "metrics": self.train_metrics.export(),
+            "callback_metrics": metrics,
+            "loggers": {type(logger).__name__: logger.state_dict() for logger in loggers},
+        }
+
+    def _epoch(self) -> int:
+        return self.current_epoch
 
     def _log_interval(self) -> None:
         """Write what the steps since the last interval showed; begin the next one."""
@@ -224,6 +274,17 @@ def _made(key: str, factory: Callable[..., Any], *arguments: Any) -> Any:
         raise
     except (TypeError, ValueError, ZeroDivisionError) as error:
         raise InputError(f"{key}: {one_line(error)}") from error
+
+
+def _generators(device: torch.device) -> list[torch.Generator]:
+    """Those that networks draw from on this device: its own, and the CPU's."""
+    found = [torch.default_generator]
+    if device.type in ("cuda", "xpu"):
+        generators = torch.get_device_module(device).default_generators
+        found.append(generators[device.index or 0])
+    elif device.type == "mps":
+        found.append(torch.mps._get_default_mps_generator())
+    return found
 
 
 def _without_params(group: Mapping[str, Any]) -> dict[str, Any]:

@@ -15,12 +15,12 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.trainer import call
 
 from project import stopping
 from project.errors import InputError
 from project.training.obstacles import find_obstacle
+from project.training.resuming import ResumableEpochLoop
 from project.training.step import Step, fetch_from
 
 log = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ class Keeper(Protocol):
         ...
 
 
-class EpochLoop(_TrainingEpochLoop):
+class EpochLoop(ResumableEpochLoop):
     """Trains an epoch, a chunk of batches at a time.
 
     Before each chunk all ranks agree whether to save, and whether they were told to stop: then they save and

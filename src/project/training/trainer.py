@@ -1,4 +1,4 @@
-"""Lightning's Trainer, with our loop over an epoch, our checkpoints, and our way of being told to stop."""
+"""Lightning's Trainer, with our loops, our checkpoints, and our way of being told to stop."""
 
 from contextlib import nullcontext
 from datetime import timedelta
@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 from project import stopping
 from project.training.checkpoint_io import SafeCheckpointIO
 from project.training.loop import EpochLoop
+from project.training.resuming import FitLoop
 
 
 class Trainer(L.Trainer):
@@ -33,7 +34,8 @@ class Trainer(L.Trainer):
         self._signal_connector = _NoSignals(self)
         if hasattr(self.strategy, "_timeout"):  # of those that have several processes
             self.strategy._timeout = timedelta(minutes=timeout_min)
-        limits = self.fit_loop.epoch_loop
+        epochs, limits = self.fit_loop, self.fit_loop.epoch_loop
+        self.fit_loop = FitLoop(self, min_epochs=epochs.min_epochs, max_epochs=epochs.max_epochs)
         self.fit_loop.epoch_loop = EpochLoop(
             self, chunk, min_steps=limits.min_steps, max_steps=limits.max_steps
         )

@@ -1,0 +1,434 @@
+"""Interrupted runs end as uninterrupted ones, bit for bit.
+
+Each cell is a configuration and some places at which its run is cut. One run goes through, and another one writes
+checkpoints aside at these places. From each of them a run goes on in a copy of the second one's folder, as if that
+had been killed later, and everything that is left at the end is compared: weights, optimizer, schedule, averages,
+counters, callbacks, metrics, the table, the curves.
+
+    python tests/faults/matrix.py [cell …]
+"""
+
+import itertools
+import logging
+import os
+import re
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+from unittest import mock
+
+import numpy as np
+import torch
+from hydra import compose, initialize_config_dir
+from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import Checkpoint
+from omegaconf import DictConfig, open_dict
+from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from project import resolvers, train
+from project.ranks import run_ranks
+from project.runs.folder import RunFolder
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+Compose = Callable[..., DictConfig]
+
+
+class Place(NamedTuple):
+    """Where a checkpoint is written: after a batch, after a validation, or at an epoch's end.
+
+    Args:
+        hook: `batch`, `validated` or `epoch`.
+        epoch: counted from 0.
+        batch: of the epoch, counted from 1, that has been trained last; 0 for an `epoch`.
+    """
+
+    hook: str
+    epoch: int
+    batch: int = 0
+
+
+class Cell(NamedTuple):
+    """A configuration and where its run is cut."""
+
+    options: tuple[str, ...]
+    places: tuple[Place, ...]
+    ranks: int = 1
+    chain: bool = False  # the run that goes on from a place is cut at the next one
+
+
+BATCHES = 7  # an epoch, the last of 4 images where there are 110 of them
+COMMON = (
+    *("data=synthetic", "data.input_shape=[3,8,8]", "data.num_classes=3", "data.train_size=110"),
+    *("data.test_size=24", "data.noise=1.5", "data.val_size=10", "data.batch_size=16"),
+    *("data.eval_batch_size=8", "trainer.accelerator=cpu", "trainer.max_epochs=3", "optim.lr=0.02"),
+    *("trainer.log_every_n_steps=3", "deterministic=true", "callbacks.early_stopping.patience=9"),
+)
+STREAMED = (
+    *("data=image_folder", "data.path=IMAGES", "data.memory_budget_mb=0", "data.prepared=null"),
+    *("data.resize=8", "~data.train_size", "~data.noise", "data.test_size=0.2"),
+)
+PLACES = (
+    Place("epoch", 0),
+    Place("batch", 1, 1),  # the first one
+    Place("batch", 1, 2),  # after nine steps: on a mark of the log
+    Place("batch", 1, 6),  # just before the last one
+    Place("batch", 1, 7),  # the last one, not validated yet
+    Place("validated", 1, 7),
+    Place("epoch", 1),
+)
+STEPS = tuple(place for place in PLACES if place.batch != 1)  # of the optimizer, where two batches make one
+
+FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
+    "data": {
+        "memory": (),
+        "streamed": (*STREAMED, "data.num_workers=0"),
+        "workers": (*STREAMED, "data.num_workers=2"),
+    },
+    "chunk": {"1": ("trainer.chunk=1",), "4": ("trainer.chunk=4",), "null": ()},
+    "schedule": {
+        "epochs": ("scheduler=step", "scheduler.step_size=1"),
+        "steps": ("scheduler=step", "scheduler.step_size=5", "scheduler.interval=step"),
+        "onecycle": ("scheduler=onecycle",),
+        "plateau": ("scheduler=plateau", "scheduler.patience=0", "monitor=val/loss", "mode=min"),
+        "cosine": ("scheduler=cosine",),
+        "warmup": ("scheduler=warmup_cosine", "scheduler.warmup=0.5"),
+    },
+    "optimizer": {
+        "sgd": ("optim=sgd", "optim.momentum=0.9"),
+        "adam": ("optim=adam",),
+        "adamw": ("optim=adamw", "decay_norms_and_biases=false"),
+        "muon": ("optim=muon",),
+        "muon_sgd": ("optim=muon_sgd",),
+        "rmsprop": ("optim=rmsprop",),
+    },
+    "network": {
+        "dropout": ("model=cnn", "model.channels=[4,8]", "model.hidden=16"),
+        "batch_norm": ("model=resnet", "model.depth=8", "model.width=4"),
+    },
+    "augment": {
+        "none": (),
+        "strong": ("augment=strong", "augment.crop_padding=1", "augment.erase=3"),
+        "alternating": ("augment=strong", "augment.flip_mode=alternating", "augment.mixup=0"),
+    },
+    "average": {"off": (), "ema": ("callbacks.ema.decay=0.9",)},
+    "stopping": {"late": (), "early": ("callbacks.early_stopping.patience=1", "trainer.max_epochs=5")},
+    "accumulate": {"1": (), "2": ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5")},
+    "ranks": {"1": (), "2": ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")},
+}
+"""What is combined so that each two values of two factors meet in a cell."""
+
+
+def pairwise() -> dict[str, Cell]:
+    """Cells in which all pairs of values of `FACTORS` meet, found greedily."""
+    names = list(FACTORS)
+    missing = {
+        ((first, one), (second, two))
+        for first, second in itertools.combinations(names, 2)
+        for one in FACTORS[first]
+        for two in FACTORS[second]
+    }
+    cells = {}
+    while missing:
+        chosen = dict(min(missing))
+        for name in sorted(names, key=lambda name: -len(FACTORS[name])):
+            if name not in chosen:
+                chosen[name] = max(FACTORS[name], key=lambda value: _gain(chosen | {name: value}, missing))
+        missing -= _pairs(chosen)
+        title = " ".join(f"{name}={chosen[name]}" for name in names)
+        options = [option for name in names for option in FACTORS[name][chosen[name]]]
+        places = PLACES if chosen["accumulate"] == "1" else STEPS
+        # Of the many cells each has some of the places, in turn; the epoch's end and one in mid-epoch always.
+        some = (places[0], places[1 + len(cells) % (len(places) - 1)], places[1 + (len(cells) + 2) % (len(places) - 1)])
+        cells[title] = Cell(tuple(options), tuple(dict.fromkeys(some)), int(chosen["ranks"]))
+    return cells
+
+
+def _pairs(chosen: dict[str, str]) -> set[Any]:
+    names = [name for name in FACTORS if name in chosen]
+    return {
+        ((first, chosen[first]), (second, chosen[second])) for first, second in itertools.combinations(names, 2)
+    }
+
+
+def _gain(chosen: dict[str, str], missing: set[Any]) -> int:
+    return len(_pairs(chosen) & missing)
+
+
+DROPOUT, BATCH_NORM = FACTORS["network"]["dropout"], FACTORS["network"]["batch_norm"]
+PLATEAU, DDP = FACTORS["schedule"]["plateau"], FACTORS["ranks"]["2"]
+STRONG, EMA, MOMENTUM = FACTORS["augment"]["strong"], FACTORS["average"]["ema"], FACTORS["optimizer"]["sgd"]
+SPECIAL = {
+    "all places": Cell((*DROPOUT, *STRONG, *EMA), PLACES),
+    "all places, chunks": Cell((*DROPOUT, *PLATEAU, "trainer.chunk=4"), PLACES),
+    "all places, ranks": Cell((*BATCH_NORM, *PLATEAU, *EMA, *DDP), PLACES, ranks=2),
+    "all places, accumulated": Cell((*BATCH_NORM, "trainer.accumulate_grad_batches=3"), (PLACES[0], *PLACES[3:])),
+    "interrupted again and again": Cell((*DROPOUT, *PLATEAU, *EMA, *STRONG), PLACES, chain=True),
+    "again and again, workers": Cell(
+        (*DROPOUT, *STREAMED, "data.num_workers=2", *STRONG), (PLACES[1], PLACES[2], PLACES[6]), chain=True
+    ),
+    "validation in mid-epoch": Cell(
+        (*DROPOUT, *EMA, "trainer.val_check_interval=3", "trainer.chunk=4"),
+        tuple(Place(*where) for where in (("batch", 1, 3), ("validated", 1, 3), ("batch", 1, 4), ("validated", 1, 6))),
+    ),
+    "validation across epochs": Cell(
+        (*DROPOUT, *MOMENTUM, "trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null"),
+        tuple(Place(*where) for where in (("batch", 1, 3), ("validated", 1, 3), ("epoch", 1), ("batch", 2, 1))),
+    ),
+    "validation every second epoch": Cell(
+        (*DROPOUT, *PLATEAU, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=5"),
+        tuple(Place(*where) for where in (("epoch", 0), ("epoch", 1), ("validated", 1, 7), ("batch", 2, 4), ("epoch", 2))),
+    ),
+    "plateau on the training loss": Cell(
+        (*DROPOUT, "scheduler=plateau", "scheduler.patience=0", "monitor=train/loss", "mode=min"), PLACES[:5]
+    ),
+    "stopped in mid-epoch": Cell(
+        (
+            *(*DROPOUT, "trainer.val_check_interval=2", "callbacks.early_stopping.patience=2"),
+            *("optim.lr=0.5", "trainer.max_epochs=6"),
+        ),
+        tuple(Place(*where) for where in (("batch", 0, 3), ("validated", 0, 4), ("validated", 0, 6), ("epoch", 0))),
+    ),
+    "limited": Cell((*BATCH_NORM, "trainer.limit_train_batches=5", *STRONG), (*PLACES[:3], Place("batch", 1, 5))),
+    "steps": Cell((*DROPOUT, "trainer.max_epochs=-1", "trainer.max_steps=17"), (*PLACES[:4], Place("batch", 2, 3))),
+    "steps accumulated": Cell(
+        (*DROPOUT, "trainer.max_steps=9", "trainer.max_epochs=-1", "trainer.accumulate_grad_batches=2"), STEPS
+    ),
+    "overfit": Cell((*DROPOUT, *STRONG, "trainer.overfit_batches=3"), (PLACES[0], PLACES[1], Place("batch", 1, 3))),
+    "bf16-mixed": Cell((*BATCH_NORM, "trainer.precision=bf16-mixed"), PLACES[1:4]),
+    "bf16-true": Cell((*DROPOUT, *MOMENTUM, "trainer.precision=bf16-true"), PLACES[1:4]),
+    "16-true": Cell((*DROPOUT, *MOMENTUM, *EMA, "trainer.precision=16-true"), PLACES[1:4]),
+    "64-true": Cell((*DROPOUT, "trainer.precision=64-true"), PLACES[2:4]),
+    "channels last": Cell((*BATCH_NORM, "channels_last=true", *STRONG), PLACES[2:4]),
+    "no validation": Cell((*DROPOUT, "data.val_size=0", "trainer.log_every_n_steps=50"), PLACES[:4]),
+    "few logits held": Cell((*DROPOUT, "trainer.log_every_n_steps=100", "trainer.max_epochs=12"), (Place("batch", 10, 5),)),
+}
+"""What the pairs leave out."""
+
+
+class Cut(Checkpoint):
+    """Writes checkpoints aside, after everything else has been done at a place."""
+
+    visits_chunks = True
+
+    def __init__(self, places: Sequence[Place], folder: Path) -> None:
+        self.places = places
+        self.folder = folder
+
+    def on_step(self, trainer: Any, pl_module: Any) -> None:
+        """In the middle of a chunk too."""
+        self._cut(trainer, "batch", trainer.fit_loop.epoch_loop.batch_idx + 1)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
+        self.on_step(trainer, pl_module)
+
+    def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.state.fn == "fit":
+            self._cut(trainer, "validated", trainer.fit_loop.epoch_loop.batch_idx + 1)
+
+    def on_train_epoch_end(self, trainer: Any, pl_module: Any) -> None:
+        self._cut(trainer, "epoch", 0)
+
+    def on_train_end(self, trainer: Any, pl_module: Any) -> None:
+        trainer.save_checkpoint(self.folder / "final.ckpt")
+
+    def _cut(self, trainer: Any, hook: str, batch: int) -> None:
+        place = Place(hook, trainer.current_epoch, batch)
+        if place in self.places and not (file := self.file(place)).exists():
+            trainer.save_checkpoint(file)
+
+    def file(self, place: Place) -> Path:
+        return self.folder / f"{'-'.join(map(str, place))}.ckpt"
+
+
+def check(cell: Cell, composed: Compose, work: Path) -> int:
+    """Run a cell; return the number of runs that were resumed.
+
+    Raises:
+        AssertionError: one did not end as the uninterrupted one.
+    """
+    options = [option.replace("IMAGES", str(work / "images")) for option in (*COMMON, *cell.options)]
+    if "data=image_folder" in cell.options:
+        options = [o for o in options if not o.startswith(("data.input_shape", "data.num_classes", "~"))]
+        options = [o for o in options if not o.startswith(("data.train_size", "data.noise", "data=synthetic"))]
+        options = [o for o in options if o != "data.test_size=24"]
+        write_images(work / "images")
+    options += [f"paths.data={work}"]
+    config = composed(*options, run=work / "run")
+    straight, cut = work / "straight", work / "cut"
+    run(config, cell, straight, ())
+    run(config, cell, cut, cell.places)
+    reference = result(straight)
+    differ(reference, result(cut), "writing checkpoints changed the run")
+    start = cut
+    for number, place in enumerate(cell.places):
+        file = Cut((), start / "aside").file(place)
+        assert file.exists(), f"the run never came by {place}"
+        resumed = work / f"resumed-{number}"
+        copy_run(start, resumed)
+        rest = cell.places[number + 1 :] if cell.chain else ()
+        run(config, cell, resumed, rest, file)
+        differ(reference, result(resumed), f"resumed at {place}")
+        if cell.chain:
+            start = resumed
+        else:
+            shutil.rmtree(resumed)
+    return len(cell.places)
+
+
+def run(config: DictConfig, cell: Cell, folder: Path, places: Sequence[Place], ckpt: Path | None = None) -> None:
+    """Train as the command does, in `folder`."""
+    config = config.copy()
+    with open_dict(config):
+        config.paths.run = str(folder)
+        config.ckpt_path = None if ckpt is None else str(ckpt)
+    for name in (".hydra", "aside"):
+        (folder / name).mkdir(parents=True, exist_ok=True)
+    build = train.build
+
+    def with_cut(settings: dict[str, Any], group: str, **more: Any) -> Any:
+        built = build(settings, group, **more)
+        return built | {"cut": Cut(places, folder / "aside")} if group == "callbacks" else built
+
+    # Each run begins with other hidden states than the one before.
+    torch.manual_seed(time.time_ns() % 2**31)
+    np.random.seed(time.time_ns() % 2**31)  # noqa: NPY002
+    with mock.patch.object(train, "build", with_cut):
+        if cell.ranks == 1:
+            train.train_rank(config, RunFolder(folder))
+        else:
+            run_ranks(lambda: train.train_rank(config, RunFolder(folder)), cell.ranks)
+
+
+def copy_run(source: Path, target: Path) -> None:
+    """Copy a run's folder; its event files come before those to be written, whatever the clock says."""
+    shutil.copytree(source, target, ignore=shutil.ignore_patterns("aside"))
+    for number, file in enumerate(sorted(target.glob("events.out.*"))):
+        file.rename(target / f"events.out.tfevents.{number:010d}.earlier")
+
+
+def result(folder: Path) -> dict[str, Any]:
+    """Everything that a run leaves and that does not name its folder or the time."""
+    status = RunFolder(folder).read_status()
+    curves = EventAccumulator(str(folder), size_guidance={"scalars": 0})
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    curves.Reload()
+    return {
+        "status": {key: status.get(key) for key in ("state", "value", "metrics", "weights")},
+        "table": (folder / "metrics.csv").read_text(),
+        "curves": {
+            tag: [(event.step, event.value) for event in curves.Scalars(tag)] for tag in curves.Tags()["scalars"]
+        },
+        "checkpoints": {
+            file.name: load(file)
+            for file in (*sorted((folder / "checkpoints").glob("*.ckpt")), folder / "aside" / "final.ckpt")
+        },
+    }
+
+
+def load(file: Path) -> dict[str, Any]:
+    """A checkpoint without its configuration and the names of runs' folders, which may have been copied."""
+    content = torch.load(file, weights_only=True)
+    del content["config"]
+    return without_folders(content)
+
+
+def without_folders(value: Any) -> Any:
+    """Let paths to checkpoints begin at that folder."""
+    if isinstance(value, dict):
+        return {without_folders(key): without_folders(one) for key, one in value.items() if key != "current_score"}
+    if isinstance(value, list | tuple):
+        return [without_folders(one) for one in value]
+    return re.sub("^/.*/(?=checkpoints)", "", value) if isinstance(value, str) else value
+
+
+def differ(expected: Any, found: Any, where: str) -> None:
+    """Compare two results.
+
+    Raises:
+        AssertionError: they differ; it says where.
+    """
+    if isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
+        same = expected.dtype == found.dtype and expected.shape == found.shape and same_bits(expected, found)
+        assert same, f"{where}: {expected} became {found}"
+    elif isinstance(expected, dict) and isinstance(found, dict):
+        assert set(expected) == set(found), f"{where}: {sorted(map(str, expected))} became {sorted(map(str, found))}"
+        for key, value in expected.items():
+            differ(value, found[key], f"{where}: {key}")
+    elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):
+        assert len(expected) == len(found), f"{where}: {expected} became {found}"
+        for number, (one, two) in enumerate(zip(expected, found, strict=True)):
+            differ(one, two, f"{where}: {number}")
+    else:
+        assert expected == found or expected != expected, f"{where}: {expected} became {found}"
+
+
+def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
+    """Equal, with nan equal to nan."""
+    return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
+
+
+def write_images(root: Path) -> None:
+    """Three classes of 12×10 JPEGs, of each class's own hue: 123 to train and validate on, 24 to test."""
+    if root.exists():
+        return
+    draws = np.random.default_rng(0)
+    for split, count in (("train", 41), ("test", 8)):
+        for label, name in enumerate(("ant", "bee", "cat")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for number in range(count):
+                pixels = draws.integers(0, 140, (12, 10, 3), dtype=np.uint8)
+                pixels[:, :, label] += 60
+                Image.fromarray(pixels).save(folder / f"{number}.jpg")
+
+
+@contextmanager
+def composing() -> Iterator[Compose]:
+    """Compose as `scripts/train.py` does."""
+    resolvers.register()
+    with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+
+        def composed(*overrides: str, run: str | Path) -> DictConfig:
+            config = compose("train", list(overrides), return_hydra_config=True)
+            config.hydra.runtime.output_dir = str(run)
+            HydraConfig.instance().set_config(config)
+            with open_dict(config):
+                del config["hydra"]
+            return config
+
+        yield composed
+
+
+def full(*chosen: str) -> str:
+    """Run all cells, or those whose names have the words `chosen` in them."""
+    torch.set_num_threads(1)
+    logging.disable(logging.INFO)
+    cells = {
+        name: cell
+        for name, cell in (SPECIAL | pairwise()).items()
+        if not chosen or any(re.search(word, name) for word in chosen)
+    }
+    began, resumed, faults = time.monotonic(), 0, []
+    with composing() as composed:
+        for name, cell in cells.items():
+            with tempfile.TemporaryDirectory() as folder:
+                try:
+                    resumed += check(cell, composed, Path(folder))
+                    print(f"equal  {name}", flush=True)
+                except Exception as error:
+                    faults.append(f"{name}: {type(error).__name__}: {str(error)[:600]}")
+                    print(f"FAULT  {faults[-1]}", flush=True)
+    assert not faults, "\n".join(faults)
+    seconds = time.monotonic() - began
+    return f"{len(cells)} cells, {resumed} resumed runs, all bit-equal, {seconds:.0f} s"
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    print(full(*sys.argv[1:]))
