@@ -144,7 +144,11 @@ def pairwise() -> dict[str, Cell]:
         options = [option for name in names for option in FACTORS[name][chosen[name]]]
         places = PLACES if chosen["accumulate"] == "1" else STEPS
         # Of the many cells each has some of the places, in turn; the epoch's end and one in mid-epoch always.
-        some = (places[0], places[1 + len(cells) % (len(places) - 1)], places[1 + (len(cells) + 2) % (len(places) - 1)])
+        some = (
+            places[0],
+            places[1 + len(cells) % (len(places) - 1)],
+            places[1 + (len(cells) + 2) % (len(places) - 1)],
+        )
         cells[title] = Cell(tuple(options), tuple(dict.fromkeys(some)), int(chosen["ranks"]))
     return cells
 
@@ -152,7 +156,8 @@ def pairwise() -> dict[str, Cell]:
 def _pairs(chosen: dict[str, str]) -> set[Any]:
     names = [name for name in FACTORS if name in chosen]
     return {
-        ((first, chosen[first]), (second, chosen[second])) for first, second in itertools.combinations(names, 2)
+        ((first, chosen[first]), (second, chosen[second]))
+        for first, second in itertools.combinations(names, 2)
     }
 
 
@@ -167,22 +172,32 @@ SPECIAL = {
     "all places": Cell((*DROPOUT, *STRONG, *EMA), PLACES),
     "all places, chunks": Cell((*DROPOUT, *PLATEAU, "trainer.chunk=4"), PLACES),
     "all places, ranks": Cell((*BATCH_NORM, *PLATEAU, *EMA, *DDP), PLACES, ranks=2),
-    "all places, accumulated": Cell((*BATCH_NORM, "trainer.accumulate_grad_batches=3"), (PLACES[0], *PLACES[3:])),
+    "all places, accumulated": Cell(
+        (*BATCH_NORM, "trainer.accumulate_grad_batches=3"), (PLACES[0], *PLACES[3:])
+    ),
     "interrupted again and again": Cell((*DROPOUT, *PLATEAU, *EMA, *STRONG), PLACES, chain=True),
     "again and again, workers": Cell(
         (*DROPOUT, *STREAMED, "data.num_workers=2", *STRONG), (PLACES[1], PLACES[2], PLACES[6]), chain=True
     ),
     "validation in mid-epoch": Cell(
         (*DROPOUT, *EMA, "trainer.val_check_interval=3", "trainer.chunk=4"),
-        tuple(Place(*where) for where in (("batch", 1, 3), ("validated", 1, 3), ("batch", 1, 4), ("validated", 1, 6))),
+        tuple(
+            Place(*where)
+            for where in (("batch", 1, 3), ("validated", 1, 3), ("batch", 1, 4), ("validated", 1, 6))
+        ),
     ),
     "validation across epochs": Cell(
         (*DROPOUT, *MOMENTUM, "trainer.val_check_interval=5", "trainer.check_val_every_n_epoch=null"),
-        tuple(Place(*where) for where in (("batch", 1, 3), ("validated", 1, 3), ("epoch", 1), ("batch", 2, 1))),
+        tuple(
+            Place(*where) for where in (("batch", 1, 3), ("validated", 1, 3), ("epoch", 1), ("batch", 2, 1))
+        ),
     ),
     "validation every second epoch": Cell(
         (*DROPOUT, *PLATEAU, "trainer.check_val_every_n_epoch=2", "trainer.max_epochs=5"),
-        tuple(Place(*where) for where in (("epoch", 0), ("epoch", 1), ("validated", 1, 7), ("batch", 2, 4), ("epoch", 2))),
+        tuple(
+            Place(*where)
+            for where in (("epoch", 0), ("epoch", 1), ("validated", 1, 7), ("batch", 2, 4), ("epoch", 2))
+        ),
     ),
     "plateau on the training loss": Cell(
         (*DROPOUT, "scheduler=plateau", "scheduler.patience=0", "monitor=train/loss", "mode=min"), PLACES[:5]
@@ -192,21 +207,32 @@ SPECIAL = {
             *(*DROPOUT, "trainer.val_check_interval=2", "callbacks.early_stopping.patience=2"),
             *("optim.lr=0.5", "trainer.max_epochs=6"),
         ),
-        tuple(Place(*where) for where in (("batch", 0, 3), ("validated", 0, 4), ("validated", 0, 6), ("epoch", 0))),
+        tuple(
+            Place(*where)
+            for where in (("batch", 0, 3), ("validated", 0, 4), ("validated", 0, 6), ("epoch", 0))
+        ),
     ),
-    "limited": Cell((*BATCH_NORM, "trainer.limit_train_batches=5", *STRONG), (*PLACES[:3], Place("batch", 1, 5))),
-    "steps": Cell((*DROPOUT, "trainer.max_epochs=-1", "trainer.max_steps=17"), (*PLACES[:4], Place("batch", 2, 3))),
+    "limited": Cell(
+        (*BATCH_NORM, "trainer.limit_train_batches=5", *STRONG), (*PLACES[:3], Place("batch", 1, 5))
+    ),
+    "steps": Cell(
+        (*DROPOUT, "trainer.max_epochs=-1", "trainer.max_steps=17"), (*PLACES[:4], Place("batch", 2, 3))
+    ),
     "steps accumulated": Cell(
         (*DROPOUT, "trainer.max_steps=9", "trainer.max_epochs=-1", "trainer.accumulate_grad_batches=2"), STEPS
     ),
-    "overfit": Cell((*DROPOUT, *STRONG, "trainer.overfit_batches=3"), (PLACES[0], PLACES[1], Place("batch", 1, 3))),
+    "overfit": Cell(
+        (*DROPOUT, *STRONG, "trainer.overfit_batches=3"), (PLACES[0], PLACES[1], Place("batch", 1, 3))
+    ),
     "bf16-mixed": Cell((*BATCH_NORM, "trainer.precision=bf16-mixed"), PLACES[1:4]),
     "bf16-true": Cell((*DROPOUT, *MOMENTUM, "trainer.precision=bf16-true"), PLACES[1:4]),
     "16-true": Cell((*DROPOUT, *MOMENTUM, *EMA, "trainer.precision=16-true"), PLACES[1:4]),
     "64-true": Cell((*DROPOUT, "trainer.precision=64-true"), PLACES[2:4]),
     "channels last": Cell((*BATCH_NORM, "channels_last=true", *STRONG), PLACES[2:4]),
     "no validation": Cell((*DROPOUT, "data.val_size=0", "trainer.log_every_n_steps=50"), PLACES[:4]),
-    "few logits held": Cell((*DROPOUT, "trainer.log_every_n_steps=100", "trainer.max_epochs=12"), (Place("batch", 10, 5),)),
+    "few logits held": Cell(
+        (*DROPOUT, "trainer.log_every_n_steps=100", "trainer.max_epochs=12"), (Place("batch", 10, 5),)
+    ),
 }
 """What the pairs leave out."""
 
@@ -255,7 +281,9 @@ def check(cell: Cell, composed: Compose, work: Path) -> int:
     options = [option.replace("IMAGES", str(work / "images")) for option in (*COMMON, *cell.options)]
     if "data=image_folder" in cell.options:
         options = [o for o in options if not o.startswith(("data.input_shape", "data.num_classes", "~"))]
-        options = [o for o in options if not o.startswith(("data.train_size", "data.noise", "data=synthetic"))]
+        options = [
+            o for o in options if not o.startswith(("data.train_size", "data.noise", "data=synthetic"))
+        ]
         options = [o for o in options if o != "data.test_size=24"]
         write_images(work / "images")
     options += [f"paths.data={work}"]
@@ -281,7 +309,9 @@ def check(cell: Cell, composed: Compose, work: Path) -> int:
     return len(cell.places)
 
 
-def run(config: DictConfig, cell: Cell, folder: Path, places: Sequence[Place], ckpt: Path | None = None) -> None:
+def run(
+    config: DictConfig, cell: Cell, folder: Path, places: Sequence[Place], ckpt: Path | None = None
+) -> None:
     """Train as the command does, in `folder`."""
     config = config.copy()
     with open_dict(config):
@@ -297,7 +327,7 @@ def run(config: DictConfig, cell: Cell, folder: Path, places: Sequence[Place], c
 
     # Each run begins with other hidden states than the one before.
     torch.manual_seed(time.time_ns() % 2**31)
-    np.random.seed(time.time_ns() % 2**31)  # noqa: NPY002
+    np.random.seed(time.time_ns() % 2**31)
     with mock.patch.object(train, "build", with_cut):
         if cell.ranks == 1:
             train.train_rank(config, RunFolder(folder))
@@ -322,7 +352,8 @@ def result(folder: Path) -> dict[str, Any]:
         "status": {key: status.get(key) for key in ("state", "value", "metrics", "weights")},
         "table": (folder / "metrics.csv").read_text(),
         "curves": {
-            tag: [(event.step, event.value) for event in curves.Scalars(tag)] for tag in curves.Tags()["scalars"]
+            tag: [(event.step, event.value) for event in curves.Scalars(tag)]
+            for tag in curves.Tags()["scalars"]
         },
         "checkpoints": {
             file.name: load(file)
@@ -341,7 +372,9 @@ def load(file: Path) -> dict[str, Any]:
 def without_folders(value: Any) -> Any:
     """Let paths to checkpoints begin at that folder."""
     if isinstance(value, dict):
-        return {without_folders(key): without_folders(one) for key, one in value.items() if key != "current_score"}
+        return {
+            without_folders(key): without_folders(one) for key, one in value.items() if key != "current_score"
+        }
     if isinstance(value, list | tuple):
         return [without_folders(one) for one in value]
     return re.sub("^/.*/(?=checkpoints)", "", value) if isinstance(value, str) else value
@@ -357,7 +390,9 @@ def differ(expected: Any, found: Any, where: str) -> None:
         same = expected.dtype == found.dtype and expected.shape == found.shape and same_bits(expected, found)
         assert same, f"{where}: {expected} became {found}"
     elif isinstance(expected, dict) and isinstance(found, dict):
-        assert set(expected) == set(found), f"{where}: {sorted(map(str, expected))} became {sorted(map(str, found))}"
+        assert set(expected) == set(found), (
+            f"{where}: {sorted(map(str, expected))} became {sorted(map(str, found))}"
+        )
         for key, value in expected.items():
             differ(value, found[key], f"{where}: {key}")
     elif isinstance(expected, list | tuple) and isinstance(found, list | tuple):

@@ -42,9 +42,11 @@ class EMA(Callback):
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start from the initial weights, or continue from a checkpoint's average."""
-        if not self.decay:
-            return
         weights = _floats(pl_module)
+        if not self.decay:
+            _copy(self._raw, weights)  # the run that goes on had an average
+            self._raw = {}
+            return
         if self._raw:  # restored: the module holds the average that the checkpoint kept
             self.average = {name: weight.clone() for name, weight in weights.items()}
             _copy(self._raw, weights)
@@ -102,7 +104,7 @@ class EMA(Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]
     ) -> None:
         """Remember the raw weights, from which training continues."""
-        if self.decay and trainer.state.fn == "fit" and "ema" in checkpoint:
+        if trainer.state.fn == "fit" and "ema" in checkpoint:
             self._raw = checkpoint["ema"]["raw"]
             self._step = checkpoint["ema"]["step"]
 

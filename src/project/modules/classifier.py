@@ -115,7 +115,11 @@ class ImageClassifier(L.LightningModule):
             {name: value for name, value in state.items() if name in POSITION}
             for state in checkpoint.get("lr_schedulers", [])
         ]
-        if self._trainer is not None and self._trainer.state.fn == "fit":
+        if self._trainer is None:
+            return
+        if self._trainer.precision == "64-true":
+            self.double()  # Lightning would do that after the weights were put into single precision
+        if self._trainer.state.fn == "fit":
             self._restored = checkpoint.get("training", {})
             for logger in self._trainer.loggers:
                 if (name := type(logger).__name__) in self._restored.get("loggers", {}):

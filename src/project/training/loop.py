@@ -235,10 +235,10 @@ class EpochLoop(ResumableEpochLoop):
             progress.increment_processed()
             if schedules:
                 self.update_lr_schedulers("step", update_plateau_schedulers=False)
+            if number == count - 1 and self._num_ready_batches_reached():
+                self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
             for watch in self._watchers:
                 watch(trainer, module)
-        if self._num_ready_batches_reached():
-            self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
         self._visit_after(outputs, batch)
 
     def _visit_before(self, batch: Any) -> None:
