@@ -1,24 +1,22 @@
 """Fetching a data set once, whole and checked, however many processes want it."""
 
-import contextlib
-import hashlib
 import logging
-import os
 import shutil
-import socket
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock
+from filelock import FileLock, SoftFileLock, Timeout
 
+from project.datamodules.archives import md5_of, move_into
 from project.datamodules.checksums import digest_of
-from project.errors import InputError
+from project.errors import DataError
 
 log = logging.getLogger(__name__)
 
-SILENCE_S = 30
-"""Seconds without an answer after which a server counts as out of reach."""
+PATIENCE_S = 1.0
+"""Seconds of waiting for another process after which it is said what is waited for."""
 
 
 def fetch(
@@ -31,8 +29,8 @@ def fetch(
 ) -> None:
     """Make sure that `root / folder` holds the files of `checksums`, undamaged.
 
-    One process downloads while the others wait. Files arrive in a folder of their own on the same file
-    system and are moved in one by one when all are there and correct.
+    One process downloads while the others wait; if it is killed, one of them goes on. Files arrive in a
+    folder of their own on the same file system and are moved in one by one when all are there and correct.
 
     Args:
         name: as in `data=…`, for messages.
@@ -43,20 +41,22 @@ def fetch(
         memory: where it is remembered which files were found undamaged (see `digest_of`).
 
     Raises:
-        InputError: the files are missing or damaged, and could not be fetched.
+        DataError: the files are missing or damaged, and could not be fetched.
     """
     if not (problem := _problem(root / folder, checksums, memory)):
+        _sweep_if_free(root, name)
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with FileLock(root / f".{name}.lock"):
+        with _locked(root, name):
+            _sweep(root, name)
             problem = _problem(root / folder, checksums, memory)
             if problem:
                 log.info("downloading %s to %s", name, root)
-                _download(root, folder, checksums, download)
-    except (OSError, RuntimeError) as error:  # RuntimeError: torchvision's, when every mirror failed
+                _download(name, root, folder, checksums, download)
+    except (OSError, NotImplementedError) as error:  # the latter where there are no locks
         reason = " ".join(str(error).split())
-        raise InputError(
+        raise DataError(
             f"paths.data={root}: data={name} is not there ({problem}) and could not be downloaded "
             f"({reason}); put its files into {root / folder}, or train on the embedded data=digits"
         ) from error
@@ -68,33 +68,71 @@ def verify(
     """Check that `root / folder` holds the files of `checksums`; arguments as of `fetch`.
 
     Raises:
-        InputError: one is missing or damaged.
+        DataError: one is missing or damaged.
     """
     if problem := _problem(root / folder, checksums, memory):
-        raise InputError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded anew")
+        raise DataError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded anew")
+
+
+@contextmanager
+def _locked(root: Path, name: str) -> Iterator[None]:
+    """Hold the lock of a data set, which the system takes from whoever is killed."""
+    lock = _lock(root, name)
+    try:
+        lock.acquire(timeout=PATIENCE_S)
+    except Timeout:
+        log.info("another process is downloading %s to %s; waiting for it", name, root)
+        lock.acquire()
+    try:
+        if isinstance(lock, SoftFileLock):  # filelock's own way out, which a killed process does not free
+            raise OSError(f"{root} is on a file system without locks; copy the files there by hand")
+        yield
+    finally:
+        lock.release()
+
+
+def _lock(root: Path, name: str) -> FileLock:
+    return FileLock(root / f".{name}.lock")
+
+
+def _sweep(root: Path, name: str) -> None:
+    """Remove what killed downloads left, with the lock held: nobody else is downloading."""
+    for left in root.glob(f".download-{name}-*"):
+        shutil.rmtree(left, ignore_errors=True)
+
+
+def _sweep_if_free(root: Path, name: str) -> None:
+    """Likewise where nothing need be downloaded, unless another process is about to sweep itself."""
+    if next(root.glob(f".download-{name}-*"), None) is None:
+        return
+    lock = _lock(root, name)
+    try:
+        lock.acquire(timeout=0)
+    except (OSError, NotImplementedError):  # held by another, or in a folder that one may only read
+        return
+    try:
+        _sweep(root, name)
+    finally:
+        lock.release()
 
 
 def _download(
-    root: Path, folder: Path, checksums: Mapping[str, str], download: Callable[[str], object]
+    name: str,
+    root: Path,
+    folder: Path,
+    checksums: Mapping[str, str],
+    download: Callable[[str], object],
 ) -> None:
-    earlier_timeout = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(SILENCE_S)
-    try:
-        with (
-            tempfile.TemporaryDirectory(dir=root, prefix=".download-") as staging,
-            open(os.devnull, "w") as nowhere,
-            contextlib.redirect_stdout(nowhere),  # torchvision prints each mirror's failure
-            contextlib.redirect_stderr(nowhere),  # and a bar a file
-        ):
-            download(staging)
-            arrived = Path(staging) / folder
-            if problem := _problem(arrived, checksums):
-                raise OSError(problem)
-            (root / folder).mkdir(parents=True, exist_ok=True)
-            for file in checksums:
-                shutil.move(arrived / file, root / folder / file)
-    finally:
-        socket.setdefaulttimeout(earlier_timeout)
+    with tempfile.TemporaryDirectory(
+        dir=root, prefix=f".download-{name}-", ignore_cleanup_errors=True
+    ) as staging:
+        download(staging)
+        arrived = Path(staging) / folder
+        if problem := _problem(arrived, checksums):
+            raise OSError(problem)
+        (root / folder).mkdir(parents=True, exist_ok=True)
+        for file in checksums:
+            move_into(arrived / file, root / folder / file)
 
 
 def _problem(folder: Path, checksums: Mapping[str, str], memory: Path | None = None) -> str:
@@ -109,6 +147,4 @@ def _problem(folder: Path, checksums: Mapping[str, str], memory: Path | None = N
     return ""
 
 
-def _md5(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+_md5 = md5_of

@@ -1,11 +1,12 @@
 """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28, gray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
+from project.datamodules.archives import Archive, obtain
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.download import fetch
 from project.datamodules.idx import map_idx
@@ -19,10 +20,22 @@ CHECKSUMS = {
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
 PREFIXES = {"train": "train", "test": "t10k"}
+MIRRORS = (
+    "https://ossci-datasets.s3.amazonaws.com/mnist",
+    "https://storage.googleapis.com/cvdf-datasets/mnist",
+)
+ARCHIVES = {  # MD5 and size of each file as it is downloaded, compressed by gzip
+    "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
+    "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),
+    "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", 1_648_877),
+    "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", 4_542),
+}
+LARGEST = 50_000_000
+"""Bytes that none of the files exceeds."""
 
 
 class MNIST(ImageDataModule):
-    """MNIST (LeCun et al. 1998) with its official test split, downloaded by torchvision.
+    """MNIST (LeCun et al. 1998) with its official test split, downloaded.
 
     The files are mapped: images take memory of no process, and once in the page cache are there for all.
 
@@ -39,7 +52,7 @@ class MNIST(ImageDataModule):
 
     def prepare_data(self) -> None:
         """Download the files unless they are there and undamaged."""
-        fetch("mnist", self.path, FOLDER, CHECKSUMS, _download, self.prepared.checksums)
+        fetch("mnist", self.path, FOLDER, CHECKSUMS, download, self.prepared.checksums)
 
     def content(self, split: Split) -> Mapping[str, Any] | None:
         """Name what is kept: scaled images, for others are mapped from the files themselves."""
@@ -68,7 +81,22 @@ class MNIST(ImageDataModule):
         return images[:, None], labels.long()
 
 
-def _download(root: str) -> None:
-    from torchvision.datasets import MNIST as TorchvisionMNIST  # 1 s that only a download needs
+def download(root: str, mirrors: Sequence[str] = MIRRORS) -> None:
+    """Download the four files into `MNIST/raw` of a folder.
 
-    TorchvisionMNIST(root, download=True)
+    Args:
+        root: the folder.
+        mirrors: addresses below which the compressed files lie.
+
+    Raises:
+        ArchiveError: they cannot be had.
+    """
+    folder = Path(root) / FOLDER
+    folder.mkdir(parents=True)
+    obtain(
+        [
+            Archive(f"{name}.gz", mirrors, md5, size, [name], LARGEST)
+            for name, (md5, size) in ARCHIVES.items()
+        ],
+        folder,
+    )

@@ -1,0 +1,221 @@
+"""Four processes fetch one data set at the same instant, from a server of this machine into one folder, and
+some are killed on the way: the others must have it whole, and nothing may be left lying about.
+"""
+
+import gzip
+import hashlib
+import io
+import os
+import random
+import shutil
+import signal
+import tarfile
+import tempfile
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+from project.datamodules import archives, download
+from project.datamodules.archives import Archive, obtain
+
+PROCESSES = 4
+SET = Path("set/raw")
+BLOCK = 4096
+LIMIT_S = 120
+
+
+@dataclass
+class Served:
+    """A data set on a slow server.
+
+    Args:
+        address: of the server.
+        archives: the files that it has.
+        checksums: of what is in them.
+    """
+
+    address: str
+    archives: list[Archive]
+    checksums: dict[str, str]
+
+    def download(self, root: str) -> None:
+        folder = Path(root) / SET
+        folder.mkdir(parents=True)
+        obtain(self.archives, folder)
+
+    def fetch(self, root: Path) -> None:
+        download.fetch("toy", root, SET, self.checksums, self.download, root / "verified.json")
+
+
+@contextmanager
+def serving(seconds: float, *, cut: bool = False) -> Iterator[Served]:
+    """Serve a set of two gzip files and a tar archive, about so long each.
+
+    Args:
+        seconds: that a file takes.
+        cut: end every second answer in its middle.
+    """
+    draws = random.Random(0)
+    contents = {name: draws.randbytes(60_000) for name in ("one", "two", "three", "four")}
+    packed = {f"{name}.gz": gzip.compress(contents[name]) for name in ("one", "two")}
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as tar:
+        for name in ("three", "four"):
+            entry = tarfile.TarInfo(f"raw/{name}")
+            entry.size = len(contents[name])
+            tar.addfile(entry, io.BytesIO(contents[name]))
+    packed["rest.tar.gz"] = stream.getvalue()
+    asked = 0
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            nonlocal asked
+            asked += 1
+            body = packed.get(self.path.strip("/"))
+            if body is None:
+                self.send_error(404)
+                return
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            if cut and asked % 2:
+                body = body[: len(body) // 2]
+            pause = seconds * BLOCK / len(body)
+            with suppress(OSError):  # whoever asked was killed
+                for start in range(0, len(body), BLOCK):
+                    self.wfile.write(body[start : start + BLOCK])
+                    time.sleep(pause)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.daemon_threads = True
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    made = [
+        Archive(name, [f"{address}/missing", address], _md5(body), len(body), members, 100_000)
+        for (name, body), members in zip(
+            packed.items(), (["one"], ["two"], ["raw/three", "raw/four"]), strict=True
+        )
+    ]
+    try:
+        yield Served(address, made, {name: _md5(content) for name, content in contents.items()})
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def one_round(served: Served, draws: random.Random, seconds: float) -> dict[str, int]:
+    """Let the processes loose in a new folder, and look at what they leave.
+
+    Args:
+        served: the data set.
+        draws: who is killed, and when.
+        seconds: within which kills fall.
+
+    Returns:
+        How many were killed, how many lived, and of those how many failed; files damaged in the end; staging
+        folders left; downloads that a kill interrupted.
+    """
+    root = Path(tempfile.mkdtemp(prefix="downloads-"))
+    try:
+        running = {_fork(served, root, number): number for number in range(PROCESSES)}
+        doomed = draws.sample(sorted(running), draws.randint(1, PROCESSES - 1))
+        moments = sorted((draws.uniform(0, seconds), pid) for pid in doomed)
+        began, killed, interrupted = time.monotonic(), 0, 0
+        for moment, pid in moments:
+            time.sleep(max(0.0, began + moment - time.monotonic()))
+            before = _staging(root)
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+                killed += 1
+            interrupted += bool(before)
+        codes = {pid: _end_of(pid) for pid in running}
+        failed = sum(code not in (0, -signal.SIGKILL) for code in codes.values())
+        lived = sum(code != -signal.SIGKILL for code in codes.values())
+        served.fetch(root)  # a later start
+        damaged = sum(_md5((root / SET / name).read_bytes()) != md5 for name, md5 in served.checksums.items())
+        left = len(_staging(root))
+        strangers = {file.name for file in (root / SET).iterdir()} ^ set(served.checksums)
+        return {
+            "killed": killed,
+            "lived": lived,
+            "failed": failed,
+            "damaged": damaged + len(strangers),
+            "left": left,
+            "in a download": interrupted,
+        }
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def trial(rounds: int, seconds: float, seed: int = 0) -> dict[str, int]:
+    """Do several rounds, and add up what they tell.
+
+    Raises:
+        AssertionError: a process that was not killed failed, a file is damaged, or something is left.
+    """
+    draws = random.Random(seed)
+    total: dict[str, int] = {}
+    with serving(seconds) as served:
+        for number in range(rounds):
+            seen = one_round(served, draws, 4 * seconds)
+            assert not seen["failed"], f"round {number}: {seen}"
+            assert not seen["damaged"], f"round {number}: {seen}"
+            assert not seen["left"], f"round {number}: {seen}"
+            total = {name: total.get(name, 0) + count for name, count in seen.items()}
+    return total
+
+
+def full() -> str:
+    """Fifty rounds."""
+    total = trial(50, seconds=0.3)
+    assert total["in a download"] >= 25, total
+    shown = ", ".join(f"{count} {name}" for name, count in total.items())
+    return f"50 rounds of {PROCESSES} processes: {shown}"
+
+
+def _fork(served: Served, root: Path, number: int) -> int:
+    if pid := os.fork():
+        return pid
+    code = 1
+    try:
+        archives.PAUSE_S = 0.01
+        served.fetch(root)
+        bad = [
+            name for name, md5 in served.checksums.items() if _md5((root / SET / name).read_bytes()) != md5
+        ]
+        code = 3 if bad else 0
+    except BaseException as error:
+        print(f"process {number}: {type(error).__name__}: {error}", flush=True)
+    finally:
+        os._exit(code)
+
+
+def _end_of(pid: int) -> int:
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    return 1  # it waits for something that does not come
+
+
+def _staging(root: Path) -> list[Path]:
+    return list(root.glob(".download-*"))
+
+
+def _md5(content: bytes) -> str:
+    return hashlib.md5(content, usedforsecurity=False).hexdigest()
+
+
+if __name__ == "__main__":
+    print(full())
