@@ -18,6 +18,10 @@ from torchvision.datasets import CIFAR10, MNIST
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
+CONFIG_TARGETS = ("Alternation",)
+"""What configurations may name (see project.targets)."""
+
+
 class BareLoop:
     """What training costs without a framework: index, forward, backward, step.
 

@@ -7,6 +7,9 @@ from typing import Any
 
 from lightning.pytorch.callbacks import Callback
 
+CONFIG_TARGETS = ("FirstStep",)
+"""What configurations may name (see project.targets)."""
+
 
 class FirstStep(Callback):
     """Writes the moment on standard output; its clock is that of all processes of the machine."""

@@ -9,6 +9,9 @@ import lightning as L
 import torch
 from lightning.pytorch.callbacks import Callback
 
+CONFIG_TARGETS = ("Stopwatch",)
+"""What configurations may name (see project.targets)."""
+
 
 class Reading(NamedTuple):
     """A moment, or the time between two."""

@@ -13,6 +13,10 @@ UNNEEDED = (
 """Modules that a run on the digits does not need."""
 
 
+CONFIG_TARGETS = ("Probe",)
+"""What configurations may name (see project.targets)."""
+
+
 class Probe(Callback):
     """Keeps what it saw last."""
 

@@ -9,6 +9,12 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
+CONFIG_TARGETS = (
+    "Fault",
+    "Bowl",
+)
+"""What configurations may name (see project.targets)."""
+
 
 class Fault(Callback):
     """Has a run fail in the middle of its second epoch, the first time that it gets there.

@@ -17,7 +17,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from project import imports, nodes, quirks, resolvers, resume, stopping
+from project import hydra_guard, imports, nodes, quirks, resolvers, resume, stopping
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
@@ -45,6 +45,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
     quirks.compose_faster()
+    hydra_guard.install()
     imports.defer()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:

@@ -22,7 +22,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import imports, nodes, screen, slurm_job, stopping
+from project import imports, nodes, screen, slurm_job, stopping, targets
 from project.allocation import keep_freed_memory
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
@@ -161,8 +161,9 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
     """Make the object (or the dict of objects) that a group of the configuration describes.
 
     Raises:
-        InputError: its constructor refuses the values.
+        InputError: it is not allowed to be made, or its constructor refuses the values.
     """
+    targets.confirm(config[group], group)
     try:
         return instantiate(config[group], _convert_="all", **more)
     except InstantiationException as error:

@@ -16,7 +16,7 @@ from hydra.core.utils import JobStatus, setup_globals
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, open_dict, read_write
 
-from project import imports, resolvers
+from project import hydra_guard, imports, resolvers
 from project.command_line import report
 from project.errors import one_line
 from project.forking import die_with_parent, flush, forget_ranks
@@ -200,6 +200,7 @@ def main() -> None:
     imports.defer()
     setup_globals()  # Hydra's own resolvers
     resolvers.register()
+    hydra_guard.install()
     letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
     sys.path[:] = letter.path
     first = letter.rank == 0

@@ -1,0 +1,121 @@
+"""What Hydra itself would call while it composes a configuration and starts a run: checked before it does.
+
+Its own node of the configuration names callbacks, plugins and log handlers, sets variables of the
+environment, and says where more files are. Each can be a way to run code or to switch checks off.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from functools import wraps
+from typing import Any
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from omegaconf import DictConfig
+
+from project.errors import InputError
+from project.targets import find, plain_values
+
+CALLBACKS = ("project.preflight.Preflight",)
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+"""Where launchers and sweepers stand; Hydra makes only those that it has found there."""
+
+HANDLERS = frozenset(
+    {
+        *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
+        *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+        *("logging.handlers.WatchedFileHandler", "logging.Formatter", "colorlog.ColoredFormatter"),
+    }
+)
+"""Classes that log messages may pass through."""
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+
+VARIABLES = frozenset(
+    {
+        *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "TZ"),
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "TORCH_LOGS", "WANDB_MODE"),
+        *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "GLOO_SOCKET_IFNAME"),
+    }
+)
+"""Variables that a configuration may set: none that says what is loaded or from where."""
+
+SWITCHES = ("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+"""Variables that switch checks of Hydra and torch off."""
+
+
+def install() -> None:
+    """Have Hydra check what it composes, and torch unpickle nothing; may be called again."""
+    for name in SWITCHES:
+        os.environ.pop(name, None)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # torchvision's pretrained weights, too
+    if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
+        ConfigLoaderImpl.load_configuration = _checking(  # type: ignore[method-assign]
+            ConfigLoaderImpl.load_configuration
+        )
+        ImportlibResourcesConfigSource.__init__ = _refusing(  # type: ignore[method-assign]
+            ImportlibResourcesConfigSource.__init__
+        )
+
+
+def _checking(load: Any) -> Any:
+    @wraps(load)
+    def checked(*arguments: Any, **options: Any) -> DictConfig:
+        config: DictConfig = load(*arguments, **options)
+        if problems := dict.fromkeys(find_refusals(config)):
+            raise InputError("\n".join(problems))
+        return config
+
+    return checked
+
+
+def _refusing(make: Any) -> Any:
+    @wraps(make)
+    def made(self: Any, provider: str, path: str) -> None:
+        package = path.removeprefix("pkg://").replace("/", ".")
+        if package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
+            raise InputError(
+                f"hydra.searchpath: pkg://{package} would be imported to be searched; give a folder, file://DIR"
+            )
+        make(self, provider, path)
+
+    return made
+
+
+def find_refusals(config: DictConfig) -> Iterator[str]:
+    """Yield what is not allowed in Hydra's own node of a composed configuration, a line each."""
+    for key in ("hydra.callbacks", "hydra.launcher", "hydra.sweeper"):
+        yield from _targets(key, plain_values(config, key))
+    for key in ("hydra.job_logging", "hydra.hydra_logging"):
+        yield from _logging(key, plain_values(config, key))
+    variables = plain_values(config, "hydra.job.env_set") or {}
+    for name in variables if isinstance(variables, Mapping) else ():
+        if str(name) not in VARIABLES:
+            yield f"hydra.job.env_set.{name}: may not be set there; set it in the shell, before the command"
+
+
+def _targets(key: str, plain: Any) -> Iterator[str]:
+    for found in find(plain, key):
+        name = str(found.name)
+        if found.key == f"{key}._target_" and key != "hydra.callbacks" and name.startswith(PLUGINS):
+            continue
+        if key == "hydra.callbacks" and name in CALLBACKS:
+            continue
+        allowed = (
+            ", ".join(CALLBACKS) if key == "hydra.callbacks" else "a plugin of hydra_plugins, at its top"
+        )
+        yield f"{found.key}={name}: not allowed there; leave it out, or name {allowed}"
+
+
+def _logging(key: str, plain: Any) -> Iterator[str]:
+    """Of `logging.config.dictConfig`: what it would import or call."""
+    if isinstance(plain, Mapping):
+        for name, child in plain.items():
+            if name in ("()", "class") and str(child) not in HANDLERS:
+                yield f"{key}.{name}={child}: not allowed there; choose from {', '.join(sorted(HANDLERS))}"
+            yield from _logging(f"{key}.{name}", child)
+    elif isinstance(plain, list):
+        for child in plain:
+            yield from _logging(key, child)
+    elif isinstance(plain, str) and plain.startswith(("ext://", "cfg://")) and plain not in STREAMS:
+        yield f"{key}={plain}: not allowed there; choose from {', '.join(STREAMS)}"
