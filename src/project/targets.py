@@ -50,6 +50,9 @@ WITH_FUNCTIONS = ("project.modules", "torchvision.models")
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 """A dotted name no part of which is private."""
 
+REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
+"""An interpolation that is another key's value and nothing more."""
+
 ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 """Of something on a network, or `file:/`; `C:/` is none."""
 
@@ -75,8 +78,10 @@ def find_refusals(config: DictConfig) -> Iterator[str]:
     What cannot be resolved yet is left to `confirm`.
     """
     for group in map(str, config):
-        if group != "hydra":
+        if group in ALLOWED:
             yield from refusals(plain_values(config, group), group)
+        elif group != "hydra":  # of others nothing is made, whatever they refer to
+            yield from refusals(_written(config, group), group)
     for key in FILES:
         if line := refuse_address(key, plain_values(config, key)):
             yield line
@@ -95,13 +100,17 @@ def refusals(plain: Any, group: str) -> Iterator[str]:
 
 def plain_values(config: DictConfig, key: str) -> Any:
     """Values of a key and below, resolved; None where they cannot be yet."""
+    return _resolve(config, key, _written(config, key))
+
+
+def _written(config: DictConfig, key: str) -> Any:
+    """Values of a key and below as they were written, with their interpolations; None if it is not there."""
     node: Any = config
     for part in key.split("."):
         node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
     if node is None:
         return None
-    raw = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
-    return _resolve(config, key, raw)
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
 
 
 def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
@@ -112,9 +121,13 @@ def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
         return [_resolve(config, f"{key}[{place}]", child) for place, child in enumerate(raw)]
     if not (isinstance(raw, str) and "${" in raw):
         return raw
+    if (found := REFERENCE.fullmatch(raw)) and isinstance(
+        known := _written(config, found[1]), bool | int | float
+    ):
+        return known
     try:
-        found = OmegaConf.select(config, key)
-        return OmegaConf.to_container(found, resolve=True) if OmegaConf.is_config(found) else found
+        resolved = OmegaConf.select(config, key)
+        return OmegaConf.to_container(resolved, resolve=True) if OmegaConf.is_config(resolved) else resolved
     except (OmegaConfBaseException, ValueError):
         return None
 
