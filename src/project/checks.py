@@ -10,7 +10,7 @@ from typing import Any
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project import hydra_guard, targets
+from project import hydra_guard, redaction, targets
 from project.errors import InputError, one_line
 from project.nearest import did_you_mean
 
@@ -110,6 +110,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 def find_problems(config: DictConfig) -> Iterator[str]:
     """Yield what is wrong with a composed configuration, a line each."""
     yield from (*targets.find_refusals(config), *hydra_guard.find_refusals(config))
+    yield from redaction.find_lost(config)
     removed = [group for group in GROUPS if not isinstance(config.get(group), DictConfig)]
     if removed:
         yield from (f"~{group}: a run needs it; {GROUPS[group]}" for group in removed)

@@ -21,6 +21,7 @@ from project import hydra_guard, imports, nodes, quirks, resolvers, resume, stop
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
+from project.redaction import redact_text
 from project.runs.outages import reason_of
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -133,10 +134,10 @@ def report(
     lines = _explain(error, conf, config_name)
     if not silent:
         if not lines or with_traceback:
-            traceback.print_exception(error)
+            print(redact_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
         for line in lines:
             with suppress(OSError):  # of standard error itself
-                print(f"error: {line}", file=sys.stderr, flush=True)
+                print(redact_text(f"error: {line}"), file=sys.stderr, flush=True)
     mistake = lines and not isinstance(error, OSError)
     return getattr(error, "exit_code", InputError.exit_code if mistake else 1)
 

@@ -4,17 +4,22 @@ Its own node of the configuration names callbacks, plugins and log handlers, set
 environment, and says where more files are. Each can be a way to run code or to switch checks off.
 """
 
+import logging
 import os
 from collections.abc import Iterator, Mapping
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra.core import utils
 from omegaconf import DictConfig
 
+from project import redaction
 from project.errors import InputError
 from project.targets import find, plain_values
+from project.yaml_text import to_yaml
 
 CALLBACKS = ("project.preflight.Preflight",)
 PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
@@ -45,10 +50,15 @@ SWITCHES = ("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "TORCH_FORCE_NO_WEIGHTS_ONLY
 
 
 def install() -> None:
-    """Have Hydra check what it composes, and torch unpickle nothing; may be called again."""
+    """Have Hydra check what it composes and write no secrets, and torch unpickle nothing.
+
+    May be called again.
+    """
     for name in SWITCHES:
         os.environ.pop(name, None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # torchvision's pretrained weights, too
+    utils._save_config = _save_without_secrets  # type: ignore[assignment]
+    logging.setLogRecordFactory(WithoutSecrets)
     if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
         ConfigLoaderImpl.load_configuration = _checking(  # type: ignore[method-assign]
             ConfigLoaderImpl.load_configuration
@@ -58,10 +68,24 @@ def install() -> None:
         )
 
 
+class WithoutSecrets(logging.LogRecord):
+    """A line of a log; whatever handler writes it."""
+
+    def getMessage(self) -> str:  # noqa: N802
+        """Return the message as it may be written."""
+        return redaction.redact_text(super().getMessage())
+
+
+def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    (output_dir / filename).write_text(to_yaml(config), encoding="utf-8")
+
+
 def _checking(load: Any) -> Any:
     @wraps(load)
     def checked(*arguments: Any, **options: Any) -> DictConfig:
         config: DictConfig = load(*arguments, **options)
+        redaction.note_all(config)
         if problems := dict.fromkeys(find_refusals(config)):
             raise InputError("\n".join(problems))
         return config

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from omegaconf import ListConfig, OmegaConf
 
+from project import redaction
 from project.datamodules.folders import class_folders, first_image
 from project.errors import DataError, InputError, one_line
 
@@ -51,5 +52,6 @@ def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
 
 def register() -> None:
     """Make the resolvers known to OmegaConf; may be called again."""
+    OmegaConf.register_new_resolver("oc.env", redaction.env, replace=True)
     for resolver in (image_shape, folder_shape, folder_classes):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

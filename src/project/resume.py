@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from omegaconf.errors import OmegaConfBaseException
 
+from project import redaction
 from project.errors import InputError, one_line
 from project.nearest import explain_key, options
 from project.runs.checkpoint_files import find_damage, require_local
@@ -40,6 +41,7 @@ class ContinuedSweep(NamedTuple):
 
     folder: SweepFolder
     retry: bool
+    given: list[str]
 
 
 continued: Continued | None = None
@@ -142,6 +144,7 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
         raise InputError(f"retry={retry}: true or false")
     earlier = sweep.read_record()["overrides"]
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
+    earlier = redaction.restore(earlier, given)
     changes = [text for text in given if text.startswith(FREE_KEYS) and text not in earlier]
     for text in given:
         if text not in earlier and text not in changes:
@@ -153,7 +156,9 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
     if "hydra/launcher" in replaced:  # which has other keys
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
-    continued_sweep = ContinuedSweep(sweep, retry == "true")
+    for key in (text.partition("=")[0] for text in kept if redaction.is_redacted(text)):
+        raise InputError(f"{key}: {redaction.HOW_AGAIN.format(key=key)}")
+    continued_sweep = ContinuedSweep(sweep, retry == "true", given)
     return ["-m", "--config-path", str(sweep.conf.absolute()), *kept, *changes]
 
 

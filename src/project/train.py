@@ -22,7 +22,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import imports, nodes, screen, slurm_job, stopping, targets
+from project import imports, nodes, redaction, screen, slurm_job, stopping, targets
 from project.allocation import keep_freed_memory
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
@@ -96,6 +96,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     silence_libraries()
     keep_freed_memory()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
+    redaction.note_all(config)
+    record = redaction.redact(config)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     datamodule: ImageDataModule = build(config, "data")
@@ -108,7 +110,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         compile=cfg.compile,
         channels_last=cfg.channels_last,
         test_views=cfg.test_views,
-        config=config,
+        config=record,
     )
     callbacks: dict[str, Callback] = build(config, "callbacks")
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
@@ -141,10 +143,10 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         return fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)[0].get(cfg.monitor)
 
     with run.recording(name=cfg.name, monitor=cfg.monitor, mode=cfg.mode, ranks=trainer.world_size) as status:
-        text = to_yaml(config)
+        text = to_yaml(record)
         run.config_file.write_text(text)
         for logger in loggers:
-            logger.log_hyperparams(hyperparameters(config))
+            logger.log_hyperparams(hyperparameters(record))
             if hasattr(logger, "log_text"):
                 logger.log_text("config", text)
         log.info(screen.opening(config, module.network, trainer, run))

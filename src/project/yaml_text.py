@@ -6,6 +6,8 @@ import yaml
 from omegaconf import OmegaConf
 from omegaconf._utils import get_omega_conf_dumper
 
+from project.redaction import redact
+
 try:
     from yaml import CSafeDumper as SafeDumper
 except ImportError:  # PyYAML was built without libyaml
@@ -20,10 +22,12 @@ _Dumper.add_representer(str, get_omega_conf_dumper().str_representer)
 
 
 def to_yaml(config: Any) -> str:
-    """Write what `OmegaConf.to_yaml` writes.
+    """Write what `OmegaConf.to_yaml` writes, without secrets (see `redaction`).
 
     Args:
         config: a node, or plain values.
     """
     plain = OmegaConf.to_container(config, enum_to_str=True) if OmegaConf.is_config(config) else config
-    return yaml.dump(plain, Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False)
+    return yaml.dump(
+        redact(plain), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )

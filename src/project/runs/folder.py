@@ -17,6 +17,7 @@ from typing import Any
 
 from project import slurm_job
 from project.errors import InputError
+from project.redaction import redact
 from project.runs import checkpoint_files
 from project.runs.outages import Outage, reason_of, replace_text
 from project.runs.writable import probe
@@ -79,7 +80,7 @@ class RunFolder:
         """
         self._unwritten |= changes
         try:
-            replace_text(self.status_file, json.dumps(self.read_status(), indent=2) + "\n")
+            replace_text(self.status_file, json.dumps(redact(self.read_status()), indent=2) + "\n")
         except OSError as error:
             self._outage.begin(error)
             return False

@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import shutil
 import sys
 import time
@@ -11,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
+from project.redaction import is_secret, redact
 from project.runs.folder import RunFolder, claim, git_state, now, versions
 from project.sweeps.fingerprint import differences, fingerprint
 from project.sweeps.ledger import Ledger
 
 PACKAGE = Path(__file__).resolve().parent.parent
+ENTRY = re.compile(r"\s*(?:- )?['\"]?([\w-]+)['\"]?:\s+['\"]?([^\s'\"][^\n]*)")
+"""A line of YAML with a key and a value."""
 LAST_BREATH_S = 10.0
 """Seconds that a killed sweep's processes may need to disappear."""
 
@@ -66,7 +70,7 @@ class SweepFolder:
             "code": fingerprint(PACKAGE),
         }
         partial = self.record_file.with_suffix(".json.partial")
-        partial.write_text(json.dumps(record, indent=2) + "\n")
+        partial.write_text(json.dumps(redact(record), indent=2) + "\n")
         partial.replace(self.record_file)
 
     def refuse_changed_code(self) -> None:
@@ -111,10 +115,26 @@ def create(wanted: str, conf: Path, overrides: Sequence[str]) -> SweepFolder:
     Raises:
         InputError: the folder cannot be made.
     """
+    for file in sorted(conf.rglob("*.y*ml")):
+        _refuse_secrets(file, conf)
     folder = SweepFolder(claim(wanted))
     shutil.copytree(conf, folder.conf, ignore=_all_but_yaml)
     folder.start_record(overrides)
     return folder
+
+
+def _refuse_secrets(file: Path, conf: Path) -> None:
+    """A sweep copies its configuration files."""
+    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+        if (
+            (found := ENTRY.match(line))
+            and is_secret(found[1])
+            and not found[2].startswith(("$", "null", "#"))
+        ):
+            raise InputError(
+                f"{file.relative_to(conf)}: {found[1]} is secret, and a sweep copies its configuration files; "
+                f"write {found[1]}: ${{oc.env:NAME}} there"
+            )
 
 
 def find_sweep(path: str | Path) -> SweepFolder | None:

@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
+from project.redaction import redact_text
+
 State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
 
 SUCCEEDED: tuple[State, ...] = ("done", "pruned")
@@ -63,8 +65,8 @@ class Job:
 
 
 def shown(overrides: Sequence[str]) -> list[str]:
-    """The overrides that a user gave."""
-    return [text for text in overrides if not text.startswith(HIDDEN)]
+    """The overrides that a user gave, without secrets."""
+    return [redact_text(text) for text in overrides if not text.startswith(HIDDEN)]
 
 
 def quoted(text: str) -> str:

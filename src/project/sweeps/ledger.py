@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from project.redaction import redact
 from project.runs.outages import Outage
 from project.sweeps.jobs import Job
 
@@ -64,7 +65,7 @@ class Ledger:
             self._outage.end()
 
     def _append(self, jobs: Sequence[Job]) -> None:
-        lines = "".join(json.dumps(job.as_dict()) + "\n" for job in jobs).encode()
+        lines = "".join(json.dumps(redact(job.as_dict())) + "\n" for job in jobs).encode()
         partial = self.file.with_suffix(".jsonl.partial")
         new = not self.file.exists()
         drop_torn_line(self.file)

@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from project.errors import InputError
 from project.nearest import did_you_mean
+from project.redaction import is_redacted, redact
 from project.studies import JOURNAL, absolute, make_pruner, make_sampler, open_storage, silence
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job, in_grammar
@@ -140,13 +141,15 @@ class Search(RecordedSweeper):
         file = self.folder.path / "study.json"
         if file.exists():
             self.identity = json.loads(file.read_text())
+            if is_redacted(self.identity["storage"]):  # a password in its address
+                self.identity["storage"] = self.storage and absolute(self.storage)
             return
         storage = self.storage and absolute(self.storage)
         name = self.study_name or self.folder.path.absolute().name
         owner = f"{platform.node()}:{self.folder.path.absolute()}"
         self.identity = {"study": name, "storage": storage, "owner": owner}
         partial = file.with_suffix(".json.partial")
-        partial.write_text(json.dumps(self.identity, indent=2) + "\n")
+        partial.write_text(json.dumps(redact(self.identity), indent=2) + "\n")
         partial.replace(file)
 
     def _refuse_objectives(self) -> None:

@@ -47,7 +47,7 @@ class Record:
     def renew(self) -> str:
         """Make earlier submissions void, before a new one."""
         self.token = uuid.uuid4().hex
-        self.folder.mkdir(exist_ok=True)
+        private(self.folder)
         _write(self.ticket, token=self.token)
         return self.token
 
@@ -147,6 +147,14 @@ class SubmittedJob:
             record.note(id=cluster_id, starts=starts + 1)
         elif (newest := run.newest_checkpoint().path) is not None:
             self.order.config.ckpt_path = str(newest.absolute())
+
+
+def private(folder: Path) -> None:
+    """Make a folder that its owner alone can look into and write to: what lies there is unpickled, and may
+    hold secrets.
+    """
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
 
 
 def rank_variables(place: JobEnvironment) -> dict[str, str]:

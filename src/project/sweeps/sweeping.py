@@ -18,6 +18,7 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from project import resume
 from project.errors import InputError
 from project.nearest import explain_composition
+from project.redaction import restore
 from project.runs.folder import now
 from project.stopping import exit_code
 from project.sweeps.composing import Composer, loader_of
@@ -85,6 +86,8 @@ class RecordedSweeper(Sweeper):
             if resume.continued_sweep is not None:
                 if not self.changed_code:
                     folder.refuse_changed_code()
+                for job in jobs:
+                    job.overrides = restore(job.overrides, resume.continued_sweep.given)
                 settle(folder, jobs, retry=resume.continued_sweep.retry)
             stopped = self.run_jobs(overrides, jobs)
             self.conclude(folder, stopped)
