@@ -46,10 +46,17 @@ _values: set[str] = set()
 
 
 @cache
-def is_secret(key: str) -> bool:
-    """Whether the last part of a dotted key, or the name of a variable, says that its value is secret."""
+def is_secret(key: str, *, number: bool = False) -> bool:
+    """Whether the last part of a dotted key, or the name of a variable, says that its value is secret.
+
+    Args:
+        key: its name.
+        number: the value is one: then `password` says so, `max_token` does not.
+    """
     words = [word.lower() for word in WORD.findall(key.rpartition(".")[2])]
-    return bool(words) and (words[-1] in AT_THE_END or not ALWAYS.isdisjoint(words))
+    if not ALWAYS.isdisjoint(words):
+        return True
+    return not number and bool(words) and words[-1] in AT_THE_END
 
 
 def note(value: Any) -> None:
@@ -80,14 +87,17 @@ def redact(values: Any, *, secret: bool = False) -> Any:
         secret: they stand below a key that says so.
     """
     if isinstance(values, Mapping):
-        return {name: redact(child, secret=secret or is_secret(str(name))) for name, child in values.items()}
+        return {
+            name: REDACTED
+            if type(child) in (int, float) and is_secret(str(name), number=True)
+            else redact(child, secret=secret or is_secret(str(name)))
+            for name, child in values.items()
+        }
     if isinstance(values, list | tuple):
         return [redact(child, secret=secret) for child in values]
-    if isinstance(values, str):
-        if secret and values and "${" not in values:
-            return REDACTED
-        return redact_text(values)
-    return REDACTED if secret and isinstance(values, int | float) and not isinstance(values, bool) else values
+    if not isinstance(values, str):
+        return values
+    return REDACTED if secret and values and "${" not in values else redact_text(values)
 
 
 def redact_text(text: str) -> str:

@@ -18,8 +18,10 @@ from project.sweeps.fingerprint import differences, fingerprint
 from project.sweeps.ledger import Ledger
 
 PACKAGE = Path(__file__).resolve().parent.parent
-ENTRY = re.compile(r"\s*(?:- )?['\"]?([\w-]+)['\"]?:\s+['\"]?([^\s'\"][^\n]*)")
-"""A line of YAML with a key and a value."""
+ENTRY = re.compile(
+    r"""\s*(?:- )?['"]?([\w-]+)['"]?:\s+(?!(?:null|true|false|[-\d.]+)\s*$)['"]?[^\s'"#$?{\[]"""
+)
+"""A line of YAML with a key and a word that is written out."""
 LAST_BREATH_S = 10.0
 """Seconds that a killed sweep's processes may need to disappear."""
 
@@ -126,14 +128,11 @@ def create(wanted: str, conf: Path, overrides: Sequence[str]) -> SweepFolder:
 def _refuse_secrets(file: Path, conf: Path) -> None:
     """A sweep copies its configuration files."""
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
-        if (
-            (found := ENTRY.match(line))
-            and is_secret(found[1])
-            and not found[2].startswith(("$", "null", "#"))
-        ):
+        found = ENTRY.match(line)
+        if found and is_secret(found[1]):
             raise InputError(
-                f"{file.relative_to(conf)}: {found[1]} is secret, and a sweep copies its configuration files; "
-                f"write {found[1]}: ${{oc.env:NAME}} there"
+                f"{file.relative_to(conf)}: {found[1]} is secret, and a sweep copies its configuration "
+                f"files; write {found[1]}: ${{oc.env:NAME}} there"
             )
 
 

@@ -1,0 +1,127 @@
+"""Secrets stay out of what is written, and what is no secret stays in."""
+
+import json
+import logging
+from pathlib import Path
+
+import pytest
+import yaml
+from conftest import Compose
+from omegaconf import OmegaConf
+
+from project import redaction, resolvers
+from project.checks import find_problems
+from project.errors import InputError
+from project.hydra_guard import WithoutSecrets
+from project.redaction import is_secret, redact, redact_text, restore
+from project.runs.folder import RunFolder
+from project.sweeps.folder import create
+from project.sweeps.jobs import Job, folder_name
+from project.sweeps.ledger import Ledger
+from project.yaml_text import to_yaml
+
+
+@pytest.fixture(autouse=True)
+def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(redaction, "_values", set())
+
+
+def test_whole_words_of_a_key_decide() -> None:
+    telling = "api_key apiKey WANDB_API_KEY logger.x.token hf_token db_password secretName key aws_secret_id"
+    innocent = "monitor keypoints tokens_per_batch key_dim num_heads tokenizer keyboard author lr"
+    assert [key for key in telling.split() if not is_secret(key)] == []
+    assert [key for key in innocent.split() if is_secret(key)] == []
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("mysql://user:pa%40ss@host/db", "mysql://user:REDACTED@host/db"),
+        (
+            "hydra.sweeper.storage=postgresql://u:p@h:5/d",
+            "hydra.sweeper.storage=postgresql://u:REDACTED@h:5/d",
+        ),
+        ("+logger.w.api_key=abc123", "+logger.w.api_key=REDACTED"),
+        ("+logger.w={_target_:a.B,api_key:abc,q:1}", "+logger.w={_target_:a.B,api_key:REDACTED,q:1}"),
+        ("x.password='two words',b=2", "x.password=REDACTED,b=2"),
+        ("https://h/p?token=abc&x=1", "https://h/p?token=REDACTED&x=1"),
+        ("error: x.token=5: a whole number", "error: x.token=REDACTED: a whole number"),
+        ("logger.w.api_key=${oc.env:KEY}", "logger.w.api_key=${oc.env:KEY}"),
+        ("mysql://u:${oc.env:PW}@h/db", "mysql://u:${oc.env:PW}@h/db"),
+        ("optim.lr=0.1 monitor=val/acc", "optim.lr=0.1 monitor=val/acc"),
+        ("the key: none of these", "the key: none of these"),
+    ],
+)
+def test_what_is_secret_in_a_text(text: str, written: str) -> None:
+    assert redact_text(text) == written
+    assert redact_text(written) == written
+
+
+def test_a_configuration_is_written_without_secrets_and_with_its_references(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    resolvers.register()
+    monkeypatch.setenv("SOME_API_KEY", "sesame-open")
+    config = OmegaConf.create(
+        {
+            "logger": {"api_key": "${oc.env:SOME_API_KEY}", "login": "user/${oc.env:SOME_API_KEY}"},
+            "own": {"token": "12345abc", "max_token": 5, "password": 12345, "key_dim": 64, "key": None},
+            "copy": "${own.token}",
+        }
+    )
+    raw = yaml.safe_load(to_yaml(config))
+    assert raw["logger"] == OmegaConf.to_container(config)["logger"]
+    assert raw["own"] == {
+        "token": "REDACTED",
+        "max_token": 5,
+        "password": "REDACTED",
+        "key_dim": 64,
+        "key": None,
+    }
+    resolved = OmegaConf.to_container(config, resolve=True)
+    redaction.note_all(resolved)
+    written = to_yaml(resolved)
+    assert "sesame" not in written
+    assert "12345abc" not in written
+    assert yaml.safe_load(written)["logger"]["login"] == "user/REDACTED"
+    assert resolved["logger"]["api_key"] == "sesame-open", "what the run itself works with"
+
+
+def test_records_status_and_logs_hold_no_secret(tmp_path: Path) -> None:
+    redaction.note("open-sesame")
+    run = RunFolder(tmp_path)
+    run.write_status(command=["train.py", "+logger.w.api_key=abc"], error="bad open-sesame")
+    job = Job(0, ["a.token=abc", "optim.lr=1"], ["a.token=abc"], folder_name(0, ["a.token=abc"]))
+    ledger = Ledger(tmp_path / "jobs.jsonl")
+    ledger.write(job)
+    line = WithoutSecrets("a", logging.INFO, "", 0, "said %s", ("open-sesame",), None).getMessage()
+    written = line + run.status_file.read_text() + ledger.file.read_text()
+    assert "abc" not in written
+    assert "open-sesame" not in written
+    assert json.loads(run.status_file.read_text())["command"][1] == "+logger.w.api_key=REDACTED"
+    assert job.overrides[0] == "a.token=abc", "what the job itself works with"
+
+
+def test_a_secret_that_was_not_written_down_must_be_given_again(composer: Compose) -> None:
+    config = composer("+logger.w.api_key=abc")
+    recorded = OmegaConf.create(redact(OmegaConf.to_container(config)))
+    lines = [line for line in find_problems(recorded) if "secret" in line]
+    assert lines == [
+        "logger.w.api_key: is secret and was not written down; give it again, as in "
+        "'logger.w.api_key=${oc.env:NAME}'"
+    ]
+    assert restore(["logger.w.api_key=REDACTED", "seed=1"], ["logger.w.api_key=abc"]) == [
+        "logger.w.api_key=abc",
+        "seed=1",
+    ]
+
+
+def test_a_sweep_copies_no_secret(tmp_path: Path) -> None:
+    (tmp_path / "conf").mkdir()
+    file = tmp_path / "conf" / "logger.yaml"
+    file.write_text("a: 1\napi_key: ${oc.env:KEY}\ntoken: null\n")
+    create(str(tmp_path / "sweep"), tmp_path / "conf", [])
+    file.write_text("a: 1\n  api_key: abc  # mine\n")
+    with pytest.raises(InputError, match=r"logger\.yaml: api_key is secret.*oc\.env:NAME"):
+        create(str(tmp_path / "sweep"), tmp_path / "conf", [])
+    assert not (tmp_path / "sweep-2").exists()
