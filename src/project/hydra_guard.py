@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.core_plugins.importlib_resources_config_source import ImportlibResourcesConfigSource
+from hydra._internal.config_repository import ConfigRepository
 from hydra.core import utils
+from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig
 
 from project import redaction
@@ -63,8 +64,8 @@ def install() -> None:
         ConfigLoaderImpl.load_configuration = _checking(  # type: ignore[method-assign]
             ConfigLoaderImpl.load_configuration
         )
-        ImportlibResourcesConfigSource.__init__ = _refusing(  # type: ignore[method-assign]
-            ImportlibResourcesConfigSource.__init__
+        ConfigRepository.initialize_sources = _searching(  # type: ignore[method-assign]
+            ConfigRepository.initialize_sources
         )
 
 
@@ -93,17 +94,19 @@ def _checking(load: Any) -> Any:
     return checked
 
 
-def _refusing(make: Any) -> Any:
-    @wraps(make)
-    def made(self: Any, provider: str, path: str) -> None:
-        package = path.removeprefix("pkg://").replace("/", ".")
-        if package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
-            raise InputError(
-                f"hydra.searchpath: pkg://{package} would be imported to be searched; give a folder, file://DIR"
-            )
-        make(self, provider, path)
+def _searching(initialize: Any) -> Any:
+    @wraps(initialize)
+    def checked(self: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
+        for element in config_search_path.get_path():
+            scheme, _, package = str(element.path).partition("://")
+            package = package.replace("/", ".")
+            if scheme == "pkg" and package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
+                raise InputError(
+                    f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
+                )
+        initialize(self, config_search_path)
 
-    return made
+    return checked
 
 
 def find_refusals(config: DictConfig) -> Iterator[str]:

@@ -16,6 +16,7 @@ from project.errors import InputError
 from project.nodes import number_of
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.processes import Engine
+from project.sweeps.script_lines import refuse_settings, refuse_setup
 from project.sweeps.slots import Need
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class SlurmJobs(StreamingLauncher):
         _refuse_not_above_0(timeout_min=timeout_min, mem_gb=mem_gb, poll_s=poll_s)
         if gpus_per_node != "auto":
             _refuse_below(0, gpus_per_node=gpus_per_node)
+        refuse_settings("hydra.launcher", {"partition": partition, "account": account, "qos": qos})
+        refuse_settings("hydra.launcher.additional", additional or {})
+        refuse_setup(setup)
         self.cluster = cluster
         self.options = {"partition": partition, "account": account, "qos": qos}
         self.timeout_min = timeout_min

@@ -1,0 +1,159 @@
+"""Inputs that want to run code of their own: configurations, checkpoints, data files, archives, switches.
+
+Each carries a payload that would leave a file behind. None may, and each input must be refused.
+"""
+
+import contextlib
+import os
+import pickle
+import re
+import shutil
+import sys
+import tarfile
+import tempfile
+import time
+import traceback
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hostile_commands import heavy_commands, light_commands
+from hostile_files import entries, files
+from hostile_payload import MARK, PAYLOAD, Case, write_pickle
+
+LIMIT_S = 300
+
+
+@dataclass
+class Seen:
+    """What became of a case."""
+
+    name: str
+    code: int
+    ran: bool
+    output: str
+    left: list[str] = field(default_factory=list)
+
+
+def cases(*, heavy: bool) -> list[Case]:
+    """All cases; without `heavy`, those that need no more than the code that refuses them."""
+    return [case for case in (*light_commands(), *files(), *heavy_commands()) if heavy or not case.heavy]
+
+
+def try_out(case: Case, root: Path) -> Seen:
+    """Let a process of its own do it, with the modules that this one has imported."""
+    here = root / re.sub(r"\W+", "-", case.name)
+    here.mkdir(parents=True)
+    mark, log = here / MARK, here / "output"
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if not (pid := os.fork()):
+        code = 99
+        try:
+            descriptor = os.open(log, os.O_WRONLY | os.O_CREAT)
+            for standard in (1, 2):
+                os.dup2(descriptor, standard)
+            sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            os.chdir(here)
+            os.environ["MARKED"] = str(mark)
+            code = case.attempt(here, mark) or 0
+        except SystemExit as error:
+            code = error.code if isinstance(error.code, int) else 98
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush()
+                sys.stderr.flush()
+            os._exit(code)
+    code = _end_of(pid)
+    left = [str(path.relative_to(here)) for path in here.glob("outputs/**/*") if path.is_file()]
+    return Seen(case.name, code, mark.exists(), log.read_text(errors="replace"), left)
+
+
+def problem_of(case: Case, seen: Seen) -> str:
+    """Say what a case did that it must not, or nothing."""
+    if seen.ran:
+        return "the payload ran"
+    if seen.code not in case.codes:
+        return f"exit code {seen.code}"
+    if "Traceback" in seen.output:
+        return "a traceback"
+    if "error: " not in seen.output:
+        return "no line that tells why"
+    return f"left {seen.left}" if seen.left else ""
+
+
+def controls(root: Path) -> list[str]:
+    """Payloads that must run: else nothing would be proved by others that do not."""
+
+    def called(here: Path, mark: Path) -> int:
+        (here / "payload.py").write_text(PAYLOAD)
+        sys.path.append(str(here))
+        import payload
+
+        payload.run()
+        return 0
+
+    def unpickled(here: Path, mark: Path) -> int:
+        write_pickle(here / "evil", mark)
+        pickle.loads((here / "evil").read_bytes())  # noqa: S301
+        return 0
+
+    def extracted(here: Path, mark: Path) -> int:
+        with tarfile.open(here / "set.tar", "w") as tar:
+            entries()["a path upwards"](tar, mark)
+        (here / "into").mkdir()
+        with tarfile.open(here / "set.tar") as tar:
+            tar.extractall(here / "into", filter="fully_trusted")  # noqa: S202
+        return 0
+
+    made = [Case(f"control: {name}", attempt) for name, attempt in
+            (("called", called), ("unpickled", unpickled), ("extracted", extracted))]  # fmt: skip
+    return [case.name for case in made if not try_out(case, root).ran]
+
+
+def trial(*, heavy: bool) -> str:
+    """Try all cases, and tell how many there were.
+
+    Raises:
+        AssertionError: a payload ran, or an input was not refused as it should be.
+    """
+    root = Path(tempfile.mkdtemp(prefix="hostile-"))
+    try:
+        assert controls(root) == [], "payloads that do nothing"
+        tried = cases(heavy=heavy)
+        problems = []
+        for case in tried:
+            seen = try_out(case, root)
+            if problem := problem_of(case, seen):
+                problems.append(f"{case.name}: {problem}\n{seen.output[-1500:]}")
+        assert not problems, f"{len(problems)} of {len(tried)}:\n" + "\n".join(problems)
+        return f"{len(tried)} hostile inputs: 0 payloads run, all refused"
+    finally:
+        shutil.rmtree(root, ignore_errors=True)
+
+
+def full() -> str:
+    """All cases, those that torch refuses among them."""
+    from project import imports
+
+    imports.defer()
+    import project.train  # noqa: F401  (once, for all processes)
+
+    return trial(heavy=True)
+
+
+def _end_of(pid: int) -> int:
+    deadline = time.monotonic() + LIMIT_S
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            return os.waitstatus_to_exitcode(status)
+        time.sleep(0.01)
+    os.kill(pid, 9)
+    os.waitpid(pid, 0)
+    return -9
+
+
+if __name__ == "__main__":
+    print(full())
