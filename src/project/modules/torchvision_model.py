@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
+from pickle import UnpicklingError
 from urllib.error import URLError
 
 import torch
@@ -115,19 +116,29 @@ def _build(name: str, side: int, weights: str | None) -> nn.Module:
         network = models.get_model(name, weights=weights, progress=False, **options)
     except (URLError, OSError) as error:
         url = known[weights].url
-        cache = Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
         raise InputError(
             f"model.weights={weights}: could not fetch {url} ({error}); "
-            f"put the file at {cache}, give its path as model.weights=FILE, or set model.weights=null"
+            f"put the file at {_cached(url)}, give its path as model.weights=FILE, or set model.weights=null"
         ) from error
     except ValueError as error:
         raise InputError(f"model.weights={weights}: {error}") from error
+    except (UnpicklingError, RuntimeError, EOFError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"model.weights={weights}: {_cached(known[weights].url)} is damaged or no file of weights "
+            f"({reason}); remove it, and it is fetched anew"
+        ) from error
     if hasattr(network, "aux_logits"):
         network.aux_logits = False
         for auxiliary in ("AuxLogits", "aux1", "aux2"):
             if hasattr(network, auxiliary):
                 setattr(network, auxiliary, None)
     return network
+
+
+def _cached(url: str) -> Path:
+    """Where torch keeps what it has downloaded."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def _load_file(network: nn.Module, file: Path) -> None:
