@@ -7,7 +7,8 @@ from conftest import CONF, Compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from project.checks import CHOICES, RANGES, find_problems
+from project.checks import find_problems
+from project.checks.allowed import CHOICES, RANGES
 from project.nearest import explain_composition
 
 
@@ -24,7 +25,7 @@ from project.nearest import explain_composition
             "optim.betas=3",
             "optim.betas=3: a whole number, but a list is needed, as in optim.betas=[0.9,0.999]",
         ),
-        ("optim.betas=[0.9,3]", "optim.betas=[0.9, 3]: must be at least 0 and at most 1"),
+        ("optim.betas=[0.9,3]", "optim.betas=[0.9, 3]: must be at least 0 and below 1"),
         ("data.batch_size=0", "data.batch_size=0: must be at least 1"),
         (
             "data.batch_size=1.5",

@@ -1,0 +1,95 @@
+"""What can be known to be wrong with a configuration without torch: keys, types, ranges, words, combinations.
+
+Each module looks at one subject and yields what is wrong, a line each, that names the key, its value, what is
+allowed and the remedy. Where a class or data set is not ours, nothing is said about what only it can know.
+"""
+
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from project import hydra_guard, redaction, targets
+from project.checks import data, monitors, networks, optimization, places, trainer, unread, values
+from project.checks.asked import asked
+from project.checks.declared import declared_values, flat
+from project.checks.groups import removed_groups, wrong_groups
+from project.errors import InputError, one_line
+
+
+def find_problems(config: DictConfig) -> Iterator[str]:
+    """Yield what is wrong with a composed configuration, a line each.
+
+    Args:
+        config: with Hydra's own node.
+    """
+    yield from (*targets.find_refusals(config), *hydra_guard.find_refusals(config))
+    yield from redaction.find_lost(config)
+    if removed := list(removed_groups(config)):
+        yield from removed
+        return
+    leaves = dict(sorted(_leaves(config)))
+    missing = [key for key, raw in leaves.items() if raw == "???"]
+    if missing:
+        yield from (f"{key}: not given; set {key}=…" for key in missing)
+        return
+    declared = declared_values(config)
+    right: dict[str, Any] = {}
+    for key in leaves:
+        try:
+            value = _value(key, leaves, config)
+        except (OmegaConfBaseException, RecursionError) as error:
+            yield _reason(key, error)
+            continue
+        if problem := values.find_problem(key, value, declared):
+            yield problem
+        else:
+            right[key] = value
+    yield from wrong_groups(config, right)
+    yield from unread.find_problems(config, leaves, declared)
+    command = asked(config)
+    for look in (data, networks, optimization, trainer, monitors, places):
+        yield from look.find_problems(right, command)
+
+
+def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
+    """Dotted keys of all values but Hydra's own, with what is written there."""
+    for name in config:
+        node = config._get_node(name)
+        if name == "hydra":
+            continue
+        assert isinstance(node, Node)
+        written = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        yield from flat(str(name), written)
+
+
+REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
+"""An interpolation that is another key's value and nothing more."""
+
+
+def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
+    """The resolved value of a key. OmegaConf parses each interpolation anew: it is spared simple ones."""
+    seen = set()
+    while isinstance(raw := leaves[key], str) and (found := REFERENCE.fullmatch(raw)):
+        if key in seen:
+            raise InterpolationLoopError(f"{raw} leads back to itself; give a value")
+        seen.add(key)
+        if found[1] not in leaves:
+            break
+        key = found[1]
+    if "${" not in str(raw):
+        return raw
+    value = OmegaConf.select(config, key)
+    return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+
+
+class InterpolationLoopError(OmegaConfBaseException):
+    """A value that refers to itself."""
+
+
+def _reason(key: str, error: Exception) -> str:
+    message = "refers to itself; give a value" if isinstance(error, RecursionError) else one_line(error)
+    _, found, reason = message.partition(f"{InputError.__name__} raised while resolving interpolation: ")
+    return reason if found else f"{key}: {message}"

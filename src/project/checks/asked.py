@@ -1,0 +1,35 @@
+"""What the command asks for beside the values: which keys it sets, and where the run will be."""
+
+from typing import NamedTuple
+
+from omegaconf import DictConfig
+
+LOCAL_LAUNCHERS = (
+    "hydra_plugins.project_sweeps.launchers.LocalLauncher",
+    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+)
+
+
+class Asked(NamedTuple):
+    """Of a command line.
+
+    Args:
+        keys: that it sets one by one.
+        here: the run will be on this machine.
+    """
+
+    keys: frozenset[str]
+    here: bool
+
+
+def asked(config: DictConfig) -> Asked:
+    """Tell what the command asks for.
+
+    Args:
+        config: composed, with Hydra's own node.
+    """
+    overrides = config.hydra.overrides.task or []
+    return Asked(
+        frozenset(str(text).partition("=")[0].lstrip("+~") for text in overrides),
+        config.hydra.launcher.get("_target_") in LOCAL_LAUNCHERS,
+    )

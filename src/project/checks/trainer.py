@@ -1,0 +1,89 @@
+"""The trainer: devices that there are, precisions they know, numbers of batches that an epoch has."""
+
+from collections.abc import Iterator, Mapping
+from importlib.util import find_spec
+from typing import Any
+
+from project.checks import gpus
+from project.checks.asked import Asked
+from project.checks.sizes import length
+
+ON_GPU = ("gpu", "cuda")
+SIXTEEN_BITS = ("16-mixed", "16")
+
+
+def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+    """Yield what is wrong with the trainer's options; arguments as of `data.find_problems`."""
+    if missing := list(_missing_devices(right, command)):
+        yield from missing
+    else:
+        yield from _wrong_precision(right)
+    yield from _wrong_batches(right)
+    yield from _wrong_epochs(right)
+
+
+def _missing_devices(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+    accelerator, devices = str(right.get("trainer.accelerator")), right.get("trainer.devices")
+    if accelerator == "mps" and command.here and not gpus.may_be_apple():
+        yield "trainer.accelerator=mps: for Apple's chips alone; set trainer.accelerator=auto"
+    elif accelerator == "tpu" and command.here and find_spec("torch_xla") is None:
+        yield "trainer.accelerator=tpu: needs torch_xla, which is not installed; set trainer.accelerator=auto"
+    if accelerator not in ON_GPU or not command.here or (most := gpus.most()) is None:
+        return
+    if not most:
+        yield (
+            f"trainer.accelerator={accelerator}: there is no GPU here{gpus.hidden()}; set "
+            "trainer.accelerator=cpu or auto"
+        )
+        return
+    wanted = devices if isinstance(devices, int) else len(devices) if isinstance(devices, list) else 0
+    if wanted > most:
+        yield (
+            f"trainer.devices={devices}: this machine has {most} GPUs{gpus.hidden()}; choose at most that "
+            "many, or trainer.accelerator=cpu"
+        )
+    elif isinstance(devices, list) and max(devices) >= most:
+        yield (
+            f"trainer.devices={devices}: there is no GPU {max(devices)}; this machine has {most}"
+            f"{gpus.hidden()}, counted from 0"
+        )
+
+
+def _wrong_precision(right: Mapping[str, Any]) -> Iterator[str]:
+    precision, accelerator = str(right.get("trainer.precision")), right.get("trainer.accelerator")
+    if precision in SIXTEEN_BITS and accelerator == "cpu":
+        yield (
+            f"trainer.precision={precision}: for GPUs; on a CPU take trainer.precision=bf16-mixed or 32-true"
+        )
+    if precision.startswith("transformer-engine") and find_spec("transformer_engine") is None:
+        yield (
+            f"trainer.precision={precision}: needs the package transformer_engine, which is not installed; "
+            "take trainer.precision=bf16-mixed"
+        )
+
+
+def _wrong_batches(right: Mapping[str, Any]) -> Iterator[str]:
+    batches = length(right).batches
+    if batches is None:
+        return
+    interval, together = (
+        right.get("trainer.val_check_interval"),
+        right.get("trainer.accumulate_grad_batches"),
+    )
+    if isinstance(interval, int) and not isinstance(interval, bool) and interval > batches:
+        yield (
+            f"trainer.val_check_interval={interval}: an epoch has {batches:,} batches; choose at most that "
+            "many, or a fraction"
+        )
+    if isinstance(together, int) and together > batches:
+        yield (
+            f"trainer.accumulate_grad_batches={together}: an epoch has {batches:,} batches; choose at most "
+            "that many"
+        )
+
+
+def _wrong_epochs(right: Mapping[str, Any]) -> Iterator[str]:
+    for unit in ("epochs", "steps"):
+        least, most = right.get(f"trainer.min_{unit}"), right.get(f"trainer.max_{unit}")
+        if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
+            yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}; choose at most that"

@@ -1,0 +1,107 @@
+"""Keys that nothing reads, and keys that a constructor waits for in vain."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from hydra.conf import HydraConf
+from omegaconf import DictConfig
+
+from project.checks.groups import DICTS, FACTORIES, GROUPS, OBJECTS
+from project.checks.signatures import Missing, Signature, signature_of
+from project.nearest import did_you_mean
+
+OWN_PACKAGE = "project."
+
+SET_BY_THE_RUN: Mapping[str, str] = {
+    "trainer.callbacks": "callbacks are keys of the group callbacks",
+    "trainer.logger": "loggers are keys of the group logger; logger=none logs nothing",
+    "trainer.default_root_dir": "the run folder follows paths.outputs and name",
+    "trainer.plugins": "the run sets it, for its own processes",
+    "trainer.enable_checkpointing": "checkpoints are written by callbacks.best and callbacks.last",
+}
+"""What a trainer takes, but from somewhere else."""
+
+
+def find_problems(
+    config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield keys that nothing reads, and arguments that are missing.
+
+    Args:
+        config: composed, with Hydra's own node.
+        leaves: all values as they are written, by dotted key.
+        declared: those of the YAML files.
+    """
+    yield from _unread_additions(config, leaves, declared)
+    for group in OBJECTS:
+        yield from _of_object(group, config[group], declared, partial=group in FACTORIES)
+    for group in DICTS:
+        for name in config[group]:
+            node = config[group]._get_node(name)
+            if isinstance(node, DictConfig) and not node._is_interpolation():
+                yield from _of_object(f"{group}.{name}", node, declared, partial=False)
+
+
+def _unread_additions(
+    config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
+) -> Iterator[str]:
+    """Keys that the command line adds outside of what is built, unless another key refers to them."""
+    roots = {key.partition(".")[0] for key in declared} | set(GROUPS)
+    written = " ".join(str(raw) for raw in leaves.values() if "${" in str(raw))
+    for text in [*(config.hydra.overrides.task or []), *(config.hydra.overrides.hydra or [])]:
+        if not str(text).startswith("+"):
+            continue
+        key = str(text).lstrip("+").partition("=")[0].partition("@")[0]
+        root = key.partition(".")[0]
+        if root == "hydra":
+            yield from _unknown_to_hydra(str(text), key)
+        elif "/" in key or key in declared or f"${{{key}" in written or f"${{{root}}}" in written:
+            continue
+        elif root not in roots:
+            yield f"{text}: nothing reads {key}; {did_you_mean(root, sorted(roots))}"
+        elif root == "paths":
+            known = [name.removeprefix("paths.") for name in declared if name.startswith("paths.")]
+            yield f"{text}: nothing reads {key}; {did_you_mean(key.removeprefix('paths.'), known, 'paths.')}"
+
+
+def _unknown_to_hydra(text: str, key: str) -> Iterator[str]:
+    known = list(HydraConf.__dataclass_fields__)
+    parts = key.split(".")
+    if len(parts) > 1 and parts[1] not in known:
+        yield f"{text}: nothing reads {key}; {did_you_mean(parts[1], known, 'hydra.')}"
+
+
+def _of_object(place: str, node: DictConfig, declared: Mapping[str, Any], *, partial: bool) -> Iterator[str]:
+    target = node._get_node("_target_")
+    name = None if target is None else target._value()
+    if not isinstance(name, str) or "${" in name:
+        return
+    keys = [str(key) for key in node if not str(key).startswith("_")]
+    as_declared = declared.get(f"{place}._target_") == name
+    added = [key for key in keys if not _is_declared(f"{place}.{key}", declared)]
+    if as_declared and not added and not name.startswith(OWN_PACKAGE):
+        return  # what the YAML files of others' classes say was right when they were written
+    for key in keys:
+        if remedy := SET_BY_THE_RUN.get(f"{place}.{key}"):
+            yield f"{place}.{key}: is not read; {remedy}"
+    found = signature_of(name)
+    if isinstance(found, Missing):
+        last = name.rpartition(".")[2]
+        wanted = last if found.where.endswith(".py") else name
+        yield f"{place}._target_={name}: no {wanted} in {found.where}; {did_you_mean(last, found.known)}"
+    if not isinstance(found, Signature):
+        return
+    if not found.anything:
+        known = [one for one in found.names if one not in keys]
+        for key in keys:
+            if key not in found.names and f"{place}.{key}" not in SET_BY_THE_RUN:
+                said = f"{place}.{key}: nothing reads it, {name.rpartition('.')[2]} has no {key}"
+                yield f"{said}; {did_you_mean(key, known, f'{place}.')}"
+    required = found.required_keywords if partial else (*found.required, *found.required_keywords)
+    for key in required:
+        if key not in keys:
+            yield f"{place}.{key}: not given, and {name.rpartition('.')[2]} needs it; set {place}.{key}=…"
+
+
+def _is_declared(key: str, declared: Mapping[str, Any]) -> bool:
+    return key in declared or any(other.startswith(f"{key}.") for other in declared)

@@ -1,0 +1,250 @@
+"""Bad inputs are refused in a line or a few that name the key, at once and before torch is imported; nothing
+is left behind. Good ones are not refused.
+
+`python tests/faults/inputs.py` tries all of them in one process, which has imported what a start imports and
+forks for each of them, and prints what came out as JSON. `full` starts a process for each, as users do.
+"""
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple, NoReturn
+
+from input_table import BAD, GOOD
+
+ROOT = Path(__file__).resolve().parents[2]
+SCRIPT = ROOT / "scripts" / "train.py"
+MOST_LINES = 6
+SECONDS_EACH = 120
+ACCEPTED = "accepted"
+
+
+class Outcome(NamedTuple):
+    """What became of one input.
+
+    Args:
+        arguments: of the command line.
+        code: exit code of the process, negative for a signal.
+        errors: what it wrote on standard error, a line each.
+        output: what it wrote on standard output.
+        left: files and folders that it left.
+        torch: whether it imported torch.
+        seconds: that it took.
+    """
+
+    arguments: str
+    code: int
+    errors: list[str]
+    output: str
+    left: list[str]
+    torch: bool
+    seconds: float
+
+
+def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
+    """What is wrong with how a bad input was refused; empty if nothing is."""
+    told = " | ".join(outcome.errors) or outcome.output
+    if outcome.code not in (2, 3):
+        return f"exit code {outcome.code}: {told}"
+    if not 1 <= len(outcome.errors) <= MOST_LINES:
+        return f"{len(outcome.errors)} lines: {told}"
+    if strange := [line for line in outcome.errors if not re.match(r"(error|usage): \S", line)]:
+        return f"not a line of ours: {strange[0]}"
+    if missing := [text for text in says if text not in told]:
+        return f"{missing[0]!r} is not said: {told}"
+    if outcome.left:
+        return f"left behind: {outcome.left}"
+    if outcome.torch:
+        return f"torch was imported: {told}"
+    return ""
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder. Not `tempfile.TemporaryDirectory`, which a forked process would remove when it ends."""
+    folder = Path(tempfile.mkdtemp(prefix="inputs-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def fixtures() -> Iterator[Path]:
+    """A folder of files and folders that inputs name as FILES."""
+    with temporary_folder() as root:
+        (root / "text.txt").write_text("no images, no weights\n")
+        (root / "empty").mkdir()
+        (root / "empty.ckpt").touch()
+        _photos(root / "photos", {"ant": 20, "bee": 20, "cat": 20})
+        _photos(root / "one_class", {"ant": 3})
+        _photos(root / "no_images", {"ant": 0, "bee": 0})
+        _photos(root / "unequal", {"ant": 3, "bee": 3}, sides=(8, 9))
+        _photos(root / "damaged", {"ant": 2, "bee": 2})
+        (root / "damaged" / "ant" / "0.png").write_text("no image")
+        for folder, text in (("run_without_checkpoint", "seed: 1\n"), ("damaged_run", "seed: [1\n")):
+            (root / folder / ".hydra").mkdir(parents=True)
+            for file in ("config.yaml", "hydra.yaml"):
+                (root / folder / ".hydra" / file).write_text(text)
+        (root / "damaged_run" / "checkpoints").mkdir()
+        (root / "damaged_run" / "checkpoints" / "last.ckpt").write_text("damaged too")
+        for kind, line in (
+            ("bad_syntax", "optim.lr=[1"),
+            ("bad_key", "optim.lrr=1"),
+            ("bad_value", "optim.lr=fast"),
+            ("repeated", "optim.lr=0.1 optim.lr=0.2"),
+            ("none", "# nothing"),
+        ):
+            (root / f"points_{kind}.txt").write_text(f"{line}\n")
+        yield root
+
+
+def _photos(root: Path, classes: dict[str, int], sides: tuple[int, ...] = (8,)) -> None:
+    from PIL import Image
+
+    for shade, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            side = sides[number % len(sides)]
+            Image.new("RGB", (side, side), (80 * shade, number, 0)).save(root / name / f"{number}.png")
+
+
+def fork(arguments: str, files: Path, task: Callable[..., object]) -> Outcome:
+    """Try one input in a copy of this process, in an empty folder of its own."""
+    with temporary_folder() as beside:
+        folder = beside / "empty"
+        folder.mkdir()
+        before = time.monotonic()
+        process = os.fork()
+        if process == 0:
+            _become(arguments, files, folder, task)
+        status = _wait(process)
+        took = time.monotonic() - before
+        return Outcome(
+            arguments,
+            os.waitstatus_to_exitcode(status),
+            (beside / "errors").read_text().splitlines(),
+            (beside / "output").read_text(),
+            sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+            (beside / "torch").exists(),
+            took,
+        )
+
+
+def split(arguments: str, files: Path) -> list[str]:
+    """Arguments as a shell would hand them over."""
+    return [text.replace("FILES", str(files)) for text in shlex.split(arguments)]
+
+
+def _wait(process: int) -> int:
+    deadline = time.monotonic() + SECONDS_EACH
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]
+
+
+def _become(arguments: str, files: Path, folder: Path, task: Callable[..., object]) -> NoReturn:
+    beside = folder.parent
+    try:
+        os.chdir(folder)
+        for number, name in ((1, "output"), (2, "errors")):
+            target = os.open(beside / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(target, number)
+        sys.argv = [str(SCRIPT), *split(arguments, files)]
+        leave = os._exit
+
+        def note_and_leave(code: int) -> NoReturn:
+            if "torch" in sys.modules:
+                (beside / "torch").touch()
+            leave(code)
+
+        os._exit = note_and_leave  # type: ignore[assignment]  # how project.command_line ends a process
+        from project import command_line
+
+        command_line.run(_decorated(task), ROOT / "conf", "train")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(70)
+
+
+def _decorated(task: Callable[..., object]) -> Callable[..., object]:
+    import hydra
+
+    return hydra.main(config_path=str(ROOT / "conf"), config_name="train", version_base="1.3")(task)
+
+
+def accept(cfg: Any) -> None:
+    """In the place of a training."""
+    print(ACCEPTED)
+
+
+def _script() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def warm_up(files: Path) -> None:
+    """Import what every start imports, for all that are forked."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from project import checks, command_line, preflight, quirks, resolvers
+    from project.sweeps import local, sweeping
+
+    assert all((checks, command_line, preflight, local, sweeping))
+    resolvers.register()
+    quirks.compose_faster()
+    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
+        compose("train", ["model=mlp"], return_hydra_config=True)
+    GlobalHydra.instance().clear()
+
+
+def bad_outcomes(files: Path) -> Iterator[tuple[Outcome, tuple[str, ...]]]:
+    """Try every bad input."""
+    for cases in BAD.values():
+        for arguments, *says in cases:
+            yield fork(arguments, files, accept), tuple(says)
+
+
+def good_outcomes(files: Path) -> Iterator[Outcome]:
+    """Try every good input."""
+    for arguments in GOOD:
+        yield fork(arguments, files, accept)
+
+
+def main() -> None:
+    """Print the outcomes as JSON."""
+    with fixtures() as files:
+        warm_up(files)
+        bad = [
+            {**outcome._asdict(), "problem": problem_of(outcome, says)}
+            for outcome, says in bad_outcomes(files)
+        ]
+        good = [outcome._asdict() for outcome in good_outcomes(files)]
+        print(json.dumps({"bad": bad, "good": good}))
+
+
+if __name__ == "__main__":
+    main()
