@@ -18,6 +18,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from project import hydra_guard, imports, nodes, quirks, resolvers, resume, stopping
+from project.checks.arguments import refuse_wrong_arguments
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
@@ -53,7 +54,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         with nodes.ending_together(), ending_on_errors(conf, config_name):
             nodes.translate_slurm()
             if nodes.is_first():
-                _refuse_unknown_flags()
+                refuse_wrong_arguments(sys.argv[1:])
                 _refuse_empty_groups(conf)
                 sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
                 main()
@@ -175,11 +176,3 @@ def _flags_first(arguments: list[str]) -> list[str]:
         argument for argument in arguments if argument in ("-m", "--multirun", "-r", "--run", "--resolve")
     ]
     return flags + [argument for argument in arguments if argument not in flags]
-
-
-def _refuse_unknown_flags() -> None:
-    _, unknown = get_args_parser().parse_known_args()
-    if flags := [argument for argument in unknown if argument.startswith("-")]:
-        raise InputError(
-            f"{flags[0]}: no such flag; --hydra-help lists them, and keys are given as key=value"
-        )

@@ -1,7 +1,7 @@
 """Continuing an earlier run or sweep: its folder, its checkpoint, and its configuration with what changed."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -75,6 +75,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
             )
         return list(arguments)
     told = " ".join(f"{key}={value}" for key, value in named.items())
+    _refuse_places(named)
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
     outputs = given.get("paths.outputs") or OmegaConf.load(defaults).paths.outputs
     if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
@@ -87,7 +88,6 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     if "resume" in named:
         run: RunFolder | None = find_run(named["resume"], outputs)
     else:
-        require_local("ckpt_path", named["ckpt_path"])
         run = run_of_checkpoint(named["ckpt_path"])
     checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, told)
     if run is None:  # a file from elsewhere starts a new run
@@ -100,7 +100,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
 
 def _named_checkpoint(path: str) -> Path:
     if problem := find_damage(Path(path)):
-        raise InputError(f"ckpt_path={path}: {problem}")
+        raise InputError(f"ckpt_path={path}: {problem}{_nearby(Path(path))}")
     return Path(path)
 
 
@@ -116,6 +116,19 @@ def _newest(run: RunFolder | None, told: str) -> Path:
     for line in found.damaged:
         print(f"{line}: going on from {found.path.name}", file=sys.stderr)
     return found.path
+def _refuse_places(named: Mapping[str, str]) -> None:
+    """Refuse what cannot be the place of a run or a checkpoint."""
+    for key, value in named.items():
+        if not value:
+            raise InputError(f"{key}=: name a {'run folder, or last' if key == 'resume' else 'file'}")
+        require_local(key, value)
+
+
+def _nearby(checkpoint: Path) -> str:
+    """What a user may have meant who named a folder."""
+    if str(checkpoint) == "last":
+        return "; the last run goes on with resume=last"
+    return "; that is a folder, name a file in it" if checkpoint.is_dir() else ""
 
 
 def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:

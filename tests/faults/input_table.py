@@ -124,7 +124,7 @@ BAD: dict[str, list[tuple[str, ...]]] = {
         ("deterministic=null",),
         ("data.batch_size=1.5",),
         ("data.batch_size=64x",),
-        ("data.batch_size='64'",),
+        ("data.batch_size=\"'64'\"",),
         ("data.resize=big",),
         ("data.mean=0.5",),
         ("data.mean=[a]",),
@@ -253,7 +253,6 @@ BAD: dict[str, list[tuple[str, ...]]] = {
         ("data=image_folder data.path=FILES/photos data.num_classes=5",),
         ("data=image_folder data.path=FILES/photos data.batch_size=1000",),
         ("data=image_folder data.path=FILES/photos data.test_size=1000 data.batch_size=4",),
-        ("data=image_folder data.path=FILES/unequal data.batch_size=2",),
         ("paths.outputs=FILES/text.txt",),
         ("paths.outputs=FILES/text.txt/below",),
         ("paths.outputs=''",),
@@ -336,9 +335,9 @@ BAD: dict[str, list[tuple[str, ...]]] = {
         ("scheduler=multistep scheduler.milestones=[5,20]",),
         ("scheduler=cosine trainer.max_epochs=-1",),
         ("scheduler=multistep trainer.max_epochs=-1",),
-        ("scheduler=linear scheduler.role_ends={whitening:0.5}",),
-        ("model=airbench scheduler=linear scheduler.role_ends={whitenin:0.5}",),
-        ("model=airbench scheduler=linear scheduler.role_ends={whitening:1.5}",),
+        ("scheduler=linear +scheduler.role_ends.whitening=0.5",),
+        ("model=airbench scheduler=linear +scheduler.role_ends.whitenin=0.5",),
+        ("model=airbench scheduler=linear +scheduler.role_ends.whitening=1.5",),
         ("trainer.accelerator=cpu trainer.precision=16-mixed",),
         ("trainer.accelerator=cpu trainer.precision=transformer-engine",),
         ("trainer.accelerator=mps",),
@@ -396,6 +395,14 @@ BAD: dict[str, list[tuple[str, ...]]] = {
     ],
 }
 
+LATE: list[tuple[str, ...]] = [
+    ("data=image_folder data.path=FILES/unequal data.batch_size=2",),
+    ("+optim.eps=-1",),
+    ("model=torchvision model.weights=FILES/text.txt",),
+    ("model=torchvision model.name=inception_v3",),
+]
+"""Bad inputs that only torch can tell."""
+
 GOOD: list[str] = [
     "model=cnn optim=adam",
     "model=resnet data=cifar10 augment=crop_flip scheduler=onecycle optim=sgd optim.lr=0.1",
@@ -452,7 +459,7 @@ GOOD: list[str] = [
     "model=vit model.patch_size=5",
     "model=resnet model.depth=56",
     "model=airbench data=mnist",
-    "model=airbench optim=muon_sgd scheduler=linear scheduler.role_ends={head:0.5}",
+    "model=airbench optim=muon_sgd scheduler=linear +scheduler.role_ends.head=0.5",
     "logger=none '~callbacks.progress'",
     "name=2",
     "name='my run'",
@@ -464,7 +471,7 @@ GOOD: list[str] = [
     "hydra.run.dir=my_folder",
     "++optim.lr=0.2",
     "seed=0 deterministic=true",
-    "'optim.lr=${oc.env:NO_SUCH_VARIABLE,0.1}'",
+    "'optim.lr=${oc.decode:${oc.env:NO_SUCH_VARIABLE,0.1}}'",
     "+extra=3 'model.hidden=${extra}'",
     "test_views=flip_translate",
     "retry=false resume=null",

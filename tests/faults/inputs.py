@@ -5,6 +5,7 @@ is left behind. Good ones are not refused.
 forks for each of them, and prints what came out as JSON. `full` starts a process for each, as users do.
 """
 
+import gc
 import importlib.util
 import json
 import os
@@ -175,8 +176,10 @@ def _become(arguments: str, files: Path, folder: Path, task: Callable[..., objec
             leave(code)
 
         os._exit = note_and_leave  # type: ignore[assignment]  # how project.command_line ends a process
-        from project import command_line
+        from project import command_line, quirks
 
+        if not {"-m", "--multirun"} & set(sys.argv) and "sweep=" not in arguments:
+            quirks._get_mode = lambda *_, **__: None  # spares a second composition of the same
         command_line.run(_decorated(task), ROOT / "conf", "train")
     except BaseException:
         traceback.print_exc()
@@ -219,6 +222,8 @@ def warm_up(files: Path) -> None:
     with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
         compose("train", ["model=mlp"], return_hydra_config=True)
     GlobalHydra.instance().clear()
+    gc.disable()  # as the command itself does
+    gc.freeze()
 
 
 def bad_outcomes(files: Path) -> Iterator[tuple[Outcome, tuple[str, ...]]]:

@@ -15,7 +15,7 @@ from project import hydra_guard, redaction, targets
 from project.checks import data, monitors, networks, optimization, places, trainer, unread, values
 from project.checks.asked import asked
 from project.checks.declared import declared_values, flat
-from project.checks.groups import removed_groups, wrong_groups
+from project.checks.groups import removed_groups, removed_keys, wrong_groups
 from project.errors import InputError, one_line
 
 
@@ -31,6 +31,9 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         yield from removed
         return
     leaves = dict(sorted(_leaves(config)))
+    if removed := list(removed_keys(leaves)):
+        yield from removed
+        return
     missing = [key for key, raw in leaves.items() if raw == "???"]
     if missing:
         yield from (f"{key}: not given; set {key}=…" for key in missing)

@@ -48,10 +48,16 @@ def removed_groups(config: DictConfig) -> Iterator[str]:
     for group, option in config.hydra.runtime.choices.items():
         if group in GROUPS and not isinstance(option, str):
             yield f"{group}={list(option or [])}: one option is needed; -m {group}=A,B runs a job with each"
+
+
+def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
+    """Yield which single values were left out and a run cannot do without.
+
+    Args:
+        leaves: all values, by dotted key.
+    """
     for key, remedy in KEYS.items():
-        group, _, name = key.rpartition(".")
-        node = config.get(group) if group else config
-        if isinstance(node, DictConfig) and name not in node:
+        if key not in leaves:
             yield f"~{key}: a run needs it; {remedy}"
 
 

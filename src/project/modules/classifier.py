@@ -276,7 +276,7 @@ def _made(key: str, factory: Callable[..., Any], *arguments: Any) -> Any:
         return factory(*arguments)
     except InputError:
         raise
-    except (TypeError, ValueError, ZeroDivisionError) as error:
+    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{key}: {one_line(error)}") from error
 
 

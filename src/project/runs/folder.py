@@ -112,7 +112,7 @@ class RunFolder:
         except BaseException:
             kept = [self.checkpoints, *self.path.glob("metrics.csv")]
             if not job and not any(path.exists() for path in kept):
-                shutil.rmtree(self.path, ignore_errors=True)
+                discard(self.path)
             raise
 
     @contextmanager
@@ -177,6 +177,18 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip(": ")
 
 
+_made_above: dict[Path, list[Path]] = {}
+"""For each folder that this process claimed, those that it made above it, the nearest first."""
+
+
+def discard(path: Path) -> None:
+    """Remove a folder that came to nothing, and those that were made for it and hold nothing else."""
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # another run uses it by now
+        for parent in _made_above.pop(path.absolute(), []):
+            parent.rmdir()
+
+
 def claim(wanted: str | Path) -> Path:
     """Make a new folder of this name, with -2, -3, … behind it where other runs were first.
 
@@ -187,7 +199,8 @@ def claim(wanted: str | Path) -> Path:
         InputError: the folder cannot be made or written to; nothing is left of it.
     """
     wanted = Path(wanted)
-    made = [folder for folder in wanted.absolute().parents if not folder.exists()]
+    above = [parent for parent in wanted.absolute().parents if not parent.exists()]
+    made = list(above)
     try:
         wanted.parent.mkdir(parents=True, exist_ok=True)
         for number in count(1):
@@ -196,8 +209,12 @@ def claim(wanted: str | Path) -> Path:
                 path.mkdir()
             except FileExistsError:
                 continue
+            except FileNotFoundError:  # another run that came to nothing has just removed it
+                wanted.parent.mkdir(parents=True, exist_ok=True)
+                continue
             made.insert(0, path)
             probe(path)
+            _made_above[path.absolute()] = above
             return path
     except OSError as error:
         with suppress(OSError):  # others may use them by now

@@ -10,6 +10,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
+from project.checks.arguments import repeated as repeated_keys
 from project.errors import InputError, one_line
 from project.sweeps.jobs import Job, folder_name
 
@@ -60,7 +61,10 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         try:
-            own = grid(shlex.split(line), loader)
+            texts = shlex.split(line)
+            if problems := list(repeated_keys(texts)):
+                raise InputError(problems[0])
+            own = grid(texts, loader)
         except (HydraException, InputError, ValueError) as error:
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
         for shared in grid(overrides, loader):
@@ -127,4 +131,7 @@ def _values(override: Override) -> Iterator[str]:
             f"{override.key_or_group}=0.1,0.01; hydra/sweeper=optuna searches intervals"
         )
     key = override.get_key_element()
-    return (f"{key}={value}" for value in override.sweep_string_iterator())
+    values = [f"{key}={value}" for value in override.sweep_string_iterator()]
+    if not values:
+        raise InputError(f"{override.input_line}: has no values; the end of a range is not part of it")
+    return iter(values)

@@ -1,6 +1,5 @@
 """What our sweepers share: a sweep's folder from its first job to its closing table."""
 
-import shutil
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from project import resume
 from project.errors import InputError
 from project.nearest import explain_composition
 from project.redaction import restore
-from project.runs.folder import now
+from project.runs.folder import discard, now
 from project.stopping import exit_code
 from project.sweeps.composing import Composer, loader_of
 from project.sweeps.dispatch import Source, compose_job, judge, refuse_problems, settle
@@ -251,7 +250,7 @@ class RecordedSweeper(Sweeper):
             yield folder
         except BaseException:
             if not folder.ledger.file.exists():
-                shutil.rmtree(folder.path, ignore_errors=True)
+                discard(folder.path)
             raise
 
     def _freeze(self, folder: SweepFolder) -> None:
