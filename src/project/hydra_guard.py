@@ -31,6 +31,7 @@ HANDLERS = frozenset(
         *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
         *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
         *("logging.handlers.WatchedFileHandler", "logging.Formatter", "colorlog.ColoredFormatter"),
+        "project.runs.log_file.LogFile",
     }
 )
 """Classes that log messages may pass through."""

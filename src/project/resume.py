@@ -116,6 +116,8 @@ def _newest(run: RunFolder | None, told: str) -> Path:
     for line in found.damaged:
         print(f"{line}: going on from {found.path.name}", file=sys.stderr)
     return found.path
+
+
 def _refuse_places(named: Mapping[str, str]) -> None:
     """Refuse what cannot be the place of a run or a checkpoint."""
     for key, value in named.items():

@@ -1,4 +1,4 @@
-"""What a run that goes on changed in its configuration, and which of that would make it wrong. Needs no torch."""
+"""What a run that goes on changed in its configuration, and which of that would make it wrong."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
