@@ -19,6 +19,7 @@ from omegaconf import DictConfig
 
 from project import redaction
 from project.errors import InputError
+from project.runs.outages import replace_text
 from project.targets import find, plain_values
 from project.yaml_text import to_yaml
 
@@ -80,7 +81,7 @@ class WithoutSecrets(logging.LogRecord):
 
 def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -> None:
     output_dir.mkdir(parents=True, exist_ok=True)
-    (output_dir / filename).write_text(to_yaml(config), encoding="utf-8")
+    replace_text(output_dir / filename, to_yaml(config))
 
 
 def _checking(load: Any) -> Any:

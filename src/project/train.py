@@ -36,6 +36,7 @@ from project.quirks import silence_libraries
 from project.ranks import RankFailedError, count_ranks, run_ranks
 from project.runs import checkpoint, checkpoint_files
 from project.runs.folder import RunFolder, describe
+from project.runs.outages import replace_text
 from project.yaml_text import to_yaml
 
 log = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     callbacks |= {"record": Record(run), "stop": Stop()}
     if cfg.ckpt_path is not None:  # what a resumed run changed becomes its record once it has proved right
         callbacks["changes"] = LambdaCallback(
-            on_train_start=lambda *_: nodes.is_first() and run.composed_file.write_text(to_yaml(cfg))
+            on_train_start=lambda *_: nodes.is_first() and replace_text(run.composed_file, to_yaml(cfg))
         )
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
@@ -144,7 +145,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
 
     with run.recording(name=cfg.name, monitor=cfg.monitor, mode=cfg.mode, ranks=trainer.world_size) as status:
         text = to_yaml(record)
-        run.config_file.write_text(text)
+        replace_text(run.config_file, text)
         for logger in loggers:
             logger.log_hyperparams(hyperparameters(record))
             if hasattr(logger, "log_text"):

@@ -10,6 +10,7 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from project.runs.outages import replace_text
 from project.yaml_text import to_yaml
 
 
@@ -51,6 +52,6 @@ def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobRet
 def _save(config: DictConfig, task_config: DictConfig, folder: Path) -> None:
     hydra = OmegaConf.to_container(config.hydra, enum_to_str=True)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.yaml").write_text(to_yaml(task_config))
-    (folder / "hydra.yaml").write_text(to_yaml({"hydra": hydra}))
-    (folder / "overrides.yaml").write_text(to_yaml(config.hydra.overrides.task))
+    replace_text(folder / "config.yaml", to_yaml(task_config))
+    replace_text(folder / "hydra.yaml", to_yaml({"hydra": hydra}))
+    replace_text(folder / "overrides.yaml", to_yaml(config.hydra.overrides.task))
