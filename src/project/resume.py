@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -13,13 +13,14 @@ from omegaconf.errors import OmegaConfBaseException
 from project import redaction
 from project.errors import InputError, one_line
 from project.nearest import explain_key, options
+from project.runs.changes import find_changes, find_refusals
 from project.runs.checkpoint_files import find_damage, require_local
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
 from project.runs.liveness import working_process
 from project.sweeps.folder import SweepFolder, find_sweep
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
-OWN_KEYS = ("resume", "ckpt_path", "paths.outputs")
+OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_anyway")
 SWEEP_KEYS = ("resume", "retry", "paths.outputs")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
@@ -212,17 +213,28 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
             f"resume={run.shown}: {run.composed_file.parent} is damaged ({one_line(error)})"
         ) from error
     assert isinstance(earlier, DictConfig)
+    anyway = config.get("resume_anyway", False)
+    before = OmegaConf.to_container(earlier, resolve=True) if changes else {}
     for change in changes:
         _change(earlier, change, conf)
+    if changes and not anyway:
+        _refuse_wrong(before, OmegaConf.to_container(earlier, resolve=True))
     with open_dict(config):
         for key in [str(name) for name in config if name != "hydra"]:
             del config[key]
         config.merge_with(earlier)
-    config.ckpt_path = str(checkpoint)
+    with open_dict(config):
+        config.ckpt_path, config.resume_anyway = str(checkpoint), anyway
     with read_write(config.hydra), read_write(config.hydra.runtime):
         config.hydra.runtime.choices = choices
         config.hydra.output_subdir = None  # the run's record changes when the changes have proved right
     return run
+
+
+def _refuse_wrong(before: Any, now: Any) -> None:
+    """Refuse what would be wrong wherever the run is taken up; within an epoch the checkpoint tells more."""
+    if lines := find_refusals(find_changes(before, now)):
+        raise InputError("\n".join(lines))
 
 
 def _change(config: DictConfig, change: str, conf: Path) -> None:

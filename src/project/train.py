@@ -34,7 +34,7 @@ from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
 from project.quirks import silence_libraries
 from project.ranks import RankFailedError, count_ranks, run_ranks
-from project.runs import checkpoint, checkpoint_files
+from project.runs import changes, checkpoint, checkpoint_files
 from project.runs.folder import RunFolder, describe
 from project.runs.outages import replace_text
 from project.yaml_text import to_yaml
@@ -134,7 +134,11 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     )
 
     if cfg.ckpt_path is not None:
-        epochs = checkpoint.read(cfg.ckpt_path, module.state_dict())["epoch"] + 1
+        taken_up = checkpoint.read(cfg.ckpt_path, module.state_dict())
+        changed = changes.check(taken_up, config, anyway=cfg.get("resume_anyway", False))
+        if changed and trainer.is_global_zero:
+            log.info("changed  %s", "\n         ".join(map(str, changed)))
+        epochs = taken_up["epoch"] + 1
         if 0 < cfg.trainer.max_epochs <= epochs:
             log.info("%s epochs are done; to train on, set trainer.max_epochs above that", epochs)
 
