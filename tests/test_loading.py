@@ -156,6 +156,18 @@ def test_seeds_of_many_batches_are_those_of_each() -> None:
         numbers = np.array([0, 1, 255, 256, 99_999, 2**32 - 1], dtype=np.uint32)
         expected = [generator(seed, epoch, int(number), rank).initial_seed() for number in numbers]
         assert batch_seeds(seed, epoch, numbers, rank) == expected
+        for stream in (0, 1):
+            one_by_one = [
+                int(
+                    np.random.SeedSequence((seed, epoch, int(number), rank)).generate_state(2, np.uint64)[
+                        stream
+                    ]
+                )
+                for number in numbers
+            ]
+            assert batch_seeds(seed, epoch, numbers, rank, stream) == [
+                one & (2**63 - 1) for one in one_by_one
+            ]
     for seed in (5, 2**40):  # which takes two words
         draws = batch_generators(seed, 1, 250, 2)
         for number in range(250, 600):

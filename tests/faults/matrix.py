@@ -1,9 +1,9 @@
 """Interrupted runs end as uninterrupted ones, bit for bit.
 
 Each cell is a configuration and some places at which its run is cut. One run goes through, and another one
-writes checkpoints aside at these places. From each of them a run goes on in a copy of the second one's folder,
-as if that had been killed later, and everything that is left at the end is compared: weights, optimizer,
-schedule, averages, counters, callbacks, metrics, the table, the curves.
+writes checkpoints aside at these places. From each of them a run goes on in a copy of the second one's
+folder, as if that had been killed later, and everything that is left at the end is compared: weights,
+optimizer, schedule, averages, counters, callbacks, metrics, the table, the curves.
 
     python tests/faults/matrix.py [cell …]
 """
@@ -255,7 +255,7 @@ SPECIAL = {
     ),
     "told to stop, accumulated": Cell(
         (*BATCH_NORM, *limit(accumulate_grad_batches=3)),
-        places(("signal", 0, 4), ("signal", 1, 5), ("signal", 1, 7)),
+        places(("signal", 0, 4), ("signal", 1, 5), ("signal", 2, 1)),
     ),
     "told to stop, workers": Cell((*DROPOUT, *STREAMED, "data.num_workers=2"), places(("signal", 1, 2))),
     "told to stop, ranks": Cell((*DROPOUT, *DDP, *EMA), places(("signal", 0, 7), ("signal", 1, 2)), ranks=2),
@@ -384,7 +384,8 @@ def code_of(work: Callable[[], object]) -> int:
             code = 0
         except SystemExit as error:
             code = int(error.code or 0)
-        except BaseException:
+        except BaseException as error:
+            code = getattr(error, "exit_code", 1)
             traceback.print_exc()
         finally:
             os._exit(code)
