@@ -135,7 +135,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
 
     if cfg.ckpt_path is not None:
         taken_up = checkpoint.read(cfg.ckpt_path, module.state_dict())
-        changed = changes.check(taken_up, config, anyway=cfg.get("resume_anyway", False))
+        changed = changes.check(taken_up, record, anyway=cfg.get("resume_anyway", False))
         if changed and trainer.is_global_zero:
             log.info("changed  %s", "\n         ".join(map(str, changed)))
         epochs = taken_up["epoch"] + 1
