@@ -336,7 +336,7 @@ def sweep_on_a_full_disk() -> str:
     """Jobs that could not be trained or recorded are told, and done when the sweep goes on."""
     with small_disk(40) as disk:
         command = Command(
-            "-m", *LONG, "trainer.max_epochs=20", "seed=range(0,6)", "hydra.launcher.jobs=2", cwd=disk.path
+            "-m", *LONG, "trainer.max_epochs=12", "seed=range(0,6)", "hydra.launcher.jobs=2", cwd=disk.path
         )
         command.until(lambda: "(1 of 6)" in command.text)
         disk.fill()
@@ -361,7 +361,7 @@ def damaged_images() -> str:
     with tempfile.TemporaryDirectory() as folder:
         files = make_images(Path(folder) / "images", count=1500)
         for victims in (1, 12):
-            for file in files[:: len(files) // victims][:victims]:
+            for file in files[1 :: len(files) // victims][:victims]:
                 file.write_bytes(file.read_bytes()[:60])
             for extra in ([], ["data.memory_budget_mb=0", "data.num_workers=2"]):
                 command = Command(*of_images(Path(folder)), *extra, cwd=Path(folder))
@@ -420,8 +420,10 @@ def make_images(folder: Path, *, count: int, side: int = 8) -> list[Path]:
     return files
 
 
-def claims(rounds: int = 50, processes: int = 8) -> str:
-    """Processes that start in the same instant have folders of their own, of runs and of sweeps."""
+def claims(rounds: int = 50, sweeps: int = 5, processes: int = 8) -> str:
+    """Processes that start in the same instant have folders of their own, of runs and, in some rounds, of
+    sweeps.
+    """
     context = get_context("fork")
     git_state(), versions()  # remembered by the children: they meet sooner
     with tempfile.TemporaryDirectory() as folder:
@@ -432,12 +434,14 @@ def claims(rounds: int = 50, processes: int = 8) -> str:
             start, found = context.Barrier(processes), context.SimpleQueue()
             wanted = Path(folder) / "outputs" / str(number)
 
-            def one(start=start, found=found, wanted=wanted) -> None:
+            def one(start=start, found=found, wanted=wanted, with_sweep=number < sweeps) -> None:
                 start.wait()
                 run = claim(wanted / "run")
                 (run / "mine").write_text(str(os.getpid()))
-                sweep = create(str(wanted / "sweep"), conf, [str(os.getpid())])
-                found.put((str(run), str(sweep.path), os.getpid()))
+                sweep = ""
+                if with_sweep:
+                    sweep = str(create(str(wanted / "sweep"), conf, [str(os.getpid())]).path)
+                found.put((str(run), sweep, os.getpid()))
 
             children = [context.Process(target=one) for _ in range(processes)]
             for child in children:
@@ -446,12 +450,15 @@ def claims(rounds: int = 50, processes: int = 8) -> str:
             for child in children:
                 child.join()
                 assert child.exitcode == 0
-            assert len({run for run, _, _ in told} | {sweep for _, sweep, _ in told}) == 2 * processes
+            assert len({run for run, _, _ in told}) == processes
+            assert len({sweep for _, sweep, _ in told}) == (processes if number < sweeps else 1)
             for run, sweep, pid in told:
                 assert Path(run, "mine").read_text() == str(pid)
-                assert SweepFolder(sweep).read_record()["overrides"] == [str(pid)]
+                assert not sweep or SweepFolder(sweep).read_record()["overrides"] == [str(pid)]
             assert {path.name for path in Path(told[0][0]).iterdir()} == {"mine"}, "no probe is left"
-    return f"{rounds} rounds of {processes} processes claiming a run's and a sweep's folder: none shared"
+    return (
+        f"{rounds} rounds of {processes} processes claiming a run's folder, {sweeps} a sweep's: none shared"
+    )
 
 
 def table_of(run: RunFolder) -> list[dict[str, str]]:

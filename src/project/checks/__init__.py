@@ -16,7 +16,7 @@ from project.checks import data, monitors, networks, optimization, places, train
 from project.checks.asked import asked
 from project.checks.declared import declared_values, flat
 from project.checks.groups import removed_groups, removed_keys, wrong_groups
-from project.errors import InputError, one_line
+from project.errors import DataError, InputError, one_line
 
 
 def find_problems(config: DictConfig) -> Iterator[str]:
@@ -44,6 +44,8 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         try:
             value = _value(key, leaves, config)
         except (OmegaConfBaseException, RecursionError) as error:
+            if damage := _told_by(DataError, error):  # it decides about values that could be checked
+                raise DataError(damage) from error
             yield _reason(key, error)
             continue
         if problem := values.find_problem(key, value, declared):
@@ -94,5 +96,9 @@ class InterpolationLoopError(OmegaConfBaseException):
 
 def _reason(key: str, error: Exception) -> str:
     message = "refers to itself; give a value" if isinstance(error, RecursionError) else one_line(error)
-    _, found, reason = message.partition(f"{InputError.__name__} raised while resolving interpolation: ")
-    return reason if found else f"{key}: {message}"
+    return _told_by(InputError, error) or f"{key}: {message}"
+
+
+def _told_by(kind: type[InputError], error: Exception) -> str:
+    """What a resolver of ours said in an error of this class; empty if it was not one."""
+    return one_line(error).partition(f"{kind.__name__} raised while resolving interpolation: ")[2]

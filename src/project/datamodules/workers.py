@@ -44,6 +44,8 @@ def _end_workers_at_exit() -> None:
 
 def _kill_workers(owner: int) -> None:
     if os.getpid() == owner:
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise
         for child in multiprocessing.active_children():
             if child.daemon:
                 child.kill()

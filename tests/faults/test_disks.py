@@ -1,0 +1,218 @@
+"""Disks that fill up, in short: the kernel refuses to let files grow, or the call that writes raises."""
+
+import errno
+import logging
+import os
+import shutil
+import signal
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from disks import (
+    LimitedFiles,
+    children_of,
+    claims,
+    events_of,
+    full_at_a_checkpoint,
+    full_for_a_while,
+    table_of,
+    wait_until_gone,
+)
+
+from project.datamodules.file_images import FileImages
+from project.datamodules.image_folder import ImageFolder
+from project.datamodules.mnist import FOLDER, MNIST
+from project.datamodules.workers import WorkerError, naming_worker_failures
+from project.errors import DataError, InputError
+from project.loggers.csv import MetricsCSV
+from project.loggers.tensorboard import TensorBoard
+from project.runs import outages
+from project.runs.folder import RunFolder, UnrecordedError, claim
+from project.runs.log_file import LogFile
+from project.sweeps.jobs import Job
+from project.sweeps.ledger import Ledger
+
+
+class Disk:
+    """Has `os.pwrite` and `os.write` write a part, and then fail; nothing can be opened to be made."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+        self.number = number
+        self.monkeypatch = monkeypatch
+        self.calls = 0
+
+    def fail(self) -> None:
+        pwrite, write = os.pwrite, os.write
+
+        def refuse(*_: object, **__: object) -> int:
+            raise OSError(self.number, os.strerror(self.number))
+
+        def part(descriptor: int, data: bytes, position: int) -> int:
+            self.calls += 1
+            return pwrite(descriptor, bytes(data)[:7], position) if self.calls % 2 else refuse()
+
+        def part_at_end(descriptor: int, data: bytes) -> int:
+            self.calls += 1
+            return write(descriptor, bytes(data)[:7]) if self.calls % 2 else refuse()
+
+        self.monkeypatch.setattr(os, "pwrite", part)
+        self.monkeypatch.setattr(os, "write", part_at_end)
+        self.monkeypatch.setattr(os, "fsync", refuse)
+        self.monkeypatch.setattr(Path, "write_bytes", refuse)
+        self.monkeypatch.setattr(Path, "replace", refuse)
+
+    def mend(self) -> None:
+        self.monkeypatch.undo()
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_what_could_not_be_written_is_written_later_and_once(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    run, disk = RunFolder(tmp_path), Disk(monkeypatch, number)
+    table, events = MetricsCSV(str(tmp_path / "metrics.csv")), TensorBoard(str(tmp_path))
+    ledger, lines = Ledger(tmp_path / "jobs.jsonl"), LogFile(str(tmp_path / "train.log"))
+
+    def work(step: int) -> None:
+        outages.RETRY_S, was = 0.0, outages.RETRY_S
+        for logger in (table, events):
+            logger.log_metrics({"train/loss": step / 8}, step=step)
+            logger.save()
+        run.write_status(step=step)
+        ledger.write(Job(step, [], [], str(step)))
+        lines.emit(logging.makeLogRecord({"msg": f"line {step}"}))
+        outages.RETRY_S = was
+
+    work(1)
+    disk.fail()
+    for step in (2, 3, 4):
+        work(step)
+    assert {int(row["step"]) for row in table_of(run)} <= {1, 2, 3, 4}, "it is a table"
+    assert [step for step, _ in events_of(run)[0]] == [1]
+    assert (run.read_status()["step"], sorted(ledger.read())) == (4, [1, 2, 3, 4])
+    assert ledger.outage == os.strerror(number)
+    with pytest.raises(UnrecordedError, match=rf"status.json: .*not be recorded \({os.strerror(number)}\)"):
+        run.refuse_unrecorded()
+    disk.mend()
+    work(5)
+    for logger in (table, events):
+        logger.finalize("success")
+    lines.close()
+    run.refuse_unrecorded()
+    assert [int(row["step"]) for row in table_of(run)] == [1, 2, 3, 4, 5]
+    assert events_of(run) == ([(step, "train/loss") for step in range(1, 6)], 0)
+    assert (tmp_path / "train.log").read_text().split() == [
+        word for step in range(1, 6) for word in ("line", str(step))
+    ]
+    assert RunFolder(tmp_path).read_status() == {"step": 5}
+    assert (sorted(Ledger(ledger.file).read()), ledger.outage) == ([1, 2, 3, 4, 5], "")
+    told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sorted(Path(line.split(": ")[1]).name.partition(".")[0] for line in told) == [
+        *("events", "jobs", "metrics", "status"),
+    ]
+    assert all(f": {os.strerror(number)}; " in line for line in told), told
+    assert capfd.readouterr().err.count("train.log: ") == 1
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_status_takes_the_room_of_the_one_before_it_on_a_full_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path)
+    run.write_status(state="running", note="x" * 50)
+
+    def refuse(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "full")
+
+    monkeypatch.setattr(Path, "write_bytes", refuse)
+    assert run.write_status(state="done", note="")
+    assert RunFolder(tmp_path).read_status() == {"state": "done", "note": ""}
+
+
+def test_a_run_goes_on_while_its_files_cannot_grow(tmp_path: Path) -> None:
+    full_for_a_while(LimitedFiles(tmp_path))
+
+
+def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path) -> None:
+    full_at_a_checkpoint(LimitedFiles(tmp_path))
+
+
+def test_a_folder_without_room_for_a_run_is_refused_and_nothing_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk = Disk(monkeypatch, errno.ENOSPC)
+    disk.fail()
+    with pytest.raises(InputError, match=r"paths\.outputs: .*No space left on device"):
+        claim(tmp_path / "outputs" / "name" / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_processes_of_one_instant_share_no_folder() -> None:
+    claims(rounds=3, sweeps=1, processes=8)
+
+
+def decode(file: str) -> torch.Tensor:
+    if file == "killed":
+        os.kill(os.getpid(), signal.SIGKILL)
+    elif file == "stopped":
+        os.kill(os.getpid(), signal.SIGSTOP)
+    elif file == "hangs":
+        time.sleep(600)
+    return torch.zeros((1, 2, 2), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize(
+    ("fault", "line"),
+    [
+        ("killed", r"data\.num_workers: a process that decodes images ended.*killed by signal"),
+        ("stopped", r"data\.timeout_s: .*timed out after 1"),
+        ("hangs", r"data\.timeout_s: .*timed out after 1"),
+    ],
+)
+def test_a_worker_that_is_lost_is_told_in_time(fault: str, line: str) -> None:
+    files = [*["good"] * 300, fault, *["good"] * 300]
+    images = FileImages(files, torch.zeros(601, dtype=torch.long), decode, (1, 2, 2), 2, timeout_s=1)
+    before = set(children_of(os.getpid()))
+    began = time.monotonic()
+    with pytest.raises(WorkerError, match=line) as raised, naming_worker_failures():
+        images.decoded()
+    assert "\n" not in str(raised.value)
+    assert raised.value.exit_code == 1
+    assert time.monotonic() - began < 60
+    workers = sorted(set(children_of(os.getpid())) - before)
+    for worker in workers:
+        os.kill(worker, signal.SIGKILL)  # as the end of the process does
+    wait_until_gone(workers)
+
+
+def test_all_damaged_images_are_named_at_once(image_folder: Path, tmp_path: Path) -> None:
+    shutil.copytree(image_folder, tmp_path / "images")
+    files = sorted(tmp_path.glob("images/train/*/*.jpg"))
+    for count, lines in ((3, 3), (20, 11)):
+        for file in files[1 : count + 1]:
+            file.write_bytes(file.read_bytes()[:100])
+        data = ImageFolder(str(tmp_path / "images"), input_shape=(3, 12, 10), num_classes=3)
+        with pytest.raises(DataError, match=rf"{files[1].name} is damaged or no image") as raised:
+            data.setup("fit")
+        assert len(str(raised.value).splitlines()) == lines
+    for file in (tmp_path / "images" / "train" / "bee").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match=r"no image files in class folder .*bee"):
+        data.setup("fit")
+
+
+def test_labels_that_mnist_has_not_are_refused(mnist_root: Path, tmp_path: Path) -> None:
+    shutil.copytree(mnist_root, tmp_path / "data")
+    file = tmp_path / "data" / FOLDER / "train-labels-idx1-ubyte"
+    labels = bytearray(file.read_bytes())
+    labels[20] = 77
+    file.write_bytes(labels)
+    data = MNIST(str(tmp_path / "data"), input_shape=(1, 28, 28), num_classes=10)
+    with pytest.raises(DataError, match=r"a label of the train images of data=mnist is 77, they are 0 to 9"):
+        data.setup("fit")
