@@ -27,7 +27,7 @@ from project.sweeps.folder import SweepFolder, create
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240.0
-EPOCHS = 80
+EPOCHS = 45
 STEPS = 29 * EPOCHS
 LONG = [
     *("model=mlp", "data=synthetic", "trainer.accelerator=cpu", f"trainer.max_epochs={EPOCHS}"),
@@ -85,6 +85,8 @@ class Command:
         finally:
             self.process.kill()
         self._reader.join(10)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
         assert self.process.returncode == code, f"exit code {self.process.returncode}:\n{self.text}"
         assert "Traceback" not in self.text, self.text
         return self.text
@@ -97,7 +99,7 @@ class Command:
 
     def begun(self) -> bool:
         """Whether all of the run's files are there."""
-        return self.epoch >= 20 and (self.run.path / "metrics.csv").exists()
+        return self.epoch >= 12 and (self.run.path / "metrics.csv").exists()
 
     @property
     def warnings(self) -> list[str]:
@@ -175,7 +177,7 @@ def full_for_a_while(disk: Disk) -> str:
     command.until(command.begun)
     disk.fill()
     first = command.epoch
-    command.until(lambda: command.epoch >= first + 20)
+    command.until(lambda: command.epoch >= first + 12)
     run = command.run
     rows, (events, torn) = table_of(run), events_of(run)
     assert rows, "the table is one still"
@@ -189,7 +191,7 @@ def full_for_a_while(disk: Disk) -> str:
     assert len(command.warnings) == len(kinds), "one line a kind of file"
     assert all(disk.reason in line for line in command.warnings), command.warnings
     return (
-        f"{type(disk).__name__}: full from epoch {first} for 20 epochs or more: {len(rows)} rows and "
+        f"{type(disk).__name__}: full from epoch {first} for 12 epochs or more: {len(rows)} rows and "
         f"{len(events)} events (+ {torn} bytes) then, all of them in the end; {len(kinds)} warnings, exit 0"
     )
 
