@@ -18,6 +18,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from project.forking import die_with_parent
+
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAIR = (
     *("model=mlp", "logger=none", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
@@ -94,10 +96,12 @@ class Run:
         self.output = folder / "output.txt"
         sys.stdout.flush()
         sys.stderr.flush()
+        parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
             try:
                 os.setpgid(0, 0)
+                die_with_parent(parent)
                 os.chdir(folder)
                 _become(self.output, arguments)
             finally:
