@@ -18,6 +18,7 @@ from project.runs.checkpoint_files import find_damage, require_local
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
 from project.runs.liveness import working_process
 from project.sweeps.folder import SweepFolder, find_sweep
+from project.targets import refuse_address
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_anyway")
@@ -75,6 +76,9 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
                 f"retry={given['retry']}: runs a sweep's failed jobs again; name it with resume="
             )
         return list(arguments)
+    for key, value in named.items():
+        if line := refuse_address(key, value):
+            raise InputError(line)
     told = " ".join(f"{key}={value}" for key, value in named.items())
     _refuse_places(named)
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
