@@ -46,12 +46,24 @@ def explain_composition(
     if found := HYDRA_OPTION.search(general[0]):
         group, value, known_options = found.groups()
         return [f"{group}={value}: no such option; {did_you_mean(value, known_options.split())}"]
+    if general[0].startswith(("Ambiguous value", "Sweep parameters")):
+        return [
+            f"{override.input_line}: several values make a sweep, which needs -m; a list is written "
+            f"{override.key_or_group}=[a,b]"
+            for override in parsed
+            if override.is_sweep_override()
+        ]
     groups = [
         override
         for override in parsed
         if options(conf, override.key_or_group) or override.key_or_group.startswith("hydra/")
     ]
     lines = [line for override in groups if (line := _explain_option(override, conf))]
+    lines += [
+        f"{override.input_line}: the group is there already; write it without +"
+        for override in groups
+        if override.is_add() and "more than once" in general[0]
+    ]
     if lines:
         return lines
     known = _compose(conf, config_name, groups)
@@ -65,7 +77,7 @@ def explain_composition(
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Name the nearest ones, or all if none is near; `prefix` is put before each."""
-    candidates = [str(candidate) for candidate in known]
+    candidates = list(dict.fromkeys(str(candidate) for candidate in known))
     if near := get_close_matches(name, candidates, n=3, cutoff=0.6):
         return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
     names = [prefix + candidate for candidate in candidates]
@@ -96,6 +108,8 @@ def _explain_option(override: Override, conf: Path) -> str:
 def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
     """Say that `known` has no such key and what is nearest, or nothing if it has."""
     key = override.key_or_group
+    if override.is_add() and not override.is_force_add() and OmegaConf.select(known, key) is not None:
+        return f"{override.input_line}: {key} is there already; write it without +"
     if override.is_add() or (key.startswith("hydra") and "hydra" not in known):
         return ""
     parent, _, name = key.rpartition(".")
@@ -132,7 +146,7 @@ def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictCo
     earlier = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf), version_base="1.3"):
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
             return compose(config_name, lines, return_hydra_config=True)
     except HydraException:
         return None

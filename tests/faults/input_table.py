@@ -471,7 +471,6 @@ GOOD: list[str] = [
     "hydra.run.dir=my_folder",
     "++optim.lr=0.2",
     "seed=0 deterministic=true",
-    "'optim.lr=${oc.decode:${oc.env:NO_SUCH_VARIABLE,0.1}}'",
     "+extra=3 'model.hidden=${extra}'",
     "test_views=flip_translate",
     "retry=false resume=null",

@@ -52,7 +52,7 @@ def find_problems(config: DictConfig) -> Iterator[str]:
             yield problem
         else:
             right[key] = value
-    yield from wrong_groups(config, right)
+    yield from wrong_groups(config, leaves, right)
     yield from unread.find_problems(config, leaves, declared)
     command = asked(config)
     for look in (data, networks, optimization, trainer, monitors, places):

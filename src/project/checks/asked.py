@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 LOCAL_LAUNCHERS = (
     "hydra_plugins.project_sweeps.launchers.LocalLauncher",
@@ -22,14 +22,21 @@ class Asked(NamedTuple):
     here: bool
 
 
+def overrides_of(config: DictConfig) -> list[str]:
+    """Overrides as they were typed, Hydra's own included; they may hold interpolations."""
+    kept = config.hydra.overrides
+    return [
+        str(text) for part in (kept.task, kept.hydra) for text in OmegaConf.to_container(part, resolve=False)
+    ]
+
+
 def asked(config: DictConfig) -> Asked:
     """Tell what the command asks for.
 
     Args:
         config: composed, with Hydra's own node.
     """
-    overrides = config.hydra.overrides.task or []
     return Asked(
-        frozenset(str(text).partition("=")[0].lstrip("+~") for text in overrides),
+        frozenset(text.partition("=")[0].lstrip("+~") for text in overrides_of(config)),
         config.hydra.launcher.get("_target_") in LOCAL_LAUNCHERS,
     )

@@ -46,8 +46,8 @@ def removed_groups(config: DictConfig) -> Iterator[str]:
         if not isinstance(config.get(group), DictConfig):
             yield f"~{group}: a run needs it; {remedy}"
     for group, option in config.hydra.runtime.choices.items():
-        if group in GROUPS and not isinstance(option, str):
-            yield f"{group}={list(option or [])}: one option is needed; -m {group}=A,B runs a job with each"
+        if group in GROUPS and (not isinstance(option, str) or option.startswith("[")):
+            yield f"{group}={option}: one option is needed; -m {group}=A,B runs a job with each"
 
 
 def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
@@ -61,15 +61,16 @@ def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
             yield f"~{key}: a run needs it; {remedy}"
 
 
-def wrong_groups(config: DictConfig, right: Mapping[str, Any]) -> Iterator[str]:
+def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
     """Yield where a group is not what it says it is: something to be built.
 
     Args:
         config: composed.
-        right: values that are right by themselves, by dotted key.
+        leaves: all values, by dotted key.
+        right: those that are right by themselves.
     """
     for group in OBJECTS:
-        yield from _wrong_target(group, right)
+        yield from _wrong_target(group, leaves, right)
         partial = bool(right.get(f"{group}._partial_", False))
         if partial != (group in FACTORIES):
             needed = str(group in FACTORIES).lower()
@@ -77,12 +78,13 @@ def wrong_groups(config: DictConfig, right: Mapping[str, Any]) -> Iterator[str]:
     for group in DICTS:
         for name in config[group]:
             if isinstance(config[group]._get_node(name), DictConfig):
-                yield from _wrong_target(f"{group}.{name}", right)
+                yield from _wrong_target(f"{group}.{name}", leaves, right)
 
 
-def _wrong_target(place: str, right: Mapping[str, Any]) -> Iterator[str]:
-    target = right.get(f"{place}._target_")
-    if isinstance(target, str) and target.strip():
+def _wrong_target(place: str, leaves: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
+    key = f"{place}._target_"
+    target = right.get(key)
+    if (isinstance(target, str) and target.strip()) or (key in leaves and key not in right):
         return
-    told = "" if f"{place}._target_" not in right else f"={target}"
+    told = "" if key not in right else f"={target}"
     yield f"{place}._target_{told}: must name a class, as in {place}._target_=package.module.Class"

@@ -18,7 +18,7 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
         for key, value in right.items()
         if key.startswith("callbacks.") and key.endswith("._target_")
     ]
-    if any(not target.startswith(LOGGING_ELSEWHERE) for target in targets):
+    if "monitor" not in right or any(not target.startswith(LOGGING_ELSEWHERE) for target in targets):
         return
     watched = {
         key: str(value)

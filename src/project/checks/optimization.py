@@ -79,8 +79,8 @@ def _wrong_roles(schedule: str, right: Mapping[str, Any]) -> Iterator[str]:
             continue
         role = key.removeprefix(start)
         if role not in known:
-            names = ", ".join(known) or "none, for this model names no roles"
-            yield f"{key}: choose from {names}; or leave it out with '~{key}'"
+            why = f"choose from {', '.join(known)}, or" if known else "this model names no roles;"
+            yield f"{key}: {why} leave it out with '~{key}'"
         elif not isinstance(end, int | float) or not 0 < end <= 1:
             yield f"{key}={end}: must be above 0 and at most 1"
 

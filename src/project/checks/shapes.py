@@ -66,7 +66,8 @@ def _name(key: str, value: Any) -> str:
     text = str(value)
     parts = PurePath(text).parts
     if isinstance(value, list | dict | bool) or value is None:
-        return f"{key}={value}: a word is needed; run folders bear it"
+        given = "null" if value is None else value
+        return f"{key}={given}: a word is needed; run folders bear it"
     if (
         not text.strip()
         or not text.isprintable()

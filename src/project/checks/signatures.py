@@ -33,10 +33,12 @@ class Missing(NamedTuple):
     """A target that certainly does not exist.
 
     Args:
-        where: the file or package in which it is not.
+        what: the name that is not there.
+        where: the module or package in which it is not.
         known: what there is instead.
     """
 
+    what: str
     where: str
     known: tuple[str, ...]
 
@@ -71,8 +73,8 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
         if elsewhere := _imported(text, name, module):
             return _signature(elsewhere, depth - 1)
         plain = not re.search(rf"import \*|__getattr__|\b{name}\b", text)
-        known = tuple(re.findall(r"^(?:class|def) ([A-Za-z]\w*)", text, re.MULTILINE))
-        return Missing(found.name, known) if plain else None
+        known = re.findall(r"^(?:class|def) ([A-Za-z]\w*)|^from .* import ([A-Z]\w*)", text, re.MULTILINE)
+        return Missing(name, module, tuple(one or other for one, other in known)) if plain else None
     body = text[head.start() :]
     end = re.search(r"\n(?=[^\s#)\]}])", body)
     body = body[: end.start()] if end else body
@@ -123,7 +125,7 @@ def _source_of(module: str) -> Path | Missing | None:
             return (
                 None
                 if compiled or part[:1].isupper()
-                else Missing(".".join([package, *parts[:index]]), known)
+                else Missing(part, ".".join([package, *parts[:index]]), known)
             )
     return path / "__init__.py"
 

@@ -4,7 +4,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from project.datamodules.folders import class_folders, image_files, split_folder
+from project.datamodules.folders import class_folders, first_image, image_files, split_folder
 from project.errors import InputError
 
 MODULES = "project.datamodules."
@@ -65,6 +65,7 @@ def _image_folder(right: Mapping[str, Any]) -> DataSet | None:
     path = Path(right["data.path"])
     try:
         folders = class_folders(path)
+        first_image(path)  # tells of a folder without images
         count = 0
         for folder in folders:
             count += len(image_files(folder))

@@ -6,6 +6,7 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
+from project.checks.asked import overrides_of
 from project.checks.groups import DICTS, FACTORIES, GROUPS, OBJECTS
 from project.checks.signatures import Missing, Signature, signature_of
 from project.nearest import did_you_mean
@@ -48,13 +49,13 @@ def _unread_additions(
     """Keys that the command line adds outside of what is built, unless another key refers to them."""
     roots = {key.partition(".")[0] for key in declared} | set(GROUPS)
     written = " ".join(str(raw) for raw in leaves.values() if "${" in str(raw))
-    for text in [*(config.hydra.overrides.task or []), *(config.hydra.overrides.hydra or [])]:
-        if not str(text).startswith("+"):
+    for text in overrides_of(config):
+        if not text.startswith("+"):
             continue
-        key = str(text).lstrip("+").partition("=")[0].partition("@")[0]
+        key = text.lstrip("+").partition("=")[0].partition("@")[0]
         root = key.partition(".")[0]
         if root == "hydra":
-            yield from _unknown_to_hydra(str(text), key)
+            yield from _unknown_to_hydra(text, key)
         elif "/" in key or key in declared or f"${{{key}" in written or f"${{{root}}}" in written:
             continue
         elif root not in roots:
@@ -72,7 +73,7 @@ def _unknown_to_hydra(text: str, key: str) -> Iterator[str]:
 
 
 def _of_object(place: str, node: DictConfig, declared: Mapping[str, Any], *, partial: bool) -> Iterator[str]:
-    target = node._get_node("_target_")
+    target = node._get_node("_target_", validate_access=False)
     name = None if target is None else target._value()
     if not isinstance(name, str) or "${" in name:
         return
@@ -86,13 +87,12 @@ def _of_object(place: str, node: DictConfig, declared: Mapping[str, Any], *, par
             yield f"{place}.{key}: is not read; {remedy}"
     found = signature_of(name)
     if isinstance(found, Missing):
-        last = name.rpartition(".")[2]
-        wanted = last if found.where.endswith(".py") else name
-        yield f"{place}._target_={name}: no {wanted} in {found.where}; {did_you_mean(last, found.known)}"
+        hint = did_you_mean(found.what, found.known)
+        yield f"{place}._target_={name}: no {found.what} in {found.where}; {hint}"
     if not isinstance(found, Signature):
         return
     if not found.anything:
-        known = [one for one in found.names if one not in keys]
+        known = found.names if not partial else [one for one in found.names if one not in found.required]
         for key in keys:
             if key not in found.names and f"{place}.{key}" not in SET_BY_THE_RUN:
                 said = f"{place}.{key}: nothing reads it, {name.rpartition('.')[2]} has no {key}"

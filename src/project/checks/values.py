@@ -127,7 +127,7 @@ def _out_of_range(key: str, value: Any, declared: Mapping[str, Any]) -> str:
         if isinstance(number, bool) or not isinstance(number, int | float):
             continue
         if math.isnan(number) or (math.isinf(number) and key in declared and declared[key] != number):
-            if key in RANGES:
+            if key in RANGES and RANGES[key][1] < math.inf:
                 return f"{key}={value}: must be {_range(*RANGES[key])}"
             return f"{key}={value}: a finite number is needed"
         if key in RANGES and not RANGES[key][0] <= number <= RANGES[key][1]:
