@@ -1,248 +1,144 @@
 """Bad inputs are refused in a line or a few that name the key, at once and before torch is imported; nothing
 is left behind. Good ones are not refused.
 
-`python tests/faults/inputs.py` tries all of them in one process, which has imported what a start imports and
-forks for each of them, and prints what came out as JSON. `full` starts a process for each, as users do.
+`python tests/faults/inputs.py` tries all of them in one process, which has imported what a start imports, and
+prints what came out as JSON; with `--full`, bad ones as processes of their own, as users start them.
 """
 
-import gc
-import importlib.util
 import json
 import os
-import re
-import shlex
-import shutil
-import signal
+import subprocess
 import sys
-import tempfile
-import time
-import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from statistics import median
+from typing import Any
 
-from input_table import BAD, GOOD
+from input_trials import (
+    ACCEPTED,
+    Composing,
+    Outcome,
+    accept,
+    command,
+    environment,
+    fixtures,
+    fork,
+    has_torch,
+    problem_of,
+    temporary_folder,
+    warm_up,
+)
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "scripts" / "train.py"
-MOST_LINES = 6
-SECONDS_EACH = 120
-ACCEPTED = "accepted"
-
-
-class Outcome(NamedTuple):
-    """What became of one input.
-
-    Args:
-        arguments: of the command line.
-        code: exit code of the process, negative for a signal.
-        errors: what it wrote on standard error, a line each.
-        output: what it wrote on standard output.
-        left: files and folders that it left.
-        torch: whether it imported torch.
-        seconds: that it took.
-    """
-
-    arguments: str
-    code: int
-    errors: list[str]
-    output: str
-    left: list[str]
-    torch: bool
-    seconds: float
+LONGEST_S = 2.0
+"""In which a mistake that needs no torch is told, on an idle machine."""
+WHOLE_COMMANDS = ("syntax", "groups", "sweeps")
+"""Sections of the table in which the command itself is wrong."""
+WHOLE_KEYS = ("resume=", "ckpt_path=", "retry=")
+HERE = Path(__file__).parent
 
 
-def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
-    """What is wrong with how a bad input was refused; empty if nothing is."""
-    told = " | ".join(outcome.errors) or outcome.output
-    if outcome.code not in (2, 3):
-        return f"exit code {outcome.code}: {told}"
-    if not 1 <= len(outcome.errors) <= MOST_LINES:
-        return f"{len(outcome.errors)} lines: {told}"
-    if strange := [line for line in outcome.errors if not re.match(r"(error|usage): \S", line)]:
-        return f"not a line of ours: {strange[0]}"
-    if missing := [text for text in says if text not in told]:
-        return f"{missing[0]!r} is not said: {told}"
-    if outcome.left:
-        return f"left behind: {outcome.left}"
-    if outcome.torch:
-        return f"torch was imported: {told}"
-    return ""
+def _lines_of(file: str) -> list[str]:
+    lines = (HERE / file).read_text(encoding="utf-8").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
 
 
-@contextmanager
-def temporary_folder() -> Iterator[Path]:
-    """A new folder. Not `tempfile.TemporaryDirectory`, which a forked process would remove when it ends."""
-    folder = Path(tempfile.mkdtemp(prefix="inputs-"))
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+def read_bad() -> dict[str, list[tuple[str, ...]]]:
+    """Read the bad inputs by section: arguments, and what must be said of them."""
+    table: dict[str, list[tuple[str, ...]]] = {}
+    for line in _lines_of("bad_inputs.txt"):
+        if line.startswith("["):
+            table[line.strip("[]")] = section = []
+            continue
+        arguments, _, says = line.partition("  =>  ")
+        section.append((arguments, *(says.split("  |  ") if says else [])))
+    return table
 
 
-@contextmanager
-def fixtures() -> Iterator[Path]:
-    """A folder of files and folders that inputs name as FILES."""
-    with temporary_folder() as root:
-        (root / "text.txt").write_text("no images, no weights\n")
-        (root / "empty").mkdir()
-        (root / "empty.ckpt").touch()
-        _photos(root / "photos", {"ant": 20, "bee": 20, "cat": 20})
-        _photos(root / "one_class", {"ant": 3})
-        _photos(root / "no_images", {"ant": 0, "bee": 0})
-        _photos(root / "unequal", {"ant": 3, "bee": 3}, sides=(8, 9))
-        _photos(root / "damaged", {"ant": 2, "bee": 2})
-        (root / "damaged" / "ant" / "0.png").write_text("no image")
-        for folder, text in (("run_without_checkpoint", "seed: 1\n"), ("damaged_run", "seed: [1\n")):
-            (root / folder / ".hydra").mkdir(parents=True)
-            for file in ("config.yaml", "hydra.yaml"):
-                (root / folder / ".hydra" / file).write_text(text)
-        (root / "damaged_run" / "checkpoints").mkdir()
-        (root / "damaged_run" / "checkpoints" / "last.ckpt").write_text("damaged too")
-        for kind, line in (
-            ("bad_syntax", "optim.lr=[1"),
-            ("bad_key", "optim.lrr=1"),
-            ("bad_value", "optim.lr=fast"),
-            ("repeated", "optim.lr=0.1 optim.lr=0.2"),
-            ("none", "# nothing"),
-        ):
-            (root / f"points_{kind}.txt").write_text(f"{line}\n")
-        yield root
-
-
-def _photos(root: Path, classes: dict[str, int], sides: tuple[int, ...] = (8,)) -> None:
-    from PIL import Image
-
-    for shade, (name, count) in enumerate(classes.items()):
-        (root / name).mkdir(parents=True)
-        for number in range(count):
-            side = sides[number % len(sides)]
-            Image.new("RGB", (side, side), (80 * shade, number, 0)).save(root / name / f"{number}.png")
-
-
-def fork(arguments: str, files: Path, task: Callable[..., object]) -> Outcome:
-    """Try one input in a copy of this process, in an empty folder of its own."""
-    with temporary_folder() as beside:
-        folder = beside / "empty"
-        folder.mkdir()
-        before = time.monotonic()
-        process = os.fork()
-        if process == 0:
-            _become(arguments, files, folder, task)
-        status = _wait(process)
-        took = time.monotonic() - before
-        return Outcome(
-            arguments,
-            os.waitstatus_to_exitcode(status),
-            (beside / "errors").read_text().splitlines(),
-            (beside / "output").read_text(),
-            sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
-            (beside / "torch").exists(),
-            took,
-        )
-
-
-def split(arguments: str, files: Path) -> list[str]:
-    """Arguments as a shell would hand them over."""
-    return [text.replace("FILES", str(files)) for text in shlex.split(arguments)]
-
-
-def _wait(process: int) -> int:
-    deadline = time.monotonic() + SECONDS_EACH
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(process, os.WNOHANG)
-        if ended:
-            return status
-        time.sleep(0.005)
-    os.kill(process, signal.SIGKILL)
-    return os.waitpid(process, 0)[1]
-
-
-def _become(arguments: str, files: Path, folder: Path, task: Callable[..., object]) -> NoReturn:
-    beside = folder.parent
-    try:
-        os.chdir(folder)
-        for number, name in ((1, "output"), (2, "errors")):
-            target = os.open(beside / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            os.dup2(target, number)
-        sys.argv = [str(SCRIPT), *split(arguments, files)]
-        leave = os._exit
-
-        def note_and_leave(code: int) -> NoReturn:
-            if "torch" in sys.modules:
-                (beside / "torch").touch()
-            leave(code)
-
-        os._exit = note_and_leave  # type: ignore[assignment]  # how project.command_line ends a process
-        from project import command_line, quirks
-
-        if not {"-m", "--multirun"} & set(sys.argv) and "sweep=" not in arguments:
-            quirks._get_mode = lambda *_, **__: None  # spares a second composition of the same
-        command_line.run(_decorated(task), ROOT / "conf", "train")
-    except BaseException:
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(70)
-
-
-def _decorated(task: Callable[..., object]) -> Callable[..., object]:
-    import hydra
-
-    return hydra.main(config_path=str(ROOT / "conf"), config_name="train", version_base="1.3")(task)
-
-
-def accept(cfg: Any) -> None:
-    """In the place of a training."""
-    print(ACCEPTED)
-
-
-def _script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("train_script", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def warm_up(files: Path) -> None:
-    """Import what every start imports, for all that are forked."""
-    from hydra import compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
-
-    from project import checks, command_line, preflight, quirks, resolvers
-    from project.sweeps import local, sweeping
-
-    assert all((checks, command_line, preflight, local, sweeping))
-    resolvers.register()
-    quirks.compose_faster()
-    with initialize_config_dir(str(ROOT / "conf"), version_base="1.3"):
-        compose("train", ["model=mlp"], return_hydra_config=True)
-    GlobalHydra.instance().clear()
-    gc.disable()  # as the command itself does
-    gc.freeze()
+BAD = read_bad()
+LATE = BAD.pop("late")
+GOOD = _lines_of("good_inputs.txt")
 
 
 def bad_outcomes(files: Path) -> Iterator[tuple[Outcome, tuple[str, ...]]]:
-    """Try every bad input."""
-    for cases in BAD.values():
-        for arguments, *says in cases:
-            yield fork(arguments, files, accept), tuple(says)
+    """Try every bad input, by its configuration alone where that says enough."""
+    composing = Composing()
+    here = Path.cwd()
+    with temporary_folder() as folder:
+        os.chdir(folder)
+        try:
+            for section, cases in BAD.items():
+                for arguments, *says in cases:
+                    alone = section not in WHOLE_COMMANDS and not arguments.startswith(WHOLE_KEYS)
+                    outcome = composing.try_one(arguments, files) if alone else None
+                    outcome = outcome or fork(arguments, files, accept)
+                    left = [path.name for path in folder.iterdir()]
+                    yield outcome._replace(left=left) if left else outcome, tuple(says)
+        finally:
+            os.chdir(here)
 
 
 def good_outcomes(files: Path) -> Iterator[Outcome]:
-    """Try every good input."""
-    for arguments in GOOD:
-        yield fork(arguments, files, accept)
+    """Try every good input: some as whole commands, the others by their configuration."""
+    composing = Composing()
+    for number, arguments in enumerate(GOOD):
+        if number % 12 == 0:
+            yield fork(arguments, files, accept)
+        elif (refused := composing.try_one(arguments, files)) is not None:
+            yield refused
+        else:
+            yield Outcome(arguments, 0, [], ACCEPTED, [], has_torch(), 0.0)
+
+
+def in_one_process() -> dict[str, Any]:
+    """The outcomes of all inputs, tried in one process without torch."""
+    done = subprocess.run(
+        [sys.executable, __file__],
+        env=environment(),
+        stdout=subprocess.PIPE,
+        text=True,
+        check=True,
+    )
+    return json.loads(done.stdout)
+
+
+def full() -> str:
+    """Try every bad input as a process of its own, and every good one as far as the run would begin.
+
+    Returns:
+        How many there were and how long the bad ones took.
+    """
+    problems: list[str] = []
+    seconds: list[float] = []
+    with fixtures() as files:
+        known = sorted(files.rglob("*"))
+        for section, cases in BAD.items():
+            for arguments, *says in cases:
+                outcome = command(arguments, files)
+                seconds.append(outcome.seconds)
+                if problem := problem_of(outcome, tuple(says)):
+                    problems.append(f"{section}: {arguments}: {problem}")
+        for arguments, *says in LATE:
+            if problem := problem_of(command(arguments, files), tuple(says)):
+                problems.append(f"late: {arguments}: {problem}")
+        assert sorted(files.rglob("*")) == known, "the files that inputs name have changed"
+    problems += [
+        f"good: {outcome['arguments']}: {outcome['errors']}"
+        for outcome in in_one_process()["good"]
+        if outcome["code"] != 0
+    ]
+    figures = (
+        f"{len(seconds)} bad inputs before torch, median {median(seconds):.2f} s, longest {max(seconds):.2f} "
+        f"s; {len(LATE)} after it; {len(GOOD)} good ones"
+    )
+    assert not problems, f"{figures}; {len(problems)} wrong:\n" + "\n".join(problems)
+    assert max(seconds) < LONGEST_S, figures
+    return figures
 
 
 def main() -> None:
     """Print the outcomes as JSON."""
     with fixtures() as files:
-        warm_up(files)
+        warm_up()
         bad = [
             {**outcome._asdict(), "problem": problem_of(outcome, says)}
             for outcome, says in bad_outcomes(files)
@@ -252,4 +148,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    print(full()) if "--full" in sys.argv else main()

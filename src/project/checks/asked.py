@@ -24,10 +24,12 @@ class Asked(NamedTuple):
 
 def overrides_of(config: DictConfig) -> list[str]:
     """Overrides as they were typed, Hydra's own included; they may hold interpolations."""
-    kept = config.hydra.overrides
-    return [
-        str(text) for part in (kept.task, kept.hydra) for text in OmegaConf.to_container(part, resolve=False)
-    ]
+    typed: list[str] = []
+    for part in (config.hydra.overrides.task, config.hydra.overrides.hydra):
+        written = OmegaConf.to_container(part, resolve=False) if part is not None else []
+        assert isinstance(written, list)
+        typed += map(str, written)
+    return typed
 
 
 def asked(config: DictConfig) -> Asked:

@@ -1,0 +1,293 @@
+"""Trying one input: in this process, in a fork of it, or in a process of its own."""
+
+import gc
+import os
+import re
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+ROOT = Path(__file__).resolve().parents[2]
+CONF = ROOT / "conf"
+SCRIPT = ROOT / "scripts" / "train.py"
+MOST_LINES = 6
+SECONDS_EACH = 120
+ACCEPTED = "accepted"
+
+
+class Outcome(NamedTuple):
+    """What became of one input.
+
+    Args:
+        arguments: of the command line.
+        code: exit code of the process, negative for a signal.
+        errors: what it wrote on standard error, a line each.
+        output: what it wrote on standard output.
+        left: files and folders that it left.
+        torch: whether it imported torch.
+        seconds: that it took.
+    """
+
+    arguments: str
+    code: int
+    errors: list[str]
+    output: str
+    left: list[str]
+    torch: bool
+    seconds: float
+
+
+def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
+    """What is wrong with how a bad input was refused; empty if nothing is."""
+    told = " | ".join(outcome.errors) or outcome.output
+    if outcome.code not in (2, 3):
+        return f"exit code {outcome.code}: {told}"
+    if not 1 <= len(outcome.errors) <= MOST_LINES:
+        return f"{len(outcome.errors)} lines: {told}"
+    if strange := [line for line in outcome.errors if not re.match(r"(error|usage): \S", line)]:
+        return f"not a line of ours: {strange[0]}"
+    if missing := [text for text in says if text not in told]:
+        return f"{missing[0]!r} is not said: {told}"
+    if outcome.left:
+        return f"left behind: {outcome.left}"
+    if outcome.torch:
+        return f"torch was imported: {told}"
+    return ""
+
+
+@contextmanager
+def temporary_folder() -> Iterator[Path]:
+    """A new folder. Not `tempfile.TemporaryDirectory`, which a forked process would remove when it ends."""
+    folder = Path(tempfile.mkdtemp(prefix="inputs-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextmanager
+def fixtures() -> Iterator[Path]:
+    """A folder of files and folders that inputs name as FILES."""
+    with temporary_folder() as root:
+        (root / "text.txt").write_text("no images, no weights\n")
+        (root / "empty").mkdir()
+        (root / "empty.ckpt").touch()
+        _photos(root / "photos", {"ant": 20, "bee": 20, "cat": 20})
+        _photos(root / "one_class", {"ant": 3})
+        _photos(root / "no_images", {"ant": 0, "bee": 0})
+        _photos(root / "unequal", {"ant": 3, "bee": 3}, sides=(8, 9))
+        _photos(root / "damaged", {"ant": 2, "bee": 2})
+        (root / "damaged" / "ant" / "0.png").write_text("no image")
+        for folder, text in (("run_without_checkpoint", "seed: 1\n"), ("damaged_run", "seed: [1\n")):
+            (root / folder / ".hydra").mkdir(parents=True)
+            for file in ("config.yaml", "hydra.yaml"):
+                (root / folder / ".hydra" / file).write_text(text)
+        (root / "damaged_run" / "checkpoints").mkdir()
+        (root / "damaged_run" / "checkpoints" / "last.ckpt").write_text("damaged too")
+        for kind, line in (
+            ("bad_syntax", "optim.lr=[1"),
+            ("bad_key", "optim.lrr=1"),
+            ("bad_value", "optim.lr=fast"),
+            ("repeated", "optim.lr=0.1 optim.lr=0.2"),
+            ("none", "# nothing"),
+        ):
+            (root / f"points_{kind}.txt").write_text(f"{line}\n")
+        yield root
+
+
+def _photos(root: Path, classes: dict[str, int], sides: tuple[int, ...] = (8,)) -> None:
+    from PIL import Image
+
+    for shade, (name, count) in enumerate(classes.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            side = sides[number % len(sides)]
+            Image.new("RGB", (side, side), (80 * shade, number, 0)).save(root / name / f"{number}.png")
+
+
+def fork(arguments: str, files: Path, task: Callable[..., object]) -> Outcome:
+    """Try one input in a copy of this process, in an empty folder of its own."""
+    with temporary_folder() as beside:
+        folder = beside / "empty"
+        folder.mkdir()
+        before = time.monotonic()
+        process = os.fork()
+        if process == 0:
+            _become(arguments, files, folder, task)
+        status = _wait(process)
+        took = time.monotonic() - before
+        return Outcome(
+            arguments,
+            os.waitstatus_to_exitcode(status),
+            _lines((beside / "errors").read_text(), files),
+            (beside / "output").read_text(),
+            sorted(str(path.relative_to(folder)) for path in folder.rglob("*")),
+            (beside / "torch").exists(),
+            took,
+        )
+
+
+def _lines(text: str, files: Path) -> list[str]:
+    return text.replace(str(files), "FILES").splitlines()
+
+
+def split(arguments: str, files: Path) -> list[str]:
+    """Arguments as a shell would hand them over."""
+    return [text.replace("FILES", str(files)) for text in shlex.split(arguments)]
+
+
+def _wait(process: int) -> int:
+    deadline = time.monotonic() + SECONDS_EACH
+    while time.monotonic() < deadline:
+        ended, status = os.waitpid(process, os.WNOHANG)
+        if ended:
+            return status
+        time.sleep(0.005)
+    os.kill(process, signal.SIGKILL)
+    return os.waitpid(process, 0)[1]
+
+
+def _become(arguments: str, files: Path, folder: Path, task: Callable[..., object]) -> NoReturn:
+    beside = folder.parent
+    try:
+        os.chdir(folder)
+        for number, name in ((1, "output"), (2, "errors")):
+            target = os.open(beside / name, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            os.dup2(target, number)
+        sys.argv = [str(SCRIPT), *split(arguments, files)]
+        leave = os._exit
+
+        def note_and_leave(code: int) -> NoReturn:
+            if "torch" in sys.modules:
+                (beside / "torch").touch()
+            leave(code)
+
+        os._exit = note_and_leave  # type: ignore[assignment]  # how project.command_line ends a process
+        from project import command_line, quirks
+
+        if not {"-m", "--multirun"} & set(sys.argv) and "sweep=" not in arguments:
+            quirks._get_mode = lambda *_, **__: None  # spares a second composition of the same
+        command_line.run(_decorated(task), CONF, "train")
+    except BaseException:
+        traceback.print_exc()
+    finally:
+        sys.stderr.flush()
+        os._exit(70)
+
+
+def _decorated(task: Callable[..., object]) -> Callable[..., object]:
+    import hydra
+
+    return hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)
+
+
+def accept(cfg: Any) -> None:
+    """In the place of a training."""
+    print(ACCEPTED)
+
+
+class Composing:
+    """Tells what is wrong with a configuration within this process, for inputs that no more is needed for.
+
+    Hydra reads and merges all files for each command; `Composer` keeps what they say.
+    """
+
+    def __init__(self) -> None:
+        from hydra._internal.hydra import Hydra
+        from hydra._internal.utils import create_config_search_path
+        from hydra.core.hydra_config import HydraConfig
+        from hydra.types import RunMode
+
+        from project.sweeps.composing import Composer
+
+        hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONF)))
+        master = hydra.compose_config("train", [], run_mode=RunMode.RUN)
+        self.composer = Composer(hydra.config_loader, master)
+        self.config = HydraConfig.instance()
+
+    def try_one(self, arguments: str, files: Path) -> Outcome | None:
+        """Say how an input is refused; None if that takes more than its configuration."""
+        from hydra.errors import HydraException
+        from omegaconf.errors import OmegaConfBaseException
+
+        from project import nodes
+        from project.checks import find_problems
+        from project.checks.arguments import refuse_wrong_arguments
+        from project.errors import InputError
+        from project.nearest import explain_composition
+
+        overrides = split(arguments, files)
+        before = time.monotonic()
+        try:
+            refuse_wrong_arguments(overrides)
+            config = self.composer.compose_job(overrides, 0)
+            config.hydra.runtime.output_dir = "outputs/run"
+            self.config.set_config(config)
+            lines = list(dict.fromkeys(find_problems(config))) or list(nodes.find_mismatch(config))
+        except InputError as error:
+            lines = str(error).splitlines()
+        except (HydraException, OmegaConfBaseException) as error:
+            lines = explain_composition(error, overrides, CONF, "train")
+        except ValueError:  # Hydra's, of what the command refuses before
+            return None
+        if not lines:
+            return None
+        took = time.monotonic() - before
+        errors = _lines("\n".join(f"error: {line}" for line in lines), files)
+        return Outcome(arguments, 2, errors, "", [], has_torch(), took)
+
+
+def has_torch() -> bool:
+    """Whether this process has imported torch."""
+    return "torch" in sys.modules
+
+
+def warm_up() -> None:
+    """Import what every start imports, for all that are forked."""
+    from hydra import compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    from project import checks, command_line, preflight, quirks, resolvers
+    from project.sweeps import local, sweeping
+
+    assert all((checks, command_line, preflight, local, sweeping))
+    resolvers.register()
+    quirks.compose_faster()
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        compose("train", ["model=mlp"], return_hydra_config=True)
+    GlobalHydra.instance().clear()
+    gc.disable()  # as the command itself does
+    gc.freeze()
+
+
+def command(arguments: str, files: Path, python: tuple[str, ...] = ()) -> Outcome:
+    """Try one input as users do: a process of its own, in an empty folder."""
+    with temporary_folder() as folder:
+        before = time.monotonic()
+        done = subprocess.run(
+            [sys.executable, *python, str(SCRIPT), *split(arguments, files)],
+            cwd=folder,
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_EACH,
+            check=False,
+        )
+        took = time.monotonic() - before
+        left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+        return Outcome(arguments, done.returncode, _lines(done.stderr, files), done.stdout, left, False, took)
+
+
+def environment() -> dict[str, str]:
+    """Of processes: without GPUs, which some machines have, and some inputs ask for."""
+    places = [str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    return os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(places)}
