@@ -204,13 +204,16 @@ class Composing:
     def __init__(self) -> None:
         from hydra._internal.hydra import Hydra
         from hydra._internal.utils import create_config_search_path
+        from hydra.core.global_hydra import GlobalHydra
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
         from project.sweeps.composing import Composer
 
+        GlobalHydra.instance().clear()
         hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONF)))
         master = hydra.compose_config("train", [], run_mode=RunMode.RUN)
+        GlobalHydra.instance().clear()  # forks make their own
         self.composer = Composer(hydra.config_loader, master)
         self.config = HydraConfig.instance()
 

@@ -26,7 +26,7 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
         yield from _wrong_classes(right, found)
         yield from _wrong_shape(right, found)
         cut = list(_wrong_cut(right, found))
-        yield from cut or _wrong_batch(right, found)
+        yield from cut or _wrong_batch(right, found, command)
     yield from _uneven_batch(right)
     yield from _wrong_augmentation(right)
 
@@ -120,9 +120,10 @@ def _wrong_cut(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
             )
 
 
-def _wrong_batch(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
+def _wrong_batch(right: Mapping[str, Any], found: DataSet, command: Asked) -> Iterator[str]:
+    """A default may be larger than a small data set, which is one batch then."""
     size, images = right.get("data.batch_size"), training_images(right, found)
-    if not isinstance(size, int) or images is None or size <= images:
+    if "data.batch_size" not in command.keys or not isinstance(size, int) or images is None or size <= images:
         return
     assert found.images is not None
     cut = found.images - images
