@@ -44,6 +44,8 @@ def test_every_training_command_composes_and_passes_the_checks(composer: Compose
         words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
         if "model=mynet" in words:
             words = [word for word in words if not word.startswith("model")]  # see below
+        if f"data.path={image_folder}" in words:
+            words.append("data.batch_size=16")  # there are few
         for overrides in points_of(words):
             assert list(find_problems(composer(*overrides))) == [], command
         seen += 1
@@ -78,7 +80,7 @@ def test_the_tree_names_what_is_there() -> None:
     assert len(paths) == 17
     for path in paths:
         assert (ROOT / path.replace("<group>/", "")).exists(), path
-    assert len(README.splitlines()) < 210
+    assert len(README.splitlines()) < 225
 
 
 def block_without_language(start: str) -> str:

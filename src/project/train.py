@@ -117,9 +117,9 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
     callbacks |= {"record": Record(run), "stop": Stop()}
-    if cfg.ckpt_path is not None:  # what a resumed run changed becomes its record once it has proved right
+    if cfg.ckpt_path is not None and nodes.is_first():  # changes are kept once they have proved right
         callbacks["changes"] = LambdaCallback(
-            on_train_start=lambda *_: nodes.is_first() and replace_text(run.composed_file, to_yaml(cfg))
+            on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))
         )
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
