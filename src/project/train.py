@@ -13,6 +13,7 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     Callback,
+    Checkpoint,
     EarlyStopping,
     LambdaCallback,
     ModelCheckpoint,
@@ -127,7 +128,9 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         "trainer",
         callbacks=list(callbacks.values()),
         logger=loggers,
+        # Where there are none, Lightning would add its own.
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks.values()),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
         default_root_dir=str(run.path),
         # Said, not looked for: Lightning would take a surrounding SLURM allocation for its own.
         plugins=[TorchElasticEnvironment() if nodes.world() else LightningEnvironment()],
