@@ -78,8 +78,8 @@ def problem_of(case: Case, seen: Seen) -> str:
         return f"exit code {seen.code}"
     if "Traceback" in seen.output:
         return "a traceback"
-    if "error: " not in seen.output:
-        return "no line that tells why"
+    if "error: " not in seen.output or case.says not in seen.output:
+        return f"no line that tells why: {case.says}"
     return f"left {seen.left}" if seen.left else ""
 
 

@@ -181,12 +181,13 @@ def light_commands() -> Iterator[Case]:
 
 def heavy_commands() -> Iterator[Case]:
     """Refused by what reads the file."""
-    tiny = "model=mlp  data=synthetic  data.train_size=64  trainer.accelerator=cpu  logger=none"
+    tiny = "model=mlp  data=synthetic  data.train_size=200  trainer.accelerator=cpu  logger=none"
     for name, write in (("pickle", write_pickle), ("torch's format", write_torch)):
         yield Case(
             f"a checkpoint in {name}",
             with_file("evil.ckpt", write, f"{tiny}  ckpt_path={{here}}/evil.ckpt"),
             heavy=True,
+            says="evil.",
         )
     yield Case(
         "a checkpoint, with torch's switch in the environment",
@@ -195,12 +196,14 @@ def heavy_commands() -> Iterator[Case]:
             TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD="1",
         ),
         heavy=True,
+            says="evil.",
     )  # fmt: skip
     network = "model=torchvision  model.name=squeezenet1_1  model.resize=64  data=synthetic"
     yield Case(
         "weights in a file",
         with_file("evil.pth", write_pickle, f"{network}  model.weights={{here}}/evil.pth"),
         heavy=True,
+        says="evil.",
     )
     yield Case(
         "weights where downloads are kept",
@@ -209,6 +212,7 @@ def heavy_commands() -> Iterator[Case]:
         ),
         codes=(2,),
         heavy=True,
+        says="squeezenet1_1-b8a52dc0.pth",
     )
 
 

@@ -52,12 +52,14 @@ class Case:
         attempt: gives it to the code; called with a folder of its own, and the payload's mark.
         codes: exit codes of a refusal.
         heavy: torch does the refusing.
+        says: what the refusal must hold, so that it is no other one.
     """
 
     name: str
     attempt: Callable[[Path, Path], int | None]
     codes: Sequence[int] = (2, 3)
     heavy: bool = False
+    says: str = "error: "
 
 
 def write_pickle(file: Path, mark: Path) -> None:

@@ -11,7 +11,7 @@ from hostile_payload import Case
 
 LITERAL, PASSED = "literal-sesame", "passed-sesame"
 TINY = (
-    "model=mlp  data=synthetic  data.train_size=64  data.test_size=32  trainer.accelerator=cpu  "
+    "model=mlp  data=synthetic  data.train_size=200  data.test_size=100  trainer.accelerator=cpu  "
     "trainer.max_epochs=1"
 )
 KEYED = "+callbacks.keyed={_target_:keyed.Keyed,api_key:%s,login:'u:${oc.env:SOME_TOKEN}',seen:'{here}/seen'}"
