@@ -139,7 +139,7 @@ def report(
         for line in lines:
             with suppress(OSError):  # of standard error itself
                 print(redact_text(f"error: {line}"), file=sys.stderr, flush=True)
-    mistake = lines and not isinstance(error, OSError)
+    mistake = lines and (not isinstance(error, OSError) or isinstance(error, HydraException))  # some are both
     return getattr(error, "exit_code", InputError.exit_code if mistake else 1)
 
 
