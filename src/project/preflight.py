@@ -28,8 +28,8 @@ class Preflight(Callback):
             folder = nodes.earlier_folder(config.hydra)
             resume.go_on_after_restart(folder)
             earlier = resume.configure(config, conf)
-            _refuse_repeats(config)
             _check(config)
+            _refuse_repeats(config)
             if earlier is not None:
                 refuse_unwritable(earlier)
             folder = earlier.path if earlier is not None else folder or claim(nodes.name_folder(config.hydra))

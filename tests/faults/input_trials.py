@@ -3,6 +3,7 @@
 import gc
 import os
 import re
+import resource
 import shlex
 import shutil
 import signal
@@ -35,6 +36,7 @@ class Outcome(NamedTuple):
         left: files and folders that it left.
         torch: whether it imported torch.
         seconds: that it took.
+        cpu_seconds: of them, those that it computed; of a process of its own alone.
     """
 
     arguments: str
@@ -44,6 +46,7 @@ class Outcome(NamedTuple):
     left: list[str]
     torch: bool
     seconds: float
+    cpu_seconds: float = 0.0
 
 
 def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
@@ -275,7 +278,7 @@ def warm_up() -> None:
 def command(arguments: str, files: Path, python: tuple[str, ...] = ()) -> Outcome:
     """Try one input as users do: a process of its own, in an empty folder."""
     with temporary_folder() as folder:
-        before = time.monotonic()
+        before, computed = time.monotonic(), _computed()
         done = subprocess.run(
             [sys.executable, *python, str(SCRIPT), *split(arguments, files)],
             cwd=folder,
@@ -285,9 +288,17 @@ def command(arguments: str, files: Path, python: tuple[str, ...] = ()) -> Outcom
             timeout=SECONDS_EACH,
             check=False,
         )
-        took = time.monotonic() - before
+        took, computed = time.monotonic() - before, _computed() - computed
         left = sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
-        return Outcome(arguments, done.returncode, _lines(done.stderr, files), done.stdout, left, False, took)
+        return Outcome(
+            arguments, done.returncode, _lines(done.stderr, files), done.stdout, left, False, took, computed
+        )
+
+
+def _computed() -> float:
+    """CPU seconds of all processes that this one has waited for."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def environment() -> dict[str, str]:

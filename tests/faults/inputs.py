@@ -30,7 +30,7 @@ from input_trials import (
 )
 
 LONGEST_S = 2.0
-"""In which a mistake that needs no torch is told, on an idle machine."""
+"""In which a mistake that needs no torch is told. Computing time counts: other processes may take the rest."""
 WHOLE_COMMANDS = ("syntax", "groups", "sweeps")
 """Sections of the table in which the command itself is wrong."""
 WHOLE_KEYS = ("resume=", "ckpt_path=", "retry=")
@@ -109,12 +109,14 @@ def full() -> str:
     """
     problems: list[str] = []
     seconds: list[float] = []
+    computed: list[float] = []
     with fixtures() as files:
         known = sorted(files.rglob("*"))
         for section, cases in BAD.items():
             for arguments, *says in cases:
                 outcome = command(arguments, files)
                 seconds.append(outcome.seconds)
+                computed.append(outcome.cpu_seconds)
                 if problem := problem_of(outcome, tuple(says)):
                     problems.append(f"{section}: {arguments}: {problem}")
         for arguments, *says in LATE:
@@ -131,7 +133,7 @@ def full() -> str:
         f"s; {len(LATE)} after it; {len(GOOD)} good ones"
     )
     assert not problems, f"{figures}; {len(problems)} wrong:\n" + "\n".join(problems)
-    assert max(seconds) < LONGEST_S, figures
+    assert max(computed) < LONGEST_S, figures
     return figures
 
 
