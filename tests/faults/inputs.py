@@ -30,7 +30,7 @@ from input_trials import (
 )
 
 LONGEST_S = 2.0
-"""In which a mistake that needs no torch is told. Computing time counts: other processes may take the rest."""
+"""In which a mistake that needs no torch is told; computing time, for other processes take theirs."""
 WHOLE_COMMANDS = ("syntax", "groups", "sweeps")
 """Sections of the table in which the command itself is wrong."""
 WHOLE_KEYS = ("resume=", "ckpt_path=", "retry=")
@@ -129,8 +129,9 @@ def full() -> str:
         if outcome["code"] != 0
     ]
     figures = (
-        f"{len(seconds)} bad inputs before torch, median {median(seconds):.2f} s, longest {max(seconds):.2f} "
-        f"s; {len(LATE)} after it; {len(GOOD)} good ones"
+        f"{len(seconds)} bad inputs before torch, median {median(seconds):.2f} s, longest "
+        f"{max(seconds):.2f} s (of the CPU {median(computed):.2f} and {max(computed):.2f} s); "
+        f"{len(LATE)} after it; {len(GOOD)} good ones"
     )
     assert not problems, f"{figures}; {len(problems)} wrong:\n" + "\n".join(problems)
     assert max(computed) < LONGEST_S, figures
