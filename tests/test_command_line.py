@@ -180,7 +180,9 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
             "error: scheduler.gama=0.1: no key scheduler.gama; did you mean scheduler.gamma?",
         ),
         ("model.widths=[64]", "error: model.widths=[64]: was [128] so far; the weights were trained in"),
-        ("optim.betas=[1.0,1.0]", "error: optim: Invalid beta parameter"),
+        ("optim.betas=[1.0,1.0]", "error: optim.betas=[1.0, 1.0]: must be at least 0 and below 1"),
+        ("+optim.eps=-1", "error: optim: Invalid epsilon value"),
+        ("+epoch=5", "error: +epoch=5: nothing reads epoch"),
     ):
         refused = train("resume=last", change, "trainer.max_epochs=5", cwd=tmp_path, code=2)
         assert refused.stderr.startswith(line)

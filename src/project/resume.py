@@ -12,9 +12,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project import redaction
 from project.errors import InputError, one_line
-from project.nearest import explain_key, options
+from project.nearest import did_you_mean, explain_key, options
 from project.runs.changes import find_changes, find_refusals
-from project.runs.checkpoint_files import find_damage, require_local
+from project.runs.checkpoint_files import find_damage
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
 from project.runs.liveness import working_process
 from project.sweeps.folder import SweepFolder, find_sweep
@@ -76,9 +76,6 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
                 f"retry={given['retry']}: runs a sweep's failed jobs again; name it with resume="
             )
         return list(arguments)
-    for key, value in named.items():
-        if line := refuse_address(key, value):
-            raise InputError(line)
     told = " ".join(f"{key}={value}" for key, value in named.items())
     _refuse_places(named)
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
@@ -128,7 +125,8 @@ def _refuse_places(named: Mapping[str, str]) -> None:
     for key, value in named.items():
         if not value:
             raise InputError(f"{key}=: name a {'run folder, or last' if key == 'resume' else 'file'}")
-        require_local(key, value)
+        if line := refuse_address(key, value):
+            raise InputError(line)
 
 
 def _nearby(checkpoint: Path) -> str:
@@ -250,6 +248,8 @@ def _change(config: DictConfig, change: str, conf: Path) -> None:
         )
     if line := explain_key(override, config, conf):
         raise InputError(line)
+    if (root := key.partition(".")[0]) not in config:
+        raise InputError(f"{change}: nothing reads {key}; {did_you_mean(root, map(str, config))}")
     OmegaConf.update(config, key, override.value(), force_add=override.is_add())
 
 

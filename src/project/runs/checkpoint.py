@@ -10,6 +10,7 @@ from torch import Tensor
 
 from project.errors import InputError, NonFiniteError
 from project.runs import checkpoint_files
+from project.targets import refuse_address
 
 Checkpoint = dict[str, Any]
 Weights = Mapping[str, Tensor]
@@ -29,7 +30,8 @@ def read(path: str | Path, weights: Weights | None = None) -> Checkpoint:
         InputError: the path is an address, the file is missing, damaged or no checkpoint, or it belongs to
             another network.
     """
-    checkpoint_files.require_local("ckpt_path", path)
+    if line := refuse_address("ckpt_path", str(path)):
+        raise InputError(line)
     if problem := checkpoint_files.find_damage(Path(path)):
         raise InputError(f"ckpt_path={path}: {problem}")
     try:

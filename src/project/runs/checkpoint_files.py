@@ -16,7 +16,6 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from project.errors import InputError
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -137,21 +136,6 @@ def remove(path: Path) -> None:
     """Remove a checkpoint and its checksum; nothing happens if they are not there."""
     path.unlink(missing_ok=True)
     _digest_file(path).unlink(missing_ok=True)
-
-
-def require_local(key: str, path: str | Path) -> None:
-    """Raise an InputError for what is no path of this machine: nothing is fetched from elsewhere and read.
-
-    Args:
-        key: which names the path, for the message.
-        path: a file, as the user gave it.
-    """
-    text = str(path)
-    scheme, found, _ = text.partition("://")
-    if not found and ":/" in text:  # as `Path` writes it
-        scheme, found, _ = text.partition(":/")
-    if found and scheme.isalnum() and len(scheme) > 1:
-        raise InputError(f"{key}={text}: an address, not a file; download it, and give the file's path")
 
 
 def sweep(folder: Path) -> None:
