@@ -120,6 +120,10 @@ def test_what_became_of_a_job_follows_from_its_folder(tmp_path: Path) -> None:
         "killed": ({"state": "running"}, -9, "failed", "killed by SIGKILL, perhaps for lack of memory"),
         "raised": ({"state": "failed", "error": "ValueError: no"}, 1, "failed", "ValueError: no"),
         "stopped": ({"state": "interrupted"}, 130, "interrupted", None),
+        "terminated": ({"state": "running"}, 143, "interrupted", None),
+        "preempted": ({"state": "running"}, 75, "interrupted", None),
+        "too_early": ({"state": "starting"}, -10, "interrupted", None),  # SIGUSR1
+        "diverged": ({"state": "failed", "error": "NonFiniteError: nan"}, 4, "failed", "NonFiniteError: nan"),
         "nothing": ({}, 1, "failed", "ended with exit code 1, without a result"),
     }
     for name, (status, exit_code, state, error) in cases.items():
