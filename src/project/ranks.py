@@ -96,8 +96,10 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
                         os._exit(code)
                 group.running[pid] = rank
             store = _open_store(meeting, count)
-            watch.run()
-            del store
+            try:
+                watch.run()
+            finally:
+                del store  # now: in a process forked later there is no thread that its end could wait for
         finally:
             group.kill()
             group.close()
