@@ -170,7 +170,8 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
     assert checkpoint["epoch"] == 3
     assert checkpoint["config"]["trainer"]["max_epochs"] == 4
     assert checkpoint["config"]["data"]["batch_size"] == 32
-    assert {file.name for file in last.parent.iterdir()} == {"best.ckpt", "last.ckpt"}
+    kept = {file.name for file in last.parent.iterdir()}
+    assert kept == {f"{name}.ckpt{end}" for name in ("best", "last", "previous") for end in ("", ".sha256")}
     # Refused changes leave the run as it was.
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for change, line in (
