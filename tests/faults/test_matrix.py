@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from cells import SPECIAL, pairwise
 from conftest import Compose
-from matrix import SPECIAL, check, pairwise
+from matrix import check
 
 from project.modules.classifier import ImageClassifier
 
