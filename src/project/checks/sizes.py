@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from project.datamodules.folders import class_folders, first_image, image_files, split_folder
@@ -60,25 +62,32 @@ def images_of(share: float, count: int) -> int:
 
 
 def _image_folder(right: Mapping[str, Any]) -> DataSet | None:
-    from pathlib import Path
+    counted = _count(right["data.path"])
+    if counted is None:
+        return None
+    images, classes, validates, tests = counted
+    test_size = right.get("data.test_size")
+    if images is not None and not tests and isinstance(test_size, int | float):
+        images = max(0, images - images_of(test_size, images))
+    return DataSet("image_folder", images, None, classes, validates)
 
-    path = Path(right["data.path"])
+
+@cache  # several checks ask, and all jobs of a sweep
+def _count(path: str) -> tuple[int | None, int, bool, bool] | None:
+    """Training images, classes, and whether there are folders to validate and to test; None without images."""
+    root = Path(path)
     try:
-        folders = class_folders(path)
-        first_image(path)  # tells of a folder without images
+        folders = class_folders(root)
+        first_image(root)  # tells of a folder without images
         count = 0
         for folder in folders:
             count += len(image_files(folder))
             if count > MOST_COUNTED:
                 break
-        validates, tests = split_folder(path, "val") is not None, split_folder(path, "test") is not None
     except (InputError, OSError):
         return None
-    images: int | None = count if count <= MOST_COUNTED else None
-    test_size = right.get("data.test_size")
-    if images is not None and not tests and isinstance(test_size, int | float):
-        images = max(0, images - images_of(test_size, images))
-    return DataSet("image_folder", images, None, len(folders), validates)
+    own = [split_folder(root, split) is not None for split in ("val", "test")]
+    return (count if count <= MOST_COUNTED else None), len(folders), own[0], own[1]
 
 
 class Length(NamedTuple):
