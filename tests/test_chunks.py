@@ -26,7 +26,7 @@ from project.errors import InputError
 from project.loggers.csv import MetricsCSV
 from project.modules import schedules
 from project.quirks import silence_libraries
-from project.ranks import run_ranks
+from project.ranks.run import run_ranks
 from project.training.trainer import Trainer
 
 KINDS: dict[str, dict[str, Any]] = {

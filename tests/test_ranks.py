@@ -8,10 +8,11 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from project import rank_watch, stopping
+from project import stopping
 from project.errors import DataError, InputError
-from project.rank_reports import Report, Reports
-from project.ranks import RankFailedError, run_ranks
+from project.ranks import watch
+from project.ranks.reports import Report, Reports
+from project.ranks.run import RankFailedError, run_ranks
 from project.stopping import Stopped
 
 
@@ -134,7 +135,7 @@ def test_ranks_that_train_may_finish_their_step(
     most_s: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(rank_watch, "GRACE_S", 3.0)
+    monkeypatch.setattr(watch, "GRACE_S", 3.0)
     thread, began = signals(*sent), time.monotonic()
     with pytest.raises(Stopped) as caught:
         run_ranks(trains(step_s), 2)

@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM, Ctrl-C (SIGINT), and SIGUSR1, by which clusters warn of a job's end.
+"""Being told to stop: SIGTERM, Ctrl-C (SIGINT), SIGUSR1, by which clusters warn, SIGHUP of a closed terminal.
 
 While it trains, a process only notes a signal. The training loop looks at the note between two steps, where
 all ranks agree on it, saves, and then raises `Stopped`. At any other time `Stopped` is raised on the spot.
@@ -18,7 +18,7 @@ from contextlib import contextmanager
 REQUEUE = 75
 """Exit code of a run that SIGUSR1 stopped: start it again (EX_TEMPFAIL of <sysexits.h>)."""
 
-SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 REPEAT_S = 0.5
 """Seconds within which signals count as one: `timeout`, `uv run` and others send a signal to a process and to
@@ -112,13 +112,17 @@ def requested_for() -> float:
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Turn the signals into `Stopped`, at once or, within `deferring`, at the next step."""
+    """Turn the signals into `Stopped`, at once or, within `deferring`, at the next step.
+
+    Those that are ignored, as under `nohup`, stay so.
+    """
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
     _state.signum = _state.times = 0
     _state.heard = -math.inf
-    earlier = {number: signal.signal(number, _hear) for number in SIGNALS}
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    earlier = {number: signal.signal(number, _hear) for number in heard}
     _state.listening = True
     try:
         yield

@@ -34,7 +34,7 @@ from project.errors import InputError, one_line
 from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
 from project.quirks import silence_libraries
-from project.ranks import RankFailedError, count_ranks, run_ranks
+from project.ranks.run import RankFailedError, count_ranks, run_ranks
 from project.runs import changes, checkpoint, checkpoint_files
 from project.runs.folder import RunFolder, describe
 from project.runs.outages import replace_text

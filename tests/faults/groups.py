@@ -284,7 +284,7 @@ def _write_photos(folder: Path) -> None:
 
 def _noticing(cell: Cell) -> float:
     """Seconds that pass until anybody can know of a fault."""
-    from project.rank_watch import HEARTBEAT_S
+    from project.ranks.watch import HEARTBEAT_S
 
     return {"SIGSTOP": HEARTBEAT_S, "hang": HANG_S}.get(cell.name, 0.0)
 
@@ -305,7 +305,7 @@ def _strike(cell: Cell, run: Run, ranks: list[int], folder: Path) -> None:
 
 
 def _check(cell: Cell, run: Run, code: int) -> None:
-    from project.rank_watch import HEARTBEAT_S
+    from project.ranks.watch import HEARTBEAT_S
 
     text = run.text()
     assert code == cell.code, f"{cell}: exit code {code} instead of {cell.code}\n{text}"
@@ -396,7 +396,7 @@ def pause_everything(folder: Path, seconds: float) -> None:
 def full() -> str:
     """Try all cells."""
     preload()
-    from project.rank_watch import HEARTBEAT_S
+    from project.ranks.watch import HEARTBEAT_S
 
     seconds: dict[str, list[float]] = {}
     for cell in CELLS:

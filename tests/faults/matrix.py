@@ -34,7 +34,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project import resolvers, train
-from project.ranks import run_ranks
+from project.ranks.run import run_ranks
 from project.runs.folder import RunFolder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -38,7 +38,8 @@ def wait_for(path: Path, pattern: str = "") -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75)]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)],
 )
 def test_a_signal_saves_the_step_that_it_comes_in(tmp_path: Path, number: int, code: int) -> None:
     process = begin(tmp_path, "callbacks.last.every_epochs=0")  # nothing else saves

@@ -74,7 +74,7 @@ def _image_folder(right: Mapping[str, Any]) -> DataSet | None:
 
 @cache  # several checks ask, and all jobs of a sweep
 def _count(path: str) -> tuple[int | None, int, bool, bool] | None:
-    """Training images, classes, and whether folders to validate and to test are there; None without images."""
+    """Training images, classes, whether folders to validate and to test are there; None without images."""
     root = Path(path)
     try:
         folders = class_folders(root)

@@ -124,11 +124,9 @@ def become_job(log: Path | None, environment: Mapping[str, str], parent: int) ->
     os.setpgid(0, 0)
     die_with_parent(parent)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in {*SIGNALS, signal.SIGHUP} - {signal.SIGINT}:
+    for number in {*SIGNALS} - {signal.SIGINT}:
         signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(
-        signal.SIG_UNBLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGUSR1}
-    )  # which a Ray worker blocks
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # some of which a Ray worker blocks
     signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM warns all processes; the parent acts on it
     if log is not None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)

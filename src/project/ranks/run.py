@@ -26,9 +26,9 @@ from project import imports, stopping
 from project.errors import InputError
 from project.forking import die_with_parent, flush, forget_ranks
 from project.nodes import number_of
-from project.rank_group import RankGroup
-from project.rank_reports import Report, Reports
-from project.rank_watch import RankFailedError, Watch
+from project.ranks.group import RankGroup
+from project.ranks.reports import Report, Reports
+from project.ranks.watch import RankFailedError, Watch
 from project.stopping import Request, Stopped
 
 __all__ = ["RankFailedError", "count_ranks", "run_ranks"]
@@ -136,9 +136,10 @@ def _work_as_rank(
 ) -> int:
     """Be one rank; return its exit code."""
     try:
-        for number in (signal.SIGTERM, signal.SIGUSR1):
-            signal.signal(number, signal.SIG_DFL)
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        for number in stopping.SIGNALS:
+            if signal.getsignal(number) is not signal.SIG_IGN:
+                default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+                signal.signal(number, default)
         die_with_parent(parent)
         stopping.obey(request, rank)
         forget_ranks()

@@ -9,8 +9,8 @@ from contextlib import contextmanager
 from types import FrameType
 
 from project.errors import DataError, InputError, NonFiniteError
-from project.rank_group import End, RankGroup
-from project.rank_reports import Report, Reports
+from project.ranks.group import End, RankGroup
+from project.ranks.reports import Report, Reports
 from project.stopping import REPEAT_S, SIGNALS, Request, Stopped
 
 POLL_S = 0.02
@@ -31,7 +31,7 @@ LEAVE_S = 5.0
 SEEN_S = 5 * POLL_S
 """Seconds by which a process may have ended before that is seen."""
 
-STOPS = (signal.SIGINT, signal.SIGTERM)
+STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 TOLD = "error: "
 KINDS = {kind.exit_code: kind for kind in (InputError, DataError, NonFiniteError)}
 

@@ -1,0 +1,1 @@
+"""One process for each device of a run: started, watched over and ended together."""
