@@ -39,6 +39,9 @@ ADDRESS = re.compile(r"(\w[\w+.-]*://[^\s:/?#@'\"]*):(?!\$\{)([^\s/?#'\"]+)@")
 PAIR = re.compile(rf"([\w.@/-]*\w)(=)({VALUE})")
 ENTRY = re.compile(rf"(?<=[{{,])(\s*['\"]?\w+['\"]?)(\s*:\s*)({VALUE})")
 
+ADVICE = "key=value"
+"""What messages say of overrides."""
+
 HOW_AGAIN = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
 
 _values: set[str] = set()
@@ -167,5 +170,7 @@ def restore(overrides: Iterable[str], given: Sequence[str]) -> list[str]:
 
 def _without_value(found: re.Match[str]) -> str:
     name, sign, value = found.groups()
+    if name + sign + value == ADVICE:
+        return ADVICE
     hidden = is_secret(name.strip(" '\"")) and not value.strip("'\"").startswith("${")
     return f"{name}{sign}{REDACTED if hidden else value}"

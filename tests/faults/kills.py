@@ -82,9 +82,14 @@ class Steps:
         return struct.unpack("q", self._word[:8])[0]
 
 
-def kill_in_save(draws: random.Random) -> Callable[[], None]:
-    """Have a process kill itself at one of the system calls of one of its saves."""
-    saves, calls = draws.randint(1, 4), draws.randint(1, 9)
+def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
+    """Have a process kill itself at one of the system calls of one of its saves.
+
+    Args:
+        draws: decide which.
+        first: there is no checkpoint yet; then it is not its first save.
+    """
+    saves, calls = draws.randint(1, 4) + first, draws.randint(1, 9)
 
     def arm() -> None:
         left = {"saves": saves, "calls": calls}
@@ -134,7 +139,7 @@ def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Rand
     for number, way in enumerate(ways):
         steps = Steps()
         again = [f"resume={only_run(killed).path}"] if number else arguments
-        arm = kill_in_save(draws) if way == "save" else lambda: None
+        arm = kill_in_save(draws, first=number == 0) if way == "save" else lambda: None
         pid = start(again, killed, before=lambda steps=steps, arm=arm: (steps.watch(), arm()))
         if way == "moment":
             _wait_for_save(killed, pid)
