@@ -6,9 +6,12 @@ import subprocess
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
+from small import make_module
 
+from project.divergence import require_finite
 from project.errors import InputError, NonFiniteError
 from project.runs import checkpoint, checkpoint_files
 from project.runs.checkpoint_files import CheckpointError, find_damage, newest
@@ -101,18 +104,27 @@ def test_addresses_are_refused(address: str) -> None:
         checkpoint.read(address)
 
 
-@pytest.mark.parametrize("place", ["state_dict", "optimizer_states"])
-def test_numbers_that_are_none_are_never_saved(tmp_path: Path, place: str) -> None:
-    last = tmp_path / "last.ckpt"
-    saving = SafeCheckpointIO()
-    saving.save_checkpoint(content(1.0), last)
-    bad = content(2.0)
-    tensors = bad["state_dict"]["weight"], bad["optimizer_states"][0]["state"][0]["momentum"]
-    tensors[place != "state_dict"][1, 1] = torch.inf
-    with pytest.raises(NonFiniteError, match=rf"step 7: {place}\.\S+ holds nan or inf"):
-        saving.save_checkpoint(bad, last)
-    saving.flush()
-    assert value_of(last) == 1.0
+def test_numbers_that_are_none_are_never_saved() -> None:
+    module = make_module()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    module.register_buffer("mask", torch.full((2,), -torch.inf))  # as attention has
+    sum(weight.sum() for weight in module.parameters()).backward()
+    optimizer.step()
+    require_finite(module, [optimizer], 7)
+    (weight, *_) = module.parameters()
+    momentum = optimizer.state[weight]["momentum_buffer"]
+    for tensor in (weight.data, momentum, module.mask):
+        kept = tensor.clone()
+        tensor.view(-1)[0] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"step 7: \S.* holds nan or inf"):
+            require_finite(module, [optimizer], 7)
+        tensor.copy_(kept)
+
+
+def test_what_could_not_be_read_again_is_told_at_the_first_save(tmp_path: Path) -> None:
+    bad = content() | {"callbacks": {"own": {"score": np.float64(1.0)}}}
+    with pytest.raises(InputError, match=r"it would hold \S*numpy\S*, which is not read again"):
+        SafeCheckpointIO().save_checkpoint(bad, tmp_path / "last.ckpt")
 
 
 def test_saves_in_quick_succession_wait_and_keep_their_order(

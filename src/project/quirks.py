@@ -82,6 +82,7 @@ def silence_libraries() -> None:
         ".*your dataloader is not resumable.*",  # the data module keeps its place
         ".*`srun` command is available.*",  # a job of a sweep starts its ranks itself
         ".*requested to overfit.*",  # the order is that of the first epoch then
+        ".*callbacks used to create the checkpoint.*",  # resumed runs show what changed themselves
         ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
     ):
         warnings.filterwarnings("ignore", message)

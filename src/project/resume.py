@@ -16,7 +16,7 @@ from project.nearest import did_you_mean, explain_key, options
 from project.runs.changes import find_changes, find_refusals
 from project.runs.checkpoint_files import find_damage
 from project.runs.folder import RunFolder, find_run, run_of_checkpoint
-from project.runs.liveness import working_process
+from project.runs.liveness import working_process, works_elsewhere
 from project.sweeps.folder import SweepFolder, find_sweep
 from project.targets import refuse_address
 
@@ -94,7 +94,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, told)
     if run is None:  # a file from elsewhere starts a new run
         return list(arguments)
-    _refuse_running(run, told)
+    _refuse_running(run, told, anyway=given.get("resume_anyway") == "true")
     changes = [text for text in overrides if text.partition("=")[0] not in OWN_KEYS]
     continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
     return [argument for argument in arguments if argument not in continued.changes]
@@ -253,6 +253,12 @@ def _change(config: DictConfig, change: str, conf: Path) -> None:
     OmegaConf.update(config, key, override.value(), force_add=override.is_add())
 
 
-def _refuse_running(run: RunFolder, told: str) -> None:
-    if (pid := working_process(run.read_status())) is not None:
+def _refuse_running(run: RunFolder, told: str, *, anyway: bool) -> None:
+    status = run.read_status()
+    if (pid := working_process(status)) is not None:
         raise InputError(f"{told}: {run.shown} is still running, as process {pid}; end that first")
+    if not anyway and (host := works_elsewhere(run.path, status)):
+        raise InputError(
+            f"{told}: {run.shown} seems to be running on {host}; end that first, or say that it has ended "
+            "with resume_anyway=true"
+        )

@@ -37,6 +37,7 @@ from project.quirks import silence_libraries
 from project.ranks.run import RankFailedError, count_ranks, run_ranks
 from project.runs import changes, checkpoint, checkpoint_files
 from project.runs.folder import RunFolder, describe
+from project.runs.liveness import alone_in
 from project.runs.outages import replace_text
 from project.yaml_text import to_yaml
 
@@ -56,8 +57,9 @@ def train(cfg: DictConfig) -> float | None:
         The value of `cfg.monitor` for the evaluated weights, None if it was not measured.
     """
     run = RunFolder(cfg.paths.run)
+    alone = alone_in(run.path) if nodes.is_first() else nullcontext()
     keeping = run.removed_if_never_trained(job=in_sweep()) if nodes.is_first() else nullcontext()
-    with requeueing(), ending_single_run_on_errors(), keeping:
+    with requeueing(), ending_single_run_on_errors(), alone, keeping:
         if nodes.world() is not None:
             nodes.share(cfg)
             return train_rank(cfg, run)
@@ -141,9 +143,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         changed = changes.check(taken_up, record, anyway=cfg.get("resume_anyway", False))
         if changed and trainer.is_global_zero:
             log.info("changed  %s", "\n         ".join(map(str, changed)))
-        epochs = taken_up["epoch"] + 1
-        if 0 < cfg.trainer.max_epochs <= epochs:
-            log.info("%s epochs are done; to train on, set trainer.max_epochs above that", epochs)
+        refuse_fewer_epochs(taken_up, cfg.trainer.max_epochs)
 
     if not trainer.is_global_zero:
         logging.getLogger("project").setLevel(logging.WARNING)
@@ -165,6 +165,21 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     log.info(screen.closing(metrics, weights, run, run.read_status()["duration_s"]))
     run.refuse_unrecorded()
     return metrics.get(cfg.monitor)
+
+
+def refuse_fewer_epochs(saved: dict[str, Any], max_epochs: int) -> None:
+    """Say that a run that goes on has been trained for all epochs that it is to have.
+
+    Raises:
+        InputError: for more.
+    """
+    done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if 0 < max_epochs < done:
+        raise InputError(
+            f"trainer.max_epochs={max_epochs}: {done} epochs are done; set at least that, or more to train on"
+        )
+    if max_epochs == done:
+        log.info("%s epochs are done; to train on, set trainer.max_epochs above that", done)
 
 
 def build(config: dict[str, Any], group: str, **more: Any) -> Any:

@@ -21,6 +21,7 @@ class Checkpoint(ModelCheckpoint):
         super().load_state_dict(
             state_dict | moved | {"best_k_models": best_k_models, "dirpath": str(self.dirpath)}
         )
+        self.current_score = state_dict.get("current_score")
 
     def _here(self, path: str) -> str:
         return str(Path(self.dirpath or "", Path(path).name)) if path else ""

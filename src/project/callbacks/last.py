@@ -4,12 +4,12 @@ import time
 from pathlib import Path
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import Checkpoint
 
 from project import stopping
 from project.errors import InputError
 from project.runs.checkpoint_files import LAST
+from project.training.agreement import largest
 
 
 class Last(Checkpoint):
@@ -66,13 +66,10 @@ class Last(Checkpoint):
             return
         trainer.save_checkpoint(self.path, weights_only=False)
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
-        if trainer.is_global_zero:
-            for logger in trainer.loggers:
-                logger.after_save_checkpoint(self)  # type: ignore[arg-type]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of an epoch; stop there if the run was told to."""
-        signum, due = _of_all(trainer, stopping.requested(), self.due)
+        signum, due = largest(trainer, stopping.requested(), self.due)
         epoch_due = self.every_epochs > 0 and (trainer.current_epoch + 1) % self.every_epochs == 0
         if signum or due or epoch_due or self.due_at(trainer.global_step):
             self.save(trainer)
@@ -82,12 +79,3 @@ class Last(Checkpoint):
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of the training."""
         self.save(trainer)
-
-
-def _of_all(trainer: L.Trainer, signum: int, due: bool) -> tuple[int, bool]:
-    """The signal that any rank was sent, and whether any has its time come, on all of them."""
-    if trainer.world_size == 1:
-        return signum, due
-    words = torch.tensor([signum, due], device=trainer.strategy.root_device)
-    torch.distributed.all_reduce(words, op=torch.distributed.ReduceOp.MAX)
-    return int(words[0]), bool(words[1])

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from project.divergence import require_finite_loss
 from project.errors import InputError, one_line
-from project.modules.divergence import require_finite
 from project.modules.initialization import initialize_from_images
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups
@@ -233,7 +233,7 @@ class ImageClassifier(L.LightningModule):
         self.latest = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         self._write(self.latest | {"train/lr": optimizer.param_groups[0]["lr"]})
-        require_finite("train/loss", means["loss"], self, since=since)
+        require_finite_loss("train/loss", means["loss"], self, since=since)
 
     def _offer_means(self) -> None:
         """Offer the epoch's means to callbacks that watch `train/loss` or `train/acc`.
@@ -256,7 +256,7 @@ class ImageClassifier(L.LightningModule):
         shown = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
         self._write({f"{shown}{name}": value for name, value in measured.items()})
         if self.trainer.state.fn == "fit":
-            require_finite(f"{split}/loss", measured["loss"], self)
+            require_finite_loss(f"{split}/loss", measured["loss"], self)
         values = {f"{split}/{name}": value for name, value in measured.items()}
         self.log_dict(values | {f"{split}/images": images}, logger=False)
 

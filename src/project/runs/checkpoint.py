@@ -1,6 +1,8 @@
 """Checkpoints: reading them safely, and never writing what is worth nothing."""
 
 import io
+import pickle
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
@@ -8,7 +10,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from project.errors import InputError, NonFiniteError
+from project.errors import InputError, one_line
 from project.runs import checkpoint_files
 from project.targets import refuse_address
 
@@ -76,21 +78,24 @@ def size(checkpoint: Checkpoint) -> int:
     return sum(tensor.nbytes for _, tensor in _tensors("", checkpoint))
 
 
-def require_finite(checkpoint: Checkpoint) -> None:
-    """Refuse weights, or states of the optimizer, that hold nan or inf.
+def require_loadable(content: memoryview) -> None:
+    """Make sure that a checkpoint can be read again, before a long training finds out at its end.
+
+    Args:
+        content: bytes of the file.
 
     Raises:
-        NonFiniteError: names the first.
+        InputError: it holds something else than plain values and tensors.
     """
-    kept = {name: checkpoint[name] for name in ("state_dict", "optimizer_states") if name in checkpoint}
-    found = [(name, tensor) for name, tensor in _tensors("", kept) if tensor.is_floating_point()]
-    finite = [tensor.isfinite().all() for _, tensor in found]
-    if finite and not torch.stack([flag.cpu() for flag in finite]).all():  # waits for a device once or twice
-        name = next(name for (name, _), flag in zip(found, finite, strict=True) if not flag)
-        raise NonFiniteError(
-            f"step {checkpoint.get('global_step')}: {name} holds nan or inf and is not saved; the checkpoint "
-            "before it stays; lower optim.lr, or limit gradients with trainer.gradient_clip_val=1.0"
-        )
+    try:
+        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        found = re.search(r"GLOBAL (\S+)", str(error))
+        what = found[1] if found else one_line(error)
+        raise InputError(
+            f"checkpoint: it would hold {what}, which is not read again (weights_only=True); keep plain "
+            "values and tensors in the states of callbacks, modules and optimizers: float(x), str(path)"
+        ) from error
 
 
 def _tensors(prefix: str, node: Any) -> Iterator[tuple[str, Tensor]]:

@@ -63,7 +63,7 @@ def write(path: Path, dump: Callable[[IO[bytes]], object], size: int) -> None:
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         free = shutil.disk_usage(path.parent).free
-        if free < size + SPARE_BYTES:
+        if 0 < free < size + SPARE_BYTES:
             raise OSError(
                 errno.ENOSPC, f"{_megabytes(free)} are free, {_megabytes(size + SPARE_BYTES)} needed"
             )

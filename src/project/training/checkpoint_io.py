@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from project.runs import checkpoint_files
-from project.runs.checkpoint import dump, read, require_finite, save, size
+from project.runs.checkpoint import dump, read, require_loadable, save, size
 
 REST_S = 2.0
 """Seconds between two writes of the same file."""
@@ -35,11 +35,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """Save, now or soon.
 
         Raises:
-            NonFiniteError: weights are nan or inf.
+            InputError: it would hold what cannot be read again.
             CheckpointError: the file cannot be written.
         """
         path = Path(path)
-        require_finite(checkpoint)
         if path not in self._written:
             checkpoint_files.sweep(path.parent)
         self._waiting.pop(path, None)
@@ -48,6 +47,8 @@ class SafeCheckpointIO(TorchCheckpointIO):
             self._waiting[path] = dump(checkpoint)
             return
         self.flush()
+        if not self._written:
+            require_loadable(dump(checkpoint))
         self._write(path, lambda stream: save(checkpoint, stream), size(checkpoint))
 
     def flush(self) -> None:

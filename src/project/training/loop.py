@@ -12,13 +12,13 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
-import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.trainer import call
 
 from project import stopping
 from project.errors import InputError
+from project.training.agreement import largest
 from project.training.obstacles import find_obstacle
 from project.training.resuming import ResumableEpochLoop
 from project.training.step import Step, fetch_from
@@ -168,14 +168,9 @@ class EpochLoop(ResumableEpochLoop):
 
     def _agree_on(self, count: int) -> int:
         """Take rank 0's number of batches on all ranks, after saving or stopping where one of them must."""
-        signum, due = stopping.requested(), any(keeper.due for keeper in self._keepers)
-        if self.trainer.world_size > 1:
-            first = self.trainer.is_global_zero
-            words = torch.tensor(
-                [count if first else 0, signum, due and first], device=self.trainer.strategy.root_device
-            )
-            torch.distributed.all_reduce(words, op=torch.distributed.ReduceOp.MAX)
-            count, signum, due = words.tolist()
+        signum, due = stopping.requested(), int(any(keeper.due for keeper in self._keepers))
+        first = self.trainer.is_global_zero
+        count, signum, due = largest(self.trainer, count if first else 0, signum, due if first else 0)
         # At an epoch's begin there is nothing to save: its callbacks' work at the end of the last one has.
         if (signum or due or self._is_due()) and self._between_steps() and self.batch_progress.current.ready:
             self._save()

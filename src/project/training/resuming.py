@@ -17,7 +17,9 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _is_max_limit_reached
 from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage
-from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from project import stopping
+from project.training.agreement import largest
 
 
 class ResumableEpochLoop(_TrainingEpochLoop):
@@ -155,5 +157,6 @@ class FitLoop(_FitLoop):
         trainer._logger_connector.update_train_epoch_metrics()
         self.epoch_loop._batches_that_stepped += 1
         self.epoch_progress.increment_completed()
-        if trainer.received_sigterm:
-            raise SIGTERMException
+        (signum,) = largest(trainer, stopping.requested())
+        if signum:  # callbacks have saved the epoch's end, if any keep it
+            raise stopping.Stopped(signum)

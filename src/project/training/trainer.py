@@ -2,6 +2,7 @@
 
 from contextlib import nullcontext
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -9,6 +10,7 @@ from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from project import stopping
+from project.divergence import require_finite
 from project.training.checkpoint_io import SafeCheckpointIO
 from project.training.loop import EpochLoop
 from project.training.resuming import FitLoop
@@ -39,6 +41,18 @@ class Trainer(L.Trainer):
         self.fit_loop.epoch_loop = EpochLoop(
             self, chunk, min_steps=limits.min_steps, max_steps=limits.max_steps
         )
+
+    def save_checkpoint(
+        self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
+    ) -> None:
+        """Save, if all weights are numbers; all ranks must call this.
+
+        Raises:
+            NonFiniteError: they are not.
+            CheckpointError: the file cannot be written.
+        """
+        require_finite(self.lightning_module, self.optimizers, self.global_step)
+        super().save_checkpoint(filepath, weights_only, storage_options)
 
     def _run_stage(self) -> Any:
         with stopping.deferring() if self.training else nullcontext():
