@@ -17,6 +17,8 @@ COLUMNS = (
     ("val/loss", "val loss", "{:.4f}"),
     ("val/acc", "val acc", "{:.4f}"),
 )
+WIDE = 1e5
+"""From which on a number does not fit its column."""
 BAR = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
 
 
@@ -36,6 +38,7 @@ class Progress(ProgressBar):
         self.heartbeat_s = heartbeat_s
         self._enabled = True
         self._bar: tqdm[Any] | None = None
+        self._validated = False  # since the last line
         self._ended: tuple[L.Trainer, str, float] | None = None  # an epoch whose line is not printed yet
         self._epoch_began = 0.0
         self._last_sign = 0.0
@@ -95,7 +98,8 @@ class Progress(ProgressBar):
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Leave the terminal clean."""
+        """Print what is known, and leave the terminal clean."""
+        self._flush()
         self._close()
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -110,6 +114,7 @@ class Progress(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Close the bar of an evaluation that stands alone."""
+        self._validated = True
         if trainer.state.fn == "validate":
             self._close()
 
@@ -157,7 +162,8 @@ class Progress(ProgressBar):
     def _flush(self) -> None:
         if self._ended is not None:
             trainer, epoch, seconds = self._ended
-            self._print(f"{epoch:>9}{_metrics(trainer)} {seconds:8.1f}")
+            self._print(f"{epoch:>9}{_metrics(trainer, self._validated)} {seconds:8.1f}")
+            self._validated = False
             self._ended = None
 
     def _print(self, line: str) -> None:
@@ -191,8 +197,10 @@ def _latest(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
 
 
 def _shown(trainer: L.Trainer) -> list[tuple[str, str, str]]:
-    validated = sum(trainer.num_val_batches) > 0
-    return [column for column in COLUMNS if validated or not column[0].startswith("val/")]
+    # Lightning knows of validation batches only when the first validation has come.
+    ours = getattr(trainer.datamodule, "validates", None)  # type: ignore[attr-defined]
+    validates = sum(trainer.num_val_batches) > 0 if ours is None else ours and trainer.limit_val_batches != 0
+    return [column for column in COLUMNS if validates or not column[0].startswith("val/")]
 
 
 def _head(trainer: L.Trainer) -> str:
@@ -200,11 +208,14 @@ def _head(trainer: L.Trainer) -> str:
     return f"{'epoch':>9}{titles}{'lr':>10}{'seconds':>9}"
 
 
-def _metrics(trainer: L.Trainer) -> str:
+def _metrics(trainer: L.Trainer, validated: bool) -> str:
+    """Cells of a line; those of a validation stay empty in an epoch that had none."""
     measured = trainer.callback_metrics
-    cells = [
-        f"{form.format(float(measured[key])) if key in measured else '':>12}"
-        for key, _, form in _shown(trainer)
-    ]
+    known = {key: float(value) for key, value in measured.items() if validated or key[:4] != "val/"}
+    cells = [f"{_number(form, known[key]) if key in known else '':>12}" for key, _, form in _shown(trainer)]
     lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
     return "".join(cells) + f"{lr:10.2g}"
+
+
+def _number(form: str, value: float) -> str:
+    return form.format(value) if abs(value) < WIDE else f"{value:.3g}"
