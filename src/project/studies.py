@@ -11,10 +11,13 @@ import optuna
 from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from project.errors import InputError
 from project.nearest import did_you_mean
+
+LOCK_S = 5
+"""Seconds after which a killed process counts as having left the lock of a journal; writing takes milliseconds."""
 
 SAMPLERS: Mapping[str, type[BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
@@ -69,7 +72,8 @@ def open_storage(url: str) -> BaseStorage:
     try:
         if url.startswith(JOURNAL):
             file = Path(url.removeprefix(JOURNAL))
-            return JournalStorage(JournalFileBackend(str(file)))
+            lock = JournalFileSymlinkLock(str(file), grace_period=LOCK_S)
+            return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
         return optuna.storages.get_storage(url)
     except Exception as error:  # of whichever database driver
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
