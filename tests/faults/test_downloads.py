@@ -1,6 +1,8 @@
 """Downloads at the same instant, some of them killed; the full trial is `downloads.full`."""
 
+import hashlib
 import io
+import ssl
 import tarfile
 from pathlib import Path
 
@@ -79,3 +81,38 @@ def test_an_archive_without_the_file_is_refused(tmp_path: Path) -> None:
         pass
     with pytest.raises(ArchiveError, match="wanted is not in it"):
         archives.unpack(Archive("a.tar.gz", [], "", 0, ["wanted"], 9), file, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "error", [TimeoutError(110, "timed out"), ssl.SSLError(1, "bad record"), OSError(101, "unreachable")]
+)
+def test_an_error_of_the_network_has_the_next_mirror_asked(
+    error: OSError, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Breaking(io.BytesIO):
+        def read(self, size: int | None = -1) -> bytes:
+            raise error
+
+    def ask(address: str, timeout: float) -> io.BytesIO:
+        return Breaking() if address.startswith("http://first") else io.BytesIO(b"content")
+
+    monkeypatch.setattr(archives.urllib.request, "urlopen", ask)
+    mirrors = ["http://first", "http://second"]
+    archive = Archive(
+        "a.gz", mirrors, hashlib.md5(b"content", usedforsecurity=False).hexdigest(), 100, ["a"], 100
+    )
+    archives._download(archive, tmp_path / "a.gz")
+    assert (tmp_path / "a.gz").read_bytes() == b"content"
+
+
+def test_an_error_of_the_own_disk_ends_a_download_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = []
+    monkeypatch.setattr(
+        archives.urllib.request, "urlopen", lambda address, timeout: asked.append(address) or io.BytesIO(b"c")
+    )
+    archive = Archive("a.gz", ["http://first", "http://second"], "", 100, ["a"], 100)
+    with pytest.raises(FileNotFoundError):
+        archives._download(archive, tmp_path / "gone" / "a.gz")
+    assert len(asked) == 1

@@ -13,7 +13,8 @@ import tarfile
 import time
 import urllib.request
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
@@ -138,10 +139,8 @@ def _download(archive: Archive, file: Path) -> None:
             address = f"{mirror.rstrip('/')}/{archive.name}"
             try:
                 _copy_from(address, file, archive)
-            except (OSError, http.client.HTTPException, ValueError) as error:
-                if getattr(error, "errno", None) is not None and not isinstance(error, ConnectionError):
-                    raise  # of our own disk
-                failures.append(f"{address}: {' '.join(str(error).split()) or type(error).__name__}")
+            except ArchiveError as error:  # any other OSError is of our own disk
+                failures.append(f"{address}: {error}")
                 file.unlink(missing_ok=True)
             else:
                 return
@@ -153,10 +152,37 @@ def _download(archive: Archive, file: Path) -> None:
 def _copy_from(address: str, file: Path, archive: Archive) -> None:
     if not address.startswith(("https://", "http://")):
         raise ArchiveError("no address of a server")
-    with urllib.request.urlopen(address, timeout=SILENCE_S) as answer:  # noqa: S310 (checked above)
-        _copy(answer, file, archive.size)
+    with _of_server():
+        answer = urllib.request.urlopen(address, timeout=SILENCE_S)  # noqa: S310 (checked above)
+    with answer:
+        _copy(_Answer(answer), file, archive.size)
     if (found := md5_of(file)) != archive.md5:
         raise ArchiveError(f"arrived damaged: MD5 {found}, expected {archive.md5}")
+
+
+class _Answer:
+    """What a server sends; errors of the network are told from those of the disk that it is written to.
+
+    Args:
+        stream: of the server.
+    """
+
+    def __init__(self, stream: SupportsRead) -> None:
+        self._stream = stream
+
+    def read(self, size: int, /) -> bytes:
+        """See `SupportsRead`."""
+        with _of_server():
+            return self._stream.read(size)
+
+
+@contextmanager
+def _of_server() -> Iterator[None]:
+    """Turn whatever is raised while a server is asked into an `ArchiveError`, by which another is asked."""
+    try:
+        yield
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        raise ArchiveError(" ".join(str(error).split()) or type(error).__name__) from error
 
 
 def move_into(source: Path, target: Path) -> None:
