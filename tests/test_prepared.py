@@ -427,3 +427,20 @@ def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
     assert next_process() == "good"
     assert "file is damaged: its content changed though nobody wrote it" in caplog.text
     assert next_process() == "bood"
+
+
+def test_the_memory_of_digests_is_written_under_a_name_of_ones_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    memory, names = tmp_path / "verified.json", []
+    replace = Path.replace
+    monkeypatch.setattr(Path, "replace", lambda self, to: names.append(self.name) or replace(self, to))
+    left = tmp_path / f".verified.json.other-1-ab{checksums.STAGING}"
+    left.write_text("{")
+    os.utime(left, (0, 0))
+    young = tmp_path / f".verified.json.other-2-ab{checksums.STAGING}"
+    young.write_text("{")
+    for _ in range(2):  # of containers with the same name and the same process number
+        checksums._write(memory, {str(tmp_path): (1, 2, 3, 4.0, "digest")})
+    assert len(set(names)) == 2
+    assert sorted(tmp_path.iterdir()) == sorted([young, memory])

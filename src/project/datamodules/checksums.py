@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import platform
+import secrets
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -26,6 +28,10 @@ training, for a disk may change what nobody wrote.
 """
 CLAIMED_S = 3600
 """Seconds for which other processes leave that to the one that has begun it."""
+
+STAGING = ".staging"
+LEFT_S = 3600
+"""Seconds after which nobody is still writing a file of a few kilobytes."""
 
 _writing = threading.Lock()
 _known: dict[tuple[str, State], str] = {}
@@ -90,6 +96,21 @@ def _write(memory: Path, added: Mapping[str, Entry | tuple[()]]) -> None:
     with _writing, suppress(OSError):
         kept: dict[str, Any] = {path: entry for path, entry in _read(memory).items() if Path(path).exists()}
         memory.parent.mkdir(parents=True, exist_ok=True)
-        staging = memory.with_name(f".{memory.name}.{os.getpid()}")
-        staging.write_text(json.dumps(kept | dict(added), indent=1))
-        staging.replace(memory)
+        _sweep_out(memory)
+        # Containers number their processes alike, and several machines may share a data folder.
+        staging = memory.with_name(
+            f".{memory.name}.{platform.node()}-{os.getpid()}-{secrets.token_hex(4)}{STAGING}"
+        )
+        try:
+            staging.write_text(json.dumps(kept | dict(added), indent=1))
+            staging.replace(memory)
+        except OSError:
+            staging.unlink(missing_ok=True)
+
+
+def _sweep_out(memory: Path) -> None:
+    """Remove what processes that were killed while they wrote have left."""
+    for left in memory.parent.glob(f".{memory.name}.*{STAGING}"):
+        with suppress(OSError):  # another process is done with it
+            if time.time() - left.stat().st_mtime > LEFT_S:
+                left.unlink()
