@@ -80,7 +80,8 @@ class RunFolder:
         """
         self._unwritten |= changes
         try:
-            replace_text(self.status_file, json.dumps(redact(self.read_status()), indent=2) + "\n")
+            text = json.dumps(redact(self.read_status()), indent=2) + "\n"
+            replace_text(self.status_file, text, durable="state" in changes)
         except OSError as error:
             self._outage.begin(error)
             return False

@@ -67,7 +67,7 @@ class GrowingFile:
         outage: tells of failures; its file is written.
         shared: others append to the file too. Otherwise what is there beyond the bytes written here is the
             rest of a failed try, and written over.
-        limit: most bytes kept; beyond it the oldest are dropped.
+        limit: most bytes kept; what would exceed it takes the place of all that was kept before.
     """
 
     def __init__(self, outage: Outage, *, shared: bool = False, limit: int = 2**26) -> None:
@@ -139,11 +139,17 @@ def write_at(descriptor: int, position: int, data: bytes | bytearray) -> None:
             done += os.pwrite(descriptor, rest[done:], position + done)
 
 
-def replace_text(file: Path, text: str) -> None:
+def replace_text(file: Path, text: str, *, durable: bool = True) -> None:
     """Write a small text file, so that readers see the old text or the new one.
 
     On a full disk there may be no room for both. Then the new text is written over the old one, in one call
     and in the room that the old one has.
+
+    Args:
+        file: to write.
+        text: its new content.
+        durable: wait until the text is on the disk before it takes the old one's name. Otherwise a power cut
+            may leave an empty file of that name; one that is written all the time is worth no such wait.
 
     Raises:
         OSError: the old text is there still.
@@ -152,6 +158,8 @@ def replace_text(file: Path, text: str) -> None:
     partial = file.with_name(f"{file.name}.partial")
     try:
         partial.write_bytes(data)
+        if durable:
+            _sync(partial)
         partial.replace(file)
     except OSError as error:
         with suppress(OSError):
@@ -159,6 +167,14 @@ def replace_text(file: Path, text: str) -> None:
         if error.errno not in FULL or not file.exists():
             raise
         _write_over(file, data)
+
+
+def _sync(file: Path) -> None:
+    descriptor = os.open(file, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _write_over(file: Path, data: bytes) -> None:
