@@ -1,5 +1,6 @@
 """What is known of a run's other processes before any of them is met: numbers, names, mistakes."""
 
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from project import nodes
 from project.errors import InputError
+from project.redaction import redact
 
 
 def hydra_node(folder: str, *overrides: str) -> DictConfig:
@@ -78,11 +80,32 @@ def test_a_slurm_run_is_named_after_its_job_and_found_again(
     assert nodes.name_folder(node) == folder
     assert nodes.name_folder(hydra_node("mine", "hydra.run.dir=mine")) == Path("mine")
     folder.mkdir(parents=True)
+    own = {"slurm_job": "4321", "command": redact(sys.argv), "started": "1"}
+    (folder / "status.json").write_text(json.dumps(own))
     assert nodes.earlier_folder(node) is None
     os.environ["SLURM_RESTART_COUNT"] = "1"
     assert nodes.earlier_folder(node) == folder
-    folder.rmdir()
+    assert nodes.earlier_folder(hydra_node(str(folder), f"hydra.run.dir={folder}")) == folder
+    another_step = {**own, "started": "2"}
+    (tmp_path / "cnn_digits" / "slurm-4321.30").mkdir()
+    (tmp_path / "cnn_digits" / "slurm-4321.30" / "status.json").write_text(json.dumps(another_step))
+    assert nodes.earlier_folder(node) == folder
+    (folder / "status.json").write_text("{}")  # a folder of that name, but of something else
     assert nodes.earlier_folder(node) is None
+
+
+def test_torchrun_in_a_batch_script_finds_its_run_again(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    variables = slurm(0)
+    environment(**{name: variables[name] for name in variables if name != "SLURM_STEP_ID"})
+    for name in nodes.VARIABLES:
+        os.environ[name] = "1"
+    os.environ |= {"RANK": "0", "SLURM_RESTART_COUNT": "1"}
+    (tmp_path / "before").mkdir()
+    status = {"slurm_job": "4321", "command": redact(sys.argv), "started": "1"}
+    (tmp_path / "before" / "status.json").write_text(json.dumps(status))
+    assert nodes.earlier_folder(hydra_node(f"{tmp_path}/now")) == tmp_path / "before"
 
 
 @pytest.mark.parametrize(

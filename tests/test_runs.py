@@ -53,14 +53,17 @@ def test_the_status_tells_how_a_run_ended(tmp_path: Path) -> None:
 
 
 def test_a_run_that_was_never_trained_leaves_nothing(tmp_path: Path) -> None:
-    for name, trained in (("empty", False), ("trained", True)):
+    for name, trained, claimed in (("empty", False, True), ("trained", True, True), ("mine", False, False)):
         run = RunFolder(tmp_path / name)
-        run.path.mkdir()
+        if claimed:
+            claim(run.path)
+        else:  # a folder that was there before
+            run.path.mkdir()
         if trained:
             run.checkpoints.mkdir()
         with pytest.raises(ValueError, match="wrong"), run.removed_if_never_trained():
             raise ValueError("wrong")
-        assert run.path.exists() == trained
+        assert run.path.exists() == (trained or not claimed)
 
 
 def test_the_latest_run_is_found(tmp_path: Path) -> None:

@@ -161,7 +161,8 @@ def name_folder(hydra: DictConfig) -> Path:
 
 
 def earlier_folder(hydra: DictConfig) -> Path | None:
-    """Folder of the same run before torchrun or SLURM started it again; None at the first start.
+    """Folder of the same run before torchrun or SLURM started it again; None at the first start, and where
+    nothing says that a folder is this run's.
 
     Args:
         hydra: Hydra's own node of the configuration.
@@ -171,7 +172,9 @@ def earlier_folder(hydra: DictConfig) -> Path | None:
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         store = _connect()
         return Path(store.get("folder").decode()) if store.check(["folder"]) else None
-    return named if slurm_job.restarted() and (named := name_folder(hydra)).is_dir() else None
+    wanted = name_folder(hydra)
+    given = wanted == Path(hydra.run.dir)  # and may bear the time of this start
+    return slurm_job.find_run(wanted, named_alike=not given)
 
 
 def share(config: DictConfig) -> None:

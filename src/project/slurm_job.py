@@ -2,10 +2,13 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from project.redaction import redact
 
 REQUEUE_LIMIT_S = 60.0
 
@@ -48,21 +51,27 @@ def requeue() -> None:
         print(f"SLURM will start job {job} again", file=sys.stderr)
 
 
-def find_run(beside: Path) -> Path | None:
+def find_run(beside: Path, *, named_alike: bool = False) -> Path | None:
     """Folder of the run that the same command of this job began before the job was started again.
+
+    It is known by what its status says, never by its name alone: a folder of that name may be anything.
 
     Args:
         beside: the folder that it would have now; its own lies beside that, or is it.
+        named_alike: its own has that name too, with -2, -3, … behind it where that was taken.
     """
     job = job_id()
     if job is None or not restarted():
         return None
+    command = redact(sys.argv)  # as the status has it
     found: list[tuple[str, Path]] = []
     for file in beside.parent.glob("*/status.json"):
-        try:
-            status: dict[str, Any] = json.loads(file.read_text())
-        except (OSError, json.JSONDecodeError):
+        if named_alike and re.sub(r"-\d+$", "", file.parent.name.removeprefix(beside.name)):
             continue
-        if status.get("slurm_job") == job and status.get("command") == sys.argv:
+        try:
+            status: Any = json.loads(file.read_bytes())
+        except (OSError, ValueError):
+            continue
+        if isinstance(status, dict) and (status.get("slurm_job"), status.get("command")) == (job, command):
             found.append((str(status.get("started")), file.parent))
     return max(found)[1] if found else None

@@ -70,7 +70,9 @@ def test_a_run_is_found_by_its_job_and_command(
     scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     wanted = tmp_path / "outputs" / "now"
-    for name, job, command in (("a", "4321", ["x"]), ("b", "4321", sys.argv), ("c", "1", sys.argv)):
+    monkeypatch.setattr(sys, "argv", ["train.py", "+logger.w.api_key=abcdefgh"])
+    written = ["train.py", "+logger.w.api_key=REDACTED"]
+    for name, job, command in (("a", "4321", ["x"]), ("b", "4321", written), ("c", "1", written)):
         (tmp_path / "outputs" / name).mkdir(parents=True)
         status = {"slurm_job": job, "command": command, "started": name}
         (tmp_path / "outputs" / name / "status.json").write_text(json.dumps(status))

@@ -103,7 +103,8 @@ class RunFolder:
 
     @contextmanager
     def removed_if_never_trained(self, *, job: bool = False) -> Iterator[None]:
-        """Leave no folder behind if an error comes before there is anything to keep.
+        """Leave no folder behind if an error comes before there is anything to keep: only one that this
+        process has made; a run that goes on keeps its own.
 
         Args:
             job: the run belongs to a sweep, which keeps its log.
@@ -183,10 +184,15 @@ _made_above: dict[Path, list[Path]] = {}
 
 
 def discard(path: Path) -> None:
-    """Remove a folder that came to nothing, and those that were made for it and hold nothing else."""
+    """Remove a folder that came to nothing, and those that were made for it and hold nothing else.
+
+    Does nothing unless this process's `claim` made it: whatever else is there is not ours to remove.
+    """
+    if (above := _made_above.pop(path.absolute(), None)) is None:
+        return
     shutil.rmtree(path, ignore_errors=True)
     with suppress(OSError):  # another run uses it by now
-        for parent in _made_above.pop(path.absolute(), []):
+        for parent in above:
             parent.rmdir()
 
 
