@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+import torch
 
 from project import stopping
+from project.devices import count_gpus
 from project.errors import DataError, InputError
 from project.ranks import watch
 from project.ranks.reports import Report, Reports
@@ -124,6 +126,7 @@ def trains(seconds: float) -> Callable[[], None]:
     [
         ([signal.SIGTERM], 1.0, 1.5, 8),  # the step is finished
         ([signal.SIGUSR1], 4.0, 4.5, 12),  # however long it takes
+        ([signal.SIGUSR1, signal.SIGTERM], 60.0, 4.5, 14),  # its time is over, but it is requeued
         ([signal.SIGINT, signal.SIGINT], 60.0, 1.5, 8),  # impatient
         ([signal.SIGTERM], 60.0, 3.5, 12),  # beyond the grace
     ],
@@ -142,6 +145,17 @@ def test_ranks_that_train_may_finish_their_step(
     thread.join()
     assert caught.value.signum == sent[0]
     assert least_s < time.monotonic() - began < most_s
+
+
+def test_a_run_that_was_done_before_it_could_stop_is_done() -> None:
+    def work() -> None:
+        with stopping.listening():
+            stopping._defer(True)
+            time.sleep(2.0)
+
+    thread = signals(signal.SIGUSR1)
+    run_ranks(work, 2)
+    thread.join()
 
 
 def test_ranks_that_do_not_train_end_at_once() -> None:
@@ -170,3 +184,16 @@ def test_a_report_of_any_length_comes_through() -> None:
     assert found[:2] == (1.5, 3)
     assert found.shown.endswith("\N{GRINNING FACE}" * 1000)
     assert reports.read(0) is None
+
+
+def test_gpus_are_counted_without_starting_cuda_here(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked_by = []
+    monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: -1)
+    monkeypatch.setattr(torch.version, "hip", None)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: asked_by.append(os.getpid()) or 3)
+    assert count_gpus() == 3
+    assert asked_by == []  # in another process
+    monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: 3)
+    assert count_gpus() == 3
+    assert asked_by == [os.getpid()]

@@ -52,6 +52,16 @@ def test_the_status_tells_how_a_run_ended(tmp_path: Path) -> None:
     assert not list(tmp_path.glob("*.partial"))
 
 
+def test_a_result_outlives_the_end_of_other_ranks(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    with run.recording() as result:
+        result["value"] = 0.5
+        run.end_unfinished("killed", interrupted=False)
+        assert run.read_status()["state"] == "failed"
+    run.end_unfinished("told to stop", interrupted=True)
+    assert (run.read_status()["state"], run.read_status()["value"]) == ("done", 0.5)
+
+
 def test_a_run_that_was_never_trained_leaves_nothing(tmp_path: Path) -> None:
     for name, trained, claimed in (("empty", False, True), ("trained", True, True), ("mine", False, False)):
         run = RunFolder(tmp_path / name)

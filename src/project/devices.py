@@ -1,16 +1,51 @@
 """What this process may compute on."""
 
 import os
+import signal
+from contextlib import suppress
 
 
 def visible_gpus() -> list[str]:
     """Names of this process's GPUs."""
-    import torch
-
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # count them without starting CUDA
-    count = torch.cuda.device_count()
+    count = count_gpus()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
+
+
+def count_gpus() -> int:
+    """Number of this process's GPUs, found without starting CUDA in it: it may have to fork.
+
+    Torch asks the driver's management library, which starts nothing. Where that does not answer (divided GPUs
+    named by their id, a container without it, ROCm without the package amdsmi) torch would start CUDA itself,
+    and no process forked afterwards could use a GPU: it is then asked in a process that ends at once.
+    """
+    import torch
+
+    if torch.cuda._is_compiled() and not torch.cuda.is_initialized():
+        library = "_device_count_amdsmi" if torch.version.hip else "_device_count_nvml"
+        if getattr(torch.cuda, library, lambda: -1)() < 0:
+            return _count_elsewhere()
+    return torch.cuda.device_count()
+
+
+def _count_elsewhere() -> int:
+    """Ask torch in a child; one that dies of it has found none."""
+    import torch
+
+    told, tell = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        with suppress(BaseException):
+            for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
+                signal.signal(number, signal.SIG_DFL)
+            os.write(tell, str(torch.cuda.device_count()).encode())
+        os._exit(0)
+    os.close(tell)
+    with open(told, "rb") as pipe:
+        answer = pipe.read()
+    os.waitpid(pid, 0)
+    return int(answer or 0)
 
 
 def available_cpus() -> int:

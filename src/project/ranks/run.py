@@ -23,6 +23,7 @@ import torch
 from torch.distributed import Store, TCPStore
 
 from project import imports, stopping
+from project.devices import count_gpus
 from project.errors import InputError
 from project.forking import die_with_parent, flush, forget_ranks
 from project.nodes import number_of
@@ -47,7 +48,7 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
     Raises:
         InputError: more GPUs are wanted than there are.
     """
-    gpus = torch.cuda.device_count()  # asks the driver's management library, starts no CUDA
+    gpus = count_gpus()
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
     if devices in ("auto", -1, "-1"):
         return max(1, gpus) if on_gpu else 1

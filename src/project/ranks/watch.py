@@ -64,7 +64,8 @@ class Watch:
         self.reports = reports
         self.request = request
         self.count = count
-        self._signal = self._told = 0
+        self._signal = 0  # the first, which decides what becomes of the run
+        self._pressing = self._told = 0  # the last that limits the time
         self._since = -math.inf
         self._impatient = False
         self._deadline = math.inf  # on the group's clock
@@ -84,11 +85,14 @@ class Watch:
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
-        if self._signal in STOPS and number in STOPS:
-            self._impatient |= now - self._since > REPEAT_S
-        elif not self._signal or number in STOPS:  # SLURM sends SIGTERM some time after SIGUSR1
-            self._signal, self._since = number, now
+        if not self._signal:
+            self._signal = self._pressing = number
+            self._since = now
             self.request.post(number)
+        elif number in STOPS and self._pressing in STOPS:
+            self._impatient |= now - self._since > REPEAT_S
+        elif number in STOPS:  # SLURM sends SIGTERM some time after SIGUSR1
+            self._pressing, self._since = number, now
 
     def run(self) -> None:
         """Wait until all ranks have ended, and end them where they would not end by themselves.
@@ -101,9 +105,9 @@ class Watch:
         while self.group.running:
             for end in self.group.look():
                 self._end_within(self._left_after(end))
-            if self._told != self._signal:
-                self._told = self._signal
-                self._end_within(self._left_after_signal(self._signal))
+            if self._told != self._pressing:
+                self._told = self._pressing
+                self._end_within(self._left_after_signal(self._pressing))
             self._still = self.group.still(HEARTBEAT_S)
             if self._still or self._impatient:
                 self._end_within(0)
@@ -167,6 +171,8 @@ class Watch:
             self._waited_for = {rank: self.group.where_is(rank) for rank in self.group.running.values()}
 
     def _conclude(self) -> None:
+        if len(self.group.ends) == self.count and not any(end.code for end in self.group.ends):
+            return  # done, whatever came meanwhile
         first = self._first_cause()
         if self._signal:
             if first is not None and not first[1].signal and not first[1].follows:

@@ -158,14 +158,16 @@ class RunFolder:
         end(result.pop("state", "done"))
 
     def end_unfinished(self, error: str, *, interrupted: bool) -> None:
-        """Say in the status how a run ended, if the process that keeps it could not: it was killed.
+        """Say in the status how a run ended, if the process that keeps it could not: it was killed. One that
+        had its result stays done.
 
         Args:
             error: what happened.
             interrupted: it was told to stop.
         """
-        status, state = self.read_status(), "interrupted" if interrupted else "failed"
-        if status and not (interrupted and status.get("state") == state):
+        state = "interrupted" if interrupted else "failed"
+        before = self.read_status().get("state", "done")
+        if before not in ("done", "pruned") and not (interrupted and before == state):
             self.write_status(state=state, error=error, finished=now())
             self._tell_how_to_go_on(interrupted=interrupted)
 
