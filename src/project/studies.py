@@ -17,7 +17,7 @@ from project.errors import InputError
 from project.nearest import did_you_mean
 
 LOCK_S = 5
-"""Seconds after which a killed process counts as having left the lock of a journal; writing takes milliseconds."""
+"""Seconds after which the lock of a journal counts as left by a killed process; a write takes few ms."""
 
 SAMPLERS: Mapping[str, type[BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
