@@ -1,7 +1,9 @@
 """Secrets stay out of what is written, and what is no secret stays in."""
 
+import io
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -23,12 +25,14 @@ from project.yaml_text import to_yaml
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redaction, "_values", set())
+    monkeypatch.setattr(redaction, "_values", {})
 
 
 def test_whole_words_of_a_key_decide() -> None:
-    telling = "api_key apiKey WANDB_API_KEY logger.x.token hf_token db_password secretName key aws_secret_id"
+    telling = "api_key apiKey WANDB_API_KEY logger.x.token hf_token db_password secretName aws_secret_id"
+    telling += " token license_key privateKey HF_HUB_TOKEN x.auth"
     innocent = "monitor keypoints tokens_per_batch key_dim num_heads tokenizer keyboard author lr"
+    innocent += " key image_key label_key sort_key group_key pad_token data.key max_token"
     assert [key for key in telling.split() if not is_secret(key)] == []
     assert [key for key in innocent.split() if is_secret(key)] == []
 
@@ -49,6 +53,18 @@ def test_whole_words_of_a_key_decide() -> None:
         ("logger.w.api_key=${oc.env:KEY}", "logger.w.api_key=${oc.env:KEY}"),
         ("mysql://u:${oc.env:PW}@h/db", "mysql://u:${oc.env:PW}@h/db"),
         ("optim.lr=0.1 monitor=val/acc", "optim.lr=0.1 monitor=val/acc"),
+        ("+x.monitor_key=9f86d081884c7d659a2feaa0", "+x.monitor_key=REDACTED"),
+        ("{monitor_token:9f86d081884c7d659a2feaa0}", "{monitor_token:REDACTED}"),
+        (
+            "data.image_key=image data.sort_key=val/acc_of_epoch_12",
+            "data.image_key=image data.sort_key=val/acc_of_epoch_12",
+        ),
+        ("url=https://h/p?token=abc", "url=https://h/p?token=REDACTED"),
+        (
+            "sorted(names, key=key) open(token=token, api_key=self.api_key)",
+            "sorted(names, key=key) open(token=token, api_key=self.api_key)",
+        ),
+        ("expected key=value", "expected key=value"),
         ("the key: none of these", "the key: none of these"),
     ],
 )
@@ -125,3 +141,32 @@ def test_a_sweep_copies_no_secret(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"logger\.yaml: api_key is secret.*oc\.env:NAME"):
         create(str(tmp_path / "sweep"), tmp_path / "conf", [])
     assert not (tmp_path / "sweep-2").exists()
+
+
+def test_a_secret_is_found_as_a_word_of_its_own_and_no_class_is_renamed() -> None:
+    redaction.note_all({"api_key": "image_folder", "token": "image", "db_password": "abcd"})
+    plain = {
+        "_target_": "project.datamodules.image_folder.ImageFolder",
+        "image_key": "image",
+        "path": "/d/images",
+    }
+    assert redact(plain) == plain
+    assert redact_text("_target_: project.image_folder.A") == "_target_: project.image_folder.A"
+    assert redact_text("said image_folder, abcd and abcde") == "said REDACTED, REDACTED and abcde"
+    assert redact({"monitor_key": "9f86d081884c7d65", "key": "image"}) == {
+        "monitor_key": "REDACTED",
+        "key": "image",
+    }
+
+
+def test_tracebacks_and_stacks_in_a_log_hold_no_secret() -> None:
+    redaction.note("open-sesame")
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    try:
+        raise RuntimeError("401 for open-sesame")
+    except RuntimeError:
+        told = sys.exc_info()
+    handler.handle(WithoutSecrets("a", logging.ERROR, "", 0, "failed", (), told, sinfo="Stack: open-sesame"))
+    assert "RuntimeError: 401 for REDACTED" in stream.getvalue()
+    assert "Stack: REDACTED" in stream.getvalue()

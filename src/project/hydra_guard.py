@@ -72,7 +72,14 @@ def install() -> None:
 
 
 class WithoutSecrets(logging.LogRecord):
-    """A line of a log; whatever handler writes it."""
+    """A line of a log, with the traceback and the stack below it; whatever handler writes it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.exc_info:  # formatters take the text, where there is one
+            self.exc_text = redaction.redact_text(logging.Formatter().formatException(self.exc_info))
+        if self.stack_info:
+            self.stack_info = redaction.redact_text(self.stack_info)
 
     def getMessage(self) -> str:  # noqa: N802
         """Return the message as it may be written."""

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
-from project.redaction import is_secret, redact
+from project.redaction import holds_secret, redact
 from project.runs.folder import RunFolder, claim, git_state, now, versions
 from project.sweeps.fingerprint import differences, fingerprint
 from project.sweeps.ledger import Ledger
@@ -129,7 +129,7 @@ def _refuse_secrets(file: Path, conf: Path) -> None:
     """A sweep copies its configuration files."""
     for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
         found = ENTRY.match(line)
-        if found and is_secret(found[1]):
+        if found and holds_secret(found[1], line.partition(":")[2].partition(" #")[0].strip(" '\"")):
             raise InputError(
                 f"{file.relative_to(conf)}: {found[1]} is secret, and a sweep copies its configuration "
                 f"files; write {found[1]}: ${{oc.env:NAME}} there"
