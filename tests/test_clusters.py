@@ -96,7 +96,7 @@ def test_each_job_is_run_once_by_one_process_or_two(
     pytest.importorskip(package)
     (tmp_path / "points.txt").write_text(
         "optim.lr=0.1\noptim.lr=0.01\noptim.lr=0.001 trainer=ddp trainer.accelerator=cpu trainer.devices=2\n"
-        "optim.lr=0.0001 optim.betas=[1.0,1.0]\n"
+        "optim.lr=0.0001 +optim.eps=-1\n"
     )
     points = ["hydra.sweeper.file=points.txt", "trainer.max_epochs=1"]
     with sweep(tmp_path, *TINY, *points, *launcher) as process:

@@ -80,7 +80,9 @@ def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path)
     assert files - {events} == {
         *("config.yaml", "status.json", "metrics.csv", "train.log"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
-        *("checkpoints/best.ckpt", "checkpoints/last.ckpt"),
+        *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous")),
+        *(f"checkpoints/{name}.ckpt.sha256" for name in ("best", "last", "previous")),
+        ".lock",
     }
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["weights"], status["ranks"]) == ("done", "best", 1)
@@ -251,6 +253,6 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on(
 
 
 def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
-    train(*TINY.split(), "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
+    train(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
     jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]

@@ -123,7 +123,7 @@ def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None:
     sweep_command = command(
-        *("-m", *TINY[:3], "data.train_size=20000", "trainer.max_epochs=4", "trainer.accelerator=cpu"),
+        *("-m", *TINY[:2], "data.train_size=20000", "trainer.max_epochs=4", "trainer.accelerator=cpu"),
         *("optim.lr=0.1,0.01,0.001", *(["trainer=ddp", "trainer.devices=2"] if ranks == 2 else [])),
     )
     with (tmp_path / "output.txt").open("w") as output:
@@ -274,10 +274,11 @@ def test_failed_trials_run_again_in_a_folder_that_was_moved(tmp_path: Path) -> N
 
 def test_a_killed_search_loses_no_trial_and_pruning_stops_all_ranks(tmp_path: Path) -> None:
     search = [
-        *("-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=choice(0.3,1.0)", "trainer.max_epochs=40"),
+        *("-m", *(text for text in BOWL if "train_size" not in text), "data.train_size=600"),
+        *("hydra/sweeper=optuna", "+loss.x=choice(0.3,1.0)", "trainer.max_epochs=40"),
         *("trainer=ddp", "trainer.devices=2", "hydra.sweeper.n_trials=4"),
         *("hydra.sweeper.sampler=brute_force", "hydra.sweeper.pruner=threshold"),
-        *("hydra.sweeper.pruner_options={upper:0.1}", "data.train_size=600"),
+        "hydra.sweeper.pruner_options={upper:0.1}",
     ]
     process = subprocess.Popen(
         command(*search),

@@ -39,7 +39,7 @@ def repeated(overrides: Sequence[str]) -> Iterator[str]:
             continue
         given.setdefault(key.removesuffix("@_global_"), []).append(text)
     for key, texts in given.items():
-        if len(texts) > 1:
+        if len(set(texts)) > 1:
             yield f"{key}: given {_times(len(texts))}, as {' and '.join(texts)}; leave one"
 
 

@@ -103,7 +103,9 @@ class MetricsCSV(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left."""
+        """Write what is left; nothing where a run that was to go on came to nothing."""
+        if self._restored and not self._opened and not self._waiting and self._row == self._restored["row"]:
+            return
         if self._row or self._waiting:
             self._append(unfinished=self._row, now=True)
 
