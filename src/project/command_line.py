@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import signal
 import sys
 import threading
 import traceback
@@ -17,12 +18,14 @@ from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
-from project import hydra_guard, imports, nodes, quirks, resolvers, resume, stopping
+from project import hydra_guard, imports, nodes, quirks, resolvers, resume, slurm_job, stopping
 from project.checks.arguments import refuse_wrong_arguments
 from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
 from project.redaction import redact_text
+from project.runs import folder
+from project.runs.folder import RunFolder
 from project.runs.outages import reason_of
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -35,7 +38,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     """Run a Hydra main function as a script and end the process with its exit code.
 
     0: done; 1: failure; 2: wrong input, told in one line on standard error (`--traceback` shows the
-    traceback too); 130: interrupted.
+    traceback too); 75, 129, 130, 143: told to stop (see `stopping`).
 
     Args:
         main: decorated by `hydra.main`.
@@ -43,6 +46,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         config_name: of its primary configuration.
     """
     global with_traceback
+    stopping.end_at_once(_tidy_up)
     with_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
@@ -63,6 +67,16 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     except SystemExit as end:
         _leave(end.code)
     _leave(0)
+
+
+def _tidy_up(signum: int) -> None:
+    """Leave nothing of a single run that is told to stop before it has trained; have SLURM start it again."""
+    mine = list(folder.claimed())
+    for path in mine:
+        if not RunFolder(path).status_file.exists():
+            folder.discard(path)
+    if signum == signal.SIGUSR1 and (mine or resume.continued) and nodes.is_first():
+        slurm_job.requeue()
 
 
 def _leave(code: str | int | None) -> NoReturn:

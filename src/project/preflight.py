@@ -8,7 +8,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
 
-from project import imports, nodes, resume
+from project import imports, nodes, resume, stopping
 from project.checks import find_problems
 from project.command_line import ending_on_errors
 from project.errors import InputError
@@ -32,13 +32,18 @@ class Preflight(Callback):
             _refuse_repeats(config)
             if earlier is not None:
                 refuse_unwritable(earlier)
-            folder = earlier.path if earlier is not None else folder or claim(nodes.name_folder(config.hydra))
+            if earlier is not None:
+                folder = earlier.path
+            elif folder is None:
+                with stopping.holding():
+                    folder = claim(nodes.name_folder(config.hydra))
             with read_write(config.hydra.run):
                 config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep in processes that belong to one run."""
         imports.settle()  # its process goes on for long
+        stopping.raise_again()
         with ending_on_errors():
             nodes.refuse_sweep()
 

@@ -2,6 +2,11 @@
 
 While it trains, a process only notes a signal. The training loop looks at the note between two steps, where
 all ranks agree on it, saves, and then raises `Stopped`. At any other time `Stopped` is raised on the spot.
+
+Before that, while a run is composed and libraries are imported, there is nothing to save, and what is raised
+on the spot often comes to nothing: import hooks, finalizers and `except:` clauses swallow it or make another
+error of it. There the process ends at once, within the signal's handler.
+
 Needs no torch.
 """
 
@@ -12,8 +17,9 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
 
 REQUEUE = 75
 """Exit code of a run that SIGUSR1 stopped: start it again (EX_TEMPFAIL of <sysexits.h>)."""
@@ -86,6 +92,7 @@ class _State:
         self.heard = -math.inf
         self.deferring = False
         self.listening = False
+        self.raised = False  # on the spot: nothing is being saved
         self.shared: Request | None = None
         self.rank = 0
 
@@ -96,6 +103,79 @@ _state = _State()
 def obey(request: Request, rank: int) -> None:
     """In a rank: stop for what its parent posts too."""
     _state.shared, _state.rank = request, rank
+
+
+class _Start:
+    """How a process ends that is told to stop before it trains."""
+
+    def __init__(self) -> None:
+        self.pid = 0
+        self.earlier: dict[int, Any] = {}
+        self.tidy_up: Callable[[int], object] = lambda _: None
+        self.holding = False
+        self.held = 0
+        self.ending = False
+
+
+_start = _Start()
+
+
+def end_at_once(tidy_up: Callable[[int], object] | None = None) -> None:
+    """From now on end the process at once when it is told to stop, until `listening` or `raise_again`.
+
+    Signals that are ignored, as under `nohup`, stay so. May be called again.
+
+    Args:
+        tidy_up: called first, with the signal.
+    """
+    if tidy_up is not None:
+        _start.tidy_up = tidy_up
+    if _start.pid == os.getpid() and _start.earlier:
+        return
+    _start.pid = os.getpid()
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    _start.earlier = {number: signal.signal(number, _end) for number in heard}
+
+
+def raise_again() -> None:
+    """Undo `end_at_once`: a sweep has its own ways."""
+    for number, handler in _start.earlier.items():
+        if signal.getsignal(number) == _end:
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    _start.earlier = {}
+
+
+@contextmanager
+def holding() -> Iterator[None]:
+    """Put the end off until the code within is done: what is made half is not tidied up."""
+    _start.holding = True
+    try:
+        yield
+    finally:
+        _start.holding = False
+        if number := _start.held:
+            _start.held = 0
+            _end(number, None)
+
+
+def _end(signum: int, frame: object) -> None:
+    if os.getpid() != _start.pid:  # a process forked meanwhile, which has nothing to tidy up
+        os._exit(exit_code(signum))
+    if _start.holding:
+        _start.held = _start.held or signum
+        return
+    if _start.ending or (_state.signum and signum != signal.SIGINT):  # it ends already, for the first signal
+        return
+    _start.ending = True
+    with suppress(Exception):  # whatever was interrupted
+        sys.stdout.flush()
+    if os.environ.get("RANK", "0") == "0":
+        line = "interrupted" if signum == signal.SIGINT else str(Stopped(signum))
+        with suppress(OSError):
+            os.write(2, f"{line}\n".encode())
+    with suppress(Exception):
+        _start.tidy_up(signum)
+    os._exit(exit_code(signum))
 
 
 def requested() -> int:
@@ -115,17 +195,25 @@ def listening() -> Iterator[None]:
     """Turn the signals into `Stopped`, at once or, within `deferring`, at the next step.
 
     Those that are ignored, as under `nohup`, stay so.
+
+    Raises:
+        Stopped: also in the place of what a library has made of it.
     """
     if _state.listening or threading.current_thread() is not threading.main_thread():
         yield
         return
     _state.signum = _state.times = 0
     _state.heard = -math.inf
+    _state.raised = False
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     earlier = {number: signal.signal(number, _hear) for number in heard}
     _state.listening = True
     try:
         yield
+    except Exception as error:
+        if _state.raised:
+            raise Stopped(_state.signum) from error
+        raise
     finally:
         _state.listening = False
         for number, handler in earlier.items():
@@ -137,8 +225,11 @@ def deferring() -> Iterator[None]:
     """Leave it to the code within to look at `requested` and to raise `Stopped` at a good moment.
 
     Raises:
-        Stopped: as it ends, if the code within had no such moment any more.
+        Stopped: as it ends, if the code within had no such moment any more; as it begins, if a library has
+            swallowed one.
     """
+    if _state.raised:
+        raise Stopped(_state.signum)
     before = _state.deferring
     _defer(True)
     try:
@@ -167,6 +258,7 @@ def _hear(signum: int, frame: object) -> None:
         return  # clusters repeat themselves
     _note(signum)
     if impatient or not _state.deferring:
+        _state.raised = not _state.deferring
         raise Stopped(signum)
     if signum == signal.SIGINT and _state.shared is None and sys.stderr.isatty():
         os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")

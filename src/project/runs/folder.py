@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from functools import cache
@@ -183,6 +183,11 @@ def describe(error: BaseException) -> str:
 
 _made_above: dict[Path, list[Path]] = {}
 """For each folder that this process claimed, those that it made above it, the nearest first."""
+
+
+def claimed() -> Iterable[Path]:
+    """Folders that this process has made and not discarded."""
+    return tuple(_made_above)
 
 
 def discard(path: Path) -> None:
