@@ -12,8 +12,17 @@ log = logging.getLogger(__name__)
 
 class EarlyStopping(LightningEarlyStopping):
     """Lightning's callback, but a resumed run's patience is that of its configuration, and one that had been
-    stopped does not train on unless that is longer now.
+    stopped does not train on unless that is longer now. A training that ends before its first validation,
+    because of `max_steps` or `max_time`, has nothing to check and is no mistake.
     """
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Check the metric, unless the training has ended within an epoch that was not validated."""
+        if (
+            self.monitor in trainer.callback_metrics
+            or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
+        ):
+            super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore the best score and the checks since it."""
