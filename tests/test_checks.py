@@ -1,5 +1,7 @@
 """Wrong input is refused in one line that names key, value, what is allowed and the nearest right name."""
 
+import re
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,7 @@ from omegaconf import OmegaConf
 
 from project.checks import find_problems
 from project.checks.allowed import CHOICES, RANGES
+from project.checks.familiar import OURS
 from project.nearest import explain_composition
 
 
@@ -49,6 +52,24 @@ from project.nearest import explain_composition
         ("mode=maxx", "mode=maxx: did you mean max?"),
         ("mode=min", "mode=min: monitor=val/acc is better when maximal; set mode=max"),
         ("monitor=val/ac", "monitor=val/ac: did you mean val/acc?"),
+        (
+            "+trainer.enable_progress_bar=false",
+            "trainer.enable_progress_bar: is not read; callbacks.progress shows it; leave that out with "
+            "'~callbacks.progress'",
+        ),
+        (
+            "+trainer.logger=false",
+            "trainer.logger: is not read; loggers are keys of the group logger; logger=none logs nothing",
+        ),
+        (
+            "+trainer.callbacks=[]",
+            "trainer.callbacks: is not read; callbacks are keys of the group callbacks",
+        ),
+        (
+            "trainer.check_val_every_n_epoch=null trainer.val_check_interval=0.5",
+            "trainer.check_val_every_n_epoch=null: validates after so many batches, of any epoch; "
+            "say how many, as in trainer.val_check_interval=100, or set trainer.check_val_every_n_epoch=1",
+        ),
         ("trainer.precision=b16", "trainer.precision=b16: did you mean bf16 or 16?"),
         ("trainer.accelerator=gpus", "trainer.accelerator=gpus: did you mean gpu?"),
         (
@@ -98,7 +119,9 @@ def test_all_problems_are_told_at_once(composer: Compose) -> None:
         "trainer=ddp",
         "callbacks.ema.decay=0.99",
         "+trainer.benchmark=true",
+        "trainer.check_val_every_n_epoch=null trainer.val_check_interval=500",
         "trainer.chunk=8 trainer.gradient_clip_val=1",
+        "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x=1 monitor=train/f1",
     ],
 )
 def test_a_right_value_passes(composer: Compose, overrides: str) -> None:
@@ -138,6 +161,23 @@ def test_every_declared_key_exists() -> None:
         group = "" if file.name == "train.yaml" else f"{file.parent.name}."
         known |= {f"{group}{key}" for key in _leaves(file)}
     assert set(RANGES) | set(CHOICES) <= known
+
+
+def test_a_class_that_was_added_judges_its_values_itself(composer: Compose) -> None:
+    config = composer("model=mlp", "+model.width=0.5", "optim.lr=2000", "callbacks.ema.decay=1")
+    config.model._target_ = "project.modules.mine.MyNet"
+    assert not any("model.width=0.5: must" in line for line in find_problems(config))
+    config.model._target_ = "project.modules.resnet.ResNet"
+    assert "model.width=0.5: must be at least 1" in list(find_problems(config))
+    assert any(line.startswith("optim.lr=2000: must be") for line in find_problems(config))
+    assert any(line.startswith("callbacks.ema.decay=1: must be") for line in find_problems(config))
+
+
+def test_the_tables_know_the_classes_of_the_configuration() -> None:
+    written = "\n".join(file.read_text() for file in CONF.glob("*/*.yaml"))
+    ours = set(re.findall(r"_target_: (project\.(?:callbacks|modules|loggers)\.\S+)", written))
+    assert ours - OURS == set()
+    assert all(find_spec(target.rpartition(".")[0]) for target in OURS)
 
 
 def _leaves(file: Path) -> set[str]:

@@ -15,6 +15,7 @@ from project import hydra_guard, redaction, targets
 from project.checks import data, monitors, networks, optimization, places, trainer, unread, values
 from project.checks.asked import asked
 from project.checks.declared import declared_values, flat
+from project.checks.familiar import is_judged, place_of
 from project.checks.groups import removed_groups, removed_keys, wrong_groups
 from project.errors import DataError, InputError, one_line
 
@@ -48,7 +49,10 @@ def find_problems(config: DictConfig) -> Iterator[str]:
                 raise DataError(damage) from error
             yield _reason(key, error)
             continue
-        if problem := values.find_problem(key, value, declared):
+        judged = is_judged(key, leaves)
+        if not judged and _is_swapped(key, leaves, declared):
+            right[key] = value  # the YAML file speaks of another class
+        elif problem := values.find_problem(key, value, declared, judged=judged):
             yield problem
         else:
             right[key] = value
@@ -57,6 +61,12 @@ def find_problems(config: DictConfig) -> Iterator[str]:
     command = asked(config)
     for look in (data, networks, optimization, trainer, monitors, places):
         yield from look.find_problems(right, command)
+
+
+def _is_swapped(key: str, leaves: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
+    """Whether a key belongs to another class than its YAML file names."""
+    target = f"{place_of(key)}._target_"
+    return key != target and leaves.get(target) != declared.get(target)
 
 
 def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:

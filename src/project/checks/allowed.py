@@ -135,7 +135,7 @@ INSTEAD_OF_NULL: Mapping[str, Any] = {
 }
 """What a value may be where the default is null."""
 
-NULL_TOO = frozenset({"data.mean", "data.std", "optim.fused"})
+NULL_TOO = frozenset({"data.mean", "data.std", "optim.fused", "trainer.check_val_every_n_epoch"})
 """Keys that may be null although the default is not."""
 
 FREE_TYPES = frozenset(

@@ -5,20 +5,21 @@ from typing import Any
 
 from project.checks.allowed import MONITORS
 from project.checks.asked import Asked
+from project.checks.familiar import is_familiar
 from project.nearest import did_you_mean
 
-LOGGING_ELSEWHERE = ("project.", "lightning.", "torch.", "pytorch_lightning.")
-"""Callbacks of other packages may log metrics of their own."""
+MAY_LOG = ("callbacks.", "model.", "loss.")
+"""Groups whose classes, if they are none of ours, may log metrics of their own."""
 
 
 def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     """Yield where a metric is watched that is not logged; arguments as of `data.find_problems`."""
-    targets = [
-        str(value)
-        for key, value in right.items()
-        if key.startswith("callbacks.") and key.endswith("._target_")
+    added = [
+        key
+        for key, target in right.items()
+        if key.endswith("._target_") and key.startswith(MAY_LOG) and not is_familiar(target)
     ]
-    if "monitor" not in right or any(not target.startswith(LOGGING_ELSEWHERE) for target in targets):
+    if "monitor" not in right or added:
         return
     watched = {
         key: str(value)

@@ -20,6 +20,7 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
         yield from _wrong_precision(right)
     yield from _wrong_batches(right)
     yield from _wrong_epochs(right)
+    yield from _wrong_interval(right)
 
 
 def _missing_devices(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
@@ -70,10 +71,11 @@ def _wrong_batches(right: Mapping[str, Any]) -> Iterator[str]:
         right.get("trainer.val_check_interval"),
         right.get("trainer.accumulate_grad_batches"),
     )
-    if isinstance(interval, int) and not isinstance(interval, bool) and interval > batches:
+    across = right.get("trainer.check_val_every_n_epoch", 1) is None
+    if isinstance(interval, int) and not isinstance(interval, bool) and interval > batches and not across:
         yield (
             f"trainer.val_check_interval={interval}: an epoch has {batches:,} batches; choose at most that "
-            "many, or a fraction"
+            "many, a fraction, or trainer.check_val_every_n_epoch=null to count across epochs"
         )
     if isinstance(together, int) and together > batches:
         yield (
@@ -87,3 +89,14 @@ def _wrong_epochs(right: Mapping[str, Any]) -> Iterator[str]:
         least, most = right.get(f"trainer.min_{unit}"), right.get(f"trainer.max_{unit}")
         if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
             yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}; choose at most that"
+
+
+def _wrong_interval(right: Mapping[str, Any]) -> Iterator[str]:
+    interval = right.get("trainer.val_check_interval")
+    if right.get("trainer.check_val_every_n_epoch", 1) is None and (
+        interval is None or isinstance(interval, float)
+    ):
+        yield (
+            "trainer.check_val_every_n_epoch=null: validates after so many batches, of any epoch; "
+            "say how many, as in trainer.val_check_interval=100, or set trainer.check_val_every_n_epoch=1"
+        )

@@ -18,7 +18,11 @@ SET_BY_THE_RUN: Mapping[str, str] = {
     "trainer.logger": "loggers are keys of the group logger; logger=none logs nothing",
     "trainer.default_root_dir": "the run folder follows paths.outputs and name",
     "trainer.plugins": "the run sets it, for its own processes",
-    "trainer.enable_checkpointing": "checkpoints are written by callbacks.best and callbacks.last",
+    "trainer.enable_checkpointing": (
+        "checkpoints are written by callbacks.best and callbacks.last; leave those out with "
+        "'~callbacks.best' '~callbacks.last'"
+    ),
+    "trainer.enable_progress_bar": "callbacks.progress shows it; leave that out with '~callbacks.progress'",
 }
 """What a trainer takes, but from somewhere else."""
 

@@ -18,14 +18,17 @@ from project.checks.allowed import (
 from project.nearest import did_you_mean
 
 
-def find_problem(key: str, value: Any, declared: Mapping[str, Any]) -> str:
+def find_problem(key: str, value: Any, declared: Mapping[str, Any], *, judged: bool = True) -> str:
     """Say what is wrong with a value by itself; an empty string if nothing is.
 
     Args:
         key: dotted.
         value: resolved.
         declared: the values in the YAML files, by key.
+        judged: the name of the key says what its value may be; else the YAML file alone does.
     """
+    if not judged:
+        return _wrong_type(key, value, declared)
     return (
         _wrong_type(key, value, declared)
         or shapes.find_problem(key, value)
