@@ -4,6 +4,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 from attempts import only_run, run, start, wait
 from conftest import read_table
 
-from project import stopping
+from project import preflight, stopping
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoint
 from project.training.loop import EpochLoop
@@ -120,3 +121,49 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path
     weights = checkpoint.read(diverged.last_checkpoint)["state_dict"]
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     assert diverged.read_status()["state"] == "failed"
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 75)]
+)
+def test_a_signal_before_training_ends_at_once_though_a_library_would_swallow_it(
+    tmp_path: Path, number: int, code: int
+) -> None:
+    def swallowing() -> None:
+        check = preflight._check
+
+        def slow(config: object) -> None:
+            check(config)
+            with suppress(BaseException):
+                os.kill(os.getpid(), number)
+                time.sleep(0.1)
+
+        preflight._check = slow
+
+    assert wait(start(FOREVER, tmp_path, before=swallowing)) == code
+    assert [file.name for file in tmp_path.iterdir()] == ["log"]
+
+
+def test_what_a_library_makes_of_being_told_to_stop_counts_as_that() -> None:
+    def be_told() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(0.1)
+
+    def convert() -> None:
+        with stopping.listening():
+            try:
+                be_told()
+            except BaseException as error:
+                raise UnboundLocalError("old") from error
+
+    def swallow() -> None:
+        with stopping.listening():
+            with suppress(BaseException):
+                be_told()
+            with stopping.deferring():
+                pytest.fail("training began")
+
+    for library in (convert, swallow):
+        with pytest.raises(stopping.Stopped) as told:
+            library()
+        assert told.value.code == 143
