@@ -62,6 +62,19 @@ def test_a_result_outlives_the_end_of_other_ranks(tmp_path: Path) -> None:
     assert (run.read_status()["state"], run.read_status()["value"]) == ("done", 0.5)
 
 
+@pytest.mark.parametrize("text", ["", "[1]", "null", "\udc80", '{"pid": null, "started": 3, "value": 1.5}'])
+def test_a_status_that_is_damaged_counts_as_none(tmp_path: Path, text: str) -> None:
+    run = RunFolder(tmp_path)
+    run.status_file.write_bytes(text.encode(errors="surrogateescape"))
+    assert run.read_status() == ({"value": 1.5} if "value" in text else {})
+
+
+@pytest.mark.parametrize("wanted", ["", ".", "..", "/"])
+def test_a_run_takes_no_folder_that_cannot_be_new(wanted: str) -> None:
+    with pytest.raises(InputError, match=r"hydra.run.dir"):
+        claim(wanted)
+
+
 def test_a_run_that_was_never_trained_leaves_nothing(tmp_path: Path) -> None:
     for name, trained, claimed in (("empty", False, True), ("trained", True, True), ("mine", False, False)):
         run = RunFolder(tmp_path / name)

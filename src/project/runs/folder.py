@@ -24,6 +24,9 @@ from project.runs.writable import probe
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "tensorboard")
 
+KINDS = {"pid": int, "host": str, "started": str, "state": str}
+"""What these keys of a status hold; anything else there counts as nothing."""
+
 
 class UnrecordedError(RuntimeError):
     """A run's result could not be written. The message names the file and the reason."""
@@ -66,9 +69,13 @@ class RunFolder:
     def read_status(self) -> dict[str, Any]:
         """Return the status with what could not be written yet, empty if there is none or it is damaged."""
         try:
-            return json.loads(self.status_file.read_text()) | self._unwritten
-        except (OSError, ValueError):
-            return dict(self._unwritten)
+            found = json.loads(self.status_file.read_bytes())
+        except (OSError, ValueError, RecursionError):
+            found = {}
+        if not isinstance(found, dict):
+            found = {}
+        whole = {key: value for key, value in found.items() if isinstance(value, KINDS.get(key, object))}
+        return whole | self._unwritten
 
     def write_status(self, **changes: Any) -> bool:
         """Change keys of the status file; readers see the old one or the new one, never a part.
@@ -210,9 +217,15 @@ def claim(wanted: str | Path) -> Path:
     in the same instant get two folders.
 
     Raises:
-        InputError: the folder cannot be made or written to; nothing is left of it.
+        InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left of
+            it.
     """
     wanted = Path(wanted)
+    if wanted.name in ("", ".."):
+        raise InputError(
+            f"{wanted}: no folder of a run's own; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "
+            "hydra.run.dir=outputs/trial"
+        )
     above = [parent for parent in wanted.absolute().parents if not parent.exists()]
     made = list(above)
     try:
