@@ -1,6 +1,7 @@
 """Mistyped keys and options: what there is instead. Works from the files of the configuration folder."""
 
 import re
+import shlex
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path
@@ -40,6 +41,8 @@ def explain_composition(
         try:
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException:
+            if quoted := _quoted(text):
+                return [f"{text}: Hydra cannot read this value as it is; quote it: {shlex.quote(quoted)}"]
             return [
                 f"{text}: no override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
             ]
@@ -73,6 +76,19 @@ def explain_composition(
         line for override in parsed if override not in groups and (line := explain_key(override, known, conf))
     ]
     return lines or general
+
+
+def _quoted(text: str) -> str:
+    """The override with its value in quotes; empty if that is not what it lacks."""
+    key, sign, value = text.partition("=")
+    quoted = f'{key}{sign}"{value}"'
+    if not sign or not value or any(character in value for character in "[](){}'\"\\="):
+        return ""
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
+        return ""
+    return quoted
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:

@@ -53,6 +53,9 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         if not judged and _is_swapped(key, leaves, declared):
             right[key] = value  # the YAML file speaks of another class
         elif problem := values.find_problem(key, value, declared, judged=judged):
+            if ": a word, but" in problem and str(leaves[key]).startswith("${oc.env:"):
+                read = f"{key}='${{oc.decode:{leaves[key]}}}'"
+                problem += f"; what a variable holds is a word until it is read: {read}"
             yield problem
         else:
             right[key] = value
