@@ -95,7 +95,9 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     if run is None:  # a file from elsewhere starts a new run
         return list(arguments)
     _refuse_running(run, told, anyway=given.get("resume_anyway") == "true")
-    changes = [text for text in overrides if text.partition("=")[0] not in OWN_KEYS]
+    # What has no = may belong to a flag, such as `job` to --cfg, and is left to Hydra.
+    single = [text for text in overrides if "=" in text or text.startswith("~")]
+    changes = [text for text in single if text.partition("=")[0] not in OWN_KEYS]
     continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
     return [argument for argument in arguments if argument not in continued.changes]
 
@@ -207,14 +209,11 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
     if continued is None:
         return None
     run, checkpoint, changes = continued
-    try:
-        earlier = OmegaConf.load(run.composed_file)
-        choices = OmegaConf.load(run.hydra_file).hydra.runtime.choices
-    except (OSError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(
-            f"resume={run.shown}: {run.composed_file.parent} is damaged ({one_line(error)})"
-        ) from error
-    assert isinstance(earlier, DictConfig)
+    earlier = _read(run, run.composed_file, "trainer")
+    recorded = _read(run, run.hydra_file, "hydra")
+    choices = OmegaConf.select(recorded, "hydra.runtime.choices")
+    if not isinstance(choices, DictConfig):
+        raise InputError(f"resume={run.shown}: {run.hydra_file} is damaged (no hydra.runtime.choices)")
     anyway = config.get("resume_anyway", False)
     before = OmegaConf.to_container(earlier, resolve=True) if changes else {}
     for change in changes:
@@ -233,6 +232,20 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
     return run
 
 
+def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
+    """A record of a run's configuration, in which `key` must be."""
+    try:
+        found = OmegaConf.load(file)
+    except (OSError, ValueError, AssertionError, yaml.YAMLError, OmegaConfBaseException) as error:
+        raise InputError(f"resume={run.shown}: {file} is damaged ({one_line(error)})") from error
+    if not isinstance(found, DictConfig) or key not in found:
+        raise InputError(
+            f"resume={run.shown}: {file} is damaged (no key {key}); restore it, or start a new run, with "
+            "ckpt_path= a copy of the checkpoint elsewhere"
+        )
+    return found
+
+
 def _refuse_wrong(before: Any, now: Any) -> None:
     """Refuse what would be wrong wherever the run is taken up; within an epoch the checkpoint tells more."""
     if lines := find_refusals(find_changes(before, now)):
@@ -242,6 +255,10 @@ def _refuse_wrong(before: Any, now: Any) -> None:
 def _change(config: DictConfig, change: str, conf: Path) -> None:
     override = OverridesParser.create().parse_override(change)
     key = override.key_or_group
+    if override.is_sweep_override():
+        raise InputError(f"{change}: several values; a run goes on with one, a list is written {key}=[a,b]")
+    if key == "paths.run":
+        raise InputError(f"{change}: a run goes on in its own folder; leave this out, or start a new run")
     if override.is_delete() or options(conf, key):
         raise InputError(
             f"{change}: a run goes on with its own {key}; give single values, or start a new run"
