@@ -8,7 +8,7 @@ from project.errors import InputError
 from project.runs.changes import check, find_changes, find_refusals
 
 BEFORE: dict[str, Any] = {
-    "model": {"_target_": "Net", "widths": [64], "dropout": 0.0},
+    "model": {"_target_": "Net", "widths": [64], "dropout": 0.1},
     "data": {"batch_size": 16, "val_size": 0.1, "seed": 1, "num_workers": 0},
     "optim": {"_target_": "SGD", "lr": 0.1},
     "trainer": {"max_epochs": 2, "accumulate_grad_batches": 1},
@@ -43,6 +43,7 @@ def test_changes_are_told_and_copies_are_not() -> None:
 @pytest.mark.parametrize(
     ("now", "always", "within"),
     [
+        (changed(model__dropout=0.0), 1, 1),
         (changed(optim__lr=0.01, trainer__max_epochs=9, data__num_workers=4, model__dropout=0.5), 0, 0),
         (changed(data__batch_size=32), 0, 1),
         (changed(seed=3, data__seed=3), 0, 1),

@@ -75,6 +75,8 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
     lines = []
     for change in changes:
         reason = _reason(change.key, ALWAYS) if _may_not_change(change.key) else None
+        if reason is None and _adds_layers(change):
+            reason = "with 0 a network may have no such layers, and others would have other names"
         if reason is None and batches_done and (reason := _reason(change.key, WITHIN_EPOCH)):
             reason = f"{batches_done} batches of the epoch are done, and {reason}"
         if reason is not None:
@@ -114,6 +116,13 @@ def _reason(key: str, reasons: Mapping[str, str]) -> str | None:
 def _may_not_change(key: str) -> bool:
     free = any(key == name or key.startswith(f"{name}.") for name in FREE)
     return not free and not (key.startswith("model.") and key.endswith("dropout"))
+
+
+def _adds_layers(change: Change) -> bool:
+    """Whether a dropout begins or ends to be 0: without it an MLP counts its layers differently."""
+    numbers = [value for value in (change.before, change.now) if isinstance(value, int | float)]
+    dropout = change.key.startswith("model.") and change.key.endswith("dropout")
+    return dropout and len(numbers) == 2 and (numbers[0] == 0) != (numbers[1] == 0)
 
 
 def _is_own(key: str) -> bool:
