@@ -2,6 +2,7 @@
 
 import csv
 import io
+import logging
 import os
 import time
 from argparse import Namespace
@@ -17,6 +18,8 @@ from project.runs.outages import Outage, write_at
 
 INTERVAL_S = 1.0
 """Between two times that rows are written: opening the file takes as long as a step of a small network."""
+
+log = logging.getLogger(__name__)
 
 
 class MetricsCSV(Logger):
@@ -152,10 +155,7 @@ class MetricsCSV(Logger):
         row `first`.
         """
         if self.file.exists():
-            with self.file.open(newline="") as stream:
-                reader = csv.DictReader(stream)
-                columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if None not in row and None not in row.values()]
+            columns, rows = self._read_whole_rows()
             if self._restored:
                 columns = list(self._restored["columns"])
                 rows = [{name: row.get(name, "") for name in columns} for row in rows]
@@ -165,6 +165,20 @@ class MetricsCSV(Logger):
                 rows = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= last]
             self._write_table(columns, rows)
         self._opened = True
+
+    def _read_whole_rows(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Columns and rows of the file; none, which is told, if it is no table of ours."""
+        try:
+            with self.file.open(newline="") as stream:
+                reader = csv.DictReader(stream)
+                columns = list(reader.fieldnames or [])
+                rows = [row for row in reader if None not in row and None not in row.values()]
+        except (ValueError, csv.Error):
+            columns, rows = ["?"], []
+        if columns and "step" not in columns:
+            log.warning("%s is damaged: it begins anew", self.file)
+            return [], []
+        return columns, rows
 
     def _read(self) -> list[dict[str, Any]]:
         if not self.file.exists():
