@@ -150,6 +150,12 @@ class ImageClassifier(L.LightningModule):
         self.trainer.callback_metrics.update(restored["callback_metrics"])
         self.on_step(self.trainer, self)  # a callback may have written the checkpoint before this logged
 
+    def on_fit_end(self) -> None:
+        """Offer what was measured before to a run that goes on and has nothing left to train."""
+        if self._restored:
+            restored, self._restored = self._restored, {}
+            self.trainer.callback_metrics.update(restored["callback_metrics"])
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
         seed = self._step_seeds.of(batch_idx, self._epoch)
