@@ -4,7 +4,7 @@ import csv
 import hashlib
 import pickle
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 
-from project import resolvers
+from project import resolvers, stopping
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -157,6 +157,13 @@ def data_overrides(
         "image_folder": [f"data.path={image_folder}", "data.resize=28"],
         "synthetic": ["data.train_size=64", "data.test_size=32"],
     }
+
+
+@pytest.fixture(autouse=True)
+def _not_told_to_stop() -> Iterator[None]:
+    """What a test was told holds for no other."""
+    yield
+    stopping._state.__init__()  # type: ignore[misc]
 
 
 @pytest.fixture(autouse=True)

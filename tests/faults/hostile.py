@@ -19,6 +19,8 @@ from pathlib import Path
 from hostile_commands import heavy_commands, light_commands
 from hostile_files import entries, files
 from hostile_payload import MARK, PAYLOAD, Case, write_pickle
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 
 LIMIT_S = 300
 
@@ -53,6 +55,8 @@ def try_out(case: Case, root: Path) -> Seen:
             for standard in (1, 2):
                 os.dup2(descriptor, standard)
             sys.stdout, sys.stderr = os.fdopen(1, "w", closefd=False), os.fdopen(2, "w", closefd=False)
+            GlobalHydra.instance().clear()
+            HydraConfig.instance().cfg = None
             os.chdir(here)
             os.environ["MARKED"] = str(mark)
             code = case.attempt(here, mark) or 0

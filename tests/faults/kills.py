@@ -36,7 +36,7 @@ KINDS: dict[str, list[str]] = {
 }
 STEPS_A_SAVE = 17
 SETTINGS = [
-    *("data=digits", "data.batch_size=32", "trainer.max_epochs=8", "trainer.log_every_n_steps=10"),
+    *("data=digits", "data.batch_size=32", "trainer.max_epochs=20", "trainer.log_every_n_steps=10"),
     *(f"callbacks.last.every_steps={STEPS_A_SAVE}", "'~callbacks.progress'", "'~callbacks.early_stopping'"),
 ]
 
@@ -143,7 +143,7 @@ def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Rand
         pid = start(again, killed, before=lambda steps=steps, arm=arm: (steps.watch(), arm()))
         if way == "moment":
             _wait_for_save(killed, pid)
-            time.sleep(draws.uniform(0.0, 1.0) ** 2 * 3)
+            time.sleep(draws.uniform(0.0, 1.0) ** 2 * 2)
             os.kill(pid, signal.SIGKILL)
         code = wait(pid)
         if code == 0:  # it was faster than its killer
@@ -217,8 +217,8 @@ def trial(
 
 
 def full() -> str:
-    """Kill 20 runs ten times each, twice inside a save."""
-    figures = trial(chains=20, kills=10, in_saves=2)
+    """Kill 20 runs eleven times each, three times inside a save."""
+    figures = trial(chains=20, kills=11, in_saves=3)
     assert figures.kills >= 200, str(figures)
     assert figures.in_saves >= 40, str(figures)
     return str(figures)
