@@ -111,7 +111,7 @@ def test_each_job_is_run_once_by_one_process_or_two(
     assert [status_of(run)["ranks"] for run in runs[:3]] == [1, 1, 2]
     assert [status_of(run)["value"] for run in runs] == [job.value for job in jobs]
     assert status_of(runs[2])["metrics"]["test/images"] == 101
-    assert "Invalid beta parameter" in (jobs[3].error or "")
+    assert "Invalid epsilon value" in (jobs[3].error or "")
     assert all((run / "train.log").stat().st_size for run in runs)
     assert "1 of 4 jobs failed" in shown
     assert not any(word in shown for word in ("submitit", "Ray instance", "(pid="))
