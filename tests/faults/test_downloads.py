@@ -113,6 +113,6 @@ def test_an_error_of_the_own_disk_ends_a_download_at_once(
         archives.urllib.request, "urlopen", lambda address, timeout: asked.append(address) or io.BytesIO(b"c")
     )
     archive = Archive("a.gz", ["http://first", "http://second"], "", 100, ["a"], 100)
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileNotFoundError, match="gone"):
         archives._download(archive, tmp_path / "gone" / "a.gz")
     assert len(asked) == 1

@@ -164,6 +164,6 @@ def test_what_a_library_makes_of_being_told_to_stop_counts_as_that() -> None:
                 pytest.fail("training began")
 
     for library in (convert, swallow):
-        with pytest.raises(stopping.Stopped) as told:
+        with pytest.raises(stopping.Stopped, match="told to stop by SIGTERM") as told:
             library()
         assert told.value.code == 143
