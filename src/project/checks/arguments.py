@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from hydra._internal.utils import get_args_parser
 
+from project.checks.groups import GROUPS, KEYS
 from project.errors import InputError
 
 
@@ -24,9 +25,16 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
         for text in unknown
         if text.startswith("-")
     ]
-    behind_flags = [text for text in unknown if not text.startswith("-")]
-    if problems := [*problems, *repeated([*known.overrides, *behind_flags])]:
+    overrides = [*known.overrides, *(text for text in unknown if not text.startswith("-"))]
+    if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides)]:
         raise InputError("\n".join(problems))
+
+
+def _needed_by_hydra(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield what is left out that the run folder's name is made of, before Hydra looks for it."""
+    for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
+        if f"~{key}" in overrides:
+            yield f"~{key}: a run needs it; {remedy}"
 
 
 def repeated(overrides: Sequence[str]) -> Iterator[str]:
