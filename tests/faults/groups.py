@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -102,6 +103,8 @@ class Run:
             try:
                 os.setpgid(0, 0)
                 die_with_parent(parent)
+                for finalizer in list(weakref.finalize._registry):
+                    finalizer.detach()  # of temporary folders, which are the parent's
                 os.chdir(folder)
                 _become(self.output, arguments)
             finally:

@@ -224,7 +224,7 @@ def _failed(path: Path, error: OSError) -> str:
     remedy = {
         errno.ENOSPC: "make room on the disk",
         errno.EDQUOT: "make room within your quota",
-        errno.EROFS: "the file system is read-only",
+        errno.EROFS: "make the file system writable",
     }.get(error.errno or 0, "see that the folder can be written to")
     kept = f"{stays.name} stays as it was" if stays else "there is no earlier one"
     return f"{path}: could not be saved ({reason}); {kept}; {remedy} and go on with resume=…"

@@ -4,6 +4,7 @@ A lock of the system holds as long as a process lives, however it ends. It is no
 everywhere, so what a run has just written counts, too.
 """
 
+import errno
 import fcntl
 import os
 import platform
@@ -31,7 +32,7 @@ def alone_in(folder: Path) -> Iterator[None]:
         InputError: another one does.
     """
     try:
-        file = (folder / ".lock").open("a")
+        file = _open(folder / ".lock")
     except OSError:  # a folder that cannot be written to is told of elsewhere
         yield
         return
@@ -42,6 +43,19 @@ def alone_in(folder: Path) -> Iterator[None]:
                 raise InputError(f"{folder}: another process works in this run folder; end that first")
             time.sleep(0.05)
         yield
+
+
+def _open(path: Path) -> IO[str]:
+    """Open a file to be locked: for reading where that will do, so that its disk may be made read-only."""
+    path.touch()
+    file = path.open()
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno == errno.EBADF:  # NFS locks alone what is open for writing
+            file.close()
+            return path.open("a")
+    return file
 
 
 def _lock(file: IO[str]) -> bool:
