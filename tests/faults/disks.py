@@ -340,7 +340,12 @@ def sweep_on_a_full_disk() -> str:
     """Jobs that could not be trained or recorded are told, and done when the sweep goes on."""
     with small_disk(40) as disk:
         command = Command(
-            "-m", *LONG, "trainer.max_epochs=12", "seed=range(0,6)", "hydra.launcher.jobs=2", cwd=disk.path
+            "-m",
+            *(text for text in LONG if "max_epochs" not in text),
+            "trainer.max_epochs=12",
+            "seed=range(0,6)",
+            "hydra.launcher.jobs=2",
+            cwd=disk.path,
         )
         command.until(lambda: "(1 of 6)" in command.text)
         disk.fill()
@@ -385,9 +390,7 @@ def lost_workers() -> str:
         make_images(Path(folder) / "images", count=1500)
         streamed = ["data.memory_budget_mb=0", "data.num_workers=2", "data.timeout_s=5"]
         for number in (signal.SIGKILL, signal.SIGSTOP):
-            command = Command(
-                *of_images(Path(folder)), *streamed, "trainer.max_epochs=10000", cwd=Path(folder)
-            )
+            command = Command(*of_images(Path(folder), epochs=10_000), *streamed, cwd=Path(folder))
             command.until(lambda command=command: command.epoch >= 2)
             workers = children_of(command.process.pid)
             assert len(workers) >= 2, workers
@@ -405,10 +408,10 @@ def lost_workers() -> str:
     return f"a worker of two killed, stopped (data.timeout_s=5): exit 1 after {took}, none left"
 
 
-def of_images(folder: Path) -> list[str]:
+def of_images(folder: Path, epochs: int = 2) -> list[str]:
     return [
         *("model=mlp", "data=image_folder", f"data.path={folder}/images", "trainer.accelerator=cpu"),
-        *("trainer.max_epochs=2", "data.mean=[0.5]", "data.std=[0.5]"),
+        *(f"trainer.max_epochs={epochs}", "data.mean=[0.5]", "data.std=[0.5]"),
     ]
 
 
