@@ -5,13 +5,13 @@ import importlib.util
 import os
 import signal
 import sys
-import time
 import traceback
 import weakref
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from endings import wait_for_end
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
@@ -73,15 +73,9 @@ def start(
 
 def wait(pid: int, limit_s: float = LIMIT_S) -> int:
     """Wait for the end of a process; return its exit code, negative for the signal that killed it."""
-    deadline = time.monotonic() + limit_s
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.002)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    raise AssertionError(f"process {pid} had not ended after {limit_s} s")
+    code = wait_for_end(pid, limit_s)
+    assert code is not None, f"process {pid} had not ended after {limit_s} s"
+    return code
 
 
 def run(arguments: list[str], cwd: Path, *, code: int = 0, **options: Callable[[], object]) -> str:

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+from endings import wait_for_end
+
 from project.datamodules import archives, download
 from project.datamodules.archives import Archive, obtain
 
@@ -198,15 +200,8 @@ def _fork(served: Served, root: Path, number: int) -> int:
 
 
 def _end_of(pid: int) -> int:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, signal.SIGKILL)
-    os.waitpid(pid, 0)
-    return 1  # it waits for something that does not come
+    code = wait_for_end(pid, LIMIT_S)
+    return 1 if code is None else code  # it waited for something that does not come
 
 
 def _staging(root: Path) -> list[Path]:

@@ -8,14 +8,15 @@ import os
 import pickle
 import re
 import shutil
+import signal
 import sys
 import tarfile
 import tempfile
-import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from endings import wait_for_end
 from hostile_commands import heavy_commands, light_commands
 from hostile_files import entries, files
 from hostile_payload import MARK, PAYLOAD, Case, write_pickle
@@ -69,7 +70,8 @@ def try_out(case: Case, root: Path) -> Seen:
                 sys.stdout.flush()
                 sys.stderr.flush()
             os._exit(code)
-    code = _end_of(pid)
+    code = wait_for_end(pid, LIMIT_S)
+    code = -signal.SIGKILL if code is None else code
     left = [str(path.relative_to(here)) for path in here.glob("outputs/**/*") if path.is_file()]
     return Seen(case.name, code, mark.exists(), log.read_text(errors="replace"), left)
 
@@ -145,18 +147,6 @@ def full() -> str:
     import project.train  # noqa: F401  (once, for all processes)
 
     return trial(heavy=True)
-
-
-def _end_of(pid: int) -> int:
-    deadline = time.monotonic() + LIMIT_S
-    while time.monotonic() < deadline:
-        ended, status = os.waitpid(pid, os.WNOHANG)
-        if ended:
-            return os.waitstatus_to_exitcode(status)
-        time.sleep(0.01)
-    os.kill(pid, 9)
-    os.waitpid(pid, 0)
-    return -9
 
 
 if __name__ == "__main__":

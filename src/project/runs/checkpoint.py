@@ -75,7 +75,7 @@ def dump(checkpoint: Checkpoint) -> memoryview:
 
 def size(checkpoint: Checkpoint) -> int:
     """Bytes of its tensors, which are nearly all of its file."""
-    return sum(tensor.nbytes for _, tensor in _tensors("", checkpoint))
+    return sum(tensor.nbytes for tensor in _tensors(checkpoint))
 
 
 def require_loadable(content: memoryview) -> None:
@@ -98,10 +98,9 @@ def require_loadable(content: memoryview) -> None:
         ) from error
 
 
-def _tensors(prefix: str, node: Any) -> Iterator[tuple[str, Tensor]]:
+def _tensors(node: Any) -> Iterator[Tensor]:
     if isinstance(node, Tensor):
-        yield prefix, node
-        return
-    children = node.items() if isinstance(node, dict) else enumerate(node) if isinstance(node, list) else ()
-    for name, child in children:
-        yield from _tensors(f"{prefix}.{name}".lstrip("."), child)
+        yield node
+    elif isinstance(node, dict | list):
+        for child in node.values() if isinstance(node, dict) else node:
+            yield from _tensors(child)
