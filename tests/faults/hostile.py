@@ -60,6 +60,8 @@ def try_out(case: Case, root: Path) -> Seen:
             HydraConfig.instance().cfg = None
             os.chdir(here)
             os.environ["MARKED"] = str(mark)
+            if hasattr(os, "sched_setaffinity"):  # a sweep's jobs take all cores, and OpenMP's threads
+                os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])  # are lost by a fork
             code = case.attempt(here, mark) or 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 98
