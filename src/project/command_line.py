@@ -65,8 +65,8 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
             else:
                 main(nodes.receive())
     except SystemExit as end:
-        _leave(end.code)
-    _leave(0)
+        leave(end.code)
+    leave(0)
 
 
 def _tidy_up(signum: int) -> None:
@@ -79,7 +79,7 @@ def _tidy_up(signum: int) -> None:
         slurm_job.requeue()
 
 
-def _leave(code: str | int | None) -> NoReturn:
+def leave(code: str | int | None) -> NoReturn:
     """End the process as the interpreter does, but without taking itself apart: with torch that is a second.
 
     Args:

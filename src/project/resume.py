@@ -217,7 +217,7 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
     anyway = config.get("resume_anyway", False)
     before = OmegaConf.to_container(earlier, resolve=True) if changes else {}
     for change in changes:
-        _change(earlier, change, conf)
+        change_config(earlier, change, conf)
     if changes and not anyway:
         _refuse_wrong(before, OmegaConf.to_container(earlier, resolve=True))
     with open_dict(config):
@@ -252,7 +252,17 @@ def _refuse_wrong(before: Any, now: Any) -> None:
         raise InputError("\n".join(lines))
 
 
-def _change(config: DictConfig, change: str, conf: Path) -> None:
+def change_config(config: DictConfig, change: str, conf: Path) -> None:
+    """Change a value of an earlier run's configuration.
+
+    Args:
+        config: changed in place.
+        change: `key=value`, as on the command line.
+        conf: the folder of the configuration, where nearest names are looked for.
+
+    Raises:
+        InputError: there is no such key, or it is none that can change.
+    """
     override = OverridesParser.create().parse_override(change)
     key = override.key_or_group
     if override.is_sweep_override():

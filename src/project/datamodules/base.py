@@ -199,8 +199,8 @@ class ImageDataModule(L.LightningDataModule):
         return batch
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the channels' statistics, and the batches of the present epoch that are done."""
-        state: dict[str, Any] = {"mean": self.mean, "std": self.std}
+        """Return the classes, the channels' statistics, and how far the present epoch is."""
+        state: dict[str, Any] = {"mean": self.mean, "std": self.std, "class_names": self.class_names}
         if self.trainer is not None and self.trainer.state.fn == "fit":
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             if not progress.is_last_batch:

@@ -5,7 +5,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +71,7 @@ class ImageFolder(ImageDataModule):
             raise InputError(f"data.timeout_s={timeout_s}: must be above 0")
         self.timeout_s = timeout_s
 
-    @property
+    @cached_property
     def class_names(self) -> list[str]:
         """Names of the class folders, sorted."""
         return [folder.name for folder in class_folders(self.path)]

@@ -1,0 +1,195 @@
+"""The command line of what is done after training: `key=value` words, read against a dataclass. No torch."""
+
+import signal
+import sys
+import textwrap
+import types
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, field, fields
+from pathlib import Path
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+
+from project import command_line, resolvers
+from project.errors import InputError
+from project.nearest import did_you_mean
+
+WIDTH = 80
+"""Columns of what `--help` shows."""
+NULL = "null"
+TRUTHS = {"true": True, "false": False}
+Options = TypeVar("Options")
+
+
+class Overrides(list[str]):
+    """The type of an option that collects all words for its group: `data=…` and `data.…=…`."""
+
+
+def option(default: Any = MISSING, help: str = "", *, least: float | None = None) -> Any:
+    """Describe a key of a command.
+
+    Args:
+        default: its value where the command line gives none; left out: the key must be given.
+        help: a line for `--help`.
+        least: smallest number that it takes.
+    """
+    metadata = {"help": help, "least": least}
+    if isinstance(default, list):
+        return field(default_factory=lambda: type(default)(default), metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+def run_command(main: Callable[[Options], int | None], kind: type[Options], examples: str = "") -> None:
+    """Run a script's main function with what the command line says, and end the process with its exit code.
+
+    Args:
+        main: does the work; returns an exit code, None for 0.
+        kind: dataclass of its options, made with `option`; its docstring is what `--help` begins with.
+        examples: shown below the keys.
+    """
+    if hasattr(signal, "SIGPIPE"):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+    arguments = sys.argv[1:]
+    command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
+    if {"--help", "-h"} & set(arguments):
+        print(describe(kind, Path(sys.argv[0]).name, examples))
+        return
+    resolvers.register()
+    code: int | None = 1
+    try:
+        with command_line.ending_on_errors():
+            code = main(parse([word for word in arguments if word != command_line.TRACEBACK_FLAG], kind))
+    except SystemExit as end:
+        command_line.leave(end.code)
+    command_line.leave(code)
+
+
+def parse(words: Sequence[str], kind: type[Options]) -> Options:
+    """Fill a dataclass from words `key=value`. A word without a key belongs to the first option.
+
+    Args:
+        words: of the command line.
+        kind: the dataclass; its annotations say what values may be: `str`, `int`, `float`, `bool`, `Path`,
+            `Literal[…]`, one of these or None, or `list[str]` (`a,b`); `Overrides` takes a whole group.
+
+    Raises:
+        InputError: unknown keys, values of another kind, keys that are missing; all of them, a line each.
+    """
+    known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
+    hints = get_type_hints(kind)
+    given: dict[str, Any] = {}
+    lines = []
+    for word in words:
+        key, sign, text = word.partition("=")
+        if word.startswith("-"):
+            lines.append(f"{word}: no such flag; keys are given as key=value, --help lists them")
+            continue
+        if not sign:
+            key, text = next(iter(known)), word
+        group = key.partition(".")[0]
+        if group in known and hints[group] is Overrides:
+            given.setdefault(group, Overrides()).append(word)
+        elif key not in known:
+            lines.append(f"{word}: no key {key}; {did_you_mean(key, known)}")
+        elif key in given and hints[key] != list[str]:
+            lines.append(f"{word}: {key} is given twice; leave one out")
+        else:
+            try:
+                value = _convert(key, text, hints[key], known[key].metadata["least"])
+                given[key] = [*given.get(key, []), *value] if isinstance(value, list) else value
+            except InputError as error:
+                lines.append(str(error))
+    for key, entry in known.items():
+        if key not in given and entry.default is MISSING and entry.default_factory is MISSING:
+            lines.append(f"{key}: is missing; give {key}=…: {entry.metadata['help']}")
+    if lines:
+        raise InputError("\n".join(lines))
+    return kind(**given)
+
+
+def _convert(key: str, text: str, hint: Any, least: float | None) -> Any:
+    """The value that a text stands for."""
+    if text[:1] == text[-1:] and text[:1] in ("'", '"') and len(text) > 1:
+        text = text[1:-1]
+    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    if text == NULL and types.NoneType in kinds:
+        return None
+    for kind in kinds:
+        if kind is types.NoneType:
+            continue
+        try:
+            value = _read(text, kind)
+        except ValueError:
+            continue
+        if least is not None and not isinstance(value, bool) and isinstance(value, int | float):
+            if not value >= least:
+                raise InputError(f"{key}={text}: must be at least {least:g}")
+            if value == float("inf"):
+                raise InputError(f"{key}={text}: must be finite")
+        return value
+    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    hint_text = did_you_mean(text, choices) if choices else f"give {' or '.join(map(_name, kinds))}"
+    raise InputError(f"{key}={text}: {hint_text}")
+
+
+def _read(text: str, kind: Any) -> Any:
+    if get_origin(kind) is Literal:
+        for choice in get_args(kind):
+            if str(choice) == text:
+                return choice
+        raise ValueError
+    if kind == list[str]:
+        items = [item.strip() for item in text.removeprefix("[").removesuffix("]").split(",")]
+        if not all(items):
+            raise ValueError
+        return items
+    if kind is bool:
+        if text.lower() not in TRUTHS:
+            raise ValueError
+        return TRUTHS[text.lower()]
+    if kind in (str, Path) and not text:
+        raise ValueError
+    value = kind(text)
+    if value != value:  # nan
+        raise ValueError
+    return value
+
+
+def _name(kind: Any) -> str:
+    names = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: NULL}
+    names |= {str: "a text", Path: "a path", list[str]: "one or more, separated by commas"}
+    return names.get(kind, str(kind))
+
+
+def describe(kind: type[Any], script: str, examples: str = "") -> str:
+    """What `--help` shows: the command's keys with their defaults.
+
+    Args:
+        kind: dataclass of its options.
+        script: name of its file.
+        examples: shown at the end.
+    """
+    hints = get_type_hints(kind)
+    rows = []
+    for entry in fields(kind):
+        if hints[entry.name] is Overrides:
+            rows.append((f"{entry.name}.…=…", entry.metadata["help"]))
+            continue
+        default = entry.default if entry.default is not MISSING else ""
+        rows.append((f"{entry.name}={_shown(default)}", entry.metadata["help"]))
+        if get_origin(hints[entry.name]) is Literal:
+            choices = " ".join(str(choice) for choice in get_args(hints[entry.name]))
+            rows[-1] = (rows[-1][0], f"{rows[-1][1]}: {choices}")
+    rows.append((command_line.TRACEBACK_FLAG, "show where a mistake was found"))
+    indent = max(len(name) for name, _ in rows) + 4
+    lines = [f"usage: python scripts/{script} KEY=VALUE …", "", (kind.__doc__ or "").strip(), ""]
+    for name, text in rows:
+        wrapped = textwrap.wrap(text, WIDTH - indent) or [""]
+        lines += [f"  {name:<{indent - 2}}{wrapped[0]}", *(" " * indent + more for more in wrapped[1:])]
+    return "\n".join(lines) + (f"\n\n{examples.strip()}" if examples else "")
+
+
+def _shown(value: Any) -> str:
+    """A default as it would be typed."""
+    if value is None:
+        return NULL
+    return str(value).lower() if isinstance(value, bool) else str(value)

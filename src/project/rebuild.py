@@ -1,0 +1,234 @@
+"""A trained run, made again from its folder: its network with the weights that were tested, and its data."""
+
+import copy
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.plugins.environments import LightningEnvironment
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from project.datamodules.base import ImageDataModule
+from project.datamodules.fitting import per_channel
+from project.errors import InputError, one_line
+from project.modules.classifier import ImageClassifier
+from project.nearest import did_you_mean, options
+from project.quirks import silence_libraries
+from project.resume import change_config
+from project.runs import checkpoint, checkpoint_files
+from project.runs.folder import RunFolder
+from project.train import build
+
+CONF = Path(__file__).resolve().parents[2] / "conf"
+AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")
+"""Of another data set, what stays as the network was trained with it."""
+CHOICES = ("auto", "best", "last", "previous")
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A run whose network is ready to be asked.
+
+    Args:
+        run: its folder.
+        config: as it was trained, resolved, plain values.
+        checkpoint: the file that the weights are from.
+        module: with the weights of that file, the average if the run kept one; in evaluation mode, on the
+            CPU, not compiled.
+        class_names: of the labels, in their order.
+        mean: of each channel, on the scale [0, 1], as trained.
+        std: likewise.
+        data_overrides: by which the data set differs from the run's own.
+    """
+
+    run: RunFolder
+    config: dict[str, Any]
+    checkpoint: Path
+    module: ImageClassifier
+    class_names: list[str]
+    mean: list[float]
+    std: list[float]
+    data_overrides: tuple[str, ...] = ()
+
+    @property
+    def input_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the images that the network takes."""
+        channels, height, width = self.config["data"]["input_shape"]
+        return channels, height, width
+
+    @cached_property
+    def datamodule(self) -> ImageDataModule:
+        """The data set, not set up yet; images are normalized as in training, whatever they are.
+
+        Raises:
+            InputError: the overrides do not make a data set of the network's classes.
+        """
+        config = self._data_config()
+        datamodule: ImageDataModule = build({"data": config}, "data")
+        if datamodule.num_classes != (wanted := self.config["data"]["num_classes"]):
+            raise InputError(
+                f"data.num_classes={datamodule.num_classes}: the run's network has {wanted} classes; choose "
+                "data that has the same"
+            )
+        return datamodule
+
+    def _data_config(self) -> dict[str, Any]:
+        trained = self.config["data"]
+        config = trained
+        if self.data_overrides:
+            composed = _load(self.run.composed_file, self.run)
+            fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
+            fixed["grayscale"] = self.input_shape[0] == 1
+            _override_data(composed, self.data_overrides, fixed, self.input_shape)
+            try:
+                config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
+            except OmegaConfBaseException as error:
+                raise InputError(f"data: {one_line(error)}; give it as data.KEY=VALUE") from error
+        return {**config, "mean": self.mean, "std": self.std}
+
+    def trainer(self, **changes: Any) -> L.Trainer:
+        """A trainer like the run's, on one device, that logs and keeps nothing.
+
+        Args:
+            changes: of its keys, such as `accelerator`.
+        """
+        config: dict[str, Any] = {**self.config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
+        config |= {"profiler": None, "max_time": None} | changes
+        on_gpu = torch.accelerator.is_available() and config["accelerator"] != "cpu"
+        if not on_gpu:
+            config["accelerator"] = "cpu"
+            if str(config["precision"]).startswith("16"):  # which only GPUs compute
+                config["precision"] = "32-true"
+        trainer: L.Trainer = build(
+            {"trainer": config},
+            "trainer",
+            callbacks=[],
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            default_root_dir=str(self.run.path),
+            plugins=[LightningEnvironment()],
+        )
+        return trainer
+
+
+def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Trained:
+    """Make a run's network again, with its weights.
+
+    Args:
+        run: its folder, wherever it lies by now.
+        weights: `auto`, those that the run was tested with; `best`, `last`, `previous`, or a checkpoint file
+            of this network.
+        data: overrides for the data set: `data=cifar10`, `data.path=photos`, `paths.data=sets`.
+
+    Raises:
+        InputError: the folder is damaged or has no such checkpoint.
+    """
+    silence_libraries()
+    config: dict[str, Any] = OmegaConf.to_container(_load(run.config_file, run), resolve=True)  # type: ignore[assignment]
+    for group in ("model", "data", "loss", "optim", "scheduler", "trainer"):
+        if group not in config:
+            raise InputError(f"run={run.shown}: {run.config_file} is damaged (no key {group}); restore it")
+    file = _find_checkpoint(run, weights)
+    module = build_module(config)
+    saved = checkpoint.read(file, module.state_dict())
+    if config["trainer"].get("precision") == "64-true":
+        module.double()
+    module.load_state_dict(saved["state_dict"])
+    state = saved.get(config["data"]["_target_"].rpartition(".")[2], {})
+    channels = config["data"]["input_shape"][0]
+    mean, std = (state.get(key) or config["data"].get(key) for key in ("mean", "std"))
+    if mean is None or std is None:
+        raise InputError(f"run={run.shown}: {file} has no statistics of its images; train the run again")
+    names = state.get("class_names") or [str(label) for label in range(config["data"]["num_classes"])]
+    return Trained(
+        run=run,
+        config=config,
+        checkpoint=file,
+        module=module.eval(),
+        class_names=list(names),
+        mean=list(per_channel("mean", mean, channels) or ()),
+        std=list(per_channel("std", std, channels) or ()),
+        data_overrides=tuple(data),
+    )
+
+
+def build_module(config: dict[str, Any]) -> ImageClassifier:
+    """Make a run's module, with weights as they are before training.
+
+    Args:
+        config: of the run, resolved.
+
+    Raises:
+        InputError: a constructor refuses the values.
+    """
+    network = copy.copy(config["model"])
+    if "weights" in network:  # those that it began with need not be there any more
+        network |= {"weights": None} | ({"freeze": False} if "freeze" in network else {})
+    made = {**config, "model": network}
+    return ImageClassifier(
+        network=build(made, "model"),
+        loss=build(made, "loss"),
+        optimizer=build(made, "optim"),
+        scheduler=build(made, "scheduler"),
+        channels_last=config.get("channels_last", False),
+        test_views=config.get("test_views", "none"),
+        config=config,
+    )
+
+
+def _load(file: Path, run: RunFolder) -> DictConfig:
+    try:
+        found = OmegaConf.load(file)
+    except Exception as error:  # parsers and file systems raise many kinds
+        raise InputError(f"run={run.shown}: {file} is damaged ({one_line(error)}); restore it") from error
+    if not isinstance(found, DictConfig):
+        raise InputError(f"run={run.shown}: {file} is damaged (no keys); restore it")
+    return found
+
+
+def _find_checkpoint(run: RunFolder, weights: str) -> Path:
+    names = {name: run.checkpoints / f"{name}.ckpt" for name in CHOICES[1:]}
+    if weights not in CHOICES:
+        if not (file := Path(weights)).is_file():
+            raise InputError(f"weights={weights}: no such file; {did_you_mean(weights, CHOICES)}")
+        return file
+    if weights == "auto":
+        tested = run.read_status().get("weights")
+        weights = tested if tested in names else "best" if names["best"].exists() else "last"
+    if problem := checkpoint_files.find_damage(names[weights]):
+        whole = [name for name, file in names.items() if not checkpoint_files.find_damage(file)]
+        hint = f"there is weights={' or '.join(whole)}" if whole else "there is no other checkpoint"
+        raise InputError(f"run={run.shown}: {names[weights]} {problem}; {hint}")
+    return names[weights]
+
+
+def _override_data(
+    config: DictConfig, overrides: Sequence[str], fixed: dict[str, Any], shape: tuple[int, int, int]
+) -> None:
+    """Change the data set in a run's composed configuration as the command line says."""
+    given = {word.partition("=")[0] for word in overrides}
+    with open_dict(config):
+        for word in overrides:
+            key, _, value = word.partition("=")
+            if key != "data":
+                continue
+            if value not in (known := options(CONF, "data")):
+                raise InputError(f"{word}: no such data set; {did_you_mean(value, known)}")
+            config.data = OmegaConf.load(CONF / "data" / f"{value}.yaml")
+        for key, value in fixed.items():
+            if key in config.data and f"data.{key}" not in given and key != "num_classes":
+                config.data[key] = value
+        if {"data", "data.path"} & given and "resize" in config.data and config.data.resize is None:
+            config.data.resize = list(shape[1:])
+    for word in overrides:
+        if not word.startswith("data="):
+            change_config(config, word, CONF)

@@ -1,0 +1,75 @@
+"""Runs that are to be looked at after training: by folder, the last one, the best of a sweep. No torch."""
+
+import math
+from pathlib import Path
+
+from project.errors import InputError
+from project.runs.folder import RunFolder
+from project.runs.results import Run, read_runs
+from project.sweeps.folder import find_sweep
+from project.targets import refuse_address
+
+LAST = "last"
+
+
+def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: str = "run") -> RunFolder:
+    """Find the run that a command is to work on.
+
+    Args:
+        wanted: a run's folder; a sweep's, which stands for its best run; `last`, the run or sweep that was
+            started last.
+        outputs: below which `last` is looked for.
+        key: of the command line, for messages.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    folder = find_last(outputs, key=key) if str(wanted) == LAST else Path(wanted)
+    if line := refuse_address(key, str(wanted)):
+        raise InputError(line)
+    if find_sweep(folder) is not None:
+        return RunFolder(best_of_sweep(folder, key=key).folder)
+    run = RunFolder(folder)
+    if not folder.is_dir():
+        what = "a file; name its run's folder" if folder.is_file() else "no such folder"
+        raise InputError(
+            f"{key}={wanted}: {what}, such as outputs/cnn_digits_adam/2026-01-31_09-30-00, or last"
+        )
+    if not run.config_file.exists():
+        inside = sorted(file.parent for file in folder.glob("**/config.yaml") if file.parent.name != ".hydra")
+        hint = f"name one below it, such as {inside[-1]}" if inside else "give a folder that train.py made"
+        raise InputError(f"{key}={wanted}: no run folder (config.yaml is missing); {hint}")
+    return run
+
+
+def find_last(outputs: str | Path, *, key: str = "run") -> Path:
+    """The folder of the run or the sweep that was started last; for a sweep's job, that of its sweep.
+
+    Raises:
+        InputError: there is none below `outputs`.
+    """
+    runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
+    runs = [run for run in runs if run.config_file.exists()]
+    if not runs:
+        raise InputError(f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER")
+    last = max(runs, key=lambda run: run.read_status().get("started", ""))
+    return last.path.parent if find_sweep(last.path.parent) is not None else last.path
+
+
+def best_of_sweep(folder: Path, *, key: str = "run") -> Run:
+    """The run of a sweep that did best by the metric that it watched.
+
+    Raises:
+        InputError: none is done.
+    """
+    runs, _ = read_runs([folder])
+    measured = [run for run in runs if run.done and math.isfinite(run.metrics.get(run.monitor, math.nan))]
+    if not measured:
+        states = ", ".join(sorted({run.state for run in runs}))
+        raise InputError(f"{key}={folder}: none of the sweep's {len(runs)} runs has a result ({states})")
+
+    def merit(run: Run) -> float:
+        value = run.metrics[run.monitor]
+        return value if run.mode == "max" else -value
+
+    return max(measured, key=merit)
