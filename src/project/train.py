@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
@@ -147,7 +146,6 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
 
     if not trainer.is_global_zero:
         logging.getLogger("project").setLevel(logging.WARNING)
-        torch.manual_seed(cfg.seed + trainer.global_rank)  # each rank its own dropout
         return fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)[0].get(cfg.monitor)
 
     with run.recording(name=cfg.name, monitor=cfg.monitor, mode=cfg.mode, ranks=trainer.world_size) as status:
@@ -218,7 +216,7 @@ def fit_and_evaluate(
     metrics = dict(trainer.callback_metrics)
     if is_pruned(callbacks):
         return _plain(metrics), "last"
-    path = best_checkpoint(callbacks)
+    path = trainer.strategy.broadcast(best_checkpoint(callbacks) if trainer.is_global_zero else None)
     options: dict[str, Any] = {"ckpt_path": path, "weights_only": True, "verbose": False}
     if datamodule.count("val"):
         trainer.validate(module, datamodule, **options)
