@@ -10,7 +10,8 @@ import pytest
 
 from project.datamodules import download
 from project.errors import InputError
-from project.runs.folder import RunFolder, claim, find_run, run_of_checkpoint
+from project.runs.claims import claim
+from project.runs.folder import RunFolder, find_run, run_of_checkpoint
 
 
 def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ def call(command):
         return end.code
 
 SCRIPT, told = sys.argv[1], json.loads(sys.argv[2])
-command_line._leave = leave
+command_line.leave = leave
 """
 LIGHT = (
     CALLING

@@ -24,7 +24,7 @@ from project.errors import InputError, one_line
 from project.forking import flush
 from project.nearest import explain_composition, options
 from project.redaction import redact_text
-from project.runs import folder
+from project.runs import claims
 from project.runs.folder import RunFolder
 from project.runs.outages import reason_of
 
@@ -71,10 +71,10 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
 
 def _tidy_up(signum: int) -> None:
     """Leave nothing of a single run that is told to stop before it has trained; have SLURM start it again."""
-    mine = list(folder.claimed())
+    mine = list(claims.claimed())
     for path in mine:
         if not RunFolder(path).status_file.exists():
-            folder.discard(path)
+            claims.discard(path)
     if signum == signal.SIGUSR1 and (mine or resume.continued) and nodes.is_first():
         slurm_job.requeue()
 

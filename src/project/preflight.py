@@ -12,7 +12,8 @@ from project import imports, nodes, resume, stopping
 from project.checks import find_problems
 from project.command_line import ending_on_errors
 from project.errors import InputError
-from project.runs.folder import claim, refuse_unwritable
+from project.runs.claims import claim
+from project.runs.folder import refuse_unwritable
 from project.runs.writable import find_unusable
 
 

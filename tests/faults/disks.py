@@ -22,7 +22,9 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from project.runs.folder import RunFolder, claim, git_state, versions
+from project.runs.claims import claim
+from project.runs.folder import RunFolder
+from project.runs.provenance import git_state, versions
 from project.sweeps.folder import SweepFolder, create
 
 ROOT = Path(__file__).resolve().parents[2]

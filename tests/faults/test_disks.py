@@ -30,7 +30,8 @@ from project.errors import DataError, InputError
 from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard
 from project.runs import outages
-from project.runs.folder import RunFolder, UnrecordedError, claim
+from project.runs.claims import claim
+from project.runs.folder import RunFolder, UnrecordedError
 from project.runs.log_file import LogFile
 from project.sweeps.jobs import Job
 from project.sweeps.ledger import Ledger

@@ -3,15 +3,10 @@
 import json
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
-from datetime import UTC, datetime
-from functools import cache
-from itertools import count
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +14,10 @@ from project import slurm_job
 from project.errors import InputError
 from project.redaction import redact
 from project.runs import checkpoint_files
+from project.runs.claims import discard
 from project.runs.outages import Outage, reason_of, replace_text
+from project.runs.provenance import git_state, now, versions
 from project.runs.writable import probe
-
-PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "tensorboard")
 
 KINDS = {"pid": int, "host": str, "started": str, "state": str}
 """What these keys of a status hold; anything else there counts as nothing."""
@@ -188,72 +183,6 @@ def describe(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}".strip(": ")
 
 
-_made_above: dict[Path, list[Path]] = {}
-"""For each folder that this process claimed, those that it made above it, the nearest first."""
-
-
-def claimed() -> Iterable[Path]:
-    """Folders that this process has made and not discarded."""
-    return tuple(_made_above)
-
-
-def discard(path: Path) -> None:
-    """Remove a folder that came to nothing, and those that were made for it and hold nothing else.
-
-    Does nothing unless this process's `claim` made it: whatever else is there is not ours to remove.
-    """
-    if (above := _made_above.pop(path.absolute(), None)) is None:
-        return
-    shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):  # another run uses it by now
-        for parent in above:
-            parent.rmdir()
-
-
-def claim(wanted: str | Path) -> Path:
-    """Make a new folder of this name, with -2, -3, … behind it where other runs were first.
-
-    Creating a folder either succeeds or fails as a whole, on network file systems too: two runs that start
-    in the same instant get two folders.
-
-    Raises:
-        InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left of
-            it.
-    """
-    wanted = Path(wanted)
-    if wanted.name in ("", ".."):
-        raise InputError(
-            f"{wanted}: no folder of a run's own; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "
-            "hydra.run.dir=outputs/trial"
-        )
-    above = [parent for parent in wanted.absolute().parents if not parent.exists()]
-    made = list(above)
-    try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
-            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
-            try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            except FileNotFoundError:  # another run that came to nothing has just removed it
-                wanted.parent.mkdir(parents=True, exist_ok=True)
-                continue
-            made.insert(0, path)
-            probe(path)
-            _made_above[path.absolute()] = above
-            return path
-    except OSError as error:
-        with suppress(OSError):  # others may use them by now
-            for folder in made:
-                folder.rmdir()
-        raise InputError(
-            f"paths.outputs: cannot make the run folder {wanted} ({reason_of(error)}); set paths.outputs to "
-            "a folder that you may write to, on a disk that is not full"
-        ) from error
-    raise AssertionError("unreachable")
-
-
 def refuse_unwritable(run: RunFolder) -> None:
     """Make sure that a run can go on in its folder.
 
@@ -292,35 +221,3 @@ def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
     """The run folder in whose `checkpoints` a file lies, or None."""
     run = RunFolder(Path(checkpoint).absolute().parent.parent)
     return run if run.composed_file.exists() else None
-
-
-@cache  # the jobs of a sweep inherit it
-def versions() -> Mapping[str, str]:
-    """Of Python and of what decides a run's result."""
-    from importlib.metadata import version  # takes longer than all else here
-
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
-
-
-@cache
-def git_state() -> Mapping[str, Any] | None:
-    """Commit of the code and whether it was changed since, or None outside a repository."""
-    try:
-        commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *command],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            ).stdout.strip()
-            for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return {"commit": commit, "changed": bool(changes)}
-
-
-def now() -> str:
-    """The time as records have it: UTC, ISO 8601."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")

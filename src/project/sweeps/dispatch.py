@@ -16,7 +16,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.checks import find_problems
 from project.errors import InputError
-from project.runs.folder import RunFolder, now
+from project.runs.folder import RunFolder
+from project.runs.provenance import now
 from project.runs.writable import find_unusable, probe
 from project.stopping import REPEAT_S, SIGNALS, exit_code
 from project.sweeps.composing import Composer

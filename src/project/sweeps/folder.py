@@ -13,7 +13,9 @@ from typing import Any
 
 from project.errors import InputError
 from project.redaction import holds_secret, redact
-from project.runs.folder import RunFolder, claim, git_state, now, versions
+from project.runs.claims import claim
+from project.runs.folder import RunFolder
+from project.runs.provenance import git_state, now, versions
 from project.sweeps.fingerprint import differences, fingerprint
 from project.sweeps.ledger import Ledger
 

@@ -18,7 +18,8 @@ from project import resume
 from project.errors import InputError
 from project.nearest import explain_composition
 from project.redaction import restore
-from project.runs.folder import discard, now
+from project.runs.claims import discard
+from project.runs.provenance import now
 from project.stopping import exit_code
 from project.sweeps.composing import Composer, loader_of
 from project.sweeps.dispatch import Source, compose_job, judge, refuse_problems, settle

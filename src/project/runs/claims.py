@@ -1,0 +1,76 @@
+"""Run folders that this process makes, and removes again where they came to nothing."""
+
+import shutil
+from collections.abc import Iterable
+from contextlib import suppress
+from itertools import count
+from pathlib import Path
+
+from project.errors import InputError
+from project.runs.outages import reason_of
+from project.runs.writable import probe
+
+_made_above: dict[Path, list[Path]] = {}
+"""For each folder that this process claimed, those that it made above it, the nearest first."""
+
+
+def claimed() -> Iterable[Path]:
+    """Folders that this process has made and not discarded."""
+    return tuple(_made_above)
+
+
+def discard(path: Path) -> None:
+    """Remove a folder that came to nothing, and those that were made for it and hold nothing else.
+
+    Does nothing unless this process's `claim` made it: whatever else is there is not ours to remove.
+    """
+    if (above := _made_above.pop(path.absolute(), None)) is None:
+        return
+    shutil.rmtree(path, ignore_errors=True)
+    with suppress(OSError):  # another run uses it by now
+        for parent in above:
+            parent.rmdir()
+
+
+def claim(wanted: str | Path) -> Path:
+    """Make a new folder of this name, with -2, -3, … behind it where other runs were first.
+
+    Creating a folder either succeeds or fails as a whole, on network file systems too: two runs that start
+    in the same instant get two folders.
+
+    Raises:
+        InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left of
+            it.
+    """
+    wanted = Path(wanted)
+    if wanted.name in ("", ".."):
+        raise InputError(
+            f"{wanted}: no folder of a run's own; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "
+            "hydra.run.dir=outputs/trial"
+        )
+    above = [parent for parent in wanted.absolute().parents if not parent.exists()]
+    made = list(above)
+    try:
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        for number in count(1):
+            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+            try:
+                path.mkdir()
+            except FileExistsError:
+                continue
+            except FileNotFoundError:  # another run that came to nothing has just removed it
+                wanted.parent.mkdir(parents=True, exist_ok=True)
+                continue
+            made.insert(0, path)
+            probe(path)
+            _made_above[path.absolute()] = above
+            return path
+    except OSError as error:
+        with suppress(OSError):  # others may use them by now
+            for folder in made:
+                folder.rmdir()
+        raise InputError(
+            f"paths.outputs: cannot make the run folder {wanted} ({reason_of(error)}); set paths.outputs to "
+            "a folder that you may write to, on a disk that is not full"
+        ) from error
+    raise AssertionError("unreachable")
