@@ -22,6 +22,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 
+torch.set_num_threads(1)  # before anything is computed: forks that take more threads would wait for lost ones
+
 
 def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))

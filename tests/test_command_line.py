@@ -1,4 +1,4 @@
-"""`scripts/train.py` as its users start it. Processes are few: each imports torch anew."""
+"""`scripts/train.py` as its users start it, where that makes a difference; else forked from this process."""
 
 import json
 import os
@@ -14,6 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, read_table
+from forked import Forked
+from forked import run as fork
 
 FOREVER = (
     "model=mlp data=synthetic data.train_size=200 trainer.accelerator=cpu trainer.max_epochs=100000 "
@@ -42,22 +44,27 @@ def train(
     return done
 
 
-@contextmanager
-def training(cwd: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """A run that would go on for ever, with its first checkpoint written."""
-    process = subprocess.Popen(
-        [sys.executable, str(ROOT / "scripts" / "train.py"), *FOREVER.split(), *arguments],
+def popen(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments],
         cwd=cwd,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+@contextmanager
+def training(cwd: Path, *arguments: str, fresh: bool = False) -> Iterator[subprocess.Popen[str] | Forked]:
+    """A run that would go on for ever, with its first checkpoint written."""
+    arguments = (*FOREVER.split(), *arguments)
+    process = popen(cwd, *arguments) if fresh else Forked(arguments, cwd)
     try:
         deadline = time.monotonic() + 120
         while not list(cwd.glob("outputs/*/*/checkpoints/last.ckpt")):
             assert time.monotonic() < deadline
             assert process.poll() is None
-            time.sleep(0.1)
+            time.sleep(0.02)
         yield process
     finally:
         process.kill()
@@ -133,7 +140,7 @@ def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None
     assert status["metrics"]["val/images"] == 20
     # The same batches in the same order as on one device: the same weights, to rounding.
     (tmp_path / "alone").mkdir()
-    train(*TINY.split(), cwd=tmp_path / "alone")
+    fork(*TINY.split(), cwd=tmp_path / "alone")
     alone = only_run(tmp_path / "alone")
     for name in ("train/loss", "val/loss"):
         pair = [float(row[name]) for row in read_table(run / "metrics.csv") if row[name]]
@@ -158,12 +165,12 @@ def children_of(pid: int) -> list[int]:
 
 
 def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: Path) -> None:
-    train(*TINY.split(), "data.batch_size=32", "scheduler=step", cwd=tmp_path)
+    fork(*TINY.split(), "data.batch_size=32", "scheduler=step", cwd=tmp_path)
     run = only_run(tmp_path)
     train("resume=last", "trainer.max_epochs=3", cwd=tmp_path)
     assert only_run(tmp_path) == run
     last = run / "checkpoints" / "last.ckpt"
-    train(f"ckpt_path={last}", "trainer.max_epochs=4", cwd=tmp_path)
+    fork(f"ckpt_path={last}", "trainer.max_epochs=4", cwd=tmp_path)
     assert only_run(tmp_path) == run
     status = json.loads((run / "status.json").read_text())
     assert status["state"] == "done"
@@ -187,7 +194,7 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
         ("+optim.eps=-1", "error: optim: Invalid epsilon value"),
         ("+epoch=5", "error: +epoch=5: nothing reads epoch"),
     ):
-        refused = train("resume=last", change, "trainer.max_epochs=5", cwd=tmp_path, code=2)
+        refused = fork("resume=last", change, "trainer.max_epochs=5", cwd=tmp_path, code=2)
         assert refused.stderr.startswith(line)
         assert len(refused.stderr.splitlines()) == 1
     after = {file: file.read_bytes() for file in before}
@@ -215,10 +222,10 @@ def test_a_mistake_is_one_line_before_torch_is_imported(tmp_path: Path, argument
 
 
 def test_a_mistake_found_late_leaves_no_folder_and_shows_its_traceback_on_wish(tmp_path: Path) -> None:
-    done = train("model=mlp", "+optim.eps=-1", cwd=tmp_path, code=2)
+    done = fork("model=mlp", "+optim.eps=-1", cwd=tmp_path, code=2)
     assert done.stderr == "error: optim: Invalid epsilon value: -1\n"
     assert list(tmp_path.iterdir()) == []
-    done = train("model=mlp", "+optim.eps=-1", "--traceback", cwd=tmp_path, code=2)
+    done = fork("model=mlp", "+optim.eps=-1", "--traceback", cwd=tmp_path, code=2)
     assert "Traceback" in done.stderr
 
 
@@ -230,12 +237,12 @@ def test_looking_at_the_configuration_does_not_import_torch(tmp_path: Path, argu
 
 
 def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tmp_path: Path) -> None:
-    done = train(*TINY.split(), "data.val_size=0", cwd=tmp_path)
+    done = fork(*TINY.split(), "data.val_size=0", cwd=tmp_path)
     assert "no validation images: callbacks early_stopping, best are off" in done.stdout
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
     assert status["weights"] == "last"
     assert status["value"] is None
-    refused = train(*TINY.split(), "data.val_size=0", "scheduler=plateau", cwd=tmp_path, code=2)
+    refused = fork(*TINY.split(), "data.val_size=0", "scheduler=plateau", cwd=tmp_path, code=2)
     assert "scheduler.monitor=val/acc: there are no validation images" in refused.stderr
 
 
@@ -243,7 +250,7 @@ def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tm
 def test_a_run_that_is_told_to_stop_says_how_to_go_on(
     tmp_path: Path, stop: signal.Signals, code: int
 ) -> None:
-    with training(tmp_path) as process:
+    with training(tmp_path, fresh=stop is signal.SIGINT) as process:
         process.send_signal(stop)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code
@@ -253,6 +260,6 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on(
 
 
 def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
-    train(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
+    fork(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
     jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]

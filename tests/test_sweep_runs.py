@@ -1,21 +1,21 @@
-"""Sweeps as their users start them. Each test is one or two commands: every one imports torch anew."""
+"""Sweeps as their users start them; most are forked from this process instead, which has imported torch."""
 
 import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import ROOT
+from forked import Forked
 from test_command_line import children_of, train
 
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job
 
-SCRIPT = str(ROOT / "scripts" / "train.py")
 TINY = [
     *("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101"),
     *("trainer.accelerator=cpu", "trainer.max_epochs=3"),
@@ -27,21 +27,17 @@ BOWL = [
 ]
 
 
-def command(*arguments: str) -> list[str]:
-    return [sys.executable, SCRIPT, *arguments]
-
-
-def variables() -> dict[str, str]:
+def run_fresh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
-    return {"PYTHONPATH": path, "COLUMNS": "100"}
+    return train(*arguments, cwd=cwd, PYTHONPATH=path, COLUMNS="100")
 
 
-def environment() -> dict[str, str]:
-    return os.environ | variables()
+def begin(*arguments: str, cwd: Path) -> Forked:
+    return Forked(arguments, cwd, COLUMNS="100")
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    return train(*arguments, cwd=cwd, code=code, **variables())
+    return forked.run(*arguments, cwd=cwd, code=code, COLUMNS="100")
 
 
 def only_sweep(cwd: Path) -> SweepFolder:
@@ -74,7 +70,7 @@ def wait_until(condition: object, seconds: float = 120) -> None:
 def test_jobs_of_one_and_two_ranks_have_the_values_of_the_same_runs_alone(tmp_path: Path) -> None:
     swept = ["model=mlp,lenet", "trainer.devices=1,2"]
     shared = [*TINY[1:], "trainer=ddp", "data.input_shape=[1,32,32]"]
-    done = run("-m", *shared, *swept, "hydra.launcher.jobs=2", cwd=tmp_path)
+    done = run_fresh("-m", *shared, *swept, "hydra.launcher.jobs=2", cwd=tmp_path)
     sweep = only_sweep(tmp_path)
     jobs = jobs_of(tmp_path)
     assert [job.name for job in jobs] == [
@@ -122,14 +118,11 @@ def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None
 
 @pytest.mark.parametrize("ranks", [1, 2])
 def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None:
-    sweep_command = command(
+    arguments = [
         *("-m", *TINY[:2], "data.train_size=20000", "trainer.max_epochs=4", "trainer.accelerator=cpu"),
         *("optim.lr=0.1,0.01,0.001", *(["trainer=ddp", "trainer.devices=2"] if ranks == 2 else [])),
-    )
-    with (tmp_path / "output.txt").open("w") as output:
-        process = subprocess.Popen(
-            sweep_command, cwd=tmp_path, env=environment(), stdout=output, stderr=output
-        )
+    ]
+    with begin(*arguments, cwd=tmp_path) as process:
         wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
         leaders = children_of(process.pid)
         family = [*leaders, *(rank for leader in leaders for rank in children_of(leader))]
@@ -149,18 +142,12 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_sweep_that_is_told_to_stop_stops_its_jobs(tmp_path: Path, stop: signal.Signals, code: int) -> None:
-    process = subprocess.Popen(
-        command("-m", *TINY[:5], "trainer.max_epochs=100000", "~callbacks.early_stopping", "seed=1,2,3"),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
-    jobs = children_of(process.pid)
-    process.send_signal(stop)
-    shown, errors = process.communicate(timeout=60)
+    forever = [*TINY[:5], "trainer.max_epochs=100000", "~callbacks.early_stopping", "seed=1,2,3"]
+    with begin("-m", *forever, cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        jobs = children_of(process.pid)
+        process.send_signal(stop)
+        shown, errors = process.communicate(timeout=60)
     assert process.returncode == code, shown + errors
     assert all(is_gone(pid) for pid in jobs)
     assert set(states(only_sweep(tmp_path))) == {"interrupted", "waiting"}
@@ -220,16 +207,7 @@ def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -
     processes = []
     for number in (1, 2):
         (tmp_path / str(number)).mkdir()
-        processes.append(
-            subprocess.Popen(
-                command(*search),
-                cwd=tmp_path / str(number),
-                env=environment(),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.STDOUT,
-                text=True,
-            )
-        )
+        processes.append(begin(*search, cwd=tmp_path / str(number)))
     outputs = [process.communicate(timeout=300)[0] for process in processes]
     assert [process.returncode for process in processes] == [0, 0], outputs
     import optuna
@@ -280,16 +258,9 @@ def test_a_killed_search_loses_no_trial_and_pruning_stops_all_ranks(tmp_path: Pa
         *("hydra.sweeper.sampler=brute_force", "hydra.sweeper.pruner=threshold"),
         "hydra.sweeper.pruner_options={upper:0.1}",
     ]
-    process = subprocess.Popen(
-        command(*search),
-        cwd=tmp_path,
-        env=environment(),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
-    process.kill()
-    process.wait()
+    with begin(*search, cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        process.kill()
     run("resume=last", "hydra.sweeper.n_trials=2", cwd=tmp_path)
     sweep = only_sweep(tmp_path)
     jobs = jobs_of(tmp_path)

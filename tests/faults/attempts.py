@@ -7,8 +7,9 @@ import signal
 import sys
 import traceback
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 import torch
 from endings import wait_for_end
@@ -17,6 +18,7 @@ from hydra.core.hydra_config import HydraConfig
 
 import project.train  # noqa: F401 (imported here once, for all)
 from project import command_line
+from project.forking import die_with_parent
 from project.runs.folder import RunFolder
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -25,7 +27,14 @@ LIMIT_S = 300
 
 
 def start(
-    arguments: list[str], cwd: Path, *, script: str = "train", before: Callable[[], object] | None = None
+    arguments: Sequence[str],
+    cwd: Path,
+    *,
+    script: str = "train",
+    before: Callable[[], object] | None = None,
+    variables: Mapping[str, str] = MappingProxyType({}),
+    streams: tuple[int, int] | None = None,
+    command: Callable[[], object] | None = None,
 ) -> int:
     """Begin `python scripts/<script>.py <arguments>` in `cwd`; its output goes to `cwd/log`.
 
@@ -34,6 +43,9 @@ def start(
         cwd: its working directory.
         script: name of the script.
         before: called in the new process first.
+        variables: of its environment, beside this process's.
+        streams: descriptors of its standard output and error instead of the log.
+        command: called instead of the script.
 
     Returns:
         Its process id.
@@ -41,19 +53,18 @@ def start(
     torch.set_num_threads(1)
     sys.stdout.flush()
     sys.stderr.flush()
+    parent = os.getpid()
     pid = os.fork()
     if pid:
         return pid
     try:
         os.setpgid(0, 0)
+        die_with_parent(parent)
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, signal.SIG_DFL)
         os.chdir(cwd)
-        log = os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        os.dup2(log, 1)
-        os.dup2(log, 2)
-        sys.stdout = os.fdopen(1, "w")  # pytest's own have buffers, and go elsewhere
-        sys.stderr = os.fdopen(2, "w")
+        os.environ.update(variables)
+        _write_to(streams or (os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND),) * 2)
         GlobalHydra.instance().clear()
         HydraConfig.instance().cfg = None
         sys.argv = [str(ROOT / "scripts" / f"{script}.py"), *arguments]
@@ -61,6 +72,11 @@ def start(
             finalizer.detach()  # of temporary folders, which are the parent's
         if before is not None:
             before()
+        if command is not None:
+            command()
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(0)
         spec = importlib.util.spec_from_file_location("script", sys.argv[0])
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
@@ -69,6 +85,14 @@ def start(
         traceback.print_exc()
     finally:
         os._exit(99)
+
+
+def _write_to(streams: tuple[int, int]) -> None:
+    """Have all output go there, and none into what pytest keeps of its own."""
+    for standard, descriptor in enumerate(streams, start=1):
+        os.dup2(descriptor, standard)
+    sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
+    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", buffering=1)
 
 
 def wait(pid: int, limit_s: float = LIMIT_S) -> int:

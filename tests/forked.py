@@ -1,0 +1,95 @@
+"""Commands as `subprocess.Popen` has them, but forked from this process, which has imported everything."""
+
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from types import TracebackType
+
+import attempts
+
+
+class Forked:
+    """A command in a process of its own, whose output is kept; killed at the end of a `with`.
+
+    Args:
+        arguments: of `scripts/train.py`.
+        cwd: its working directory.
+        command: called instead of the script.
+        variables: of its environment, beside this process's.
+    """
+
+    def __init__(
+        self,
+        arguments: Sequence[str],
+        cwd: Path,
+        command: Callable[[], object] | None = None,
+        **variables: str,
+    ) -> None:
+        self.returncode: int | None = None
+        self._kept = [os.memfd_create(name) for name in ("output", "errors")]
+        self._texts: tuple[str, ...] = ()
+        self.pid = attempts.start(
+            arguments, cwd, variables=variables, streams=(self._kept[0], self._kept[1]), command=command
+        )
+
+    def poll(self) -> int | None:
+        """Its exit code, negative for the signal that killed it; None while it runs."""
+        if self.returncode is None:
+            pid, status = os.waitpid(self.pid, os.WNOHANG)
+            if pid:
+                self.returncode = os.waitstatus_to_exitcode(status)
+                self._texts = tuple(os.pread(kept, os.fstat(kept).st_size, 0).decode() for kept in self._kept)
+                for kept in self._kept:
+                    os.close(kept)
+        return self.returncode
+
+    def wait(self, timeout: float = attempts.LIMIT_S) -> int:
+        """Wait for its end; kill it if that does not come in time."""
+        deadline = time.monotonic() + timeout
+        while self.poll() is None:
+            if time.monotonic() > deadline:
+                self.kill()
+                self.wait()
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout, *self._texts)
+            time.sleep(0.005)
+        assert self.returncode is not None
+        return self.returncode
+
+    def communicate(self, timeout: float = attempts.LIMIT_S) -> tuple[str, str]:
+        """Wait for its end; return what it wrote to its standard output and error."""
+        self.wait(timeout)
+        output, errors = self._texts
+        return output, errors
+
+    def send_signal(self, number: signal.Signals) -> None:
+        """Send a signal to this process alone."""
+        if self.poll() is None:
+            os.kill(self.pid, number)
+
+    def kill(self) -> None:
+        """Kill this process alone."""
+        self.send_signal(signal.SIGKILL)
+
+    def __enter__(self) -> "Forked":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.kill()
+        self.wait()
+
+
+def run(*arguments: str, cwd: Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
+    """Run a command to its end, as `subprocess.run` does.
+
+    Raises:
+        AssertionError: its exit code is not `code`.
+    """
+    process = Forked(arguments, cwd, **variables)
+    output, errors = process.communicate()
+    assert process.returncode == code, output + errors
+    return subprocess.CompletedProcess(arguments, code, output, errors)
