@@ -1,6 +1,7 @@
 """Everything in conf/ goes with everything else."""
 
 from itertools import product
+from pathlib import Path
 
 import lightning as L
 import pytest
@@ -20,7 +21,7 @@ OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
 def test_conf_holds_what_these_tests_expect() -> None:
     # A test that discovers files asserts how many: one that sees none must not pass.
     assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (10, 5, 6, 9)
-    assert len(options("experiment")) == 10
+    assert len(options("experiment")) == 11
     assert (options("augment"), options("loss")) == (
         ["affine", "airbench", "crop_flip", "none", "strong"],
         ["cross_entropy", "mse"],
@@ -88,9 +89,10 @@ def test_every_model_trains_a_step_on_every_data_set(
 
 @pytest.mark.parametrize("experiment", options("experiment"))
 def test_every_preset_passes_the_checks_and_says_how_it_was_measured(
-    composer: Compose, experiment: str
+    composer: Compose, experiment: str, image_folder: Path
 ) -> None:
-    config = composer(f"experiment={experiment}")
+    own = [f"data.path={image_folder}"] if experiment == "finetune" else []  # whose images the user gives
+    config = composer(f"experiment={experiment}", *own)
     assert list(find_problems(config)) == []
     assert config.name == experiment
     header = (CONF / "experiment" / f"{experiment}.yaml").read_text().split("defaults:")[0]

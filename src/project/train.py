@@ -110,6 +110,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         optimizer=build(config, "optim"),
         scheduler=build(config, "scheduler"),
         decay_norms_and_biases=cfg.decay_norms_and_biases,
+        layer_decay=cfg.get("layer_decay", 1.0),  # runs of before had none
         compile=cfg.compile,
         channels_last=cfg.channels_last,
         test_views=cfg.test_views,

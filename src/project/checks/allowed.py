@@ -84,6 +84,8 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "callbacks.early_stopping.patience": (0, math.inf),
     "callbacks.early_stopping.min_delta": (0, math.inf),
     "callbacks.ema.decay": (0, BELOW_1),
+    "callbacks.freeze.epochs": (0, math.inf),
+    "layer_decay": (ABOVE_0, 1),
     "seeds": (1, math.inf),
     "folds": (2, math.inf),
 }

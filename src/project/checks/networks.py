@@ -94,6 +94,11 @@ def _wrong_torchvision(right: Mapping[str, Any]) -> Iterator[str]:
         hint = did_you_mean(name, known)
         yield f"model.name={name}: no classification model of torchvision; {hint}"
         return
+    if right.get("model.freeze") is True and right.get("callbacks.freeze.epochs"):
+        yield (
+            "model.freeze=true: nothing but the head ever trains; set it to false and have "
+            f"callbacks.freeze.epochs={right['callbacks.freeze.epochs']} freeze the rest for a while"
+        )
     if weights is None:
         if right.get("model.freeze") is True and "model.weights" in right:
             yield "model.freeze=true: needs pretrained weights (model.weights=DEFAULT)"

@@ -12,7 +12,7 @@ from project.divergence import require_finite_loss
 from project.errors import InputError, one_line
 from project.modules.initialization import initialize_from_images
 from project.modules.metrics import LossAndAccuracy
-from project.modules.optimizers import ParameterGroups, parameter_groups
+from project.modules.optimizers import ParameterGroups, parameter_groups, scale_learning_rates
 from project.modules.schedules import POSITION, Length, Schedule
 from project.modules.views import mean_over_views
 from project.randomness import StepSeeds
@@ -33,6 +33,7 @@ class ImageClassifier(L.LightningModule):
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the schedule from the optimizer and the training's length (see `schedules`).
         decay_norms_and_biases: whether weight decay applies to them too.
+        layer_decay: learning rate of each block of the network in units of that of the block behind it.
         compile: run the network through `torch.compile`, on a GPU as CUDA graphs, one for each shape of a
             batch; checkpoints keep their plain keys.
         channels_last: keep images and filters in channels-last memory order.
@@ -53,6 +54,7 @@ class ImageClassifier(L.LightningModule):
         scheduler: Callable[[Optimizer, Length], Schedule],
         *,
         decay_norms_and_biases: bool = True,
+        layer_decay: float = 1.0,
         compile: bool = False,
         channels_last: bool = False,
         test_views: str = "none",
@@ -68,6 +70,7 @@ class ImageClassifier(L.LightningModule):
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
+        self.layer_decay = layer_decay
         self.test_views = test_views
         self.config = dict(config or {})
         self.seed = int(self.config.get("seed", 0)) if seed is None else seed
@@ -97,10 +100,13 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule; the trainer knows how long the training lasts."""
         initialize_from_images(self.network, self.trainer)
-        groups = parameter_groups(self.network, decay_norms_and_biases=self.decay_norms_and_biases)
+        groups = parameter_groups(
+            self.network,
+            decay_norms_and_biases=self.decay_norms_and_biases,
+            layer_decay=self.layer_decay,
+        )
         optimizer = _made("optim", self.optimizer_factory, groups)
-        for group in optimizer.param_groups:  # whatever the schedule; one that begins lower says so itself
-            group.setdefault("initial_lr", group["lr"])
+        scale_learning_rates(optimizer)
         self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
         steps = self.trainer.estimated_stepping_batches
         batches_per_step = self.trainer.accumulate_grad_batches

@@ -7,10 +7,14 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from project.modules.blocks import blocks
+
 ParameterGroups = list[dict[str, Any]]
 
 
-def parameter_groups(network: nn.Module, *, decay_norms_and_biases: bool) -> ParameterGroups:
+def parameter_groups(
+    network: nn.Module, *, decay_norms_and_biases: bool, layer_decay: float = 1.0
+) -> ParameterGroups:
     """Trainable parameters of `network` as optimizer groups.
 
     A network may have a method `parameter_roles`, which returns lists of parameters by the name of what
@@ -20,18 +24,38 @@ def parameter_groups(network: nn.Module, *, decay_norms_and_biases: bool) -> Par
         network: whose parameters are optimized; frozen ones are left out.
         decay_norms_and_biases: if false, parameters of one dimension (biases, gains and offsets of
             norms) form a group with `weight_decay` 0.
+        layer_decay: below 1, each block of the network (see `blocks`) has groups of its own, the head's
+            first, with `lr_scale`, by which `scale_learning_rates` multiplies the learning rate: 1 for the
+            head, `layer_decay` for the block before it, its square for the one before that, and so on
+            (discriminative fine-tuning: Howard and Ruder 2018, arXiv 1801.06146, sec. 3.2; block by block:
+            Clark et al. 2020, arXiv 2003.10555).
     """
     groups: ParameterGroups = []
+    depths = [list(network.parameters())] if layer_decay == 1 else list(reversed(blocks(network)))
     for name, members in _roles(network).items():
-        role = {"role": name} if name else {}
-        parameters = [parameter for parameter in members if parameter.requires_grad]
-        if decay_norms_and_biases:
-            groups.append({"params": parameters} | role)
-            continue
-        matrices = [parameter for parameter in parameters if parameter.ndim > 1]
-        vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
-        groups += [{"params": matrices} | role, {"params": vectors, "weight_decay": 0.0} | role]
+        for depth, block in enumerate(depths):
+            options: dict[str, Any] = {"role": name} if name else {}
+            if layer_decay != 1:
+                options["lr_scale"] = layer_decay**depth
+            here = {id(parameter) for parameter in block if parameter.requires_grad}
+            parameters = [parameter for parameter in members if id(parameter) in here]
+            if decay_norms_and_biases:
+                groups.append({"params": parameters} | options)
+                continue
+            matrices = [parameter for parameter in parameters if parameter.ndim > 1]
+            vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
+            groups += [{"params": matrices} | options, {"params": vectors, "weight_decay": 0.0} | options]
     return [group for group in groups if group["params"]]
+
+
+def scale_learning_rates(optimizer: Optimizer) -> None:
+    """Multiply the learning rate of each group by its `lr_scale`, and note it as `initial_lr`.
+
+    After the optimizer is made: until then only the optimizer knows the rate of each group.
+    """
+    for group in optimizer.param_groups:
+        group["lr"] *= group.get("lr_scale", 1.0)
+        group.setdefault("initial_lr", group["lr"])  # whatever the schedule; one that begins lower says so
 
 
 def _roles(network: nn.Module) -> Mapping[str, list[Tensor]]:

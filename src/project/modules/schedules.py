@@ -104,14 +104,17 @@ def exponential(optimizer: Optimizer, length: Length, *, gamma: float, interval:
 def cosine(
     optimizer: Optimizer, length: Length, *, final_lr: float = 0.0, interval: str = "step"
 ) -> Schedule:
-    """Half a cosine from the learning rate to `final_lr` (Loshchilov and Hutter 2017, eq. 5)."""
+    """Half a cosine from the learning rate to `final_lr` (Loshchilov and Hutter 2017, eq. 5).
+
+    Groups whose learning rate is scaled (see `parameter_groups`) end at as much of `final_lr`.
+    """
     total = length.in_units_of(interval)
 
     def ratio_of(peak: float) -> Callable[[int], float]:
         lowest = final_lr / peak
         return lambda step: lowest + (1 - lowest) * _half_cosine(step / total)
 
-    ratios = [ratio_of(group["lr"]) for group in optimizer.param_groups]
+    ratios = [ratio_of(group["lr"] / group.get("lr_scale", 1.0)) for group in optimizer.param_groups]
     return {"scheduler": torch_schedules.LambdaLR(optimizer, ratios), "interval": interval}
 
 

@@ -12,6 +12,7 @@ from torch.nn import functional as F
 from torchvision import models
 
 from project.errors import InputError
+from project.modules.weights import load_body
 
 
 class TorchvisionModel(nn.Module):
@@ -24,7 +25,7 @@ class TorchvisionModel(nn.Module):
         num_classes: number of logits.
         name: as in torchvision, e.g. `resnet18`, `convnext_tiny`, `vit_b_16`.
         weights: null for random ones, the name of pretrained ones (`DEFAULT`, `IMAGENET1K_V1`), or
-            a file with a state_dict of this network.
+            a file with a state_dict of this network, for any number of classes; a run's checkpoint too.
         freeze: train the new head alone; everything else keeps its weights and statistics.
         resize: side in pixels to which a batch is scaled before the network, e.g. 224.
 
@@ -103,10 +104,9 @@ def _build(name: str, side: int, weights: str | None) -> nn.Module:
         options |= {"aux_logits": False, "init_weights": True} if weights is None else {}
     if weights is None:
         return models.get_model(name, weights=None, **options)
-    file = Path(weights)
-    if file.suffix or file.exists():
+    if "://" in weights or (file := Path(weights)).suffix or file.exists():
         network = models.get_model(name, weights=None, **options)
-        _load_file(network, file)
+        load_body(network, weights, find_head(network)[0], name)
         return network
     known = models.get_model_weights(name)
     if weights != "DEFAULT" and weights not in known.__members__:
@@ -141,26 +141,22 @@ def _cached(url: str) -> Path:
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
-def _load_file(network: nn.Module, file: Path) -> None:
-    try:
-        network.load_state_dict(torch.load(file, map_location="cpu", weights_only=True))
-    except FileNotFoundError as error:
-        raise InputError(f"model.weights={file}: no such file") from error
-    except Exception as error:  # torch.load raises many kinds, all of them mean a file not of this network
-        reason = str(error).strip().splitlines()[0]
-        raise InputError(f"model.weights={file}: no state_dict of this network ({reason})") from error
+def find_head(network: nn.Module) -> tuple[str, nn.Module]:
+    """The last linear (or 1×1 convolution) layer of a network as torchvision made it, and its name."""
+    for name, module in reversed(list(network.named_modules())):
+        if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.out_channels == 1000):
+            return name, module
+    raise AssertionError("every classification model of torchvision ends in such a layer")
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> str:
-    """Put a fresh layer in place of the last linear (or 1×1 convolution) layer; return its name."""
-    for name, module in reversed(list(network.named_modules())):
-        if isinstance(module, nn.Linear):
-            head: nn.Module = nn.Linear(module.in_features, num_classes)
-        elif isinstance(module, nn.Conv2d) and module.out_channels == 1000:
-            head = nn.Conv2d(module.in_channels, num_classes, kernel_size=1)
-        else:
-            continue
-        parent, _, attribute = name.rpartition(".")
-        setattr(network.get_submodule(parent), attribute, head)
-        return name
-    raise AssertionError("every classification model of torchvision ends in such a layer")
+    """Put a fresh layer in the place of the head; return its name."""
+    name, module = find_head(network)
+    if isinstance(module, nn.Linear):
+        head: nn.Module = nn.Linear(module.in_features, num_classes)
+    else:
+        assert isinstance(module, nn.Conv2d)
+        head = nn.Conv2d(module.in_channels, num_classes, kernel_size=1)
+    parent, _, attribute = name.rpartition(".")
+    setattr(network.get_submodule(parent), attribute, head)
+    return name

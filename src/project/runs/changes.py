@@ -19,6 +19,7 @@ ALWAYS = {
     "model": "the weights were trained in another network",
     "data": "validation and test images, or what they look like, would not be those of the epochs before",
     "decay_norms_and_biases": "the optimizer's groups would be others than those of its state",
+    "layer_decay": "the optimizer's groups would be others than those of its state",
     "optim._target_": "the optimizer's state is that of another one",
     "scheduler._target_": "the schedule's state is that of another one",
 }
