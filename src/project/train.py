@@ -26,6 +26,7 @@ from project import imports, nodes, redaction, screen, slurm_job, stopping, targ
 from project.allocation import keep_freed_memory
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
+from project.callbacks.story import Story
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
 from project.datamodules.workers import naming_worker_failures
@@ -120,6 +121,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
     callbacks |= {"record": Record(run), "stop": Stop()}
+    if in_sweep() and isinstance(story := callbacks.get("story"), Story):
+        story.spending.least_s = 0.0
     if cfg.ckpt_path is not None and nodes.is_first():  # changes are kept once they have proved right
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))

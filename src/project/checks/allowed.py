@@ -86,6 +86,10 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "callbacks.ema.decay": (0, BELOW_1),
     "callbacks.freeze.epochs": (0, math.inf),
     "layer_decay": (ABOVE_0, 1),
+    "callbacks.story.budget": (0, 1),
+    "callbacks.story.least_s": (0, math.inf),
+    "callbacks.story.images": (0, 1000),
+    "callbacks.story.points": (0, 10_000),
     "seeds": (1, math.inf),
     "folds": (2, math.inf),
 }

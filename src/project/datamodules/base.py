@@ -166,6 +166,16 @@ class ImageDataModule(L.LightningDataModule):
         """Images in a split; 0 if it is empty or not set up."""
         return len(self._parts[split].rows) if split in self._parts else 0
 
+    def pixels(self, split: Split, places: Tensor) -> Tensor:
+        """Images (n, C, H, W) uint8 of a split as they are before normalization, on the CPU.
+
+        Args:
+            split: one that is set up.
+            places: (n,) in the order in which one device evaluates the split.
+        """
+        images, rows = self._parts[split]
+        return images.sample(rows[places])
+
     def train_dataloader(self) -> ImageLoader:
         """Shuffled, augmented batches."""
         part = self._parts["train"]

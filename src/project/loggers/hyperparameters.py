@@ -6,6 +6,8 @@ HYPERPARAMETERS = {
     "data": ("batch_size", "val_size"),
     "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
 }
+MODES = {"crop_mode": "crop_padding", "flip_mode": "flip"}
+"""Keys of the augmentation that count where another one is not 0."""
 LEFT_OUT = ("input_shape", "num_classes", "erase_probability", "fused")
 """Last parts of keys whose values follow from the data or from other keys, or change speed alone."""
 
@@ -21,7 +23,8 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
     for group in ("model", "optim", "scheduler", "loss", "augment"):
         for name, value in config[group].items():
             follows = name.startswith("_") or name in LEFT_OUT
-            if not follows and (group != "augment" or value):
+            off = group == "augment" and not config[group].get(MODES.get(name, name))
+            if not follows and not off:
                 shown[f"{group}.{name}"] = value
     for group, names in HYPERPARAMETERS.items():
         shown |= {f"{group}.{name}": config[group][name] for name in names}

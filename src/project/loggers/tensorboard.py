@@ -1,17 +1,49 @@
 """TensorBoard events in the run folder."""
 
+import io
+import re
 from argparse import Namespace
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
-from torch.utils.tensorboard.summary import hparams
+from torch import Tensor, nn
+from torch.utils.tensorboard.summary import custom_scalars, hparams
 
 from project.loggers.events import Events
+
+if TYPE_CHECKING:
+    import PIL.Image
+    from numpy.typing import NDArray
+
+NAMES = (
+    (re.compile(r"(val|test)/best_(.+)"), r"best/\1/\2"),
+    (re.compile(r"train/(lr|grad_norm)"), r"vitals/\1"),
+    (re.compile(r"(speed|gpu)/(.+)"), r"vitals/\1_\2"),
+)
+"""How some metrics are called in TensorBoard. Its HParams page shows the first five scalars in alphabetical
+order, whatever they are; so those of a run's result come first, and those of its course last.
+"""
+CHARTS: dict[str, dict[str, list[Any]]] = {
+    "training and validation": {
+        "loss": ["Multiline", [r"^(train|val)/loss$"]],
+        "accuracy": ["Multiline", [r"^(train|val)/acc$"]],
+    },
+    "vitals": {
+        "learning rate": ["Multiline", [r"^vitals/lr$"]],
+        "norm of the gradient": ["Multiline", [r"^vitals/grad_norm$"]],
+        "images per second": ["Multiline", [r"^vitals/speed_images_per_s$"]],
+        "memory of the GPU, GB": ["Multiline", [r"^vitals/gpu_memory_gb$"]],
+    },
+}
+"""The page of custom scalars: curves that belong together on one chart, each chart's scalars by name."""
+TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d.*")
 
 
 class TensorBoard(TensorBoardLogger):
@@ -57,8 +89,9 @@ class TensorBoard(TensorBoardLogger):
             name: value if isinstance(value, bool | int | float) else str(value)
             for name, value in values.items()
         }
-        _, *session = hparams(plain, {})
-        for summary in session:
+        _, start, end = hparams(plain, {})
+        _name_row(start, _row_name(Path(self.root_dir).absolute()))
+        for summary in (start, end, custom_scalars(CHARTS)):
             self.experiment._get_file_writer().add_summary(summary)
 
     @rank_zero_only
@@ -70,7 +103,7 @@ class TensorBoard(TensorBoardLogger):
         self._write(scalars, at)
 
     def _write(self, scalars: Mapping[str, float], step: int) -> None:
-        values = [Summary.Value(tag=name, simple_value=value) for name, value in scalars.items()]
+        values = [Summary.Value(tag=shown_as(name), simple_value=value) for name, value in scalars.items()]
         self.experiment._get_file_writer().add_summary(Summary(value=values), step)
 
     @rank_zero_only
@@ -101,6 +134,44 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text(tag, indented)
 
     @rank_zero_only
+    def log_markdown(self, tag: str, text: str) -> None:
+        """Show Markdown on the Text page."""
+        self.experiment.add_text(tag, text)
+
+    @rank_zero_only
+    def log_picture(self, tag: str, picture: "PIL.Image.Image", step: int) -> None:
+        """Show a picture on the Images page, as a PNG file in the events."""
+        data = io.BytesIO()
+        picture.save(data, format="PNG", compress_level=3)  # the default takes three times as long
+        image = Summary.Image(
+            width=picture.width, height=picture.height, colorspace=3, encoded_image_string=data.getvalue()
+        )
+        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
+        self.experiment._get_file_writer().add_summary(summary, step)
+
+    @rank_zero_only
+    def draw_graph(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:
+        """Show what a network computes on the Graphs page, see `record_graph`."""
+        from project.loggers.graph import record_graph
+
+        graph = record_graph(network, run, images)
+        self.experiment._get_file_writer().add_event(Event(graph_def=graph.SerializeToString()))
+
+    @rank_zero_only
+    def log_projection(
+        self,
+        name: str,
+        points: "NDArray[np.float32]",
+        columns: Sequence[str],
+        rows: Sequence[Sequence[str]],
+        thumbnails: "Sequence[PIL.Image.Image]",
+    ) -> None:
+        """Show points on the Projector page, see `write_projection`."""
+        from project.loggers.projection import write_projection
+
+        write_projection(Path(self.root_dir), name, points, columns, rows, thumbnails)
+
+    @rank_zero_only
     def save(self) -> None:
         """Flush the events; the configuration stands in the run folder already."""
         self.experiment.flush()
@@ -109,3 +180,27 @@ class TensorBoard(TensorBoardLogger):
     def finalize(self, status: str) -> None:
         """Write what is left; validation and test after training go on with the same file."""
         self.experiment._get_file_writer().event_writer.close()
+
+
+def shown_as(name: str) -> str:
+    """What a metric is called in TensorBoard."""
+    for pattern, shown in NAMES:
+        if found := pattern.fullmatch(name):
+            return found.expand(shown)
+    return name
+
+
+def _row_name(folder: Path) -> str:
+    """What tells a run from others at a glance, then what makes it unique: the page cuts names off."""
+    own, above = folder.name, folder.parent.name
+    return f"{above} {own}" if TIMESTAMP.fullmatch(own) else f"{own} {above}".strip()
+
+
+def _name_row(start: Summary, name: str) -> None:
+    """Name a row of the HParams page, which would bear the run's path."""
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+
+    for value in start.value:
+        content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
+        content.session_start_info.group_name = name
+        value.metadata.plugin_data.content = content.SerializeToString()

@@ -24,8 +24,9 @@ Batch = tuple[Tensor, Tensor]
 class ImageClassifier(L.LightningModule):
     """Any network that maps images to logits, with its loss, metrics, optimizer and schedule.
 
-    Logs `train/loss`, `train/acc` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of
-    an epoch, `val/…` and `test/…` once per evaluation, and `val/best_…` for the weights that were chosen.
+    Logs `train/loss`, `train/acc`, `train/lr` and what callbacks with a method `measure` add every
+    `trainer.log_every_n_steps` steps and at the end of an epoch, `val/…` and `test/…` once per evaluation,
+    and `val/best_…` for the weights that were chosen.
 
     Args:
         network: maps images (B, C, H, W) to logits (B, K).
@@ -201,9 +202,9 @@ class ImageClassifier(L.LightningModule):
         """Measure one batch."""
         self._evaluate(batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure one batch."""
-        self._evaluate(batch, self.test_views)
+    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Measure one batch; return its logits (B, K), for callbacks."""
+        return self._evaluate(batch, self.test_views)
 
     def on_validation_epoch_end(self) -> None:
         """Log `val/loss` and `val/acc`."""
@@ -244,7 +245,11 @@ class ImageClassifier(L.LightningModule):
             self._epoch_sums[name] += value * images
         self.latest = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        self._write(self.latest | {"train/lr": optimizer.param_groups[0]["lr"]})
+        values = self.latest | {"train/lr": optimizer.param_groups[0]["lr"]}
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if hasattr(callback, "measure"):
+                values |= callback.measure(self.trainer, self, images)
+        self._write(values)
         require_finite_loss("train/loss", means["loss"], self, since=since)
 
     def _offer_means(self) -> None:
@@ -256,10 +261,11 @@ class ImageClassifier(L.LightningModule):
         means = {f"train/{name}": torch.tensor(self._epoch_sums[name] / images) for name in ("loss", "acc")}
         self.trainer.callback_metrics.update(means)
 
-    def _evaluate(self, batch: Batch, views: str = "none") -> None:
+    def _evaluate(self, batch: Batch, views: str = "none") -> Tensor:
         images, targets = batch
         logits = mean_over_views(self, images, views)
         self.eval_metrics.append(self.loss(logits, targets), logits, targets)
+        return logits
 
     def _log_evaluation(self, split: str) -> None:
         measured = self.eval_metrics.read()

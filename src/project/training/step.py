@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.loops.fetchers import _DataFetcher
@@ -17,6 +17,19 @@ from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
+
+
+@runtime_checkable
+class GradientWatcher(Protocol):
+    """A callback that looks at the gradients of some steps, before they are clipped."""
+
+    def wants_gradient(self, trainer: L.Trainer) -> bool:
+        """Whether of the step that is about to be taken."""
+        ...
+
+    def take_gradient(self, optimizer: Optimizer, scale: Tensor | None) -> None:
+        """Look at them; they are multiplied by `scale`, if there is one."""
+        ...
 
 
 class Step:
@@ -42,6 +55,12 @@ class Step:
         self.world_size: int = trainer.world_size
         self.progress = loop.automatic_optimization.optim_progress.optimizer
         self.parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
+        self.trainer = trainer
+        self.gradient_watchers = [
+            callback
+            for callback in trainer.callbacks  # type: ignore[attr-defined]
+            if isinstance(callback, GradientWatcher)
+        ]
         self._moves = not getattr(trainer.datamodule, "batches_on_device", False)  # type: ignore[attr-defined]
         self._converts = type(self.precision).convert_input is not Precision.convert_input
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
@@ -95,6 +114,9 @@ class Step:
             self.optimizer.zero_grad()
 
     def _optimize(self) -> None:
+        for watcher in self.gradient_watchers:
+            if watcher.wants_gradient(self.trainer):
+                watcher.take_gradient(self.optimizer, None if self.scaler is None else self.scaler._scale)
         if self.scaler is None:
             if self.clip:
                 self.precision.clip_gradients(self.optimizer, self.clip, self.clip_algorithm)
