@@ -18,6 +18,7 @@ class Forked:
         arguments: of `scripts/train.py`.
         cwd: its working directory.
         command: called instead of the script.
+        streams: descriptors of its standard output and error; without them, what is written there is kept.
         variables: of its environment, beside this process's.
     """
 
@@ -26,14 +27,14 @@ class Forked:
         arguments: Sequence[str],
         cwd: Path,
         command: Callable[[], object] | None = None,
+        streams: tuple[int, int] | None = None,
         **variables: str,
     ) -> None:
         self.returncode: int | None = None
-        self._kept = [os.memfd_create(name) for name in ("output", "errors")]
+        self._kept = [] if streams else [os.memfd_create(name) for name in ("output", "errors")]
         self._texts: tuple[str, ...] = ()
-        self.pid = attempts.start(
-            arguments, cwd, variables=variables, streams=(self._kept[0], self._kept[1]), command=command
-        )
+        streams = streams or (self._kept[0], self._kept[1])
+        self.pid = attempts.start(arguments, cwd, variables=variables, streams=streams, command=command)
 
     def poll(self) -> int | None:
         """Its exit code, negative for the signal that killed it; None while it runs."""
@@ -47,13 +48,11 @@ class Forked:
         return self.returncode
 
     def wait(self, timeout: float = attempts.LIMIT_S) -> int:
-        """Wait for its end; kill it if that does not come in time."""
+        """Wait for its end."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
-                self.kill()
-                self.wait()
-                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout, *self._texts)
+                raise subprocess.TimeoutExpired(f"process {self.pid}", timeout)
             time.sleep(0.005)
         assert self.returncode is not None
         return self.returncode
@@ -89,7 +88,7 @@ def run(*arguments: str, cwd: Path, code: int = 0, **variables: str) -> subproce
     Raises:
         AssertionError: its exit code is not `code`.
     """
-    process = Forked(arguments, cwd, **variables)
-    output, errors = process.communicate()
+    with Forked(arguments, cwd, **variables) as process:
+        output, errors = process.communicate()
     assert process.returncode == code, output + errors
     return subprocess.CompletedProcess(arguments, code, output, errors)

@@ -1,17 +1,18 @@
 """One run whose processes torchrun or srun has started: one folder, one configuration, one voice."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import forked
 import pytest
 from conftest import ROOT, read_table, slurm
+from forked import Forked
 from omegaconf import OmegaConf
+from torch.distributed.run import main
 
 TINY = (
     "model=mlp data=synthetic data.train_size=200 data.test_size=101 trainer.accelerator=cpu "
@@ -19,6 +20,7 @@ TINY = (
 )
 PAIR = f"{TINY} trainer=ddp trainer.devices=1 trainer.num_nodes=2"
 LIMIT_S = 240
+VARIABLES = {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
 
 
 def free_port() -> int:
@@ -27,59 +29,47 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_all(
-    commands: Sequence[Sequence[str]], cwd: Path, variables: Sequence[dict[str, str]] = ()
-) -> list[tuple[int, str, str]]:
-    """Start commands side by side; return the exit code, the output and the errors of each."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
-    processes = [
-        subprocess.Popen(
-            command,
-            cwd=cwd,
-            env=environment | (variables[number] if variables else {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number, command in enumerate(commands)
-    ]
+def run_all(processes: Sequence[Forked]) -> list[tuple[int, str, str]]:
+    """Wait for processes; return the exit code, the output and the errors of each."""
     try:
         outputs = [process.communicate(timeout=LIMIT_S) for process in processes]
-        return [(process.returncode, *output) for process, output in zip(processes, outputs, strict=True)]
+        return [(process.poll(), *output) for process, output in zip(processes, outputs, strict=True)]
     finally:
         for process in processes:
-            if process.poll() is None:
-                process.send_signal(signal.SIGTERM)  # torchrun ends its workers, which killing would leave
-                try:
-                    process.wait(timeout=40)
-                except subprocess.TimeoutExpired:
-                    process.kill()
+            process.send_signal(signal.SIGTERM)  # torchrun ends its workers, which killing would leave
+            try:
+                process.wait(timeout=40)
+            except subprocess.TimeoutExpired:
+                process.kill()
 
 
-def torchrun(*options: str, arguments: str) -> list[str]:
+def torchrun(*options: str, arguments: str, cwd: Path) -> Forked:
+    """An agent, forked; its workers are what it starts anew."""
     script = str(ROOT / "scripts" / "train.py")
-    return [sys.executable, "-m", "torch.distributed.run", *options, script, *arguments.split()]
+    return Forked([], cwd, lambda: main([*options, script, *arguments.split()]), **VARIABLES)
 
 
-def static_agents(arguments: str) -> list[list[str]]:
+def static_agents(arguments: str, cwd: Path) -> list[Forked]:
     port = free_port()
     return [
         torchrun(
             *("--nnodes=2", "--nproc-per-node=1", f"--node-rank={node}"),
             *("--master-addr=127.0.0.1", f"--master-port={port}"),
             arguments=arguments,
+            cwd=cwd,
         )
         for node in range(2)
     ]
 
 
-def dynamic_agents(arguments: str) -> list[list[str]]:
+def dynamic_agents(arguments: str, cwd: Path) -> list[Forked]:
     port = free_port()
     return [
         torchrun(
             *("--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d", "--rdzv-id=test"),
             *(f"--rdzv-endpoint=127.0.0.1:{port}", "--local-addr=127.0.0.1"),
             arguments=arguments,
+            cwd=cwd,
         )
         for _ in range(2)
     ]
@@ -98,9 +88,7 @@ def only_run(cwd: Path) -> Path:
 def losses_alone(cwd: Path, *more: str) -> list[float]:
     """Losses of the same run in one process."""
     cwd.mkdir()
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY.split(), *more]
-    ((code, output, errors),) = run_all([command], cwd)
-    assert code == 0, output + errors
+    forked.run(*TINY.split(), *more, cwd=cwd)
     return losses(only_run(cwd))
 
 
@@ -120,7 +108,7 @@ def check_one_run(results: list[tuple[int, str, str]], run: Path) -> None:
 
 @pytest.mark.slow
 def test_two_nodes_are_one_run(tmp_path: Path) -> None:
-    results = run_all(static_agents(PAIR), tmp_path)
+    results = run_all(static_agents(PAIR, tmp_path))
     run = only_run(tmp_path)
     check_one_run(results, run)
     assert losses(run) == pytest.approx(losses_alone(tmp_path / "alone"), rel=1e-4)
@@ -128,7 +116,7 @@ def test_two_nodes_are_one_run(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_nodes_that_find_each_other_agree_on_what_each_would_draw_anew(tmp_path: Path) -> None:
-    results = run_all(dynamic_agents(f"{PAIR} seed='${{oc.decode:1${{now:%f}}}}'"), tmp_path)
+    results = run_all(dynamic_agents(f"{PAIR} seed='${{oc.decode:1${{now:%f}}}}'", tmp_path))
     run = only_run(tmp_path)
     check_one_run(results, run)
     seed = OmegaConf.load(run / "config.yaml").seed
@@ -147,7 +135,7 @@ def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
             "their number, 2",
         ),
     ):
-        results = run_all(static_agents(f"{PAIR} {mistake}"), tmp_path)
+        results = run_all(static_agents(f"{PAIR} {mistake}", tmp_path))
         assert all(code != 0 for code, _, _ in results)
         told = [text for _, _, errors in results for text in errors.splitlines() if "error:" in text]
         assert told == [line]
@@ -157,7 +145,7 @@ def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_torchrun_on_one_machine_takes_as_many_devices_as_it_started(tmp_path: Path) -> None:
     one_node = ("--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1")
-    ((code, output, errors),) = run_all([torchrun(*one_node, arguments=f"{TINY} trainer=ddp")], tmp_path)
+    ((code, output, errors),) = run_all([torchrun(*one_node, arguments=f"{TINY} trainer=ddp", cwd=tmp_path)])
     assert code == 0, errors
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
     assert (status["state"], status["ranks"], status["metrics"]["test/images"]) == ("done", 2, 101)
@@ -166,14 +154,17 @@ def test_torchrun_on_one_machine_takes_as_many_devices_as_it_started(tmp_path: P
 
 @pytest.mark.slow
 def test_a_slurm_job_is_one_run_that_goes_on_when_it_is_requeued(tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), *TINY.split(), "trainer=ddp"]
     port = str(free_port())
-    first = run_all([command] * 2, tmp_path, [slurm(rank, MASTER_PORT=port) for rank in range(2)])
+
+    def step(**more: str) -> list[tuple[int, str, str]]:
+        tasks = [VARIABLES | slurm(rank, MASTER_PORT=port, **more) for rank in range(2)]
+        return run_all([Forked([*TINY.split(), "trainer=ddp"], tmp_path, **task) for task in tasks])
+
+    first = step()
     run = only_run(tmp_path)
     check_one_run(first, run)
     assert run.name == "slurm-4321.0"
-    requeued = [slurm(rank, MASTER_PORT=port, SLURM_RESTART_COUNT="1") for rank in range(2)]
-    second = run_all([command] * 2, tmp_path, requeued)
+    second = step(SLURM_RESTART_COUNT="1")
     assert [code for code, _, _ in second] == [0, 0], second
     assert only_run(tmp_path) == run
     (spoken,) = [output for _, output, _ in second if output]
