@@ -133,10 +133,7 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
         InputError: the folder is damaged or has no such checkpoint.
     """
     silence_libraries()
-    config: dict[str, Any] = OmegaConf.to_container(_load(run.config_file, run), resolve=True)  # type: ignore[assignment]
-    for group in ("model", "data", "loss", "optim", "scheduler", "trainer"):
-        if group not in config:
-            raise InputError(f"run={run.shown}: {run.config_file} is damaged (no key {group}); restore it")
+    config = read_config(run)
     file = _find_checkpoint(run, weights)
     module = build_module(config)
     saved = checkpoint.read(file, module.state_dict())
@@ -159,6 +156,19 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
         std=list(per_channel("std", std, channels) or ()),
         data_overrides=tuple(data),
     )
+
+
+def read_config(run: RunFolder) -> dict[str, Any]:
+    """Read a run's configuration: resolved, plain values.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    config: dict[str, Any] = OmegaConf.to_container(_load(run.config_file, run), resolve=True)  # type: ignore[assignment]
+    for group in ("model", "data", "loss", "optim", "scheduler", "trainer"):
+        if group not in config:
+            raise InputError(f"run={run.shown}: {run.config_file} is damaged (no key {group}); restore it")
+    return config
 
 
 def build_module(config: dict[str, Any]) -> ImageClassifier:

@@ -195,11 +195,11 @@ class ImageDataModule(L.LightningDataModule):
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         """Every validation image once; no loader at all without validation images."""
-        return self._evaluation_loader("val") if "val" in self._parts else []
+        return self.evaluation_loader("val") if "val" in self._parts else []
 
     def test_dataloader(self) -> ImageLoader:
         """Every test image once."""
-        return self._evaluation_loader("test")
+        return self.evaluation_loader("test")
 
     batches_on_device = visits_chunks = True
     """Loaders make batches where they are wanted: nothing need see each of them for that."""
@@ -318,7 +318,18 @@ class ImageDataModule(L.LightningDataModule):
         strategy = self.trainer.strategy
         return self.trainer.global_rank, self.trainer.world_size, strategy.root_device
 
-    def _evaluation_loader(self, split: Split) -> ImageLoader:
+    def part(self, split: Split) -> Part:
+        """The images of a split that is set up, and which of them are its own, in the order of evaluation."""
+        return self._parts[split]
+
+    def files(self, split: Split) -> list[str] | None:
+        """Of each of the split's images the file that it is from, in the order of evaluation; None if they
+        have none of their own.
+        """
+        return None
+
+    def evaluation_loader(self, split: Split) -> ImageLoader:
+        """Every image of a split once, unchanged, in order."""
         part = self._parts[split]
         rank, world_size, _ = self._place()
         order = EvaluationOrder(len(part.rows), self.eval_batch_size, rank=rank, world_size=world_size)

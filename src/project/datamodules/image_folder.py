@@ -92,6 +92,17 @@ class ImageFolder(ImageDataModule):
 
     def read(self, split: Split) -> Images | None:
         """Return the images of a split."""
+        found = self._labelled_files(split)
+        return None if found is None else self._open(*found, split)
+
+    def files(self, split: Split) -> list[str] | None:
+        """See `ImageDataModule.files`."""
+        if (found := self._labelled_files(split) or self._labelled_files("train")) is None:
+            return None
+        return [found[0][row] for row in self.part(split).rows.tolist()]
+
+    def _labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
+        """Files of a split and their labels (N,); None if it is to be cut from the training images."""
         own = split_folder(self.path, split)
         if split == "val" and own is None:
             return None
@@ -99,7 +110,7 @@ class ImageFolder(ImageDataModule):
         if split != "val" and split_folder(self.path, "test") is None:
             rows = self._cut(labels, split)
             files, labels = [files[row] for row in rows.tolist()], labels[rows]
-        return self._open(files, labels, split)
+        return files, labels
 
     def _cut(self, labels: Tensor, split: Split) -> Tensor:
         """Rows of the training or the test images, where one folder holds both."""

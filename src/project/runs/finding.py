@@ -62,6 +62,15 @@ def best_of_sweep(folder: Path, *, key: str = "run") -> Run:
     Raises:
         InputError: none is done.
     """
+    return ranked(folder, key=key)[0]
+
+
+def ranked(folder: Path, *, key: str = "run") -> list[Run]:
+    """The runs of a sweep that are done, best first by the metric that they watched.
+
+    Raises:
+        InputError: there is none.
+    """
     runs, _ = read_runs([folder])
     measured = [run for run in runs if run.done and math.isfinite(run.metrics.get(run.monitor, math.nan))]
     if not measured:
@@ -72,4 +81,4 @@ def best_of_sweep(folder: Path, *, key: str = "run") -> Run:
         value = run.metrics[run.monitor]
         return value if run.mode == "max" else -value
 
-    return max(measured, key=merit)
+    return sorted(measured, key=merit, reverse=True)

@@ -1,0 +1,23 @@
+"""Evaluate a trained run: `python scripts/evaluate.py run=last`; `--help` lists the keys."""
+
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+
+from project import imports
+from project.evaluation.asked import EXAMPLES, Asked
+from project.options import run_command
+
+
+def main(asked: Asked) -> None:
+    """Evaluate as the command line says."""
+    imports.defer()
+    from project.evaluation.command import evaluate  # imports torch: only now, when the words have been read
+
+    imports.settle()
+    evaluate(asked)
+
+
+if __name__ == "__main__":
+    run_command(main, Asked, EXAMPLES)

@@ -1,0 +1,310 @@
+"""The work of `scripts/evaluate.py`, from what was asked to what is shown and written."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from project import rebuild
+from project.errors import InputError
+from project.evaluation import combining, places, record, table
+from project.evaluation.asked import Asked
+from project.evaluation.measures import intervals, measured
+from project.evaluation.members import Member, find_members
+from project.evaluation.passes import Pass, run_over
+from project.rebuild import Trained
+from project.runs.folder import now, versions
+
+METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
+LEVEL = 0.95
+CLOSE = 1e-5
+"""By how much, relatively, a loss may differ that was summed in another order."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A network, or several as one, and what it said of the images.
+
+    Args:
+        title: what it is, for the screen.
+        trained: the network; of several, the first.
+        result: of the pass over the images.
+        views: that were averaged.
+        weights: as asked.
+        members: of several, each with its own figures.
+        combined: how several were made one, or None.
+    """
+
+    title: str
+    trained: Trained
+    result: Pass
+    views: str
+    weights: str
+    members: Sequence[tuple[str, dict[str, Any]]] = ()
+    combined: str | None = None
+
+
+def evaluate(asked: Asked) -> None:
+    """Evaluate a run, or several, each alone or together; show and write what came out.
+
+    Raises:
+        InputError: something that was asked cannot be had.
+        NonFiniteError: a network gives something else than numbers.
+    """
+    found = find_members(asked.run, asked.weights, asked.ensemble, asked.outputs)
+    several = len(found.members) > 1
+    if asked.combine in ("ensemble", "average") and not several:
+        raise InputError(
+            f"combine={asked.combine}: there is one network; give several runs (run=a,b), several checkpoints "
+            "(weights=best,last), or a sweep with ensemble=all"
+        )
+    _refuse_absent(asked.accelerator)
+    if several and asked.combine != "none":
+        _evaluate_together(asked, found.members, found.home)
+        return
+    for member in found.members:
+        place = _place(asked, member, several=several)
+        with places.replacing(place, told=asked.output is not None) as folder:
+            subject = _evaluate_one(asked, member)
+            _report(asked, subject, folder, place)
+
+
+def _evaluate_one(asked: Asked, member: Member) -> Subject:
+    trained = _load(asked, member)
+    views = asked.views or trained.config.get("test_views", "none")
+    result = run_over(trained, asked.split, views, **_changes(asked, trained))
+    _require_its_classes(trained)
+    return Subject(member.shown, trained, result, views, member.weights)
+
+
+def _evaluate_together(asked: Asked, members: Sequence[Member], home: Path) -> None:
+    combined = asked.combine or "ensemble"
+    weights = "auto" if len(asked.weights) > 1 else asked.weights[0]
+    name = places.name_of(asked.split, [*asked.data], asked.views, weights)
+    shown = [str(member.run.path.absolute()) + member.weights for member in members]
+    own = home / places.FOLDER / places.name_together(name, combined, shown)
+    place = asked.output or own
+    with places.replacing(place, told=asked.output is not None) as folder:
+        subjects = [_evaluate_one(asked, member) for member in members]
+        networks = [subject.trained for subject in subjects]
+        if combined == "average":
+            device = torch.device(subjects[0].result.device)
+            mean = combining.average(networks, recompute=asked.batch_norm == "recompute", device=device)
+            changes = _changes(asked, mean)
+            result = run_over(mean, asked.split, subjects[0].views, **changes)
+            title = f"average of {len(members)} networks' weights"
+        else:
+            mean = networks[0]
+            result = combining.ensemble(networks, [subject.result for subject in subjects])
+            title = f"ensemble of {len(members)} networks, mean of probabilities"
+        rows = [(subject.title, _own_figures(subject.result)) for subject in subjects]
+        views = subjects[0].views
+        together = Subject(title, mean, result, views, ",".join(asked.weights), rows, combined)
+        _report(asked, together, folder, place)
+
+
+def _load(asked: Asked, member: Member) -> Trained:
+    return rebuild.load(member.run, member.weights, [*asked.data, *asked.paths])
+
+
+def _changes(asked: Asked, trained: Trained) -> dict[str, Any]:
+    """What the trainer is to do otherwise than in the run. Its limits hold for the test that is repeated."""
+    changes: dict[str, Any] = {}
+    if asked.accelerator is not None:
+        changes["accelerator"] = asked.accelerator
+    if asked.split != "test" or asked.data:
+        changes["limit_test_batches"] = 1.0
+    return changes
+
+
+def _place(asked: Asked, member: Member, *, several: bool) -> Path:
+    """Where the evaluation of one network is written."""
+    own_views = None if asked.views == _views_of(member) else asked.views
+    name = places.name_of(asked.split, asked.data, own_views, member.weights)
+    if asked.output is None:
+        return member.run.path / places.FOLDER / name
+    if not several:
+        return asked.output
+    return asked.output / f"{member.run.path.name}-{name}"
+
+
+def _views_of(member: Member) -> str | None:
+    try:
+        config = rebuild.read_config(member.run)
+    except InputError:  # told when the run is loaded
+        return None
+    return config.get("test_views", "none")
+
+
+def _refuse_absent(accelerator: str | None) -> None:
+    if accelerator in ("gpu", "mps"):
+        current = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+        if current is None or (accelerator == "mps") != (current.type == "mps"):
+            raise InputError(
+                f"accelerator={accelerator}: there is none on this machine; give accelerator=cpu"
+            )
+
+
+def _require_its_classes(trained: Trained) -> None:
+    """Make sure that the labels of other data mean what the network learnt.
+
+    Raises:
+        InputError: the classes have other names.
+    """
+    theirs = list(trained.datamodule.class_names)
+    if not trained.data_overrides or theirs == trained.class_names:
+        return
+    if {*theirs} == {str(label) for label in range(len(theirs))}:  # they have no names
+        return
+    differ = next(pair for pair in zip(trained.class_names, theirs, strict=True) if pair[0] != pair[1])
+    raise InputError(
+        f"data: its classes are not the run's: there is {record.printable(differ[1])} where the run has "
+        f"{record.printable(differ[0])}; give data of the same classes, in folders of the same names"
+    )
+
+
+def _own_figures(result: Pass) -> dict[str, Any]:
+    """Figures without intervals; accuracy and loss as the run itself computes them."""
+    return _exact(record.figures_of(measured(result.predictions), {}), result)
+
+
+def _exact(figures: dict[str, Any], result: Pass) -> dict[str, Any]:
+    figures["accuracy"]["value"] = result.acc
+    if result.loss is not None:
+        figures.setdefault("loss", {})["value"] = result.loss
+    return figures
+
+
+def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> None:
+    """Show an evaluation and write it.
+
+    Args:
+        asked: by the user.
+        subject: what was evaluated.
+        folder: to write to.
+        place: what the folder will be called.
+    """
+    result, trained = subject.result, subject.trained
+    predictions = result.predictions
+    names = [record.printable(name) for name in trained.class_names]
+    figures = measured(predictions)
+    bounds = intervals(predictions, asked.resamples, asked.seed, LEVEL) if asked.resamples else {}
+    shown = _exact(record.figures_of(figures, bounds), result)
+    classes = record.classes_of(figures, bounds, names)
+    own = _run_figures(asked, subject)
+    part = trained.datamodule.part(asked.split)
+
+    content = {
+        "run": None if subject.combined else trained.run.shown,
+        "checkpoint": None if subject.combined else trained.checkpoint.name,
+        "combined": subject.combined,
+        "members": [{"name": name, "figures": values} for name, values in subject.members],
+        "split": asked.split,
+        "data": trained.datamodule.name,
+        "overrides": [*asked.data, *asked.paths],
+        "images": len(predictions.labels),
+        "views": subject.views,
+        "device": result.device,
+        "precision": result.precision,
+        "figures": shown,
+        "run_figures": own,
+        "intervals": {
+            "method": METHOD,
+            "level": LEVEL,
+            "resamples": asked.resamples,
+            "seed": asked.seed,
+        }
+        if bounds
+        else None,
+        "classes": classes,
+        "calibration": record.calibration_of(predictions),
+        "confusion": record.confusion_of(predictions),
+        "created": now(),
+        "versions": dict(versions()),
+    }
+    record.write_json(folder / places.RESULT, content)
+    files = [places.RESULT]
+    if asked.predictions:
+        of_images = trained.datamodule.files(asked.split)
+        record.write_predictions(folder / "predictions.csv", predictions, names, result.rows, of_images)
+        files.append("predictions.csv")
+    if asked.figures:
+        from project.evaluation.figures import draw  # imports Pillow
+
+        files += draw(folder, predictions, part, names, f"{asked.split}: {len(predictions.labels):,} images")
+    print(_screen(asked, subject, shown, classes, own, str(_short(place) / places.RESULT)))
+    print(f"\n{_short(place)}: {', '.join(files)}", flush=True)
+
+
+def _short(path: Path) -> Path:
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
+def _screen(
+    asked: Asked,
+    subject: Subject,
+    figures: dict[str, Any],
+    classes: Sequence[dict[str, Any]],
+    own: Mapping[str, float] | None,
+    file: str,
+) -> str:
+    trained, result = subject.trained, subject.result
+    images = f"{len(result.predictions.labels):,} images"
+    of = "" if subject.combined else f"{trained.checkpoint.name}, "
+    views = "" if subject.views == "none" else f", views {subject.views}"
+    computed = f"{result.device}, {result.precision}"
+    what = f"{of}{trained.datamodule.name} {asked.split}, {images}{views}, {computed}"
+    lines = [subject.title, what, ""]
+    if subject.members:
+        whole = (subject.title, figures)
+        lines += [table.render_members([*subject.members, whole]), ""]
+    notes, remark = _compared(subject, own)
+    lines += [table.render_figures(figures, notes), "", table.render_classes(classes, file)]
+    return "\n".join(lines + (["", remark] if remark else []))
+
+
+def _run_figures(asked: Asked, subject: Subject) -> dict[str, float] | None:
+    """Accuracy and loss that the run has on record for the same weights, split and views, or None."""
+    trained = subject.trained
+    status = trained.run.read_status()
+    metrics, tested = status.get("metrics"), status.get("weights")
+    views = trained.config.get("test_views", "none") if asked.split == "test" else "none"
+    same = subject.combined is None and subject.views == views and trained.checkpoint.stem == tested
+    if not same or asked.split == "train" or not isinstance(metrics, dict):
+        return None
+    if any(not word.startswith(("data.path=", "data.eval_batch_size=")) for word in asked.data):
+        return None
+    found = {"accuracy": metrics.get(f"{asked.split}/acc"), "loss": metrics.get(f"{asked.split}/loss")}
+    return {name: value for name, value in found.items() if value is not None} or None
+
+
+def _compared(subject: Subject, own: Mapping[str, float] | None) -> tuple[dict[str, str], str]:
+    """Notes behind the figures, and a line where they are not the run's own."""
+    result, trained = subject.result, subject.trained
+    if own is None or result.loss is None:
+        return {}, ""
+    same = {
+        "accuracy": result.acc == own["accuracy"],
+        "loss": math.isclose(result.loss, own["loss"], rel_tol=CLOSE, abs_tol=1e-9),
+    }
+    notes = {name: "as in the run" for name, equal in same.items() if equal}
+    if all(same.values()) or any(word.startswith("data.path=") for word in trained.data_overrides):
+        return notes, ""
+    status, config = trained.run.read_status(), trained.config
+    of_run = [config["trainer"]["accelerator"], config["trainer"]["precision"]]
+    of_run += ["compiled"] if config.get("compile") else []
+    of_run += [f"{ranks} processes"] if (ranks := status.get("ranks", 1)) != 1 else []
+    then = (status.get("versions") or {}).get("torch")
+    here = [result.device, result.precision]
+    if then is not None and then != versions()["torch"]:
+        of_run.append(f"torch {then}")
+        here.append(f"torch {versions()['torch']}")
+    return notes, (
+        f"The run itself had accuracy {own['accuracy']:.6f} and loss {own['loss']:.6f}, here "
+        f"{result.acc:.6f} and {result.loss:.6f}: computed there by {', '.join(map(str, of_run))}; here by "
+        f"{', '.join(here)}."
+    )

@@ -1,0 +1,110 @@
+"""Where an evaluation is written: a folder that is whole or not there. No torch."""
+
+import hashlib
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from project.errors import InputError
+from project.runs.outages import reason_of
+from project.runs.writable import probe
+
+FOLDER = "evaluation"
+RESULT = "evaluation.json"
+LONGEST = 60
+"""Characters of a part of a name."""
+
+
+def name_of(split: str, data: Sequence[str], views: str | None, weights: str) -> str:
+    """Name an evaluation by all that makes it another one: `test`, `val-last`, `test-photos-views_flip`.
+
+    Args:
+        split: of the data.
+        data: overrides that choose other data; where a data set lies makes no other one.
+        views: if they are not the run's own.
+        weights: `auto`, another name, or a file.
+    """
+    parts = [split]
+    for word in data:
+        key, _, value = word.partition("=")
+        if key == "data":
+            parts.append(value)
+        elif key == "data.path":
+            parts.append(Path(value).name)
+        elif key.startswith("data."):
+            parts.append(f"{key.removeprefix('data.')}_{value}")
+    if views is not None:
+        parts.append(f"views_{views}")
+    if weights != "auto":
+        parts.append(Path(weights).stem)
+    return "-".join(_plain(part) for part in parts)
+
+
+def name_together(name: str, combined: str, members: Sequence[str]) -> str:
+    """Name the evaluation of several networks together: `test-ensemble_of_3-1f09c2`.
+
+    Args:
+        name: of what was evaluated.
+        combined: how.
+        members: the networks; their digest ends the name, so that others have another one.
+    """
+    digest = hashlib.sha256("\0".join(members).encode(errors="surrogateescape")).hexdigest()[:6]
+    return f"{name}-{combined}_of_{len(members)}-{digest}"
+
+
+def _plain(text: str) -> str:
+    return re.sub(r"[^\w.+-]+", "_", text).strip("._-")[:LONGEST] or "other"
+
+
+@contextmanager
+def replacing(target: Path, *, told: bool) -> Iterator[Path]:
+    """Give a new folder to write to; it takes the target's place when all is there, or is gone.
+
+    Args:
+        target: the folder that is made, or replaced where it is an earlier evaluation.
+        told: the user has named it.
+
+    Raises:
+        InputError: it cannot be written to, or it holds something else.
+    """
+    if told and target.exists() and not _replaceable(target):
+        raise InputError(
+            f"output={target}: holds something else than an evaluation; give a new or an empty folder"
+        )
+    partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+    try:
+        partial.mkdir(parents=True)
+        probe(partial)
+    except OSError as error:
+        shutil.rmtree(partial, ignore_errors=True)
+        remedy = "give another folder" if told else "say with output=FOLDER where to write"
+        raise InputError(f"output={target}: cannot be written to ({reason_of(error)}); {remedy}") from error
+    try:
+        yield partial
+        _take_place(partial, target)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+def _replaceable(target: Path) -> bool:
+    return target.is_dir() and ((target / RESULT).is_file() or not any(target.iterdir()))
+
+
+def _take_place(partial: Path, target: Path) -> None:
+    """Rename, with the earlier evaluation set aside before: a folder takes no other's name that has files."""
+    while True:
+        old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
+        if os.path.lexists(target):
+            target.rename(old)
+        try:
+            partial.rename(target)
+            return
+        except OSError:  # another evaluation was first
+            if not target.is_dir():
+                raise
+        finally:
+            shutil.rmtree(old, ignore_errors=True)
