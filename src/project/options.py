@@ -5,6 +5,7 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable, Sequence
+from inspect import cleandoc
 from dataclasses import MISSING, Field, field, fields
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -110,7 +111,7 @@ def _convert(key: str, text: str, hint: Any, least: float | None) -> Any:
     """The value that a text stands for."""
     if text[:1] == text[-1:] and text[:1] in ("'", '"') and len(text) > 1:
         text = text[1:-1]
-    kinds = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    kinds = _kinds(hint)
     if text == NULL and types.NoneType in kinds:
         return None
     for kind in kinds:
@@ -126,9 +127,20 @@ def _convert(key: str, text: str, hint: Any, least: float | None) -> Any:
             if value == float("inf"):
                 raise InputError(f"{key}={text}: must be finite")
         return value
-    choices = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    choices = _choices(kinds)
     hint_text = did_you_mean(text, choices) if choices else f"give {' or '.join(map(_name, kinds))}"
     raise InputError(f"{key}={text}: {hint_text}")
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """What an annotation allows: one type, or several."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _choices(kinds: tuple[Any, ...]) -> list[str]:
+    """The words that a key is chosen from; none where it takes any value of its type."""
+    literals = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
+    return [*literals, NULL] if literals and types.NoneType in kinds else literals
 
 
 def _read(text: str, kind: Any) -> Any:
@@ -176,12 +188,11 @@ def describe(kind: type[Any], script: str, examples: str = "") -> str:
             continue
         default = entry.default if entry.default is not MISSING else ""
         rows.append((f"{entry.name}={_shown(default)}", entry.metadata["help"]))
-        if get_origin(hints[entry.name]) is Literal:
-            choices = " ".join(str(choice) for choice in get_args(hints[entry.name]))
-            rows[-1] = (rows[-1][0], f"{rows[-1][1]}: {choices}")
+        if choices := [choice for choice in _choices(_kinds(hints[entry.name])) if choice != NULL]:
+            rows[-1] = (rows[-1][0], f"{rows[-1][1]}: {' '.join(choices)}")
     rows.append((command_line.TRACEBACK_FLAG, "show where a mistake was found"))
     indent = max(len(name) for name, _ in rows) + 4
-    lines = [f"usage: python scripts/{script} KEY=VALUE …", "", (kind.__doc__ or "").strip(), ""]
+    lines = [f"usage: python scripts/{script} KEY=VALUE …", "", cleandoc(kind.__doc__ or ""), ""]
     for name, text in rows:
         wrapped = textwrap.wrap(text, WIDTH - indent) or [""]
         lines += [f"  {name:<{indent - 2}}{wrapped[0]}", *(" " * indent + more for more in wrapped[1:])]

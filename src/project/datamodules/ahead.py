@@ -10,13 +10,13 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-def ahead(work: Callable[[In], Out], pieces: Iterable[In], depth: int = 2) -> Iterator[Out]:
-    """Yield `work(piece)` for each piece, in order; a thread does up to `depth` of them beforehand.
+def ahead(work: Callable[[In], Out], pieces: Iterable[In], depth: int = 2, threads: int = 1) -> Iterator[Out]:
+    """Yield `work(piece)` for each piece, in order; threads do up to `depth` of them beforehand.
 
-    An exception of `work` is raised where its result would have come. The thread ends with the iterator.
+    An exception of `work` is raised where its result would have come. The threads end with the iterator.
     """
     waiting = iter(pieces)
-    with ThreadPoolExecutor(1, thread_name_prefix="ahead") as pool:
+    with ThreadPoolExecutor(threads, thread_name_prefix="ahead") as pool:
         coming: deque[Future[Out]] = deque(pool.submit(work, piece) for piece in islice(waiting, depth))
         try:
             while coming:

@@ -1,0 +1,12 @@
+"""Predict image files with a trained run: `python scripts/predict.py run=last input=photos`."""
+
+import gc
+
+if __name__ == "__main__":
+    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+
+from project.options import run_command
+from project.prediction.command import EXAMPLES, Options, predict_files
+
+if __name__ == "__main__":
+    run_command(predict_files, Options, EXAMPLES)

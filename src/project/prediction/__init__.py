@@ -1,0 +1,1 @@
+"""What a trained network says of anybody's image files."""

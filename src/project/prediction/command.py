@@ -1,0 +1,200 @@
+"""`scripts/predict.py`: its keys, and what it does. Imports torch only when the command line is right."""
+
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from project import imports
+from project.errors import DataError, InputError
+from project.options import option
+from project.prediction.files import PassedOver, find_files, shown
+from project.prediction.table import TableLayout
+from project.prediction.writers import (
+    SCREEN,
+    Format,
+    choose_format,
+    make_writer,
+    opened,
+    replacing,
+    require_writable,
+)
+from project.runs.finding import LAST, find_trained
+
+if TYPE_CHECKING:
+    from project.prediction.predicting import Prediction
+
+PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+MOST_ON_SHEET = 400
+"""Images of a contact sheet; of more files, every second, third, … one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Options:
+    """Predict the classes of image files with a trained network.
+
+    Files may be of any size and mode; they are scaled and normalized as in
+    training. What is damaged or no image is named on standard error, and the rest
+    done. Exit codes: 0 done, 2 wrong input, 3 no file could be predicted.
+    """
+
+    run: str = option(LAST, "a run's folder; a sweep's, for its best run; or last")
+    input: list[str] = option(help="images, folders with all below them, patterns: a.jpg,photos,'*/*.png'")
+    format: Format | None = option(None, "null: as the output's name ends")
+    output: str = option(SCREEN, "a file to write; -: standard output")
+    top: int = option(3, "so many classes for each image, most probable first", least=1)
+    sheet: str | None = option(None, "draw a contact sheet of images and their classes: FILE.png")
+    views: Literal["none", "flip", "flip_translate"] | None = option(
+        None, "average over changed copies; null: those of the run's test"
+    )
+    weights: str = option("auto", "best, last, previous or a checkpoint; auto: those that were tested")
+    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "xpu"] = option("auto", "what computes")
+    batch_size: int = option(64, "images that go through the network together", least=1)
+    threads: int | None = option(None, "that decode; null: one for each available CPU", least=1)
+    outputs: str = option("outputs", "where run=last is looked for")
+
+
+EXAMPLES = """\
+examples:
+  python scripts/predict.py input=photos
+  python scripts/predict.py run=outputs/sweep/2026-01-31_09-30-00 input=a.jpg,b.png
+  python scripts/predict.py input='photos/**/*.jpg' output=photos.csv sheet=photos.png
+  python scripts/predict.py input=photos format=jsonl | jq .class
+"""
+
+
+def predict_files(options: Options) -> None:
+    """Do what the command line says.
+
+    Raises:
+        InputError: it is wrong.
+        DataError: no file could be predicted.
+    """
+    kind = choose_format(options.output, options.format)
+    run = find_trained(options.run, options.outputs)
+    files, bad = find_files(options.input)
+    _check_places(options, files)
+    for entry in bad:
+        _tell(entry)
+    if not files:
+        raise _nothing(options, bad)
+
+    warnings.filterwarnings("ignore", module="PIL")  # of images that it reads all the same
+    imports.defer()
+    from project.prediction.predicting import predict  # imports torch
+    from project.rebuild import load
+
+    trained = load(run, options.weights)
+    imports.settle()
+    top = min(options.top, len(trained.class_names))
+
+    def pass_over(entry: PassedOver) -> None:
+        bad.append(entry)
+        _tell(entry)
+
+    predictions = predict(
+        trained,
+        files,
+        top=top,
+        batch_size=options.batch_size,
+        views=options.views,
+        accelerator=options.accelerator,
+        threads=options.threads,
+        pass_over=pass_over,
+    )
+    print(f"{run.shown}, {trained.checkpoint.name}", file=sys.stderr)
+    sheet = Sheet(len(files)) if options.sheet else None
+    count = 0
+    with opened(options.output, kind) as stream:
+        width = shutil.get_terminal_size().columns
+        writer = make_writer(kind, stream, lambda: TableLayout(files, trained.class_names, top, width), top)
+        for prediction in predictions:
+            count += 1
+            writer.write(prediction)
+            if sheet is not None:
+                sheet.take(prediction)
+        if not count:
+            raise _nothing(options, bad)
+        writer.end()
+    if sheet is not None and options.sheet:
+        sheet.draw(options.sheet, count)
+    _sum_up(options, count, bad)
+
+
+class Sheet:
+    """Gathers what a contact sheet shows.
+
+    Args:
+        count: of the files; where there are many, images are taken at equal distances.
+    """
+
+    def __init__(self, count: int) -> None:
+        self._every = -(-count // MOST_ON_SHEET)
+        self._seen = 0
+        self._taken: list[Prediction] = []
+
+    def take(self, prediction: "Prediction") -> None:
+        """Keep a prediction if it is its turn."""
+        if self._seen % self._every == 0:  # a copy: the image is part of a batch
+            self._taken.append(replace(prediction, image=prediction.image.clone()))
+        self._seen += 1
+
+    def draw(self, file: str, count: int) -> None:
+        """Draw the images as the network saw them.
+
+        Args:
+            file: written.
+            count: of all predictions.
+        """
+        import torch
+
+        from project.pictures.sheet import contact_sheet
+
+        captions = [
+            f"{shown(Path(one.file).name)}\n{shown(one.class_name)} {one.probability:.2f}"
+            for one in self._taken
+        ]
+        images = torch.stack([one.image for one in self._taken]).numpy()
+        title = f"{len(captions):,} of {count:,} images" if len(captions) < count else ""
+        picture = contact_sheet(images, captions, title=title)
+        with replacing("sheet", file) as path:
+            picture.save(path, format=PICTURES[Path(file).suffix.lower()])
+
+
+def _check_places(options: Options, files: Sequence[str]) -> None:
+    """Refuse outputs that cannot be written, or that would overwrite an image.
+
+    Raises:
+        InputError: there is one.
+    """
+    if options.sheet and Path(options.sheet).suffix.lower() not in PICTURES:
+        raise InputError(f"sheet={options.sheet}: end its name in {', '.join(PICTURES)}")
+    for key, file in (("output", options.output), ("sheet", options.sheet)):
+        if file is None or file == SCREEN:
+            continue
+        require_writable(key, file)
+        if Path(file).exists() and os.path.realpath(file) in map(os.path.realpath, files):
+            raise InputError(f"{key}={file}: one of the images of input=…; give another name")
+
+
+def _tell(entry: PassedOver) -> None:
+    print(f"passed over: {shown(entry.file)}: {entry.reason}", file=sys.stderr, flush=True)
+
+
+def _nothing(options: Options, bad: Sequence[PassedOver]) -> InputError:
+    """What is raised when there is no prediction."""
+    given = shown(",".join(options.input))
+    if not bad:
+        return InputError(f"input={given}: no files there (hidden ones do not count)")
+    return DataError(f"input={given}: none of {len(bad):,} files could be predicted, as told above")
+
+
+def _sum_up(options: Options, count: int, bad: Sequence[PassedOver]) -> None:
+    places = [place for place in (options.output, options.sheet) if place not in (None, SCREEN)]
+    written = f" in {' and '.join(map(str, places))}" if places else ""
+    passed_over = f", {len(bad):,} passed over" if bad else ""
+    print(f"{count:,} predicted{written}{passed_over}", file=sys.stderr)
