@@ -5,8 +5,8 @@ import sys
 import textwrap
 import types
 from collections.abc import Callable, Sequence
-from inspect import cleandoc
 from dataclasses import MISSING, Field, field, fields
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 

@@ -67,6 +67,8 @@ def _reason(file: str, error: BaseException) -> str:
         return missing.strerror or one_line(missing)
     if isinstance(error, UnidentifiedImageError):
         return "no image, or of a kind that Pillow does not know"
+    if isinstance(error, OSError) and "Ghostscript" in str(error):
+        return "PostScript, which is a program: none is run here"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"damaged ({one_line(error)})"
