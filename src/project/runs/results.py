@@ -18,7 +18,7 @@ from project.runs.folder import RunFolder
 DURATION = "duration_s"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
 BLOCK = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)
-STATES = ("done", "failed", "interrupted", "running")
+STATES = ("done", "pruned", "failed", "interrupted", "running")
 
 
 class DamagedError(Exception):

@@ -6,8 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.ticker import LogLocator, MaxNLocator
-
+from project.runs import ticks as round_numbers
 from project.runs.differences import ABSENT
 from project.runs.results import natural
 from project.runs.table import shorten
@@ -85,8 +84,7 @@ def number_axis(
 
     marks: list[float] = sorted(set(values))
     if len(marks) > MOST_TICKS:
-        locator = LogLocator() if log else MaxNLocator(5)
-        inner = [mark for mark in locator.tick_values(low, high) if low <= mark <= high]
+        inner = round_numbers.logarithmic(low, high) if log else round_numbers.linear(low, high)
         marks = [low, *inner, high] if len(inner) < 3 else inner
     return thin([(place(mark), f"{mark:.4g}") for mark in marks]), place
 
@@ -113,9 +111,7 @@ def metric_scale(name: str, values: Sequence[float], *, larger_is_better: bool) 
     edges = [(place(low), f"≤ {low:.3g}")] * (low > min(given)) + [(1.0, f"≥ {high:.3g}")] * (
         high < max(given)
     )
-    marks = [
-        (place(mark), f"{mark:.6g}") for mark in MaxNLocator(6).tick_values(low, high) if low <= mark <= high
-    ]
+    marks = [(place(mark), f"{mark:.6g}") for mark in round_numbers.linear(low, high, 7)]
     free = [mark for mark in marks if all(abs(mark[0] - edge) >= APART for edge, _ in edges)]
     return Scale(name, places, [*below, *edges, *free], crowded=False)
 

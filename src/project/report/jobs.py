@@ -1,0 +1,124 @@
+"""All jobs of a sweep, and why some failed."""
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from project.redaction import redact_text
+from project.report.html import Markup, element, join
+from project.report.reading import Story
+from project.report.tables import (
+    Cell,
+    column_names,
+    duration_cell,
+    link,
+    metric_cell,
+    state_cell,
+    table,
+    wanted_metrics,
+)
+from project.report.wording import badge
+from project.runs.compare import Comparison
+from project.runs.differences import Differences, short_names
+from project.runs.results import DURATION, Run, natural
+from project.runs.table import RESERVED, shorten
+from project.sweeps.jobs import Job
+from project.sweeps.table import settings
+
+LAST_LINES = 12
+MOST_FAILURES = 10
+"""That are told with the last lines of their logs; the table has the others."""
+WIDEST = 32
+
+
+def jobs_table(
+    runs: Sequence[Run], jobs: Mapping[str, Job], ranked: Comparison | None, place: Path
+) -> Markup | None:
+    """A row a job, best first; behind those that are done the others, with their states.
+
+    Args:
+        runs: all that can be read.
+        jobs: on a sweep's record, by the name of their folders; those without a run have a row too.
+        ranked: those that are done; None if none is.
+        place: folder of the page, to which links are relative.
+    """
+    if not runs and not jobs:
+        return None
+    by, sign = (ranked.by, -1 if ranked.larger_is_better else 1) if ranked else ("", 1)
+
+    def merit(run: Run) -> tuple[bool, float, list[object]]:
+        value = run.metrics.get(by, math.nan)
+        return math.isnan(value), 0.0 if math.isnan(value) else sign * value, natural(run.folder.name)
+
+    ordered = sorted(runs, key=merit)
+    differences = Differences(runs) if runs else None
+    keys = [*differences.told, *differences.repetitions] if differences else []
+    names = short_names(keys, RESERVED)
+    metrics = wanted_metrics(list(dict.fromkeys(name for run in runs for name in run.metrics)), by)
+    if by and by not in metrics and by != DURATION:
+        metrics = [by, *metrics]
+    texts = {key: differences.texts(ordered, key) for key in keys} if differences else {}
+    rows = []
+    for number, run in enumerate(ordered):
+        assert differences is not None
+        values = [differences.value(run, key) for key in keys]
+        cells = [
+            Cell(shorten(texts[key][number], WIDEST), _order(value), number=_order(value) is not None)
+            for key, value in zip(keys, values, strict=True)
+        ]
+        measured = [metric_cell(run.metrics, name) for name in metrics]
+        time = run.metrics.get(DURATION)
+        rows.append(
+            [Cell(link(run.folder, place)), *cells, *measured, state_cell(run.state), duration_cell(time)]
+        )
+    known = {run.folder.name for run in runs}
+    for name, job in jobs.items():
+        if name not in known:
+            own = settings(job)
+            cells = [Cell(shorten(own.get(key, ""), WIDEST)) for key in keys]
+            if not keys:
+                cells = []
+            label = name if keys or not job.label else f"{name}: {job.label}"
+            empty = [Cell("", math.nan, number=True) for _ in metrics]
+            rows.append([Cell(label), *cells, *empty, state_cell(job.state), duration_cell(job.duration_s)])
+    head = ["job", *(names[key] for key in keys), *column_names(metrics), "state", "time"]
+    return table(head, rows, caption=f"{len(rows)} jobs" + (f", best {by} first" if by else ""))
+
+
+def _order(value: object) -> float | None:
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
+
+
+def failures(
+    runs: Sequence[Run], jobs: Mapping[str, Job], damaged: Sequence[str], place: Path
+) -> Markup | None:
+    """Why jobs failed, with the last lines of their logs; None if none did."""
+    failed = [run for run in runs if run.state in ("failed", "interrupted")]
+    known = {run.folder.name for run in runs}
+    lost = [job for name, job in jobs.items() if name not in known and job.state == "failed"]
+    parts = [_failure(run, place) for run in failed[:MOST_FAILURES]]
+    parts += [
+        element("article", element("h4", job.name, " ", badge(job.state)), element("p", redact_text(job.error or "")), class_="card")
+        for job in lost[: max(0, MOST_FAILURES - len(failed))]
+    ]  # fmt: skip
+    hidden = len(failed) + len(lost) - len(parts)
+    if hidden > 0:
+        parts.append(element("p", f"… and {hidden} more, in the table of all jobs.", class_="note"))
+    if damaged:
+        shown = [element("li", line) for line in damaged[:MOST_FAILURES]]
+        parts += [
+            element("h3", f"Passed over, for their files are damaged: {len(damaged)}"),
+            element("ul", shown),
+        ]
+    return join(parts) if parts else None
+
+
+def _failure(run: Run, place: Path) -> Markup:
+    lines = [line.rstrip() for line in redact_text(Story(run.folder).log).splitlines() if line.strip()]
+    return element(
+        "article",
+        element("h4", link(run.folder, place), " ", badge(run.state)),
+        element("p", redact_text(run.error)) if run.error else None,
+        element("details", element("summary", "The last lines of its log"), element("pre", "\n".join(lines[-LAST_LINES:])), open=run.state == "failed") if lines else None,
+        class_="card failure",
+    )  # fmt: skip

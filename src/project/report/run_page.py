@@ -1,0 +1,121 @@
+"""The page of one run."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from project.errors import InputError
+from project.redaction import redact_text
+from project.report.curves import run_charts
+from project.report.figures import gallery, read_figures
+from project.report.html import Markup, element, join
+from project.report.outcome import cards, evaluations
+from project.report.page import Section, heading, log_section, page
+from project.report.reading import Story
+from project.report.reproduce import reproduce
+from project.report.settings import environment, settings
+from project.report.tables import points_table
+from project.report.wording import badge, moment, summary
+from project.runs.compare import Comparison, compare
+from project.runs.folder import now
+from project.runs.results import natural, read_runs
+
+MOST_OTHERS = 40
+"""Runs of the same experiment that are read, the latest ones."""
+MOST_ROWS = 12
+
+
+def run_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
+    """Tell a run.
+
+    Args:
+        folder: the run's.
+        place: folder of the page, to which its links are relative.
+        others: folders with runs to compare it with; None for those beside it.
+
+    Raises:
+        InputError: there are no runs below one of `others`.
+    """
+    story = Story(folder)
+    name = str(story.status.get("name") or story.config.get("name") or folder.name)
+    above = join(
+        heading("Run", name, badge(story.state), story.run.shown),
+        summary(story),
+        cards(story),
+        _error(story),
+    )
+    sections = [
+        Section("Curves", run_charts(story)),
+        Section("Evaluation", evaluations(folder)),
+        Section("Pictures", gallery(read_figures(folder))),
+        Section("Comparison", comparison_of(folder, place, others)),
+        Section("Configuration", settings(story)),
+        Section("How to reproduce", reproduce(story.overrides, story.status.get("git"), Path(story.run.shown), done=story.state == "done")),
+        Section("Environment", environment(story.status)),
+        Section("Log", log_section(redact_text(story.log), opened=story.state == "failed")),
+    ]  # fmt: skip
+    return page(f"{name}: {story.state}", above, sections, f"Written {moment(now())} from {story.run.shown}")
+
+
+def _error(story: Story) -> Markup | None:
+    error = str(story.status.get("error") or "")
+    return element("pre", redact_text(error), class_="error") if error and story.state == "failed" else None
+
+
+def comparison_of(folder: Path, place: Path, others: Sequence[str] | None) -> Markup | None:
+    """A run among others, best first; None if there are no others that are done."""
+    if others is None:
+        folders, what = _beside(folder), f"the others in {folder.absolute().parent.name}"
+    else:
+        folders, what = [Path(other) for other in others], ", ".join(others)
+    if not folders:
+        return None
+    if others is not None:
+        for other in folders:
+            try:
+                read_runs([other])
+            except InputError as error:
+                raise InputError(f"compare={other}: {error}") from error
+    try:
+        ranked = compare([folder, *folders], _watched(folder), each=True)
+    except InputError:  # none is done, or they measured other things
+        return None
+    if ranked.count < 2:
+        return None
+    kept = _head(ranked, folder)
+    caption = f"This run and {what}, by {ranked.by}"
+    if len(kept.points) < len(ranked.points):
+        caption += f": the best of {len(ranked.points)}"
+    return points_table(kept, place, caption, own=[folder])
+
+
+def _watched(folder: Path) -> str | None:
+    return Story(folder).monitor or None
+
+
+def _beside(folder: Path) -> list[Path]:
+    """The other runs of the same experiment or sweep: the latest ones."""
+    found = [
+        other
+        for other in folder.absolute().parent.iterdir()
+        if (other / "status.json").exists() and (other / "config.yaml").exists()
+    ]
+    found = [other for other in found if other.resolve() != folder.resolve()]
+    return sorted(found, key=lambda other: natural(other.name))[-MOST_OTHERS:]
+
+
+def _head(ranked: Comparison, folder: Path) -> Comparison:
+    """The best runs, and this one."""
+    points = ranked.points[:MOST_ROWS]
+    own = [point for point in ranked.points if point.runs[0].folder.resolve() == folder.resolve()]
+    points += [point for point in own if point not in points]
+    return Comparison(
+        points=points,
+        by=ranked.by,
+        larger_is_better=ranked.larger_is_better,
+        metrics=ranked.metrics,
+        unfinished=ranked.unfinished,
+        damaged=ranked.damaged,
+        shown=ranked.shown,
+        everywhere=ranked.everywhere,
+        each=ranked.each,
+    )

@@ -1,0 +1,289 @@
+"""The page of a sweep, or of any folder with runs below it."""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from project.errors import InputError
+from project.redaction import redact_text
+from project.report.curves import run_charts
+from project.report.figures import gallery, read_figures, read_pngs
+from project.report.html import Markup, element, join
+from project.report.jobs import failures, jobs_table
+from project.report.outcome import cards, evaluations
+from project.report.overlay import overlay
+from project.report.page import Section, heading, page
+from project.report.parallel import parallel_coordinates
+from project.report.reading import Story
+from project.report.reproduce import reproduce
+from project.report.settings import environment, settings, words
+from project.report.tables import link, points_table
+from project.report.wording import badge, commit, metric, moment, summary
+from project.runs.compare import Comparison, compare
+from project.runs.folder import RunFolder, now
+from project.runs.results import DURATION, Run, read_runs
+from project.runs.table import plural
+from project.sweeps.folder import find_sweep
+from project.sweeps.jobs import Job
+from project.wording import duration
+
+MOST_POINTS = 100
+"""Rows of the table of points; that of all jobs has the others."""
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """What a folder with runs tells.
+
+    Args:
+        folder: where they lie.
+        record: what the sweep is; empty for a folder that is none.
+        jobs: on the sweep's record, by the name of their folders.
+        runs: all that can be read.
+        damaged: why others cannot.
+        ranked: those that are done, best first; None if none is.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    jobs: dict[str, Job]
+    runs: list[Run]
+    damaged: list[str]
+    ranked: Comparison | None
+
+    @property
+    def states(self) -> Counter[str]:
+        """How many jobs are in which state."""
+        named = {run.folder.name for run in self.runs}
+        waiting = [job.state for name, job in self.jobs.items() if name not in named]
+        return Counter([*(run.state for run in self.runs), *waiting])
+
+    @property
+    def best(self) -> Run | None:
+        """The run that did best."""
+        if self.ranked is None:
+            return None
+        by, sign = self.ranked.by, 1 if self.ranked.larger_is_better else -1
+        done = [run for point in self.ranked.points for run in point.runs]
+        known = [run for run in done if run.metrics.get(by, float("nan")) == run.metrics.get(by)]
+        return max(known, key=lambda run: sign * run.metrics[by], default=None)
+
+
+def read(folder: Path) -> Sweep:
+    """Read all runs below a folder.
+
+    Raises:
+        InputError: there is none, and no sweep either.
+    """
+    sweep = find_sweep(folder)
+    record, jobs = {}, {}
+    if sweep is not None:
+        try:
+            record = sweep.read_record()
+        except InputError:
+            record = {}
+        jobs = _jobs(folder)
+    try:
+        ranked = rank([folder])
+    except InputError:
+        ranked = None
+    if ranked is not None:
+        runs = [*(run for point in ranked.points for run in point.runs), *ranked.unfinished]
+        return Sweep(folder, record, jobs, runs, ranked.damaged, ranked)
+    try:
+        runs, damaged = read_runs([folder])
+    except InputError:
+        if sweep is None:
+            raise
+        runs, damaged = [], []  # it was ended before its first job began
+    return Sweep(folder, record, jobs, runs, damaged, None)
+
+
+def _jobs(folder: Path) -> dict[str, Job]:
+    sweep = find_sweep(folder)
+    try:
+        return {job.name: job for job in sweep.ledger.read().values()} if sweep else {}
+    except (OSError, ValueError, TypeError):  # damaged: the runs' folders tell as much
+        return {}
+
+
+def rank(folders: Sequence[Path]) -> Comparison:
+    """Rank runs by the metric that they watched, or that most of them did.
+
+    Raises:
+        InputError: none is done.
+    """
+    try:
+        return compare(folders)
+    except InputError:
+        done = [run for run in read_runs(folders)[0] if run.done]
+        if not done:
+            raise
+        watched = Counter(run.monitor for run in done if run.monitor in run.metrics)
+        return compare(folders, watched.most_common(1)[0][0] if watched else DURATION)
+
+
+def sweep_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
+    """Tell a sweep.
+
+    Args:
+        folder: the sweep's.
+        place: folder of the page, to which its links are relative.
+        others: folders with runs to compare it with.
+
+    Raises:
+        InputError: there is nothing to tell, or no run below one of `others`.
+    """
+    sweep = read(folder)
+    kind = "Sweep" if sweep.record else "Runs"
+    name = folder.absolute().name
+    above = join(
+        heading(kind, _title(sweep, name), _badges(sweep), RunFolder(folder).shown), _summary(sweep, place)
+    )
+    drawn = [file for file in sorted(folder.glob("*.png")) if file.is_file()]
+    sections = [
+        Section("Ranking", _ranking(sweep, place)),
+        Section("What mattered", _mattered(sweep)),
+        Section("Learning curves", overlay(sweep.ranked) if sweep.ranked else None),
+        Section("Search", gallery(read_pngs(drawn, folder))),
+        Section("Failures", failures(sweep.runs, sweep.jobs, sweep.damaged, place)),
+        Section("All jobs", jobs_table(sweep.runs, sweep.jobs, sweep.ranked, place)),
+        Section("Best run", _best(sweep, place)),
+        Section("Comparison", _comparison(sweep, place, others)),
+        Section("How to reproduce", _again(sweep)),
+        Section("Environment", environment(sweep.record) if sweep.record else None),
+    ]
+    return page(f"{kind} {name}", above, sections, f"Written {moment(now())} from {RunFolder(folder).shown}")
+
+
+def _title(sweep: Sweep, name: str) -> str:
+    keys = sweep.ranked.shown.told if sweep.ranked else []
+    if not keys:
+        return name
+    named = [key.removeprefix("optim.") for key in keys[:4]]
+    return " × ".join(named) + (" …" if len(keys) > 4 else "")
+
+
+def _badges(sweep: Sweep) -> Markup:
+    return join([badge_of(state, count) for state, count in sweep.states.most_common()])
+
+
+def badge_of(state: str, count: int) -> Markup:
+    """A state with the number of jobs in it."""
+    return join(element("span", str(count), class_="count"), " ", badge(state), " ")
+
+
+def _summary(sweep: Sweep, place: Path) -> Markup:
+    ranked, best = sweep.ranked, sweep.best
+    states = sweep.states
+    total = sum(states.values())
+    counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    lead: list[object] = [f"{plural(total, 'run')}: {counts}."]
+    if ranked is not None:
+        values = [f"{key} ({len(set(ranked.shown.texts([point.runs[0] for point in ranked.points], key)))} values)"
+                  for key in ranked.shown.told[:6]]  # fmt: skip
+        if values:
+            lead.append(f" They differ in {', '.join(values)}.")
+        if len(ranked.points) < ranked.count:
+            lead.append(
+                f" Runs that differ in {' and '.join(ranked.shown.repetitions) or 'nothing'} alone are one point."
+            )
+    if ranked is not None and best is not None:
+        settings_of = [
+            f"{key.rpartition('.')[2]} {ranked.shown.texts([best], key)[0]}" for key in ranked.shown.told[:4]
+        ]
+        told = f" ({', '.join(settings_of)})" if settings_of else ""
+        lead += [
+            " The best run, ",
+            link(best.folder, place),
+            f"{told}, has {ranked.by} {metric(ranked.by, best.metrics[ranked.by])}",
+        ]
+        if "test/acc" in best.metrics and ranked.by != "test/acc":
+            lead.append(f" and a test accuracy of {metric('test/acc', best.metrics['test/acc'])}")
+        lead.append(".")
+    elif sweep.runs:
+        lead.append(" None is done yet, so there is nothing to rank.")
+    return join(element("p", lead, class_="lead"), element("p", _circumstances(sweep), class_="dim"))
+
+
+def _circumstances(sweep: Sweep) -> str:
+    spent = sum(run.metrics.get(DURATION, 0.0) for run in sweep.runs if run.done)
+    versions = sweep.record.get("versions") or {}
+    parts = [
+        f"Started {moment(sweep.record.get('started'))}" if sweep.record.get("started") else "",
+        f"on {sweep.record['host']}" if sweep.record.get("host") else "",
+        f"{duration(spent)} of training in all" if spent else "",
+        f"commit {commit(sweep.record.get('git'))}" if commit(sweep.record.get("git")) else "",
+        *(f"{name} {versions[name]}" for name in ("torch", "lightning", "python") if name in versions),
+    ]
+    return " · ".join(part for part in parts if part)
+
+
+def _ranking(sweep: Sweep, place: Path) -> Markup | None:
+    ranked = sweep.ranked
+    if ranked is None:
+        return None
+    best = sweep.best
+    shown = Comparison(**{**vars(ranked), "points": ranked.points[:MOST_POINTS]})
+    order = "largest" if ranked.larger_is_better else "smallest"
+    caption = f"{order.capitalize()} {ranked.by} first"
+    if len(ranked.points) < ranked.count:
+        caption += "; mean ± sample standard deviation over n runs"
+    if len(shown.points) < len(ranked.points):
+        caption += f"; the best {MOST_POINTS} of {len(ranked.points)} points"
+    return points_table(shown, place, caption, own=[best.folder] if best else [])
+
+
+def _mattered(sweep: Sweep) -> Markup | None:
+    return parallel_coordinates(sweep.ranked) if sweep.ranked else None
+
+
+def _best(sweep: Sweep, place: Path) -> Markup | None:
+    if sweep.best is None:
+        return None
+    story = Story(sweep.best.folder)
+    figures = gallery(read_figures(sweep.best.folder))
+    return join(
+        element("p", "In ", link(sweep.best.folder, place), "."),
+        summary(story),
+        cards(story),
+        element("h3", "Curves"),
+        run_charts(story),
+        join(element("h3", "Pictures"), figures) if figures else None,
+        evaluations(sweep.best.folder),
+        element("details", element("summary", "Its configuration"), settings(story)),
+        element("details", element("summary", "How to make this one run again"), reproduce(story.overrides, story.status.get("git"), Path(story.run.shown))),
+    )  # fmt: skip
+
+
+def _comparison(sweep: Sweep, place: Path, others: Sequence[str] | None) -> Markup | None:
+    if not others:
+        return None
+    for other in others:
+        try:
+            read_runs([other])
+        except InputError as error:
+            raise InputError(f"compare={other}: {error}") from error
+    try:
+        ranked = rank([sweep.folder, *map(Path, others)])
+    except InputError:
+        return None
+    shown = Comparison(**{**vars(ranked), "points": ranked.points[:20]})
+    caption = f"With {', '.join(others)}, best {ranked.by} first; rows of this sweep are marked"
+    return points_table(shown, place, caption, own=[run.folder for run in sweep.runs])
+
+
+def _again(sweep: Sweep) -> Markup | None:
+    if not sweep.record:
+        return None
+    overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
+    done = set(sweep.states) <= {"done", "pruned"}
+    return join(
+        element("h3", "Asked for on the command line"),
+        words(overrides),
+        reproduce(
+            overrides, sweep.record.get("git"), Path(RunFolder(sweep.folder).shown), multirun=True, done=done
+        ),
+    )
