@@ -41,7 +41,7 @@ def write(data: bytes) -> Callable[[Path], object]:
 def odd_images() -> dict[str, bytes]:
     """Name and content of images that can be read, each odd in its own way."""
     colour, gray = noise("RGB"), noise("L")
-    deep = Image.fromarray((np.asarray(gray).astype(np.uint16) * 257))
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     palette = noise("P")
     palette.info["transparency"] = bytes(range(256))
     rotated = Image.Exif()

@@ -1,5 +1,4 @@
 """What `scripts/evaluate.py` can be asked. No torch."""
-# ruff: noqa: RUF009 - `option` describes a field
 
 from dataclasses import dataclass
 from pathlib import Path

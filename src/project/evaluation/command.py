@@ -16,7 +16,7 @@ from project.evaluation.measures import intervals, measured
 from project.evaluation.members import Member, find_members
 from project.evaluation.passes import Pass, run_over
 from project.rebuild import Trained
-from project.runs.folder import now, versions
+from project.runs.provenance import now, versions
 
 METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
 LEVEL = 0.95

@@ -16,7 +16,7 @@ from project.report.settings import environment, settings
 from project.report.tables import points_table
 from project.report.wording import badge, moment, summary
 from project.runs.compare import Comparison, compare
-from project.runs.folder import now
+from project.runs.provenance import now
 from project.runs.results import natural, read_runs
 
 MOST_OTHERS = 40

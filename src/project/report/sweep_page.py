@@ -22,7 +22,8 @@ from project.report.settings import environment, settings, words
 from project.report.tables import link, points_table
 from project.report.wording import badge, commit, metric, moment, summary
 from project.runs.compare import Comparison, compare
-from project.runs.folder import RunFolder, now
+from project.runs.folder import RunFolder
+from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs
 from project.runs.table import plural
 from project.sweeps.folder import find_sweep
