@@ -31,10 +31,8 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
         return RunFolder(best_of_sweep(folder, key=key).folder)
     run = RunFolder(folder)
     if not folder.is_dir():
-        what = "a file; name its run's folder" if folder.is_file() else "no such folder"
-        raise InputError(
-            f"{key}={wanted}: {what}, such as outputs/cnn_digits_adam/2026-01-31_09-30-00, or last"
-        )
+        what = "that is a file" if folder.is_file() else "no such folder"
+        raise InputError(f"{key}={wanted}: {what}; give the folder of a run or of a sweep, or last")
     if not run.config_file.exists():
         inside = sorted(file.parent for file in folder.glob("**/config.yaml") if file.parent.name != ".hydra")
         hint = f"name one below it, such as {inside[-1]}" if inside else "give a folder that train.py made"
