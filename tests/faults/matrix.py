@@ -8,6 +8,7 @@ optimizer, schedule, averages, counters, callbacks, metrics, the table, the curv
     python tests/faults/matrix.py [cell …]
 """
 
+import csv
 import logging
 import os
 import re
@@ -219,16 +220,26 @@ def result(folder: Path) -> dict[str, Any]:
     kept = [name for name in ("best.ckpt", "last.ckpt") if (folder / "checkpoints" / name).exists()]
     return {
         "status": {key: status.get(key) for key in ("state", "value", "metrics", "weights")},
-        "table": (folder / "metrics.csv").read_text(),
+        "table": table_without_speed(folder / "metrics.csv"),
         "curves": {
             tag: [(event.step, event.value) for event in curves.Scalars(tag)]
             for tag in curves.Tags()["scalars"]
+            if "images_per_s" not in tag
         },
         "checkpoints": {
             file.name: load(file)
             for file in (*(folder / "checkpoints" / name for name in kept), folder / "aside" / "final.ckpt")
         },
     }
+
+
+def table_without_speed(file: Path) -> list[dict[str, str]]:
+    """Metrics that do not depend on the machine."""
+    with file.open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    for row in rows:
+        row.pop("speed/images_per_s", None)
+    return rows
 
 
 def load(file: Path) -> dict[str, Any]:

@@ -28,22 +28,22 @@ class Spending:
         self._expected_s = 0.0  # of what was done
         self._began = time.perf_counter()
 
-    def allows(self, name: str, more_s: float = 0.0, *, and_before: bool = False) -> bool:
+    def allows(self, name: str, more_s: float = 0.0, *, and_all: bool = False) -> bool:
         """Whether there is time for something; if not, that is remembered.
 
         Args:
             name: of the thing.
             more_s: seconds that it takes beside what is expected.
-            and_before: ask for time for all that is more important too, and remember nothing.
+            and_all: ask for the time of everything that is not done, and remember nothing: for what comes
+                before more important things.
         """
-        names = list(self.costs)[: list(self.costs).index(name)] if and_before else []
-        wanted = [name, *(other for other in names if other not in self._done)]
+        wanted = [other for other in self.costs if other not in self._done] if and_all else [name]
         expected = sum(self.costs[each] for each in wanted)
         if "PIL.Image" not in sys.modules:
             expected += IMPORT_S
         pace = max(1.0, self.spent_s / self._expected_s) if self._expected_s else 1.0
         enough = self.spent_s + expected * pace + more_s <= self._allowed_s() or self.budget >= 1
-        if not enough and not and_before and name not in self.left_out:
+        if not enough and not and_all and name not in self.left_out:
             self.left_out.append(name)
         return enough and self.budget > 0
 
@@ -60,10 +60,10 @@ class Spending:
             self._done.add(name)
 
     def tell(self) -> Iterator[str]:
-        """Yield a line for the log if something was left out."""
+        """Yield lines for the log if something was left out."""
         if self.left_out and self.budget > 0:
-            names = ", ".join(self.left_out)
-            yield (f"not in TensorBoard, to save time: {names}; all of it is with callbacks.story.budget=1")
+            yield f"left out to save time: {', '.join(self.left_out)}"
+            yield "with callbacks.story.budget=1 TensorBoard shows all of it"
 
     def _allowed_s(self) -> float:
         return max(self.least_s, self.budget * (time.perf_counter() - self._began))

@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 THUMBNAIL = 64
 """Largest side of a thumbnail, pixels."""
+LARGEST_TILE = 128
+"""Width of the images on a sheet, pixels."""
 MOST_CLASSES = 1000
 """Of a confusion matrix that is drawn."""
 COST_S = {
@@ -91,8 +93,8 @@ class Story(Callback):
             self._first = kept[0], kept[1]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show them as soon as the time that has passed allows for it."""
-        if self._first is not None and self.spending.allows("samples", and_before=True):
+        """Show them as soon as the time that has passed allows for all that will be drawn."""
+        if self._first is not None and self.spending.allows("samples", and_all=True):
             self._show_samples(trainer)
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -126,7 +128,8 @@ class Story(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         shows_images = data.input_shape[0] in (1, 3)
         if data.num_classes <= MOST_CLASSES:
-            self._try("confusion", lambda: self._show_confusion(trainer, answers))
+            more_s = 5e-7 * data.num_classes**2
+            self._try("confusion", lambda: self._show_confusion(trainer, answers), more_s)
         if shows_images and self.images and bool((answers.predictions != answers.labels).any()):
             self._try("mistakes", lambda: self._show_mistakes(trainer, answers))
         if self._first is not None and self.spending.allows("samples"):
@@ -174,7 +177,7 @@ class Story(Callback):
         pixels = to_uint8(images.float(), data.mean, data.std)
         captions = [_told(target, data.class_names) for target in targets]
         title = "Training images as the network sees them"
-        self._show(trainer, "train/images", contact_sheet(pixels, captions, title=title))
+        self._show(trainer, "train/images", _sheet(pixels, captions, title))
 
     def _show_confusion(self, trainer: L.Trainer, answers: Answers) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -198,7 +201,7 @@ class Story(Callback):
         wrong = int((answers.predictions != answers.labels).sum())
         title = f"Worst of {wrong:,} mistakes in the test: true class → prediction"
         pixels = data.pixels("test", answers.places[worst])
-        self._show(trainer, "test/mistakes", contact_sheet(pixels, captions, title=title))
+        self._show(trainer, "test/mistakes", _sheet(pixels, captions, title))
 
     def _show_classes(self, trainer: L.Trainer, answers: Answers) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -263,6 +266,12 @@ def _answering(
             yield network, lambda: network._call_impl(taken), taken
     finally:
         network.train(was_training)
+
+
+def _sheet(pixels: Any, captions: list[str], title: str) -> Any:
+    """A sheet that is small enough for event files where the images are large."""
+    large = max(pixels.shape[2:]) > LARGEST_TILE
+    return contact_sheet(pixels, captions, title=title, tile=LARGEST_TILE if large else None)
 
 
 def _thumbnails(pixels: Tensor) -> list[Any]:

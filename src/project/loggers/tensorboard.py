@@ -39,7 +39,6 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
         "learning rate": ["Multiline", [r"^vitals/lr$"]],
         "norm of the gradient": ["Multiline", [r"^vitals/grad_norm$"]],
         "images per second": ["Multiline", [r"^vitals/speed_images_per_s$"]],
-        "memory of the GPU, GB": ["Multiline", [r"^vitals/gpu_memory_gb$"]],
     },
 }
 """The page of custom scalars: curves that belong together on one chart, each chart's scalars by name."""

@@ -88,7 +88,7 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = ""
 def _cell_of(classes: int) -> int:
     """Side of a cell in pixels."""
     if classes <= 10:
-        return 60
+        return 48
     return 40 if classes <= NUMBERED else max(1, 900 // classes)
 
 
@@ -111,11 +111,11 @@ def _write_numbers(
         ink = PAPER if share > 0.55 else INK
         x, y = left + cell * column + cell // 2, top + cell * row + cell // 2
         number = str(matrix[row, column])
-        size = next((size for size in (16, 13, 11, 9) if width_of(number, size) <= cell - 4), 8)
+        size = next((size for size in (14, 12, 10, 9) if width_of(number, size) <= cell - 4), 8)
         with_share = classes <= 10
-        draw.text((x, y - 8 * with_share), number, font=font(size), fill=ink, anchor="mm")
+        draw.text((x, y - 6 * with_share), number, font=font(size), fill=ink, anchor="mm")
         if with_share:
-            draw.text((x, y + 13), _percent(shares[row, column]), font=font(11), fill=ink, anchor="mm")
+            draw.text((x, y + 11), _percent(shares[row, column]), font=font(10), fill=ink, anchor="mm")
 
 
 def _percent(share: float) -> str:

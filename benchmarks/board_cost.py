@@ -1,0 +1,88 @@
+"""What TensorBoard's pictures, tables and measurements cost a run.
+
+    python benchmarks/board_cost.py paths.data=DIR                    both presets, five rounds each
+    python benchmarks/board_cost.py paths.data=DIR --presets mnist_mlp --epochs 10 --rounds 3
+
+Whole commands, `scripts/train.py experiment=…`, one after the other on the same core: as it is by default,
+without the callbacks `story` and `measurements`, with `callbacks.story.budget=1`, and with `logger=none`. The
+order changes from round to round. Ratios are of commands of the same round, by the CPU time that they took,
+which other programs on the machine change less, and by the clock. The presets' epochs are cut short, which
+makes the share of the pictures larger than it is in the presets' own length.
+"""
+
+import argparse
+import re
+import tempfile
+from pathlib import Path
+
+from measuring import TRAIN, Finished, machine, middle, pin, ratios, run, spread, table
+
+PRESETS = {"mnist_mlp": ("trainer.max_epochs=4",), "mnist_cnn": ("trainer.limit_train_batches=150",)}
+"""With what cuts them short."""
+VARIANTS: dict[str, tuple[str, ...]] = {
+    "default": (),
+    "without": ("~callbacks.story", "~callbacks.measurements"),
+    "all of it": ("callbacks.story.budget=1",),
+    "logger=none": ("logger=none",),
+}
+
+
+def main() -> None:
+    """Time the variants of the chosen presets."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("data", help="paths.data=DIR, the folder with MNIST/raw")
+    parser.add_argument("--presets", nargs="*", choices=PRESETS, default=list(PRESETS))
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--epochs", type=int, help="instead of what the presets are cut to")
+    parser.add_argument("--variants", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--cores", type=int, default=1)
+    arguments = parser.parse_args()
+    data = Path(arguments.data.removeprefix("paths.data=")).absolute()
+    pin(arguments.cores)
+    print(machine())
+    rows = []
+    for preset in arguments.presets:
+        cut = [*PRESETS[preset], *(["trainer.max_epochs=1"] if preset == "mnist_cnn" else [])]
+        if arguments.epochs:
+            cut = [word for word in cut if "max_epochs" not in word]
+            cut.append(f"trainer.max_epochs={arguments.epochs}")
+        command = [str(TRAIN), f"experiment={preset}", f"paths.data={data}", *cut]
+        found = measure(command, arguments.variants, arguments.rounds)
+        rows += rows_of(preset, found)
+    head = ["preset", "clock", *arguments.variants]
+    head += [f"{name} / without" for name in arguments.variants if name != "without"]
+    print("\n" + table(head, rows))
+
+
+def measure(command: list[str], variants: list[str], rounds: int) -> dict[str, list[Finished]]:
+    """Run each variant once a round, in an order that turns with the rounds."""
+    found: dict[str, list[Finished]] = {name: [] for name in variants}
+    for number in range(rounds):
+        turned = variants[number % len(variants) :] + variants[: number % len(variants)]
+        for name in turned:
+            with tempfile.TemporaryDirectory() as folder:
+                found[name].append(run([*command, *VARIANTS[name]], folder))
+        told = ", ".join(f"{name} {finished[-1].cpu_s:.2f}" for name, finished in found.items())
+        left_out = re.findall(r"not in TensorBoard.*?:([\w, ]+);", found["default"][-1].output)
+        print(
+            f"{command[1]} round {number + 1}, CPU s: {told}; left out: {left_out or 'nothing'}", flush=True
+        )
+    return found
+
+
+def rows_of(preset: str, found: dict[str, list[Finished]]) -> list[list[str]]:
+    """Medians of both clocks, and ratios to the variant without."""
+    rows = []
+    for field, clock in (("cpu_s", "CPU"), ("seconds", "wall")):
+        times = {name: [getattr(one, field) for one in finished] for name, finished in found.items()}
+        rows.append([preset, clock, *(middle(values, ".2f") for values in times.values())])
+        rows[-1] += [
+            spread(ratios(values, times["without"]), ".3f")
+            for name, values in times.items()
+            if name != "without"
+        ]
+    return rows
+
+
+if __name__ == "__main__":
+    main()
