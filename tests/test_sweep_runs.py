@@ -91,26 +91,23 @@ def test_jobs_of_one_and_two_ranks_have_the_values_of_the_same_runs_alone(tmp_pa
 
 
 def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None:
-    swept = ["callbacks.fault.kind=raise,none,kill,memory", "seed=1,2"]
+    swept = ["callbacks.fault.kind=raise,none,kill,memory"]
     failed = run("-m", *TINY, FAULT, *swept, "hydra.launcher.start=fork", cwd=tmp_path, code=1)
     sweep = only_sweep(tmp_path)
-    ends = ["failed", "failed", "done", "done", "failed", "failed", "failed", "failed"]
-    assert states(sweep) == ends
-    errors = [job.error for job in jobs_of(tmp_path)]
-    assert errors[0] == "ArithmeticError: this run was made to fail"
-    assert errors[4] == "killed by SIGKILL, perhaps for lack of memory"
-    assert "memory" in str(errors[6])
-    assert failed.stdout.count("ArithmeticError: this run was made to fail") >= 2
-    assert f"log: {sweep.path.relative_to(tmp_path)}/0_kindraise_seed1/train.log" in failed.stdout.replace(
-        "_raise_", "_kindraise_"
-    )
-    assert failed.stderr.splitlines()[-1].startswith("error: 6 of 8 jobs failed; resume=outputs/sweep/")
+    assert states(sweep) == ["failed", "done", "failed", "failed"]
+    jobs = jobs_of(tmp_path)
+    assert jobs[0].error == "ArithmeticError: this run was made to fail"
+    assert jobs[2].error == "killed by SIGKILL, perhaps for lack of memory"
+    assert "memory" in str(jobs[3].error)
+    assert "ArithmeticError: this run was made to fail" in failed.stdout
+    assert f"log: {sweep.path.relative_to(tmp_path)}/{jobs[0].name}/train.log" in failed.stdout
+    assert failed.stderr.splitlines()[-1].startswith("error: 3 of 4 jobs failed; resume=outputs/sweep/")
     again = run("resume=last", cwd=tmp_path, code=1)
     assert "started" not in again.stdout
     retried = run("-m", "resume=last", "retry=true", "hydra.launcher.start=fresh", cwd=tmp_path)
-    assert states(sweep) == ["done"] * 8
-    assert [job.attempts for job in jobs_of(tmp_path)] == [2, 2, 1, 1, 2, 2, 2, 2]
-    assert retried.stdout.count("started") == 6
+    assert states(sweep) == ["done"] * 4
+    assert [job.attempts for job in jobs_of(tmp_path)] == [2, 1, 2, 2]
+    assert retried.stdout.count("started") == 3
     # They went on from the checkpoint of their first epoch: the second table of epochs begins with 2/3.
     log = (sweep.path / jobs_of(tmp_path)[0].name / "train.log").read_text()
     assert log.count(" 1/3 ") == 1

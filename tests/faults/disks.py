@@ -41,28 +41,38 @@ NO_CHECKPOINTS = ["~callbacks.best", "callbacks.last.every_epochs=1000", "callba
 """But at the end."""
 
 
+def start_anew(arguments: tuple[str, ...], cwd: Path, output: int) -> subprocess.Popen:
+    """Start `scripts/train.py` as its users do."""
+    paths = [str(ROOT / "src"), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments],
+        cwd=cwd,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
+        stdout=output,
+        stderr=subprocess.STDOUT,
+    )
+
+
 class Command:
-    """`scripts/train.py` as its users start it, with its lines as they come."""
+    """`scripts/train.py`, with its lines as they come."""
+
+    begin: Callable[..., subprocess.Popen] = staticmethod(start_anew)
+    """How its process is started."""
 
     def __init__(self, *arguments: str, cwd: Path) -> None:
-        paths = [str(ROOT / "src"), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
         self.cwd = cwd
-        self.process = subprocess.Popen(
-            [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments],
-            cwd=cwd,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        reading, writing = os.pipe()
+        self._output = os.fdopen(reading)
+        try:
+            self.process = self.begin(arguments, cwd, writing)
+        finally:
+            os.close(writing)
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
     def _read(self) -> None:
-        assert self.process.stdout is not None
-        self.lines += []
-        for line in self.process.stdout:
+        for line in self._output:
             self.lines.append(line.rstrip())
 
     @property
@@ -90,8 +100,7 @@ class Command:
         finally:
             self.process.kill()
         self._reader.join(10)
-        assert self.process.stdout is not None
-        self.process.stdout.close()
+        self._output.close()
         assert self.process.returncode == code, f"exit code {self.process.returncode}:\n{self.text}"
         assert "Traceback" not in self.text, self.text
         return self.text

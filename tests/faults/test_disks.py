@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from disks import (
+    Command,
     LimitedFiles,
     children_of,
     claims,
@@ -21,6 +22,7 @@ from disks import (
     table_of,
     wait_until_gone,
 )
+from forked import Forked
 
 from project.datamodules.file_images import FileImages
 from project.datamodules.image_folder import ImageFolder
@@ -137,10 +139,22 @@ def test_a_status_takes_the_room_of_the_one_before_it_on_a_full_disk(
     assert RunFolder(tmp_path).read_status() == {"state": "done", "note": ""}
 
 
+@pytest.fixture
+def _forking(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commands begin as forks of this process, which has imported everything."""
+
+    def fork(arguments: tuple[str, ...], cwd: Path, output: int) -> Forked:
+        return Forked(arguments, cwd, streams=(output, output))
+
+    monkeypatch.setattr(Command, "begin", staticmethod(fork))
+
+
+@pytest.mark.usefixtures("_forking")
 def test_a_run_goes_on_while_its_files_cannot_grow(tmp_path: Path) -> None:
     full_for_a_while(LimitedFiles(tmp_path))
 
 
+@pytest.mark.usefixtures("_forking")
 def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path) -> None:
     full_at_a_checkpoint(LimitedFiles(tmp_path))
 
