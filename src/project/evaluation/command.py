@@ -58,7 +58,7 @@ def evaluate(asked: Asked) -> None:
     several = len(found.members) > 1
     if asked.combine in ("ensemble", "average") and not several:
         raise InputError(
-            f"combine={asked.combine}: there is one network; give several runs (run=a,b), several checkpoints "
+            f"combine={asked.combine}: there is one network; give several runs (run=a,b), checkpoints "
             "(weights=best,last), or a sweep with ensemble=all"
         )
     _refuse_absent(asked.accelerator)
@@ -260,7 +260,7 @@ def _screen(
     what = f"{of}{trained.datamodule.name} {asked.split}, {images}{views}, {computed}"
     lines = [subject.title, what, ""]
     if subject.members:
-        whole = (subject.title, figures)
+        whole = ("all together", figures)
         lines += [table.render_members([*subject.members, whole]), ""]
     notes, remark = _compared(subject, own)
     lines += [table.render_figures(figures, notes), "", table.render_classes(classes, file)]
@@ -278,8 +278,8 @@ def _run_figures(asked: Asked, subject: Subject) -> dict[str, float] | None:
         return None
     if any(not word.startswith(("data.path=", "data.eval_batch_size=")) for word in asked.data):
         return None
-    found = {"accuracy": metrics.get(f"{asked.split}/acc"), "loss": metrics.get(f"{asked.split}/loss")}
-    return {name: value for name, value in found.items() if value is not None} or None
+    acc, loss = metrics.get(f"{asked.split}/acc"), metrics.get(f"{asked.split}/loss")
+    return None if acc is None or loss is None else {"accuracy": acc, "loss": loss}
 
 
 def _compared(subject: Subject, own: Mapping[str, float] | None) -> tuple[dict[str, str], str]:

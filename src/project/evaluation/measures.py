@@ -173,7 +173,7 @@ def confusion(predictions: Predictions) -> Tensor:
 
 
 def reliability(predictions: Predictions) -> dict[str, Tensor]:
-    """Of each bin of confidence its `images`, their mean `confidence` and `accuracy`: (15,); 0 if it is empty."""
+    """Of each bin of confidence its `images`, their mean `confidence` and `accuracy`: (15,), 0 if empty."""
     bins = bin_of(predictions.confidence)
     images = torch.bincount(bins, minlength=BINS)
 

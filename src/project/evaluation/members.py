@@ -68,9 +68,11 @@ def find_members(wanted: list[str], weights: list[str], several: str | None, out
         runs += found
         homes.append(home)
     members = [Member(run, which) for run in runs for which in weights]
-    twice = next((one.shown for number, one in enumerate(members) if one in members[:number]), None)
-    if twice is not None:
-        raise InputError(f"run={twice}: is given twice; leave one out")
+    seen = set()
+    for member in members:
+        if (key := (member.run.path.resolve(), member.weights)) in seen:
+            raise InputError(f"run={member.shown}: is given twice; leave one out")
+        seen.add(key)
     return Members(members, homes[0])
 
 

@@ -144,7 +144,7 @@ def run_over(trained: Trained, split: Split, views: str, **trainer_changes: Any)
     if not logits.isfinite().all():
         bad = int((~logits.isfinite()).any(1).sum())
         raise NonFiniteError(
-            f"run={trained.run.shown}: the network's outputs are nan or inf for {bad} of {len(logits)} images; "
+            f"run={trained.run.shown}: its outputs are nan or inf for {bad} of {len(logits)} images; "
             "its training diverged, or its precision is too low: see its train.log"
         )
     loss = float(metrics["test/loss"])

@@ -8,7 +8,7 @@ from typing import Any
 WIDTH = 80
 MOST_CLASSES = 20
 """That are shown; of more, those with the lowest F1."""
-NAME = 26
+NAME = 25
 """Columns of a class's name."""
 TITLES = {
     "accuracy": "accuracy",
