@@ -114,7 +114,7 @@ def _bind(path: Path) -> None:
 
 
 def fill(folder: Path, good: int, bad: int) -> tuple[set[str], set[str]]:
-    """Write so many images and so many files that are none; return the paths of each, as listings have them."""
+    """Write so many images and so many files that are none; return their paths."""
     odd = odd_images()
     plain = {f"{number:04}.jpg": encoded(noise("RGB", 32, 32), "jpeg") for number in range(good - len(odd))}
     images = dict(itertools.islice((odd | plain).items(), good))

@@ -6,6 +6,7 @@ import textwrap
 import types
 from collections.abc import Callable, Sequence
 from dataclasses import MISSING, Field, field, fields
+from difflib import get_close_matches
 from inspect import cleandoc
 from pathlib import Path
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -78,6 +79,7 @@ def parse(words: Sequence[str], kind: type[Options]) -> Options:
     known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     given: dict[str, Any] = {}
+    meant: set[str] = set()
     lines = []
     for word in words:
         key, sign, text = word.partition("=")
@@ -91,16 +93,21 @@ def parse(words: Sequence[str], kind: type[Options]) -> Options:
             given.setdefault(group, Overrides()).append(word)
         elif key not in known:
             lines.append(f"{word}: no key {key}; {did_you_mean(key, known)}")
+            meant.update(get_close_matches(key, known, n=1))
         elif key in given and hints[key] != list[str]:
-            lines.append(f"{word}: {key} is given twice; leave one out")
+            twice = f"{key} is given twice; leave one out"
+            keyless = f"a word without a key is {key}=…, which is given already; write KEY={word}"
+            lines.append(f"{word}: {twice if sign else keyless}")
         else:
             try:
                 value = _convert(key, text, hints[key], known[key].metadata["least"])
                 given[key] = [*given.get(key, []), *value] if isinstance(value, list) else value
             except InputError as error:
+                meant.add(key)
                 lines.append(str(error))
     for key, entry in known.items():
-        if key not in given and entry.default is MISSING and entry.default_factory is MISSING:
+        required = entry.default is MISSING and entry.default_factory is MISSING
+        if required and key not in given and key not in meant:
             lines.append(f"{key}: is missing; give {key}=…: {entry.metadata['help']}")
     if lines:
         raise InputError("\n".join(lines))
@@ -109,9 +116,11 @@ def parse(words: Sequence[str], kind: type[Options]) -> Options:
 
 def _convert(key: str, text: str, hint: Any, least: float | None) -> Any:
     """The value that a text stands for."""
+    kinds = _kinds(hint)
     if text[:1] == text[-1:] and text[:1] in ("'", '"') and len(text) > 1:
         text = text[1:-1]
-    kinds = _kinds(hint)
+        if kinds == (list[str],) and text:  # one item, whatever commas it has
+            return [text]
     if text == NULL and types.NoneType in kinds:
         return None
     for kind in kinds:
@@ -160,7 +169,7 @@ def _read(text: str, kind: Any) -> Any:
         return TRUTHS[text.lower()]
     if kind in (str, Path) and not text:
         raise ValueError
-    value = kind(text)
+    value = kind(text).expanduser() if kind is Path else kind(text)  # behind = the shell leaves ~ as it is
     if value != value:  # nan
         raise ValueError
     return value
@@ -186,7 +195,7 @@ def describe(kind: type[Any], script: str, examples: str = "") -> str:
         if hints[entry.name] is Overrides:
             rows.append((f"{entry.name}.…=…", entry.metadata["help"]))
             continue
-        default = entry.default if entry.default is not MISSING else ""
+        default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         rows.append((f"{entry.name}={_shown(default)}", entry.metadata["help"]))
         if choices := [choice for choice in _choices(_kinds(hints[entry.name])) if choice != NULL]:
             rows[-1] = (rows[-1][0], f"{rows[-1][1]}: {' '.join(choices)}")
@@ -203,4 +212,8 @@ def _shown(value: Any) -> str:
     """A default as it would be typed."""
     if value is None:
         return NULL
+    if value is MISSING:
+        return ""
+    if isinstance(value, list):
+        return ",".join(map(str, value))
     return str(value).lower() if isinstance(value, bool) else str(value)

@@ -155,7 +155,7 @@ class Sheet:
         from project.pictures.sheet import contact_sheet
 
         captions = [
-            f"{shown(Path(one.file).name)}\n{shown(one.class_name)} {one.probability:.2f}"
+            f"{shown(Path(one.file).name)}\n{one.probability:.2f} {shown(one.class_name)}"
             for one in self._taken
         ]
         images = torch.stack([one.image for one in self._taken]).numpy()

@@ -24,7 +24,7 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
     Raises:
         InputError: there is no such run.
     """
-    folder = find_last(outputs, key=key) if str(wanted) == LAST else Path(wanted)
+    folder = find_last(outputs, key=key) if str(wanted) == LAST else Path(wanted).expanduser()
     if line := refuse_address(key, str(wanted)):
         raise InputError(line)
     if find_sweep(folder) is not None:
@@ -46,7 +46,7 @@ def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     Raises:
         InputError: there is none below `outputs`.
     """
-    runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
+    runs = [RunFolder(file.parent) for file in Path(outputs).expanduser().glob("**/status.json")]
     runs = [run for run in runs if run.config_file.exists()]
     if not runs:
         raise InputError(f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER")
