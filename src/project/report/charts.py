@@ -9,7 +9,7 @@ from project.report.axes import Axis, spanning
 from project.report.html import Markup, element, join
 
 WIDTH, HEIGHT = 480.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 12.0, 38.0
+LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 20.0, 38.0
 COLOURS = 8
 """That the style sheet has, `c0` and so on; `faint` is one more."""
 
@@ -146,13 +146,18 @@ def _grid(across: Axis, down: Axis, width: float, height: float, x_name: str, un
 
 def _marker(across: Axis, height: float, marker: tuple[float, str]) -> Markup:
     x = across.place(marker[0])
-    late = x > (across.start + across.end) / 2
+    share = (x - across.start) / (across.end - across.start)
     return element(
         "g",
         element("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=height - BOTTOM),
-        element("text", marker[1], x=f"{x + (-5 if late else 5):.1f}", y=TOP + 9, text_anchor="end" if late else "start"),
+        element("text", marker[1], x=f"{x:.1f}", y=TOP - 7, text_anchor=_anchor(share)),
         class_="marker",
     )  # fmt: skip
+
+
+def _anchor(share: float) -> str:
+    """How a text stands to its place on the horizontal axis, so that neither end is cut off."""
+    return "start" if share < 0.2 else "end" if share > 0.8 else "middle"
 
 
 def _draw(line: Line, across: Axis, down: Axis, scale: float) -> Markup:

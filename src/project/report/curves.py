@@ -65,7 +65,8 @@ def run_charts(story: Story) -> Markup:
 def _is_curve(name: str, series: Series) -> bool:
     """Whether it was logged more than once; a test is one number a run, and `epoch` is an axis."""
     several = len(series.values) > 1 and any(map(math.isfinite, series.values))
-    return several and not name.startswith("test/") and name.rpartition("/")[2] not in COUNTS
+    last = name.rpartition("/")[2]
+    return several and not name.startswith("test/") and last not in COUNTS and not last.startswith("best_")
 
 
 def _known(kind: str) -> str:
@@ -119,7 +120,7 @@ def _chart(
         split = name.partition("/")[0]
         xs, ys = thinned([step / scale for step in one.steps], one.values, MOST_POINTS)
         averaged = max(averaged, len(one.values) / len(xs))
-        label = {"train": "training", "val": "validation"}.get(split, name) if len(group) > 1 else name
+        label = {"train": "training", "val": "validation"}.get(split, name)
         names = {line.name for line in lines}
         colour = 1 if split == "val" else 0 if split == "train" and not lines else len(lines) + 1
         lines.append(Line(name if label in names else label, xs, ys, colour=colour))

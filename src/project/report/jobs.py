@@ -21,7 +21,7 @@ from project.report.wording import badge
 from project.runs.compare import Comparison
 from project.runs.differences import Differences, short_names
 from project.runs.results import DURATION, Run, natural
-from project.runs.table import RESERVED, shorten
+from project.runs.table import RESERVED, plural, shorten
 from project.sweeps.jobs import Job
 from project.sweeps.table import settings
 
@@ -55,8 +55,6 @@ def jobs_table(
     keys = [*differences.told, *differences.repetitions] if differences else []
     names = short_names(keys, RESERVED)
     metrics = wanted_metrics(list(dict.fromkeys(name for run in runs for name in run.metrics)), by)
-    if by and by not in metrics and by != DURATION:
-        metrics = [by, *metrics]
     texts = {key: differences.texts(ordered, key) for key in keys} if differences else {}
     rows = []
     for number, run in enumerate(ordered):
@@ -82,7 +80,10 @@ def jobs_table(
             empty = [Cell("", math.nan, number=True) for _ in metrics]
             rows.append([Cell(label), *cells, *empty, state_cell(job.state), duration_cell(job.duration_s)])
     head = ["job", *(names[key] for key in keys), *column_names(metrics), "state", "time"]
-    return table(head, rows, caption=f"{len(rows)} jobs" + (f", best {by} first" if by else ""))
+    caption = plural(len(rows), "job") + (
+        f", {'largest' if sign < 0 else 'smallest'} {by} first" if by else ""
+    )
+    return table(head, rows, caption=caption, marked=[0] if by else [])
 
 
 def _order(value: object) -> float | None:
@@ -97,10 +98,7 @@ def failures(
     known = {run.folder.name for run in runs}
     lost = [job for name, job in jobs.items() if name not in known and job.state == "failed"]
     parts = [_failure(run, place) for run in failed[:MOST_FAILURES]]
-    parts += [
-        element("article", element("h4", job.name, " ", badge(job.state)), element("p", redact_text(job.error or "")), class_="card")
-        for job in lost[: max(0, MOST_FAILURES - len(failed))]
-    ]  # fmt: skip
+    parts += [_lost(job) for job in lost[: max(0, MOST_FAILURES - len(failed))]]
     hidden = len(failed) + len(lost) - len(parts)
     if hidden > 0:
         parts.append(element("p", f"… and {hidden} more, in the table of all jobs.", class_="note"))
@@ -113,12 +111,24 @@ def failures(
     return join(parts) if parts else None
 
 
+def _lost(job: Job) -> Markup:
+    """A job that left no run folder."""
+    heading = element("h4", job.name, " ", badge(job.state))
+    return element("article", heading, element("p", redact_text(job.error or "")), class_="card failure")
+
+
 def _failure(run: Run, place: Path) -> Markup:
     lines = [line.rstrip() for line in redact_text(Story(run.folder).log).splitlines() if line.strip()]
+    tail = element(
+        "details",
+        element("summary", "The last lines of its log"),
+        element("pre", "\n".join(lines[-LAST_LINES:])),
+        open=run.state == "failed",
+    )
     return element(
         "article",
         element("h4", link(run.folder, place), " ", badge(run.state)),
         element("p", redact_text(run.error)) if run.error else None,
-        element("details", element("summary", "The last lines of its log"), element("pre", "\n".join(lines[-LAST_LINES:])), open=run.state == "failed") if lines else None,
+        tail if lines else None,
         class_="card failure",
-    )  # fmt: skip
+    )

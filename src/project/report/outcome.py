@@ -9,11 +9,24 @@ from project.report.figures import EVALUATION
 from project.report.html import Markup, element, join
 from project.report.reading import Story
 from project.report.tables import Cell, table
-from project.report.wording import is_share, metric, percent, wilson
+from project.report.wording import metric, percent, wilson
 from project.wording import duration
 
 MOST_ROWS = 200
 """Of a table of classes."""
+MOST_COLUMNS = 10
+SHARES = ("accuracy", "acc", "precision", "recall", "f1", "ece")
+"""Ends of the names of figures that are shares of 1."""
+TITLES = {
+    "top5_accuracy": "top-5 accuracy",
+    "nll": "negative log likelihood",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "macro_precision": "precision, macro average",
+    "macro_recall": "recall, macro average",
+    "macro_f1": "F1, macro average",
+    "f1": "F1",
+}
 
 
 def cards(story: Story) -> Markup:
@@ -61,7 +74,7 @@ def _card(name: str, value: str, below: str = "", *, main: bool = False) -> Mark
 
 
 def evaluations(folder: Path) -> Markup | None:
-    """Numbers and tables of a run's evaluations, None where there are none."""
+    """Figures and classes of a run's evaluations, a part each; None where there are none."""
     parts = []
     for file in sorted((folder / EVALUATION).rglob("*.json")):
         try:
@@ -69,75 +82,70 @@ def evaluations(folder: Path) -> Markup | None:
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(found, dict) and (part := _evaluation(found)):
-            name = str(file.relative_to(folder / EVALUATION).with_suffix("")).removesuffix("/metrics")
-            parts.append(join(element("h3", name.replace("_", " ").replace("/", ", ")), part))
+            name = file.parent.name if file.parent.name != EVALUATION else file.stem
+            parts.append(join(element("h3", name.replace("_", " ")), part))
     return join(parts) if parts else None
 
 
 def _evaluation(found: dict[str, Any]) -> Markup | None:
-    numbers = _numbers(found)
-    intervals = found.get("intervals") if isinstance(found.get("intervals"), dict) else {}
-    assert intervals is not None
-    rows = [
-        [
-            Cell(name),
-            Cell(metric(name, value), value, number=True),
-            Cell(_interval(name, intervals.get(name))),
-        ]
-        for name, value in numbers.items()
-    ]
-    if not any(row[2].content for row in rows):
-        rows = [row[:2] for row in rows]
-    head = ["metric", "value", "95 % interval"][: len(rows[0])] if rows else []
-    parts = [table(head, rows, caption="Of the whole split")] if rows else []
-    for name, value in found.items():
-        if classes := _records(value):
-            parts.append(_class_table(name, classes))
+    """A table of figures beside one of classes."""
+    figures = found.get("figures")
+    parts = []
+    if isinstance(figures, dict) and (
+        rows := [row for name in figures if (row := _row(name, figures[name]))]
+    ):
+        bounded = any(row[2].content for row in rows)
+        head = ["figure", "value", "95 % interval"][: 3 if bounded else 2]
+        parts.append(table(head, [row[: len(head)] for row in rows], caption=_told(found)))
+    classes = found.get("classes")
+    if isinstance(classes, list) and (records := [one for one in classes if isinstance(one, dict)]):
+        parts.append(_class_table(records))
     return element("div", parts, class_="tables") if parts else None
 
 
-def _numbers(found: dict[str, Any]) -> dict[str, float]:
-    """The numbers of an evaluation: at its top, or within `metrics`."""
-    inner = found.get("metrics")
-    every = {**found, **(inner if isinstance(inner, dict) else {})}
-    return {
-        str(name): float(value)
-        for name, value in every.items()
-        if isinstance(value, int | float) and not isinstance(value, bool)
-    }
+def _told(found: dict[str, Any]) -> str:
+    """What was evaluated, in a few words."""
+    images = found.get("images")
+    parts = [str(found[key]) for key in ("data", "split") if found.get(key)]
+    parts += [f"{images:,} images"] if isinstance(images, int) else []
+    parts += [f"views {found['views']}"] if found.get("views") not in (None, "none") else []
+    parts += [str(found["checkpoint"])] if found.get("checkpoint") else []
+    return ", ".join(parts) or "Of all images together"
 
 
-def _interval(name: str, bounds: Any) -> str:
-    if not isinstance(bounds, list | tuple) or len(bounds) != 2:
-        return ""
-    try:
-        low, high = map(float, bounds)
-    except (TypeError, ValueError):
-        return ""
-    return f"{metric(name, low).removesuffix(' %')} to {metric(name, high)}"
+def _row(name: str, figure: Any) -> list[Cell] | None:
+    value = _value(figure)
+    if value is None:
+        return None
+    bounds = [_value(figure.get(end)) for end in ("low", "high")] if isinstance(figure, dict) else []
+    words = [_shown(name, bound) for bound in bounds if bound is not None]
+    interval = f"{words[0].removesuffix(' %')} to {words[1]}" if len(words) == 2 else ""
+    title = TITLES.get(name, name.replace("_", " "))
+    return [Cell(title), Cell(_shown(name, value), value, number=True), Cell(interval)]
 
 
-def _records(value: Any) -> list[dict[str, Any]]:
-    """A table's rows: a list of dicts, or a dict of them by class."""
-    if isinstance(value, dict) and value and all(isinstance(one, dict) for one in value.values()):
-        return [{"class": name, **one} for name, one in value.items()]
-    if isinstance(value, list) and value and all(isinstance(one, dict) for one in value):
-        return value
-    return []
+def _value(figure: Any) -> float | None:
+    """A figure's value, given as `{value, low, high}` or as a plain number."""
+    value = figure.get("value") if isinstance(figure, dict) else figure
+    return float(value) if isinstance(value, int | float) and not isinstance(value, bool) else None
 
 
-def _class_table(name: str, records: list[dict[str, Any]]) -> Markup:
-    head = list(dict.fromkeys(str(key) for record in records[:MOST_ROWS] for key in record))[:10]
-    shares = {"precision", "recall", "f1", "accuracy", "acc"}
+def _shown(name: str, value: float) -> str:
+    return percent(value) if name.endswith(SHARES) else metric(name, value)
+
+
+def _class_table(records: list[dict[str, Any]]) -> Markup:
+    records = records[:MOST_ROWS]
+    head = list(dict.fromkeys(str(key) for record in records for key in record))[:MOST_COLUMNS]
     rows = []
-    for record in records[:MOST_ROWS]:
+    for record in records:
         row = []
         for key in head:
-            value = record.get(key, "")
-            if isinstance(value, int | float) and not isinstance(value, bool):
-                words = percent(value) if key in shares or is_share(key) else metric(key, value)
-                row.append(Cell(words, value, number=True))
+            content = record.get(key)
+            value = _value(content)
+            if value is None:
+                row.append(Cell(content if isinstance(content, str) else ""))
             else:
-                row.append(Cell(value if isinstance(value, str) else json.dumps(value)))
+                row.append(Cell(_shown(key, value), value, number=True))
         rows.append(row)
-    return table(head, rows, caption=name.replace("_", " ").capitalize())
+    return table([TITLES.get(key, key) for key in head], rows, caption="Each class")

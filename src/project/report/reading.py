@@ -15,7 +15,7 @@ from project.runs.results import LOADER
 
 LOG_BYTES = 2**18
 """Of a log's end that are read."""
-PARAMETERS = re.compile(r"^\s*model\s.*?([\d,]+) parameters", re.MULTILINE)
+PARAMETERS = re.compile(r"(?:^|\])\s*model\s+\S.*?\s([\d,]+) parameters$", re.MULTILINE)
 AXES = ("step", "epoch")
 
 
@@ -135,12 +135,15 @@ def read_table(file: Path) -> dict[str, Series]:
                 return {}
             step, epoch = head.index("step"), head.index("epoch") if "epoch" in head else None
             columns = [(place, name) for place, name in enumerate(head) if name not in AXES]
+            tests = [place for place, name in columns if name.startswith("test/")]
             for row in rows:
+                # The row of the test has the number of epochs that are done, others that of the one begun.
+                done = any(place < len(row) and row[place] for place in tests)
                 for place, name in columns:
                     if place >= len(row) or not row[place]:
                         continue
                     try:
-                        values = float(row[step]), float(row[epoch]) if epoch is not None else 0.0
+                        values = float(row[step]), float(row[epoch]) - done if epoch is not None else 0.0
                         value = float(row[place])
                     except ValueError:
                         continue

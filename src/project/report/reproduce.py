@@ -46,20 +46,19 @@ def reproduce(
         notes.append(f"{REDACTED} stands for a secret; give it as '${{oc.env:NAME}}'.")
     if any(word.startswith("ckpt_path=") for word in overrides):
         notes.append("It began with a checkpoint of another run, which its configuration names (ckpt_path).")
-    onward = f"{TRAIN} resume={place}" + (" trainer.max_epochs=…" if done and not multirun else "")
-    look = [
-        f"python scripts/evaluate.py run={place}",
-        f"tensorboard --logdir {place}",
-    ]
-    return join(
+    parts = [
         element("h3", f"Make the same {what} again"),
-        _commands([*checkout, "uv sync", "uv run " + command(overrides, multirun=multirun)]),
+        _commands([*checkout, "uv sync", f"uv run {command(overrides, multirun=multirun)}"]),
         [element("p", note, class_="warning") for note in notes],
-        element("h3", "Train on" if done and not multirun else "Go on where it stopped") if not (done and multirun) else None,
-        _commands([onward]) if not (done and multirun) else None,
-        element("h3", "Look closer"),
-        _commands([*look, f"python scripts/compare.py {place}"] if multirun else look),
-    )  # fmt: skip
+    ]
+    if not done:
+        parts += [element("h3", "Go on where it stopped"), _commands([f"{TRAIN} resume={place}"])]
+    elif not multirun:
+        onward = f"{TRAIN} resume={place} trainer.max_epochs=…"
+        parts += [element("h3", "Train on"), _commands([onward])]
+    look = [f"python scripts/evaluate.py run={place}", f"tensorboard --logdir {place}"]
+    look += [f"python scripts/compare.py {place}"] if multirun else []
+    return join(parts, element("h3", "Look closer"), _commands(look))
 
 
 def _commands(lines: Sequence[str]) -> Markup:

@@ -49,11 +49,16 @@ def run_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
         Section("Pictures", gallery(read_figures(folder))),
         Section("Comparison", comparison_of(folder, place, others)),
         Section("Configuration", settings(story)),
-        Section("How to reproduce", reproduce(story.overrides, story.status.get("git"), Path(story.run.shown), done=story.state == "done")),
+        Section("How to reproduce", _again(story)),
         Section("Environment", environment(story.status)),
         Section("Log", log_section(redact_text(story.log), opened=story.state == "failed")),
-    ]  # fmt: skip
+    ]
     return page(f"{name}: {story.state}", above, sections, f"Written {moment(now())} from {story.run.shown}")
+
+
+def _again(story: Story) -> Markup:
+    done = story.state in ("done", "pruned")
+    return reproduce(story.overrides, story.status.get("git"), Path(story.run.shown), done=done)
 
 
 def _error(story: Story) -> Markup | None:

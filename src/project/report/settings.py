@@ -14,6 +14,16 @@ HIDDEN = (
     *("path", "prepared", "default_root_dir"),
 )
 ROOT = ("seed", "monitor", "mode", "compile", "channels_last", "deterministic", "decay_norms_and_biases")
+IDLE = {
+    "trainer": {"num_nodes": 1, "max_steps": -1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}
+    | {f"limit_{split}_batches": 1.0 for split in ("train", "val", "test", "predict")}
+    | {"overfit_batches": 0, "num_sanity_val_steps": 0, "strategy": "auto", "profiler": None},
+    "data": {"augment": ClassName("project.datamodules.augmentation.Augmentation"), "fold": 0},
+}
+"""Values that say nothing, for they change nothing."""
+COPIES = ("data.seed", "data.channels_last", "augment.erase_probability")
+"""Keys that follow from others."""
+MISSING = object()
 MOST = 12
 """Values of a group that are shown; the whole configuration has the others."""
 
@@ -51,7 +61,12 @@ def _card(story: Story, group: str) -> Markup:
     values = {
         key: value
         for key, value in flatten({key: value for key, value in node.items() if key not in HIDDEN}).items()
-        if value is not None and key.rpartition(".")[2] not in HIDDEN and not key.startswith("augment.")
+        if value not in (None, False)
+        and key.rpartition(".")[2] not in HIDDEN
+        and f"{group}.{key}" not in COPIES
+        and not (group == "data" and key.startswith("augment."))
+        and IDLE.get(group, {}).get(key, MISSING) != value
+        and (group != "augment" or value)
     }
     option = story.choices.get(group) or ""
     name = story.class_of(group)
@@ -74,10 +89,8 @@ def _group_card(group: str, title: str, values: dict[str, Any]) -> Markup:
         for key, value in rows[:MOST]
     ]
     more = element("p", f"and {len(rows) - MOST} more", class_="note") if len(rows) > MOST else None
-    return element(
-        "section", element("h4", element("span", group, class_="dim"), " ", title), element("dl", shown), more,
-        class_="card",
-    )  # fmt: skip
+    heading = element("h4", element("span", group, class_="dim"), " ", title)
+    return element("section", heading, element("dl", shown), more, class_="card")
 
 
 def environment(status: dict[str, Any]) -> Markup:

@@ -144,13 +144,15 @@ def sweep_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
         heading(kind, _title(sweep, name), _badges(sweep), RunFolder(folder).shown), _summary(sweep, place)
     )
     drawn = [file for file in sorted(folder.glob("*.png")) if file.is_file()]
+    points = _ranking(sweep, place)
+    jobs = jobs_table(sweep.runs, sweep.jobs, sweep.ranked, place)
     sections = [
-        Section("Ranking", _ranking(sweep, place)),
+        Section("Ranking", points or jobs),
         Section("What mattered", _mattered(sweep)),
         Section("Learning curves", overlay(sweep.ranked) if sweep.ranked else None),
         Section("Search", gallery(read_pngs(drawn, folder))),
         Section("Failures", failures(sweep.runs, sweep.jobs, sweep.damaged, place)),
-        Section("All jobs", jobs_table(sweep.runs, sweep.jobs, sweep.ranked, place)),
+        Section("All jobs", jobs if points else None),
         Section("Best run", _best(sweep, place)),
         Section("Comparison", _comparison(sweep, place, others)),
         Section("How to reproduce", _again(sweep)),
@@ -177,36 +179,40 @@ def badge_of(state: str, count: int) -> Markup:
 
 
 def _summary(sweep: Sweep, place: Path) -> Markup:
-    ranked, best = sweep.ranked, sweep.best
     states = sweep.states
-    total = sum(states.values())
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    lead: list[object] = [f"{plural(total, 'run')}: {counts}."]
-    if ranked is not None:
-        values = [f"{key} ({len(set(ranked.shown.texts([point.runs[0] for point in ranked.points], key)))} values)"
-                  for key in ranked.shown.told[:6]]  # fmt: skip
-        if values:
-            lead.append(f" They differ in {', '.join(values)}.")
-        if len(ranked.points) < ranked.count:
-            lead.append(
-                f" Runs that differ in {' and '.join(ranked.shown.repetitions) or 'nothing'} alone are one point."
-            )
-    if ranked is not None and best is not None:
-        settings_of = [
-            f"{key.rpartition('.')[2]} {ranked.shown.texts([best], key)[0]}" for key in ranked.shown.told[:4]
-        ]
-        told = f" ({', '.join(settings_of)})" if settings_of else ""
-        lead += [
-            " The best run, ",
-            link(best.folder, place),
-            f"{told}, has {ranked.by} {metric(ranked.by, best.metrics[ranked.by])}",
-        ]
-        if "test/acc" in best.metrics and ranked.by != "test/acc":
-            lead.append(f" and a test accuracy of {metric('test/acc', best.metrics['test/acc'])}")
-        lead.append(".")
+    lead: list[object] = [f"{plural(sum(states.values()), 'run')}: {counts}."]
+    if sweep.ranked is not None:
+        lead += [_differing(sweep.ranked), _told_best(sweep.ranked, sweep.best, place)]
     elif sweep.runs:
         lead.append(" None is done yet, so there is nothing to rank.")
-    return join(element("p", lead, class_="lead"), element("p", _circumstances(sweep), class_="dim"))
+    return join(
+        element("p", [part for part in lead if part], class_="lead"),
+        element("p", _circumstances(sweep), class_="dim"),
+    )
+
+
+def _differing(ranked: Comparison) -> str:
+    """In what the runs differ."""
+    first = [point.runs[0] for point in ranked.points]
+    values = [f"{key} ({len(set(ranked.shown.texts(first, key)))} values)" for key in ranked.shown.told[:6]]
+    text = f" They differ in {', '.join(values)}." if values else ""
+    if len(ranked.points) < ranked.count:
+        alone = " and ".join(ranked.shown.repetitions) or "nothing"
+        text += f" Runs that differ in {alone} alone are one point: {len(ranked.points)} in all."
+    return text
+
+
+def _told_best(ranked: Comparison, best: Run | None, place: Path) -> Markup | None:
+    """What did best, and how well."""
+    if best is None:
+        return None
+    told = [f"{key.rpartition('.')[2]} {ranked.shown.texts([best], key)[0]}" for key in ranked.shown.told[:4]]
+    text = f" ({', '.join(told)})" if told else ""
+    text += f", has {ranked.by} {metric(ranked.by, best.metrics[ranked.by])}"
+    if "test/acc" in best.metrics and ranked.by != "test/acc":
+        text += f" and a test accuracy of {metric('test/acc', best.metrics['test/acc'])}"
+    return join(" The best run, ", link(best.folder, place), f"{text}.")
 
 
 def _circumstances(sweep: Sweep) -> str:
@@ -224,7 +230,7 @@ def _circumstances(sweep: Sweep) -> str:
 
 def _ranking(sweep: Sweep, place: Path) -> Markup | None:
     ranked = sweep.ranked
-    if ranked is None:
+    if ranked is None or len(ranked.points) == ranked.count:  # the table of all jobs is as good
         return None
     best = sweep.best
     shown = Comparison(**{**vars(ranked), "points": ranked.points[:MOST_POINTS]})
@@ -245,18 +251,22 @@ def _best(sweep: Sweep, place: Path) -> Markup | None:
     if sweep.best is None:
         return None
     story = Story(sweep.best.folder)
-    figures = gallery(read_figures(sweep.best.folder))
+    again = reproduce(story.overrides, story.status.get("git"), Path(story.run.shown))
     return join(
         element("p", "In ", link(sweep.best.folder, place), "."),
         summary(story),
         cards(story),
         element("h3", "Curves"),
         run_charts(story),
-        join(element("h3", "Pictures"), figures) if figures else None,
-        evaluations(sweep.best.folder),
+        _titled("Evaluation", evaluations(sweep.best.folder)),
+        _titled("Pictures", gallery(read_figures(sweep.best.folder))),
         element("details", element("summary", "Its configuration"), settings(story)),
-        element("details", element("summary", "How to make this one run again"), reproduce(story.overrides, story.status.get("git"), Path(story.run.shown))),
-    )  # fmt: skip
+        element("details", element("summary", "How to make this one run again"), again),
+    )
+
+
+def _titled(title: str, content: Markup | None) -> Markup | None:
+    return join(element("h3", title), content) if content else None
 
 
 def _comparison(sweep: Sweep, place: Path, others: Sequence[str] | None) -> Markup | None:
@@ -280,6 +290,7 @@ def _again(sweep: Sweep) -> Markup | None:
     if not sweep.record:
         return None
     overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
+    overrides = [word for word in overrides if not word.startswith("hydra.mode=")]
     done = set(sweep.states) <= {"done", "pruned"}
     return join(
         element("h3", "Asked for on the command line"),

@@ -90,8 +90,9 @@ def column_names(metrics: Sequence[str]) -> list[str]:
 
 
 def wanted_metrics(metrics: Sequence[str], monitor: str, most: int = 4) -> list[str]:
-    """The metrics that a table of runs shows: of the test, what was watched, then validation."""
-    first = ["test/acc", "test/loss", monitor, "val/acc", "val/loss"]
+    """The metrics that a table of runs shows: what it is ordered by first, then the same of the test."""
+    kind = monitor.rpartition("/")[2]
+    first = [monitor, f"test/{kind}", "test/acc", "val/acc", "test/loss", "val/loss"]
     return [name for name in dict.fromkeys(first) if name in metrics][:most]
 
 
@@ -104,7 +105,7 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
         caption: what the table shows.
         own: folders of the runs whose rows stand out.
     """
-    metrics = _with_by(comparison)
+    metrics = wanted_metrics(comparison.metrics, comparison.by)
     keys = comparison.shown.told + (comparison.shown.repetitions if comparison.each else [])
     first = [point.runs[0] for point in comparison.points]
     columns = [_key_cells(comparison.shown, first, key) for key in keys]
@@ -138,11 +139,6 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
         if mine and any(run.folder.resolve() in mine for run in point.runs)
     ]
     return table(head, rows, caption=caption, marked=marked)
-
-
-def _with_by(comparison: Comparison) -> list[str]:
-    shown = wanted_metrics(comparison.metrics, comparison.by)
-    return shown if comparison.by in shown or comparison.by == DURATION else [comparison.by, *shown]
 
 
 def _key_cells(differences: Differences, runs: Sequence[Run], key: str) -> list[Cell]:
