@@ -40,9 +40,12 @@ class Axis:
             share = (value - self.low) / (self.high - self.low)
         return self.start + share * (self.end - self.start)
 
-    def marks(self, most: int) -> list[tuple[float, str]]:
-        """Place and text of its ticks."""
-        values = (round_numbers.logarithmic if self.log else round_numbers.linear)(self.low, self.high, most)
+    def marks(self, most: int, *, whole: bool = False) -> list[tuple[float, str]]:
+        """Place and text of its ticks; only whole numbers if that is asked for."""
+        if self.log:
+            values = round_numbers.logarithmic(self.low, self.high, most)
+        else:
+            values = round_numbers.linear(self.low, self.high, most, whole=whole)
         return [(self.place(value), short(value)) for value in values]
 
 

@@ -91,9 +91,12 @@ def line_chart(
         legend(lines),
     )
     return element(
-        "figure", caption, picture, element("p", note, class_="note") if note else None,
+        "figure",
+        caption,
+        element("div", picture, class_="scroll") if wide else picture,
+        element("p", note, class_="note") if note else None,
         class_="card plot wide" if wide else "card plot",
-    )  # fmt: skip
+    )
 
 
 def legend(lines: Sequence[Line]) -> Markup | None:
@@ -135,7 +138,7 @@ def _grid(across: Axis, down: Axis, width: float, height: float, x_name: str, un
         pieces.append(element("line", x1=LEFT, x2=f"{width - RIGHT:g}", y1=f"{y:.1f}", y2=f"{y:.1f}"))
         pieces.append(element("text", text + unit, x=LEFT - 7, y=f"{y:.1f}", dy="0.35em", text_anchor="end"))
     base = height - BOTTOM
-    for x, text in across.marks(9 if width > WIDTH else 7):
+    for x, text in across.marks(9 if width > WIDTH else 7, whole=True):
         pieces.append(element("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=base, y2=base + 4, class_="tick"))
         pieces.append(element("text", text, x=f"{x:.1f}", y=base + 17, text_anchor="middle"))
     pieces.append(element("line", x1=LEFT, x2=width - RIGHT, y1=base, y2=base, class_="axis"))

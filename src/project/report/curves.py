@@ -7,6 +7,7 @@ from project.report.axes import short, thinned
 from project.report.charts import Line, line_chart
 from project.report.html import Markup, element, join
 from project.report.reading import Series, Story
+from project.runs.table import plural
 
 MOST_POINTS = 300
 """Of a line; neighbours are averaged beyond that."""
@@ -25,6 +26,8 @@ KINDS = {
 }
 """Titles of the charts, in their order."""
 SHARES = ("acc",)
+MARKED = ("loss", "acc")
+"""Charts in which the best epoch is marked."""
 LOG = ("loss", "lr", "grad_norm")
 
 
@@ -99,15 +102,24 @@ def find_steps_per_epoch(series: Mapping[str, Series]) -> float | None:
 def best_step(story: Story) -> tuple[float, float] | None:
     """Step and epoch, counted from 1, at which the watched metric was best; None if that is not known."""
     watched = story.series.get(story.monitor)
-    if watched is None or len(watched.values) < 2:
+    place = _best_place(story)
+    if watched is None or place is None or len(watched.values) < 2:
         return None
-    sign = 1.0 if story.larger_is_better else -1.0
-    found = [(sign * value, place) for place, value in enumerate(watched.values) if math.isfinite(value)]
-    # The final validation of the best weights repeats their value: the first one counts.
-    if not found:
-        return None
-    place = max(found, key=lambda pair: (pair[0], -pair[1]))[1]
     return watched.steps[place], watched.epochs[place] + 1
+
+
+def best_value(story: Story) -> float | None:
+    """The best value that the watched metric had in training; None if it never had one."""
+    place = _best_place(story)
+    return None if place is None else story.series[story.monitor].values[place]
+
+
+def _best_place(story: Story) -> int | None:
+    watched = story.series.get(story.monitor)
+    sign = 1.0 if story.larger_is_better else -1.0
+    values = watched.values if watched else []
+    found = [(sign * value, -place) for place, value in enumerate(values) if math.isfinite(value)]
+    return -max(found)[1] if found else None
 
 
 def _chart(
@@ -126,12 +138,12 @@ def _chart(
         lines.append(Line(name if label in names else label, xs, ys, colour=colour))
     lost = sum(not math.isfinite(value) for one in group.values() for value in one.values)
     notes = [f"Each point is the mean of about {averaged:.0f} values."] if averaged > 1.5 else []
-    notes += [f"{lost} values are no finite numbers, and left out."] if lost else []
+    notes += [f"Left out, for being no finite numbers: {plural(lost, 'value')}."] if lost else []
     return line_chart(
         _title(kind),
         lines[::-1],
         x_name="epoch" if steps_per_epoch else "step",
-        marker=(best[0] / scale, f"best, epoch {best[1]:.0f}") if best else None,
+        marker=(best[0] / scale, f"best, epoch {best[1]:.0f}") if best and kind in MARKED else None,
         note=" ".join(notes),
         may_be_log=kind in LOG,
         percent=kind in SHARES,

@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from project.report.curves import best_value
 from project.report.figures import EVALUATION
 from project.report.html import Markup, element, join
 from project.report.reading import Story
@@ -48,9 +49,11 @@ def cards(story: Story) -> Markup:
         shown.append(_card("test loss", metric("test/loss", numbers["test/loss"]), below))
     if story.monitor in numbers and not story.monitor.startswith(("test/", "val/acc", "val/loss")):
         shown.append(_card(story.monitor, metric(story.monitor, numbers[story.monitor]), "watched"))
+    if not numbers and (best := best_value(story)) is not None:
+        shown.append(_card(story.monitor, metric(story.monitor, best), "the best so far"))
     if story.epochs:
         weights = story.status.get("weights")
-        below = f"{weights} weights count" if weights else ""
+        below = f"{weights} weights count" if weights and numbers else ""
         shown.append(_card("epochs", str(story.epochs), below))
     if story.duration is not None:
         shown.append(_card("duration", duration(story.duration), _pace(story)))

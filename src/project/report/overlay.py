@@ -34,7 +34,7 @@ def overlay(ranked: Comparison) -> Markup:
                 ys,
                 colour=number if named else None,
                 spread=spread if named and any(spread) else (),
-                dashed=number >= NAMED // 2,
+                dashed=named and number >= NAMED // 2,
             )
         )
     if not lines:

@@ -2,13 +2,15 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from typing import NamedTuple
 
 from project.report.html import Markup, element, join
 
-MISSING = "Nothing to show."
+PREFIX = re.compile(r"^\[[\d\-:, ]+\]\[INFO\]\[[\w.]+\] ")
+"""Of lines in a log that tell of nothing unusual."""
 
 
 class Section(NamedTuple):
@@ -80,7 +82,7 @@ def _identifier(title: str) -> str:
 
 def log_section(text: str, *, opened: bool, most: int = 80) -> Markup | None:
     """The end of a log, folded unless it tells of a failure."""
-    lines = [line.rstrip() for line in text.splitlines() if line.strip()]
+    lines = [PREFIX.sub("", line.rstrip()) for line in text.splitlines() if line.strip()]
     if not lines:
         return None
     title = "The log" if len(lines) <= most else f"The last {most} lines of the log"

@@ -70,12 +70,13 @@ def _card(story: Story, group: str) -> Markup:
     }
     option = story.choices.get(group) or ""
     name = story.class_of(group)
-    if group == "trainer" and name == "Trainer":
+    if name == "Trainer" or group == "augment":
         name = ""
-    title = (
-        name if option.replace("_", "") == name.lower() or not option else f"{option} {name and f'({name})'}"
-    )
-    return _group_card(group, title.strip(), values)
+    if group == "augment" and option == "none":
+        values = {}
+    told = name.lower() == option.replace("_", "") or not option
+    title = name if told else f"{option} ({name})" if name else option
+    return _group_card(group, title, values)
 
 
 def _group_card(group: str, title: str, values: dict[str, Any]) -> Markup:

@@ -2,19 +2,22 @@
 
 import math
 import os
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
 from project.report.html import Markup, element
-from project.report.wording import badge, metric
+from project.report.wording import badge, is_share, metric, percent
 from project.runs.compare import Comparison, Point
 from project.runs.differences import Differences, short_names
 from project.runs.results import DURATION, Run
-from project.runs.table import RESERVED, shorten
+from project.runs.table import RESERVED, numbers, shorten
 from project.wording import duration
 
+MOST_LINKS = 5
+NUMBER = re.compile(r"\d+")
 WIDEST = 32
 """Characters of a cell."""
 NAMES = {"acc": "accuracy", "loss": "loss"}
@@ -109,29 +112,16 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
     keys = comparison.shown.told + (comparison.shown.repetitions if comparison.each else [])
     first = [point.runs[0] for point in comparison.points]
     columns = [_key_cells(comparison.shown, first, key) for key in keys]
-    several = comparison.count > len(comparison.points)
+    columns += [_mean_cells(comparison.points, name) for name in metrics]
+    if comparison.count > len(comparison.points):
+        columns.append([Cell(len(point.runs), len(point.runs), number=True) for point in comparison.points])
+    columns.append([duration_cell(point.mean(DURATION)) for point in comparison.points])
+    columns.append([Cell(_links(point, page)) for point in comparison.points])
     names = short_names(keys, RESERVED)
-    head = [
-        "rank",
-        *(names[key] for key in keys),
-        *column_names(metrics),
-        *(["n"] if several else []),
-        "time",
-        "run",
-    ]
-    rows = []
-    for number, point in enumerate(comparison.points):
-        row = [Cell(str(number + 1), number + 1, number=True)]
-        row += [column[number] for column in columns]
-        row += [_mean_cell(point, name) for name in metrics]
-        row += [Cell(len(point.runs), len(point.runs), number=True)] * several
-        row += [duration_cell(point.mean(DURATION))]
-        row += [
-            Cell(
-                [[", "] * bool(place) + [link(run.folder, page)] for place, run in enumerate(point.runs[:5])]
-            )
-        ]
-        rows.append(row)
+    several = ["n"] if comparison.count > len(comparison.points) else []
+    head = ["rank", *(names[key] for key in keys), *column_names(metrics), *several, "time", "run"]
+    ranks = [Cell(str(rank + 1), rank + 1, number=True) for rank in range(len(comparison.points))]
+    rows = list(zip(ranks, *columns, strict=True))
     mine = {folder.resolve() for folder in own}
     marked = [
         number
@@ -151,14 +141,33 @@ def _key_cells(differences: Differences, runs: Sequence[Run], key: str) -> list[
     ]
 
 
-def _mean_cell(point: Point, name: str) -> Cell:
+def _mean_cells(points: Sequence[Point], name: str) -> list[Cell]:
+    """Mean ± sample standard deviation of a metric, a cell a point."""
+    if is_share(name):
+        return [_share_cell(point, name) for point in points]
+    texts = numbers(points, name)
+    return [Cell(text, point.mean(name), number=True) for point, text in zip(points, texts, strict=True)]
+
+
+def _share_cell(point: Point, name: str) -> Cell:
     if not point.values(name):
         return Cell("", math.nan, number=True)
     mean, std = point.mean(name), point.std(name)
-    words = metric(name, mean)
+    words = percent(mean)
     if not math.isnan(std):
-        words = f"{words.removesuffix(' %')} ± {metric(name, std)}"
+        words = f"{words.removesuffix(' %')} ± {percent(std)}"
     return Cell(words, mean, number=True)
+
+
+def _links(point: Point, page: Path) -> list[object]:
+    """Links to a point's runs: by their names, or by their numbers where there are several."""
+    names = [run.folder.name for run in point.runs[:MOST_LINKS]]
+    if len(names) > 1:
+        names = [NUMBER.match(name)[0] if NUMBER.match(name) else name for name in names]  # type: ignore[index]
+    pieces: list[object] = []
+    for name, run in zip(names, point.runs, strict=False):
+        pieces += [", "] * bool(pieces) + [link(run.folder, page, name)]
+    return [*pieces, " …"] if len(point.runs) > MOST_LINKS else pieces
 
 
 def metric_cell(metrics: Mapping[str, float], name: str) -> Cell:

@@ -110,7 +110,7 @@ def _a(noun: str) -> str:
 def _result(story: Story) -> str:
     error = str(story.status.get("error") or "")
     if story.state == "failed":
-        return f"It failed: {error or 'the reason is not on record'}."
+        return "It failed." if error else "It failed; the reason is not on record."
     if story.state == "interrupted":
         return f"It was interrupted{f' ({error})' if error else ''}, and can go on where it stopped."
     if story.state == "running":

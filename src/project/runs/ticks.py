@@ -6,23 +6,28 @@ STEPS = (1.0, 2.0, 2.5, 5.0, 10.0)
 WITHIN_DECADE = (1, 2, 5)
 
 
-def linear(low: float, high: float, most: int = 6) -> list[float]:
+def linear(low: float, high: float, most: int = 6, *, whole: bool = False) -> list[float]:
     """Round numbers from `low` to `high`, at even distances.
 
     Args:
         low: finite, below `high`.
         high: finite.
         most: how many there are at most, at least 2.
+        whole: whole numbers alone.
     """
     if not low < high:
         return [low]
-    rough = (high - low) / max(1, most - 1)
+    rough = max((high - low) / max(1, most - 1), 1.0 if whole else 0.0)
     power = 10.0 ** math.floor(math.log10(rough))
-    step = next(factor * power for factor in STEPS if factor * power >= rough * (1 - 1e-9))
+    step = next(factor * power for factor in STEPS if _suits(factor * power, rough, whole=whole))
     slack = 1e-9 * (high - low)
     first, last = math.ceil((low - slack) / step), math.floor((high + slack) / step)
     digits = max(0, 1 - math.floor(math.log10(step)))
     return [round(number * step, digits) + 0.0 for number in range(first, last + 1)]
+
+
+def _suits(step: float, rough: float, *, whole: bool) -> bool:
+    return step >= rough * (1 - 1e-9) and not (whole and step % 1)
 
 
 def logarithmic(low: float, high: float, most: int = 8) -> list[float]:
