@@ -67,6 +67,9 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
             advance(*args)
             if args[0].global_step > 60:
                 Path("slow").touch()
+                while not stopping.requested():
+                    time.sleep(0.01)
+                Path("told").touch()
                 time.sleep(100)
 
         EpochLoop.advance = slow
@@ -74,7 +77,8 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
     process = begin(tmp_path, before=slowly)
     wait_for(tmp_path / "slow")
     os.kill(process, signal.SIGINT)
-    time.sleep(0.5)
+    wait_for(tmp_path / "told")  # two that come at once count as one
+    time.sleep(stopping.REPEAT_S + 0.1)
     assert os.waitpid(process, os.WNOHANG) == (0, 0)
     os.kill(process, signal.SIGINT)
     assert wait(process, limit_s=30) == 130
