@@ -9,6 +9,8 @@ from project.runs import ticks as round_numbers
 
 SPAN_FOR_LOG = 50
 """An axis that may be logarithmic is, if its largest value is this many times its smallest."""
+LARGEST = 1e100
+"""What is beyond lies at the edge."""
 MARGIN = 0.04
 """Of an axis' length: kept free beyond the outermost values."""
 
@@ -58,17 +60,14 @@ def spanning(values: Iterable[float], start: float, end: float, *, may_be_log: b
         end: of its end.
         may_be_log: make it logarithmic if the values are positive and span much.
     """
-    known = [value for value in values if math.isfinite(value)]
+    known = [min(max(value, -LARGEST), LARGEST) for value in values if math.isfinite(value)]
     low, high = min(known, default=0.0), max(known, default=1.0)
-    if may_be_log and low > 0 and high / low >= SPAN_FOR_LOG:
+    if may_be_log and low > 1 / LARGEST and high / low >= SPAN_FOR_LOG:
         room = (high / low) ** MARGIN
-        return Axis(low / room, min(high * room, 1e308), start, end, log=True)
-    if low == high:
-        room = abs(low) * 0.1 or 0.5
-        return Axis(low - room, high + room, start, end)
-    room = MARGIN * (high / 2 - low / 2) * 2
-    if not math.isfinite(room):  # values at the edge of what floats can hold
-        return Axis(low, high, start, end) if math.isfinite(high - low) else Axis(-1.0, 1.0, start, end)
+        return Axis(low / room, high * room, start, end, log=True)
+    room = MARGIN * (high - low) if low < high else abs(low) * 0.1
+    if low + room == low:  # too little to be told apart
+        room = abs(low) * 1e-6 or 0.5
     return Axis(low - room, high + room, start, end)
 
 

@@ -23,9 +23,6 @@ def read_pictures(folder: Path) -> dict[str, tuple[int, bytes]]:
     Returns:
         For each tag the step and the bytes of a PNG file. A damaged file gives what comes before the damage.
     """
-    from google.protobuf.message import DecodeError
-    from tensorboard.compat.proto.event_pb2 import Event
-
     found: dict[str, tuple[int, bytes]] = {}
     left = LARGEST
     for file in sorted(folder.glob("events.out.tfevents.*")):
@@ -34,15 +31,24 @@ def read_pictures(folder: Path) -> dict[str, tuple[int, bytes]]:
             if left < 0:
                 break
             for record in _records(file):
-                if PNG not in record:  # scalars by the thousand
-                    continue
-                event = Event.FromString(record)
-                for value in event.summary.value:
-                    if (picture := _picture(value)) is not None:
-                        found[value.tag] = event.step, picture
-        except (OSError, DecodeError):
+                if PNG in record:  # not one of the scalars, of which there are thousands
+                    found |= _pictures(record)
+        except OSError:
             continue
     return found
+
+
+def _pictures(record: bytes) -> dict[str, tuple[int, bytes]]:
+    """The pictures of an event, by tag, with its step; none if it is damaged."""
+    from google.protobuf.message import DecodeError
+    from tensorboard.compat.proto.event_pb2 import Event
+
+    try:
+        event = Event.FromString(record)
+    except DecodeError:
+        return {}
+    pictures = {value.tag: _picture(value) for value in event.summary.value}
+    return {tag: (event.step, picture) for tag, picture in pictures.items() if picture is not None}
 
 
 def _records(file: Path) -> Iterator[bytes]:

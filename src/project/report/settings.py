@@ -14,7 +14,7 @@ HIDDEN = (
     *("path", "prepared", "default_root_dir"),
 )
 ROOT = ("seed", "monitor", "mode", "compile", "channels_last", "deterministic", "decay_norms_and_biases")
-IDLE = {
+IDLE: dict[str, dict[str, Any]] = {
     "trainer": {"num_nodes": 1, "max_steps": -1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}
     | {f"limit_{split}_batches": 1.0 for split in ("train", "val", "test", "predict")}
     | {"overfit_batches": 0, "num_sanity_val_steps": 0, "strategy": "auto", "profiler": None},
