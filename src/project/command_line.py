@@ -178,7 +178,7 @@ def _refuse_empty_groups(conf: Path) -> None:
         group, _, option = argument.partition("=")
         if (
             option in ("null", "''", '""')
-            and group not in ("experiment", "sweep")
+            and group not in ("experiment", "sweep", "debug")
             and (known := options(conf, group))
         ):
             raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")

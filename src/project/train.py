@@ -117,6 +117,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         test_views=cfg.test_views,
         config=record,
     )
+    if cfg.get("find"):
+        return find_value(cfg, config, record, module, datamodule, run)
     callbacks: dict[str, Callback] = build(config, "callbacks")
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
@@ -136,9 +138,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         # Where there are none, Lightning would add its own.
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks.values()),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
-        default_root_dir=str(run.path),
-        # Said, not looked for: Lightning would take a surrounding SLURM allocation for its own.
-        plugins=[TorchElasticEnvironment() if nodes.world() else LightningEnvironment()],
+        **surroundings(run),
     )
 
     if cfg.ckpt_path is not None:
@@ -167,6 +167,45 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     log.info(screen.closing(metrics, weights, run, run.read_status()["duration_s"]))
     run.refuse_unrecorded()
     return metrics.get(cfg.monitor)
+
+
+def surroundings(run: RunFolder) -> dict[str, Any]:
+    """What a trainer is told of where it trains, so that it does not look for itself."""
+    return {
+        "default_root_dir": str(run.path),
+        # Lightning would take a surrounding SLURM allocation for its own.
+        "plugins": [TorchElasticEnvironment() if nodes.world() else LightningEnvironment()],
+    }
+
+
+def find_value(
+    cfg: DictConfig,
+    config: dict[str, Any],
+    record: dict[str, Any],
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+    run: RunFolder,
+) -> None:
+    """Do what `find=…` asks for instead of training."""
+    from project.tuning.find import find, show
+
+    def make_trainer(**options: Any) -> L.Trainer:
+        bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+        trainer: L.Trainer = build(config, "trainer", **surroundings(run), **bare, **options)
+        return trainer
+
+    trainer, folder = make_trainer(), run.path / "find"
+    if not trainer.is_global_zero:
+        logging.getLogger("project").setLevel(logging.WARNING)
+        find(cfg.find, module, datamodule, make_trainer, folder, first=False)
+        return
+    with run.recording(name=cfg.name, find=cfg.find, ranks=trainer.world_size) as status:
+        replace_text(run.config_file, to_yaml(record))
+        log.info(screen.opening(config, module.network, trainer, run))
+        status["found"] = find(cfg.find, module, datamodule, make_trainer, folder, first=True)
+        for logger in build(config, "logger").values():
+            show(logger, cfg.find, folder / f"{cfg.find}.png")
+    run.refuse_unrecorded()
 
 
 def refuse_fewer_epochs(saved: dict[str, Any], max_epochs: int) -> None:

@@ -29,13 +29,15 @@ class Progress(ProgressBar):
 
     Args:
         heartbeat_s: seconds between such lines.
+        every_epochs: epochs from line to line; the last one has a line in any case.
     """
 
     visits_chunks = True
 
-    def __init__(self, heartbeat_s: float = 60.0) -> None:
+    def __init__(self, heartbeat_s: float = 60.0, every_epochs: int = 1) -> None:
         super().__init__()
         self.heartbeat_s = heartbeat_s
+        self.every_epochs = every_epochs
         self._enabled = True
         self._bar: tqdm[Any] | None = None
         self._validated = False  # since the last line
@@ -66,7 +68,8 @@ class Progress(ProgressBar):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Print the line of the epoch before, whose metrics are complete by now."""
-        self._flush()
+        if trainer.current_epoch % self.every_epochs == 0:
+            self._flush()
         self._epoch_began = self._last_sign = time.monotonic()
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {_epoch(trainer)}")

@@ -85,6 +85,11 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "callbacks.early_stopping.min_delta": (0, math.inf),
     "callbacks.ema.decay": (0, BELOW_1),
     "callbacks.freeze.epochs": (0, math.inf),
+    "callbacks.profiler.wait": (0, math.inf),
+    "callbacks.profiler.warmup": (0, 100),
+    "callbacks.profiler.active": (1, 100),
+    "callbacks.overfit.loss": (ABOVE_0, math.inf),
+    "callbacks.progress.every_epochs": (1, math.inf),
     "layer_decay": (ABOVE_0, 1),
     "callbacks.story.budget": (0, 1),
     "callbacks.story.least_s": (0, math.inf),
@@ -101,6 +106,7 @@ MONITORS = ("val/acc", "val/loss", "train/acc", "train/loss")
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "mode": ("max", "min"),
+    "find": ("lr", "batch_size"),
     "model.activation": ("relu", "gelu", "silu", "tanh", "sigmoid", "identity"),
     "augment.crop_mode": ("zeros", "reflect"),
     "augment.flip_mode": ("random", "alternating"),
@@ -128,6 +134,7 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 INSTEAD_OF_NULL: Mapping[str, Any] = {
     "folds": 5,
+    "find": "lr",
     "trainer.chunk": 16,
     "trainer.gradient_clip_val": 1.0,
     "data.num_workers": 4,
@@ -138,6 +145,8 @@ INSTEAD_OF_NULL: Mapping[str, Any] = {
     "model.resize": 224,
     "model.weights": "DEFAULT",
     "paths.prepared": "data/prepared",
+    "callbacks.overfit.loss": 0.05,
+    **{f"callbacks.profiler.{name}": 5 for name in ("wait", "warmup", "active")},
 }
 """What a value may be where the default is null."""
 

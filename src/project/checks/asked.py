@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 LOCAL_LAUNCHERS = (
@@ -16,10 +17,12 @@ class Asked(NamedTuple):
     Args:
         keys: that it sets one by one.
         here: the run will be on this machine.
+        sweeps: it starts a sweep.
     """
 
     keys: frozenset[str]
     here: bool
+    sweeps: bool = False
 
 
 def overrides_of(config: DictConfig) -> list[str]:
@@ -41,4 +44,5 @@ def asked(config: DictConfig) -> Asked:
     return Asked(
         frozenset(text.partition("=")[0].lstrip("+~") for text in overrides_of(config)),
         config.hydra.launcher.get("_target_") in LOCAL_LAUNCHERS,
+        config.hydra.mode == RunMode.MULTIRUN,
     )

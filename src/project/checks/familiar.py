@@ -19,6 +19,8 @@ OURS = frozenset(
         *("project.callbacks.checkpoint.Checkpoint", "project.callbacks.early_stopping.EarlyStopping"),
         *("project.callbacks.ema.EMA", "project.callbacks.last.Last", "project.callbacks.rest.Rest"),
         *("project.callbacks.progress.Progress", "project.callbacks.pruning.Pruning"),
+        *("project.callbacks.freezing.Freeze", "project.callbacks.overfitting.Overfit"),
+        "project.callbacks.profiling.Profile",
         "project.datamodules.augmentation.Augmentation",
         *("project.loggers.csv.MetricsCSV", "project.loggers.tensorboard.TensorBoard"),
         *("project.modules.airbench.Airbench", "project.modules.cnn.BatchNormCNN", "project.modules.cnn.CNN"),

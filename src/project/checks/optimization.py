@@ -15,6 +15,7 @@ AIRBENCH_ROLES = ("whitening", "norms", "filters", "head")
 def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     """Yield what is wrong with optimizer and schedule; arguments as of `data.find_problems`."""
     yield from _wrong_optimizer(right)
+    yield from _wrong_search(right, command)
     target = str(right.get("scheduler._target_"))
     if not target.startswith(SCHEDULES):
         return
@@ -27,6 +28,25 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     # A short trial of a long schedule is no mistake: only what the command line says itself is.
     if right.get("trainer.limit_train_batches", 1.0) == 1.0:
         yield from _too_late(schedule, right, command)
+
+
+def _wrong_search(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+    """A search for a value, `find`, which is one process's work and no job of a sweep."""
+    find = right.get("find")
+    if find is None:
+        return
+    if command.sweeps:
+        yield f"find={find}: looks for a value and trains nothing; leave out -m"
+    if right.get("ckpt_path") is not None:
+        yield f"find={find}: for a new run; leave out resume and ckpt_path"
+    devices = right.get("trainer.devices")
+    if find == "batch_size" and (devices not in (1, "1") or right.get("trainer.num_nodes", 1) != 1):
+        yield (
+            f"find=batch_size: for one device, not trainer.devices={devices}; set trainer.devices=1 "
+            "trainer.strategy=auto, and multiply what it finds"
+        )
+    if find == "lr" and "optim.lr" not in right:
+        yield "find=lr: this optimizer has no optim.lr to look for"
 
 
 def _wrong_optimizer(right: Mapping[str, Any]) -> Iterator[str]:

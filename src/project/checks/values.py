@@ -150,6 +150,6 @@ def _range(lowest: float, highest: float) -> str:
 
 
 def _no_choice(key: str, value: Any) -> str:
-    if key not in CHOICES or str(value) in CHOICES[key]:
+    if key not in CHOICES or value is None or str(value) in CHOICES[key]:
         return ""
     return f"{key}={value}: {did_you_mean(str(value), CHOICES[key])}"

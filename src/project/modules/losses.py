@@ -31,6 +31,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
             )
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
         super().__init__(weight=weight, label_smoothing=label_smoothing)
+        self.num_classes = num_classes
 
 
 class OneHotMSE(nn.Module):

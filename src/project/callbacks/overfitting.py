@@ -1,0 +1,65 @@
+"""Whether a network can learn one batch by heart."""
+
+import logging
+import math
+
+import lightning as L
+from lightning.pytorch.callbacks import Callback
+from torch import nn
+
+log = logging.getLogger(__name__)
+
+
+class NotLearnedError(RuntimeError):
+    """A network has not learned a batch by heart. The message says how far it came, and what may be wrong."""
+
+    exit_code = 1
+
+
+class Overfit(Callback):
+    """End a training on few images when all are right and the loss is near 0; else say that it failed.
+
+    Args:
+        loss: mean over the images that is near enough, above the least that smoothed labels allow.
+    """
+
+    def __init__(self, loss: float = 0.05) -> None:
+        self.loss = loss
+        self._first: float | None = None
+        self._last = (math.inf, 0.0)
+        self._passed = False
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Look at the epoch's means."""
+        loss, acc = (float(trainer.callback_metrics[f"train/{name}"]) for name in ("loss", "acc"))
+        self._first = loss if self._first is None else self._first
+        self._last = (loss, acc)
+        least = least_loss(pl_module.loss) if isinstance(pl_module.loss, nn.Module) else 0.0
+        if acc == 1 and loss - least < self.loss:
+            self._passed = trainer.should_stop = True
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Say what came of it.
+
+        Raises:
+            NotLearnedError: the images were not learned.
+        """
+        loss, acc = self._last
+        steps, first = trainer.global_step, math.nan if self._first is None else self._first
+        if not self._passed:
+            raise NotLearnedError(
+                f"overfit failed: {steps} steps took the loss of one batch from {first:.3g} to {loss:.3g}, "
+                f"with {acc:.0%} right; it should come near 0: raise optim.lr (find=lr looks for one) or "
+                "trainer.max_epochs, switch dropout off, look at the loss and the labels"
+            )
+        if trainer.is_global_zero:
+            log.info("\n overfit  passed: loss %.3g and all right after %s steps", loss, steps)
+
+
+def least_loss(loss: nn.Module) -> float:
+    """The least that a loss can be for images of known class: above 0 where labels are smoothed."""
+    share, classes = getattr(loss, "label_smoothing", 0.0), getattr(loss, "num_classes", 0)
+    if not share or not classes:
+        return 0.0
+    right, wrong = 1 - share + share / classes, share / classes
+    return -(right * math.log(right) + (classes - 1) * wrong * math.log(wrong))

@@ -1,0 +1,1 @@
+"""Finding a learning rate or a batch size before a run."""
