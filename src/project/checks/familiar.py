@@ -18,6 +18,7 @@ OURS = frozenset(
     {
         *("project.callbacks.checkpoint.Checkpoint", "project.callbacks.early_stopping.EarlyStopping"),
         *("project.callbacks.ema.EMA", "project.callbacks.last.Last", "project.callbacks.rest.Rest"),
+        *("project.callbacks.measurements.Measurements", "project.callbacks.story.Story"),
         *("project.callbacks.progress.Progress", "project.callbacks.pruning.Pruning"),
         *("project.callbacks.freezing.Freeze", "project.callbacks.overfitting.Overfit"),
         "project.callbacks.profiling.Profile",
