@@ -207,7 +207,7 @@ class Story(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         text = as_markdown(answers.confusion(data.num_classes), data.class_names)
         for board in self._boards(trainer):
-            board.log_markdown("test/classes", text)
+            board.log_markdown("test/classes", text, trainer.global_step)
 
     def _show_graph(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -231,7 +231,7 @@ class Story(Callback):
         labels, predictions = answers.labels[chosen].tolist(), answers.predictions[chosen].tolist()
         names = data.class_names
         rows = [
-            (names[label], names[answer], "right" if label == answer else "wrong")
+            (names[label], names[answer], "yes" if label == answer else "no")
             for label, answer in zip(labels, predictions, strict=True)
         ]
         points: np.ndarray[Any, Any] = torch.cat(parts).numpy()
@@ -239,7 +239,7 @@ class Story(Callback):
             board.log_projection(
                 "features of test images",
                 points,
-                ("class", "prediction", "answer"),
+                ("class", "prediction", "right"),
                 rows,
                 _thumbnails(pixels),
             )

@@ -6,6 +6,7 @@ networks, and fails on some. Here the network runs once, and each operation is n
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from itertools import takewhile
 from typing import Any
 
 import torch
@@ -41,7 +42,25 @@ def record_graph(network: nn.Module, run: Callable[[], Any], images: Tensor) -> 
     with torch.inference_mode(), recorder.following_modules(), recorder:
         answer = run()
     recorder.end_with(answer)
-    return GraphDef(node=recorder.nodes, versions=VersionDef(producer=22))
+    return GraphDef(node=_without_common_scope(recorder.nodes), versions=VersionDef(producer=22))
+
+
+def _without_common_scope(nodes: list[NodeDef]) -> list[NodeDef]:
+    """Leave out the modules that hold all operations, so that the page opens with what is within."""
+    scopes = [node.name.split("/")[:-1] for node in nodes if "/" in node.name]
+    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
+    common = [parts[0] for parts in alike]
+    first = {scope[len(common)] for scope in scopes if len(scope) > len(common)}
+    if not common or first & {"images", "logits"}:
+        return nodes
+    length = sum(map(len, common)) + len(common)
+    short = {node.name: node.name[length:] if "/" in node.name else node.name for node in nodes}
+    for node in nodes:
+        node.name = short[node.name]
+        taken = [short[name] for name in node.input]
+        del node.input[:]
+        node.input.extend(taken)
+    return nodes
 
 
 class _Recorder(TorchDispatchMode):
@@ -65,9 +84,17 @@ class _Recorder(TorchDispatchMode):
         makers = [self._makers[id(leaf)] for leaf in tree_leaves(answer) if id(leaf) in self._makers]
         self._add("logits", "output", makers, answer, scoped=False)
 
+    def _path(self, name: str) -> str:
+        """A module's path; those that have numbers alone for names bear their class's too."""
+        parts, path = name.split("."), []
+        for end, part in enumerate(parts, 1):
+            module = self.network.get_submodule(".".join(parts[:end]))
+            path.append(f"{type(module).__name__}_{part}" if part.isdigit() else part)
+        return "/".join(path)
+
     @contextmanager
     def following_modules(self) -> Iterator[None]:
-        """Know which module is running: its path, with each one's class at the end."""
+        """Know which module is running."""
 
         def enter(scope: str) -> Callable[..., None]:
             return lambda *_: self._scopes.append(scope)
@@ -80,7 +107,7 @@ class _Recorder(TorchDispatchMode):
             for name, module in self.network.named_modules():
                 if not name:
                     continue
-                scope = f"{root}/{name.replace('.', '/')}"
+                scope = f"{root}/{self._path(name)}"
                 for handle in (
                     module.register_forward_pre_hook(enter(scope)),
                     module.register_forward_hook(leave, always_call=True),

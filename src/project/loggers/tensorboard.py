@@ -133,9 +133,9 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text(tag, indented)
 
     @rank_zero_only
-    def log_markdown(self, tag: str, text: str) -> None:
+    def log_markdown(self, tag: str, text: str, step: int) -> None:
         """Show Markdown on the Text page."""
-        self.experiment.add_text(tag, text)
+        self.experiment.add_text(tag, text, step)
 
     @rank_zero_only
     def log_picture(self, tag: str, picture: "PIL.Image.Image", step: int) -> None:
