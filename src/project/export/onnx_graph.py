@@ -1,7 +1,5 @@
 """ONNX: graphs that onnxruntime and many other programs run."""
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from project.export.formats import INPUT, Description, ExportError, Predictor
-from project.export.torch_program import capture, shorten
+from project.export.torch_program import capture, quiet, shorten
 
 SINGLE_FILE_BYTES = 2**31 - 2**20
 """What fits one file: protobuf's limit, with room for the graph."""
@@ -62,19 +60,10 @@ def read(file: Path, threads: int) -> Predictor:
 
 def _translate(program: torch.export.ExportedProgram, output: str) -> Any:
     """The program as an ONNX model, without the traces of where its nodes are from."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            exported = torch.onnx.export(
-                program, (), input_names=[INPUT], output_names=[output], dynamo=True, verbose=False
-            )
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with quiet():
+        exported = torch.onnx.export(
+            program, (), input_names=[INPUT], output_names=[output], dynamo=True, verbose=False
+        )
     assert exported is not None
     graph = exported.model_proto
     for part in (*graph.graph.node, *graph.graph.input, *graph.graph.output, *graph.graph.value_info):

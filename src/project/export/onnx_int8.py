@@ -1,16 +1,12 @@
 """int8 by onnxruntime's quantizer: a quarter of the size, and faster on CPUs."""
 
-import logging
-import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from project.export.formats import INPUT, Description, ExportError
 from project.export.onnx_graph import describe
 from project.export.samples import Samples
-from project.export.torch_program import shorten
+from project.export.torch_program import quiet, shorten
 
 NORMALIZING = {"shift", "scale"}
 """Weights of the operations that normalize images: these stay as they are."""
@@ -40,7 +36,7 @@ def quantize(source: Path, file: Path, description: Description, calibration: Sa
     prepared = file.with_suffix(".prepared")
     options: dict[str, Any] = {"weight_type": quantization.QuantType.QInt8, "per_channel": True}
     options["reduce_range"] = True
-    with _quiet():
+    with quiet():
         try:
             quant_pre_process(str(source), str(prepared))
             if calibration is None:
@@ -77,16 +73,3 @@ class _Reader:
         """The next batch; None after the last."""
         batch = next(self._batches, None)
         return None if batch is None else {INPUT: batch.numpy()}
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the quantizer tells of its own insides."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)

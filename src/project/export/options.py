@@ -21,7 +21,6 @@ ALL = "all"
 AUTO = "auto"
 
 
-# ruff: noqa: RUF009  (option makes dataclass fields)
 @dataclass
 class Options:
     """Write a run's network as a file that needs nothing of this project, and smaller

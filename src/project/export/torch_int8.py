@@ -4,10 +4,7 @@ The file holds int8 weights and tells where numbers are rounded to 8 bits; run a
 float32 between, and is slower for it. `lower` puts oneDNN's int8 kernels in: faster than float32 on CPUs.
 """
 
-import logging
 import platform
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -34,7 +31,7 @@ def quantize(model: nn.Module, file: Path, description: Description, calibration
     """
     shape = description.input_shape
     traced = capture(model, shape).module()
-    with _torchao(), torch.no_grad():
+    with quiet(), torch.no_grad():
         try:
             quantized = _quantize(traced, calibration)
         except Exception as error:
@@ -71,7 +68,7 @@ def _drop_unused(graph: fx.GraphModule) -> None:
 
 def load(file: Path) -> Predictor:
     """Load a file that `quantize` made, to run as it is."""
-    with _torchao():
+    with quiet():
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (its operations)
 
         return read(file)
@@ -93,7 +90,7 @@ def lower(file: Path, shape: tuple[int, int, int], batch: int) -> Predictor:
     Raises:
         ExportError: torchao cannot do it.
     """
-    with _torchao(), torch.no_grad():
+    with quiet(), torch.no_grad():
         from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
 
         program = torch.export.load(file).module()
@@ -116,15 +113,3 @@ def lower(file: Path, shape: tuple[int, int, int], batch: int) -> Predictor:
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     return predict
-
-
-@contextmanager
-def _torchao() -> Iterator[None]:
-    """Without what torchao tells of its own insides when it is imported and used."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with quiet():
-            yield
-    finally:
-        logging.disable(before)

@@ -1,5 +1,6 @@
 """`torch.export`: programs that PyTorch runs without the code that they were made from."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,7 +88,12 @@ def _plain_attention() -> Iterator[None]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Do something without what torch warns of its own insides."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        yield
+    """Do something without what libraries warn and tell of their own insides."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

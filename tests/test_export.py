@@ -1,0 +1,185 @@
+"""Exported files do what the run's network does, say what they are, and are not kept if they differ."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import forked
+import pytest
+import torch
+from torch import Tensor, nn
+
+from project.errors import InputError
+from project.export import options as export_options
+from project.export import torch_program
+from project.export.command import export
+from project.export.deployed import Deployed
+from project.export.formats import ExportError
+from project.export.options import Options, chosen, refuse_wrong
+from project.export.pruning import find_chains, prune
+from project.modules.cnn import CNN, BatchNormCNN
+from project.modules.resnet import ResNet
+from project.modules.rnn import RowLSTM
+from project.modules.views import mean_over_views
+from project.modules.vit import ViT
+from project.options import parse
+from project.rebuild import load
+from project.runs.folder import RunFolder
+
+SHAPE = (1, 8, 8)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A network that learned the digits for a few epochs; it is tested on mirror images too."""
+    folder = tmp_path_factory.mktemp("export")
+    forked.run(
+        *(
+            "model=cnn",
+            "model.channels=[8,16]",
+            "model.hidden=128",
+            "trainer.max_epochs=2",
+            "test_views=flip",
+        ),
+        *(
+            "trainer.accelerator=cpu",
+            "channels_last=true",
+            "test_views=flip",
+            f"hydra.run.dir={folder / 'run'}",
+        ),
+        cwd=folder,
+    )
+    return folder / "run"
+
+
+def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
+    """Export, spending no time on timing; return the exit code and what was recorded."""
+    options = parse([f"run={run}", f"folder={folder}", "seconds=0", "batch=4", *words], Options)
+    code = export(options)
+    record = json.loads((folder / f"{options.format}.json").read_text())
+    return code, record | {entry["name"]: entry for entry in record["variants"]}
+
+
+def expected(run: Path) -> tuple[Tensor, Tensor]:
+    """Five digits as they are in a file, and their probabilities by the run's own parts."""
+    trained = load(RunFolder(run))
+    trained.datamodule.setup("test")
+    loader = trained.datamodule.test_dataloader()
+    images, _ = next(iter(loader))
+    with torch.no_grad():
+        logits = mean_over_views(trained.module, images[:5], "flip")
+    return loader.images.sample(loader.rows[:5]), logits.softmax(1)
+
+
+def test_onnx_graphs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("format=onnx", "output=probabilities", "variants=static_int8,pruned,dynamic_int8")
+    code, record = exported(run, tmp_path, *words)
+    assert code == 0
+    import onnx
+    import onnxruntime
+
+    pixels, probabilities = expected(run)
+    session = onnxruntime.InferenceSession(tmp_path / "model.onnx")
+    for count in (1, 5):
+        (found,) = session.run(["probabilities"], {"images": pixels[:count].numpy()})
+        torch.testing.assert_close(torch.from_numpy(found), probabilities[:count], rtol=0, atol=1e-5)
+    facts = {
+        entry.key: entry.value for entry in onnx.load(tmp_path / "model_static_int8.onnx").metadata_props
+    }
+    assert json.loads(facts["class_names"]) == [str(digit) for digit in range(10)]
+    assert (json.loads(facts["input_shape"]), facts["variant"]) == ([1, 8, 8], "static_int8")
+    assert record["float32"]["largest_difference"] < 1e-5
+    assert record["float32"]["accuracy"] == record["original"]["accuracy"]
+    for variant, most_lost in (("dynamic_int8", 0.02), ("static_int8", 0.02), ("pruned", 0.3)):
+        assert record[variant]["bytes"] < 0.6 * record["float32"]["bytes"]
+        assert record[variant]["accuracy"] > record["original"]["accuracy"] - most_lost
+        assert record[variant]["largest_difference"] > 0
+    assert sorted(file.name for file in tmp_path.iterdir()) == sorted(
+        ["model.onnx", "onnx.json", *(f"model_{name}.onnx" for name in export_options.VARIANTS)]
+    )
+    shown = capsys.readouterr().out.splitlines()
+    assert max(len(line) for line in shown if not line.startswith("wrote")) <= 80
+
+
+def test_torch_programs_stand_alone(run: Path, tmp_path: Path) -> None:
+    code, record = exported(run, tmp_path, "variants=static_int8", "output=probabilities", "check=100")
+    assert code == 0
+    facts: dict[str, Any] = {"class_names": "", "test_views": ""}
+    module = torch.export.load(tmp_path / "model.pt2", extra_files=facts).module()
+    assert len(json.loads(facts["class_names"])) == 10
+    assert facts["test_views"] in ("flip", b"flip")
+    pixels, probabilities = expected(run)
+    for count in (1, 5):
+        found = module(pixels[:count])
+        torch.testing.assert_close(found, probabilities[:count], rtol=0, atol=1e-6)
+    assert record["float32"]["largest_difference"] == 0
+    assert record["static_int8"]["bytes"] < 0.7 * record["float32"]["bytes"]
+    assert record["static_int8"]["accuracy"] > record["original"]["accuracy"] - 0.02
+
+
+def test_what_differs_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    read = torch_program.read
+    monkeypatch.setattr(torch_program, "read", lambda file: lambda images: read(file)(images) + 0.01)
+    with pytest.raises(ExportError, match=r"differs from the original by 0\.01 .*tolerance=1e-05"):
+        exported(run, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:
+    class Asking(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.flatten(1) if images.sum().item() > 0 else -images.flatten(1)
+
+    with pytest.raises(ExportError, match=r"^torch\.export cannot trace this network: \w+: [^\n]+$"):
+        torch_program.capture(Deployed(Asking(), [0.5], [0.5]), SHAPE)
+
+
+@pytest.mark.parametrize(
+    ("network", "producers"),
+    [
+        (CNN(SHAPE, 3), ["body.0", "body.2", "head.0"]),
+        (BatchNormCNN((1, 28, 28), 3), ["body.0", "body.4", "body.7"]),
+        (ResNet(SHAPE, 3, depth=8, width=4), ["body.3.conv1", "body.4.conv1", "body.5.conv1"]),
+        (ViT(SHAPE, 3, dim=8, heads=2, depth=2), ["blocks.layers.0.linear1", "blocks.layers.1.linear1"]),
+        (RowLSTM(SHAPE, 3), []),
+    ],
+)
+def test_channels_are_removed_where_one_other_layer_uses_them(
+    network: nn.Module, producers: list[str]
+) -> None:
+    images = torch.randn(6, 1, *((28, 28) if isinstance(network, BatchNormCNN) else (8, 8)))
+    traced = torch.export.export(network.eval(), (images[:2],))
+    assert [chain.producer for chain in find_chains(traced, network)] == producers
+    if not producers:
+        with pytest.raises(ExportError, match="nothing to remove"):
+            prune(network, images, 0.5)
+        return
+    smaller = prune(network, images, 0.5)
+    assert smaller(images).shape == (6, 3)
+    for name in producers:
+        halved = smaller.get_submodule(name).weight.shape[0]
+        assert 2 * halved == network.get_submodule(name).weight.shape[0]
+
+
+def test_channels_that_repeat_others_are_removed_without_loss() -> None:
+    torch.manual_seed(0)
+    network = BatchNormCNN((1, 28, 28), 3, channels=[8, 8, 8]).eval()
+    for position in (0, 4, 7):
+        weight = network.get_submodule(f"body.{position}").weight.data
+        weight[4:] = 2 * weight[:4]
+    images = torch.randn(32, 1, 28, 28)
+    smaller = prune(network, images, 0.5)
+    with torch.no_grad():
+        torch.testing.assert_close(smaller(images), network(images), rtol=0.01, atol=0.01)
+
+
+def test_wrong_options_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(InputError, match=r"variants=static_int9: did you mean static_int8"):
+        chosen(["static_int9"])
+    with pytest.raises(InputError, match=r"format=onx: did you mean onnx\?"):
+        parse(["run=last", "format=onx"], Options)
+    monkeypatch.setattr(export_options, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime; .*uv sync --extra export"):
+        refuse_wrong(Options(run="last", format="onnx"))
+    with pytest.raises(InputError, match="in int8: needs torchao"):
+        refuse_wrong(Options(run="last", variants=["all"]))
