@@ -132,7 +132,7 @@ def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"best\.ckpt is not there.*; there is weights=last"):
         rebuild.load(run, "best")
     other = make("model=mlp", "model.widths=[7]", name="other")
-    with pytest.raises(InputError, match=r"of another network"):
+    with pytest.raises(InputError, match=r"^weights=.*last\.ckpt: of another network"):
         rebuild.load(run, str(other.last_checkpoint))
     (run.path / "config.yaml").write_text("a: 1\n")
     with pytest.raises(InputError, match=r"config\.yaml is damaged \(no key model\)"):

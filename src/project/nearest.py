@@ -135,7 +135,7 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
         node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
     if not isinstance(node, DictConfig):
         return f"{override.input_line}: no key {parent}.{name}; {parent} is a value"
-    if name in node:
+    if name in node or OmegaConf.is_missing(node, name):
         return ""
     candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
     if not parent:

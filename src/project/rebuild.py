@@ -87,10 +87,15 @@ class Trained:
             composed = _load(self.run.composed_file, self.run)
             fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
             fixed["grayscale"] = self.input_shape[0] == 1
-            _override_data(composed, self.data_overrides, fixed, self.input_shape)
             try:
+                _override_data(composed, self.data_overrides, fixed, self.input_shape)
+                unresolved = OmegaConf.to_container(composed.data)
+                if missing := [key for key, value in unresolved.items() if value == "???"]:  # type: ignore[union-attr]
+                    raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
                 config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
+                if isinstance(error.__cause__, InputError):  # of a resolver of ours
+                    raise error.__cause__ from None
                 raise InputError(f"data: {one_line(error)}; give it as data.KEY=VALUE") from error
         return {**config, "mean": self.mean, "std": self.std}
 
@@ -136,7 +141,10 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
     config = read_config(run)
     file = _find_checkpoint(run, weights)
     module = build_module(config)
-    saved = checkpoint.read(file, module.state_dict())
+    try:
+        saved = checkpoint.read(file, module.state_dict())
+    except InputError as error:  # which names the key of training
+        raise InputError(str(error).replace("ckpt_path=", "weights=", 1)) from error
     if config["trainer"].get("precision") == "64-true":
         module.double()
     module.load_state_dict(saved["state_dict"])
@@ -235,7 +243,8 @@ def _override_data(
                 raise InputError(f"{word}: no such data set; {did_you_mean(value, known)}")
             config.data = OmegaConf.load(CONF / "data" / f"{value}.yaml")
         for key, value in fixed.items():
-            if key in config.data and f"data.{key}" not in given and key != "num_classes":
+            # Not `key in config.data`, which would ask for the folder before it is given.
+            if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":
                 config.data[key] = value
         if {"data", "data.path"} & given and "resize" in config.data and config.data.resize is None:
             config.data.resize = list(shape[1:])
