@@ -3,6 +3,8 @@
 import csv
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import odd_files
 import pytest
 import torch
 from conftest import read_table
+from handmade import write_run
 from PIL import Image
 
 from project.errors import DataError, InputError
@@ -265,3 +268,21 @@ def test_texts_are_cut_in_the_middle_by_the_room_that_they_take() -> None:
     assert fit("abcdefgh", 5) == "ab…gh"
     assert columns_of(fit("図版図版図版", 6)) == 6
     assert shown("a\nb\x1b[0m" + os.fsdecode(b"\xe9") + "é") == "a\\nb\\x1b[0m\\xe9é"
+
+
+def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    code = """if True:
+        import sys
+        from project.options import parse
+        from project.prediction.command import Options, predict_files
+        try:
+            predict_files(parse(["run=run", "input=nowhere.jpg"], Options))
+        except ValueError as error:
+            print(error, [name for name in ("torch", "lightning", "PIL", "numpy") if name in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("input=nowhere.jpg: no such file"), done.stderr
+    assert done.stdout.endswith(" []\n")

@@ -39,11 +39,15 @@ class CIFAR10(ImageDataModule):
 
     Args:
         path: folder of the data sets; the files lie in `cifar-10-batches-py` below it.
+        input_shape: see `ImageDataModule`; another one than the images' own needs `resize` or `grayscale`.
+        num_classes: ten.
         base: see `ImageDataModule`.
     """
 
-    def __init__(self, path: str, **base: Any) -> None:
-        super().__init__(name="cifar10", **base)
+    def __init__(
+        self, path: str, *, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10, **base: Any
+    ) -> None:
+        super().__init__(name="cifar10", input_shape=input_shape, num_classes=num_classes, **base)
         self.path = Path(path)
 
     @property

@@ -4,6 +4,7 @@
 (Alpaydin and Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
 """
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -28,11 +29,15 @@ class Digits(ImageDataModule):
     split.
 
     Args:
+        input_shape: see `ImageDataModule`; another one than the images' own needs `resize` or `grayscale`.
+        num_classes: ten.
         base: see `ImageDataModule`.
     """
 
-    def __init__(self, **base: Any) -> None:
-        super().__init__(name="digits", **base)
+    def __init__(
+        self, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, **base: Any
+    ) -> None:
+        super().__init__(name="digits", input_shape=input_shape, num_classes=num_classes, **base)
 
     def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
         """Return images (N, 1, 28, 28) uint8 and labels (N,)."""

@@ -41,13 +41,17 @@ class MNIST(ImageDataModule):
 
     Args:
         path: folder of the data sets; the files lie in `MNIST/raw` below it, as torchvision wants them.
+        input_shape: see `ImageDataModule`; another one than the images' own needs `resize` or `grayscale`.
+        num_classes: ten.
         base: see `ImageDataModule`.
     """
 
     maps_files = True
 
-    def __init__(self, path: str, **base: Any) -> None:
-        super().__init__(name="mnist", **base)
+    def __init__(
+        self, path: str, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, **base: Any
+    ) -> None:
+        super().__init__(name="mnist", input_shape=input_shape, num_classes=num_classes, **base)
         self.path = Path(path)
 
     def prepare_data(self) -> None:

@@ -13,7 +13,7 @@ from project.errors import InputError, one_line
 from project.modules.initialization import initialize_from_images
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups, scale_learning_rates
-from project.modules.schedules import POSITION, Length, Schedule
+from project.modules.schedules import POSITION, Length, Schedule, constant
 from project.modules.views import mean_over_views
 from project.randomness import StepSeeds
 
@@ -30,7 +30,7 @@ class ImageClassifier(L.LightningModule):
 
     Args:
         network: maps images (B, C, H, W) to logits (B, K).
-        loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar.
+        loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar; null is cross-entropy.
         optimizer: makes the optimizer from parameter groups.
         scheduler: makes the schedule from the optimizer and the training's length (see `schedules`).
         decay_norms_and_biases: whether weight decay applies to them too.
@@ -50,9 +50,9 @@ class ImageClassifier(L.LightningModule):
     def __init__(
         self,
         network: nn.Module,
-        loss: nn.Module,
-        optimizer: Callable[[ParameterGroups], Optimizer],
-        scheduler: Callable[[Optimizer, Length], Schedule],
+        loss: nn.Module | None = None,
+        optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
+        scheduler: Callable[[Optimizer, Length], Schedule] = constant,
         *,
         decay_norms_and_biases: bool = True,
         layer_decay: float = 1.0,
@@ -67,7 +67,7 @@ class ImageClassifier(L.LightningModule):
         self.network = network.to(memory_format=self.memory_format)
         self.compile_network = compile
         self._graphed = False
-        self.loss = loss
+        self.loss = nn.CrossEntropyLoss() if loss is None else loss
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.decay_norms_and_biases = decay_norms_and_biases

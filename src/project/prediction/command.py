@@ -9,6 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+from tqdm import tqdm
+
 from project import imports
 from project.errors import DataError, InputError
 from project.options import option
@@ -112,7 +114,8 @@ def predict_files(options: Options) -> None:
     with opened(options.output, kind) as stream:
         width = shutil.get_terminal_size().columns
         writer = make_writer(kind, stream, lambda: TableLayout(files, trained.class_names, top, width), top)
-        for prediction in predictions:
+        hidden = None if options.output != SCREEN else True  # None: unless standard error is a terminal
+        for prediction in tqdm(predictions, total=len(files), unit=" images", leave=False, disable=hidden):
             count += 1
             writer.write(prediction)
             if sheet is not None:
@@ -182,7 +185,7 @@ def _check_places(options: Options, files: Sequence[str]) -> None:
 
 
 def _tell(entry: PassedOver) -> None:
-    print(f"passed over: {shown(entry.file)}: {entry.reason}", file=sys.stderr, flush=True)
+    tqdm.write(f"passed over: {shown(entry.file)}: {entry.reason}", file=sys.stderr)
 
 
 def _nothing(options: Options, bad: Sequence[PassedOver]) -> InputError:

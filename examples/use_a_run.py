@@ -1,0 +1,32 @@
+"""A trained run, used from Python: `python examples/use_a_run.py last 1.png photos/*.jpg`."""
+
+import sys
+
+import torch
+
+from project.prediction.predicting import predict
+from project.rebuild import load
+from project.runs.finding import find_trained
+
+
+def main(run: str, *files: str) -> None:
+    """Test a run's network again, and have it say what some files show.
+
+    Args:
+        run: its folder, a sweep's, or `last`.
+        files: images of any size and mode.
+    """
+    trained = load(find_trained(run))
+    trainer = trained.trainer()
+    trainer.test(trained.module, trained.datamodule, verbose=False)
+    print(f"{trained.checkpoint}: test accuracy {trainer.callback_metrics['test/acc']:.4f}")
+
+    for prediction in predict(trained, files):
+        print(f"{prediction.file}: {prediction.class_name}, {prediction.probability:.0%}")
+
+    images = torch.zeros(1, *trained.input_shape)  # the module itself takes normalized ones
+    print(f"logits of the mean image: {trained.module(images).tolist()}")
+
+
+if __name__ == "__main__":
+    main(*(sys.argv[1:] or ["last"]))
