@@ -89,8 +89,8 @@ class Trained:
             fixed["grayscale"] = self.input_shape[0] == 1
             try:
                 _override_data(composed, self.data_overrides, fixed, self.input_shape)
-                unresolved = OmegaConf.to_container(composed.data)
-                if missing := [key for key, value in unresolved.items() if value == "???"]:  # type: ignore[union-attr]
+                unresolved: Any = OmegaConf.to_container(composed.data)
+                if missing := [key for key, value in unresolved.items() if value == "???"]:
                     raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
                 config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
