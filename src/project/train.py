@@ -118,7 +118,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         config=record,
     )
     if cfg.get("find"):
-        return find_value(cfg, config, record, module, datamodule, run)
+        find_value(cfg, config, record, module, datamodule, run)
+        return None
     callbacks: dict[str, Callback] = build(config, "callbacks")
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])

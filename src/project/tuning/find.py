@@ -65,7 +65,7 @@ def show(logger: Logger, what: str, picture: Path) -> None:
     """Show a picture of what was tried on TensorBoard's Images page, if that is what the logger writes to."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = logger.experiment if hasattr(logger, "log_text") else None
+    writer = getattr(logger, "experiment", None) if hasattr(logger, "log_text") else None
     if isinstance(writer, SummaryWriter):
         from matplotlib.image import imread
 

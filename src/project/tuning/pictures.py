@@ -11,12 +11,13 @@ from project.runs.plot import STYLE
 from project.tuning.batch_size import Trial
 from project.tuning.learning_rate import RangeTest
 
+LOOKS = STYLE | {"text.parse_math": True}  # powers of ten on an axis
 CURVE, CHOSEN = "#3b6fb6", "#c2452d"
 
 
 def draw_range_test(found: RangeTest, file: Path) -> None:
     """Draw the loss by the learning rate, as a PNG."""
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(LOOKS):  # type: ignore[arg-type]
         figure, axes = _axes("learning rate", "training loss, smoothed")
         axes.plot(found.rates, found.losses, color=CURVE)
         axes.set_xscale("log")
@@ -32,13 +33,13 @@ def draw_range_test(found: RangeTest, file: Path) -> None:
 def draw_batch_sizes(trials: Sequence[Trial], chosen: int, file: Path) -> None:
     """Draw the throughput by the batch size, as a PNG."""
     measured = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
+    with mpl.rc_context(LOOKS):  # type: ignore[arg-type]
         figure, axes = _axes("batch size", "training images per second")
         axes.plot(list(measured), list(measured.values()), color=CURVE, marker="o", markersize=4)
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(measured), [str(size) for size in measured])
         axes.set_ylim(0, 1.15 * max(measured.values()))
-        _mark(axes, chosen, measured[chosen], f"data.batch_size={chosen}")
+        _mark(axes, chosen, measured[chosen], f"data.batch_size={chosen}", below=16)
         figure.savefig(file)
 
 
@@ -49,6 +50,6 @@ def _axes(x: str, y: str) -> tuple[Figure, Axes]:
     return figure, axes
 
 
-def _mark(axes: Axes, x: float, y: float, text: str) -> None:
+def _mark(axes: Axes, x: float, y: float, text: str, *, below: int = -8) -> None:
     axes.plot([x], [y], marker="o", color=CHOSEN, markersize=7)
-    axes.annotate(text, (x, y), xytext=(8, 8), textcoords="offset points", color=CHOSEN, weight="bold")
+    axes.annotate(text, (x, y), xytext=(8, -below), textcoords="offset points", color=CHOSEN, weight="bold")
