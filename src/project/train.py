@@ -203,7 +203,10 @@ def find_value(
     with run.recording(name=cfg.name, find=cfg.find, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(record))
         log.info(screen.opening(config, module.network, trainer, run))
-        status["found"] = find(cfg.find, module, datamodule, make_trainer, folder, first=True)
+        status |= {
+            "value": None,
+            "found": find(cfg.find, module, datamodule, make_trainer, folder, first=True),
+        }
         for logger in build(config, "logger").values():
             show(logger, cfg.find, folder / f"{cfg.find}.png")
     run.refuse_unrecorded()
