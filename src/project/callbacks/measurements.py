@@ -29,6 +29,8 @@ class Measurements(Callback):
 
     def __init__(self) -> None:
         self._norm: Tensor | None = None
+        self._active = False
+        self._step = 0
         self._images = 0.0
         self._seconds = 0.0
         self._since = 0.0  # when the clock was started; 0: it stands still
@@ -38,6 +40,11 @@ class Measurements(Callback):
         """Forget what earlier runs of this process took of the GPU."""
         if pl_module.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(pl_module.device)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count steps from here: asking the trainer at each of them takes longer."""
+        self._active = trainer.is_global_zero and bool(trainer.loggers)
+        self._step = trainer.global_step
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Start the clock."""
@@ -66,10 +73,11 @@ class Measurements(Callback):
             self.take_gradient(optimizer, scaler._scale if scaler is not None and fused else None)
 
     def wants_gradient(self, trainer: L.Trainer) -> bool:
-        """Whether the step that is about to be taken ends an interval."""
-        every: int = trainer.log_every_n_steps  # type: ignore[attr-defined]
-        ends = (trainer.global_step + 1) % every == 0 or trainer.is_last_batch
-        return ends and trainer.is_global_zero and bool(trainer.loggers)
+        """Whether the step that is about to be taken ends an interval; to be asked once a step."""
+        if not self._active:
+            return False
+        self._step += 1
+        return self._step % trainer.log_every_n_steps == 0 or trainer.is_last_batch  # type: ignore[attr-defined]
 
     def take_gradient(self, optimizer: Optimizer, scale: Tensor | None) -> None:
         """Compute the norm, where the gradients are and without waiting for it.

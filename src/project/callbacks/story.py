@@ -33,7 +33,7 @@ COST_S = {
     "samples": 0.06,
     "classes": 0.005,
     "graph": 0.05,
-    "points": 0.12,
+    "points": 0.2,
 }
 """What may be drawn, in the order of importance, with the seconds that each takes on a busy core. What a
 machine takes longer for is learned from what was drawn before; the network's own time comes on top."""

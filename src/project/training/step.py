@@ -24,7 +24,7 @@ class GradientWatcher(Protocol):
     """A callback that looks at the gradients of some steps, before they are clipped."""
 
     def wants_gradient(self, trainer: L.Trainer) -> bool:
-        """Whether of the step that is about to be taken."""
+        """Whether of the step that is about to be taken; asked once for each."""
         ...
 
     def take_gradient(self, optimizer: Optimizer, scale: Tensor | None) -> None:
