@@ -145,7 +145,11 @@ class _Export:
         file = self._file(variant)
         predict = self.writer.int8(self.model, self._file(FLOAT32), file, variant)
         self._add(variant, file, self.reference.compare(predict), predict)
-        lowered = {batch: self.writer.lowered(file, batch) for batch in self.batches}
+        try:
+            lowered = {batch: self.writer.lowered(file, batch) for batch in self.batches}
+        except ExportError as error:  # the file is whole nevertheless
+            print(f"{variant}: {error}", file=sys.stderr)
+            return
         if (largest := lowered[self.batches[-1]]) is not None:
             name = f"{variant}, lowered"
             self._add(name, file, self.reference.compare(largest), largest)

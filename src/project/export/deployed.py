@@ -55,10 +55,14 @@ class Deployed(nn.Module):
         logits = mean_over_views(self._ordered, normalized, self.views)
         return logits.softmax(dim=1) if self.output == "probabilities" else logits
 
-    def with_network(self, network: nn.Module) -> "Deployed":
-        """The same around another network."""
+    def with_network(
+        self, network: nn.Module, memory_format: torch.memory_format | None = None
+    ) -> "Deployed":
+        """The same around another network, which may take images in another order of memory."""
         other = copy.copy(self)
-        other._modules = {"network": network.float().requires_grad_(False).eval()}
+        other.memory_format = memory_format or self.memory_format
+        placed = copy.deepcopy(network).float().to(memory_format=other.memory_format)
+        other._modules = {"network": placed.requires_grad_(False).eval()}
         return other
 
     def _ordered(self, images: Tensor) -> Tensor:

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+import torch
+
 from project.export import onnx_graph, onnx_int8, torch_int8, torch_program
 from project.export.deployed import Deployed
 from project.export.formats import Description, Predictor
@@ -50,7 +52,9 @@ class Writer:
         if self.format == "onnx":
             onnx_int8.quantize(source, file, description, samples)
             return onnx_graph.read(file, self.threads)
-        torch_int8.quantize(model, file, description, samples)
+        # Kernels of int8 choose the order of memory themselves; a given one is in their way.
+        plain = model.with_network(model.network, torch.contiguous_format)
+        torch_int8.quantize(plain, file, description, samples)
         return torch_int8.load(file)
 
     def lowered(self, file: Path, batch: int) -> Predictor | None:
