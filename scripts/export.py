@@ -15,7 +15,6 @@ def main(options: Options) -> int:
     """Export as the command line says."""
     refuse_wrong(options)
     find_trained(options.run, options.outputs)  # what is wrong is told before torch is imported
-    imports.defer()
     with imports.without_garbage_collection():
         from project.export.command import export
     return export(options)

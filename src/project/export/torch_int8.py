@@ -29,6 +29,11 @@ def quantize(model: nn.Module, file: Path, description: Description, calibration
     Raises:
         ExportError: torchao cannot quantize this network.
     """
+    if description.test_views != "none":
+        raise ExportError(
+            "torchao quantizes no network that is used for several views of an image; give test_views=none, "
+            "or format=onnx"
+        )
     shape = description.input_shape
     traced = capture(model, shape).module()
     with quiet(), torch.no_grad():
