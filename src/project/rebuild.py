@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import per_channel
-from project.errors import InputError, one_line
+from project.errors import DataError, InputError, one_line
 from project.modules.classifier import ImageClassifier
 from project.nearest import did_you_mean, options
 from project.quirks import silence_libraries
@@ -94,9 +94,11 @@ class Trained:
                     raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
                 config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
-                if isinstance(error.__cause__, InputError):  # of a resolver of ours
-                    raise error.__cause__ from None
-                raise InputError(f"data: {one_line(error)}; give it as data.KEY=VALUE") from error
+                told = one_line(error)
+                for kind in (InputError, DataError):  # by a resolver of ours
+                    if own := told.partition(f"{kind.__name__} raised while resolving interpolation: ")[2]:
+                        raise kind(own) from error
+                raise InputError(f"data: {told}; give it as data.KEY=VALUE") from error
         return {**config, "mean": self.mean, "std": self.std}
 
     def trainer(self, **changes: Any) -> L.Trainer:
