@@ -174,6 +174,26 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
     assert "Damaged (evaluation/test/damaged.png)" in page.section("Pictures").text
 
 
+def test_exported_variants_are_shown(run: Path) -> None:
+    (run / "export").mkdir()
+    variant = {
+        "name": "int8",
+        "file": "int8.pt2",
+        "bytes": 2_500_000,
+        "accuracy": 0.97,
+        "largest_difference": 0.02,
+    }
+    found = {
+        "format": "onnx",
+        "test_images": 400,
+        "variants": [variant | {"ms": {"1": {"median": 0.25}}}, {}],
+    }
+    (run / "export" / "onnx.json").write_text(json.dumps(found))
+    (table,) = told(run).section("Exports").all("table")
+    assert list(rows(table)[0].values()) == ["int8", "int8.pt2", "2.5 MB", "97.00 %", "0.02", "0.25 ms"]
+    assert list(rows(table)[0])[-1] == "batch of 1"
+
+
 def test_without_an_evaluation_tensorboards_pictures_are_shown(run: Path) -> None:
     events = EventFile(str(run))
     for step, shade in ((1, 10), (5, 20)):

@@ -28,7 +28,7 @@ KINDS = {
 SHARES = ("acc",)
 MARKED = ("loss", "acc")
 """Charts in which the best epoch is marked."""
-LOG = ("loss", "lr", "grad_norm")
+LOG = ("loss", "grad_norm")
 
 
 def run_charts(story: Story) -> Markup:
@@ -134,7 +134,7 @@ def _chart(
         averaged = max(averaged, len(one.values) / len(xs))
         label = {"train": "training", "val": "validation"}.get(split, name)
         names = {line.name for line in lines}
-        colour = 1 if split == "val" else 0 if split == "train" and not lines else len(lines) + 1
+        colour = 1 if split == "val" else len(lines) + 1 if lines else 0
         lines.append(Line(name if label in names else label, xs, ys, colour=colour))
     lost = sum(not math.isfinite(value) for one in group.values() for value in one.values)
     notes = [f"Each point is the mean of about {averaged:.0f} values."] if averaged > 1.5 else []

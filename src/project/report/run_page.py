@@ -6,6 +6,7 @@ from pathlib import Path
 from project.errors import InputError
 from project.redaction import redact_text
 from project.report.curves import run_charts
+from project.report.exports import exports
 from project.report.figures import gallery, read_figures
 from project.report.html import Markup, element, join
 from project.report.outcome import cards, evaluations
@@ -47,6 +48,7 @@ def run_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
         Section("Curves", run_charts(story)),
         Section("Evaluation", evaluations(folder)),
         Section("Pictures", gallery(read_figures(folder))),
+        Section("Exports", exports(folder)),
         Section("Comparison", comparison_of(folder, place, others)),
         Section("Configuration", settings(story)),
         Section("How to reproduce", _again(story)),

@@ -9,6 +9,7 @@ from typing import Any
 from project.errors import InputError
 from project.redaction import redact_text
 from project.report.curves import run_charts
+from project.report.exports import exports
 from project.report.figures import gallery, read_figures, read_pngs
 from project.report.html import Markup, element, join
 from project.report.jobs import failures, jobs_table
@@ -259,6 +260,7 @@ def _best(sweep: Sweep, place: Path) -> Markup | None:
         element("h3", "Curves"),
         run_charts(story),
         _titled("Evaluation", evaluations(sweep.best.folder)),
+        _titled("Exports", exports(sweep.best.folder)),
         _titled("Pictures", gallery(read_figures(sweep.best.folder))),
         element("details", element("summary", "Its configuration"), settings(story)),
         element("details", element("summary", "How to make this one run again"), again),

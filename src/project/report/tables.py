@@ -16,6 +16,8 @@ from project.runs.results import DURATION, Run
 from project.runs.table import RESERVED, numbers, shorten
 from project.wording import duration
 
+MOST_KEYS = 6
+"""Of the keys that differ; more would push the metrics out of sight."""
 MOST_LINKS = 5
 NUMBER = re.compile(r"\d+")
 WIDEST = 32
@@ -109,7 +111,10 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
         own: folders of the runs whose rows stand out.
     """
     metrics = wanted_metrics(comparison.metrics, comparison.by)
-    keys = comparison.shown.told + (comparison.shown.repetitions if comparison.each else [])
+    told = comparison.shown.told + (comparison.shown.repetitions if comparison.each else [])
+    keys = told[:MOST_KEYS]
+    if len(keys) < len(told):
+        caption += f"; not shown of the keys that differ: {', '.join(told[MOST_KEYS:])}"
     first = [point.runs[0] for point in comparison.points]
     columns = [_key_cells(comparison.shown, first, key) for key in keys]
     columns += [_mean_cells(comparison.points, name) for name in metrics]

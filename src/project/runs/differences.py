@@ -18,6 +18,8 @@ NO_HYPERPARAMETERS = (
     "resume",
     "callbacks.pruning",
     "callbacks.progress",
+    "callbacks.measurements",
+    "callbacks.story",
 )
 PRIVATE = (*LEFT_OUT, "dirpath", "_partial_", "_convert_", "_recursive_")
 ABSENT = "–"
