@@ -1,6 +1,7 @@
 """The page of one run."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from project.errors import InputError
@@ -14,11 +15,12 @@ from project.report.page import Section, heading, log_section, page
 from project.report.reading import Story
 from project.report.reproduce import reproduce
 from project.report.settings import environment, settings
+from project.report.sweep_reading import refuse_missing
 from project.report.tables import points_table
 from project.report.wording import badge, moment, summary
 from project.runs.compare import Comparison, compare
 from project.runs.provenance import now
-from project.runs.results import natural, read_runs
+from project.runs.results import natural
 
 MOST_OTHERS = 40
 """Runs of the same experiment that are read, the latest ones."""
@@ -77,11 +79,7 @@ def comparison_of(folder: Path, place: Path, others: Sequence[str] | None) -> Ma
     if not folders:
         return None
     if others is not None:
-        for other in folders:
-            try:
-                read_runs([other])
-            except InputError as error:
-                raise InputError(f"compare={other}: {error}") from error
+        refuse_missing(others)
     try:
         ranked = compare([folder, *folders], _watched(folder), each=True)
     except InputError:  # none is done, or they measured other things
@@ -115,14 +113,4 @@ def _head(ranked: Comparison, folder: Path) -> Comparison:
     points = ranked.points[:MOST_ROWS]
     own = [point for point in ranked.points if point.runs[0].folder.resolve() == folder.resolve()]
     points += [point for point in own if point not in points]
-    return Comparison(
-        points=points,
-        by=ranked.by,
-        larger_is_better=ranked.larger_is_better,
-        metrics=ranked.metrics,
-        unfinished=ranked.unfinished,
-        damaged=ranked.damaged,
-        shown=ranked.shown,
-        everywhere=ranked.everywhere,
-        each=ranked.each,
-    )
+    return replace(ranked, points=points)

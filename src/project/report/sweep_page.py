@@ -1,10 +1,8 @@
 """The page of a sweep, or of any folder with runs below it."""
 
-from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from project.errors import InputError
 from project.redaction import redact_text
@@ -20,111 +18,19 @@ from project.report.parallel import parallel_coordinates
 from project.report.reading import Story
 from project.report.reproduce import reproduce
 from project.report.settings import environment, settings, words
+from project.report.sweep_reading import Sweep, rank, read, refuse_missing
 from project.report.tables import link, points_table
 from project.report.wording import badge, commit, metric, moment, summary
-from project.runs.compare import Comparison, compare
+from project.runs.compare import Comparison
 from project.runs.folder import RunFolder
 from project.runs.provenance import now
-from project.runs.results import DURATION, Run, read_runs
+from project.runs.results import DURATION, Run
 from project.runs.table import plural
-from project.sweeps.folder import find_sweep
-from project.sweeps.jobs import Job
 from project.wording import duration
 
+MOST_COMPARED = 20
 MOST_POINTS = 100
 """Rows of the table of points; that of all jobs has the others."""
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """What a folder with runs tells.
-
-    Args:
-        folder: where they lie.
-        record: what the sweep is; empty for a folder that is none.
-        jobs: on the sweep's record, by the name of their folders.
-        runs: all that can be read.
-        damaged: why others cannot.
-        ranked: those that are done, best first; None if none is.
-    """
-
-    folder: Path
-    record: dict[str, Any]
-    jobs: dict[str, Job]
-    runs: list[Run]
-    damaged: list[str]
-    ranked: Comparison | None
-
-    @property
-    def states(self) -> Counter[str]:
-        """How many jobs are in which state."""
-        named = {run.folder.name for run in self.runs}
-        waiting = [job.state for name, job in self.jobs.items() if name not in named]
-        return Counter([*(run.state for run in self.runs), *waiting])
-
-    @property
-    def best(self) -> Run | None:
-        """The run that did best."""
-        if self.ranked is None:
-            return None
-        by, sign = self.ranked.by, 1 if self.ranked.larger_is_better else -1
-        done = [run for point in self.ranked.points for run in point.runs]
-        known = [run for run in done if run.metrics.get(by, float("nan")) == run.metrics.get(by)]
-        return max(known, key=lambda run: sign * run.metrics[by], default=None)
-
-
-def read(folder: Path) -> Sweep:
-    """Read all runs below a folder.
-
-    Raises:
-        InputError: there is none, and no sweep either.
-    """
-    sweep = find_sweep(folder)
-    record, jobs = {}, {}
-    if sweep is not None:
-        try:
-            record = sweep.read_record()
-        except InputError:
-            record = {}
-        jobs = _jobs(folder)
-    try:
-        ranked = rank([folder])
-    except InputError:
-        ranked = None
-    if ranked is not None:
-        runs = [*(run for point in ranked.points for run in point.runs), *ranked.unfinished]
-        return Sweep(folder, record, jobs, runs, ranked.damaged, ranked)
-    try:
-        runs, damaged = read_runs([folder])
-    except InputError:
-        if sweep is None:
-            raise
-        runs, damaged = [], []  # it was ended before its first job began
-    return Sweep(folder, record, jobs, runs, damaged, None)
-
-
-def _jobs(folder: Path) -> dict[str, Job]:
-    sweep = find_sweep(folder)
-    try:
-        return {job.name: job for job in sweep.ledger.read().values()} if sweep else {}
-    except (OSError, ValueError, TypeError):  # damaged: the runs' folders tell as much
-        return {}
-
-
-def rank(folders: Sequence[Path]) -> Comparison:
-    """Rank runs by the metric that they watched, or that most of them did.
-
-    Raises:
-        InputError: none is done.
-    """
-    try:
-        return compare(folders)
-    except InputError:
-        done = [run for run in read_runs(folders)[0] if run.done]
-        if not done:
-            raise
-        watched = Counter(run.monitor for run in done if run.monitor in run.metrics)
-        return compare(folders, watched.most_common(1)[0][0] if watched else DURATION)
 
 
 def sweep_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
@@ -234,7 +140,7 @@ def _ranking(sweep: Sweep, place: Path) -> Markup | None:
     if ranked is None or len(ranked.points) == ranked.count:  # the table of all jobs is as good
         return None
     best = sweep.best
-    shown = Comparison(**{**vars(ranked), "points": ranked.points[:MOST_POINTS]})
+    shown = replace(ranked, points=ranked.points[:MOST_POINTS])
     order = "largest" if ranked.larger_is_better else "smallest"
     caption = f"{order.capitalize()} {ranked.by} first"
     if len(ranked.points) < ranked.count:
@@ -274,16 +180,12 @@ def _titled(title: str, content: Markup | None) -> Markup | None:
 def _comparison(sweep: Sweep, place: Path, others: Sequence[str] | None) -> Markup | None:
     if not others:
         return None
-    for other in others:
-        try:
-            read_runs([other])
-        except InputError as error:
-            raise InputError(f"compare={other}: {error}") from error
+    refuse_missing(others)
     try:
         ranked = rank([sweep.folder, *map(Path, others)])
     except InputError:
         return None
-    shown = Comparison(**{**vars(ranked), "points": ranked.points[:20]})
+    shown = replace(ranked, points=ranked.points[:MOST_COMPARED])
     caption = f"With {', '.join(others)}, best {ranked.by} first; rows of this sweep are marked"
     return points_table(shown, place, caption, own=[run.folder for run in sweep.runs])
 
