@@ -68,8 +68,8 @@ def evaluate(asked: Asked) -> None:
     for member in found.members:
         place = _place(asked, member, several=several)
         with places.replacing(place, told=asked.output is not None) as folder:
-            subject = _evaluate_one(asked, member)
-            _report(asked, subject, folder, place)
+            shown = _report(asked, _evaluate_one(asked, member), folder, place)
+        print(shown, flush=True)  # when all is written: whoever reads may have enough, as `head` has
 
 
 def _evaluate_one(asked: Asked, member: Member) -> Subject:
@@ -103,7 +103,8 @@ def _evaluate_together(asked: Asked, members: Sequence[Member], home: Path) -> N
         rows = [(subject.title, _own_figures(subject.result)) for subject in subjects]
         views = subjects[0].views
         together = Subject(title, mean, result, views, ",".join(asked.weights), rows, combined)
-        _report(asked, together, folder, place)
+        shown_together = _report(asked, together, folder, place)
+    print(shown_together, flush=True)
 
 
 def _load(asked: Asked, member: Member) -> Trained:
@@ -178,8 +179,8 @@ def _exact(figures: dict[str, Any], result: Pass) -> dict[str, Any]:
     return figures
 
 
-def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> None:
-    """Show an evaluation and write it.
+def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> str:
+    """Write an evaluation, and return what is to be shown of it.
 
     Args:
         asked: by the user.
@@ -235,8 +236,8 @@ def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> None:
         from project.evaluation.figures import draw  # imports Pillow
 
         files += draw(folder, predictions, part, names, f"{asked.split}: {len(predictions.labels):,} images")
-    print(_screen(asked, subject, shown, classes, own, str(_short(place) / places.RESULT)))
-    print(f"\n{_short(place)}: {', '.join(files)}", flush=True)
+    screen = _screen(asked, subject, shown, classes, own, str(_short(place) / places.RESULT))
+    return f"{screen}\n\n{_short(place)}: {', '.join(files)}"
 
 
 def _short(path: Path) -> Path:
