@@ -132,10 +132,10 @@ def write_events(folder: Path) -> None:
         logger.log_hyperparams({"model": model, "optim.lr": lr, "seed": 1})
         logger.log_text("config", f"model:\n  _target_: project.{model}\noptim:\n  lr: {lr:g}\n")
         for step in (10, 20, 30):
-            logger.log_metrics(
-                {"train/loss": 1 / step, "val/acc": 0.5 + step / 100 + number / 100}, step=step
-            )
-        logger.log_metrics({"test/acc": 0.5 + number / 100}, step=30)
+            course = {"train/loss": 1 / step, "train/lr": lr, "val/acc": 0.5 + step / 100 + number / 100}
+            logger.log_metrics(course, step=step)
+        result = {"val/best_acc": 0.8 + number / 100, "test/acc": 0.5 + number / 100, "test/loss": 0.25}
+        logger.log_metrics(result, step=30)
         logger.finalize("success")
 
 
@@ -185,20 +185,33 @@ def session_groups(address: str) -> list[dict[str, Any]]:
 
 
 def test_tensorboard_has_a_row_a_run_with_what_varies_and_the_last_metrics(tensorboard: str) -> None:
-    groups = {group["name"]: group for group in session_groups(tensorboard)}
+    groups = {group["name"].split()[0]: group for group in session_groups(tensorboard)}
     assert len(groups) == 6
-    assert groups["4_mlp_lr0.01"]["hparams"] == {"model": "MLP", "optim.lr": 0.01, "seed": 1.0}
-    values = {value["name"]["tag"]: value["value"] for value in groups["4_mlp_lr0.01"]["metricValues"]}
-    assert values == pytest.approx({"train/loss": 1 / 30, "val/acc": 0.84, "test/acc": 0.54})
+    group = groups["4_mlp_lr0.01"]
+    assert group["hparams"] == {"model": "MLP", "optim.lr": 0.01, "seed": 1.0}
+    values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+    expected = {
+        "best/val/acc": 0.84,
+        "test/acc": 0.54,
+        "test/loss": 0.25,
+        "train/loss": 1 / 30,
+        "val/acc": 0.84,
+    }
+    assert values == pytest.approx(expected | {"vitals/lr": 0.01})
     found = post(tensorboard, "experiment", {})
     assert {one["name"] for one in found["hparamInfos"] if one["differs"]} == {"model", "optim.lr"}
-    assert {one["name"]["tag"] for one in found["metricInfos"]} == {"train/loss", "val/acc", "test/acc"}
+    # The page shows the first five.
+    assert [one["name"]["tag"] for one in found["metricInfos"]][:3] == [
+        "best/val/acc",
+        "test/acc",
+        "test/loss",
+    ]
 
 
 @needs_chromium
 def test_tensorboards_pages_show_the_runs(tensorboard: str, page: Any) -> None:
     page.goto(f"{tensorboard}#hparams")
-    for text in ("model", "optim.lr", "test/acc", "train/loss"):
+    for text in ("model", "optim.lr", "best/val/acc", "test/acc", "test/loss"):
         page.locator(".table-header.table-cell", has_text=re.compile(rf"^\s*{text}\s*$")).first.wait_for()
     names = page.locator(
         ".table-cell:not(.table-header)", has_text=re.compile(r"^\s*\d_(cnn|mlp)_lr[\d.]+\s*$")
