@@ -6,18 +6,18 @@ if __name__ == "__main__":
     gc.disable()  # until all is imported (project.imports.settle): importing is faster
 
 from project import imports
-from project.evaluation.asked import EXAMPLES, Asked
+from project.evaluation.options import EXAMPLES, Options
 from project.options import run_command
 
 
-def main(asked: Asked) -> None:
+def main(options: Options) -> None:
     """Evaluate as the command line says."""
     imports.defer()
     from project.evaluation.command import evaluate  # imports torch: only now, when the words have been read
 
     imports.settle()
-    evaluate(asked)
+    evaluate(options)
 
 
 if __name__ == "__main__":
-    run_command(main, Asked, EXAMPLES)
+    run_command(main, Options, EXAMPLES)

@@ -13,10 +13,10 @@ from test_rebuild import Make, make  # noqa: F401 (a fixture)
 from project import options
 from project.errors import InputError
 from project.evaluation import combining, measures, places, table
-from project.evaluation.asked import Asked
 from project.evaluation.command import evaluate
 from project.evaluation.measures import Predictions
 from project.evaluation.members import find_members
+from project.evaluation.options import Options
 from project.evaluation.passes import single_losses
 from project.modules.losses import CrossEntropy, OneHotMSE
 from project.rebuild import load
@@ -160,8 +160,8 @@ def test_losses_of_single_images() -> None:
     assert single_losses(weighted, logits, labels, weighted(logits, labels).item()) is None
 
 
-def asked(*words: str) -> Asked:
-    return options.parse(words, Asked)
+def asked(*words: str) -> Options:
+    return options.parse(words, Options)
 
 
 def read(folder: Path) -> dict:

@@ -54,7 +54,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Export, spending no time on timing; return the exit code and what was recorded."""
-    options = parse([f"run={run}", f"folder={folder}", "seconds=0", "batch=4", *words], Options)
+    options = parse([f"run={run}", f"output={folder}", "seconds=0", "batch=4", *words], Options)
     code = export(options)
     record = json.loads((folder / f"{options.format}.json").read_text())
     return code, record | {entry["name"]: entry for entry in record["variants"]}
@@ -72,7 +72,7 @@ def expected(run: Path) -> tuple[Tensor, Tensor]:
 
 
 def test_onnx_graphs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("format=onnx", "output=probabilities", "variants=static_int8,pruned,dynamic_int8")
+    words = ("format=onnx", "gives=probabilities", "variants=static_int8,pruned,dynamic_int8")
     code, record = exported(run, tmp_path, *words)
     assert code == 0
     import onnx
@@ -105,11 +105,11 @@ def test_torch_programs_stand_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_int8, "can_lower", lambda: False)  # that takes long
-    code, record = exported(run, tmp_path / "int8", "variants=static_int8", "check=100", "test_views=none")
+    code, record = exported(run, tmp_path / "int8", "variants=static_int8", "check=100", "views=none")
     assert code == 0
     assert record["static_int8"]["bytes"] < 0.7 * record["float32"]["bytes"]
     assert record["static_int8"]["accuracy"] > record["original"]["accuracy"] - 0.02
-    code, record = exported(run, tmp_path, "variants=static_int8", "output=probabilities", "check=100")
+    code, record = exported(run, tmp_path, "variants=static_int8", "gives=probabilities", "check=100")
     assert code == 1
     assert (
         "static_int8: torchao quantizes no network that is used for several views" in capsys.readouterr().err

@@ -19,9 +19,10 @@ from PIL import Image
 from project.errors import DataError, InputError
 from project.modules.views import mean_over_views
 from project.options import parse
-from project.prediction.command import Options, predict_files
+from project.prediction.command import predict_files
 from project.prediction.decoding import decode_files
 from project.prediction.files import PassedOver, find_files, shown
+from project.prediction.options import Options
 from project.prediction.predicting import predict
 from project.prediction.table import TableLayout, columns_of, fit
 from project.rebuild import Trained, load
@@ -275,7 +276,8 @@ def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:
     code = """if True:
         import sys
         from project.options import parse
-        from project.prediction.command import Options, predict_files
+        from project.prediction.command import predict_files
+        from project.prediction.options import Options
         try:
             predict_files(parse(["run=run", "input=nowhere.jpg"], Options))
         except ValueError as error:

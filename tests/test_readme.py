@@ -14,6 +14,11 @@ from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
 from project.checks import find_problems
+from project.evaluation.options import Options as Evaluate
+from project.export.options import Options as Export
+from project.options import parse
+from project.prediction.options import Options as Predict
+from project.report.options import Options as Report
 from project.sweeps.points import grid
 from project.sweeps.space import corners, overrides_of, space_of
 
@@ -35,13 +40,17 @@ def mynet(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "project.modules.mynet", module)
 
 
-def test_every_training_command_composes_and_passes_the_checks(composer: Compose, image_folder: Path) -> None:
+def test_every_training_command_composes_and_passes_the_checks(
+    composer: Compose, image_folder: Path, tmp_path: Path
+) -> None:
     seen = 0
+    (weights := tmp_path / "convnext.pth").touch()
     for command in COMMAND.findall(README):
         words = [word for word in shlex.split(command) if not word.startswith("-")]
         if any(word.startswith(("resume=", "ckpt_path=")) for word in words):
             continue  # test_command_line.py runs these
         words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
+        words = [word.replace("=convnext.pth", f"={weights}") for word in words]
         if "model=mynet" in words:
             words = [word for word in words if not word.startswith("model")]  # see below
         if f"data.path={image_folder}" in words:
@@ -49,7 +58,18 @@ def test_every_training_command_composes_and_passes_the_checks(composer: Compose
         for overrides in points_of(words):
             assert list(find_problems(composer(*overrides))) == [], command
         seen += 1
-    assert seen == 20
+    assert seen == 25
+
+
+@pytest.mark.parametrize(
+    ("script", "kind", "commands"),
+    [("evaluate", Evaluate, 3), ("predict", Predict, 1), ("export", Export, 1), ("report", Report, 1)],
+)
+def test_every_command_after_training_has_known_keys(script: str, kind: type, commands: int) -> None:
+    found = re.findall(rf"^python scripts/{script}\.py (.*?)(?: +#.*)?$", README, re.MULTILINE)
+    assert len(found) == commands
+    for command in found:
+        assert parse(shlex.split(command), kind).run in ("last", ["last"]) or "sweep" in command
 
 
 def points_of(words: list[str]) -> list[list[str]]:
@@ -77,10 +97,10 @@ def test_the_readmes_own_network_builds_and_learns(composed: Compose, mynet: Non
 def test_the_tree_names_what_is_there() -> None:
     tree = block_without_language("conf/train.yaml")
     paths = [line.split()[0] for line in tree.splitlines()]
-    assert len(paths) == 17
+    assert len(paths) == 20
     for path in paths:
         assert (ROOT / path.replace("<group>/", "")).exists(), path
-    assert len(README.splitlines()) < 225
+    assert len(README.splitlines()) < 270
 
 
 def block_without_language(start: str) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps
 from PIL import __version__ as PILLOW_VERSION
 from torch import Tensor
 
@@ -24,6 +24,8 @@ from project.errors import DataError, InputError, one_line
 from project.randomness import generator
 
 log = logging.getLogger(__name__)
+
+EpsImagePlugin.gs_binary = False  # PostScript is a program: Pillow would have Ghostscript run it
 
 MEBIBYTE = 2**20
 MOST_WORKERS = 16

@@ -11,9 +11,9 @@ import torch
 from project import rebuild
 from project.errors import InputError
 from project.evaluation import combining, places, record, table
-from project.evaluation.asked import Asked
 from project.evaluation.measures import intervals, measured
 from project.evaluation.members import Member, find_members
+from project.evaluation.options import Options
 from project.evaluation.passes import Pass, run_over
 from project.rebuild import Trained
 from project.runs.provenance import now, versions
@@ -47,54 +47,54 @@ class Subject:
     combined: str | None = None
 
 
-def evaluate(asked: Asked) -> None:
+def evaluate(options: Options) -> None:
     """Evaluate a run, or several, each alone or together; show and write what came out.
 
     Raises:
         InputError: something that was asked cannot be had.
         NonFiniteError: a network gives something else than numbers.
     """
-    found = find_members(asked.run, asked.weights, asked.ensemble, asked.outputs)
+    found = find_members(options.run, options.weights, options.ensemble, options.outputs)
     several = len(found.members) > 1
-    if asked.combine in ("ensemble", "average") and not several:
+    if options.combine in ("ensemble", "average") and not several:
         raise InputError(
-            f"combine={asked.combine}: there is one network; give several runs (run=a,b), checkpoints "
+            f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
             "(weights=best,last), or a sweep with ensemble=all"
         )
-    _refuse_absent(asked.accelerator)
-    if several and asked.combine != "none":
-        _evaluate_together(asked, found.members, found.home)
+    _refuse_absent(options.accelerator)
+    if several and options.combine != "none":
+        _evaluate_together(options, found.members, found.home)
         return
     for member in found.members:
-        place = _place(asked, member, several=several)
-        with places.replacing(place, told=asked.output is not None) as folder:
-            shown = _report(asked, _evaluate_one(asked, member), folder, place)
+        place = _place(options, member, several=several)
+        with places.replacing(place, told=options.output is not None) as folder:
+            shown = _report(options, _evaluate_one(options, member), folder, place)
         print(shown, flush=True)  # when all is written: whoever reads may have enough, as `head` has
 
 
-def _evaluate_one(asked: Asked, member: Member) -> Subject:
-    trained = _load(asked, member)
-    views = asked.views or trained.config.get("test_views", "none")
-    result = run_over(trained, asked.split, views, **_changes(asked, trained))
+def _evaluate_one(options: Options, member: Member) -> Subject:
+    trained = _load(options, member)
+    views = options.views or trained.config.get("test_views", "none")
+    result = run_over(trained, options.split, views, **_changes(options, trained))
     _require_its_classes(trained)
     return Subject(member.shown, trained, result, views, member.weights)
 
 
-def _evaluate_together(asked: Asked, members: Sequence[Member], home: Path) -> None:
-    combined = asked.combine or "ensemble"
-    weights = "auto" if len(asked.weights) > 1 else asked.weights[0]
-    name = places.name_of(asked.split, [*asked.data], asked.views, weights)
+def _evaluate_together(options: Options, members: Sequence[Member], home: Path) -> None:
+    combined = options.combine or "ensemble"
+    weights = "auto" if len(options.weights) > 1 else options.weights[0]
+    name = places.name_of(options.split, [*options.data], options.views, weights)
     shown = [str(member.run.path.absolute()) + member.weights for member in members]
     own = home / places.FOLDER / places.name_together(name, combined, shown)
-    place = asked.output or own
-    with places.replacing(place, told=asked.output is not None) as folder:
-        subjects = [_evaluate_one(asked, member) for member in members]
+    place = options.output or own
+    with places.replacing(place, told=options.output is not None) as folder:
+        subjects = [_evaluate_one(options, member) for member in members]
         networks = [subject.trained for subject in subjects]
         if combined == "average":
             device = torch.device(subjects[0].result.device)
-            mean = combining.average(networks, recompute=asked.batch_norm == "recompute", device=device)
-            changes = _changes(asked, mean)
-            result = run_over(mean, asked.split, subjects[0].views, **changes)
+            mean = combining.average(networks, recompute=options.batch_norm == "recompute", device=device)
+            changes = _changes(options, mean)
+            result = run_over(mean, options.split, subjects[0].views, **changes)
             title = f"average of {len(members)} networks' weights"
         else:
             mean = networks[0]
@@ -102,34 +102,34 @@ def _evaluate_together(asked: Asked, members: Sequence[Member], home: Path) -> N
             title = f"ensemble of {len(members)} networks, mean of probabilities"
         rows = [(subject.title, _own_figures(subject.result)) for subject in subjects]
         views = subjects[0].views
-        together = Subject(title, mean, result, views, ",".join(asked.weights), rows, combined)
-        shown_together = _report(asked, together, folder, place)
+        together = Subject(title, mean, result, views, ",".join(options.weights), rows, combined)
+        shown_together = _report(options, together, folder, place)
     print(shown_together, flush=True)
 
 
-def _load(asked: Asked, member: Member) -> Trained:
-    return rebuild.load(member.run, member.weights, [*asked.data, *asked.paths])
+def _load(options: Options, member: Member) -> Trained:
+    return rebuild.load(member.run, member.weights, [*options.data, *options.paths])
 
 
-def _changes(asked: Asked, trained: Trained) -> dict[str, Any]:
+def _changes(options: Options, trained: Trained) -> dict[str, Any]:
     """What the trainer is to do otherwise than in the run. Its limits hold for the test that is repeated."""
     changes: dict[str, Any] = {}
-    if asked.accelerator is not None:
-        changes["accelerator"] = asked.accelerator
-    if asked.split != "test" or asked.data:
+    if options.accelerator is not None:
+        changes["accelerator"] = options.accelerator
+    if options.split != "test" or options.data:
         changes["limit_test_batches"] = 1.0
     return changes
 
 
-def _place(asked: Asked, member: Member, *, several: bool) -> Path:
+def _place(options: Options, member: Member, *, several: bool) -> Path:
     """Where the evaluation of one network is written."""
-    own_views = None if asked.views == _views_of(member) else asked.views
-    name = places.name_of(asked.split, asked.data, own_views, member.weights)
-    if asked.output is None:
+    own_views = None if options.views == _views_of(member) else options.views
+    name = places.name_of(options.split, options.data, own_views, member.weights)
+    if options.output is None:
         return member.run.path / places.FOLDER / name
     if not several:
-        return asked.output
-    return asked.output / f"{member.run.path.name}-{name}"
+        return options.output
+    return options.output / f"{member.run.path.name}-{name}"
 
 
 def _views_of(member: Member) -> str | None:
@@ -179,11 +179,11 @@ def _exact(figures: dict[str, Any], result: Pass) -> dict[str, Any]:
     return figures
 
 
-def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> str:
+def _report(options: Options, subject: Subject, folder: Path, place: Path) -> str:
     """Write an evaluation, and return what is to be shown of it.
 
     Args:
-        asked: by the user.
+        options: by the user.
         subject: what was evaluated.
         folder: to write to.
         place: what the folder will be called.
@@ -192,20 +192,20 @@ def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> str:
     predictions = result.predictions
     names = [record.printable(name) for name in trained.class_names]
     figures = measured(predictions)
-    bounds = intervals(predictions, asked.resamples, asked.seed, LEVEL) if asked.resamples else {}
+    bounds = intervals(predictions, options.resamples, options.seed, LEVEL) if options.resamples else {}
     shown = _exact(record.figures_of(figures, bounds), result)
     classes = record.classes_of(figures, bounds, names)
-    own = _run_figures(asked, subject)
-    part = trained.datamodule.part(asked.split)
+    own = _run_figures(options, subject)
+    part = trained.datamodule.part(options.split)
 
     content = {
         "run": None if subject.combined else trained.run.shown,
         "checkpoint": None if subject.combined else trained.checkpoint.name,
         "combined": subject.combined,
         "members": [{"name": name, "figures": values} for name, values in subject.members],
-        "split": asked.split,
+        "split": options.split,
         "data": trained.datamodule.name,
-        "overrides": [*asked.data, *asked.paths],
+        "overrides": [*options.data, *options.paths],
         "images": len(predictions.labels),
         "views": subject.views,
         "device": result.device,
@@ -215,8 +215,8 @@ def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> str:
         "intervals": {
             "method": METHOD,
             "level": LEVEL,
-            "resamples": asked.resamples,
-            "seed": asked.seed,
+            "resamples": options.resamples,
+            "seed": options.seed,
         }
         if bounds
         else None,
@@ -228,15 +228,16 @@ def _report(asked: Asked, subject: Subject, folder: Path, place: Path) -> str:
     }
     record.write_json(folder / places.RESULT, content)
     files = [places.RESULT]
-    if asked.predictions:
-        of_images = trained.datamodule.files(asked.split)
+    if options.predictions:
+        of_images = trained.datamodule.files(options.split)
         record.write_predictions(folder / "predictions.csv", predictions, names, result.rows, of_images)
         files.append("predictions.csv")
-    if asked.figures:
+    if options.figures:
         from project.evaluation.figures import draw  # imports Pillow
 
-        files += draw(folder, predictions, part, names, f"{asked.split}: {len(predictions.labels):,} images")
-    screen = _screen(asked, subject, shown, classes, own, str(_short(place) / places.RESULT))
+        title = f"{options.split}: {len(predictions.labels):,} images"
+        files += draw(folder, predictions, part, names, title)
+    screen = _screen(options, subject, shown, classes, own, str(_short(place) / places.RESULT))
     return f"{screen}\n\n{_short(place)}: {', '.join(files)}"
 
 
@@ -246,7 +247,7 @@ def _short(path: Path) -> Path:
 
 
 def _screen(
-    asked: Asked,
+    options: Options,
     subject: Subject,
     figures: dict[str, Any],
     classes: Sequence[dict[str, Any]],
@@ -258,7 +259,7 @@ def _screen(
     of = "" if subject.combined else f"{trained.checkpoint.name}, "
     views = "" if subject.views == "none" else f", views {subject.views}"
     computed = f"{result.device}, {result.precision}"
-    what = f"{of}{trained.datamodule.name} {asked.split}, {images}{views}, {computed}"
+    what = f"{of}{trained.datamodule.name} {options.split}, {images}{views}, {computed}"
     lines = [subject.title, what, ""]
     if subject.members:
         whole = ("all together", figures)
@@ -268,18 +269,18 @@ def _screen(
     return "\n".join(lines + (["", remark] if remark else []))
 
 
-def _run_figures(asked: Asked, subject: Subject) -> dict[str, float] | None:
+def _run_figures(options: Options, subject: Subject) -> dict[str, float] | None:
     """Accuracy and loss that the run has on record for the same weights, split and views, or None."""
     trained = subject.trained
     status = trained.run.read_status()
     metrics, tested = status.get("metrics"), status.get("weights")
-    views = trained.config.get("test_views", "none") if asked.split == "test" else "none"
+    views = trained.config.get("test_views", "none") if options.split == "test" else "none"
     same = subject.combined is None and subject.views == views and trained.checkpoint.stem == tested
-    if not same or asked.split == "train" or not isinstance(metrics, dict):
+    if not same or options.split == "train" or not isinstance(metrics, dict):
         return None
-    if any(not word.startswith(("data.path=", "data.eval_batch_size=")) for word in asked.data):
+    if any(not word.startswith(("data.path=", "data.eval_batch_size=")) for word in options.data):
         return None
-    acc, loss = metrics.get(f"{asked.split}/acc"), metrics.get(f"{asked.split}/loss")
+    acc, loss = metrics.get(f"{options.split}/acc"), metrics.get(f"{options.split}/loss")
     return None if acc is None or loss is None else {"accuracy": acc, "loss": loss}
 
 

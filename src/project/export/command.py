@@ -14,7 +14,7 @@ from project.export import samples
 from project.export.deployed import Deployed
 from project.export.formats import SUFFIXES, Description, ExportError, Predictor, blank
 from project.export.measure import Agreement, Reference, original_outputs, predict_all, time_calls
-from project.export.options import AUTO, FLOAT32, PRUNED, Options, chosen, refuse_wrong
+from project.export.options import FLOAT32, PRUNED, Options, chosen, refuse_wrong
 from project.export.pruning import prune
 from project.export.report import Row, record, table
 from project.export.variants import Writer
@@ -38,7 +38,7 @@ def export(options: Options) -> int:
     refuse_wrong(options)
     run = find_trained(options.run, options.outputs)
     trained = load(run, options.weights, [*options.data, *options.paths])
-    folder = options.folder or run.path / FOLDER
+    folder = options.output or run.path / FOLDER
     staging = _staging(folder)
     try:
         return _Export(options, trained, folder, staging).make(chosen(options.variants))
@@ -52,7 +52,7 @@ def _staging(folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=".unchecked-", dir=folder))
     except OSError as error:
-        raise InputError(f"folder={folder}: cannot write there ({reason_of(error)})") from error
+        raise InputError(f"output={folder}: cannot write there ({reason_of(error)})") from error
 
 
 class _Export:
@@ -61,18 +61,18 @@ class _Export:
     def __init__(self, options: Options, trained: Trained, folder: Path, staging: Path) -> None:
         self.options, self.trained, self.folder, self.staging = options, trained, folder, staging
         module = trained.module
-        views = module.test_views if options.test_views == AUTO else options.test_views
+        views = module.test_views if options.views is None else options.views
         self.model = Deployed(
             module.network,
             trained.mean,
             trained.std,
             views=views,
-            output=options.output,
+            output=options.gives,
             memory_format=module.memory_format,
         )
         most = None if options.check == "test" else options.check
         tested = samples.of_test(trained.datamodule, most)
-        outputs = original_outputs(module, tested, views=views, output=options.output)
+        outputs = original_outputs(module, tested, views=views, output=options.gives)
         self.reference = Reference(tested, outputs)
         self.calibration = partial(samples.of_training, trained.datamodule, options.calibration)
         self.writer = Writer(
@@ -80,7 +80,7 @@ class _Export:
             Description(
                 class_names=trained.class_names,
                 input_shape=trained.input_shape,
-                output=options.output,
+                output=options.gives,
                 mean=trained.mean,
                 std=trained.std,
                 test_views=views,
@@ -126,7 +126,7 @@ class _Export:
         agreement = self.reference.require_equal(predict, self.options.tolerance)
         self._add(FLOAT32, file, agreement, predict)
         print(
-            f"checked on {len(self.reference.samples):,} test images: {self.options.output} of up to "
+            f"checked on {len(self.reference.samples):,} test images: {self.options.gives} of up to "
             f"{agreement.scale:.3g} differ by {agreement.difference:.1e}",
             flush=True,
         )

@@ -9,6 +9,7 @@ from typing import Literal
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.options import Overrides, option
+from project.runs.finding import LAST
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -28,12 +29,12 @@ class Options:
     network's size; they are normalized inside. A file is kept when it was checked.
     """
 
-    run: str = option(help="a run's folder; last; a sweep's folder, for its best run")
+    run: str = option(LAST, "a run's folder; a sweep's, for its best run; or last")
     format: Literal["torch_export", "onnx"] = option("torch_export", "of the files")
     variants: list[str] = option([], "smaller ones too: dynamic_int8, static_int8, pruned, or all")
-    output: Literal["logits", "probabilities"] = option("logits", "what comes out")
-    test_views: Literal["auto", "none", "flip", "flip_translate"] = option(
-        AUTO, "changed copies of an image to average over; auto: as the run was tested"
+    gives: Literal["logits", "probabilities"] = option("logits", "what comes out of it")
+    views: Literal["none", "flip", "flip_translate"] | None = option(
+        None, "copies of an image whose logits are averaged; null: as the run was tested"
     )
     check: Literal["test"] | int = option("test", "test images to check with: all, or a number", least=1)
     tolerance: float = option(1e-5, "largest difference, in units of the largest output", least=0)
@@ -43,8 +44,8 @@ class Options:
     seconds: float = option(2.0, "of timing, for each file and batch size", least=0)
     threads: int = option(1, "of the CPU, while it is timed", least=1)
     weights: str = option(AUTO, "auto: those tested; best, last, previous, or a file")
-    folder: Path | None = option(None, "where files go; null: export/ in the run's folder")
-    outputs: str = option("outputs", "where `last` is looked for")
+    output: Path | None = option(None, "folder to write; null: export/ in the run's folder")
+    outputs: str = option("outputs", "where last is looked for")
     data: Overrides = option(Overrides(), "another data set, or where it is: data.path=…")
     paths: Overrides = option(Overrides(), "likewise: paths.data=…")
 
@@ -53,7 +54,7 @@ EXAMPLES = """\
 examples:
   python scripts/export.py run=last
   python scripts/export.py run=last format=onnx variants=all
-  python scripts/export.py run=outputs/sweep/2026-01-31_09-30-00 output=probabilities
+  python scripts/export.py run=outputs/sweep/2026-01-31_09-30-00 gives=probabilities
 """
 
 

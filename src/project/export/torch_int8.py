@@ -31,7 +31,7 @@ def quantize(model: nn.Module, file: Path, description: Description, calibration
     """
     if description.test_views != "none":
         raise ExportError(
-            "torchao quantizes no network that is used for several views of an image; give test_views=none, "
+            "torchao quantizes no network that is used for several views of an image; give views=none, "
             "or format=onnx"
         )
     shape = description.input_shape

@@ -1,31 +1,30 @@
-"""`scripts/predict.py`: its keys, and what it does. Imports torch only when the command line is right."""
+"""What `scripts/predict.py` does. Imports torch only when the command line is right."""
 
 import os
 import shutil
 import sys
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
 from project import imports
 from project.errors import DataError, InputError
-from project.options import option
 from project.prediction.files import PassedOver, find_files, shown
+from project.prediction.options import Options
 from project.prediction.table import TableLayout
 from project.prediction.writers import (
     SCREEN,
-    Format,
     choose_format,
     make_writer,
     opened,
     replacing,
     require_writable,
 )
-from project.runs.finding import LAST, find_trained
+from project.runs.finding import find_trained
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction
@@ -33,40 +32,6 @@ if TYPE_CHECKING:
 PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 MOST_ON_SHEET = 400
 """Images of a contact sheet; of more files, every second, third, … one."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Options:
-    """Predict the classes of image files with a trained network.
-
-    Files may be of any size and mode; they are scaled and normalized as in
-    training. What is damaged or no image is named on standard error, and the rest
-    done. Exit codes: 0 done, 2 wrong input, 3 no file could be predicted.
-    """
-
-    run: str = option(LAST, "a run's folder; a sweep's, for its best run; or last")
-    input: list[str] = option(help="images, folders with all below them, patterns: a.jpg,photos,'*/*.png'")
-    format: Format | None = option(None, "null: as the output's name ends")
-    output: str = option(SCREEN, "a file to write; -: standard output")
-    top: int = option(3, "so many classes for each image, most probable first", least=1)
-    sheet: str | None = option(None, "draw a contact sheet of images and their classes: FILE.png")
-    views: Literal["none", "flip", "flip_translate"] | None = option(
-        None, "average over changed copies; null: those of the run's test"
-    )
-    weights: str = option("auto", "best, last, previous or a checkpoint; auto: those that were tested")
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "xpu"] = option("auto", "what computes")
-    batch_size: int = option(64, "images that go through the network together", least=1)
-    threads: int | None = option(None, "that decode; null: one for each available CPU", least=1)
-    outputs: str = option("outputs", "where run=last is looked for")
-
-
-EXAMPLES = """\
-examples:
-  python scripts/predict.py input=photos
-  python scripts/predict.py run=outputs/sweep/2026-01-31_09-30-00 input=a.jpg,b.png
-  python scripts/predict.py input='photos/**/*.jpg' output=photos.csv sheet=photos.png
-  python scripts/predict.py input=photos format=jsonl | jq .class
-"""
 
 
 def predict_files(options: Options) -> None:

@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from PIL import EpsImagePlugin, UnidentifiedImageError
+from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from project.datamodules.ahead import ahead
@@ -40,7 +40,6 @@ def decode_files(
         ahead_by: about how many images are decoded before they are asked for.
         threads: that decode; None takes one for each CPU that this process may use.
     """
-    EpsImagePlugin.gs_binary = False  # PostScript is a program: Pillow would have Ghostscript run it
     threads = threads or min(available_cpus(), MOST_THREADS)
     depth = -(-ahead_by // CHUNK) + threads
     for results in ahead(partial(_decode, shape), chunks(files, CHUNK), depth=depth, threads=threads):

@@ -43,11 +43,13 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
 def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     """The folder of the run or the sweep that was started last; for a sweep's job, that of its sweep.
 
+    What only looked for a value (`find=lr`) was no run.
+
     Raises:
         InputError: there is none below `outputs`.
     """
     runs = [RunFolder(file.parent) for file in Path(outputs).expanduser().glob("**/status.json")]
-    runs = [run for run in runs if run.config_file.exists()]
+    runs = [run for run in runs if run.config_file.exists() and "found" not in run.read_status()]
     if not runs:
         raise InputError(f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER")
     last = max(runs, key=lambda run: run.read_status().get("started", ""))

@@ -1,10 +1,11 @@
-"""What `scripts/evaluate.py` can be asked. No torch."""
+"""Keys of `scripts/evaluate.py`. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from project.options import Overrides, option
+from project.runs.finding import LAST
 
 EXAMPLES = """\
 examples:
@@ -18,12 +19,12 @@ examples:
 
 
 @dataclass(frozen=True)
-class Asked:
+class Options:
     """Evaluate a trained network as its run did: the same data, the same weights, the
     same figures; or on another split, on other data, or several networks together.
     """
 
-    run: list[str] = option(help="folder of a run, or of a sweep (its best run), or last; several: a,b")
+    run: list[str] = option([LAST], "a run's folder; a sweep's, for its best run; or last; several: a,b")
     split: Literal["test", "val", "train"] = option("test", "images, each once and unchanged")
     data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
     paths: Overrides = option(Overrides(), "where the data lies by now: paths.data=FOLDER")
