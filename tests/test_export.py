@@ -27,6 +27,7 @@ from project.rebuild import load
 from project.runs.folder import RunFolder
 
 SHAPE = (1, 8, 8)
+INT8 = ("variants=static_int8,dynamic_int8",)
 
 
 @pytest.fixture(scope="module")
@@ -105,10 +106,11 @@ def test_torch_programs_stand_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch_int8, "can_lower", lambda: False)  # that takes long
-    code, record = exported(run, tmp_path / "int8", "variants=static_int8", "check=100", "views=none")
+    code, record = exported(run, tmp_path / "int8", *INT8, "check=100", "views=none")
     assert code == 0
-    assert record["static_int8"]["bytes"] < 0.7 * record["float32"]["bytes"]
-    assert record["static_int8"]["accuracy"] > record["original"]["accuracy"] - 0.02
+    for variant in ("static_int8", "dynamic_int8"):
+        assert record[variant]["bytes"] < 0.7 * record["float32"]["bytes"]
+        assert record[variant]["accuracy"] > record["original"]["accuracy"] - 0.02
     code, record = exported(run, tmp_path, "variants=static_int8", "gives=probabilities", "check=100")
     assert code == 1
     assert (

@@ -38,13 +38,13 @@ def quantize(model: nn.Module, file: Path, description: Description, calibration
     traced = capture(model, shape).module()
     with quiet(), torch.no_grad():
         try:
-            quantized = _quantize(traced, calibration)
+            quantized = _quantize(traced, calibration, blank(shape))
         except Exception as error:
             raise ExportError(f"torchao cannot quantize this network: {shorten(error)}") from error
     save(capture(quantized, shape), file, description)
 
 
-def _quantize(traced: fx.GraphModule, calibration: Samples | None) -> fx.GraphModule:
+def _quantize(traced: fx.GraphModule, calibration: Samples | None, example: Tensor) -> fx.GraphModule:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
@@ -55,7 +55,8 @@ def _quantize(traced: fx.GraphModule, calibration: Samples | None) -> fx.GraphMo
     else:
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(traced, quantizer)
-    for pixels in [] if calibration is None else calibration.pixels():
+    # Without calibration one batch has to pass as well: the weights are measured on its way.
+    for pixels in [example] if calibration is None else calibration.pixels():
         prepared(pixels)
     converted = convert_pt2e(prepared)
     _drop_unused(converted)
