@@ -6,21 +6,13 @@ from collections.abc import Sequence
 from typing import Any
 
 WIDTH = 80
+
+from project.evaluation.titles import TITLES
+
 MOST_CLASSES = 20
 """That are shown; of more, those with the lowest F1."""
 NAME = 25
 """Columns of a class's name."""
-TITLES = {
-    "accuracy": "accuracy",
-    "top5_accuracy": "top-5 accuracy",
-    "loss": "loss",
-    "nll": "negative log likelihood",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "macro_precision": "precision, macro average",
-    "macro_recall": "recall, macro average",
-    "macro_f1": "F1, macro average",
-}
 FEW = ("accuracy", "loss", "nll", "ece", "macro_f1")
 """Of each of several networks."""
 

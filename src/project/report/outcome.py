@@ -5,6 +5,7 @@ import math
 from pathlib import Path
 from typing import Any
 
+from project.evaluation.titles import TITLES
 from project.report.curves import best_value
 from project.report.figures import EVALUATION
 from project.report.html import Markup, element, join
@@ -18,16 +19,8 @@ MOST_ROWS = 200
 MOST_COLUMNS = 10
 SHARES = ("accuracy", "acc", "precision", "recall", "f1", "ece")
 """Ends of the names of figures that are shares of 1."""
-TITLES = {
-    "top5_accuracy": "top-5 accuracy",
-    "nll": "negative log likelihood",
-    "brier": "Brier score",
-    "ece": "calibration error (ECE)",
-    "macro_precision": "precision, macro average",
-    "macro_recall": "recall, macro average",
-    "macro_f1": "F1, macro average",
-    "f1": "F1",
-}
+NAMES = TITLES | {"f1": "F1"}
+"""Of figures, and of columns of the table of classes."""
 
 
 def cards(story: Story) -> Markup:
@@ -123,7 +116,7 @@ def _row(name: str, figure: Any) -> list[Cell] | None:
     bounds = [_value(figure.get(end)) for end in ("low", "high")] if isinstance(figure, dict) else []
     words = [_shown(name, bound) for bound in bounds if bound is not None]
     interval = f"{words[0].removesuffix(' %')} to {words[1]}" if len(words) == 2 else ""
-    title = TITLES.get(name, name.replace("_", " "))
+    title = NAMES.get(name, name.replace("_", " "))
     return [Cell(title), Cell(_shown(name, value), value, number=True), Cell(interval)]
 
 
@@ -151,4 +144,4 @@ def _class_table(records: list[dict[str, Any]]) -> Markup:
             else:
                 row.append(Cell(_shown(key, value), value, number=True))
         rows.append(row)
-    return table([TITLES.get(key, key) for key in head], rows, caption="Each class")
+    return table([NAMES.get(key, key) for key in head], rows, caption="Each class")
