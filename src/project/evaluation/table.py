@@ -5,10 +5,9 @@ import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
-WIDTH = 80
-
 from project.evaluation.titles import TITLES
 
+WIDTH = 80
 MOST_CLASSES = 20
 """That are shown; of more, those with the lowest F1."""
 NAME = 25
