@@ -25,9 +25,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project import resolvers
+from project.building import build
 from project.datamodules.base import ImageDataModule
 from project.modules.classifier import ImageClassifier
-from project.train import build
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 PRECISIONS = {"bf16-mixed": torch.bfloat16, "32-true": torch.float32, "64-true": torch.float64}

@@ -87,8 +87,8 @@ def compute(repeats: int = 20) -> float:
     from omegaconf import OmegaConf
 
     from project import resolvers
+    from project.building import build, fit_and_evaluate, silence_libraries
     from project.modules.classifier import ImageClassifier
-    from project.train import build, fit_and_evaluate, silence_libraries
 
     torch.set_num_threads(1)
     resolvers.register()

@@ -14,6 +14,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from project.building import build
 from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import per_channel
 from project.errors import DataError, InputError, one_line
@@ -23,7 +24,6 @@ from project.quirks import silence_libraries
 from project.resume import change_config
 from project.runs import checkpoint, checkpoint_files
 from project.runs.folder import RunFolder
-from project.train import build
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")

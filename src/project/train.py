@@ -8,8 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-from hydra.errors import HydraException, InstantiationException
-from hydra.utils import instantiate
 from lightning.pytorch.callbacks import (
     Callback,
     Checkpoint,
@@ -19,18 +17,18 @@ from lightning.pytorch.callbacks import (
     ProgressBar,
 )
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from omegaconf import DictConfig, OmegaConf
 
-from project import imports, nodes, redaction, screen, slurm_job, stopping, targets
+from project import imports, nodes, redaction, screen, slurm_job, stopping
 from project.allocation import keep_freed_memory
+from project.building import build
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
 from project.callbacks.story import Story
 from project.command_line import ending_single_run_on_errors, in_sweep
 from project.datamodules.base import ImageDataModule
 from project.datamodules.workers import naming_worker_failures
-from project.errors import InputError, one_line
+from project.errors import InputError
 from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
 from project.quirks import silence_libraries
@@ -42,9 +40,6 @@ from project.runs.outages import replace_text
 from project.yaml_text import to_yaml
 
 log = logging.getLogger(__name__)
-
-REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
-"""What constructors raise when they do not take a value."""
 
 
 def train(cfg: DictConfig) -> float | None:
@@ -225,24 +220,6 @@ def refuse_fewer_epochs(saved: dict[str, Any], max_epochs: int) -> None:
         )
     if max_epochs == done:
         log.info("%s epochs are done; to train on, set trainer.max_epochs above that", done)
-
-
-def build(config: dict[str, Any], group: str, **more: Any) -> Any:
-    """Make the object (or the dict of objects) that a group of the configuration describes.
-
-    Raises:
-        InputError: it is not allowed to be made, or its constructor refuses the values.
-    """
-    targets.confirm(config[group], group)
-    try:
-        return instantiate(config[group], _convert_="all", **more)
-    except InstantiationException as error:
-        cause = error.__cause__ or error
-        if isinstance(cause, InputError):
-            raise cause from None
-        if isinstance(cause, REFUSALS):
-            raise InputError(f"{group}: {one_line(cause)}") from error
-        raise
 
 
 @naming_worker_failures()
