@@ -7,11 +7,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from handmade import write_run
 
 from project.datamodules import download
 from project.errors import InputError
 from project.runs.claims import claim
-from project.runs.folder import RunFolder, find_run, run_of_checkpoint
+from project.runs.folder import RunFolder, find_run, latest_run, run_of_checkpoint
+from project.runs.results import read_runs
 
 
 def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -170,3 +172,14 @@ def test_present_files_need_no_lock_and_no_network(tmp_path: Path) -> None:
 
     download.fetch("toy", tmp_path, Path("set"), GOOD, never)
     assert not (tmp_path / ".toy.lock").exists()
+
+
+def test_trials_count_only_where_there_is_nothing_else(tmp_path: Path) -> None:
+    write_run(tmp_path / "outputs" / "debug" / "one_batch", trial=True, started="2026-03-01T00:00:00+00:00")
+    for folder in (tmp_path / "outputs", tmp_path / "outputs" / "debug"):
+        assert latest_run(folder).path.name == "one_batch"
+        assert [run.folder.name for run in read_runs([folder])[0]] == ["one_batch"]
+    write_run(tmp_path / "outputs" / "real", started="2026-01-01T00:00:00+00:00")
+    assert latest_run(tmp_path / "outputs").path.name == "real"
+    assert [run.folder.name for run in read_runs([tmp_path / "outputs"])[0]] == ["real"]
+    assert latest_run(tmp_path / "elsewhere") is None

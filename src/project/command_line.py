@@ -132,6 +132,11 @@ def in_sweep() -> bool:
     return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
 
 
+def is_debugging() -> bool:
+    """Whether this run is a trial of a `debug=…` preset."""
+    return HydraConfig.initialized() and bool(HydraConfig.get().runtime.choices.get("debug"))
+
+
 def report(
     error: BaseException, conf: Path | None = None, config_name: str = "train", *, silent: bool = False
 ) -> int:

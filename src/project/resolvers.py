@@ -43,6 +43,11 @@ def folder_classes(path: str) -> int:
     return len(class_folders(Path(path)))
 
 
+def portion(share: float, shape: Sequence[int]) -> int:
+    """So many pixels as a share of the shorter side of images (C, H, W)."""
+    return round(share * min(shape[1:]))
+
+
 def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
     sides = [resize, resize] if isinstance(resize, int) else list(resize)
     if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
@@ -53,5 +58,5 @@ def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
 def register() -> None:
     """Make the resolvers known to OmegaConf; may be called again."""
     OmegaConf.register_new_resolver("oc.env", redaction.env, replace=True)
-    for resolver in (image_shape, folder_shape, folder_classes):
+    for resolver in (image_shape, folder_shape, folder_classes, portion):
         OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

@@ -15,7 +15,7 @@ from project.errors import InputError, one_line
 from project.nearest import did_you_mean, explain_key, options
 from project.runs.changes import find_changes, find_refusals
 from project.runs.checkpoint_files import find_damage
-from project.runs.folder import RunFolder, find_run, run_of_checkpoint
+from project.runs.folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.liveness import working_process, works_elsewhere
 from project.sweeps.folder import SweepFolder, find_sweep
 from project.targets import refuse_address
@@ -150,7 +150,7 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
         return last
     if last is None:
         return None
-    run = find_run("last", outputs) if list(Path(outputs).glob("**/status.json")) else None
+    run = latest_run(outputs)
     if run is not None and (around := find_sweep(run.path.parent)) is not None:
         return around
     later = run is None or run.read_status().get("started", "") <= last.read_record()["started"]

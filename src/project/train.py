@@ -25,7 +25,7 @@ from project.building import build
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
 from project.callbacks.story import Story
-from project.command_line import ending_single_run_on_errors, in_sweep
+from project.command_line import ending_single_run_on_errors, in_sweep, is_debugging
 from project.datamodules.base import ImageDataModule
 from project.datamodules.workers import naming_worker_failures
 from project.errors import InputError
@@ -148,7 +148,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         logging.getLogger("project").setLevel(logging.WARNING)
         return fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)[0].get(cfg.monitor)
 
-    with run.recording(name=cfg.name, monitor=cfg.monitor, mode=cfg.mode, ranks=trainer.world_size) as status:
+    facts = {"name": cfg.name, "monitor": cfg.monitor, "mode": cfg.mode, "trial": is_debugging()}
+    with run.recording(**facts, ranks=trainer.world_size) as status:
         text = to_yaml(record)
         replace_text(run.config_file, text)
         for logger in loggers:
@@ -195,7 +196,7 @@ def find_value(
         logging.getLogger("project").setLevel(logging.WARNING)
         find(cfg.find, module, datamodule, make_trainer, folder, first=False)
         return
-    with run.recording(name=cfg.name, find=cfg.find, ranks=trainer.world_size) as status:
+    with run.recording(name=cfg.name, find=cfg.find, trial=True, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(record))
         log.info(screen.opening(config, module.network, trainer, run))
         status |= {

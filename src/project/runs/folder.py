@@ -200,6 +200,16 @@ def refuse_unwritable(run: RunFolder) -> None:
             ) from error
 
 
+def latest_run(outputs: str | Path) -> RunFolder | None:
+    """The run below a folder that was started last, None if there is none. One that was a trial (`debug=…`,
+    `find=…`) counts only where there is nothing else.
+    """
+    runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
+    found = [(run.read_status(), run) for run in runs]
+    found = [(status, run) for status, run in found if not status.get("trial")] or found
+    return max(found, key=lambda one: one[0].get("started", ""), default=({}, None))[1]
+
+
 def find_run(wanted: str, outputs: str | Path) -> RunFolder:
     """Find a run folder by its path, or the latest below `outputs` as `last`.
 
@@ -207,10 +217,9 @@ def find_run(wanted: str, outputs: str | Path) -> RunFolder:
         InputError: there is none.
     """
     if wanted == "last":
-        runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
-        if not runs:
+        if (last := latest_run(outputs)) is None:
             raise InputError(f"resume=last: no run folder below paths.outputs={outputs}")
-        return max(runs, key=lambda run: run.read_status().get("started", ""))
+        return last
     run = RunFolder(wanted)
     if not run.composed_file.exists():
         raise InputError(f"resume={wanted}: no run folder ({run.composed_file} is missing)")

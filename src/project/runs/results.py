@@ -45,6 +45,7 @@ class Run:
         mode: `max` or `min`: which values of that are better.
         started: time, ISO 8601.
         error: why it ended, if not well.
+        trial: it was one of `debug=…` or `find=…`, and its metrics are no results.
     """
 
     folder: Path
@@ -56,6 +57,7 @@ class Run:
     mode: str
     started: str
     error: str
+    trial: bool = False
 
     @property
     def done(self) -> bool:
@@ -67,7 +69,8 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     """Read all runs below some folders, the folders themselves included; each once.
 
     Returns:
-        The runs in the order of their names, and for each damaged one why it is passed over.
+        The runs in the order of their names, without trials unless there is nothing else, and for each
+        damaged one why it is passed over.
 
     Raises:
         InputError: a folder does not exist, or there is no run below any.
@@ -89,7 +92,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             f"{names}: no run below it; a run is a folder with status.json and config.yaml, as "
             "scripts/train.py makes them below outputs/"
         )
-    return runs, damaged
+    return [run for run in runs if not run.trial] or runs, damaged
 
 
 def _find(top: Path) -> list[Path]:
@@ -127,6 +130,7 @@ def _read(run: RunFolder) -> Run:
         mode=str(status.get("mode")),
         started=str(status.get("started") or ""),
         error=str(status.get("error") or ""),
+        trial=bool(status.get("trial")),
     )
 
 
