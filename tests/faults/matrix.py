@@ -41,6 +41,9 @@ from project.runs.folder import RunFolder
 CONF = Path(__file__).resolve().parents[2] / "conf"
 Compose = Callable[..., DictConfig]
 
+SPEED = "speed/images_per_s"
+"""What no two runs have alike."""
+
 
 class Cut(Checkpoint):
     """Writes checkpoints aside, after everything else has been done at a place, or sends a signal."""
@@ -236,10 +239,20 @@ def result(folder: Path) -> dict[str, Any]:
 def table_without_speed(file: Path) -> list[dict[str, str]]:
     """Metrics that do not depend on the machine."""
     with file.open(newline="") as stream:
-        rows = list(csv.DictReader(stream))
-    for row in rows:
-        row.pop("speed/images_per_s", None)
-    return rows
+        return [without_speed(row) for row in csv.DictReader(stream)]
+
+
+def without_speed(node: Any) -> Any:
+    """A list of names or what stands below names, but for the speed: neither its value nor the steps at which
+    it is logged are the same in two runs.
+    """
+    if isinstance(node, dict):
+        return {key: value for key, value in node.items() if key != SPEED}
+    return [item for item in node if item != SPEED] if is_names(node) else node
+
+
+def is_names(node: Any) -> bool:
+    return isinstance(node, list) and all(isinstance(item, str) for item in node)
 
 
 def load(file: Path) -> dict[str, Any]:
@@ -268,6 +281,7 @@ def differ(expected: Any, found: Any, where: str) -> None:
     Raises:
         AssertionError: they differ; it says where.
     """
+    expected, found = without_speed(expected), without_speed(found)
     if isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
         same = expected.dtype == found.dtype and expected.shape == found.shape and same_bits(expected, found)
         assert same, f"{where}: {expected} became {found}"
