@@ -190,12 +190,12 @@ def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> N
     assert [file.name for file in folder.iterdir()] == ["evaluation.json"]
     assert read(folder)["intervals"] is None
     evaluate(asked(f"run={run.path}", "split=val", "views=flip", "weights=last", "figures=false"))
-    evaluate(asked(f"run={run.path}", "data.test_size=30", "resamples=9", "figures=false"))
+    evaluate(asked(f"run={run.path}", "data.noise=0.5", "resamples=9", "figures=false"))
     assert {file.name for file in folder.parent.iterdir()} == {
-        *("test", "val-views_flip-last", "test-test_size_30"),
+        *("test", "val-views_flip-last", "test-noise_0.5"),
     }
-    assert read(folder.with_name("test-test_size_30"))["images"] == 30
-    assert read(folder.with_name("test-test_size_30"))["run_figures"] is None
+    assert read(folder.with_name("test-noise_0.5"))["images"] == 21
+    assert read(folder.with_name("test-noise_0.5"))["run_figures"] is None
 
 
 def test_several_runs_are_one(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811

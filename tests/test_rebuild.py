@@ -10,6 +10,7 @@ from conftest import Compose, options
 from omegaconf import OmegaConf
 
 from project import rebuild
+from project.datamodules.image_folder import ImageFolder
 from project.errors import InputError
 from project.evaluation.passes import Pass, run_over
 from project.runs.folder import RunFolder
@@ -134,6 +135,45 @@ def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
     other = make("model=mlp", "model.widths=[7]", name="other")
     with pytest.raises(InputError, match=r"^weights=.*last\.ckpt: of another network"):
         rebuild.load(run, str(other.last_checkpoint))
-    (run.path / "config.yaml").write_text("a: 1\n")
-    with pytest.raises(InputError, match=r"config\.yaml is damaged \(no key model\)"):
-        rebuild.load(run)
+    whole = run.config_file.read_text()
+    for old, new, what in (
+        (whole, "a: 1\n", "model is missing"),
+        ("num_classes: 10", "num_classes: ${nothing}", "Interpolation key 'nothing' not found"),
+        ("num_classes: 10", "num_classes: ten", r"data\.num_classes is ten"),
+        ("_target_: project.datamodules", "target: project.datamodules", r"data\._target_ is null"),
+    ):
+        assert old in whole
+        run.config_file.write_text(whole.replace(old, new))
+        with pytest.raises(InputError, match=rf"config\.yaml is damaged \({what}"):
+            rebuild.load(run)
+
+
+def test_images_that_it_trained_on_are_not_tested(make: Make, image_folder: Path) -> None:
+    places = ("data=image_folder", f"data.path={image_folder / 'train'}", "data.prepared=null")
+    run = make("model=mlp", *places, "data.val_size=9", base=SHORT)
+    rebuild.load(run, data=["data.split_seed=0"]).datamodule  # noqa: B018 (as it was)
+    for word in ("split_seed=1", "test_size=5", "val_size=0", "folds=3"):
+        with pytest.raises(InputError, match=rf"^data\.{word}: the run had .* trained on would be tested"):
+            rebuild.load(run, data=[f"data.{word}"]).datamodule  # noqa: B018
+    other = rebuild.load(run, data=[f"data.path={image_folder / 'test'}", "data.test_size=6"]).datamodule
+    other.setup("test")
+    assert other.count("test") == 6
+
+
+def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(image_folder, tmp_path / "photos")
+    run = make("model=mlp", "data=image_folder", f"data.path={folder}", "data.prepared=null", base=SHORT)
+    for split in ("train", "test"):
+        (folder / split / "cat").rename(folder / split / "aardvark")
+    with pytest.raises(InputError, match=r"^data\.path=.*photos: .* class 0 is aardvark here and was ant"):
+        rebuild.load(run).datamodule  # noqa: B018
+    assert run.last_checkpoint is not None
+    saved = torch.load(run.last_checkpoint, weights_only=True)["ImageFolder"]
+    resumed = ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3)
+    with pytest.raises(InputError, match=r"class 0 is aardvark here and was ant; .* or train anew"):
+        resumed.load_state_dict(saved)
+    for split in ("train", "test"):
+        (folder / split / "aardvark").rename(folder / split / "cat")
+    del resumed.class_names
+    resumed.load_state_dict(saved)
+    assert resumed.mean == saved["mean"]

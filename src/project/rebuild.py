@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.building import build
 from project.datamodules.base import ImageDataModule
-from project.datamodules.fitting import per_channel
+from project.datamodules.fitting import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.modules.classifier import ImageClassifier
 from project.nearest import did_you_mean, options
@@ -26,8 +26,19 @@ from project.runs import checkpoint, checkpoint_files
 from project.runs.folder import RunFolder
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
+GROUPS: dict[str, dict[str, type]] = {
+    "model": {"_target_": str},
+    "data": {"_target_": str, "input_shape": list, "num_classes": int},
+    "loss": {"_target_": str},
+    "optim": {"_target_": str},
+    "scheduler": {"_target_": str},
+    "trainer": {"_target_": str, "accelerator": str},
+}
+"""Of a run's configuration, and keys that its network cannot be made again without."""
 AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")
 """Of another data set, what stays as the network was trained with it."""
+CUTS = ("split_seed", "test_size", "val_size", "folds", "fold")
+"""How a data set's own images are split: otherwise cut, those that are tested were trained on."""
 CHOICES = ("auto", "best", "last", "previous")
 
 log = logging.getLogger(__name__)
@@ -69,7 +80,8 @@ class Trained:
         """The data set, not set up yet; images are normalized as in training, whatever they are.
 
         Raises:
-            InputError: the overrides do not make a data set of the network's classes.
+            InputError: the overrides do not make a data set of the network's classes, or the run's own data
+                have others by now.
         """
         config = self._data_config()
         datamodule: ImageDataModule = build({"data": config}, "data")
@@ -78,6 +90,11 @@ class Trained:
                 f"data.num_classes={datamodule.num_classes}: the run's network has {wanted} classes; choose "
                 "data that has the same"
             )
+        names = list(datamodule.class_names)
+        if self.data_overrides and names == [str(label) for label in range(wanted)]:
+            return datamodule  # other data whose classes have numbers for names
+        remedy = "give data of the same classes, in folders of the same names"
+        check_classes(self.class_names, names, datamodule.source, remedy)
         return datamodule
 
     def _data_config(self) -> dict[str, Any]:
@@ -85,6 +102,8 @@ class Trained:
         config = trained
         if self.data_overrides:
             composed = _load(self.run.composed_file, self.run)
+            if not isinstance(composed.get("data"), DictConfig):
+                raise _damaged(self.run, self.run.composed_file, "no key data")
             fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
             fixed["grayscale"] = self.input_shape[0] == 1
             try:
@@ -174,11 +193,22 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     Raises:
         InputError: the file is damaged.
     """
-    config: dict[str, Any] = OmegaConf.to_container(_load(run.config_file, run), resolve=True)  # type: ignore[assignment]
-    for group in ("model", "data", "loss", "optim", "scheduler", "trainer"):
-        if group not in config:
-            raise InputError(f"run={run.shown}: {run.config_file} is damaged (no key {group}); restore it")
-    return config
+    try:
+        config: Any = OmegaConf.to_container(_load(run.config_file, run), resolve=True)
+    except OmegaConfBaseException as error:  # values that refer to others that are not there
+        raise _damaged(run, run.config_file, one_line(error)) from error
+    for group, keys in GROUPS.items():
+        if not isinstance(config.get(group), dict):
+            what = "is no group" if group in config else "is missing"
+            raise _damaged(run, run.config_file, f"{group} {what}")
+        for key in keys:
+            if not isinstance(value := config[group].get(key), keys[key]):
+                raise _damaged(run, run.config_file, f"{group}.{key} is {_as_word(value)}")
+    shape = config["data"]["input_shape"]
+    if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
+        raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
+    found: dict[str, Any] = config
+    return found
 
 
 def build_module(config: dict[str, Any]) -> ImageClassifier:
@@ -209,10 +239,14 @@ def _load(file: Path, run: RunFolder) -> DictConfig:
     try:
         found = OmegaConf.load(file)
     except Exception as error:  # parsers and file systems raise many kinds
-        raise InputError(f"run={run.shown}: {file} is damaged ({one_line(error)}); restore it") from error
+        raise _damaged(run, file, one_line(error)) from error
     if not isinstance(found, DictConfig):
-        raise InputError(f"run={run.shown}: {file} is damaged (no keys); restore it")
+        raise _damaged(run, file, "no keys")
     return found
+
+
+def _damaged(run: RunFolder, file: Path, what: str) -> InputError:
+    return InputError(f"run={run.shown}: {file} is damaged ({what}); restore it")
 
 
 def _find_checkpoint(run: RunFolder, weights: str) -> Path:
@@ -234,8 +268,13 @@ def _find_checkpoint(run: RunFolder, weights: str) -> Path:
 def _override_data(
     config: DictConfig, overrides: Sequence[str], fixed: dict[str, Any], shape: tuple[int, int, int]
 ) -> None:
-    """Change the data set in a run's composed configuration as the command line says."""
+    """Change the data set in a run's composed configuration as the command line says.
+
+    Raises:
+        InputError: there is no such data set or key, or the run's own images would be split otherwise.
+    """
     given = {word.partition("=")[0] for word in overrides}
+    trained = _plain(config.data)
     with open_dict(config):
         for word in overrides:
             key, _, value = word.partition("=")
@@ -253,3 +292,22 @@ def _override_data(
     for word in overrides:
         if not word.startswith("data="):
             change_config(config, word, CONF)
+    if {"data", "data.path"} & given:
+        return
+    changed = _plain(config.data)
+    for cut in CUTS:
+        if f"data.{cut}" in given and (value := changed.get(cut)) != trained.get(cut):
+            raise InputError(
+                f"data.{cut}={_as_word(value)}: the run had {_as_word(trained.get(cut))}; cut otherwise, "
+                "images that it trained on would be tested: leave it out, or give other data (data=… or "
+                "data.path=…)"
+            )
+
+
+def _plain(group: DictConfig) -> dict[str, Any]:
+    found: Any = OmegaConf.to_container(group)
+    return dict(found)
+
+
+def _as_word(value: Any) -> str:
+    return "null" if value is None else str(value)

@@ -1,4 +1,4 @@
-"""How figures are put into words."""
+"""How figures and names are put into words."""
 
 
 def duration(seconds: float) -> str:
@@ -7,3 +7,8 @@ def duration(seconds: float) -> str:
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def printable(text: str) -> str:
+    """A text that every encoding of Unicode takes: names of files may hold other bytes."""
+    return text.encode(errors="surrogateescape").decode(errors="replace")

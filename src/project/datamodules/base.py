@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
-from project.datamodules.fitting import check_images, per_channel
+from project.datamodules.fitting import check_classes, check_images, per_channel
 from project.datamodules.images import (
     Images,
     MemoryImages,
@@ -128,6 +128,11 @@ class ImageDataModule(L.LightningDataModule):
         return [str(label) for label in range(self.num_classes)]
 
     @property
+    def source(self) -> str:
+        """Where the images come from, as the key of the configuration that says so: for messages."""
+        return f"data={self.name}"
+
+    @property
     def validates(self) -> bool:
         """Whether there are validation images."""
         return self.folds is not None or self.val_size > 0
@@ -218,7 +223,14 @@ class ImageDataModule(L.LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the epoch was left, with the statistics that the weights were trained with."""
+        """Go on where the epoch was left, with the statistics that the weights were trained with.
+
+        Raises:
+            InputError: the classes are others by now.
+        """
+        if learnt := state_dict.get("class_names"):
+            remedy = "give the classes the names that they had, or train anew"
+            check_classes(learnt, self.class_names, self.source, remedy)
         self.mean = self.mean if self._given_mean else state_dict["mean"]
         self.std = self.std if self._given_std else state_dict["std"]
         if self.trainer is not None and self.trainer.state.fn == "fit" and "batches_done" in state_dict:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from project.datamodules.images import Images
 from project.errors import InputError
+from project.wording import printable
 
 
 def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, what: str) -> None:
@@ -29,6 +30,30 @@ def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, 
             f"data.num_classes={num_classes}: labels of {what} run from {lowest} to {highest}; "
             f"set data.num_classes={highest + 1}, or mend the files"
         )
+
+
+def check_classes(learnt: Sequence[str], found: Sequence[str], where: str, remedy: str) -> None:
+    """Check that labels mean what a network has learnt: class folders that are renamed shift them.
+
+    Args:
+        learnt: names of the classes in the order of the labels, when it was trained.
+        found: those of the data.
+        where: the data's classes are asked for, for the message: `data.path=photos`.
+        remedy: what the user may do, likewise.
+
+    Raises:
+        InputError: they are others, or in another order.
+    """
+    if list(learnt) == list(found):
+        return
+    if len(learnt) != len(found):
+        raise InputError(f"{where}: it has {len(found)} classes, the network learnt {len(learnt)}; {remedy}")
+    place = next(place for place, name in enumerate(learnt) if found[place] != name)
+    mine, theirs = printable(learnt[place]), printable(found[place])
+    raise InputError(
+        f"{where}: its classes are not those that the network learnt: class {place} is {theirs} here and "
+        f"was {mine}; {remedy}"
+    )
 
 
 def per_channel(key: str, values: Sequence[float] | None, channels: int) -> list[float] | None:

@@ -79,6 +79,11 @@ class ImageFolder(ImageDataModule):
         return [folder.name for folder in class_folders(self.path)]
 
     @property
+    def source(self) -> str:
+        """See `ImageDataModule.source`."""
+        return f"data.path={self.path}"
+
+    @property
     def validates(self) -> bool:
         """Whether there are validation images: cut off, or in a folder of their own."""
         return super().validates or split_folder(self.path, "val") is not None

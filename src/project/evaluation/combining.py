@@ -168,8 +168,8 @@ def _measure_statistics(module: nn.Module, trained: Trained, device: torch.devic
     # Of another data set the weights know nothing; the same one may lie elsewhere by now.
     moved = tuple(word for word in trained.data_overrides if word.startswith(("paths.", "data.path=")))
     other = any(word.startswith("data=") for word in trained.data_overrides)
-    data = replace(trained, data_overrides=() if other else moved).datamodule
     try:
+        data = replace(trained, data_overrides=() if other else moved).datamodule
         data.prepare_data()
         data.setup("fit")
     except InputError as error:

@@ -17,6 +17,7 @@ from project.evaluation.options import Options
 from project.evaluation.passes import Pass, run_over
 from project.rebuild import Trained
 from project.runs.provenance import now, versions
+from project.wording import printable
 
 METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
 LEVEL = 0.95
@@ -76,7 +77,6 @@ def _evaluate_one(options: Options, member: Member) -> Subject:
     trained = _load(options, member)
     views = options.views or trained.config.get("test_views", "none")
     result = run_over(trained, options.split, views, **_changes(options, trained))
-    _require_its_classes(trained)
     return Subject(member.shown, trained, result, views, member.weights)
 
 
@@ -149,24 +149,6 @@ def _refuse_absent(accelerator: str | None) -> None:
             )
 
 
-def _require_its_classes(trained: Trained) -> None:
-    """Make sure that the labels of other data mean what the network learnt.
-
-    Raises:
-        InputError: the classes have other names.
-    """
-    theirs = list(trained.datamodule.class_names)
-    if not trained.data_overrides or theirs == trained.class_names:
-        return
-    if {*theirs} == {str(label) for label in range(len(theirs))}:  # they have no names
-        return
-    differ = next(pair for pair in zip(trained.class_names, theirs, strict=True) if pair[0] != pair[1])
-    raise InputError(
-        f"data: its classes are not the run's: there is {record.printable(differ[1])} where the run has "
-        f"{record.printable(differ[0])}; give data of the same classes, in folders of the same names"
-    )
-
-
 def _own_figures(result: Pass) -> dict[str, Any]:
     """Figures without intervals; accuracy and loss as the run itself computes them."""
     return _exact(record.figures_of(measured(result.predictions), {}), result)
@@ -190,7 +172,7 @@ def _report(options: Options, subject: Subject, folder: Path, place: Path) -> st
     """
     result, trained = subject.result, subject.trained
     predictions = result.predictions
-    names = [record.printable(name) for name in trained.class_names]
+    names = [printable(name) for name in trained.class_names]
     figures = measured(predictions)
     bounds = intervals(predictions, options.resamples, options.seed, LEVEL) if options.resamples else {}
     shown = _exact(record.figures_of(figures, bounds), result)
@@ -275,7 +257,9 @@ def _run_figures(options: Options, subject: Subject) -> dict[str, float] | None:
     status = trained.run.read_status()
     metrics, tested = status.get("metrics"), status.get("weights")
     views = trained.config.get("test_views", "none") if options.split == "test" else "none"
+    its_own = trained.checkpoint.resolve().parent == trained.run.checkpoints.resolve()
     same = subject.combined is None and subject.views == views and trained.checkpoint.stem == tested
+    same = same and its_own  # a file of another run may have the same name
     if not same or options.split == "train" or not isinstance(metrics, dict):
         return None
     if any(not word.startswith(("data.path=", "data.eval_batch_size=")) for word in options.data):
@@ -305,8 +289,11 @@ def _compared(subject: Subject, own: Mapping[str, float] | None) -> tuple[dict[s
     if then is not None and then != versions()["torch"]:
         of_run.append(f"torch {then}")
         here.append(f"torch {versions()['torch']}")
-    return notes, (
+    figures = (
         f"The run itself had accuracy {own['accuracy']:.6f} and loss {own['loss']:.6f}, here "
-        f"{result.acc:.6f} and {result.loss:.6f}: computed there by {', '.join(map(str, of_run))}; here by "
-        f"{', '.join(here)}."
+        f"{result.acc:.6f} and {result.loss:.6f}"
     )
+    if of_run == here:
+        return notes, f"{figures}, though computed alike: its images, or its code, have changed since."
+    told = ", ".join(map(str, of_run))
+    return notes, f"{figures}: computed there by {told}; here by {', '.join(here)}."

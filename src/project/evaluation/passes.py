@@ -82,7 +82,7 @@ class OneSplit(L.LightningDataModule):
         if not self.data.count(self.split):
             raise InputError(
                 f"split={self.split}: the data has no such images (data.val_size={self.data.val_size:g}); "
-                "choose split=test or train, or give another data.val_size"
+                "choose split=test or train, or give other data"
             )
 
     def test_dataloader(self) -> ImageLoader:

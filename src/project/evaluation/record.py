@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from project.evaluation.measures import Predictions, confusion, reliability
+from project.wording import printable
 
 OF_CLASSES = ("precision", "recall", "f1")
 Intervals = Mapping[str, tuple[Tensor, Tensor]]
@@ -107,11 +108,6 @@ def write_predictions(
         for index, (row, label, chosen, sure, right, probability) in enumerate(columns):
             cells = [index, row, names[label], names[chosen], f"{sure:.6g}", int(right), f"{probability:.6g}"]
             writer.writerow(cells if files is None else [*cells, printable(files[index])])
-
-
-def printable(text: str) -> str:
-    """A text that every encoding of Unicode takes: names of files may hold other bytes."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _with_bounds(value: Tensor, ends: tuple[Tensor, Tensor] | None) -> dict[str, float]:
