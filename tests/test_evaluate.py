@@ -4,6 +4,8 @@ import csv
 import json
 import math
 import random
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -25,7 +27,7 @@ from project.rebuild import load
 def predictions_of(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
     logs = logits.log_softmax(1)
     own = logs.gather(1, labels[:, None])[:, 0]
-    return Predictions(logs.exp(), labels, logits.argmax(1), own, losses=-own)
+    return Predictions(logs, labels, logits.argmax(1), losses=-own)
 
 
 def drawn(images: int = 300, classes: int = 7) -> Predictions:
@@ -106,7 +108,7 @@ def test_the_calibration_error_of_a_case_by_hand() -> None:
     sure = torch.tensor([0.65, 0.65, 0.95, 0.95], dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 0])
     probabilities = torch.stack([sure, 1 - sure], dim=1)
-    found = Predictions(probabilities, labels, probabilities.argmax(1), sure.log())
+    found = Predictions(probabilities.log(), labels, probabilities.argmax(1))
     assert measures.measured(found)["ece"].item() == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
     bins = measures.reliability(found)
     assert bins["images"].tolist() == [0] * 9 + [2] + [0] * 4 + [2]
@@ -114,6 +116,13 @@ def test_the_calibration_error_of_a_case_by_hand() -> None:
     edges = torch.tensor([0.0, 1 / 15, 1 / 15 + 1e-6, 3 / 15, 1.0], dtype=torch.float64)
     assert measures.bin_of(edges).tolist() == [0, 0, 1, 2, 14]
     assert measures.confusion(found).tolist() == [[3, 0], [1, 0]]
+
+
+def test_classes_have_an_order_where_their_probabilities_are_too_small_for_a_float() -> None:
+    logits = torch.tensor([[200.0, 0, -10, -20, -30, -40, -50]]).repeat(2, 1)
+    found = predictions_of(logits, torch.tensor([4, 5]))  # the fifth and the sixth
+    assert found.probabilities[:, 1:].count_nonzero() == 0
+    assert found.per_image["top5_accuracy"].tolist() == [True, False]
 
 
 def test_intervals_are_those_of_the_binomial_and_the_normal_distribution() -> None:
@@ -141,7 +150,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     for trial in range(100):
         right = torch.rand(200, generator=draws) < 0.8
         probabilities = torch.tensor([0.9, 0.1]).expand(200, 2)
-        found = Predictions(probabilities, 1 - right.long(), torch.zeros(200).long(), probabilities[:, 0])
+        found = Predictions(probabilities.log(), 1 - right.long(), torch.zeros(200).long())
         low, high = measures.intervals(found, 200, seed=trial)["accuracy"]
         held += bool(low <= 0.8 <= high)
     assert 88 <= held <= 99  # of 100, 95 %
@@ -318,6 +327,38 @@ def test_an_evaluation_is_whole_or_not_there(tmp_path: Path) -> None:
         end_before_it_is_whole()
     assert [file.read_text() for file in target.parent.rglob("*.json")] == ["new"]
     assert [file.name for file in target.parent.iterdir()] == ["test"]
+
+
+def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = tmp_path / "test", Path.rename
+
+    def write(text: str) -> None:
+        with places.replacing(target, told=False) as folder:
+            (folder / places.RESULT).write_text(text)
+
+    def written() -> list[tuple[str, str]]:
+        return [(file.name, (file / places.RESULT).read_text()) for file in tmp_path.iterdir()]
+
+    def told(*, fails: bool, moved: bool) -> Callable[[Path, Path], Path]:
+        def renamed(self: Path, other: Path) -> Path:
+            if self == target and moved:  # another process was faster
+                shutil.rmtree(self)
+            if fails and self.name.endswith(".partial"):
+                raise PermissionError("not now")
+            return rename(self, other)
+
+        return renamed
+
+    write("old")
+    monkeypatch.setattr(Path, "rename", told(fails=True, moved=False))
+    with pytest.raises(PermissionError, match="not now"):
+        write("new")
+    assert written() == [("test", "old")]
+    monkeypatch.setattr(Path, "rename", told(fails=False, moved=True))
+    write("new")
+    assert written() == [("test", "new")]
 
 
 def test_names_of_evaluations_tell_them_apart() -> None:

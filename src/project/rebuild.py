@@ -296,11 +296,11 @@ def _override_data(
         return
     changed = _plain(config.data)
     for cut in CUTS:
-        if f"data.{cut}" in given and (value := changed.get(cut)) != trained.get(cut):
+        value, own = changed.get(cut), trained.get(cut)
+        if f"data.{cut}" in given and value != own:
             raise InputError(
-                f"data.{cut}={_as_word(value)}: the run had {_as_word(trained.get(cut))}; cut otherwise, "
-                "images that it trained on would be tested: leave it out, or give other data (data=… or "
-                "data.path=…)"
+                f"data.{cut}={_as_word(value)}: the run had {_as_word(own)}; cut otherwise, images that it "
+                "trained on would be tested: leave it out, or give other data (data=… or data.path=…)"
             )
 
 

@@ -1,5 +1,6 @@
 """Several networks as one: the mean of what they say, or one network with the mean of their weights."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -42,19 +43,15 @@ def ensemble(members: Sequence[Trained], passes: Sequence[Pass]) -> Pass:
                 "all the same by data=… or data.KEY=VALUE, or combine=none"
             )
         require_same_classes(members[0], trained)
-    probabilities = torch.stack([item.predictions.probabilities.double() for item in passes]).mean(0)
+    each = torch.stack([item.predictions.log_probabilities.double() for item in passes])
+    logarithms = each.logsumexp(0) - math.log(len(passes))  # of the mean of the probabilities
     labels = first.predictions.labels
-    logarithms = probabilities.clamp(min=torch.finfo(torch.float64).tiny).log()
     loss, losses = members[0].module.loss, None
     if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None:
         alone = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing, reduction="none")
         losses = alone(logarithms, labels)
     predictions = Predictions(
-        probabilities=probabilities,
-        labels=labels,
-        chosen=probabilities.argmax(1),
-        log_likelihood=logarithms.gather(1, labels[:, None])[:, 0],
-        losses=losses,
+        log_probabilities=logarithms, labels=labels, chosen=logarithms.argmax(1), losses=losses
     )
     return replace(
         first,

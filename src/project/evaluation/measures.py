@@ -19,23 +19,27 @@ class Predictions:
     """What a network, or several together, said of N images.
 
     Args:
-        probabilities: (N, K), rows that sum to 1.
+        log_probabilities: (N, K), natural logarithms of rows that sum to 1: they keep the order of classes
+            whose probabilities are too small for a float.
         labels: (N,), long: the true classes.
         chosen: (N,), long: the classes with the highest logit.
-        log_likelihood: (N,): logarithm of the true class's probability.
         losses: (N,): the training loss of each image; None where it is none of single images.
     """
 
-    probabilities: Tensor
+    log_probabilities: Tensor
     labels: Tensor
     chosen: Tensor
-    log_likelihood: Tensor
     losses: Tensor | None = None
 
     @property
     def classes(self) -> int:
         """Number of classes K."""
-        return self.probabilities.shape[1]
+        return self.log_probabilities.shape[1]
+
+    @cached_property
+    def probabilities(self) -> Tensor:
+        """(N, K)."""
+        return self.log_probabilities.exp()
 
     @cached_property
     def confidence(self) -> Tensor:
@@ -55,14 +59,14 @@ class Predictions:
         five classes; `nll`, the negative logarithm of its probability; `brier`, the squared distance of the
         probabilities from 1 for it and 0 for the others (Brier 1950: 0 best, 2 worst); `loss`.
         """
-        own = self.probabilities.gather(1, self.labels[:, None])
+        log_own = self.log_probabilities.gather(1, self.labels[:, None])
         found = {"accuracy": self.right}
         if self.classes > TOP:
-            found["top5_accuracy"] = (self.probabilities > own).sum(1) < TOP
+            found["top5_accuracy"] = (self.log_probabilities > log_own).sum(1) < TOP
         if self.losses is not None:
             found["loss"] = self.losses
-        brier = self.probabilities.square().sum(1) - 2 * own[:, 0] + 1
-        return found | {"nll": -self.log_likelihood, "brier": brier}
+        brier = self.probabilities.square().sum(1) - 2 * log_own[:, 0].exp() + 1
+        return found | {"nll": -log_own[:, 0], "brier": brier}
 
 
 def bin_of(confidence: Tensor) -> Tensor:

@@ -150,10 +150,9 @@ def run_over(trained: Trained, split: Split, views: str, **trainer_changes: Any)
     loss = float(metrics["test/loss"])
     log_probabilities = logits.log_softmax(1)
     predictions = Predictions(
-        probabilities=log_probabilities.exp(),
+        log_probabilities=log_probabilities,
         labels=labels,
         chosen=chosen,
-        log_likelihood=log_probabilities.gather(1, labels[:, None])[:, 0],
         losses=single_losses(module.loss, logits, labels, loss),
     )
     rows = trained.datamodule.part(split).rows[: len(labels)]

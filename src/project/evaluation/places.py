@@ -1,12 +1,11 @@
 """Where an evaluation is written: a folder that is whole or not there. No torch."""
 
 import hashlib
-import os
 import re
 import secrets
 import shutil
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from project.errors import InputError
@@ -95,16 +94,22 @@ def _replaceable(target: Path) -> bool:
 
 
 def _take_place(partial: Path, target: Path) -> None:
-    """Rename, with the earlier evaluation set aside before: a folder takes no other's name that has files."""
+    """Rename, with the earlier evaluation set aside before: a folder takes no other's name that has files.
+
+    The earlier one is removed when the new one stands in its place; if that cannot be, it is put back.
+    """
     while True:
         old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
-        if os.path.lexists(target):
+        with suppress(FileNotFoundError):  # there is none, or another evaluation has set it aside
             target.rename(old)
         try:
             partial.rename(target)
-            return
-        except OSError:  # another evaluation was first
+        except OSError:
             if not target.is_dir():
+                with suppress(OSError):
+                    old.rename(target)
                 raise
-        finally:
-            shutil.rmtree(old, ignore_errors=True)
+            # Another evaluation was first: what it took the place of is older than both.
+        shutil.rmtree(old, ignore_errors=True)
+        if not partial.exists():
+            return
