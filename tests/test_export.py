@@ -1,6 +1,7 @@
 """Exported files do what the run's network does, say what they are, and are not kept if they differ."""
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from project.errors import InputError
+from project.export import command, torch_int8, torch_program
 from project.export import options as export_options
-from project.export import torch_int8, torch_program
 from project.export.command import export
 from project.export.deployed import Deployed
-from project.export.formats import ExportError
+from project.export.formats import ExportError, Predictor
 from project.export.options import Options, chosen, refuse_wrong
 from project.export.pruning import find_chains, prune
+from project.export.variants import Writer
 from project.modules.cnn import CNN, BatchNormCNN
 from project.modules.resnet import ResNet
 from project.modules.rnn import RowLSTM
@@ -133,6 +135,53 @@ def test_what_differs_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.
     with pytest.raises(ExportError, match=r"differs from the original by 0\.01 .*tolerance=1e-05"):
         exported(run, tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_fails_is_told_and_the_rest_is_kept(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def write(writer: Writer, model: Deployed, source: Path, file: Path, variant: str) -> Predictor:
+        shutil.copy(source, file)
+        return model
+
+    def fails(*arguments: object) -> Tensor:
+        raise RuntimeError(f"no kernel for\n{len(arguments)}")
+
+    earlier = {"variants": [{"file": name} for name in ("model_pruned.pt2", "../kept", "model.pt2", None)]}
+    for name in ("model_pruned.pt2", "model_static_int8.pt2", "model.onnx", "../kept"):
+        (tmp_path / "to" / name).parent.mkdir(exist_ok=True)
+        (tmp_path / "to" / name).write_text("earlier")
+    (tmp_path / "to" / "torch_export.json").write_text(json.dumps(earlier))
+    monkeypatch.setattr(command, "prune", fails)
+    monkeypatch.setattr(Writer, "int8", write)
+    monkeypatch.setattr(Writer, "lowered", lambda *arguments: fails)
+    code, record = exported(run, tmp_path / "to", "variants=pruned,dynamic_int8", "check=20")
+    assert code == 1
+    assert [row["name"] for row in record["variants"]] == ["original", "float32", "dynamic_int8"]
+    assert all(row["ms"] for row in record["variants"])
+    names = {file.name for file in (tmp_path / "to").iterdir() if file.name != "torch_export.json"}
+    assert names == {"model.pt2", "model_dynamic_int8.pt2", "model_static_int8.pt2", "model.onnx"}
+    assert (tmp_path / "kept").exists()
+    shown = capsys.readouterr()
+    assert "removed" in shown.out
+    assert shown.err.splitlines()[-2:] == [
+        "dynamic_int8, lowered: RuntimeError: no kernel for 1",
+        "error: pruned: RuntimeError: no kernel for 3",
+    ]
+
+    monkeypatch.setattr(command, "time_calls", fails)
+    with pytest.raises(RuntimeError, match="no kernel"):
+        exported(run, tmp_path / "interrupted", "check=20")
+    assert {file.name for file in (tmp_path / "interrupted").iterdir()} == {"model.pt2", "torch_export.json"}
+
+
+def test_dead_channels_can_be_removed() -> None:
+    network = CNN(SHAPE, 3).eval()
+    for layer in (network.get_submodule("body.0"), network.get_submodule("body.2")):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    smaller = prune(network, torch.randn(4, *SHAPE), 0.5)
+    assert smaller(torch.randn(2, *SHAPE)).isfinite().all()
 
 
 def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """`scripts/export.py`: a run's folder in, files and a table out."""
 
-import json
 import shutil
 import sys
 import tempfile
@@ -12,15 +11,17 @@ import torch
 from project.errors import InputError
 from project.export import samples
 from project.export.deployed import Deployed
-from project.export.formats import SUFFIXES, Description, ExportError, Predictor, blank
+from project.export.formats import Description, ExportError, Predictor, blank
+from project.export.keeping import file_name, keep
 from project.export.measure import Agreement, Reference, original_outputs, predict_all, time_calls
 from project.export.options import FLOAT32, PRUNED, Options, chosen, refuse_wrong
 from project.export.pruning import prune
-from project.export.report import Row, record, table
+from project.export.report import Row, table
+from project.export.torch_program import shorten
 from project.export.variants import Writer
 from project.rebuild import Trained, load
 from project.runs.finding import find_trained
-from project.runs.outages import reason_of, replace_text
+from project.runs.outages import reason_of
 
 FOLDER = "export"
 
@@ -96,14 +97,17 @@ class _Export:
         self.calls: dict[int, dict[str, Predictor]] = {batch: {} for batch in self.batches}
 
     def make(self, variants: list[str]) -> int:
-        """Make all files and show them."""
+        """Make all files and show them. What is checked is kept, whatever becomes of the rest."""
         original = self.reference.outputs
         self._add("original", None, Agreement(self.reference.accuracy_of(original), 0.0, 1.0), self._eager)
         self._whole()
+        self._keep()
         failed = [variant for variant in variants if not self._attempt(variant)]
         self._time()
-        print("\n".join(["", *table(self.rows, self.batches), ""]))
         self._keep()
+        print("\n".join(["", *table(self.rows, self.batches), ""]))
+        for file in dict.fromkeys(row.file for row in self.rows if row.file):
+            print(f"wrote  {file}")
         return 1 if failed else 0
 
     def _eager(self, images: torch.Tensor) -> torch.Tensor:
@@ -116,14 +120,18 @@ class _Export:
             self.calls[batch][name] = predict
 
     def _file(self, variant: str) -> Path:
-        name = "model" if variant == FLOAT32 else f"model_{variant}"
-        return self.staging / f"{name}{SUFFIXES[self.options.format]}"
+        return self.staging / file_name(self.options.format, variant)
 
     def _whole(self) -> None:
         """The network as it is."""
         file = self._file(FLOAT32)
-        predict = self.writer.float32(self.model, file)
-        agreement = self.reference.require_equal(predict, self.options.tolerance)
+        try:
+            predict = self.writer.float32(self.model, file)
+            agreement = self.reference.require_equal(predict, self.options.tolerance)
+        except (ExportError, OSError):
+            raise
+        except Exception as error:  # of the formats' checks and of their ways to run a file
+            raise ExportError(f"the network's file cannot be used: {shorten(error)}") from error
         self._add(FLOAT32, file, agreement, predict)
         print(
             f"checked on {len(self.reference.samples):,} test images: {self.options.gives} of up to "
@@ -132,27 +140,39 @@ class _Export:
         )
 
     def _attempt(self, variant: str) -> bool:
-        """Make a smaller one; say so if it cannot be done."""
+        """Make a smaller one, and keep it; say so if it cannot be done."""
+        whole = len(self.rows)
         try:
             (self._pruned if variant == PRUNED else partial(self._int8, variant))()
-        except ExportError as error:
-            print(f"error: {variant}: {error}", file=sys.stderr)
+        except Exception as error:  # quantizers, solvers and checks raise many kinds
+            told = error if isinstance(error, ExportError | InputError) else shorten(error)
+            print(f"error: {variant}: {told}", file=sys.stderr)
+            for row in self.rows[whole:]:
+                for calls in self.calls.values():
+                    calls.pop(row.name, None)
+            del self.rows[whole:]
             self._file(variant).unlink(missing_ok=True)
             return False
+        self._keep()
         return True
 
     def _int8(self, variant: str) -> None:
+        source = next(row.file for row in self.rows if row.name == FLOAT32)
+        assert source is not None
         file = self._file(variant)
-        predict = self.writer.int8(self.model, self._file(FLOAT32), file, variant)
+        predict = self.writer.int8(self.model, source, file, variant)
         self._add(variant, file, self.reference.compare(predict), predict)
         try:
             lowered = {batch: self.writer.lowered(file, batch) for batch in self.batches}
-        except ExportError as error:  # the file is whole nevertheless
-            print(f"{variant}: {error}", file=sys.stderr)
+            largest = lowered[self.batches[-1]]
+            agreement = None if largest is None else self.reference.compare(largest)
+        except Exception as error:  # the file is whole nevertheless
+            told = error if isinstance(error, ExportError) else shorten(error)
+            print(f"{variant}, lowered: {told}", file=sys.stderr)
             return
-        if (largest := lowered[self.batches[-1]]) is not None:
+        if largest is not None and agreement is not None:
             name = f"{variant}, lowered"
-            self._add(name, file, self.reference.compare(largest), largest)
+            self._add(name, file, agreement, largest)
             for batch, predict_lowered in lowered.items():
                 assert predict_lowered is not None
                 self.calls[batch][name] = predict_lowered
@@ -180,10 +200,7 @@ class _Export:
                 row.timings[batch] = timings[row.name]
 
     def _keep(self) -> None:
-        """Put files where they belong, each whole or not at all."""
-        kept: dict[Path, Path] = {}
-        for file in sorted({row.file for row in self.rows if row.file}):
-            kept[file] = file.replace(self.folder / file.name)
+        """Put what is checked where it belongs."""
         facts = {
             "format": self.options.format,
             "run": str(self.trained.run.path),
@@ -191,7 +208,5 @@ class _Export:
             "threads": self.options.threads,
             **self.writer.description.entries(),
         }
-        text = json.dumps(record(self.rows, facts), indent=2, ensure_ascii=False) + "\n"
-        replace_text(self.folder / f"{self.options.format}.json", text)
-        for file in kept.values():
-            print(f"wrote  {file}")
+        for file in keep(self.folder, self.options.format, self.rows, facts):
+            print(f"removed {file}, of an earlier export")

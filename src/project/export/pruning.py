@@ -82,7 +82,11 @@ def find_chains(traced: torch.export.ExportedProgram, network: nn.Module) -> Ite
         operation = _operation(node)
         if operation in ("conv2d", "linear") and (name := _owner(node.args[1], names, network, LAYERS)):
             layers[node] = name
-        elif operation == "batch_norm" and (name := _owner(node.args[1], names, network, NORMS)):
+        elif (
+            operation == "batch_norm"
+            and (name := _owner(node.args[1], names, network, NORMS))
+            and network.get_submodule(name).running_var is not None  # else each batch has its own statistics
+        ):
             norms[node] = name
     for node, producer in layers.items():
         passed: list[str] = []
@@ -112,7 +116,8 @@ def _shorten(network: nn.Module, chain: Chain, images: Tensor, share: float) -> 
     kept = strength.topk(max(1, channels - int(share * channels))).indices.sort().values
     moments = _moments(network, consumer, images, channels)
     chosen = moments[kept][:, kept]
-    ridge = RIDGE * chosen.diagonal().mean() * torch.eye(len(kept), dtype=moments.dtype)
+    power = chosen.diagonal().mean().clamp(min=torch.finfo(chosen.dtype).tiny / RIDGE)  # 0 if all are dead
+    ridge = RIDGE * power * torch.eye(len(kept), dtype=moments.dtype)
     mixing = torch.linalg.solve(chosen + ridge, moments[kept])  # kept, channels
     weight = consumer.weight
     grouped = weight.reshape(len(weight), channels, -1).double()  # out, channels, positions

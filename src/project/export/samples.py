@@ -54,11 +54,13 @@ class Samples:
 
 def of_test(datamodule: ImageDataModule, most: int | None = None) -> Samples:
     """Images of the test split."""
+    datamodule.prepare_data()
     datamodule.setup("test")
     return Samples(datamodule.test_dataloader(), datamodule, most)
 
 
 def of_training(datamodule: ImageDataModule, most: int) -> Samples:
     """Images that the network was trained on, not augmented."""
+    datamodule.prepare_data()
     datamodule.setup("validate")
     return Samples(datamodule.train_dataloader(), datamodule, most)

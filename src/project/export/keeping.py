@@ -1,0 +1,59 @@
+"""Checked files take their places in the folder of an export, and those of earlier weights go."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from project.export.formats import SUFFIXES
+from project.export.options import FLOAT32, VARIANTS
+from project.export.report import Row, record
+from project.runs.outages import replace_text
+
+
+def file_name(format: str, variant: str) -> str:
+    """What a variant's file is called."""
+    return f"{'model' if variant == FLOAT32 else f'model_{variant}'}{SUFFIXES[format]}"
+
+
+def keep(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) -> list[Path]:
+    """Put files where they belong, each whole or not at all, and say in `FORMAT.json` what they are.
+
+    Files that an earlier export of this format made, and this one did not, are removed: beside the new ones
+    they would pass for variants of the same weights.
+
+    Args:
+        folder: of the export.
+        format: of all files.
+        rows: of the variants; each comes to know where its file is by now.
+        facts: that hold for all of them.
+
+    Returns:
+        What was removed.
+
+    Raises:
+        OSError: the folder cannot be written.
+    """
+    listing = folder / f"{format}.json"
+    names = {row.file.name for row in rows if row.file}
+    removed = [folder / name for name in _listed(listing, format) if name not in names]
+    for file in removed:
+        file.unlink(missing_ok=True)
+    for row in rows:
+        if row.file and row.file.parent != folder:
+            target = folder / row.file.name
+            if row.file.exists():  # several rows may be of one file
+                row.file.replace(target)
+            row.file = target
+    replace_text(listing, json.dumps(record(rows, facts), indent=2, ensure_ascii=False) + "\n")
+    return removed
+
+
+def _listed(listing: Path, format: str) -> list[str]:
+    """Names of files that are on record; none but those that an export gives."""
+    try:
+        entries = json.loads(listing.read_bytes())["variants"]
+        found = {entry["file"] for entry in entries if entry["file"]}
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return []
+    return [name for variant in (FLOAT32, *VARIANTS) if (name := file_name(format, variant)) in found]
