@@ -5,10 +5,14 @@ import json
 import os
 import subprocess
 import sys
+import tracemalloc
+import warnings
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import forked
+import numpy as np
 import odd_files
 import pytest
 import torch
@@ -16,6 +20,8 @@ from conftest import read_table
 from handmade import write_run
 from PIL import Image
 
+from project.datamodules import image_folder
+from project.datamodules.image_folder import decode_image
 from project.errors import DataError, InputError
 from project.modules.views import mean_over_views
 from project.options import parse
@@ -127,6 +133,33 @@ def test_images_of_all_modes_become_what_the_network_takes(
         assert torch.equal(images[deep], images["gray.png"]), deep
     for same in ("pages.tif", "UPPER.BMP", "no suffix"):
         assert torch.equal(images[same], images["plain.ppm"]), same
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal["ignore", "error"]) -> None:
+    file = str(tmp_path / "1.png")
+    Path(file).write_bytes(odd_files.png_of_size(10_000, 9_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(DataError, match=r"data\.path: .*1\.png is too large \(.*90,?000,?000 pixels"):
+            decode_image(file, (3, 8, 8), may_scale=True)
+        (one,) = decode_files([file], (3, 8, 8), ahead_by=1, threads=1)
+    assert isinstance(one, PassedOver)
+    assert one.reason.startswith("too large (")
+
+
+def test_sixteen_bits_become_eight_in_little_memory() -> None:
+    every = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    eight = np.asarray(image_folder._to_eight_bits(Image.fromarray(every)))
+    assert np.array_equal(eight, (every / 257).round().astype(np.uint8))
+    signed = np.array([[-1, 0, 65535, 2**31 - 1]], dtype=np.int32)
+    assert np.asarray(image_folder._to_eight_bits(Image.fromarray(signed))).tolist() == [[0, 0, 255, 255]]
+    large = Image.new("I;16", (1500, 1500), 257)
+    tracemalloc.start()
+    image_folder._to_eight_bits(large)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * 1500**2  # bytes; as float64 it would be 16 and more
 
 
 def test_photos_are_turned_upright(tmp_path: Path) -> None:

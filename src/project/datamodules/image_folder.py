@@ -33,6 +33,8 @@ FEW_FILES = 1000
 """Images that are decoded sooner than worker processes are started."""
 WORTH_KEEPING = 2**20
 """Bytes of image files that take longer to decode, 0.1 s or more, than a prepared file takes to map."""
+STRIP = 256
+"""Rows of an image with 16 bits that are converted at a time, which bounds the memory that it takes."""
 DECODER = 1
 """To be raised when `decode_image` gives other pixels: then kept images are made anew."""
 
@@ -228,13 +230,19 @@ def decode_image(file: str | Path, shape: tuple[int, int, int], *, may_scale: bo
         (C, H, W) uint8.
 
     Raises:
-        DataError: the file is damaged or no image.
+        DataError: the file is damaged, no image, or of more pixels than Pillow warns of (which a small file
+            may unpack to).
         InputError: it has another size and must not be scaled.
     """
     channels, height, width = shape
     try:
         with Image.open(file) as opened:
-            image = _to_eight_bits(ImageOps.exif_transpose(opened)).convert("L" if channels == 1 else "RGB")
+            _refuse_bomb(opened)
+            image = _to_eight_bits(ImageOps.exif_transpose(opened))
+        if image.mode != (mode := "L" if channels == 1 else "RGB"):
+            image = image.convert(mode)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning as an error
+        raise DataError(f"data.path: {file} is too large ({one_line(error)}); shrink or remove it") from error
     except Exception as error:  # decoders raise anything at a damaged file
         what = one_line(error)
         raise DataError(f"data.path: {file} is damaged or no image ({what}); mend or remove it") from error
@@ -249,11 +257,22 @@ def decode_image(file: str | Path, shape: tuple[int, int, int], *, may_scale: bo
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
 
 
+def _refuse_bomb(image: Image.Image) -> None:
+    """Refuse, before it is decoded, what Pillow only warns of: some threads at once may be decoding."""
+    pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
+    if most is not None and pixels > most:
+        raise Image.DecompressionBombError(f"{pixels:,} pixels, at most {most:,} are read")
+
+
 def _to_eight_bits(image: Image.Image) -> Image.Image:
     """Scale 16-bit gray to 8 bits, which Pillow's own conversion would clip, and flatten transparency."""
     if image.mode.startswith("I"):
-        pixels = np.asarray(image, dtype=np.float64)
-        return Image.fromarray((pixels / 257).clip(0, 255).round().astype(np.uint8))
+        deep = np.asarray(image)  # H, W
+        pixels = np.empty(deep.shape, dtype=np.uint8)
+        for top in range(0, len(deep), STRIP):
+            rows = deep[top : top + STRIP].astype(np.int32).clip(0, 65535)
+            pixels[top : top + STRIP] = (rows + 128) // 257  # rounded
+        return Image.fromarray(pixels)
     if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
         colour = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)

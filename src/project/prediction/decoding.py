@@ -6,7 +6,7 @@ from functools import partial
 from itertools import islice
 from typing import NamedTuple, TypeVar
 
-from PIL import UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from project.datamodules.ahead import ahead
@@ -66,6 +66,8 @@ def _reason(file: str, error: BaseException) -> str:
         return missing.strerror or one_line(missing)
     if isinstance(error, UnidentifiedImageError):
         return "no image, or of a kind that Pillow does not know"
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too large ({one_line(error)})"
     if isinstance(error, OSError) and "Ghostscript" in str(error):
         return "PostScript, which is a program: none is run here"
     if isinstance(error, OSError) and error.strerror:
