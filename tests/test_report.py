@@ -21,12 +21,13 @@ from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from project.errors import InputError
 from project.loggers.events import EventFile
+from project.report import evaluated, figures, writing
 from project.report.axes import spanning, thinned
 from project.report.charts import HEIGHT, WIDTH, Line, line_chart
+from project.report.evaluated import wilson
 from project.report.event_pictures import read_pictures
 from project.report.html import element
-from project.report.reading import Story
-from project.report.wording import wilson
+from project.report.reading import RunStory
 from project.report.writing import write_report
 from project.runs import ticks
 from project.runs.compare import compare
@@ -172,6 +173,44 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
     (image,) = page.section("Pictures").all("img")
     assert base64.b64decode((image.attributes["src"] or "").partition(",")[2]) == picture()
     assert "Damaged (evaluation/test/damaged.png)" in page.section("Pictures").text
+
+
+def test_one_accuracy_has_one_interval(run: Path) -> None:
+    place = run / "evaluation" / "test"
+    place.mkdir(parents=True)
+    found = {"figures": {"accuracy": {"value": 0.875, "low": 0.8123, "high": 0.9321}}, "split": "test"}
+    (place / "evaluation.json").write_text(json.dumps(found))
+    page = told(run)
+    (card,) = page.root.all("div", "main")
+    assert card.all("span", "dim")[0].text == "81.23 to 93.21 %, of 400 images"
+    assert "95 % interval 81.23 to 93.21 %" in page.root.all("p", "lead")[0].text
+    assert rows(page.section("Evaluation").all("table")[0])[0]["95 % interval"] == "81.23 to 93.21 %"
+    (place / "evaluation.json").write_text(json.dumps(found | {"split": "val"}))
+    low, _ = wilson(0.875, 400)
+    assert f"95 % interval {100 * low:.2f} to" in told(run).root.all("p", "lead")[0].text
+
+
+def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = run / "evaluation" / ".test.ab12.partial"
+    place.mkdir(parents=True)
+    (place / "confusion_matrix.png").write_bytes(picture())
+    (place / "evaluation.json").write_text(json.dumps({"figures": {"accuracy": 0.5}}))
+    assert not {"Evaluation", "Pictures"} & set(told(run).titles())
+    place.rename(run / "evaluation" / "test")
+    assert {"Evaluation", "Pictures"} <= set(told(run).titles())
+    monkeypatch.setattr(figures, "LARGEST", 10)
+    monkeypatch.setattr(evaluated, "LARGEST_RECORD", 10)
+    page = told(run)
+    assert "Evaluation" not in page.titles()
+    assert "Confusion matrix (evaluation/test/confusion_matrix.png)" in page.section("Pictures").text
+
+
+@pytest.mark.parametrize("commit", ["0123456; rm -rf ~", "$(id)", 5, ["0123456"]])
+def test_what_is_no_commit_is_not_pasted_into_a_shell(tmp_path: Path, commit: object) -> None:
+    run = write_run(tmp_path / "run", git={"commit": commit})
+    shown = told(run).section("How to reproduce").text
+    assert "git checkout" not in shown
+    assert "The commit of the code is not on record." in shown
 
 
 def test_exported_variants_are_shown(run: Path) -> None:
@@ -374,7 +413,12 @@ def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> Non
         told(run, output=tmp_path / "file" / "page.html")
     told(run, output=tmp_path / "new" / "page.html")
     told(run, output=tmp_path / "new")
-    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == ["page.html", "report.html"]
+    (tmp_path / "new" / "folder.html").mkdir()
+    with pytest.raises(InputError, match=r"output=.*cannot be written \("):
+        writing._write(tmp_path / "new" / "folder.html", "page")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        *("folder.html", "page.html", "report.html")
+    ]
     with pytest.raises(InputError, match=r"run=.*nowhere: no such folder"):
         told(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no run below it"):
@@ -450,6 +494,6 @@ def test_many_points_are_averaged() -> None:
 
 
 def test_the_tests_row_belongs_to_the_last_epoch(run: Path) -> None:
-    story = Story(run)
+    story = RunStory(run)
     assert story.series["test/acc"].epochs == [2.0]
     assert story.epochs == 3

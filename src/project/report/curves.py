@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from project.report.axes import short, thinned
 from project.report.charts import Line, line_chart
 from project.report.html import Markup, element, join
-from project.report.reading import Series, Story
+from project.report.reading import RunStory, Series
 from project.runs.table import plural
 
 MOST_POINTS = 300
@@ -31,7 +31,7 @@ MARKED = ("loss", "acc")
 LOG = ("loss", "grad_norm")
 
 
-def run_charts(story: Story) -> Markup:
+def run_charts(story: RunStory) -> Markup:
     """Charts of all that a run logged more than once: training and validation of the same kind on one."""
     series = {name: one for name, one in story.series.items() if _is_curve(name, one)}
     if not series:
@@ -99,7 +99,7 @@ def find_steps_per_epoch(series: Mapping[str, Series]) -> float | None:
     return max(sizes)
 
 
-def best_step(story: Story) -> tuple[float, float] | None:
+def best_step(story: RunStory) -> tuple[float, float] | None:
     """Step and epoch, counted from 1, at which the watched metric was best; None if that is not known."""
     watched = story.series.get(story.monitor)
     place = _best_place(story)
@@ -108,13 +108,13 @@ def best_step(story: Story) -> tuple[float, float] | None:
     return watched.steps[place], watched.epochs[place] + 1
 
 
-def best_value(story: Story) -> float | None:
+def best_value(story: RunStory) -> float | None:
     """The best value that the watched metric had in training; None if it never had one."""
     place = _best_place(story)
     return None if place is None else story.series[story.monitor].values[place]
 
 
-def _best_place(story: Story) -> int | None:
+def _best_place(story: RunStory) -> int | None:
     watched = story.series.get(story.monitor)
     sign = 1.0 if story.larger_is_better else -1.0
     values = watched.values if watched else []

@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
+from project.report.evaluated import evaluation_files
 from project.report.event_pictures import PNG, read_pictures
 from project.report.html import Markup, element, join
 from project.runs.results import natural
 
-EVALUATION = "evaluation"
-"""Folder within a run's, with what was found out about it after training."""
 LARGEST = 4 * 2**20
 """Bytes of a picture that is shown; others are named."""
 MOST_BYTES = 12 * 2**20
@@ -37,7 +36,7 @@ def read_figures(folder: Path) -> list[Figure]:
     """The pictures of a run: those of its evaluations; if there are none, those in its event files."""
     found = [
         Figure(_words(file.stem), str(file.relative_to(folder)), _read(file))
-        for file in sorted((folder / EVALUATION).rglob("*.png"), key=lambda file: natural(str(file)))
+        for file in sorted(evaluation_files(folder, ".png"), key=lambda file: natural(str(file)))
     ]
     if found:
         return found
@@ -51,8 +50,9 @@ def read_pngs(files: Iterable[Path], folder: Path) -> list[Figure]:
 
 
 def _read(file: Path) -> bytes:
+    """Content of a file; nothing if it cannot be read, or is too large to be shown anyway."""
     try:
-        return file.read_bytes()
+        return file.read_bytes() if file.stat().st_size <= LARGEST else b""
     except OSError:
         return b""
 

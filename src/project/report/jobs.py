@@ -6,7 +6,7 @@ from pathlib import Path
 
 from project.redaction import redact_text
 from project.report.html import Markup, element, join
-from project.report.reading import Story
+from project.report.reading import RunStory
 from project.report.tables import (
     Cell,
     column_names,
@@ -118,7 +118,7 @@ def _lost(job: Job) -> Markup:
 
 
 def _failure(run: Run, place: Path) -> Markup:
-    lines = [line.rstrip() for line in redact_text(Story(run.folder).log).splitlines() if line.strip()]
+    lines = [line.rstrip() for line in redact_text(RunStory(run.folder).log).splitlines() if line.strip()]
     tail = element(
         "details",
         element("summary", "The last lines of its log"),

@@ -1,17 +1,15 @@
 """What came out of a run: cards with its numbers, and what evaluations found."""
 
-import json
-import math
 from pathlib import Path
 from typing import Any
 
 from project.evaluation.titles import TITLES
 from project.report.curves import best_value
-from project.report.figures import EVALUATION
+from project.report.evaluated import accuracy_interval, read_evaluations
 from project.report.html import Markup, element, join
-from project.report.reading import Story
+from project.report.reading import RunStory
 from project.report.tables import Cell, table
-from project.report.wording import metric, percent, wilson
+from project.report.wording import metric, percent
 from project.wording import duration
 
 MOST_ROWS = 200
@@ -23,15 +21,15 @@ NAMES = TITLES | {"f1": "F1"}
 """Of figures, and of columns of the table of classes."""
 
 
-def cards(story: Story) -> Markup:
+def cards(story: RunStory) -> Markup:
     """The numbers to be seen first."""
     numbers, shown = story.metrics, []
     if "test/acc" in numbers:
         share, count = numbers["test/acc"], numbers.get("test/images")
         below = ""
-        if count and math.isfinite(share):
-            low, high = wilson(share, count)
-            below = f"{100 * low:.2f} to {percent(high)}, of {count:,.0f} images"
+        if (interval := accuracy_interval(story)) is not None:
+            below = f"{100 * interval[0]:.2f} to {percent(interval[1])}"
+            below += f", of {count:,.0f} images" if count else ""
         shown.append(_card("test accuracy", metric("test/acc", share), below, main=True))
     if "val/acc" in numbers:
         count = numbers.get("val/images")
@@ -55,7 +53,7 @@ def cards(story: Story) -> Markup:
     return element("div", shown, class_="cards numbers") if shown else join()
 
 
-def _pace(story: Story) -> str:
+def _pace(story: RunStory) -> str:
     return f"{duration(story.duration / story.epochs)} an epoch" if story.epochs and story.duration else ""
 
 
@@ -71,15 +69,11 @@ def _card(name: str, value: str, below: str = "", *, main: bool = False) -> Mark
 
 def evaluations(folder: Path) -> Markup | None:
     """Figures and classes of a run's evaluations, a part each; None where there are none."""
-    parts = []
-    for file in sorted((folder / EVALUATION).rglob("*.json")):
-        try:
-            found = json.loads(file.read_bytes())
-        except (OSError, ValueError, RecursionError):
-            continue
-        if isinstance(found, dict) and (part := _evaluation(found)):
-            name = file.parent.name if file.parent.name != EVALUATION else file.stem
-            parts.append(join(element("h3", name.replace("_", " ")), part))
+    parts = [
+        join(element("h3", name), part)
+        for name, found in read_evaluations(folder)
+        if (part := _evaluation(found))
+    ]
     return join(parts) if parts else None
 
 

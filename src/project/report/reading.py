@@ -34,7 +34,7 @@ class Series:
     values: list[float] = field(default_factory=list)
 
 
-class Story:
+class RunStory:
     """A run as its folder tells it. What is missing or damaged is empty.
 
     Args:

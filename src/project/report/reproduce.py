@@ -1,5 +1,6 @@
 """The commands that make a run again, go on with it, and look at it."""
 
+import re
 import shlex
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,6 +12,8 @@ from project.report.html import Markup, element, join
 TRAIN = "python scripts/train.py"
 NOT_AGAIN = ("resume=", "ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=")
 """Overrides that belong to the folder that is there, and not to a new one."""
+
+COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
 def command(overrides: Sequence[str], *, multirun: bool = False) -> str:
@@ -32,7 +35,9 @@ def reproduce(
         done: whether there is nothing left to go on with.
     """
     known = git if isinstance(git, dict) else {}
-    checkout = [f"git checkout {known['commit']}"] if known.get("commit") else []
+    commit = known.get("commit")
+    sound = isinstance(commit, str) and COMMIT.fullmatch(commit)  # it is to be pasted into a shell
+    checkout = [f"git checkout {commit}"] if sound else []
     place = shlex.quote(str(folder))
     what = "sweep" if multirun else "run"
     notes = []

@@ -12,7 +12,7 @@ from project.report.figures import gallery, read_figures
 from project.report.html import Markup, element, join
 from project.report.outcome import cards, evaluations
 from project.report.page import Section, heading, log_section, page
-from project.report.reading import Story
+from project.report.reading import RunStory
 from project.report.reproduce import reproduce
 from project.report.settings import environment, settings
 from project.report.sweep_reading import refuse_missing
@@ -38,7 +38,7 @@ def run_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
     Raises:
         InputError: there are no runs below one of `others`.
     """
-    story = Story(folder)
+    story = RunStory(folder)
     name = str(story.status.get("name") or story.config.get("name") or folder.name)
     above = join(
         heading("Run", name, badge(story.state), story.run.shown),
@@ -60,12 +60,12 @@ def run_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
     return page(f"{name}: {story.state}", above, sections, f"Written {moment(now())} from {story.run.shown}")
 
 
-def _again(story: Story) -> Markup:
+def _again(story: RunStory) -> Markup:
     done = story.state in ("done", "pruned")
     return reproduce(story.overrides, story.status.get("git"), Path(story.run.shown), done=done)
 
 
-def _error(story: Story) -> Markup | None:
+def _error(story: RunStory) -> Markup | None:
     error = str(story.status.get("error") or "")
     return element("pre", redact_text(error), class_="error") if error and story.state == "failed" else None
 
@@ -94,7 +94,7 @@ def comparison_of(folder: Path, place: Path, others: Sequence[str] | None) -> Ma
 
 
 def _watched(folder: Path) -> str | None:
-    return Story(folder).monitor or None
+    return RunStory(folder).monitor or None
 
 
 def _beside(folder: Path) -> list[Path]:

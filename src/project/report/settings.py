@@ -4,7 +4,7 @@ from typing import Any
 
 from project.redaction import redact, redact_text
 from project.report.html import Markup, element, join
-from project.report.reading import Story
+from project.report.reading import RunStory
 from project.runs.differences import text
 from project.runs.results import ClassName, flatten
 
@@ -28,7 +28,7 @@ MOST = 12
 """Values of a group that are shown; the whole configuration has the others."""
 
 
-def settings(story: Story) -> Markup:
+def settings(story: RunStory) -> Markup:
     """The command line's words, the values of each group, the whole configuration and the environment."""
     if not story.config:
         return element("p", "The configuration is missing or damaged.", class_="empty")
@@ -56,7 +56,7 @@ def words(overrides: list[str]) -> Markup:
     return element("ul", items, class_="words")
 
 
-def _card(story: Story, group: str) -> Markup:
+def _card(story: RunStory, group: str) -> Markup:
     node = story.group(group)
     values = {
         key: value

@@ -15,7 +15,7 @@ from project.report.outcome import cards, evaluations
 from project.report.overlay import overlay
 from project.report.page import Section, heading, page
 from project.report.parallel import parallel_coordinates
-from project.report.reading import Story
+from project.report.reading import RunStory
 from project.report.reproduce import reproduce
 from project.report.settings import environment, settings, words
 from project.report.sweep_reading import Sweep, rank, read, refuse_missing
@@ -157,7 +157,7 @@ def _mattered(sweep: Sweep) -> Markup | None:
 def _best(sweep: Sweep, place: Path) -> Markup | None:
     if sweep.best is None:
         return None
-    story = Story(sweep.best.folder)
+    story = RunStory(sweep.best.folder)
     again = reproduce(story.overrides, story.status.get("git"), Path(story.run.shown))
     return join(
         element("p", "In ", link(sweep.best.folder, place), "."),

@@ -1,5 +1,6 @@
 """What a folder with runs tells: a sweep's record, its jobs and runs, and which did best."""
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -47,7 +48,7 @@ class Sweep:
             return None
         by, sign = self.ranked.by, 1 if self.ranked.larger_is_better else -1
         done = [run for point in self.ranked.points for run in point.runs]
-        known = [run for run in done if run.metrics.get(by, float("nan")) == run.metrics.get(by)]
+        known = [run for run in done if math.isfinite(run.metrics.get(by, math.nan))]
         return max(known, key=lambda run: sign * run.metrics[by], default=None)
 
 

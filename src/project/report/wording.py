@@ -3,12 +3,11 @@
 import math
 from datetime import UTC, datetime
 
+from project.report.evaluated import accuracy_interval
 from project.report.html import Markup, element, join
-from project.report.reading import Story
+from project.report.reading import RunStory
 from project.wording import duration
 
-Z = 1.959964
-"""Standard deviations to either side within which 95 % of a normal distribution lie."""
 STATES = {
     "done": "done",
     "pruned": "given up by the search",
@@ -40,16 +39,6 @@ def is_share(name: str) -> bool:
     return name.rpartition("/")[2] in ("acc", "accuracy") or "/acc_" in name
 
 
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent cases.
-
-    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
-    """
-    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 def moment(text: object) -> str:
     """A time in records' form, ISO 8601, as `2026-01-31 09:30 UTC`; empty if it is none."""
     try:
@@ -73,7 +62,7 @@ def commit(story_git: object) -> str:
     return str(story_git["commit"])[:10] + (" with changes" if story_git.get("changed") else "")
 
 
-def summary(story: Story) -> Markup:
+def summary(story: RunStory) -> Markup:
     """What was trained on what, for how long, and what came out: a paragraph or two."""
     return join(
         element("p", [f"{text} " for text in (_task(story), _result(story)) if text], class_="lead"),
@@ -81,7 +70,7 @@ def summary(story: Story) -> Markup:
     )
 
 
-def _task(story: Story) -> str:
+def _task(story: RunStory) -> str:
     model, data, optim = story.class_of("model"), story.class_of("data"), story.class_of("optim")
     if not model or not data:
         return "The configuration of this run is missing or damaged."
@@ -107,7 +96,7 @@ def _a(noun: str) -> str:
     return "An" if noun[:1].upper() in ("AEFHILMNORSX" if spelled else "AEIO") else "A"
 
 
-def _result(story: Story) -> str:
+def _result(story: RunStory) -> str:
     error = str(story.status.get("error") or "")
     if story.state == "failed":
         return "It failed." if error else "It failed; the reason is not on record."
@@ -129,13 +118,13 @@ def _result(story: Story) -> str:
         return f"The test accuracy is {share:g}."
     text = f"Of {count:,.0f} test images" if count else "Of the test images"
     text += f" it classifies {percent(share)} correctly"
-    if count:
-        low, high = wilson(share, count)
+    if (interval := accuracy_interval(story)) is not None:
+        low, high = interval
         text += f" (95 % interval {100 * low:.2f} to {percent(high)})"
     return text + "."
 
 
-def _circumstances(story: Story) -> str:
+def _circumstances(story: RunStory) -> str:
     started = moment(story.status.get("started"))
     versions = story.status.get("versions")
     known = versions if isinstance(versions, dict) else {}

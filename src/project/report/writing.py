@@ -1,15 +1,13 @@
 """From a folder to a file with its page."""
 
-import secrets
 from collections.abc import Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from project.errors import InputError
 from project.report.run_page import run_page
 from project.report.sweep_page import sweep_page
 from project.runs.finding import LAST, find_last
-from project.runs.outages import reason_of
+from project.runs.outages import reason_of, replacing
 from project.sweeps.folder import find_sweep
 from project.targets import refuse_address
 
@@ -61,15 +59,10 @@ def _is_run(folder: Path) -> bool:
 
 def _write(file: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
-    partial = file.with_name(f".{file.name}.{secrets.token_hex(4)}.partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        try:
+        with replacing(file) as partial:
             partial.write_bytes(text.encode("utf-8", "replace"))
-            partial.replace(file)
-        finally:
-            with suppress(OSError):
-                partial.unlink()
     except OSError as error:
         raise InputError(
             f"output={file}: cannot be written ({reason_of(error)}); give output=FILE in a folder that you "

@@ -7,8 +7,10 @@ no torch.
 import errno
 import logging
 import os
+import secrets
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 log = logging.getLogger(__name__)
@@ -137,6 +139,36 @@ def write_at(descriptor: int, position: int, data: bytes | bytearray) -> None:
         done = 0
         while done < len(rest):
             done += os.pwrite(descriptor, rest[done:], position + done)
+
+
+@contextmanager
+def replacing(file: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Where to write a file that is to be whole or not there: beside it, under a name that nothing has.
+
+    It takes the file's name when all is done.
+
+    Args:
+        file: to be written; its folder is there.
+        keep: leave what was written before an error, in `NAME.part`, or `NAME.….part` if that is taken.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    unique = f"{file.name}.{secrets.token_hex(4)}.part"
+    partial = file.with_name(f"{file.name}.part" if keep else f".{unique}")
+    try:
+        partial.touch(exist_ok=False)
+    except FileExistsError:  # a file of the user's, or another process's
+        partial = file.with_name(unique)
+        partial.touch(exist_ok=False)
+    try:
+        yield partial
+        partial.replace(file)
+    except BaseException:
+        with suppress(OSError):
+            if not keep or not partial.stat().st_size:
+                partial.unlink()
+        raise
 
 
 def replace_text(file: Path, text: str, *, durable: bool = True) -> None:
