@@ -249,6 +249,14 @@ def test_what_was_predicted_before_an_interruption_is_kept(
     assert Path("a.csv").read_text() == "older\n"
     assert len(read_table(Path("a.csv.part"))) == 5
     assert "a.csv.part has what was predicted until then" in capfd.readouterr().err
+    Path("a.csv.part").write_text("the user's")
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        command(f"input={image_folder}/test", "output=a.csv")
+    assert Path("a.csv.part").read_text() == "the user's"
+    (other,) = Path().glob("a.csv.*.part")
+    assert len(read_table(other)) == 5
+    assert f"{other} has what was predicted until then" in capfd.readouterr().err
+    monkeypatch.undo()
 
 
 def test_inputs_name_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
 from project.errors import InputError
 from project.prediction.table import TableLayout
+from project.runs import outages
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction
@@ -168,25 +169,22 @@ def require_writable(key: str, file: str) -> None:
 
 
 @contextmanager
-def replacing(key: str, file: str) -> Iterator[Path]:
-    """Where to write a file that is to be whole or not there: beside it, with `.part` at its end.
+def replacing(key: str, file: str, *, keep: bool = False) -> Iterator[Path]:
+    """Where to write a file that is to be whole or not there; see `outages.replacing`.
 
-    It takes its name when all is done. What is no regular file, such as a pipe, is written to itself.
+    What is no regular file, such as a pipe, is written to itself.
 
     Raises:
         InputError: it cannot be written.
     """
     path = Path(file)
-    if path.exists() and not path.is_file():
+    with ExitStack() as stack:
+        if not path.exists() or path.is_file():
+            try:
+                path = stack.enter_context(outages.replacing(path, keep=keep))
+            except OSError as error:
+                raise _unwritable(key, file, error) from error
         yield path
-        return
-    part = path.with_name(path.name + ".part")
-    try:
-        part.touch()
-    except OSError as error:
-        raise _unwritable(key, file, error) from error
-    yield part
-    part.replace(path)
 
 
 def _unwritable(key: str, file: str, error: OSError) -> InputError:
@@ -211,7 +209,7 @@ def opened(output: str, kind: Format) -> Iterator[IO[str]]:
         screen.flush()
         return
     with (
-        replacing("output", output) as path,
+        replacing("output", output, keep=True) as path,
         path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         try:
