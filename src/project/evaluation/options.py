@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from project.choices import Accelerator, Views
 from project.options import Overrides, option
 from project.runs.finding import LAST
 
@@ -28,7 +29,7 @@ class Options:
     split: Literal["test", "val", "train"] = option("test", "images, each once and unchanged")
     data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
     paths: Overrides = option(Overrides(), "where the data lies by now: paths.data=FOLDER")
-    views: Literal["none", "flip", "flip_translate"] | None = option(
+    views: Views | None = option(
         None, "copies of an image whose logits are averaged; null: as the run was tested"
     )
     weights: list[str] = option(["auto"], "auto (those that were tested), best, last, a file; or several")
@@ -44,6 +45,6 @@ class Options:
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
     resamples: int = option(1000, "of the images, for the intervals; 0: none", least=0)
     seed: int = option(0, "of the resamples", least=0)
-    accelerator: Literal["auto", "cpu", "gpu", "mps"] | None = option(None, "null: as the run has it")
+    accelerator: Accelerator | None = option(None, "null: as the run has it")
     output: Path | None = option(None, "folder to write; null: evaluation/… in the run's folder")
     outputs: Path = option(Path("outputs"), "where last is looked for")

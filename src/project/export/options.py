@@ -6,6 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from project.choices import Views
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.options import Overrides, option
@@ -33,7 +34,7 @@ class Options:
     format: Literal["torch_export", "onnx"] = option("torch_export", "of the files")
     variants: list[str] = option([], "smaller ones too: dynamic_int8, static_int8, pruned, or all")
     gives: Literal["logits", "probabilities"] = option("logits", "what comes out of it")
-    views: Literal["none", "flip", "flip_translate"] | None = option(
+    views: Views | None = option(
         None, "copies of an image whose logits are averaged; null: as the run was tested"
     )
     check: Literal["test"] | int = option("test", "test images to check with: all, or a number", least=1)
@@ -45,7 +46,7 @@ class Options:
     threads: int = option(1, "of the CPU, while it is timed", least=1)
     weights: str = option(AUTO, "auto: those tested; best, last, previous, or a file")
     output: Path | None = option(None, "folder to write; null: export/ in the run's folder")
-    outputs: str = option("outputs", "where last is looked for")
+    outputs: Path = option(Path("outputs"), "where last is looked for")
     data: Overrides = option(Overrides(), "another data set, or where it is: data.path=…")
     paths: Overrides = option(Overrides(), "likewise: paths.data=…")
 

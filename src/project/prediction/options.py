@@ -1,8 +1,9 @@
 """Keys of `scripts/predict.py`. No torch."""
 
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
 
+from project.choices import Accelerator, Views
 from project.options import option
 from project.prediction.writers import SCREEN, Format
 from project.runs.finding import LAST
@@ -31,11 +32,9 @@ class Options:
     output: str = option(SCREEN, "a file to write; -: standard output")
     top: int = option(3, "so many classes for each image, most probable first", least=1)
     sheet: str | None = option(None, "draw a contact sheet of images and their classes: FILE.png")
-    views: Literal["none", "flip", "flip_translate"] | None = option(
-        None, "average over changed copies; null: those of the run's test"
-    )
+    views: Views | None = option(None, "average over changed copies; null: those of the run's test")
     weights: str = option("auto", "best, last, previous or a checkpoint; auto: those that were tested")
-    accelerator: Literal["auto", "cpu", "gpu", "cuda", "mps", "xpu"] = option("auto", "what computes")
+    accelerator: Accelerator = option("auto", "what computes")
     batch_size: int = option(64, "images that go through the network together", least=1)
     threads: int | None = option(None, "that decode; null: one for each available CPU", least=1)
-    outputs: str = option("outputs", "where run=last is looked for")
+    outputs: Path = option(Path("outputs"), "where run=last is looked for")

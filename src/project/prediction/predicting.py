@@ -1,12 +1,14 @@
 """Image files through a trained network.
 
-from project.prediction.predicting import predict
-from project.rebuild import load
-from project.runs.finding import find_trained
+Example::
 
-trained = load(find_trained("last"))
-for prediction in predict(trained, ["1.jpg", "2.jpg"]):
-print(prediction.file, prediction.class_name, prediction.probability)
+    from project.prediction.predicting import predict
+    from project.rebuild import load
+    from project.runs.finding import find_trained
+
+    trained = load(find_trained("last"))
+    for prediction in predict(trained, ["1.jpg", "2.jpg"]):
+        print(prediction.file, prediction.class_name, prediction.probability)
 """
 
 import logging
@@ -16,7 +18,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from project.errors import InputError, NonFiniteError
+from project.choices import require_accelerator
+from project.errors import NonFiniteError
 from project.modules.views import mean_over_views
 from project.prediction.decoding import Decoded, chunks, decode_files
 from project.prediction.files import PassedOver, shown
@@ -61,15 +64,14 @@ class Predictor:
         trained: the run; its network moves to the device.
         views: changed copies of each image whose logits are averaged (see `modules.views`); None takes those
             of the run's test.
-        accelerator: `auto`, `cpu`, `gpu`, …, as Lightning names them.
+        accelerator: see `choices.Accelerator`.
 
     Raises:
         InputError: there is no such accelerator.
     """
 
     def __init__(self, trained: Trained, views: str | None = None, accelerator: str = "auto") -> None:
-        if accelerator not in ("auto", "cpu") and not torch.accelerator.is_available():
-            raise InputError(f"accelerator={accelerator}: there is none here; choose auto or cpu")
+        require_accelerator(accelerator)
         self.trained = trained
         self.views = trained.module.test_views if views is None else views
         trainer = trained.trainer(accelerator=accelerator)
