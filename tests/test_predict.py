@@ -20,6 +20,7 @@ from conftest import read_table
 from handmade import write_run
 from PIL import Image
 
+from project.choices import require_accelerator
 from project.datamodules import image_folder
 from project.datamodules.image_folder import decode_image
 from project.errors import DataError, InputError
@@ -231,6 +232,15 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(
     assert type(found.value) is kind
     assert len(str(found.value).splitlines()) == 1
     assert names() == ["1.png", "empty", "text.png"]
+
+
+def test_accelerators_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    for there in (None, "auto", "cpu", "gpu", "cuda"):
+        require_accelerator(there)
+    with pytest.raises(InputError, match=r"accelerator=mps: there is none here; choose auto or cpu"):
+        require_accelerator("mps")
 
 
 def test_what_was_predicted_before_an_interruption_is_kept(

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from project import rebuild
+from project.choices import require_accelerator
 from project.errors import InputError
 from project.evaluation import combining, places, record, table
 from project.evaluation.measures import intervals, measured
@@ -62,7 +63,7 @@ def evaluate(options: Options) -> None:
             f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
             "(weights=best,last), or a sweep with ensemble=all"
         )
-    _refuse_absent(options.accelerator)
+    require_accelerator(options.accelerator)
     if several and options.combine != "none":
         _evaluate_together(options, found.members, found.home)
         return
@@ -138,15 +139,6 @@ def _views_of(member: Member) -> str | None:
     except InputError:  # told when the run is loaded
         return None
     return config.get("test_views", "none")
-
-
-def _refuse_absent(accelerator: str | None) -> None:
-    if accelerator in ("gpu", "mps"):
-        current = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-        if current is None or (accelerator == "mps") != (current.type == "mps"):
-            raise InputError(
-                f"accelerator={accelerator}: there is none on this machine; give accelerator=cpu"
-            )
 
 
 def _own_figures(result: Pass) -> dict[str, Any]:
