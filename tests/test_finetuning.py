@@ -1,5 +1,6 @@
 """Transfer learning: parameters by depth, a frozen beginning, weights from files."""
 
+import logging
 from functools import partial
 from pathlib import Path
 
@@ -86,6 +87,25 @@ def test_learning_rates_fall_by_depth_in_whatever_schedule() -> None:
     assert [group["lr"] for group in optimizer.param_groups[::2]] == pytest.approx([0.02, 0.01, 0.005])
 
 
+def test_a_decay_that_leaves_nothing_of_the_rate_is_refused() -> None:
+    network = MLP((1, 8, 8), 3, widths=[4] * 29)
+    for lost in (0.01, 0.001, 1e-20):  # the last is 0 in any precision
+        with pytest.raises(InputError, match=rf"^layer_decay={lost}: of 30 blocks .* set at least 0\.05, or"):
+            parameter_groups(network, decay_norms_and_biases=True, layer_decay=lost)
+    groups = parameter_groups(network, decay_norms_and_biases=True, layer_decay=0.05)
+    assert min(group["lr_scale"] for group in groups) * torch.ones(()) > 0
+
+
+def test_a_rate_of_0_stays_0(tmp_path: Path) -> None:
+    still = partial(torch.optim.SGD, lr=0.0)
+    module = ImageClassifier(MLP((1, 8, 8), 3, widths=[]), CrossEntropy(3), still, schedules.cosine)
+    before = [parameter.clone() for parameter in module.parameters()]
+    trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
+    trainer.fit(module, make_data())
+    assert trainer.lr_scheduler_configs[0].scheduler.get_last_lr() == [0.0]
+    assert same(before, list(module.parameters()))
+
+
 def make_transfer(seed: int = 0, **options) -> ImageClassifier:
     torch.manual_seed(seed)
     return ImageClassifier(
@@ -126,6 +146,35 @@ def test_at_first_only_the_head_trains_then_everything(tmp_path: Path) -> None:
     assert not any(same([one], [other]) for one, other in zip(seen[2][0], before[0], strict=True))
     assert all(parameter.requires_grad for parameter in module.parameters())
     assert trainer.global_step == trainer.lr_scheduler_configs[0].scheduler.total_steps - 1
+
+
+def test_a_network_that_is_all_head_trains_as_ever_and_that_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "project")
+    modules = []
+    for callbacks in ([Freeze(2)], []):
+        torch.manual_seed(0)
+        network = MLP((1, 8, 8), 3, widths=[])
+        modules.append(ImageClassifier(network, CrossEntropy(3), torch.optim.SGD, schedules.constant))
+        trainer = make_trainer(tmp_path, callbacks, max_epochs=3, enable_checkpointing=False)
+        trainer.fit(modules[-1], make_data())
+    lines = [line for line in caplog.messages if "head" in line or "everything" in line]
+    assert lines == ["callbacks.freeze.epochs=2: only the head trains anyway"]
+    assert same(*([*module.network.parameters()] for module in modules))
+
+
+def test_what_has_no_parameters_rests_with_the_frozen_layer_behind_it() -> None:
+    features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
+    wide = nn.Sequential(nn.Dropout(), nn.Linear(144, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
+    network = nn.Sequential(features, nn.Flatten(), wide)
+    freeze = Freeze(1)
+    freeze._freeze(network)
+    dropouts = [part.training for part in network.modules() if isinstance(part, nn.Dropout)]
+    assert dropouts == [False, True], "the second is in front of the head"
+    assert not any(part.training for part in features.modules())
+    freeze._thaw()
+    assert all(part.training for part in network.modules())
 
 
 @pytest.mark.parametrize("stop", [5, 7, 11])  # within the frozen epoch, at its end, within the next

@@ -19,9 +19,10 @@ class Freeze(Callback):
     """Train the head alone at first: the large gradients of its random weights would spoil what is below.
 
     Everything else computes no gradients in these epochs, keeps its batch norm statistics and drops nothing
-    out. It is in the optimizer's groups from the beginning, where parameters without gradients are passed
-    over: the schedule runs over the whole training as ever, and a run that goes on finds its groups as they
-    were. A compiled network is compiled once more when the phase ends.
+    out; a dropout behind the last of its layers is the head's. It is in the optimizer's groups from the
+    beginning, where parameters without gradients are passed over: the schedule runs over the whole training
+    as ever, and a run that goes on finds its groups as they were. A compiled network is compiled once more
+    when the phase ends. Where nothing but the head trains anyway, that is told, and nothing done.
 
     Args:
         epochs: that only the head trains; 0: all trains from the start.
@@ -34,6 +35,7 @@ class Freeze(Callback):
         if epochs < 0:
             raise InputError(f"callbacks.freeze.epochs={epochs}: must be at least 0")
         self.epochs = epochs
+        self._begun = False
         self._frozen: list[nn.Parameter] = []
         self._resting: list[nn.Module] = []
 
@@ -62,17 +64,21 @@ class Freeze(Callback):
 
     def _look(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         freezes = trainer.current_epoch < self.epochs
-        if freezes and not self._frozen:
+        if freezes == self._begun:
+            return
+        self._begun = freezes
+        if freezes:
             network = pl_module.network
             assert isinstance(network, nn.Module)
             self._freeze(network)
-            if trainer.is_global_zero:
-                until = f"the first {self.epochs} epochs" if self.epochs > 1 else "the first epoch"
-                log.info("only the head trains in %s", until)
-        elif self._frozen and not freezes:
+            if not self._frozen:
+                _tell(trainer, f"callbacks.freeze.epochs={self.epochs}: only the head trains anyway")
+                return
+            until = f"the first {self.epochs} epochs" if self.epochs > 1 else "the first epoch"
+            _tell(trainer, f"only the head trains in {until}")
+        elif self._frozen:
             self._thaw()
-            if trainer.is_global_zero:
-                log.info("everything trains now")
+            _tell(trainer, "everything trains now")
         else:
             return
         if isinstance(trainer.strategy, DDPStrategy):
@@ -84,9 +90,8 @@ class Freeze(Callback):
         for parameter in self._frozen:
             parameter.requires_grad = False
             parameter.grad = None
-        heads = set(head)
-        self._resting = [module for module in _outermost(network, heads) if module.training]
-        self._resting = [part for module in self._resting for part in module.modules() if part.training]
+        below = _without(network, set(head)) if self._frozen else []
+        self._resting = [part for module in below for part in module.modules() if part.training]
         for part in self._resting:
             part.training = False
 
@@ -95,19 +100,33 @@ class Freeze(Callback):
             parameter.requires_grad = True
         for part in self._resting:
             part.training = True
-        self._frozen, self._resting = [], []
+        self._begun, self._frozen, self._resting = False, [], []
+
+
+def _without(network: nn.Module, head: set[nn.Parameter]) -> list[nn.Module]:
+    """The largest modules that have none of the head's parameters, up to the last that has parameters: what
+    has none, such as a dropout, works on behalf of the layer behind it.
+    """
+    found = _outermost(network, head)
+    while found and not any(True for _ in found[-1].parameters()):
+        found.pop()
+    return found
 
 
 def _outermost(network: nn.Module, head: set[nn.Parameter]) -> list[nn.Module]:
-    """The largest modules that have parameters, and none of the head's."""
+    """The largest modules that have none of the head's parameters, in the order of the network."""
     found = []
     for child in network.children():
-        parameters = set(child.parameters())
-        if parameters and not parameters & head:
+        if head.isdisjoint(child.parameters()):
             found.append(child)
-        elif parameters:
+        else:
             found += _outermost(child, head)
     return found
+
+
+def _tell(trainer: L.Trainer, line: str) -> None:
+    if trainer.is_global_zero:
+        log.info(line)
 
 
 def _wrap_again(strategy: DDPStrategy) -> None:

@@ -142,7 +142,8 @@ class ImageClassifier(L.LightningModule):
         self._logged_step = self.trainer.global_step
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
-            scale = configured.get("initial_lr", 1.0) / group.get("initial_lr", 1.0)
+            before = group.get("initial_lr", 1.0)
+            scale = configured.get("initial_lr", 1.0) / before if before else 1.0
             group.update(configured | {"lr": group["lr"] * scale})
         if self._restored:
             self._go_on()

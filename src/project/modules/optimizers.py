@@ -1,5 +1,6 @@
 """Parameter groups, and optimizers that are made of two."""
 
+import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -7,9 +8,13 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from project.errors import InputError
 from project.modules.blocks import blocks
 
 ParameterGroups = list[dict[str, Any]]
+
+LEAST_SCALE = torch.finfo(torch.float32).tiny
+"""Of a group's learning rate, in units of the head's: below, single precision loses it."""
 
 
 def parameter_groups(
@@ -29,6 +34,9 @@ def parameter_groups(
             head, `layer_decay` for the block before it, its square for the one before that, and so on
             (discriminative fine-tuning: Howard and Ruder 2018, arXiv 1801.06146, sec. 3.2; block by block:
             Clark et al. 2020, arXiv 2003.10555).
+
+    Raises:
+        InputError: `layer_decay` leaves the first blocks no learning rate that single precision can hold.
     """
     groups: ParameterGroups = []
     depths = [list(network.parameters())] if layer_decay == 1 else list(reversed(blocks(network)))
@@ -45,7 +53,14 @@ def parameter_groups(
             matrices = [parameter for parameter in parameters if parameter.ndim > 1]
             vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
             groups += [{"params": matrices} | options, {"params": vectors, "weight_decay": 0.0} | options]
-    return [group for group in groups if group["params"]]
+    groups = [group for group in groups if group["params"]]
+    if min((group.get("lr_scale", 1.0) for group in groups), default=1.0) < LEAST_SCALE:
+        least = math.ceil(100 * LEAST_SCALE ** (1 / (len(depths) - 1))) / 100
+        raise InputError(
+            f"layer_decay={layer_decay}: of {len(depths)} blocks the first would not learn at all; set at "
+            f"least {least:g}, or train the head alone for some epochs (callbacks.freeze.epochs)"
+        )
+    return groups
 
 
 def scale_learning_rates(optimizer: Optimizer) -> None:

@@ -111,7 +111,7 @@ def cosine(
     total = length.in_units_of(interval)
 
     def ratio_of(peak: float) -> Callable[[int], float]:
-        lowest = final_lr / peak
+        lowest = final_lr / peak if peak else 1.0  # what does not learn stays as it is
         return lambda step: lowest + (1 - lowest) * _half_cosine(step / total)
 
     ratios = [ratio_of(group["lr"] / group.get("lr_scale", 1.0)) for group in optimizer.param_groups]
