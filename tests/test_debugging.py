@@ -98,9 +98,19 @@ def test_smoothed_labels_leave_a_loss() -> None:
     assert least_loss(CrossEntropy(4)) == 0
 
 
+class Stops(Profile):
+    """Notes the step after which it stops."""
+
+    stopped_at = 0
+
+    def _stop(self) -> None:
+        self.stopped_at = self.stopped_at or self._seen
+        super()._stop()
+
+
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | None) -> None:
-    profiling = Profile(str(tmp_path / "profile"), wait=3, warmup=1, active=2)
+    profiling = Stops(str(tmp_path / "profile"), wait=3, warmup=1, active=2)
     trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, chunk=chunk)
     trainer.fit(make_module(), make_data())
     trace = json.loads((tmp_path / "profile" / "steps.pt.trace.json").read_text())
@@ -113,6 +123,7 @@ def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | 
     assert any("convolution" in line for line in lines)
     assert max(map(len, lines)) <= 80
     assert [path.name for path in (tmp_path / "profile").glob(".*")] == []
+    assert profiling.stopped_at == 6, "what follows costs nothing"
 
 
 def test_a_training_shorter_than_the_profile_has_a_trace_too(tmp_path: Path) -> None:

@@ -52,6 +52,7 @@ class Profile(Callback):
         self.warmup = warmup
         self.active = active
         self._profiler: profile | None = None
+        self._written = False
         self._seen = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -69,7 +70,7 @@ class Profile(Callback):
             on_trace_ready=self._write,
             acc_events=True,
         )
-        self._seen = trainer.global_step
+        self._seen, self._written = trainer.global_step, False
         self._profiler.start()
 
     def on_train_batch_end(
@@ -84,6 +85,8 @@ class Profile(Callback):
             return
         self._seen = trainer.global_step
         self._profiler.step()
+        if self._written:  # its steps cost time even when there is nothing left to record
+            self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write what there is, where the training was shorter than that."""
@@ -101,6 +104,7 @@ class Profile(Callback):
             profiler.stop()
 
     def _write(self, profiler: profile) -> None:
+        self._written = True
         self.folder.mkdir(parents=True, exist_ok=True)
         trace = self.folder / "steps.pt.trace.json"
         partial = trace.with_name(f".{trace.name}")
