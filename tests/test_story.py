@@ -3,11 +3,13 @@
 import csv
 import logging
 import sys
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from conftest import Compose, read_table
@@ -28,6 +30,7 @@ from project.datamodules.augmentation import Augmentation
 from project.loggers.csv import MetricsCSV
 from project.loggers.graph import record_graph
 from project.loggers.hyperparameters import hyperparameters
+from project.loggers.projection import CONFIG, narrowed, write_projection
 from project.loggers.tensorboard import TensorBoard, shown_as
 from project.ranks.run import run_ranks
 
@@ -110,6 +113,59 @@ def test_images_of_two_channels_are_not_drawn(tmp_path: Path) -> None:
     story.on_test_end(trainer, make_module())
     board.finalize("success")
     assert events_of(tmp_path).Tags()["images"] == ["test/confusion"]
+
+
+def test_images_that_are_decoded_again_count_among_what_is_spent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    board, story, data = TensorBoard(str(tmp_path)), Story(0.001, least_s=0.6, images=4), make_data()
+    read: list[int] = []
+    in_memory = data.pixels
+
+    def decoded(split: Any, places: torch.Tensor) -> torch.Tensor:
+        read.extend(places.tolist())
+        time.sleep(0.02 * len(places))  # 1 s for all that the points would take
+        return in_memory(split, places)
+
+    monkeypatch.setattr(data, "pixels", decoded)
+    trainer = make_trainer(tmp_path, [story], logger=board, enable_checkpointing=False)
+    trainer.test(make_module(), data, verbose=False)
+    board.finalize("success")
+    assert "points" in story.spending.left_out
+    assert len(read) <= 2 + story.images
+    assert 0.04 < story.spending.spent_s < 3, "0.6 s, on a machine of any pace"
+
+
+def test_wide_points_are_narrowed_and_keep_their_distances(tmp_path: Path) -> None:
+    draws = np.random.default_rng(1)
+    points = (
+        draws.standard_normal((30, 4096)).astype(np.float32) * np.linspace(0.5, 2, 30, dtype="f")[:, None]
+    )
+    rows = [[str(number)] for number in range(30)]
+    images = torch.zeros(30, 1, 100, 50, dtype=torch.uint8)
+    write_projection(tmp_path, "points", points, ["number"], rows, images)
+    written = np.loadtxt(tmp_path / "projector" / "points.tsv")
+    assert written.shape == (30, 256)
+    assert "single_image_dim: 32\n    single_image_dim: 64" in (tmp_path / CONFIG).read_text()
+    pairs = np.triu_indices(30, 1)
+    ratios = [np.linalg.norm(each[pairs[0]] - each[pairs[1]], axis=1) for each in (written, points)]
+    np.testing.assert_allclose(ratios[0] / ratios[1], 1, atol=0.25)  # of 435, at 4.4 % each
+    np.testing.assert_array_equal(narrowed(points[:, :256]), points[:, :256])
+
+
+def test_a_test_whose_answers_cannot_be_had_ends_all_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fail(collector: Collector) -> Answers:
+        raise MemoryError("no room")
+
+    monkeypatch.setattr(Collector, "gather", fail)
+    board = TensorBoard(str(tmp_path))
+    trainer = make_trainer(tmp_path, [Story(budget=1)], logger=board, enable_checkpointing=False)
+    trainer.test(make_module(), make_data(), verbose=False)
+    board.finalize("success")
+    assert "test/acc" in trainer.callback_metrics
+    assert "TensorBoard lacks the test: no room" in caplog.text
 
 
 def answers_of(places: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> Answers:

@@ -120,7 +120,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         callbacks = without_validation(callbacks, config["scheduler"])
     callbacks |= {"record": Record(run), "stop": Stop()}
     if in_sweep() and isinstance(story := callbacks.get("story"), Story):
-        story.spending.least_s = 0.0
+        story.keep_to_share()
     if cfg.ckpt_path is not None and nodes.is_first():  # changes are kept once they have proved right
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))

@@ -163,12 +163,12 @@ class TensorBoard(TensorBoardLogger):
         points: "NDArray[np.float32]",
         columns: Sequence[str],
         rows: Sequence[Sequence[str]],
-        thumbnails: "Sequence[PIL.Image.Image]",
+        images: Tensor,
     ) -> None:
         """Show points on the Projector page, see `write_projection`."""
         from project.loggers.projection import write_projection
 
-        write_projection(Path(self.root_dir), name, points, columns, rows, thumbnails)
+        write_projection(Path(self.root_dir), name, points, columns, rows, images)
 
     @rank_zero_only
     def save(self) -> None:
