@@ -3,6 +3,7 @@
 import csv
 import hashlib
 import pickle
+import signal
 import struct
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,8 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # before anything is computed: forks that take more threads would wait for lost ones
 
 

@@ -114,8 +114,8 @@ def test_a_sweep_stands_for_its_best_run_and_last_for_the_last(
     later = write_run(outputs / "one" / "later", started="2026-02-02T00:00:00+00:00", state="failed")
     assert find_trained("last", outputs).path == later
     newest = {"started": "2026-03-03T00:00:00+00:00"}
-    write_run(outputs / "debug" / "one" / "trial", **newest)
-    write_run(outputs / "one" / "search", find="lr", state="failed", **newest)
+    write_run(outputs / "debug" / "one" / "trial", trial=True, **newest)
+    write_run(outputs / "one" / "search", find="lr", trial=True, state="failed", **newest)
     assert find_trained("last", outputs).path == later
     assert find_trained("last", outputs / "debug").path == outputs / "debug" / "one" / "trial"
     called_so = write_run(outputs / "debug" / "run", **newest)
@@ -142,7 +142,7 @@ def test_the_best_run_is_the_one_with_the_best_value_of_what_it_watched(tmp_path
         ("above", r"run=above: no run folder .* name one below it, such as above/run"),
         ("empty", r"run=empty: no run folder .* give a folder that train\.py made"),
         ("sweep", r"run=sweep: none of the sweep's 1 runs has a result \(failed\)"),
-        ("last", r"run=last: no run below outputs; train one, .*; trials of debug=… "),
+        ("last", r"run=last: no run below outputs; train one, or say where"),
         ("s3://bucket/run", r"run=s3://bucket/run: "),
     ],
 )
@@ -155,7 +155,6 @@ def test_runs_that_are_not_there(
     write_run(Path("above/run"))
     write_run(Path("sweep/0"), state="failed")
     Path("sweep/sweep.json").touch()
-    write_run(Path("outputs/debug/name/trial"))
     with pytest.raises(InputError, match=message) as found:
         find_trained(wanted)
     assert len(str(found.value).splitlines()) == 1

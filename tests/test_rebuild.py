@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from project import rebuild
 from project.datamodules.image_folder import ImageFolder
-from project.errors import InputError
+from project.errors import DataError, InputError
 from project.evaluation.passes import Pass, run_over
 from project.runs.folder import RunFolder
 from project.train import train
@@ -177,3 +177,20 @@ def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_
     del resumed.class_names
     resumed.load_state_dict(saved)
     assert resumed.mean == saved["mean"]
+
+
+def test_a_folder_of_other_images_is_tested_as_a_whole(
+    make: Make, image_folder: Path, tmp_path: Path
+) -> None:
+    run = make(
+        "model=mlp", "data=image_folder", f"data.path={image_folder}", "data.prepared=null", base=SHORT
+    )
+    names = rebuild.load(run).class_names
+    other = tmp_path / "others"
+    shutil.copytree(image_folder / "test" / names[-1], other / names[-1])  # one class alone
+    again = repeat(run, data=[f"data.path={other}"])
+    files = list((other / names[-1]).iterdir())
+    assert again.predictions.labels.tolist() == [len(names) - 1] * len(files)
+    shutil.copytree(other / names[-1], other / "unknown")
+    with pytest.raises(DataError, match=r"unknown is none of the classes ant, bee"):
+        repeat(run, data=[f"data.path={other}"])

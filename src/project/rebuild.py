@@ -39,6 +39,9 @@ AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")
 """Of another data set, what stays as the network was trained with it."""
 CUTS = ("split_seed", "test_size", "val_size", "folds", "fold")
 """How a data set's own images are split: otherwise cut, those that are tested were trained on."""
+IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
+ALL = "all"
+"""Of `data.test_size`."""
 CHOICES = ("auto", "best", "last", "previous")
 
 log = logging.getLogger(__name__)
@@ -108,6 +111,7 @@ class Trained:
             fixed["grayscale"] = self.input_shape[0] == 1
             try:
                 _override_data(composed, self.data_overrides, fixed, self.input_shape)
+                _name_classes(composed.data, self.data_overrides, self.class_names)
                 unresolved: Any = OmegaConf.to_container(composed.data)
                 if missing := [key for key, value in unresolved.items() if value == "???"]:
                     raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
@@ -265,6 +269,18 @@ def _find_checkpoint(run: RunFolder, weights: str) -> Path:
     return names[weights]
 
 
+def _name_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str]) -> None:
+    """Have a folder of other images tested as a whole, with the labels that the network knows."""
+    given = {word.partition("=")[0] for word in overrides}
+    if not {"data", "data.path"} & given or data._target_ != IMAGE_FOLDER:
+        return
+    with open_dict(data):
+        if "data.classes" not in given:
+            data.classes, data.num_classes = list(names), len(names)
+        if "data.test_size" not in given:
+            data.test_size = ALL
+
+
 def _override_data(
     config: DictConfig, overrides: Sequence[str], fixed: dict[str, Any], shape: tuple[int, int, int]
 ) -> None:
@@ -296,10 +312,10 @@ def _override_data(
         return
     changed = _plain(config.data)
     for cut in CUTS:
-        value, own = changed.get(cut), trained.get(cut)
-        if f"data.{cut}" in given and value != own:
+        now, own = changed.get(cut), trained.get(cut)
+        if f"data.{cut}" in given and now != own:
             raise InputError(
-                f"data.{cut}={_as_word(value)}: the run had {_as_word(own)}; cut otherwise, images that it "
+                f"data.{cut}={_as_word(now)}: the run had {_as_word(own)}; cut otherwise, images that it "
                 "trained on would be tested: leave it out, or give other data (data=… or data.path=…)"
             )
 

@@ -27,6 +27,7 @@ log = logging.getLogger(__name__)
 
 EpsImagePlugin.gs_binary = False  # PostScript is a program: Pillow would have Ghostscript run it
 
+ALL = "all"
 MEBIBYTE = 2**20
 MOST_WORKERS = 16
 FEW_FILES = 1000
@@ -49,7 +50,10 @@ class ImageFolder(ImageDataModule):
 
     Args:
         path: the folder.
-        test_size: test images cut off where there is no test folder: a number, or a fraction below 1.
+        test_size: test images cut off where there is no test folder: a number, a fraction below 1, or `all`:
+            there is nothing to train on then.
+        classes: names of the classes, in the order of the labels; some may have no folder. Null takes those
+            of the training folders, sorted.
         memory_budget_mb: most memory, MiB, that decoded training images may take.
         num_workers: processes that decode streamed images; null takes one for each CPU that this process
             may use.
@@ -60,7 +64,8 @@ class ImageFolder(ImageDataModule):
     def __init__(
         self,
         path: str,
-        test_size: float = 0.2,
+        test_size: float | str = 0.2,
+        classes: Sequence[str] | None = None,
         memory_budget_mb: int = 4096,
         num_workers: int | None = None,
         timeout_s: float = 120,
@@ -69,6 +74,9 @@ class ImageFolder(ImageDataModule):
         super().__init__(name="image_folder", **base)
         self.path = Path(path)
         self.test_size = test_size
+        if isinstance(test_size, str) and test_size != ALL:
+            raise InputError(f"data.test_size={test_size}: a number, a fraction below 1, or {ALL}")
+        self.classes = list(classes) if classes is not None else None
         self.memory_budget_mb = memory_budget_mb
         self.num_workers = min(available_cpus(), MOST_WORKERS) if num_workers is None else num_workers
         if not timeout_s > 0:
@@ -77,7 +85,9 @@ class ImageFolder(ImageDataModule):
 
     @cached_property
     def class_names(self) -> list[str]:
-        """Names of the class folders, sorted."""
+        """Names of the class folders, sorted, unless `classes` names them."""
+        if self.classes is not None:
+            return self.classes
         return [folder.name for folder in class_folders(self.path)]
 
     @property
@@ -93,6 +103,10 @@ class ImageFolder(ImageDataModule):
     def prepare_data(self) -> None:
         """Check the number of classes before anything is decoded."""
         names = self.class_names
+        if len(names) != self.num_classes and self.classes is not None:
+            raise InputError(
+                f"data.classes={names}: {len(names)} names, while data.num_classes={self.num_classes}"
+            )
         if len(names) != self.num_classes:
             raise InputError(
                 f"data.num_classes={self.num_classes}: {self.path} has {len(names)} class folders; "
@@ -124,6 +138,13 @@ class ImageFolder(ImageDataModule):
     def _cut(self, labels: Tensor, split: Split) -> Tensor:
         """Rows of the training or the test images, where one folder holds both."""
         count = len(labels)
+        if isinstance(self.test_size, str):
+            if split == "test":
+                return torch.arange(count)
+            raise InputError(
+                f"data.test_size={ALL}: the images in {self.path} are all for the test, none is left for "
+                f"{split}; choose split=test, or a number"
+            )
         size = images_of(self.test_size, count)
         if not 0 < size < count:
             raise InputError(
@@ -138,6 +159,11 @@ class ImageFolder(ImageDataModule):
         files: list[str] = []
         labels: list[int] = []
         for class_folder in subfolders(folder):
+            if class_folder.name not in names and self.classes is not None:
+                raise DataError(
+                    f"data.path={self.path}: {class_folder} is none of the classes {', '.join(names)}; "
+                    "rename or remove it"
+                )
             if class_folder.name not in names:
                 raise DataError(
                     f"data.path={self.path}: class {class_folder} has no training images; add some, or "

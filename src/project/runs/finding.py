@@ -4,14 +4,12 @@ import math
 from pathlib import Path
 
 from project.errors import InputError
-from project.runs.folder import RunFolder
+from project.runs.folder import RunFolder, latest_run
 from project.runs.results import Run, read_runs
 from project.sweeps.folder import find_sweep
 from project.targets import refuse_address
 
 LAST = "last"
-DEBUG = "debug"
-"""The folder below the outputs in which debug presets keep their trials."""
 
 
 def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: str = "run") -> RunFolder:
@@ -45,35 +43,16 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
 def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     """The folder of the run or the sweep that was started last; for a sweep's job, that of its sweep.
 
-    Trials count for nothing: those of `debug=…`, which lie below `outputs/debug`, and what only looked for
-    a value (`find=lr`).
+    Trials of `debug=…` and `find=…` count only where there is nothing else.
 
     Raises:
         InputError: there is none below `outputs`.
     """
-    above = Path(outputs).expanduser()
-    found: list[tuple[str, Path]] = []
-    for file in above.glob("**/status.json"):
-        run = RunFolder(file.parent)
-        if _is_trial(run.path.relative_to(above)) or not run.config_file.exists():
-            continue
-        status = run.read_status()
-        if not status.get("find"):
-            found.append((status.get("started", ""), run.path))
-    if not found:
-        hint = "; trials of debug=… are looked at by their folder" if (above / DEBUG).is_dir() else ""
-        raise InputError(
-            f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER{hint}"
-        )
-    _, last = max(found, key=lambda entry: entry[0])
-    return last.parent if find_sweep(last.parent) is not None else last
-
-
-def _is_trial(place: Path) -> bool:
-    """Whether a folder below the outputs is of a debug preset: `debug/NAME/TIME`, where a run that is called
-    debug lies in `debug/TIME`.
-    """
-    return len(place.parts) > 2 and place.parts[0] == DEBUG
+    last = latest_run(Path(outputs).expanduser())
+    if last is None:
+        raise InputError(f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER")
+    around = last.path.parent
+    return around if find_sweep(around) is not None else last.path
 
 
 def best_of_sweep(folder: Path, *, key: str = "run") -> Run:
