@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_rebuild import Make, make  # noqa: F401 (a fixture)
+from test_rebuild import SHORT, Make, make  # noqa: F401 (a fixture)
 
 from project import options
+from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
-from project.evaluation import combining, measures, places, table
+from project.evaluation import alike, combining, command, measures, places, table
 from project.evaluation.command import evaluate
 from project.evaluation.measures import Predictions
 from project.evaluation.members import find_members
@@ -207,10 +208,17 @@ def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> N
     assert read(folder.with_name("test-noise_0.5"))["run_figures"] is None
 
 
-def test_several_runs_are_one(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_several_runs_are_one(
+    make: Make,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
     both = "run=" + ",".join(str(run.path) for run in runs)
+    reads, read_images = [], Synthetic.read
+    monkeypatch.setattr(Synthetic, "read", lambda *wanted: reads.append(wanted[1]) or read_images(*wanted))
     evaluate(asked(both, "resamples=20", f"output={runs[0].path.parent / 'together'}", "figures=false"))
+    assert reads == ["test"]  # once for both
     found = read(runs[0].path.parent / "together")
     assert [row["figures"]["accuracy"]["value"] for row in found["members"]] == [
         run.read_status()["metrics"]["test/acc"] for run in runs
@@ -232,6 +240,45 @@ def test_several_runs_are_one(make: Make, capsys: pytest.CaptureFixture[str]) ->
     nll = -mean.gather(1, labels[:, None]).log().mean().item()
     assert found["figures"]["nll"]["value"] == pytest.approx(nll, rel=1e-5)
     assert found["figures"]["loss"]["value"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_networks_that_saw_other_images_are_none_together(
+    make: Make,  # noqa: F811
+    image_folder: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "photos"
+    folder.symlink_to(image_folder / "train")
+    runs = []
+    for number, path in enumerate([image_folder / "train", folder, folder]):
+        words = ("data=image_folder", f"data.path={path}", "data.prepared=null", "data.test_size=24")
+        seed = f"data.split_seed={number // 2}"
+        runs.append(make("model=mlp", *words, seed, base=SHORT, name=f"run{number}"))
+    one, other, otherwise = map(load, runs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "run_over", lambda *_: pytest.fail("computed before it was checked"))
+        for words in ("combine=ensemble", "split=val"):
+            with pytest.raises(InputError, match=r"^run=.*run2: has other images in split=\w+ than .*run0"):
+                evaluate(asked(f"run={runs[0].path},{runs[2].path}", words))
+        mlp = make("model=mlp", name="mlp")
+        with pytest.raises(InputError, match=r"^run=.*mlp: its classes are not those of .*run0"):
+            evaluate(asked(f"run={runs[0].path},{mlp.path}"))
+    alike.require_same_images([one, other], "test")  # whose folder has another name
+    first, second, third = (alike.identity_of(each, "test") for each in (one, other, otherwise))
+    assert first.same(second)
+    assert torch.equal(first.labels, third.labels)
+    assert not first.same(third)
+
+
+def test_images_without_files_are_known_by_their_pixels(make: Make) -> None:  # noqa: F811
+    run = make("model=mlp")
+    same, others = load(run, data=["data.eval_batch_size=5"]), load(run, data=["data.noise=0.5"])
+    wanted = alike.identity_of(load(run), "test")
+    assert alike.identity_of(same, "test").same(wanted)
+    assert not alike.identity_of(others, "test")._replace(labels=wanted.labels).same(wanted)
+    smaller = wanted._replace(shape=(1, 4, 4), digest=b"")
+    assert smaller.same(wanted)
+    assert not smaller._replace(recipe="").same(wanted)
 
 
 def test_weights_are_averaged(make: Make) -> None:  # noqa: F811

@@ -86,7 +86,7 @@ class Trained:
             InputError: the overrides do not make a data set of the network's classes, or the run's own data
                 have others by now.
         """
-        config = self._data_config()
+        config = self.data_config()
         datamodule: ImageDataModule = build({"data": config}, "data")
         if datamodule.num_classes != (wanted := self.config["data"]["num_classes"]):
             raise InputError(
@@ -100,7 +100,12 @@ class Trained:
         check_classes(self.class_names, names, datamodule.source, remedy)
         return datamodule
 
-    def _data_config(self) -> dict[str, Any]:
+    def data_config(self) -> dict[str, Any]:
+        """The data set's configuration, resolved, plain values.
+
+        Raises:
+            InputError: the overrides are wrong.
+        """
         trained = self.config["data"]
         config = trained
         if self.data_overrides:

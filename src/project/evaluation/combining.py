@@ -29,20 +29,18 @@ def ensemble(members: Sequence[Trained], passes: Sequence[Pass]) -> Pass:
 
     Args:
         members: the networks.
-        passes: what each said of the same images.
+        passes: what each said of the same images, which is up to the caller: see `alike`.
 
     Raises:
-        InputError: the images or the classes are not the same.
+        InputError: the run of one of them tests fewer images.
     """
     first = passes[0]
     for trained, other in zip(members, passes, strict=True):
-        same = torch.equal(other.rows, first.rows)
-        if not same or not torch.equal(other.predictions.labels, first.predictions.labels):
+        if len(other.rows) != len(first.rows):
             raise InputError(
-                f"run={trained.run.shown}: has other images in this split than {members[0].run.shown}; give "
-                "all the same by data=… or data.KEY=VALUE, or combine=none"
+                f"run={trained.run.shown}: is tested with {len(other.rows)} images, {members[0].run.shown} "
+                f"with {len(first.rows)} (trainer.limit_test_batches); use combine=none"
             )
-        require_same_classes(members[0], trained)
     each = torch.stack([item.predictions.log_probabilities.double() for item in passes])
     logarithms = each.logsumexp(0) - math.log(len(passes))  # of the mean of the probabilities
     labels = first.predictions.labels
@@ -98,7 +96,7 @@ def average(members: Sequence[Trained], *, recompute: bool, device: torch.device
     """
     first = members[0]
     for other in members[1:]:
-        _require_same_network(first, other)
+        require_same_network(first, other)
     module = build_module(first.config)
     if first.config["trainer"].get("precision") == "64-true":
         module.double()
@@ -117,7 +115,12 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
     return torch.stack([value.double() for value in values]).mean(0).to(values[0].dtype)
 
 
-def _require_same_network(first: Trained, other: Trained) -> None:
+def require_same_network(first: Trained, other: Trained) -> None:
+    """Make sure that two networks' weights have a mean.
+
+    Raises:
+        InputError: they have not.
+    """
     require_same_classes(first, other)
     named = f"run={other.run.shown}"
     remedy = "only networks that are made alike have weights to average; use combine=ensemble"

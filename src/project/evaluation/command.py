@@ -1,8 +1,6 @@
 """The work of `scripts/evaluate.py`, from what was asked to what is shown and written."""
 
-import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,42 +9,19 @@ import torch
 from project import rebuild
 from project.choices import require_accelerator
 from project.errors import InputError
-from project.evaluation import combining, places, record, table
+from project.evaluation import combining, places, record, screen
+from project.evaluation.alike import lend_data, release_data, require_same_images
 from project.evaluation.measures import intervals, measured
 from project.evaluation.members import Member, find_members
 from project.evaluation.options import Options
 from project.evaluation.passes import Pass, run_over
+from project.evaluation.subject import Subject, run_figures
 from project.rebuild import Trained
 from project.runs.provenance import now, versions
 from project.wording import printable
 
 METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
 LEVEL = 0.95
-CLOSE = 1e-5
-"""By how much, relatively, a loss may differ that was summed in another order."""
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A network, or several as one, and what it said of the images.
-
-    Args:
-        title: what it is, for the screen.
-        trained: the network; of several, the first.
-        result: of the pass over the images.
-        views: that were averaged.
-        weights: as asked.
-        members: of several, each with its own figures.
-        combined: how several were made one, or None.
-    """
-
-    title: str
-    trained: Trained
-    result: Pass
-    views: str
-    weights: str
-    members: Sequence[tuple[str, dict[str, Any]]] = ()
-    combined: str | None = None
 
 
 def evaluate(options: Options) -> None:
@@ -70,13 +45,12 @@ def evaluate(options: Options) -> None:
     for member in found.members:
         place = _place(options, member, several=several)
         with places.replacing(place, told=options.output is not None) as folder:
-            shown = _report(options, _evaluate_one(options, member), folder, place)
+            shown = _report(options, _evaluate_one(options, member, _load(options, member)), folder, place)
         print(shown, flush=True)  # when all is written: whoever reads may have enough, as `head` has
 
 
-def _evaluate_one(options: Options, member: Member) -> Subject:
-    trained = _load(options, member)
-    views = options.views or trained.config.get("test_views", "none")
+def _evaluate_one(options: Options, member: Member, trained: Trained) -> Subject:
+    views = _views(options, trained)
     result = run_over(trained, options.split, views, **_changes(options, trained))
     return Subject(member.shown, trained, result, views, member.weights)
 
@@ -89,27 +63,57 @@ def _evaluate_together(options: Options, members: Sequence[Member], home: Path) 
     own = home / places.FOLDER / places.name_together(name, combined, shown)
     place = options.output or own
     with places.replacing(place, told=options.output is not None) as folder:
-        subjects = [_evaluate_one(options, member) for member in members]
-        networks = [subject.trained for subject in subjects]
-        if combined == "average":
-            device = torch.device(subjects[0].result.device)
-            mean = combining.average(networks, recompute=options.batch_norm == "recompute", device=device)
-            changes = _changes(options, mean)
-            result = run_over(mean, options.split, subjects[0].views, **changes)
-            title = f"average of {len(members)} networks' weights"
-        else:
-            mean = networks[0]
-            result = combining.ensemble(networks, [subject.result for subject in subjects])
-            title = f"ensemble of {len(members)} networks, mean of probabilities"
-        rows = [(subject.title, _own_figures(subject.result)) for subject in subjects]
-        views = subjects[0].views
-        together = Subject(title, mean, result, views, ",".join(options.weights), rows, combined)
+        networks = [_load(options, member) for member in members]
+        _require_alike(options, networks, combined)
+        subjects = []
+        for member, trained in zip(members, networks, strict=True):
+            subjects.append(_evaluate_one(options, member, trained))
+            release_data(trained, networks[0])
+        together = _together(options, subjects, combined)
         shown_together = _report(options, together, folder, place)
     print(shown_together, flush=True)
 
 
+def _require_alike(options: Options, networks: Sequence[Trained], combined: str) -> None:
+    """Make sure, before anything is computed, that networks can be one.
+
+    Raises:
+        InputError: they cannot.
+    """
+    for other in networks[1:]:
+        combining.require_same_classes(networks[0], other)
+        if combined == "average":
+            combining.require_same_network(networks[0], other)
+    views = sorted({_views(options, trained) for trained in networks})
+    if combined == "average" and len(views) > 1:
+        raise InputError(f"views=null: the runs were tested with views {' and '.join(views)}; give views=…")
+    require_same_images(networks, options.split)
+
+
+def _together(options: Options, subjects: Sequence[Subject], combined: str) -> Subject:
+    """Make several networks one, and have what that says of the images."""
+    networks, first = [subject.trained for subject in subjects], subjects[0]
+    if combined == "average":
+        device = torch.device(first.result.device)
+        mean = combining.average(networks, recompute=options.batch_norm == "recompute", device=device)
+        lend_data(first.trained, mean)
+        result = run_over(mean, options.split, first.views, **_changes(options, mean))
+        title = f"average of {len(networks)} networks' weights"
+    else:
+        mean = first.trained
+        result = combining.ensemble(networks, [subject.result for subject in subjects])
+        title = f"ensemble of {len(networks)} networks, mean of probabilities"
+    rows = [(subject.title, _own_figures(subject.result)) for subject in subjects]
+    views = ", ".join(sorted({subject.views for subject in subjects}))
+    return Subject(title, mean, result, views, ",".join(options.weights), rows, combined)
+
+
 def _load(options: Options, member: Member) -> Trained:
     return rebuild.load(member.run, member.weights, [*options.data, *options.paths])
+
+
+def _views(options: Options, trained: Trained) -> str:
+    return options.views or trained.config.get("test_views", "none")
 
 
 def _changes(options: Options, trained: Trained) -> dict[str, Any]:
@@ -169,7 +173,7 @@ def _report(options: Options, subject: Subject, folder: Path, place: Path) -> st
     bounds = intervals(predictions, options.resamples, options.seed, LEVEL) if options.resamples else {}
     shown = _exact(record.figures_of(figures, bounds), result)
     classes = record.classes_of(figures, bounds, names)
-    own = _run_figures(options, subject)
+    own = run_figures(options, subject)
     part = trained.datamodule.part(options.split)
 
     content = {
@@ -211,81 +215,10 @@ def _report(options: Options, subject: Subject, folder: Path, place: Path) -> st
 
         title = f"{options.split}: {len(predictions.labels):,} images"
         files += draw(folder, predictions, part, names, title)
-    screen = _screen(options, subject, shown, classes, own, str(_short(place) / places.RESULT))
-    return f"{screen}\n\n{_short(place)}: {', '.join(files)}"
+    shown_of_it = screen.render(options, subject, shown, classes, own, str(_short(place) / places.RESULT))
+    return f"{shown_of_it}\n\n{_short(place)}: {', '.join(files)}"
 
 
 def _short(path: Path) -> Path:
     here = Path.cwd()
     return path.relative_to(here) if path.is_relative_to(here) else path
-
-
-def _screen(
-    options: Options,
-    subject: Subject,
-    figures: dict[str, Any],
-    classes: Sequence[dict[str, Any]],
-    own: Mapping[str, float] | None,
-    file: str,
-) -> str:
-    trained, result = subject.trained, subject.result
-    images = f"{len(result.predictions.labels):,} images"
-    of = "" if subject.combined else f"{trained.checkpoint.name}, "
-    views = "" if subject.views == "none" else f", views {subject.views}"
-    computed = f"{result.device}, {result.precision}"
-    what = f"{of}{trained.datamodule.name} {options.split}, {images}{views}, {computed}"
-    lines = [subject.title, what, ""]
-    if subject.members:
-        whole = ("all together", figures)
-        lines += [table.render_members([*subject.members, whole]), ""]
-    notes, remark = _compared(subject, own)
-    lines += [table.render_figures(figures, notes), "", table.render_classes(classes, file)]
-    return "\n".join(lines + (["", remark] if remark else []))
-
-
-def _run_figures(options: Options, subject: Subject) -> dict[str, float] | None:
-    """Accuracy and loss that the run has on record for the same weights, split and views, or None."""
-    trained = subject.trained
-    status = trained.run.read_status()
-    metrics, tested = status.get("metrics"), status.get("weights")
-    views = trained.config.get("test_views", "none") if options.split == "test" else "none"
-    its_own = trained.checkpoint.resolve().parent == trained.run.checkpoints.resolve()
-    same = subject.combined is None and subject.views == views and trained.checkpoint.stem == tested
-    same = same and its_own  # a file of another run may have the same name
-    if not same or options.split == "train" or not isinstance(metrics, dict):
-        return None
-    if any(not word.startswith(("data.path=", "data.eval_batch_size=")) for word in options.data):
-        return None
-    acc, loss = metrics.get(f"{options.split}/acc"), metrics.get(f"{options.split}/loss")
-    return None if acc is None or loss is None else {"accuracy": acc, "loss": loss}
-
-
-def _compared(subject: Subject, own: Mapping[str, float] | None) -> tuple[dict[str, str], str]:
-    """Notes behind the figures, and a line where they are not the run's own."""
-    result, trained = subject.result, subject.trained
-    if own is None or result.loss is None:
-        return {}, ""
-    same = {
-        "accuracy": result.acc == own["accuracy"],
-        "loss": math.isclose(result.loss, own["loss"], rel_tol=CLOSE, abs_tol=1e-9),
-    }
-    notes = {name: "as in the run" for name, equal in same.items() if equal}
-    if all(same.values()) or any(word.startswith("data.path=") for word in trained.data_overrides):
-        return notes, ""
-    status, config = trained.run.read_status(), trained.config
-    of_run = [config["trainer"]["accelerator"], config["trainer"]["precision"]]
-    of_run += ["compiled"] if config.get("compile") else []
-    of_run += [f"{ranks} processes"] if (ranks := status.get("ranks", 1)) != 1 else []
-    then = (status.get("versions") or {}).get("torch")
-    here = [result.device, result.precision]
-    if then is not None and then != versions()["torch"]:
-        of_run.append(f"torch {then}")
-        here.append(f"torch {versions()['torch']}")
-    figures = (
-        f"The run itself had accuracy {own['accuracy']:.6f} and loss {own['loss']:.6f}, here "
-        f"{result.acc:.6f} and {result.loss:.6f}"
-    )
-    if of_run == here:
-        return notes, f"{figures}, though computed alike: its images, or its code, have changed since."
-    told = ", ".join(map(str, of_run))
-    return notes, f"{figures}: computed there by {told}; here by {', '.join(here)}."

@@ -54,6 +54,20 @@ class Recorder(LossAndAccuracy):
         self._count = 0
 
 
+def set_up(data: ImageDataModule, split: Split) -> None:
+    """Read a split.
+
+    Raises:
+        InputError: there is none.
+    """
+    data.setup("test" if split == "test" else "fit")
+    if not data.count(split):
+        raise InputError(
+            f"split={split}: the data has no such images (data.val_size={data.val_size:g}); choose "
+            "split=test or train, or give other data"
+        )
+
+
 class OneSplit(L.LightningDataModule):
     """Has Lightning test any split of a data set: every image once, unchanged, in order.
 
@@ -78,12 +92,7 @@ class OneSplit(L.LightningDataModule):
             InputError: there is none.
         """
         self.data.trainer = self.trainer
-        self.data.setup("test" if self.split == "test" else "fit")
-        if not self.data.count(self.split):
-            raise InputError(
-                f"split={self.split}: the data has no such images (data.val_size={self.data.val_size:g}); "
-                "choose split=test or train, or give other data"
-            )
+        set_up(self.data, self.split)
 
     def test_dataloader(self) -> ImageLoader:
         """The split's images."""
