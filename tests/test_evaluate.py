@@ -116,7 +116,7 @@ def test_the_calibration_error_of_a_case_by_hand() -> None:
     assert bins["accuracy"][[9, 14]].tolist() == [0.5, 1.0]
     edges = torch.tensor([0.0, 1 / 15, 1 / 15 + 1e-6, 3 / 15, 1.0], dtype=torch.float64)
     assert measures.bin_of(edges).tolist() == [0, 0, 1, 2, 14]
-    assert measures.confusion(found).tolist() == [[3, 0], [1, 0]]
+    assert found.confusion().tolist() == [[3, 0], [1, 0]]
 
 
 def test_classes_have_an_order_where_their_probabilities_are_too_small_for_a_float() -> None:

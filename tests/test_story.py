@@ -191,6 +191,9 @@ def test_answers_are_counted_as_one_by_one_and_the_worst_come_first() -> None:
     assert third.recall == pytest.approx(counts[2, 2] / counts[2].sum())
     assert third.precision == pytest.approx(counts[2, 2] / counts[:, 2].sum())
     assert third.f1 == pytest.approx(2 / (1 / third.recall + 1 / third.precision))
+    never = counts.clone()
+    never[:, 2] = 0  # chosen for no image: as `evaluate` has it
+    assert class_results(never, list("abcde"))[2][1:4] == (0.0, 0.0, 0.0)
     table = as_markdown(counts, ["a|b", *"bcde"])
     assert r"| a\|b |" in table
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]

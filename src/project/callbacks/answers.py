@@ -8,6 +8,8 @@ from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional as F
 
+from project.class_scores import class_scores, confusion
+
 
 class Answers(NamedTuple):
     """Answers to n images, one entry each, on the CPU.
@@ -28,8 +30,7 @@ class Answers(NamedTuple):
 
     def confusion(self, classes: int) -> Tensor:
         """Count images by true class (row) and prediction (column): (K, K) long."""
-        pairs = self.labels * classes + self.predictions
-        return torch.bincount(pairs, minlength=classes**2).view(classes, classes)
+        return confusion(self.labels, self.predictions, classes)
 
     def worst(self, count: int) -> Tensor:
         """Positions in these answers (at most `count`) of the wrong ones, the largest loss first."""
@@ -90,11 +91,11 @@ def _of_all_ranks(values: Tensor) -> list[Tensor]:
 
 
 class ClassResult(NamedTuple):
-    """How well one class is told from the others."""
+    """How well one class is told from the others; nan, and 0 by convention, see `class_scores`."""
 
     name: str
-    precision: float  # nan if it was never predicted
-    recall: float  # nan if there was no image of it
+    precision: float
+    recall: float
     f1: float
     images: int
 
@@ -108,9 +109,8 @@ def class_results(counts: Tensor, class_names: Sequence[str]) -> list[ClassResul
     """
     right = counts.diag().double()
     images, predicted = counts.sum(1).double(), counts.sum(0).double()
-    precision, recall = right / predicted, right / images
-    f1 = 2 * right / (images + predicted)
-    rows = zip(precision.tolist(), recall.tolist(), f1.tolist(), images.long().tolist(), strict=True)
+    columns = [*class_scores(right, images, predicted), images.long()]
+    rows = zip(*(column.tolist() for column in columns), strict=True)
     return [ClassResult(str(name), *row) for name, row in zip(class_names, rows, strict=True)]
 
 

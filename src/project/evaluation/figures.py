@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import Part
-from project.evaluation.measures import Predictions, confusion, reliability
+from project.evaluation.measures import Predictions, reliability
 from project.pictures import confusion_matrix, contact_sheet, reliability_diagram
 
 MISTAKES = 40
@@ -27,7 +27,7 @@ def draw(folder: Path, predictions: Predictions, part: Part, names: Sequence[str
     Returns:
         Names of the files.
     """
-    pictures = {"confusion_matrix.png": confusion_matrix(confusion(predictions).numpy(), names, title=title)}
+    pictures = {"confusion_matrix.png": confusion_matrix(predictions.confusion().numpy(), names, title=title)}
     bins = {name: values.numpy() for name, values in reliability(predictions).items()}
     pictures["reliability.png"] = reliability_diagram(bins["confidence"], bins["accuracy"], bins["images"])
     if len(worst := worst_mistakes(predictions)):

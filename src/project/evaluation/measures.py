@@ -7,6 +7,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from project.class_scores import class_scores, confusion
+
 BINS = 15
 """Of confidence, of equal width (Guo et al. 2017, arXiv 1706.04599, sec. 2 and table 1)."""
 TOP = 5
@@ -51,6 +53,10 @@ class Predictions:
         """(N,), bool: whether that class is the true one."""
         return self.chosen == self.labels
 
+    def confusion(self) -> Tensor:
+        """Images by true class and class chosen: (K, K), long."""
+        return confusion(self.labels, self.chosen, self.classes)
+
     @cached_property
     def per_image(self) -> dict[str, Tensor]:
         """What is a mean over images: a value (N,) each, by name.
@@ -77,9 +83,7 @@ def bin_of(confidence: Tensor) -> Tensor:
 def measure(predictions: Predictions, counts: Tensor) -> dict[str, Tensor]:
     """Compute all figures, for R ways to count the images.
 
-    A class's precision is 0 where it is never chosen, though there are images of it. Recall, and precision
-    and F1 of a class that is neither there nor chosen, are nan. Macro averages are means over the classes
-    that there are images of.
+    Of single classes see `class_scores`; macro averages are means over the classes that there are images of.
 
     The calibration error is the mean over images of |accuracy - confidence| of their bin (ECE; Guo et al.
     2017, arXiv 1706.04599, eq. 3).
@@ -102,14 +106,10 @@ def measure(predictions: Predictions, counts: Tensor) -> dict[str, Tensor]:
         return images.new_zeros(predictions.classes, images.shape[1]).index_add_(0, classes, images)
 
     support, predicted = by_class(labels, counts), by_class(chosen, counts)  # K, R
-    hits = by_class(labels[right], counts[right])
-    there = support > 0
-    recall = hits / support  # 0 / 0 is nan
-    precision = torch.where(there & (predicted == 0), 0.0, hits / predicted)
-    f1 = 2 * hits / (support + predicted)
-    for name, value in (("precision", precision), ("recall", recall), ("f1", f1)):
+    scores = class_scores(by_class(labels[right], counts[right]), support, predicted)
+    for name, value, mean in zip(scores._fields, scores, scores.macro(support), strict=True):
         found[name] = value.T
-        found[f"macro_{name}"] = torch.where(there, value, 0.0).sum(0) / there.sum(0)
+        found[f"macro_{name}"] = mean
     found["support"] = support.T
 
     excess = (predictions.confidence - right.to(predictions.confidence)).to(kind)
@@ -167,13 +167,6 @@ def _resampled(images: int, resamples: int, generator: torch.Generator) -> Itera
         cells = torch.randint(images, (images, width), generator=generator).mul_(width)
         cells += torch.arange(width)
         yield torch.bincount(cells.flatten(), minlength=images * width).view(images, width).float()
-
-
-def confusion(predictions: Predictions) -> Tensor:
-    """Images by true class and class chosen: (K, K), long."""
-    classes = predictions.classes
-    cells = predictions.labels * classes + predictions.chosen
-    return torch.bincount(cells, minlength=classes**2).view(classes, classes)
 
 
 def reliability(predictions: Predictions) -> dict[str, Tensor]:

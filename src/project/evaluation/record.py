@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from project.evaluation.measures import Predictions, confusion, reliability
+from project.evaluation.measures import Predictions, reliability
 from project.wording import printable
 
 OF_CLASSES = ("precision", "recall", "f1")
@@ -67,7 +67,7 @@ def calibration_of(predictions: Predictions) -> list[dict[str, Any]]:
 
 def confusion_of(predictions: Predictions) -> list[list[int]]:
     """The confusion matrix without its zeros: `[class, class chosen, images]` each."""
-    matrix = confusion(predictions)
+    matrix = predictions.confusion()
     cells = torch.nonzero(matrix)
     found: list[list[int]] = torch.cat([cells, matrix[cells[:, 0], cells[:, 1], None]], dim=1).tolist()
     return found
