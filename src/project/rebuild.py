@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.building import build
@@ -19,13 +19,12 @@ from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.modules.classifier import ImageClassifier
-from project.nearest import did_you_mean, options
+from project.nearest import did_you_mean
+from project.other_data import as_word, name_classes, override_data
 from project.quirks import silence_libraries
-from project.resume import change_config
 from project.runs import checkpoint, checkpoint_files
 from project.runs.folder import RunFolder
 
-CONF = Path(__file__).resolve().parents[2] / "conf"
 GROUPS: dict[str, dict[str, type]] = {
     "model": {"_target_": str},
     "data": {"_target_": str, "input_shape": list, "num_classes": int},
@@ -37,11 +36,6 @@ GROUPS: dict[str, dict[str, type]] = {
 """Of a run's configuration, and keys that its network cannot be made again without."""
 AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")
 """Of another data set, what stays as the network was trained with it."""
-CUTS = ("split_seed", "test_size", "val_size", "folds", "fold")
-"""How a data set's own images are split: otherwise cut, those that are tested were trained on."""
-IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
-ALL = "all"
-"""Of `data.test_size`."""
 CHOICES = ("auto", "best", "last", "previous")
 
 log = logging.getLogger(__name__)
@@ -115,8 +109,8 @@ class Trained:
             fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
             fixed["grayscale"] = self.input_shape[0] == 1
             try:
-                _override_data(composed, self.data_overrides, fixed, self.input_shape)
-                _name_classes(composed.data, self.data_overrides, self.class_names)
+                override_data(composed, self.data_overrides, fixed, self.input_shape)
+                name_classes(composed.data, self.data_overrides, self.class_names)
                 unresolved: Any = OmegaConf.to_container(composed.data)
                 if missing := [key for key, value in unresolved.items() if value == "???"]:
                     raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
@@ -212,7 +206,7 @@ def read_config(run: RunFolder) -> dict[str, Any]:
             raise _damaged(run, run.config_file, f"{group} {what}")
         for key in keys:
             if not isinstance(value := config[group].get(key), keys[key]):
-                raise _damaged(run, run.config_file, f"{group}.{key} is {_as_word(value)}")
+                raise _damaged(run, run.config_file, f"{group}.{key} is {as_word(value)}")
     shape = config["data"]["input_shape"]
     if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
         raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
@@ -272,63 +266,3 @@ def _find_checkpoint(run: RunFolder, weights: str) -> Path:
         hint = f"there is weights={' or '.join(whole)}" if whole else "there is no other checkpoint"
         raise InputError(f"run={run.shown}: {names[weights]} {problem}; {hint}")
     return names[weights]
-
-
-def _name_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str]) -> None:
-    """Have a folder of other images tested as a whole, with the labels that the network knows."""
-    given = {word.partition("=")[0] for word in overrides}
-    if not {"data", "data.path"} & given or data._target_ != IMAGE_FOLDER:
-        return
-    with open_dict(data):
-        if "data.classes" not in given:
-            data.classes, data.num_classes = list(names), len(names)
-        if "data.test_size" not in given:
-            data.test_size = ALL
-
-
-def _override_data(
-    config: DictConfig, overrides: Sequence[str], fixed: dict[str, Any], shape: tuple[int, int, int]
-) -> None:
-    """Change the data set in a run's composed configuration as the command line says.
-
-    Raises:
-        InputError: there is no such data set or key, or the run's own images would be split otherwise.
-    """
-    given = {word.partition("=")[0] for word in overrides}
-    trained = _plain(config.data)
-    with open_dict(config):
-        for word in overrides:
-            key, _, value = word.partition("=")
-            if key != "data":
-                continue
-            if value not in (known := options(CONF, "data")):
-                raise InputError(f"{word}: no such data set; {did_you_mean(value, known)}")
-            config.data = OmegaConf.load(CONF / "data" / f"{value}.yaml")
-        for key, value in fixed.items():
-            # Not `key in config.data`, which would ask for the folder before it is given.
-            if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":
-                config.data[key] = value
-        if {"data", "data.path"} & given and "resize" in config.data and config.data.resize is None:
-            config.data.resize = list(shape[1:])
-    for word in overrides:
-        if not word.startswith("data="):
-            change_config(config, word, CONF)
-    if {"data", "data.path"} & given:
-        return
-    changed = _plain(config.data)
-    for cut in CUTS:
-        now, own = changed.get(cut), trained.get(cut)
-        if f"data.{cut}" in given and now != own:
-            raise InputError(
-                f"data.{cut}={_as_word(now)}: the run had {_as_word(own)}; cut otherwise, images that it "
-                "trained on would be tested: leave it out, or give other data (data=… or data.path=…)"
-            )
-
-
-def _plain(group: DictConfig) -> dict[str, Any]:
-    found: Any = OmegaConf.to_container(group)
-    return dict(found)
-
-
-def _as_word(value: Any) -> str:
-    return "null" if value is None else str(value)
