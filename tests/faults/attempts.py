@@ -61,7 +61,8 @@ def start(
         os.setpgid(0, 0)
         die_with_parent(parent)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        for number in (signal.SIGTERM, signal.SIGHUP):  # below nohup the latter is ignored
+            signal.signal(number, signal.SIG_DFL)
         os.chdir(cwd)
         os.environ.update(variables)
         _write_to(streams or (os.open("log", os.O_WRONLY | os.O_CREAT | os.O_APPEND),) * 2)

@@ -30,7 +30,7 @@ class View:
         monitor: the metric that is the jobs' value.
         mode: `max` if larger values are better, `min` otherwise.
         progress: reads how far a job is: epoch, epochs and latest value.
-        stream: where to print.
+        stream: where to print; None: standard output.
     """
 
     def __init__(
@@ -40,7 +40,7 @@ class View:
         monitor: str,
         mode: str,
         progress: Callable[[Job], dict[str, float]],
-        stream: TextIO = sys.stdout,
+        stream: TextIO | None = None,
     ) -> None:
         outage = Outage(log_file, "lines are kept until it can be written, lost if the sweep ends before")
         self._log = GrowingFile(outage, shared=True)
@@ -48,8 +48,8 @@ class View:
         self.monitor = monitor
         self.sign = 1 if mode == "max" else -1
         self.progress = progress
-        self.stream = stream
-        self.live = stream.isatty()
+        self.stream = stream or sys.stdout
+        self.live = self.stream.isatty()
         self.counts: dict[str, int] = {}
         self.best: Job | None = None
         self._seconds: list[float] = []
