@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project import resolvers
-from project.building import build
+from project.building import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.modules.classifier import ImageClassifier
 
@@ -274,15 +274,7 @@ def composed(overrides: list[str]) -> dict[str, Any]:
 def make_module(config: dict[str, Any]) -> ImageClassifier:
     """As `project.train` makes it."""
     torch.manual_seed(config["seed"])
-    return ImageClassifier(
-        network=build(config, "model"),
-        loss=build(config, "loss"),
-        optimizer=build(config, "optim"),
-        scheduler=build(config, "scheduler"),
-        compile=config["compile"],
-        channels_last=config["channels_last"],
-        test_views=config["test_views"],
-    )
+    return build_module(config, config)
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

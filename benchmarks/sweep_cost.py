@@ -87,8 +87,9 @@ def compute(repeats: int = 20) -> float:
     from omegaconf import OmegaConf
 
     from project import resolvers
-    from project.building import build, fit_and_evaluate, silence_libraries
-    from project.modules.classifier import ImageClassifier
+    from project.building import build, build_module
+    from project.quirks import silence_libraries
+    from project.train import fit_and_evaluate
 
     torch.set_num_threads(1)
     resolvers.register()
@@ -101,16 +102,12 @@ def compute(repeats: int = 20) -> float:
         for number in range(repeats):
             composed = compose("train", TINY[1:], return_hydra_config=True)
             composed.hydra.runtime.output_dir = f"{folder}/{number}"
+            Path(folder, str(number)).mkdir()
             HydraConfig.instance().set_config(composed)
             parts = {key: value for key, value in composed.items() if key != "hydra"}
             config = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
             assert isinstance(config, dict)
-            module = ImageClassifier(
-                **{name: build(config, name) for name in ("loss", "scheduler")},
-                network=build(config, "model"),
-                optimizer=build(config, "optim"),
-                config=config,
-            )
+            module = build_module(config, config)
             callbacks = build(config, "callbacks")
             loggers = list(build(config, "logger").values())
             trainer = build(config, "trainer", callbacks=list(callbacks.values()), logger=loggers)

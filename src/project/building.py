@@ -8,6 +8,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from project import targets
 from project.errors import InputError, one_line
+from project.modules.classifier import ImageClassifier
 
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
 """What constructors raise when they do not take a value."""
@@ -29,3 +30,27 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         if isinstance(cause, REFUSALS):
             raise InputError(f"{group}: {one_line(cause)}") from error
         raise
+
+
+def build_module(config: dict[str, Any], record: dict[str, Any]) -> ImageClassifier:
+    """Make the module that a run's configuration describes, with weights as they are before training.
+
+    Args:
+        config: of the run, resolved, plain values.
+        record: the configuration that checkpoints are to hold, without secrets.
+
+    Raises:
+        InputError: a constructor refuses the values.
+    """
+    return ImageClassifier(
+        network=build(config, "model"),
+        loss=build(config, "loss"),
+        optimizer=build(config, "optim"),
+        scheduler=build(config, "scheduler"),
+        decay_norms_and_biases=config.get("decay_norms_and_biases", True),
+        layer_decay=config.get("layer_decay", 1.0),  # runs of before had none
+        compile=config.get("compile", False),
+        channels_last=config.get("channels_last", False),
+        test_views=config.get("test_views", "none"),
+        config=record,
+    )

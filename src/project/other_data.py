@@ -6,14 +6,13 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from project.datamodules.folders import ALL
 from project.errors import InputError
 from project.nearest import did_you_mean, options
 from project.resume import change_config
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
-ALL = "all"
-"""Of `data.test_size`."""
 CUTS = ("split_seed", "test_size", "val_size", "folds", "fold")
 """How a data set's own images are split: otherwise cut, those that are tested were trained on."""
 

@@ -1,7 +1,5 @@
 """A trained run, made again from its folder: its network with the weights that were tested, and its data."""
 
-import copy
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,7 +12,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project.building import build
+from project.building import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
@@ -37,8 +35,6 @@ GROUPS: dict[str, dict[str, type]] = {
 AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")
 """Of another data set, what stays as the network was trained with it."""
 CHOICES = ("auto", "best", "last", "previous")
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -164,7 +160,7 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
     silence_libraries()
     config = read_config(run)
     file = _find_checkpoint(run, weights)
-    module = build_module(config)
+    module = plain_module(config)
     try:
         saved = checkpoint.read(file, module.state_dict())
     except InputError as error:  # which names the key of training
@@ -214,8 +210,9 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def build_module(config: dict[str, Any]) -> ImageClassifier:
-    """Make a run's module, with weights as they are before training.
+def plain_module(config: dict[str, Any]) -> ImageClassifier:
+    """A run's module, not compiled, with weights as they are before training; those that its network began
+    with need not be there any more.
 
     Args:
         config: of the run, resolved.
@@ -223,19 +220,10 @@ def build_module(config: dict[str, Any]) -> ImageClassifier:
     Raises:
         InputError: a constructor refuses the values.
     """
-    network = copy.copy(config["model"])
-    if "weights" in network:  # those that it began with need not be there any more
+    network = dict(config["model"])
+    if "weights" in network:
         network |= {"weights": None} | ({"freeze": False} if "freeze" in network else {})
-    made = {**config, "model": network}
-    return ImageClassifier(
-        network=build(made, "model"),
-        loss=build(made, "loss"),
-        optimizer=build(made, "optim"),
-        scheduler=build(made, "scheduler"),
-        channels_last=config.get("channels_last", False),
-        test_views=config.get("test_views", "none"),
-        config=config,
-    )
+    return build_module({**config, "model": network, "compile": False}, record=config)
 
 
 def _load(file: Path, run: RunFolder) -> DictConfig:

@@ -21,7 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from project import imports, nodes, redaction, screen, slurm_job, stopping
 from project.allocation import keep_freed_memory
-from project.building import build
+from project.building import build, build_module
 from project.callbacks.record import Record
 from project.callbacks.stop import Stop
 from project.callbacks.story import Story
@@ -100,18 +100,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     datamodule: ImageDataModule = build(config, "data")
-    module = ImageClassifier(
-        network=build(config, "model"),
-        loss=build(config, "loss"),
-        optimizer=build(config, "optim"),
-        scheduler=build(config, "scheduler"),
-        decay_norms_and_biases=cfg.decay_norms_and_biases,
-        layer_decay=cfg.get("layer_decay", 1.0),  # runs of before had none
-        compile=cfg.compile,
-        channels_last=cfg.channels_last,
-        test_views=cfg.test_views,
-        config=record,
-    )
+    module = build_module(config, record)
     if cfg.get("find"):
         find_value(cfg, config, record, module, datamodule, run)
         return None

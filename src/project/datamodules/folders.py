@@ -8,6 +8,8 @@ from project.errors import DataError, InputError
 EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
 ENDINGS = tuple(EXTENSIONS)
 SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+ALL = "all"
+"""As `data.test_size`: all images are test images."""
 
 
 def split_folder(path: Path, split: str) -> Path | None:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.file_images import FileImages
-from project.datamodules.folders import class_folders, image_files, split_folder, subfolders
+from project.datamodules.folders import ALL, class_folders, image_files, split_folder, subfolders
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
 from project.devices import available_cpus
 from project.errors import DataError, InputError, one_line
@@ -27,7 +27,6 @@ log = logging.getLogger(__name__)
 
 EpsImagePlugin.gs_binary = False  # PostScript is a program: Pillow would have Ghostscript run it
 
-ALL = "all"
 MEBIBYTE = 2**20
 MOST_WORKERS = 16
 FEW_FILES = 1000

@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from project.errors import InputError
 from project.evaluation.measures import Predictions
 from project.evaluation.passes import Pass
-from project.rebuild import Trained, build_module
+from project.rebuild import Trained, plain_module
 
 STATISTICS_IMAGES = 2048
 """Training images from which the statistics of batch norm are computed anew."""
@@ -97,7 +97,7 @@ def average(members: Sequence[Trained], *, recompute: bool, device: torch.device
     first = members[0]
     for other in members[1:]:
         require_same_network(first, other)
-    module = build_module(first.config)
+    module = plain_module(first.config)
     if first.config["trainer"].get("precision") == "64-true":
         module.double()
     states = [member.module.state_dict() for member in members]
