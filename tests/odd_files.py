@@ -56,7 +56,7 @@ def odd_images() -> dict[str, bytes]:
         "16 bits.png": encoded(deep, "png"),
         "16 bits.tif": encoded(deep, "tiff"),
         "32 bits.tif": encoded(noise("I"), "tiff"),
-        "floats.tif": encoded(noise("F"), "tiff"),
+        "floats.tif": encoded(Image.fromarray(np.asarray(gray).astype(np.float32) / 255), "tiff"),
         "cmyk.jpg": encoded(noise("CMYK"), "jpeg"),
         "ycbcr.jpg": encoded(colour, "jpeg", progressive=True),
         "rotated.jpg": encoded(colour, "jpeg", exif=rotated.tobytes()),

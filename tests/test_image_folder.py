@@ -10,7 +10,8 @@ from PIL import Image
 
 from project import resolvers
 from project.datamodules.file_images import FileImages
-from project.datamodules.image_folder import ImageFolder, decode_image
+from project.datamodules.image_decoder import decode_image
+from project.datamodules.image_folder import ImageFolder
 from project.datamodules.images import MemoryImages
 from project.errors import InputError
 

@@ -21,8 +21,8 @@ from handmade import write_run
 from PIL import Image
 
 from project.choices import require_accelerator
-from project.datamodules import image_folder
-from project.datamodules.image_folder import decode_image
+from project.datamodules import image_decoder
+from project.datamodules.image_decoder import decode_image
 from project.errors import DataError, InputError
 from project.modules.views import mean_over_views
 from project.options import parse
@@ -130,7 +130,7 @@ def test_images_of_all_modes_become_what_the_network_takes(
     }
     assert len(images) == len(good)
     assert {tuple(image.shape) for image in images.values()} == {shape}
-    for deep in ("16 bits.png", "16 bits.tif", "gray alpha.png"):
+    for deep in ("16 bits.png", "16 bits.tif", "32 bits.tif", "floats.tif", "gray alpha.png"):
         assert torch.equal(images[deep], images["gray.png"]), deep
     for same in ("pages.tif", "UPPER.BMP", "no suffix"):
         assert torch.equal(images[same], images["plain.ppm"]), same
@@ -151,13 +151,16 @@ def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal[
 
 def test_sixteen_bits_become_eight_in_little_memory() -> None:
     every = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
-    eight = np.asarray(image_folder._to_eight_bits(Image.fromarray(every)))
+    eight = np.asarray(image_decoder._to_eight_bits(Image.fromarray(every), None))
     assert np.array_equal(eight, (every / 257).round().astype(np.uint8))
     signed = np.array([[-1, 0, 65535, 2**31 - 1]], dtype=np.int32)
-    assert np.asarray(image_folder._to_eight_bits(Image.fromarray(signed))).tolist() == [[0, 0, 255, 255]]
+    with pytest.raises(image_decoder.OutOfRangeError, match=r"values from -1 to 2\.14748e\+09 \(int32"):
+        image_decoder._to_eight_bits(Image.fromarray(signed), 65535)
+    deep = image_decoder._to_eight_bits(Image.fromarray(signed[:, 1:3]), 65535)
+    assert np.asarray(deep).tolist() == [[0, 255]]
     large = Image.new("I;16", (1500, 1500), 257)
     tracemalloc.start()
-    image_folder._to_eight_bits(large)
+    image_decoder._to_eight_bits(large, None)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert most < 10 * 1500**2  # bytes; as float64 it would be 16 and more

@@ -32,7 +32,7 @@ GROUPS: dict[str, dict[str, type]] = {
     "trainer": {"_target_": str, "accelerator": str},
 }
 """Of a run's configuration, and keys that its network cannot be made again without."""
-AS_TRAINED = ("input_shape", "num_classes", "grayscale", "mean", "std")
+AS_TRAINED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std")
 """Of another data set, what stays as the network was trained with it."""
 CHOICES = ("auto", "best", "last", "previous")
 

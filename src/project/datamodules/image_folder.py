@@ -11,21 +11,19 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import EpsImagePlugin, Image, ImageOps
 from PIL import __version__ as PILLOW_VERSION
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.file_images import FileImages
 from project.datamodules.folders import ALL, class_folders, image_files, split_folder, subfolders
+from project.datamodules.image_decoder import DECODER, decode_image
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
 from project.devices import available_cpus
-from project.errors import DataError, InputError, one_line
+from project.errors import DataError, InputError
 from project.randomness import generator
 
 log = logging.getLogger(__name__)
-
-EpsImagePlugin.gs_binary = False  # PostScript is a program: Pillow would have Ghostscript run it
 
 MEBIBYTE = 2**20
 MOST_WORKERS = 16
@@ -33,10 +31,6 @@ FEW_FILES = 1000
 """Images that are decoded sooner than worker processes are started."""
 WORTH_KEEPING = 2**20
 """Bytes of image files that take longer to decode, 0.1 s or more, than a prepared file takes to map."""
-STRIP = 256
-"""Rows of an image with 16 bits that are converted at a time, which bounds the memory that it takes."""
-DECODER = 1
-"""To be raised when `decode_image` gives other pixels: then kept images are made anew."""
 
 
 class ImageFolder(ImageDataModule):
@@ -57,6 +51,8 @@ class ImageFolder(ImageDataModule):
         num_workers: processes that decode streamed images; null takes one for each CPU that this process
             may use.
         timeout_s: seconds after which a batch that they have not decoded is an error.
+        white_level: value that is white in gray files of more than 8 bits and in those of floats; null takes
+            that of their type (see `image_decoder`).
         base: see `ImageDataModule`.
     """
 
@@ -68,6 +64,7 @@ class ImageFolder(ImageDataModule):
         memory_budget_mb: int = 4096,
         num_workers: int | None = None,
         timeout_s: float = 120,
+        white_level: float | None = None,
         **base: Any,
     ) -> None:
         super().__init__(name="image_folder", **base)
@@ -81,6 +78,9 @@ class ImageFolder(ImageDataModule):
         if not timeout_s > 0:
             raise InputError(f"data.timeout_s={timeout_s}: must be above 0")
         self.timeout_s = timeout_s
+        if white_level is not None and not white_level > 0:
+            raise InputError(f"data.white_level={white_level}: must be above 0")
+        self.white_level = white_level
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -185,7 +185,12 @@ class ImageFolder(ImageDataModule):
 
     def _open(self, files: Sequence[str], labels: Tensor, split: Split) -> Images:
         channels, height, width = self.input_shape
-        decode = partial(decode_image, shape=self.input_shape, may_scale=self.resize is not None)
+        decode = partial(
+            decode_image,
+            shape=self.input_shape,
+            may_scale=self.resize is not None,
+            white_level=self.white_level,
+        )
         size_mb = len(files) * channels * height * width / MEBIBYTE
         workers = self.num_workers if len(files) > FEW_FILES else 0
         streamed = FileImages(
@@ -228,6 +233,7 @@ class ImageFolder(ImageDataModule):
                 "files": files.hexdigest(),
                 "decoder": [DECODER, PILLOW_VERSION],
                 "may_scale": self.resize is not None,
+                "white_level": self.white_level,
             },
             lambda: (streamed.decoded(), streamed.labels),
             channels_last=self.channels_last,
@@ -241,64 +247,3 @@ def _state(file: str) -> tuple[int, int]:
     except OSError:
         return -1, -1
     return facts.st_size, facts.st_mtime_ns
-
-
-def decode_image(file: str | Path, shape: tuple[int, int, int], *, may_scale: bool) -> Tensor:
-    """Read an image file of any mode.
-
-    Args:
-        file: in a format that Pillow reads.
-        shape: (C, H, W) of the result; C is 1 or 3.
-        may_scale: whether an image of another size is scaled or refused.
-
-    Returns:
-        (C, H, W) uint8.
-
-    Raises:
-        DataError: the file is damaged, no image, or of more pixels than Pillow warns of (which a small file
-            may unpack to).
-        InputError: it has another size and must not be scaled.
-    """
-    channels, height, width = shape
-    try:
-        with Image.open(file) as opened:
-            _refuse_bomb(opened)
-            image = _to_eight_bits(ImageOps.exif_transpose(opened))
-        if image.mode != (mode := "L" if channels == 1 else "RGB"):
-            image = image.convert(mode)
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning as an error
-        raise DataError(f"data.path: {file} is too large ({one_line(error)}); shrink or remove it") from error
-    except Exception as error:  # decoders raise anything at a damaged file
-        what = one_line(error)
-        raise DataError(f"data.path: {file} is damaged or no image ({what}); mend or remove it") from error
-    if image.size != (width, height):
-        if not may_scale:
-            raise InputError(
-                f"data.resize=null: {file} has {image.height}×{image.width} pixels, others "
-                f"{height}×{width}; set data.resize, e.g. data.resize={height}"
-            )
-        image = image.resize((width, height), Image.Resampling.BILINEAR)
-    pixels = torch.from_numpy(np.array(image))  # H, W or H, W, 3
-    return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)
-
-
-def _refuse_bomb(image: Image.Image) -> None:
-    """Refuse, before it is decoded, what Pillow only warns of: some threads at once may be decoding."""
-    pixels, most = image.width * image.height, Image.MAX_IMAGE_PIXELS
-    if most is not None and pixels > most:
-        raise Image.DecompressionBombError(f"{pixels:,} pixels, at most {most:,} are read")
-
-
-def _to_eight_bits(image: Image.Image) -> Image.Image:
-    """Scale 16-bit gray to 8 bits, which Pillow's own conversion would clip, and flatten transparency."""
-    if image.mode.startswith("I"):
-        deep = np.asarray(image)  # H, W
-        pixels = np.empty(deep.shape, dtype=np.uint8)
-        for top in range(0, len(deep), STRIP):
-            rows = deep[top : top + STRIP].astype(np.int32).clip(0, 65535)
-            pixels[top : top + STRIP] = (rows + 128) // 257  # rounded
-        return Image.fromarray(pixels)
-    if image.mode in ("LA", "RGBA", "PA") or "transparency" in image.info:
-        colour = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
-    return image

@@ -10,7 +10,7 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from project.datamodules.ahead import ahead
-from project.datamodules.image_folder import decode_image
+from project.datamodules.image_decoder import OutOfRangeError, decode_image
 from project.devices import available_cpus
 from project.errors import one_line
 from project.prediction.files import PassedOver
@@ -30,7 +30,12 @@ class Decoded(NamedTuple):
 
 
 def decode_files(
-    files: Iterable[str], shape: tuple[int, int, int], *, ahead_by: int, threads: int | None = None
+    files: Iterable[str],
+    shape: tuple[int, int, int],
+    *,
+    ahead_by: int,
+    threads: int | None = None,
+    white_level: float | None = None,
 ) -> Iterator[Decoded | PassedOver]:
     """Decode files in their order, or say why one is passed over.
 
@@ -39,20 +44,24 @@ def decode_files(
         shape: (C, H, W) that images are brought to, as in training.
         ahead_by: about how many images are decoded before they are asked for.
         threads: that decode; None takes one for each CPU that this process may use.
+        white_level: see `decode_image`.
     """
+    decode = partial(_decode, shape, white_level)
     threads = threads or min(available_cpus(), MOST_THREADS)
     depth = -(-ahead_by // CHUNK) + threads
-    for results in ahead(partial(_decode, shape), chunks(files, CHUNK), depth=depth, threads=threads):
+    for results in ahead(decode, chunks(files, CHUNK), depth=depth, threads=threads):
         yield from results
 
 
-def _decode(shape: tuple[int, int, int], files: list[str]) -> list[Decoded | PassedOver]:
-    return [_decode_one(file, shape) for file in files]
+def _decode(
+    shape: tuple[int, int, int], white_level: float | None, files: list[str]
+) -> list[Decoded | PassedOver]:
+    return [_decode_one(file, shape, white_level) for file in files]
 
 
-def _decode_one(file: str, shape: tuple[int, int, int]) -> Decoded | PassedOver:
+def _decode_one(file: str, shape: tuple[int, int, int], white_level: float | None) -> Decoded | PassedOver:
     try:
-        return Decoded(file, decode_image(file, shape, may_scale=True))
+        return Decoded(file, decode_image(file, shape, may_scale=True, white_level=white_level))
     except Exception as error:  # decoders raise anything at a damaged file
         return PassedOver(file, _reason(file, error.__cause__ or error))
 
@@ -64,6 +73,8 @@ def _reason(file: str, error: BaseException) -> str:
             return "empty"
     except OSError as missing:
         return missing.strerror or one_line(missing)
+    if isinstance(error, OutOfRangeError):
+        return one_line(error)
     if isinstance(error, UnidentifiedImageError):
         return "no image, or of a kind that Pillow does not know"
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):

@@ -134,7 +134,13 @@ def predict(
     """
     predictor = Predictor(trained, views, accelerator)
     top = min(top, len(trained.class_names))
-    decoded = decode_files(files, trained.input_shape, ahead_by=2 * batch_size, threads=threads)
+    decoded = decode_files(
+        files,
+        trained.input_shape,
+        ahead_by=2 * batch_size,
+        threads=threads,
+        white_level=trained.config["data"].get("white_level"),
+    )
     return _predictions(predictor, _readable(decoded, pass_over), top, batch_size)
 
 
