@@ -16,6 +16,7 @@ from project.errors import InputError
 from project.runs.compare import compare
 from project.runs.spreadsheet import write_csv
 from project.runs.table import render
+from project.runs.writable import refuse_unwritable_output
 
 PICTURES = (".png", ".svg", ".pdf")
 DESCRIPTION = """\
@@ -72,6 +73,9 @@ def main(arguments: list[str]) -> None:
     """Compare runs as the command line says."""
     command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
     args = parse(arguments)
+    for flag, file in (("--csv", args.csv), ("--plot", args.plot)):
+        if file:
+            refuse_unwritable_output(f"{flag} {file}", file)
     imports.settle()
     comparison = compare(args.folders, args.by, each=args.each)
     print(render(comparison, args.top))

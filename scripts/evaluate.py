@@ -8,10 +8,13 @@ if __name__ == "__main__":
 from project import imports
 from project.evaluation.options import EXAMPLES, Options
 from project.options import run_command
+from project.runs.writable import refuse_unwritable_output
 
 
 def main(options: Options) -> None:
     """Evaluate as the command line says."""
+    if options.output is not None:
+        refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
     imports.defer()
     from project.evaluation.command import evaluate  # imports torch: only now, when the words have been read
 

@@ -6,15 +6,13 @@ if __name__ == "__main__":
     gc.disable()  # until all is imported (project.imports.settle): importing is faster
 
 from project import imports
-from project.export.options import EXAMPLES, Options, refuse_wrong
+from project.export.options import EXAMPLES, Options, find_places
 from project.options import run_command
-from project.runs.finding import find_trained
 
 
 def main(options: Options) -> int:
     """Export as the command line says."""
-    refuse_wrong(options)
-    find_trained(options.run, options.outputs)  # what is wrong is told before torch is imported
+    find_places(options)  # what is wrong is told before torch is imported
     with imports.without_garbage_collection():
         from project.export.command import export
     return export(options)

@@ -112,6 +112,7 @@ def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
             ["--plot", "x.gif"],
             "error: argument --plot: x.gif is no picture; end the name in .png, .svg, .pdf",
         ),
+        (["--by", "acc", "--csv", "/proc/x/a.csv"], "error: --csv /proc/x/a.csv: cannot be written ("),
         (["--top", "0"], "error: argument --top: 0 is no number of rows; give 1 or more"),
         (["--eech"], "error: unrecognized arguments: --eech; --help lists the flags"),
     ],

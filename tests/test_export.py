@@ -8,6 +8,7 @@ from typing import Any
 import forked
 import pytest
 import torch
+from handmade import write_run
 from torch import Tensor, nn
 
 from project.errors import InputError
@@ -243,3 +244,14 @@ def test_wrong_options_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         refuse_wrong(Options(run="last", format="onnx"))
     with pytest.raises(InputError, match="in int8: needs torchao"):
         refuse_wrong(Options(run="last", variants=["all"]))
+
+
+def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = write_run(tmp_path / "run")
+    (tmp_path / "file").touch()
+    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("the network was loaded"))
+    for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/x")):
+        with pytest.raises(InputError, match=r"output=.*: cannot be written \("):
+            export(Options(run=str(run), output=place))

@@ -405,6 +405,14 @@ def test_four_hundred_jobs_make_a_small_page(tmp_path: Path) -> None:
     assert len(chart.all("g", "line")) == 400
 
 
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "run_page", lambda *_: pytest.fail("the page was made"))
+    with pytest.raises(InputError, match=r"output=/proc/x/a.html: cannot be written \("):
+        told(run, output=Path("/proc/x/a.html"))
+
+
 def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"output=.*status.json: is no page; end the name in .html"):
         told(run, output=run / "status.json")

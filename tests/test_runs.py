@@ -1,10 +1,12 @@
 """Run folders and downloads, when many want the same one."""
 
+import errno
 import json
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 from handmade import write_run
@@ -14,6 +16,7 @@ from project.errors import InputError
 from project.runs.claims import claim
 from project.runs.folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.results import read_runs
+from project.runs.writable import missing_folders, refuse_unwritable_output
 
 
 def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -30,10 +33,59 @@ def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: 
     assert tmp_path / "day" / "run-16" in folders
 
 
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "wanted", ["file/run", "link/run", f"new/{'x' * 256}", f"{'x' * 256}/run", "/proc/x"]
+)
+def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, wanted: str) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"paths\.outputs: cannot make the run folder"):
-        claim(tmp_path / "file" / "run")
+    (tmp_path / "link").symlink_to(tmp_path / "nowhere")
+    before = sorted(tmp_path.iterdir())
+    with pytest.raises(InputError, match=r"hydra\.run\.dir: cannot make the run folder"):
+        claim(tmp_path / wanted, "hydra.run.dir")
+    with pytest.raises(InputError, match=r"output=x: cannot be written \("):
+        refuse_unwritable_output("output=x", tmp_path / wanted, folder=True)
+    with pytest.raises(InputError, match=r"output=x: cannot be written \("):
+        refuse_unwritable_output("output=x", tmp_path / wanted)
+    assert sorted(tmp_path.iterdir()) == before
+
+
+def test_an_output_is_tried_and_nothing_left_of_it(tmp_path: Path) -> None:
+    (tmp_path / "old.csv").write_text("old")
+    for file in ("old.csv", "new.csv", "a/b/new.csv", "/dev/null"):
+        refuse_unwritable_output("output=x", tmp_path / file)
+    refuse_unwritable_output("output=x", tmp_path / "a" / "b", folder=True)
+    assert [path.name for path in tmp_path.iterdir()] == ["old.csv"]
+    assert (tmp_path / "old.csv").read_text() == "old"
+    with pytest.raises(InputError, match=r"output=x: a folder; name a file"):
+        refuse_unwritable_output("output=x", tmp_path)
+    with pytest.raises(ValueError, match="failed"), missing_folders(tmp_path / "a" / "b"):
+        raise ValueError("failed")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(descriptor: int, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("os.write", full)
+    with pytest.raises(InputError, match=r"output=x: cannot be written \(No space left on device\)"):
+        refuse_unwritable_output("output=x", tmp_path / "a" / "new.csv")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_parent_that_others_remove_meanwhile_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    removals = iter(range(3))
+    mkdir = Path.mkdir
+
+    def racing(path: Path, *args: Any, **options: Any) -> None:
+        if path.name == "run" and next(removals, None) is not None:
+            path.parent.rmdir()
+        mkdir(path, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", racing)
+    assert claim(tmp_path / "day" / "run") == tmp_path / "day" / "run"
 
 
 def test_the_status_tells_how_a_run_ended(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from omegaconf import DictConfig, read_write
 
 from project import imports, nodes, resume, stopping
 from project.checks import find_problems
+from project.checks.asked import asked
 from project.command_line import ending_on_errors
 from project.errors import InputError
 from project.runs.claims import claim
@@ -36,8 +37,11 @@ class Preflight(Callback):
             if earlier is not None:
                 folder = earlier.path
             elif folder is None:
+                named = "hydra.run.dir" in asked(config).keys
                 with stopping.holding():
-                    folder = claim(nodes.name_folder(config.hydra))
+                    folder = claim(
+                        nodes.name_folder(config.hydra), "hydra.run.dir" if named else "paths.outputs"
+                    )
             with read_write(config.hydra.run):
                 config.hydra.run.dir = str(folder)
 

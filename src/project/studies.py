@@ -15,6 +15,7 @@ from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from project.errors import InputError
 from project.nearest import did_you_mean
+from project.runs.writable import refuse_unwritable_output
 
 LOCK_S = 5
 """Seconds after which the lock of a journal counts as left by a killed process; a write takes few ms."""
@@ -44,6 +45,8 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
 
 JOURNAL = "journal:"
 """What the address of a journal file begins with; it works on network file systems too."""
+FILES = (JOURNAL, "sqlite:///")
+"""What addresses of files begin with."""
 
 
 def silence() -> None:
@@ -52,9 +55,25 @@ def silence() -> None:
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
+def refuse_unwritable_storage(url: str) -> None:
+    """Make sure that the file of a storage can be written, where the storage is a file.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if (file := _file_of(url)) is not None:
+        refuse_unwritable_output(f"hydra.sweeper.storage={url}", file)
+
+
+def _file_of(url: str) -> Path | None:
+    """The file of a storage; None for databases without one."""
+    path = next((url.removeprefix(start) for start in FILES if url.startswith(start)), "")
+    return Path(path.partition("?")[0]) if path and not path.startswith(":") else None
+
+
 def absolute(url: str) -> str:
     """A storage's address with an absolute path, for processes in other working directories."""
-    for start in (JOURNAL, "sqlite:///"):
+    for start in FILES:
         if url.startswith(start) and not (path := url.removeprefix(start)).startswith((":", "/")):
             return f"{start}{Path(path).absolute()}"
     return url
@@ -70,6 +89,8 @@ def open_storage(url: str) -> BaseStorage:
         InputError: there is none, or it cannot be reached.
     """
     try:
+        if (file := _file_of(url)) is not None:
+            file.parent.mkdir(parents=True, exist_ok=True)
         if url.startswith(JOURNAL):
             file = Path(url.removeprefix(JOURNAL))
             lock = JournalFileSymlinkLock(str(file), grace_period=LOCK_S)

@@ -9,8 +9,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from project.errors import InputError
-from project.runs.outages import reason_of
-from project.runs.writable import probe
+from project.runs.writable import missing_folders, refuse_unwritable_output
 
 FOLDER = "evaluation"
 RESULT = "evaluation.json"
@@ -74,19 +73,16 @@ def replacing(target: Path, *, told: bool) -> Iterator[Path]:
         raise InputError(
             f"output={target}: holds something else than an evaluation; give a new or an empty folder"
         )
+    remedy = "give another folder" if told else "say with output=FOLDER where to write"
+    refuse_unwritable_output(f"output={target}", target, folder=True, remedy=remedy)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-    try:
-        partial.mkdir(parents=True)
-        probe(partial)
-    except OSError as error:
-        shutil.rmtree(partial, ignore_errors=True)
-        remedy = "give another folder" if told else "say with output=FOLDER where to write"
-        raise InputError(f"output={target}: cannot be written to ({reason_of(error)}); {remedy}") from error
-    try:
-        yield partial
-        _take_place(partial, target)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+    with missing_folders(target.parent):
+        try:
+            partial.mkdir()
+            yield partial
+            _take_place(partial, target)
+        finally:
+            shutil.rmtree(partial, ignore_errors=True)
 
 
 def _replaceable(target: Path) -> bool:

@@ -1,6 +1,5 @@
 """`scripts/export.py`: a run's folder in, files and a table out."""
 
-import shutil
 import sys
 import tempfile
 from functools import partial
@@ -14,16 +13,13 @@ from project.export.deployed import Deployed
 from project.export.formats import Description, ExportError, Predictor, blank
 from project.export.keeping import file_name, keep
 from project.export.measure import Agreement, Reference, original_outputs, predict_all, time_calls
-from project.export.options import FLOAT32, PRUNED, Options, chosen, refuse_wrong
+from project.export.options import FLOAT32, PRUNED, Options, chosen, find_places
 from project.export.pruning import prune
 from project.export.report import Row, table
 from project.export.torch_program import shorten
 from project.export.variants import Writer
 from project.rebuild import Trained, load
-from project.runs.finding import find_trained
-from project.runs.outages import reason_of
-
-FOLDER = "export"
+from project.runs.writable import missing_folders
 
 
 def export(options: Options) -> int:
@@ -36,24 +32,13 @@ def export(options: Options) -> int:
         InputError: the options are wrong.
         ExportError: the network cannot be exported, or its file does not do what it does.
     """
-    refuse_wrong(options)
-    run = find_trained(options.run, options.outputs)
+    run, folder = find_places(options)
     trained = load(run, options.weights, [*options.data, *options.paths])
-    folder = options.output or run.path / FOLDER
-    staging = _staging(folder)
-    try:
-        return _Export(options, trained, folder, staging).make(chosen(options.variants))
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
-
-
-def _staging(folder: Path) -> Path:
-    """A folder for what is not checked yet, beside where it is to be."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=".unchecked-", dir=folder))
-    except OSError as error:
-        raise InputError(f"output={folder}: cannot write there ({reason_of(error)})") from error
+    with (
+        missing_folders(folder),
+        tempfile.TemporaryDirectory(prefix=".unchecked-", dir=folder, ignore_cleanup_errors=True) as staging,
+    ):
+        return _Export(options, trained, folder, Path(staging)).make(chosen(options.variants))
 
 
 class _Export:

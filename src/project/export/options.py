@@ -10,7 +10,9 @@ from project.choices import Views
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.options import Overrides, option
-from project.runs.finding import LAST
+from project.runs.finding import LAST, find_trained
+from project.runs.folder import RunFolder
+from project.runs.writable import refuse_unwritable_output
 
 NEEDED: Mapping[str, tuple[str, ...]] = {
     "onnx": ("onnx", "onnxscript", "onnxruntime"),
@@ -19,6 +21,7 @@ NEEDED: Mapping[str, tuple[str, ...]] = {
 NEEDED_BY_INT8: Mapping[str, tuple[str, ...]] = {"onnx": (), "torch_export": ("torchao",)}
 FLOAT32, DYNAMIC, STATIC, PRUNED = "float32", "dynamic_int8", "static_int8", "pruned"
 VARIANTS = (DYNAMIC, STATIC, PRUNED)
+FOLDER = "export"
 ALL = "all"
 AUTO = "auto"
 
@@ -96,3 +99,16 @@ def refuse_wrong(options: Options) -> None:
     if not options.prune < 1:
         raise InputError(f"prune={options.prune:g}: must be below 1")
     refuse_missing_packages(options.format, variants)
+
+
+def find_places(options: Options) -> tuple[RunFolder, Path]:
+    """Find the run that is exported and the folder that is written, and make sure that both can be used.
+
+    Raises:
+        InputError: the options are wrong, there is no such run, or the folder cannot be written.
+    """
+    refuse_wrong(options)
+    run = find_trained(options.run, options.outputs)
+    folder = options.output or run.path / FOLDER
+    refuse_unwritable_output(f"output={folder}", folder, folder=True)
+    return run, folder

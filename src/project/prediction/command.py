@@ -22,9 +22,9 @@ from project.prediction.writers import (
     make_writer,
     opened,
     replacing,
-    require_writable,
 )
 from project.runs.finding import find_trained
+from project.runs.writable import refuse_unwritable_output
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction
@@ -144,7 +144,7 @@ def _check_places(options: Options, files: Sequence[str]) -> None:
     for key, file in (("output", options.output), ("sheet", options.sheet)):
         if file is None or file == SCREEN:
             continue
-        require_writable(key, file)
+        refuse_unwritable_output(f"{key}={file}", Path(file))
         if Path(file).exists() and os.path.realpath(file) in map(os.path.realpath, files):
             raise InputError(f"{key}={file}: one of the images of input=…; give another name")
 

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -12,6 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 from project.errors import InputError
 from project.prediction.table import TableLayout
 from project.runs import outages
+from project.runs.writable import missing_folders
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction
@@ -151,23 +151,6 @@ def choose_format(output: str, wanted: Format | None) -> Format:
     return kind
 
 
-def require_writable(key: str, file: str) -> None:
-    """Make the folder of a file that will be written.
-
-    Raises:
-        InputError: it cannot be made, or written to.
-    """
-    path = Path(file)
-    if path.is_dir():
-        raise InputError(f"{key}={file}: a folder; name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(key, file, error) from error
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise InputError(f"{key}={file}: cannot be written (no permission); give one that you may write to")
-
-
 @contextmanager
 def replacing(key: str, file: str, *, keep: bool = False) -> Iterator[Path]:
     """Where to write a file that is to be whole or not there; see `outages.replacing`.
@@ -181,14 +164,13 @@ def replacing(key: str, file: str, *, keep: bool = False) -> Iterator[Path]:
     with ExitStack() as stack:
         if not path.exists() or path.is_file():
             try:
+                stack.enter_context(missing_folders(path.parent))
                 path = stack.enter_context(outages.replacing(path, keep=keep))
             except OSError as error:
-                raise _unwritable(key, file, error) from error
+                raise InputError(
+                    f"{key}={file}: cannot be written ({error.strerror}); give one that you may write to"
+                ) from error
         yield path
-
-
-def _unwritable(key: str, file: str, error: OSError) -> InputError:
-    return InputError(f"{key}={file}: cannot be written ({error.strerror}); give one that you may write to")
 
 
 @contextmanager

@@ -8,10 +8,12 @@ from project.report.run_page import run_page
 from project.report.sweep_page import sweep_page
 from project.runs.finding import LAST, find_last
 from project.runs.outages import reason_of, replacing
+from project.runs.writable import missing_folders, refuse_unwritable_output
 from project.sweeps.folder import find_sweep
 from project.targets import refuse_address
 
 NAME = "report.html"
+REMEDY = "give output=FILE in a folder that you may write to"
 ENDINGS = (".html", ".htm")
 
 
@@ -34,6 +36,7 @@ def write_report(wanted: str, output: Path | None, compare: Sequence[str] | None
     file = folder / NAME if output is None else output / NAME if output.is_dir() else output
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"output={output}: is no page; end the name in .html")
+    refuse_unwritable_output(f"output={file}", file, remedy=REMEDY)
     tell = run_page if _is_run(folder) else sweep_page
     text = tell(folder, file.parent, compare)
     _write(file, text)
@@ -60,11 +63,7 @@ def _is_run(folder: Path) -> bool:
 def _write(file: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(file) as partial:
+        with missing_folders(file.parent), replacing(file) as partial:
             partial.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
-        raise InputError(
-            f"output={file}: cannot be written ({reason_of(error)}); give output=FILE in a folder that you "
-            "may write to"
-        ) from error
+        raise InputError(f"output={file}: cannot be written ({reason_of(error)}); {REMEDY}") from error

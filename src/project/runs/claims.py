@@ -1,14 +1,17 @@
 """Run folders that this process makes, and removes again where they came to nothing."""
 
+import os
 import shutil
 from collections.abc import Iterable
-from contextlib import suppress
 from itertools import count
 from pathlib import Path
 
 from project.errors import InputError
 from project.runs.outages import reason_of
-from project.runs.writable import probe
+from project.runs.writable import probe, remove_empty
+
+MOST_ATTEMPTS = 100
+"""Times that a folder's parent may be removed by others before the folder counts as impossible to make."""
 
 _made_above: dict[Path, list[Path]] = {}
 """For each folder that this process claimed, those that it made above it, the nearest first."""
@@ -27,16 +30,18 @@ def discard(path: Path) -> None:
     if (above := _made_above.pop(path.absolute(), None)) is None:
         return
     shutil.rmtree(path, ignore_errors=True)
-    with suppress(OSError):  # another run uses it by now
-        for parent in above:
-            parent.rmdir()
+    remove_empty(above)  # others may use them by now
 
 
-def claim(wanted: str | Path) -> Path:
+def claim(wanted: str | Path, key: str = "paths.outputs") -> Path:
     """Make a new folder of this name, with -2, -3, … behind it where other runs were first.
 
     Creating a folder either succeeds or fails as a whole, on network file systems too: two runs that start
     in the same instant get two folders.
+
+    Args:
+        wanted: the folder.
+        key: by which the user chose it.
 
     Raises:
         InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left of
@@ -48,29 +53,36 @@ def claim(wanted: str | Path) -> Path:
             f"{wanted}: no folder of a run's own; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "
             "hydra.run.dir=outputs/trial"
         )
-    above = [parent for parent in wanted.absolute().parents if not parent.exists()]
-    made = list(above)
+    above = [parent for parent in wanted.absolute().parents if not os.path.lexists(parent)]
     try:
-        wanted.parent.mkdir(parents=True, exist_ok=True)
-        for number in count(1):
-            path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        for attempt in count(1):
             try:
-                path.mkdir()
-            except FileExistsError:
-                continue
-            except FileNotFoundError:  # another run that came to nothing has just removed it
                 wanted.parent.mkdir(parents=True, exist_ok=True)
-                continue
-            made.insert(0, path)
-            probe(path)
-            _made_above[path.absolute()] = above
-            return path
+                return _make_new(wanted, above)
+            except FileNotFoundError:  # another run that came to nothing has just removed a parent
+                if attempt == MOST_ATTEMPTS:  # or a file system such as /proc, which takes no new folders
+                    raise
     except OSError as error:
-        with suppress(OSError):  # others may use them by now
-            for folder in made:
-                folder.rmdir()
+        remove_empty(above)
         raise InputError(
-            f"paths.outputs: cannot make the run folder {wanted} ({reason_of(error)}); set paths.outputs to "
+            f"{key}: cannot make the run folder {wanted} ({reason_of(error)}); set {key} to "
             "a folder that you may write to, on a disk that is not full"
         ) from error
+    raise AssertionError("unreachable")
+
+
+def _make_new(wanted: Path, above: list[Path]) -> Path:
+    for number in count(1):
+        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        try:
+            probe(path)
+        except OSError:
+            remove_empty([path])
+            raise
+        _made_above[path.absolute()] = above
+        return path
     raise AssertionError("unreachable")

@@ -1,29 +1,94 @@
-"""Whether a run's folders can be written to, found out by writing. Needs no torch.
+"""Whether outputs can be written, found out by writing. Needs no torch.
 
 Permissions do not tell: the superuser has all of them, and a disk may be full or mounted read-only.
 """
 
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from project.checks.asked import asked
+from project.errors import InputError
 from project.runs.outages import reason_of
 
 PROBE_BYTES = 2**18
 """More than what a run writes before its first step."""
 
 
-def probe(folder: Path) -> None:
+def refuse_unwritable_output(
+    given: str, path: Path, *, folder: bool = False, remedy: str = "give one that you may write to"
+) -> None:
+    """Try an output of a command before the work for it begins, and leave nothing behind.
+
+    Args:
+        given: key and path as the user would type them, for the message.
+        path: of the file that will be written, its missing parents included.
+        folder: the output is a folder, with files in it.
+        remedy: end of the message.
+
+    Raises:
+        InputError: the output cannot be written.
+    """
+    try:
+        if path.is_dir() and not folder:
+            raise InputError(f"{given}: a folder; name a file")
+        if path.exists() and not folder:
+            if not os.access(path, os.W_OK):
+                raise PermissionError(None, "no permission")
+            if not path.is_file():  # a pipe or a device is written to itself
+                return
+        with missing_folders(path if folder else path.parent, keep=False):
+            probe(path if folder else path.parent, "" if folder else path.name)
+    except OSError as error:
+        raise InputError(f"{given}: cannot be written ({reason_of(error)}); {remedy}") from error
+
+
+@contextmanager
+def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
+    """Make a folder and those above it, and remove those that are empty still if an error comes.
+
+    Args:
+        folder: wanted; one that is there stays.
+        keep: the new folders, where no error comes.
+
+    Raises:
+        OSError: the folder cannot be made.
+    """
+    missing = [one for one in (folder, *folder.absolute().parents) if not os.path.lexists(one)]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        yield
+    except BaseException:
+        keep = False
+        raise
+    finally:
+        if not keep:
+            remove_empty(missing)
+
+
+def remove_empty(folders: Iterable[Path]) -> None:
+    """Remove folders, given with the innermost first, but for those that hold something or are not there."""
+    for folder in folders:
+        with suppress(OSError):
+            folder.rmdir()
+
+
+def probe(folder: Path, name: str = "") -> None:
     """Write a small file into a folder, and remove it.
+
+    Args:
+        folder: to write to.
+        name: of the file that will be written there; the small one has a longer name.
 
     Raises:
         OSError: that cannot be done.
     """
-    file = folder / f".probe-{secrets.token_hex(8)}"
+    file = folder / f".{name}.{secrets.token_hex(8)}.probe"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
@@ -40,7 +105,7 @@ def find_unusable(config: DictConfig) -> Iterator[str]:
     """Yield a line for each folder of a run's data that is none, or that cannot be made.
 
     Folders that are there need not be writable: a data set may be shared, and images that cannot be kept
-    are decoded at every start.
+    are decoded at every start. A folder that the command line names must be possible to make.
 
     Args:
         config: of the run.
@@ -49,7 +114,7 @@ def find_unusable(config: DictConfig) -> Iterator[str]:
     problems = list(_unusable("paths.data", Path(data), made=True)) if data and own == data else []
     yield from problems
     if prepared and not problems:
-        yield from _unusable("paths.prepared", Path(prepared), made=False)
+        yield from _unusable("paths.prepared", Path(prepared), made="paths.prepared" in asked(config).keys)
 
 
 def _value(config: DictConfig, key: str) -> str | None:
@@ -75,7 +140,8 @@ def _unusable(key: str, path: Path, *, made: bool) -> Iterator[str]:
         try:
             probe(there)
         except OSError as error:
+            other = ", or one that holds the data set" if key == "paths.data" else ", or null"
             yield (
-                f"{key}={path}: cannot be made ({reason_of(error)}); give a folder that you may write to, or "
-                "one that holds the data set"
+                f"{key}={path}: cannot be made ({reason_of(error)}); give a folder that you may "
+                f"write to{other}"
             )

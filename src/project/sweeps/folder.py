@@ -121,7 +121,8 @@ def create(wanted: str, conf: Path, overrides: Sequence[str]) -> SweepFolder:
     """
     for file in sorted(conf.rglob("*.y*ml")):
         _refuse_secrets(file, conf)
-    folder = SweepFolder(claim(wanted))
+    named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
+    folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if named else "paths.outputs"))
     shutil.copytree(conf, folder.conf, ignore=_all_but_yaml)
     folder.start_record(overrides)
     return folder

@@ -12,6 +12,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
 from project.errors import InputError
+from project.runs.writable import refuse_unwritable_output
 from project.sweeps.composing import Composer
 from project.sweeps.dispatch import Dispatcher, Source
 from project.sweeps.folder import SweepFolder
@@ -82,6 +83,7 @@ class StreamingLauncher(Launcher):
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Run a batch of jobs for a sweeper that is not ours."""
         folder = SweepFolder(self.config.hydra.sweep.dir)
+        refuse_unwritable_output(f"hydra.sweep.dir={folder.path}", folder.path, folder=True)
         folder.path.mkdir(parents=True, exist_ok=True)
         jobs = [
             Job(number, list(overrides), list(overrides), folder_name(number, []))

@@ -15,7 +15,15 @@ from optuna.trial import FrozenTrial
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.redaction import is_redacted, redact
-from project.studies import JOURNAL, absolute, make_pruner, make_sampler, open_storage, silence
+from project.studies import (
+    JOURNAL,
+    absolute,
+    make_pruner,
+    make_sampler,
+    open_storage,
+    refuse_unwritable_storage,
+    silence,
+)
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job, in_grammar
 from project.sweeps.launching import StreamingLauncher
@@ -177,6 +185,8 @@ class Search(RecordedSweeper):
                 f"hydra.sweeper.storage={self.storage}: a storage holds many studies; name one with "
                 "hydra.sweeper.study=NAME"
             )
+        if self.storage is not None:
+            refuse_unwritable_storage(self.storage)
         several = "several objectives" if len(self.objectives) > 1 else ""
         several = several or ("seeds or folds" if self.seeds > 1 or self.folds is not None else "")
         if self.pruner != "none" and several:
