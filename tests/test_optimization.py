@@ -162,7 +162,7 @@ def test_metrics_are_means_over_images_not_batches() -> None:
     metric.append(torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 2]))
     assert not metric.empty
     metric.append(torch.tensor(5.0), torch.eye(3)[:1], torch.tensor([2]))
-    assert metric.read() == {"loss": 2.0, "acc": 0.75, "images": 4}
+    assert metric.read() == {"loss": 2.0, "acc": 0.75, "images": 4, "weight": 4}
     assert metric.empty
     metric.append(torch.tensor(1.0), torch.eye(3), torch.eye(3))
     assert metric.read()["acc"] == 1
@@ -173,7 +173,7 @@ def test_metrics_hold_few_batches_back() -> None:
     for number in range(200):
         metric.append(torch.tensor(float(number)), torch.eye(3), torch.tensor([0, 0, 0]))
         assert len(metric._held) <= 64
-    assert metric.read() == {"loss": 99.5, "acc": pytest.approx(1 / 3), "images": 600}
+    assert metric.read() == {"loss": 99.5, "acc": pytest.approx(1 / 3), "images": 600, "weight": 600}
     metric.append(torch.tensor(1.0), torch.zeros(2, 2**21), torch.tensor([0, 1]))
     metric.append(torch.tensor(1.0), torch.zeros(2, 2**21), torch.tensor([0, 1]))
     assert len(metric._held) == 1

@@ -1,5 +1,6 @@
 """Several networks as one: the mean of what they say, or one network with the mean of their weights."""
 
+import copy
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -7,11 +8,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from project.errors import InputError
 from project.evaluation.measures import Predictions
 from project.evaluation.passes import Pass
+from project.modules.losses import total_weight_of
 from project.rebuild import Trained, plain_module
 
 STATISTICS_IMAGES = 2048
@@ -44,17 +47,19 @@ def ensemble(members: Sequence[Trained], passes: Sequence[Pass]) -> Pass:
     each = torch.stack([item.predictions.log_probabilities.double() for item in passes])
     logarithms = each.logsumexp(0) - math.log(len(passes))  # of the mean of the probabilities
     labels = first.predictions.labels
-    loss, losses = members[0].module.loss, None
-    if isinstance(loss, nn.CrossEntropyLoss) and loss.weight is None:
-        alone = nn.CrossEntropyLoss(label_smoothing=loss.label_smoothing, reduction="none")
-        losses = alone(logarithms, labels)
+    loss, losses, mean = members[0].module.loss, None, None
+    if isinstance(loss, nn.CrossEntropyLoss):
+        mean = float(copy.deepcopy(loss).to(logarithms)(logarithms, labels))
+        if total_weight_of(loss) is None:
+            smoothing = loss.label_smoothing
+            losses = F.cross_entropy(logarithms, labels, reduction="none", label_smoothing=smoothing)
     predictions = Predictions(
         log_probabilities=logarithms, labels=labels, chosen=logarithms.argmax(1), losses=losses
     )
     return replace(
         first,
         predictions=predictions,
-        loss=None if losses is None else float(losses.mean()),
+        loss=mean,
         acc=float(predictions.right.double().mean()),
     )
 

@@ -14,6 +14,7 @@ from project.datamodules.loader import ImageLoader
 from project.datamodules.workers import naming_worker_failures
 from project.errors import InputError, NonFiniteError
 from project.evaluation.measures import Predictions
+from project.modules.losses import TotalWeight, total_weight_of
 from project.modules.metrics import LossAndAccuracy
 from project.rebuild import Trained
 
@@ -24,8 +25,8 @@ HELD_LOGITS = 2**24
 class Recorder(LossAndAccuracy):
     """The metrics by which a run has its `test/loss` and `test/acc`; keeps all logits too."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, total_weight: TotalWeight | None = None) -> None:
+        super().__init__(total_weight)
         self._device_parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._parts: list[tuple[Tensor, Tensor, Tensor]] = []
         self._count = 0
@@ -139,7 +140,7 @@ def run_over(trained: Trained, split: Split, views: str, **trainer_changes: Any)
         InputError: there are no such images, or none of the data.
         NonFiniteError: the network gives something else than numbers.
     """
-    module, recorder = trained.module, Recorder()
+    module, recorder = trained.module, Recorder(trained.module.total_weight)
     module.eval_metrics, module.test_views = recorder, views
     trainer = trained.trainer(**trainer_changes)
     try:
@@ -179,7 +180,7 @@ def single_losses(loss: nn.Module, logits: Tensor, labels: Tensor, mean: float) 
         mean: what the batches gave.
     """
     if isinstance(loss, nn.CrossEntropyLoss):
-        if loss.weight is not None:
+        if total_weight_of(loss) is not None:
             return None
         losses = F.cross_entropy(logits, labels, reduction="none", label_smoothing=loss.label_smoothing)
     else:

@@ -10,7 +10,9 @@ from torch.optim import Optimizer
 
 from project.divergence import require_finite_loss
 from project.errors import InputError, one_line
+from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.initialization import initialize_from_images
+from project.modules.losses import total_weight_of
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups, scale_learning_rates
 from project.modules.schedules import POSITION, Length, Schedule, constant
@@ -75,10 +77,12 @@ class ImageClassifier(L.LightningModule):
         self.test_views = test_views
         self.config = dict(config or {})
         self.seed = int(self.config.get("seed", 0)) if seed is None else seed
-        self.train_metrics = LossAndAccuracy()
-        self.eval_metrics = LossAndAccuracy()
-        self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
+        self.total_weight = total_weight_of(self.loss)
+        self.train_metrics = LossAndAccuracy(self.total_weight)
+        self.eval_metrics = LossAndAccuracy(self.total_weight)
+        self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
+        self._gradient: MeanGradient | None = None
         self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
         self._configured: list[dict[str, Any]] = []
         self._step_seeds = StepSeeds(self.seed, rank=0)
@@ -140,6 +144,7 @@ class ImageClassifier(L.LightningModule):
         self._step_seeds = StepSeeds(self.seed, self.trainer.global_rank)
         self._generators = _generators(self.device)
         self._logged_step = self.trainer.global_step
+        self._gradient = mean_gradient(self.trainer, self.total_weight)
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
             before = group.get("initial_lr", 1.0)
@@ -173,6 +178,8 @@ class ImageClassifier(L.LightningModule):
         logits = self.forward(images)
         loss: Tensor = self.loss(logits, targets)
         self.train_metrics.append(loss, logits, targets)
+        if self._gradient is not None:
+            self._gradient.share(loss, targets, batch_idx)
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -191,7 +198,9 @@ class ImageClassifier(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         """Begin the epoch's sums and seeds."""
         self._step_seeds.forget()
-        self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0}
+        # Callbacks may change by the epoch how many batches accumulate.
+        self._gradient = mean_gradient(self.trainer, self.total_weight)
+        self._epoch_sums = dict.fromkeys(self._epoch_sums, 0.0)
 
     def on_train_epoch_end(self) -> None:
         """See to it that nothing is left where a limit of steps or time ended the epoch early."""
@@ -240,10 +249,10 @@ class ImageClassifier(L.LightningModule):
         """Write what the steps since the last interval showed; begin the next one."""
         since, self._logged_step = self._logged_step, self.global_step
         means = self.train_metrics.read()
-        images = means.pop("images")
-        self._epoch_sums["images"] += images
-        for name, value in means.items():
-            self._epoch_sums[name] += value * images
+        images, weight = means.pop("images"), means.pop("weight")
+        sums = {"loss": means["loss"] * weight, "acc": means["acc"] * images}
+        for name, value in (sums | {"images": images, "weight": weight}).items():
+            self._epoch_sums[name] += value
         self.latest = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
         values = self.latest | {"train/lr": optimizer.param_groups[0]["lr"]}
@@ -258,9 +267,9 @@ class ImageClassifier(L.LightningModule):
 
         Not by `self.log`, which takes milliseconds for a number that stands already.
         """
-        images = max(1, self._epoch_sums["images"])
-        means = {f"train/{name}": torch.tensor(self._epoch_sums[name] / images) for name in ("loss", "acc")}
-        self.trainer.callback_metrics.update(means)
+        for name, count in (("loss", "weight"), ("acc", "images")):
+            mean = self._epoch_sums[name] / (self._epoch_sums[count] or 1)
+            self.trainer.callback_metrics[f"train/{name}"] = torch.tensor(mean)
 
     def _evaluate(self, batch: Batch, views: str = "none") -> Tensor:
         images, targets = batch
@@ -270,7 +279,7 @@ class ImageClassifier(L.LightningModule):
 
     def _log_evaluation(self, split: str) -> None:
         measured = self.eval_metrics.read()
-        images = measured.pop("images")
+        images, _ = measured.pop("images"), measured.pop("weight")
         # After training the chosen weights are validated once more: no point of the curve of val/….
         shown = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
         self._write({f"{shown}{name}": value for name, value in measured.items()})

@@ -1,6 +1,7 @@
 """Losses on logits; targets are class indices (B,) or, after mixup and cutmix, probabilities (B, K)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,10 @@ from project.errors import InputError
 
 class CrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy with label smoothing (Szegedy et al. 2016, sec. 7) and class weights.
+
+    With class weights the mean loss of images i with labels y is Σ w[y_i] ℓ_i / Σ w[y_i], as torch has it. In
+    training the sums run over all images of an optimizer step, those of accumulated batches and of other
+    devices included; in what is logged, over all images of the interval, epoch or split.
 
     Args:
         num_classes: number of logits.
@@ -50,3 +55,32 @@ class OneHotMSE(nn.Module):
         if targets.ndim == 1:
             targets = F.one_hot(targets, self.num_classes)  # B, K
         return F.mse_loss(logits, targets.to(logits.dtype))
+
+
+TotalWeight = Callable[[Tensor], Tensor]
+"""Maps targets (…, B) or (…, B, K) to the sum of the images' weights (…,)."""
+
+
+def total_weight_of(loss: nn.Module) -> TotalWeight | None:
+    """Return the function of targets that gives the number by which a loss divides its sum over a batch.
+
+    Args:
+        loss: of torch's losses with class weights or an ignored class, those; of any other loss a mean over
+            images is assumed.
+
+    Returns:
+        None where each image has weight 1.
+    """
+    if not isinstance(loss, nn.CrossEntropyLoss | nn.NLLLoss):
+        return None
+    return partial(_total_weight, loss) if loss.weight is not None or loss.ignore_index >= 0 else None
+
+
+def _total_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> Tensor:
+    if targets.is_floating_point():  # probabilities: torch divides by the number of images
+        return targets.new_full(targets.shape[:-2], targets.shape[-2])
+    counted = targets != loss.ignore_index
+    weights = counted.float()
+    if loss.weight is not None:
+        weights *= loss.weight.float()[targets.where(counted, 0)]
+    return weights.sum(-1)
