@@ -3,15 +3,18 @@
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 
+import lightning as L
 import pytest
 from conftest import Compose, slurm
 from omegaconf import DictConfig, OmegaConf
 
 from project import nodes
 from project.errors import InputError
+from project.quirks import silence_libraries
 from project.redaction import redact
 
 
@@ -147,3 +150,20 @@ def test_several_nodes_without_torchrun_are_told_how(
         "scripts/train.py trainer.num_nodes=2"
     )
     nodes.refuse_sweep()
+
+
+def test_nobody_is_advised_to_use_srun_where_slurm_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    L.Trainer(**options)  # under the filters of the tests themselves
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="`srun` command is available"):
+            L.Trainer(**options)
+        silence_libraries()
+        L.Trainer(**options)
