@@ -3,6 +3,7 @@
 import atexit
 import errno
 import os
+import re
 import signal
 import sys
 import threading
@@ -27,10 +28,12 @@ from project.redaction import redact_text
 from project.runs import claims
 from project.runs.folder import RunFolder
 from project.runs.outages import reason_of
+from project.sweeps.jobs import quoted
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Of errors of the system, those that a user mends without knowing where they happened."""
 TRACEBACK_FLAG = "--traceback"
+FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
 with_traceback = False
 
 
@@ -58,6 +61,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         with nodes.ending_together(), ending_on_errors(conf, config_name):
             nodes.translate_slurm()
             if nodes.is_first():
+                sys.argv[1:] = map(with_home, sys.argv[1:])
                 refuse_wrong_arguments(sys.argv[1:])
                 _refuse_empty_groups(conf)
                 sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
@@ -187,6 +191,16 @@ def _refuse_empty_groups(conf: Path) -> None:
             and (known := options(conf, group))
         ):
             raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
+
+
+def with_home(argument: str) -> str:
+    """An override with the home folder for a `~` at the start of its value, which shells leave there."""
+    if (found := FROM_HOME.fullmatch(argument)) is None:
+        return argument
+    try:
+        return f"{found[1]}{quoted(str(Path(found[3]).expanduser()))}"
+    except RuntimeError:  # no such user
+        return argument
 
 
 def _flags_first(arguments: list[str]) -> list[str]:

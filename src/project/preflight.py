@@ -1,5 +1,6 @@
 """Before a run: its configuration is checked and its folder found or made, without importing torch."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,16 @@ from hydra.core.hydra_config import HydraConfig
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, read_write
+from omegaconf.errors import OmegaConfBaseException
 
 from project import imports, nodes, resume, stopping
 from project.checks import find_problems
 from project.checks.asked import asked
 from project.command_line import ending_on_errors
 from project.errors import InputError
-from project.runs.claims import claim
+from project.runs.claims import claim, next_free
 from project.runs.folder import refuse_unwritable
+from project.runs.outputs import find_misplaced
 from project.runs.writable import find_unusable
 
 
@@ -30,6 +33,7 @@ class Preflight(Callback):
             folder = nodes.earlier_folder(config.hydra)
             resume.go_on_after_restart(folder)
             earlier = resume.configure(config, conf)
+            _foresee_folder(config, earlier.path if earlier is not None else folder)
             _check(config)
             _refuse_repeats(config)
             if earlier is not None:
@@ -60,6 +64,15 @@ class Preflight(Callback):
                 _check(config)
 
 
+def _foresee_folder(config: DictConfig, known: Path | None) -> None:
+    """Have the configuration know the folder that the run will have, which its outputs are compared with."""
+    with suppress(OmegaConfBaseException):  # told by another check
+        folder = known or next_free(nodes.name_folder(config.hydra))
+        with read_write(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(folder.absolute())
+        HydraConfig.instance().set_config(config)
+
+
 def _refuse_repeats(config: DictConfig) -> None:
     for key, without in (("seeds", 1), ("folds", None)):
         if (value := config.get(key)) != without:
@@ -68,7 +81,7 @@ def _refuse_repeats(config: DictConfig) -> None:
 
 def _check(config: DictConfig) -> None:
     problems = dict.fromkeys(find_problems(config))  # many keys may follow from one wrong value
-    if problems := problems | dict.fromkeys(find_unusable(config)):
+    if problems := problems | dict.fromkeys([*find_unusable(config), *find_misplaced(config)]):
         raise InputError("\n".join(problems))
     if problems := dict.fromkeys(nodes.find_mismatch(config)):
         raise InputError("\n".join(problems))

@@ -230,6 +230,7 @@ class Composing:
         from project.checks.arguments import refuse_wrong_arguments
         from project.errors import InputError
         from project.nearest import explain_composition
+        from project.runs.outputs import find_misplaced
 
         overrides = split(arguments, files)
         before = time.monotonic()
@@ -238,7 +239,8 @@ class Composing:
             config = self.composer.compose_job(overrides, 0)
             config.hydra.runtime.output_dir = "outputs/run"
             self.config.set_config(config)
-            lines = list(dict.fromkeys(find_problems(config))) or list(nodes.find_mismatch(config))
+            lines = list(dict.fromkeys(find_problems(config)))
+            lines = lines or [*find_misplaced(config), *nodes.find_mismatch(config)]
         except InputError as error:
             lines = str(error).splitlines()
         except (HydraException, OmegaConfBaseException) as error:

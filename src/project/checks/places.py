@@ -16,6 +16,9 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
         if key in right and isinstance(right[key], str) and not right[key].strip():
             yield f"{key}={right[key]!r}: name a folder, as in {key}={key.removeprefix('paths.')}"
             return
+        if str(right.get(key)).startswith("~"):
+            yield f"{key}={right[key]}: ~ is read on the command line alone; write ${{oc.env:HOME}}"
+            return
     if "paths.run" in command.keys:
         yield "paths.run: follows paths.outputs and name; set those, or hydra.run.dir"
     if problem := _unwritable(right.get("paths.outputs")):

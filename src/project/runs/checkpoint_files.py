@@ -118,6 +118,11 @@ def find_damage(path: Path) -> str:
         return f"is damaged or no checkpoint ({' '.join(str(error).split())})"
 
 
+def has_checksum(path: Path) -> bool:
+    """Whether a file was written by `write`, be it damaged by now."""
+    return bool(_digests(path))
+
+
 def newest(folder: Path) -> Found:
     """Find the checkpoint from which a run goes on: the newest that is whole."""
     damaged: list[str] = []

@@ -3,7 +3,7 @@
 import os
 import shutil
 from collections.abc import Iterable
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
 
 from project.errors import InputError
@@ -31,6 +31,14 @@ def discard(path: Path) -> None:
         return
     shutil.rmtree(path, ignore_errors=True)
     remove_empty(above)  # others may use them by now
+
+
+def next_free(wanted: Path) -> Path:
+    """The folder that `claim` would make now."""
+    if wanted.name in ("", ".."):  # which it refuses
+        return wanted
+    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
+    return next(path for path in chain([wanted], numbered) if not os.path.lexists(path))
 
 
 def claim(wanted: str | Path, key: str = "paths.outputs") -> Path:

@@ -17,6 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project.checks import find_problems
 from project.errors import InputError
 from project.runs.folder import RunFolder
+from project.runs.outputs import Output, find_misplaced, outside
 from project.runs.provenance import now
 from project.runs.writable import find_unusable, probe
 from project.stopping import REPEAT_S, SIGNALS, exit_code
@@ -213,8 +214,11 @@ def compose_job(composer: Composer, folder: SweepFolder, job: Job, overrides: Se
     return config
 
 
-def refuse_problems(config: DictConfig) -> None:
+def refuse_problems(config: DictConfig) -> list[Output]:
     """Check a configuration.
+
+    Returns:
+        What the job will write outside its folder.
 
     Raises:
         InputError: what is wrong with it, a line each.
@@ -223,11 +227,12 @@ def refuse_problems(config: DictConfig) -> None:
     earlier = hydra.cfg
     hydra.set_config(config)  # what ${hydra:…} is resolved from
     try:
-        problems = dict.fromkeys([*find_problems(config), *find_unusable(config)])
+        problems = dict.fromkeys([*find_problems(config), *find_unusable(config), *find_misplaced(config)])
+        if problems:
+            raise InputError("\n".join(problems))
+        return list(outside(config))
     finally:
         hydra.cfg = earlier
-    if problems:
-        raise InputError("\n".join(problems))
 
 
 def prepare(run: RunFolder, config: DictConfig) -> None:

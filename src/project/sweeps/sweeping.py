@@ -30,6 +30,7 @@ from project.sweeps.table import jobs_table, points_table, write_csv, written_if
 
 OWN_KEYS = ("seeds", "folds", "retry", "resume")
 """Keys for the sweep, which mean nothing to a job."""
+APART = "put ${hydra:job.num} into it, or leave it out"
 MOST_PROBLEMS = 10
 MOST_ROWS = 40
 
@@ -167,6 +168,7 @@ class RecordedSweeper(Sweeper):
             composer = Composer(self.loader, self.config)
         name = self.config.hydra.job.config_name
         problems: dict[str, list[Job]] = {}
+        places: dict[Path, Job] = {}
         targets: set[str] = set()
         needs: dict[str, DictConfig] = {}
         waiting = [job for job in jobs if job.state == "waiting"]
@@ -177,7 +179,10 @@ class RecordedSweeper(Sweeper):
                 lines = explain_composition(error, job.overrides, self.folder.conf, name)
                 raise InputError("\n".join(lines)) from error
             try:
-                refuse_problems(config)
+                for output in refuse_problems(config):
+                    if places.setdefault(output.place, job) is not job:
+                        line = f"{output.told}: all jobs would write there; {APART}"
+                        problems.setdefault(line, []).append(job)
             except InputError as error:
                 for line in str(error).splitlines():
                     problems.setdefault(line, []).append(job)

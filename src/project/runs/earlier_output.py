@@ -1,0 +1,53 @@
+"""Whether a file that is in the way was written by this program, and may be replaced. Needs no torch."""
+
+import re
+from pathlib import Path
+
+from project.errors import InputError
+
+METRICS = re.compile(rb"step,[^\n]*\b(train|val|test)/")
+LOG = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+\]\[[A-Z]+\]\[")
+COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")
+PREDICTIONS = {
+    "table": re.compile(rb"file\b[^\n]*\bclass +probability"),
+    "csv": re.compile(rb"file,class,probability\b"),
+    "json": re.compile(rb'\[\n\{"file": |\[\]\n'),
+    "jsonl": re.compile(rb'\{"file": '),
+}
+MADE_BY = "made by project"
+"""What pictures say of themselves, where no viewer shows it."""
+PICTURE = re.compile(rb".*" + MADE_BY.encode(), re.DOTALL)
+MOST_BYTES = 2**24
+"""Of a file, that are looked at."""
+
+
+def refuse_foreign(key: str, file: Path, kind: re.Pattern[bytes]) -> None:
+    """Make sure that a file is new, empty, or an earlier output of the same kind; pipes and devices may be.
+
+    Args:
+        key: of the command line, as in `output=`.
+        file: to be written.
+        kind: what files of this kind begin with.
+
+    Raises:
+        InputError: it is somebody's own.
+    """
+    if file.is_file() and not is_earlier(file, kind):
+        raise InputError(
+            f"{key}{file}: is there already, and no earlier output of this command; give another name, or "
+            "remove it"
+        )
+
+
+def is_earlier(file: Path, kind: re.Pattern[bytes]) -> bool:
+    """Whether a file is empty or begins as those of a kind do.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(MOST_BYTES)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give another name") from error
+    return not start or kind.match(start) is not None

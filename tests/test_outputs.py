@@ -1,0 +1,93 @@
+"""Where runs write: what would take the place of somebody else's files is told."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Compose
+
+from project.checks import find_problems
+from project.command_line import with_home
+from project.runs.outputs import find_misplaced
+
+
+@pytest.fixture
+def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "table.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "best.ckpt").write_text("weights of somebody's own")
+    run = tmp_path / "outputs" / "run"
+    (run / ".hydra").mkdir(parents=True)
+    (run / ".hydra" / "config.yaml").touch()
+    return run
+
+
+def misplaced(composer: Compose, run: Path, *overrides: str) -> list[str]:
+    return list(find_misplaced(composer(*overrides, run=run)))
+
+
+def test_what_runs_have_written_may_be_written_again(composer: Compose, run: Path) -> None:
+    Path("metrics.csv").write_text("step,epoch,train/loss\n0,0,1.5\n")
+    Path("train.log").write_text("[2026-01-31 09:30:00,123][INFO][project.train] model  CNN\n")
+    Path("checkpoints").mkdir()
+    Path("checkpoints", "last.ckpt").touch()
+    Path("checkpoints", "last.ckpt.sha256").write_text("0123  last.ckpt\n")
+    overrides = (
+        "logger.csv.file=metrics.csv",
+        "callbacks.last.dirpath=checkpoints",
+        "hydra.job_logging.handlers.file.filename=train.log",
+    )
+    assert misplaced(composer, run, *overrides) == []
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("logger.csv.file=table.csv", "is there already, and is of no run"),
+        ("logger.csv.file=outputs/run/../../notes.txt", "is there already, and is of no run"),
+        ("logger.csv.file='~/table.csv'", "~ is read on the command line alone"),
+        ("callbacks.best.dirpath=full", "holds other files, such as best.ckpt"),
+        ("callbacks.last.dirpath=outputs/../full", "holds other files, such as best.ckpt"),
+    ],
+)
+def test_others_files_are_told(composer: Compose, run: Path, override: str, told: str) -> None:
+    (line,) = misplaced(composer, run, override)
+    assert line.startswith(override.replace("'", "") + f": {told}")
+
+
+def test_links_that_lead_out_of_a_run_folder_are_followed(composer: Compose, run: Path) -> None:
+    (run / "checkpoints").symlink_to(run.parent.parent / "full")
+    (run / "metrics.csv").symlink_to(run.parent.parent / "table.csv")
+    told = misplaced(composer, run)
+    assert [line.partition("=")[0] for line in told] == [
+        *("callbacks.best.dirpath", "callbacks.last.dirpath", "logger.csv.file"),
+    ]
+    (run.parent.parent / "full" / "best.ckpt.sha256").write_text("0123  best.ckpt\n")  # moved there
+    (run.parent.parent / "table.csv").write_text("step,val/loss\n")
+    assert misplaced(composer, run) == []
+
+
+def test_another_runs_folder_is_no_place(composer: Compose, run: Path) -> None:
+    override = f"logger.csv.file={run}/metrics.csv"
+    assert misplaced(composer, run, override) == []
+    (line,) = misplaced(composer, run.parent / "other", override)
+    assert line.startswith(f"{override}: lies in the folder of another run, {run}")
+
+
+def test_relative_places_follow_the_working_directory(composer: Compose, run: Path) -> None:
+    overrides = ("callbacks.best.dirpath=full", "hydra.job.chdir=true")
+    assert misplaced(composer, run, *overrides) == []
+
+
+def test_a_tilde_that_nothing_reads_is_told(composer: Compose) -> None:
+    (line,) = find_problems(composer("paths.outputs='~/runs'"))
+    assert line == "paths.outputs=~/runs: ~ is read on the command line alone; write ${oc.env:HOME}"
+
+
+def test_a_tilde_on_the_command_line_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/some one")
+    assert with_home("data.path=~/photos") == "data.path='/home/some one/photos'"
+    assert with_home("+x.dir='~'") == "+x.dir='/home/some one'"
+    for kept in ("~callbacks.best", "name=a~b", "data.path=~nobody-of-this-name/x", "optim.lr=0.1", "-m"):
+        assert with_home(kept) == kept
