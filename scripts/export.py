@@ -5,6 +5,8 @@ import gc
 if __name__ == "__main__":
     gc.disable()  # until all is imported (project.imports.settle): importing is faster
 
+from dataclasses import replace
+
 from project import imports
 from project.export.options import EXAMPLES, Options, find_places
 from project.options import run_command
@@ -12,10 +14,10 @@ from project.options import run_command
 
 def main(options: Options) -> int:
     """Export as the command line says."""
-    find_places(options)  # what is wrong is told before torch is imported
+    run, _ = find_places(options)  # what is wrong is told before torch is imported
     with imports.without_garbage_collection():
         from project.export.command import export
-    return export(options)
+    return export(replace(options, run=str(run.path)))
 
 
 if __name__ == "__main__":

@@ -24,13 +24,13 @@ from project.loggers.events import EventFile
 from project.report import evaluated, figures, writing
 from project.report.axes import spanning, thinned
 from project.report.charts import HEIGHT, WIDTH, Line, line_chart
-from project.report.evaluated import wilson
 from project.report.event_pictures import read_pictures
 from project.report.html import element
 from project.report.reading import RunStory
 from project.report.writing import write_report
 from project.runs import ticks
 from project.runs.compare import compare
+from project.runs.ranking import wilson
 from project.sweeps.jobs import Job
 from project.sweeps.ledger import Ledger
 

@@ -13,13 +13,13 @@ from project.sweeps.folder import SweepFolder, create
 from project.sweeps.jobs import Job, folder_name
 from project.sweeps.ledger import Ledger
 from project.sweeps.slots import Need, Slots, need_of
-from project.sweeps.table import jobs_table, points_table, spread, write_csv
+from project.sweeps.table import jobs_table, points_table, write_csv
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-def job(number: int, state: str = "waiting", **facts: object) -> Job:
-    varied = [f"optim.lr={10.0**-number:g}"]
+def job(number: int, state: str = "waiting", seed: int | None = None, **facts: object) -> Job:
+    varied = [f"optim.lr={10.0**-number:g}", *([] if seed is None else [f"seed={seed}"])]
     return Job(number, ["model=mlp", *varied], varied, folder_name(number, varied), state=state, **facts)  # type: ignore[arg-type]
 
 
@@ -219,14 +219,14 @@ def test_one_process_at_a_time_runs_a_sweep(sweep: SweepFolder, monkeypatch: pyt
 
 def test_tables_show_every_job_and_the_spread_over_seeds(tmp_path: Path) -> None:
     jobs = [
-        *(job(0, "done", point=0, value=value, metrics={"test/acc": value}) for value in (0.5, 0.7)),
-        *(job(1, "done", point=1, value=value) for value in (0.8, 0.9)),
-        job(2, "failed", point=2, error="no"),
+        *(job(0, "done", s, point=0, value=v, metrics={"test/acc": v}) for s, v in ((1, 0.5), (2, 0.7))),
+        *(job(1, "done", s, point=1, value=v) for s, v in ((1, 0.8), (2, 0.9))),
+        job(2, "failed", 1, point=2, error="no"),
     ]
     lines = jobs_table(jobs, "val/acc").splitlines()
-    assert lines[0].split() == ["job", "lr", "state", "val/acc", "time"]
-    assert lines[1].split() == ["0", "1", "done", "0.5000"]
-    assert lines[5].split() == ["2", "0.01", "failed"]
+    assert lines[0].split() == ["job", "lr", "seed", "state", "val/acc", "time"]
+    assert lines[1].split() == ["0", "1", "1", "done", "0.5000"]
+    assert lines[5].split() == ["2", "0.01", "1", "failed"]
     best, worse, failed = points_table(jobs, "val/acc", "max").splitlines()[1:]
     assert best.split() == ["0.1", "0.8500", "±", "0.0707", "2", "of", "2"]
     assert worse.split()[:2] == ["1", "0.6000"]
@@ -234,10 +234,5 @@ def test_tables_show_every_job_and_the_spread_over_seeds(tmp_path: Path) -> None
     assert points_table(jobs[:1], "val/acc", "max") == ""
     write_csv(tmp_path / "jobs.csv", jobs)
     rows = (tmp_path / "jobs.csv").read_text().splitlines()
-    assert rows[0] == "job,folder,optim.lr,state,value,test/acc,duration_s,error"
-    assert rows[1] == "0,0_lr1,1,done,0.5,0.5,,"
-
-
-def test_spread_is_that_of_a_sample() -> None:
-    assert spread([1.0, 2.0, None, float("nan"), 3.0]) == (2.0, 1.0, 3)
-    assert spread([4.0]) == (4.0, 0.0, 1)
+    assert rows[0] == "job,folder,optim.lr,seed,state,value,test/acc,duration_s,error"
+    assert rows[1] == "0,0_lr1_seed1,1,1,done,0.5,0.5,,"

@@ -33,7 +33,7 @@ class Options:
         None, "copies of an image whose logits are averaged; null: as the run was tested"
     )
     weights: list[str] = option(["auto"], "auto (those that were tested), best, last, a file; or several")
-    ensemble: str | None = option(None, "of a sweep several runs: all, or its best, as top3")
+    ensemble: str | None = option(None, "of a sweep several runs: all, or the first of its ranking, as top3")
     combine: Literal["ensemble", "average", "none"] | None = option(
         None,
         "several networks: ensemble (mean of probabilities, the default), average (of weights), or none",

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from project.report.reading import RunStory
+from project.runs.ranking import wilson
 
 EVALUATION = "evaluation"
 """Folder within a run's, with what was found out about it after training."""
@@ -14,8 +15,6 @@ LARGEST_RECORD = 2**25
 """Bytes of an evaluation's JSON that is read; that of 1000 classes has some hundred thousand lines."""
 SAME = 1e-6
 """By how much accuracies of the same predictions may differ, which were rounded on their way into files."""
-Z = 1.959964
-"""Standard deviations to either side within which 95 % of a normal distribution lie."""
 
 
 def evaluation_files(folder: Path, ending: str) -> Iterator[Path]:
@@ -59,13 +58,3 @@ def accuracy_interval(story: RunStory) -> tuple[float, float] | None:
         if len(numbers) == 3 and math.isclose(numbers[0], share, rel_tol=0, abs_tol=SAME):
             return float(numbers[1]), float(numbers[2])
     return wilson(share, count) if count else None
-
-
-def wilson(share: float, count: float) -> tuple[float, float]:
-    """The 95 % interval of a share of `count` independent cases.
-
-    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
-    """
-    middle = (share + Z**2 / (2 * count)) / (1 + Z**2 / count)
-    half = Z / (1 + Z**2 / count) * math.sqrt(share * (1 - share) / count + Z**2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)

@@ -23,7 +23,6 @@ from project.runs.differences import Differences, short_names
 from project.runs.results import DURATION, Run, natural
 from project.runs.table import RESERVED, plural, shorten
 from project.sweeps.jobs import Job
-from project.sweeps.table import settings
 
 LAST_LINES = 12
 MOST_FAILURES = 10
@@ -44,13 +43,9 @@ def jobs_table(
     """
     if not runs and not jobs:
         return None
-    by, sign = (ranked.by, -1 if ranked.larger_is_better else 1) if ranked else ("", 1)
-
-    def merit(run: Run) -> tuple[bool, float, list[object]]:
-        value = run.metrics.get(by, math.nan)
-        return math.isnan(value), 0.0 if math.isnan(value) else sign * value, natural(run.folder.name)
-
-    ordered = sorted(runs, key=merit)
+    by, best = (ranked.by, ranked.best_first) if ranked else ("", [])
+    places = {run.folder: number for number, run in enumerate(best)}
+    ordered = sorted(runs, key=lambda run: (places.get(run.folder, len(best)), natural(run.folder.name)))
     differences = Differences(runs) if runs else None
     keys = [*differences.told, *differences.repetitions] if differences else []
     names = short_names(keys, RESERVED)
@@ -72,7 +67,7 @@ def jobs_table(
     known = {run.folder.name for run in runs}
     for name, job in jobs.items():
         if name not in known:
-            own = settings(job)
+            own = job.settings
             cells = [Cell(shorten(own.get(key, ""), WIDEST)) for key in keys]
             if not keys:
                 cells = []
@@ -80,10 +75,9 @@ def jobs_table(
             empty = [Cell("", math.nan, number=True) for _ in metrics]
             rows.append([Cell(label), *cells, *empty, state_cell(job.state), duration_cell(job.duration_s)])
     head = ["job", *(names[key] for key in keys), *column_names(metrics), "state", "time"]
-    caption = plural(len(rows), "job") + (
-        f", {'largest' if sign < 0 else 'smallest'} {by} first" if by else ""
-    )
-    return table(head, rows, caption=caption, marked=[0] if by else [])
+    order = "largest" if ranked is None or ranked.larger_is_better else "smallest"
+    caption = plural(len(rows), "job") + (f", {order} {by} first, point by point" if best else "")
+    return table(head, rows, caption=caption, marked=[0] if best else [])
 
 
 def _order(value: object) -> float | None:

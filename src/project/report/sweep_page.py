@@ -18,12 +18,13 @@ from project.report.parallel import parallel_coordinates
 from project.report.reading import RunStory
 from project.report.reproduce import reproduce
 from project.report.settings import environment, settings, words
-from project.report.sweep_reading import Sweep, rank, read, refuse_missing
+from project.report.sweep_reading import Sweep, read, refuse_missing
 from project.report.tables import link, points_table
 from project.report.wording import badge, commit, metric, moment, summary
-from project.runs.compare import Comparison
+from project.runs.compare import Comparison, compare_by_monitor
 from project.runs.folder import RunFolder
 from project.runs.provenance import now
+from project.runs.ranking import tie_note
 from project.runs.results import DURATION, Run
 from project.runs.table import plural
 from project.wording import duration
@@ -119,6 +120,9 @@ def _told_best(ranked: Comparison, best: Run | None, place: Path) -> Markup | No
     text += f", has {ranked.by} {metric(ranked.by, best.metrics[ranked.by])}"
     if "test/acc" in best.metrics and ranked.by != "test/acc":
         text += f" and a test accuracy of {metric('test/acc', best.metrics['test/acc'])}"
+    point = ranked.points[0].score(ranked.by)
+    text += f". It is the best run of the best point: {ranked.by} {point}"
+    text += f"; {note}" if (note := tie_note(ranked.ties)) else ""
     return join(" The best run, ", link(best.folder, place), f"{text}.")
 
 
@@ -182,7 +186,7 @@ def _comparison(sweep: Sweep, place: Path, others: Sequence[str] | None) -> Mark
         return None
     refuse_missing(others)
     try:
-        ranked = rank([sweep.folder, *map(Path, others)])
+        ranked = compare_by_monitor([sweep.folder, *map(Path, others)])
     except InputError:
         return None
     shown = replace(ranked, points=ranked.points[:MOST_COMPARED])

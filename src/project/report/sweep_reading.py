@@ -1,6 +1,5 @@
 """What a folder with runs tells: a sweep's record, its jobs and runs, and which did best."""
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
-from project.runs.compare import Comparison, compare
-from project.runs.results import DURATION, Run, read_runs
+from project.runs.compare import Comparison, compare_by_monitor
+from project.runs.results import Run, read_runs
 from project.sweeps.folder import find_sweep
 from project.sweeps.jobs import Job
 
@@ -43,13 +42,10 @@ class Sweep:
 
     @property
     def best(self) -> Run | None:
-        """The run that did best."""
+        """The best run of the best point."""
         if self.ranked is None:
             return None
-        by, sign = self.ranked.by, 1 if self.ranked.larger_is_better else -1
-        done = [run for point in self.ranked.points for run in point.runs]
-        known = [run for run in done if math.isfinite(run.metrics.get(by, math.nan))]
-        return max(known, key=lambda run: sign * run.metrics[by], default=None)
+        return next(iter(self.ranked.best_first), None)
 
 
 def read(folder: Path) -> Sweep:
@@ -65,9 +61,9 @@ def read(folder: Path) -> Sweep:
             record = sweep.read_record()
         except InputError:
             record = {}
-        jobs = _jobs(folder)
+        jobs = sweep.read_jobs()
     try:
-        ranked = rank([folder])
+        ranked = compare_by_monitor([folder])
     except InputError:
         ranked = None
     if ranked is not None:
@@ -80,30 +76,6 @@ def read(folder: Path) -> Sweep:
             raise
         runs, damaged = [], []  # it was ended before its first job began
     return Sweep(folder, record, jobs, runs, damaged, None)
-
-
-def _jobs(folder: Path) -> dict[str, Job]:
-    sweep = find_sweep(folder)
-    try:
-        return {job.name: job for job in sweep.ledger.read().values()} if sweep else {}
-    except (OSError, ValueError, TypeError):  # damaged: the runs' folders tell as much
-        return {}
-
-
-def rank(folders: Sequence[Path]) -> Comparison:
-    """Rank runs by the metric that they watched, or that most of them did.
-
-    Raises:
-        InputError: none is done.
-    """
-    try:
-        return compare(folders)
-    except InputError:
-        done = [run for run in read_runs(folders)[0] if run.done]
-        if not done:
-            raise
-        watched = Counter(run.monitor for run in done if run.monitor in run.metrics)
-        return compare(folders, watched.most_common(1)[0][0] if watched else DURATION)
 
 
 def refuse_missing(others: Sequence[str]) -> None:

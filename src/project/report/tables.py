@@ -119,7 +119,8 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
     columns = [_key_cells(comparison.shown, first, key) for key in keys]
     columns += [_mean_cells(comparison.points, name) for name in metrics]
     if comparison.count > len(comparison.points):
-        columns.append([Cell(len(point.runs), len(point.runs), number=True) for point in comparison.points])
+        scores = [point.score(comparison.by) for point in comparison.points]
+        columns.append([Cell(one.count, len(one.values), number=True) for one in scores])
     columns.append([duration_cell(point.mean(DURATION)) for point in comparison.points])
     columns.append([Cell(_links(point, page)) for point in comparison.points])
     names = short_names(keys, RESERVED)
@@ -155,7 +156,7 @@ def _mean_cells(points: Sequence[Point], name: str) -> list[Cell]:
 
 
 def _share_cell(point: Point, name: str) -> Cell:
-    if not point.values(name):
+    if not point.score(name).values:
         return Cell("", math.nan, number=True)
     mean, std = point.mean(name), point.std(name)
     words = percent(mean)

@@ -1,17 +1,21 @@
-"""Rank runs: what did best, with repetitions of one experiment taken together."""
+"""Rank runs: what did best, with repetitions of one experiment taken together (see `ranking`)."""
 
 import math
 import re
-import statistics
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import yaml
+
 from project.errors import InputError
 from project.nearest import did_you_mean
-from project.runs.differences import Differences
+from project.runs.differences import Differences, frozen
+from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score
 from project.runs.results import DURATION, Run, read_runs
+from project.sweeps.folder import find_sweep
+from project.sweeps.jobs import Job
 
 SMALLER_IS_BETTER = re.compile(r"loss|error|duration|time|perplexity")
 
@@ -22,25 +26,33 @@ class Point:
 
     Args:
         runs: those that are done; at least one.
-        unfinished: how many more there are that are not done.
+        asked: number of repetitions that there are to be, if more than in `runs`.
     """
 
     runs: tuple[Run, ...]
-    unfinished: int = 0
+    asked: int = 0
 
-    def values(self, metric: str) -> list[float]:
-        """A metric's values in the runs that have it."""
-        return [run.metrics[metric] for run in self.runs if metric in run.metrics]
+    @property
+    def distinct(self) -> list[Run]:
+        """The runs, one for each seed and fold."""
+        return list({repetition(run): run for run in reversed(self.runs)}.values())[::-1]
+
+    @property
+    def unfinished(self) -> int:
+        """Number of repetitions that are not done."""
+        return max(0, self.asked - len(self.distinct))
+
+    def score(self, metric: str) -> Score:
+        """A metric's values over the repetitions."""
+        return score([(repetition(run), run.metrics.get(metric)) for run in self.runs], self.asked)
 
     def mean(self, metric: str) -> float:
-        """Mean over the runs that have the metric; NaN if none has, or if it is NaN in one."""
-        values = self.values(metric)
-        return math.fsum(values) / len(values) if values and not _clash(values) else math.nan
+        """Mean over the repetitions that have the metric; NaN if none has, or if it is NaN in one."""
+        return self.score(metric).mean
 
     def std(self, metric: str) -> float:
-        """Sample standard deviation (over n - 1); NaN for fewer than two runs."""
-        values = self.values(metric)
-        return statistics.stdev(values) if len(values) > 1 and all(map(math.isfinite, values)) else math.nan
+        """Sample standard deviation (over n - 1); NaN for fewer than two repetitions."""
+        return self.score(metric).std
 
 
 @dataclass(frozen=True)
@@ -74,6 +86,30 @@ class Comparison:
         """How many runs are ranked."""
         return sum(len(point.runs) for point in self.points)
 
+    @property
+    def repeated(self) -> int:
+        """Number of runs with the configuration, seed and fold of another one, which count once."""
+        return self.count - sum(len(point.distinct) for point in self.points)
+
+    @property
+    def best_first(self) -> list[Run]:
+        """All runs with a finite value: those of the best point first, its best seed before the others."""
+        sign = -1 if self.larger_is_better else 1
+        return [
+            run
+            for point in self.points
+            for run in sorted(point.runs, key=lambda run: sign * run.metrics.get(self.by, math.nan))
+            if math.isfinite(run.metrics.get(self.by, math.nan))
+        ]
+
+    @property
+    def ties(self) -> int:
+        """Number of points that are not told from the best one, see `ranking.count_ties`."""
+        split, _, kind = self.by.partition("/")
+        images = self.points[0].mean(f"{split}/images") if kind == "acc" else math.nan
+        scores = [point.score(self.by) for point in self.points]
+        return count_ties(scores, larger_is_better=self.larger_is_better, images=images)
+
 
 def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool = False) -> Comparison:
     """Read and rank the runs below some folders.
@@ -97,13 +133,8 @@ def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool 
     by, larger_is_better = choose_metric(done, [*metrics, DURATION], by)
     everywhere = Differences(runs)
     points = [Point((run,)) for run in done] if each else _group(runs, everywhere)
-
-    def merit(point: Point) -> tuple[bool, float]:
-        mean = point.mean(by)
-        return math.isnan(mean), -mean if larger_is_better else mean
-
     return Comparison(
-        points=sorted(points, key=merit),
+        points=rank(points, lambda point: point.score(by), larger_is_better=larger_is_better),
         by=by,
         larger_is_better=larger_is_better,
         metrics=metrics,
@@ -113,6 +144,27 @@ def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool 
         everywhere=everywhere,
         each=each,
     )
+
+
+def compare_by_monitor(folders: Sequence[str | Path]) -> Comparison:
+    """Rank runs by the metric that they watched, or that most of them did.
+
+    Raises:
+        InputError: none is done.
+    """
+    try:
+        return compare(folders)
+    except InputError:
+        done = [run for run in read_runs(folders)[0] if run.done]
+        if not done:
+            raise
+        watched = Counter(run.monitor for run in done if run.monitor in run.metrics)
+        return compare(folders, watched.most_common(1)[0][0] if watched else DURATION)
+
+
+def repetition(run: Run) -> tuple[Hashable, ...]:
+    """Seed and fold of a run, by which the runs of one point differ."""
+    return tuple(frozen(run.config.get(key)) for key in REPETITIONS)
 
 
 def choose_metric(runs: Sequence[Run], known: Sequence[str], by: str | None) -> tuple[str, bool]:
@@ -142,14 +194,35 @@ def _group(runs: Sequence[Run], differences: Differences) -> list[Point]:
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(differences.signature(run), []).append(run)
+    waiting = _waiting(runs)
     points = []
     for members in groups.values():
         done = tuple(run for run in members if run.done)
         if done:
-            points.append(Point(done, unfinished=len(members) - len(done)))
+            asked = {repetition(run) for run in members}.union(*(waiting[run.folder] for run in members))
+            points.append(Point(done, asked=len(asked)))
     return points
 
 
-def _clash(values: Sequence[float]) -> bool:
-    """Whether both infinities are there: their sum is not defined."""
-    return math.inf in values and -math.inf in values
+def _waiting(runs: Sequence[Run]) -> dict[Path, set[tuple[Hashable, ...]]]:
+    """By run, the repetitions of its point that stand on its sweep's record but have left no run."""
+    by_name = {run.folder: run for run in runs}
+    waiting: dict[Path, set[tuple[Hashable, ...]]] = {folder: set() for folder in by_name}
+    for top in dict.fromkeys(folder.parent for folder in by_name):
+        groups: dict[Hashable, list[Job]] = {}
+        for job in (sweep.read_jobs() if (sweep := find_sweep(top)) else {}).values():
+            groups.setdefault(job.point_key, []).append(job)
+        for jobs in groups.values():
+            missing = [job for job in jobs if top / job.name not in by_name]
+            for job in jobs:
+                if run := by_name.get(top / job.name):
+                    waiting[run.folder] = {_repetition_of(other, run) for other in missing}
+    return waiting
+
+
+def _repetition_of(job: Job, sibling: Run) -> tuple[Hashable, ...]:
+    """Seed and fold of a job without a run; what its overrides do not say is as in a run of its point."""
+    return tuple(
+        frozen(yaml.safe_load(job.settings[key]) if key in job.settings else sibling.config.get(key))
+        for key in REPETITIONS
+    )

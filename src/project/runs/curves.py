@@ -33,7 +33,7 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
     Returns:
         The metric's name, `epoch` or `step`, and a curve a point; empty for a point without a table.
     """
-    tables = [[_read(run.folder / "metrics.csv") for run in point.runs] for point in comparison.points]
+    tables = [[_read(run.folder / "metrics.csv") for run in point.distinct] for point in comparison.points]
     metric = _choose_metric(comparison, (table for group in tables for table in group))
     every = [_series(table, metric, "epoch") for group in tables for table in group]
     epochs = [x for series in every for x in series]

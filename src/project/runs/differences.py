@@ -5,10 +5,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from project.loggers.hyperparameters import LEFT_OUT
+from project.runs.ranking import REPETITIONS
 from project.runs.results import ClassName, Run
 
-REPETITIONS = ("seed", "data.fold")
-"""Keys whose values are repetitions of one experiment."""
 NO_HYPERPARAMETERS = (
     "paths",
     "data.prepared",

@@ -1,11 +1,13 @@
 """Runs that are to be looked at after training: by folder, the last one, the best of a sweep. No torch."""
 
-import math
+import sys
 from pathlib import Path
 
 from project.errors import InputError
+from project.runs.compare import Comparison, compare_by_monitor
 from project.runs.folder import RunFolder, latest_run
 from project.runs.results import Run, read_runs
+from project.runs.table import best_line
 from project.sweeps.folder import find_sweep
 from project.targets import refuse_address
 
@@ -13,11 +15,11 @@ LAST = "last"
 
 
 def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: str = "run") -> RunFolder:
-    """Find the run that a command is to work on.
+    """Find the run that a command is to work on; of a sweep, say on standard error which one it is.
 
     Args:
-        wanted: a run's folder; a sweep's, which stands for its best run; `last`, the run or sweep that was
-            started last.
+        wanted: a run's folder; a sweep's, which stands for the best run of its best point; `last`, the run
+            or sweep that was started last.
         outputs: below which `last` is looked for.
         key: of the command line, for messages.
 
@@ -28,7 +30,9 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
     if line := refuse_address(key, str(wanted)):
         raise InputError(line)
     if find_sweep(folder) is not None:
-        return RunFolder(best_of_sweep(folder, key=key).folder)
+        comparison = _ranking(folder, key)
+        print(f"{key}={wanted}: {best_line(comparison)}", file=sys.stderr)
+        return RunFolder(comparison.best_first[0].folder)
     run = RunFolder(folder)
     if not folder.is_dir():
         what = "that is a file" if folder.is_file() else "no such folder"
@@ -55,29 +59,22 @@ def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     return around if find_sweep(around) is not None else last.path
 
 
-def best_of_sweep(folder: Path, *, key: str = "run") -> Run:
-    """The run of a sweep that did best by the metric that it watched.
-
-    Raises:
-        InputError: none is done.
-    """
-    return ranked(folder, key=key)[0]
-
-
 def ranked(folder: Path, *, key: str = "run") -> list[Run]:
-    """The runs of a sweep that are done, best first by the metric that they watched.
+    """The runs of a sweep with a result, see `Comparison.best_first`.
 
     Raises:
         InputError: there is none.
     """
-    runs, _ = read_runs([folder])
-    measured = [run for run in runs if run.done and math.isfinite(run.metrics.get(run.monitor, math.nan))]
-    if not measured:
+    return _ranking(folder, key).best_first
+
+
+def _ranking(folder: Path, key: str) -> Comparison:
+    try:
+        comparison = compare_by_monitor([folder])
+    except InputError:
+        comparison = None
+    if comparison is None or not comparison.best_first:
+        runs, _ = read_runs([folder])
         states = ", ".join(sorted({run.state for run in runs}))
         raise InputError(f"{key}={folder}: none of the sweep's {len(runs)} runs has a result ({states})")
-
-    def merit(run: Run) -> float:
-        value = run.metrics[run.monitor]
-        return value if run.mode == "max" else -value
-
-    return sorted(measured, key=merit, reverse=True)
+    return comparison

@@ -39,13 +39,13 @@ def write_csv(comparison: Comparison, file: Path) -> int:
 
 def _points(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for rank, point in enumerate(comparison.points, start=1):
-        row: dict[str, Any] = {"rank": rank, "n": len(point.runs), "unfinished": point.unfinished}
+        row: dict[str, Any] = {"rank": rank, "n": len(point.distinct), "unfinished": point.unfinished}
         row |= _values(comparison, point.runs[0])
         for metric in [*comparison.metrics, DURATION]:
             row |= {
                 metric: _cell(point.mean(metric)),
                 f"{metric} std": _cell(point.std(metric)),
-                f"{metric} n": len(point.values(metric)),
+                f"{metric} n": len(point.score(metric).values),
             }
         yield row | {"folders": " ".join(str(run.folder) for run in point.runs)}
 

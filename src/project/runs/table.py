@@ -12,6 +12,7 @@ from typing import Literal
 
 from project.runs.compare import Comparison, Point
 from project.runs.differences import short_names
+from project.runs.ranking import tie_note
 from project.runs.results import DURATION
 
 GAP = "  "
@@ -95,7 +96,7 @@ def _columns(comparison: Comparison, points: Sequence[Point]) -> list[Column]:
         is_by = metric == comparison.by
         columns.append(Column("by" if is_by else "metric", metric, numbers(points, metric), right=False))
     if comparison.count > len(comparison.points):
-        columns.append(Column("n", "n", [str(len(point.runs)) for point in points]))
+        columns.append(Column("n", "n", [point.score(comparison.by).count for point in points]))
     columns.append(Column("time", "time", [duration(point.mean(DURATION)) for point in points]))
     if comparison.each:
         columns.append(Column("folder", "folder", below([run.folder for run in first])[1], right=False))
@@ -142,10 +143,10 @@ def _lay_out(columns: Sequence[Column]) -> list[str]:
 
 def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[str]:
     """Where the best run lies, and what the table leaves out."""
-    best = comparison.points[0]
-    values = [run.metrics.get(comparison.by, math.nan) for run in best.runs]
-    ordered = sorted(zip(values, best.runs, strict=True), key=lambda pair: _merit(comparison, pair[0]))
-    notes = [f"best run: {ordered[0][1].folder}"]
+    notes = [f"best run: {run.folder}" for run in comparison.best_first[:1]]
+    notes += [note] if (note := tie_note(comparison.ties)) else []
+    if comparison.repeated and not comparison.each:
+        notes.append(f"counted once with their like: {plural(comparison.repeated, 'run')} of the same seed")
     if comparison.each and "folder" not in left_out:
         common, _ = below([point.runs[0].folder for point in comparison.points[:top]])
         notes += [f"folders are those in {common}"] if common else []
@@ -163,8 +164,14 @@ def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[st
     return notes
 
 
-def _merit(comparison: Comparison, value: float) -> tuple[bool, float]:
-    return math.isnan(value), -value if comparison.larger_is_better else value
+def best_line(comparison: Comparison) -> str:
+    """Say which point of a comparison is the best, how good it is, and which of its runs is the best."""
+    best, run = comparison.points[0], comparison.best_first[0]
+    told = comparison.shown.told
+    keys = [f"{key} {comparison.shown.texts([run], key)[0]}" for key in told]
+    of = f"the best of {plural(len(comparison.points), 'point')}"
+    line = f"{', '.join(keys) or 'the only point'}, {of}: {comparison.by} {best.score(comparison.by)}"
+    return "; ".join(filter(None, [f"{line}, its best run {run.folder.name}", tie_note(comparison.ties)]))
 
 
 def _troubles(comparison: Comparison) -> list[str]:
@@ -193,7 +200,7 @@ def numbers(points: Sequence[Point], metric: str) -> list[str]:
     cells = []
     for point, mean in zip(points, means, strict=True):
         std = point.std(metric)
-        missing = "" if not point.values(metric) else f"{mean:{form}}"
+        missing = "" if not point.score(metric).values else f"{mean:{form}}"
         cells.append(missing if math.isnan(std) else f"{missing} ± {std:{form}}")
     return cells
 

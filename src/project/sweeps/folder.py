@@ -17,6 +17,7 @@ from project.runs.claims import claim
 from project.runs.folder import RunFolder
 from project.runs.provenance import git_state, now, versions
 from project.sweeps.fingerprint import differences, fingerprint
+from project.sweeps.jobs import Job
 from project.sweeps.ledger import Ledger
 
 PACKAGE = Path(__file__).resolve().parent.parent
@@ -61,6 +62,13 @@ class SweepFolder:
             return json.loads(self.record_file.read_text())
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(f"resume={self.shown}: {self.record_file} is damaged ({error})") from error
+
+    def read_jobs(self) -> dict[str, Job]:
+        """The jobs on record, by the name of their folders; none where the record is damaged."""
+        try:
+            return {job.name: job for job in self.ledger.read().values()}
+        except (OSError, ValueError, TypeError):  # the runs' folders tell as much
+            return {}
 
     def start_record(self, overrides: Sequence[str]) -> None:
         """Write what the sweep is."""

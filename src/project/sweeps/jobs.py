@@ -1,11 +1,12 @@
 """A sweep's jobs and what became of them."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from project.redaction import redact_text
+from project.runs.ranking import REPETITIONS
 
 State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
 
@@ -59,9 +60,42 @@ class Job:
     @property
     def label(self) -> str:
         """What tells it from the others, for a line on the screen."""
+        return _label(self.settings)
+
+    @property
+    def settings(self) -> dict[str, str]:
+        """Values of the keys in which the sweep's jobs differ."""
         pairs = (text.partition("=") for text in shown(self.varied))
-        parts = (f"{key.rpartition('.')[2]}={short(value)}" for key, _, value in pairs)
-        return " ".join(parts) or "the only point"
+        return {key.lstrip("+"): value for key, _, value in pairs}
+
+    @property
+    def point_label(self) -> str:
+        """What tells its point from the others."""
+        return _label({key: value for key, value in self.settings.items() if key not in REPETITIONS})
+
+    @property
+    def point_key(self) -> Hashable:
+        """Equal for jobs that differ in seed or fold alone; 0.1 and 1e-1 are equal."""
+        return frozenset(
+            (key, _number(value)) for key, value in self.settings.items() if key not in REPETITIONS
+        )
+
+    @property
+    def repetition(self) -> tuple[Hashable, ...]:
+        """Seed and fold, by which the jobs of one point differ."""
+        return tuple(_number(self.settings.get(key, "")) for key in REPETITIONS)
+
+
+def _label(settings: Mapping[str, str]) -> str:
+    parts = (f"{key.rpartition('.')[2]}={short(value)}" for key, value in settings.items())
+    return " ".join(parts) or "the only point"
+
+
+def _number(value: str) -> float | str:
+    try:
+        return float(value)
+    except ValueError:
+        return value
 
 
 def shown(overrides: Sequence[str]) -> list[str]:

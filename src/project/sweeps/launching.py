@@ -120,7 +120,7 @@ class ListSource:
         """See `Source`."""
 
 
-def view_of(folder: SweepFolder, config: DictConfig, jobs: int) -> View:
+def view_of(folder: SweepFolder, config: DictConfig, jobs: int, repetitions: int = 1) -> View:
     """The view of a sweep of our training runs, or of anything else without a monitor."""
     return View(
         folder.log_file,
@@ -128,6 +128,7 @@ def view_of(folder: SweepFolder, config: DictConfig, jobs: int) -> View:
         str(OmegaConf.select(config, "monitor", default="value")),
         str(OmegaConf.select(config, "mode", default="max")),
         lambda job: folder.run(job.name).read_status().get("progress") or {},
+        repetitions,
     )
 
 

@@ -9,6 +9,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from project.runs.ranking import Score, rank
 from project.sweeps.folder import SweepFolder
 from project.sweeps.table import layout, written_if_possible
 
@@ -49,8 +50,8 @@ def report(folder: SweepFolder, study: optuna.Study, names: Sequence[str]) -> st
 def _best(study: optuna.Study, done: Sequence[FrozenTrial]) -> list[FrozenTrial]:
     if len(study.directions) > 1:
         return study.best_trials
-    sign = -1 if study.direction.name == "MAXIMIZE" else 1
-    return sorted(done, key=lambda trial: sign * (trial.value or 0.0))
+    larger = study.direction.name == "MAXIMIZE"
+    return rank(done, lambda trial: Score(tuple(trial.values), 1), larger_is_better=larger)
 
 
 def _importances(study: optuna.Study, done: Sequence[FrozenTrial]) -> dict[str, float]:

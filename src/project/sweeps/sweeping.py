@@ -26,7 +26,7 @@ from project.sweeps.dispatch import Source, compose_job, judge, refuse_problems,
 from project.sweeps.folder import SweepFolder, create
 from project.sweeps.jobs import FINISHED, Job, quoted
 from project.sweeps.launching import ListSource, StreamingLauncher, targets_of, view_of
-from project.sweeps.table import jobs_table, points_table, write_csv, written_if_possible
+from project.sweeps.table import best_line, jobs_table, points_table, write_csv, written_if_possible
 
 OWN_KEYS = ("seeds", "folds", "retry", "resume")
 """Keys for the sweep, which mean nothing to a job."""
@@ -56,6 +56,8 @@ class RecordedSweeper(Sweeper):
     """
 
     config: DictConfig  # set up before anything else is called
+    seeds: int
+    folds: int | None
 
     def __init__(self, changed_code: bool = False) -> None:
         self.changed_code = changed_code
@@ -143,7 +145,7 @@ class RecordedSweeper(Sweeper):
         """
         assert isinstance(self.launcher, StreamingLauncher)
         self.expected = expected
-        view = view_of(self.folder, self.config, expected)
+        view = view_of(self.folder, self.config, expected, self.seeds * (self.folds or 1))
         view.continued(jobs)
         left = sum(job.state == "waiting" for job in jobs)
         done = f", {len(jobs) - left} of them finished before" if len(jobs) > left else ""
@@ -215,7 +217,8 @@ class RecordedSweeper(Sweeper):
         print(f"\n{jobs_table(shown, monitor)}")
         if len(shown) < len(jobs):
             print(f"… the last {MOST_ROWS} of {len(jobs)} jobs; all of them: {folder.shown}/jobs.csv")
-        for text in (points_table(jobs, monitor, mode), self.summary(folder)):
+        best = best_line(jobs, monitor, mode) if len(jobs) > 1 else ""
+        for text in (points_table(jobs, monitor, mode), best, self.summary(folder)):
             if text:
                 print(f"\n{text}")
         if unrecorded:

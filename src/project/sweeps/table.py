@@ -4,13 +4,13 @@ import csv
 import logging
 import math
 import shutil
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from statistics import mean, stdev
 
 from project.runs.outages import reason_of
-from project.sweeps.jobs import Job, short, shown
+from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
+from project.sweeps.jobs import Job, short
 from project.wording import duration
 
 log = logging.getLogger(__name__)
@@ -20,19 +20,13 @@ GAP = "  "
 
 def columns_of(jobs: Sequence[Job]) -> dict[str, str]:
     """Keys in which the jobs differ, with the shortest title that tells them apart."""
-    keys = list(dict.fromkeys(key for job in jobs for key in settings(job)))
+    keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     titles = {}
     for key in keys:
         short = key.rpartition(".")[2]
         alone = sum(other.rpartition(".")[2] == short for other in keys) == 1
         titles[key] = short if alone else key
     return titles
-
-
-def settings(job: Job) -> dict[str, str]:
-    """A job's values of the keys in which the sweep's jobs differ."""
-    pairs = (text.partition("=") for text in shown(job.varied))
-    return {key.lstrip("+"): value for key, _, value in pairs}
 
 
 def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
@@ -42,7 +36,7 @@ def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
     rows = [
         [
             str(job.number),
-            *(short(settings(job).get(key, "")) for key in titles),
+            *(short(job.settings.get(key, "")) for key in titles),
             job.state,
             "" if job.value is None else f"{job.value:.4f}",
             "" if job.duration_s is None else duration(job.duration_s),
@@ -57,30 +51,46 @@ def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
 
     Empty if each point is one job.
     """
-    groups = _by_point(jobs)
-    if all(len(group) == 1 for group in groups):
+    points = ranked_points(jobs, mode)
+    if len(points) == len(jobs):
         return ""
-    titles = {key: title for key, title in columns_of(jobs).items() if key not in ("seed", "data.fold")}
-    sign = -1 if mode == "max" else 1
-    measured = [(group, spread(job.value for job in group)) for group in groups]
-    measured.sort(key=lambda pair: sign * pair[1][0] if pair[1][2] else math.inf)
-    rows = [
-        [
-            *(short(settings(group[0]).get(key, "")) for key in titles),
-            f"{average:.4f} ± {deviation:.4f}" if number > 1 else f"{average:.4f}" if number else "",
-            f"{number} of {len(group)}",
-        ]
-        for group, (average, deviation, number) in measured
-    ]
-    return layout([*titles.values(), monitor, "jobs"], rows)
+    titles = {key: title for key, title in columns_of(jobs).items() if key not in REPETITIONS}
+    rows = []
+    for point in points:
+        known = point_score(point)
+        value, _, _ = str(known).partition(" (")
+        shown = [short(point[0].settings.get(key, "")) for key in titles]
+        rows.append([*shown, value if known.values else "", f"{len(known.values)} of {known.asked}"])
+    return layout([*titles.values(), monitor, "n"], rows)
 
 
-def spread(values: Iterable[float | None]) -> tuple[float, float, int]:
-    """Mean, sample standard deviation (n - 1) and number of the values that are there."""
-    known = [value for value in values if value is not None and not math.isnan(value)]
-    if not known:
-        return math.nan, math.nan, 0
-    return mean(known), stdev(known) if len(known) > 1 else 0.0, len(known)
+def best_line(jobs: Sequence[Job], monitor: str, mode: str) -> str:
+    """Say which point is the best, how good it is, and which of its jobs is; empty if none is done."""
+    points = ranked_points(jobs, mode)
+    scores = [point_score(point) for point in points]
+    if not scores or not math.isfinite(scores[0].mean):
+        return ""
+    larger = mode == "max"
+    done = [job for job in points[0] if job.state == "done" and job.value is not None]
+    best = (max if larger else min)(done, key=lambda job: job.value or 0.0)
+    split, _, kind = monitor.partition("/")
+    images = best.metrics.get(f"{split}/images", math.nan) if kind == "acc" else math.nan
+    ties = count_ties(scores, larger_is_better=larger, images=images)
+    line = f"best: {best.point_label}: {monitor} {scores[0]}, its best run {best.name}"
+    return "; ".join(filter(None, [line, tie_note(ties)]))
+
+
+def ranked_points(jobs: Iterable[Job], mode: str) -> list[list[Job]]:
+    """The jobs of each point, the best point first (see `project.runs.ranking`)."""
+    groups: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        groups.setdefault(job.point_key, []).append(job)
+    return rank(groups.values(), point_score, larger_is_better=mode == "max")
+
+
+def point_score(jobs: Iterable[Job], asked: int = 0) -> Score:
+    """The value of a point over its jobs that are done; `asked`: how many there are to be, if more."""
+    return score(((job.repetition, job.value if job.state == "done" else None) for job in jobs), asked)
 
 
 def write_csv(file: Path, jobs: Sequence[Job]) -> None:
@@ -96,7 +106,7 @@ def write_csv(file: Path, jobs: Sequence[Job]) -> None:
         writer = csv.writer(stream)
         writer.writerow(["job", "folder", *keys, "state", "value", *metrics, "duration_s", "error"])
         for job in jobs:
-            own = settings(job)
+            own = job.settings
             writer.writerow(
                 [
                     *(job.number, job.name),
@@ -121,13 +131,6 @@ def written_if_possible(sweep: str) -> Iterator[None]:
     except OSError as error:
         file = error.filename or f"{sweep}: tables and pictures"
         log.warning("warning: %s: %s; resume=%s writes it when there is room", file, reason_of(error), sweep)
-
-
-def _by_point(jobs: Sequence[Job]) -> list[list[Job]]:
-    groups: dict[int, list[Job]] = {}
-    for job in jobs:
-        groups.setdefault(job.point, []).append(job)
-    return list(groups.values())
 
 
 def layout(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -1,9 +1,10 @@
 """What a user sees of a running sweep: a line for each job that ends and, on a terminal, what goes on."""
 
+import math
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from datetime import datetime
 from pathlib import Path
@@ -11,7 +12,9 @@ from typing import TextIO
 
 from project.runs.folder import RunFolder
 from project.runs.outages import GrowingFile, Outage
+from project.runs.ranking import Score, rank
 from project.sweeps.jobs import FINISHED, Job
+from project.sweeps.table import point_score
 from project.wording import duration
 
 LAST_LINES = 8
@@ -30,6 +33,7 @@ class View:
         monitor: the metric that is the jobs' value.
         mode: `max` if larger values are better, `min` otherwise.
         progress: reads how far a job is: epoch, epochs and latest value.
+        repetitions: jobs that each point is to have.
         stream: where to print; None: standard output.
     """
 
@@ -40,18 +44,22 @@ class View:
         monitor: str,
         mode: str,
         progress: Callable[[Job], dict[str, float]],
+        repetitions: int = 1,
         stream: TextIO | None = None,
     ) -> None:
         outage = Outage(log_file, "lines are kept until it can be written, lost if the sweep ends before")
         self._log = GrowingFile(outage, shared=True)
         self.jobs = jobs
         self.monitor = monitor
-        self.sign = 1 if mode == "max" else -1
+        self.larger_is_better = mode == "max"
+        self.repetitions = repetitions
         self.progress = progress
         self.stream = stream or sys.stdout
         self.live = self.stream.isatty()
         self.counts: dict[str, int] = {}
-        self.best: Job | None = None
+        self._best: str | None = None
+        self._points: dict[Hashable, dict[int, Job]] = {}
+        self._scores: dict[Hashable, Score] = {}
         self._seconds: list[float] = []
         self._lines_below = 0
         self._drawn = 0.0
@@ -59,7 +67,10 @@ class View:
 
     def continued(self, jobs: Iterable[Job]) -> None:
         """Count what an earlier process of this sweep did."""
-        for job in jobs:
+        known = list(jobs)
+        for job in known:  # all of them first: points have repetitions that wait
+            self._points.setdefault(job.point_key, {})[job.number] = job
+        for job in known:
             if job.state in FINISHED:
                 self._count(job)
 
@@ -130,10 +141,19 @@ class View:
 
     def _count(self, job: Job) -> None:
         self.counts[job.state] = self.counts.get(job.state, 0) + 1
-        if job.state == "done" and job.value is not None and job.value == job.value:
-            best = self.best.value if self.best is not None else None
-            if best is None or self.sign * job.value > self.sign * best:
-                self.best = job
+        point = self._points.setdefault(job.point_key, {})
+        point[job.number] = job
+        self._scores[job.point_key] = point_score(point.values(), self.repetitions)
+        self._best = None
+
+    @property
+    def best(self) -> str:
+        """The best point so far and its value; empty if no job has one."""
+        if self._best is None and self._scores:
+            key = rank(self._scores, self._scores.__getitem__, larger_is_better=self.larger_is_better)[0]
+            label = next(iter(self._points[key].values())).point_label
+            self._best = f"{label}: {self._scores[key]}" if math.isfinite(self._scores[key].mean) else ""
+        return self._best or ""
 
     def _place(self, job: Job) -> str:
         return f"{job.number:>{len(str(self.jobs))}}"
@@ -148,8 +168,8 @@ class View:
             left = self.jobs - finished
             mean = sum(self._seconds) / len(self._seconds)
             text += f", about {duration(mean * left / max(1, running))} left"
-        if self.best is not None:
-            text += f" · best {self.best.value:.4f} ({self.best.label})"
+        if self.best:
+            text += f" · best {self.best}"
         return text
 
     def _bar(self, job: Job) -> str:

@@ -1,0 +1,130 @@
+"""The one rule by which points are ranked, in every table and for every command that takes a sweep.
+
+A point is a configuration without its seed and fold. Its value is the mean over its repetitions: runs with
+the same seed and fold are one repetition.
+"""
+
+import math
+import statistics
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+REPETITIONS = ("seed", "data.fold")
+"""Keys whose values are repetitions of one experiment."""
+Z95 = statistics.NormalDist().inv_cdf(0.975)
+
+P = TypeVar("P")
+
+
+@dataclass(frozen=True)
+class Score:
+    """One metric of a point.
+
+    Args:
+        values: one for each repetition that has the metric.
+        asked: number of repetitions that there are to be.
+    """
+
+    values: tuple[float, ...]
+    asked: int
+
+    @property
+    def mean(self) -> float:
+        """Mean over the repetitions; NaN if there are none, or if one is NaN."""
+        return _mean(self.values)
+
+    @property
+    def std(self) -> float:
+        """Sample standard deviation (over n - 1); NaN for fewer than two repetitions."""
+        finite = len(self.values) > 1 and all(map(math.isfinite, self.values))
+        return statistics.stdev(self.values) if finite else math.nan
+
+    @property
+    def count(self) -> str:
+        """Number of repetitions with a value: `3`, or `1 of 3` where some are missing."""
+        n = len(self.values)
+        return f"{n} of {self.asked}" if n < self.asked else str(n)
+
+    def __str__(self) -> str:
+        form = ".4f" if 0.01 <= abs(self.mean) < 1000 else ".4g"
+        spread = "" if math.isnan(self.std) else f" ± {self.std:{form}}"
+        return f"{self.mean:{form}}{spread} (n = {self.count})"
+
+
+def score(results: Iterable[tuple[Hashable, float | None]], asked: int = 0) -> Score:
+    """Take the results of a point's runs together.
+
+    Args:
+        results: repetition (its seed and fold) and value of each run; None for a run without a value.
+        asked: number of repetitions that there are to be, if more than those in `results`.
+    """
+    values: dict[Hashable, list[float]] = {}
+    for repetition, value in results:
+        values.setdefault(repetition, []).extend([] if value is None else [value])
+    return Score(tuple(_mean(same) for same in values.values() if same), max(asked, len(values)))
+
+
+def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_better: bool) -> list[P]:
+    """Sort points, the best mean first.
+
+    A point that lacks repetitions and has fewer than another point stands behind those that lack none:
+    one lucky seed of three does not win. Infinite means come next, NaN and points without a value last.
+    """
+    scored = [(point, score_of(point)) for point in points]
+    most = max((len(known.values) for _, known in scored), default=0)
+
+    def merit(known: Score) -> tuple[bool, bool, bool, float]:
+        mean, n = known.mean, len(known.values)
+        value = 0.0 if math.isnan(mean) else -mean if larger_is_better else mean
+        return math.isnan(mean), math.isinf(mean), n < min(most, known.asked), value
+
+    return [point for point, _ in sorted(scored, key=lambda pair: merit(pair[1]))]
+
+
+def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float = math.nan) -> int:
+    """Count the points that are not told from the best one: by the one-standard-error rule.
+
+    They are less than one standard error of the best one's mean behind it (Breiman et al., Classification and
+    Regression Trees, 1984, sec. 3.4.3): std / √n over its repetitions. With one repetition, the error of an
+    accuracy is that of a share of so many images (Wilson's interval at one standard error), that of other
+    metrics is not known.
+
+    Args:
+        scores: of all points, the best first.
+        larger_is_better: of the metric.
+        images: that an accuracy was measured on; NaN for other metrics.
+    """
+    best, others = scores[0], scores[1:]
+    n, mean = len(best.values), best.mean
+    if n > 1:
+        error = best.std / math.sqrt(n)
+        low, high = mean - error, mean + error
+    elif n == 1 and images > 0 and 0 <= mean <= 1:
+        low, high = wilson(mean, images, z=1)
+    else:
+        return 0
+    return sum(other.mean >= low if larger_is_better else other.mean <= high for other in others)
+
+
+def tie_note(ties: int) -> str:
+    """Say that the best point is not told from others; empty if there are none."""
+    if not ties:
+        return ""
+    points = "1 more point is" if ties == 1 else f"{ties} more points are"
+    return f"{points} less than one standard error behind the best"
+
+
+def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
+    """The interval of a share of `count` independent cases: of 95 %, or `z` standard errors.
+
+    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+    """
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def _mean(values: Sequence[float]) -> float:
+    undefined = not values or (math.inf in values and -math.inf in values)
+    return math.nan if undefined else math.fsum(values) / len(values)
