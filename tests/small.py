@@ -37,13 +37,12 @@ def make_data(**options) -> Synthetic:
 
 
 def make_trainer(folder: Path, callbacks=(), logger=False, **options) -> Trainer:
-    settings = {"max_epochs": 2, "log_every_n_steps": 3} | options
+    settings = {"max_epochs": 2, "log_every_n_steps": 3, "enable_progress_bar": False} | options
     return Trainer(
         accelerator="cpu",
         default_root_dir=folder,
         callbacks=list(callbacks),
         logger=logger,
-        enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
         **settings,

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, schedule
 
 from project.errors import InputError
+from project.modules.schedules import Length
 from project.runs.folder import RunFolder
 from project.runs.outages import replace_text
 
@@ -59,8 +60,8 @@ class Profile(Callback):
         """Begin to count steps."""
         if not trainer.is_global_zero:
             return
-        left = trainer.estimated_stepping_batches - trainer.global_step
-        wait = int(max(0, min(self.wait, left - self.warmup - self.active)))
+        length = Length.of(trainer)
+        wait = int(max(0, min(self.wait, length.steps - length.done - self.warmup - self.active)))
         activities = [ProfilerActivity.CPU]
         if pl_module.device.type == "cuda":
             activities.append(ProfilerActivity.CUDA)

@@ -9,6 +9,8 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
+from project.modules.schedules import Length
+
 log = logging.getLogger(__name__)
 
 COLUMNS = (
@@ -60,9 +62,9 @@ class Progress(ProgressBar):
             return
         self._epoch_began = self._last_sign = time.monotonic()  # a resumed run may be within one
         self._print(_head(trainer))
+        self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._open(self._training_batches(trainer), "training")
         assert self._bar is not None
-        self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._bar.update(self._batches)
         self._bar.unpause()
 
@@ -136,13 +138,14 @@ class Progress(ProgressBar):
         self._close()
 
     def _training_batches(self, trainer: L.Trainer) -> float | None:
-        """Batches of the whole training, or None if only time ends it."""
-        limits = []
+        """Batches of the whole training, of which some may have been larger; None if only time ends it."""
+        length, accumulate, left = Length.of(trainer), trainer.accumulate_grad_batches, []
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
-            limits.append(trainer.max_epochs * trainer.num_training_batches)
+            epochs = trainer.max_epochs - length.taken["epoch"]
+            left.append(epochs * trainer.num_training_batches - length.into_epoch * accumulate)
         if trainer.max_steps > 0:
-            limits.append(trainer.max_steps * trainer.accumulate_grad_batches)
-        return min(limits) if limits else None
+            left.append((trainer.max_steps - trainer.global_step) * accumulate)
+        return self._batches + min(left) if left else None
 
     def _open(self, total: float | None, description: str) -> None:
         self._close()

@@ -1,11 +1,12 @@
 """Parameters that have come to rest cost nothing more."""
 
 from collections.abc import Mapping
-from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
+
+from project.modules.schedules import Length
 
 
 class Rest(Callback):
@@ -23,7 +24,6 @@ class Rest(Callback):
     def __init__(self, role_ends: Mapping[str, float]) -> None:
         self.role_ends = dict(role_ends)
         self._resting: list[Tensor] = []
-        self._looked_at = 0  # optimizer step
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let those rest that did when a checkpoint was written."""
@@ -31,21 +31,13 @@ class Rest(Callback):
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Let those rest whose time has come."""
-        self._looked_at = trainer.global_step
         self._rest(trainer)
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the step at which it was looked last: a resumed run may be within an epoch."""
-        return {"step": self._looked_at}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
-        self._looked_at = state_dict["step"]
 
     def _rest(self, trainer: L.Trainer) -> None:
         if trainer.world_size > 1:
             return
-        done = self._looked_at / trainer.estimated_stepping_batches
+        length = Length.of(trainer)
+        done = (length.done - length.into_epoch) / length.steps  # a resumed run may be within an epoch
         groups = trainer.optimizers[0].param_groups
         ended = [group for group in groups if done >= self.role_ends.get(group.get("role", ""), float("inf"))]
         if len(ended) == len(groups):  # a loss must have something to be derived by

@@ -15,7 +15,7 @@ from project.modules.initialization import initialize_from_images
 from project.modules.losses import total_weight_of
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups, scale_learning_rates
-from project.modules.schedules import POSITION, Length, Schedule, constant
+from project.modules.schedules import MEASURED, Length, Schedule, advance, constant
 from project.modules.views import mean_over_views
 from project.randomness import StepSeeds
 
@@ -88,6 +88,7 @@ class ImageClassifier(L.LightningModule):
         self._step_seeds = StepSeeds(self.seed, rank=0)
         self._generators: list[torch.Generator] = []
         self._restored: dict[str, Any] = {}
+        self._restored_schedules: list[dict[str, Any]] | None = None
 
     def setup(self, stage: str) -> None:
         """Have the network compiled when it is first used, now that its device is known."""
@@ -112,46 +113,53 @@ class ImageClassifier(L.LightningModule):
         )
         optimizer = _made("optim", self.optimizer_factory, groups)
         scale_learning_rates(optimizer)
-        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
-        steps = self.trainer.estimated_stepping_batches
-        batches_per_step = self.trainer.accumulate_grad_batches
-        steps_per_epoch = max(1, -(-int(self.trainer.num_training_batches) // batches_per_step))
-        schedule = _made("scheduler", self.scheduler_factory, optimizer, Length(steps, steps_per_epoch))
         self._configured = [_without_params(group) for group in optimizer.param_groups]
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        schedule = _made("scheduler", self.scheduler_factory, optimizer, Length.of(self.trainer))
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take from a schedule's state how far it is; its length and shape are those configured now."""
-        checkpoint["lr_schedulers"] = [
-            {name: value for name, value in state.items() if name in POSITION}
-            for state in checkpoint.get("lr_schedulers", [])
-        ]
+        """Keep what `on_train_start` restores, when the loops know how far the training is."""
         if self._trainer is None:
             return
         if self._trainer.precision == "64-true":
             self.double()  # Lightning would do that after the weights were put into single precision
         if self._trainer.state.fn == "fit":
+            # Lightning would give a schedule the length and the options that it had.
+            self._restored_schedules, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
             self._restored = checkpoint.get("training", {})
             for logger in self._trainer.loggers:
                 if (name := type(logger).__name__) in self._restored.get("loggers", {}):
                     logger.load_state_dict(self._restored["loggers"][name])  # type: ignore[attr-defined]
 
     def on_train_start(self) -> None:
-        """Let the configuration decide about the optimizer's options, where a checkpoint restored older ones.
-
-        The learning rate keeps its place in the schedule, on the scale of the configured peak.
-        """
+        """Go on where a checkpoint was written, with the options that are configured now."""
         self._step_seeds = StepSeeds(self.seed, self.trainer.global_rank)
         self._generators = _generators(self.device)
         self._logged_step = self.trainer.global_step
         self._gradient = mean_gradient(self.trainer, self.total_weight)
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
-            before = group.get("initial_lr", 1.0)
-            scale = configured.get("initial_lr", 1.0) / before if before else 1.0
-            group.update(configured | {"lr": group["lr"] * scale})
+        if self._restored_schedules is not None:
+            self._restore_schedule()
         if self._restored:
             self._go_on()
+
+    def _restore_schedule(self) -> None:
+        """Give the optimizer's groups the options configured now, and the rates that follow from them."""
+        saved, self._restored_schedules = self._restored_schedules or [], None
+        optimizer: Any = self.optimizers(use_pl_optimizer=False)
+        before = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
+        for group, configured in zip(optimizer.param_groups, self._configured, strict=True):
+            group.update(configured)
+        length = Length.of(self.trainer)
+        schedule = _made("scheduler", self.scheduler_factory, optimizer, length)
+        (config,) = self.trainer.lr_scheduler_configs
+        config.scheduler = schedule["scheduler"]
+        if not config.reduce_on_plateau:
+            advance(schedule, length)
+        elif saved and saved[0].get("mode") == schedule["scheduler"].mode:
+            schedule["scheduler"].load_state_dict({name: saved[0][name] for name in MEASURED})
+            for group, (rate, initial) in zip(optimizer.param_groups, before, strict=True):
+                group["lr"] = rate * (group["lr"] / initial if initial else 1.0)
 
     def _go_on(self) -> None:
         """Go on with what was measured when a checkpoint was written."""
@@ -165,6 +173,7 @@ class ImageClassifier(L.LightningModule):
 
     def on_fit_end(self) -> None:
         """Offer what was measured before to a run that goes on and has nothing left to train."""
+        self._restored_schedules = None
         if self._restored:
             restored, self._restored = self._restored, {}
             self.trainer.callback_metrics.update(restored["callback_metrics"])

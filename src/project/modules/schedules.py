@@ -1,12 +1,16 @@
 """Learning-rate schedules. Each function takes the optimizer and the training's length, and returns
 the entry that Lightning's `configure_optimizers` expects: the torch scheduler, how often it steps, and
 what it watches. A schedule of your own is one more such function and one YAML file.
+
+A resumed run makes its schedule anew, for the length and the options configured now, and advances it to
+where the training is: only a plateau schedule has a state that is measured, and keeps it.
 """
 
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import lightning as L
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 
@@ -14,31 +18,74 @@ from project.errors import InputError
 
 Schedule = dict[str, Any]
 
-POSITION = (
-    "last_epoch",
-    "_step_count",
-    "_last_lr",
-    "best",
-    "num_bad_epochs",
-    "cooldown_counter",
-    "lr_lambdas",
-)
-"""Entries of a torch scheduler's state that say how far it is (`lr_lambdas` has no content, but must be
-there); the others repeat its arguments.
-"""
+MEASURED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+"""Entries of a plateau schedule's state that do not repeat its arguments."""
 
 
 class Length:
-    """How long the training lasts, known when it starts.
+    """How long the training lasts, and how much of it is done, in optimizer steps of their present size.
+
+    A resumed run may have steps of another size (`data.batch_size`, `trainer.accumulate_grad_batches`,
+    `trainer.limit_train_batches`). `done` is then the fraction of the training that is done, in steps of
+    today, and `taken` counts what was done. A schedule that asks for the length follows the former, any
+    other, such as `step`, the latter.
 
     Args:
         steps: optimizer steps, infinite where only a time limit ends the training.
         steps_per_epoch: optimizer steps of one epoch.
+        done: optimizer steps that are done.
+        into_epoch: those of them that belong to an unfinished epoch.
+        taken: optimizer steps and epochs that were done, whatever the size of a step; null: as `done`.
     """
 
-    def __init__(self, steps: float, steps_per_epoch: int) -> None:
-        self.steps = steps
-        self.steps_per_epoch = steps_per_epoch
+    def __init__(
+        self,
+        steps: float,
+        steps_per_epoch: int,
+        *,
+        done: int = 0,
+        into_epoch: int = 0,
+        taken: Mapping[str, int] | None = None,
+    ) -> None:
+        self._steps = steps
+        self._steps_per_epoch = steps_per_epoch
+        self.done = int(min(done, steps))
+        self.into_epoch = into_epoch
+        self.taken = taken or {interval: self.done_in_units_of(interval) for interval in ("step", "epoch")}
+        self.is_used = False
+
+    @classmethod
+    def of(cls, trainer: L.Trainer) -> "Length":
+        """Read it off a trainer's limits and the counters of its loops; its batches are known by then."""
+        loop, accumulate = trainer.fit_loop, trainer.accumulate_grad_batches
+        steps_per_epoch = max(1, -(-int(trainer.num_training_batches) // accumulate))
+        batch = loop.epoch_loop.batch_progress
+        epoch: Any = loop.epoch_progress.current
+        epochs, batches = epoch.processed, batch.current.ready
+        has_ended = epoch.processed == epoch.started
+        if batch.is_last_batch:
+            epochs, batches = epochs + (not has_ended), 0
+        elif has_ended and batches:  # a limit ended the epoch early: the run goes on within it
+            epochs -= 1
+        done, into_epoch = epochs * steps_per_epoch, batches // accumulate
+        steps = math.inf if trainer.max_epochs == -1 else max(trainer.max_epochs or 0, 1) * steps_per_epoch
+        done += into_epoch
+        if trainer.max_steps >= 0 and trainer.max_steps - trainer.global_step < steps - done:
+            steps, done = trainer.max_steps, trainer.global_step
+        taken = {"step": trainer.global_step, "epoch": epochs}
+        return cls(steps, steps_per_epoch, done=done, into_epoch=into_epoch, taken=taken)
+
+    @property
+    def steps(self) -> float:
+        """Optimizer steps of the whole training, infinite where only a time limit ends it."""
+        self.is_used = True
+        return self._steps
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps of one epoch."""
+        self.is_used = True
+        return self._steps_per_epoch
 
     def in_units_of(self, interval: str) -> int:
         """Length in units of `interval`, at least 1.
@@ -54,6 +101,36 @@ class Length:
                 "trainer.max_steps, or choose scheduler=constant, step, exponential or plateau"
             )
         return max(1, math.ceil(self.steps / (1 if interval == "step" else self.steps_per_epoch)))
+
+    def done_in_units_of(self, interval: str) -> int:
+        """How many of the training's units are done: all but those that are left."""
+        if interval == "step":
+            return self.done
+        began, per_epoch = self.done - self.into_epoch, self._steps_per_epoch
+        if math.isinf(self._steps):
+            return began // per_epoch
+        return math.ceil(self._steps / per_epoch) - math.ceil((self._steps - began) / per_epoch)
+
+
+def advance(schedule: Schedule, length: Length) -> None:
+    """Bring a schedule that was just made for `length` to where the training is, for all groups.
+
+    The rates are those of a run that was configured so from the beginning, to the bit.
+    """
+    scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
+    frequency = schedule.get("frequency", 1)
+    done = length.done_in_units_of(interval) if length.is_used else length.taken[interval]
+    if interval == "step" and frequency > 1:  # Lightning counts them anew in each epoch
+        epochs, steps = divmod(done, length.steps_per_epoch)
+        done = epochs * (length.steps_per_epoch // frequency) + steps // frequency
+    else:
+        done //= frequency
+    scheduler.optimizer._opt_called = True  # before the run was resumed; torch would warn
+    if isinstance(scheduler, torch_schedules.LambdaLR | torch_schedules.OneCycleLR):  # no need to go there
+        scheduler.last_epoch = done - 1
+        done = 1
+    for _ in range(done):
+        scheduler.step()
 
 
 def constant(optimizer: Optimizer, length: Length) -> Schedule:
@@ -88,7 +165,8 @@ def multistep(
     """
     if any(milestone < 1 for milestone in milestones):
         total = length.in_units_of(interval)
-        milestones = [round(milestone * total) if milestone < 1 else milestone for milestone in milestones]
+        more = length.taken[interval] - length.done_in_units_of(interval)
+        milestones = [round(one * total) if one < 1 else max(0, one - more) for one in milestones]
     whole = [int(milestone) for milestone in milestones]
     return {
         "scheduler": torch_schedules.MultiStepLR(optimizer, milestones=whole, gamma=gamma),
