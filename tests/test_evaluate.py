@@ -55,14 +55,14 @@ def plainly(found: Predictions, places: list[int]) -> dict[str, float | list[flo
         pairs = list(zip(labels, chosen, strict=True))
         hits = sum(label == answer == kind for label, answer in pairs)
         there, said = labels.count(kind), chosen.count(kind)
-        recall.append(hits / there if there else math.nan)
+        recall.append(hits / there if there else 0.0 if said else math.nan)
         precision.append(hits / said if said else 0.0 if there else math.nan)
         f1.append(2 * hits / (there + said) if there + said else math.nan)
     own = [row[label] for row, label in zip(rows, labels, strict=True)]
     top = [sorted(row)[::-1][:5] for row in rows]
 
     def macro(values: list[float]) -> float:
-        held = [value for kind, value in enumerate(values) if kind in labels]
+        held = [value for kind, value in enumerate(values) if kind in labels or kind in chosen]
         return sum(held) / len(held)
 
     return {

@@ -18,30 +18,32 @@ def confusion(labels: Tensor, chosen: Tensor, classes: int) -> Tensor:
 
 
 class ClassScores(NamedTuple):
-    """Precision, recall and F1 of K classes, each shaped as the counts are."""
+    """Precision, recall and F1 of K classes, each shaped as the counts are; see `class_scores`."""
 
     precision: Tensor
     recall: Tensor
     f1: Tensor
 
-    def macro(self, images: Tensor) -> "ClassScores":
-        """Means over the classes, which are the first dimension, that there are images (K, …) of."""
-        there = images > 0
-        count = there.sum(0)
-        return ClassScores(*(torch.where(there, score, 0.0).sum(0) / count for score in self))
+    def macro(self) -> "ClassScores":
+        """Means over the classes, the first dimension, that there are images of or that were chosen."""
+        return ClassScores(*(score.nanmean(0) for score in self))
 
 
 def class_scores(hits: Tensor, images: Tensor, chosen: Tensor) -> ClassScores:
     """Compute precision, recall and F1 (van Rijsbergen 1979, Information Retrieval, ch. 7).
 
-    A class's precision is 0 by convention where it is never chosen though there are images of it, as
-    scikit-learn has it. Recall of a class without images, and precision and F1 of one that is not chosen
-    either, are nan.
+    They are those of scikit-learn's `precision_recall_fscore_support` with `labels=None, zero_division=0`.
+    Precision of a class that is never chosen is 0, and so is recall of a class that is chosen and has no
+    images. All three are NaN for a class with neither, which scikit-learn leaves out.
 
     Args:
         hits: (K, …), floats: images of each class for which it was chosen.
         images: likewise, of each class.
         chosen: likewise, for which it was chosen.
     """
-    precision = torch.where((images > 0) & (chosen == 0), 0.0, hits / chosen)
-    return ClassScores(precision, recall=hits / images, f1=2 * hits / (images + chosen))  # 0 / 0 is nan
+    found = images + chosen > 0
+
+    def share(whole: Tensor) -> Tensor:
+        return torch.where(found & (whole == 0), 0.0, hits / whole)
+
+    return ClassScores(share(chosen), share(images), f1=2 * hits / (images + chosen))  # 0 / 0 is NaN

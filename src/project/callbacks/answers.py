@@ -1,5 +1,6 @@
 """What a classifier answered to each image of the test."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -91,7 +92,7 @@ def _of_all_ranks(values: Tensor) -> list[Tensor]:
 
 
 class ClassResult(NamedTuple):
-    """How well one class is told from the others; nan, and 0 by convention, see `class_scores`."""
+    """Precision, recall and F1 of one class; for what is NaN and what is 0 see `class_scores`."""
 
     name: str
     precision: float
@@ -127,8 +128,8 @@ def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
     """
     results = class_results(counts, class_names)
     right, images = int(counts.diag().sum()), int(counts.sum())
-    seen = [result for result in results if result.images]
-    f1 = sum(result.f1 for result in seen) / max(1, len(seen))
+    scored = [result.f1 for result in results if not math.isnan(result.f1)]
+    f1 = sum(scored) / max(1, len(scored))
     lines = [
         f"**Test split:** {right:,} of {images:,} images right ({100 * right / max(1, images):.2f} %); "
         f"mean F1 of the classes {100 * f1:.2f} %",
@@ -136,8 +137,8 @@ def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
         "| class | precision, % | recall, % | F1, % | images |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
-    # A class without images has nothing to tell, and comes last.
-    results = sorted(results, key=lambda result: (not result.images, result.f1))
+    # Classes without images come last.
+    results = sorted(results, key=lambda result: (not result.images, math.isnan(result.f1), result.f1))
     for result in results[:MOST_ROWS]:
         shares = " | ".join(_percent(share) for share in result[1:4])
         lines.append(f"| {_plain(result.name)} | {shares} | {result.images:,} |")

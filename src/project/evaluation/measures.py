@@ -83,7 +83,8 @@ def bin_of(confidence: Tensor) -> Tensor:
 def measure(predictions: Predictions, counts: Tensor) -> dict[str, Tensor]:
     """Compute all figures, for R ways to count the images.
 
-    Of single classes see `class_scores`; macro averages are means over the classes that there are images of.
+    Of single classes see `class_scores`; macro averages are means over the classes that have images or
+    were chosen, as scikit-learn's are by default.
 
     The calibration error is the mean over images of |accuracy - confidence| of their bin (ECE; Guo et al.
     2017, arXiv 1706.04599, eq. 3).
@@ -107,7 +108,7 @@ def measure(predictions: Predictions, counts: Tensor) -> dict[str, Tensor]:
 
     support, predicted = by_class(labels, counts), by_class(chosen, counts)  # K, R
     scores = class_scores(by_class(labels[right], counts[right]), support, predicted)
-    for name, value, mean in zip(scores._fields, scores, scores.macro(support), strict=True):
+    for name, value, mean in zip(scores._fields, scores, scores.macro(), strict=True):
         found[name] = value.T
         found[f"macro_{name}"] = mean
     found["support"] = support.T

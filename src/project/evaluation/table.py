@@ -45,8 +45,8 @@ def render_classes(classes: Sequence[dict[str, Any]], file: str) -> str:
     head = f"  {'class':{NAME}}{'images':>8}{'precision':>11}{'recall':>8}{'F1':>8}"
     lines = [head + ("   95 % interval" if bounded else "")]
     if len(rows) > MOST_CLASSES:
-        there = [row for row in rows if row["images"]]
-        rows = sorted(there, key=lambda row: row["f1"]["value"])[:MOST_CLASSES]
+        scored = [row for row in rows if not math.isnan(row["f1"]["value"])]
+        rows = sorted(scored, key=lambda row: row["f1"]["value"])[:MOST_CLASSES]
     for row in rows:
         values = [number(row[key]["value"]) for key in ("precision", "recall", "f1")]
         ends = f"   {number(row['f1']['low'])} … {number(row['f1']['high'])}" if bounded else ""
