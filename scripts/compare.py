@@ -14,6 +14,7 @@ from typing import NoReturn
 from project import command_line, imports
 from project.errors import InputError
 from project.runs.compare import compare
+from project.runs.earlier_output import COMPARISON, PICTURE, refuse_foreign
 from project.runs.spreadsheet import write_csv
 from project.runs.table import render
 from project.runs.writable import refuse_unwritable_output
@@ -73,9 +74,10 @@ def main(arguments: list[str]) -> None:
     """Compare runs as the command line says."""
     command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
     args = parse(arguments)
-    for flag, file in (("--csv", args.csv), ("--plot", args.plot)):
+    for flag, file, kind in (("--csv", args.csv, COMPARISON), ("--plot", args.plot, PICTURE)):
         if file:
             refuse_unwritable_output(f"{flag} {file}", file)
+            refuse_foreign(f"{flag} {file}", file, kind)
     imports.settle()
     comparison = compare(args.folders, args.by, each=args.each)
     print(render(comparison, args.top))

@@ -12,6 +12,7 @@ from handmade import write_run, write_sweep
 
 from project.errors import InputError
 from project.runs.compare import compare
+from project.runs.earlier_output import COMPARISON, PICTURE, is_earlier
 from project.runs.results import flatten, read_runs
 from project.runs.spreadsheet import write_csv
 
@@ -102,6 +103,11 @@ def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
     assert "2 more are not shown" in done.stdout
     assert len(read_table(table)) == 4
     assert picture.read_text().count("<svg") == 1
+    assert is_earlier(table, COMPARISON)
+    assert is_earlier(picture, PICTURE)
+    table.write_text("name,grade\n")
+    compare_by_script(str(sweep), "--csv", str(table), code=2)
+    assert table.read_text() == "name,grade\n"
 
 
 @pytest.mark.parametrize(

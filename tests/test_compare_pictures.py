@@ -15,6 +15,7 @@ from matplotlib.transforms import Bbox
 from project.errors import InputError
 from project.runs.compare import compare
 from project.runs.differences import ABSENT
+from project.runs.earlier_output import PICTURE, is_earlier
 from project.runs.plot import draw, picture
 from project.runs.scales import metric_scale, scale
 
@@ -111,6 +112,7 @@ def test_curves_alone_where_nothing_differs(tmp_path: Path) -> None:
 def test_pictures_in_three_formats(tmp_path: Path, ending: str) -> None:
     file = tmp_path / "new" / f"picture.{ending}"
     draw(compare([write_runs(tmp_path / "runs", 2)]), file)
+    assert is_earlier(file, PICTURE)
     assert file.stat().st_size > 5000
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"--plot .*cannot be written"):

@@ -329,6 +329,9 @@ def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(InputError, match=r"^output=.*mine: holds something else than an evaluation"):
         evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
+    (tmp_path / "mine" / "evaluation.json").touch()  # nor is that one, with other files beside it
+    with pytest.raises(InputError, match=r"^output=.*mine: .* than an evaluation, thesis\.txt; give another"):
+        evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
     with pytest.raises(InputError, match=r"^data\.num_classes=4: the run's network has 10 classes"):
         evaluate(asked(f"run={folder}", "data.num_classes=4"))
     assert not (folder / "evaluation").exists()

@@ -255,3 +255,15 @@ def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/x")):
         with pytest.raises(InputError, match=r"output=.*: cannot be written \("):
             export(Options(run=str(run), output=place))
+
+
+def test_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = write_run(tmp_path / "run")
+    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("the network was loaded"))
+    for name in ("model.pt2", "model_pruned.pt2", "torch_export.json"):
+        (tmp_path / name).write_text("mine")
+        with pytest.raises(
+            InputError, match=rf"output=.*: holds a {name} that no export wrote; give another"
+        ):
+            export(Options(run=str(run), output=tmp_path, variants=["pruned"]))
+        (tmp_path / name).unlink()

@@ -77,6 +77,14 @@ def test_mistakes_name_the_word_and_the_remedy(words: str, message: str) -> None
     assert str(found.value) == message
 
 
+def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", "/home/one")
+    assert parse(["run=~/a"], Keys).run == "/home/one/a"
+    assert parse(["run=~nobody-of-this-name/a"], Keys).run == "~nobody-of-this-name/a"
+    assert parse(["run=x", "names=~/a,b~"], Keys).names == ["/home/one/a", "b~"]
+    assert parse(["run=x", "folder=~"], Keys).folder == Path("/home/one")
+
+
 def test_all_mistakes_are_told_together() -> None:
     with pytest.raises(InputError, match=r"^countt=1: no key countt; did you mean count\?\nrun: is missing"):
         parse(["countt=1"], Keys)

@@ -199,6 +199,21 @@ def test_each_format_says_the_same(command: Command, image_folder: Path) -> None
     assert table[1].startswith("ant/1.jpg ")
 
 
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.txt", "a.png", "a.jpg", "a.webp"])
+def test_predictions_take_the_place_of_predictions_alone(
+    command: Command, image_folder: Path, name: str
+) -> None:
+    given = f"input={image_folder}/test/ant"
+    place = "output=" + name if name[2] in "cjt" and name != "a.jpg" else "sheet=" + name
+    Path(name).touch()
+    command(given, place)  # nothing is lost with an empty file
+    command(given, place, "top=1")
+    Path(name).write_text("of somebody's own\n")
+    with pytest.raises(InputError, match=rf"^{place}: is there already, and is no earlier output"):
+        command(given, place)
+    assert Path(name).read_text() == "of somebody's own\n"
+
+
 @pytest.mark.parametrize(
     ("words", "kind", "message"),
     [
@@ -255,11 +270,11 @@ def test_what_was_predicted_before_an_interruption_is_kept(
         yield from list(predict(*arguments, **options))[:5]
         raise KeyboardInterrupt
 
-    Path("a.csv").write_text("older\n")
+    Path("a.csv").write_text("file,class,probability\nolder\n")
     monkeypatch.setattr(predicting, "predict", interrupted)
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         command(f"input={image_folder}/test", "output=a.csv")
-    assert Path("a.csv").read_text() == "older\n"
+    assert Path("a.csv").read_text() == "file,class,probability\nolder\n"
     assert len(read_table(Path("a.csv.part"))) == 5
     assert "a.csv.part has what was predicted until then" in capfd.readouterr().err
     Path("a.csv.part").write_text("the user's")

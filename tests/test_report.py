@@ -413,6 +413,16 @@ def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
         told(run, output=Path("/proc/x/a.html"))
 
 
+def test_a_page_takes_the_place_of_a_page_alone(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    told(run, output=page)
+    told(run, output=page)
+    page.write_text("<!doctype html>\n<html><head><title>Mine</title></head></html>\n")
+    with pytest.raises(InputError, match=r"page\.html: is there already, and is no earlier output"):
+        told(run, output=page)
+    assert "Mine" in page.read_text()
+
+
 def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"output=.*status.json: is no page; end the name in .html"):
         told(run, output=run / "status.json")

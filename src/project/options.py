@@ -162,17 +162,25 @@ def _read(text: str, kind: Any) -> Any:
         items = [item.strip() for item in text.removeprefix("[").removesuffix("]").split(",")]
         if not all(items):
             raise ValueError
-        return items
+        return list(map(_with_home, items))
     if kind is bool:
         if text.lower() not in TRUTHS:
             raise ValueError
         return TRUTHS[text.lower()]
     if kind in (str, Path) and not text:
         raise ValueError
-    value = kind(text).expanduser() if kind is Path else kind(text)  # behind = the shell leaves ~ as it is
+    value = kind(_with_home(text))
     if value != value:  # nan
         raise ValueError
     return value
+
+
+def _with_home(text: str) -> str:
+    """A path with the home folder for a `~` at its start, which shells leave behind a `=`."""
+    try:
+        return str(Path(text).expanduser()) if text.startswith("~") else text
+    except RuntimeError:  # no such user
+        return text
 
 
 def _name(kind: Any) -> str:

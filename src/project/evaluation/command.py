@@ -208,8 +208,8 @@ def _report(options: Options, subject: Subject, folder: Path, place: Path) -> st
     files = [places.RESULT]
     if options.predictions:
         of_images = trained.datamodule.files(options.split)
-        record.write_predictions(folder / "predictions.csv", predictions, names, result.rows, of_images)
-        files.append("predictions.csv")
+        record.write_predictions(folder / places.PREDICTIONS, predictions, names, result.rows, of_images)
+        files.append(places.PREDICTIONS)
     if options.figures:
         from project.evaluation.figures import draw  # imports Pillow
 

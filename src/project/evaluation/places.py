@@ -13,6 +13,8 @@ from project.runs.writable import missing_folders, refuse_unwritable_output
 
 FOLDER = "evaluation"
 RESULT = "evaluation.json"
+PREDICTIONS = "predictions.csv"
+PICTURES = ("confusion_matrix.png", "reliability.png", "worst_mistakes.png")
 LONGEST = 60
 """Characters of a part of a name."""
 
@@ -69,11 +71,9 @@ def replacing(target: Path, *, told: bool) -> Iterator[Path]:
     Raises:
         InputError: it cannot be written to, or it holds something else.
     """
-    if told and target.exists() and not _replaceable(target):
-        raise InputError(
-            f"output={target}: holds something else than an evaluation; give a new or an empty folder"
-        )
     remedy = "give another folder" if told else "say with output=FOLDER where to write"
+    if other := _others(target):
+        raise InputError(f"output={target}: holds something else than an evaluation, {other}; {remedy}")
     refuse_unwritable_output(f"output={target}", target, folder=True, remedy=remedy)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     with missing_folders(target.parent):
@@ -85,8 +85,11 @@ def replacing(target: Path, *, told: bool) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _replaceable(target: Path) -> bool:
-    return target.is_dir() and ((target / RESULT).is_file() or not any(target.iterdir()))
+def _others(target: Path) -> str:
+    """What a folder holds beside an evaluation, which would be lost with it; an empty string for nothing."""
+    names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
+    known = (RESULT, PREDICTIONS, *PICTURES) if RESULT in names else ()
+    return next((name for name in names if name not in known), "")
 
 
 def _take_place(partial: Path, target: Path) -> None:

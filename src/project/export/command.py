@@ -11,7 +11,7 @@ from project.errors import InputError
 from project.export import samples
 from project.export.deployed import Deployed
 from project.export.formats import Description, ExportError, Predictor, blank
-from project.export.keeping import file_name, keep
+from project.export.keeping import file_name, keep, refuse_foreign
 from project.export.measure import Agreement, Reference, original_outputs, predict_all, time_calls
 from project.export.options import FLOAT32, PRUNED, Options, chosen, find_places
 from project.export.pruning import prune
@@ -33,6 +33,7 @@ def export(options: Options) -> int:
         ExportError: the network cannot be exported, or its file does not do what it does.
     """
     run, folder = find_places(options)
+    refuse_foreign(folder, options.format, chosen(options.variants))
     trained = load(run, options.weights, [*options.data, *options.paths])
     with (
         missing_folders(folder),

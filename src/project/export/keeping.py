@@ -1,10 +1,12 @@
 """Checked files take their places in the folder of an export, and those of earlier weights go."""
 
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from project.errors import InputError
 from project.export.formats import SUFFIXES
 from project.export.options import FLOAT32, VARIANTS
 from project.export.report import Row, record
@@ -47,6 +49,20 @@ def keep(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) 
             row.file = target
     replace_text(listing, json.dumps(record(rows, facts), indent=2, ensure_ascii=False) + "\n")
     return removed
+
+
+def refuse_foreign(folder: Path, format: str, variants: Sequence[str]) -> None:
+    """Make sure that an export's files are new, or an earlier one's.
+
+    Raises:
+        InputError: one of them is somebody's own.
+    """
+    listing = folder / f"{format}.json"
+    wanted = [file_name(format, variant) for variant in (FLOAT32, *variants)]
+    earlier = _listed(listing, format)
+    for name in [*wanted, *([] if earlier else [listing.name])]:
+        if os.path.lexists(folder / name) and name not in earlier:
+            raise InputError(f"output={folder}: holds a {name} that no export wrote; give another folder")
 
 
 def _listed(listing: Path, format: str) -> list[str]:

@@ -18,11 +18,13 @@ from project.prediction.options import Options
 from project.prediction.table import TableLayout
 from project.prediction.writers import (
     SCREEN,
+    Format,
     choose_format,
     make_writer,
     opened,
     replacing,
 )
+from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
 from project.runs.finding import find_trained
 from project.runs.writable import refuse_unwritable_output
 
@@ -44,7 +46,7 @@ def predict_files(options: Options) -> None:
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
     files, bad = find_files(options.input)
-    _check_places(options, files)
+    _check_places(options, kind, files)
     for entry in bad:
         _tell(entry)
     if not files:
@@ -119,6 +121,7 @@ class Sheet:
             count: of all predictions.
         """
         import torch
+        from PIL import ExifTags
 
         from project.pictures.sheet import contact_sheet
 
@@ -130,11 +133,13 @@ class Sheet:
         title = f"{len(captions):,} of {count:,} images" if len(captions) < count else ""
         picture = contact_sheet(images, captions, title=title)
         with replacing("sheet", file) as path:
-            picture.save(path, format=PICTURES[Path(file).suffix.lower()])
+            exif = picture.getexif()
+            exif[ExifTags.Base.Software] = MADE_BY
+            picture.save(path, format=PICTURES[Path(file).suffix.lower()], exif=exif)
 
 
-def _check_places(options: Options, files: Sequence[str]) -> None:
-    """Refuse outputs that cannot be written, or that would overwrite an image.
+def _check_places(options: Options, kind: Format, files: Sequence[str]) -> None:
+    """Refuse outputs that cannot be written, or that would overwrite something else.
 
     Raises:
         InputError: there is one.
@@ -147,6 +152,7 @@ def _check_places(options: Options, files: Sequence[str]) -> None:
         refuse_unwritable_output(f"{key}={file}", Path(file))
         if Path(file).exists() and os.path.realpath(file) in map(os.path.realpath, files):
             raise InputError(f"{key}={file}: one of the images of input=…; give another name")
+        refuse_foreign(f"{key}={file}", Path(file), PICTURE if key == "sheet" else PREDICTIONS[kind])
 
 
 def _tell(entry: PassedOver) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from project.errors import InputError
 from project.report.run_page import run_page
 from project.report.sweep_page import sweep_page
+from project.runs.earlier_output import PAGE, refuse_foreign
 from project.runs.finding import LAST, find_last
 from project.runs.outages import reason_of, replacing
 from project.runs.writable import missing_folders, refuse_unwritable_output
@@ -37,6 +38,7 @@ def write_report(wanted: str, output: Path | None, compare: Sequence[str] | None
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"output={output}: is no page; end the name in .html")
     refuse_unwritable_output(f"output={file}", file, remedy=REMEDY)
+    refuse_foreign(f"output={file}", file, PAGE)
     tell = run_page if _is_run(folder) else sweep_page
     text = tell(folder, file.parent, compare)
     _write(file, text)

@@ -8,6 +8,7 @@ from project.errors import InputError
 METRICS = re.compile(rb"step,[^\n]*\b(train|val|test)/")
 LOG = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+\]\[[A-Z]+\]\[")
 COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")
+PAGE = re.compile(rb'<!doctype html>\n<html[^>]*><head><meta[^>]*><meta http-equiv="Content-Security-Policy"')
 PREDICTIONS = {
     "table": re.compile(rb"file\b[^\n]*\bclass +probability"),
     "csv": re.compile(rb"file,class,probability\b"),
@@ -21,11 +22,11 @@ MOST_BYTES = 2**24
 """Of a file, that are looked at."""
 
 
-def refuse_foreign(key: str, file: Path, kind: re.Pattern[bytes]) -> None:
+def refuse_foreign(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
     """Make sure that a file is new, empty, or an earlier output of the same kind; pipes and devices may be.
 
     Args:
-        key: of the command line, as in `output=`.
+        given: key and file as the user would type them, for the message.
         file: to be written.
         kind: what files of this kind begin with.
 
@@ -34,8 +35,8 @@ def refuse_foreign(key: str, file: Path, kind: re.Pattern[bytes]) -> None:
     """
     if file.is_file() and not is_earlier(file, kind):
         raise InputError(
-            f"{key}{file}: is there already, and no earlier output of this command; give another name, or "
-            "remove it"
+            f"{given}: is there already, and is no earlier output of this kind; give another name, or remove "
+            "it"
         )
 
 

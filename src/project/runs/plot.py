@@ -16,6 +16,7 @@ from project.errors import InputError
 from project.runs.compare import Comparison
 from project.runs.curves import read_curves
 from project.runs.differences import ABSENT, short_names
+from project.runs.earlier_output import MADE_BY
 from project.runs.scales import BELOW, SPAN_FOR_LOG, Scale, metric_scale, scale
 from project.runs.table import RESERVED, numbers, plural, shorten
 
@@ -55,7 +56,8 @@ def draw(comparison: Comparison, file: Path) -> None:
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            picture(comparison).savefig(file)
+            key = "Software" if file.suffix.lower() == ".png" else "Creator"
+            picture(comparison).savefig(file, metadata={key: MADE_BY})
         except OSError as error:
             raise InputError(
                 f"--plot {file}: cannot be written ({error.strerror}); give one that you may write to"
