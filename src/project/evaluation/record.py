@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from project.csv_cells import escape_all
 from project.evaluation.measures import Predictions, reliability
 from project.wording import printable
 
@@ -107,7 +108,7 @@ def write_predictions(
         )
         for index, (row, label, chosen, sure, right, probability) in enumerate(columns):
             cells = [index, row, names[label], names[chosen], f"{sure:.6g}", int(right), f"{probability:.6g}"]
-            writer.writerow(cells if files is None else [*cells, printable(files[index])])
+            writer.writerow(escape_all(cells if files is None else [*cells, printable(files[index])]))
 
 
 def _with_bounds(value: Tensor, ends: tuple[Tensor, Tensor] | None) -> dict[str, float]:

@@ -14,6 +14,8 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
+from project.csv_cells import escape_all
+from project.runs.metrics_table import read_metrics
 from project.runs.outages import Outage, write_at
 
 INTERVAL_S = 1.0
@@ -133,7 +135,7 @@ class MetricsCSV(Logger):
             self._open(new[0])
         columns = list(dict.fromkeys([*self._columns, *(name for row in new for name in row)]))
         if columns != self._columns or not self.file.exists():
-            self._write_table(columns, self._read()[: self._rows])
+            self._write_table(columns, self._read_whole_rows()[1][: self._rows])
         finished = _as_text(self._columns, self._waiting)
         data = finished + _as_text(self._columns, [unfinished] if unfinished else [])
         descriptor = os.open(self.file, os.O_WRONLY)
@@ -167,24 +169,16 @@ class MetricsCSV(Logger):
         self._opened = True
 
     def _read_whole_rows(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """Columns and rows of the file; none, which is told, if it is no table of ours."""
+        """Columns and rows of the file, none if it is not there; nor, which is told, if it is no table of
+        ours.
+        """
         try:
-            with self.file.open(newline="") as stream:
-                reader = csv.DictReader(stream)
-                columns = list(reader.fieldnames or [])
-                rows = [row for row in reader if None not in row and None not in row.values()]
-        except (ValueError, csv.Error):
-            columns, rows = ["?"], []
-        if columns and "step" not in columns:
-            log.warning("%s is damaged: it begins anew", self.file)
+            columns, rows = read_metrics(self.file)
+            if not columns and self.file.stat().st_size:
+                log.warning("%s is damaged: it begins anew", self.file)
+        except FileNotFoundError:
             return [], []
-        return columns, rows
-
-    def _read(self) -> list[dict[str, Any]]:
-        if not self.file.exists():
-            return []
-        with self.file.open(newline="") as stream:
-            return list(csv.DictReader(stream))
+        return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
     def _write_table(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
         """Write the table anew, all or nothing."""
@@ -203,5 +197,5 @@ class MetricsCSV(Logger):
 
 def _as_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
-    csv.DictWriter(text, columns).writerows(rows)
+    csv.writer(text).writerows(escape_all(row.get(name, "") for name in columns) for row in rows)
     return text.getvalue().encode()

@@ -8,6 +8,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 
+from project.csv_cells import escape_all
 from project.errors import InputError
 from project.prediction.table import TableLayout
 from project.runs import outages
@@ -62,7 +63,7 @@ class TableWriter:
 class CsvWriter:
     """A line a file: `file,class,probability`, then `class_2,probability_2` and so on.
 
-    Names with commas, quotes or line ends stand in quotes (RFC 4180).
+    Names with commas or quotes stand in quotes (RFC 4180), and see `csv_cells`.
 
     Args:
         stream: written to.
@@ -81,7 +82,7 @@ class CsvWriter:
         row = [prediction.file]
         for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
             row += [name, f"{value:.{DIGITS}g}"]
-        self._rows.writerow(row)
+        self._rows.writerow(escape_all(row))
 
     def end(self) -> None:
         """See `Writer`."""

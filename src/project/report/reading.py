@@ -1,6 +1,5 @@
 """What a run's folder tells, whatever is missing or damaged in it."""
 
-import csv
 import math
 import re
 from dataclasses import dataclass, field
@@ -11,6 +10,7 @@ from typing import Any
 import yaml
 
 from project.runs.folder import RunFolder
+from project.runs.metrics_table import read_metrics
 from project.runs.results import LOADER
 
 LOG_BYTES = 2**18
@@ -128,33 +128,27 @@ def read_table(file: Path) -> dict[str, Series]:
     """Read a table as runs log it: each column with the rows in which it has a number."""
     found: dict[str, Series] = {}
     try:
-        with file.open(newline="", errors="replace") as stream:
-            rows = csv.reader(stream)
-            head = next(rows, [])
-            if "step" not in head:
-                return {}
-            step, epoch = head.index("step"), head.index("epoch") if "epoch" in head else None
-            columns = [(place, name) for place, name in enumerate(head) if name not in AXES]
-            tests = [place for place, name in columns if name.startswith("test/")]
-            for row in rows:
-                # The row of the test has the number of epochs that are done, others that of the one begun.
-                done = any(place < len(row) and row[place] for place in tests)
-                for place, name in columns:
-                    if place >= len(row) or not row[place]:
-                        continue
-                    try:
-                        values = float(row[step]), float(row[epoch]) - done if epoch is not None else 0.0
-                        value = float(row[place])
-                    except ValueError:
-                        continue
-                    if not all(map(math.isfinite, values)):
-                        continue
-                    series = found.setdefault(name, Series())
-                    series.steps.append(values[0])
-                    series.epochs.append(values[1])
-                    series.values.append(value)
-    except (OSError, ValueError, csv.Error):  # a page can do without
-        pass
+        head, rows = read_metrics(file)
+    except OSError:  # a page can do without
+        return {}
+    if not head:
+        return {}
+    step, epoch = head.index("step"), head.index("epoch") if "epoch" in head else None
+    columns = [(place, name) for place, name in enumerate(head) if name not in AXES]
+    tests = [place for place, name in columns if name.startswith("test/")]
+    for row in rows:
+        # The row of the test has the number of epochs that are done, others that of the one begun.
+        done = any(row[place] for place in tests)
+        for place, name in columns:
+            if not row[place] or (epoch is not None and not row[epoch]):
+                continue
+            values = float(row[step]), float(row[epoch]) - done if epoch is not None else 0.0
+            if not all(map(math.isfinite, values)):
+                continue
+            series = found.setdefault(name, Series())
+            series.steps.append(values[0])
+            series.epochs.append(values[1])
+            series.values.append(float(row[place]))
     return found
 
 

@@ -1,6 +1,5 @@
 """How a metric went in training, for each point the mean over its runs."""
 
-import csv
 import math
 import statistics
 from collections import defaultdict
@@ -10,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from project.runs.compare import Comparison
+from project.runs.metrics_table import read_metrics
 
 
 @dataclass(frozen=True)
@@ -47,10 +47,10 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
 def _read(file: Path) -> list[dict[str, str]]:
     """The rows of a table, none if it is missing or damaged: a picture can do without."""
     try:
-        with file.open(newline="") as stream:
-            rows = list(csv.DictReader(stream))
-    except (OSError, ValueError, csv.Error):
+        columns, found = read_metrics(file)
+    except OSError:
         return []
+    rows = [dict(zip(columns, row, strict=True)) for row in found]
     for row in rows:
         if any(value for name, value in row.items() if name and name.startswith("test/")):
             with suppress(KeyError, TypeError, ValueError):

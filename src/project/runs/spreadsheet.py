@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from project.csv_cells import escape_all
 from project.errors import InputError
 from project.runs.compare import Comparison
 from project.runs.differences import ABSENT, text
@@ -27,9 +28,8 @@ def write_csv(comparison: Comparison, file: Path) -> int:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         with file.open("w", newline="", encoding="utf-8") as stream:
-            writer = csv.DictWriter(stream, list(rows[0]))
-            writer.writeheader()
-            writer.writerows(rows)
+            table = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
+            csv.writer(stream).writerows(map(escape_all, table))
     except OSError as error:
         raise InputError(
             f"--csv {file}: cannot be written ({error.strerror}); give one that you may write to"

@@ -9,6 +9,7 @@ import optuna
 from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
+from project.csv_cells import escape_all
 from project.runs.ranking import Score, rank
 from project.sweeps.folder import SweepFolder
 from project.sweeps.table import layout, written_if_possible
@@ -89,12 +90,13 @@ def _write_csv(file: Path, trials: Sequence[FrozenTrial], names: Sequence[str]) 
     partial = file.with_suffix(".csv.partial")
     with partial.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["trial", "state", *keys, *names, "reports"])
+        writer.writerow(escape_all(["trial", "state", *keys, *names, "reports"]))
         for trial in trials:
             values = trial.values or [""] * len(names)
             settings = [trial.params.get(key, "") for key in keys]
             reports = len(trial.intermediate_values)
-            writer.writerow([trial.number, trial.state.name.lower(), *settings, *values, reports])
+            cells = [trial.number, trial.state.name.lower(), *settings, *values, reports]
+            writer.writerow(escape_all(cells))
     partial.replace(file)
 
 

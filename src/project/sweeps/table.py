@@ -8,6 +8,7 @@ from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from project.csv_cells import escape_all
 from project.runs.outages import reason_of
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.sweeps.jobs import Job, short
@@ -104,18 +105,18 @@ def write_csv(file: Path, jobs: Sequence[Job]) -> None:
     partial = file.with_suffix(".csv.partial")
     with partial.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["job", "folder", *keys, "state", "value", *metrics, "duration_s", "error"])
+        head = ["job", "folder", *keys, "state", "value", *metrics, "duration_s", "error"]
+        writer.writerow(escape_all(head))
         for job in jobs:
             own = job.settings
-            writer.writerow(
-                [
-                    *(job.number, job.name),
-                    *(own.get(key, "") for key in keys),
-                    *(job.state, job.value),
-                    *(job.metrics.get(name) for name in metrics),
-                    *(job.duration_s, job.error),
-                ]
-            )
+            cells = [
+                *(job.number, job.name),
+                *(own.get(key, "") for key in keys),
+                *(job.state, job.value),
+                *(job.metrics.get(name) for name in metrics),
+                *(job.duration_s, job.error),
+            ]
+            writer.writerow(escape_all(cells))
     partial.replace(file)
 
 
