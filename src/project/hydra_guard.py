@@ -17,7 +17,7 @@ from hydra.core import utils
 from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig
 
-from project import redaction
+from project import config_files, redaction
 from project.errors import InputError
 from project.runs.outages import replace_text
 from project.targets import find, plain_values
@@ -94,7 +94,10 @@ def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -
 def _checking(load: Any) -> Any:
     @wraps(load)
     def checked(*arguments: Any, **options: Any) -> DictConfig:
-        config: DictConfig = load(*arguments, **options)
+        try:
+            config: DictConfig = load(*arguments, **options)
+        except RecursionError as error:
+            raise InputError(config_files.find_loop() or "the configuration is nested too deeply") from error
         redaction.note_all(config)
         if problems := dict.fromkeys(find_refusals(config)):
             raise InputError("\n".join(problems))
@@ -113,6 +116,7 @@ def _searching(initialize: Any) -> Any:
                 raise InputError(
                     f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
                 )
+        config_files.install(config_search_path)
         initialize(self, config_search_path)
 
     return checked

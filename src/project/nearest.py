@@ -1,5 +1,6 @@
 """Mistyped keys and options: what there is instead. Works from the files of the configuration folder."""
 
+import json
 import re
 import shlex
 from collections.abc import Iterable, Sequence
@@ -7,15 +8,23 @@ from difflib import get_close_matches
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from project.config_files import loaded, place, searched, shown
 from project.errors import one_line
 
 MOST_NAMES = 12
+NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
+NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
+TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: \S+)'")
+IN_FILE = re.compile(r"(?:\bIn|defined in) '?([^':]+)'?(?:: (.*))?$")
+"""How Hydra tells of mistakes in the defaults lists of files."""
+HYDRA_KEYS = tuple(HydraConf.__dataclass_fields__)
 HYDRA_OPTION = re.compile(
     r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
 )
@@ -48,7 +57,8 @@ def explain_composition(
             ]
     if found := HYDRA_OPTION.search(general[0]):
         group, value, known_options = found.groups()
-        return [f"{group}={value}: no such option; {did_you_mean(value, known_options.split())}"]
+        where = "" if f"{group}={value}" in overrides else _place(value)
+        return [f"{where}{group}={value}: no such option; {did_you_mean(value, known_options.split())}"]
     if general[0].startswith(("Ambiguous value", "Sweep parameters")):
         return [
             f"{override.input_line}: several values make a sweep, which needs -m; a list is written "
@@ -67,7 +77,7 @@ def explain_composition(
         for override in groups
         if override.is_add() and "more than once" in general[0]
     ]
-    if lines:
+    if lines := lines or list(filter(None, [_explain_file(error, general[0], conf)])):
         return lines
     known = _compose(conf, config_name, groups)
     if known is None:
@@ -76,6 +86,64 @@ def explain_composition(
         line for override in parsed if override not in groups and (line := explain_key(override, known, conf))
     ]
     return lines or general
+
+
+def _explain_file(error: BaseException, message: str, conf: Path) -> str:
+    """Say which file is wrong in which line; nothing if it is the command line that is."""
+    if found := NO_OPTION.search(message):
+        group, _, option = found[1].rpartition("/")
+        if where := _place(option):
+            return f"{where}{group}={option}: {_no_option(conf, group, option)}"
+    elif found := NO_GROUP.search(message):
+        if where := _place(found[1]):
+            return f"{where}{found[1]}: no such group; {did_you_mean(found[1], _groups(conf))}"
+    elif found := TWO_VALUES.search(message):
+        if where := _place(f"/{found[1]}"):
+            return f"{where}{found[1]}: is chosen already; write override /{found[2]}"
+    elif (key := _key_of(error)) and (where := _place(key)):
+        parent, _, name = key.rpartition(".")
+        if parent == "hydra":
+            return f"{where}{key}: no such key; {did_you_mean(name, HYDRA_KEYS, 'hydra.')}"
+        return f"{where}{key}: {message}"
+    elif (found := IN_FILE.search(message)) and found[1] in loaded:
+        file = loaded[found[1]]
+        word = next((word for word in ("hydra.searchpath", "_self_") if word in message), "")
+        return f"{place(file, word) or f'{shown(file)}: '}{found[2] or message}"
+    return ""
+
+
+def _place(word: str) -> str:
+    """Where a file that was read has a key or names an option: the last one does so for others."""
+    return next(filter(None, (place(file, word) for file in reversed(loaded.values()))), "")
+
+
+def _key_of(error: BaseException) -> str:
+    """The key that OmegaConf complains of, empty if it names none."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    return found[1] if found else ""
+
+
+def _groups(conf: Path) -> list[str]:
+    """Groups of configuration files, those within others too."""
+    return [
+        folder.relative_to(top).as_posix()
+        for top in dict.fromkeys([conf, *searched])
+        for folder in sorted(top.rglob("*"))
+        if folder.is_dir()
+    ]
+
+
+def _no_option(conf: Path, group: str, option: str) -> str:
+    """Why a group has no such option, and what is nearest."""
+    for folder in dict.fromkeys([conf, *searched]) if ".." not in option else ():
+        file = folder / group / f"{option}.yaml"
+        if file.exists() or file.is_symlink():
+            return f"{shown(file)} is no file that can be read"
+        if file.with_suffix(".yml").exists():
+            return f"{shown(file.with_suffix('.yml'))} is not found by Hydra; rename it to .yaml"
+    if not (known := options(conf, group)):
+        return f"no such group; {did_you_mean(group, _groups(conf))}"
+    return f"no such option; {did_you_mean(option, known)}"
 
 
 def _quoted(text: str) -> str:
@@ -103,10 +171,16 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def options(conf: Path, group: str) -> list[str]:
-    """Options of a configuration group of ours; none if `group` is no such group."""
+    """Options of a configuration group of ours; none if `group` is no such group.
+
+    Args:
+        conf: the configuration's folder; those that Hydra searched beside it count too.
+        group: its path.
+    """
     if group.startswith("hydra"):
         return []
-    return sorted(file.stem for file in (conf / group).glob("*.yaml"))
+    folders = [folder / group for folder in (conf, *searched)]
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml") if file.is_file()})
 
 
 def _explain_option(override: Override, conf: Path) -> str:
@@ -116,8 +190,10 @@ def _explain_option(override: Override, conf: Path) -> str:
         return ""
     values = override.value() if not override.is_sweep_override() else list(override.sweep_iterator())
     for value in values if isinstance(values, list) else [values]:
-        if str(value) not in known and value is not None:
-            return f"{group}={value}: no such option; {did_you_mean(str(value), known)}"
+        files = [folder / group / f"{str(value).removesuffix('.yaml')}.yaml" for folder in (conf, *searched)]
+        there = ".." not in str(value) and any(file.is_file() for file in files)
+        if value is not None and not there:
+            return f"{group}={value}: {_no_option(conf, group, str(value))}"
     return ""
 
 
@@ -139,7 +215,7 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
         return ""
     candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
     if not parent:
-        candidates += [folder.name for folder in sorted(conf.iterdir()) if folder.is_dir()]
+        candidates += [group for group in _groups(conf) if "/" not in group]
     wanted = f"{parent}.{name}" if parent else name
     hint = did_you_mean(name, dict.fromkeys(candidates), f"{parent}." if parent else "")
     if not parent and (deeper := _keys_named(known, name)):
@@ -159,6 +235,9 @@ def _keys_named(known: DictConfig, name: str) -> list[str]:
 def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
     # A sweep's choices are told by their first one.
     lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
+    others = [str(folder.absolute()) for folder in searched if folder.is_dir()]
+    if others := [folder for folder in others if folder != str(conf.absolute())]:
+        lines.append(f"hydra.searchpath={json.dumps(others)}")
     earlier = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:

@@ -30,7 +30,11 @@ class Preflight(Callback):
         with ending_on_errors():  # Hydra would turn an exception of a callback into a warning
             sources = config.hydra.runtime.config_sources
             conf = next(Path(source.path) for source in sources if source.provider == "main")
-            folder = nodes.earlier_folder(config.hydra)
+            try:
+                folder = nodes.earlier_folder(config.hydra)
+            except OmegaConfBaseException:  # what the folder's name is made of cannot be resolved
+                _check(config)
+                raise
             resume.go_on_after_restart(folder)
             earlier = resume.configure(config, conf)
             _foresee_folder(config, earlier.path if earlier is not None else folder)

@@ -234,10 +234,10 @@ def env(key: str, *default: Any) -> str | None:
 
 def find_lost(config: DictConfig) -> Iterator[str]:
     """Yield which values of a recorded configuration are missing because they are secret, a line each."""
-    for group in map(str, config):
+    for group in config:
         if group != "hydra":
             node = config._get_node(group)
-            yield from _lost(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, group)
+            yield from _lost(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, str(group))
 
 
 def _lost(plain: Any, key: str) -> Iterator[str]:

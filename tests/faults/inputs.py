@@ -14,6 +14,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import presets
 from input_trials import (
     ACCEPTED,
     Composing,
@@ -31,7 +32,7 @@ from input_trials import (
 
 LONGEST_S = 2.0
 """In which a mistake that needs no torch is told; computing time, for other processes take theirs."""
-WHOLE_COMMANDS = ("syntax", "groups", "sweeps")
+WHOLE_COMMANDS = ("syntax", "groups", "sweeps", "presets")
 """Sections of the table in which the command itself is wrong."""
 WHOLE_KEYS = ("resume=", "ckpt_path=", "retry=")
 HERE = Path(__file__).parent
@@ -56,7 +57,10 @@ def read_bad() -> dict[str, list[tuple[str, ...]]]:
 
 BAD = read_bad()
 LATE = BAD.pop("late")
-GOOD = _lines_of("good_inputs.txt")
+BAD["presets"] = presets.bad_inputs()
+GOOD = _lines_of("good_inputs.txt") + [
+    f"--config-dir FILES/own experiment={name} optim=adam" for name in presets.GOOD
+]
 
 
 def bad_outcomes(files: Path) -> Iterator[tuple[Outcome, tuple[str, ...]]]:
@@ -81,7 +85,7 @@ def good_outcomes(files: Path) -> Iterator[Outcome]:
     """Try every good input: some as whole commands, the others by their configuration."""
     composing = Composing()
     for number, arguments in enumerate(GOOD):
-        if number % 12 == 0:
+        if number % 12 == 0 or arguments.startswith("-"):
             yield fork(arguments, files, accept)
         elif (refused := composing.try_one(arguments, files)) is not None:
             yield refused

@@ -5,14 +5,14 @@ allowed and the remedy. Where a class or data set is not ours, nothing is said a
 """
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project import hydra_guard, redaction, targets
-from project.checks import data, monitors, networks, optimization, places, trainer, unread, values
+from project.checks import data, files, monitors, networks, optimization, places, trainer, unread, values
 from project.checks.asked import asked
 from project.checks.declared import declared_values, flat
 from project.checks.familiar import is_judged, place_of
@@ -21,11 +21,39 @@ from project.errors import DataError, InputError, one_line
 
 
 def find_problems(config: DictConfig) -> Iterator[str]:
-    """Yield what is wrong with a composed configuration, a line each.
+    """Yield what is wrong with a composed configuration: a line for each key that is wrong by itself.
+
+    Of several checks of a key the last one knows most.
 
     Args:
         config: with Hydra's own node.
     """
+    told: dict[str, str] = {}
+    for line in _problems(config):
+        told[SUBJECT.match(line)[0]] = line  # type: ignore[index]
+    for key in _causes(list(told), config):
+        yield files.place_of(key, config, told[key]) + told[key]
+
+
+def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
+    """Of keys with problems, those that no other one explains: neither one referred to, nor one within."""
+    if len(keys) < 2:
+        return list(keys)
+    written = {key: REFERRED.findall(str(value)) for key, value in _leaves(config)}
+    causes = [
+        key
+        for key in keys
+        if not any(other != key and other in written.get(key, ()) for other in keys)
+        and not any(other.startswith(f"{key}.") for other in keys)
+    ]
+    if causes:
+        return causes
+    circle = next((key for key in keys if files.place_of(key, config, "")), keys[0])
+    return [circle]
+
+
+def _problems(config: DictConfig) -> Iterator[str]:
+    """Yield what is wrong, for consequences of other mistakes too."""
     yield from (*targets.find_refusals(config), *hydra_guard.find_refusals(config))
     yield from redaction.find_lost(config)
     if removed := list(removed_groups(config)):
@@ -60,6 +88,7 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         else:
             right[key] = value
     yield from wrong_groups(config, leaves, right)
+    yield from files.unknown_keys(config, leaves, declared)
     yield from unread.find_problems(config, leaves, declared)
     command = asked(config)
     for look in (data, networks, optimization, trainer, monitors, places):
@@ -83,6 +112,10 @@ def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
         yield from flat(str(name), written)
 
 
+SUBJECT = re.compile(r"[^:=]*")
+"""The key that a line is about."""
+REFERRED = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
+"""Keys that an expression refers to."""
 REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
 """An interpolation that is another key's value and nothing more."""
 

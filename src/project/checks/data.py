@@ -46,13 +46,16 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
     shape = right.get("data.input_shape")
     if not isinstance(shape, list) or not str(right.get("data._target_")).startswith("project."):
         return
-    for key in ("data.mean", "data.std"):
-        values = right.get(key)
-        if isinstance(values, list) and len(values) not in (1, shape[0]):
-            yield (
-                f"{key}={values}: {len(values)} values for {shape[0]} channels; give one for each, one for "
-                "all, or null to compute them"
-            )
+    given = {key: values for key in ("data.mean", "data.std") if isinstance(values := right.get(key), list)}
+    wrong = [
+        f"{key}={values}: {len(values)}" for key, values in given.items() if len(values) not in (1, shape[0])
+    ]
+    if wrong:
+        too = f" ({wrong[1]} too)" if len(wrong) > 1 else ""
+        yield (
+            f"{wrong[0]} values for {shape[0]} channels{too}; give one for each, one for all, or null to "
+            "compute them"
+        )
 
 
 def _wrong_weights(right: Mapping[str, Any]) -> Iterator[str]:

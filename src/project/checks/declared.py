@@ -1,13 +1,13 @@
 """What the YAML files of the chosen options say: which keys there are, and of what type each is."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
 from omegaconf import DictConfig
-from omegaconf import _utils as omegaconf_utils
+
+from project.config_files import read_mapping
 
 
 def declared_values(config: DictConfig) -> Mapping[str, Any]:
@@ -16,7 +16,7 @@ def declared_values(config: DictConfig) -> Mapping[str, Any]:
     Args:
         config: composed by Hydra, with its own node.
     """
-    sources = [source.path for source in config.hydra.runtime.config_sources if source.provider == "main"]
+    sources = [source.path for source in config.hydra.runtime.config_sources if source.schema == "file"]
     choices = [
         (str(group), option)
         for group, option in config.hydra.runtime.choices.items()
@@ -38,36 +38,38 @@ def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
 def _declared_by(
     sources: tuple[str, ...], choices: tuple[tuple[str, str], ...], config_name: str
 ) -> Mapping[str, Any]:
+    folders = [Path(source) for source in sources]
     declared: dict[str, Any] = {}
-    for conf in map(Path, sources):
-        for group, option in choices:
-            declared[group] = _load(conf / group, option)
-        _merge(declared, _load(conf, config_name))
+    for group, option in choices:
+        declared[group] = read_option(folders, group, option)
+    _merge(declared, read_option(folders, "", config_name))
     return dict(flat("", declared))
 
 
-def _load(folder: Path, option: str) -> dict[str, Any]:
-    """A YAML file on top of those that its defaults list names in the same folder.
+def read_option(folders: Sequence[Path], group: str, option: str) -> dict[str, Any]:
+    """A YAML file on top of those that its defaults list names in the same group.
 
     Plainly parsed: OmegaConf's own objects take five times as long to make, and nobody needs them here.
+
+    Args:
+        folders: of configurations; the first one that has the file counts.
+        group: path of its folder in them.
+        option: its name, without `.yaml`.
     """
-    file = folder / f"{option}.yaml"
-    written: Any = None
-    if file.exists():
-        written = yaml.load(file.read_bytes(), Loader=omegaconf_utils.get_yaml_loader())  # noqa: S506 (a safe one)
-    if not isinstance(written, dict):
-        return {}
+    file = next((file for one in folders if (file := one / group / f"{option}.yaml").is_file()), None)
+    written = dict(read_mapping(file)) if file is not None else {}
     whole: dict[str, Any] = {}
     for base in written.pop("defaults", None) or []:
-        if isinstance(base, str) and base != "_self_":
-            _merge(whole, _load(folder, base))
+        if isinstance(base, str) and base not in ("_self_", option):
+            _merge(whole, read_option(folders, group, base))
     _merge(whole, written)
     return whole
 
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for name, value in above.items():
-        if isinstance(value, dict) and isinstance(below.get(name), dict):
-            _merge(below[name], value)
+        if isinstance(value, dict):  # which belongs to the cache of files
+            inner = below[name] = dict(found) if isinstance(found := below.get(name), dict) else {}
+            _merge(inner, value)
         else:
             below[name] = value

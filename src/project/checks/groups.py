@@ -1,6 +1,7 @@
 """What each group must hold: one object, or a dict of them."""
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from omegaconf import DictConfig
@@ -38,6 +39,12 @@ KEYS: Mapping[str, str] = {
     "paths.run": "the run folder; it follows paths.outputs",
 }
 """Single values that every run reads."""
+
+OPTIONAL = ("resume", "resume_anyway", "layer_decay", "find", "seeds", "folds", "retry")
+"""Others at the top that a run or a sweep reads."""
+
+PRESETS = ("experiment", "sweep", "debug")
+"""Groups whose options set keys of others."""
 
 
 def removed_groups(config: DictConfig) -> Iterator[str]:
@@ -78,7 +85,9 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
     for group in DICTS:
         for name in config[group]:
             if isinstance(config[group]._get_node(name), DictConfig):
-                yield from _wrong_target(f"{group}.{name}", leaves, right)
+                for line in _wrong_target(f"{group}.{name}", leaves, right):
+                    near = get_close_matches(name, [str(other) for other in config[group] if other != name])
+                    yield line + (f"; did you mean {group}.{near[0]}?" if near else "")
 
 
 def _wrong_target(place: str, leaves: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:

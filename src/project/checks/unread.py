@@ -1,6 +1,7 @@
 """Keys that nothing reads, and keys that a constructor waits for in vain."""
 
 from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
 from typing import Any
 
 from hydra.conf import HydraConf
@@ -10,8 +11,6 @@ from project.checks.asked import overrides_of
 from project.checks.groups import DICTS, FACTORIES, GROUPS, OBJECTS
 from project.checks.signatures import Missing, Signature, signature_of
 from project.nearest import did_you_mean
-
-OWN_PACKAGE = "project."
 
 SET_BY_THE_RUN: Mapping[str, str] = {
     "trainer.callbacks": "callbacks are keys of the group callbacks",
@@ -39,12 +38,12 @@ def find_problems(
     """
     yield from _unread_additions(config, leaves, declared)
     for group in OBJECTS:
-        yield from _of_object(group, config[group], declared, partial=group in FACTORIES)
+        yield from _of_object(group, config[group], partial=group in FACTORIES)
     for group in DICTS:
         for name in config[group]:
             node = config[group]._get_node(name)
             if isinstance(node, DictConfig) and not node._is_interpolation():
-                yield from _of_object(f"{group}.{name}", node, declared, partial=False)
+                yield from _of_object(f"{group}.{name}", node, partial=False)
 
 
 def _unread_additions(
@@ -76,16 +75,12 @@ def _unknown_to_hydra(text: str, key: str) -> Iterator[str]:
         yield f"{text}: nothing reads {key}; {did_you_mean(parts[1], known, 'hydra.')}"
 
 
-def _of_object(place: str, node: DictConfig, declared: Mapping[str, Any], *, partial: bool) -> Iterator[str]:
+def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
     target = node._get_node("_target_", validate_access=False)
     name = None if target is None else target._value()
     if not isinstance(name, str) or "${" in name:
         return
     keys = [str(key) for key in node if not str(key).startswith("_")]
-    as_declared = declared.get(f"{place}._target_") == name
-    added = [key for key in keys if not _is_declared(f"{place}.{key}", declared)]
-    if as_declared and not added and not name.startswith(OWN_PACKAGE):
-        return  # what the YAML files of others' classes say was right when they were written
     for key in keys:
         if remedy := SET_BY_THE_RUN.get(f"{place}.{key}"):
             yield f"{place}.{key}: is not read; {remedy}"
@@ -97,15 +92,14 @@ def _of_object(place: str, node: DictConfig, declared: Mapping[str, Any], *, par
         return
     if not found.anything:
         known = found.names if not partial else [one for one in found.names if one not in found.required]
-        for key in keys:
-            if key not in found.names and f"{place}.{key}" not in SET_BY_THE_RUN:
-                said = f"{place}.{key}: nothing reads it, {name.rpartition('.')[2]} has no {key}"
-                yield f"{said}; {did_you_mean(key, known, f'{place}.')}"
+        strange = [key for key in keys if key not in found.names and f"{place}.{key}" not in SET_BY_THE_RUN]
+        typos = [key for key in strange if get_close_matches(key, known)]
+        others = [key for key in strange if key not in typos]  # which another class has: one mistake
+        for first, *more in [*([key] for key in typos), *([others] if others else [])]:
+            said = f"{place}.{first}: nothing reads it, {name.rpartition('.')[2]} has no {first}"
+            said += "".join(f", nor {key}" for key in more)
+            yield f"{said}; {did_you_mean(first, known, f'{place}.')}"
     required = found.required_keywords if partial else (*found.required, *found.required_keywords)
     for key in required:
         if key not in keys:
             yield f"{place}.{key}: not given, and {name.rpartition('.')[2]} needs it; set {place}.{key}=…"
-
-
-def _is_declared(key: str, declared: Mapping[str, Any]) -> bool:
-    return key in declared or any(other.startswith(f"{key}.") for other in declared)
