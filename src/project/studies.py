@@ -1,6 +1,8 @@
 """Optuna's storages, samplers and pruners, by the names that configurations use."""
 
 import inspect
+import random
+import time
 import warnings
 from collections.abc import Mapping
 from importlib.util import find_spec
@@ -12,6 +14,7 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from project.errors import InputError
 from project.nearest import did_you_mean
@@ -19,6 +22,8 @@ from project.runs.writable import refuse_unwritable_output
 
 LOCK_S = 5
 """Seconds after which the lock of a journal counts as left by a killed process; a write takes few ms."""
+MADE_BY_OTHERS_S = 10.0
+"""Seconds that other processes may need to make the tables of a new database; it takes them some tenths."""
 
 SAMPLERS: Mapping[str, type[BaseSampler]] = {
     "tpe": optuna.samplers.TPESampler,
@@ -95,13 +100,26 @@ def open_storage(url: str) -> BaseStorage:
             file = Path(url.removeprefix(JOURNAL))
             lock = JournalFileSymlinkLock(str(file), grace_period=LOCK_S)
             return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
-        return optuna.storages.get_storage(url)
+        return _open_database(url)
     except Exception as error:  # of whichever database driver
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"hydra.sweeper.storage={url}: cannot be opened ({reason}); give {JOURNAL}FILE, sqlite:///FILE "
             "or another address that SQLAlchemy takes"
         ) from error
+
+
+def _open_database(url: str) -> BaseStorage:
+    """Open a database, and again while other processes make the tables that it lacks."""
+    deadline = time.monotonic() + MADE_BY_OTHERS_S
+    while True:
+        try:
+            return optuna.storages.get_storage(url)
+        except DBAPIError as error:
+            raced = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not raced or time.monotonic() > deadline:
+                raise
+            time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 (apart from the others)
 
 
 def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> BaseSampler:
