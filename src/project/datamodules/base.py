@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
-from project.datamodules.fitting import check_classes, check_images, per_channel
+from project.datamodules.fitting import check_classes, check_images, class_indices, per_channel
 from project.datamodules.images import (
     Images,
     MemoryImages,
@@ -151,7 +151,7 @@ class ImageDataModule(L.LightningDataModule):
         """Return the images of a split.
 
         Returns:
-            Images (N, C, H, W) uint8 and labels (N,) long, or an `Images` that is preprocessed already.
+            Images (N, C, H, W) uint8 and class indices (N,), or an `Images` that is preprocessed already.
             None for `val` if it is to be cut from `train`.
         """
 
@@ -264,9 +264,14 @@ class ImageDataModule(L.LightningDataModule):
     def _read(self, split: Split) -> Images | None:
         """Read and preprocess a split."""
         found = self.read(split)
+        what = self._what(split)
         if not isinstance(found, tuple):
+            if found is not None and not hasattr(found, "labels"):
+                raise InputError(f"data: {what} have no labels; have read return images and labels")
             return found
-        pixels, labels = found
+        if len(found) != 2:
+            raise InputError(f"data: {what} are {len(found)} things; have read return images and labels")
+        pixels, labels = found[0], class_indices(found[1], len(found[0]), what)
         side = self.input_shape[1:] if self.resize is not None else None
         processed = preprocess(pixels, gray=bool(self.grayscale), side=side)
         mapped = self.maps_files and processed is pixels
@@ -291,8 +296,10 @@ class ImageDataModule(L.LightningDataModule):
         )
 
     def _check(self, images: Images, split: Split) -> None:
-        what = f"the {split} images of data={self.name}"
-        check_images(images, self.input_shape, self.num_classes, what)
+        check_images(images, self.input_shape, self.num_classes, self._what(split))
+
+    def _what(self, split: Split) -> str:
+        return f"the {split} images of data={self.name}"
 
     def _whole(self, images: Images | None) -> Part:
         assert images is not None

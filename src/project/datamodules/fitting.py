@@ -1,6 +1,10 @@
 """Whether images and statistics fit what is configured."""
 
 from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
 
 from project.datamodules.images import Images
 from project.errors import InputError
@@ -19,17 +23,53 @@ def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, 
     Raises:
         InputError: they do not fit.
     """
+    class_indices(images.labels, len(images.labels), what)
     if images.shape != shape:
         raise InputError(
             f"data.input_shape={list(shape)}: {what} are {list(images.shape)} (channels, height, width); "
             "set data.resize or data.grayscale, and let data.input_shape follow"
         )
+    if not len(images.labels):
+        raise InputError(f"data: there are none of {what}; give at least one")
     lowest, highest = int(images.labels.min()), int(images.labels.max())
     if lowest < 0 or highest >= num_classes:
         raise InputError(
             f"data.num_classes={num_classes}: labels of {what} run from {lowest} to {highest}; "
             f"set data.num_classes={highest + 1}, or mend the files"
         )
+
+
+def class_indices(labels: Any, count: int, what: str) -> Tensor:
+    """Return labels as they are trained on: one class index for each image, (N,) long.
+
+    Args:
+        labels: integers of any type or booleans, (N,) or (N, 1): a tensor, an array or a list.
+        count: number of images N.
+        what: the images, for messages.
+
+    Raises:
+        InputError: they are something else, such as real values or several labels for each image.
+    """
+    try:
+        given = torch.as_tensor(labels)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"data: labels of {what} are no numbers (expected {count} integers, got "
+            f"{type(labels).__name__}); return a tensor of class indices"
+        ) from error
+    whole = not given.is_floating_point() and not given.is_complex()
+    if whole and given.shape in ((count,), (count, 1)):
+        return given.reshape(count).long()
+    remedy = "return one label for each image"
+    if given.ndim == 2 and len(given) == count and given.shape[1] > 1:
+        one_hot = bool(((given != 0).sum(1) == 1).all())
+        remedy = "return labels.argmax(1)" if one_hot else "several labels for each image are not trained"
+    elif not whole:
+        remedy = "return labels.long() if they are class indices; real values are not trained"
+    raise InputError(
+        f"data: labels of {what} are no class indices (expected integers of shape [{count}], got "
+        f"{str(given.dtype).removeprefix('torch.')} of shape {list(given.shape)}); {remedy}"
+    )
 
 
 def check_classes(learnt: Sequence[str], found: Sequence[str], where: str, remedy: str) -> None:

@@ -5,11 +5,13 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from project.divergence import require_finite_loss
 from project.errors import InputError, one_line
+from project.modules.batch_checks import require_logits, require_mean, require_scalar
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.initialization import initialize_from_images
 from project.modules.losses import total_weight_of
@@ -44,6 +46,10 @@ class ImageClassifier(L.LightningModule):
         config: what is written into every checkpoint, so that it can be rebuilt: plain values only.
         seed: with the epoch, the batch's number and the rank, decides what dropout draws; null takes that of
             `config`, else 0.
+
+    Raises:
+        InputError: the loss is no mean over images; in the first training step, the network's outputs are no
+            logits, or the targets no classes.
     """
 
     visits_chunks = True
@@ -70,6 +76,7 @@ class ImageClassifier(L.LightningModule):
         self.compile_network = compile
         self._graphed = False
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
+        require_mean(self.loss)
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
@@ -83,6 +90,7 @@ class ImageClassifier(L.LightningModule):
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
         self._gradient: MeanGradient | None = None
+        self._checked = False
         self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
         self._configured: list[dict[str, Any]] = []
         self._step_seeds = StepSeeds(self.seed, rank=0)
@@ -185,10 +193,28 @@ class ImageClassifier(L.LightningModule):
             generator.manual_seed(seed)
         images, targets = batch
         logits = self.forward(images)
-        loss: Tensor = self.loss(logits, targets)
+        loss: Tensor = self.loss(logits, targets) if self._checked else self._first_loss(logits, targets)
         self.train_metrics.append(loss, logits, targets)
         if self._gradient is not None:
             self._gradient.share(loss, targets, batch_idx)
+        return loss
+
+    def _first_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Compute the loss of the first batch, from what must be logits, targets and a scalar.
+
+        Raises:
+            InputError: they are not.
+        """
+        datamodule = getattr(self._trainer, "datamodule", None)
+        require_logits(logits, targets, getattr(datamodule, "num_classes", None))
+        try:
+            loss = self.loss(logits, targets)
+        except (TypeError, ValueError, RuntimeError, IndexError) as error:
+            if isinstance(error, torch.OutOfMemoryError) or is_oom_error(error):
+                raise
+            raise InputError(f"loss: {one_line(error)}; choose another loss, or mend this one") from error
+        require_scalar(loss)
+        self._checked = True
         return loss
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:

@@ -1,0 +1,72 @@
+"""Checks of a loss, a network's outputs and targets: those of which a loss and an accuracy are meaningful."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from project.errors import InputError
+
+
+def require_mean(loss: nn.Module) -> None:
+    """Make sure that one of torch's losses is a mean over images.
+
+    Raises:
+        InputError: it is a sum, or one value an image.
+    """
+    reduction = getattr(loss, "reduction", "mean")
+    if type(loss).__module__.startswith("torch.") and reduction in ("sum", "none"):
+        raise InputError(
+            f"loss.reduction={reduction}: no mean over images (expected mean, got {reduction}); set "
+            "loss.reduction=mean"
+        )
+
+
+def require_scalar(loss: Any) -> None:
+    """Make sure that a loss is one number.
+
+    Raises:
+        InputError: it is something else.
+    """
+    if not isinstance(loss, Tensor) or loss.ndim:
+        raise InputError(
+            f"loss: not one number (expected a scalar, got {_described(loss)}); return the mean over images"
+        )
+
+
+def require_logits(logits: Any, targets: Tensor, num_classes: int | None) -> None:
+    """Make sure that a network gives logits (B, K), and that targets name classes.
+
+    Args:
+        logits: what the network gave.
+        targets: class indices (B,), or probabilities (B, K) whose rows sum to 1.
+        num_classes: K, if it is known.
+
+    Raises:
+        InputError: they are something else.
+    """
+    by_class = targets.ndim == 2 and targets.is_floating_point()
+    if by_class and not torch.allclose(targets.sum(1), targets.new_ones(len(targets)), atol=1e-2):
+        raise InputError(
+            "data: targets are no probabilities of classes (expected rows that sum to 1, got "
+            f"{float(targets.sum(1).min()):g} to {float(targets.sum(1).max()):g}); several labels for each "
+            "image and regression are not trained"
+        )
+    if not by_class and (targets.ndim != 1 or targets.is_floating_point()):
+        raise InputError(
+            f"data: targets are no class indices (expected integers of shape [{len(targets)}], got "
+            f"{_described(targets)}); give one class for each image"
+        )
+    shape = [len(targets), num_classes or "classes"]
+    fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(targets)
+    if not fits or not logits.is_floating_point() or num_classes not in (None, logits.shape[1]):
+        raise InputError(
+            f"model: outputs are no logits (expected floats of shape {shape}, got {_described(logits)}); end "
+            "the network with a layer that gives one value for each class"
+        )
+
+
+def _described(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
