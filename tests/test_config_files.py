@@ -8,10 +8,13 @@ import pytest
 from conftest import CONF, ROOT
 from omegaconf import OmegaConf
 
-from project import config_files
+from project import config_files, rebuild, resume
 from project.checks.declared import read_option
 from project.config_files import ConfigFolder, line_of, load, read_mapping, read_text
 from project.errors import InputError
+from project.runs import results
+from project.runs.folder import RunFolder
+from project.runs.results import DamagedError
 
 sys.path.insert(0, str(ROOT / "tests" / "faults"))
 import presets
@@ -48,11 +51,11 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 def test_a_pipe_and_a_folder_are_not_waited_for(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(InputError, match=r"pipe.yaml: no regular file; a text file is needed"):
+    with pytest.raises(InputError, match=r"pipe.yaml: no regular file; name a text file"):
         read_text(tmp_path / "pipe.yaml")
-    with pytest.raises(InputError, match=r"a folder; a text file is needed"):
+    with pytest.raises(InputError, match=r"a folder; name a text file"):
         read_text(tmp_path)
-    with pytest.raises(InputError, match=r"lost.yaml: no such file"):
+    with pytest.raises(InputError, match=r"lost.yaml: No such file or directory"):
         read_text(tmp_path / "lost.yaml")
 
 
@@ -94,3 +97,28 @@ def test_the_first_of_several_folders_counts_and_caches_are_left_alone(tmp_path:
     for _ in range(2):
         assert read_option([first, second], "optim", "mine") == expected
     assert config_files.read_mapping(second / "optim" / "base.yaml") == {"momentum": 3, "nested": {"b": 2}}
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (b"model: {a: 1\n", r"config\.yaml:1: while parsing a flow mapping"),
+        (presets.LAUGHS.encode(), r"config\.yaml:6: more than 200000 values, with those of its aliases"),
+        (b"name: caf\xe9\n", r"config\.yaml:1: no UTF-8 text"),
+        (b"- a\n", r"config\.yaml:1: a list, but keys with values are needed"),
+    ],
+)
+def test_a_run_folders_broken_records_are_named_with_their_line(
+    tmp_path: Path, text: bytes, says: str
+) -> None:
+    run = RunFolder(tmp_path)
+    run.composed_file.parent.mkdir()
+    for file in (run.config_file, run.composed_file):
+        file.write_bytes(text)
+    with pytest.raises(InputError, match=rf"resume=.*{says}"):
+        resume._read(run, run.composed_file, "trainer")
+    with pytest.raises(InputError, match=rf"run=.*{says}"):
+        rebuild.read_config(run)
+    if says.endswith(("aliases", "text")):
+        with pytest.raises(DamagedError, match=says):
+            results._load_config(run.config_file)

@@ -79,8 +79,14 @@ def read_text(file: Path) -> str:
     """
     try:
         if not file.is_file():  # opening a pipe would wait for its other end
-            what = "a folder" if file.is_dir() else "no regular file" if file.exists() else "no such file"
-            raise InputError(f"{shown(file)}: {what}; a text file is needed")
+            what = (
+                "a folder"
+                if file.is_dir()
+                else "no regular file"
+                if file.exists()
+                else "No such file or directory"
+            )
+            raise InputError(f"{shown(file)}: {what}; name a text file")
         with file.open("rb") as stream:
             data = stream.read(MOST_BYTES + 1)
     except OSError as error:
@@ -103,6 +109,15 @@ def read_mapping(file: Path) -> dict[str, Any]:
     Raises:
         InputError: as `read_text`; or it is no YAML, too large with its aliases, or something but keys.
     """
+    found = read_yaml(file)
+    if isinstance(found, dict | None):
+        return found or {}
+    kind = "a list" if isinstance(found, list) else "only words"
+    raise InputError(f"{shown(file)}:1: {kind}, but keys with values are needed, as in seed: 1")
+
+
+def read_yaml(file: Path) -> Any:
+    """Read a YAML file of any kind; otherwise as `read_mapping`."""
     return _read(file)[1]
 
 
@@ -215,7 +230,7 @@ def _refuse_wrong_defaults(file: Path) -> None:
             raise InputError(f"{place(file, 'defaults')}defaults: {item}: write - GROUP: OPTION, or - FILE")
 
 
-def _read(file: Path) -> tuple[str, dict[str, Any]]:
+def _read(file: Path) -> tuple[str, Any]:
     """A file's first lines and its values, read again when it has changed."""
     try:
         stat = file.stat()
@@ -225,19 +240,15 @@ def _read(file: Path) -> tuple[str, dict[str, Any]]:
 
 
 @lru_cache(maxsize=1024)
-def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, dict[str, Any]]:
+def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, Any]:
     text, name = read_text(file), shown(file)
     try:
         loader = _loader()(text)
         try:
             node = loader.get_single_node()
             if node is None:
-                return text[:HEADER], {}
+                return text[:HEADER], None
             _measure(node, name, {}, 0)
-            if not isinstance(node, yaml.MappingNode):
-                kind = "a list" if isinstance(node, yaml.SequenceNode) else "only words"
-                line = node.start_mark.line + 1
-                raise InputError(f"{name}:{line}: {kind}, but keys with values are needed, as in seed: 1")
             return text[:HEADER], loader.construct_document(node)
         finally:
             loader.dispose()

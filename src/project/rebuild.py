@@ -12,6 +12,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from project import config_files
 from project.building import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import check_classes, per_channel
@@ -228,10 +229,10 @@ def plain_module(config: dict[str, Any]) -> ImageClassifier:
 
 def _load(file: Path, run: RunFolder) -> DictConfig:
     try:
-        found = OmegaConf.load(file)
-    except Exception as error:  # parsers and file systems raise many kinds
-        raise _damaged(run, file, one_line(error)) from error
-    if not isinstance(found, DictConfig):
+        found = config_files.load(file)
+    except InputError as error:
+        raise _damaged(run, file, str(error)) from error
+    if not found:
         raise _damaged(run, file, "no keys")
     return found
 

@@ -5,13 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import yaml
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
-from omegaconf.errors import OmegaConfBaseException
 
-from project import redaction
-from project.errors import InputError, one_line
+from project import config_files, redaction
+from project.errors import InputError
 from project.nearest import did_you_mean, explain_key, options
 from project.runs.changes import find_changes, find_refusals
 from project.runs.checkpoint_files import find_damage
@@ -79,7 +77,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     told = " ".join(f"{key}={value}" for key, value in named.items())
     _refuse_places(named)
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
-    outputs = given.get("paths.outputs") or OmegaConf.load(defaults).paths.outputs
+    outputs = given.get("paths.outputs") or config_files.load(defaults).paths.outputs
     if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
         flags = [text for text in arguments if text.startswith("-") and text not in MULTIRUN_FLAGS]
         if flags:
@@ -235,10 +233,10 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
 def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
     """A record of a run's configuration, in which `key` must be."""
     try:
-        found = OmegaConf.load(file)
-    except (OSError, ValueError, AssertionError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise InputError(f"resume={run.shown}: {file} is damaged ({one_line(error)})") from error
-    if not isinstance(found, DictConfig) or key not in found:
+        found = config_files.load(file)
+    except InputError as error:
+        raise InputError(f"resume={run.shown}: {file} is damaged ({error})") from error
+    if key not in found:
         raise InputError(
             f"resume={run.shown}: {file} is damaged (no key {key}); restore it, or start a new run, with "
             "ckpt_path= a copy of the checkpoint elsewhere"

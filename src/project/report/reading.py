@@ -7,11 +7,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from project import config_files
+from project.errors import InputError
 from project.runs.folder import RunFolder
 from project.runs.metrics_table import read_metrics
-from project.runs.results import LOADER
 
 LOG_BYTES = 2**18
 """Of a log's end that are read."""
@@ -165,8 +164,8 @@ def read_end(file: Path) -> str:
 
 def _yaml(file: Path) -> Any:
     try:
-        return yaml.load(file.read_text(errors="replace"), LOADER)  # noqa: S506
-    except (OSError, ValueError, TypeError, yaml.YAMLError, RecursionError):
+        return config_files.read_yaml(file)
+    except InputError:
         return None
 
 

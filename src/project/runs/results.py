@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from project import config_files
 from project.errors import InputError, one_line
 from project.runs.folder import RunFolder
 
@@ -163,9 +164,9 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _load_config(file: Path) -> dict[str, Any]:
     try:
-        text = file.read_text()
+        text = config_files.read_text(file)
         if re.search(r"[&*]\w|^(---|%)", text, re.MULTILINE):  # blocks may depend on each other
-            config = yaml.load(text, LOADER)  # noqa: S506
+            config = config_files.read_yaml(file)
         else:
             config = {}
             for block in BLOCK.split(text):

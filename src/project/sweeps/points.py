@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from project.checks.arguments import repeated as repeated_keys
+from project.config_files import read_text
 from project.errors import InputError, one_line
 from project.sweeps.jobs import Job, folder_name
 
@@ -52,10 +53,9 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
         InputError: the file cannot be read, or a line is none of overrides.
     """
     try:
-        lines = Path(file).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "no UTF-8 text"
-        raise InputError(f"hydra.sweeper.file={file}: {reason}; name a text file") from error
+        lines = read_text(Path(file)).splitlines()
+    except InputError as error:
+        raise InputError(f"hydra.sweeper.file={error}") from error
     points: list[Point] = []
     for number, line in enumerate(lines, start=1):
         if not line.strip() or line.lstrip().startswith("#"):
