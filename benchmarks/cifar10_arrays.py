@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from project.datamodules.folders import image_files, subfolders
+from project.datamodules.folders import class_names, find_images
 
 FOLDER = "cifar10_jpeg"
 ARRAYS = "cifar10_arrays"
@@ -29,9 +29,9 @@ def decoded(data: Path, cache: Path) -> Path:
     for split in ("train", "test"):
         if (folder / f"{split}_labels.npy").exists():
             continue
-        classes = [image_files(found) for found in subfolders(data / FOLDER / split)]
-        images = [np.asarray(Image.open(file)) for files in classes for file in files]
-        labels = np.repeat(np.arange(len(classes)), [len(files) for files in classes])
+        found = find_images(data / FOLDER, data / FOLDER / split, class_names(data / FOLDER))
+        images = [np.asarray(Image.open(file)) for file in found.files]
+        labels = np.array(found.labels)
         for name, array in (("images", np.stack(images)), ("labels", labels)):
             partial = folder / f"{split}_{name}.{os.getpid()}.npy"
             np.save(partial, array)

@@ -24,17 +24,19 @@ from project.choices import require_accelerator
 from project.csv_cells import unescape
 from project.datamodules import image_decoder
 from project.datamodules.image_decoder import decode_image
+from project.datamodules.image_files import PassedOver
 from project.errors import DataError, InputError
 from project.modules.views import mean_over_views
 from project.options import parse
 from project.prediction.command import predict_files
 from project.prediction.decoding import decode_files
-from project.prediction.files import PassedOver, find_files, shown
+from project.prediction.files import find_files
 from project.prediction.options import Options
 from project.prediction.predicting import predict
 from project.prediction.table import TableLayout, columns_of, fit
 from project.rebuild import Trained, load
 from project.runs.finding import find_trained
+from project.wording import shown
 
 CLASSES = ["ant", "bee", "cat"]
 Command = Callable[..., tuple[str, str]]

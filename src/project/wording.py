@@ -12,3 +12,16 @@ def duration(seconds: float) -> str:
 def printable(text: str) -> str:
     """A text that every encoding of Unicode takes: names of files may hold other bytes."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def shown(name: str) -> str:
+    """A file's name on one line of a screen: what would move or colour it, or is no text, is spelt out."""
+    return name if name.isprintable() else "".join(map(_spelt, name))
+
+
+def _spelt(character: str) -> str:
+    if character.isprintable():
+        return character
+    if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8 (PEP 383)
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()

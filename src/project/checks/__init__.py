@@ -12,7 +12,18 @@ from omegaconf import DictConfig, Node, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project import hydra_guard, redaction, targets
-from project.checks import data, files, monitors, networks, optimization, places, trainer, unread, values
+from project.checks import (
+    data,
+    files,
+    image_folders,
+    monitors,
+    networks,
+    optimization,
+    places,
+    trainer,
+    unread,
+    values,
+)
 from project.checks.asked import asked
 from project.checks.declared import declared_values, flat
 from project.checks.familiar import is_judged, place_of
@@ -27,10 +38,15 @@ def find_problems(config: DictConfig) -> Iterator[str]:
 
     Args:
         config: with Hydra's own node.
+
+    Raises:
+        DataError: nothing is but images are damaged or missing.
     """
     told: dict[str, str] = {}
     for line in _problems(config):
         told[SUBJECT.match(line)[0]] = line  # type: ignore[index]
+    if not told:
+        image_folders.refuse_damaged(config)
     for key in _causes(list(told), config):
         yield files.place_of(key, config, told[key]) + told[key]
 
@@ -74,6 +90,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
             value = _value(key, leaves, config)
         except (OmegaConfBaseException, RecursionError) as error:
             if damage := _told_by(DataError, error):  # it decides about values that could be checked
+                image_folders.refuse_damaged(config)
                 raise DataError(damage) from error
             yield _reason(key, error)
             continue

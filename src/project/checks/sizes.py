@@ -3,10 +3,12 @@
 import math
 from collections.abc import Mapping
 from functools import cache
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from project.datamodules.folders import class_folders, first_image, image_files, split_folder
+from project.datamodules.folders import class_folders, find_layout, first_image
+from project.datamodules.image_files import ImageWalk
 from project.errors import InputError
 
 MODULES = "project.datamodules."
@@ -79,15 +81,13 @@ def _count(path: str) -> tuple[int | None, int, bool, bool] | None:
     try:
         folders = class_folders(root)
         first_image(root)  # tells of a folder without images
-        count = 0
-        for folder in folders:
-            count += len(image_files(folder))
-            if count > MOST_COUNTED:
-                break
+        splits = find_layout(root).splits
+        walk = ImageWalk(str(splits.get("train", root)))
+        found = (entry for folder in folders for entry in walk.find(str(folder)) if isinstance(entry, str))
+        count = sum(1 for _ in islice(found, MOST_COUNTED + 1))
     except (InputError, OSError):
         return None
-    own = [split_folder(root, split) is not None for split in ("val", "test")]
-    return (count if count <= MOST_COUNTED else None), len(folders), own[0], own[1]
+    return (count if count <= MOST_COUNTED else None), len(folders), "val" in splits, "test" in splits
 
 
 class Length(NamedTuple):

@@ -2,7 +2,7 @@
 
 import logging
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -22,7 +22,7 @@ from project.datamodules.loader import ImageLoader
 from project.datamodules.order import EvaluationOrder, TrainingOrder
 from project.datamodules.pixels import channel_statistics, preprocess
 from project.datamodules.prepared import PreparedFolder
-from project.errors import InputError
+from project.errors import DataError, InputError
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +37,14 @@ class Part(NamedTuple):
 
     images: Images
     rows: Tensor  # N', long
+
+
+def _caught(read: Callable[[], None]) -> list[DataError]:
+    try:
+        read()
+    except DataError as error:
+        return [error]
+    return []
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -156,12 +164,16 @@ class ImageDataModule(L.LightningDataModule):
         """
 
     def setup(self, stage: str) -> None:
-        """Read the splits that the stage needs."""
-        if stage == "test":
-            if "test" not in self._parts:
-                self._parts["test"] = self._whole(self._load("test"))
-        elif "train" not in self._parts:
-            self._set_up_training()
+        """Read the splits that the stage needs; where a trainer trains, the test split too, for what is wrong
+        with it must not be found when training is over.
+        """
+        errors: list[DataError] = []
+        if stage != "test" and "train" not in self._parts:
+            errors += _caught(self._set_up_training)
+        if stage == "test" or (stage == "fit" and self.trainer is not None):
+            errors += _caught(self._set_up_test)
+        if errors:
+            raise DataError("\n".join(dict.fromkeys(map(str, errors))))  # of one folder, perhaps
         if self.mean is None or self.std is None:
             self._measure_channels()
         if stage == "fit":
@@ -253,6 +265,10 @@ class ImageDataModule(L.LightningDataModule):
         self._parts["train"] = Part(train, kept)
         if len(taken):
             self._parts["val"] = Part(train, taken)
+
+    def _set_up_test(self) -> None:
+        if "test" not in self._parts:
+            self._parts["test"] = self._whole(self._load("test"))
 
     def _load(self, split: Split) -> Images | None:
         """Read, preprocess and check a split."""

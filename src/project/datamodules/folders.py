@@ -1,25 +1,135 @@
 """Where the images of a folder data set lie. Needs no torch: the configuration is made from it."""
 
 import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
+from project.datamodules.image_files import ImageWalk, PassedOver, not_listed, sum_up
 from project.errors import DataError, InputError
+from project.wording import shown
 
-EXTENSIONS = frozenset({".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp", ".gif"})
-ENDINGS = tuple(EXTENSIONS)
-SPLIT_NAMES = {"train": ("train", "training"), "val": ("val", "valid", "validation"), "test": ("test",)}
+SPLITS = ("train", "val", "test")
+SPLIT_OF_WORD = {
+    **dict.fromkeys(("train", "training", "trainset"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "dev", "devset"), "val"),
+    **dict.fromkeys(("test", "testing", "testset"), "test"),
+}
 ALL = "all"
 """As `data.test_size`: all images are test images."""
+MOST_NAMED = 3
 
 
-def split_folder(path: Path, split: str) -> Path | None:
-    """Folder of a split below `path`; `path` itself for `train` if it holds the classes directly."""
-    for name in SPLIT_NAMES[split]:
-        if (path / name).is_dir():
-            return path / name
-    if split == "train":
-        return path
-    return None
+class Layout(NamedTuple):
+    """Which folders below a data set's folder hold its splits.
+
+    Args:
+        splits: folder of each split that has one; of `train`, the data set's folder itself if other folders
+            than those of splits, the classes, lie in it.
+        unused: names of other folders beside a folder `train`.
+    """
+
+    splits: dict[str, Path]
+    unused: tuple[str, ...]
+
+
+class SplitFiles(NamedTuple):
+    """The images of a split.
+
+    Args:
+        files: class by class.
+        labels: one for each file.
+        passed_over: files and folders beside them.
+    """
+
+    files: list[str]
+    labels: list[int]
+    passed_over: list[PassedOver]
+
+
+def find_layout(path: Path) -> Layout:
+    """Find the folders of the splits by their names, in any case: those of `SPLIT_OF_WORD`.
+
+    A name with further words, as `images_train` or `cifar_test`, may be a class's. It is a split's, where the
+    split has no plain name, beside a folder `train`, or beside another split's with the same words. Otherwise
+    what is in it decides. The only folder in a split's takes its place, if its name is that split's too.
+
+    Raises:
+        DataError: two folders name the same split, or one names a split or a class.
+    """
+    names = _folder_names(path)
+    found: dict[str, list[str]] = defaultdict(list)
+    decorated: dict[str, list[tuple[str, str]]] = defaultdict(list)  # further words and names
+    others: set[str] = set()
+    for name in names:
+        split, more = _split_of(name)
+        if not split:
+            others.add(name)
+        elif more:
+            decorated[split].append((more, name))
+        else:
+            found[split].append(name)
+    has_train = "train" in found
+    for split, candidates in decorated.items():
+        if split in found:
+            continue
+        alike = {more for other, those in decorated.items() if other != split for more, _ in those}
+        for more, name in candidates:
+            if has_train or more in alike or _holds_classes(path, name, split, others):
+                found[split].append(name)
+    for split, several in found.items():
+        if len(several) > 1:
+            raise DataError(
+                f"data.path={path}: {' and '.join(map(shown, several))} name the same split, {split}; keep "
+                "one, or rename the others"
+            )
+    splits = {split: _innermost(path / found[split][0], split) for split in SPLITS if split in found}
+    if "train" in splits:
+        used = {named for (named,) in found.values()}
+        return Layout(splits, tuple(name for name in names if name not in used))
+    return Layout({"train": path, **splits} if len(splits) < len(names) else splits, ())
+
+
+def _holds_classes(path: Path, name: str, split: str, others: set[str]) -> bool:
+    """Whether a folder that may be a split's or a class's is a split's: by what is in it and beside it."""
+    inside = set(_folder_names(path / name))
+    if not inside:
+        return False
+    if not others or (split != "train" and inside <= others):
+        return True
+    raise DataError(
+        f"data.path={path}: {shown(name)} may hold the {split} split or be a class; rename it to {split}, or "
+        f"to a name without that word"
+    )
+
+
+def _split_of(name: str) -> tuple[str, str]:
+    """The split that a folder's name names, empty if none or several, and its further words."""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_]+", name)]
+    if (split := SPLIT_OF_WORD.get(name.lower())) is not None:
+        return split, ""
+    splits = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
+    more = " ".join(word for word in words if word not in SPLIT_OF_WORD)
+    return (splits.pop(), more or name) if len(splits) == 1 else ("", "")
+
+
+def _innermost(folder: Path, split: str) -> Path:
+    """A split's folder, or the one in it that archives put there once more."""
+    names = _folder_names(folder)
+    return folder / names[0] if len(names) == 1 and _split_of(names[0])[0] == split else folder
+
+
+def _folder_names(folder: Path) -> list[str]:
+    """Names of the folders in `folder`, sorted, without hidden ones and those of the system."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if not not_listed(entry.name) and entry.is_dir())
+    except OSError as error:
+        raise DataError(
+            f"data.path: {folder} cannot be read ({error.strerror}); see who may read it"
+        ) from error
 
 
 def class_folders(path: Path) -> list[Path]:
@@ -31,40 +141,102 @@ def class_folders(path: Path) -> list[Path]:
     """
     if not path.is_dir():
         raise InputError(f"data.path={path}: no such folder; give one that holds a folder for each class")
-    folder = split_folder(path, "train")
-    assert folder is not None
-    found = subfolders(folder)
+    splits = find_layout(path).splits
+    folder = splits.get("train", path)
+    found = subfolders(path, folder)
     if len(found) < 2:
+        beside = [
+            f"{shown(other.name)} is the {split} split" for split, other in splits.items() if split != "train"
+        ]
         raise DataError(
             f"data.path={path}: {len(found)} class folders in {folder}, at least 2 are needed "
-            f"(train/<class>/*.jpg or <class>/*.jpg)"
+            f"(train/<class>/*.jpg or <class>/*.jpg{'; ' if beside else ''}{', '.join(beside)})"
         )
     return found
 
 
-def subfolders(folder: Path) -> list[Path]:
-    """Folders in `folder`, sorted by name, hidden ones left out."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
-    return [folder / name for name in names]
+def subfolders(path: Path, folder: Path) -> list[Path]:
+    """Class folders in the folder of a split, sorted by name.
 
-
-def image_files(folder: Path) -> list[str]:
-    """Image files in `folder` and below it, sorted as paths are: folder by folder.
-
-    They are no `Path`s: making, comparing and hashing those takes longer than the rest of a start.
+    Args:
+        path: of the data set, whose folders of splits are no classes.
+        folder: of the split.
     """
-    found: list[str] = []
-    parents = 0
-    for parent, _, names in os.walk(folder, followlinks=True):
-        inside = os.path.join(parent, "")
-        found += [inside + name for name in sorted(names) if _is_image(name)]
-        parents += 1
-    return sorted(found, key=lambda file: file.split(os.sep)) if parents > 1 else found
+    taken = set(find_layout(path).splits.values()) if folder == path else set()
+    return [folder / name for name in _folder_names(folder) if folder / name not in taken]
 
 
-def _is_image(name: str) -> bool:
-    return name.lower().endswith(ENDINGS) and not name.startswith(".")
+def class_name(folder: Path) -> str:
+    """Name of the class in a folder: on one line, and the same whatever the locale."""
+    return shown(os.fsencode(folder.name).decode(errors="surrogateescape"))
+
+
+def class_names(path: Path) -> list[str]:
+    """Names of the training images' classes, in the order of the labels.
+
+    Raises:
+        InputError: see `class_folders`.
+    """
+    names = [class_name(folder) for folder in class_folders(path)]
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise DataError(f"data.path={path}: two class folders are shown as {twice[0]}; rename one")
+    return names
+
+
+def find_images(path: Path, folder: Path, names: Sequence[str], *, given: bool = False) -> SplitFiles:
+    """Find the images of a split, and label them.
+
+    Args:
+        path: of the data set.
+        folder: of the split.
+        names: of the classes, in the order of the labels.
+        given: whether `names` are configured; otherwise those of the training images.
+
+    Raises:
+        DataError: a class is none of `names`, or has no training images; or there are no images at all.
+    """
+    classes = subfolders(path, folder)
+    if unknown := [one for one in classes if class_name(one) not in names]:
+        few = shown(", ".join(map(str, unknown[:MOST_NAMED])) + (", …" if unknown[MOST_NAMED:] else ""))
+        if given:
+            raise DataError(
+                f"data.path={path}: {few} is none of the classes {', '.join(names)}; rename or remove it"
+            )
+        raise DataError(f"data.path={path}: class {few} has no training images; add some, or remove it")
+    walk = ImageWalk(str(folder))
+    files: list[str] = []
+    labels: list[int] = []
+    passed_over = list(_beside_classes(folder))
+    for one in classes:
+        found = list(walk.find(str(one)))
+        images = [entry for entry in found if isinstance(entry, str)]
+        others = [entry for entry in found if isinstance(entry, PassedOver)]
+        if not images and folder == find_layout(path).splits.get("train"):
+            why = f" (passed over: {sum_up(others, str(one))})" if others else ""
+            raise DataError(
+                f"data.path={path}: no image files in class folder {shown(str(one))}{why}; add some, or "
+                "remove it"
+            )
+        files += images
+        labels += [names.index(class_name(one))] * len(images)
+        passed_over += others
+    if not files:
+        why = f" (passed over: {sum_up(passed_over, str(folder))})" if passed_over else ""
+        raise DataError(
+            f"data.path={path}: no image files in {folder}/<class>{why}; see whether they were moved, or "
+            "give another folder"
+        )
+    return SplitFiles(files, labels, passed_over)
+
+
+def _beside_classes(folder: Path) -> Iterator[PassedOver]:
+    """What lies in the folder of a split and is no class folder."""
+    with os.scandir(folder) as entries:
+        for entry in sorted(entries, key=lambda entry: entry.name):
+            if reason := not_listed(entry.name):
+                yield PassedOver(entry.path, reason)
+            elif not entry.is_dir():
+                yield PassedOver(entry.path, "in no class folder")
 
 
 def first_image(path: Path) -> Path:
@@ -73,7 +245,9 @@ def first_image(path: Path) -> Path:
     Raises:
         DataError: there is none.
     """
+    walk = ImageWalk(str(path))
     for folder in class_folders(path):
-        if files := image_files(folder):
-            return Path(files[0])
-    raise DataError(f"data.path={path}: no image files ({' '.join(sorted(EXTENSIONS))}) in its class folders")
+        for entry in walk.find(str(folder)):
+            if isinstance(entry, str):
+                return Path(entry)
+    raise DataError(f"data.path={path}: no image files in its class folders; see whether they were moved")

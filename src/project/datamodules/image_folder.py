@@ -16,12 +16,14 @@ from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.file_images import FileImages
-from project.datamodules.folders import ALL, class_folders, image_files, split_folder, subfolders
+from project.datamodules.folders import ALL, Layout, SplitFiles, class_names, find_images, find_layout
 from project.datamodules.image_decoder import DECODER, decode_image
+from project.datamodules.image_files import sum_up
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
 from project.devices import available_cpus
-from project.errors import DataError, InputError
+from project.errors import InputError
 from project.randomness import generator
+from project.wording import shown
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +37,8 @@ WORTH_KEEPING = 2**20
 
 class ImageFolder(ImageDataModule):
     """Images in class folders: `path/train/<class>/…`, with `path/val` and `path/test` beside it if there
-    are any, or `path/<class>/…` alone. What is missing is cut from the training images, stratified.
+    are any, or `path/<class>/…` alone (see `find_layout`). What is missing is cut from the training images,
+    stratified.
 
     Files are scaled to `input_shape` without keeping their aspect, and converted to its channels. Where all
     images fit the budget they are decoded once, and mapped at later starts; else worker processes decode
@@ -81,13 +84,21 @@ class ImageFolder(ImageDataModule):
         if white_level is not None and not white_level > 0:
             raise InputError(f"data.white_level={white_level}: must be above 0")
         self.white_level = white_level
+        self._told: set[Path] = set()
 
     @cached_property
     def class_names(self) -> list[str]:
         """Names of the class folders, sorted, unless `classes` names them."""
-        if self.classes is not None:
-            return self.classes
-        return [folder.name for folder in class_folders(self.path)]
+        return class_names(self.path) if self.classes is None else self.classes
+
+    @cached_property
+    def layout(self) -> Layout:
+        """Which folders hold the splits; those beside them are told."""
+        found = find_layout(self.path)
+        if found.unused:
+            names = ", ".join(map(shown, found.unused))
+            log.info("not used in %s, beside the folders of the splits: %s", self.path, names)
+        return found
 
     @property
     def source(self) -> str:
@@ -97,7 +108,7 @@ class ImageFolder(ImageDataModule):
     @property
     def validates(self) -> bool:
         """Whether there are validation images: cut off, or in a folder of their own."""
-        return super().validates or split_folder(self.path, "val") is not None
+        return super().validates or "val" in self.layout.splits
 
     def prepare_data(self) -> None:
         """Check the number of classes before anything is decoded."""
@@ -125,14 +136,23 @@ class ImageFolder(ImageDataModule):
 
     def _labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Files of a split and their labels (N,); None if it is to be cut from the training images."""
-        own = split_folder(self.path, split)
-        if split == "val" and own is None:
+        splits = self.layout.splits
+        if split == "val" and "val" not in splits:
             return None
-        files, labels = self._scan(own or split_folder(self.path, "train") or self.path)
-        if split != "val" and split_folder(self.path, "test") is None:
+        found = self._images(splits.get(split) or splits.get("train", self.path))
+        files, labels = found.files, torch.tensor(found.labels)
+        if split != "val" and "test" not in splits:
             rows = self._cut(labels, split)
             files, labels = [files[row] for row in rows.tolist()], labels[rows]
         return files, labels
+
+    def _images(self, folder: Path) -> SplitFiles:
+        """Walk a split's folder, and tell what is passed over, once."""
+        found = find_images(self.path, folder, self.class_names, given=self.classes is not None)
+        if found.passed_over and folder not in self._told:
+            log.info("passed over in %s: %s", folder, sum_up(found.passed_over, str(folder)))
+        self._told.add(folder)
+        return found
 
     def _cut(self, labels: Tensor, split: Split) -> Tensor:
         """Rows of the training or the test images, where one folder holds both."""
@@ -152,36 +172,6 @@ class ImageFolder(ImageDataModule):
             )
         train, test = stratified_split(labels, size, generator(self.split_seed, 1))
         return test if split == "test" else train
-
-    def _scan(self, folder: Path) -> tuple[list[str], Tensor]:
-        names = self.class_names
-        files: list[str] = []
-        labels: list[int] = []
-        for class_folder in subfolders(folder):
-            if class_folder.name not in names and self.classes is not None:
-                raise DataError(
-                    f"data.path={self.path}: {class_folder} is none of the classes {', '.join(names)}; "
-                    "rename or remove it"
-                )
-            if class_folder.name not in names:
-                raise DataError(
-                    f"data.path={self.path}: class {class_folder} has no training images; add some, or "
-                    "remove it"
-                )
-            found = image_files(class_folder)
-            if not found and folder == split_folder(self.path, "train"):
-                raise DataError(
-                    f"data.path={self.path}: no image files in class folder {class_folder}; add some, or "
-                    "remove it"
-                )
-            files += found
-            labels += [names.index(class_folder.name)] * len(found)
-        if not files:
-            raise DataError(
-                f"data.path={self.path}: no image files in {folder}/<class>; see whether they were moved, or "
-                "give another folder"
-            )
-        return files, torch.tensor(labels)
 
     def _open(self, files: Sequence[str], labels: Tensor, split: Split) -> Images:
         channels, height, width = self.input_shape

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from project import imports
+from project.datamodules.image_files import PassedOver
 from project.errors import DataError, InputError
-from project.prediction.files import PassedOver, find_files, shown
+from project.prediction.files import find_files
 from project.prediction.options import Options
 from project.prediction.table import TableLayout
 from project.prediction.writers import (
@@ -27,6 +28,7 @@ from project.prediction.writers import (
 from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
 from project.runs.finding import find_trained
 from project.runs.writable import refuse_unwritable_output
+from project.wording import shown
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction

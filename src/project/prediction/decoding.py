@@ -11,9 +11,9 @@ from torch import Tensor
 
 from project.datamodules.ahead import ahead
 from project.datamodules.image_decoder import OutOfRangeError, decode_image
+from project.datamodules.image_files import PassedOver
 from project.devices import available_cpus
 from project.errors import one_line
-from project.prediction.files import PassedOver
 
 CHUNK = 16
 """Files that a thread takes at a time: handing over each by itself would take as long as decoding it."""

@@ -19,11 +19,12 @@ import torch
 from torch import Tensor
 
 from project.choices import require_accelerator
+from project.datamodules.image_files import PassedOver
 from project.errors import NonFiniteError
 from project.modules.views import mean_over_views
 from project.prediction.decoding import Decoded, chunks, decode_files
-from project.prediction.files import PassedOver, shown
 from project.rebuild import Trained
+from project.wording import shown
 
 log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from os.path import commonpath, dirname, join
 from typing import TYPE_CHECKING
 
-from project.prediction.files import shown
+from project.wording import shown
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction
