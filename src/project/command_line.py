@@ -21,7 +21,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project import hydra_guard, imports, nodes, quirks, resolvers, resume, slurm_job, stopping
 from project.checks.arguments import refuse_wrong_arguments
-from project.errors import InputError, one_line
+from project.errors import InputError, one_line, plain
 from project.forking import flush
 from project.nearest import explain_composition, options
 from project.redaction import redact_text
@@ -158,7 +158,7 @@ def report(
     lines = _explain(error, conf, config_name)
     if not silent:
         if not lines or with_traceback:
-            print(redact_text("".join(traceback.format_exception(error))), end="", file=sys.stderr)
+            print(redact_text(plain("".join(traceback.format_exception(error)))), end="", file=sys.stderr)
         for line in lines:
             with suppress(OSError):  # of standard error itself
                 print(redact_text(f"error: {line}"), file=sys.stderr, flush=True)

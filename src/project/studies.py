@@ -16,7 +16,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from project.errors import InputError
+from project.errors import InputError, summarize
 from project.nearest import did_you_mean
 from project.runs.writable import refuse_unwritable_output
 
@@ -102,10 +102,9 @@ def open_storage(url: str) -> BaseStorage:
             return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
         return _open_database(url)
     except Exception as error:  # of whichever database driver
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(
-            f"hydra.sweeper.storage={url}: cannot be opened ({reason}); give {JOURNAL}FILE, sqlite:///FILE "
-            "or another address that SQLAlchemy takes"
+            f"hydra.sweeper.storage={url}: cannot be opened ({summarize(error)}); give {JOURNAL}FILE, "
+            "sqlite:///FILE or another address that SQLAlchemy takes"
         ) from error
 
 

@@ -19,6 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Protocol
 
+from project.errors import summarize
+
 log = logging.getLogger(__name__)
 
 SILENCE_S = 30
@@ -182,7 +184,7 @@ def _of_server() -> Iterator[None]:
     try:
         yield
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise ArchiveError(" ".join(str(error).split()) or type(error).__name__) from error
+        raise ArchiveError(summarize(error)) from error
 
 
 def move_into(source: Path, target: Path) -> None:

@@ -11,7 +11,7 @@ from filelock import FileLock, SoftFileLock, Timeout
 
 from project.datamodules.archives import md5_of, move_into
 from project.datamodules.checksums import digest_of
-from project.errors import DataError
+from project.errors import DataError, one_line
 
 log = logging.getLogger(__name__)
 
@@ -55,10 +55,9 @@ def fetch(
                 log.info("downloading %s to %s", name, root)
                 _download(name, root, folder, checksums, download)
     except (OSError, NotImplementedError) as error:  # the latter where there are no locks
-        reason = " ".join(str(error).split())
         raise DataError(
             f"paths.data={root}: data={name} is not there ({problem}) and could not be downloaded "
-            f"({reason}); put its files into {root / folder}, or train on the embedded data=digits"
+            f"({one_line(error)}); put its files into {root / folder}, or train on the embedded data=digits"
         ) from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from project.errors import DataError
+from project.errors import DataError, summarize
 
 NUMBERS = "biuf"
 """Kinds of NumPy types that an array may hold."""
@@ -47,8 +47,9 @@ def load_plain(file: Path) -> Any:
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a file that is none may raise anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise DataError(f"{file} is no file of arrays ({reason}); remove it and get it anew") from error
+        raise DataError(
+            f"{file} is no file of arrays ({summarize(error)}); remove it and get it anew"
+        ) from error
 
 
 def _empty_array(subtype: object, shape: object, kind: object) -> np.ndarray:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache, partial
 
+from project.errors import summarize
 from project.forking import die_with_parent
 from project.stopping import SIGNALS
 
@@ -73,4 +74,4 @@ def naming_worker_failures() -> Iterator[None]:
                 "data.num_workers: a process that decodes images ended, perhaps for lack of memory; take "
                 "fewer workers, smaller images (data.resize) or data.num_workers=0"
             )
-        raise WorkerError(f"{reason} ({text.rstrip('. ')})") from error
+        raise WorkerError(f"{reason} ({summarize(error).rstrip('. ')})") from error

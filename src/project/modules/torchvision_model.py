@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision import models
 
-from project.errors import InputError
+from project.errors import InputError, summarize
 from project.modules.weights import load_body
 
 
@@ -62,9 +62,8 @@ class TorchvisionModel(nn.Module):
             with torch.no_grad():
                 self.eval()(torch.zeros(1, *input_shape))
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).strip().splitlines()[0]
             raise InputError(
-                f"model.name={name}: cannot take images of {list(input_shape)} ({reason}); "
+                f"model.name={name}: cannot take images of {list(input_shape)} ({summarize(error)}); "
                 "try model.resize=224, or 299 for inception_v3"
             ) from error
         self.train()
@@ -123,10 +122,9 @@ def _build(name: str, side: int, weights: str | None) -> nn.Module:
     except ValueError as error:
         raise InputError(f"model.weights={weights}: {error}") from error
     except (UnpicklingError, RuntimeError, EOFError) as error:
-        reason = str(error).strip().partition("\n")[0]
         raise InputError(
             f"model.weights={weights}: {_cached(known[weights].url)} is damaged or no file of weights "
-            f"({reason}); remove it, and it is fetched anew"
+            f"({summarize(error)}); remove it, and it is fetched anew"
         ) from error
     if hasattr(network, "aux_logits"):
         network.aux_logits = False

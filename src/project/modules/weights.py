@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from project.errors import InputError
+from project.errors import InputError, summarize
 
 INSIDE = ("state_dict", "model")
 """Where training scripts keep the state_dict in what they save; our own checkpoints have the first."""
@@ -62,8 +62,9 @@ def _read(file: str) -> Mapping[str, Tensor]:
     except IsADirectoryError as error:
         raise InputError(f"model.weights={file}: a folder; name a file in it") from error
     except Exception as error:  # torch.load raises many kinds, all of them mean no file of plain weights
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"model.weights={file}: cannot be read as a state_dict ({reason})") from error
+        raise InputError(
+            f"model.weights={file}: cannot be read as a state_dict ({summarize(error)})"
+        ) from error
     for key in INSIDE:
         if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
             saved = saved[key]

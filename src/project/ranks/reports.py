@@ -14,6 +14,7 @@ import time
 from typing import NamedTuple
 
 from project.command_line import report
+from project.errors import summarize
 
 LENGTH = struct.Struct("<Q")
 MOST_CHARACTERS = 16_000
@@ -51,8 +52,7 @@ class Report(NamedTuple):
         when, shown = time.monotonic(), io.StringIO()
         with contextlib.redirect_stderr(shown):
             exit_code = report(error)
-        last = str(error).strip().splitlines()[:1]
-        summary = ": ".join([type(error).__name__, *last])
+        summary = ": ".join(dict.fromkeys([type(error).__name__, summarize(error)]))
         return cls(when, exit_code, shown.getvalue(), summary, _is_of_connection(error))
 
 

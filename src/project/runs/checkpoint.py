@@ -10,7 +10,7 @@ from typing import IO, Any
 import torch
 from torch import Tensor
 
-from project.errors import InputError, one_line
+from project.errors import InputError, one_line, summarize
 from project.runs import checkpoint_files
 from project.targets import refuse_address
 
@@ -41,8 +41,7 @@ def read(path: str | Path, weights: Weights | None = None) -> Checkpoint:
         saved = checkpoint["state_dict"]
         checkpoint["epoch"], checkpoint["loops"]["fit_loop"]
     except Exception as error:  # torch.load raises many kinds, all of them mean a file that is none
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise InputError(f"ckpt_path={path}: damaged or no checkpoint ({reason})") from error
+        raise InputError(f"ckpt_path={path}: damaged or no checkpoint ({summarize(error)})") from error
     if weights is not None:
         _require_same_network(path, saved, weights)
     return checkpoint

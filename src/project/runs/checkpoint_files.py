@@ -16,6 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from project.errors import summarize
+
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
@@ -115,7 +117,7 @@ def find_damage(path: Path) -> str:
             broken = archive.testzip()
         return f"is damaged in {broken}" if broken else ""
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
-        return f"is damaged or no checkpoint ({' '.join(str(error).split())})"
+        return f"is damaged or no checkpoint ({summarize(error)})"
 
 
 def has_checksum(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from project import slurm_job
-from project.errors import InputError
+from project.errors import InputError, plain
 from project.redaction import redact
 from project.runs import checkpoint_files
 from project.runs.claims import discard
@@ -180,7 +180,7 @@ class RunFolder:
 
 def describe(error: BaseException) -> str:
     """An error as the status has it."""
-    return f"{type(error).__name__}: {error}".strip(": ")
+    return f"{type(error).__name__}: {plain(str(error))}".strip(": ")
 
 
 def refuse_unwritable(run: RunFolder) -> None:
