@@ -30,9 +30,6 @@ REPEAT_S = 0.5
 """Seconds within which signals count as one: `timeout`, `uv run` and others send a signal to a process and to
 its group."""
 
-VALIDATION_LIMIT_S = 10.0
-"""Seconds after which a run that is to stop waits no longer for a validation to end."""
-
 
 def exit_code(signum: int) -> int:
     """Exit code of a process that a signal stopped."""
@@ -88,11 +85,10 @@ class _State:
     def __init__(self) -> None:
         self.signum = 0
         self.times = 0
-        self.since = 0.0
         self.heard = -math.inf
         self.deferring = False
         self.listening = False
-        self.raised = False  # on the spot: nothing is being saved
+        self.raises = 0  # times that it was raised on the spot
         self.shared: Request | None = None
         self.rank = 0
 
@@ -185,11 +181,6 @@ def requested() -> int:
     return _state.signum
 
 
-def requested_for() -> float:
-    """Seconds since this process noticed that it is to stop; 0: it is not."""
-    return time.monotonic() - _state.since if requested() else 0.0
-
-
 @contextmanager
 def listening() -> Iterator[None]:
     """Turn the signals into `Stopped`, at once or, within `deferring`, at the next step.
@@ -204,14 +195,14 @@ def listening() -> Iterator[None]:
         return
     _state.signum = _state.times = 0
     _state.heard = -math.inf
-    _state.raised = False
+    _state.raises = 0
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     earlier = {number: signal.signal(number, _hear) for number in heard}
     _state.listening = True
     try:
         yield
     except Exception as error:
-        if _state.raised:
+        if _state.raises:
             raise Stopped(_state.signum) from error
         raise
     finally:
@@ -228,7 +219,7 @@ def deferring() -> Iterator[None]:
         Stopped: as it ends, if the code within had no such moment any more; as it begins, if a library has
             swallowed one.
     """
-    if _state.raised:
+    if _state.raises:
         raise Stopped(_state.signum)
     before = _state.deferring
     _defer(True)
@@ -238,6 +229,24 @@ def deferring() -> Iterator[None]:
         _defer(before)
     if signum := requested():
         raise Stopped(signum)
+
+
+@contextmanager
+def surfacing() -> Iterator[None]:
+    """Raise `Stopped` as the code within ends, if it was raised there and a library has swallowed it.
+
+    Raises:
+        Stopped: also in the place of what a library has made of it.
+    """
+    before = _state.raises
+    try:
+        yield
+    except Exception as error:
+        if _state.raises > before:
+            raise Stopped(_state.signum) from error
+        raise
+    if _state.raises > before:
+        raise Stopped(_state.signum)
 
 
 def _defer(defers: bool) -> None:
@@ -258,12 +267,11 @@ def _hear(signum: int, frame: object) -> None:
         return  # clusters repeat themselves
     _note(signum)
     if impatient or not _state.deferring:
-        _state.raised = not _state.deferring
+        _state.raises += 1
         raise Stopped(signum)
     if signum == signal.SIGINT and _state.shared is None and sys.stderr.isatty():
         os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
 
 
 def _note(signum: int) -> None:
-    if not _state.signum:
-        _state.signum, _state.since = signum, time.monotonic()
+    _state.signum = _state.signum or signum

@@ -5,16 +5,25 @@ import signal
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
+import lightning as L
 import pytest
 import torch
 from attempts import only_run, run, start, wait
 from conftest import read_table
+from lightning.pytorch.callbacks import Callback
+from small import make_data, make_module, make_trainer
 
 from project import preflight, stopping
+from project.callbacks.ema import EMA
+from project.callbacks.last import Last
+from project.callbacks.stop import Stop
+from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
-from project.runs import checkpoint
+from project.modules.schedules import plateau
+from project.runs import checkpoint, checkpoint_files
 from project.training.loop import EpochLoop
 
 FOREVER = [
@@ -84,9 +93,8 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
     assert wait(process, limit_s=30) == 130
 
 
-def test_a_validation_that_does_not_end_is_given_up(tmp_path: Path) -> None:
+def test_a_validation_is_left_at_its_next_batch(tmp_path: Path) -> None:
     def slowly() -> None:
-        stopping.VALIDATION_LIMIT_S = 0.2
         step = ImageClassifier.validation_step
 
         def slow(*args: object) -> None:
@@ -97,11 +105,90 @@ def test_a_validation_that_does_not_end_is_given_up(tmp_path: Path) -> None:
 
         ImageClassifier.validation_step = slow
 
-    process = begin(tmp_path, "data.eval_batch_size=1", before=slowly)
+    more = ("data.eval_batch_size=1", "callbacks.last.every_epochs=0")  # nothing else saves
+    process = begin(tmp_path, *more, before=slowly)
     wait_for(tmp_path / "slow")
     os.kill(process, signal.SIGTERM)
     assert wait(process, limit_s=60) == 143
-    assert checkpoint.read(only_run(tmp_path).last_checkpoint)["global_step"] > 0
+    stopped = only_run(tmp_path)
+    steps = [int(row["step"]) for row in read_table(stopped.path / "metrics.csv")]
+    assert checkpoint.read(stopped.last_checkpoint)["global_step"] == steps[-1] > 50
+    assert stopped.read_status()["state"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("options", "step"),
+    [
+        ({"check_val_every_n_epoch": 1}, 14),
+        ({"val_check_interval": 3}, 10),
+        ({"val_check_interval": 3, "accumulate_grad_batches": 2}, 6),  # ends a step of 2 batches first
+    ],
+)
+def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[str, int], step: int) -> None:
+    class Signal(Callback):
+        """Tell the run to stop within the second epoch's first validation."""
+
+        def on_validation_batch_start(self, trainer: L.Trainer, *args: object) -> None:
+            if trainer.current_epoch == 1 and trainer.state.fn == "fit":
+                os.kill(os.getpid(), signal.SIGTERM)
+
+    def fit(folder: Path, *callbacks: Callback, resume: Path | None = None) -> ImageClassifier:
+        module = make_module()
+        module.scheduler_factory = partial(plateau, monitor="val/loss", mode="max", factor=0.5, patience=0)
+        trainer = make_trainer(
+            folder,
+            [EMA(0.9), Last(str(folder)), Stop(), *callbacks],
+            MetricsCSV(str(folder / "metrics.csv")),
+            max_epochs=4,
+            **options,
+        )
+        with stopping.listening():
+            data = make_data(eval_batch_size=2)
+            trainer.fit(module, data, ckpt_path=resume, weights_only=True)
+        return module
+
+    whole = fit(tmp_path / "whole")
+    with pytest.raises(stopping.Stopped, match="told to stop by SIGTERM"):
+        fit(tmp_path, Signal())
+    assert checkpoint.read(tmp_path / "last.ckpt")["global_step"] == step
+    resumed = fit(tmp_path, resume=tmp_path / "last.ckpt")
+    for name, value in whole.state_dict().items():
+        assert torch.equal(value, resumed.state_dict()[name]), name
+    assert read_table(tmp_path / "metrics.csv") == read_table(tmp_path / "whole" / "metrics.csv")
+
+
+def test_a_second_interrupt_within_a_save_leaves_nothing_behind(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = {"state_dict": {str(number): torch.randn(1000) for number in range(3)}}
+    last, write = tmp_path / "last.ckpt", checkpoint_files._Hashing.write
+    writes = told_at = 0
+
+    def counted(stream: checkpoint_files._Hashing, data: bytes) -> int:
+        nonlocal writes
+        writes += 1
+        if writes == told_at:
+            os.kill(os.getpid(), signal.SIGINT)
+        return write(stream, data)
+
+    def save() -> None:
+        nonlocal writes
+        writes = 0
+        with stopping.listening(), stopping.deferring():
+            if told_at:
+                os.kill(os.getpid(), signal.SIGINT)
+            checkpoint_files.write(last, lambda stream: checkpoint.save(content, stream), 12_000)
+
+    monkeypatch.setattr(stopping, "REPEAT_S", 0.0)
+    monkeypatch.setattr(checkpoint_files._Hashing, "write", counted)
+    save()
+    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    assert writes > 10
+    for told_at in range(1, writes + 1):
+        with pytest.raises(stopping.Stopped, match="told to stop by SIGINT") as told:
+            save()
+        assert told.value.code == 130
+        assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, told_at
 
 
 def test_a_time_limit_saves_the_last_step(tmp_path: Path) -> None:

@@ -36,6 +36,7 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
         self._step = 0
+        self._validates = False  # the module holds the average, and `average` the raw weights
         self._pairs: (
             tuple[list[Tensor], list[Tensor]] | tuple[()]
         ) = ()  # averages and weights, while training
@@ -96,8 +97,10 @@ class EMA(Callback):
     ) -> None:
         """Keep the average as the checkpoint's weights, the raw ones beside it."""
         if self.decay and trainer.state.fn == "fit":
-            raw = {name: checkpoint["state_dict"][name] for name in self.average}
-            checkpoint["state_dict"].update(self.average)
+            raw = self.average
+            if not self._validates:
+                raw = {name: checkpoint["state_dict"][name] for name in self.average}
+                checkpoint["state_dict"].update(self.average)
             checkpoint["ema"] = {"raw": raw, "step": self._step}
 
     def on_load_checkpoint(
@@ -112,7 +115,7 @@ class EMA(Callback):
         weights = _floats(pl_module)
         raw = {name: weights[name].clone() for name in self.average}
         _copy(self.average, weights)
-        self.average = raw
+        self.average, self._validates = raw, not self._validates
         self._pairs = ()
 
 

@@ -1,4 +1,4 @@
-"""Stopping in a long validation."""
+"""Stopping in a validation."""
 
 from typing import Any
 
@@ -6,12 +6,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project import stopping
+from project.training.agreement import largest
+from project.training.loop import EpochLoop
 
 
 class Stop(Callback):
-    """End a validation during training that does not come to its end soon after the run was told to stop.
+    """Leave a validation during training when the run was told to stop; a resumed run begins it again.
 
-    Nothing is saved then: the state is that of the last checkpoint and of nothing later.
+    The state is saved, that of the last batch. Within gradients that accumulate it cannot be: there the
+    validation ends first, and the optimizer step. All ranks have the same number of batches here.
     """
 
     def on_validation_batch_end(
@@ -23,6 +26,11 @@ class Stop(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Give up when the time is over."""
-        if stopping.requested_for() > stopping.VALIDATION_LIMIT_S:
-            raise stopping.Stopped(stopping.requested())
+        """Save and leave, but not at the end, behind which the training loop does."""
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.state.fn != "fit" or not isinstance(loop, EpochLoop):
+            return
+        (signum,) = largest(trainer, stopping.requested())
+        if signum and not loop.val_loop.batch_progress.is_last_batch and not loop._should_accumulate():
+            loop.save()
+            raise stopping.Stopped(signum)

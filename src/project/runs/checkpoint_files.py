@@ -11,11 +11,12 @@ import hashlib
 import os
 import shutil
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
+from project import stopping
 from project.errors import summarize
 
 LAST = "last.ckpt"
@@ -72,7 +73,8 @@ def write(path: Path, dump: Callable[[IO[bytes]], object], size: int) -> None:
         with partial.open("wb") as file:
             hashing = _Hashing(file)
             try:
-                dump(hashing)  # type: ignore[arg-type]
+                with stopping.surfacing():  # torch finishes its archive all the same
+                    dump(hashing)  # type: ignore[arg-type]
             except RuntimeError:
                 if hashing.failure is None:
                     raise
@@ -83,10 +85,11 @@ def write(path: Path, dump: Callable[[IO[bytes]], object], size: int) -> None:
         if path.name in KEPT and path.exists():
             _keep(path, path.with_name(KEPT[path.name]), earlier)
         partial.replace(path)
-    except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
-        raise CheckpointError(_failed(path, error)) from error
+    except BaseException as error:
+        sweep(path.parent)
+        if isinstance(error, OSError):
+            raise CheckpointError(_failed(path, error)) from error
+        raise
     with suppress(OSError):  # it is safe now; this tidies up
         _write_digests(path, [digest])
         _folder_to_disk(path.parent)
@@ -145,14 +148,11 @@ def remove(path: Path) -> None:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what a process that was killed left half written."""
-    for partial in _partials(folder):
-        with suppress(OSError):
-            partial.unlink()
-
-
-def _partials(folder: Path) -> Iterator[Path]:
-    return folder.glob(f".*{PARTIAL}")
+    """Remove what was left half written."""
+    with suppress(OSError):
+        for partial in folder.glob(f".*{PARTIAL}"):
+            with suppress(OSError):
+                partial.unlink()
 
 
 class _Hashing:

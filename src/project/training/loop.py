@@ -132,7 +132,7 @@ class EpochLoop(ResumableEpochLoop):
         else:
             self._advance_chunk(data_fetcher, count)
         if self._ends_within_epoch():
-            self._save()  # before a last validation, which a run that goes on would not have had
+            self.save()  # before a last validation, which a run that goes on would not have had
 
     def _advance_chunk(self, data_fetcher: _DataFetcher, count: int) -> None:
         self.val_loop.restarting = False
@@ -173,7 +173,7 @@ class EpochLoop(ResumableEpochLoop):
         count, signum, due = largest(self.trainer, count if first else 0, signum, due if first else 0)
         # At an epoch's begin there is nothing to save: its callbacks' work at the end of the last one has.
         if (signum or due or self._is_due()) and self._between_steps() and self.batch_progress.current.ready:
-            self._save()
+            self.save()
             if signum:
                 raise stopping.Stopped(signum)
         accumulate = self.trainer.accumulate_grad_batches
@@ -194,7 +194,8 @@ class EpochLoop(ResumableEpochLoop):
         ended = self._is_training_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
         return ended and not self.batch_progress.is_last_batch and self._between_steps()
 
-    def _save(self) -> None:
+    def save(self) -> None:
+        """Have the state kept from which the run goes on; all ranks must call this."""
         for keeper in self._keepers:
             keeper.save(self.trainer)
 
