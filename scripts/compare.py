@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from project import command_line, imports
 from project.errors import InputError
+from project.forking import accept_all_text
 from project.runs.compare import compare
 from project.runs.earlier_output import COMPARISON, PICTURE, refuse_foreign
 from project.runs.spreadsheet import write_csv
@@ -72,6 +73,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def main(arguments: list[str]) -> None:
     """Compare runs as the command line says."""
+    accept_all_text()
     command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
     args = parse(arguments)
     for flag, file, kind in (("--csv", args.csv, COMPARISON), ("--plot", args.plot, PICTURE)):

@@ -4,6 +4,8 @@ import logging
 import os
 import shutil
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -210,6 +212,45 @@ def test_folders_of_the_system_are_no_classes(tmp_path: Path, name: str) -> None
         draw(folder / name / "1.png")
     assert found_in(tmp_path) == {"train": 4, "test": 4}
     assert folders.find_layout(tmp_path).unused == ()
+
+
+NAMES = ['=cow, "x"\t', "a\nb", "café", "図"]
+
+
+def test_names_of_classes_are_shown_as_they_are(tmp_path: Path) -> None:
+    for name in NAMES:
+        for number in range(3):
+            draw(tmp_path / name / f"{number}.png")
+    data = ImageFolder(str(tmp_path), **OPTIONS | {"num_classes": 4}, test_size=4)
+    assert data.class_names == ['=cow, "x"\\t', "a\\nb", "café", "図"]
+    data.setup("fit")
+    assert data._labelled_files("train")[1].bincount().tolist() == [2, 2, 2, 2]
+    given = ImageFolder(str(tmp_path), **OPTIONS | {"num_classes": 4}, classes=list(reversed(NAMES)))
+    assert given.class_names == list(reversed(data.class_names))
+    given.load_state_dict({"class_names": list(reversed(NAMES)), "mean": [0.5] * 3, "std": [0.5] * 3})
+    draw(tmp_path / "a\\nb" / "1.png")
+    with pytest.raises(DataError, match=r"two class folders are shown as a\\nb; rename one"):
+        folders.class_names(tmp_path)
+
+
+def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
+    draw(tmp_path / "café" / "1.png")
+    draw(tmp_path / "bee" / "1.png")
+    code = f"""if True:
+        import sys
+        from pathlib import Path
+        from project.datamodules.folders import class_names
+        from project.forking import accept_all_text
+        accept_all_text()
+        assert sys.stdout.encoding.lower() in ("ascii", "ansi_x3.4-1968"), sys.stdout.encoding
+        (names := class_names(Path({str(tmp_path)!r})))
+        print([ord(character) for character in names[1]], names[1])
+    """
+    plain = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], env=os.environ | plain, capture_output=True, check=True
+    )
+    assert done.stdout.decode() == f"{[ord(character) for character in 'café']} caf\\xe9\n"
 
 
 def problems(composer: Compose, root: Path, *more: str) -> list[str]:

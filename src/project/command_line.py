@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project import hydra_guard, imports, nodes, quirks, resolvers, resume, slurm_job, stopping
 from project.checks.arguments import refuse_wrong_arguments
 from project.errors import InputError, one_line, plain
-from project.forking import flush
+from project.forking import accept_all_text, flush
 from project.nearest import explain_composition, options
 from project.redaction import redact_text
 from project.runs import claims
@@ -50,6 +50,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     """
     global with_traceback
     stopping.end_at_once(_tidy_up)
+    accept_all_text()
     with_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()

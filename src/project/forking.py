@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 from contextlib import suppress
+from io import TextIOWrapper
 
 RANK_VARIABLES = (
     *("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ROLE_RANK"),
@@ -32,6 +33,13 @@ def die_with_parent(parent: int) -> None:
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
         if os.getppid() != parent:  # it ended before the call
             os._exit(128 + signal.SIGKILL)
+
+
+def accept_all_text() -> None:
+    """Have what a stream's encoding lacks spelt out, instead of ending the process: ASCII has no é."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from project import command_line, resolvers
 from project.errors import InputError
+from project.forking import accept_all_text
 from project.nearest import did_you_mean
 
 WIDTH = 80
@@ -50,6 +51,7 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
     """
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+    accept_all_text()
     arguments = sys.argv[1:]
     command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
     if {"--help", "-h"} & set(arguments):

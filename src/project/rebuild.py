@@ -23,6 +23,7 @@ from project.other_data import as_word, name_classes, override_data
 from project.quirks import silence_libraries
 from project.runs import checkpoint, checkpoint_files
 from project.runs.folder import RunFolder
+from project.wording import shown
 
 GROUPS: dict[str, dict[str, type]] = {
     "model": {"_target_": str},
@@ -180,7 +181,7 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
         config=config,
         checkpoint=file,
         module=module.eval(),
-        class_names=list(names),
+        class_names=[shown(str(name)) for name in names],
         mean=list(per_channel("mean", mean, channels) or ()),
         std=list(per_channel("std", std, channels) or ()),
         data_overrides=tuple(data),

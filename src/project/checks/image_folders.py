@@ -44,7 +44,7 @@ def refuse_damaged(config: DictConfig) -> None:
         path, classes, resize, shape, prepared = config.data.path, None, None, None, None
     found = _look(
         str(path),
-        tuple(map(str, classes)) if classes is not None else None,
+        tuple(shown(str(name)) for name in classes) if classes is not None else None,
         (int(shape[1]), int(shape[2])) if resize is None and shape is not None else None,
         prepared,
     )

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from project.datamodules.images import Images
 from project.errors import InputError
-from project.wording import printable
+from project.wording import shown
 
 
 def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, what: str) -> None:
@@ -84,15 +84,15 @@ def check_classes(learnt: Sequence[str], found: Sequence[str], where: str, remed
     Raises:
         InputError: they are others, or in another order.
     """
-    if list(learnt) == list(found):
+    learnt, found = [shown(name) for name in learnt], [shown(name) for name in found]
+    if learnt == found:
         return
     if len(learnt) != len(found):
         raise InputError(f"{where}: it has {len(found)} classes, the network learnt {len(learnt)}; {remedy}")
     place = next(place for place, name in enumerate(learnt) if found[place] != name)
-    mine, theirs = printable(learnt[place]), printable(found[place])
     raise InputError(
-        f"{where}: its classes are not those that the network learnt: class {place} is {theirs} here and "
-        f"was {mine}; {remedy}"
+        f"{where}: its classes are not those that the network learnt: class {place} is {found[place]} here "
+        f"and was {learnt[place]}; {remedy}"
     )
 
 

@@ -167,7 +167,9 @@ def subfolders(path: Path, folder: Path) -> list[Path]:
 
 
 def class_name(folder: Path) -> str:
-    """Name of the class in a folder: on one line, and the same whatever the locale."""
+    """Name of the class in a folder: the same whatever the locale, and shown everywhere as it is, for what is
+    no printable character is spelt out.
+    """
     return shown(os.fsencode(folder.name).decode(errors="surrogateescape"))
 
 

@@ -75,7 +75,7 @@ class ImageFolder(ImageDataModule):
         self.test_size = test_size
         if isinstance(test_size, str) and test_size != ALL:
             raise InputError(f"data.test_size={test_size}: a number, a fraction below 1, or {ALL}")
-        self.classes = list(classes) if classes is not None else None
+        self.classes = [shown(str(name)) for name in classes] if classes is not None else None
         self.memory_budget_mb = memory_budget_mb
         self.num_workers = min(available_cpus(), MOST_WORKERS) if num_workers is None else num_workers
         if not timeout_s > 0:

@@ -45,20 +45,20 @@ def alone_in(folder: Path) -> Iterator[None]:
         yield
 
 
-def _open(path: Path) -> IO[str]:
+def _open(path: Path) -> IO[bytes]:
     """Open a file to be locked: for reading where that will do, so that its disk may be made read-only."""
     path.touch()
-    file = path.open()
+    file = path.open("rb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno == errno.EBADF:  # NFS locks alone what is open for writing
             file.close()
-            return path.open("a")
+            return path.open("ab")
     return file
 
 
-def _lock(file: IO[str]) -> bool:
+def _lock(file: IO[bytes]) -> bool:
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -107,7 +107,7 @@ def _is_alive(pid: int, started: str) -> bool:
     except OSError:  # there is none, or it is another user's, and so another one
         return False
     with suppress(OSError, ValueError, IndexError):  # where there is no /proc the number has to do
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        fields = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace").rpartition(")")[2].split()
         if fields[0] in "ZX":
             return False
         began = _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
@@ -116,5 +116,5 @@ def _is_alive(pid: int, started: str) -> bool:
 
 
 def _boot_time() -> float:
-    lines = Path("/proc/stat").read_text().splitlines()
+    lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
     return float(next(line.split()[1] for line in lines if line.startswith("btime")))

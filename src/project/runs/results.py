@@ -114,7 +114,7 @@ def natural(name: str) -> list[Any]:
 
 def _read(run: RunFolder) -> Run:
     try:
-        status = json.loads(run.status_file.read_text())
+        status = json.loads(run.status_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DamagedError(f"{run.status_file}: {one_line(error)}") from error
     if not isinstance(status, dict) or status.get("state") not in STATES:

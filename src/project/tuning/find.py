@@ -137,7 +137,7 @@ _OF = {"lr": _find_lr, "batch_size": _find_batch_size}
 
 
 def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with file.open("w", newline="") as stream:
+    with file.open("w", newline="", encoding="utf-8") as stream:
         csv.writer(stream).writerows([head, *rows])
 
 
