@@ -11,6 +11,7 @@ from omegaconf import OmegaConf
 
 from project.checks import find_problems
 from project.checks.allowed import CHOICES, RANGES
+from project.checks.arguments import last_of_each
 from project.checks.familiar import OURS
 from project.nearest import explain_composition
 
@@ -191,3 +192,28 @@ def _leaves(file: Path) -> set[str]:
         }
 
     return walk(OmegaConf.to_container(OmegaConf.load(file)), "")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "lines"),
+    [
+        (
+            "optim.lr=1 seed=3 optim.lr=2",
+            "seed=3 optim.lr=2",
+            "optim.lr=2: the last one counts, not optim.lr=1",
+        ),
+        ("a=1 a=2 a=1", "a=1", "a=1: the last one counts, not a=2"),
+        ("a=1 a=1", "a=1", ""),
+        ("+a.b=1 a.b=2", "+a.b=2", "+a.b=2: the last one counts, not +a.b=1"),
+        ("+a.b=1 +a.b=2 ++a.b=3", "++a.b=3", "++a.b=3: the last one counts, not +a.b=1 or +a.b=2"),
+        ("+experiment=x", "experiment=x", ""),
+        ("++experiment=x,y -m", "experiment=x,y -m", ""),
+        ("experiment=x +experiment=y", "experiment=y", "experiment=y: the last one counts, not experiment=x"),
+        ("--config-path=mine +experiment=x", "--config-path=mine +experiment=x", ""),
+        ("model=a model=b model.c=1", "model=b model.c=1", "model=b: the last one counts, not model=a"),
+        ("+modle=a +optim.lr=1", "+modle=a +optim.lr=1", ""),
+        ("~a a=1 =2 =3 --cfg job", "~a a=1 =2 =3 --cfg job", ""),
+    ],
+)
+def test_the_last_override_of_a_key_counts(given: str, kept: str, lines: str) -> None:
+    assert last_of_each(given.split(), CONF / "train.yaml") == (kept.split(), lines.splitlines())

@@ -20,7 +20,7 @@ from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from project import hydra_guard, imports, nodes, quirks, resolvers, resume, slurm_job, stopping
-from project.checks.arguments import refuse_wrong_arguments
+from project.checks.arguments import last_of_each, refuse_wrong_arguments
 from project.errors import InputError, one_line, plain
 from project.forking import accept_all_text, flush
 from project.nearest import explain_composition, options
@@ -63,7 +63,10 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
             nodes.translate_slurm()
             if nodes.is_first():
                 sys.argv[1:] = map(with_home, sys.argv[1:])
+                sys.argv[1:], notes = last_of_each(sys.argv[1:], conf / f"{config_name}.yaml")
                 refuse_wrong_arguments(sys.argv[1:])
+                for note in notes:
+                    print(redact_text(note), file=sys.stderr)
                 _refuse_empty_groups(conf)
                 sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
                 main()

@@ -231,7 +231,7 @@ class Composing:
 
         from project import nodes
         from project.checks import find_problems
-        from project.checks.arguments import refuse_wrong_arguments
+        from project.checks.arguments import last_of_each, refuse_wrong_arguments
         from project.errors import InputError
         from project.nearest import explain_composition
         from project.runs.outputs import find_misplaced
@@ -239,6 +239,7 @@ class Composing:
         overrides = split(arguments, files)
         before = time.monotonic()
         try:
+            overrides, _ = last_of_each(overrides, CONF / "train.yaml")
             refuse_wrong_arguments(overrides)
             config = self.composer.compose_job(overrides, 0)
             config.hydra.runtime.output_dir = "outputs/run"

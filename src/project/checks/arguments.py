@@ -1,11 +1,17 @@
 """The command line as it is typed, before Hydra reads it."""
 
 from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
 
 from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
 
 from project.checks.groups import GROUPS, KEYS
 from project.errors import InputError
+
+OTHER_DEFAULTS = ("--config-path", "-cp", "--config-name", "-cn")
+"""Flags by which another defaults list counts than that of our configuration."""
 
 
 def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
@@ -30,6 +36,53 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
         raise InputError("\n".join(problems))
 
 
+def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], list[str]]:
+    """Of overrides of one key keep the last one, as in `train.py optim.lr=0.1 "$@"`.
+
+    A `+` before a group of the defaults list is dropped: `+experiment=x` is `experiment=x`. Of other keys the
+    first override's `+` is kept, which adds what the last one sets.
+
+    Args:
+        arguments: of the command line.
+        defaults: the primary configuration's file.
+
+    Returns:
+        The arguments for Hydra, and a line for each key whose last value is another one than the first.
+    """
+    groups = _groups_of(defaults) if any(text.startswith("+") for text in arguments) else frozenset()
+    if any(text.startswith(OTHER_DEFAULTS) for text in arguments):
+        groups = frozenset()
+    given: dict[str, list[str]] = {}
+    for text in arguments:
+        if not text.startswith(("-", "~")) and "=" in text:
+            given.setdefault(_key(text), []).append(text)
+    deleted = {_key(text) for text in arguments if text.startswith("~")}
+    kept, lines = list(arguments), []
+    for key, texts in given.items():
+        if not key or key in deleted:  # `refuse_wrong_arguments` tells
+            continue
+        name, _, value = texts[-1].partition("=")
+        prefix = "++" if any(text.startswith("++") for text in texts) else "+" * texts[0].startswith("+")
+        last = f"{'' if key in groups else prefix}{name.lstrip('+')}={value}"
+        place = len(kept) - 1 - kept[::-1].index(texts[-1])
+        kept[place] = last
+        kept = [text for number, text in enumerate(kept) if number == place or text not in texts]
+        if others := dict.fromkeys(text for text in texts if text.lstrip("+") != texts[-1].lstrip("+")):
+            lines.append(f"{last}: the last one counts, not {' or '.join(others)}")
+    return kept, lines
+
+
+def _groups_of(defaults: Path) -> frozenset[str]:
+    """Groups of a configuration's defaults list, each of which has an option already, or null."""
+    entries: Any = OmegaConf.to_container(OmegaConf.load(defaults))
+    entries = entries.get("defaults", ())
+    return frozenset(str(name) for entry in entries if isinstance(entry, dict) for name in entry)
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~").strip().removesuffix("@_global_")
+
+
 def _needed_by_hydra(overrides: Sequence[str]) -> Iterator[str]:
     """Yield what is left out that the run folder's name is made of, before Hydra looks for it."""
     for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
@@ -41,11 +94,10 @@ def repeated(overrides: Sequence[str]) -> Iterator[str]:
     """Yield which keys are given more than once, and overrides without a key."""
     given: dict[str, list[str]] = {}
     for text in overrides:
-        key = text.partition("=")[0].lstrip("+~").strip()
-        if not key:
+        if not (key := _key(text)):
             yield f"{text}: no override; write key=value"
             continue
-        given.setdefault(key.removesuffix("@_global_"), []).append(text)
+        given.setdefault(key, []).append(text)
     for key, texts in given.items():
         if len(set(texts)) > 1:
             yield f"{key}: given {_times(len(texts))}, as {' and '.join(texts)}; leave one"
