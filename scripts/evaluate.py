@@ -5,6 +5,10 @@ import gc
 if __name__ == "__main__":
     gc.disable()  # until all is imported (project.imports.settle): importing is faster
 
+    from project import stopping
+
+    stopping.end_at_once()
+
 from project import imports
 from project.evaluation.options import EXAMPLES, Options
 from project.options import run_command

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -11,19 +13,26 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from attempts import only_run, run, start, wait
+from attempts import ROOT, only_run, run, start, wait
 from conftest import read_table
+from handmade import write_run
 from lightning.pytorch.callbacks import Callback
+from matplotlib.figure import Figure
 from small import make_data, make_module, make_trainer
 
 from project import preflight, stopping
 from project.callbacks.ema import EMA
 from project.callbacks.last import Last
 from project.callbacks.stop import Stop
+from project.evaluation import places
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.schedules import plateau
-from project.runs import checkpoint, checkpoint_files
+from project.runs import checkpoint, checkpoint_files, spreadsheet
+from project.runs.compare import compare
+from project.runs.plot import draw
+from project.runs.spreadsheet import write_csv
+from project.runs.writable import whole_file
 from project.training.loop import EpochLoop
 
 FOREVER = [
@@ -233,6 +242,82 @@ def test_a_signal_before_training_ends_at_once_though_a_library_would_swallow_it
 
     assert wait(start(FOREVER, tmp_path, before=swallowing)) == code
     assert [file.name for file in tmp_path.iterdir()] == ["log"]
+
+
+INTERRUPTED = """
+import os, runpy, signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *rest):
+        if name == "omegaconf":
+            os.kill(os.getpid(), signal.SIGINT)
+
+signal.signal(signal.SIGINT, signal.default_int_handler)
+sys.meta_path.insert(0, Interrupt())
+del sys.argv[0]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+@pytest.mark.parametrize("script", ["compare", "evaluate", "export", "predict", "report"])
+def test_an_interrupt_while_a_command_imports_is_one_line(tmp_path: Path, script: str) -> None:
+    words = ["-c", INTERRUPTED, str(ROOT / "scripts" / f"{script}.py"), "run=nothing"]
+    done = subprocess.run([sys.executable, *words], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "interrupted\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, number: int) -> None:
+    def write(place: Path) -> None:
+        place.write_bytes(b"half")
+        os.kill(os.getpid(), number)
+
+    def file(target: Path) -> None:
+        with whole_file(target) as partial:
+            write(partial)
+
+    def folder(target: Path) -> None:
+        with places.replacing(target, told=True) as partial:
+            write(partial / "confusion.png")
+
+    earlier = tmp_path / "evaluation"
+    earlier.mkdir()
+    (earlier / places.RESULT).write_text("{}")
+    (tmp_path / "page.html").write_text("page")
+    before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
+    for make, names in ((file, ("page.html", "new/page.html")), (folder, ("evaluation", "new/evaluation"))):
+        for name in names:
+            with pytest.raises(stopping.Stopped, match=f"told to stop by {signal.Signals(number).name}"):
+                make(tmp_path / name)
+    assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
+    assert (tmp_path / "page.html").read_text() == "page"
+
+
+@pytest.mark.parametrize("wanted", ["table.csv", "picture.svg"])
+def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
+) -> None:
+    def interrupted(*arguments: object, **options: object) -> None:
+        write(*arguments, **options)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    def make() -> None:
+        (write_csv if wanted.endswith("csv") else draw)(comparison, target)
+
+    write_run(tmp_path / "runs" / "1")
+    comparison, target = compare([str(tmp_path / "runs")]), tmp_path / "to" / wanted
+    owner, name = (spreadsheet, "escape_all") if wanted.endswith("csv") else (Figure, "savefig")
+    write = getattr(owner, name)
+    for earlier in (False, True):
+        if earlier:
+            make()
+        before = [file.read_bytes() for file in tmp_path.glob("to/*")]
+        with monkeypatch.context() as patched:
+            patched.setattr(owner, name, interrupted)
+            with pytest.raises(stopping.Stopped, match="told to stop by SIGINT"):
+                make()
+        assert [file.read_bytes() for file in tmp_path.glob("to/*")] == before
+        assert (tmp_path / "to").exists() == earlier
 
 
 def test_what_a_library_makes_of_being_told_to_stop_counts_as_that() -> None:

@@ -11,8 +11,7 @@ from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
 from project.csv_cells import escape_all
 from project.errors import InputError
 from project.prediction.table import TableLayout
-from project.runs import outages
-from project.runs.writable import missing_folders
+from project.runs.writable import whole_file
 
 if TYPE_CHECKING:
     from project.prediction.predicting import Prediction
@@ -154,23 +153,18 @@ def choose_format(output: str, wanted: Format | None) -> Format:
 
 @contextmanager
 def replacing(key: str, file: str, *, keep: bool = False) -> Iterator[Path]:
-    """Where to write a file that is to be whole or not there; see `outages.replacing`.
-
-    What is no regular file, such as a pipe, is written to itself.
+    """Where to write a file that is to be whole or not there; see `whole_file`.
 
     Raises:
         InputError: it cannot be written.
     """
-    path = Path(file)
     with ExitStack() as stack:
-        if not path.exists() or path.is_file():
-            try:
-                stack.enter_context(missing_folders(path.parent))
-                path = stack.enter_context(outages.replacing(path, keep=keep))
-            except OSError as error:
-                raise InputError(
-                    f"{key}={file}: cannot be written ({error.strerror}); give one that you may write to"
-                ) from error
+        try:
+            path = stack.enter_context(whole_file(Path(file), keep=keep))
+        except OSError as error:
+            raise InputError(
+                f"{key}={file}: cannot be written ({error.strerror}); give one that you may write to"
+            ) from error
         yield path
 
 

@@ -8,8 +8,8 @@ from project.report.run_page import run_page
 from project.report.sweep_page import sweep_page
 from project.runs.earlier_output import PAGE, refuse_foreign
 from project.runs.finding import LAST, find_last
-from project.runs.outages import reason_of, replacing
-from project.runs.writable import missing_folders, refuse_unwritable_output
+from project.runs.outages import reason_of
+from project.runs.writable import refuse_unwritable_output, whole_file
 from project.sweeps.folder import find_sweep
 from project.targets import refuse_address
 
@@ -65,7 +65,7 @@ def _is_run(folder: Path) -> bool:
 def _write(file: Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     try:
-        with missing_folders(file.parent), replacing(file) as partial:
+        with whole_file(file) as partial:
             partial.write_bytes(text.encode("utf-8", "replace"))
     except OSError as error:
         raise InputError(f"output={file}: cannot be written ({reason_of(error)}); {REMEDY}") from error

@@ -19,6 +19,7 @@ from project.runs.differences import ABSENT, short_names
 from project.runs.earlier_output import MADE_BY
 from project.runs.scales import BELOW, SPAN_FOR_LOG, Scale, metric_scale, scale
 from project.runs.table import RESERVED, numbers, plural, shorten
+from project.runs.writable import whole_file
 
 MOST_AXES = 10
 MOST_NAMED = 8  # curves in the legend
@@ -55,9 +56,10 @@ def draw(comparison: Comparison, file: Path) -> None:
     """
     with mpl.rc_context(STYLE):  # type: ignore[arg-type]
         try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            key = "Software" if file.suffix.lower() == ".png" else "Creator"
-            picture(comparison).savefig(file, metadata={key: MADE_BY})
+            kind = file.suffix.lower().removeprefix(".")
+            metadata = {"Software" if kind == "png" else "Creator": MADE_BY}
+            with whole_file(file) as partial:
+                picture(comparison).savefig(partial, format=kind, metadata=metadata)
         except OSError as error:
             raise InputError(
                 f"--plot {file}: cannot be written ({error.strerror}); give one that you may write to"

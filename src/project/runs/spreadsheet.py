@@ -11,6 +11,7 @@ from project.errors import InputError
 from project.runs.compare import Comparison
 from project.runs.differences import ABSENT, text
 from project.runs.results import DURATION, Run
+from project.runs.writable import whole_file
 
 
 def write_csv(comparison: Comparison, file: Path) -> int:
@@ -26,8 +27,7 @@ def write_csv(comparison: Comparison, file: Path) -> int:
     """
     rows = list(_runs(comparison) if comparison.each else _points(comparison))
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("w", newline="", encoding="utf-8") as stream:
+        with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
             table = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
             csv.writer(stream).writerows(map(escape_all, table))
     except OSError as error:

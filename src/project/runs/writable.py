@@ -12,9 +12,10 @@ from pathlib import Path
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from project import stopping
 from project.checks.asked import asked
 from project.errors import InputError
-from project.runs.outages import reason_of
+from project.runs.outages import reason_of, replacing
 
 PROBE_BYTES = 2**18
 """More than what a run writes before its first step."""
@@ -52,6 +53,8 @@ def refuse_unwritable_output(
 def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
     """Make a folder and those above it, and remove those that are empty still if an error comes.
 
+    A signal raises `Stopped` within, so that nothing stays behind that is made half.
+
     Args:
         folder: wanted; one that is there stays.
         keep: the new folders, where no error comes.
@@ -60,15 +63,37 @@ def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
         OSError: the folder cannot be made.
     """
     missing = [one for one in (folder, *folder.absolute().parents) if not os.path.lexists(one)]
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        yield
-    except BaseException:
-        keep = False
-        raise
-    finally:
-        if not keep:
-            remove_empty(missing)
+    with stopping.listening():
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            yield
+        except BaseException:
+            keep = False
+            raise
+        finally:
+            if not keep:
+                remove_empty(missing)
+
+
+@contextmanager
+def whole_file(file: Path, *, keep: bool = False) -> Iterator[Path]:
+    """Where to write a command's output that is to be whole or not there, with the folders that it lacks.
+
+    What is no regular file, such as a pipe, is written to itself; a link stays one.
+
+    Args:
+        file: to be written.
+        keep: leave what was written before an error; see `outages.replacing`.
+
+    Raises:
+        OSError: it cannot be written.
+    """
+    if file.exists() and not file.is_file():
+        yield file
+        return
+    target = file.resolve() if file.is_symlink() else file
+    with missing_folders(target.parent), replacing(target, keep=keep) as partial:
+        yield partial
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
