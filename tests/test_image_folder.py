@@ -1,6 +1,8 @@
 """Anybody's images: folders, modes, sizes, damage."""
 
+import logging
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +11,13 @@ import torch
 from PIL import Image
 
 from project import resolvers
+from project.datamodules import survey as surveys
 from project.datamodules.file_images import FileImages
 from project.datamodules.image_decoder import decode_image
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.images import MemoryImages
-from project.errors import InputError
+from project.datamodules.survey import survey
+from project.errors import DataError, InputError
 
 
 def test_a_phones_photo_stands_upright(tmp_path: Path) -> None:
@@ -134,3 +138,132 @@ def test_folder_mistakes_are_named(image_folder: Path, tmp_path: Path) -> None:
         ImageFolder(str(tmp_path / "gone"), input_shape=(3, 8, 8), num_classes=3).prepare_data()
     with pytest.raises(InputError, match=r"at least 2 are needed"):
         ImageFolder(str(tmp_path), input_shape=(3, 8, 8), num_classes=3).prepare_data()
+
+
+def palette(colours: list[int]) -> Image.Image:
+    image = Image.new("P", (8, 6))
+    image.putpalette(colours)
+    return image
+
+
+HEADERS: dict[str, tuple[bool, Callable[[], Image.Image], str]] = {
+    "bits": (True, lambda: Image.new("1", (8, 6)), "png"),
+    "gray": (True, lambda: Image.new("L", (8, 6)), "jpg"),
+    "gray with alpha": (True, lambda: Image.new("LA", (8, 6)), "png"),
+    "16 bits": (True, lambda: Image.new("I;16", (8, 6)), "png"),
+    "32 bits": (True, lambda: Image.new("I", (8, 6)), "tif"),
+    "floats": (True, lambda: Image.new("F", (8, 6)), "tif"),
+    "gray palette": (True, lambda: palette([0, 0, 0, 90, 90, 90]), "png"),
+    "gray palette of TIFF": (True, lambda: palette([0, 0, 0, 90, 90, 90]), "tif"),
+    "palette": (False, lambda: palette([0, 0, 0, 90, 90, 91]), "png"),
+    "palette of TIFF": (False, lambda: palette([0, 0, 0, 90, 90, 91]), "tif"),
+    "palette of BMP": (False, lambda: palette([0, 0, 0, 90, 90, 91]), "bmp"),
+    "colour": (False, lambda: Image.new("RGB", (8, 6)), "jpg"),
+    "colour with alpha": (False, lambda: Image.new("RGBA", (8, 6)), "png"),
+    "inks": (False, lambda: Image.new("CMYK", (8, 6)), "jpg"),
+}
+
+
+@pytest.mark.parametrize("name", HEADERS)
+def test_headers_tell_gray_from_colour(tmp_path: Path, name: str) -> None:
+    gray, make, suffix = HEADERS[name]
+    for label in ("ant", "bee"):
+        (tmp_path / label).mkdir()
+        make().save(tmp_path / label / f"1.{suffix}")
+    found = survey(tmp_path)
+    assert (found.gray, found.colour) == ((2, 0) if gray else (0, 2))
+    assert list(found.sizes) == [(6, 8)]
+
+
+def folder_of(root: Path, *images: Image.Image, suffix: str = "png") -> Path:
+    """Two classes; the images are the first one's, in their order."""
+    for label in ("ant", "bee"):
+        (root / label).mkdir(parents=True)
+    for number, image in enumerate(images):
+        image.save(root / "ant" / f"{number:04}.{suffix}")
+    shutil.copy(root / "ant" / f"0000.{suffix}", root / "bee")
+    return root
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_one_gray_image_among_colour_ones_decides_nothing(
+    tmp_path: Path, first: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    images = [Image.new("L", (8, 6), 90), Image.new("RGB", (8, 6), (200, 10, 30))]
+    folder = folder_of(tmp_path / "photos", *(images[first], images[1 - first]))
+    shape = tuple(resolvers.folder_shape(str(folder), None, None))
+    assert shape == (3, 6, 8)
+    assert tuple(resolvers.folder_shape(str(folder), None, True)) == (1, 6, 8)
+    options = {"num_classes": 2, "test_size": "all", "mean": [0.5], "std": [0.5]}
+    data = ImageFolder(str(folder), input_shape=shape, grayscale=None, **options)
+    with caplog.at_level(logging.INFO):
+        data.prepare_data()
+        data.prepare_data()
+    told = [record.getMessage() for record in caplog.records]
+    gray = 1 if first else 2  # the first one lies in both classes
+    assert told == [
+        f"{gray} of 3 images looked at in {folder} are gray, the others in colour; all are read as colour "
+        "(data.grayscale)"
+    ]
+    data.setup("test")
+    pixels = data._parts["test"].images.images
+    assert max(tuple(image[:, 0, 0].tolist()) for image in pixels) == (200, 10, 30)
+    assert (90, 90, 90) in {tuple(image[:, 0, 0].tolist()) for image in pixels}
+
+
+def test_gray_images_alone_stay_gray_and_are_not_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder = folder_of(tmp_path / "photos", Image.new("L", (8, 6)), palette([0, 0, 0, 9, 9, 9]))
+    assert tuple(resolvers.folder_shape(str(folder), None, None)) == (1, 6, 8)
+    assert tuple(resolvers.folder_shape(str(folder), 4, False)) == (3, 4, 4)
+    with caplog.at_level(logging.INFO):
+        ImageFolder(str(folder), input_shape=(1, 6, 8), num_classes=2, grayscale=None).prepare_data()
+    assert not caplog.records
+
+
+@pytest.mark.parametrize("suffix", ["jpg", "png", "tif", "webp"])
+def test_sizes_are_those_of_upright_images(tmp_path: Path, suffix: str) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    folder = folder_of(tmp_path / "photos", Image.new("RGB", (8, 6)), suffix=suffix)
+    for label in ("ant", "bee"):
+        Image.new("RGB", (6, 8)).save(folder / label / f"on its side.{suffix}", exif=exif)
+    assert list(survey(folder).sizes) == [(6, 8)]
+    decode_image(folder / "ant" / f"on its side.{suffix}", (3, 6, 8), may_scale=False)
+
+
+def test_several_sizes_are_refused_by_the_commonest_and_a_file_of_each(tmp_path: Path) -> None:
+    images = [Image.new("RGB", (9, 9)), *[Image.new("RGB", (8, 6))] * 4]
+    folder = folder_of(tmp_path / "photos", *images)
+    with pytest.raises(
+        InputError,
+        match=r"data\.resize=null: images of 2 sizes \(6×8 as .*ant/0001\.png, 9×9 as .*ant/0000\.png\); set",
+    ):
+        resolvers.folder_shape(str(folder), None, None)
+    assert tuple(resolvers.folder_shape(str(folder), [5, 7], None)) == (3, 5, 7)
+
+
+def test_of_many_files_a_sample_decides_and_damaged_ones_do_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = folder_of(tmp_path / "photos", *[Image.new("L", (8, 6))] * 60)
+    (folder / "ant" / "0000.png").write_bytes(b"no image")
+    assert (survey(folder).gray, survey(folder).colour) == (60, 0)
+    monkeypatch.setattr(surveys, "MOST_OPENED", 50)
+    surveys._survey.cache_clear()
+    first = survey(folder)
+    surveys._survey.cache_clear()
+    assert survey(folder) == first
+    assert first.opened in (49, 50)
+    Image.new("RGB", (8, 6)).save(folder / "ant" / "9999.png")
+    monkeypatch.setattr(surveys, "MOST_OPENED", 100)
+    assert survey(folder).colour == 1  # one that was added counts
+
+
+def test_a_folder_without_one_image_that_can_be_read_is_refused(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "photos", Image.new("L", (8, 6)))
+    for label in ("ant", "bee"):
+        (folder / label / "0000.png").write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"ant/0000\.png is damaged or no image"):
+        survey(folder)

@@ -6,8 +6,9 @@ from pathlib import Path
 from omegaconf import ListConfig, OmegaConf
 
 from project import redaction
-from project.datamodules.folders import class_folders, first_image
-from project.errors import DataError, InputError, one_line
+from project.datamodules.folders import class_folders
+from project.datamodules.survey import survey
+from project.errors import InputError
 
 Size = int | Sequence[int] | None
 
@@ -21,21 +22,22 @@ def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> 
 
 
 def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
-    """Shape (C, H, W) of the images in class folders, read off the first one."""
-    from PIL import Image, ImageOps
+    """Shape (C, H, W) of the images in class folders: gray only if all are, and of one size.
 
-    file = first_image(Path(path))
-    try:
-        with Image.open(file) as opened:
-            image = ImageOps.exif_transpose(opened)  # a phone's upright photo lies on its side in the file
-            gray = image.mode in ("1", "L", "LA") or image.mode.startswith("I")
-            native = [1 if gray else 3, image.height, image.width]
-    except Exception as error:  # decoders raise anything at a damaged file
-        what = one_line(error)
-        raise DataError(f"data.path: {file} is damaged or no image ({what}); mend or remove it") from error
-    if grayscale is False:
-        native[0] = 3
-    return image_shape(native, resize, grayscale)
+    Raises:
+        InputError: they have several sizes, and are not resized.
+    """
+    found = survey(path)
+    if resize is None and len(found.sizes) > 1:
+        few = ", ".join(
+            f"{height}×{width} as {file}" for (height, width), file in list(found.sizes.items())[:3]
+        )
+        raise InputError(
+            f"data.resize=null: images of {len(found.sizes)} sizes ({few}); set data.resize, e.g. "
+            f"data.resize={max(found.sizes)[0]}"
+        )
+    gray = not found.colour if grayscale is None else grayscale
+    return image_shape([1 if gray else 3, *next(iter(found.sizes))], resize, gray)
 
 
 def folder_classes(path: str) -> int:

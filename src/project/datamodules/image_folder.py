@@ -20,6 +20,7 @@ from project.datamodules.folders import ALL, Layout, SplitFiles, class_names, fi
 from project.datamodules.image_decoder import DECODER, decode_image
 from project.datamodules.image_files import sum_up
 from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
+from project.datamodules.survey import survey
 from project.devices import available_cpus
 from project.errors import InputError
 from project.randomness import generator
@@ -85,6 +86,7 @@ class ImageFolder(ImageDataModule):
             raise InputError(f"data.white_level={white_level}: must be above 0")
         self.white_level = white_level
         self._told: set[Path] = set()
+        self._surveyed = False
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -111,7 +113,7 @@ class ImageFolder(ImageDataModule):
         return super().validates or "val" in self.layout.splits
 
     def prepare_data(self) -> None:
-        """Check the number of classes before anything is decoded."""
+        """Check the number of classes before anything is decoded; tell if gray and colour are mixed."""
         names = self.class_names
         if len(names) != self.num_classes and self.classes is not None:
             raise InputError(
@@ -122,6 +124,17 @@ class ImageFolder(ImageDataModule):
                 f"data.num_classes={self.num_classes}: {self.path} has {len(names)} class folders; "
                 f"set data.num_classes={len(names)} or leave it out"
             )
+        if self.grayscale is None and not self._surveyed:
+            self._surveyed, found = True, survey(self.path)
+            if found.gray and found.colour:
+                log.info(
+                    "%s of %s images looked at in %s are gray, the others in colour; all are read as %s "
+                    "(data.grayscale)",
+                    f"{found.gray:,}",
+                    f"{found.opened:,}",
+                    self.path,
+                    "gray" if self.input_shape[0] == 1 else "colour",
+                )
 
     def read(self, split: Split) -> Images | None:
         """Return the images of a split."""
