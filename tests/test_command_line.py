@@ -17,6 +17,9 @@ from conftest import ROOT, read_table
 from forked import Forked
 from forked import run as fork
 
+from project.checks.arguments import refuse_wrong_arguments
+from project.command_line import _flags_first
+
 FOREVER = (
     "model=mlp data=synthetic data.train_size=200 trainer.accelerator=cpu trainer.max_epochs=100000 "
     "~callbacks.early_stopping"
@@ -267,3 +270,16 @@ def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
     fork(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
     jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]
+
+
+def test_flags_may_stand_anywhere_between_overrides() -> None:
+    flags = {
+        "model=mlp --config-dir own experiment=x": "--config-dir own model=mlp experiment=x",
+        "seed=1,2 --multirun model=mlp": "--multirun seed=1,2 model=mlp",
+        "model=mlp --config-dir=own": "--config-dir=own model=mlp",
+        "a=1 -cd own -m b=2 -cn other ~c": "-cd own -m -cn other a=1 b=2 ~c",
+        "model=mlp --cfg job": "--cfg job model=mlp",
+    }
+    for typed, read in flags.items():
+        refuse_wrong_arguments(typed.split())
+        assert _flags_first(typed.split()) == read.split()

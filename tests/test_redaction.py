@@ -136,10 +136,10 @@ def test_a_sweep_copies_no_secret(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     file = tmp_path / "conf" / "logger.yaml"
     file.write_text("a: 1\napi_key: ${oc.env:KEY}\ntoken: null\n")
-    create(str(tmp_path / "sweep"), tmp_path / "conf", [])
+    create(str(tmp_path / "sweep"), [tmp_path / "conf"], [])
     file.write_text("a: 1\n  api_key: abc  # mine\n")
     with pytest.raises(InputError, match=r"logger\.yaml: api_key is secret.*oc\.env:NAME"):
-        create(str(tmp_path / "sweep"), tmp_path / "conf", [])
+        create(str(tmp_path / "sweep"), [tmp_path / "conf"], [])
     assert not (tmp_path / "sweep-2").exists()
 
 

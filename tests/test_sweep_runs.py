@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import time
@@ -13,6 +14,7 @@ from conftest import ROOT
 from forked import Forked
 from test_command_line import children_of, train
 
+from project import rebuild
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job
 
@@ -111,6 +113,42 @@ def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None
     # They went on from the checkpoint of their first epoch: the second table of epochs begins with 2/3.
     log = (sweep.path / jobs_of(tmp_path)[0].name / "train.log").read_text()
     assert log.count(" 1/3 ") == 1
+
+
+def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path) -> None:
+    own, more = tmp_path / "own", tmp_path / "more"
+    for file, text in (
+        (
+            own / "experiment" / "tiny.yaml",
+            "# @package _global_\ndefaults: [override /data: mine]\nseed: 7\n",
+        ),
+        (own / "data" / "mine.yaml", "defaults: [synthetic]\ntrain_size: 200\ntest_size: 101\n"),
+        (
+            more / "experiment" / "tiny.yaml",
+            "# @package _global_\nnever: read\n",
+        ),  # the first folder's counts
+        (more / "data" / "other.yaml", "defaults: [mine]\ntest_size: 77\n"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    shared = [TINY[0], *TINY[-2:], "hydra.launcher.start=fork", FAULT]
+    flags = ["--config-dir", "own", "-m", "hydra.searchpath=[more]"]
+    swept = "callbacks.fault.kind=raise,none"
+    run("experiment=tiny", *flags, *shared, swept, cwd=tmp_path, code=1)
+    sweep = only_sweep(tmp_path)
+    assert states(sweep) == ["failed", "done"]
+    for folder in (own, more):
+        shutil.rmtree(folder)
+    moved = tmp_path / "outputs" / "sweep" / "moved"
+    sweep.path.rename(moved)
+    run("resume=outputs/sweep/moved", "retry=true", "--config-dir", "own", cwd=tmp_path)
+    sweep = SweepFolder(moved)
+    assert states(sweep) == ["done"] * 2
+    for job in sweep.ledger.read().values():
+        folder = sweep.run(job.name)
+        assert rebuild.read_config(folder)["seed"] == 7
+        assert rebuild.load(folder, data=["data=other"]).data_config()["test_size"] == 77
+        assert rebuild.load(folder, data=["data=mine"]).data_config()["train_size"] == 200
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

@@ -177,7 +177,7 @@ def test_comments_do_not_change_the_code_but_values_do(tmp_path: Path) -> None:
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
     monkeypatch.setattr(resume, "continued_sweep", None)
     outputs = tmp_path / "outputs"
-    return create(str(outputs / "sweep" / "one"), CONF, ["model=mlp,cnn", "hydra.launcher.jobs=1"])
+    return create(str(outputs / "sweep" / "one"), [CONF], ["model=mlp,cnn", "hydra.launcher.jobs=1"])
 
 
 def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: SweepFolder) -> None:

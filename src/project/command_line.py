@@ -208,8 +208,9 @@ def with_home(argument: str) -> str:
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    """Move flags to the front: Hydra's parser takes no overrides behind them."""
-    flags = [
-        argument for argument in arguments if argument in ("-m", "--multirun", "-r", "--run", "--resolve")
-    ]
-    return flags + [argument for argument in arguments if argument not in flags]
+    """Move flags and their values to the front: Hydra's parser takes no overrides behind them."""
+    overrides = get_args_parser().parse_known_intermixed_args(arguments)[0].overrides
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return [*flags, *overrides]

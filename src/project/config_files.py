@@ -6,7 +6,7 @@ too large, or nested without end is refused with its file and line before anythi
 
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -38,6 +38,11 @@ HEADER = 512
 
 loaded: dict[str, Path] = {}
 """Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
+SEARCH_PATH = "hydra.searchpath="
+"""Key of the folders beside the main one, with its =."""
+
+originals: dict[Path, Path] = {}
+"""Of copies of files that a sweep made in this process: what they are copies of, as messages name it."""
 searched: list[Path] = []
 """Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
 
@@ -65,14 +70,27 @@ def install(search_path: ConfigSearchPath) -> None:
     ]
 
 
+def config_folders(sources: Iterable[Any]) -> list[Path]:
+    """Folders of a composed configuration's files, the first one first.
+
+    Args:
+        sources: `hydra.runtime.config_sources`.
+    """
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
 def shown(file: Path) -> str:
     """A path as a user would type it."""
-    here = Path.cwd()
+    file, here = originals.get(file, file), Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
-def read_text(file: Path) -> str:
+def read_text(file: Path, errors: str = "strict") -> str:
     """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
+
+    Args:
+        file: its path.
+        errors: what becomes of bytes that are no text, as `bytes.decode` takes it.
 
     Raises:
         InputError: it is no file, cannot be read, is too large, or no text.
@@ -94,7 +112,7 @@ def read_text(file: Path) -> str:
     if len(data) > MOST_BYTES:
         raise InputError(f"{shown(file)}: larger than {MOST_BYTES >> 20} MiB; a configuration is shorter")
     try:
-        return data.decode(ENCODINGS.get(data[:2], "utf-8-sig"))
+        return data.decode(ENCODINGS.get(data[:2], "utf-8-sig"), errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise InputError(f"{shown(file)}:{line}: no UTF-8 text; save the file as UTF-8") from error

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from project.checks.declared import read_option
 from project.datamodules.folders import ALL
 from project.errors import InputError
 from project.nearest import did_you_mean, options
@@ -36,7 +37,11 @@ def name_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str
 
 
 def override_data(
-    config: DictConfig, overrides: Sequence[str], fixed: dict[str, Any], shape: tuple[int, int, int]
+    config: DictConfig,
+    overrides: Sequence[str],
+    fixed: dict[str, Any],
+    shape: tuple[int, int, int],
+    sources: Sequence[Path] = (),
 ) -> None:
     """Change the data set in a run's composed configuration as the command line says.
 
@@ -45,6 +50,7 @@ def override_data(
         overrides: `data=cifar10`, `data.path=photos`, `paths.data=sets`.
         fixed: of the data set, what stays as the network was trained with it, unless it is given.
         shape: (C, H, W) of the images that the network takes.
+        sources: folders of configurations that the run was composed from, beside the project's.
 
     Raises:
         InputError: there is no such data set or key, or the run's own images would be split otherwise.
@@ -56,9 +62,11 @@ def override_data(
             key, _, value = word.partition("=")
             if key != "data":
                 continue
-            if value not in (known := options(CONF, "data")):
+            folders = [*sources, CONF]
+            known = dict.fromkeys(name for folder in folders for name in options(folder, "data"))
+            if value not in known:
                 raise InputError(f"{word}: no such data set; {did_you_mean(value, known)}")
-            config.data = OmegaConf.load(CONF / "data" / f"{value}.yaml")
+            config.data = read_option(folders, "data", value)
         for key, value in fixed.items():
             # Not `key in config.data`, which would ask for the folder before it is given.
             if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project import config_files
 from project.building import build, build_module
+from project.config_files import config_folders
 from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
@@ -107,7 +108,8 @@ class Trained:
             fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
             fixed["grayscale"] = self.input_shape[0] == 1
             try:
-                override_data(composed, self.data_overrides, fixed, self.input_shape)
+                sources = self._config_folders()
+                override_data(composed, self.data_overrides, fixed, self.input_shape, sources)
                 name_classes(composed.data, self.data_overrides, self.class_names)
                 unresolved: Any = OmegaConf.to_container(composed.data)
                 if missing := [key for key, value in unresolved.items() if value == "???"]:
@@ -120,6 +122,14 @@ class Trained:
                         raise kind(own) from error
                 raise InputError(f"data: {told}; give it as data.KEY=VALUE") from error
         return {**config, "mean": self.mean, "std": self.std}
+
+    def _config_folders(self) -> list[Path]:
+        """Folders of the configuration that the run was composed from, as far as they are still there."""
+        recorded = None
+        if self.run.hydra_file.exists():
+            recorded = OmegaConf.select(_load(self.run.hydra_file, self.run), "hydra.runtime.config_sources")
+        copy = self.run.path.absolute().parent / "conf"  # of a sweep, wherever that lies by now
+        return [folder for folder in (copy, *config_folders(recorded or ())) if folder.is_dir()]
 
     def trainer(self, **changes: Any) -> L.Trainer:
         """A trainer like the run's, on one device, that logs and keeps nothing.

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
@@ -19,6 +20,8 @@ from project.sweeps.folder import SweepFolder, find_sweep
 from project.targets import refuse_address
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
+SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")
+"""Of a sweep that goes on: what they name is in its folder."""
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_anyway")
 SWEEP_KEYS = ("resume", "retry", "paths.outputs")
 FREE_KEYS = (
@@ -65,7 +68,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
         InputError: the run or the checkpoint cannot be continued.
     """
     global continued
-    overrides = [argument for argument in arguments if not argument.startswith("-")]
+    overrides: list[str] = get_args_parser().parse_known_args(list(arguments))[0].overrides
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
     named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
     if not named:
@@ -79,7 +82,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
     outputs = given.get("paths.outputs") or config_files.load(defaults).paths.outputs
     if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
-        flags = [text for text in arguments if text.startswith("-") and text not in MULTIRUN_FLAGS]
+        flags = [text for text in arguments if text.startswith("-") and not text.startswith(SWEEP_FLAGS)]
         if flags:
             raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
         return _set_sweep_aside(sweep, overrides, given.get("retry", "false"))
@@ -160,7 +163,8 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
     global continued_sweep
     if retry not in ("true", "false"):
         raise InputError(f"retry={retry}: true or false")
-    earlier = sweep.read_record()["overrides"]
+    record = sweep.read_record()
+    earlier, name = record["overrides"], record.get("config_name", "train")
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
     earlier = redaction.restore(earlier, given)
     changes = [text for text in given if text.startswith(FREE_KEYS) and text not in earlier]
@@ -172,12 +176,15 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
             )
     replaced = {text.partition("=")[0] for text in changes}
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
+    if beside := [text for text in kept if text.startswith(config_files.SEARCH_PATH)]:
+        kept = [text for text in kept if text not in beside] + [f"{config_files.SEARCH_PATH}[]"]
     if "hydra/launcher" in replaced:  # which has other keys
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
     for key in (text.partition("=")[0] for text in kept if redaction.is_redacted(text)):
         raise InputError(f"{key}: {redaction.HOW_AGAIN.format(key=key)}")
     continued_sweep = ContinuedSweep(sweep, retry == "true", given)
-    return ["-m", "--config-path", str(sweep.conf.absolute()), *kept, *changes]
+    flags = ["-m", "--config-path", str(sweep.conf.absolute())]
+    return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
 
 
 def go_on_after_restart(folder: Path | None) -> None:

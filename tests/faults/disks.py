@@ -465,7 +465,7 @@ def claims(rounds: int = 50, sweeps: int = 5, processes: int = 8) -> str:
                 (run / "mine").write_text(str(os.getpid()))
                 sweep = ""
                 if with_sweep:
-                    sweep = str(create(str(wanted / "sweep"), conf, [str(os.getpid())]).path)
+                    sweep = str(create(str(wanted / "sweep"), [conf], [str(os.getpid())]).path)
                 found.put((str(run), sweep, os.getpid()))
 
             children = [context.Process(target=one) for _ in range(processes)]

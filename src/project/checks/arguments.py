@@ -25,7 +25,7 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
     """
     parser = get_args_parser()
     parser.error = _raise  # type: ignore[assignment, method-assign]
-    known, unknown = parser.parse_known_args(list(arguments))
+    known, unknown = parser.parse_known_intermixed_args(list(arguments))
     problems = [
         f"{text}: no such flag; --hydra-help lists them, and keys are given as key=value"
         for text in unknown

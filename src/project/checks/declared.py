@@ -7,7 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from project.config_files import read_mapping
+from project.config_files import config_folders, read_mapping
 
 
 def declared_values(config: DictConfig) -> Mapping[str, Any]:
@@ -16,7 +16,7 @@ def declared_values(config: DictConfig) -> Mapping[str, Any]:
     Args:
         config: composed by Hydra, with its own node.
     """
-    sources = [source.path for source in config.hydra.runtime.config_sources if source.schema == "file"]
+    sources = config_folders(config.hydra.runtime.config_sources)
     choices = [
         (str(group), option)
         for group, option in config.hydra.runtime.choices.items()
@@ -36,9 +36,8 @@ def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
 
 @cache  # the jobs of a sweep make the same few choices
 def _declared_by(
-    sources: tuple[str, ...], choices: tuple[tuple[str, str], ...], config_name: str
+    folders: tuple[Path, ...], choices: tuple[tuple[str, str], ...], config_name: str
 ) -> Mapping[str, Any]:
-    folders = [Path(source) for source in sources]
     declared: dict[str, Any] = {}
     for group, option in choices:
         declared[group] = read_option(folders, group, option)

@@ -70,9 +70,11 @@ class Composer:
 
 
 def loader_of(loader: ConfigLoader, folder: str) -> ConfigLoaderImpl:
-    """A loader that reads another folder in the place of the main configuration."""
+    """A loader that reads one folder in the place of the main configuration and the folders beside it."""
     path: ConfigSearchPath = loader.get_search_path()
-    for element in path.get_path():
+    elements = path.get_path()
+    for element in elements:
         if element.provider == "main":
             element.path = f"file://{folder}"
+    elements[:] = [one for one in elements if one.provider == "main" or not str(one.path).startswith("file:")]
     return ConfigLoaderImpl(path)

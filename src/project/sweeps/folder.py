@@ -1,6 +1,7 @@
 """A sweep's folder: its record, the configuration files as they were, and one run folder a job."""
 
 import json
+import os
 import platform
 import re
 import shutil
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from project import config_files
 from project.errors import InputError
 from project.redaction import holds_secret, redact
 from project.runs.claims import claim
@@ -70,10 +72,11 @@ class SweepFolder:
         except (OSError, ValueError, TypeError):  # the runs' folders tell as much
             return {}
 
-    def start_record(self, overrides: Sequence[str]) -> None:
+    def start_record(self, overrides: Sequence[str], config_name: str) -> None:
         """Write what the sweep is."""
         record = {
             "overrides": list(overrides),
+            "config_name": config_name,
             "command": sys.argv,
             "started": now(),
             "host": platform.node(),
@@ -116,29 +119,49 @@ class SweepFolder:
             yield
 
 
-def create(wanted: str, conf: Path, overrides: Sequence[str]) -> SweepFolder:
-    """Make a new sweep's folder, with a copy of the configuration files.
+def create(
+    wanted: str, sources: Sequence[Path], overrides: Sequence[str], config_name: str = "train"
+) -> SweepFolder:
+    """Make a new sweep's folder, with one copy of all configuration files.
 
     Args:
         wanted: its path; -2, -3, … is appended if it is taken.
-        conf: folder of the configuration.
+        sources: folders of configurations; a file in one hides those of the same name in the following ones.
         overrides: of the command line.
+        config_name: of the primary configuration.
 
     Raises:
-        InputError: the folder cannot be made.
+        InputError: the folder cannot be made, or a file holds a secret.
     """
-    for file in sorted(conf.rglob("*.y*ml")):
-        _refuse_secrets(file, conf)
+    files = {file.relative_to(top): (file, top) for top in reversed(sources) for file in _config_files(top)}
+    for file, top in files.values():
+        _refuse_secrets(file, top)
     named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if named else "paths.outputs"))
-    shutil.copytree(conf, folder.conf, ignore=_all_but_yaml)
-    folder.start_record(overrides)
+    for path, (file, _) in files.items():
+        copy = folder.conf / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        config_files.originals[copy.resolve()] = file
+    folder.start_record(overrides, config_name)
     return folder
+
+
+def _config_files(top: Path) -> Iterator[Path]:
+    """YAML files below a folder that Hydra could read; not those of runs and sweeps, nor hidden ones."""
+    for place, folders, names in os.walk(top):
+        if {"status.json", "sweep.json"} & set(names):
+            folders.clear()
+            continue
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(place, name) for name in sorted(names) if name.endswith((".yaml", ".yml"))):
+            if file.is_file() and file.stat().st_size <= config_files.MOST_BYTES:
+                yield file
 
 
 def _refuse_secrets(file: Path, conf: Path) -> None:
     """A sweep copies its configuration files."""
-    for line in file.read_text(encoding="utf-8", errors="replace").splitlines():
+    for line in config_files.read_text(file, errors="replace").splitlines():
         found = ENTRY.match(line)
         if found and holds_secret(found[1], line.partition(":")[2].partition(" #")[0].strip(" '\"")):
             raise InputError(
@@ -162,9 +185,3 @@ def _lock(descriptor: int) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-def _all_but_yaml(directory: str, names: list[str]) -> list[str]:
-    return [
-        name for name in names if not name.endswith((".yaml", ".yml")) and not Path(directory, name).is_dir()
-    ]

@@ -15,6 +15,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from project import resume
+from project.config_files import SEARCH_PATH, config_folders
 from project.errors import InputError
 from project.nearest import explain_composition
 from project.redaction import restore
@@ -249,12 +250,11 @@ class RecordedSweeper(Sweeper):
         if resume.continued_sweep is not None:
             yield resume.continued_sweep.folder
             return
-        sources = self.config.hydra.runtime.config_sources
-        conf = next(Path(source.path) for source in sources if source.provider == "main")
+        sources = config_folders(self.config.hydra.runtime.config_sources)
         hydra = OmegaConf.to_container(self.config.hydra.overrides.hydra, resolve=False)
         assert isinstance(hydra, list)
         everything = [*map(str, hydra), *arguments]
-        folder = create(self.config.hydra.sweep.dir, conf, everything)
+        folder = create(self.config.hydra.sweep.dir, sources, everything, self.config.hydra.job.config_name)
         try:
             yield folder
         except BaseException:
@@ -264,8 +264,12 @@ class RecordedSweeper(Sweeper):
 
     def _freeze(self, folder: SweepFolder) -> None:
         """Work from the configuration files as they were when the sweep began."""
-        with read_write(self.config.hydra.sweep):
+        with read_write(self.config.hydra):
             self.config.hydra.sweep.dir = str(folder.path)
+            if self.config.hydra.searchpath:  # whose files are in the sweep's folder by now
+                given = self.config.hydra.overrides.hydra
+                kept = [text for text in given if not text.startswith(SEARCH_PATH)]
+                self.config.hydra.overrides.hydra = [*kept, f"{SEARCH_PATH}[]"]
         self.loader = loader_of(self.context.config_loader, str(folder.conf.absolute()))
         self.launcher = Plugins.instance().instantiate_launcher(
             hydra_context=HydraContext(config_loader=self.loader, callbacks=self.context.callbacks),
