@@ -111,5 +111,4 @@ def _picture(text: str) -> Path:
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
-    with command_line.ending_on_errors():
-        main(sys.argv[1:])
+    command_line.end_with(lambda: main(sys.argv[1:]))

@@ -102,6 +102,17 @@ def leave(code: str | int | None) -> NoReturn:
     os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
+def end_with(work: Callable[[], int | None]) -> NoReturn:
+    """Do a command's work, and end the process with the exit code that it returns; None is 0."""
+    code: int | None = 1
+    try:
+        with ending_on_errors():
+            code = work()
+    except SystemExit as end:
+        leave(end.code)
+    leave(code)
+
+
 @contextmanager
 def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> Iterator[None]:
     """Report an error and end the process with its exit code.

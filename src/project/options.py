@@ -58,13 +58,8 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
         print(describe(kind, Path(sys.argv[0]).name, examples))
         return
     resolvers.register()
-    code: int | None = 1
-    try:
-        with command_line.ending_on_errors():
-            code = main(parse([word for word in arguments if word != command_line.TRACEBACK_FLAG], kind))
-    except SystemExit as end:
-        command_line.leave(end.code)
-    command_line.leave(code)
+    words = [word for word in arguments if word != command_line.TRACEBACK_FLAG]
+    command_line.end_with(lambda: main(parse(words, kind)))
 
 
 def parse(words: Sequence[str], kind: type[Options]) -> Options:
