@@ -218,12 +218,18 @@ def test_views_are_a_weighted_mean_over_changed_copies() -> None:
         mean_over_views(network, images, "five")
 
 
-def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None) -> L.Trainer:
+def fit(
+    folder: Path,
+    *callbacks: L.Callback,
+    resume: Path | None = None,
+    end: float = 0.5,
+    batch_size: int = 16,
+) -> L.Trainer:
     module = ImageClassifier(
         make_network(),
         CrossEntropy(3),
         partial(MuonSGD, lr=0.1, linear_lr=0.1, bias_lr=0.5, weight_decay=0.001),
-        partial(schedules.linear, role_ends={"whitening": 0.5}),
+        partial(schedules.linear, role_ends={"whitening": end}),
         test_views="flip_translate",
     )
     last = Checkpoint(
@@ -239,7 +245,7 @@ def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None) -> L.T
         num_sanity_val_steps=0,
     )
     augment = Augmentation(3, crop_padding=2, crop_mode="reflect", flip=0.5, flip_mode="alternating")
-    data = make_data(augment=augment)
+    data = make_data(augment=augment, batch_size=batch_size)
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     return trainer
 
@@ -252,14 +258,31 @@ class Halt(L.Callback):
             trainer.should_stop = True
 
 
+class Watch(L.Callback):
+    """Note at each batch whether the whitening's biases are trained."""
+
+    def __init__(self) -> None:
+        self.trains: list[bool] = []
+
+    def on_train_batch_start(self, trainer, module, *args) -> None:
+        self.trains.append(module.network.whitening.bias.requires_grad)
+
+
+def test_parameters_rest_at_their_part_of_a_resumed_training_with_larger_steps(tmp_path: Path) -> None:
+    fit(tmp_path, Halt(), Rest({"whitening": 0.75}), end=0.75)
+    watch = Watch()
+    fit(
+        tmp_path,
+        Rest({"whitening": 0.75}),
+        watch,
+        resume=tmp_path / "last.ckpt",
+        end=0.75,
+        batch_size=32,
+    )
+    assert watch.trains == [True] * 4 + [False] * 4
+
+
 def test_parameters_at_rest_change_no_result_and_take_no_gradient(tmp_path: Path) -> None:
-    class Watch(L.Callback):
-        def __init__(self) -> None:
-            self.trains: list[bool] = []
-
-        def on_train_batch_start(self, trainer, module, *args) -> None:
-            self.trains.append(module.network.whitening.bias.requires_grad)
-
     watch = Watch()
     plain = fit(tmp_path / "plain").lightning_module
     resting = fit(tmp_path / "resting", Rest({"whitening": 0.5}), watch).lightning_module

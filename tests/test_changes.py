@@ -11,6 +11,7 @@ BEFORE: dict[str, Any] = {
     "model": {"_target_": "Net", "widths": [64], "dropout": 0.1},
     "data": {"batch_size": 16, "val_size": 0.1, "seed": 1, "num_workers": 0},
     "optim": {"_target_": "SGD", "lr": 0.1},
+    "scheduler": {"_target_": "constant"},
     "trainer": {"max_epochs": 2, "accumulate_grad_batches": 1},
     "callbacks": {"best": {"dirpath": "a/checkpoints"}},
     "paths": {"run": "a"},
@@ -50,6 +51,7 @@ def test_changes_are_told_and_copies_are_not() -> None:
         (changed(trainer__accumulate_grad_batches=2), 0, 1),
         (changed(model__widths=[32], data__val_size=0.2), 2, 2),
         (changed(optim___target_="Adam"), 1, 1),
+        (changed(scheduler={"_target_": "cosine"}), 0, 0),
     ],
 )
 def test_what_would_be_wrong_is_refused(now: dict[str, Any], always: int, within: int) -> None:

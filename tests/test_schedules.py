@@ -307,6 +307,16 @@ def test_a_plateau_keeps_what_it_measured(tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed[::9], np.outer(ratios, BASES), rtol=1e-9)
 
 
+def test_another_schedule_takes_over_at_the_same_place(tmp_path: Path) -> None:
+    falling = partial(schedules.plateau, monitor="train/loss", mode="max", factor=0.5, patience=0)
+    for before, now in ((CASES["constant"][0], CASES["cosine"][0]), (falling, CASES["step"][0])):
+        fit(tmp_path, before, stop_after=STOPPED)
+        expected = fit(tmp_path / "straight", now)[9 * STOPPED :]
+        assert fit(tmp_path, now, resume="last") == expected
+    fit(tmp_path, CASES["cosine"][0], stop_after=STOPPED)
+    assert fit(tmp_path, falling, resume="last", max_epochs=5) == [BASES.tolist()] * 9
+
+
 def test_momentum_follows_its_cycle_too(tmp_path: Path) -> None:
     def cycle(optimizer: torch.optim.Optimizer, length: Length) -> dict[str, Any]:
         total = length.in_units_of("step") + 1

@@ -21,7 +21,6 @@ ALWAYS = {
     "decay_norms_and_biases": "the optimizer's groups would be others than those of its state",
     "layer_decay": "the optimizer's groups would be others than those of its state",
     "optim._target_": "the optimizer's state is that of another one",
-    "scheduler._target_": "the schedule's state is that of another one",
 }
 """What would be wrong wherever a run is taken up, and why."""
 WITHIN_EPOCH = {
