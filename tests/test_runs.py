@@ -2,17 +2,22 @@
 
 import errno
 import json
+import logging
 import os
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import attempts
 import pytest
 from handmade import write_run
 
+from project.callbacks.last import Last
 from project.datamodules import download
 from project.errors import InputError
+from project.rebuild import load
 from project.runs.claims import claim
 from project.runs.folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.results import read_runs
@@ -235,3 +240,58 @@ def test_trials_count_only_where_there_is_nothing_else(tmp_path: Path) -> None:
     assert latest_run(tmp_path / "outputs").path.name == "real"
     assert [run.folder.name for run in read_runs([tmp_path / "outputs"])[0]] == ["real"]
     assert latest_run(tmp_path / "elsewhere") is None
+
+
+def test_a_folder_that_is_removed_is_made_whole_from_memory(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    run = RunFolder(tmp_path / "day" / "run")
+    run.composed_file.parent.mkdir(parents=True)
+    for file, text in (
+        (run.composed_file, "seed: 1\n"),
+        (run.hydra_file, "x: 2\n"),
+        (run.config_file, "seed: 1\n"),
+    ):
+        file.write_text(text)
+    run.write_status(state="running", started="now", name="a")
+    run.hold_configuration()
+    for epoch in range(3):
+        shutil.rmtree(tmp_path / "day")
+        assert run.write_status(progress={"epoch": epoch})
+        assert run.composed_file.read_text() == run.config_file.read_text() == "seed: 1\n"
+        assert run.hydra_file.read_text() == "x: 2\n"
+        status = json.loads(run.status_file.read_text())
+        assert status == {"state": "running", "started": "now", "name": "a", "progress": {"epoch": epoch}}
+    (told,) = (one.getMessage() for one in caplog.records if one.levelno >= logging.WARNING)
+    assert "was removed while its run goes on" in told
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Path, epoch: int) -> None:
+    """The folder is removed at the end of an epoch, behind all that is written then."""
+
+    def remove_folder_at_the_end_of_an_epoch() -> None:
+        end = Last.on_train_epoch_end
+
+        def end_and_remove(self: Last, trainer: Any, module: Any) -> None:
+            end(self, trainer, module)
+            if trainer.current_epoch == epoch:
+                shutil.rmtree(self.path.parent.parent)
+
+        Last.on_train_epoch_end = end_and_remove
+
+    words = ["data=synthetic", "data.train_size=32", "data.val_size=8", "data.test_size=8", "model=mlp"]
+    words += ["data.batch_size=16", "trainer.accelerator=cpu", "trainer.max_epochs=3", "hydra.run.dir=run"]
+    printed = attempts.run(words, tmp_path, before=remove_folder_at_the_end_of_an_epoch)
+    assert printed.count("was removed while its run goes on") == 1
+    assert "Traceback" not in printed
+    run = RunFolder(tmp_path / "run")
+    status = run.read_status()
+    assert (status["state"], status["name"], "started" in status) == ("done", "mlp_synthetic_adam", True)
+    assert {file.name for file in run.composed_file.parent.iterdir()} == {
+        *("config.yaml", "hydra.yaml", "overrides.yaml")
+    }
+    load(run)
+    resumed = attempts.run(["resume=run", "trainer.max_epochs=4"], tmp_path)
+    assert "Traceback" not in resumed
+    assert run.read_status()["progress"]["epoch"] == 4

@@ -107,13 +107,13 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     callbacks: dict[str, Callback] = build(config, "callbacks")
     if not datamodule.validates or not cfg.trainer.limit_val_batches:
         callbacks = without_validation(callbacks, config["scheduler"])
-    callbacks |= {"record": Record(run), "stop": Stop()}
     if in_sweep() and isinstance(story := callbacks.get("story"), Story):
         story.keep_to_share()
     if cfg.ckpt_path is not None and nodes.is_first():  # changes are kept once they have proved right
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))
         )
+    callbacks |= {"record": Record(run), "stop": Stop()}
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
         config,

@@ -77,5 +77,8 @@ class Last(Checkpoint):
             raise stopping.Stopped(signum)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Save the end of the training."""
+        """Save the end of the training, again if the file was removed."""
+        (gone,) = largest(trainer, int(not self.path.exists()))
+        if gone:
+            self._saved_step = -1
         self.save(trainer)

@@ -21,6 +21,11 @@ class Record(Callback):
         self.run = run
         self._written = -INTERVAL_S
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Hold what the folder is made whole from if it is removed."""
+        if trainer.is_global_zero:
+            self.run.hold_configuration()
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, unless it was done a moment ago."""
         now = time.monotonic()

@@ -1,6 +1,7 @@
 """A run's folder: its name, status and configuration. Needs no torch."""
 
 import json
+import logging
 import os
 import platform
 import sys
@@ -18,6 +19,8 @@ from project.runs.claims import discard
 from project.runs.outages import Outage, reason_of, replace_text
 from project.runs.provenance import git_state, now, versions
 from project.runs.writable import probe
+
+log = logging.getLogger(__name__)
 
 KINDS = {"pid": int, "host": str, "started": str, "state": str}
 """What these keys of a status hold; anything else there counts as nothing."""
@@ -45,6 +48,9 @@ class RunFolder:
         self.checkpoints = self.path / "checkpoints"
         self._outage = Outage(self.status_file, "what becomes of the run is kept until that works")
         self._unwritten: dict[str, Any] = {}
+        self._recorded: dict[str, Any] = {}  # the status that was written last
+        self._held: dict[Path, str] = {}
+        self._told_removed = False
 
     @property
     def shown(self) -> str:
@@ -82,14 +88,41 @@ class RunFolder:
         """
         self._unwritten |= changes
         try:
-            text = json.dumps(redact(self.read_status()), indent=2) + "\n"
+            self._make_whole()
+            status = {**({} if self.status_file.exists() else self._recorded), **self.read_status()}
+            text = json.dumps(redact(status), indent=2) + "\n"
             replace_text(self.status_file, text, durable="state" in changes)
         except OSError as error:
             self._outage.begin(error)
             return False
+        self._recorded = status
         self._unwritten.clear()
         self._outage.end()
         return True
+
+    def hold_configuration(self) -> None:
+        """Keep in memory what a resume and an evaluation read: somebody may remove the folder meanwhile."""
+        files = [self.config_file, *self.composed_file.parent.glob("*.yaml")]
+        self._held = {file: file.read_text() for file in files if file.is_file()}
+
+    def _make_whole(self) -> None:
+        """Write again what was held, if it is gone, which is told once.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        for file, content in self._held.items():
+            if file.exists():
+                continue
+            file.parent.mkdir(parents=True, exist_ok=True)
+            replace_text(file, content)
+            if not self._told_removed:
+                self._told_removed = True
+                log.warning(
+                    "warning: %s was removed while its run goes on; its configuration, status and next "
+                    "checkpoint are written again, earlier rows and checkpoints are lost",
+                    self.shown,
+                )
 
     def refuse_unrecorded(self) -> None:
         """Make sure that the run's end is on record: a sweep, or whoever looks later, knows no other.

@@ -118,6 +118,7 @@ class GrowingFile:
     def _write_alone(self) -> None:
         descriptor = os.open(self.file, os.O_WRONLY | os.O_CREAT, 0o666)
         try:
+            self._written = min(self._written, os.fstat(descriptor).st_size)  # if the file was removed
             write_at(descriptor, self._written, self._pending)
         except OSError:
             with suppress(OSError):
