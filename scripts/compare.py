@@ -10,6 +10,7 @@ if __name__ == "__main__":
     stopping.end_at_once()
 
 import argparse
+import os
 import signal
 import sys
 from pathlib import Path
@@ -80,6 +81,8 @@ def main(arguments: list[str]) -> None:
     accept_all_text()
     command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
     args = parse(arguments)
+    if args.csv and args.plot and os.path.realpath(args.csv) == os.path.realpath(args.plot):
+        raise InputError(f"--plot {args.plot}: the file of --csv; give another name")
     for flag, file, kind in (("--csv", args.csv, COMPARISON), ("--plot", args.plot, PICTURE)):
         if file:
             refuse_unwritable_output(f"{flag} {file}", file)

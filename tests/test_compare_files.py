@@ -113,6 +113,10 @@ def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        (
+            ["--csv", "a.svg", "--plot", "./a.svg"],
+            "error: --plot a.svg: the file of --csv",
+        ),
         (["--by", "acc"], "error: --by acc: no such metric in these runs; did you mean"),
         (
             ["--plot", "x.gif"],

@@ -332,6 +332,13 @@ def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
     (tmp_path / "mine" / "evaluation.json").touch()  # nor is that one, with other files beside it
     with pytest.raises(InputError, match=r"^output=.*mine: .* than an evaluation, thesis\.txt; give another"):
         evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
+    for word, told in (
+        ("data.eval_batch_size=0", "must be at least 1"),
+        ("data.eval_batch_size=x", "a word, but a whole number is needed"),
+        ("data.prepared=3", "a whole number, but a word is needed"),
+    ):
+        with pytest.raises(InputError, match=rf"^{word}: {told}"):
+            evaluate(asked(f"run={folder}", word))
     with pytest.raises(InputError, match=r"^data\.num_classes=4: the run's network has 10 classes"):
         evaluate(asked(f"run={folder}", "data.num_classes=4"))
     assert not (folder / "evaluation").exists()

@@ -60,6 +60,25 @@ def test_an_image_folder_without_a_test_folder_is_cut_in_three(image_folder: Pat
     assert not train & test
 
 
+def test_a_run_goes_on_with_the_images_that_it_began_with(image_folder: Path, tmp_path: Path) -> None:
+    def set_up(folder: Path) -> ImageFolder:
+        data = ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3, val_size=0.25, test_size=12)
+        data.setup("fit")
+        return data
+
+    state = set_up(image_folder / "train").state_dict()
+    shutil.copytree(image_folder / "train", tmp_path / "moved")
+    set_up(tmp_path / "moved").load_state_dict(state)
+    one = next((tmp_path / "moved" / "ant").iterdir())
+    shutil.copy(one, one.with_name(f"another{one.suffix}"))  # all splits are cut anew
+    changed = set_up(tmp_path / "moved")
+    with pytest.raises(InputError, match=r"moved: images were added, removed or renamed since the run began"):
+        changed.load_state_dict(state)
+    changed.load_state_dict({name: value for name, value in state.items() if name != "images"})
+    changed.may_have_changed = True
+    changed.load_state_dict(state)
+
+
 def test_folds_are_not_cut_beside_a_validation_folder(image_folder: Path, tmp_path: Path) -> None:
     options = {"input_shape": (3, 12, 10), "num_classes": 3, "folds": 4, "fold": 1}
     cut = ImageFolder(str(image_folder), **options)

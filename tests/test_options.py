@@ -22,7 +22,7 @@ class Keys:
     run: str = option(help="a run")
     split: Literal["val", "test"] = option("test", "which images")
     folder: Path | None = option(None, "where to")
-    count: int | None = option(3, "how many", least=1)
+    count: int | None = option(3, "how many", least=1, most=1_000_000)
     share: float = option(0.5, "how much", least=0)
     fast: bool = option(False, "hurry")
     names: list[str] = option(["a", "b"], "of things")
@@ -59,6 +59,7 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
         ("run=x views=flop", "views=flop: did you mean flip?"),
         ("run=x count=0", "count=0: must be at least 1"),
         ("run=x count=1.5", "count=1.5: give a whole number or null"),
+        ("run=x count=1000001", "count=1000001: must be at most 1,000,000"),
         ("run=x share=inf", "share=inf: must be finite"),
         ("run=x share=nan", "share=nan: give a number"),
         ("run=x fast=maybe", "fast=maybe: give true or false"),

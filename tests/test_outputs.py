@@ -6,7 +6,9 @@ import pytest
 from conftest import Compose
 
 from project.checks import find_problems
-from project.command_line import with_home
+from project.command_line import report, require_working_folder, with_home
+from project.errors import InputError
+from project.forking import flush
 from project.runs.outputs import find_misplaced
 
 
@@ -91,3 +93,23 @@ def test_a_tilde_on_the_command_line_is_the_home_folder(monkeypatch: pytest.Monk
     assert with_home("+x.dir='~'") == "+x.dir='/home/some one'"
     for kept in ("~callbacks.best", "name=a~b", "data.path=~nobody-of-this-name/x", "optim.lr=0.1", "-m"):
         assert with_home(kept) == kept
+
+
+def test_a_lost_working_directory_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    require_working_folder()
+    (tmp_path / "gone").rmdir()
+    with pytest.raises(InputError, match=r"the working directory is gone \(No such file or directory\)"):
+        require_working_folder()
+
+
+def test_a_reader_that_has_ended_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
+    assert report(BrokenPipeError(32, "Broken pipe")) == 1
+    assert capsys.readouterr().err == "error: standard output: whoever read it has ended\n"
+
+
+def test_streams_that_were_closed_before_the_start_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdout", None)
+    monkeypatch.setattr("sys.stderr", None)
+    flush()

@@ -228,6 +228,11 @@ def test_predictions_take_the_place_of_predictions_alone(
         ("input=1.png output=empty format=csv", InputError, r"output=empty: a folder; name a file"),
         ("input=1.png output=1.png/a.csv", InputError, r"output=1\.png/a\.csv: cannot be written"),
         ("input=1.png output=./1.png format=csv", InputError, r"output=\./1\.png: one of the images"),
+        (
+            "input=1.png output=a.png format=csv sheet=./a.png",
+            InputError,
+            r"sheet=\./a\.png: the file of",
+        ),
         ("input=1.png sheet=a.pdf", InputError, r"sheet=a\.pdf: end its name in \.png"),
         ("input=1.png run=nowhere", InputError, r"run=nowhere: no such folder"),
         ("input=1.png outputs=empty", InputError, r"run=last: no run below empty"),

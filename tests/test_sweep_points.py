@@ -103,6 +103,8 @@ def test_points_from_a_file_are_taken_with_each_of_the_command_line(composer: ob
     points = listed(str(file), ["seed=1,2", "data=mnist"], loader)  # type: ignore[arg-type]
     assert len(points) == 2 * (1 + 2)
     assert points[0].varied == ["seed=1", "model=mlp", "optim.lr=0.1"]
+    file.write_text("optim.lr=0.1 # it's high\n  # it's a comment\n\"name='a#b'\"")
+    assert [point.varied for point in listed(str(file), [], loader)] == [["optim.lr=0.1"], ["name='a#b'"]]  # type: ignore[arg-type]
     file.write_text("name=it's\n")
     with pytest.raises(InputError, match=r"line 1: No closing quotation"):
         listed(str(file), [], loader)  # type: ignore[arg-type]

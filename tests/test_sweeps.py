@@ -36,6 +36,16 @@ def test_the_last_line_of_a_job_counts_and_a_torn_one_does_not(tmp_path: Path) -
     assert all(json.loads(line) for line in ledger.file.read_text().splitlines())
 
 
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00", b'{"number": 7}', b"[1]", b"null", b"{"])
+def test_a_damaged_line_of_the_record_is_named(tmp_path: Path, line: bytes) -> None:
+    ledger = Ledger(tmp_path / "jobs.jsonl")
+    ledger.write(job(1), job(0))
+    with ledger.file.open("ab") as stream:
+        stream.write(line + b"\n")
+    with pytest.raises(InputError, match=r"jobs\.jsonl: line 3 is damaged; remove it"):
+        ledger.read()
+
+
 def test_slots_give_every_device_once() -> None:
     slots = Slots(cpus=16, gpus=("0", "1", "2", "3"), expected=10)
     two = slots.take(Need(2, 2))

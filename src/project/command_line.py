@@ -60,6 +60,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
         with nodes.ending_together(), ending_on_errors(conf, config_name):
+            require_working_folder()
             nodes.translate_slurm()
             if nodes.is_first():
                 sys.argv[1:] = map(with_home, sys.argv[1:])
@@ -75,6 +76,18 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     except SystemExit as end:
         leave(end.code)
     leave(0)
+
+
+def require_working_folder() -> None:
+    """Make sure that there is a working directory: libraries fail without one in ways of their own.
+
+    Raises:
+        InputError: it was removed.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(f"the working directory is gone ({reason_of(error)}); cd to another") from error
 
 
 def _tidy_up(signum: int) -> None:
@@ -107,6 +120,7 @@ def end_with(work: Callable[[], int | None]) -> NoReturn:
     code: int | None = 1
     try:
         with ending_on_errors():
+            require_working_folder()
             code = work()
     except SystemExit as end:
         leave(end.code)
@@ -191,6 +205,8 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
         return [one_line(error)]
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
         return [f"{error.filename or 'standard output'}: {reason_of(error)}; make room, or write elsewhere"]
+    if isinstance(error, BrokenPipeError):
+        return ["standard output: whoever read it has ended"]
     if isinstance(error, HydraException | OmegaConfBaseException):
         overrides = get_args_parser().parse_known_args()[0].overrides
         return explain_composition(error, overrides, conf, config_name)

@@ -44,6 +44,6 @@ def accept_all_text() -> None:
 
 def flush() -> None:
     """Write out what would otherwise be written twice after a fork, or never after `os._exit`."""
-    for stream in (sys.stdout, sys.stderr):
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed before the start
         with suppress(OSError):  # of a disk that is full, or a pipe that nobody reads
             stream.flush()

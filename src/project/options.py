@@ -4,7 +4,7 @@ import signal
 import sys
 import textwrap
 import types
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, Field, field, fields
 from difflib import get_close_matches
 from inspect import cleandoc
@@ -27,15 +27,18 @@ class Overrides(list[str]):
     """The type of an option that collects all words for its group: `data=…` and `data.…=…`."""
 
 
-def option(default: Any = MISSING, help: str = "", *, least: float | None = None) -> Any:
+def option(
+    default: Any = MISSING, help: str = "", *, least: float | None = None, most: float | None = None
+) -> Any:
     """Describe a key of a command.
 
     Args:
         default: its value where the command line gives none; left out: the key must be given.
         help: a line for `--help`.
         least: smallest number that it takes.
+        most: largest one.
     """
-    metadata = {"help": help, "least": least}
+    metadata = {"help": help, "least": least, "most": most}
     if isinstance(default, list):
         return field(default_factory=lambda: type(default)(default), metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -97,7 +100,7 @@ def parse(words: Sequence[str], kind: type[Options]) -> Options:
             lines.append(f"{word}: {twice if sign else keyless}")
         else:
             try:
-                value = _convert(key, text, hints[key], known[key].metadata["least"])
+                value = _convert(key, text, hints[key], known[key].metadata)
                 given[key] = [*given.get(key, []), *value] if isinstance(value, list) else value
             except InputError as error:
                 meant.add(key)
@@ -111,8 +114,9 @@ def parse(words: Sequence[str], kind: type[Options]) -> Options:
     return kind(**given)
 
 
-def _convert(key: str, text: str, hint: Any, least: float | None) -> Any:
+def _convert(key: str, text: str, hint: Any, metadata: Mapping[str, Any]) -> Any:
     """The value that a text stands for."""
+    least, most = metadata["least"], metadata["most"]
     kinds = _kinds(hint)
     if text[:1] == text[-1:] and text[:1] in ("'", '"') and len(text) > 1:
         text = text[1:-1]
@@ -132,6 +136,8 @@ def _convert(key: str, text: str, hint: Any, least: float | None) -> Any:
                 raise InputError(f"{key}={text}: must be at least {least:g}")
             if value == float("inf"):
                 raise InputError(f"{key}={text}: must be finite")
+            if most is not None and value > most:
+                raise InputError(f"{key}={text}: must be at most {most:,}")
         return value
     choices = _choices(kinds)
     hint_text = did_you_mean(text, choices) if choices else f"give {' or '.join(map(_name, kinds))}"

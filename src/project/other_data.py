@@ -7,6 +7,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from project.checks.declared import read_option
+from project.checks.values import find_problem
 from project.datamodules.folders import ALL
 from project.errors import InputError
 from project.nearest import did_you_mean, options
@@ -73,9 +74,13 @@ def override_data(
                 config.data[key] = value
         if {"data", "data.path"} & given and "resize" in config.data and config.data.resize is None:
             config.data.resize = list(shape[1:])
+    declared = {f"data.{key}": value for key, value in _plain(config.data).items()}
     for word in overrides:
         if not word.startswith("data="):
             change_config(config, word, CONF)
+    for key in sorted(given & declared.keys()):
+        if problem := find_problem(key, _plain(config.data)[key.removeprefix("data.")], declared):
+            raise InputError(problem)
     if {"data", "data.path"} & given:
         return
     changed = _plain(config.data)

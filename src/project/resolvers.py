@@ -52,7 +52,7 @@ def portion(share: float, shape: Sequence[int]) -> int:
 
 def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
     sides = [resize, resize] if isinstance(resize, int) else list(resize)
-    if len(sides) != 2 or not all(isinstance(side, int) and side > 0 for side in sides):
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
         raise InputError(f"data.resize={resize}: give a side in pixels, or [height,width]")
     return sides[0], sides[1]
 

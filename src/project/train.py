@@ -100,6 +100,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     datamodule: ImageDataModule = build(config, "data")
+    datamodule.may_have_changed = cfg.get("resume_anyway", False)
     module = build_module(config, record)
     if cfg.get("find"):
         find_value(cfg, config, record, module, datamodule, run)

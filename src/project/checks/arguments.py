@@ -32,7 +32,7 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
         if text.startswith("-")
     ]
     overrides = [*known.overrides, *(text for text in unknown if not text.startswith("-"))]
-    if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides)]:
+    if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides), *_emptied(overrides)]:
         raise InputError("\n".join(problems))
 
 
@@ -88,6 +88,14 @@ def _needed_by_hydra(overrides: Sequence[str]) -> Iterator[str]:
     for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
         if f"~{key}" in overrides:
             yield f"~{key}: a run needs it; {remedy}"
+
+
+def _emptied(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield groups of keys to which nothing is added, which Hydra would take for no change."""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if value == "{}" and key in GROUPS:
+            yield f"{text}: changes nothing, keys that are there stay; {GROUPS[key]}"
 
 
 def repeated(overrides: Sequence[str]) -> Iterator[str]:

@@ -107,7 +107,7 @@ def _wrong_torchvision(right: Mapping[str, Any]) -> Iterator[str]:
         yield f"model.weights={weights}: an address; download the file first, and give its path"
     elif Path(str(weights)).suffix and not Path(str(weights)).is_file():
         yield f"model.weights={weights}: no such file; give a file with a state_dict, DEFAULT, or null"
-    elif not Path(str(weights)).exists():
+    elif not Path(str(weights)).is_file():
         members = torchvision_models.weights_of(str(name))
         if members and weights not in ("DEFAULT", *members):
             allowed = ", ".join(["DEFAULT", *members])

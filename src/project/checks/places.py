@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from project.checks.asked import Asked
+from project.targets import ADDRESS
 
 DOWNLOADED = ("project.datamodules.mnist.MNIST", "project.datamodules.cifar10.CIFAR10")
 
@@ -15,6 +16,9 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     for key in ("paths.outputs", "paths.data", "paths.prepared"):
         if key in right and isinstance(right[key], str) and not right[key].strip():
             yield f"{key}={right[key]!r}: name a folder, as in {key}={key.removeprefix('paths.')}"
+            return
+        if ADDRESS.match(str(right.get(key))):
+            yield f"{key}={right[key]}: an address; give a folder on a disk, be it that of a network"
             return
         if str(right.get(key)).startswith("~"):
             yield f"{key}={right[key]}: ~ is read on the command line alone; write ${{oc.env:HOME}}"

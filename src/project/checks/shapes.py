@@ -1,5 +1,6 @@
 """Values that may have several types: what each of them may look like."""
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from pathlib import PurePath
@@ -54,6 +55,12 @@ def _duration(key: str, value: Any) -> str:
     return f"{key}={value}: give days:hours:minutes:seconds, as in {key}=00:01:30:00"
 
 
+def _amount(key: str, value: Any) -> str:
+    if type(value) in (int, float) and 0 <= value < math.inf:
+        return ""
+    return f"{key}={value}: give a number from 0"
+
+
 def _images(key: str, value: Any) -> str:
     """A number of images, or a fraction of all."""
     wanted = "give a whole number of images, or a fraction below 1"
@@ -98,6 +105,7 @@ CHECKS: Mapping[str, Callable[[str, Any], str]] = {
     "trainer.overfit_batches": _batches,
     "trainer.val_check_interval": _batches,
     "trainer.max_time": _duration,
+    **{f"trainer.max_time.{unit}": _amount for unit in ("weeks", "days", "hours", "minutes", "seconds")},
     "data.val_size": _images,
     "data.test_size": _images,
     "data.folds": _folds,

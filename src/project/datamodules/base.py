@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
-from project.datamodules.fitting import check_classes, check_images, class_indices, per_channel
+from project.datamodules.fitting import check_classes, check_images, class_indices, digest_of, per_channel
 from project.datamodules.images import (
     Images,
     MemoryImages,
@@ -81,6 +81,8 @@ class ImageDataModule(L.LightningDataModule):
 
     maps_files = False
     """Whether `read` gives images that are mapped from files."""
+    may_have_changed = False
+    """A run may go on although its images are not those that it began with."""
 
     def __init__(
         self,
@@ -128,6 +130,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self._given_mean, self._given_std = mean is not None, std is not None
         self._resume_at: tuple[int, int] | None = None
+        self._images_digest: str | None = None
         self._parts: dict[str, Part] = {}
 
     @property
@@ -228,6 +231,8 @@ class ImageDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the classes, the channels' statistics, and how far the present epoch is."""
         state: dict[str, Any] = {"mean": self.mean, "std": self.std, "class_names": self.class_names}
+        if "train" in self._parts:
+            state["images"] = self._which_images()
         if self.trainer is not None and self.trainer.state.fn == "fit":
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             if not progress.is_last_batch:
@@ -238,15 +243,30 @@ class ImageDataModule(L.LightningDataModule):
         """Go on where the epoch was left, with the statistics that the weights were trained with.
 
         Raises:
-            InputError: the classes are others by now.
+            InputError: the classes are others by now, or the images of training and validation are.
         """
         if learnt := state_dict.get("class_names"):
             remedy = "give the classes the names that they had, or train anew"
             check_classes(learnt, self.class_names, self.source, remedy)
+        known = state_dict.get("images")
+        if known and "train" in self._parts and not self.may_have_changed and known != self._which_images():
+            raise InputError(
+                f"{self.source}: images were added, removed or renamed since the run began, and those of its "
+                "validation and test may be trained on; restore them, start a new run, or say "
+                "resume_anyway=true"
+            )
         self.mean = self.mean if self._given_mean else state_dict["mean"]
         self.std = self.std if self._given_std else state_dict["std"]
         if self.trainer is not None and self.trainer.state.fn == "fit" and "batches_done" in state_dict:
             self._resume_at = (state_dict["epoch"], state_dict["batches_done"])
+
+    def _which_images(self) -> str:
+        """A digest of which images are trained on and validated."""
+        if self._images_digest is None:
+            splits: list[Split] = [split for split in ("train", "val") if split in self._parts]
+            labels = [self._parts[split].images.labels.cpu()[self._parts[split].rows] for split in splits]
+            self._images_digest = digest_of(labels, [self.files(split) or [] for split in splits])
+        return self._images_digest
 
     def _set_up_training(self) -> None:
         val = self._load("val")

@@ -1,5 +1,7 @@
 """Whether images and statistics fit what is configured."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -117,3 +119,18 @@ def per_channel(key: str, values: Sequence[float] | None, channels: int) -> list
     if key == "std" and min(values) <= 0:
         raise InputError(f"data.std={list(values)}: must be above 0")
     return [float(value) for value in values] * (channels if len(values) == 1 else 1)
+
+
+def digest_of(labels: Sequence[Tensor], files: Sequence[Sequence[str]]) -> str:
+    """A digest of which images splits have, wherever they lie by now.
+
+    Args:
+        labels: (N,) of each split.
+        files: of each split, N of them, or none where images have none of their own.
+    """
+    digest = hashlib.sha256()
+    for numbers, names in zip(labels, files, strict=True):
+        above = len(os.path.commonpath([min(names), max(names)])) if names else 0
+        digest.update(f"{len(numbers)};".encode() + numbers.numpy().tobytes())
+        digest.update("\0".join(name[above:] for name in names).encode(errors="surrogateescape"))
+    return digest.hexdigest()

@@ -43,7 +43,7 @@ class Options:
     )
     predictions: bool = option(False, "write predictions.csv, a row an image")
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
-    resamples: int = option(1000, "of the images, for the intervals; 0: none", least=0)
+    resamples: int = option(1000, "of the images, for the intervals; 0: none", least=0, most=100_000)
     seed: int = option(0, "of the resamples", least=0)
     accelerator: Accelerator | None = option(None, "null: as the run has it")
     output: Path | None = option(None, "folder to write; null: evaluation/… in the run's folder")

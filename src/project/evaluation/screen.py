@@ -9,6 +9,8 @@ from project.evaluation.options import Options
 from project.evaluation.subject import Subject
 from project.runs.provenance import versions
 
+FAR = 0.01
+"""A difference in accuracy that no device or precision makes."""
 CLOSE = 1e-5
 """By how much, relatively, a loss may differ that was summed in another order."""
 
@@ -73,5 +75,7 @@ def _compared(subject: Subject, own: Mapping[str, float] | None) -> tuple[dict[s
     )
     if of_run == here:
         return notes, f"{figures}, though computed alike: its images, or its code, have changed since."
+    if abs(result.acc - own["accuracy"]) > FAR:
+        return notes, f"{figures}, further than devices differ: its images, or its code, have changed since."
     told = ", ".join(map(str, of_run))
     return notes, f"{figures}: computed there by {told}; here by {', '.join(here)}."

@@ -44,7 +44,7 @@ class Options:
     tolerance: float = option(1e-5, "largest difference, in units of the largest output", least=0)
     prune: float = option(0.5, "share of the channels that `pruned` goes without", least=0)
     calibration: int = option(512, "training images for static int8 and pruning", least=1)
-    batch: int = option(64, "images of the larger batch that is timed", least=1)
+    batch: int = option(64, "images of the larger batch that is timed", least=1, most=65_536)
     seconds: float = option(2.0, "of timing, for each file and batch size", least=0)
     threads: int = option(1, "of the CPU, while it is timed", least=1)
     weights: str = option(AUTO, "auto: those tested; best, last, previous, or a file")

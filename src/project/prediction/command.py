@@ -148,6 +148,8 @@ def _check_places(options: Options, kind: Format, files: Sequence[str]) -> None:
     """
     if options.sheet and Path(options.sheet).suffix.lower() not in PICTURES:
         raise InputError(f"sheet={options.sheet}: end its name in {', '.join(PICTURES)}")
+    if options.sheet and os.path.realpath(options.sheet) == os.path.realpath(options.output):
+        raise InputError(f"sheet={options.sheet}: the file of output=…; give another name")
     for key, file in (("output", options.output), ("sheet", options.sheet)):
         if file is None or file == SCREEN:
             continue

@@ -9,6 +9,7 @@ from pathlib import Path
 from project.errors import InputError
 from project.runs.outages import reason_of
 from project.runs.writable import probe, remove_empty
+from project.targets import ADDRESS
 
 MOST_ATTEMPTS = 100
 """Times that a folder's parent may be removed by others before the folder counts as impossible to make."""
@@ -56,6 +57,8 @@ def claim(wanted: str | Path, key: str = "paths.outputs") -> Path:
             it.
     """
     wanted = Path(wanted)
+    if ADDRESS.match(str(wanted)):
+        raise InputError(f"{key}: {wanted} is an address; runs are written to disks alone, give a folder")
     if wanted.name in ("", ".."):
         raise InputError(
             f"{wanted}: no folder of a run's own; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "

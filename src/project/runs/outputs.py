@@ -12,19 +12,21 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
+from project.checks.asked import asked
 from project.checks.declared import declared_values
-from project.checks.familiar import is_familiar
+from project.checks.familiar import LIBRARIES, is_familiar
 from project.errors import InputError
 from project.runs.checkpoint_files import has_checksum
 from project.runs.earlier_output import LOG, METRICS, is_earlier
 from project.runs.writable import refuse_unwritable_output
-from project.targets import plain_values
+from project.targets import ADDRESS, plain_values
 
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
 FOLDERS = ("dir", "dirpath", "directory", "folder")
 FILES = ("file", "filename", "filepath", "path")
 KINDS = {".csv": METRICS, ".log": LOG}
 """What our files begin with, by the ends of their names."""
+RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 
 
@@ -52,8 +54,8 @@ def find_misplaced(config: DictConfig) -> Iterator[str]:
     if run is None:
         return
     subfolder = plain_values(config, "hydra.output_subdir")
-    if isinstance(subfolder, str) and not _real(run / subfolder).is_relative_to(run):
-        yield f"hydra.output_subdir={subfolder}: leads out of the run folder; leave it out"
+    if subfolder != RECORD and (subfolder is not None or "hydra.output_subdir" in asked(config).keys):
+        yield f"hydra.output_subdir={subfolder}: runs go on from what stands in {RECORD}; leave it out"
     for group in GROUPS:
         for key, value in _names(group, plain_values(config, group)):
             if Path(value).is_absolute() or ".." in Path(value).parts:
@@ -107,6 +109,11 @@ def _is_known(plain: Mapping[str, Any]) -> bool:
     return "_target_" not in plain or is_familiar(plain["_target_"])
 
 
+def _is_of_library(plain: Mapping[str, Any]) -> bool:
+    """Lightning's own classes write to addresses too."""
+    return str(plain.get("_target_")).startswith(LIBRARIES)
+
+
 def _last_word(name: str) -> str:
     return str(name).rpartition("_")[2]
 
@@ -119,8 +126,8 @@ def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple
             word = _last_word(name)
             meant = word in FOLDERS or (word in FILES and not in_folder)
             by_its_file = "${paths.run}" in str(declared.get(f"{place}.{name}"))
-            local = isinstance(value, str) and "://" not in value
-            if local and (by_its_file or (meant and _is_known(found))):
+            known = _is_known(found) and not ("://" in str(value) and _is_of_library(found))
+            if isinstance(value, str) and (by_its_file or (meant and known)):
                 yield f"{place}.{name}", value, word not in FILES
 
 
@@ -136,10 +143,12 @@ def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
 def _in_the_way(output: Output, run: Path) -> str:
     """What keeps a run from writing there; an empty string if nothing does."""
     place = output.place
+    if ADDRESS.match(output.told.partition("=")[2]):
+        return "is an address; outputs are written to disks alone"
     if "=~" in output.told:
         return "~ is read on the command line alone, elsewhere ${oc.env:HOME}"
     for above in place.parents:
-        if (above / ".hydra" / "config.yaml").exists() and not run.is_relative_to(above):
+        if (above / RECORD / "config.yaml").exists() and not run.is_relative_to(above):
             return f"lies in the folder of another run, {above}"
     if not os.path.lexists(place):
         return ""

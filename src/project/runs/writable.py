@@ -16,6 +16,7 @@ from project import stopping
 from project.checks.asked import asked
 from project.errors import InputError
 from project.runs.outages import reason_of, replacing
+from project.targets import ADDRESS
 
 PROBE_BYTES = 2**18
 """More than what a run writes before its first step."""
@@ -35,6 +36,8 @@ def refuse_unwritable_output(
     Raises:
         InputError: the output cannot be written.
     """
+    if ADDRESS.match(str(path)):
+        raise InputError(f"{given}: an address; outputs are written to disks alone, give a path")
     try:
         if path.is_dir() and not folder:
             raise InputError(f"{given}: a folder; name a file")

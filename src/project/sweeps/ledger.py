@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from project.errors import InputError
 from project.redaction import redact
 from project.runs.outages import Outage
 from project.sweeps.jobs import Job
@@ -30,13 +31,22 @@ class Ledger:
         )
 
     def read(self) -> dict[int, Job]:
-        """Jobs by number, in order."""
+        """Jobs by number, in order.
+
+        Raises:
+            InputError: a line is damaged. A last one that is torn does not count.
+        """
         jobs: dict[int, Job] = {}
         if self.file.exists():
-            for line in self.file.read_bytes().splitlines(keepends=True):
-                if line.endswith(b"\n"):
-                    job = Job(**json.loads(line))
-                    jobs[job.number] = job
+            for number, line in enumerate(self.file.read_bytes().split(b"\n")[:-1], start=1):
+                try:
+                    job = Job(**json.loads(line.decode()))
+                except (ValueError, TypeError) as error:
+                    raise InputError(
+                        f"{self.file}: line {number} is damaged; remove it: earlier lines and the job's "
+                        "folder tell of the job"
+                    ) from error
+                jobs[job.number] = job
         jobs |= {job.number: job for job in self._unwritten}
         return dict(sorted(jobs.items()))
 

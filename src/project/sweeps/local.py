@@ -7,6 +7,7 @@ from typing import Literal
 
 from omegaconf import DictConfig
 
+from project.checks.values import is_whole
 from project.devices import available_cpus, visible_gpus
 from project.errors import InputError
 from project.sweeps.launching import StreamingLauncher
@@ -45,7 +46,7 @@ class LocalProcesses(StreamingLauncher):
         grace_s: float = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        if jobs != "auto" and (not isinstance(jobs, int) or jobs < 1):
+        if jobs != "auto" and not is_whole(jobs, 1):
             raise InputError(f"hydra.launcher.jobs={jobs}: give a whole number from 1, or auto")
         if start not in STARTS:
             raise InputError(f"hydra.launcher.start={start}: choose from {', '.join(STARTS)}")
@@ -56,7 +57,7 @@ class LocalProcesses(StreamingLauncher):
             raise InputError(
                 f"hydra.launcher.gpus_per_job={share}: give a whole number, a share such as 0.25, or auto"
             )
-        if gpus != "auto" and (isinstance(gpus, int | str) or not all(isinstance(one, int) for one in gpus)):
+        if gpus != "auto" and (isinstance(gpus, int | str) or not all(is_whole(one, 0) for one in gpus)):
             raise InputError(f"hydra.launcher.gpus={gpus}: give a list such as [0,1], or auto")
         self.jobs = jobs
         self.gpus = gpus

@@ -1,5 +1,6 @@
 """What a sweep goes through: the grid of its overrides, repeated over seeds and folds."""
 
+import re
 import shlex
 from collections.abc import Iterator, Sequence
 from itertools import product
@@ -11,6 +12,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 
 from project.checks.arguments import repeated as repeated_keys
+from project.checks.values import is_whole
 from project.config_files import read_text
 from project.errors import InputError, one_line
 from project.sweeps.jobs import Job, folder_name
@@ -29,6 +31,9 @@ class Point:
         self.varied = list(varied)
 
 
+COMMENT = re.compile(r"(^|\s)#.*")
+
+
 def grid(overrides: Sequence[str], loader: ConfigLoader) -> list[Point]:
     """Every combination of the values that Hydra's sweep grammar lists (a,b; range; choice; glob).
 
@@ -45,7 +50,7 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
     """The points of a file, one line of overrides each, every one with every point of the command line.
 
     Args:
-        file: its path; empty lines and those that begin with # do not count.
+        file: its path; empty lines, and what follows a # at the start of a word, do not count.
         overrides: of the command line.
         loader: Hydra's, for `glob`.
 
@@ -58,13 +63,11 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
         raise InputError(f"hydra.sweeper.file={error}") from error
     points: list[Point] = []
     for number, line in enumerate(lines, start=1):
-        if not line.strip() or line.lstrip().startswith("#"):
-            continue
         try:
-            texts = shlex.split(line)
+            texts = shlex.split(COMMENT.sub("", line))
             if problems := list(repeated_keys(texts)):
                 raise InputError(problems[0])
-            own = grid(texts, loader)
+            own = grid(texts, loader) if texts else []
         except (HydraException, InputError, ValueError) as error:
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
         for shared in grid(overrides, loader):
@@ -76,9 +79,9 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader) -> list[Po
 
 def refuse_repeats(seeds: int, folds: int | None) -> None:
     """Raise an InputError unless these are numbers of seeds and folds."""
-    if not isinstance(seeds, int) or seeds < 1:
+    if not is_whole(seeds, 1):
         raise InputError(f"seeds={seeds}: give a whole number from 1")
-    if folds is not None and (not isinstance(folds, int) or folds < 2):
+    if folds is not None and not is_whole(folds, 2):
         raise InputError(f"folds={folds}: give a whole number from 2, or null")
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
+from project.checks.values import is_whole
 from project.devices import available_cpus, visible_gpus
 from project.errors import InputError, one_line
 from project.nodes import number_of
@@ -69,7 +70,7 @@ class RayTasks(StreamingLauncher):
         grace_s: float = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        if jobs is not None and (not isinstance(jobs, int) or jobs < 1):
+        if jobs is not None and not is_whole(jobs, 1):
             raise InputError(f"hydra.launcher.jobs={jobs}: give a whole number from 1, or null")
         for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
             if value != "auto" and (not isinstance(value, int | float) or value < 0):

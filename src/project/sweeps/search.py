@@ -12,6 +12,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
+from project.checks.values import is_whole
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.redaction import is_redacted, redact
@@ -172,7 +173,7 @@ class Search(RecordedSweeper):
         make_pruner(self.pruner, self.pruner_options)
         refuse_repeats(self.seeds, self.folds)
         for name, number in (("n_trials", self.n_trials), ("batch", self.batch)):
-            if not isinstance(number, int) or number < 1:
+            if not is_whole(number, 1):
                 raise InputError(f"hydra.sweeper.{name}={number}: give a whole number from 1")
         if self.timeout_s is not None and not isinstance(self.timeout_s, int | float):
             raise InputError(f"hydra.sweeper.timeout_s={self.timeout_s}: give a number of seconds, or null")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from omegaconf import DictConfig
 
+from project.checks.values import is_whole
 from project.devices import visible_gpus
 from project.errors import InputError
 from project.nodes import number_of
@@ -214,7 +215,7 @@ def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
 
 def _refuse_below(least: int, **settings: int | None) -> None:
     for name, value in settings.items():
-        if value is not None and (not isinstance(value, int) or value < least):
+        if value is not None and not is_whole(value, least):
             raise InputError(f"hydra.launcher.{name}={value}: give a whole number from {least}")
 
 
