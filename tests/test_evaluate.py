@@ -335,7 +335,6 @@ def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
     for word, told in (
         ("data.eval_batch_size=0", "must be at least 1"),
         ("data.eval_batch_size=x", "a word, but a whole number is needed"),
-        ("data.prepared=3", "a whole number, but a word is needed"),
     ):
         with pytest.raises(InputError, match=rf"^{word}: {told}"):
             evaluate(asked(f"run={folder}", word))
