@@ -7,6 +7,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from project import targets
+from project.completion import require_image_data
 from project.errors import InputError, one_line
 from project.modules.classifier import ImageClassifier
 
@@ -22,7 +23,7 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
     """
     targets.confirm(config[group], group)
     try:
-        return instantiate(config[group], _convert_="all", **more)
+        made = instantiate(config[group], _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
@@ -30,6 +31,9 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         if isinstance(cause, REFUSALS):
             raise InputError(f"{group}: {one_line(cause)}") from error
         raise
+    if group == "data":
+        require_image_data(type(made), config[group]["_target_"])
+    return made
 
 
 def build_module(config: dict[str, Any], record: dict[str, Any]) -> ImageClassifier:

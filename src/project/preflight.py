@@ -14,6 +14,7 @@ from project import imports, nodes, resume, stopping
 from project.checks import find_problems
 from project.checks.asked import asked
 from project.command_line import ending_on_errors
+from project.completion import complete
 from project.errors import InputError
 from project.runs.claims import claim, next_free
 from project.runs.folder import refuse_unwritable
@@ -37,6 +38,7 @@ class Preflight(Callback):
                 raise
             resume.go_on_after_restart(folder)
             earlier = resume.configure(config, conf)
+            complete(config)
             _foresee_folder(config, earlier.path if earlier is not None else folder)
             _check(config)
             _refuse_repeats(config)
@@ -65,6 +67,7 @@ class Preflight(Callback):
         ours = str(config.hydra.launcher.get("_target_")).startswith("hydra_plugins.project_sweeps.")
         if config.hydra.mode == RunMode.MULTIRUN and not ours:
             with ending_on_errors():
+                complete(config)
                 _check(config)
 
 

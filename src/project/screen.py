@@ -21,7 +21,8 @@ def opening(config: dict[str, Any], network: nn.Module, trainer: L.Trainer, run:
     length += [f"{limits['max_time']}"] if limits["max_time"] else []
     rows = {
         "model": f"{_short(config['model'])}, {parameters:,} parameters",
-        "data": f"{_short(data)}, {shape}, {data['num_classes']} classes, batches of {data['batch_size']}",
+        "data": f"{_short(data)}, {shape}, {data['num_classes']} classes, "
+        f"batches of {data.get('batch_size', '–')}",
         "optim": f"{_short(optim)} lr {optim.get('lr', '–')}, {_short(config['scheduler'])} schedule, "
         f"{_short(config['loss'])}",
         "run": f"{' or '.join(length) or 'no limit'} on {devices}{trainer.strategy.root_device.type}, "

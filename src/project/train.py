@@ -26,6 +26,7 @@ from project.callbacks.record import Record
 from project.callbacks.stop import Stop
 from project.callbacks.story import Story
 from project.command_line import ending_single_run_on_errors, in_sweep, is_debugging
+from project.completion import complete
 from project.datamodules.base import ImageDataModule
 from project.datamodules.workers import naming_worker_failures
 from project.errors import InputError
@@ -51,6 +52,7 @@ def train(cfg: DictConfig) -> float | None:
     Returns:
         The value of `cfg.monitor` for the evaluated weights, None if it was not measured.
     """
+    complete(cfg)  # where other launchers than ours have composed it
     run = RunFolder(cfg.paths.run)
     alone = alone_in(run.path) if nodes.is_first() else nullcontext()
     keeping = run.removed_if_never_trained(job=in_sweep()) if nodes.is_first() else nullcontext()

@@ -2,11 +2,12 @@
 
 import ast
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 READABLE = ("project", "torch", "lightning", "torchvision", "torchmetrics")
 """Packages whose sources say in the plain way what they define."""
@@ -21,12 +22,14 @@ class Signature(NamedTuple):
         required: those without a default, positional ones.
         required_keywords: those without a default that can be given by name alone.
         anything: it takes names that are not known here.
+        defaults: those that are plain values, by name.
     """
 
     names: tuple[str, ...]
     required: tuple[str, ...]
     required_keywords: tuple[str, ...]
     anything: bool
+    defaults: Mapping[str, Any]
 
 
 class Missing(NamedTuple):
@@ -97,7 +100,14 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
         for name in (*more.required, *more.required_keywords)
         if name not in given and name not in own.names
     ]
-    return Signature(tuple(names), own.required, (*own.required_keywords, *keywords), more.anything)
+    defaults = {name: value for name, value in more.defaults.items() if name not in own.names}
+    return Signature(
+        tuple(names),
+        own.required,
+        (*own.required_keywords, *keywords),
+        more.anything,
+        {name: value for name, value in defaults.items() if name in names} | dict(own.defaults),
+    )
 
 
 def _decorated(text: str, start: int) -> bool:
@@ -144,7 +154,7 @@ def _inherited(bases: Sequence[str], text: str, module: str, depth: int) -> Sign
             continue
         found = _signature(_absolute(base, text, module), depth - 1)
         return found if isinstance(found, Signature) else None
-    return Signature((), (), (), anything=False) if not bases else None
+    return Signature((), (), (), anything=False, defaults={}) if not bases else None
 
 
 def _absolute(name: str, text: str, module: str) -> str:
@@ -206,11 +216,21 @@ def _plain(arguments: ast.arguments, *, skip_first: bool) -> Signature:
         name for name, default in zip(keywords, arguments.kw_defaults, strict=True) if default is None
     ]
     first = 1 if skip_first else 0
+    given = [
+        *zip(positional[len(required) :], arguments.defaults, strict=True),
+        *zip(keywords, arguments.kw_defaults, strict=True),
+    ]
+    defaults: dict[str, Any] = {}
+    for name, value in given:
+        if value is not None:
+            with suppress(ValueError):  # no plain value
+                defaults[name] = ast.literal_eval(value)
     return Signature(
         (*positional[first:], *keywords),
         tuple(required[first:]),
         tuple(required_keywords),
         arguments.kwarg is not None,
+        defaults,
     )
 
 

@@ -27,8 +27,8 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
             if not follows and not off:
                 shown[f"{group}.{name}"] = value
     for group, names in HYPERPARAMETERS.items():
-        shown |= {f"{group}.{name}": config[group][name] for name in names}
+        shown |= {f"{group}.{name}": config[group][name] for name in names if name in config[group]}
     if config["data"].get("folds") is not None:
-        del shown["data.val_size"]
-        shown |= {f"data.{name}": config["data"][name] for name in ("folds", "fold")}
+        shown.pop("data.val_size", None)
+        shown |= {f"data.{name}": config["data"].get(name, 0) for name in ("folds", "fold")}
     return shown

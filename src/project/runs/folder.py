@@ -11,6 +11,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.core.hydra_config import HydraConfig
+
 from project import slurm_job
 from project.errors import InputError, plain
 from project.redaction import redact
@@ -55,7 +57,8 @@ class RunFolder:
     @property
     def shown(self) -> str:
         """Path as a user would type it: relative to the working directory where it lies below that."""
-        here = Path.cwd()
+        changed = HydraConfig.initialized() and HydraConfig.get().job.chdir
+        here = Path(HydraConfig.get().runtime.cwd) if changed else Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property

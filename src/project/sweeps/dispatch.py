@@ -15,6 +15,7 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from project.checks import find_problems
+from project.completion import complete
 from project.errors import InputError
 from project.runs.folder import RunFolder
 from project.runs.outputs import Output, find_misplaced, outside
@@ -211,6 +212,7 @@ def compose_job(composer: Composer, folder: SweepFolder, job: Job, overrides: Se
         config.hydra.sweep.dir = str(folder.path.absolute())
         config.hydra.sweep.subdir = job.name
         config.hydra.runtime.output_dir = str((folder.path / job.name).absolute())
+    complete(config)
     return config
 
 
