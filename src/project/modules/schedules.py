@@ -127,8 +127,7 @@ def advance(schedule: Schedule, length: Length) -> None:
         done //= frequency
     scheduler.optimizer._opt_called = True  # before the run was resumed; torch would warn
     if isinstance(scheduler, torch_schedules.LambdaLR | torch_schedules.OneCycleLR):  # no need to go there
-        scheduler.last_epoch = done - 1
-        done = 1
+        scheduler.last_epoch, scheduler._step_count, done = done - 1, done, 1
     for _ in range(done):
         scheduler.step()
 

@@ -49,6 +49,11 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         if self.restarting:
             for progress in (self.batch_progress.total, self.batch_progress.current):
                 progress.completed = progress.ready
+            validated = self.val_loop.batch_progress
+            if not validated.is_last_batch:  # a validation that was left begins again
+                for count in ("ready", "started", "processed", "completed"):
+                    of_epoch = getattr(validated.total, count) - getattr(validated.current, count)
+                    setattr(validated.total, count, of_epoch)
             self.val_loop.restarting = False
         else:
             super().reset()
