@@ -14,6 +14,7 @@ import attempts
 import pytest
 from handmade import write_run
 
+from project import resume
 from project.callbacks.last import Last
 from project.datamodules import download
 from project.errors import InputError
@@ -295,3 +296,29 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
     resumed = attempts.run(["resume=run", "trainer.max_epochs=4"], tmp_path)
     assert "Traceback" not in resumed
     assert run.read_status()["progress"]["epoch"] == 4
+
+
+def test_a_run_goes_on_from_no_checkpoint_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resume, "find_damage", lambda _: "")
+    monkeypatch.setattr(resume, "continued", None)
+    for name in ("a", "b"):
+        (tmp_path / name / ".hydra").mkdir(parents=True)
+        (tmp_path / name / ".hydra" / "config.yaml").touch()
+    mine, other = (tmp_path / name / "checkpoints" / "best.ckpt" for name in ("a", "b"))
+    with pytest.raises(
+        InputError, match=r"resume=.*/a ckpt_path=.*/b/.*: the checkpoint is none of that run"
+    ):
+        resume.set_aside(
+            [f"resume={tmp_path / 'a'}", f"ckpt_path={other}", "paths.outputs=x"], tmp_path / "train.yaml"
+        )
+    with pytest.raises(
+        InputError, match=r"retry=true: runs a sweep's failed jobs again, and resume=.*/a .* is one"
+    ):
+        resume.set_aside(
+            [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "retry=true", "paths.outputs=x"],
+            tmp_path / "train.yaml",
+        )
+    told = [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "paths.outputs=x"]
+    assert resume.set_aside(told, tmp_path / "train.yaml") == told
+    assert resume.continued is not None
+    assert resume.continued.checkpoint == mine

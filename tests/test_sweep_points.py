@@ -1,6 +1,9 @@
 """What a sweep goes through: points, searches, and the configurations of jobs."""
 
+import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Literal
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -12,7 +15,8 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from project.errors import InputError
 from project.sweeps.composing import Composer
 from project.sweeps.jobs import folder_name, in_grammar, short
-from project.sweeps.points import Point, grid, jobs_of, listed, repeated
+from project.sweeps.points import Limit, Point, distinct, grid, jobs_of, listed, number_of_values, repeated
+from project.sweeps.settings import Count, Positive, Seconds, checked_options
 from project.sweeps.space import corners, overrides_of, space_of
 from project.yaml_text import to_yaml
 
@@ -60,6 +64,118 @@ def test_a_preset_is_a_search_with_a_space_of_its_own(composer: object) -> None:
     assert constant == ["model=mlp"]
     assert space["optim.lr"] == FloatDistribution(1e-4, 1e-1, log=True)
     assert space["data.batch_size"] == CategoricalDistribution(["32", "64", "128"])
+
+
+def lines_of(points: list[Point]) -> list[list[str]]:
+    return [[*point.constant, *point.varied] for point in points]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"model=mlp\noptim.lr=0.1 'name=\"a #b\"'",
+        b"model=mlp\r\n\r\n# it's a comment\r\noptim.lr=0.1 'name=\"a #b\"' # don't\r\n",
+        "\ufeffmodel=mlp\n  \noptim.lr=0.1 'name=\"a #b\"'\n".encode(),
+        "model=mlp\r\noptim.lr=0.1 'name=\"a #b\"'\r\n".encode("utf-16"),
+        b"model=mlp\roptim.lr=0.1 'name=\"a #b\"'\r",
+    ],
+)
+def test_a_file_of_points_is_read_however_it_was_saved(
+    composer: object, tmp_path: Path, written: bytes
+) -> None:
+    loader, _ = master()
+    (tmp_path / "points.txt").write_bytes(written)
+    points = listed(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
+    assert lines_of(points) == [["model=mlp"], ["optim.lr=0.1", 'name="a #b"']]
+
+
+def test_a_file_of_points_in_another_encoding_is_refused(composer: object, tmp_path: Path) -> None:
+    loader, _ = master()
+    (tmp_path / "points.txt").write_bytes("name=größe".encode("latin-1"))
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: no UTF-8 text"):
+        listed(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
+
+
+def test_equal_points_are_one() -> None:
+    points = [Point(["a=1"], ["b=1"]), Point(["a=1"], ["b=2"]), Point([], ["b=1", "a=1"])]
+    assert lines_of(distinct(points)) == [["a=1", "b=1"], ["a=1", "b=2"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed=range(1,9)",
+        "seed=range(9,1,-3)",
+        "a=range(0,1,0.1)",
+        "a=range(1,0,-0.3)",
+        "a=range(5)",
+        "a=range(2,2)",
+        "model=mlp,cnn",
+        "model=glob(m*)",
+        "seed=shuffle(1,2,3)",
+        "a=sort(range(1,5))",
+        "a=range(0,2.1,0.7)",
+    ],
+)
+def test_values_are_counted_as_hydra_lists_them(composer: object, text: str) -> None:
+    loader, _ = master()
+    (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])  # type: ignore[arg-type]
+    assert number_of_values(override) == len(list(override.sweep_iterator()))
+
+
+def test_a_sweep_has_a_largest_number_of_points(composer: object, tmp_path: Path) -> None:
+    loader, _ = master()
+    words = ["seed=range(0,4)", "optim.lr=0.1,0.2"]
+    assert len(grid(words, loader, Limit(16, 2))) == 8  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"lr=0.1,0.2: 8 points, each 2 times \(seeds, folds\); sweep at most 15"
+    ):
+        grid(words, loader, Limit(15, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"seed=range\(0,1e15\): 1,000,000,000,000,000 points"):
+        grid(["seed=range(0,1e15)"], loader)  # type: ignore[arg-type]
+    (tmp_path / "points.txt").write_text("model=mlp\nmodel=cnn,vit\n")
+    assert len(listed(str(tmp_path / "points.txt"), words, loader, Limit(24))) == 24  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: 24 points"):
+        listed(str(tmp_path / "points.txt"), words, loader, Limit(23))  # type: ignore[arg-type]
+
+
+class Options:
+    @checked_options("hydra.launcher")
+    def __init__(
+        self,
+        jobs: Count | None = None,
+        share: Positive | Literal["auto"] = "auto",
+        account: str | None = None,
+        gpus: Sequence[int] | Literal["auto"] = "auto",
+        fast: bool = False,
+        seeds: Count = 1,
+        extra: Mapping[str, Seconds] | None = None,
+    ) -> None:
+        self.account = account
+
+
+def test_options_fit_the_annotations_of_their_constructor() -> None:
+    Options(3, 0.5, gpus=[0, 1], fast=True, extra={"a": 0})
+    assert Options(account=123).account == "123"  # type: ignore[arg-type]
+    for options, message in (
+        ({"jobs": 0}, "hydra.launcher.jobs=0: give a whole number from 1, or null"),
+        ({"jobs": 1.0}, "hydra.launcher.jobs=1.0: give a whole number from 1, or null"),
+        ({"jobs": True}, "hydra.launcher.jobs=True: give a whole number from 1, or null"),
+        ({"share": 0}, "hydra.launcher.share=0: give a number above 0, or auto"),
+        ({"share": float("inf")}, "hydra.launcher.share=inf: give a number above 0, or auto"),
+        ({"share": "all"}, "hydra.launcher.share=all: give a number above 0, or auto"),
+        ({"account": [1]}, "hydra.launcher.account=[1]: give a text, or null"),
+        ({"gpus": "0"}, "hydra.launcher.gpus=0: give a list such as [0,1], or auto"),
+        ({"gpus": ["a"]}, "hydra.launcher.gpus=['a']: give a list such as [0,1], or auto"),
+        ({"fast": 1}, "hydra.launcher.fast=1: give true or false"),
+        ({"seeds": 0}, "seeds=0: give a whole number from 1"),
+        (
+            {"extra": {"a": -1}},
+            "hydra.launcher.extra={'a': -1}: give a group of keys with a number from 0 each, or",
+        ),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            Options(**options)  # type: ignore[arg-type]
 
 
 def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:

@@ -15,6 +15,7 @@ from typing import NoReturn
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
@@ -68,7 +69,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
                 refuse_wrong_arguments(sys.argv[1:])
                 for note in notes:
                     print(redact_text(note), file=sys.stderr)
-                _refuse_empty_groups(conf)
+                _refuse_wrong_groups(conf)
                 sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
                 main()
             else:
@@ -213,7 +214,7 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
     return []
 
 
-def _refuse_empty_groups(conf: Path) -> None:
+def _refuse_wrong_groups(conf: Path) -> None:
     for argument in sys.argv[1:]:
         group, _, option = argument.partition("=")
         if (
@@ -222,6 +223,18 @@ def _refuse_empty_groups(conf: Path) -> None:
             and (known := options(conf, group))
         ):
             raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
+        if options(conf, group) and _names_no_option(argument):
+            raise InputError(f"{argument}: no such option; choose from {', '.join(options(conf, group))}")
+
+
+def _names_no_option(argument: str) -> bool:
+    """Whether the value of a group is a number or the like, for which Hydra has no message."""
+    with suppress(HydraException):
+        value = OverridesParser.create().parse_override(argument).value()
+        return any(
+            isinstance(one, bool | int | float) for one in (value if isinstance(value, list) else [value])
+        )
+    return False  # Hydra's own message comes later
 
 
 def with_home(argument: str) -> str:

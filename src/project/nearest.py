@@ -25,6 +25,17 @@ TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'o
 IN_FILE = re.compile(r"(?:\bIn|defined in) '?([^':]+)'?(?:: (.*))?$")
 """How Hydra tells of mistakes in the defaults lists of files."""
 HYDRA_KEYS = tuple(HydraConf.__dataclass_fields__)
+SWEEP = re.compile(r"([^=]+)=(\w+)\(.*\)")
+SWEEPS = {
+    "choice": "choice(1,2)",
+    "range": "range(1,9,2)",
+    "interval": "interval(0.1,1)",
+    "glob": "glob(*)",
+    "tag": "tag(log,interval(0.1,1))",
+    "sort": "sort(3,1,2)",
+    "shuffle": "shuffle(1,2,3)",
+}
+"""How values of a sweep are written, by the functions of Hydra's grammar."""
 HYDRA_OPTION = re.compile(
     r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
 )
@@ -50,6 +61,8 @@ def explain_composition(
         try:
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException:
+            if (found := SWEEP.fullmatch(text)) and found[2] in SWEEPS:
+                return [f"{text}: wrong arguments of {found[2]}; as in {found[1]}={SWEEPS[found[2]]}"]
             if quoted := _quoted(text):
                 return [f"{text}: Hydra cannot read this value as it is; quote it: {shlex.quote(quoted)}"]
             return [

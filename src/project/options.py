@@ -90,6 +90,8 @@ def parse(words: Sequence[str], kind: type[Options]) -> Options:
             key, text = next(iter(known)), word
         group = key.partition(".")[0]
         if group in known and hints[group] is Overrides:
+            if any(other.partition("=")[0] == key for other in given.get(group, ())):
+                lines.append(f"{word}: {key} is given twice; leave one out")
             given.setdefault(group, Overrides()).append(word)
         elif key not in known:
             lines.append(f"{word}: no key {key}; {did_you_mean(key, known)}")

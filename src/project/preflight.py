@@ -12,7 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project import imports, nodes, resume, stopping
 from project.checks import find_problems
-from project.checks.asked import asked
+from project.checks.asked import asked, overrides_of
 from project.command_line import ending_on_errors
 from project.completion import complete
 from project.errors import InputError
@@ -20,6 +20,9 @@ from project.runs.claims import claim, next_free
 from project.runs.folder import refuse_unwritable
 from project.runs.outputs import find_misplaced
 from project.runs.writable import find_unusable
+
+SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
+"""How overrides begin that sweeps alone read."""
 
 
 class Preflight(Callback):
@@ -41,7 +44,7 @@ class Preflight(Callback):
             complete(config)
             _foresee_folder(config, earlier.path if earlier is not None else folder)
             _check(config)
-            _refuse_repeats(config)
+            _refuse_sweep_keys(config)
             if earlier is not None:
                 refuse_unwritable(earlier)
             if earlier is not None:
@@ -61,6 +64,9 @@ class Preflight(Callback):
         stopping.raise_again()
         with ending_on_errors():
             nodes.refuse_sweep()
+            for text in overrides_of(config):
+                if text.startswith("hydra.run.dir="):
+                    raise InputError(f"{text}: of a single run; a sweep's folder is hydra.sweep.dir=FOLDER")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a sweep's job, unless our own launcher did so before it started."""
@@ -80,7 +86,10 @@ def _foresee_folder(config: DictConfig, known: Path | None) -> None:
         HydraConfig.instance().set_config(config)
 
 
-def _refuse_repeats(config: DictConfig) -> None:
+def _refuse_sweep_keys(config: DictConfig) -> None:
+    for text in overrides_of(config):
+        if text.lstrip("+~").startswith(SWEEP_KEYS):
+            raise InputError(f"{text}: has no effect on a single run; add -m to sweep, or leave it out")
     for key, without in (("seeds", 1), ("folds", None)):
         if (value := config.get(key)) != without:
             raise InputError(f"{key}={value}: repeats the points of a sweep; add -m")

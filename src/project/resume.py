@@ -88,11 +88,21 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
         return _set_sweep_aside(sweep, overrides, given.get("retry", "false"))
     if several:
         raise InputError(f"{told}: no sweep, but one run; leave out -m")
+    if (retry := given.get("retry", "false")) != "false":
+        raise InputError(
+            f"retry={retry}: runs a sweep's failed jobs again, and {told} is one run; leave it out"
+        )
     if "resume" in named:
         run: RunFolder | None = find_run(named["resume"], outputs)
     else:
         run = run_of_checkpoint(named["ckpt_path"])
     checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, told)
+    if (
+        run is not None
+        and "ckpt_path" in named
+        and not checkpoint.resolve().is_relative_to(run.path.resolve())
+    ):
+        raise InputError(f"{told}: the checkpoint is none of that run; give one of the two keys")
     if run is None:  # a file from elsewhere starts a new run
         return list(arguments)
     _refuse_running(run, told, anyway=given.get("resume_anyway") == "true")

@@ -94,11 +94,6 @@ def _null_not_allowed(key: str, default: Any) -> str:
     return f"{key}=null: {type_name(default)} is needed, as in {key}={_shown(default)}"
 
 
-def is_whole(value: Any, least: int) -> bool:
-    """Whether a value is a whole number, true and false are none, from `least` on."""
-    return type_name(value) == "a whole number" and value >= least
-
-
 def type_name(value: Any) -> str:
     """What kind of value this is, for users."""
     if value is None:

@@ -1,10 +1,15 @@
 """The default sweeper: every combination of the values on the command line."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from project.sweeps.jobs import Job
-from project.sweeps.points import grid, jobs_of, listed, refuse_repeats, repeated
+from project.sweeps.points import Limit, distinct, grid, jobs_of, listed, repeated
+from project.sweeps.settings import Count, Least, checked_options
 from project.sweeps.sweeping import RecordedSweeper
+
+MANY = 500
+"""Jobs whose check takes seconds."""
 
 
 class Grid(RecordedSweeper):
@@ -14,17 +19,24 @@ class Grid(RecordedSweeper):
         seeds: jobs of each point, with the seeds s, s + 1, …
         folds: cross-validation: jobs of each point, of which each validates on another part.
         file: a text file with the overrides of one point a line, taken with each point of the command line.
+        max_points: most points of the sweep, each seed and fold counted; more are refused before one is made.
         changed_code: go on although the code is not what the sweep began with.
     """
 
+    @checked_options("hydra.sweeper")
     def __init__(
-        self, seeds: int = 1, folds: int | None = None, file: str | None = None, changed_code: bool = False
+        self,
+        seeds: Count = 1,
+        folds: Annotated[int, Least(2)] | None = None,
+        file: str | None = None,
+        max_points: Count = 10_000,
+        changed_code: bool = False,
     ) -> None:
         super().__init__(changed_code)
-        refuse_repeats(seeds, folds)
         self.seeds = seeds
         self.folds = folds
         self.file = file
+        self.max_points = max_points
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         """See `RecordedSweeper`."""
@@ -37,10 +49,16 @@ class Grid(RecordedSweeper):
         return self.run_list(jobs, targets)
 
     def _jobs(self, overrides: Sequence[str]) -> list[Job]:
+        limit = Limit(self.max_points, self.seeds * (self.folds or 1))
         if self.file is None:
-            points = grid(overrides, self.loader)
+            points = grid(overrides, self.loader, limit)
         else:
-            points = listed(self.file, overrides, self.loader)
+            points = listed(self.file, overrides, self.loader, limit)
+        given, points = len(points), distinct(points)
+        if given > len(points):
+            print(f"{given - len(points)} points equal earlier ones and are left out")
+        if (number := len(points) * limit.repeats) > MANY:
+            print(f"{number:,} jobs: all of them are checked before the first one starts", flush=True)
         extras = [list(repeated(point, self.config.seed, self.seeds, self.folds)) for point in points]
         digits = len(str(sum(map(len, extras)) - 1))
         jobs: list[Job] = []

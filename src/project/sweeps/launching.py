@@ -11,7 +11,6 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
-from project.errors import InputError
 from project.runs.writable import refuse_unwritable_output
 from project.sweeps.composing import Composer
 from project.sweeps.dispatch import Dispatcher, Source
@@ -32,8 +31,6 @@ class StreamingLauncher(Launcher):
     """
 
     def __init__(self, fail_fast: bool = False, grace_s: float = 30.0) -> None:
-        if not isinstance(grace_s, int | float) or grace_s < 0:
-            raise InputError(f"hydra.launcher.grace_s={grace_s}: give a number of seconds from 0")
         self.fail_fast = fail_fast
         self.grace_s = grace_s
 

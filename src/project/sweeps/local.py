@@ -7,11 +7,11 @@ from typing import Literal
 
 from omegaconf import DictConfig
 
-from project.checks.values import is_whole
 from project.devices import available_cpus, visible_gpus
 from project.errors import InputError
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.processes import Engine, ProcessEngine, preload
+from project.sweeps.settings import Count, Positive, Seconds, checked_options
 from project.sweeps.slots import Need, Slots, need_of
 
 ALWAYS_NEEDED = (
@@ -19,7 +19,6 @@ ALWAYS_NEEDED = (
     *("lightning.pytorch.strategies", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
 )
 
-STARTS = ("auto", "fork", "fresh")
 DEFAULT_START: Literal["fork", "fresh"] = "fork" if sys.platform == "linux" else "fresh"
 
 
@@ -36,29 +35,24 @@ class LocalProcesses(StreamingLauncher):
         grace_s: seconds that jobs have to stop when the sweep is stopped.
     """
 
+    @checked_options("hydra.launcher")
     def __init__(
         self,
-        jobs: int | Literal["auto"] = "auto",
+        jobs: Count | Literal["auto"] = "auto",
         gpus: Sequence[int] | Literal["auto"] = "auto",
-        gpus_per_job: float | Literal["auto"] = "auto",
+        gpus_per_job: Positive | Literal["auto"] = "auto",
         start: Literal["auto", "fork", "fresh"] = "auto",
         fail_fast: bool = False,
-        grace_s: float = 30.0,
+        grace_s: Seconds = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        if jobs != "auto" and not is_whole(jobs, 1):
-            raise InputError(f"hydra.launcher.jobs={jobs}: give a whole number from 1, or auto")
-        if start not in STARTS:
-            raise InputError(f"hydra.launcher.start={start}: choose from {', '.join(STARTS)}")
         share = gpus_per_job
-        if share != "auto" and not (
-            isinstance(share, int | float) and share > 0 and (share <= 1 or share == int(share))
-        ):
+        if share != "auto" and share > 1 and share != int(share):
             raise InputError(
                 f"hydra.launcher.gpus_per_job={share}: give a whole number, a share such as 0.25, or auto"
             )
-        if gpus != "auto" and (isinstance(gpus, int | str) or not all(is_whole(one, 0) for one in gpus)):
-            raise InputError(f"hydra.launcher.gpus={gpus}: give a list such as [0,1], or auto")
+        if len(set(gpus)) < len(gpus):
+            raise InputError(f"hydra.launcher.gpus={list(gpus)}: names a GPU twice; leave one out")
         self.jobs = jobs
         self.gpus = gpus
         self.gpus_per_job = gpus_per_job

@@ -9,11 +9,10 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
-from project.checks.values import is_whole
 from project.devices import available_cpus, visible_gpus
 from project.errors import InputError, one_line
 from project.nodes import number_of
@@ -22,6 +21,7 @@ from project.sweeps.folder import SweepFolder
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.nested import run_below
 from project.sweeps.processes import Ended, Engine
+from project.sweeps.settings import Count, Least, Seconds, checked_options
 from project.sweeps.slots import Need
 from project.sweeps.view import View
 from project.sweeps.work import Letter, Order
@@ -59,22 +59,18 @@ class RayTasks(StreamingLauncher):
         grace_s: seconds that jobs have to stop when the sweep is stopped.
     """
 
+    @checked_options("hydra.launcher")
     def __init__(
         self,
         address: str | None = None,
-        num_cpus: float | Literal["auto"] = "auto",
-        num_gpus: float | Literal["auto"] = "auto",
-        jobs: int | None = None,
-        resources: Mapping[str, float] | None = None,
+        num_cpus: Annotated[float, Least(0)] | Literal["auto"] = "auto",
+        num_gpus: Annotated[float, Least(0)] | Literal["auto"] = "auto",
+        jobs: Count | None = None,
+        resources: Mapping[str, Annotated[float, Least(0)]] | None = None,
         fail_fast: bool = False,
-        grace_s: float = 30.0,
+        grace_s: Seconds = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        if jobs is not None and not is_whole(jobs, 1):
-            raise InputError(f"hydra.launcher.jobs={jobs}: give a whole number from 1, or null")
-        for name, value in (("num_cpus", num_cpus), ("num_gpus", num_gpus)):
-            if value != "auto" and (not isinstance(value, int | float) or value < 0):
-                raise InputError(f"hydra.launcher.{name}={value}: give a number from 0, or auto")
         if num_gpus != "auto" and num_gpus > 1 and num_gpus != int(num_gpus):
             raise InputError(f"hydra.launcher.num_gpus={num_gpus}: above 1, Ray gives whole ones; round it")
         self.address = address

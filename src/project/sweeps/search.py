@@ -5,14 +5,13 @@ import platform
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from project.checks.values import is_whole
 from project.errors import InputError
 from project.nearest import did_you_mean
 from project.redaction import is_redacted, redact
@@ -29,8 +28,8 @@ from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job, in_grammar
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.ledger import drop_torn_line
-from project.sweeps.points import refuse_repeats
 from project.sweeps.search_report import report
+from project.sweeps.settings import Count, Least, Positive, checked_options
 from project.sweeps.space import corners, overrides_of, space_of
 from project.sweeps.sweeping import RecordedSweeper
 from project.sweeps.trials import Trials
@@ -59,22 +58,23 @@ class Search(RecordedSweeper):
         changed_code: go on although the code is not what the sweep began with.
     """
 
+    @checked_options("hydra.sweeper")
     def __init__(
         self,
-        n_trials: int = 20,
-        timeout_s: float | None = None,
+        n_trials: Count = 20,
+        timeout_s: Positive | None = None,
         sampler: str = "tpe",
         sampler_options: Mapping[str, Any] | None = None,
         pruner: str = "none",
         pruner_options: Mapping[str, Any] | None = None,
-        seed: int | None = None,
+        seed: Annotated[int, Least(0)] | None = None,
         objectives: Mapping[str, str] | None = None,
         storage: str | None = None,
         study: str | None = None,
         params: Mapping[str, Any] | None = None,
-        seeds: int = 1,
-        folds: int | None = None,
-        batch: int = 1,
+        seeds: Count = 1,
+        folds: Annotated[int, Least(2)] | None = None,
+        batch: Count = 1,
         changed_code: bool = False,
     ) -> None:
         super().__init__(changed_code)
@@ -171,12 +171,6 @@ class Search(RecordedSweeper):
     def _refuse(self) -> None:
         make_sampler(self.sampler, self.sampler_options, self.seed)
         make_pruner(self.pruner, self.pruner_options)
-        refuse_repeats(self.seeds, self.folds)
-        for name, number in (("n_trials", self.n_trials), ("batch", self.batch)):
-            if not is_whole(number, 1):
-                raise InputError(f"hydra.sweeper.{name}={number}: give a whole number from 1")
-        if self.timeout_s is not None and not isinstance(self.timeout_s, int | float):
-            raise InputError(f"hydra.sweeper.timeout_s={self.timeout_s}: give a number of seconds, or null")
         for name, direction in self.objectives.items():
             if direction not in DIRECTIONS:
                 hint = did_you_mean(direction, ("max", "min"))

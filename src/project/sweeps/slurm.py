@@ -7,23 +7,22 @@ sweep again in each rank), their number has no limit, and a sweep cannot go on a
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
-from project.checks.values import is_whole
 from project.devices import visible_gpus
 from project.errors import InputError
 from project.nodes import number_of
 from project.sweeps.launching import StreamingLauncher
 from project.sweeps.processes import Engine
 from project.sweeps.script_lines import refuse_settings, refuse_setup
+from project.sweeps.settings import Count, Least, Positive, Seconds, checked_options
 from project.sweeps.slots import Need
 
 if TYPE_CHECKING:
     from project.sweeps.submission import Cluster
 
-CLUSTERS = ("slurm", "local")
 MARGIN_S = 30
 """Seconds between the end of a job's grace and that of its time, for SLURM to take it back."""
 
@@ -47,32 +46,26 @@ class SlurmJobs(StreamingLauncher):
         poll_s: seconds between looks at what became of the jobs.
     """
 
+    @checked_options("hydra.launcher")
     def __init__(
         self,
         cluster: Literal["slurm", "local"] = "slurm",
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
-        timeout_min: float = 60,
-        gpus_per_node: int | Literal["auto"] = "auto",
-        cpus_per_task: int | None = None,
-        mem_gb: float | None = None,
-        jobs: int | None = None,
-        max_requeues: int = 3,
+        timeout_min: Positive = 60,
+        gpus_per_node: Annotated[int, Least(0)] | Literal["auto"] = "auto",
+        cpus_per_task: Count | None = None,
+        mem_gb: Positive | None = None,
+        jobs: Count | None = None,
+        max_requeues: Annotated[int, Least(0)] = 3,
         additional: Mapping[str, Any] | None = None,
         setup: Sequence[str] = (),
         fail_fast: bool = False,
-        grace_s: float = 30.0,
-        poll_s: float = 2.0,
+        grace_s: Seconds = 30.0,
+        poll_s: Positive = 2.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        if cluster not in CLUSTERS:
-            raise InputError(f"hydra.launcher.cluster={cluster}: choose from {', '.join(CLUSTERS)}")
-        _refuse_below(1, jobs=jobs, cpus_per_task=cpus_per_task)
-        _refuse_below(0, max_requeues=max_requeues)
-        _refuse_not_above_0(timeout_min=timeout_min, mem_gb=mem_gb, poll_s=poll_s)
-        if gpus_per_node != "auto":
-            _refuse_below(0, gpus_per_node=gpus_per_node)
         refuse_settings("hydra.launcher", {"partition": partition, "account": account, "qos": qos})
         refuse_settings("hydra.launcher.additional", additional or {})
         refuse_setup(setup)
@@ -211,15 +204,3 @@ def shape_of(trainer: Mapping[str, Any], gpus_per_node: int | str, found: int | 
 
 def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in parameters.items() if value is not None}
-
-
-def _refuse_below(least: int, **settings: int | None) -> None:
-    for name, value in settings.items():
-        if value is not None and not is_whole(value, least):
-            raise InputError(f"hydra.launcher.{name}={value}: give a whole number from {least}")
-
-
-def _refuse_not_above_0(**settings: float | None) -> None:
-    for name, value in settings.items():
-        if value is not None and (not isinstance(value, int | float) or value <= 0):
-            raise InputError(f"hydra.launcher.{name}={value}: give a number above 0")

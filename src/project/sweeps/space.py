@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import (
     BaseDistribution,
@@ -14,6 +13,9 @@ from optuna.distributions import (
 )
 
 from project.errors import InputError
+from project.sweeps.points import number_of_values, parse_sweep
+
+LOG = "log"
 
 
 def space_of(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str], dict[str, BaseDistribution]]:
@@ -32,13 +34,8 @@ def space_of(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str],
     Raises:
         InputError: an empty or impossible interval, or nothing to search.
     """
-    parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
-    constant = [override.input_line or "" for override in parsed if not override.is_sweep_override()]
-    space = {
-        str(override.get_key_element()): _distribution(override)
-        for override in parsed
-        if override.is_sweep_override()
-    }
+    constant, swept = parse_sweep(overrides, loader)
+    space = {str(override.get_key_element()): _distribution(override) for override in swept}
     if not space:
         raise InputError(
             "hydra/sweeper=optuna: nothing to search; give a space, such as "
@@ -71,18 +68,24 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 
 def _distribution(override: Override) -> BaseDistribution:
     value = override.value()
+    tags: set[str] = getattr(value, "tags", set())
+    logarithmic = isinstance(value, IntervalSweep | RangeSweep)
+    if tags - ({LOG} if logarithmic else set()):
+        raise InputError(
+            f"{override.input_line}: the only tag is {LOG}, of an interval or a range; leave others out"
+        )
     try:
         if isinstance(value, IntervalSweep):
             return _interval(value)
         if isinstance(value, RangeSweep):
-            return _range(value)
+            return _range(value, number_of_values(override))
         return CategoricalDistribution([str(one) for one in override.sweep_string_iterator()])
     except ValueError as error:
         raise InputError(f"{override.input_line}: {error}") from error
 
 
 def _interval(sweep: IntervalSweep) -> BaseDistribution:
-    low, high, log = sweep.start, sweep.end, "log" in sweep.tags
+    low, high, log = sweep.start, sweep.end, LOG in sweep.tags
     assert low is not None
     assert high is not None
     if isinstance(low, int) and isinstance(high, int):
@@ -90,10 +93,12 @@ def _interval(sweep: IntervalSweep) -> BaseDistribution:
     return FloatDistribution(float(low), float(high), log=log)
 
 
-def _range(sweep: RangeSweep) -> BaseDistribution:
-    values = list(sweep.range())
-    if not values:
+def _range(sweep: RangeSweep, number: int) -> BaseDistribution:
+    if not number:
         raise ValueError("an empty range; its end is not part of it")
-    if all(isinstance(value, int) for value in values):
-        return IntDistribution(int(values[0]), int(values[-1]), step=int(sweep.step))
-    return FloatDistribution(float(values[0]), float(values[-1]), step=float(sweep.step))
+    start, step, log = sweep.start, sweep.step, LOG in sweep.tags
+    assert start is not None
+    low, high = sorted((start, start + (number - 1) * step))
+    if isinstance(low, int) and isinstance(high, int):
+        return IntDistribution(low, high, step=abs(int(step)), log=log)
+    return FloatDistribution(float(low), float(high), step=abs(float(step)), log=log)
