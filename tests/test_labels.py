@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError
+from project.modules.batch_checks import explain_refusal
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy, OneHotMSE
 
@@ -177,3 +178,76 @@ def test_losses_that_are_no_means_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path, enable_checkpointing=False).fit(
             ImageClassifier(Outputs("logits"), PerImage()), make_data()
         )
+
+
+class Flat(nn.Module):
+    """A linear network for a number of pixels, with a normalization of its logits."""
+
+    def __init__(self, pixels: int = 64, normalization: nn.Module | None = None) -> None:
+        super().__init__()
+        self.head = nn.Linear(pixels, 3)
+        self.normalization = normalization or nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.normalization(self.head(images.flatten(1)))
+
+
+def fit(folder: Path, network: nn.Module, batch_size: int = 16) -> None:
+    data = make_data()
+    data.batch_size = batch_size
+    make_trainer(folder, max_epochs=1, enable_checkpointing=False).fit(ImageClassifier(network), data)
+
+
+@pytest.mark.parametrize(
+    ("network", "told"),
+    [
+        (Flat(784), r"model: Flat does not take images of data\.input_shape=\[1, 8, 8\] \(.*mat1"),
+        (
+            nn.Conv2d(3, 3, 3),
+            r"model: Conv2d does not take images of data\.input_shape=\[1, 8, 8\] \(.*channels",
+        ),
+        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.MaxPool2d(8)), r"model: Sequential does not .*too small"),
+    ],
+)
+def test_images_that_a_network_does_not_take_are_told(tmp_path: Path, network: nn.Module, told: str) -> None:
+    with pytest.raises(InputError, match=told):
+        fit(tmp_path, network)
+
+
+def test_batch_norm_that_cannot_be_synchronized_is_told(tmp_path: Path) -> None:
+    synchronized = Flat(64, nn.SyncBatchNorm(3))
+    fit(tmp_path, synchronized)  # one process: there is nothing to synchronize
+    told = explain_refusal(synchronized, torch.zeros(4, 1, 8, 8), "SyncBatchNorm expected input on GPU")
+    assert told.startswith("trainer.sync_batchnorm=true: for GPUs alone (SyncBatchNorm")
+
+
+def test_one_image_on_a_device_is_refused_where_batch_norm_has_one_value(tmp_path: Path) -> None:
+    with pytest.raises(
+        InputError, match=r"data\.batch_size: Flat does not take one image .* at least 2 images"
+    ):
+        fit(tmp_path, Flat(64, nn.BatchNorm1d(3)), batch_size=1)
+
+
+@pytest.mark.filterwarnings("ignore:Found 1 module")
+@pytest.mark.parametrize(
+    ("network", "batch_size"),
+    [
+        (Flat(), 1),
+        (nn.Sequential(nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.AdaptiveAvgPool2d(1), nn.Flatten()), 1),
+        (Flat(64, nn.BatchNorm1d(3).eval()), 1),
+        (Flat(64, nn.BatchNorm1d(3)), 99),  # of 100 images: the last one waits
+    ],
+)
+def test_single_images_train_where_torch_can_do_it(
+    tmp_path: Path, network: nn.Module, batch_size: int
+) -> None:
+    fit(tmp_path, network, batch_size)
+
+
+def test_a_failure_of_the_network_itself_stays_what_it_is(tmp_path: Path) -> None:
+    class Broken(Flat):
+        def forward(self, images: Tensor) -> Tensor:
+            return self.headd(images)  # type: ignore[no-any-return, operator]
+
+    with pytest.raises(AttributeError, match="headd"):
+        fit(tmp_path, Broken())

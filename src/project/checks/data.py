@@ -8,7 +8,10 @@ from omegaconf import ListConfig
 from project.checks.asked import Asked
 from project.checks.sizes import DataSet, data_set, images_of, training_images
 from project.errors import InputError
-from project.resolvers import image_shape
+from project.resolvers import folder_shape, image_shape
+
+REPEATED = ("data.num_classes", "data.input_shape")
+"""Facts of the data that other objects are built for, by keys of the same last part."""
 
 
 def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
@@ -21,6 +24,7 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     found = data_set(right)
     yield from _wrong_fold(right)
     yield from _wrong_statistics(right)
+    yield from _contradictions(right)
     yield from _wrong_weights(right)
     if found is not None:
         yield from _wrong_classes(right, found)
@@ -58,17 +62,30 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
         )
 
 
+def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
+    """Keys of networks, losses, callbacks and the like that repeat a fact of the data with another value."""
+    for key, value in right.items():
+        fact = f"data.{key.rpartition('.')[2]}"
+        if fact in REPEATED and key != fact and value is not None and value != right.get(fact, value):
+            yield f"{key}={value}: {fact} is {right[fact]}; leave it out, or write {key}='${{{fact}}}'"
+
+
 def _wrong_weights(right: Mapping[str, Any]) -> Iterator[str]:
-    weights, classes = right.get("loss.class_weights"), right.get("data.num_classes")
-    if not isinstance(weights, list) or not isinstance(classes, int):
-        return
-    if len(weights) != classes:
-        yield (
-            f"loss.class_weights={weights}: {len(weights)} weights for data.num_classes={classes}; give one "
-            "for each class"
-        )
-    elif not sum(weights):
-        yield f"loss.class_weights={weights}: all are 0, and so would be the loss; give some above 0"
+    classes = right.get("data.num_classes")
+    for key, weights in right.items():
+        if (
+            not key.endswith(".class_weights")
+            or not isinstance(weights, list)
+            or not isinstance(classes, int)
+        ):
+            continue
+        if len(weights) != classes:
+            yield (
+                f"{key}={weights}: {len(weights)} weights for data.num_classes={classes}; give one for each "
+                "class"
+            )
+        elif not sum(weights):
+            yield f"{key}={weights}: all are 0, and so would be the loss; give some above 0"
 
 
 def _wrong_classes(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
@@ -81,13 +98,17 @@ def _wrong_classes(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
 
 
 def _wrong_shape(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
-    shape = right.get("data.input_shape")
-    if found.shape is None or not isinstance(shape, list):
+    shape, gray, resize = (right.get(f"data.{name}") for name in ("input_shape", "grayscale", "resize"))
+    if not isinstance(shape, list):
         return
     try:
-        resize = right.get("data.resize")
         resize = ListConfig(resize) if isinstance(resize, list) else resize
-        expected = list(image_shape(found.shape, resize, right.get("data.grayscale")))
+        if found.name == "image_folder":
+            expected = list(folder_shape(right["data.path"], resize, gray))
+        elif found.shape is not None:
+            expected = list(image_shape(found.shape, resize, gray))
+        else:
+            return
     except InputError:
         return
     if shape != expected:

@@ -17,7 +17,8 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     if missing := list(_missing_devices(right, command)):
         yield from missing
     else:
-        yield from _wrong_precision(right)
+        yield from _wrong_precision(right, command)
+        yield from _wrong_batch_norm(right, command)
     yield from _wrong_batches(right)
     yield from _wrong_epochs(right)
     yield from _wrong_interval(right)
@@ -50,9 +51,26 @@ def _missing_devices(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
         )
 
 
-def _wrong_precision(right: Mapping[str, Any]) -> Iterator[str]:
-    precision, accelerator = str(right.get("trainer.precision")), right.get("trainer.accelerator")
-    if precision in SIXTEEN_BITS and accelerator == "cpu":
+def _is_on_cpu(right: Mapping[str, Any], command: Asked) -> bool:
+    """Whether the run certainly trains on CPUs."""
+    accelerator = right.get("trainer.accelerator")
+    without = command.here and not gpus.may_be_apple() and find_spec("torch_xla") is None and gpus.most() == 0
+    return accelerator == "cpu" or (accelerator == "auto" and without)
+
+
+def _wrong_batch_norm(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+    """On one device there is nothing to synchronize."""
+    several = right.get("trainer.devices") not in (1, "1") or right.get("trainer.num_nodes", 1) != 1
+    if right.get("trainer.sync_batchnorm") is True and several and _is_on_cpu(right, command):
+        yield (
+            "trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone; set "
+            "trainer.sync_batchnorm=false"
+        )
+
+
+def _wrong_precision(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+    precision = str(right.get("trainer.precision"))
+    if precision in SIXTEEN_BITS and _is_on_cpu(right, command):
         yield (
             f"trainer.precision={precision}: for GPUs; on a CPU take trainer.precision=bf16-mixed or 32-true"
         )

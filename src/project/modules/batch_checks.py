@@ -4,6 +4,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from project.errors import InputError
 
@@ -32,6 +33,29 @@ def require_scalar(loss: Any) -> None:
         raise InputError(
             f"loss: not one number (expected a scalar, got {_described(loss)}); return the mean over images"
         )
+
+
+def explain_refusal(network: nn.Module, images: Tensor, reason: str) -> str:
+    """Say why a network does not take a batch, and what to do.
+
+    Args:
+        network: in training mode.
+        images: the batch, (B, C, H, W).
+        reason: what its layer said.
+    """
+    name = type(network).__name__
+    normalizing = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    if images.device.type == "cpu" and any(isinstance(layer, nn.SyncBatchNorm) for layer in normalizing):
+        return f"trainer.sync_batchnorm=true: for GPUs alone ({reason}); set trainer.sync_batchnorm=false"
+    if normalizing and len(images) == 1:
+        return (
+            f"data.batch_size: {name} does not take one image on each device ({reason}); choose at least 2 "
+            "images for each device, or a model without batch norm"
+        )
+    return (
+        f"model: {name} does not take images of data.input_shape={list(images.shape[1:])} ({reason}); use "
+        "images of another size, as in data.resize=32, or another model"
+    )
 
 
 def require_logits(logits: Any, targets: Tensor, num_classes: int | None) -> None:

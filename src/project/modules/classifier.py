@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 
 from project.divergence import require_finite_loss
 from project.errors import InputError, one_line
-from project.modules.batch_checks import require_logits, require_mean, require_scalar
+from project.modules.batch_checks import explain_refusal, require_logits, require_mean, require_scalar
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.initialization import initialize_from_images
 from project.modules.losses import total_weight_of
@@ -192,12 +192,26 @@ class ImageClassifier(L.LightningModule):
         for generator in self._generators:
             generator.manual_seed(seed)
         images, targets = batch
-        logits = self.forward(images)
+        logits = self.forward(images) if self._checked else self._first_logits(images)
         loss: Tensor = self.loss(logits, targets) if self._checked else self._first_loss(logits, targets)
         self.train_metrics.append(loss, logits, targets)
         if self._gradient is not None:
             self._gradient.share(loss, targets, batch_idx)
         return loss
+
+    def _first_logits(self, images: Tensor) -> Tensor:
+        """Compute the logits of the first batch.
+
+        Raises:
+            InputError: the network does not take its images.
+        """
+        try:
+            return self.forward(images)
+        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
+            ours = isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError)
+            if ours or is_oom_error(error) or self.network._compiled_call_impl is not None:
+                raise
+            raise InputError(explain_refusal(self.network, images, one_line(error))) from error
 
     def _first_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Compute the loss of the first batch, from what must be logits, targets and a scalar.
