@@ -10,6 +10,7 @@ if __name__ == "__main__":
     stopping.end_at_once()
 
 from project import imports
+from project.evaluation.members import find_networks
 from project.evaluation.options import EXAMPLES, Options
 from project.options import run_command
 from project.runs.writable import refuse_unwritable_output
@@ -19,11 +20,12 @@ def main(options: Options) -> None:
     """Evaluate as the command line says."""
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
+    found = find_networks(options)  # what is wrong is told before torch is imported
     imports.defer()
-    from project.evaluation.command import evaluate  # imports torch: only now, when the words have been read
+    from project.evaluation.command import evaluate
 
     imports.settle()
-    evaluate(options)
+    evaluate(options, found)
 
 
 if __name__ == "__main__":

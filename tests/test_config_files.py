@@ -8,7 +8,7 @@ import pytest
 from conftest import CONF, ROOT
 from omegaconf import OmegaConf
 
-from project import config_files, rebuild, resume
+from project import config_files, resume, run_config
 from project.checks.declared import read_option
 from project.config_files import ConfigFolder, line_of, load, read_mapping, read_text
 from project.errors import InputError
@@ -118,7 +118,7 @@ def test_a_run_folders_broken_records_are_named_with_their_line(
     with pytest.raises(InputError, match=rf"resume=.*{says}"):
         resume._read(run, run.composed_file, "trainer")
     with pytest.raises(InputError, match=rf"run=.*{says}"):
-        rebuild.read_config(run)
+        run_config.read_config(run)
     if says.endswith(("aliases", "text")):
         with pytest.raises(DamagedError, match=says):
             results._load_config(run.config_file)

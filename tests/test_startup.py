@@ -40,11 +40,11 @@ from project import command_line
 def leave(code):
     raise SystemExit(code)
 
-def call(command):
-    sys.argv = [SCRIPT, *command.split()]
+def call(command, script=None):
+    sys.argv = [script or SCRIPT, *command.split()]
     print(f"== {command}", flush=True)
     try:
-        runpy.run_path(SCRIPT, run_name="__main__")
+        runpy.run_path(sys.argv[0], run_name="__main__")
     except SystemExit as end:
         return end.code
 
@@ -94,6 +94,61 @@ def test_commands_that_train_nothing_import_no_torch(tmp_path: Path) -> None:
     assert "model: airbench, batchnorm_cnn, cnn, convnet, lenet" in done.stdout, "--help"
     assert "model=resnet" in done.stdout.partition("== -sc")[2], "completion"
     assert "did you mean optim.lr?" in done.stderr
+
+
+OTHERS = {
+    "evaluate": ("run=nowhere", "rnu=x", "run=run weights=bst", "run=run data=minst", "run=run data.noize=1"),
+    "predict": ("run=nowhere input=run", "inptu=x", "run=run input=nowhere", "run=run input=run weights=bst"),
+    "export": ("run=nowhere", "formt=onnx", "run=run weights=bst", "run=run data=minst", "run=damaged"),
+    "report": ("run=nowhere", "rnu=x", "run=run compare=nowhere"),
+    "compare": ("nowhere", "--bi x", "run --by test/accc"),
+}
+OTHERS_LIGHT = (
+    CALLING
+    + """
+commands, heavy = told
+found = {}
+for name, lines in commands.items():
+    for line in lines:
+        script = os.path.join(os.path.dirname(SCRIPT), name + ".py")
+        found[name + " " + line] = [call(line, script), [one for one in heavy if one in sys.modules]]
+sys.stderr.write(json.dumps(found) + "\\n")
+"""
+)
+RUN_CONFIG = """
+model: {_target_: project.modules.mlp.MLP}
+data: {_target_: project.datamodules.synthetic.Synthetic, input_shape: [1, 8, 8], num_classes: 10, noise: 1.0}
+loss: {_target_: project.modules.losses.CrossEntropy}
+optim: {_target_: torch.optim.SGD}
+scheduler: {_target_: project.modules.schedules.constant}
+trainer: {_target_: project.training.trainer.Trainer, accelerator: cpu}
+"""
+
+
+def test_mistakes_in_commands_after_training_import_no_torch(tmp_path: Path) -> None:
+    for file, text in (
+        ("run/config.yaml", RUN_CONFIG),
+        ("run/.hydra/config.yaml", RUN_CONFIG),
+        ("run/status.json", '{"state": "done", "metrics": {"test/acc": 0.5}}'),
+        ("run/checkpoints/best.ckpt", ""),
+        ("damaged/config.yaml", "model: {\n"),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    found, done = in_process(OTHERS_LIGHT, tmp_path, [OTHERS, HEAVY])
+    assert len(found) == sum(map(len, OTHERS.values())) == 20
+    assert {command: result for command, result in found.items() if result != [2, []]} == {}
+    errors = done.stderr.splitlines()[:-1]
+    assert len(errors) == 20
+    for says in (
+        *(
+            "weights=bst: no such file; did you mean best?",
+            "data=minst: no such data set; did you mean mnist?",
+        ),
+        *("rnu=x: no key rnu; did you mean run?", "no key data.noize; did you mean data.noise?"),
+        *("run=nowhere: no such folder", "damaged/config.yaml:2: ", "no such metric"),
+    ):
+        assert any(says in line for line in errors), says
 
 
 RUN = (

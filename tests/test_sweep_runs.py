@@ -14,7 +14,7 @@ from conftest import ROOT
 from forked import Forked
 from test_command_line import children_of, train
 
-from project import rebuild
+from project import rebuild, run_config
 from project.sweeps.folder import SweepFolder
 from project.sweeps.jobs import Job
 
@@ -146,7 +146,7 @@ def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path
     assert states(sweep) == ["done"] * 2
     for job in sweep.ledger.read().values():
         folder = sweep.run(job.name)
-        assert rebuild.read_config(folder)["seed"] == 7
+        assert run_config.read_config(folder)["seed"] == 7
         assert rebuild.load(folder, data=["data=other"]).data_config()["test_size"] == 77
         assert rebuild.load(folder, data=["data=mine"]).data_config()["train_size"] == 200
 

@@ -9,35 +9,20 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project import config_files
+from project import run_config
 from project.building import build, build_module
-from project.config_files import config_folders
 from project.datamodules.base import ImageDataModule
 from project.datamodules.fitting import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.modules.classifier import ImageClassifier
-from project.nearest import did_you_mean
-from project.other_data import as_word, name_classes, override_data
+from project.other_data import name_classes
 from project.quirks import silence_libraries
-from project.runs import checkpoint, checkpoint_files
+from project.runs import checkpoint
 from project.runs.folder import RunFolder
 from project.wording import shown
-
-GROUPS: dict[str, dict[str, type]] = {
-    "model": {"_target_": str},
-    "data": {"_target_": str, "input_shape": list, "num_classes": int},
-    "loss": {"_target_": str},
-    "optim": {"_target_": str},
-    "scheduler": {"_target_": str},
-    "trainer": {"_target_": str, "accelerator": str},
-}
-"""Of a run's configuration, and keys that its network cannot be made again without."""
-AS_TRAINED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std")
-"""Of another data set, what stays as the network was trained with it."""
-CHOICES = ("auto", "best", "last", "previous")
 
 
 @dataclass(frozen=True)
@@ -102,18 +87,9 @@ class Trained:
         trained = self.config["data"]
         config = trained
         if self.data_overrides:
-            composed = _load(self.run.composed_file, self.run)
-            if not isinstance(composed.get("data"), DictConfig):
-                raise _damaged(self.run, self.run.composed_file, "no key data")
-            fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
-            fixed["grayscale"] = self.input_shape[0] == 1
             try:
-                sources = self._config_folders()
-                override_data(composed, self.data_overrides, fixed, self.input_shape, sources)
+                composed = run_config.with_other_data(self.run, self.config, self.data_overrides)
                 name_classes(composed.data, self.data_overrides, self.class_names)
-                unresolved: Any = OmegaConf.to_container(composed.data)
-                if missing := [key for key, value in unresolved.items() if value == "???"]:
-                    raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
                 config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
                 told = one_line(error)
@@ -122,14 +98,6 @@ class Trained:
                         raise kind(own) from error
                 raise InputError(f"data: {told}; give it as data.KEY=VALUE") from error
         return {**config, "mean": self.mean, "std": self.std}
-
-    def _config_folders(self) -> list[Path]:
-        """Folders of the configuration that the run was composed from, as far as they are still there."""
-        recorded = None
-        if self.run.hydra_file.exists():
-            recorded = OmegaConf.select(_load(self.run.hydra_file, self.run), "hydra.runtime.config_sources")
-        copy = self.run.path.absolute().parent / "conf"  # of a sweep, wherever that lies by now
-        return [folder for folder in (copy, *config_folders(recorded or ())) if folder.is_dir()]
 
     def trainer(self, **changes: Any) -> L.Trainer:
         """A trainer like the run's, on one device, that logs and keeps nothing.
@@ -170,8 +138,8 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
         InputError: the folder is damaged or has no such checkpoint.
     """
     silence_libraries()
-    config = read_config(run)
-    file = _find_checkpoint(run, weights)
+    config = run_config.read_config(run)
+    file = run_config.find_checkpoint(run, weights)
     module = plain_module(config)
     try:
         saved = checkpoint.read(file, module.state_dict())
@@ -198,30 +166,6 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
     )
 
 
-def read_config(run: RunFolder) -> dict[str, Any]:
-    """Read a run's configuration: resolved, plain values.
-
-    Raises:
-        InputError: the file is damaged.
-    """
-    try:
-        config: Any = OmegaConf.to_container(_load(run.config_file, run), resolve=True)
-    except OmegaConfBaseException as error:  # values that refer to others that are not there
-        raise _damaged(run, run.config_file, one_line(error)) from error
-    for group, keys in GROUPS.items():
-        if not isinstance(config.get(group), dict):
-            what = "is no group" if group in config else "is missing"
-            raise _damaged(run, run.config_file, f"{group} {what}")
-        for key in keys:
-            if not isinstance(value := config[group].get(key), keys[key]):
-                raise _damaged(run, run.config_file, f"{group}.{key} is {as_word(value)}")
-    shape = config["data"]["input_shape"]
-    if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
-        raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
-    found: dict[str, Any] = config
-    return found
-
-
 def plain_module(config: dict[str, Any]) -> ImageClassifier:
     """A run's module, not compiled, with weights as they are before training; those that its network began
     with need not be there any more.
@@ -236,33 +180,3 @@ def plain_module(config: dict[str, Any]) -> ImageClassifier:
     if "weights" in network:
         network |= {"weights": None} | ({"freeze": False} if "freeze" in network else {})
     return build_module({**config, "model": network, "compile": False}, record=config)
-
-
-def _load(file: Path, run: RunFolder) -> DictConfig:
-    try:
-        found = config_files.load(file)
-    except InputError as error:
-        raise _damaged(run, file, str(error)) from error
-    if not found:
-        raise _damaged(run, file, "no keys")
-    return found
-
-
-def _damaged(run: RunFolder, file: Path, what: str) -> InputError:
-    return InputError(f"run={run.shown}: {file} is damaged ({what}); restore it")
-
-
-def _find_checkpoint(run: RunFolder, weights: str) -> Path:
-    names = {name: run.checkpoints / f"{name}.ckpt" for name in CHOICES[1:]}
-    if weights not in CHOICES:
-        if not (file := Path(weights)).is_file():
-            raise InputError(f"weights={weights}: no such file; {did_you_mean(weights, CHOICES)}")
-        return file
-    if weights == "auto":
-        tested = run.read_status().get("weights")
-        weights = tested if tested in names else "best" if names["best"].exists() else "last"
-    if problem := checkpoint_files.find_damage(names[weights]):
-        whole = [name for name, file in names.items() if not checkpoint_files.find_damage(file)]
-        hint = f"there is weights={' or '.join(whole)}" if whole else "there is no other checkpoint"
-        raise InputError(f"run={run.shown}: {names[weights]} {problem}; {hint}")
-    return names[weights]

@@ -6,13 +6,13 @@ from typing import Any
 
 import torch
 
-from project import rebuild
+from project import rebuild, run_config
 from project.choices import require_accelerator
 from project.errors import InputError
 from project.evaluation import combining, places, record, screen
 from project.evaluation.alike import lend_data, release_data, require_same_images
 from project.evaluation.measures import intervals, measured
-from project.evaluation.members import Member, find_members
+from project.evaluation.members import Member, Members, find_networks
 from project.evaluation.options import Options
 from project.evaluation.passes import Pass, run_over
 from project.evaluation.subject import Subject, run_figures
@@ -24,20 +24,19 @@ METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
 LEVEL = 0.95
 
 
-def evaluate(options: Options) -> None:
+def evaluate(options: Options, found: Members | None = None) -> None:
     """Evaluate a run, or several, each alone or together; show and write what came out.
+
+    Args:
+        options: of the command line.
+        found: what `find_networks` found with them; None to look here.
 
     Raises:
         InputError: something that was asked cannot be had.
         NonFiniteError: a network gives something else than numbers.
     """
-    found = find_members(options.run, options.weights, options.ensemble, options.outputs)
+    found = found or find_networks(options)
     several = len(found.members) > 1
-    if options.combine in ("ensemble", "average") and not several:
-        raise InputError(
-            f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
-            "(weights=best,last), or a sweep with ensemble=all"
-        )
     require_accelerator(options.accelerator)
     if several and options.combine != "none":
         _evaluate_together(options, found.members, found.home)
@@ -139,7 +138,7 @@ def _place(options: Options, member: Member, *, several: bool) -> Path:
 
 def _views_of(member: Member) -> str | None:
     try:
-        config = rebuild.read_config(member.run)
+        config = run_config.read_config(member.run)
     except InputError:  # told when the run is loaded
         return None
     return config.get("test_views", "none")

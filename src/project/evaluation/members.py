@@ -4,7 +4,9 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from project import run_config
 from project.errors import InputError
+from project.evaluation.options import Options
 from project.runs.finding import LAST, find_last, find_trained, ranked
 from project.runs.folder import RunFolder
 from project.sweeps.folder import find_sweep
@@ -42,6 +44,23 @@ class Members:
 
     members: list[Member]
     home: Path
+
+
+def find_networks(options: Options) -> Members:
+    """Find the networks that a command line means, and make sure that they can be evaluated as it says.
+
+    Raises:
+        InputError: there are none, a run is damaged or has no such weights, or there is no such data set.
+    """
+    found = find_members(options.run, options.weights, options.ensemble, options.outputs)
+    if options.combine in ("ensemble", "average") and len(found.members) == 1:
+        raise InputError(
+            f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
+            "(weights=best,last), or a sweep with ensemble=all"
+        )
+    for member in found.members:
+        run_config.refuse_wrong(member.run, member.weights, [*options.data, *options.paths])
+    return found
 
 
 def find_members(wanted: list[str], weights: list[str], several: str | None, outputs: Path) -> Members:

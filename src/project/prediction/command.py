@@ -25,6 +25,7 @@ from project.prediction.writers import (
     opened,
     replacing,
 )
+from project.run_config import refuse_wrong
 from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
 from project.runs.finding import find_trained
 from project.runs.writable import refuse_unwritable_output
@@ -49,6 +50,7 @@ def predict_files(options: Options) -> None:
     run = find_trained(options.run, options.outputs)
     files, bad = find_files(options.input)
     _check_places(options, kind, files)
+    refuse_wrong(run, options.weights, ())
     for entry in bad:
         _tell(entry)
     if not files:
