@@ -2,11 +2,14 @@
 
 from typing import Any
 
+import lightning as L
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
 
 from project import targets
+from project.checks import kinds
 from project.completion import require_image_data
 from project.errors import InputError, one_line
 from project.modules.classifier import ImageClassifier
@@ -19,7 +22,8 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
     """Make the object (or the dict of objects) that a group of the configuration describes.
 
     Raises:
-        InputError: it is not allowed to be made, or its constructor refuses the values.
+        InputError: it is not allowed to be made, its constructor refuses the values, or it is of another kind
+            than the group is for.
     """
     targets.confirm(config[group], group)
     try:
@@ -33,6 +37,10 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         raise
     if group == "data":
         require_image_data(type(made), config[group]["_target_"])
+    is_lightning = isinstance(made, L.LightningModule)
+    if group in ("model", "loss") and (is_lightning or not isinstance(made, nn.Module)):
+        got = "LightningModule" if is_lightning else type(made).__name__
+        raise InputError(kinds.refusal(group, config[group]["_target_"], got))
     return made
 
 

@@ -53,7 +53,7 @@ def public_names(module: str) -> list[str]:
 @cache
 def marked_names(module: str) -> frozenset[str]:
     """Names that a module lists in its `CONFIG_TARGETS`, as plain words."""
-    if MARK not in (_text(module) or ""):
+    if MARK not in (text_of(module) or ""):
         return frozenset()
     for node in _statements(module):
         targets = node.targets if isinstance(node, ast.Assign) else []
@@ -66,7 +66,7 @@ def marked_names(module: str) -> frozenset[str]:
 
 
 def _find(module: str, name: str, seen: set[str]) -> Origin | None:
-    if module in seen or (text := _text(module)) is None:
+    if module in seen or (text := text_of(module)) is None:
         return None
     seen.add(module)
     if found := re.search(rf"^(class|def)\s+{re.escape(name)}\b", text, re.MULTILINE):
@@ -109,13 +109,14 @@ def _statements(module: str) -> Iterator[ast.stmt]:
 @cache
 def _tree(module: str) -> ast.Module:
     try:
-        return ast.parse(_text(module) or "")
+        return ast.parse(text_of(module) or "")
     except SyntaxError:
         return ast.Module([], [])
 
 
 @cache
-def _text(module: str) -> str | None:
+def text_of(module: str) -> str | None:
+    """Read a module's source; None where there is none."""
     spec = _spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None

@@ -28,6 +28,7 @@ from project.checks.asked import asked
 from project.checks.declared import declared_values, flat
 from project.checks.familiar import is_judged, place_of
 from project.checks.groups import removed_groups, removed_keys, wrong_groups
+from project.checks.kinds import wrong_kinds
 from project.errors import DataError, InputError, one_line
 
 
@@ -105,6 +106,9 @@ def _problems(config: DictConfig) -> Iterator[str]:
         else:
             right[key] = value
     yield from wrong_groups(config, leaves, right)
+    if wrong := list(wrong_kinds(right)):  # what a class of another kind takes does not matter
+        yield from wrong
+        return
     yield from files.unknown_keys(config, leaves, declared)
     yield from unread.find_problems(config, leaves, declared)
     command = asked(config)

@@ -9,6 +9,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from project.sources import find_origin, text_of
+
 READABLE = ("project", "torch", "lightning", "torchvision", "torchmetrics")
 """Packages whose sources say in the plain way what they define."""
 DEEPEST = 12
@@ -148,6 +150,20 @@ def _bases(body: str) -> list[str]:
     return [name.strip() for name in names if name.strip() and "=" not in name]
 
 
+def bases_of(target: str) -> list[str]:
+    """Read the base classes of a class as dotted names; none where the source does not say them plainly.
+
+    Args:
+        target: dotted name, of any package.
+    """
+    module, _, attribute = target.rpartition(".")
+    if (origin := find_origin(module, attribute)) is None:
+        return []
+    text = text_of(origin.module) or ""
+    head = re.search(rf"^class {re.escape(origin.name)}\b[^\n(]*\([^)]*\):", text, re.MULTILINE)
+    return [_absolute(base, text, origin.module) for base in _bases(head[0])] if head else []
+
+
 def _inherited(bases: Sequence[str], text: str, module: str, depth: int) -> Signature | None:
     for base in bases:
         if base in ("object", "ABC", "Generic", "Protocol"):
@@ -173,8 +189,8 @@ def _imported(text: str, name: str, module: str) -> str | None:
         return name
     pattern = r"^from ([\w.]+) import (?:\(([^)]*)\)|([^\n(]*))"
     for found in re.finditer(pattern, text, re.MULTILINE):
-        for entry in (found[2] or found[3] or "").split(","):
-            words = entry.split("#")[0].split()
+        for entry in re.sub(r"#.*", "", found[2] or found[3] or "").split(","):
+            words = entry.split()
             if words and words[-1] == name:
                 origin = found[1]
                 if origin.startswith("."):
