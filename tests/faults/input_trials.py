@@ -91,7 +91,7 @@ def fixtures() -> Iterator[Path]:
         _photos(root / "one_class", {"ant": 3})
         _photos(root / "no_images", {"ant": 0, "bee": 0})
         _photos(root / "unequal", {"ant": 3, "bee": 3}, sides=(8, 9))
-        _photos(root / "damaged", {"ant": 2, "bee": 2})
+        _photos(root / "damaged", {"ant": 20, "bee": 20})
         (root / "damaged" / "ant" / "0.png").write_text("no image")
         for folder, text in (("run_without_checkpoint", "seed: 1\n"), ("damaged_run", "seed: [1\n")):
             (root / folder / ".hydra").mkdir(parents=True)
