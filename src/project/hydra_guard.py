@@ -116,6 +116,12 @@ def _searching(initialize: Any) -> Any:
                 raise InputError(
                     f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
                 )
+            beside = str(element.provider).startswith("hydra.searchpath") and scheme in (
+                "file",
+                str(element.path),
+            )
+            if beside and not Path(str(element.path).removeprefix("file://")).is_dir():
+                raise InputError(f"hydra.searchpath: no such folder {element.path}; name one that exists")
         config_files.install(config_search_path)
         initialize(self, config_search_path)
 

@@ -186,7 +186,9 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
             )
     replaced = {text.partition("=")[0] for text in changes}
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
-    if beside := [text for text in kept if text.startswith(config_files.SEARCH_PATH)]:
+    primary = config_files.load(sweep.conf / f"{name}.yaml")
+    beside = [text for text in kept if text.startswith(config_files.SEARCH_PATH)]
+    if beside or OmegaConf.select(primary, "hydra.searchpath"):  # whose files are in the sweep's folder
         kept = [text for text in kept if text not in beside] + [f"{config_files.SEARCH_PATH}[]"]
     if "hydra/launcher" in replaced:  # which has other keys
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
