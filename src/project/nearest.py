@@ -16,7 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
 from project.config_files import loaded, place, searched, shown
-from project.errors import one_line
+from project.errors import InputError, one_line
 
 MOST_NAMES = 12
 NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
@@ -92,7 +92,10 @@ def explain_composition(
     ]
     if lines := lines or list(filter(None, [_explain_file(error, general[0], conf)])):
         return lines
-    known = _compose(conf, config_name, groups)
+    try:
+        known = _compose(conf, config_name, groups)
+    except InputError as refused:  # what a file holds, which Hydra has not come to
+        return str(refused).splitlines()
     if known is None:
         return general
     lines = [

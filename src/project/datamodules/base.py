@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
+from project.datamodules.file_images import join_damage
 from project.datamodules.fitting import check_classes, check_images, class_indices, digest_of, per_channel
 from project.datamodules.images import (
     Images,
@@ -176,7 +177,7 @@ class ImageDataModule(L.LightningDataModule):
         if stage == "test" or (stage == "fit" and self.trainer is not None):
             errors += _caught(self._set_up_test)
         if errors:
-            raise DataError("\n".join(dict.fromkeys(map(str, errors))))  # of one folder, perhaps
+            raise join_damage(errors)
         if self.mean is None or self.std is None:
             self._measure_channels()
         if stage == "fit":

@@ -88,13 +88,15 @@ class FileImages(Layout):
         for batch in self._loader(order, torch.arange(len(self.files)), pin=False):
             if isinstance(batch, InputError):
                 errors.append(batch)
-                if len(str(_together(errors)).splitlines()) > MOST_NAMED or not isinstance(batch, DataError):
+                if len(str(join_damage(errors)).splitlines()) > MOST_NAMED or not isinstance(
+                    batch, DataError
+                ):
                     break
             else:
                 rows[first : first + len(batch[0])] = batch[0]
                 first += len(batch[0])
         if errors:
-            raise _together(errors)
+            raise join_damage(errors)
         return self.from_rows(rows)
 
     def sample(self, rows: Tensor) -> Tensor:
@@ -133,14 +135,14 @@ class _Files(Dataset[Item]):
 def _collate(items: list[Item]) -> Any:
     """A batch, or what is wrong with its files."""
     errors = [item for item in items if isinstance(item, InputError)]
-    return _together(errors) if errors else default_collate(items)
+    return join_damage(errors) if errors else default_collate(items)
 
 
-def _together(errors: Sequence[InputError]) -> InputError:
+def join_damage(errors: Sequence[InputError]) -> InputError:
     """One error that names several damaged files, a line each; any other error alone."""
     if other := next((error for error in errors if not isinstance(error, DataError)), None):
         return other
-    lines = [line for error in errors for line in str(error).splitlines()]
+    lines = list(dict.fromkeys(line for error in errors for line in str(error).splitlines()))
     if len(lines) > MOST_NAMED:
         lines[MOST_NAMED:] = ["… and more damaged files"]
     return DataError("\n".join(lines))
