@@ -30,6 +30,7 @@ from project.runs import claims
 from project.runs.folder import RunFolder
 from project.runs.outages import reason_of
 from project.sweeps.jobs import quoted
+from project.wording import LONGEST_NAME, name_length
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Of errors of the system, those that a user mends without knowing where they happened."""
@@ -56,6 +57,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
     quirks.compose_faster()
+    quirks.shorten_names()
     hydra_guard.install()
     imports.defer()
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
@@ -192,7 +194,11 @@ def report(
         for line in lines:
             with suppress(OSError):  # of standard error itself
                 print(redact_text(f"error: {line}"), file=sys.stderr, flush=True)
-    mistake = lines and (not isinstance(error, OSError) or isinstance(error, HydraException))  # some are both
+    mistake = lines and (
+        not isinstance(error, OSError)
+        or isinstance(error, HydraException)  # some are both
+        or error.errno == errno.ENAMETOOLONG
+    )
     return getattr(error, "exit_code", InputError.exit_code if mistake else 1)
 
 
@@ -208,10 +214,21 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
         return [f"{error.filename or 'standard output'}: {reason_of(error)}; make room, or write elsewhere"]
     if isinstance(error, BrokenPipeError):
         return ["standard output: whoever read it has ended"]
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return [_explain_long_name(str(error.filename))]
     if isinstance(error, HydraException | OmegaConfBaseException):
         overrides = get_args_parser().parse_known_args()[0].overrides
         return explain_composition(error, overrides, conf, config_name)
     return []
+
+
+def _explain_long_name(path: str) -> str:
+    """Say which name that the command line gives is too long for a file system."""
+    length, most = name_length(path), LONGEST_NAME
+    given = next((word for word in sys.argv[1:] if (word.partition("=")[2] or word) in path), path)
+    if length <= most:
+        return f"{given}: the path is too long ({len(os.fsencode(path)):,} bytes); shorten it"
+    return f"{given}: the name is too long (at most {most} bytes, got {length}); shorten it"
 
 
 def _refuse_wrong_groups(conf: Path) -> None:

@@ -6,12 +6,18 @@ from functools import cache, lru_cache
 from typing import Any
 
 import yaml
+from hydra._internal import config_loader_impl
 from hydra._internal.hydra import Hydra
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser import overrides_parser
 from hydra.types import RunMode
 from omegaconf import _utils as omegaconf_utils
 from omegaconf import base, basecontainer, grammar_parser
+
+from project.wording import short_name
+
+LONGEST_DIRNAME = 240
+"""Bytes of a folder's name, before what tells it from others of the same name."""
 
 
 def compose_faster() -> None:
@@ -66,6 +72,20 @@ def _yaml_loader() -> type[Any]:
             yaml.resolver.Resolver.__init__(self)
 
     return Loader
+
+
+def shorten_names() -> None:
+    """Have the folder that is named by overrides bear a name that file systems take; may be called again."""
+    config_loader_impl.get_overrides_dirname = overrides_dirname
+
+
+_overrides_dirname = config_loader_impl.get_overrides_dirname
+
+
+def overrides_dirname(*arguments: Any, **options: Any) -> str:
+    """As Hydra's own, each name in at most `LONGEST_DIRNAME` bytes."""
+    names = _overrides_dirname(*arguments, **options).split("/")
+    return "/".join(short_name(name, LONGEST_DIRNAME) for name in names)
 
 
 def silence_libraries() -> None:

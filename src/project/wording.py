@@ -1,5 +1,10 @@
 """How figures and names are put into words."""
 
+import os
+
+LONGEST_NAME = 255
+"""Bytes of a file's or folder's name, on nearly all file systems."""
+
 
 def duration(seconds: float) -> str:
     """A time span as people say it, such as `4.1 s`, `3 min 20 s` or `5 h 2 min`."""
@@ -25,3 +30,19 @@ def _spelt(character: str) -> str:
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8 (PEP 383)
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+def name_length(path: str | os.PathLike[str]) -> int:
+    """Bytes of the longest name in a path."""
+    return max(map(len, os.fsencode(path).split(b"/")))
+
+
+def short_name(name: str, most: int = LONGEST_NAME) -> str:
+    """Give a file's name in at most so many bytes: a longer one's beginning, and a digest of all of it."""
+    data = os.fsencode(name)
+    if len(data) <= most:
+        return name
+    import hashlib
+
+    begin = data[: most - 9].decode(errors="ignore")  # UTF-8 is cut between characters
+    return f"{begin}-{hashlib.sha256(data).hexdigest()[:8]}"

@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import PurePath
 from typing import Any
 
+from project.wording import LONGEST_NAME, name_length
+
 
 def find_problem(key: str, value: Any) -> str:
     """Say what is wrong with a value of several possible types; an empty string if nothing is."""
@@ -86,6 +88,8 @@ def _name(key: str, value: Any) -> str:
             f"{key}={text!r}: names the folder of runs below paths.outputs; give a word, and the place by "
             "paths.outputs"
         )
+    if (length := name_length(text)) > LONGEST_NAME:
+        return f"{key}={text}: too long for a folder (at most {LONGEST_NAME} bytes, got {length}); shorten it"
     return ""
 
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from project.datamodules.checksums import digest_of
 from project.datamodules.images import MemoryImages
 from project.datamodules.mapped import map_bytes
+from project.wording import short_name
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +31,8 @@ PAGE = 4096
 LIMIT_BYTES = 32 * 2**30
 """Bytes of all prepared files in a folder, beyond which those are removed that were not used for longest."""
 DAY_S = 86_400
+LONGEST_STEM = 200
+"""Bytes of a file's name, which others extend: that of its lock and that under which it is written."""
 
 
 class Header(NamedTuple):
@@ -88,7 +91,8 @@ class PreparedFolder:
         """
         if self.folder is None:
             return MemoryImages(*make(), channels_last=channels_last)
-        file = self.folder / f"{name}{'-channels_last' if channels_last else ''}{SUFFIX}"
+        stem = f"{short_name(name, LONGEST_STEM)}{'-channels_last' if channels_last else ''}"
+        file = self.folder / f"{stem}{SUFFIX}"
         digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
         if (kept := self._kept(file, digest)) is not None:
             return kept

@@ -13,10 +13,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from project.wording import LONGEST_NAME, short_name
+
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """Between two tries: one may take long on a disk that is ailing."""
+LONGEST_STEM = 200
+"""Bytes of a file's name, of which those that are written beside it are made."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -155,8 +159,8 @@ def replacing(file: Path, *, keep: bool = False) -> Iterator[Path]:
     Raises:
         OSError: it cannot be written.
     """
-    unique = f"{file.name}.{secrets.token_hex(4)}.part"
-    partial = file.with_name(f"{file.name}.part" if keep else f".{unique}")
+    unique = f"{short_name(file.name, LONGEST_STEM)}.{secrets.token_hex(4)}.part"
+    partial = file.with_name(f"{short_name(file.name, LONGEST_NAME - 5)}.part" if keep else f".{unique}")
     try:
         partial.touch(exist_ok=False)
     except FileExistsError:  # a file of the user's, or another process's

@@ -3,6 +3,7 @@
 Permissions do not tell: the superuser has all of them, and a disk may be full or mounted read-only.
 """
 
+import errno
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -15,8 +16,9 @@ from omegaconf.errors import OmegaConfBaseException
 from project import stopping
 from project.checks.asked import asked
 from project.errors import InputError
-from project.runs.outages import reason_of, replacing
+from project.runs.outages import LONGEST_STEM, reason_of, replacing
 from project.targets import ADDRESS
+from project.wording import LONGEST_NAME, name_length, short_name
 
 PROBE_BYTES = 2**18
 """More than what a run writes before its first step."""
@@ -111,12 +113,14 @@ def probe(folder: Path, name: str = "") -> None:
 
     Args:
         folder: to write to.
-        name: of the file that will be written there; the small one has a longer name.
+        name: of the file that will be written there; the small one's is about as long.
 
     Raises:
         OSError: that cannot be done.
     """
-    file = folder / f".{name}.{secrets.token_hex(8)}.probe"
+    if name_length(name) > LONGEST_NAME:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(folder / name))
+    file = folder / f".{short_name(name, LONGEST_STEM)}.{secrets.token_hex(8)}.probe"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:

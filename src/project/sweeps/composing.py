@@ -3,12 +3,14 @@
 import pickle
 from collections.abc import Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl, get_overrides_dirname
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
+
+from project.quirks import overrides_dirname
 
 
 class Composer:
@@ -42,7 +44,7 @@ class Composer:
             override.input_line for override in values if override.is_hydra_override()
         ]
         names = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = get_overrides_dirname(
+        config.hydra.job.override_dirname = overrides_dirname(
             overrides=task,
             kv_sep=names.kv_sep,
             item_sep=names.item_sep,
