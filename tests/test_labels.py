@@ -22,15 +22,15 @@ ONE_HOT = nn.functional.one_hot(CLASSES)
 class Own(ImageDataModule):
     """A data set of one's own, with these labels."""
 
-    def __init__(self, labels: Any) -> None:
+    def __init__(self, labels: Any, images: Any = None) -> None:
         super().__init__(name="own", input_shape=(1, 8, 8), num_classes=3, val_size=6)
         self.labels = labels
+        self.images = torch.zeros(60, 1, 8, 8, dtype=torch.uint8) if images is None else images
 
     def read(self, split: str) -> Any:
         if split == "val":
             return None
-        images = torch.zeros(60, 1, 8, 8, dtype=torch.uint8)
-        return images if self.labels is None else (images, self.labels)
+        return self.images if self.labels is None else (self.images, self.labels)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +49,27 @@ def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
     found = data.part("train").images.labels
     assert found.dtype == torch.long
     assert torch.equal(found, CLASSES)
+
+
+@pytest.mark.parametrize(
+    "images",
+    [
+        torch.rand(60, 1, 8, 8),
+        torch.zeros(60, 8, 8, dtype=torch.uint8),
+        torch.zeros(60, 1, 8, 8).long(),
+        "photos",
+    ],
+)
+def test_images_that_are_no_eight_bit_pixels_are_refused(images: Any) -> None:
+    with pytest.raises(InputError, match=r"the train images of data=own are no .*expected"):
+        Own(CLASSES, images).setup("fit")
+
+
+def test_arrays_of_numpy_are_images_too() -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
+    data = Own(CLASSES, pixels)
+    data.setup("fit")
+    assert torch.equal(data.part("train").images.images, torch.from_numpy(pixels))
 
 
 def test_booleans_are_two_classes() -> None:

@@ -212,6 +212,30 @@ def test_a_weighted_loss_goes_on_from_a_checkpoint_on_any_number_of_devices() ->
     assert alone.read() == pytest.approx(read | {"images": 80, "weight": 2 * read["weight"]})
 
 
+def test_a_checkpoint_without_weights_counts_each_image_as_one() -> None:
+    def metrics(rows: range) -> LossAndAccuracy:
+        metric = LossAndAccuracy()
+        for row in rows:
+            part = slice(row, row + 5)
+            metric.append(F.cross_entropy(logits[part], labels[part]), logits[part], labels[part])
+        return metric
+
+    torch.manual_seed(5)
+    logits, labels = torch.randn(345, 3), torch.arange(345) % 3
+    exported = metrics(range(0, 340, 5)).export()  # of 68 batches 64 are summed up, 4 held back
+    del exported["weights"]
+    exported["sums"] = exported["sums"][:, :3]
+    for ranks in (1, 2):
+        resumed = metrics(range(0))
+        several = {
+            name: value if name == "shapes" else torch.cat([value] * ranks)
+            for name, value in exported.items()
+        }
+        resumed.restore(several, 0, 1)
+        wanted = F.cross_entropy(logits[:340], labels[:340]).item()
+        assert resumed.read()["loss"] == pytest.approx(wanted)
+
+
 def test_an_ensembles_loss_is_that_of_the_mean_probabilities_with_class_weights_too() -> None:
     torch.manual_seed(4)
     labels, each = torch.arange(12) % 3, torch.randn(2, 12, 3).log_softmax(2)

@@ -12,7 +12,14 @@ from torch import Tensor
 
 from project.datamodules.augmentation import Augmentation
 from project.datamodules.file_images import join_damage
-from project.datamodules.fitting import check_classes, check_images, class_indices, digest_of, per_channel
+from project.datamodules.fitting import (
+    check_classes,
+    check_images,
+    class_indices,
+    digest_of,
+    eight_bit_images,
+    per_channel,
+)
 from project.datamodules.images import (
     Images,
     MemoryImages,
@@ -308,7 +315,8 @@ class ImageDataModule(L.LightningDataModule):
             return found
         if len(found) != 2:
             raise InputError(f"data: {what} are {len(found)} things; have read return images and labels")
-        pixels, labels = found[0], class_indices(found[1], len(found[0]), what)
+        pixels = eight_bit_images(found[0], what)
+        labels = class_indices(found[1], len(pixels), what)
         side = self.input_shape[1:] if self.resize is not None else None
         processed = preprocess(pixels, gray=bool(self.grayscale), side=side)
         mapped = self.maps_files and processed is pixels

@@ -41,6 +41,32 @@ def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, 
         )
 
 
+def eight_bit_images(images: Any, what: str) -> Tensor:
+    """Return images as they are kept: (N, C, H, W) uint8.
+
+    Args:
+        images: a tensor, or a NumPy array.
+        what: the images, for messages.
+
+    Raises:
+        InputError: they are something else, such as floats.
+    """
+    try:
+        given = torch.as_tensor(images)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise InputError(
+            f"data: {what} are no pixels (expected a tensor, got {type(images).__name__}); return uint8 of "
+            "shape [N, C, H, W]"
+        ) from error
+    if given.dtype == torch.uint8 and given.ndim == 4:
+        return given
+    raise InputError(
+        f"data: {what} are no 8-bit pixels (expected uint8 of shape [N, C, H, W], got "
+        f"{str(given.dtype).removeprefix('torch.')} of shape {list(given.shape)}); return whole numbers "
+        "from 0 to 255 as uint8"
+    )
+
+
 def class_indices(labels: Any, count: int, what: str) -> Tensor:
     """Return labels as they are trained on: one class index for each image, (N,) long.
 

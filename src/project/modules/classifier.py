@@ -172,7 +172,8 @@ class ImageClassifier(L.LightningModule):
     def _go_on(self) -> None:
         """Go on with what was measured when a checkpoint was written."""
         restored, self._restored = self._restored, {}
-        self._epoch_sums = dict(restored["epoch_sums"])
+        sums = restored["epoch_sums"]
+        self._epoch_sums = {"weight": sums["images"], **sums}  # older checkpoints have no weights
         self._logged_step = restored["logged_step"]
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         self.train_metrics.restore(restored["metrics"], rank, world_size)

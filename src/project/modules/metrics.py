@@ -141,12 +141,15 @@ class LossAndAccuracy(Metric):
         """
         self.reset()
         self._shapes = tuple(torch.Size(shape) for shape in exported["shapes"])
+        size = self._shapes[1][0] if self._shapes else 0
+        parts = {"weights": torch.full_like(exported["losses"], size), **exported}
         names = ("sums", "losses", "weights", "correct")
-        sums, losses, weights, correct = (exported[name].to(self.device) for name in names)
+        sums, losses, weights, correct = (parts[name].to(self.device) for name in names)
+        if sums.shape[1] == 3:  # of a checkpoint without weights: each image counts as 1
+            sums = torch.cat([sums, sums[:, 2:]], dim=1)
         if len(sums) != world_size:
             if rank or not len(sums):
                 return
-            size = self._shapes[1][0] if self._shapes else 0
             held = [_weighted_sum(losses, weights), correct.sum(), losses.numel() * size, weights.sum()]
             sums = (sums.sum(0) + torch.stack([torch.as_tensor(value).to(sums) for value in held]))[None]
             losses, weights, correct = losses[:1, :0], weights[:1, :0], correct[:1, :0]
