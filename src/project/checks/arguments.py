@@ -31,9 +31,10 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
         for text in unknown
         if text.startswith("-")
     ]
-    if known.config_dir is not None and not Path(known.config_dir).is_dir():
-        problems.append(f"--config-dir={known.config_dir}: no such folder; name one with configuration files")
     overrides = [*known.overrides, *(text for text in unknown if not text.startswith("-"))]
+    needed = not any(text.startswith("resume=") for text in overrides)  # a sweep has its own copy
+    if needed and known.config_dir is not None and not Path(known.config_dir).is_dir():
+        problems.append(f"--config-dir={known.config_dir}: no such folder; name one with configuration files")
     if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides), *_emptied(overrides)]:
         raise InputError("\n".join(problems))
 
