@@ -79,6 +79,20 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(image_folder: Path, tm
     changed.load_state_dict(state)
 
 
+def test_images_may_go_once_they_are_in_memory(image_folder: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(image_folder / "train", tmp_path / "gone")
+    cuts = [
+        ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3, val_size=0.25, test_size=12)
+        for _ in range(2)
+    ]
+    for data in cuts:
+        data.setup("fit")
+    state, files = cuts[0].state_dict(), cuts[0].files("val")
+    shutil.rmtree(folder)
+    assert cuts[1].state_dict() == state  # as a checkpoint asks for
+    assert cuts[1].files("val") == files
+
+
 def test_folds_are_not_cut_beside_a_validation_folder(image_folder: Path, tmp_path: Path) -> None:
     options = {"input_shape": (3, 12, 10), "num_classes": 3, "folds": 4, "fold": 1}
     cut = ImageFolder(str(image_folder), **options)

@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -180,8 +180,9 @@ def class_names(path: Path) -> list[str]:
         InputError: see `class_folders`.
     """
     names = [class_name(folder) for folder in class_folders(path)]
-    if twice := [name for name in names if names.count(name) > 1]:
-        raise DataError(f"data.path={path}: two class folders are shown as {twice[0]}; rename one")
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"data.path={path}: two class folders are shown as {twice}; rename one")
     return names
 
 
@@ -198,7 +199,8 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, given: bool =
         DataError: a class is none of `names`, or has no training images; or there are no images at all.
     """
     classes = subfolders(path, folder)
-    if unknown := [one for one in classes if class_name(one) not in names]:
+    label_of = {name: label for label, name in enumerate(names)}
+    if unknown := [one for one in classes if class_name(one) not in label_of]:
         few = shown(", ".join(map(str, unknown[:MOST_NAMED])) + (", …" if unknown[MOST_NAMED:] else ""))
         if given:
             raise DataError(
@@ -220,7 +222,7 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, given: bool =
                 "remove it"
             )
         files += images
-        labels += [names.index(class_name(one))] * len(images)
+        labels += [label_of[class_name(one)]] * len(images)
         passed_over += others
     if not files:
         why = f" (passed over: {sum_up(passed_over, str(folder))})" if passed_over else ""

@@ -85,6 +85,7 @@ class ImageFolder(ImageDataModule):
         if white_level is not None and not white_level > 0:
             raise InputError(f"data.white_level={white_level}: must be above 0")
         self.white_level = white_level
+        self._files: dict[Split, list[str]] = {}
         self._told: set[Path] = set()
         self._surveyed = False
 
@@ -138,14 +139,15 @@ class ImageFolder(ImageDataModule):
 
     def read(self, split: Split) -> Images | None:
         """Return the images of a split."""
-        found = self._labelled_files(split)
-        return None if found is None else self._open(*found, split)
-
-    def files(self, split: Split) -> list[str] | None:
-        """See `ImageDataModule.files`."""
-        if (found := self._labelled_files(split) or self._labelled_files("train")) is None:
+        if (found := self._labelled_files(split)) is None:
             return None
-        return [found[0][row] for row in self.part(split).rows.tolist()]
+        self._files[split] = found[0]
+        return self._open(*found, split)
+
+    def files(self, split: Split) -> list[str]:
+        """See `ImageDataModule.files`: those that were read, whatever became of them since."""
+        files = self._files[split if split in self._files else "train"]
+        return [files[row] for row in self.part(split).rows.tolist()]
 
     def _labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Files of a split and their labels (N,); None if it is to be cut from the training images."""
