@@ -144,6 +144,15 @@ def test_a_step_has_the_gradient_of_one_batch_of_its_images(
     torch.testing.assert_close(list(module.network.parameters()), wanted)
 
 
+def test_gradients_of_half_precision_are_shared_too(tmp_path: Path) -> None:
+    module, options = make(LOSSES["weights"]()), {"max_epochs": -1, "max_steps": 1, "precision": "bf16-true"}
+    data, before = make_data(), [weight.detach().clone() for weight in module.network.parameters()]
+    make_trainer(tmp_path, accumulate_grad_batches=4, enable_checkpointing=False, **options).fit(module, data)
+    wanted = one_batch_a_step(make(LOSSES["weights"]()), data, accumulate=4, steps=1)
+    for own, right, start in zip(module.network.parameters(), wanted, before, strict=True):
+        assert (own.float() - right).norm() < 0.1 * (right - start).norm() + 2**-8 * right.norm()
+
+
 def test_full_windows_of_equal_batches_are_trained_as_before_to_the_bit(tmp_path: Path) -> None:
     module, bare, data = make(CrossEntropy(3)), make(CrossEntropy(3)), make_data()
     options = {"accumulate_grad_batches": 3, "limit_train_batches": 6, "enable_checkpointing": False}

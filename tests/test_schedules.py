@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from small import make_trainer
 from torch.optim import lr_scheduler as torch_schedules
 
@@ -252,6 +253,24 @@ def test_a_run_resumed_within_an_epoch_keeps_its_place(tmp_path: Path) -> None:
         fit(tmp_path, schedule, max_steps=22)
         whole = fit(tmp_path / "whole", schedule)
         assert fit(tmp_path, schedule, resume="last") == whole[22:]
+
+
+def test_epochs_that_accumulate_differently_have_their_own_numbers_of_steps(tmp_path: Path) -> None:
+    def accumulate() -> L.Callback:
+        return GradientAccumulationScheduler({0: 1, 2: 4})
+
+    batches = np.arange(9 * EPOCHS)
+    epochs, steps = (
+        batches // 9,
+        np.where(batches < 18, batches, 18 + (batches // 9 - 2) * 3 + batches % 9 // 4),
+    )
+    of_each = {"cosine": steps / (18 + 3 * (EPOCHS - 2)), "cosine_by_epochs": epochs / EPOCHS}
+    for name, done in of_each.items():
+        schedule = CASES[name][0]
+        whole = fit(tmp_path / "whole", schedule, accumulate())
+        np.testing.assert_allclose(whole, np.outer(0.5 * (1 + np.cos(np.pi * done)), BASES), atol=1e-12)
+        fit(tmp_path, schedule, accumulate(), max_steps=20)  # in the third epoch, after 8 batches
+        assert fit(tmp_path, schedule, accumulate(), resume="last") == whole[26:]
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "onecycle", "warmup_cosine", "multistep_by_steps"])

@@ -17,7 +17,7 @@ from project.modules.initialization import initialize_from_images
 from project.modules.losses import total_weight_of
 from project.modules.metrics import LossAndAccuracy
 from project.modules.optimizers import ParameterGroups, parameter_groups, scale_learning_rates
-from project.modules.schedules import MEASURED, Length, Schedule, advance, constant
+from project.modules.schedules import MEASURED, Length, Schedule, accumulated_batches, advance, constant
 from project.modules.views import mean_over_views
 from project.randomness import StepSeeds
 
@@ -145,6 +145,9 @@ class ImageClassifier(L.LightningModule):
         self._step_seeds = StepSeeds(self.seed, self.trainer.global_rank)
         self._generators = _generators(self.device)
         self._logged_step = self.trainer.global_step
+        epoch = Length.of(self.trainer).taken["epoch"]
+        # Lightning's callback sets it at the start of an epoch alone, and the run may resume within one.
+        self.trainer.accumulate_grad_batches = accumulated_batches(self.trainer, epoch)
         self._gradient = mean_gradient(self.trainer, self.total_weight)
         if self._restored_schedules is not None:
             self._restore_schedule()

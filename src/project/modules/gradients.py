@@ -56,7 +56,8 @@ class MeanGradient:
                 self._scale(correction)
             factor = factor * correction
             self._unit = 0
-        loss.register_hook(lambda gradient: gradient * factor)
+        if _is_factor(factor):
+            loss.register_hook(lambda gradient: (gradient * factor).to(gradient.dtype))
 
     def _mean_over_ranks(self, total: Any) -> Any:
         """Mean of the ranks' total weights; their batches are equally large."""
@@ -70,8 +71,13 @@ class MeanGradient:
         gradients = [
             weight.grad for weight in self.trainer.lightning_module.parameters() if weight.grad is not None
         ]
-        if gradients and (isinstance(factor, Tensor) or factor != 1):
+        if gradients and _is_factor(factor):
             torch._foreach_mul_(gradients, factor)
+
+
+def _is_factor(factor: Any) -> bool:
+    """Whether a factor may change anything; a tensor's value is not read, which would wait for its device."""
+    return isinstance(factor, Tensor) or factor != 1
 
 
 def mean_gradient(trainer: L.Trainer, total_weight: TotalWeight | None) -> MeanGradient | None:

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 
@@ -36,6 +37,7 @@ class Length:
         done: optimizer steps that are done.
         into_epoch: those of them that belong to an unfinished epoch.
         taken: optimizer steps and epochs that were done, whatever the size of a step; null: as `done`.
+        epochs: of the whole training, where their numbers of steps differ.
     """
 
     def __init__(
@@ -46,8 +48,10 @@ class Length:
         done: int = 0,
         into_epoch: int = 0,
         taken: Mapping[str, int] | None = None,
+        epochs: int | None = None,
     ) -> None:
         self._steps = steps
+        self._epochs = epochs
         self._steps_per_epoch = steps_per_epoch
         self.done = int(min(done, steps))
         self.into_epoch = into_epoch
@@ -57,8 +61,7 @@ class Length:
     @classmethod
     def of(cls, trainer: L.Trainer) -> "Length":
         """Read it off a trainer's limits and the counters of its loops; its batches are known by then."""
-        loop, accumulate = trainer.fit_loop, trainer.accumulate_grad_batches
-        steps_per_epoch = max(1, -(-int(trainer.num_training_batches) // accumulate))
+        loop, all_batches = trainer.fit_loop, int(trainer.num_training_batches)
         batch = loop.epoch_loop.batch_progress
         epoch: Any = loop.epoch_progress.current
         epochs, batches = epoch.processed, batch.current.ready
@@ -67,13 +70,30 @@ class Length:
             epochs, batches = epochs + (not has_ended), 0
         elif has_ended and batches:  # a limit ended the epoch early: the run goes on within it
             epochs -= 1
-        done, into_epoch = epochs * steps_per_epoch, batches // accumulate
-        steps = math.inf if trainer.max_epochs == -1 else max(trainer.max_epochs or 0, 1) * steps_per_epoch
-        done += into_epoch
+        accumulate = accumulated_batches(trainer, epochs)
+        steps_per_epoch, into_epoch = max(1, -(-all_batches // accumulate)), batches // accumulate
+        differ = accumulation_scheduler(trainer) is not None
+
+        def steps_of(count: int) -> int:
+            if not differ:
+                return count * steps_per_epoch
+            return sum(
+                max(1, -(-all_batches // accumulated_batches(trainer, number))) for number in range(count)
+            )
+
+        most = math.inf if trainer.max_epochs == -1 else max(trainer.max_epochs or 0, 1)
+        steps = most if math.isinf(most) else steps_of(int(most))
+        done = steps_of(epochs) + into_epoch
         if trainer.max_steps >= 0 and trainer.max_steps - trainer.global_step < steps - done:
-            steps, done = trainer.max_steps, trainer.global_step
-        taken = {"step": trainer.global_step, "epoch": epochs}
-        return cls(steps, steps_per_epoch, done=done, into_epoch=into_epoch, taken=taken)
+            steps, done, differ = trainer.max_steps, trainer.global_step, False
+        return cls(
+            steps,
+            steps_per_epoch,
+            done=done,
+            into_epoch=into_epoch,
+            taken={"step": trainer.global_step, "epoch": epochs},
+            epochs=int(most) if differ and math.isfinite(most) else None,
+        )
 
     @property
     def steps(self) -> float:
@@ -100,16 +120,32 @@ class Length:
                 "trainer.max_epochs=-1: this schedule needs a known length; set trainer.max_epochs or "
                 "trainer.max_steps, or choose scheduler=constant, step, exponential or plateau"
             )
+        if interval == "epoch" and self._epochs is not None:
+            return self._epochs
         return max(1, math.ceil(self.steps / (1 if interval == "step" else self.steps_per_epoch)))
 
     def done_in_units_of(self, interval: str) -> int:
         """How many of the training's units are done: all but those that are left."""
         if interval == "step":
             return self.done
+        if self._epochs is not None:
+            return self.taken["epoch"]
         began, per_epoch = self.done - self.into_epoch, self._steps_per_epoch
         if math.isinf(self._steps):
             return began // per_epoch
         return math.ceil(self._steps / per_epoch) - math.ceil((self._steps - began) / per_epoch)
+
+
+def accumulation_scheduler(trainer: L.Trainer) -> GradientAccumulationScheduler | None:
+    """Return the callback that sets `trainer.accumulate_grad_batches` at the start of each epoch, if any."""
+    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    return next((each for each in callbacks if isinstance(each, GradientAccumulationScheduler)), None)
+
+
+def accumulated_batches(trainer: L.Trainer, epoch: int) -> int:
+    """Return the number of batches of an optimizer step in an epoch, counted from 0."""
+    scheduler = accumulation_scheduler(trainer)
+    return scheduler.get_accumulate_grad_batches(epoch) if scheduler else trainer.accumulate_grad_batches
 
 
 def advance(schedule: Schedule, length: Length) -> None:
