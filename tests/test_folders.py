@@ -303,15 +303,33 @@ def test_test_images_of_another_size_are_named_before_a_run(composer: Compose, t
     assert problems(composer, tmp_path, "data.resize=4") == []
 
 
+def test_tiff_images_that_lie_on_their_side_have_the_size_that_they_are_decoded_to(
+    composer: Compose, tmp_path: Path
+) -> None:
+    fill(tmp_path, train=3, test=2)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for name, size in (("upright", (6, 5)), ("other", (5, 6))):
+        Image.new("RGB", size).save(tmp_path / "test" / "bee" / f"{name}.tif", exif=exif)
+    with pytest.raises(
+        InputError, match=r"^data\.resize=null: \S*/other\.tif has 5×6 pixels, others 6×5[^\n]*$"
+    ):
+        problems(composer, tmp_path)
+
+
 def test_headers_are_read_once_as_long_as_the_files_do_not_change(
     composer: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folders, "FEW_FILES", 0)
     root, kept = fill(tmp_path / "photos", train=3, test=2), f"data.prepared={tmp_path}/kept"
     looked: list[str] = []
-    look_at = image_folders._look_at
+    read = image_folders.read_headers
     monkeypatch.setattr(
-        image_folders, "_look_at", lambda file, *more: (looked.append(file), look_at(file, *more))
+        image_folders,
+        "read_headers",
+        lambda files: [
+            looked.append(file) or header for file, header in zip(files, read(files), strict=True)
+        ],
     )
     for expected in (10, 10):
         assert problems(composer, root, kept) == []

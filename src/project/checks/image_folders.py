@@ -1,8 +1,8 @@
-"""Folders, classes and headers of the images of all splits, looked at before anything is decoded."""
+"""Checks of the image files of all splits by their headers, before anything is decoded."""
 
 import hashlib
+import math
 import os
-import warnings
 from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.checks.sizes import IMAGE_FOLDER
 from project.datamodules.folders import class_names, find_images, find_layout
-from project.datamodules.image_files import NO_PIXELS
+from project.datamodules.survey import read_headers
 from project.errors import DataError, InputError, one_line
 from project.wording import shown
 
@@ -78,6 +78,8 @@ def _look(
         sides: height and width of all images, pixels, where they must not be scaled.
         prepared: folder where it is kept that they were found undamaged.
     """
+    from PIL import Image
+
     root = Path(path)
     names = list(classes) if classes is not None else class_names(root)
     damage: list[str] = []
@@ -92,40 +94,21 @@ def _look(
     if state and not damage and _read(memory) == state:
         return Problems([], [])
     sizes: list[str] = []
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of images that can be read all the same
-        for file in files:
-            _look_at(file, sides, damage, sizes)
+    for file, header in zip(files, read_headers(files), strict=True):
+        if isinstance(header, Exception):
+            what = one_line(header)
+            damage.append(f"data.path: {shown(file)} is damaged or no image ({what}); mend or remove it")
+        elif (pixels := math.prod(header.size)) > (Image.MAX_IMAGE_PIXELS or math.inf):
+            damage.append(f"data.path: {shown(file)} is too large ({pixels:,} pixels); shrink or remove it")
+        elif sides and header.size != sides:
+            has, told = ("×".join(map(str, size)) for size in (header.size, sides))
+            sizes.append(
+                f"data.resize=null: {shown(file)} has {has} pixels, others {told}; set data.resize, e.g. "
+                f"data.resize={sides[0]}"
+            )
     if state and not damage and not sizes:
         _keep(memory, state)
     return Problems(_few(damage), _few(sizes))
-
-
-def _look_at(file: str, sides: tuple[int, int] | None, damage: list[str], sizes: list[str]) -> None:
-    """Add what an image's header says to be wrong with it."""
-    from PIL import Image
-
-    try:
-        with Image.open(file) as image:
-            width, height = image.size
-            if image.format in NO_PIXELS:
-                raise OSError(f"{image.format} holds no pixels")
-            if sides and (height, width) != sides and image.getexif().get(0x0112, 1) >= 5:
-                width, height = height, width  # a phone's upright photo lies on its side in the file
-    except Exception as error:  # plugins raise anything at a damaged file
-        what = one_line(error)
-        damage.append(f"data.path: {shown(file)} is damaged or no image ({what}); mend or remove it")
-        return
-    if Image.MAX_IMAGE_PIXELS is not None and width * height > Image.MAX_IMAGE_PIXELS:
-        damage.append(
-            f"data.path: {shown(file)} is too large ({width * height:,} pixels); shrink or remove it"
-        )
-    elif sides and (height, width) != sides:
-        told = "×".join(map(str, sides))
-        sizes.append(
-            f"data.resize=null: {shown(file)} has {height}×{width} pixels, others {told}; set data.resize, "
-            f"e.g. data.resize={sides[0]}"
-        )
 
 
 def _few(lines: list[str]) -> list[str]:

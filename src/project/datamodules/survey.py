@@ -1,13 +1,15 @@
-"""What the headers of a folder's training images say: gray or colour, and which size. Needs no torch."""
+"""Headers of image files: gray or colour, and size. Needs no torch."""
 
 import random
+import warnings
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from project.datamodules.folders import class_folders, find_layout
-from project.datamodules.image_files import ImageWalk
+from project.datamodules.image_files import NO_PIXELS, ImageWalk
 from project.errors import DataError, one_line
 
 if TYPE_CHECKING:
@@ -16,13 +18,27 @@ if TYPE_CHECKING:
 MOST_OPENED = 2000
 """Headers that are read, in 0.2 s; of more files a sample is, the same one whoever asks."""
 THREADS = 8
+AT_ONCE = 64
+"""Files that a thread takes at a time: handing over each by itself would take as long as reading it."""
 ORIENTATION = 0x0112
 GRAY_MODES = ("1", "L", "LA", "La", "F")
 PALETTES = ("P", "PA")
 
 
+class Header(NamedTuple):
+    """What an image file's header says.
+
+    Args:
+        is_gray: whether the image has no colours.
+        size: (H, W) of the upright image, pixels.
+    """
+
+    is_gray: bool
+    size: tuple[int, int]
+
+
 class Survey(NamedTuple):
-    """What was found.
+    """Counts of a folder's training images.
 
     Args:
         gray: number of gray images.
@@ -56,8 +72,6 @@ def survey(path: str | Path) -> Survey:
 
 @cache
 def _survey(path: str, folders: tuple[tuple[str, int], ...], _here: Path) -> Survey:
-    from concurrent.futures import ThreadPoolExecutor
-
     walk = ImageWalk(str(find_layout(Path(path)).splits.get("train", path)))
     files = [entry for folder, _ in folders for entry in walk.find(folder) if isinstance(entry, str)]
     if not files:
@@ -65,9 +79,8 @@ def _survey(path: str, folders: tuple[tuple[str, int], ...], _here: Path) -> Sur
     if len(files) > MOST_OPENED:
         rows = random.Random(0).sample(range(len(files)), MOST_OPENED)  # noqa: S311
         files = [files[row] for row in sorted(rows)]
-    with ThreadPoolExecutor(THREADS) as threads:
-        headers = list(threads.map(_read_header, files))
-    read = [(file, header) for file, header in zip(files, headers, strict=True) if isinstance(header, tuple)]
+    headers = list(read_headers(files))
+    read = [(file, header) for file, header in zip(files, headers, strict=True) if isinstance(header, Header)]
     if not read:
         what = one_line(next(error for error in headers if isinstance(error, Exception)))
         raise DataError(f"data.path: {files[0]} is damaged or no image ({what}); mend or remove it")
@@ -77,18 +90,34 @@ def _survey(path: str, folders: tuple[tuple[str, int], ...], _here: Path) -> Sur
     return Survey(gray, len(read) - gray, {size: of_size[size] for size, _ in common})
 
 
-def _read_header(file: str) -> tuple[bool, tuple[int, int]] | Exception:
-    """Whether an image is gray, and its (H, W) upright; or what is wrong, which the decoder will tell."""
+def read_headers(files: Sequence[str]) -> Iterator[Header | Exception]:
+    """Yield the header of each file, or what is wrong with it; by threads, for a network drive's sake."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    parts = [files[first : first + AT_ONCE] for first in range(0, len(files), AT_ONCE)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
+        warnings.simplefilter("ignore")  # of images that can be read all the same
+        for headers in threads.map(_read_part, parts):
+            yield from headers
+
+
+def _read_part(files: Sequence[str]) -> list[Header | Exception]:
+    return [_read_header(file) for file in files]
+
+
+def _read_header(file: str) -> Header | Exception:
     from PIL import Image
 
     try:
         with Image.open(file) as image:
+            if image.format in NO_PIXELS:
+                raise OSError(f"{image.format} holds no pixels")
             size = image.height, image.width
             # Pillow turns TIFF files by itself, and reads all of a PNG to look for a note behind its pixels.
             if image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info):
                 lies = image.getexif().get(ORIENTATION, 1) >= 5  # a phone's upright photo lies on its side
                 size = size[::-1] if lies else size
-            return _is_gray(image), size
+            return Header(_is_gray(image), size)
     except Exception as error:  # plugins raise anything
         return error
 
