@@ -53,7 +53,10 @@ class FileImages(Layout):
         """See `Images.groups`; here each batch is one."""
         for batch in self._loader(order, rows, pin=device.type == "cuda"):
             if isinstance(batch, InputError):
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    del batch  # else its traceback keeps it, and the workers, until garbage is collected
             images, labels = batch
             yield Group(
                 images.to(device, non_blocking=True), labels.to(device, non_blocking=True), [len(images)]
