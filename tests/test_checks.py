@@ -123,6 +123,7 @@ def test_all_problems_are_told_at_once(composer: Compose) -> None:
         "trainer.check_val_every_n_epoch=null trainer.val_check_interval=500",
         "trainer.chunk=8 trainer.gradient_clip_val=1",
         "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x=1 monitor=train/f1",
+        "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x={num_classes:1000}",  # of a teacher, say
     ],
 )
 def test_a_right_value_passes(composer: Compose, overrides: str) -> None:

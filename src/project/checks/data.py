@@ -63,9 +63,12 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of networks, losses, callbacks and the like that repeat a fact of the data with another value."""
+    """Keys of groups, as `model.num_classes`, that repeat a fact of the data with another value.
+
+    Deeper keys may differ, as `model.backbone.num_classes` of a pretrained network.
+    """
     for key, value in right.items():
-        fact = f"data.{key.rpartition('.')[2]}"
+        fact = f"data.{key.partition('.')[2]}"
         if fact in REPEATED and key != fact and value is not None and value != right.get(fact, value):
             yield f"{key}={value}: {fact} is {right[fact]}; leave it out, or write {key}='${{{fact}}}'"
 
