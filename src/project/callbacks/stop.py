@@ -9,6 +9,9 @@ from project import stopping
 from project.training.agreement import largest
 from project.training.loop import EpochLoop
 
+EVERY = 16
+"""Validation batches from one agreement of several ranks to the next: each waits for all devices."""
+
 
 class Stop(Callback):
     """Leave a validation during training when the run was told to stop; a resumed run begins it again.
@@ -29,6 +32,8 @@ class Stop(Callback):
         """Save and leave, but not at the end, behind which the training loop does."""
         loop = trainer.fit_loop.epoch_loop
         if trainer.state.fn != "fit" or not isinstance(loop, EpochLoop):
+            return
+        if trainer.world_size > 1 and (batch_idx + 1) % EVERY:
             return
         (signum,) = largest(trainer, stopping.requested())
         if signum and not loop.val_loop.batch_progress.is_last_batch and not loop._should_accumulate():
