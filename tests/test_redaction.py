@@ -3,8 +3,10 @@
 import io
 import json
 import logging
+import re
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -14,12 +16,14 @@ from omegaconf import OmegaConf
 from project import redaction, resolvers
 from project.checks import find_problems
 from project.errors import InputError
-from project.hydra_guard import WithoutSecrets
+from project.hydra_guard import WithoutSecrets, _hide_secrets
 from project.redaction import is_secret, redact, redact_text, restore
 from project.runs.folder import RunFolder
 from project.sweeps.folder import create
 from project.sweeps.jobs import Job, folder_name
 from project.sweeps.ledger import Ledger
+from project.sweeps.points import grid, listed
+from project.sweeps.space import space_of
 from project.yaml_text import to_yaml
 
 
@@ -53,8 +57,13 @@ def test_whole_words_of_a_key_decide() -> None:
         ("logger.w.api_key=${oc.env:KEY}", "logger.w.api_key=${oc.env:KEY}"),
         ("mysql://u:${oc.env:PW}@h/db", "mysql://u:${oc.env:PW}@h/db"),
         ("optim.lr=0.1 monitor=val/acc", "optim.lr=0.1 monitor=val/acc"),
-        ("+x.monitor_key=9f86d081884c7d659a2feaa0", "+x.monitor_key=REDACTED"),
-        ("{monitor_token:9f86d081884c7d659a2feaa0}", "{monitor_token:REDACTED}"),
+        ("+x.monitor_key=9f86d081884c7d659a2feaa0", "+x.monitor_key=9f86d081884c7d659a2feaa0"),
+        ("+x.api_key=abc,def", "+x.api_key=REDACTED"),
+        ("+x.api_key=choice(abc,'d e') seed=1", "+x.api_key=REDACTED seed=1"),
+        ("+x.credentials={user:a,pass:[b,c]},seed=1", "+x.credentials=REDACTED,seed=1"),
+        ("+x={credentials:{user:a,pass:b},token:1}", "+x={credentials:REDACTED,token:REDACTED}"),
+        ("+x.token=null +y.auth=true z.api_key=", "+x.token=null +y.auth=true z.api_key="),
+        ("{'password': 'a b', 'lr': 1}", "{'password': REDACTED, 'lr': 1}"),
         (
             "data.image_key=image data.sort_key=val/acc_of_epoch_12",
             "data.image_key=image data.sort_key=val/acc_of_epoch_12",
@@ -62,7 +71,7 @@ def test_whole_words_of_a_key_decide() -> None:
         ("url=https://h/p?token=abc", "url=https://h/p?token=REDACTED"),
         (
             "sorted(names, key=key) open(token=token, api_key=self.api_key)",
-            "sorted(names, key=key) open(token=token, api_key=self.api_key)",
+            "sorted(names, key=key) open(token=REDACTED, api_key=REDACTED)",
         ),
         ("expected key=value", "expected key=value"),
         ("the key: none of these", "the key: none of these"),
@@ -153,10 +162,8 @@ def test_a_secret_is_found_as_a_word_of_its_own_and_no_class_is_renamed() -> Non
     assert redact(plain) == plain
     assert redact_text("_target_: project.image_folder.A") == "_target_: project.image_folder.A"
     assert redact_text("said image_folder, abcd and abcde") == "said REDACTED, REDACTED and abcde"
-    assert redact({"monitor_key": "9f86d081884c7d65", "key": "image"}) == {
-        "monitor_key": "REDACTED",
-        "key": "image",
-    }
+    plain = {"monitor_key": "9f86d081884c7d65", "key": "image"}
+    assert redact(plain) == plain
 
 
 def test_tracebacks_and_stacks_in_a_log_hold_no_secret() -> None:
@@ -170,3 +177,68 @@ def test_tracebacks_and_stacks_in_a_log_hold_no_secret() -> None:
     handler.handle(WithoutSecrets("a", logging.ERROR, "", 0, "failed", (), told, sinfo="Stack: open-sesame"))
     assert "RuntimeError: 401 for REDACTED" in stream.getvalue()
     assert "Stack: REDACTED" in stream.getvalue()
+
+
+def test_all_below_a_secret_key_is_hidden_but_what_is_open() -> None:
+    plain = {"credentials": {"user": "me", "pin": 12, "more": [1.5, "x"], "lazy": True, "at": None}, "lr": 12}
+    hidden = {"user": "REDACTED", "pin": "REDACTED", "more": ["REDACTED"] * 2, "lazy": True, "at": None}
+    assert redact(plain) == {"credentials": hidden, "lr": 12}
+
+
+def test_short_values_are_hidden_below_their_keys_alone() -> None:
+    redaction.note_all({"token": "1", "api_key": "cat", "auth": True, "password": "", "secret": "true"})
+    redaction.note_all({"a_password": "1234", "b_password": "none", "hf_token": 1})
+    told = "epoch 1 of 1234: cat true none 0.1"
+    assert redact_text(told) == told
+    redaction.note_all({"token": 12345678, "password": "fish", "api_key": "sesame-1"})
+    assert redact_text("12345678 fish fishes sesame-1") == "REDACTED REDACTED fishes REDACTED"
+
+
+def test_what_is_printed_holds_no_secret() -> None:
+    redaction.note("open-sesame")
+    stream = io.StringIO()
+    for _ in range(2):
+        _hide_secrets(stream)
+    print("said", "open-sesame", "of a.token=12", file=stream)
+    assert stream.getvalue() == "said REDACTED of a.token=REDACTED\n"
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "+w.api_key=sesame1,sesame2",
+        "+w={api_key:sesame1},{api_key:sesame2}",
+        "w.password=range(1,3)",
+        "hydra.sweeper.storage='mysql://u:sesame1@h/d','mysql://u:sesame2@h/d'",
+    ],
+)
+def test_a_sweep_over_secrets_is_refused(override: str, tmp_path: Path) -> None:
+    key = override.partition("=")[0]
+    message = rf"{re.escape(key)}: holds a secret, .* as in '{re.escape(key)}=\${{oc\.env:NAME}}'$"
+    for refuse in (grid, space_of):
+        with pytest.raises(InputError, match=message) as found:
+            refuse(["seed=1,2", override], None)  # type: ignore[arg-type,operator]
+        assert "sesame" not in str(found.value)
+    file = tmp_path / "points.txt"
+    file.write_text(f"seed=1\nseed=2 {override.partition(',')[0]}\n" if "range" not in override else override)
+    if "'" not in override:
+        with pytest.raises(InputError, match=rf"points\.txt: line \d: {message}"):
+            listed(str(file), [], None)  # type: ignore[arg-type]
+
+
+def test_a_sweep_over_references_to_secrets_is_none_over_secrets() -> None:
+    loader = SimpleNamespace(get_group_options=lambda _: [])
+    overrides = ["+w.api_key='${oc.env:A}','${oc.env:B}'", "x.key=image,label"]
+    points = grid(overrides, loader)  # type: ignore[arg-type]
+    assert len(points) == 4
+
+
+@pytest.mark.parametrize(
+    "text", ["w.api_key: a,b\n", "password: 12345678\n", "credentials:\n  user: me\n", "w: {token: [1, 2]}\n"]
+)
+def test_a_sweep_copies_no_file_with_a_secret_in_any_form(tmp_path: Path, text: str) -> None:
+    (tmp_path / "conf").mkdir()
+    (tmp_path / "conf" / "sweep.yaml").write_text(text)
+    with pytest.raises(InputError, match=r"sweep\.yaml: [\w.]+ is secret, .* write [\w.]+: \${oc\.env:NAME}"):
+        create(str(tmp_path / "sweep"), [tmp_path / "conf"], [])
+    assert not (tmp_path / "sweep").exists()

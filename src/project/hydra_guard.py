@@ -6,10 +6,11 @@ environment, and says where more files are. Each can be a way to run code or to 
 
 import logging
 import os
+import sys
 from collections.abc import Iterator, Mapping
 from functools import wraps
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
@@ -62,6 +63,8 @@ def install() -> None:
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # torchvision's pretrained weights, too
     utils._save_config = _save_without_secrets  # type: ignore[assignment]
     logging.setLogRecordFactory(WithoutSecrets)
+    for stream in (sys.stdout, sys.stderr):
+        _hide_secrets(stream)
     if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
         ConfigLoaderImpl.load_configuration = _checking(  # type: ignore[method-assign]
             ConfigLoaderImpl.load_configuration
@@ -84,6 +87,20 @@ class WithoutSecrets(logging.LogRecord):
     def getMessage(self) -> str:  # noqa: N802
         """Return the message as it may be written."""
         return redaction.redact_text(super().getMessage())
+
+
+def _hide_secrets(stream: TextIO) -> None:
+    """Write no secret that is printed; what libraries in C write does not pass here."""
+    write = stream.write
+    if hasattr(write, "__wrapped__"):
+        return
+
+    @wraps(write)
+    def hiding(text: str) -> int:
+        write(redaction.redact_text(text))
+        return len(text)
+
+    stream.write = hiding  # type: ignore[method-assign]
 
 
 def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -> None:

@@ -1,10 +1,12 @@
 """Keeping secrets out of everything that is written: a run's files, a sweep's records, logs, the screen.
 
-A secret is the value of a key that says so (`api_key`, `password`), or that might say so if the value looks
-like one (`monitor_key=9f86d081884c7d65`, not `image_key=image`), of an environment variable with a telling
-name that the configuration refers to (`${oc.env:WANDB_API_KEY}`), and the password in an address. References
-themselves are written as they are: whoever resumes a run or a sweep gets the secret from the environment
-again, or must give it again.
+A secret is the value of a key with a telling name (`api_key`, `password`), also of one that a command line,
+a mapping or an address gives (`api_key=…`, `{api_key: …}`, `user:…@host`); and what an environment variable
+with a telling name holds that the configuration refers to (`${oc.env:WANDB_API_KEY}`). It is hidden below its
+key, and wherever else its value occurs as a word of its own. References are written as they are: whoever
+resumes a run or a sweep gets the secret from the environment again, or must give it again.
+
+Short values are words and numbers of any text: those are hidden below their keys alone, see `note`.
 """
 
 import os
@@ -28,7 +30,7 @@ ALWAYS = frozenset(
 AT_THE_END = frozenset({"auth", "pat"})
 """Words that do so as its last one."""
 AMBIGUOUS = frozenset({"key", "token"})
-"""Words that, as its last one, do so behind one of `OPENING`. Otherwise the value decides: `sort_key`."""
+"""Words that, as its last one, do so behind one of `OPENING`."""
 OPENING = frozenset(
     {
         *("api", "access", "secret", "private", "auth", "signing", "encryption", "license", "licence"),
@@ -38,108 +40,90 @@ OPENING = frozenset(
     }
 )
 """What a key or a token opens, or who gives it out."""
-
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 """Of a name in snake_case, kebab-case or camelCase."""
 
-OPAQUE = re.compile(r"(?=\D*\d)(?=[^A-Za-z]*[A-Za-z])[^\s/\\.]{16,}")
-"""A value that looks like a secret: nobody's word, number, path or name of a class."""
-
 SHORTEST = 8
-"""Characters of a value that is looked for within other text; shorter ones are words of any text."""
+"""Characters of a value that is looked for within other text."""
 SHORTEST_PASSWORD = 4
-"""The same of a value whose key has a word of `ALWAYS`."""
+"""The same of a value whose key has a word of `ALWAYS`, unless it is a number or one of `OPEN`."""
+OPEN = ("", "null", "none", "true", "false", REDACTED.lower())
+"""Values that are no secrets below any key."""
 
-# Every pattern takes a time that grows as its text does: each begins at a sign that its name cannot hold, and
-# what could reach to the text's end from many places has a limit.
-END = r"""[\s,;&{}\[\]()'"]"""
-VALUE = (
-    r"""\$\{[^}]{0,300}\}|'(?:[^'\\]|\\.){0,20000}'|"(?:[^"\\]|\\.){0,20000}"|"""
-    rf"""(?:(?!{END}).)+?(?=:?(?:{END}|$))"""
-)
+# Every pattern takes a time that grows as its text does: each begins at a sign that its name cannot hold.
+NAME = re.compile(r"""(?:(?<![\w.@/-])[\w.@/-]+=|(?<=[{,])\s*['"]?\w+['"]?\s*:\s*)""")
+"""A key within a text, up to its value: `x.api_key=`, or in a mapping `api_key: `."""
+PIECE = re.compile(r"""'(?:[^'\\]|\\.){0,20000}'|"(?:[^"\\]|\\.){0,20000}"|\$\{[^}]{0,300}\}|.""", re.DOTALL)
+"""Of a value: a quoted text, a reference, or a character."""
+ENDS = re.compile(r""":?(?:[\s;&'"]|$)|,\s*(?:['"]?[\w.]+['"]?\s*[:=]|\s|$)""")
+"""What a value ends before, outside of brackets: white space, or a comma before the next key."""
 ADDRESS = re.compile(r"""(?<=[\w+.-])(://[^\s:/?#@'"]*):(?!\$\{)([^\s/?#'"]+)@""")
-GIVEN = re.compile(rf"({VALUE})")
-ENTRY = re.compile(rf"(?<=[{{,])(\s*['\"]?\w+['\"]?)(\s*:\s*)({VALUE})")
-LONGEST = 200
-"""Characters of a value by which is decided whether it looks like a secret."""
-IN_NAMES = frozenset("._@/-")
-"""Of keys, beside letters and digits."""
-TARGET = re.compile(r"""_target_['"]?\s*[:=]\s*['"]?[\w.]*$""")
 
 HOW_AGAIN = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
 
-_values: dict[str, re.Pattern[str]] = {}
-"""Secrets that this process has met, each with what finds it as a word of its own."""
+_values: dict[str, None] = {}
+"""Secrets that this process has met, to be found in whatever is written."""
 
 
 @lru_cache(10_000)
-def is_secret(key: str, *, number: bool = False) -> bool:
-    """Whether the last part of a dotted key, or the name of a variable, says that its value is secret.
-
-    Args:
-        key: its name.
-        number: the value is one: then `password` says so, `max_token` does not.
-    """
+def is_secret(key: str) -> bool:
+    """Whether the last part of a dotted key, or the name of a variable, says that its value is secret."""
     words = _words(key)
-    if not ALWAYS.isdisjoint(words):
-        return True
-    if number or not words:
-        return False
-    return (
-        words[-1] in AT_THE_END
-        or words == ["token"]
-        or (words[-1] in AMBIGUOUS and not OPENING.isdisjoint(words[:-1]))
+    return not ALWAYS.isdisjoint(words) or bool(
+        words
+        and (
+            words[-1] in AT_THE_END
+            or words == ["token"]
+            or (words[-1] in AMBIGUOUS and not OPENING.isdisjoint(words[:-1]))
+        )
     )
 
 
-def holds_secret(key: str, value: Any) -> bool:
-    """Whether a key says that its value is secret, or might say so and the value looks like it."""
-    if type(value) in (int, float):
-        return is_secret(key, number=True)
-    return is_secret(key) or (
-        _is_ambiguous(key) and isinstance(value, str) and OPAQUE.fullmatch(value) is not None
-    )
-
-
-@lru_cache(10_000)
 def _words(key: str) -> list[str]:
     return [word.lower() for word in WORD.findall(key.rpartition(".")[2])]
 
 
-@lru_cache(10_000)
-def _is_ambiguous(key: str) -> bool:
-    return not AMBIGUOUS.isdisjoint(_words(key)[-1:])
+def is_open(value: Any) -> bool:
+    """Whether a value is no secret below any key: null, true or false, or a reference."""
+    return value is None or isinstance(value, bool) or str(value).lower() in OPEN or "${" in str(value)
 
 
-def note(value: Any, key: str = "") -> None:
-    """Remember a secret, to find it in whatever is written later.
-
-    Args:
-        value: the secret; anything but a text of some length is left alone.
-        key: it is the value of.
-    """
-    shortest = SHORTEST if ALWAYS.isdisjoint(_words(key)) else SHORTEST_PASSWORD
-    if isinstance(value, str) and len(value) >= shortest and value != REDACTED and "${" not in value:
-        _values[value] = re.compile(rf"(?<!\w){re.escape(value)}(?!\w)")
-
-
-def note_all(values: Any, *, key: str = "") -> None:
-    """Remember all secrets among values of a configuration, plain or OmegaConf's, resolved or not.
+def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
+    """Yield the secrets among plain values, each with the key that says so.
 
     Args:
         values: of mappings, lists and scalars.
         key: they stand below this one, which says that they are secret.
     """
-    if OmegaConf.is_config(values):
-        values = OmegaConf.to_container(values)
     if isinstance(values, Mapping):
         for name, child in values.items():
-            note_all(child, key=str(name) if holds_secret(str(name), child) else key)
+            yield from find_secrets(child, str(name) if is_secret(str(name)) else key)
     elif isinstance(values, list | tuple):
         for child in values:
-            note_all(child, key=key)
-    elif key:
-        note(values, key)
+            yield from find_secrets(child, key)
+    elif key and not is_open(values):
+        yield key, values
+
+
+def note(value: Any, key: str = "") -> None:
+    """Remember a secret, to find it in whatever is written later.
+
+    Shorter values than `SHORTEST` are left alone: 1, true or cat would be hidden in every text.
+
+    Args:
+        value: the secret.
+        key: it is the value of.
+    """
+    text = str(value)
+    password = not ALWAYS.isdisjoint(_words(key)) and not text.isdecimal()
+    if len(text) >= (SHORTEST_PASSWORD if password else SHORTEST) and not is_open(value):
+        _values[text] = None
+
+
+def note_all(values: Any) -> None:
+    """Remember all secrets among values of a configuration, plain or OmegaConf's, resolved or not."""
+    for key, value in find_secrets(OmegaConf.to_container(values) if OmegaConf.is_config(values) else values):
+        note(value, key)
 
 
 def redact(values: Any, *, secret: bool = False) -> Any:
@@ -150,69 +134,56 @@ def redact(values: Any, *, secret: bool = False) -> Any:
         secret: they stand below a key that says so.
     """
     if isinstance(values, Mapping):
-        return {name: _redact_entry(str(name), child, secret) for name, child in values.items()}
+        return {
+            name: child if name == "_target_" else redact(child, secret=secret or is_secret(str(name)))
+            for name, child in values.items()
+        }
     if isinstance(values, list | tuple):
         return [redact(child, secret=secret) for child in values]
-    if not isinstance(values, str):
-        return values
-    return REDACTED if secret and values and "${" not in values else redact_text(values)
-
-
-def _redact_entry(name: str, value: Any, secret: bool) -> Any:
-    if name == "_target_":
-        return value
-    found = holds_secret(name, value)
-    return REDACTED if found and type(value) in (int, float) else redact(value, secret=secret or found)
+    if secret and not is_open(values):
+        return REDACTED
+    return redact_text(values) if isinstance(values, str) else values
 
 
 def redact_text(text: str) -> str:
     """Return a text, such as an override, a message or an address, without secrets."""
-    for value, pattern in sorted(_values.items(), key=lambda item: -len(item[0])):
-        if value in text:
-            text = pattern.sub(_unless_target, text)
+    if _values:
+        text = _pattern(frozenset(_values)).sub(lambda found: found[1] or REDACTED, text)
     if "://" in text:
         text = ADDRESS.sub(rf"\1:{REDACTED}@", text)
-    if "=" in text:
-        text = "".join(_pairs(text))
-    if "{" in text:
-        text = ENTRY.sub(_without_value, text)
-    return text
+    return "".join(_hide_by_key(text)) if "=" in text or "{" in text else text
 
 
-def _unless_target(found: re.Match[str]) -> str:
-    before = found.string[max(0, found.start() - 200) : found.start()]
-    return found[0] if "_target_" in before and TARGET.search(before) else REDACTED
+@lru_cache(4)
+def _pattern(values: frozenset[str]) -> re.Pattern[str]:
+    """Find any of some secrets as a word of its own; or the name of a class, which is none."""
+    words = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
+    return re.compile(rf"""(_target_['"]?\s*[:=]\s*['"]?[\w.]+)|(?<!\w)(?:{words})(?!\w)""")
 
 
-def _pairs(text: str) -> Iterator[str]:
-    """Yield a text in pieces, the values of secret `name=value` redacted."""
-    done, sign = 0, text.find("=")
-    while sign >= 0:
-        name = _name_before(text, sign)
-        if is_secret(name) or _is_ambiguous(name):
-            beginning = GIVEN.match(text, sign + 1, sign + 1 + LONGEST)
-            if beginning and _is_told(name, beginning[1]) and (whole := GIVEN.match(text, sign + 1)):
-                yield text[done : sign + 1]
-                yield REDACTED
-                done = whole.end()
-        sign = text.find("=", max(done, sign + 1))
+def _hide_by_key(text: str) -> Iterator[str]:
+    """Yield a text in pieces, the values of secret keys hidden."""
+    done = 0
+    for found in NAME.finditer(text):
+        if found.start() >= done and is_secret(found[0].strip("=: \t\n'\"")):
+            end = _end_of_value(text, found.end())
+            if not is_open(text[found.end() : end].strip("'\"")):
+                yield text[done : found.end()] + REDACTED
+                done = end
     yield text[done:]
 
 
-def _name_before(text: str, sign: int) -> str:
-    first = sign
-    while first and (text[first - 1].isalnum() or text[first - 1] in IN_NAMES):
-        first -= 1
-    return text[first:sign]
-
-
-def _is_told(name: str, value: str) -> bool:
-    """Whether a text gives a secret away: not by a reference, nor as code hands on a variable."""
-    plain = value.strip("'\"")
-    handed_on = "." not in name and "=" not in plain and plain.rpartition(".")[2] == name
-    if handed_on or plain.startswith("${"):
-        return False
-    return holds_secret(name, plain)
+def _end_of_value(text: str, start: int) -> int:
+    """Where the value ends that begins at a place of a text; brackets are part of it up to the last one."""
+    depth, place = 0, start
+    while place < len(text):
+        piece = PIECE.match(text, place)
+        assert piece is not None
+        depth += (piece[0] in "([{") - (piece[0] in ")]}")
+        if depth < 0 or (depth == 0 and len(piece[0]) == 1 and ENDS.match(text, place)):
+            break
+        place = piece.end()
+    return place
 
 
 def env(key: str, *default: Any) -> str | None:
@@ -227,7 +198,7 @@ def env(key: str, *default: Any) -> str | None:
         value = None if default[0] is None else str(default[0])
     else:
         raise KeyError(f"Environment variable '{key}' not found")
-    if is_secret(key) or _is_ambiguous(key):
+    if value is not None and (is_secret(key) or not AMBIGUOUS.isdisjoint(_words(key)[-1:])):
         note(value, key)
     return value
 
@@ -265,9 +236,3 @@ def restore(overrides: Iterable[str], given: Sequence[str]) -> list[str]:
     """
     known = {redact_text(text): text for text in given}
     return [known.get(text, text) if is_redacted(text) else text for text in overrides]
-
-
-def _without_value(found: re.Match[str]) -> str:
-    name, sign, value = found.groups()
-    told = _is_told(name.strip(" '\""), value)
-    return f"{name}{sign}{REDACTED if told else value}"

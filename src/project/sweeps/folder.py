@@ -14,7 +14,7 @@ from typing import Any
 
 from project import config_files
 from project.errors import InputError
-from project.redaction import holds_secret, redact
+from project.redaction import find_secrets, redact
 from project.runs.claims import claim
 from project.runs.folder import RunFolder
 from project.runs.provenance import git_state, now, versions
@@ -23,10 +23,8 @@ from project.sweeps.jobs import Job
 from project.sweeps.ledger import Ledger
 
 PACKAGE = Path(__file__).resolve().parent.parent
-ENTRY = re.compile(
-    r"""\s*(?:- )?['"]?([\w-]+)['"]?:\s+(?!(?:null|true|false|[-\d.]+)\s*$)['"]?[^\s'"#$?{\[]"""
-)
-"""A line of YAML with a key and a word that is written out."""
+ENTRY = re.compile(r"""^\s*(?:- )?['"]?([\w.+-]+)['"]?:[ \t]+([^\s#].*)""", re.MULTILINE)
+"""A line of YAML with a key and a value, for files that are no YAML as a whole."""
 LAST_BREATH_S = 10.0
 """Seconds that a killed sweep's processes may need to disappear."""
 
@@ -161,13 +159,15 @@ def _config_files(top: Path) -> Iterator[Path]:
 
 def _refuse_secrets(file: Path, conf: Path) -> None:
     """A sweep copies its configuration files."""
-    for line in config_files.read_text(file, errors="replace").splitlines():
-        found = ENTRY.match(line)
-        if found and holds_secret(found[1], line.partition(":")[2].partition(" #")[0].strip(" '\"")):
-            raise InputError(
-                f"{file.relative_to(conf)}: {found[1]} is secret, and a sweep copies its configuration "
-                f"files; write {found[1]}: ${{oc.env:NAME}} there"
-            )
+    try:
+        plain = config_files.read_yaml(file)
+    except InputError:
+        plain = [{key: value} for key, value in ENTRY.findall(config_files.read_text(file, errors="replace"))]
+    for key, _ in find_secrets(plain):
+        raise InputError(
+            f"{file.relative_to(conf)}: {key} is secret, and a sweep copies its configuration files; write "
+            f"{key}: ${{oc.env:NAME}} there"
+        )
 
 
 def find_sweep(path: str | Path) -> SweepFolder | None:

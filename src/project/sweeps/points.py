@@ -2,7 +2,7 @@
 
 import math
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from project.checks.arguments import repeated as repeated_keys
 from project.config_files import read_text
 from project.errors import InputError, one_line
+from project.redaction import redact_text
 from project.sweeps.jobs import Job, folder_name
 
 
@@ -87,6 +88,7 @@ def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[st
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     swept = [override for override in parsed if override.is_sweep_override()]
+    refuse_secrets(swept)
     for override in swept:
         value = override.value()
         numbers = isinstance(value, RangeSweep | IntervalSweep)
@@ -149,6 +151,7 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader, limit: Lim
                 continue
             if problems := list(repeated_keys(texts)):
                 raise InputError(problems[0])
+            refuse_secrets(OverridesParser.create(config_loader=loader).parse_overrides(texts))
             own = grid(texts, loader, limit)
         except (HydraException, InputError, ValueError) as error:
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
@@ -170,6 +173,27 @@ def _words(line: str) -> Iterator[str]:
         if word.startswith("#"):
             return
         yield word
+
+
+def refuse_secrets(overrides: Iterable[Override]) -> None:
+    """Refuse secrets where values vary: those name folders and stand in tables, records and a study.
+
+    Raises:
+        InputError: a value is one.
+    """
+    for override in overrides:
+        key = override.get_key_element()
+        if isinstance(override.value(), RangeSweep | IntervalSweep):
+            texts = [f"{key}=0"]  # any number of it
+        elif override.is_sweep_override():
+            texts = [f"{key}={value}" for value in override.sweep_string_iterator()]
+        else:
+            texts = [override.input_line or ""]
+        if any(redact_text(text) != text for text in texts):
+            raise InputError(
+                f"{key}: holds a secret, and a sweep writes down what it varies; give all jobs one value, "
+                f"as in '{key}=${{oc.env:NAME}}'"
+            )
 
 
 def repeated(point: Point, base_seed: int, seeds: int, folds: int | None) -> Iterator[list[str]]:
