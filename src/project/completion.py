@@ -1,4 +1,4 @@
-"""What a composed configuration leaves open, filled in before it is checked. Needs no torch.
+"""Absolute paths and constructors' defaults for a composed configuration. Needs no torch.
 
 - Relative paths mean the folder in which the command was given, whatever `hydra.job.chdir` says.
 - A YAML file may leave out keys that others read, if the constructor has defaults for them.

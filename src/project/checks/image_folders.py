@@ -55,7 +55,7 @@ def refuse_damaged(config: DictConfig) -> None:
 
 
 class Problems(NamedTuple):
-    """What is wrong with images, a line each.
+    """Problems of images, one line each.
 
     Args:
         damage: files and folders that are damaged or missing.
@@ -70,7 +70,7 @@ class Problems(NamedTuple):
 def _look(
     path: str, classes: tuple[str, ...] | None, sides: tuple[int, int] | None, prepared: str | None
 ) -> Problems:
-    """Look at the images of all splits.
+    """Check the headers of the images of all splits.
 
     Args:
         path: their folder.

@@ -93,7 +93,7 @@ def find_layout(path: Path) -> Layout:
 
 
 def _holds_classes(path: Path, name: str, split: str, others: set[str]) -> bool:
-    """Whether a folder that may be a split's or a class's is a split's: by what is in it and beside it."""
+    """Return whether a folder named like a split holds class folders; an ambiguous one is refused."""
     inside = set(_folder_names(path / name))
     if not inside:
         return False
@@ -234,7 +234,7 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, given: bool =
 
 
 def _beside_classes(folder: Path) -> Iterator[PassedOver]:
-    """What lies in the folder of a split and is no class folder."""
+    """Yield the entries of a split's folder that are no class folders."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if reason := not_listed(entry.name):

@@ -95,7 +95,7 @@ def _refuse_bomb(image: Image.Image) -> None:
 
 
 class _Encoding(NamedTuple):
-    """What a file's header says of its gray values."""
+    """Encoding of a file's gray values, from its header."""
 
     white: float
     dtype: type[np.generic] | None  # of integers that Pillow reads with the other kind of sign

@@ -52,7 +52,7 @@ class Folder(NamedTuple):
 
 
 Entry = str | PassedOver | Folder
-"""What a folder holds; a text is the path of an image."""
+"""Entry of a folder; a text is the path of an image."""
 
 
 def not_listed(name: str) -> str:
@@ -117,7 +117,7 @@ class ImageWalk:
             waiting += reversed(inside)
 
     def _inside(self, folder: str, device: int) -> list[Entry]:
-        """What a folder holds, sorted by name."""
+        """Return the entries of a folder, sorted by name."""
         found: dict[str, Entry] = {}
         inodes: list[int] = []
         others: list[tuple[str, str]] = []  # links to files, pipes and the like
@@ -156,7 +156,7 @@ class ImageWalk:
         return path if has_image_ending(path) else _by_content(path)
 
     def _leads_back(self, link: str) -> bool:
-        """Whether a link leads into the root, or above the root or the folder that it lies in."""
+        """Return whether a link leads into the root, or above the root or the folder that it lies in."""
         target, parent = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
         return _holds(self._root, target) or _holds(target, self._root) or _holds(target, parent)
 
@@ -173,7 +173,7 @@ def _holds(folder: str, path: str) -> bool:
 
 
 def has_image_ending(name: str) -> bool:
-    """Whether a file is taken for an image by its name."""
+    """Return whether a file is taken for an image by its name."""
     return name[name.rfind(".") :].lower() in EXTENSIONS
 
 

@@ -26,7 +26,7 @@ PALETTES = ("P", "PA")
 
 
 class Header(NamedTuple):
-    """What an image file's header says.
+    """Colour and size of an image, from its file's header.
 
     Args:
         is_gray: whether the image has no colours.

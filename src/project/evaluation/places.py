@@ -86,7 +86,7 @@ def replacing(target: Path, *, told: bool) -> Iterator[Path]:
 
 
 def _others(target: Path) -> str:
-    """What a folder holds beside an evaluation, which would be lost with it; an empty string for nothing."""
+    """Name an entry of a folder that is no part of an evaluation; an empty string if there is none."""
     names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     known = (RESULT, PREDICTIONS, *PICTURES) if RESULT in names else ()
     return next((name for name in names if name not in known), "")

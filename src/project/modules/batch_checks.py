@@ -54,7 +54,7 @@ def explain_refusal(network: nn.Module, images: Tensor, reason: str) -> str:
         )
     return (
         f"model: {name} does not take images of data.input_shape={list(images.shape[1:])} ({reason}); use "
-        "images of another size, as in data.resize=32, or another model"
+        "images of another size, as in data.resize=32, or another model; --traceback shows the layer"
     )
 
 

@@ -76,7 +76,7 @@ class MeanGradient:
 
 
 def _is_factor(factor: Any) -> bool:
-    """Whether a factor may change anything; a tensor's value is not read, which would wait for its device."""
+    """Return whether a factor may differ from 1; to read a tensor would wait for its device."""
     return isinstance(factor, Tensor) or factor != 1
 
 

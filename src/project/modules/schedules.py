@@ -24,7 +24,7 @@ MEASURED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 class Length:
-    """How long the training lasts, and how much of it is done, in optimizer steps of their present size.
+    """Length of a training and its progress, in optimizer steps of their present size.
 
     A resumed run may have steps of another size (`data.batch_size`, `trainer.accumulate_grad_batches`,
     `trainer.limit_train_batches`). `done` is then the fraction of the training that is done, in steps of
@@ -125,7 +125,7 @@ class Length:
         return max(1, math.ceil(self.steps / (1 if interval == "step" else self.steps_per_epoch)))
 
     def done_in_units_of(self, interval: str) -> int:
-        """How many of the training's units are done: all but those that are left."""
+        """Count the units that are done: all but those that are left."""
         if interval == "step":
             return self.done
         if self._epochs is not None:
