@@ -165,6 +165,13 @@ def test_a_damaged_image_is_named_in_one_line(image_folder: Path, tmp_path: Path
     assert not workers or ended() is None  # and with it the processes
 
 
+def test_a_damaged_image_is_named_in_one_line_whatever_its_name(tmp_path: Path) -> None:
+    file = tmp_path / "two\nlines.png"
+    file.write_bytes(b"no image")
+    with pytest.raises(DataError, match=r"^[^\n]*/two\\nlines\.png is damaged or no image[^\n]*\Z"):
+        decode_image(file, (1, 2, 2), may_scale=True)
+
+
 def test_folder_mistakes_are_named(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.num_classes=4: .* has 3 class folders"):
         ImageFolder(str(image_folder), input_shape=(3, 12, 10), num_classes=4).prepare_data()

@@ -14,8 +14,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.checks.sizes import IMAGE_FOLDER
 from project.datamodules.folders import class_names, find_images, find_layout
+from project.datamodules.image_files import damage_of, excess_of, mismatch_of
 from project.datamodules.survey import read_headers
-from project.errors import DataError, InputError, one_line
+from project.errors import DataError, InputError
 from project.wording import shown
 
 FEW_FILES = 1000
@@ -96,16 +97,11 @@ def _look(
     sizes: list[str] = []
     for file, header in zip(files, read_headers(files), strict=True):
         if isinstance(header, Exception):
-            what = one_line(header)
-            damage.append(f"data.path: {shown(file)} is damaged or no image ({what}); mend or remove it")
+            damage.append(str(damage_of(file, header)))
         elif (pixels := math.prod(header.size)) > (Image.MAX_IMAGE_PIXELS or math.inf):
-            damage.append(f"data.path: {shown(file)} is too large ({pixels:,} pixels); shrink or remove it")
+            damage.append(str(excess_of(file, f"{pixels:,} pixels")))
         elif sides and header.size != sides:
-            has, told = ("×".join(map(str, size)) for size in (header.size, sides))
-            sizes.append(
-                f"data.resize=null: {shown(file)} has {has} pixels, others {told}; set data.resize, e.g. "
-                f"data.resize={sides[0]}"
-            )
+            sizes.append(str(mismatch_of(file, header.size, sides)))
     if state and not damage and not sizes:
         _keep(memory, state)
     return Problems(_few(damage), _few(sizes))

@@ -21,7 +21,9 @@ from numpy.typing import NDArray
 from PIL import EpsImagePlugin, Image, ImageOps
 from torch import Tensor
 
-from project.errors import DataError, InputError, one_line
+from project.datamodules.image_files import damage_of, excess_of, mismatch_of
+from project.errors import InputError, one_line
+from project.wording import shown
 
 EpsImagePlugin.gs_binary = False  # PostScript is a program: Pillow would have Ghostscript run it
 
@@ -66,22 +68,18 @@ def decode_image(
         if image.mode != (mode := "L" if channels == 1 else "RGB"):
             image = image.convert(mode)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # a warning as an error
-        raise DataError(f"data.path: {file} is too large ({one_line(error)}); shrink or remove it") from error
+        raise excess_of(file, one_line(error)) from error
     except OutOfRangeError as error:
         given = "null" if white_level is None else white_level
         raise InputError(
-            f"data.white_level={given}: {file} has {error}; give the value that is white in all such files, "
-            "or convert them to 8 bits"
+            f"data.white_level={given}: {shown(str(file))} has {error}; give the value that is white in "
+            "all such files, or convert them to 8 bits"
         ) from error
     except Exception as error:  # decoders raise anything at a damaged file
-        what = one_line(error)
-        raise DataError(f"data.path: {file} is damaged or no image ({what}); mend or remove it") from error
+        raise damage_of(file, error) from error
     if image.size != (width, height):
         if not may_scale:
-            raise InputError(
-                f"data.resize=null: {file} has {image.height}×{image.width} pixels, others "
-                f"{height}×{width}; set data.resize, e.g. data.resize={height}"
-            )
+            raise mismatch_of(file, (image.height, image.width), (height, width))
         image = image.resize((width, height), Image.Resampling.BILINEAR)
     pixels = torch.from_numpy(np.array(image))  # H, W or H, W, 3
     return pixels[None] if channels == 1 else pixels.permute(2, 0, 1)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import NamedTuple
 
-from project.errors import one_line
+from project.errors import DataError, InputError, one_line
 from project.wording import shown
 
 EXTENSIONS = frozenset(
@@ -201,6 +201,28 @@ def _formats() -> tuple[str, ...]:
 
     Image.init()
     return tuple(name for name, (_, accept) in Image.OPEN.items() if accept and name not in NO_PIXELS)
+
+
+def damage_of(file: str | os.PathLike[str], error: BaseException) -> DataError:
+    """Return the error for a file that cannot be read as an image."""
+    what = one_line(error)
+    return DataError(
+        f"data.path: {shown(os.fspath(file))} is damaged or no image ({what}); mend or remove it"
+    )
+
+
+def excess_of(file: str | os.PathLike[str], what: str) -> DataError:
+    """Return the error for an image of more pixels than are read."""
+    return DataError(f"data.path: {shown(os.fspath(file))} is too large ({what}); shrink or remove it")
+
+
+def mismatch_of(file: str | os.PathLike[str], size: tuple[int, int], expected: tuple[int, int]) -> InputError:
+    """Return the error for an image of another size (H, W) than the others, which must not be scaled."""
+    got, others = (f"{height}×{width}" for height, width in (size, expected))
+    return InputError(
+        f"data.resize=null: {shown(os.fspath(file))} has {got} pixels, others {others}; set data.resize, "
+        f"e.g. data.resize={expected[0]}"
+    )
 
 
 def sum_up(passed_over: Sequence[PassedOver], folder: str) -> str:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from project.datamodules.folders import class_folders, find_layout
-from project.datamodules.image_files import NO_PIXELS, ImageWalk
-from project.errors import DataError, one_line
+from project.datamodules.image_files import NO_PIXELS, ImageWalk, damage_of
+from project.errors import DataError
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -82,8 +82,7 @@ def _survey(path: str, folders: tuple[tuple[str, int], ...], _here: Path) -> Sur
     headers = list(read_headers(files))
     read = [(file, header) for file, header in zip(files, headers, strict=True) if isinstance(header, Header)]
     if not read:
-        what = one_line(next(error for error in headers if isinstance(error, Exception)))
-        raise DataError(f"data.path: {files[0]} is damaged or no image ({what}); mend or remove it")
+        raise damage_of(files[0], next(error for error in headers if isinstance(error, Exception)))
     of_size = {size: file for file, (_, size) in reversed(read)}
     common = Counter(size for _, (_, size) in read).most_common()
     gray = sum(is_gray for _, (is_gray, _) in read)
