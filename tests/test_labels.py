@@ -111,6 +111,18 @@ def test_other_labels_are_refused(labels: Any, told: str) -> None:
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_splits_that_are_not_there_are_refused_before_training(tmp_path: Path, split: str) -> None:
+    class Without(Own):
+        def read(self, wanted: str) -> Any:
+            return None if wanted == split else super().read(wanted)
+
+    with pytest.raises(
+        InputError, match=f"^data: there are none of the {split} images of data=own; have read"
+    ):
+        make_trainer(tmp_path, enable_checkpointing=False).fit(make_module(), Without(CLASSES))
+
+
 class Outputs(nn.Module):
     """A network whose outputs are of another shape than logits."""
 

@@ -283,12 +283,11 @@ class ImageDataModule(L.LightningDataModule):
                 f"data.folds={self.folds}: data={self.name} has validation images of its own; set "
                 "data.folds=null, or move them to the training images"
             )
-        train = self._load("train")
+        train = self._required("train")
         if val is not None:
             self._parts["train"] = self._whole(train)
             self._parts["val"] = self._whole(val)
             return
-        assert train is not None
         kept, taken = cut_validation(train.labels, self.val_size, self.folds, self.fold, self.split_seed)
         self._parts["train"] = Part(train, kept)
         if len(taken):
@@ -296,7 +295,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def _set_up_test(self) -> None:
         if "test" not in self._parts:
-            self._parts["test"] = self._whole(self._load("test"))
+            self._parts["test"] = self._whole(self._required("test"))
 
     def _load(self, split: Split) -> Images | None:
         """Read, preprocess and check a split."""
@@ -346,8 +345,14 @@ class ImageDataModule(L.LightningDataModule):
     def _what(self, split: Split) -> str:
         return f"the {split} images of data={self.name}"
 
-    def _whole(self, images: Images | None) -> Part:
-        assert images is not None
+    def _required(self, split: Split) -> Images:
+        if (found := self._load(split)) is None:
+            raise InputError(
+                f"data: there are none of {self._what(split)}; have read return images and labels"
+            )
+        return found
+
+    def _whole(self, images: Images) -> Part:
         return Part(images, torch.arange(len(images.labels)))
 
     def training_sample(self, size: int = 5000) -> Tensor:
