@@ -272,7 +272,9 @@ def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]
 
 
-def test_flags_may_stand_anywhere_between_overrides() -> None:
+def test_flags_may_stand_anywhere_between_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
     flags = {
         "model=mlp --config-dir own experiment=x": "--config-dir own model=mlp experiment=x",
         "seed=1,2 --multirun model=mlp": "--multirun seed=1,2 model=mlp",

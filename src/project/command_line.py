@@ -70,7 +70,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
                 sys.argv[1:], notes = last_of_each(sys.argv[1:], conf / f"{config_name}.yaml")
                 refuse_wrong_arguments(sys.argv[1:])
                 for note in notes:
-                    print(redact_text(note), file=sys.stderr)
+                    print(redact_text(f"note: {note}"), file=sys.stderr)
                 _refuse_wrong_groups(conf)
                 sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
                 main()

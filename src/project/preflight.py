@@ -96,8 +96,6 @@ def _refuse_sweep_keys(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    problems = dict.fromkeys(find_problems(config))  # many keys may follow from one wrong value
-    if problems := problems | dict.fromkeys([*find_unusable(config), *find_misplaced(config)]):
-        raise InputError("\n".join(problems))
-    if problems := dict.fromkeys(nodes.find_mismatch(config)):
-        raise InputError("\n".join(problems))
+    for find in (find_problems, find_unusable, find_misplaced, nodes.find_mismatch):
+        if problems := dict.fromkeys(find(config)):  # from which those that follow may come
+            raise InputError("\n".join(problems))

@@ -57,9 +57,10 @@ def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
     told = " | ".join(outcome.errors) or outcome.output
     if outcome.code not in (2, 3):
         return f"exit code {outcome.code}: {told}"
-    if len(outcome.errors) != SEVERAL.get(outcome.arguments, 1):
-        return f"{len(outcome.errors)} lines: {told}"
-    if strange := [line for line in outcome.errors if not re.match(r"(error|usage): \S", line)]:
+    errors = [line for line in outcome.errors if not line.startswith("note: ")]
+    if len(errors) != SEVERAL.get(outcome.arguments, 1):
+        return f"{len(errors)} lines: {told}"
+    if strange := [line for line in errors if not re.match(r"(error|usage): \S", line)]:
         return f"not a line of ours: {strange[0]}"
     if missing := [text for text in says if text not in told]:
         return f"{missing[0]!r} is not said: {told}"
