@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import lightning.pytorch.loggers
 import pytest
 from conftest import Compose
+from lightning.pytorch.profilers import SimpleProfiler
 
 from project.checks import find_problems
 from project.command_line import report, require_working_folder, with_home
@@ -35,12 +37,41 @@ def test_what_runs_have_written_may_be_written_again(composer: Compose, run: Pat
     Path("checkpoints").mkdir()
     Path("checkpoints", "last.ckpt").touch()
     Path("checkpoints", "last.ckpt.sha256").write_text("0123  last.ckpt\n")
+    profiler = SimpleProfiler("profile", "hooks")
+    profiler.setup("fit")
+    profiler.describe()
+    profiler.teardown("fit")
     overrides = (
+        "profiler=simple",
+        "trainer.profiler.dirpath=profile",
         "logger.csv.file=metrics.csv",
         "callbacks.last.dirpath=checkpoints",
         "hydra.job_logging.handlers.file.filename=train.log",
     )
     assert misplaced(composer, run, *overrides) == []
+
+
+@pytest.mark.parametrize("name", ["CSVLogger", "TensorBoardLogger"])
+def test_loggers_of_lightning_share_a_folder_in_which_each_run_is_a_version(
+    composer: Compose, run: Path, name: str
+) -> None:
+    logger = getattr(lightning.pytorch.loggers, name)
+    overrides = (f"+logger.more._target_=lightning.pytorch.loggers.{name}", "+logger.more.save_dir=logs")
+    for version in range(2):
+        assert misplaced(composer, run, *overrides) == []
+        made = logger("logs")
+        made.log_metrics({"train/loss": 1.0}, step=0)
+        made.save()
+        assert Path(made.log_dir).name == f"version_{version}"
+    Path("logs", "mine.txt").write_text("mine")
+    (line,) = misplaced(composer, run, *overrides)
+    assert line.startswith("logger.more.save_dir=logs: holds other files, such as mine.txt")
+
+
+@pytest.mark.parametrize("name", ["MLFlowLogger", "WandbLogger"])
+def test_stores_of_many_runs_are_no_outputs_of_one(composer: Compose, run: Path, name: str) -> None:
+    target = f"+logger.more._target_=lightning.pytorch.loggers.{name}"
+    assert misplaced(composer, run, target, "+logger.more.save_dir=.", "+logger.more.notes=/a") == []
 
 
 @pytest.mark.parametrize(

@@ -9,6 +9,7 @@ METRICS = re.compile(rb"step,[^\n]*\b(train|val|test)/")
 LOG = re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+\]\[[A-Z]+\]\[")
 COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")
 PAGE = re.compile(rb'<!doctype html>\n<html[^>]*><head><meta[^>]*><meta http-equiv="Content-Security-Policy"')
+PROFILE = re.compile(rb"(FIT|VALIDATE|TEST|PREDICT) Profiler Report")
 PREDICTIONS = {
     "table": re.compile(rb"file\b[^\n]*\bclass +probability"),
     "csv": re.compile(rb"file,class,probability\b"),

@@ -17,17 +17,21 @@ from project.checks.declared import declared_values
 from project.checks.familiar import LIBRARIES, is_familiar
 from project.errors import InputError
 from project.runs.checkpoint_files import has_checksum
-from project.runs.earlier_output import LOG, METRICS, is_earlier
+from project.runs.earlier_output import LOG, METRICS, PROFILE, is_earlier
 from project.runs.writable import refuse_unwritable_output
 from project.targets import ADDRESS, plain_values
 
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
 FOLDERS = ("dir", "dirpath", "directory", "folder")
 FILES = ("file", "filename", "filepath", "path")
-KINDS = {".csv": METRICS, ".log": LOG}
+KINDS = {".csv": METRICS, ".log": LOG, ".txt": PROFILE}
 """What our files begin with, by the ends of their names."""
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
+STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
+"""Loggers of Lightning that keep many runs in a folder, each under a name of its own."""
+VERSION = "version_"
+"""How the folders begin that Lightning's other loggers make for a run each, below the logger's name."""
 
 
 class Output(NamedTuple):
@@ -106,7 +110,8 @@ def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _is_known(plain: Mapping[str, Any]) -> bool:
-    return "_target_" not in plain or is_familiar(plain["_target_"])
+    target = plain.get("_target_")
+    return target is None or (is_familiar(target) and not target.endswith(STORES))
 
 
 def _is_of_library(plain: Mapping[str, Any]) -> bool:
@@ -168,4 +173,6 @@ def _is_ours(file: Path) -> bool:
         return has_checksum(file)
     if kind := KINDS.get(file.suffix):
         return file.is_file() and is_earlier(file, kind)
-    return file.name.startswith((EVENTS, ".")) or file.name.endswith(".ckpt.sha256")
+    if any(file.glob(f"{VERSION}*")):
+        return True
+    return file.name.startswith((EVENTS, ".", VERSION)) or file.name.endswith(".ckpt.sha256")
