@@ -13,7 +13,7 @@ import yaml
 from conftest import Compose
 from omegaconf import OmegaConf
 
-from project import redaction, resolvers
+from project import config_files, redaction, resolvers
 from project.checks import find_problems
 from project.errors import InputError
 from project.hydra_guard import WithoutSecrets, _hide_secrets
@@ -150,6 +150,38 @@ def test_a_sweep_copies_no_secret(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"logger\.yaml: api_key is secret.*oc\.env:NAME"):
         create(str(tmp_path / "sweep"), [tmp_path / "conf"], [])
     assert not (tmp_path / "sweep-2").exists()
+
+
+def test_a_sweep_leaves_out_files_beside_its_configuration_that_hold_secrets(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    conf, beside = tmp_path / "conf", tmp_path / "beside"
+    conf.mkdir()
+    beside.mkdir()
+    (beside / "services.yaml").write_text("db:\n  password: abc\n")
+    (beside / "mine.yaml").write_text("a: 1\n")
+    made = create(str(tmp_path / "sweep"), [conf, beside], [])
+    assert [file.name for file in made.conf.iterdir()] == ["mine.yaml"]
+    assert "services.yaml: password is secret" in capsys.readouterr().err
+    monkeypatch.setitem(config_files.loaded, "services", beside / "services.yaml")
+    with pytest.raises(InputError, match=r"services\.yaml: password is secret"):
+        create(str(tmp_path / "sweep"), [conf, beside], [])
+
+
+def test_a_sweep_copies_linked_groups_and_follows_no_circle(tmp_path: Path) -> None:
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    (shared / "a.yaml").write_text("a: 1\n")
+    conf = tmp_path / "conf"
+    conf.mkdir()
+    for name in ("one", "two"):
+        (conf / name).symlink_to(shared)
+    (conf / "circle").symlink_to(conf)
+    made = create(str(tmp_path / "sweep"), [conf], [])
+    assert {str(file.relative_to(made.conf)) for file in made.conf.rglob("*.yaml")} == {
+        "one/a.yaml",
+        "two/a.yaml",
+    }
 
 
 def test_a_secret_is_found_as_a_word_of_its_own_and_no_class_is_renamed() -> None:

@@ -129,11 +129,19 @@ def create(
         config_name: of the primary configuration.
 
     Raises:
-        InputError: the folder cannot be made, or a file holds a secret.
+        InputError: the folder cannot be made, or a file of the configuration holds a secret.
     """
     files = {file.relative_to(top): (file, top) for top in reversed(sources) for file in _config_files(top)}
-    for file, top in files.values():
-        _refuse_secrets(file, top)
+    for path, (file, top) in list(files.items()):
+        if (key := _find_secret(file)) is None:
+            continue
+        if top == sources[0] or file.resolve() in config_files.loaded.values():
+            raise InputError(
+                f"{path}: {key} is secret, and a sweep copies its configuration files; write {key}: "
+                "${oc.env:NAME} there"
+            )
+        print(f"warning: {path}: {key} is secret; the sweep's configuration lacks this file", file=sys.stderr)
+        del files[path]
     named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if named else "paths.outputs"))
     for path, (file, _) in files.items():
@@ -147,27 +155,26 @@ def create(
 
 def _config_files(top: Path) -> Iterator[Path]:
     """YAML files below a folder that Hydra could read; not those of runs and sweeps, nor hidden ones."""
-    for place, folders, names in os.walk(top):
-        if {"status.json", "sweep.json"} & set(names):
+    above: dict[str, tuple[str, ...]] = {}  # by folder, those that it lies in, with all links followed
+    for place, folders, names in os.walk(top, followlinks=True):
+        around, real = above.get(os.path.dirname(place), ()), os.path.realpath(place)
+        if real in around or {"status.json", "sweep.json"} & set(names):  # links may lead in a circle
             folders.clear()
             continue
+        above[place] = (*around, real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (Path(place, name) for name in sorted(names) if name.endswith((".yaml", ".yml"))):
             if file.is_file() and file.stat().st_size <= config_files.MOST_BYTES:
                 yield file
 
 
-def _refuse_secrets(file: Path, conf: Path) -> None:
-    """A sweep copies its configuration files."""
+def _find_secret(file: Path) -> str | None:
+    """Find the first key of a file that holds a secret, which a copy would spread."""
     try:
         plain = config_files.read_yaml(file)
     except InputError:
         plain = [{key: value} for key, value in ENTRY.findall(config_files.read_text(file, errors="replace"))]
-    for key, _ in find_secrets(plain):
-        raise InputError(
-            f"{file.relative_to(conf)}: {key} is secret, and a sweep copies its configuration files; write "
-            f"{key}: ${{oc.env:NAME}} there"
-        )
+    return next((key for key, _ in find_secrets(plain)), None)
 
 
 def find_sweep(path: str | Path) -> SweepFolder | None:
