@@ -168,6 +168,30 @@ def line_of(file: Path, key: str) -> int:
     return line
 
 
+def has_alias(file: Path, name: str) -> bool:
+    """Tell whether aliases in later blocks of a file stand for what the block of a key at its top defines."""
+    root = yaml.compose(read_text(file), _loader()) if "*" in read_text(file) else None
+    before: set[int] = set()
+    own: set[int] = set()
+    for key, child in root.value if isinstance(root, yaml.MappingNode) else ():
+        nodes = set(map(id, _nodes(child)))
+        if own & nodes:
+            return True
+        if key.value == name:
+            own = nodes - before
+        before |= nodes
+    return False
+
+
+def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Yield a node and all below it. The file was read before, which bounds them."""
+    yield node
+    if isinstance(node, yaml.SequenceNode | yaml.MappingNode):
+        children = node.value if isinstance(node, yaml.SequenceNode) else chain.from_iterable(node.value)
+        for child in children:
+            yield from _nodes(child)
+
+
 def place(file: Path, key: str) -> str:
     """Where a file has a dotted key or else names it in its defaults list or header, as messages begin:
     `conf/train.yaml:3: `; empty if it does neither.

@@ -26,6 +26,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         f"{HEAD}optim:\n  lrr: 1\n",
         ":3: optim.lrr: nothing reads it, Adam has no lrr; did you mean optim",
     ),
+    "unread": (f"{HEAD}mine: &a 1\nother: {{a: [*a], b: '${{seed}}'}}\n", ":3: other: nothing reads it"),
     "path": (f"{HEAD}paths:\n  dta: x\n", ":3: paths.dta: nothing reads it; did you mean paths.data?"),
     "callback": (
         f"{HEAD}callbacks:\n  emma: {{decay: 1}}\n",
@@ -105,6 +106,13 @@ GOOD = {
     "utf_16": f"{HEAD}optim: {{lr: 0.5}}\n".encode("utf-16"),
     "windows": f"{HEAD}optim: {{lr: 0.5}}\n".replace("\n", "\r\n").encode(),
     "read": f"{HEAD}mine: 0.5\noptim: {{lr: '${{mine}}'}}\n".encode(),
+    "selected": f"{HEAD}mine: 0.5\noptim: {{lr: '${{oc.select:mine,1}}'}}\n".encode(),
+    "relative": f"{HEAD}mine: 0.5\noptim: {{lr: '${{..mine}}'}}\n".encode(),
+    "anchored": f"{HEAD}mine: &mine {{lr: 0.5}}\noptim: *mine\n".encode(),
+    "merged": f"{HEAD}mine: {{optim: &mine {{lr: 0.5}}}}\noptim: {{<<: *mine, amsgrad: true}}\n".encode(),
+    "folder_named": (
+        f"{HEAD}mine: word\noptim: {{lr: 0.5}}\nhydra: {{run: {{dir: '${{paths.outputs}}/${{mine}}'}}}}\n"
+    ).encode(),
     "based": f"{HEAD}defaults:\n  - with_mark\n".encode(),
     "more": f"{HEAD}optim: {{lr: 0.5, amsgrad: true}}\n".encode(),
 }

@@ -1,13 +1,15 @@
 """Keys that configuration files set: where they stand, and those that nothing reads."""
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from project import config_files
 from project.checks.asked import asked
+from project.checks.declared import flat
 from project.checks.groups import GROUPS, KEYS, OPTIONAL, PRESETS
 from project.nearest import did_you_mean
 
@@ -29,15 +31,27 @@ def unknown_keys(config: DictConfig, leaves: Mapping[str, Any], declared: Mappin
         leaves: all values as they are written, by dotted key.
         declared: those of the YAML files of the chosen options.
     """
-    written = " ".join(str(raw) for raw in leaves.values() if "${" in str(raw))
     declared_here = {key.partition(".")[0] for key in declared}.difference(PRESETS)
     declared_here |= {key for key in declared if key.startswith("paths.")}
     for name in (*map(str, config), *(key for key in leaves if key.startswith("paths."))):
         own = name in declared_here and not get_close_matches(name, KNOWN, n=1, cutoff=SURE)
-        if own or name in (*KNOWN, *KEYS) or f"${{{name}" in written:
+        if own or name in (*KNOWN, *KEYS) or _is_referred_to(name, config, leaves):
             continue
         if place_of(name, config, NOTHING_READS):  # what an earlier run was configured with is its own
             yield f"{name}: {NOTHING_READS}; {_remedy(name, config, declared)}"
+
+
+def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) -> bool:
+    """Tell whether an expression has a key, as in `${name}`, `${..name}` and `${oc.select:name}`, or a file
+    has an alias of its value.
+    """
+    hydra = flat("hydra", OmegaConf.to_container(config.hydra, resolve=False))  # folders are named there
+    written = "\n".join(str(raw) for raw in (*leaves.values(), *dict(hydra).values()) if "${" in str(raw))
+    last = name.rpartition(".")[2]
+    pattern = rf"\$\{{(oc\.select:)?\s*(\.*{re.escape(name)}|\.+{re.escape(last)})(?!\w)"
+    return re.search(pattern, written) is not None or any(
+        config_files.has_alias(file, name) for file in config_files.loaded.values()
+    )
 
 
 def _remedy(name: str, config: DictConfig, declared: Mapping[str, Any]) -> str:
