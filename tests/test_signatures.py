@@ -62,6 +62,13 @@ def test_signatures_are_read_as_python_has_them(target: str) -> None:
         assert true[name].default is inspect.Parameter.empty
 
 
+@pytest.mark.parametrize("name", ["ThroughputMonitor", "ModelSummary", "WeightAveraging"])
+def test_options_that_go_to_others_than_the_base_may_be_anything(name: str) -> None:
+    found = signature_of(f"lightning.pytorch.callbacks.{name}")
+    assert isinstance(found, Signature)
+    assert found.anything
+
+
 @pytest.mark.parametrize(
     ("target", "what"),
     [("project.modules.cnn.CNNN", "CNNN"), ("project.modules.cn.CNN", "cn"), ("torch.optim.Adamm", "Adamm")],

@@ -1,6 +1,7 @@
 """Images: as many, of the shape and in as many classes as is configured."""
 
 from collections.abc import Iterator, Mapping
+from itertools import product
 from typing import Any
 
 from omegaconf import ListConfig
@@ -10,8 +11,10 @@ from project.checks.sizes import DataSet, data_set, images_of, training_images
 from project.errors import InputError
 from project.resolvers import folder_shape, image_shape
 
-REPEATED = ("data.num_classes", "data.input_shape")
-"""Facts of the data that other objects are built for, by keys of the same last part."""
+REPEATED = ("num_classes", "input_shape")
+"""Facts of the data that other objects are built for."""
+BUILT_FOR_DATA = ("model", "loss", "augment")
+"""Groups with arguments of the same names."""
 
 
 def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
@@ -63,13 +66,13 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
-    """Keys of groups, as `model.num_classes`, that repeat a fact of the data with another value.
+    """Arguments of objects, as `model.num_classes`, that repeat a fact of the data with another value.
 
     Deeper keys may differ, as `model.backbone.num_classes` of a pretrained network.
     """
-    for key, value in right.items():
-        fact = f"data.{key.partition('.')[2]}"
-        if fact in REPEATED and key != fact and value is not None and value != right.get(fact, value):
+    for group, name in product(BUILT_FOR_DATA, REPEATED):
+        key, fact = f"{group}.{name}", f"data.{name}"
+        if (value := right.get(key)) is not None and value != right.get(fact, value):
             yield f"{key}={value}: {fact} is {right[fact]}; leave it out, or write {key}='${{{fact}}}'"
 
 

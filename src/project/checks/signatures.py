@@ -92,10 +92,13 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
     own = _of_parameters(body, constructor.start(), skip_first=True)
     if own is None or not own.anything:
         return own
+    call = re.search(r"super\(\).__init__\(([^)]*)\)", body[constructor.start() :])
+    if call is None or "**" not in call[1]:  # others than the base take them
+        return own
     more = _inherited(bases, text, module, depth)
     if not isinstance(more, Signature):
         return own
-    given = _passed_on(body[constructor.start() :])
+    given = _passed_on(call[1], more.names)
     names = dict.fromkeys([*own.names, *(name for name in more.names if name not in given)])
     keywords = [
         name
@@ -250,7 +253,12 @@ def _plain(arguments: ast.arguments, *, skip_first: bool) -> Signature:
     )
 
 
-def _passed_on(constructor: str) -> set[str]:
-    """Names that a constructor gives to its base itself, as in `super().__init__(name="mnist", **base)`."""
-    call = re.search(r"super\(\).__init__\(([^)]*)\)", constructor)
-    return set(re.findall(r"(\w+)=", call[1])) if call else set()
+def _passed_on(arguments: str, names: Sequence[str]) -> set[str]:
+    """Names that a constructor gives to its base itself, as in `super().__init__(name="mnist", **base)`.
+
+    Args:
+        arguments: of the call.
+        names: of the base's parameters, in order.
+    """
+    positional = [text for text in arguments.split(",") if text.strip() and not re.search(r"=|\*", text)]
+    return {*re.findall(r"(\w+)=", arguments), *names[: len(positional)]}

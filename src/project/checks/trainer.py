@@ -59,8 +59,8 @@ def _is_on_cpu(right: Mapping[str, Any], command: Asked) -> bool:
 
 
 def _wrong_batch_norm(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """On one device there is nothing to synchronize."""
-    several = right.get("trainer.devices") not in (1, "1") or right.get("trainer.num_nodes", 1) != 1
+    """On one device there is nothing to synchronize: of CPUs, `auto` is one."""
+    several = right.get("trainer.devices") not in (1, "1", "auto") or right.get("trainer.num_nodes", 1) != 1
     if right.get("trainer.sync_batchnorm") is True and several and _is_on_cpu(right, command):
         yield (
             "trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone; set "
