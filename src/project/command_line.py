@@ -245,7 +245,7 @@ def _refuse_wrong_groups(conf: Path) -> None:
 
 
 def _names_no_option(argument: str) -> bool:
-    """Whether the value of a group is a number or the like, for which Hydra has no message."""
+    """Tell whether the value of a group is a number or the like, for which Hydra has no message."""
     with suppress(HydraException):
         value = OverridesParser.create().parse_override(argument).value()
         return any(

@@ -193,7 +193,7 @@ def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
 
 
 def place(file: Path, key: str) -> str:
-    """Where a file has a dotted key or else names it in its defaults list or header, as messages begin:
+    """Locate a dotted key in a file, or else its name in the defaults list or header, as messages begin:
     `conf/train.yaml:3: `; empty if it does neither.
     """
     if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
@@ -202,7 +202,7 @@ def place(file: Path, key: str) -> str:
 
 
 def place_of(path: str, key: str, root: bool) -> str:
-    """Where a file that Hydra has read sets a dotted key of the whole configuration (see `place`).
+    """Locate a dotted key of the whole configuration in a file that Hydra has read (see `place`).
 
     Args:
         path: a key of `loaded`.
@@ -220,7 +220,7 @@ def place_of(path: str, key: str, root: bool) -> str:
 
 
 def is_main(path: str) -> bool:
-    """Whether a file that Hydra has read lies in the first of the folders that it searches."""
+    """Tell whether a file that Hydra has read lies in the first of the folders that it searches."""
     return bool(searched) and loaded[path].is_relative_to(searched[0].resolve())
 
 

@@ -30,7 +30,7 @@ TOLD = (InputError.exit_code, DataError.exit_code, NonFiniteError.exit_code)
 
 
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
-"""What moves or colours a terminal's text."""
+"""Escape sequences, which move or colour a terminal's text."""
 SENTENCES = re.compile(r"(?<=[.!?:])(?=\s)|(?=\n)")
 ADVICE = re.compile(
     r"`weights_only|weights_only=False|can still be loaded|if you (got|trust)|safe_globals\(\["

@@ -23,7 +23,7 @@ NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
 TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: \S+)'")
 IN_FILE = re.compile(r"(?:\bIn|defined in) '?([^':]+)'?(?:: (.*))?$")
-"""How Hydra tells of mistakes in the defaults lists of files."""
+"""Messages of Hydra about mistakes in the defaults lists of files."""
 HYDRA_KEYS = tuple(HydraConf.__dataclass_fields__)
 SWEEP = re.compile(r"([^=]+)=(\w+)\(.*\)")
 SWEEPS = {
@@ -35,7 +35,7 @@ SWEEPS = {
     "sort": "sort(3,1,2)",
     "shuffle": "shuffle(1,2,3)",
 }
-"""How values of a sweep are written, by the functions of Hydra's grammar."""
+"""Examples of a sweep's values, by the functions of Hydra's grammar."""
 HYDRA_OPTION = re.compile(
     r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
 )
@@ -129,7 +129,7 @@ def _explain_file(error: BaseException, message: str, conf: Path) -> str:
 
 
 def _place(word: str) -> str:
-    """Where a file that was read has a key or names an option: the last one does so for others."""
+    """Locate a key or an option in the files that were read, the last file first."""
     return next(filter(None, (place(file, word) for file in reversed(loaded.values()))), "")
 
 
@@ -150,7 +150,7 @@ def _groups(conf: Path) -> list[str]:
 
 
 def _no_option(conf: Path, group: str, option: str) -> str:
-    """Why a group has no such option, and what is nearest."""
+    """Explain why a group has no such option, with the nearest one."""
     for folder in dict.fromkeys([conf, *searched]) if ".." not in option else ():
         file = folder / group / f"{option}.yaml"
         if file.exists() or file.is_symlink():

@@ -22,7 +22,7 @@ from project.runs.outputs import find_misplaced
 from project.runs.writable import find_unusable
 
 SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
-"""How overrides begin that sweeps alone read."""
+"""Beginnings of overrides that only sweeps read."""
 
 
 class Preflight(Callback):

@@ -1,4 +1,4 @@
-"""What a trained run's folder says of it: its configuration, its weights' file, other data. No torch."""
+"""Configuration, weights' file and other data of a trained run, from its folder. Needs no torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress

@@ -51,7 +51,7 @@ PRUNERS: Mapping[str, type[BasePruner]] = {
 JOURNAL = "journal:"
 """What the address of a journal file begins with; it works on network file systems too."""
 FILES = (JOURNAL, "sqlite:///")
-"""What addresses of files begin with."""
+"""Beginnings of addresses of files."""
 
 
 def silence() -> None:

@@ -69,7 +69,7 @@ def _remedy(name: str, config: DictConfig, declared: Mapping[str, Any]) -> str:
 
 
 def place_of(key: str, config: DictConfig, line: str) -> str:
-    """Where a key's value stands, as messages begin (see `config_files.place`), if a file is to blame for it.
+    """Locate a key's value, as messages begin (see `config_files.place`), if a file is to blame for it.
 
     That is the file of a preset or of a folder beside the main one, and for names that nothing reads any
     file; never one whose key the command line sets.

@@ -52,7 +52,7 @@ def _missing_devices(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
 
 
 def _is_on_cpu(right: Mapping[str, Any], command: Asked) -> bool:
-    """Whether the run certainly trains on CPUs."""
+    """Tell whether the run certainly trains on CPUs."""
     accelerator = right.get("trainer.accelerator")
     without = command.here and not gpus.may_be_apple() and find_spec("torch_xla") is None and gpus.most() == 0
     return accelerator == "cpu" or (accelerator == "auto" and without)

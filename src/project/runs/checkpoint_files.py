@@ -124,7 +124,7 @@ def find_damage(path: Path) -> str:
 
 
 def has_checksum(path: Path) -> bool:
-    """Whether a file was written by `write`, be it damaged by now."""
+    """Tell whether a file was written by `write`, be it damaged by now."""
     return bool(_digests(path))
 
 

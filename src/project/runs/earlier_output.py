@@ -1,4 +1,4 @@
-"""Whether a file that is in the way was written by this program, and may be replaced. Needs no torch."""
+"""Recognition of earlier outputs of this program, which may be replaced. Needs no torch."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ PREDICTIONS = {
     "jsonl": re.compile(rb'\{"file": '),
 }
 MADE_BY = "made by project"
-"""What pictures say of themselves, where no viewer shows it."""
+"""Mark in the metadata of pictures, which no viewer shows."""
 PICTURE = re.compile(rb".*" + MADE_BY.encode(), re.DOTALL)
 MOST_BYTES = 2**24
 """Of a file, that are looked at."""
@@ -42,7 +42,7 @@ def refuse_foreign(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
 
 
 def is_earlier(file: Path, kind: re.Pattern[bytes]) -> bool:
-    """Whether a file is empty or begins as those of a kind do.
+    """Tell whether a file is empty or begins as those of a kind do.
 
     Raises:
         InputError: it cannot be read.

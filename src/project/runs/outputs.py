@@ -1,4 +1,4 @@
-"""Where a run writes: into its own folder, or where nothing of somebody else's is in the way. Needs no torch.
+"""Outputs of a run outside its folder, which may replace only outputs of earlier runs. Needs no torch.
 
 Which keys name an output is told by the last word of their names (`file`, `dirpath`, `save_dir`), whatever
 callback, logger, profiler or handler of log messages they belong to. A class that is neither ours nor a
@@ -25,13 +25,13 @@ GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_lo
 FOLDERS = ("dir", "dirpath", "directory", "folder")
 FILES = ("file", "filename", "filepath", "path")
 KINDS = {".csv": METRICS, ".log": LOG, ".txt": PROFILE}
-"""What our files begin with, by the ends of their names."""
+"""Beginnings of our files, by the ends of their names."""
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
 """Loggers of Lightning that keep many runs in a folder, each under a name of its own."""
 VERSION = "version_"
-"""How the folders begin that Lightning's other loggers make for a run each, below the logger's name."""
+"""Beginning of the folders that Lightning's other loggers make, one a run, below the logger's name."""
 
 
 class Output(NamedTuple):
@@ -146,7 +146,7 @@ def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
 
 
 def _in_the_way(output: Output, run: Path) -> str:
-    """What keeps a run from writing there; an empty string if nothing does."""
+    """Explain what keeps a run from writing there; an empty string if nothing does."""
     place = output.place
     if ADDRESS.match(output.told.partition("=")[2]):
         return "is an address; outputs are written to disks alone"
@@ -168,7 +168,7 @@ def _in_the_way(output: Output, run: Path) -> str:
 
 
 def _is_ours(file: Path) -> bool:
-    """Whether a run has written a file, or the remains of one."""
+    """Tell whether a run has written a file, or the remains of one."""
     if file.suffix == ".ckpt":
         return has_checksum(file)
     if kind := KINDS.get(file.suffix):

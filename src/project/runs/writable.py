@@ -1,4 +1,4 @@
-"""Whether outputs can be written, found out by writing. Needs no torch.
+"""Tests of places for outputs, by writing there. Needs no torch.
 
 Permissions do not tell: the superuser has all of them, and a disk may be full or mounted read-only.
 """
@@ -82,7 +82,7 @@ def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
 
 @contextmanager
 def whole_file(file: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Where to write a command's output that is to be whole or not there, with the folders that it lacks.
+    """Yield the place to write a command's output atomically, with the folders that it lacks.
 
     What is no regular file, such as a pipe, is written to itself; a link stays one.
 

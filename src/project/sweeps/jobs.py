@@ -70,7 +70,7 @@ class Job:
 
     @property
     def point_label(self) -> str:
-        """What tells its point from the others."""
+        """Settings by which its point differs from others."""
         return _label({key: value for key, value in self.settings.items() if key not in REPETITIONS})
 
     @property

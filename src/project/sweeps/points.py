@@ -34,7 +34,7 @@ class Point:
 
 
 class Limit(NamedTuple):
-    """How large a sweep may be.
+    """Largest number of points of a sweep.
 
     Args:
         points: at most, repetitions included.
