@@ -210,6 +210,11 @@ def _leaves(file: Path) -> set[str]:
         ("+experiment=x", "experiment=x", ""),
         ("++experiment=x,y -m", "experiment=x,y -m", ""),
         ("experiment=x +experiment=y", "experiment=y", "experiment=y: the last one counts, not experiment=x"),
+        (
+            "experiment=x seed=1 experiment=null",
+            "seed=1",
+            "experiment=null: the last one counts, not experiment=x",
+        ),
         ("--config-path=mine +experiment=x", "--config-path=mine +experiment=x", ""),
         ("model=a model=b model.c=1", "model=b model.c=1", "model=b: the last one counts, not model=a"),
         ("+modle=a +optim.lr=1", "+modle=a +optim.lr=1", ""),

@@ -7,7 +7,7 @@ from typing import Any
 from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
-from project.checks.groups import GROUPS, KEYS
+from project.checks.groups import GROUPS, KEYS, PRESETS
 from project.errors import InputError
 
 OTHER_DEFAULTS = ("--config-path", "-cp", "--config-name", "-cn")
@@ -43,7 +43,7 @@ def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], l
     """Of overrides of one key keep the last one, as in `train.py optim.lr=0.1 "$@"`.
 
     A `+` before a group of the defaults list is dropped: `+experiment=x` is `experiment=x`. Of other keys the
-    first override's `+` is kept, which adds what the last one sets.
+    first override's `+` is kept, which adds what the last one sets. `experiment=null` is dropped.
 
     Args:
         arguments: of the command line.
@@ -72,7 +72,8 @@ def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], l
         kept = [text for number, text in enumerate(kept) if number == place or text not in texts]
         if others := dict.fromkeys(text for text in texts if text.lstrip("+") != texts[-1].lstrip("+")):
             lines.append(f"{last}: the last one counts, not {' or '.join(others)}")
-    return kept, lines
+    none = {f"{preset}=null" for preset in PRESETS}  # for which Hydra has no word
+    return [text for text in kept if text not in none], lines
 
 
 def _groups_of(defaults: Path) -> frozenset[str]:
