@@ -1,5 +1,6 @@
 """Where runs write: what would take the place of somebody else's files is told."""
 
+import sys
 from pathlib import Path
 
 import lightning.pytorch.loggers
@@ -11,6 +12,7 @@ from project.checks import find_problems
 from project.command_line import report, require_working_folder, with_home
 from project.errors import InputError
 from project.forking import flush
+from project.hydra_guard import _hide_secrets
 from project.runs.outputs import find_misplaced
 
 
@@ -143,4 +145,5 @@ def test_a_reader_that_has_ended_is_one_line(capsys: pytest.CaptureFixture[str])
 def test_streams_that_were_closed_before_the_start_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", None)
+    _hide_secrets(sys.stdout)
     flush()

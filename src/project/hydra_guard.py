@@ -89,11 +89,11 @@ class WithoutSecrets(logging.LogRecord):
         return redaction.redact_text(super().getMessage())
 
 
-def _hide_secrets(stream: TextIO) -> None:
+def _hide_secrets(stream: TextIO | None) -> None:
     """Write no secret that is printed; what libraries in C write does not pass here."""
-    write = stream.write
-    if hasattr(write, "__wrapped__"):
+    if stream is None or hasattr(stream.write, "__wrapped__"):  # None: closed before the process started
         return
+    write = stream.write
 
     @wraps(write)
     def hiding(text: str) -> int:
