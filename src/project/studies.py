@@ -14,7 +14,6 @@ from optuna.pruners import BasePruner
 from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
-from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from project.errors import InputError, summarize
 from project.nearest import did_you_mean
@@ -110,6 +109,8 @@ def open_storage(url: str) -> BaseStorage:
 
 def _open_database(url: str) -> BaseStorage:
     """Open a database, and again while other processes make the tables that it lacks."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError  # 0.4 s that journal files do without
+
     deadline = time.monotonic() + MADE_BY_OTHERS_S
     while True:
         try:

@@ -84,8 +84,15 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
             yield f"{group}._partial_={str(partial).lower()}: must be {needed}; leave it as it is"
     for group in DICTS:
         for name in config[group]:
-            if isinstance(config[group]._get_node(name), DictConfig):
-                for line in _wrong_target(f"{group}.{name}", leaves, right):
+            key = f"{group}.{name}"
+            if not isinstance(config[group]._get_node(name), DictConfig):
+                if key in right:
+                    yield (
+                        f"{key}={right[key]}: is no object (expected keys with a _target_); leave it out "
+                        f"with '~{key}'"
+                    )
+            else:
+                for line in _wrong_target(key, leaves, right):
                     near = get_close_matches(name, [str(other) for other in config[group] if other != name])
                     yield line + (f"; did you mean {group}.{near[0]}?" if near else "")
 

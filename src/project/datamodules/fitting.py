@@ -29,7 +29,7 @@ def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, 
     if images.shape != shape:
         raise InputError(
             f"data.input_shape={list(shape)}: {what} are {list(images.shape)} (channels, height, width); "
-            "set data.resize or data.grayscale, and let data.input_shape follow"
+            f"set data.input_shape={list(images.shape)}, or what it follows, data.resize and data.grayscale"
         )
     if not len(images.labels):
         raise InputError(f"data: there are none of {what}; give at least one")

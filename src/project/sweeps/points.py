@@ -200,9 +200,12 @@ def repeated(point: Point, base_seed: int, seeds: int, folds: int | None) -> Ite
     """Yield, for each job of a point, what it adds to the point's overrides.
 
     Raises:
-        InputError: the point sets a seed or fold itself.
+        InputError: the point, or what all points share, sets a seed or fold itself.
     """
     keys = {override.partition("=")[0] for override in point.varied}
+    given = {override.partition("=")[0].lstrip("+") for override in point.constant}
+    if folds is not None and (others := sorted(given & {"data.fold", "data.folds"})):
+        raise InputError(f"folds={folds}: sets data.folds and data.fold; leave out {' and '.join(others)}")
     for key, number in (("seed", seeds > 1), ("data.fold", folds is not None)):
         if number and key in keys:
             plural = {"seed": f"seeds={seeds}", "data.fold": f"folds={folds}"}[key]

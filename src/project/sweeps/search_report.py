@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.trial import FrozenTrial, TrialState
 
 from project.csv_cells import escape_all
@@ -62,6 +61,9 @@ def _importances(study: optuna.Study, done: Sequence[FrozenTrial]) -> dict[str, 
     """
     if len(done) < 4 or len({trial.value for trial in done}) < 2:
         return {}
+    # Takes 2 s where scikit-learn is installed, which a search does not wait for when it starts.
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
+
     try:
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
     except (RuntimeError, ValueError):  # of parameters that never varied
