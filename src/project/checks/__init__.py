@@ -56,7 +56,7 @@ def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
     """Of keys with problems, those that no other one explains: neither one referred to, nor one within."""
     if len(keys) < 2:
         return list(keys)
-    written = {key: REFERRED.findall(str(value)) for key, value in _leaves(config)}
+    written = {key: REFERENCE.findall(str(value)) for key, value in _leaves(config)}
     causes = [
         key
         for key in keys
@@ -135,10 +135,8 @@ def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
 
 SUBJECT = re.compile(r"[^:=]*")
 """The key that a line is about."""
-REFERRED = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
-"""Keys that an expression refers to."""
 REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
-"""An interpolation that is another key's value and nothing more."""
+"""An interpolation of another key: alone it is that key's value and nothing more."""
 
 
 def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:

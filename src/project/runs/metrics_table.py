@@ -26,11 +26,12 @@ def read_metrics(file: Path) -> tuple[list[str], list[list[str]]]:
     rows = (line.rstrip("\r").split(",") for line in lines)
     step = columns.index("step")
     return columns, [
-        row for row in rows if len(row) == len(columns) and row[step] and all(map(_is_number, row))
+        row for row in rows if len(row) == len(columns) and row[step] and all(map(is_number, row))
     ]
 
 
-def _is_number(cell: str) -> bool:
+def is_number(cell: str) -> bool:
+    """Return true for a cell that holds a number or nothing."""
     try:
         float(cell or "0")
     except ValueError:

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from project.csv_cells import escape_all
+from project.runs.metrics_table import is_number
 from project.runs.outages import reason_of
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.sweeps.jobs import Job, short
@@ -140,7 +141,7 @@ def layout(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     room = shutil.get_terminal_size().columns - len(GAP) * (len(widths) - 1)
     while sum(widths) > room and max(widths) > 8:
         widths[widths.index(max(widths))] -= 1
-    numbers = [all(_is_number(row[index]) for row in rows) for index in range(len(head))]
+    numbers = [all(is_number(row[index]) for row in rows) for index in range(len(head))]
     lines = []
     for row in [head, *rows]:
         cells = (_cell(text, width, number) for text, width, number in zip(row, widths, numbers, strict=True))
@@ -152,11 +153,3 @@ def _cell(text: str, width: int, number: bool) -> str:
     if len(text) > width:
         text = text[: width - 1] + "…"
     return f"{text:>{width}}" if number else f"{text:<{width}}"
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text or "0")
-    except ValueError:
-        return False
-    return True
