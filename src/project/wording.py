@@ -1,26 +1,63 @@
-"""How figures and names are put into words."""
+"""Texts for people: plurals, durations, shortened and printable names. Imports nothing of this package."""
 
 import os
+import unicodedata
+from typing import Literal
 
 LONGEST_NAME = 255
 """Bytes of a file's or folder's name, on nearly all file systems."""
 
+Kept = Literal["start", "end", "ends"]
+
+
+def plural(count: int, noun: str) -> str:
+    """Return a count with its noun: `1 run`, `2 runs`, `1,000 runs`."""
+    return f"{count:,} {noun}{'s' * (count != 1)}"
+
 
 def duration(seconds: float) -> str:
-    """A time span as people say it, such as `4.1 s`, `3 min 20 s` or `5 h 2 min`."""
+    """Return a time span such as `4.1 s`, `3 min 20 s` or `5 h 2 min`; nothing for NaN."""
+    if seconds != seconds:  # NaN
+        return ""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
     return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
 
+def shorten(text: str, width: int, *, keep: Kept = "start") -> str:
+    """Return a text in at most so many columns of a terminal, with an ellipsis for what is left out.
+
+    Args:
+        text: of any script.
+        width: columns.
+        keep: part of the text that stays; `ends` leaves out the middle.
+    """
+    if columns_of(text) <= width:
+        return text
+    letters = list(text)
+    cut = 0
+    while letters and columns_of("".join(letters)) > width - 1:
+        cut = {"start": len(letters) - 1, "ends": (len(letters) - 1) // 2, "end": 0}[keep]
+        del letters[cut]
+    return "".join([*letters[:cut], "…", *letters[cut:]])
+
+
+def columns_of(text: str) -> int:
+    """Return the columns of a terminal that a text takes: two for wide letters, none for combining ones."""
+    if text.isascii():
+        return len(text)
+    wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
+    return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
+
+
 def printable(text: str) -> str:
-    """A text that every encoding of Unicode takes: names of files may hold other bytes."""
+    """Return a text that every encoding of Unicode takes: names of files may hold other bytes."""
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def shown(name: str) -> str:
-    """A file's name on one line of a screen: what would move or colour it, or is no text, is spelt out."""
+    """Return a name on one line of a screen; control characters and bytes that are no text are spelt out."""
     return name if name.isprintable() else "".join(map(_spelt, name))
 
 
@@ -33,12 +70,12 @@ def _spelt(character: str) -> str:
 
 
 def name_length(path: str | os.PathLike[str]) -> int:
-    """Bytes of the longest name in a path."""
+    """Return the bytes of the longest name in a path."""
     return max(map(len, os.fsencode(path).split(b"/")))
 
 
 def short_name(name: str, most: int = LONGEST_NAME) -> str:
-    """Give a file's name in at most so many bytes: a longer one's beginning, and a digest of all of it."""
+    """Return a file's name in at most so many bytes: a longer one's beginning, and a digest of all of it."""
     data = os.fsencode(name)
     if len(data) <= most:
         return name
