@@ -19,7 +19,7 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 CONFIG_TARGETS = ("Alternation",)
-"""What configurations may name (see project.targets)."""
+"""What configurations may name (see project.config.allowed_targets)."""
 
 
 class BareLoop:

@@ -68,12 +68,12 @@ def tell() -> None:
 
 def main() -> None:
     """Run the command."""
-    from project import imports
+    from project.runtime import training_imports
 
-    imports.defer()
-    from project.callbacks.answers import Collector
-    from project.callbacks.measurements import Measurements
+    training_imports.defer()
+    from project.callbacks.predictions import Collector
     from project.callbacks.spending import Spending
+    from project.callbacks.training_stats import Measurements
 
     note(Collector, "append", "gather")
     note(Measurements, "measure", "take_gradient")

@@ -24,8 +24,8 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project import resolvers
-from project.building import build, build_module
+from project.config import resolvers
+from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.modules.classifier import ImageClassifier
 
@@ -148,7 +148,7 @@ class Recipe:
     """The training steps of the recipe, written out plainly and for this network alone.
 
     Args:
-        network: a `project.modules.airbench.Airbench`.
+        network: a `project.modules.networks.airbench.Airbench`.
         steps_per_epoch: optimizer steps of one epoch.
         epochs: of the whole training.
         precision: of the forward pass; bfloat16 by autocast.

@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from project.datamodules.folders import class_names, find_images
+from project.datamodules.storage.class_folders import class_names, find_images
 
 FOLDER = "cifar10_jpeg"
 ARRAYS = "cifar10_arrays"

@@ -25,14 +25,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from project.datamodules.augmentation import Augmentation
 from project.datamodules.base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
-from project.datamodules.images import MemoryImages
-from project.datamodules.loader import ImageLoader
+from project.datamodules.loading.augmentation import Augmentation
+from project.datamodules.loading.batch_order import TrainingOrder
+from project.datamodules.loading.images import MemoryImages
+from project.datamodules.loading.loader import ImageLoader
 from project.datamodules.mnist import MNIST
-from project.datamodules.order import TrainingOrder
-from project.randomness import generator
+from project.runtime.seeding import generator
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
 COLOUR = {"input_shape": (3, 32, 32), "num_classes": 10, "mean": MEAN, "std": STD, "val_size": 0}

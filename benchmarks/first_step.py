@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 CONFIG_TARGETS = ("FirstStep",)
-"""What configurations may name (see project.targets)."""
+"""What configurations may name (see project.config.allowed_targets)."""
 
 
 class FirstStep(Callback):

@@ -86,9 +86,9 @@ def compute(repeats: int = 20) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from project import resolvers
-    from project.building import build, build_module
-    from project.quirks import silence_libraries
+    from project.config import resolvers
+    from project.config.hydra_patches import silence_libraries
+    from project.config.instantiate import build, build_module
     from project.train import fit_and_evaluate
 
     torch.set_num_threads(1)

@@ -12,7 +12,7 @@ from torch import nn, optim
 
 from project.datamodules.digits import Digits
 from project.modules.classifier import ImageClassifier
-from project.modules.schedules import cosine
+from project.modules.optim.schedules import cosine
 
 
 def main(epochs: int = 10) -> float:

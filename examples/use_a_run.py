@@ -4,9 +4,9 @@ import sys
 
 import torch
 
-from project.prediction.predicting import predict
-from project.rebuild import load
-from project.runs.finding import find_trained
+from project.inference.load_run import load
+from project.inference.predict.predictions import predict
+from project.runs.find import find_trained
 
 
 def main(run: str, *files: str) -> None:

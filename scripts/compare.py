@@ -3,11 +3,11 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
 
-    from project import stopping
+    from project.runtime import signals
 
-    stopping.end_at_once()
+    signals.end_at_once()
 
 import argparse
 import os
@@ -16,14 +16,15 @@ import sys
 from pathlib import Path
 from typing import NoReturn
 
-from project import command_line, imports
+from project.config import cli
 from project.errors import InputError
-from project.forking import accept_all_text
-from project.runs.compare import compare
+from project.reporting.compare.spreadsheet import write_csv
+from project.runs.collect import compare
 from project.runs.earlier_output import COMPARISON, PICTURE, refuse_foreign
-from project.runs.spreadsheet import write_csv
 from project.runs.table import render
-from project.runs.writable import refuse_unwritable_output
+from project.runtime import training_imports
+from project.runtime.streams import accept_all_text
+from project.runtime.write_probe import refuse_unwritable_output
 
 PICTURES = (".png", ".svg", ".pdf")
 DESCRIPTION = """\
@@ -72,14 +73,14 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     add("--csv", type=Path, metavar="FILE", help="write all rows and columns; with --each a row a run")
     add("--plot", type=_picture, metavar="FILE",
         help="draw all points and their learning curves: .png, .svg or .pdf")  # fmt: skip
-    add(command_line.TRACEBACK_FLAG, action="store_true", help="show where a mistake was found")
+    add(cli.TRACEBACK_FLAG, action="store_true", help="show where a mistake was found")
     return parser.parse_args(arguments)
 
 
 def main(arguments: list[str]) -> None:
     """Compare runs as the command line says."""
     accept_all_text()
-    command_line.with_traceback = command_line.TRACEBACK_FLAG in arguments
+    cli.with_traceback = cli.TRACEBACK_FLAG in arguments
     args = parse(arguments)
     if args.csv and args.plot and os.path.realpath(args.csv) == os.path.realpath(args.plot):
         raise InputError(f"--plot {args.plot}: the file of --csv; give another name")
@@ -87,13 +88,13 @@ def main(arguments: list[str]) -> None:
         if file:
             refuse_unwritable_output(f"{flag} {file}", file)
             refuse_foreign(f"{flag} {file}", file, kind)
-    imports.settle()
+    training_imports.settle()
     comparison = compare(args.folders, args.by, each=args.each)
     print(render(comparison, args.top))
     if args.csv:
         print(f"{write_csv(comparison, args.csv)} rows in {args.csv}")
     if args.plot:
-        from project.runs.plot import draw  # imports matplotlib, which takes a second or two
+        from project.reporting.compare.plot import draw  # imports matplotlib, which takes a second or two
 
         draw(comparison, args.plot)
         print(f"drawn in {args.plot}")
@@ -114,4 +115,4 @@ def _picture(text: str) -> Path:
 if __name__ == "__main__":
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
-    command_line.end_with(lambda: main(sys.argv[1:]))
+    cli.end_with(lambda: main(sys.argv[1:]))

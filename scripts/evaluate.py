@@ -3,17 +3,17 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
 
-    from project import stopping
+    from project.runtime import signals
 
-    stopping.end_at_once()
+    signals.end_at_once()
 
-from project import imports
-from project.evaluation.members import find_networks
-from project.evaluation.options import EXAMPLES, Options
-from project.options import run_command
-from project.runs.writable import refuse_unwritable_output
+from project.config.command_options import run_command
+from project.inference.evaluate.ensemble_members import find_networks
+from project.inference.evaluate.options import EXAMPLES, Options
+from project.runtime import training_imports
+from project.runtime.write_probe import refuse_unwritable_output
 
 
 def main(options: Options) -> None:
@@ -21,10 +21,10 @@ def main(options: Options) -> None:
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
     found = find_networks(options)  # what is wrong is told before torch is imported
-    imports.defer()
-    from project.evaluation.command import evaluate
+    training_imports.defer()
+    from project.inference.evaluate.command import evaluate
 
-    imports.settle()
+    training_imports.settle()
     evaluate(options, found)
 
 

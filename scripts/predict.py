@@ -3,15 +3,15 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
 
-    from project import stopping
+    from project.runtime import signals
 
-    stopping.end_at_once()
+    signals.end_at_once()
 
-from project.options import run_command
-from project.prediction.command import predict_files
-from project.prediction.options import EXAMPLES, Options
+from project.config.command_options import run_command
+from project.inference.predict.command import predict_files
+from project.inference.predict.options import EXAMPLES, Options
 
 if __name__ == "__main__":
     run_command(predict_files, Options, EXAMPLES)

@@ -3,21 +3,21 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
 
-    from project import stopping
+    from project.runtime import signals
 
-    stopping.end_at_once()
+    signals.end_at_once()
 
-from project import imports
-from project.options import run_command
-from project.report.options import EXAMPLES, Options
-from project.report.writing import write_report
+from project.config.command_options import run_command
+from project.reporting.html.command import write_report
+from project.reporting.html.options import EXAMPLES, Options
+from project.runtime import training_imports
 
 
 def main(options: Options) -> None:
     """Write the page, and say where it is."""
-    imports.settle()
+    training_imports.settle()
     file = write_report(options.run, options.output, options.compare, options.outputs)
     print(f"{file}  {file.stat().st_size / 1000:,.0f} kB")
     if options.open:

@@ -3,18 +3,19 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported and training begins (project.imports.settle): importing is faster
+    # Until all is imported and training begins: importing is faster.
+    gc.disable()
 
-    from project import stopping
+    from project.runtime import signals
 
-    stopping.end_at_once()
+    signals.end_at_once()
 
 from pathlib import Path
 
 import hydra
 from omegaconf import DictConfig
 
-from project import command_line
+from project.config import cli
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
@@ -28,4 +29,4 @@ def main(cfg: DictConfig) -> float | None:
 
 
 if __name__ == "__main__":
-    command_line.run(main, CONF, "train")
+    cli.run(main, CONF, "train")

@@ -17,7 +17,8 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 
-from project import resolvers, stopping
+from project.config import resolvers
+from project.runtime import signals
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -168,7 +169,7 @@ def data_overrides(
 def _not_told_to_stop() -> Iterator[None]:
     """What a test was told holds for no other."""
     yield
-    stopping._state.__init__()  # type: ignore[misc]
+    signals._state.__init__()  # type: ignore[misc]
 
 
 @pytest.fixture(autouse=True)

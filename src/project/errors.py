@@ -6,7 +6,7 @@ import re
 class InputError(ValueError):
     """Wrong input (a key, a value, a file). The message names it, what is allowed and the remedy.
 
-    Raise it wherever a user's mistake is found; `project.command_line.run` prints it and ends with
+    Raise it wherever a user's mistake is found; `project.config.cli.run` prints it and ends with
     `exit_code`.
     """
 

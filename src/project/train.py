@@ -19,26 +19,26 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from omegaconf import DictConfig, OmegaConf
 
-from project import imports, nodes, redaction, screen, slurm_job, stopping
-from project.allocation import keep_freed_memory
-from project.building import build, build_module
-from project.callbacks.record import Record
-from project.callbacks.stop import Stop
-from project.callbacks.story import Story
-from project.command_line import ending_single_run_on_errors, in_sweep, is_debugging
-from project.completion import complete
+from project.callbacks.run_status import Record
+from project.callbacks.visuals import Story
+from project.config.cli import ending_single_run_on_errors, in_sweep, is_debugging
+from project.config.derived_values import complete
+from project.config.hydra_patches import silence_libraries
+from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
-from project.datamodules.workers import naming_worker_failures
+from project.datamodules.loading.workers import naming_worker_failures
 from project.errors import InputError
-from project.loggers.hyperparameters import hyperparameters
 from project.modules.classifier import ImageClassifier
-from project.quirks import silence_libraries
-from project.ranks.run import RankFailedError, count_ranks, run_ranks
-from project.runs import changes, checkpoint, checkpoint_files
-from project.runs.folder import RunFolder, describe
-from project.runs.liveness import alone_in
-from project.runs.outages import replace_text
-from project.yaml_text import to_yaml
+from project.runs import checkpoint_files, checkpoints, config_diff
+from project.runs.hparams import hyperparameters
+from project.runs.lock import alone_in
+from project.runs.run_folder import RunFolder, describe
+from project.runtime import run_summary, secrets, signals, slurm, torchrun, training_imports
+from project.runtime.files import replace_text
+from project.runtime.memory import keep_freed_memory
+from project.runtime.yaml_text import to_yaml
+from project.training.ddp.launch import RankFailedError, count_ranks, run_ranks
+from project.training.stop_callback import Stop
 
 log = logging.getLogger(__name__)
 
@@ -54,11 +54,11 @@ def train(cfg: DictConfig) -> float | None:
     """
     complete(cfg)  # where other launchers than ours have composed it
     run = RunFolder(cfg.paths.run)
-    alone = alone_in(run.path) if nodes.is_first() else nullcontext()
-    keeping = run.removed_if_never_trained(job=in_sweep()) if nodes.is_first() else nullcontext()
+    alone = alone_in(run.path) if torchrun.is_first() else nullcontext()
+    keeping = run.removed_if_never_trained(job=in_sweep()) if torchrun.is_first() else nullcontext()
     with requeueing(), ending_single_run_on_errors(), alone, keeping:
-        if nodes.world() is not None:
-            nodes.share(cfg)
+        if torchrun.world() is not None:
+            torchrun.share(cfg)
             return train_rank(cfg, run)
         ranks = count_ranks(cfg.trainer.accelerator, cfg.trainer.devices)
         if ranks == 1:
@@ -67,7 +67,7 @@ def train(cfg: DictConfig) -> float | None:
             run_ranks(lambda: train_rank(cfg, run), ranks)
         except BaseException as error:  # rank 0, which keeps the status, may have been killed
             text = str(error) if isinstance(error, RankFailedError) else describe(error)
-            run.end_unfinished(text, interrupted=isinstance(error, stopping.Stopped))
+            run.end_unfinished(text, interrupted=isinstance(error, signals.Stopped))
             raise
         return run.read_status()["value"]
 
@@ -77,9 +77,9 @@ def requeueing() -> Iterator[None]:
     """When SLURM has warned that the time of a single run's job is over, have it start the job again."""
     try:
         yield
-    except stopping.Stopped as stop:
-        if stop.signum == signal.SIGUSR1 and nodes.is_first() and not in_sweep():
-            slurm_job.requeue()
+    except signals.Stopped as stop:
+        if stop.signum == signal.SIGUSR1 and torchrun.is_first() and not in_sweep():
+            slurm.requeue()
         raise
 
 
@@ -89,7 +89,7 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     Raises:
         Stopped: the process was told to stop.
     """
-    with stopping.listening():
+    with signals.listening():
         return _train_rank(cfg, run)
 
 
@@ -97,8 +97,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     silence_libraries()
     keep_freed_memory()
     config: dict[str, Any] = OmegaConf.to_container(cfg, resolve=True, throw_on_missing=True)  # type: ignore[assignment]
-    redaction.note_all(config)
-    record = redaction.redact(config)
+    secrets.note_all(config)
+    record = secrets.redact(config)
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     datamodule: ImageDataModule = build(config, "data")
@@ -112,7 +112,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         callbacks = without_validation(callbacks, config["scheduler"])
     if in_sweep() and isinstance(story := callbacks.get("story"), Story):
         story.keep_to_share()
-    if cfg.ckpt_path is not None and nodes.is_first():  # changes are kept once they have proved right
+    if cfg.ckpt_path is not None and torchrun.is_first():  # changes are kept once they have proved right
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))
         )
@@ -130,8 +130,8 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     )
 
     if cfg.ckpt_path is not None:
-        taken_up = checkpoint.read(cfg.ckpt_path, module.state_dict())
-        changed = changes.check(taken_up, record, anyway=cfg.get("resume_anyway", False))
+        taken_up = checkpoints.read(cfg.ckpt_path, module.state_dict())
+        changed = config_diff.check(taken_up, record, anyway=cfg.get("resume_anyway", False))
         if changed and trainer.is_global_zero:
             log.info("changed  %s", "\n         ".join(map(str, changed)))
         refuse_fewer_epochs(taken_up, cfg.trainer.max_epochs)
@@ -148,12 +148,12 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
             logger.log_hyperparams(hyperparameters(record))
             if hasattr(logger, "log_text"):
                 logger.log_text("config", text)
-        log.info(screen.opening(config, module.network, trainer, run))
+        log.info(run_summary.opening(config, module.network, trainer, run))
         metrics, weights = fit_and_evaluate(trainer, module, datamodule, callbacks, cfg.ckpt_path)
         status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
         if is_pruned(callbacks):
             status["state"] = "pruned"
-    log.info(screen.closing(metrics, weights, run, run.read_status()["duration_s"]))
+    log.info(run_summary.closing(metrics, weights, run, run.read_status()["duration_s"]))
     run.refuse_unrecorded()
     return metrics.get(cfg.monitor)
 
@@ -163,7 +163,7 @@ def surroundings(run: RunFolder) -> dict[str, Any]:
     return {
         "default_root_dir": str(run.path),
         # Lightning would take a surrounding SLURM allocation for its own.
-        "plugins": [TorchElasticEnvironment() if nodes.world() else LightningEnvironment()],
+        "plugins": [TorchElasticEnvironment() if torchrun.world() else LightningEnvironment()],
     }
 
 
@@ -176,7 +176,7 @@ def find_value(
     run: RunFolder,
 ) -> None:
     """Do what `find=…` asks for instead of training."""
-    from project.tuning.find import find, show
+    from project.training.tuning.command import find, show
 
     def make_trainer(**options: Any) -> L.Trainer:
         bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -190,7 +190,7 @@ def find_value(
         return
     with run.recording(name=cfg.name, find=cfg.find, trial=True, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(record))
-        log.info(screen.opening(config, module.network, trainer, run))
+        log.info(run_summary.opening(config, module.network, trainer, run))
         status |= {
             "value": None,
             "found": find(cfg.find, module, datamodule, make_trainer, folder, first=True),
@@ -228,7 +228,7 @@ def fit_and_evaluate(
     Returns:
         The metrics by name, and which weights they are of: `best` or `last`.
     """
-    imports.settle()
+    training_imports.settle()
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
     if is_pruned(callbacks):

@@ -17,9 +17,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import project.train  # noqa: F401 (imported here once, for all)
-from project import command_line
-from project.forking import die_with_parent
-from project.runs.folder import RunFolder
+from project.config import cli
+from project.runs.run_folder import RunFolder
+from project.runtime.streams import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 300
@@ -81,7 +81,7 @@ def start(
         spec = importlib.util.spec_from_file_location("script", sys.argv[0])
         module = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(module)
-        command_line.run(module.main, module.CONF, script)
+        cli.run(module.main, module.CONF, script)
     except BaseException:
         traceback.print_exc()
     finally:

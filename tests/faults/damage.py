@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from attempts import only_run, run
 
-from project.runs import checkpoint, checkpoint_files
-from project.runs.folder import RunFolder
+from project.runs import checkpoint_files, checkpoints
+from project.runs.run_folder import RunFolder
 
 RUN = [
     *("model=mlp", "model.widths=[16]", "data=digits", "data.batch_size=256", "trainer.max_epochs=2"),
@@ -84,7 +84,7 @@ def newest_is_passed_over(whole: RunFolder, work: Path, damage: Callable[[Path],
     assert f"{copy.last_checkpoint} is" in printed, printed
     assert "going on from previous.ckpt" in printed, printed
     assert "Traceback" not in printed, printed
-    assert checkpoint.read(copy.last_checkpoint)["epoch"] == 2
+    assert checkpoints.read(copy.last_checkpoint)["epoch"] == 2
 
 
 def one_line_if_none_is_left(whole: RunFolder, work: Path, damage: Callable[[Path], None]) -> None:

@@ -22,10 +22,10 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from project.runs.claims import claim
-from project.runs.folder import RunFolder
+from project.runs.create import claim
 from project.runs.provenance import git_state, versions
-from project.sweeps.folder import SweepFolder, create
+from project.runs.run_folder import RunFolder
+from project.runs.sweep_folder import SweepFolder, create
 
 ROOT = Path(__file__).resolve().parents[2]
 PATIENCE_S = 240.0
@@ -278,7 +278,7 @@ def full_at_a_checkpoint(disk: Disk) -> str:
 
 
 def loaded(path: Path) -> dict:
-    from project.runs.checkpoint import read
+    from project.runs.checkpoints import read
 
     return read(path)
 

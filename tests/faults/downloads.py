@@ -21,8 +21,9 @@ from pathlib import Path
 
 from endings import wait_for_end
 
-from project.datamodules import archives, download
-from project.datamodules.archives import Archive, obtain
+from project.datamodules.downloads import archives
+from project.datamodules.downloads import fetch as download
+from project.datamodules.downloads.archives import Archive, obtain
 
 PROCESSES = 4
 SET = Path("set/raw")

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from project.forking import die_with_parent
+from project.runtime.streams import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAIR = (
@@ -183,7 +183,7 @@ def _become(output: Path, arguments: tuple[str, ...]) -> None:
 
     from hydra.core.global_hydra import GlobalHydra
 
-    from project import command_line
+    from project.config import cli
 
     GlobalHydra.instance().clear()
     spec = importlib.util.spec_from_file_location("train_script", script)
@@ -192,13 +192,13 @@ def _become(output: Path, arguments: tuple[str, ...]) -> None:
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     _arm(Path.cwd())
-    command_line.run(module.main, module.CONF, "train")
+    cli.run(module.main, module.CONF, "train")
 
 
 def _arm(folder: Path) -> None:
     """Have a rank raise, or wait for ever, in the middle of an epoch when a file of its name appears."""
     from project.datamodules import image_folder
-    from project.training.loop import EpochLoop
+    from project.training.epoch_loop import EpochLoop
 
     image_folder.FEW_FILES = 0
     advance = EpochLoop.advance
@@ -220,8 +220,8 @@ def _wait_for_ever() -> None:
 
 def preload() -> None:
     """Import what runs need, once for all that are forked."""
-    from project.sweeps.local import ALWAYS_NEEDED
-    from project.sweeps.processes import preload
+    from project.sweeps.launchers.local import ALWAYS_NEEDED
+    from project.sweeps.process_engine import preload
 
     preload(ALWAYS_NEEDED)
     import torch
@@ -287,7 +287,7 @@ def _write_photos(folder: Path) -> None:
 
 def _noticing(cell: Cell) -> float:
     """Seconds that pass until anybody can know of a fault."""
-    from project.ranks.watch import HEARTBEAT_S
+    from project.training.ddp.supervisor import HEARTBEAT_S
 
     return {"SIGSTOP": HEARTBEAT_S, "hang": HANG_S}.get(cell.name, 0.0)
 
@@ -308,7 +308,7 @@ def _strike(cell: Cell, run: Run, ranks: list[int], folder: Path) -> None:
 
 
 def _check(cell: Cell, run: Run, code: int) -> None:
-    from project.ranks.watch import HEARTBEAT_S
+    from project.training.ddp.supervisor import HEARTBEAT_S
 
     text = run.text()
     assert code == cell.code, f"{cell}: exit code {code} instead of {cell.code}\n{text}"
@@ -346,15 +346,15 @@ def _check(cell: Cell, run: Run, code: int) -> None:
 
 
 def _status(run: Path) -> dict[str, Any]:
-    from project.runs.folder import RunFolder
+    from project.runs.run_folder import RunFolder
 
     return RunFolder(run).read_status()
 
 
 def _go_on(folder: Path) -> None:
     """A run that was told to stop has a valid checkpoint of its last step, from which it goes on."""
-    from project.runs import checkpoint
-    from project.runs.folder import RunFolder
+    from project.runs import checkpoints as checkpoint
+    from project.runs.run_folder import RunFolder
 
     run = RunFolder(only_run(folder))
     newest = run.newest_checkpoint()
@@ -399,7 +399,7 @@ def pause_everything(folder: Path, seconds: float) -> None:
 def full() -> str:
     """Try all cells."""
     preload()
-    from project.ranks.watch import HEARTBEAT_S
+    from project.training.ddp.supervisor import HEARTBEAT_S
 
     seconds: dict[str, list[float]] = {}
     for cell in CELLS:

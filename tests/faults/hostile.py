@@ -143,9 +143,9 @@ def trial(*, heavy: bool) -> str:
 
 def full() -> str:
     """All cases, those that torch refuses among them."""
-    from project import imports
+    from project.runtime import training_imports
 
-    imports.defer()
+    training_imports.defer()
     import project.train  # noqa: F401  (once, for all processes)
 
     return trial(heavy=True)

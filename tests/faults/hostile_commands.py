@@ -24,14 +24,14 @@ def command(arguments: str | Callable[[Path], Sequence[str]], **variables: str) 
             str(SCRIPT),
             *(text.replace("{mark}", str(mark)).replace("{here}", str(here)) for text in given),
         ]
-        from project import command_line
+        from project.config import cli
 
         def leave(code: str | int | None) -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
-        command_line.leave = leave  # type: ignore[assignment]
+        cli.leave = leave  # type: ignore[assignment]
         runpy.run_path(str(SCRIPT), run_name="__main__")
         raise AssertionError("unreachable")
 
@@ -108,7 +108,7 @@ def light_commands() -> Iterator[Case]:
         "an alias in torch.nn": _part("torch.nn.modules.module.torch.load,f:'{here}/evil.pt'"),
         "an alias in torchvision": _part("torchvision.models.resnet.load_state_dict_from_url,url:'http://1'"),
         "an alias in this package": _part("project.train.instantiate,config:{a:{_target_:payload.run}}"),
-        "a module of this package": _part("project.datamodules.plain_pickle.pickle.loads,data:''"),
+        "a module of this package": _part("project.datamodules.storage.plain_pickle.pickle.loads,data:''"),
         "a class's method": _callback("lightning.LightningModule.load_from_checkpoint,hparams_file:x"),
         "Lightning's command line": "+trainer.x={_target_:lightning.pytorch.cli.LightningCLI}",
         "in a list, partially": "+model.x=[[{_target_:payload.run,_partial_:true}]]",
@@ -218,7 +218,7 @@ def heavy_commands() -> Iterator[Case]:
 
 def _sbatch(here: Path, mark: Path) -> int:
     from project.errors import InputError
-    from project.sweeps.slurm import SlurmJobs
+    from project.sweeps.launchers.slurm import SlurmJobs
 
     for options in ({"partition": f"x\ntouch {mark}"}, {"additional": {f"x\ntouch {mark}\n#": 1}}):
         try:

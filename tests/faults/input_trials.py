@@ -179,12 +179,12 @@ def _become(arguments: str, files: Path, folder: Path, task: Callable[..., objec
                 (beside / "torch").touch()
             leave(code)
 
-        os._exit = note_and_leave  # type: ignore[assignment]  # how project.command_line ends a process
-        from project import command_line, quirks
+        os._exit = note_and_leave  # type: ignore[assignment]  # how project.config.cli ends a process
+        from project.config import cli, hydra_patches
 
         if not {"-m", "--multirun"} & set(sys.argv) and "sweep=" not in arguments:
-            quirks._get_mode = lambda *_, **__: None  # spares a second composition of the same
-        command_line.run(_decorated(task), CONF, "train")
+            hydra_patches._get_mode = lambda *_, **__: None  # spares a second composition of the same
+        cli.run(_decorated(task), CONF, "train")
     except BaseException:
         traceback.print_exc()
     finally:
@@ -216,7 +216,7 @@ class Composing:
         from hydra.core.hydra_config import HydraConfig
         from hydra.types import RunMode
 
-        from project.sweeps.composing import Composer
+        from project.sweeps.compose import Composer
 
         GlobalHydra.instance().clear()
         hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONF)))
@@ -230,12 +230,12 @@ class Composing:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from project import nodes
-        from project.checks import find_problems
-        from project.checks.arguments import last_of_each, refuse_wrong_arguments
+        from project.config.output_paths import find_misplaced
+        from project.config.suggestions import explain_composition
+        from project.config.validation import find_problems
+        from project.config.validation.arguments import last_of_each, refuse_wrong_arguments
         from project.errors import InputError
-        from project.nearest import explain_composition
-        from project.runs.outputs import find_misplaced
+        from project.runtime import torchrun
 
         overrides = split(arguments, files)
         before = time.monotonic()
@@ -246,7 +246,7 @@ class Composing:
             config.hydra.runtime.output_dir = "outputs/run"
             self.config.set_config(config)
             lines = list(dict.fromkeys(find_problems(config)))
-            lines = lines or [*find_misplaced(config), *nodes.find_mismatch(config)]
+            lines = lines or [*find_misplaced(config), *torchrun.find_mismatch(config)]
         except InputError as error:
             lines = str(error).splitlines()
         except (HydraException, OmegaConfBaseException) as error:
@@ -270,12 +270,13 @@ def warm_up() -> None:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from project import checks, command_line, preflight, quirks, resolvers
-    from project.sweeps import local, sweeping
+    from project.config import cli, hydra_patches, preflight, resolvers, validation
+    from project.sweeps.launchers import local
+    from project.sweeps.sweepers import base
 
-    assert all((checks, command_line, preflight, local, sweeping))
+    assert all((validation, cli, preflight, local, base))
     resolvers.register()
-    quirks.compose_faster()
+    hydra_patches.compose_faster()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", ["model=mlp"], return_hydra_config=True)
     GlobalHydra.instance().clear()
@@ -311,5 +312,5 @@ def _computed() -> float:
 
 def environment() -> dict[str, str]:
     """Of processes: without GPUs, which some machines have, and some inputs ask for."""
-    places = [str(ROOT / "src"), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]
+    places = [str(ROOT / "src"), str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(places)}

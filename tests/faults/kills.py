@@ -19,8 +19,8 @@ from pathlib import Path
 
 from attempts import difference, only_run, run, start, state_of, wait
 
-from project.runs import checkpoint, checkpoint_files
-from project.training import checkpoint_io, loop
+from project.runs import checkpoint_files, checkpoints
+from project.training import checkpoint_io, epoch_loop
 
 KINDS: dict[str, list[str]] = {
     "plain": ["model=mlp", "optim=adam", "scheduler=cosine"],
@@ -69,14 +69,14 @@ class Steps:
     def watch(self) -> None:
         """In the child: note each step; save each time it is due, and not seconds later."""
         checkpoint_io.REST_S = 0.0
-        advance = loop.EpochLoop.advance
+        advance = epoch_loop.EpochLoop.advance
 
-        def noting(self_: loop.EpochLoop, *args: object) -> None:
+        def noting(self_: epoch_loop.EpochLoop, *args: object) -> None:
             advance(self_, *args)
             if self_.trainer.is_global_zero:
                 self._word[:8] = struct.pack("q", self_.global_step)
 
-        loop.EpochLoop.advance = noting
+        epoch_loop.EpochLoop.advance = noting
 
     def read(self) -> int:
         """Steps as of the last chunk."""
@@ -155,7 +155,7 @@ def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Rand
         reached = max(steps.read(), earlier)
         found = only_run(killed).newest_checkpoint()
         assert found.path is not None, f"nothing to go on from: {found.damaged}"
-        kept = checkpoint.read(found.path)["global_step"]
+        kept = checkpoints.read(found.path)["global_step"]
         lost = reached - kept
         assert lost <= STEPS_A_SAVE, f"{lost} steps lost: {kept} of {reached}, {way}"
         figures.most_lost = max(figures.most_lost, lost)
@@ -187,7 +187,7 @@ def _compare(found: Path, wanted: Path) -> None:
 
 def json_metrics(folder: Path) -> dict[str, float]:
     """The metrics that a run has recorded as its result."""
-    from project.runs.folder import RunFolder
+    from project.runs.run_folder import RunFolder
 
     return RunFolder(folder).read_status()["metrics"]
 

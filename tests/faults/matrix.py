@@ -34,9 +34,10 @@ from omegaconf import DictConfig, open_dict
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from project import resolvers, train
-from project.ranks.run import run_ranks
-from project.runs.folder import RunFolder
+from project import train
+from project.config import resolvers
+from project.runs.run_folder import RunFolder
+from project.training.ddp.launch import run_ranks
 
 CONF = Path(__file__).resolve().parents[2] / "conf"
 Compose = Callable[..., DictConfig]

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 CONFIG_TARGETS = ("Pace",)
-"""What configurations may name (see project.targets)."""
+"""What configurations may name (see project.config.allowed_targets)."""
 
 
 class Pace(Callback):

@@ -96,7 +96,7 @@ OPTIONS = {
         ":3: optim.momentun: nothing reads it",
     ),
     "model/mine": (
-        "_target_: project.modules.mlp.MLP\nwidth: 3\ninput_shape: [1, 28, 28]\nnum_classes: 10\n",
+        "_target_: project.modules.networks.mlp.MLP\nwidth: 3\ninput_shape: [1, 28, 28]\nnum_classes: 10\n",
         ":2: model.width: nothing reads it",
     ),
 }

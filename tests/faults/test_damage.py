@@ -7,7 +7,7 @@ import pytest
 from attempts import only_run, run
 from damage import KINDS, RUN, flips_found, newest_is_passed_over, one_line_if_none_is_left
 
-from project.runs.folder import RunFolder
+from project.runs.run_folder import RunFolder
 
 
 @pytest.fixture(scope="module")

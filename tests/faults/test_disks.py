@@ -24,19 +24,19 @@ from disks import (
 )
 from forked import Forked
 
-from project.datamodules.file_images import FileImages
 from project.datamodules.image_folder import ImageFolder
+from project.datamodules.loading.file_images import FileImages
+from project.datamodules.loading.workers import WorkerError, _kill_workers, naming_worker_failures
 from project.datamodules.mnist import FOLDER, MNIST
-from project.datamodules.workers import WorkerError, _kill_workers, naming_worker_failures
 from project.errors import DataError, InputError
 from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard
-from project.runs import outages
-from project.runs.claims import claim
-from project.runs.folder import RunFolder, UnrecordedError
+from project.runs.create import claim
 from project.runs.log_file import LogFile
-from project.sweeps.jobs import Job
-from project.sweeps.ledger import Ledger
+from project.runs.run_folder import RunFolder, UnrecordedError
+from project.runs.sweep_jobs import Job
+from project.runs.sweep_ledger import Ledger
+from project.runtime import files as outages
 
 
 class Disk:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from downloads import SET, serving, trial
 
-from project.datamodules import archives, cifar10, mnist
-from project.datamodules.archives import Archive, ArchiveError
+from project.datamodules import cifar10, mnist
+from project.datamodules.downloads import archives
+from project.datamodules.downloads.archives import Archive, ArchiveError
 from project.errors import DataError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from groups import MADE_UP, STREAMED, Cell, preload, try_cell
 
-from project.ranks import watch
+from project.training.ddp import supervisor
 
 
 @pytest.mark.parametrize(
@@ -23,5 +23,5 @@ def test_a_fault_ends_all_ranks_and_nothing_is_lost(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preload()
-    monkeypatch.setattr(watch, "HEARTBEAT_S", 2.0)
+    monkeypatch.setattr(supervisor, "HEARTBEAT_S", 2.0)
     assert try_cell(cell, tmp_path) >= 0

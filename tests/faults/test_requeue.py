@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from groups import START_LIMIT_S, Run, only_run, preload, wait_until
 
-from project import slurm_job
 from project.runs import checkpoint_files
+from project.runtime import slurm
 
 TINY = (
     *("model=mlp", "data=synthetic", "data.train_size=20000", "data.test_size=64", "logger=none"),
@@ -76,13 +76,13 @@ def test_a_run_is_found_by_its_job_and_command(
         (tmp_path / "outputs" / name).mkdir(parents=True)
         status = {"slurm_job": job, "command": command, "started": name}
         (tmp_path / "outputs" / name / "status.json").write_text(json.dumps(status))
-    assert slurm_job.find_run(wanted) is None  # the first start
+    assert slurm.find_run(wanted) is None  # the first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
-    assert slurm_job.find_run(wanted) == tmp_path / "outputs" / "b"
+    assert slurm.find_run(wanted) == tmp_path / "outputs" / "b"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4000")
     monkeypatch.setenv("SLURM_ARRAY_TASK_ID", "7")
-    assert slurm_job.find_run(wanted) is None
-    slurm_job.requeue()
+    assert slurm.find_run(wanted) is None
+    slurm.requeue()
     assert scontrol.read_text().splitlines()[0] == "requeue 4000_7"
 
 
@@ -91,10 +91,10 @@ def test_a_job_that_slurm_does_not_requeue_is_told(
 ) -> None:
     script = tmp_path / "bin" / "scontrol"
     script.write_text("#!/bin/sh\necho 'slurm_requeue error: disabled' >&2\nexit 1\n")
-    slurm_job.requeue()
+    slurm.requeue()
     told = "SLURM does not requeue job 4321 (slurm_requeue error: disabled); submit it with --requeue\n"
     assert capsys.readouterr().err == told
     script.unlink()
     monkeypatch.setenv("PATH", str(script.parent))
-    slurm_job.requeue()
+    slurm.requeue()
     assert capsys.readouterr().err.startswith("SLURM does not requeue job 4321 (")

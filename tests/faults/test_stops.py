@@ -20,20 +20,22 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 from small import make_data, make_module, make_trainer
 
-from project import preflight, stopping
 from project.callbacks.ema import EMA
-from project.callbacks.last import Last
-from project.callbacks.stop import Stop
-from project.evaluation import places
+from project.callbacks.last_checkpoint import Last
+from project.config import preflight
+from project.inference.evaluate import output_paths
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
-from project.modules.schedules import plateau
-from project.runs import checkpoint, checkpoint_files, spreadsheet
-from project.runs.compare import compare
-from project.runs.plot import draw
-from project.runs.spreadsheet import write_csv
-from project.runs.writable import whole_file
-from project.training.loop import EpochLoop
+from project.modules.optim.schedules import plateau
+from project.reporting.compare import spreadsheet
+from project.reporting.compare.plot import draw
+from project.reporting.compare.spreadsheet import write_csv
+from project.runs import checkpoint_files, checkpoints
+from project.runs.collect import compare
+from project.runtime import signals
+from project.runtime.write_probe import whole_file
+from project.training.epoch_loop import EpochLoop
+from project.training.stop_callback import Stop
 
 FOREVER = [
     *("model=mlp", "model.widths=[16]", "data=digits", "data.batch_size=32", "trainer.max_epochs=100000"),
@@ -66,7 +68,7 @@ def test_a_signal_saves_the_step_that_it_comes_in(tmp_path: Path, number: int, c
     assert wait(process) == code
 
     stopped = only_run(tmp_path)
-    saved = checkpoint.read(stopped.last_checkpoint)
+    saved = checkpoints.read(stopped.last_checkpoint)
     assert saved["global_step"] == int(read_table(stopped.path / "metrics.csv")[-1]["step"]) > 0
     assert stopped.read_status()["state"] == "interrupted"
     printed = (tmp_path / "log").read_text()
@@ -85,7 +87,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
             advance(*args)
             if args[0].global_step > 60:
                 Path("slow").touch()
-                while not stopping.requested():
+                while not signals.requested():
                     time.sleep(0.01)
                 Path("told").touch()
                 time.sleep(100)
@@ -96,7 +98,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
     wait_for(tmp_path / "slow")
     os.kill(process, signal.SIGINT)
     wait_for(tmp_path / "told")  # two that come at once count as one
-    time.sleep(stopping.REPEAT_S + 0.1)
+    time.sleep(signals.REPEAT_S + 0.1)
     assert os.waitpid(process, os.WNOHANG) == (0, 0)
     os.kill(process, signal.SIGINT)
     assert wait(process, limit_s=30) == 130
@@ -121,7 +123,7 @@ def test_a_validation_is_left_at_its_next_batch(tmp_path: Path) -> None:
     assert wait(process, limit_s=60) == 143
     stopped = only_run(tmp_path)
     steps = [int(row["step"]) for row in read_table(stopped.path / "metrics.csv")]
-    assert checkpoint.read(stopped.last_checkpoint)["global_step"] == steps[-1] > 50
+    assert checkpoints.read(stopped.last_checkpoint)["global_step"] == steps[-1] > 50
     assert stopped.read_status()["state"] == "interrupted"
 
 
@@ -151,15 +153,15 @@ def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[s
             max_epochs=4,
             **options,
         )
-        with stopping.listening():
+        with signals.listening():
             data = make_data(eval_batch_size=2)
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         return module
 
     whole = fit(tmp_path / "whole")
-    with pytest.raises(stopping.Stopped, match="told to stop by SIGTERM"):
+    with pytest.raises(signals.Stopped, match="told to stop by SIGTERM"):
         fit(tmp_path, Signal())
-    assert checkpoint.read(tmp_path / "last.ckpt")["global_step"] == step
+    assert checkpoints.read(tmp_path / "last.ckpt")["global_step"] == step
     resumed = fit(tmp_path, resume=tmp_path / "last.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -183,18 +185,18 @@ def test_a_second_interrupt_within_a_save_leaves_nothing_behind(
     def save() -> None:
         nonlocal writes
         writes = 0
-        with stopping.listening(), stopping.deferring():
+        with signals.listening(), signals.deferring():
             if told_at:
                 os.kill(os.getpid(), signal.SIGINT)
-            checkpoint_files.write(last, lambda stream: checkpoint.save(content, stream), 12_000)
+            checkpoint_files.write(last, lambda stream: checkpoints.save(content, stream), 12_000)
 
-    monkeypatch.setattr(stopping, "REPEAT_S", 0.0)
+    monkeypatch.setattr(signals, "REPEAT_S", 0.0)
     monkeypatch.setattr(checkpoint_files._Hashing, "write", counted)
     save()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert writes > 10
     for told_at in range(1, writes + 1):
-        with pytest.raises(stopping.Stopped, match="told to stop by SIGINT") as told:
+        with pytest.raises(signals.Stopped, match="told to stop by SIGINT") as told:
             save()
         assert told.value.code == 130
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, told_at
@@ -204,7 +206,7 @@ def test_a_time_limit_saves_the_last_step(tmp_path: Path) -> None:
     run([*FOREVER, "trainer.max_time=00:00:00:02", "callbacks.last.every_epochs=0"], tmp_path)
     ended = only_run(tmp_path)
     steps = [int(row["step"]) for row in read_table(ended.path / "metrics.csv")]
-    assert checkpoint.read(ended.last_checkpoint)["global_step"] == max(steps)
+    assert checkpoints.read(ended.last_checkpoint)["global_step"] == max(steps)
     assert ended.read_status()["state"] == "done"
 
 
@@ -218,7 +220,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path
     for told in ("train/loss is nan", "step 1", "learning rate 900", "gradient norm nan"):
         assert told in line
     assert diverged.last_checkpoint.read_bytes() == before
-    weights = checkpoint.read(diverged.last_checkpoint)["state_dict"]
+    weights = checkpoints.read(diverged.last_checkpoint)["state_dict"]
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     assert diverged.read_status()["state"] == "failed"
 
@@ -277,17 +279,17 @@ def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, n
             write(partial)
 
     def folder(target: Path) -> None:
-        with places.replacing(target, told=True) as partial:
+        with output_paths.replacing(target, told=True) as partial:
             write(partial / "confusion.png")
 
     earlier = tmp_path / "evaluation"
     earlier.mkdir()
-    (earlier / places.RESULT).write_text("{}")
+    (earlier / output_paths.RESULT).write_text("{}")
     (tmp_path / "page.html").write_text("page")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     for make, names in ((file, ("page.html", "new/page.html")), (folder, ("evaluation", "new/evaluation"))):
         for name in names:
-            with pytest.raises(stopping.Stopped, match=f"told to stop by {signal.Signals(number).name}"):
+            with pytest.raises(signals.Stopped, match=f"told to stop by {signal.Signals(number).name}"):
                 make(tmp_path / name)
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     assert (tmp_path / "page.html").read_text() == "page"
@@ -314,7 +316,7 @@ def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
         before = [file.read_bytes() for file in tmp_path.glob("to/*")]
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, interrupted)
-            with pytest.raises(stopping.Stopped, match="told to stop by SIGINT"):
+            with pytest.raises(signals.Stopped, match="told to stop by SIGINT"):
                 make()
         assert [file.read_bytes() for file in tmp_path.glob("to/*")] == before
         assert (tmp_path / "to").exists() == earlier
@@ -326,20 +328,20 @@ def test_what_a_library_makes_of_being_told_to_stop_counts_as_that() -> None:
         time.sleep(0.1)
 
     def convert() -> None:
-        with stopping.listening():
+        with signals.listening():
             try:
                 be_told()
             except BaseException as error:
                 raise UnboundLocalError("old") from error
 
     def swallow() -> None:
-        with stopping.listening():
+        with signals.listening():
             with suppress(BaseException):
                 be_told()
-            with stopping.deferring():
+            with signals.deferring():
                 pytest.fail("training began")
 
     for library in (convert, swallow):
-        with pytest.raises(stopping.Stopped, match="told to stop by SIGTERM") as told:
+        with pytest.raises(signals.Stopped, match="told to stop by SIGTERM") as told:
             library()
         assert told.value.code == 143

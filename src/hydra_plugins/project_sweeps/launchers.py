@@ -37,7 +37,7 @@ class LocalLauncher(Found):
     @classmethod
     def launcher(cls) -> type[Launcher]:
         """Import it."""
-        from project.sweeps.local import LocalProcesses
+        from project.sweeps.launchers.local import LocalProcesses
 
         return LocalProcesses
 
@@ -48,7 +48,7 @@ class SlurmLauncher(Found):
     @classmethod
     def launcher(cls) -> type[Launcher]:
         """Import it."""
-        from project.sweeps.slurm import SlurmJobs
+        from project.sweeps.launchers.slurm import SlurmJobs
 
         return SlurmJobs
 
@@ -59,6 +59,6 @@ class RayLauncher(Found):
     @classmethod
     def launcher(cls) -> type[Launcher]:
         """Import it."""
-        from project.sweeps.ray_cluster import RayTasks
+        from project.sweeps.launchers.ray_cluster import RayTasks
 
         return RayTasks

@@ -35,7 +35,7 @@ class GridSweeper(Found):
     @classmethod
     def sweeper(cls) -> type[Sweeper]:
         """Import it."""
-        from project.sweeps.grids import Grid
+        from project.sweeps.sweepers.grid import Grid
 
         return Grid
 
@@ -46,6 +46,6 @@ class OptunaSweeper(Found):
     @classmethod
     def sweeper(cls) -> type[Sweeper]:
         """Import it, and Optuna with it."""
-        from project.sweeps.search import Search
+        from project.sweeps.sweepers.search import Search
 
         return Search

@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from project.modules.schedules import Length
+from project.modules.optim.schedules import Length
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.errors import InputError
-from project.studies import make_pruner, open_storage, silence
+from project.runs.studies import make_pruner, open_storage, silence
 
 
 class Pruning(Callback):
@@ -17,11 +17,11 @@ class Pruning(Callback):
     run that has trained its last epoch is not stopped any more.
 
     Args:
-        storage: address of the study's storage, see `project.studies.open_storage`.
+        storage: address of the study's storage, see `project.runs.studies.open_storage`.
         study: its name.
         trial: number of this run's trial in it.
         monitor: the metric.
-        pruner: name of the pruner, see `project.studies.PRUNERS`.
+        pruner: name of the pruner, see `project.runs.studies.PRUNERS`.
         pruner_options: of its constructor.
     """
 

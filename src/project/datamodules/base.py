@@ -10,9 +10,19 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from project.datamodules.augmentation import Augmentation
-from project.datamodules.file_images import join_damage
-from project.datamodules.fitting import (
+from project.datamodules.loading.augmentation import Augmentation
+from project.datamodules.loading.batch_order import EvaluationOrder, TrainingOrder
+from project.datamodules.loading.file_images import join_damage
+from project.datamodules.loading.images import (
+    Images,
+    MemoryImages,
+    cut_validation,
+    memory_of,
+)
+from project.datamodules.loading.loader import ImageLoader
+from project.datamodules.storage.image_cache import PreparedFolder
+from project.datamodules.storage.preprocessing import channel_statistics, preprocess
+from project.datamodules.storage.validation import (
     check_classes,
     check_images,
     class_indices,
@@ -20,16 +30,6 @@ from project.datamodules.fitting import (
     eight_bit_images,
     per_channel,
 )
-from project.datamodules.images import (
-    Images,
-    MemoryImages,
-    cut_validation,
-    memory_of,
-)
-from project.datamodules.loader import ImageLoader
-from project.datamodules.order import EvaluationOrder, TrainingOrder
-from project.datamodules.pixels import channel_statistics, preprocess
-from project.datamodules.prepared import PreparedFolder
 from project.errors import DataError, InputError
 
 log = logging.getLogger(__name__)

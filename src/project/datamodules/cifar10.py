@@ -8,10 +8,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.datamodules.archives import Archive, obtain
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.download import fetch, verify
-from project.datamodules.plain_pickle import load_plain
+from project.datamodules.downloads.archives import Archive, obtain
+from project.datamodules.downloads.fetch import fetch, verify
+from project.datamodules.storage.plain_pickle import load_plain
 from project.errors import DataError
 
 FOLDER = Path("cifar-10-batches-py")

@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.images import images_of, stratified_split
-from project.datamodules.pixels import scale_images
-from project.randomness import generator
+from project.datamodules.loading.images import images_of, stratified_split
+from project.datamodules.storage.preprocessing import scale_images
+from project.runtime.seeding import generator
 
 TEST_SHARE = 0.2
 BRIGHTEST = 16

@@ -15,16 +15,23 @@ from PIL import __version__ as PILLOW_VERSION
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.file_images import FileImages
-from project.datamodules.folders import ALL, Layout, SplitFiles, class_names, find_images, find_layout
-from project.datamodules.image_decoder import DECODER, decode_image
-from project.datamodules.image_files import sum_up
-from project.datamodules.images import Images, MemoryImages, images_of, stratified_split
-from project.datamodules.survey import survey
-from project.devices import available_cpus
+from project.datamodules.loading.file_images import FileImages
+from project.datamodules.loading.image_decoder import DECODER, decode_image
+from project.datamodules.loading.images import Images, MemoryImages, images_of, stratified_split
+from project.datamodules.storage.class_folders import (
+    ALL,
+    Layout,
+    SplitFiles,
+    class_names,
+    find_images,
+    find_layout,
+)
+from project.datamodules.storage.image_files import sum_up
+from project.datamodules.storage.survey import survey
 from project.errors import InputError
-from project.randomness import generator
-from project.wording import shown
+from project.runtime.devices import available_cpus
+from project.runtime.seeding import generator
+from project.runtime.text import shown
 
 log = logging.getLogger(__name__)
 

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from project.datamodules.archives import Archive, obtain
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.download import fetch
-from project.datamodules.idx import map_idx
+from project.datamodules.downloads.archives import Archive, obtain
+from project.datamodules.downloads.fetch import fetch
+from project.datamodules.storage.idx import map_idx
 from project.errors import DataError
 
 FOLDER = Path("MNIST/raw")

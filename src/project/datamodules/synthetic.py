@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.pixels import scale_images
-from project.randomness import generator
+from project.datamodules.storage.preprocessing import scale_images
+from project.runtime.seeding import generator
 
 
 class Synthetic(ImageDataModule):

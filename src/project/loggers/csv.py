@@ -14,9 +14,9 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from project.csv_cells import escape_all
-from project.runs.metrics_table import read_metrics
-from project.runs.outages import Outage, write_at
+from project.runs.metrics_csv import read_metrics
+from project.runtime.csv_cells import escape_all
+from project.runtime.files import Outage, write_at
 
 INTERVAL_S = 1.0
 """Between two times that rows are written: opening the file takes as long as a step of a small network."""

@@ -11,7 +11,7 @@ from tensorboard.compat.proto.event_pb2 import Event, SourceMetadata
 from tensorboard.summary.writer.record_writer import RecordWriter
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 
-from project.runs.outages import GrowingFile, Outage
+from project.runtime.files import GrowingFile, Outage
 
 FLUSH_S = 1.0
 """Seconds after which events are written that nobody asked to write."""

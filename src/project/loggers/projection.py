@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.runs.outages import replace_text
+from project.runtime.files import replace_text
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -90,7 +90,7 @@ def thumbnails(images: Any) -> "list[PIL.Image.Image]":
     """Pictures of images (N, C, H, W) uint8, small enough for all of them together."""
     import PIL.Image
 
-    from project.pictures.sheet import as_rgb
+    from project.figures.contact_sheet import as_rgb
 
     across = math.ceil(math.sqrt(len(images)))
     height, width = images.shape[2:]

@@ -9,17 +9,17 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from project.divergence import require_finite_loss
 from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_refusal, require_logits, require_mean, require_scalar
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.initialization import initialize_from_images
 from project.modules.losses import total_weight_of
 from project.modules.metrics import LossAndAccuracy
-from project.modules.optimizers import ParameterGroups, parameter_groups, scale_learning_rates
-from project.modules.schedules import MEASURED, Length, Schedule, accumulated_batches, advance, constant
-from project.modules.views import mean_over_views
-from project.randomness import StepSeeds
+from project.modules.nan_guard import require_finite_loss
+from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
+from project.modules.optim.schedules import MEASURED, Length, Schedule, accumulated_batches, advance, constant
+from project.modules.tta import mean_over_views
+from project.runtime.seeding import StepSeeds
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
@@ -53,7 +53,7 @@ class ImageClassifier(L.LightningModule):
     """
 
     visits_chunks = True
-    """Its hooks of batches may be called once a chunk, see `project.training.loop`."""
+    """Its hooks of batches may be called once a chunk, see `project.training.epoch_loop`."""
 
     def __init__(
         self,

@@ -16,8 +16,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO, NamedTuple
 
-from project import stopping
 from project.errors import summarize
+from project.runtime import signals
 
 LAST = "last.ckpt"
 PREVIOUS = "previous.ckpt"
@@ -73,7 +73,7 @@ def write(path: Path, dump: Callable[[IO[bytes]], object], size: int) -> None:
         with partial.open("wb") as file:
             hashing = _Hashing(file)
             try:
-                with stopping.surfacing():  # torch finishes its archive all the same
+                with signals.surfacing():  # torch finishes its archive all the same
                     dump(hashing)  # type: ignore[arg-type]
             except RuntimeError:
                 if hashing.failure is None:

@@ -5,7 +5,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from project.runs.outages import GrowingFile, Outage
+from project.runtime.files import GrowingFile, Outage
 
 LIMIT_BYTES = 2**20
 """Of lines that are kept while the file cannot be written."""

@@ -12,9 +12,9 @@ from typing import Any
 
 import yaml
 
-from project import config_files
 from project.errors import InputError, one_line
-from project.runs.folder import RunFolder
+from project.runs.run_folder import RunFolder
+from project.runtime import yaml_files
 
 DURATION = "duration_s"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
@@ -164,9 +164,9 @@ def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 def _load_config(file: Path) -> dict[str, Any]:
     try:
-        text = config_files.read_text(file)
+        text = yaml_files.read_text(file)
         if re.search(r"[&*]\w|^(---|%)", text, re.MULTILINE):  # blocks may depend on each other
-            config = config_files.read_yaml(file)
+            config = yaml_files.read_yaml(file)
         else:
             config = {}
             for block in BLOCK.split(text):

@@ -10,8 +10,8 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Literal
 
-from project.runs.compare import Comparison, Point
-from project.runs.differences import short_names
+from project.runs.collect import Comparison, Point
+from project.runs.hparam_diff import short_names
 from project.runs.ranking import tie_note
 from project.runs.results import DURATION
 

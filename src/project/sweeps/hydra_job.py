@@ -10,8 +10,8 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from project.runs.outages import replace_text
-from project.yaml_text import to_yaml
+from project.runtime.files import replace_text
+from project.runtime.yaml_text import to_yaml
 
 
 def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobReturn:

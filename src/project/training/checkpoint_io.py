@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
 from project.runs import checkpoint_files
-from project.runs.checkpoint import dump, read, require_loadable, save, size
+from project.runs.checkpoints import dump, read, require_loadable, save, size
 
 REST_S = 2.0
 """Seconds between two writes of the same file."""

@@ -9,11 +9,11 @@ import lightning as L
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from project import stopping
-from project.divergence import require_finite
+from project.modules.nan_guard import require_finite
+from project.runtime import signals
 from project.training.checkpoint_io import SafeCheckpointIO
-from project.training.loop import EpochLoop
-from project.training.resuming import FitLoop
+from project.training.epoch_loop import EpochLoop
+from project.training.exact_resume import FitLoop
 
 
 class Trainer(L.Trainer):
@@ -55,12 +55,12 @@ class Trainer(L.Trainer):
         super().save_checkpoint(filepath, weights_only, storage_options)
 
     def _run_stage(self) -> Any:
-        with stopping.deferring() if self.training else nullcontext():
+        with signals.deferring() if self.training else nullcontext():
             return super()._run_stage()
 
 
 class _NoSignals(_SignalConnector):
-    """Leaves signals to `project.stopping`. Lightning's handlers save nothing, or wait for other ranks."""
+    """Leaves signals to `project.runtime.signals`: Lightning's own save nothing, or wait for other ranks."""
 
     def register_signal_handlers(self) -> None:
         """Register none."""

@@ -1,0 +1,231 @@
+"""What a configuration may have made: `_target_`s are looked up in an allow-list before anything is made.
+
+A configuration may come from somebody else, and whatever a `_target_` names is called: without a list
+`torch.load` would open a file's pickle, and `os.system` run a command. So each group takes classes and
+functions of certain packages (`ALLOWED`) alone. They must be defined there: names that modules only import
+(`torch.nn.modules.module.torch.load`) lead elsewhere. This is read off the source files, without importing
+any of them, and confirmed on the objects themselves right before they are made.
+
+The list grows in code only, never by a key, a flag or a variable. What you write in `project.modules`,
+`project.datamodules`, `project.callbacks` and `project.loggers` is on it. A module of any other package says
+itself what configurations may name:
+
+    CONFIG_TARGETS = ("MyNet", "my_schedule")
+
+or a whole package is added to `ALLOWED` below.
+"""
+
+import importlib
+import inspect
+import re
+from collections.abc import Iterator, Mapping
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from project.config.source_index import MARK, find_origin, marked_names, public_names
+from project.errors import InputError
+
+ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "model": ("project.modules", "torch.nn", "torchvision.models"),
+    "data": ("project.datamodules", "torchvision.transforms"),
+    "augment": ("project.datamodules", "torchvision.transforms"),
+    "optim": ("project.modules", "torch.optim"),
+    "scheduler": ("project.modules", "torch.optim"),
+    "loss": ("project.modules", "torch.nn"),
+    "trainer": (
+        *("project.training", "lightning.pytorch.trainer", "lightning.pytorch.strategies"),
+        *("lightning.pytorch.plugins", "lightning.pytorch.profilers", "lightning.fabric.plugins"),
+    ),
+    "callbacks": ("project.callbacks", "lightning.pytorch.callbacks", "torchmetrics"),
+    "logger": ("project.loggers", "lightning.pytorch.loggers"),
+}
+"""Packages by group. A group that is not here makes nothing."""
+
+WITH_FUNCTIONS = ("project.modules", "torchvision.models")
+"""Packages whose functions may be called, too; of the others only classes are made."""
+
+NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
+"""A dotted name no part of which is private."""
+
+REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
+"""An interpolation that is another key's value and nothing more."""
+
+ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Of something on a network, or `file:/`; `C:/` is none."""
+
+FILES = ("ckpt_path", "resume", "model.weights")
+"""Keys whose files are loaded."""
+
+
+class Target(NamedTuple):
+    """A `_target_` in a configuration.
+
+    Args:
+        key: where it stands.
+        name: what it says.
+    """
+
+    key: str
+    name: Any
+
+
+def find_refusals(config: DictConfig) -> Iterator[str]:
+    """Yield what a composed configuration would have made and may not, a line each.
+
+    What cannot be resolved yet is left to `confirm`.
+    """
+    for group in map(str, config):
+        if group in ALLOWED:
+            yield from refusals(plain_values(config, group), group)
+        elif group != "hydra":  # of others nothing is made, whatever they refer to
+            yield from refusals(_written(config, group), group)
+    for key in FILES:
+        if line := refuse_address(key, plain_values(config, key)):
+            yield line
+
+
+def refusals(plain: Any, group: str) -> Iterator[str]:
+    """Yield what is refused in a group's resolved values."""
+    for found in find(plain, group):
+        if line := refusal(found, group):
+            yield line
+    if group in ALLOWED:
+        for key, text in _words(plain, group):
+            if "${" in text:  # Hydra would resolve it a second time, after all checks
+                yield f"{key}={text}: holds an escaped ${{…}}; leave the backslash out, or write it otherwise"
+
+
+def plain_values(config: DictConfig, key: str) -> Any:
+    """Values of a key and below, resolved; None where they cannot be yet."""
+    return _resolve(config, key, _written(config, key))
+
+
+def _written(config: DictConfig, key: str) -> Any:
+    """Values of a key and below as they were written, with their interpolations; None if it is not there."""
+    node: Any = config
+    for part in key.split("."):
+        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
+    if node is None:
+        return None
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+
+
+def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
+    """Replace interpolations one by one: most values hold none, and resolving a whole group takes longer."""
+    if isinstance(raw, dict):
+        return {name: _resolve(config, f"{key}.{name}", child) for name, child in raw.items()}
+    if isinstance(raw, list):
+        return [_resolve(config, f"{key}[{place}]", child) for place, child in enumerate(raw)]
+    if not (isinstance(raw, str) and "${" in raw):
+        return raw
+    if (found := REFERENCE.fullmatch(raw)) and isinstance(
+        known := _written(config, found[1]), bool | int | float
+    ):
+        return known
+    try:
+        resolved = OmegaConf.select(config, key)
+        return OmegaConf.to_container(resolved, resolve=True) if OmegaConf.is_config(resolved) else resolved
+    except (OmegaConfBaseException, ValueError):
+        return None
+
+
+def refuse_address(key: str, value: Any) -> str:
+    """Say that a file is wanted where an address is given; nothing for a file."""
+    if isinstance(value, str) and ADDRESS.match(value):
+        return f"{key}={value}: files are loaded from disks alone; download it, and give its path"
+    return ""
+
+
+def find(plain: Any, key: str) -> Iterator[Target]:
+    """Find all `_target_`s in plain values."""
+    if isinstance(plain, Mapping):
+        for name, child in plain.items():
+            if name == "_target_":
+                yield Target(f"{key}._target_", child)
+            yield from find(child, f"{key}.{name}")
+    elif isinstance(plain, list | tuple):
+        for place, child in enumerate(plain):
+            yield from find(child, f"{key}[{place}]")
+
+
+def refusal(target: Target, group: str) -> str:
+    """Say why something may not be made for a group; nothing if it may."""
+    key, name = target
+    packages = ALLOWED.get(group, ())
+    if not packages:
+        return f"{key}={name}: nothing is made of {group}; put it into one of {', '.join(ALLOWED)}"
+    if isinstance(name, str) and NAME.fullmatch(name):
+        module, _, attribute = name.rpartition(".")
+        if attribute in marked_names(module):
+            origin = find_origin(module, attribute)
+            if origin is not None and origin.module == module:
+                return ""
+        if any(_within(module, package) or _within(package, module) for package in packages):
+            origin = find_origin(module, attribute)
+            if origin is not None and any(_allows(package, *origin) for package in packages):
+                return ""
+            if origin is None and (near := _nearest(module, attribute, packages)):
+                return f"{key}={name}: {module} defines none of that name; did you mean {near}?"
+    return (
+        f"{key}={name}: not allowed there; {group} may name what is defined in {', '.join(packages)}, or "
+        f"what a module of your own lists in {MARK} (see project/targets.py)"
+    )
+
+
+def confirm(plain: Any, group: str) -> None:
+    """Check what a group names on the objects themselves, right before they are made.
+
+    Args:
+        plain: resolved values.
+        group: that they stand in.
+
+    Raises:
+        InputError: something is not allowed, or not what its source says.
+    """
+    for line in refusals(plain, group):
+        raise InputError(line)
+    for key, name in find(plain, group):
+        module, _, attribute = name.rpartition(".")
+        origin = find_origin(module, attribute)
+        assert origin is not None
+        try:
+            named = getattr(importlib.import_module(module), attribute)
+            defined = getattr(importlib.import_module(origin.module), origin.name)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"{key}={name}: cannot be imported ({error})") from error
+        if named is not defined or not (inspect.isclass(named) or inspect.isfunction(named)):
+            raise InputError(f"{key}={name}: is not the {origin.kind} of that name any more; name another")
+
+
+def _allows(package: str, module: str, name: str, kind: str) -> bool:
+    return _within(module, package) and (kind == "class" or package in WITH_FUNCTIONS)
+
+
+def _nearest(module: str, name: str, packages: tuple[str, ...]) -> str:
+    near = get_close_matches(name, [known for known in public_names(module) if known != name])
+    origins = {found: find_origin(module, found) for found in near}
+    return " or ".join(
+        f"{module}.{found}"
+        for found, origin in origins.items()
+        if origin is not None and any(_allows(package, *origin) for package in packages)
+    )
+
+
+def _within(module: str, package: str) -> bool:
+    return module == package or module.startswith(f"{package}.")
+
+
+def _words(plain: Any, key: str) -> Iterator[tuple[str, str]]:
+    if isinstance(plain, Mapping):
+        for name, child in plain.items():
+            yield from _words(child, f"{key}.{name}")
+            if isinstance(name, str) and "${" in name:
+                yield key, name
+    elif isinstance(plain, list | tuple):
+        for place, child in enumerate(plain):
+            yield from _words(child, f"{key}[{place}]")
+    elif isinstance(plain, str):
+        yield key, plain

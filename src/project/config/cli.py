@@ -1,0 +1,274 @@
+"""What surrounds a script's main function: one line for a user's mistake, a traceback for ours."""
+
+import atexit
+import errno
+import os
+import re
+import signal
+import sys
+import threading
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import NoReturn
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, InstantiationException
+from hydra.types import RunMode
+from omegaconf.errors import OmegaConfBaseException
+
+from project.config import hydra_patches, hydra_security, resolvers, resume
+from project.config.suggestions import explain_composition, options
+from project.config.validation.arguments import last_of_each, refuse_wrong_arguments
+from project.errors import InputError, one_line, plain
+from project.runs import create
+from project.runs.run_folder import RunFolder
+from project.runs.sweep_jobs import quoted
+from project.runtime import signals, slurm, torchrun, training_imports
+from project.runtime.files import reason_of
+from project.runtime.secrets import redact_text
+from project.runtime.streams import accept_all_text, flush
+from project.runtime.text import LONGEST_NAME, name_length
+
+UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+"""Of errors of the system, those that a user mends without knowing where they happened."""
+TRACEBACK_FLAG = "--traceback"
+FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
+with_traceback = False
+
+
+def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
+    """Run a Hydra main function as a script and end the process with its exit code.
+
+    0: done; 1: failure; 2: wrong input, told in one line on standard error (`--traceback` shows the
+    traceback too); 75, 129, 130, 143: told to stop (see `stopping`).
+
+    Args:
+        main: decorated by `hydra.main`.
+        conf: the folder of its configuration.
+        config_name: of its primary configuration.
+    """
+    global with_traceback
+    signals.end_at_once(_tidy_up)
+    accept_all_text()
+    with_traceback = TRACEBACK_FLAG in sys.argv
+    sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
+    resolvers.register()
+    hydra_patches.compose_faster()
+    hydra_patches.shorten_names()
+    hydra_security.install()
+    training_imports.defer()
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
+    try:
+        with torchrun.ending_together(), ending_on_errors(conf, config_name):
+            require_working_folder()
+            torchrun.translate_slurm()
+            if torchrun.is_first():
+                sys.argv[1:] = map(with_home, sys.argv[1:])
+                sys.argv[1:], notes = last_of_each(sys.argv[1:], conf / f"{config_name}.yaml")
+                refuse_wrong_arguments(sys.argv[1:])
+                for note in notes:
+                    print(redact_text(f"note: {note}"), file=sys.stderr)
+                _refuse_wrong_groups(conf)
+                sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
+                main()
+            else:
+                main(torchrun.receive())
+    except SystemExit as end:
+        leave(end.code)
+    leave(0)
+
+
+def require_working_folder() -> None:
+    """Make sure that there is a working directory: libraries fail without one in ways of their own.
+
+    Raises:
+        InputError: it was removed.
+    """
+    try:
+        Path.cwd()
+    except OSError as error:
+        raise InputError(f"the working directory is gone ({reason_of(error)}); cd to another") from error
+
+
+def _tidy_up(signum: int) -> None:
+    """Leave nothing of a single run that is told to stop before it has trained; have SLURM start it again."""
+    mine = list(create.claimed())
+    for path in mine:
+        if not RunFolder(path).status_file.exists():
+            create.discard(path)
+    if signum == signal.SIGUSR1 and (mine or resume.continued) and torchrun.is_first():
+        slurm.requeue()
+
+
+def leave(code: str | int | None) -> NoReturn:
+    """End the process as the interpreter does, but without taking itself apart: with torch that is a second.
+
+    Args:
+        code: as `sys.exit` takes it.
+    """
+    if isinstance(code, str):
+        print(code, file=sys.stderr)
+    # Waits for threads, which pools of other launchers need.
+    threading._shutdown()  # type: ignore[attr-defined]
+    atexit._run_exitfuncs()
+    flush()
+    os._exit(code if isinstance(code, int) else 1 if code else 0)
+
+
+def end_with(work: Callable[[], int | None]) -> NoReturn:
+    """Do a command's work, and end the process with the exit code that it returns; None is 0."""
+    code: int | None = 1
+    try:
+        with ending_on_errors():
+            require_working_folder()
+            code = work()
+    except SystemExit as end:
+        leave(end.code)
+    leave(code)
+
+
+@contextmanager
+def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> Iterator[None]:
+    """Report an error and end the process with its exit code.
+
+    Args:
+        conf: the configuration's folder, where nearest names are looked for.
+        config_name: of the primary configuration.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        raise SystemExit(130) from None
+    except signals.Stopped as stopped:
+        if not stopped.told:
+            print(stopped, file=sys.stderr)
+            stopped.told = True
+        raise
+    except Exception as error:
+        silent = isinstance(error, InputError) and torchrun.told_elsewhere()
+        raise SystemExit(report(error, conf, config_name, silent=silent)) from error
+
+
+@contextmanager
+def ending_single_run_on_errors() -> Iterator[None]:
+    """Report errors before Hydra adds lines of its own. In a sweep they are left to its launcher."""
+    if in_sweep():
+        yield
+        return
+    with ending_on_errors():
+        yield
+
+
+def in_sweep() -> bool:
+    """Whether this run is a job of a sweep."""
+    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
+
+
+def is_debugging() -> bool:
+    """Whether this run is a trial of a `debug=…` preset."""
+    return HydraConfig.initialized() and bool(HydraConfig.get().runtime.choices.get("debug"))
+
+
+def report(
+    error: BaseException, conf: Path | None = None, config_name: str = "train", *, silent: bool = False
+) -> int:
+    """Print an error on standard error: mistakes a line each, anything else as a traceback.
+
+    Args:
+        error: what was raised.
+        conf: the configuration's folder, where nearest names are looked for.
+        config_name: of the primary configuration.
+        silent: print nothing.
+
+    Returns:
+        The process's exit code.
+    """
+    lines = _explain(error, conf, config_name)
+    if not silent:
+        if not lines or with_traceback:
+            print(redact_text(plain("".join(traceback.format_exception(error)))), end="", file=sys.stderr)
+        for line in lines:
+            with suppress(OSError):  # of standard error itself
+                print(redact_text(f"error: {line}"), file=sys.stderr, flush=True)
+    mistake = lines and (
+        not isinstance(error, OSError)
+        or isinstance(error, HydraException)  # some are both
+        or error.errno == errno.ENAMETOOLONG
+    )
+    return getattr(error, "exit_code", InputError.exit_code if mistake else 1)
+
+
+def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[str]:
+    """Say what is wrong with the input, a line a mistake; nothing if the mistake is not the user's."""
+    if isinstance(error, InstantiationException) and isinstance(error.__cause__, InputError):
+        error = error.__cause__
+    if isinstance(error, InputError):
+        return str(error).splitlines()
+    if hasattr(error, "exit_code"):
+        return [one_line(error)]
+    if isinstance(error, OSError) and error.errno in UNWRITABLE:
+        return [f"{error.filename or 'standard output'}: {reason_of(error)}; make room, or write elsewhere"]
+    if isinstance(error, BrokenPipeError):
+        return ["standard output: whoever read it has ended"]
+    if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
+        return [_explain_long_name(str(error.filename))]
+    if isinstance(error, HydraException | OmegaConfBaseException):
+        overrides = get_args_parser().parse_known_args()[0].overrides
+        return explain_composition(error, overrides, conf, config_name)
+    return []
+
+
+def _explain_long_name(path: str) -> str:
+    """Say which name that the command line gives is too long for a file system."""
+    length, most = name_length(path), LONGEST_NAME
+    given = next((word for word in sys.argv[1:] if (word.partition("=")[2] or word) in path), path)
+    if length <= most:
+        return f"{given}: the path is too long ({len(os.fsencode(path)):,} bytes); shorten it"
+    return f"{given}: the name is too long (at most {most} bytes, got {length}); shorten it"
+
+
+def _refuse_wrong_groups(conf: Path) -> None:
+    for argument in sys.argv[1:]:
+        group, _, option = argument.partition("=")
+        if (
+            option in ("null", "''", '""')
+            and group not in ("experiment", "sweep", "debug")
+            and (known := options(conf, group))
+        ):
+            raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
+        if options(conf, group) and _names_no_option(argument):
+            raise InputError(f"{argument}: no such option; choose from {', '.join(options(conf, group))}")
+
+
+def _names_no_option(argument: str) -> bool:
+    """Tell whether the value of a group is a number or the like, for which Hydra has no message."""
+    with suppress(HydraException):
+        value = OverridesParser.create().parse_override(argument).value()
+        return any(
+            isinstance(one, bool | int | float) for one in (value if isinstance(value, list) else [value])
+        )
+    return False  # Hydra's own message comes later
+
+
+def with_home(argument: str) -> str:
+    """An override with the home folder for a `~` at the start of its value, which shells leave there."""
+    if (found := FROM_HOME.fullmatch(argument)) is None:
+        return argument
+    try:
+        return f"{found[1]}{quoted(str(Path(found[3]).expanduser()))}"
+    except RuntimeError:  # no such user
+        return argument
+
+
+def _flags_first(arguments: list[str]) -> list[str]:
+    """Move flags and their values to the front: Hydra's parser takes no overrides behind them."""
+    overrides = get_args_parser().parse_known_intermixed_args(arguments)[0].overrides
+    flags = list(arguments)
+    for override in overrides:
+        flags.remove(override)
+    return [*flags, *overrides]

@@ -1,0 +1,184 @@
+"""What Hydra itself would call while it composes a configuration and starts a run: checked before it does.
+
+Its own node of the configuration names callbacks, plugins and log handlers, sets variables of the
+environment, and says where more files are. Each can be a way to run code or to switch checks off.
+"""
+
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from functools import wraps
+from pathlib import Path
+from typing import Any, TextIO
+
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra.core import utils
+from hydra.core.config_search_path import ConfigSearchPath
+from omegaconf import DictConfig
+
+from project.config.allowed_targets import find, plain_values
+from project.errors import InputError
+from project.runtime import secrets, yaml_files
+from project.runtime.files import replace_text
+from project.runtime.yaml_text import to_yaml
+
+CALLBACKS = ("project.config.preflight.Preflight",)
+PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+"""Where launchers and sweepers stand; Hydra makes only those that it has found there."""
+
+HANDLERS = frozenset(
+    {
+        *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
+        *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
+        *("logging.handlers.WatchedFileHandler", "logging.Formatter", "colorlog.ColoredFormatter"),
+        "project.runs.log_file.LogFile",
+    }
+)
+"""Classes that log messages may pass through."""
+STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
+
+VARIABLES = frozenset(
+    {
+        *("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "OMP_PROC_BIND", "TZ"),
+        *("CUDA_VISIBLE_DEVICES", "CUDA_DEVICE_ORDER", "CUDA_LAUNCH_BLOCKING", "CUBLAS_WORKSPACE_CONFIG"),
+        *("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF", "WANDB_MODE"),
+        *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "GLOO_SOCKET_IFNAME"),
+    }
+)
+"""Variables that a configuration may set: none that says what is loaded or from where."""
+
+SWITCHES = ("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
+"""Variables that switch checks of Hydra and torch off."""
+
+
+def install() -> None:
+    """Have Hydra check what it composes and write no secrets, and torch unpickle nothing.
+
+    May be called again.
+    """
+    for name in SWITCHES:
+        os.environ.pop(name, None)
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # torchvision's pretrained weights, too
+    utils._save_config = _save_without_secrets  # type: ignore[assignment]
+    logging.setLogRecordFactory(WithoutSecrets)
+    for stream in (sys.stdout, sys.stderr):
+        _hide_secrets(stream)
+    if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
+        ConfigLoaderImpl.load_configuration = _checking(  # type: ignore[method-assign]
+            ConfigLoaderImpl.load_configuration
+        )
+        ConfigRepository.initialize_sources = _searching(  # type: ignore[method-assign]
+            ConfigRepository.initialize_sources
+        )
+
+
+class WithoutSecrets(logging.LogRecord):
+    """A line of a log, with the traceback and the stack below it; whatever handler writes it."""
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        if self.exc_info:  # formatters take the text, where there is one
+            self.exc_text = secrets.redact_text(logging.Formatter().formatException(self.exc_info))
+        if self.stack_info:
+            self.stack_info = secrets.redact_text(self.stack_info)
+
+    def getMessage(self) -> str:  # noqa: N802
+        """Return the message as it may be written."""
+        return secrets.redact_text(super().getMessage())
+
+
+def _hide_secrets(stream: TextIO | None) -> None:
+    """Write no secret that is printed; what libraries in C write does not pass here."""
+    if stream is None or hasattr(stream.write, "__wrapped__"):  # None: closed before the process started
+        return
+    write = stream.write
+
+    @wraps(write)
+    def hiding(text: str) -> int:
+        write(secrets.redact_text(text))
+        return len(text)
+
+    stream.write = hiding  # type: ignore[method-assign]
+
+
+def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -> None:
+    output_dir.mkdir(parents=True, exist_ok=True)
+    replace_text(output_dir / filename, to_yaml(config))
+
+
+def _checking(load: Any) -> Any:
+    @wraps(load)
+    def checked(*arguments: Any, **options: Any) -> DictConfig:
+        try:
+            config: DictConfig = load(*arguments, **options)
+        except RecursionError as error:
+            raise InputError(yaml_files.find_loop() or "the configuration is nested too deeply") from error
+        secrets.note_all(config)
+        if problems := dict.fromkeys(find_refusals(config)):
+            raise InputError("\n".join(problems))
+        return config
+
+    return checked
+
+
+def _searching(initialize: Any) -> Any:
+    @wraps(initialize)
+    def checked(self: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
+        for element in config_search_path.get_path():
+            scheme, _, package = str(element.path).partition("://")
+            package = package.replace("/", ".")
+            if scheme == "pkg" and package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
+                raise InputError(
+                    f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
+                )
+            beside = str(element.provider).startswith("hydra.searchpath") and scheme in (
+                "file",
+                str(element.path),
+            )
+            if beside and not Path(str(element.path).removeprefix("file://")).is_dir():
+                raise InputError(f"hydra.searchpath: no such folder {element.path}; name one that exists")
+        yaml_files.install(config_search_path)
+        initialize(self, config_search_path)
+
+    return checked
+
+
+def find_refusals(config: DictConfig) -> Iterator[str]:
+    """Yield what is not allowed in Hydra's own node of a composed configuration, a line each."""
+    for key in ("hydra.callbacks", "hydra.launcher", "hydra.sweeper"):
+        yield from _targets(key, plain_values(config, key))
+    for key in ("hydra.job_logging", "hydra.hydra_logging"):
+        yield from _logging(key, plain_values(config, key))
+    variables = plain_values(config, "hydra.job.env_set") or {}
+    for name in variables if isinstance(variables, Mapping) else ():
+        if str(name) not in VARIABLES:
+            yield f"hydra.job.env_set.{name}: may not be set there; set it in the shell, before the command"
+
+
+def _targets(key: str, plain: Any) -> Iterator[str]:
+    for found in find(plain, key):
+        name = str(found.name)
+        if found.key == f"{key}._target_" and key != "hydra.callbacks" and name.startswith(PLUGINS):
+            continue
+        if key == "hydra.callbacks" and name in CALLBACKS:
+            continue
+        allowed = (
+            ", ".join(CALLBACKS) if key == "hydra.callbacks" else "a plugin of hydra_plugins, at its top"
+        )
+        yield f"{found.key}={name}: not allowed there; leave it out, or name {allowed}"
+
+
+def _logging(key: str, plain: Any) -> Iterator[str]:
+    """Of `logging.config.dictConfig`: what it would import or call."""
+    if isinstance(plain, Mapping):
+        for name, child in plain.items():
+            if name in ("()", "class") and str(child) not in HANDLERS:
+                yield f"{key}.{name}={child}: not allowed there; choose from {', '.join(sorted(HANDLERS))}"
+            yield from _logging(f"{key}.{name}", child)
+    elif isinstance(plain, list):
+        for child in plain:
+            yield from _logging(key, child)
+    elif isinstance(plain, str) and plain.startswith(("ext://", "cfg://")) and plain not in STREAMS:
+        yield f"{key}={plain}: not allowed there; choose from {', '.join(STREAMS)}"

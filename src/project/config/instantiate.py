@@ -1,0 +1,68 @@
+"""Objects from groups of a configuration."""
+
+from typing import Any
+
+import lightning as L
+from hydra.errors import HydraException, InstantiationException
+from hydra.utils import instantiate
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from project.config import allowed_targets
+from project.config.derived_values import require_image_data
+from project.config.validation import kinds
+from project.errors import InputError, one_line
+from project.modules.classifier import ImageClassifier
+
+REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
+"""What constructors raise when they do not take a value."""
+
+
+def build(config: dict[str, Any], group: str, **more: Any) -> Any:
+    """Make the object (or the dict of objects) that a group of the configuration describes.
+
+    Raises:
+        InputError: it is not allowed to be made, its constructor refuses the values, or it is of another kind
+            than the group is for.
+    """
+    allowed_targets.confirm(config[group], group)
+    try:
+        made = instantiate(config[group], _convert_="all", **more)
+    except InstantiationException as error:
+        cause = error.__cause__ or error
+        if isinstance(cause, InputError):
+            raise cause from None
+        if isinstance(cause, REFUSALS):
+            raise InputError(f"{group}: {one_line(cause)}") from error
+        raise
+    if group == "data":
+        require_image_data(type(made), config[group]["_target_"])
+    is_lightning = isinstance(made, L.LightningModule)
+    if group in ("model", "loss") and (is_lightning or not isinstance(made, nn.Module)):
+        got = "LightningModule" if is_lightning else type(made).__name__
+        raise InputError(kinds.refusal(group, config[group]["_target_"], got))
+    return made
+
+
+def build_module(config: dict[str, Any], record: dict[str, Any]) -> ImageClassifier:
+    """Make the module that a run's configuration describes, with weights as they are before training.
+
+    Args:
+        config: of the run, resolved, plain values.
+        record: the configuration that checkpoints are to hold, without secrets.
+
+    Raises:
+        InputError: a constructor refuses the values.
+    """
+    return ImageClassifier(
+        network=build(config, "model"),
+        loss=build(config, "loss"),
+        optimizer=build(config, "optim"),
+        scheduler=build(config, "scheduler"),
+        decay_norms_and_biases=config.get("decay_norms_and_biases", True),
+        layer_decay=config.get("layer_decay", 1.0),  # runs of before had none
+        compile=config.get("compile", False),
+        channels_last=config.get("channels_last", False),
+        test_views=config.get("test_views", "none"),
+        config=record,
+    )

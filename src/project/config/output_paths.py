@@ -1,0 +1,178 @@
+"""Outputs of a run outside its folder, which may replace only outputs of earlier runs. Needs no torch.
+
+Which keys name an output is told by the last word of their names (`file`, `dirpath`, `save_dir`), whatever
+callback, logger, profiler or handler of log messages they belong to. A class that is neither ours nor a
+library's may mean a file to read by such a name: of its keys those count whose YAML says `${paths.run}`.
+"""
+
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from omegaconf import DictConfig, OmegaConf
+
+from project.config.allowed_targets import ADDRESS, plain_values
+from project.config.validation.command_request import asked
+from project.config.validation.familiar import LIBRARIES, is_familiar
+from project.config.validation.yaml_defaults import declared_values
+from project.errors import InputError
+from project.runs.checkpoint_files import has_checksum
+from project.runs.earlier_output import LOG, METRICS, PROFILE, is_earlier
+from project.runtime.write_probe import refuse_unwritable_output
+
+GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
+FOLDERS = ("dir", "dirpath", "directory", "folder")
+FILES = ("file", "filename", "filepath", "path")
+KINDS = {".csv": METRICS, ".log": LOG, ".txt": PROFILE}
+"""Beginnings of our files, by the ends of their names."""
+RECORD = ".hydra"
+EVENTS = "events.out.tfevents."
+STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
+"""Loggers of Lightning that keep many runs in a folder, each under a name of its own."""
+VERSION = "version_"
+"""Beginning of the folders that Lightning's other loggers make, one a run, below the logger's name."""
+
+
+class Output(NamedTuple):
+    """Something that a run writes.
+
+    Args:
+        told: key and value, as a user would type them.
+        place: absolute, with all links followed.
+        is_folder: else a file.
+    """
+
+    told: str
+    place: Path
+    is_folder: bool
+
+
+def find_misplaced(config: DictConfig) -> Iterator[str]:
+    """Yield a line for each output that leaves its folder, or would take the place of something else.
+
+    Args:
+        config: composed, with Hydra's own node, which knows the run folder.
+    """
+    run = _run_folder(config)
+    if run is None:
+        return
+    subfolder = plain_values(config, "hydra.output_subdir")
+    if subfolder != RECORD and (subfolder is not None or "hydra.output_subdir" in asked(config).keys):
+        yield f"hydra.output_subdir={subfolder}: runs go on from what stands in {RECORD}; leave it out"
+    for group in GROUPS:
+        for key, value in _names(group, plain_values(config, group)):
+            if Path(value).is_absolute() or ".." in Path(value).parts:
+                yield f"{key}={value}: leads out of its folder, which another key gives; give a name alone"
+    for output in outside(config):
+        if problem := _in_the_way(output, run):
+            yield f"{output.told}: {problem}; give a new one, or leave it out: the run folder takes it"
+            continue
+        try:
+            refuse_unwritable_output(output.told, output.place, folder=output.is_folder)
+        except InputError as error:
+            yield str(error)
+
+
+def outside(config: DictConfig) -> Iterator[Output]:
+    """Yield the outputs that do not lie in the run folder.
+
+    Args:
+        config: as for `find_misplaced`.
+    """
+    run = _run_folder(config)
+    if run is None:
+        return
+    declared = declared_values(config)
+    start = run if config.hydra.job.get("chdir") else Path.cwd()
+    for group in GROUPS:
+        for key, value, is_folder in _places(group, plain_values(config, group), declared):
+            place = _real(start / value)
+            if not place.is_relative_to(run):
+                yield Output(f"{key}={value}", place, is_folder)
+
+
+def _run_folder(config: DictConfig) -> Path | None:
+    """With all links followed; None where it is not known yet."""
+    runtime = config.hydra.runtime
+    return None if OmegaConf.is_missing(runtime, "output_dir") else _real(Path(runtime.output_dir))
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
+
+
+def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if isinstance(plain, Mapping):
+        yield key, plain
+        for name, child in plain.items():
+            yield from _objects(f"{key}.{name}", child)
+
+
+def _is_known(plain: Mapping[str, Any]) -> bool:
+    target = plain.get("_target_")
+    return target is None or (is_familiar(target) and not target.endswith(STORES))
+
+
+def _is_of_library(plain: Mapping[str, Any]) -> bool:
+    """Lightning's own classes write to addresses too."""
+    return str(plain.get("_target_")).startswith(LIBRARIES)
+
+
+def _last_word(name: str) -> str:
+    return str(name).rpartition("_")[2]
+
+
+def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
+    """Keys that name an output, what they say, and whether that is a folder."""
+    for place, found in _objects(key, plain):
+        in_folder = any(_last_word(name) in FOLDERS for name in found)
+        for name, value in found.items():
+            word = _last_word(name)
+            meant = word in FOLDERS or (word in FILES and not in_folder)
+            by_its_file = "${paths.run}" in str(declared.get(f"{place}.{name}"))
+            known = _is_known(found) and not ("://" in str(value) and _is_of_library(found))
+            if isinstance(value, str) and (by_its_file or (meant and known)):
+                yield f"{place}.{name}", value, word not in FILES
+
+
+def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
+    """Values beside a folder's key, some of which name what is made in it."""
+    for place, found in _objects(key, plain):
+        if _is_known(found) and any(_last_word(name) in FOLDERS for name in found):
+            for name, value in found.items():
+                if isinstance(value, str) and _last_word(name) not in FOLDERS:
+                    yield f"{place}.{name}", value
+
+
+def _in_the_way(output: Output, run: Path) -> str:
+    """Explain what keeps a run from writing there; an empty string if nothing does."""
+    place = output.place
+    if ADDRESS.match(output.told.partition("=")[2]):
+        return "is an address; outputs are written to disks alone"
+    if "=~" in output.told:
+        return "~ is read on the command line alone, elsewhere ${oc.env:HOME}"
+    for above in place.parents:
+        if (above / RECORD / "config.yaml").exists() and not run.is_relative_to(above):
+            return f"lies in the folder of another run, {above}"
+    if not os.path.lexists(place):
+        return ""
+    if output.is_folder:
+        if not place.is_dir():
+            return "is a file"
+        others = [entry.name for entry in place.iterdir() if not _is_ours(entry)]
+        return f"holds other files, such as {min(others)}" if others else ""
+    if not place.is_file():
+        return "is no regular file"
+    return "" if _is_ours(place) else "is there already, and is of no run"
+
+
+def _is_ours(file: Path) -> bool:
+    """Tell whether a run has written a file, or the remains of one."""
+    if file.suffix == ".ckpt":
+        return has_checksum(file)
+    if kind := KINDS.get(file.suffix):
+        return file.is_file() and is_earlier(file, kind)
+    if any(file.glob(f"{VERSION}*")):
+        return True
+    return file.name.startswith((EVENTS, ".", VERSION)) or file.name.endswith(".ckpt.sha256")

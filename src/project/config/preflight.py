@@ -1,0 +1,102 @@
+"""Before a run: its configuration is checked and its folder found or made, without importing torch."""
+
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.experimental.callback import Callback
+from hydra.types import RunMode
+from omegaconf import DictConfig, read_write
+from omegaconf.errors import OmegaConfBaseException
+
+from project.config import resume
+from project.config.cli import ending_on_errors
+from project.config.derived_values import complete
+from project.config.output_paths import find_misplaced
+from project.config.validation import find_problems
+from project.config.validation.command_request import asked, overrides_of
+from project.errors import InputError
+from project.runs.create import claim, next_free
+from project.runs.run_folder import refuse_unwritable
+from project.runtime import signals, torchrun, training_imports
+from project.runtime.write_probe import find_unusable
+
+SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
+"""Beginnings of overrides that only sweeps read."""
+
+
+class Preflight(Callback):
+    """Hydra's hook before a run: refuse a wrong configuration, find or make the run folder."""
+
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the configuration of a single run and give it a folder of its own."""
+        HydraConfig.instance().set_config(config)
+        with ending_on_errors():  # Hydra would turn an exception of a callback into a warning
+            sources = config.hydra.runtime.config_sources
+            conf = next(Path(source.path) for source in sources if source.provider == "main")
+            try:
+                folder = torchrun.earlier_folder(config.hydra)
+            except OmegaConfBaseException:  # what the folder's name is made of cannot be resolved
+                _check(config)
+                raise
+            resume.go_on_after_restart(folder)
+            earlier = resume.configure(config, conf)
+            complete(config)
+            _foresee_folder(config, earlier.path if earlier is not None else folder)
+            _check(config)
+            _refuse_sweep_keys(config)
+            if earlier is not None:
+                refuse_unwritable(earlier)
+            if earlier is not None:
+                folder = earlier.path
+            elif folder is None:
+                named = "hydra.run.dir" in asked(config).keys
+                with signals.holding():
+                    folder = claim(
+                        torchrun.name_folder(config.hydra), "hydra.run.dir" if named else "paths.outputs"
+                    )
+            with read_write(config.hydra.run):
+                config.hydra.run.dir = str(folder)
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Refuse a sweep in processes that belong to one run."""
+        training_imports.settle()  # its process goes on for long
+        signals.raise_again()
+        with ending_on_errors():
+            torchrun.refuse_sweep()
+            for text in overrides_of(config):
+                if text.startswith("hydra.run.dir="):
+                    raise InputError(f"{text}: of a single run; a sweep's folder is hydra.sweep.dir=FOLDER")
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Check the configuration of a sweep's job, unless our own launcher did so before it started."""
+        ours = str(config.hydra.launcher.get("_target_")).startswith("hydra_plugins.project_sweeps.")
+        if config.hydra.mode == RunMode.MULTIRUN and not ours:
+            with ending_on_errors():
+                complete(config)
+                _check(config)
+
+
+def _foresee_folder(config: DictConfig, known: Path | None) -> None:
+    """Have the configuration know the folder that the run will have, which its outputs are compared with."""
+    with suppress(OmegaConfBaseException):  # told by another check
+        folder = known or next_free(torchrun.name_folder(config.hydra))
+        with read_write(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(folder.absolute())
+        HydraConfig.instance().set_config(config)
+
+
+def _refuse_sweep_keys(config: DictConfig) -> None:
+    for text in overrides_of(config):
+        if text.lstrip("+~").startswith(SWEEP_KEYS):
+            raise InputError(f"{text}: has no effect on a single run; add -m to sweep, or leave it out")
+    for key, without in (("seeds", 1), ("folds", None)):
+        if (value := config.get(key)) != without:
+            raise InputError(f"{key}={value}: repeats the points of a sweep; add -m")
+
+
+def _check(config: DictConfig) -> None:
+    for find in (find_problems, find_unusable, find_misplaced, torchrun.find_mismatch):
+        if problems := dict.fromkeys(find(config)):  # from which those that follow may come
+            raise InputError("\n".join(problems))

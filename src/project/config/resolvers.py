@@ -1,0 +1,64 @@
+"""Values that the configuration computes: `${image_shape:…}` and the like. Needs no torch."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from omegaconf import ListConfig, OmegaConf
+
+from project.datamodules.storage.class_folders import class_folders
+from project.datamodules.storage.survey import survey
+from project.errors import InputError
+from project.runtime import secrets
+
+Size = int | Sequence[int] | None
+
+
+def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> ListConfig:
+    """Shape (C, H, W) of images of shape `native` after resizing and turning gray."""
+    channels, height, width = native
+    if resize is not None:
+        height, width = _sides(resize)
+    return ListConfig([1 if grayscale else channels, height, width])
+
+
+def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
+    """Shape (C, H, W) of the images in class folders: gray only if all are, and of one size.
+
+    Raises:
+        InputError: they have several sizes, and are not resized.
+    """
+    found = survey(path)
+    if resize is None and len(found.sizes) > 1:
+        few = ", ".join(
+            f"{height}×{width} as {file}" for (height, width), file in list(found.sizes.items())[:3]
+        )
+        raise InputError(
+            f"data.resize=null: images of {len(found.sizes)} sizes ({few}); set data.resize, e.g. "
+            f"data.resize={max(found.sizes)[0]}"
+        )
+    gray = not found.colour if grayscale is None else grayscale
+    return image_shape([1 if gray else 3, *next(iter(found.sizes))], resize, gray)
+
+
+def folder_classes(path: str) -> int:
+    """Number of class folders."""
+    return len(class_folders(Path(path)))
+
+
+def portion(share: float, shape: Sequence[int]) -> int:
+    """So many pixels as a share of the shorter side of images (C, H, W)."""
+    return round(share * min(shape[1:]))
+
+
+def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
+    sides = [resize, resize] if isinstance(resize, int) else list(resize)
+    if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
+        raise InputError(f"data.resize={resize}: give a side in pixels, or [height,width]")
+    return sides[0], sides[1]
+
+
+def register() -> None:
+    """Make the resolvers known to OmegaConf; may be called again."""
+    OmegaConf.register_new_resolver("oc.env", secrets.env, replace=True)
+    for resolver in (image_shape, folder_shape, folder_classes, portion):
+        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)

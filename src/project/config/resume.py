@@ -1,0 +1,308 @@
+"""Continuing an earlier run or sweep: its folder, its checkpoint, and its configuration with what changed."""
+
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
+
+from project.config.allowed_targets import refuse_address
+from project.config.suggestions import did_you_mean, explain_key, options
+from project.errors import InputError
+from project.runs.checkpoint_files import find_damage
+from project.runs.config_diff import find_changes, find_refusals
+from project.runs.lock import working_process, works_elsewhere
+from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
+from project.runs.sweep_folder import SweepFolder, find_sweep
+from project.runtime import secrets, yaml_files
+
+MULTIRUN_FLAGS = ("-m", "--multirun")
+SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")
+"""Of a sweep that goes on: what they name is in its folder."""
+OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_anyway")
+SWEEP_KEYS = ("resume", "retry", "paths.outputs")
+FREE_KEYS = (
+    *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
+    *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
+)
+"""Of a sweep that goes on, these may change: where its jobs run, and how far it goes."""
+
+
+class Continued(NamedTuple):
+    """What the command line said about an earlier run."""
+
+    run: RunFolder
+    checkpoint: Path
+    changes: list[str]
+
+
+class ContinuedSweep(NamedTuple):
+    """What the command line said about an earlier sweep."""
+
+    folder: SweepFolder
+    retry: bool
+    given: list[str]
+
+
+continued: Continued | None = None
+"""Set by `set_aside`, before Hydra composes; taken up by `configure`."""
+continued_sweep: ContinuedSweep | None = None
+"""Set by `set_aside` likewise; taken up by the sweeper."""
+
+
+def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
+    """Keep a continued run's changes from Hydra, which would check them against today's defaults.
+
+    Args:
+        arguments: of the command line.
+        defaults: the primary configuration's file, which says where run folders are unless the command line
+            does.
+
+    Returns:
+        The arguments for Hydra.
+
+    Raises:
+        InputError: the run or the checkpoint cannot be continued.
+    """
+    global continued
+    overrides: list[str] = get_args_parser().parse_known_args(list(arguments))[0].overrides
+    given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
+    named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
+    if not named:
+        if given.get("retry", "false") != "false":
+            raise InputError(
+                f"retry={given['retry']}: runs a sweep's failed jobs again; name it with resume="
+            )
+        return list(arguments)
+    told = " ".join(f"{key}={value}" for key, value in named.items())
+    _refuse_places(named)
+    several = any(flag in arguments for flag in MULTIRUN_FLAGS)
+    outputs = given.get("paths.outputs") or yaml_files.load(defaults).paths.outputs
+    if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
+        flags = [text for text in arguments if text.startswith("-") and not text.startswith(SWEEP_FLAGS)]
+        if flags:
+            raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
+        return _set_sweep_aside(sweep, overrides, given.get("retry", "false"))
+    if several:
+        raise InputError(f"{told}: no sweep, but one run; leave out -m")
+    if (retry := given.get("retry", "false")) != "false":
+        raise InputError(
+            f"retry={retry}: runs a sweep's failed jobs again, and {told} is one run; leave it out"
+        )
+    if "resume" in named:
+        run: RunFolder | None = find_run(named["resume"], outputs)
+    else:
+        run = run_of_checkpoint(named["ckpt_path"])
+    checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, told)
+    if (
+        run is not None
+        and "ckpt_path" in named
+        and not checkpoint.resolve().is_relative_to(run.path.resolve())
+    ):
+        raise InputError(f"{told}: the checkpoint is none of that run; give one of the two keys")
+    if run is None:  # a file from elsewhere starts a new run
+        return list(arguments)
+    _refuse_running(run, told, anyway=given.get("resume_anyway") == "true")
+    # What has no = may belong to a flag, such as `job` to --cfg, and is left to Hydra.
+    single = [text for text in overrides if "=" in text or text.startswith("~")]
+    changes = [text for text in single if text.partition("=")[0] not in OWN_KEYS]
+    continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
+    return [argument for argument in arguments if argument not in continued.changes]
+
+
+def _named_checkpoint(path: str) -> Path:
+    if problem := find_damage(Path(path)):
+        raise InputError(f"ckpt_path={path}: {problem}{_nearby(Path(path))}")
+    return Path(path)
+
+
+def _newest(run: RunFolder | None, told: str) -> Path:
+    """The newest checkpoint of a run that is whole; damaged ones are named and passed over."""
+    assert run is not None
+    found = run.newest_checkpoint()
+    if found.path is None:
+        damaged = f"{'; '.join(found.damaged)}; " if found.damaged else ""
+        raise InputError(
+            f"{told}: {damaged}no checkpoint to go on from in {run.checkpoints}; start a new run"
+        )
+    for line in found.damaged:
+        print(f"{line}: going on from {found.path.name}", file=sys.stderr)
+    return found.path
+
+
+def _refuse_places(named: Mapping[str, str]) -> None:
+    """Refuse what cannot be the place of a run or a checkpoint."""
+    for key, value in named.items():
+        if not value:
+            raise InputError(f"{key}=: name a {'run folder, or last' if key == 'resume' else 'file'}")
+        if line := refuse_address(key, value):
+            raise InputError(line)
+
+
+def _nearby(checkpoint: Path) -> str:
+    """What a user may have meant who named a folder."""
+    if str(checkpoint) == "last":
+        return "; the last run goes on with resume=last"
+    return "; that is a folder, name a file in it" if checkpoint.is_dir() else ""
+
+
+def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
+    """The sweep that is meant, or None if it is a run."""
+    if wanted != "last":
+        return find_sweep(wanted)
+    sweeps = [SweepFolder(file.parent) for file in Path(outputs).glob("**/sweep.json")]
+    last = max(sweeps, key=lambda sweep: sweep.read_record()["started"], default=None)
+    if several:
+        if last is None:
+            raise InputError(f"resume=last: no sweep below paths.outputs={outputs}")
+        return last
+    if last is None:
+        return None
+    run = latest_run(outputs)
+    if run is not None and (around := find_sweep(run.path.parent)) is not None:
+        return around
+    later = run is None or run.read_status().get("started", "") <= last.read_record()["started"]
+    return last if later else None
+
+
+def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
+    """Have Hydra compose the sweep as it was, from its own copy of the configuration files."""
+    global continued_sweep
+    if retry not in ("true", "false"):
+        raise InputError(f"retry={retry}: true or false")
+    record = sweep.read_record()
+    earlier, name = record["overrides"], record.get("config_name", "train")
+    given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
+    earlier = secrets.restore(earlier, given)
+    changes = [text for text in given if text.startswith(FREE_KEYS) and text not in earlier]
+    for text in given:
+        if text not in earlier and text not in changes:
+            raise InputError(
+                f"{text}: {sweep.shown} was started with {' '.join(earlier) or 'no overrides'}; "
+                "a sweep goes on as it was, leave this out or start a new one"
+            )
+    replaced = {text.partition("=")[0] for text in changes}
+    kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
+    primary = yaml_files.load(sweep.conf / f"{name}.yaml")
+    beside = [text for text in kept if text.startswith(yaml_files.SEARCH_PATH)]
+    if beside or OmegaConf.select(primary, "hydra.searchpath"):  # whose files are in the sweep's folder
+        kept = [text for text in kept if text not in beside] + [f"{yaml_files.SEARCH_PATH}[]"]
+    if "hydra/launcher" in replaced:  # which has other keys
+        kept = [text for text in kept if not text.startswith("hydra.launcher.")]
+    for key in (text.partition("=")[0] for text in kept if secrets.is_redacted(text)):
+        raise InputError(f"{key}: {secrets.HOW_AGAIN.format(key=key)}")
+    continued_sweep = ContinuedSweep(sweep, retry == "true", given)
+    flags = ["-m", "--config-path", str(sweep.conf.absolute())]
+    return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
+
+
+def go_on_after_restart(folder: Path | None) -> None:
+    """Continue the run in `folder`, if there is one and it has a checkpoint, unless the command names one."""
+    global continued
+    if (
+        folder is not None
+        and continued is None
+        and (checkpoint := (run := RunFolder(folder)).newest_checkpoint().path)
+    ):
+        continued = Continued(run, checkpoint, [])
+
+
+def configure(config: DictConfig, conf: Path) -> RunFolder | None:
+    """Put the continued run's configuration, changed as the command line says, in the place of `config`.
+
+    Args:
+        config: composed by Hydra, with its own node.
+        conf: the configuration's folder.
+
+    Returns:
+        The run, None if none is continued.
+
+    Raises:
+        InputError: the folder is damaged, or a change is none that this run can take.
+    """
+    if continued is None:
+        return None
+    run, checkpoint, changes = continued
+    earlier = _read(run, run.composed_file, "trainer")
+    recorded = _read(run, run.hydra_file, "hydra")
+    choices = OmegaConf.select(recorded, "hydra.runtime.choices")
+    if not isinstance(choices, DictConfig):
+        raise InputError(f"resume={run.shown}: {run.hydra_file} is damaged (no hydra.runtime.choices)")
+    anyway = config.get("resume_anyway", False)
+    before = OmegaConf.to_container(earlier, resolve=True) if changes else {}
+    for change in changes:
+        change_config(earlier, change, conf)
+    if changes and not anyway:
+        _refuse_wrong(before, OmegaConf.to_container(earlier, resolve=True))
+    with open_dict(config):
+        for key in [str(name) for name in config if name != "hydra"]:
+            del config[key]
+        config.merge_with(earlier)
+    with open_dict(config):
+        config.ckpt_path, config.resume_anyway = str(checkpoint), anyway
+    with read_write(config.hydra), read_write(config.hydra.runtime):
+        config.hydra.runtime.choices = choices
+        config.hydra.output_subdir = None  # the run's record changes when the changes have proved right
+    return run
+
+
+def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
+    """A record of a run's configuration, in which `key` must be."""
+    try:
+        found = yaml_files.load(file)
+    except InputError as error:
+        raise InputError(f"resume={run.shown}: {file} is damaged ({error})") from error
+    if key not in found:
+        raise InputError(
+            f"resume={run.shown}: {file} is damaged (no key {key}); restore it, or start a new run, with "
+            "ckpt_path= a copy of the checkpoint elsewhere"
+        )
+    return found
+
+
+def _refuse_wrong(before: Any, now: Any) -> None:
+    """Refuse what would be wrong wherever the run is taken up; within an epoch the checkpoint tells more."""
+    if lines := find_refusals(find_changes(before, now)):
+        raise InputError("\n".join(lines))
+
+
+def change_config(config: DictConfig, change: str, conf: Path) -> None:
+    """Change a value of an earlier run's configuration.
+
+    Args:
+        config: changed in place.
+        change: `key=value`, as on the command line.
+        conf: the folder of the configuration, where nearest names are looked for.
+
+    Raises:
+        InputError: there is no such key, or it is none that can change.
+    """
+    override = OverridesParser.create().parse_override(change)
+    key = override.key_or_group
+    if override.is_sweep_override():
+        raise InputError(f"{change}: several values; a run goes on with one, a list is written {key}=[a,b]")
+    if key == "paths.run":
+        raise InputError(f"{change}: a run goes on in its own folder; leave this out, or start a new run")
+    if override.is_delete() or options(conf, key):
+        raise InputError(
+            f"{change}: a run goes on with its own {key}; give single values, or start a new run"
+        )
+    if line := explain_key(override, config, conf):
+        raise InputError(line)
+    if (root := key.partition(".")[0]) not in config:
+        raise InputError(f"{change}: nothing reads {key}; {did_you_mean(root, map(str, config))}")
+    OmegaConf.update(config, key, override.value(), force_add=override.is_add())
+
+
+def _refuse_running(run: RunFolder, told: str, *, anyway: bool) -> None:
+    status = run.read_status()
+    if (pid := working_process(status)) is not None:
+        raise InputError(f"{told}: {run.shown} is still running, as process {pid}; end that first")
+    if not anyway and (host := works_elsewhere(run.path, status)):
+        raise InputError(
+            f"{told}: {run.shown} seems to be running on {host}; end that first, or say that it has ended "
+            "with resume_anyway=true"
+        )

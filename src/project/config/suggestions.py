@@ -1,0 +1,265 @@
+"""Mistyped keys and options: what there is instead. Works from the files of the configuration folder."""
+
+import json
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+from pathlib import Path
+
+from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
+
+from project.errors import InputError, one_line
+from project.runtime.yaml_files import loaded, place, searched, shown
+
+MOST_NAMES = 12
+NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
+NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
+TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: \S+)'")
+IN_FILE = re.compile(r"(?:\bIn|defined in) '?([^':]+)'?(?:: (.*))?$")
+"""Messages of Hydra about mistakes in the defaults lists of files."""
+HYDRA_KEYS = tuple(HydraConf.__dataclass_fields__)
+SWEEP = re.compile(r"([^=]+)=(\w+)\(.*\)")
+SWEEPS = {
+    "choice": "choice(1,2)",
+    "range": "range(1,9,2)",
+    "interval": "interval(0.1,1)",
+    "glob": "glob(*)",
+    "tag": "tag(log,interval(0.1,1))",
+    "sort": "sort(3,1,2)",
+    "shuffle": "shuffle(1,2,3)",
+}
+"""Examples of a sweep's values, by the functions of Hydra's grammar."""
+HYDRA_OPTION = re.compile(
+    r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
+)
+"""How Hydra tells that one of its own groups has no such option."""
+
+
+def explain_composition(
+    error: BaseException, overrides: Sequence[str], conf: Path | None, config_name: str
+) -> list[str]:
+    """Say which overrides the configuration does not know and what is nearest, a line each.
+
+    Args:
+        error: what Hydra raised.
+        overrides: of the command line, without flags.
+        conf: the configuration's folder.
+        config_name: of the primary configuration.
+    """
+    general = [one_line(error)]
+    if conf is None:
+        return general
+    parsed: list[Override] = []
+    for text in overrides:
+        try:
+            parsed.append(OverridesParser.create().parse_override(text))
+        except HydraException:
+            if (found := SWEEP.fullmatch(text)) and found[2] in SWEEPS:
+                return [f"{text}: wrong arguments of {found[2]}; as in {found[1]}={SWEEPS[found[2]]}"]
+            if quoted := _quoted(text):
+                return [f"{text}: Hydra cannot read this value as it is; quote it: {shlex.quote(quoted)}"]
+            return [
+                f"{text}: no override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
+            ]
+    if found := HYDRA_OPTION.search(general[0]):
+        group, value, known_options = found.groups()
+        where = "" if f"{group}={value}" in overrides else _place(value)
+        return [f"{where}{group}={value}: no such option; {did_you_mean(value, known_options.split())}"]
+    if general[0].startswith(("Ambiguous value", "Sweep parameters")):
+        return [
+            f"{override.input_line}: several values make a sweep, which needs -m; a list is written "
+            f"{override.key_or_group}=[a,b]"
+            for override in parsed
+            if override.is_sweep_override()
+        ]
+    groups = [
+        override
+        for override in parsed
+        if options(conf, override.key_or_group) or override.key_or_group.startswith("hydra/")
+    ]
+    lines = [line for override in groups if (line := _explain_option(override, conf))]
+    lines += [
+        f"{override.input_line}: the group is there already; write it without +"
+        for override in groups
+        if override.is_add() and "more than once" in general[0]
+    ]
+    if lines := lines or list(filter(None, [_explain_file(error, general[0], conf)])):
+        return lines
+    try:
+        known = _compose(conf, config_name, groups)
+    except InputError as refused:  # what a file holds, which Hydra has not come to
+        return str(refused).splitlines()
+    if known is None:
+        return general
+    lines = [
+        line for override in parsed if override not in groups and (line := explain_key(override, known, conf))
+    ]
+    return lines or general
+
+
+def _explain_file(error: BaseException, message: str, conf: Path) -> str:
+    """Say which file is wrong in which line; nothing if it is the command line that is."""
+    if found := NO_OPTION.search(message):
+        group, _, option = found[1].rpartition("/")
+        if where := _place(option):
+            return f"{where}{group}={option}: {_no_option(conf, group, option)}"
+    elif found := NO_GROUP.search(message):
+        if where := _place(found[1]):
+            return f"{where}{found[1]}: no such group; {did_you_mean(found[1], _groups(conf))}"
+    elif found := TWO_VALUES.search(message):
+        if where := _place(f"/{found[1]}"):
+            return f"{where}{found[1]}: is chosen already; write override /{found[2]}"
+    elif (key := _key_of(error)) and (where := _place(key)):
+        parent, _, name = key.rpartition(".")
+        if parent == "hydra":
+            return f"{where}{key}: no such key; {did_you_mean(name, HYDRA_KEYS, 'hydra.')}"
+        return f"{where}{key}: {message}"
+    elif (found := IN_FILE.search(message)) and found[1] in loaded:
+        file = loaded[found[1]]
+        word = next((word for word in ("hydra.searchpath", "_self_") if word in message), "")
+        return f"{place(file, word) or f'{shown(file)}: '}{found[2] or message}"
+    return ""
+
+
+def _place(word: str) -> str:
+    """Locate a key or an option in the files that were read, the last file first."""
+    return next(filter(None, (place(file, word) for file in reversed(loaded.values()))), "")
+
+
+def _key_of(error: BaseException) -> str:
+    """The key that OmegaConf complains of, empty if it names none."""
+    found = re.search(r"full_key: (\S+)", str(error))
+    return found[1] if found else ""
+
+
+def _groups(conf: Path) -> list[str]:
+    """Groups of configuration files, those within others too."""
+    return [
+        folder.relative_to(top).as_posix()
+        for top in dict.fromkeys([conf, *searched])
+        for folder in sorted(top.rglob("*"))
+        if folder.is_dir()
+    ]
+
+
+def _no_option(conf: Path, group: str, option: str) -> str:
+    """Explain why a group has no such option, with the nearest one."""
+    for folder in dict.fromkeys([conf, *searched]) if ".." not in option else ():
+        file = folder / group / f"{option}.yaml"
+        if file.exists() or file.is_symlink():
+            return f"{shown(file)} is no file that can be read"
+        if file.with_suffix(".yml").exists():
+            return f"{shown(file.with_suffix('.yml'))} is not found by Hydra; rename it to .yaml"
+    if not (known := options(conf, group)):
+        return f"no such group; {did_you_mean(group, _groups(conf))}"
+    return f"no such option; {did_you_mean(option, known)}"
+
+
+def _quoted(text: str) -> str:
+    """The override with its value in quotes; empty if that is not what it lacks."""
+    key, sign, value = text.partition("=")
+    quoted = f'{key}{sign}"{value}"'
+    if not sign or not value or any(character in value for character in "[](){}'\"\\="):
+        return ""
+    try:
+        OverridesParser.create().parse_override(quoted)
+    except HydraException:
+        return ""
+    return quoted
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Name the nearest ones, or all if none is near; `prefix` is put before each."""
+    candidates = list(dict.fromkeys(str(candidate) for candidate in known))
+    if near := get_close_matches(name, candidates, n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
+    names = [prefix + candidate for candidate in candidates]
+    if len(names) > MOST_NAMES:
+        names = [*names[:MOST_NAMES], "…"]
+    return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
+
+
+def options(conf: Path, group: str) -> list[str]:
+    """Options of a configuration group of ours; none if `group` is no such group.
+
+    Args:
+        conf: the configuration's folder; those that Hydra searched beside it count too.
+        group: its path.
+    """
+    if group.startswith("hydra"):
+        return []
+    folders = [folder / group for folder in (conf, *searched)]
+    return sorted({file.stem for folder in folders for file in folder.glob("*.yaml") if file.is_file()})
+
+
+def _explain_option(override: Override, conf: Path) -> str:
+    group = override.key_or_group
+    known = options(conf, group)
+    if override.is_delete() or not known:
+        return ""
+    values = override.value() if not override.is_sweep_override() else list(override.sweep_iterator())
+    for value in values if isinstance(values, list) else [values]:
+        files = [folder / group / f"{str(value).removesuffix('.yaml')}.yaml" for folder in (conf, *searched)]
+        there = ".." not in str(value) and any(file.is_file() for file in files)
+        if value is not None and not there:
+            return f"{group}={value}: {_no_option(conf, group, str(value))}"
+    return ""
+
+
+def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
+    """Say that `known` has no such key and what is nearest, or nothing if it has."""
+    key = override.key_or_group
+    if override.is_add() and not override.is_force_add() and OmegaConf.select(known, key) is not None:
+        return f"{override.input_line}: {key} is there already; write it without +"
+    if override.is_add() or (key.startswith("hydra") and "hydra" not in known):
+        return ""
+    parent, _, name = key.rpartition(".")
+    node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+    while parent and node is None:  # the mistyped part may stand further up
+        parent, _, name = parent.rpartition(".")
+        node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
+    if not isinstance(node, DictConfig):
+        return f"{override.input_line}: no key {parent}.{name}; {parent} is a value"
+    if name in node or OmegaConf.is_missing(node, name):
+        return ""
+    candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
+    if not parent:
+        candidates += [group for group in _groups(conf) if "/" not in group]
+    wanted = f"{parent}.{name}" if parent else name
+    hint = did_you_mean(name, dict.fromkeys(candidates), f"{parent}." if parent else "")
+    if not parent and (deeper := _keys_named(known, name)):
+        hint = f"did you mean {' or '.join(deeper)}?"
+    return f"{override.input_line}: no key {wanted}; {hint}"
+
+
+def _keys_named(known: DictConfig, name: str) -> list[str]:
+    """Full keys whose last part is `name`, for those who leave the group out."""
+    return [
+        f"{group!s}.{name}"
+        for group in known
+        if isinstance(node := known._get_node(group), DictConfig) and name in node
+    ]
+
+
+def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
+    # A sweep's choices are told by their first one.
+    lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
+    others = [str(folder.absolute()) for folder in searched if folder.is_dir()]
+    if others := [folder for folder in others if folder != str(conf.absolute())]:
+        lines.append(f"hydra.searchpath={json.dumps(others)}")
+    earlier = GlobalHydra.instance().hydra
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+            return compose(config_name, lines, return_hydra_config=True)
+    except HydraException:
+        return None
+    finally:
+        GlobalHydra.instance().hydra = earlier

@@ -1,0 +1,123 @@
+"""The command line as it is typed, before Hydra reads it."""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from hydra._internal.utils import get_args_parser
+from omegaconf import OmegaConf
+
+from project.config.validation.groups import GROUPS, KEYS, PRESETS
+from project.errors import InputError
+
+OTHER_DEFAULTS = ("--config-path", "-cp", "--config-name", "-cn")
+"""Flags by which another defaults list counts than that of our configuration."""
+
+
+def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
+    """Refuse what Hydra would pass over in silence, or tell in many lines.
+
+    Args:
+        arguments: of the command line.
+
+    Raises:
+        InputError: a flag is wrong, or an override has no key, or a key is given twice: a line each.
+    """
+    parser = get_args_parser()
+    parser.error = _raise  # type: ignore[assignment, method-assign]
+    known, unknown = parser.parse_known_intermixed_args(list(arguments))
+    problems = [
+        f"{text}: no such flag; --hydra-help lists them, and keys are given as key=value"
+        for text in unknown
+        if text.startswith("-")
+    ]
+    overrides = [*known.overrides, *(text for text in unknown if not text.startswith("-"))]
+    needed = not any(text.startswith("resume=") for text in overrides)  # a sweep has its own copy
+    if needed and known.config_dir is not None and not Path(known.config_dir).is_dir():
+        problems.append(f"--config-dir={known.config_dir}: no such folder; name one with configuration files")
+    if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides), *_emptied(overrides)]:
+        raise InputError("\n".join(problems))
+
+
+def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], list[str]]:
+    """Of overrides of one key keep the last one, as in `train.py optim.lr=0.1 "$@"`.
+
+    A `+` before a group of the defaults list is dropped: `+experiment=x` is `experiment=x`. Of other keys the
+    first override's `+` is kept, which adds what the last one sets. `experiment=null` is dropped.
+
+    Args:
+        arguments: of the command line.
+        defaults: the primary configuration's file.
+
+    Returns:
+        The arguments for Hydra, and a line for each key whose last value is another one than the first.
+    """
+    groups = _groups_of(defaults) if any(text.startswith("+") for text in arguments) else frozenset()
+    if any(text.startswith(OTHER_DEFAULTS) for text in arguments):
+        groups = frozenset()
+    given: dict[str, list[str]] = {}
+    for text in arguments:
+        if not text.startswith(("-", "~")) and "=" in text:
+            given.setdefault(_key(text), []).append(text)
+    deleted = {_key(text) for text in arguments if text.startswith("~")}
+    kept, lines = list(arguments), []
+    for key, texts in given.items():
+        if not key or key in deleted:  # `refuse_wrong_arguments` tells
+            continue
+        name, _, value = texts[-1].partition("=")
+        prefix = "++" if any(text.startswith("++") for text in texts) else "+" * texts[0].startswith("+")
+        last = f"{'' if key in groups else prefix}{name.lstrip('+')}={value}"
+        place = len(kept) - 1 - kept[::-1].index(texts[-1])
+        kept[place] = last
+        kept = [text for number, text in enumerate(kept) if number == place or text not in texts]
+        if others := dict.fromkeys(text for text in texts if text.lstrip("+") != texts[-1].lstrip("+")):
+            lines.append(f"{last}: the last one counts, not {' or '.join(others)}")
+    none = {f"{preset}=null" for preset in PRESETS}  # for which Hydra has no word
+    return [text for text in kept if text not in none], lines
+
+
+def _groups_of(defaults: Path) -> frozenset[str]:
+    """Groups of a configuration's defaults list, each of which has an option already, or null."""
+    entries: Any = OmegaConf.to_container(OmegaConf.load(defaults))
+    entries = entries.get("defaults", ())
+    return frozenset(str(name) for entry in entries if isinstance(entry, dict) for name in entry)
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~").strip().removesuffix("@_global_")
+
+
+def _needed_by_hydra(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield what is left out that the run folder's name is made of, before Hydra looks for it."""
+    for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
+        if f"~{key}" in overrides:
+            yield f"~{key}: a run needs it; {remedy}"
+
+
+def _emptied(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield groups of keys to which nothing is added, which Hydra would take for no change."""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if value == "{}" and key in GROUPS:
+            yield f"{text}: changes nothing, keys that are there stay; {GROUPS[key]}"
+
+
+def repeated(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield which keys are given more than once, and overrides without a key."""
+    given: dict[str, list[str]] = {}
+    for text in overrides:
+        if not (key := _key(text)):
+            yield f"{text}: no override; write key=value"
+            continue
+        given.setdefault(key, []).append(text)
+    for key, texts in given.items():
+        if len(set(texts)) > 1:
+            yield f"{key}: given {_times(len(texts))}, as {' and '.join(texts)}; leave one"
+
+
+def _times(number: int) -> str:
+    return "twice" if number == 2 else f"{number} times"
+
+
+def _raise(message: str) -> None:
+    raise InputError(f"{' '.join(message.split())}; --hydra-help lists the flags")

@@ -1,0 +1,196 @@
+"""Images: as many, of the shape and in as many classes as is configured."""
+
+from collections.abc import Iterator, Mapping
+from itertools import product
+from typing import Any
+
+from omegaconf import ListConfig
+
+from project.config.resolvers import folder_shape, image_shape
+from project.config.validation.command_request import Asked
+from project.config.validation.training_length import DataSet, data_set, images_of, training_images
+from project.errors import InputError
+
+REPEATED = ("num_classes", "input_shape")
+"""Facts of the data that other objects are built for."""
+BUILT_FOR_DATA = ("model", "loss", "augment")
+"""Groups with arguments of the same names."""
+
+
+def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+    """Yield what is wrong with the configured images.
+
+    Args:
+        right: values that are right by themselves, by dotted key.
+        command: what it asks for.
+    """
+    found = data_set(right)
+    yield from _wrong_fold(right)
+    yield from _wrong_statistics(right)
+    yield from _contradictions(right)
+    yield from _wrong_weights(right)
+    if found is not None:
+        yield from _wrong_classes(right, found)
+        yield from _wrong_shape(right, found)
+        cut = list(_wrong_cut(right, found))
+        yield from cut or _wrong_batch(right, found, command)
+    yield from _uneven_batch(right)
+    yield from _wrong_augmentation(right)
+
+
+def _wrong_fold(right: Mapping[str, Any]) -> Iterator[str]:
+    folds, fold = right.get("data.folds"), right.get("data.fold")
+    if not isinstance(fold, int):
+        return
+    if folds is None:
+        if "data.folds" in right and fold > 0:
+            yield f"data.fold={fold}: has no effect without data.folds; set their number, as in data.folds=5"
+    elif fold >= folds:
+        yield f"data.fold={fold}: must be at least 0 and at most {folds - 1}, with data.folds={folds}"
+
+
+def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
+    shape = right.get("data.input_shape")
+    if not isinstance(shape, list) or not str(right.get("data._target_")).startswith("project."):
+        return
+    given = {key: values for key in ("data.mean", "data.std") if isinstance(values := right.get(key), list)}
+    wrong = [
+        f"{key}={values}: {len(values)}" for key, values in given.items() if len(values) not in (1, shape[0])
+    ]
+    if wrong:
+        too = f" ({wrong[1]} too)" if len(wrong) > 1 else ""
+        yield (
+            f"{wrong[0]} values for {shape[0]} channels{too}; give one for each, one for all, or null to "
+            "compute them"
+        )
+
+
+def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
+    """Arguments of objects, as `model.num_classes`, that repeat a fact of the data with another value.
+
+    Deeper keys may differ, as `model.backbone.num_classes` of a pretrained network.
+    """
+    for group, name in product(BUILT_FOR_DATA, REPEATED):
+        key, fact = f"{group}.{name}", f"data.{name}"
+        if (value := right.get(key)) is not None and value != right.get(fact, value):
+            yield f"{key}={value}: {fact} is {right[fact]}; leave it out, or write {key}='${{{fact}}}'"
+
+
+def _wrong_weights(right: Mapping[str, Any]) -> Iterator[str]:
+    classes = right.get("data.num_classes")
+    for key, weights in right.items():
+        if (
+            not key.endswith(".class_weights")
+            or not isinstance(weights, list)
+            or not isinstance(classes, int)
+        ):
+            continue
+        if len(weights) != classes:
+            yield (
+                f"{key}={weights}: {len(weights)} weights for data.num_classes={classes}; give one for each "
+                "class"
+            )
+        elif not sum(weights):
+            yield f"{key}={weights}: all are 0, and so would be the loss; give some above 0"
+
+
+def _wrong_classes(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
+    classes = right.get("data.num_classes")
+    if found.classes is not None and isinstance(classes, int) and classes != found.classes:
+        yield (
+            f"data.num_classes={classes}: data={found.name} has {found.classes} classes; set "
+            f"data.num_classes={found.classes} or leave it out"
+        )
+
+
+def _wrong_shape(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
+    shape, gray, resize = (right.get(f"data.{name}") for name in ("input_shape", "grayscale", "resize"))
+    if not isinstance(shape, list):
+        return
+    try:
+        resize = ListConfig(resize) if isinstance(resize, list) else resize
+        if found.name == "image_folder":
+            expected = list(folder_shape(right["data.path"], resize, gray))
+        elif found.shape is not None:
+            expected = list(image_shape(found.shape, resize, gray))
+        else:
+            return
+    except InputError:
+        return
+    if shape != expected:
+        yield (
+            f"data.input_shape={shape}: the images of data={found.name} are {expected} (channels, height, "
+            "width); set data.resize or data.grayscale, and let data.input_shape follow"
+        )
+
+
+def _wrong_cut(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
+    """Where validation images cannot be cut from the training images as is configured."""
+    count, folds, share = found.images, right.get("data.folds"), right.get("data.val_size")
+    if found.validates:
+        if folds is not None:
+            yield (
+                f"data.folds={folds}: data={found.name} has validation images of its own; set "
+                "data.folds=null, or move them to the training images"
+            )
+        return
+    if count is None:
+        return
+    if count < 1:
+        yield f"data.test_size={right.get('data.test_size')}: leaves no images to train on; choose less"
+    elif folds is not None:
+        if folds > count:
+            yield f"data.folds={folds}: data={found.name} has {count:,} training images; choose fewer folds"
+    elif isinstance(share, int | float):
+        size = images_of(share, count)
+        if not 0 <= size < count or bool(size) != bool(share):
+            yield (
+                f"data.val_size={share}: choose 0 to {count - 1} of the {count} training images of "
+                f"data={found.name}, or a fraction from {1 / count:.2g} to below 1"
+            )
+
+
+def _wrong_batch(right: Mapping[str, Any], found: DataSet, command: Asked) -> Iterator[str]:
+    """A default may be larger than a small data set, which is one batch then."""
+    size, images = right.get("data.batch_size"), training_images(right, found)
+    if "data.batch_size" not in command.keys or not isinstance(size, int) or images is None or size <= images:
+        return
+    assert found.images is not None
+    cut = found.images - images
+    rest = f", {cut:,} others validate" if cut else ""
+    yield (
+        f"data.batch_size={size}: more than the {images:,} training images of data={found.name}{rest}; "
+        f"choose at most {images}"
+    )
+
+
+def _uneven_batch(right: Mapping[str, Any]) -> Iterator[str]:
+    """A batch counts the images of all devices; of how many is certain where they are numbered."""
+    size, devices, nodes = (
+        right.get(key) for key in ("data.batch_size", "trainer.devices", "trainer.num_nodes")
+    )
+    if not str(right.get("data._target_")).startswith("project."):
+        return
+    if isinstance(devices, list):
+        devices = len(devices)
+    if not (isinstance(size, int) and isinstance(devices, int) and isinstance(nodes, int)) or devices < 1:
+        return
+    if size % (devices * nodes):
+        yield (
+            f"data.batch_size={size}: counts the images of all devices together and must be a multiple of "
+            f"their number, {devices * nodes}"
+        )
+
+
+def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
+    shape = right.get("data.input_shape")
+    if not isinstance(shape, list) or not str(right.get("augment._target_")).startswith("project."):
+        return
+    side = min(shape[1:])
+    erase, padding = right.get("augment.erase"), right.get("augment.crop_padding")
+    if isinstance(erase, int) and erase > side:
+        yield f"augment.erase={erase}: larger than the image, {side} pixels; choose less"
+    if isinstance(padding, int) and padding >= side:
+        yield f"augment.crop_padding={padding}: shifts images of {side} pixels out of sight; choose less"
+    if right.get("test_views") == "flip_translate" and side < 2:
+        yield f"test_views=flip_translate: images of {side} pixel cannot be shifted; choose none or flip"

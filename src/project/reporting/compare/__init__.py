@@ -1,0 +1,1 @@
+"""Compare runs: tables, spreadsheets and plots."""

@@ -1,0 +1,194 @@
+"""A sweep's folder: its record, the configuration files as they were, and one run folder a job."""
+
+import json
+import os
+import platform
+import re
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from project.errors import InputError
+from project.runs.code_fingerprint import differences, fingerprint
+from project.runs.create import claim
+from project.runs.provenance import git_state, now, versions
+from project.runs.run_folder import RunFolder
+from project.runs.sweep_jobs import Job
+from project.runs.sweep_ledger import Ledger
+from project.runtime import yaml_files
+from project.runtime.secrets import find_secrets, redact
+
+PACKAGE = Path(__file__).resolve().parent.parent
+ENTRY = re.compile(r"""^\s*(?:- )?['"]?([\w.+-]+)['"]?:[ \t]+([^\s#].*)""", re.MULTILINE)
+"""A line of YAML with a key and a value, for files that are no YAML as a whole."""
+LAST_BREATH_S = 10.0
+"""Seconds that a killed sweep's processes may need to disappear."""
+
+
+class SweepFolder:
+    """What stands where in a sweep's folder.
+
+    Args:
+        path: the folder.
+    """
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = Path(path)
+        self.record_file = self.path / "sweep.json"
+        self.conf = self.path / "conf"
+        self.log_file = self.path / "sweep.log"
+        self.ledger = Ledger(self.path / "jobs.jsonl")
+
+    @property
+    def shown(self) -> str:
+        """Path as a user would type it."""
+        return RunFolder(self.path).shown
+
+    def run(self, name: str) -> RunFolder:
+        """A job's run folder."""
+        return RunFolder(self.path / name)
+
+    def read_record(self) -> dict[str, Any]:
+        """What the sweep is: the command line's overrides, its start, the code's state.
+
+        Raises:
+            InputError: the file is damaged.
+        """
+        try:
+            return json.loads(self.record_file.read_text())
+        except (OSError, json.JSONDecodeError) as error:
+            raise InputError(f"resume={self.shown}: {self.record_file} is damaged ({error})") from error
+
+    def read_jobs(self) -> dict[str, Job]:
+        """The jobs on record, by the name of their folders; none where the record is damaged."""
+        try:
+            return {job.name: job for job in self.ledger.read().values()}
+        except (OSError, ValueError, TypeError):  # the runs' folders tell as much
+            return {}
+
+    def start_record(self, overrides: Sequence[str], config_name: str) -> None:
+        """Write what the sweep is."""
+        record = {
+            "overrides": list(overrides),
+            "config_name": config_name,
+            "command": sys.argv,
+            "started": now(),
+            "host": platform.node(),
+            "git": git_state(),
+            "versions": versions(),
+            "code": fingerprint(PACKAGE),
+        }
+        partial = self.record_file.with_suffix(".json.partial")
+        partial.write_text(json.dumps(redact(record), indent=2) + "\n")
+        partial.replace(self.record_file)
+
+    def refuse_changed_code(self) -> None:
+        """Make sure that jobs yet to come are trained by the code that trained the others.
+
+        Raises:
+            InputError: files or packages differ from those that the sweep began with.
+        """
+        if changed := differences(self.read_record()["code"], fingerprint(PACKAGE)):
+            names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
+            raise InputError(
+                f"resume={self.shown}: the code changed since ({names}), its results would not compare; "
+                "start a new sweep, restore the code, or set hydra.sweeper.changed_code=true"
+            )
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep other processes from running this sweep at the same time.
+
+        Forked jobs share the lock: it is free when the last one of a killed sweep has ended.
+
+        Raises:
+            InputError: another process runs it.
+        """
+        with (self.path / ".lock").open("w") as file:
+            deadline = time.monotonic() + LAST_BREATH_S
+            while not _lock(file.fileno()):
+                if time.monotonic() > deadline:
+                    raise InputError(f"{self.shown}: this sweep is running already; end that process first")
+                time.sleep(0.1)
+            yield
+
+
+def create(
+    wanted: str, sources: Sequence[Path], overrides: Sequence[str], config_name: str = "train"
+) -> SweepFolder:
+    """Make a new sweep's folder, with one copy of all configuration files.
+
+    Args:
+        wanted: its path; -2, -3, … is appended if it is taken.
+        sources: folders of configurations; a file in one hides those of the same name in the following ones.
+        overrides: of the command line.
+        config_name: of the primary configuration.
+
+    Raises:
+        InputError: the folder cannot be made, or a file of the configuration holds a secret.
+    """
+    files = {file.relative_to(top): (file, top) for top in reversed(sources) for file in _config_files(top)}
+    for path, (file, top) in list(files.items()):
+        if (key := _find_secret(file)) is None:
+            continue
+        if top == sources[0] or file.resolve() in yaml_files.loaded.values():
+            raise InputError(
+                f"{path}: {key} is secret, and a sweep copies its configuration files; write {key}: "
+                "${oc.env:NAME} there"
+            )
+        print(f"warning: {path}: {key} is secret; the sweep's configuration lacks this file", file=sys.stderr)
+        del files[path]
+    named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
+    folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if named else "paths.outputs"))
+    for path, (file, _) in files.items():
+        copy = folder.conf / path
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+        yaml_files.originals[copy.resolve()] = file
+    folder.start_record(overrides, config_name)
+    return folder
+
+
+def _config_files(top: Path) -> Iterator[Path]:
+    """YAML files below a folder that Hydra could read; not those of runs and sweeps, nor hidden ones."""
+    above: dict[str, tuple[str, ...]] = {}  # by folder, those that it lies in, with all links followed
+    for place, folders, names in os.walk(top, followlinks=True):
+        around, real = above.get(os.path.dirname(place), ()), os.path.realpath(place)
+        if real in around or {"status.json", "sweep.json"} & set(names):  # links may lead in a circle
+            folders.clear()
+            continue
+        above[place] = (*around, real)
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for file in (Path(place, name) for name in sorted(names) if name.endswith((".yaml", ".yml"))):
+            if file.is_file() and file.stat().st_size <= yaml_files.MOST_BYTES:
+                yield file
+
+
+def _find_secret(file: Path) -> str | None:
+    """Find the first key of a file that holds a secret, which a copy would spread."""
+    try:
+        plain = yaml_files.read_yaml(file)
+    except InputError:
+        plain = [{key: value} for key, value in ENTRY.findall(yaml_files.read_text(file, errors="replace"))]
+    return next((key for key, _ in find_secrets(plain)), None)
+
+
+def find_sweep(path: str | Path) -> SweepFolder | None:
+    """The sweep that a folder is, or None."""
+    folder = SweepFolder(path)
+    return folder if folder.record_file.exists() else None
+
+
+def _lock(descriptor: int) -> bool:
+    """Lock an open file, for this process and all that are forked from it, unless others hold it."""
+    import fcntl  # Windows has none, and needs it for sweeps alone
+
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,351 @@
+"""Configuration files: read within bounds, each once, with the line of every key.
+
+Hydra reads its files through `ConfigFolder`, other code through `load` and `read_mapping`: what is no YAML,
+too large, or nested without end is refused with its file and line before anything is composed.
+"""
+
+import os
+import re
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import yaml
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra.core.config_search_path import ConfigSearchPath
+from hydra.plugins.config_source import ConfigResult, ConfigSource
+from omegaconf import DictConfig, OmegaConf
+from omegaconf import _utils as omegaconf_utils
+from omegaconf.errors import OmegaConfBaseException
+
+from project.errors import InputError, one_line
+from project.runtime.files import reason_of
+
+MOST_BYTES = 4 << 20
+"""Of a file: 100 times what the longest list of class names takes."""
+MOST_VALUES = 200_000
+"""In a file, with what its aliases stand for."""
+MOST_LEVELS = 100
+"""Of brackets and blocks within each other."""
+ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
+"""By the first bytes of a file; all others are UTF-8."""
+
+HEADER = 512
+"""Characters at the start of a file in which Hydra looks for `# @package`."""
+
+loaded: dict[str, Path] = {}
+"""Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
+SEARCH_PATH = "hydra.searchpath="
+"""Key of the folders beside the main one, with its =."""
+
+originals: dict[Path, Path] = {}
+"""Of copies of files that a sweep made in this process: what they are copies of, as messages name it."""
+searched: list[Path] = []
+"""Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
+
+
+class ConfigFolder(FileConfigSource):
+    """Hydra's source of a folder's files, which reads each file once, within the bounds of this module."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        """See `hydra.plugins.config_source.ConfigSource`."""
+        name = self._normalize_file_name(config_path)
+        file = Path(os.path.realpath(os.path.join(self.path, name)))
+        loaded[name.removesuffix(".yaml")] = file
+        config = load(file)
+        _refuse_wrong_defaults(file)
+        header = ConfigSource._get_header_dict(_read(file)[0])
+        return ConfigResult(provider=self.provider, path=f"file://{self.path}", config=config, header=header)
+
+
+def install(search_path: ConfigSearchPath) -> None:
+    """Have Hydra read the folders of a search path through this module."""
+    SourcesRegistry.instance().types["file"] = ConfigFolder
+    paths = [str(element.path) for element in search_path.get_path()]
+    searched[:] = [
+        Path(path.removeprefix("file://")) for path in paths if "://" not in path.removeprefix("file://")
+    ]
+
+
+def config_folders(sources: Iterable[Any]) -> list[Path]:
+    """Folders of a composed configuration's files, the first one first.
+
+    Args:
+        sources: `hydra.runtime.config_sources`.
+    """
+    return [Path(source.path) for source in sources if source.schema == "file"]
+
+
+def shown(file: Path) -> str:
+    """A path as a user would type it."""
+    file, here = originals.get(file, file), Path.cwd()
+    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+
+
+def read_text(file: Path, errors: str = "strict") -> str:
+    """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
+
+    Args:
+        file: its path.
+        errors: what becomes of bytes that are no text, as `bytes.decode` takes it.
+
+    Raises:
+        InputError: it is no file, cannot be read, is too large, or no text.
+    """
+    try:
+        if not file.is_file():  # opening a pipe would wait for its other end
+            what = (
+                "a folder"
+                if file.is_dir()
+                else "no regular file"
+                if file.exists()
+                else "No such file or directory"
+            )
+            raise InputError(f"{shown(file)}: {what}; name a text file")
+        with file.open("rb") as stream:
+            data = stream.read(MOST_BYTES + 1)
+    except OSError as error:
+        raise InputError(f"{shown(file)}: cannot be read ({reason_of(error)})") from error
+    if len(data) > MOST_BYTES:
+        raise InputError(f"{shown(file)}: larger than {MOST_BYTES >> 20} MiB; a configuration is shorter")
+    try:
+        return data.decode(ENCODINGS.get(data[:2], "utf-8-sig"), errors)
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(f"{shown(file)}:{line}: no UTF-8 text; save the file as UTF-8") from error
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """Read the keys of a YAML file, as OmegaConf reads YAML; nothing for an empty one.
+
+    Returns:
+        Plain values, which belong to a cache: not to be changed.
+
+    Raises:
+        InputError: as `read_text`; or it is no YAML, too large with its aliases, or something but keys.
+    """
+    found = read_yaml(file)
+    if isinstance(found, dict | None):
+        return found or {}
+    kind = "a list" if isinstance(found, list) else "only words"
+    raise InputError(f"{shown(file)}:1: {kind}, but keys with values are needed, as in seed: 1")
+
+
+def read_yaml(file: Path) -> Any:
+    """Read a YAML file of any kind; otherwise as `read_mapping`."""
+    return _read(file)[1]
+
+
+def load(file: Path) -> DictConfig:
+    """Read a YAML file as `OmegaConf.load` does.
+
+    Raises:
+        InputError: as `read_mapping`; or OmegaConf cannot hold a value.
+    """
+    plain = read_mapping(file)
+    try:
+        return OmegaConf.create(plain)
+    except (OmegaConfBaseException, RecursionError) as error:
+        key = str(getattr(error, "full_key", None) or "")
+        where = f"{shown(file)}:{line_of(file, key) or 1}: {key}{key and ': '}"
+        raise InputError(f"{where}{_reason(error)}") from error
+
+
+def line_of(file: Path, key: str) -> int:
+    """The line in which a file has a dotted key, 0 if it has none. The file was read before."""
+    node, line = yaml.compose(read_text(file), _loader()), 0
+    while key:
+        found = None
+        for name, child in node.value if isinstance(node, yaml.MappingNode) else ():
+            if name.value == key or key.startswith(f"{name.value}."):
+                found, rest = (name.start_mark.line + 1, child), key[len(name.value) + 1 :]
+        if found is None:
+            return 0
+        (line, node), key = found, rest
+    return line
+
+
+def has_alias(file: Path, name: str) -> bool:
+    """Tell whether aliases in later blocks of a file stand for what the block of a key at its top defines."""
+    root = yaml.compose(read_text(file), _loader()) if "*" in read_text(file) else None
+    before: set[int] = set()
+    own: set[int] = set()
+    for key, child in root.value if isinstance(root, yaml.MappingNode) else ():
+        nodes = set(map(id, _nodes(child)))
+        if own & nodes:
+            return True
+        if key.value == name:
+            own = nodes - before
+        before |= nodes
+    return False
+
+
+def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
+    """Yield a node and all below it. The file was read before, which bounds them."""
+    yield node
+    if isinstance(node, yaml.SequenceNode | yaml.MappingNode):
+        children = node.value if isinstance(node, yaml.SequenceNode) else chain.from_iterable(node.value)
+        for child in children:
+            yield from _nodes(child)
+
+
+def place(file: Path, key: str) -> str:
+    """Locate a dotted key in a file, or else its name in the defaults list or header, as messages begin:
+    `conf/train.yaml:3: `; empty if it does neither.
+    """
+    if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
+        return f"{shown(file)}:{line}: "
+    return ""
+
+
+def place_of(path: str, key: str, root: bool) -> str:
+    """Locate a dotted key of the whole configuration in a file that Hydra has read (see `place`).
+
+    Args:
+        path: a key of `loaded`.
+        key: dotted.
+        root: it stands at the top, and may have dots in it.
+    """
+    header = ConfigSource._get_header_dict(_read(loaded[path])[0])["package"]
+    group = path.rpartition("/")[0].replace("/", ".")
+    package = group if header is None else "" if header == "_global_" else header
+    if key == package:
+        return f"{shown(loaded[path])}:1: "
+    if package and (root or not key.startswith(f"{package}.")):
+        return ""
+    return place(loaded[path], key[len(package) :].lstrip("."))
+
+
+def is_main(path: str) -> bool:
+    """Tell whether a file that Hydra has read lies in the first of the folders that it searches."""
+    return bool(searched) and loaded[path].is_relative_to(searched[0].resolve())
+
+
+def _line_with(file: Path, word: str) -> int:
+    """The first line with a word in the package header or the defaults list, 0 without one."""
+    word_there = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        code = line if "@package" in line else line.partition("#")[0] if line.lstrip().startswith("-") else ""
+        if word_there.search(code):
+            return number
+    return 0
+
+
+def find_loop() -> str:
+    """Say which of the files that were read name each other in their defaults lists; empty if none do."""
+
+    def follow(path: str, way: tuple[str, ...]) -> str:
+        if path in way:
+            loop = [*way[way.index(path) :], path]
+            where = place(loaded[path], loop[1].rpartition("/")[2])
+            return f"{where}defaults: lead back to this file ({' → '.join(loop)}); leave one out"
+        named = _named_in_defaults(path) if path in loaded else ()
+        return next(filter(None, (follow(name, (*way, path)) for name in named)), "")
+
+    return next(filter(None, (follow(path, ()) for path in loaded)), "")
+
+
+def _named_in_defaults(path: str) -> Iterator[str]:
+    """Files that a file's defaults list names, as keys of `loaded`."""
+    here = path.rpartition("/")[0]
+    for item in read_mapping(loaded[path]).get("defaults", []):
+        (group, option), *_ = item.items() if isinstance(item, dict) else [("", item)]
+        group = str(group).rpartition(" ")[2].partition("@")[0]
+        for name in option if isinstance(option, list) else [option]:
+            inner = "/".join(filter(None, (group, str(name).partition("@")[0])))
+            yield inner[1:] if inner.startswith("/") else f"{here}/{inner}".lstrip("/")
+
+
+def _refuse_wrong_defaults(file: Path) -> None:
+    """Refuse a defaults list that Hydra cannot read."""
+    listed = read_mapping(file).get("defaults", [])
+    if not isinstance(listed, list):
+        raise InputError(f"{place(file, 'defaults')}defaults: must be a list, a line '- GROUP: OPTION' each")
+    for item in listed:
+        options = list(item.values()) if isinstance(item, dict) else [item]
+        names = options[0] if len(options) == 1 and isinstance(options[0], list) else options
+        right = isinstance(item, str | dict) and len(options) == 1
+        if not right or not all(isinstance(name, str | None) for name in names):
+            raise InputError(f"{place(file, 'defaults')}defaults: {item}: write - GROUP: OPTION, or - FILE")
+
+
+def _read(file: Path) -> tuple[str, Any]:
+    """A file's first lines and its values, read again when it has changed."""
+    try:
+        stat = file.stat()
+    except OSError as error:
+        raise InputError(f"{shown(file)}: cannot be read ({reason_of(error)})") from error
+    return _parse(file, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
+
+
+@lru_cache(maxsize=1024)
+def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, Any]:
+    text, name = read_text(file), shown(file)
+    try:
+        loader = _loader()(text)
+        try:
+            node = loader.get_single_node()
+            if node is None:
+                return text[:HEADER], None
+            _measure(node, name, {}, 0)
+            return text[:HEADER], loader.construct_document(node)
+        finally:
+            loader.dispose()
+    except yaml.MarkedYAMLError as error:
+        raise InputError(f"{name}{_explain(error, text)}") from error
+    except yaml.reader.ReaderError as error:  # its position counts bytes
+        line = text.encode("utf-8", "replace").count(b"\n", 0, error.position) + 1
+        raise InputError(f"{name}:{line}: character {error.character!r}: {error.reason}") from error
+    except InputError:
+        raise
+    except (ValueError, TypeError, NotImplementedError, RecursionError) as error:
+        raise InputError(f"{name}: {_reason(error)}") from error
+
+
+def _measure(node: yaml.Node, name: str, known: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
+    """Count a node's values and the levels below it, with what its aliases stand for."""
+    if isinstance(node, yaml.ScalarNode):
+        return 1, -1
+    line = node.start_mark.line + 1
+    if id(node) not in known:
+        if level == MOST_LEVELS:
+            raise InputError(f"{name}:{line}: nested more than {MOST_LEVELS} levels deep")
+        known[id(node)] = (-1, 0)
+        children = node.value if isinstance(node, yaml.SequenceNode) else chain.from_iterable(node.value)
+        values, levels = 1, 0
+        for child in children:
+            more, below = _measure(child, name, known, level + 1)
+            values, levels = values + more, max(levels, below + 1)
+        known[id(node)] = (values, levels)
+    values, levels = known[id(node)]
+    if values < 0:
+        raise InputError(f"{name}:{line}: holds an alias of itself; write the values out")
+    if level + levels >= MOST_LEVELS:
+        raise InputError(f"{name}:{line}: nested more than {MOST_LEVELS} levels deep")
+    if values > MOST_VALUES:
+        raise InputError(f"{name}:{line}: more than {MOST_VALUES} values, with those of its aliases")
+    return values, levels
+
+
+def _loader() -> Any:
+    return omegaconf_utils.get_yaml_loader()
+
+
+def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
+    mark = error.problem_mark or error.context_mark
+    line = mark.line + 1 if mark else 1
+    lines = text.splitlines()
+    if mark and line <= len(lines) and lines[line - 1][mark.column : mark.column + 1] == "\t":
+        return f":{line}: a tab; indent with spaces"
+    if found := re.fullmatch(r"found duplicate key (.*)", error.problem or ""):
+        return f":{line}: {found[1]}: stands there twice; leave one"
+    start = error.context_mark.line + 1 if error.context_mark else line
+    where = f" in line {line}" if start != line else ""
+    return f":{start}: {', '.join(filter(None, (error.context, error.problem)))}{where}"
+
+
+def _reason(error: Exception) -> str:
+    return "nested too deeply" if isinstance(error, RecursionError) else one_line(error)

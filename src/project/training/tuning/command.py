@@ -1,0 +1,167 @@
+"""`find=lr` and `find=batch_size`: look for a value, say it, and end; nothing is trained."""
+
+import csv
+import logging
+import shlex
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import lightning as L
+from lightning.pytorch.loggers import Logger
+
+from project.datamodules.base import ImageDataModule
+from project.errors import InputError
+from project.modules.classifier import ImageClassifier
+from project.runs.run_folder import RunFolder
+from project.runtime import signals
+from project.runtime.files import replace_text
+from project.runtime.secrets import redact_text
+from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
+from project.training.tuning.learning_rate import HIGHEST, LOWEST, STEPS, rise
+
+log = logging.getLogger(__name__)
+
+
+def find(
+    what: str,
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+    make_trainer: Callable[..., L.Trainer],
+    folder: Path,
+    *,
+    first: bool,
+) -> dict[str, float]:
+    """Look for a value, print it as an override to copy, and write what was seen.
+
+    Args:
+        what: `lr` or `batch_size`.
+        module: with the optimizer as it is configured; as before afterwards.
+        datamodule: to train on.
+        make_trainer: of options; without loggers and callbacks.
+        folder: for a table and a picture of what was tried, and `found.txt`, the override; it is made.
+        first: this process writes and speaks.
+
+    Returns:
+        The value by its key.
+
+    Raises:
+        InputError: nothing can be suggested.
+    """
+    folder.mkdir(exist_ok=True)
+    with _quiet():
+        found, told = _OF[what](module, datamodule, make_trainer, folder, first)
+    (override,) = (f"{key}={value:g}" for key, value in found.items())
+    if first:
+        replace_text(folder / "found.txt", f"{override}\n")
+        lines = [f"   found  {override}", *(f"          {line}" for line in told)]
+        lines += [f"   train  {_command(what, override)}", f" picture  {RunFolder(folder).shown}/{what}.png"]
+        log.info("%s", "\n".join(["", *lines]))
+    return found
+
+
+def show(logger: Logger, what: str, picture: Path) -> None:
+    """Show a picture of what was tried on TensorBoard's Images page, if that is what the logger writes to."""
+    from torch.utils.tensorboard import SummaryWriter
+
+    writer = getattr(logger, "experiment", None) if hasattr(logger, "log_text") else None
+    if isinstance(writer, SummaryWriter):
+        from matplotlib.image import imread
+
+        writer.add_image(f"find/{what}", imread(picture)[..., :3], dataformats="HWC")
+        writer.flush()
+
+
+def _find_lr(
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+    make_trainer: Callable[..., L.Trainer],
+    folder: Path,
+    first: bool,
+) -> tuple[dict[str, float], list[str]]:
+    log.info("    find  lr: up to %s steps, from %g to %g", STEPS, LOWEST, HIGHEST)
+    test = rise(module, datamodule, make_trainer)
+    _refuse_stopped()
+    if test.suggestion is None:
+        raise InputError(
+            "find=lr: the loss fell at no learning rate; see that data and labels fit each other, or try "
+            "debug=overfit"
+        )
+    rows = [(f"{rate:.6g}", f"{loss:.6g}") for rate, loss in zip(test.rates, test.losses, strict=True)]
+    if first:
+        from project.training.tuning.figures import draw_range_test  # imports matplotlib
+
+        _write_table(folder / "lr.csv", ("lr", "smoothed_loss"), rows)
+        draw_range_test(test, folder / "lr.png")
+    lowest = min(test.losses)
+    at = test.rates[test.losses.index(lowest)]
+    ended = f", and diverged at {test.rates[-1]:.2g}" if len(test.losses) < STEPS else ""
+    told = ["there the loss falls fast and is safe", f"it was lowest, {lowest:.3g}, at {at:.2g}{ended}"]
+    return {"optim.lr": test.suggestion}, told
+
+
+def _find_batch_size(
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+    make_trainer: Callable[..., L.Trainer],
+    folder: Path,
+    first: bool,
+) -> tuple[dict[str, float], list[str]]:
+    log.info("    find  batch_size: training a moment with each")
+    log.info("%10s%14s", "images", "images / s")
+
+    def tell(trial: Trial) -> None:
+        _refuse_stopped()
+        speed = "out of memory" if trial.images_per_s is None else f"{trial.images_per_s:,.0f}"
+        memory = "" if trial.memory_mib is None else f"{trial.memory_mib:,.0f} MiB"
+        log.info("%s", f"{trial.size:10}{speed:>14}{memory:>14}".rstrip())
+
+    trials = try_batch_sizes(module, datamodule, make_trainer, tell=tell)
+    chosen = choose(trials)
+    if first:
+        from project.training.tuning.figures import draw_batch_sizes  # imports matplotlib
+
+        rows = [(trial.size, trial.images_per_s, trial.memory_mib) for trial in trials]
+        _write_table(folder / "batch_size.csv", ("batch_size", "images_per_s", "memory_mib"), rows)
+        draw_batch_sizes(trials, chosen, folder / "batch_size.png")
+    largest = max(trial.size for trial in trials if trial.images_per_s is not None)
+    told = ["the smallest within 5 % of the best throughput"]
+    if trials[-1].images_per_s is None:
+        told[0] += f"; up to {largest} fit into memory"
+    told.append("another batch size wants another learning rate: find=lr looks for it")
+    return {"data.batch_size": chosen}, told
+
+
+_OF = {"lr": _find_lr, "batch_size": _find_batch_size}
+
+
+def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    with file.open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([head, *rows])
+
+
+def _command(what: str, override: str) -> str:
+    """This command, with the value in the place of the search."""
+    key = override.partition("=")[0]
+    words = [word for word in sys.argv if not word.startswith((f"find={what}", f"{key}="))]
+    return redact_text(shlex.join(["python", *words, override]))
+
+
+def _refuse_stopped() -> None:
+    if signum := signals.requested():
+        raise signals.Stopped(signum)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without what every training says of its images and its chunks."""
+    loggers = [logging.getLogger(f"project.{name}") for name in ("datamodules", "training")]
+    before = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        for logger, level in zip(loggers, before, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,228 @@
+"""What a user sees: reports in Chromium, and TensorBoard on the runs of a sweep."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from handmade import write_curve, write_run, write_sweep
+from test_report import picture
+
+from project.loggers.tensorboard import TensorBoard
+from project.reporting.html.command import write_report
+
+pytestmark = pytest.mark.slow
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+PATIENCE_S = 90.0
+"""For a machine that does much else."""
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    with sync_api.sync_playwright() as playwright:
+        # Root, as in containers, has no sandbox.
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Any) -> Iterator[Any]:
+    context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(1000 * PATIENCE_S)
+    yield context.new_page()
+    context.close()
+
+
+def show(page: Any, file: Path) -> None:
+    """Open a report, which asks for nothing else and says nothing on the console."""
+    asked: list[str] = []
+    said: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("console", lambda message: said.append(message.text))
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(file.absolute().as_uri())
+    assert [url for url in asked if not url.startswith("data:")] == [file.absolute().as_uri()]
+    for width in (1280, 390):
+        page.set_viewport_size({"width": width, "height": 900})
+        assert page.evaluate("document.documentElement.scrollWidth") == width
+    page.set_viewport_size({"width": 1280, "height": 900})
+    assert said == []
+
+
+def sizes(page: Any, selector: str) -> list[tuple[float, float]]:
+    boxes = [one.bounding_box() for one in page.locator(selector).all() if one.is_visible()]
+    return [(box["width"], box["height"]) for box in boxes]
+
+
+@needs_chromium
+def test_a_runs_report_is_all_there(tmp_path: Path, page: Any) -> None:
+    run = write_run(tmp_path / "run", "model=cnn", acc=0.9)
+    write_curve(run, 0.5, 0.9, 0.8)
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "confusion_matrix.png").write_bytes(picture())
+    show(page, write_report(str(run), None, None, tmp_path))
+    assert page.get_by_role("heading", level=1).inner_text() == "run"
+    charts = sizes(page, "svg.chart")
+    assert len(charts) == 2
+    assert all(width > 400 and height > 200 for width, height in charts)
+    assert page.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)") == [1]
+    page.locator("svg.chart").nth(1).hover()
+    assert "val" in page.locator("#tip").inner_text()
+    assert page.locator("pre.commands button").count() == 3
+    assert not page.get_by_text("model:", exact=False).first.is_visible()  # the configuration is folded
+    page.get_by_text("The whole configuration").click()
+    assert page.get_by_text("_target_: project.modules.networks.cnn.CNN").is_visible()
+    background = "getComputedStyle(document.body).backgroundColor"
+    light = page.evaluate(background)
+    page.emulate_media(color_scheme="dark")
+    assert page.evaluate(background) != light
+
+
+@needs_chromium
+def test_a_sweeps_report_has_all_rows_and_sorts_them(tmp_path: Path, page: Any) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    for number in range(12):
+        write_curve(sweep / str(number), 0.5, 0.6 + number / 100, 0.7)
+    show(page, write_report(str(sweep), None, None, tmp_path))
+    charts = sizes(page, "svg.chart")
+    assert len(charts) == 4  # parallel coordinates, learning curves, and two of the best run
+    assert all(width > 400 and height > 200 for width, height in charts)
+    table = page.locator("#all-jobs table")
+    headings = [text.split(" ↕")[0].strip() for text in table.locator("thead th").all_inner_texts()]
+    assert headings == [
+        "job",
+        "model",
+        "optim",
+        "seed",
+        "val. accuracy",
+        "test accuracy",
+        "val. loss",
+        "state",
+        "time",
+    ]
+    assert table.locator("tbody tr").count() == 12
+    accuracies = table.locator("tbody tr td:nth-child(5)")
+    best_first = accuracies.all_inner_texts()
+    assert best_first[0] == "98.00 %"
+    table.get_by_text("val. accuracy").click()
+    assert accuracies.all_inner_texts() == best_first[::-1]
+    table.get_by_text("job", exact=True).click()
+    assert table.locator("tbody tr th").all_inner_texts() == [str(number) for number in range(12)]
+
+
+def write_events(folder: Path) -> None:
+    """Six runs as training logs them, in little."""
+    for number in range(6):
+        model, lr = ("CNN", "MLP")[number // 3], 10.0 ** -(1 + number % 3)
+        run = folder / f"{number}_{model.lower()}_lr{lr:g}"
+        run.mkdir(parents=True)
+        logger = TensorBoard(str(run))
+        logger.log_hyperparams({"model": model, "optim.lr": lr, "seed": 1})
+        logger.log_text("config", f"model:\n  _target_: project.{model}\noptim:\n  lr: {lr:g}\n")
+        for step in (10, 20, 30):
+            course = {"train/loss": 1 / step, "train/lr": lr, "val/acc": 0.5 + step / 100 + number / 100}
+            logger.log_metrics(course, step=step)
+        result = {"val/best_acc": 0.8 + number / 100, "test/acc": 0.5 + number / 100, "test/loss": 0.25}
+        logger.log_metrics(result, step=30)
+        logger.finalize("success")
+
+
+@pytest.fixture(scope="module")
+def tensorboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The address of a TensorBoard that has read six runs."""
+    folder = tmp_path_factory.mktemp("runs")
+    write_events(folder)
+    command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1"]
+    command += ["--port", "0", "--load_fast", "false", "--reload_interval", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    watchdog = threading.Timer(5 * PATIENCE_S, process.kill)
+    watchdog.start()
+    try:
+        assert process.stderr is not None
+        found = (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stderr)
+        address = next((match[0] for match in found if match), "")
+        assert address, "TensorBoard did not start"
+        deadline = time.monotonic() + PATIENCE_S
+        while len(session_groups(address)) < 6:
+            assert time.monotonic() < deadline
+            time.sleep(0.5)
+        yield address
+    finally:
+        watchdog.cancel()
+        process.terminate()
+        process.wait(30)
+        process.stderr.close()
+
+
+def post(address: str, route: str, content: dict[str, Any]) -> dict[str, Any]:
+    body = json.dumps({"experimentName": "", **content}).encode()
+    request = urllib.request.Request(  # noqa: S310
+        f"{address}data/plugin/hparams/{route}", body, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
+        return json.loads(answer.read())
+
+
+def session_groups(address: str) -> list[dict[str, Any]]:
+    statuses = [f"STATUS_{name}" for name in ("UNKNOWN", "SUCCESS", "FAILURE", "RUNNING")]
+    wanted = {"allowedStatuses": statuses, "colParams": [], "startIndex": 0, "sliceSize": 100}
+    try:
+        return post(address, "session_groups", wanted).get("sessionGroups", [])
+    except urllib.error.HTTPError:  # nothing has been read yet
+        return []
+
+
+def test_tensorboard_has_a_row_a_run_with_what_varies_and_the_last_metrics(tensorboard: str) -> None:
+    groups = {group["name"].split()[0]: group for group in session_groups(tensorboard)}
+    assert len(groups) == 6
+    group = groups["4_mlp_lr0.01"]
+    assert group["hparams"] == {"model": "MLP", "optim.lr": 0.01, "seed": 1.0}
+    values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+    expected = {
+        "best/val/acc": 0.84,
+        "test/acc": 0.54,
+        "test/loss": 0.25,
+        "train/loss": 1 / 30,
+        "val/acc": 0.84,
+    }
+    assert values == pytest.approx(expected | {"vitals/lr": 0.01})
+    found = post(tensorboard, "experiment", {})
+    assert {one["name"] for one in found["hparamInfos"] if one["differs"]} == {"model", "optim.lr"}
+    # The page shows the first five.
+    assert [one["name"]["tag"] for one in found["metricInfos"]][:3] == [
+        "best/val/acc",
+        "test/acc",
+        "test/loss",
+    ]
+
+
+@needs_chromium
+def test_tensorboards_pages_show_the_runs(tensorboard: str, page: Any) -> None:
+    page.goto(f"{tensorboard}#hparams")
+    for text in ("model", "optim.lr", "best/val/acc", "test/acc", "test/loss"):
+        page.locator(".table-header.table-cell", has_text=re.compile(rf"^\s*{text}\s*$")).first.wait_for()
+    names = page.locator(
+        ".table-cell:not(.table-header)", has_text=re.compile(r"^\s*\d_(cnn|mlp)_lr[\d.]+\s")
+    )
+    names.nth(5).wait_for()
+    assert len(set(names.all_inner_texts())) == 6
+    page.goto("about:blank")  # only another fragment would not load the page anew
+    page.goto(f"{tensorboard}#timeseries")
+    # It opens the first groups alone.
+    page.locator("scalar-card-component", has_text="test/acc").first.wait_for()
+    assert page.locator("scalar-card-component").count() >= 2
+    page.goto("about:blank")
+    page.goto(f"{tensorboard}#text")
+    page.locator("code", has_text="_target_: project.CNN").first.wait_for()

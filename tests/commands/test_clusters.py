@@ -1,0 +1,277 @@
+"""Sweeps by way of submitit and Ray, on this machine."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import fake_slurm
+import pytest
+from conftest import ROOT, read_table
+from omegaconf import OmegaConf
+
+from project.errors import InputError
+from project.runs.sweep_jobs import Job
+from project.runs.sweep_ledger import Ledger
+from project.sweeps.device_slots import Need
+from project.sweeps.launchers.ray_cluster import RayTasks
+from project.sweeps.launchers.slurm import SlurmJobs
+
+TINY = ["model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu"]
+SUBMITIT = ["hydra/launcher=slurm", "hydra.launcher.cluster=local", "hydra.launcher.poll_s=0.2"]
+EPOCHS = ["trainer.max_epochs=150", "~callbacks.early_stopping"]
+FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
+
+
+@contextmanager
+def sweep(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
+    """A sweep in a session of its own, of which nothing is left afterwards."""
+    process = subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
+        cwd=folder,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PROJECT_TEST": str(folder)} | environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        yield process
+    finally:
+        for pid in [process.pid, *processes_of(folder)]:
+            with suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.wait()
+        assert process.stdout is not None
+        process.stdout.close()
+
+
+def processes_of(folder: Path) -> list[int]:
+    """Processes that a sweep has started: they inherit a variable."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/environ"):
+        with suppress(OSError):
+            if f"PROJECT_TEST={folder}\0".encode() in file.read_bytes():
+                found.append(int(file.parent.name))
+    return found
+
+
+def wait_for(what: Callable[[], Any], running: subprocess.Popen[str] | None = None) -> Any:
+    deadline = time.monotonic() + 120
+    while not (found := what()):
+        assert time.monotonic() < deadline
+        if running is not None and running.poll() is not None:
+            pytest.fail(running.communicate()[0])
+        time.sleep(0.1)
+    return found
+
+
+def only_sweep(folder: Path) -> Path:
+    (record,) = folder.glob("outputs/sweep/*/sweep.json")
+    return record.parent
+
+
+def jobs_of(folder: Path) -> list[Job]:
+    return list(Ledger(only_sweep(folder) / "jobs.jsonl").read().values())
+
+
+def status_of(run: Path) -> dict[str, Any]:
+    return json.loads((run / "status.json").read_text())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("package", "launcher"),
+    [("submitit", [*SUBMITIT, "hydra.launcher.jobs=2"]), ("ray", ["hydra/launcher=ray"])],
+)
+def test_each_job_is_run_once_by_one_process_or_two(
+    tmp_path: Path, package: str, launcher: list[str]
+) -> None:
+    pytest.importorskip(package)
+    (tmp_path / "points.txt").write_text(
+        "optim.lr=0.1\noptim.lr=0.01\noptim.lr=0.001 trainer=ddp trainer.accelerator=cpu trainer.devices=2\n"
+        "optim.lr=0.0001 +optim.eps=-1\n"
+    )
+    points = ["hydra.sweeper.file=points.txt", "trainer.max_epochs=1"]
+    with sweep(tmp_path, *TINY, *points, *launcher) as process:
+        shown, _ = process.communicate(timeout=240)
+        left = processes_of(tmp_path)
+    assert process.returncode == 1, shown
+    assert left == []
+    jobs = jobs_of(tmp_path)
+    assert [(job.state, job.attempts) for job in jobs] == [("done", 1)] * 3 + [("failed", 1)], shown
+    runs = [only_sweep(tmp_path) / job.name for job in jobs]
+    assert [status_of(run)["state"] for run in runs] == [job.state for job in jobs]
+    assert [status_of(run)["ranks"] for run in runs[:3]] == [1, 1, 2]
+    assert [status_of(run)["value"] for run in runs] == [job.value for job in jobs]
+    assert status_of(runs[2])["metrics"]["test/images"] == 101
+    assert "Invalid epsilon value" in (jobs[3].error or "")
+    assert all((run / "train.log").stat().st_size for run in runs)
+    assert "1 of 4 jobs failed" in shown
+    assert not any(word in shown for word in ("submitit", "Ray instance", "(pid="))
+
+
+@pytest.mark.slow
+def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    with sweep(tmp_path, *TINY, *FOREVER, *SUBMITIT, "optim.lr=0.001") as process:
+        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), process)
+        (run,) = (file.parent for file in only_sweep(tmp_path).glob("*/status.json"))
+        facts = wait_for(lambda: noted(run))
+        os.kill(child_of(int(facts["id"])), signal.SIGUSR2)  # as submitit's watcher does near the end
+        wait_for(lambda: noted(run)["starts"] == 2)
+        before = steps(run)[-1]
+        wait_for(lambda: steps(run)[-1] > before)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=60)
+        assert wait_for(lambda: not processes_of(tmp_path))
+    assert process.returncode == 130, shown
+    assert steps(run) == sorted(set(steps(run))), "no epoch twice"
+    assert [job.state for job in jobs_of(tmp_path)] == ["interrupted"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("package", "launcher"), [("submitit", "slurm"), ("ray", "ray")])
+def test_a_sweep_that_is_told_to_stop_leaves_no_process(tmp_path: Path, package: str, launcher: str) -> None:
+    pytest.importorskip(package)
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
+    point = [f"hydra/launcher={launcher}", "optim.lr=0.001"]
+    with sweep(tmp_path, *TINY, *FOREVER, *ranks, *point, **slurm) as process:
+        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), process)
+        process.send_signal(signal.SIGINT)
+        shown, _ = process.communicate(timeout=60)
+        wait_for(lambda: not processes_of(tmp_path))
+    assert process.returncode == 130, shown
+    assert "Traceback" not in shown
+    assert [job.state for job in jobs_of(tmp_path)] == ["interrupted"]
+
+
+def noted(run: Path) -> dict[str, Any]:
+    """What a job noted about itself."""
+    token = json.loads((run.parent / ".submitit" / f"{run.name}.json").read_text())["token"]
+    file = run.parent / ".submitit" / f"{token}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
+
+
+def child_of(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+
+
+def steps(run: Path) -> list[int]:
+    return [int(row["step"]) for row in read_table(run / "metrics.csv") if row["val/acc"]]
+
+
+@pytest.mark.slow
+def test_a_killed_sweep_finds_its_jobs_again_on_several_nodes(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    nodes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
+    launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2"]
+    with sweep(tmp_path, *TINY, *nodes, *launcher, "optim.lr=0.001", *EPOCHS, **slurm) as first:
+        wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), first)
+        first.kill()
+        first.wait()
+        resume = f"resume={only_sweep(tmp_path)}"
+        with sweep(tmp_path, resume, **slurm) as second:
+            shown, _ = second.communicate(timeout=120)
+        assert second.returncode == 0, shown
+        wait_for(lambda: not processes_of(tmp_path))
+    assert "started" in shown, "the job had not ended before"
+    (job,) = jobs_of(tmp_path)
+    run = only_sweep(tmp_path) / job.name
+    assert job.state == status_of(run)["state"] == "done"
+    assert status_of(run)["ranks"] == 2
+    assert status_of(run)["metrics"]["test/images"] == 101
+    assert noted(run)["starts"] == 1
+    assert [file.name for file in (tmp_path / "slurm" / "jobs").glob("*[0-9]")] == ["4321"]
+    assert steps(run) == sorted(set(steps(run)))
+
+
+def trainer(**settings: Any) -> Any:
+    return OmegaConf.create({"accelerator": "gpu", "devices": 1, "num_nodes": 1} | settings)
+
+
+def test_slurm_starts_the_ranks_of_several_nodes_and_one_process_on_one() -> None:
+    pytest.importorskip("submitit")
+    launcher = SlurmJobs(partition="long", timeout_min=90, cpus_per_task=4, mem_gb=1.5, grace_s=60)
+    asked = launcher.parameters(trainer(devices=2, num_nodes=3), "sweep_0")
+    assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (3, 2, 2)
+    assert asked["srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=4"]
+    assert (asked["partition"], asked["time"], asked["mem"]) == ("long", 90, "1536M")
+    assert asked["signal_delay_s"] == 90
+    assert "account" not in asked
+    asked = launcher.parameters(trainer(devices=[0, 1]), "sweep_0")
+    assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (1, 1, 2)
+    assert "gpus_per_node" not in launcher.parameters(trainer(accelerator="cpu", devices=2), "sweep_0")
+    assert launcher.need(OmegaConf.create({"trainer": trainer(devices=2, num_nodes=3)})) == Need(6, 6)
+    whole = SlurmJobs(gpus_per_node=8).parameters(trainer(devices="auto", accelerator="auto"), "sweep_0")
+    assert (whole["ntasks_per_node"], whole["gpus_per_node"]) == (1, 8)
+
+
+def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    submitit = pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", fake_slurm.install(tmp_path / "slurm")["PATH"])
+    executor = submitit.SlurmExecutor(tmp_path)
+    launcher = SlurmJobs(account="lab", additional={"constraint": "a100"}, setup=["module load cuda"])
+    executor.update_parameters(**launcher.parameters(trainer(devices=2, num_nodes=2), "sweep_0"))
+    script = executor._make_submission_file_text("run", "0")
+    for line in ("account=lab", "constraint=a100", "nodes=2", "ntasks-per-node=2", "signal=USR2@60"):
+        assert f"#SBATCH --{line}\n" in script
+    assert "\nmodule load cuda\n" in script
+    assert "--kill-on-bad-exit=1" in script
+
+
+@pytest.mark.parametrize(
+    ("launcher", "settings", "line"),
+    [
+        ({}, {"accelerator": "auto"}, "trainer.accelerator=auto: what the cluster's nodes have is not known"),
+        ({}, {"devices": "auto"}, "trainer.devices=auto: how many GPUs a node has is not known"),
+        ({"gpus_per_node": 1}, {"devices": 2}, "hydra.launcher.gpus_per_node=1: a job trains on trainer.dev"),
+        ({"cluster": "local"}, {"num_nodes": 2}, "trainer.num_nodes=2: hydra.launcher.cluster=local is one"),
+        ({"cluster": "debug"}, {}, "hydra.launcher.cluster=debug: choose from slurm, local"),
+        ({"jobs": 0}, {}, "hydra.launcher.jobs=0: give a whole number from 1"),
+        ({"timeout_min": 0}, {}, "hydra.launcher.timeout_min=0: give a number above 0"),
+    ],
+)
+def test_slurm_refuses_what_it_cannot_ask_for(
+    launcher: dict[str, Any], settings: dict[str, Any], line: str
+) -> None:
+    with pytest.raises(InputError, match=line.replace(".", r"\.")):
+        SlurmJobs(**launcher).parameters(trainer(**settings), "sweep_0")
+
+
+def test_ray_gives_each_job_its_ranks_and_gpus() -> None:
+    def asked(launcher: RayTasks, **settings: Any) -> dict[str, float]:
+        return launcher.demand(launcher.need(OmegaConf.create({"trainer": trainer(**settings)})))
+
+    anywhere = RayTasks(address="auto", resources={"big_disk": 1})
+    assert asked(anywhere, devices=4) == {"CPU": 4, "GPU": 4, "big_disk": 1}
+    assert asked(anywhere, accelerator="cpu", devices=3) == {"CPU": 3, "GPU": 0, "big_disk": 1}
+    assert asked(RayTasks(num_gpus=0.25, num_cpus=0.5)) == {"CPU": 0.5, "GPU": 0.25}
+    with pytest.raises(InputError, match="num_nodes=2: a job is one Ray task"):
+        asked(anywhere, num_nodes=2)
+    with pytest.raises(InputError, match=r"num_gpus=2: a job trains on trainer\.devices=4"):
+        asked(RayTasks(num_gpus=2), devices=4)
+
+
+@pytest.mark.parametrize(
+    ("package", "module", "use"),
+    [
+        ("submitit", "project.sweeps.launchers.slurm_submit", lambda: SlurmJobs().engine(1, ())),
+        ("ray", "ray", lambda: RayTasks().connect()),
+    ],
+)
+def test_a_missing_package_is_told_with_the_command_that_installs_it(
+    monkeypatch: pytest.MonkeyPatch, package: str, module: str, use: Callable[[], object]
+) -> None:
+    monkeypatch.delitem(sys.modules, module, raising=False)
+    monkeypatch.setitem(sys.modules, package, None)
+    with pytest.raises(InputError, match=f"needs {package}; uv sync --extra"):
+        use()

@@ -1,0 +1,287 @@
+"""`scripts/train.py` as its users start it, where that makes a difference; else forked from this process."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import ROOT, read_table
+from forked import Forked
+from forked import run as fork
+
+from project.config.cli import _flags_first
+from project.config.validation.arguments import refuse_wrong_arguments
+
+FOREVER = (
+    "model=mlp data=synthetic data.train_size=200 trainer.accelerator=cpu trainer.max_epochs=100000 "
+    "~callbacks.early_stopping"
+)
+TINY = (
+    "model=mlp data=synthetic data.train_size=200 data.test_size=101 "
+    "trainer.accelerator=cpu trainer.max_epochs=2"
+)
+
+
+def train(
+    *arguments: str, cwd: Path, code: int = 0, python: tuple[str, ...] = (), **variables: str
+) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONWARNINGS": "default", "OMP_NUM_THREADS": "1"} | variables
+    done = subprocess.run(
+        [sys.executable, *python, str(ROOT / "scripts" / "train.py"), *arguments],
+        cwd=cwd,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == code, done.stdout + done.stderr
+    return done
+
+
+def popen(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments],
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+@contextmanager
+def training(cwd: Path, *arguments: str, fresh: bool = False) -> Iterator[subprocess.Popen[str] | Forked]:
+    """A run that would go on for ever, with its first checkpoint written."""
+    arguments = (*FOREVER.split(), *arguments)
+    process = popen(cwd, *arguments) if fresh else Forked(arguments, cwd)
+    try:
+        deadline = time.monotonic() + 120
+        while not list(cwd.glob("outputs/*/*/checkpoints/last.ckpt")):
+            assert time.monotonic() < deadline
+            assert process.poll() is None
+            time.sleep(0.02)
+        yield process
+    finally:
+        process.kill()
+
+
+def only_run(cwd: Path) -> Path:
+    (status,) = cwd.glob("outputs/*/*/status.json")
+    return status.parent
+
+
+def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path) -> None:
+    done = train(
+        *("model=cnn", "optim=adam", "trainer.max_epochs=2", "trainer.log_every_n_steps=10"),
+        "callbacks.story.budget=1",  # whatever the machine
+        cwd=tmp_path,
+    )
+    assert done.stderr == "", "libraries' noise"
+    run = only_run(tmp_path)
+    assert re.fullmatch(r"cnn_digits_adam/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", f"{run.parent.name}/{run.name}")
+    files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
+    (events,) = [file for file in files if file.startswith("events.out.tfevents")]
+    assert files - {events} == {
+        *("config.yaml", "status.json", "metrics.csv", "train.log"),
+        *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
+        *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous")),
+        *(f"checkpoints/{name}.ckpt.sha256" for name in ("best", "last", "previous")),
+        *("projector_config.pbtxt", "projector/points.tsv", "projector/points_known.tsv"),
+        "projector/points.png",
+        ".lock",
+    }
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["weights"], status["ranks"]) == ("done", "best", 1)
+    assert status["metrics"]["test/images"] == 359
+    assert status["metrics"]["test/acc"] > 0.85
+    assert status["value"] == status["metrics"]["val/acc"]
+    assert (run / ".hydra" / "overrides.yaml").read_text().split() == [
+        *("-", "model=cnn", "-", "optim=adam", "-", "trainer.max_epochs=2"),
+        *("-", "trainer.log_every_n_steps=10", "-", "callbacks.story.budget=1"),
+    ]
+    shown = done.stdout
+    assert (
+        f"test{status['metrics']['test/loss']:10.4f}{status['metrics']['test/acc']:10.4f}   of 359 images"
+        in shown
+    )
+    assert f"tensorboard --logdir {run.relative_to(tmp_path)}" in shown
+    assert max(len(line) for line in shown.splitlines()) <= 80
+    assert "\r" not in shown
+    assert "\x1b" not in shown
+    best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
+    assert best["config"]["model"]["hidden"] == 128
+    check_tensorboard(run, status)
+
+
+def check_tensorboard(run: Path, status: dict) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    events = EventAccumulator(str(run))
+    events.Reload()
+    scalars = events.Tags()["scalars"]
+    assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/acc", "best/val/acc"} <= set(scalars)
+    assert {"vitals/lr", "vitals/grad_norm", "vitals/speed_images_per_s"} <= set(scalars)
+    assert events.Tags()["images"] == ["train/images", "test/confusion", "test/mistakes"]
+    assert events.Scalars("test/acc")[-1].value == pytest.approx(status["metrics"]["test/acc"])
+    assert "config/text_summary" in events.Tags()["tensors"]
+    hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    assert b"optim.lr" in hparams
+    # One run's list of columns would hide what other runs have.
+    assert "_hparams_/experiment" not in events.summary_metadata
+
+
+def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None:
+    train(*TINY.split(), "trainer=ddp", "trainer.devices=2", cwd=tmp_path)
+    run = only_run(tmp_path)
+    status = json.loads((run / "status.json").read_text())
+    assert (status["state"], status["ranks"]) == ("done", 2)
+    assert status["metrics"]["test/images"] == 101
+    assert status["metrics"]["val/images"] == 20
+    # The same batches in the same order as on one device: the same weights, to rounding.
+    (tmp_path / "alone").mkdir()
+    fork(*TINY.split(), cwd=tmp_path / "alone")
+    alone = only_run(tmp_path / "alone")
+    for name in ("train/loss", "val/loss"):
+        pair = [float(row[name]) for row in read_table(run / "metrics.csv") if row[name]]
+        single = [float(row[name]) for row in read_table(alone / "metrics.csv") if row[name]]
+        assert pair == pytest.approx(single, rel=1e-4)
+
+
+def test_a_rank_that_dies_ends_the_run_and_leaves_no_process(tmp_path: Path) -> None:
+    with training(tmp_path, "trainer=ddp", "trainer.devices=2") as process:
+        ranks = children_of(process.pid)
+        assert len(ranks) == 2
+        os.kill(ranks[1], signal.SIGKILL)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGKILL
+    assert "rank 1 of 2 was killed by SIGKILL" in errors
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "failed"
+    assert not any(Path(f"/proc/{rank}").exists() for rank in ranks)
+
+
+def children_of(pid: int) -> list[int]:
+    return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
+
+
+def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: Path) -> None:
+    fork(*TINY.split(), "data.batch_size=32", "scheduler=step", cwd=tmp_path)
+    run = only_run(tmp_path)
+    train("resume=last", "trainer.max_epochs=3", cwd=tmp_path)
+    assert only_run(tmp_path) == run
+    last = run / "checkpoints" / "last.ckpt"
+    fork(f"ckpt_path={last}", "trainer.max_epochs=4", cwd=tmp_path)
+    assert only_run(tmp_path) == run
+    status = json.loads((run / "status.json").read_text())
+    assert status["state"] == "done"
+    assert [int(row["step"]) for row in read_table(run / "metrics.csv") if row["val/acc"]] == [6, 12, 18, 24]
+    checkpoint = torch.load(last, weights_only=True)
+    assert checkpoint["epoch"] == 3
+    assert checkpoint["config"]["trainer"]["max_epochs"] == 4
+    assert checkpoint["config"]["data"]["batch_size"] == 32
+    kept = {file.name for file in last.parent.iterdir()}
+    assert kept == {f"{name}.ckpt{end}" for name in ("best", "last", "previous") for end in ("", ".sha256")}
+    # Refused changes leave the run as it was.
+    before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
+    for change, line in (
+        ("model=cnn", "error: model=cnn: a run goes on with its own model"),
+        (
+            "scheduler.gama=0.1",
+            "error: scheduler.gama=0.1: no key scheduler.gama; did you mean scheduler.gamma?",
+        ),
+        ("model.widths=[64]", "error: model.widths=[64]: was [128] so far; the weights were trained in"),
+        ("optim.betas=[1.0,1.0]", "error: optim.betas=[1.0, 1.0]: must be at least 0 and below 1"),
+        ("+optim.eps=-1", "error: optim: Invalid epsilon value"),
+        ("+epoch=5", "error: +epoch=5: nothing reads epoch"),
+    ):
+        refused = fork("resume=last", change, "trainer.max_epochs=5", cwd=tmp_path, code=2)
+        assert refused.stderr.startswith(line)
+        assert len(refused.stderr.splitlines()) == 1
+    after = {file: file.read_bytes() for file in before}
+    logs = {run / "train.log", run / "status.json", run / "config.yaml"}
+    assert [file for file in before if before[file] != after[file] and file not in logs] == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr"),
+        ("optim.lr=fast", "error: optim.lr=fast: a word, but a number is needed, as in optim.lr=0.001"),
+        ("--modle=cnn", "error: --modle=cnn: no such flag"),
+        ("resume=nowhere", "error: resume=nowhere: no run folder"),
+    ],
+)
+def test_a_mistake_is_one_line_before_torch_is_imported(tmp_path: Path, arguments: str, line: str) -> None:
+    done = train(*arguments.split(), cwd=tmp_path, code=2, python=("-X", "importtime"))
+    messages = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
+    assert len(messages) == 1
+    assert messages[0].startswith(line)
+    assert done.stdout == ""
+    assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
+    assert not (tmp_path / "outputs").exists()
+
+
+def test_a_mistake_found_late_leaves_no_folder_and_shows_its_traceback_on_wish(tmp_path: Path) -> None:
+    done = fork("model=mlp", "+optim.eps=-1", cwd=tmp_path, code=2)
+    assert done.stderr == "error: optim: Invalid epsilon value: -1\n"
+    assert list(tmp_path.iterdir()) == []
+    done = fork("model=mlp", "+optim.eps=-1", "--traceback", cwd=tmp_path, code=2)
+    assert "Traceback" in done.stderr
+
+
+@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--info defaults"])
+def test_looking_at_the_configuration_does_not_import_torch(tmp_path: Path, arguments: str) -> None:
+    done = train(*arguments.split(), cwd=tmp_path, python=("-X", "importtime"))
+    assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
+    assert "cnn" in done.stdout
+
+
+def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tmp_path: Path) -> None:
+    done = fork(*TINY.split(), "data.val_size=0", cwd=tmp_path)
+    assert "no validation images: callbacks early_stopping, best are off" in done.stdout
+    status = json.loads((only_run(tmp_path) / "status.json").read_text())
+    assert status["weights"] == "last"
+    assert status["value"] is None
+    refused = fork(*TINY.split(), "data.val_size=0", "scheduler=plateau", cwd=tmp_path, code=2)
+    assert "scheduler.monitor=val/acc: there are no validation images" in refused.stderr
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_run_that_is_told_to_stop_says_how_to_go_on(
+    tmp_path: Path, stop: signal.Signals, code: int
+) -> None:
+    with training(tmp_path, fresh=stop is signal.SIGINT) as process:
+        process.send_signal(stop)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
+    assert "Traceback" not in errors
+    assert f"go on with resume={only_run(tmp_path).relative_to(tmp_path)}" in errors
+
+
+def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
+    fork(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
+    jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
+    assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]
+
+
+def test_flags_may_stand_anywhere_between_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own").mkdir()
+    flags = {
+        "model=mlp --config-dir own experiment=x": "--config-dir own model=mlp experiment=x",
+        "seed=1,2 --multirun model=mlp": "--multirun seed=1,2 model=mlp",
+        "model=mlp --config-dir=own": "--config-dir=own model=mlp",
+        "a=1 -cd own -m b=2 -cn other ~c": "-cd own -m -cn other a=1 b=2 ~c",
+        "model=mlp --cfg job": "--cfg job model=mlp",
+    }
+    for typed, read in flags.items():
+        refuse_wrong_arguments(typed.split())
+        assert _flags_first(typed.split()) == read.split()

@@ -1,0 +1,451 @@
+"""What is measured of predictions, against slow and plain sums; what the command shows and writes."""
+
+import csv
+import json
+import math
+import random
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from test_load_run import SHORT, Make, make  # noqa: F401 (a fixture)
+
+from project.config import command_options as options
+from project.datamodules.synthetic import Synthetic
+from project.errors import InputError
+from project.inference.evaluate import command, ensemble, metrics, same_images, table
+from project.inference.evaluate import output_paths as places
+from project.inference.evaluate.command import evaluate
+from project.inference.evaluate.ensemble_members import find_members
+from project.inference.evaluate.forward import single_losses
+from project.inference.evaluate.metrics import Predictions
+from project.inference.evaluate.options import Options
+from project.inference.load_run import load
+from project.modules.losses import CrossEntropy, OneHotMSE
+
+
+def predictions_of(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
+    logs = logits.log_softmax(1)
+    own = logs.gather(1, labels[:, None])[:, 0]
+    return Predictions(logs, labels, logits.argmax(1), losses=-own)
+
+
+def drawn(images: int = 300, classes: int = 7) -> Predictions:
+    draws = torch.Generator().manual_seed(3)
+    labels = torch.randint(classes - 1, (images,), generator=draws)  # of the last class there are none
+    logits = torch.randn(images, classes, generator=draws, dtype=torch.float64)
+    logits[torch.arange(images), labels] += 1.5
+    logits[:, 2] -= 20  # never chosen
+    return predictions_of(logits, labels)
+
+
+def plainly(found: Predictions, places: list[int]) -> dict[str, float | list[float]]:
+    """All figures of the images at these places, one image after the other."""
+    count, classes = len(places), found.classes
+    rows = [found.probabilities[place].tolist() for place in places]
+    labels = [int(found.labels[place]) for place in places]
+    chosen = [row.index(max(row)) for row in rows]
+    bins: list[list[tuple[float, bool]]] = [[] for _ in range(15)]
+    for row, label, answer in zip(rows, labels, chosen, strict=True):
+        bins[math.ceil(max(row) * 15) - 1].append((max(row), label == answer))
+    gaps = [abs(sum(sure - right for sure, right in each)) for each in bins]
+    precision, recall, f1 = [], [], []
+    for kind in range(classes):
+        pairs = list(zip(labels, chosen, strict=True))
+        hits = sum(label == answer == kind for label, answer in pairs)
+        there, said = labels.count(kind), chosen.count(kind)
+        recall.append(hits / there if there else 0.0 if said else math.nan)
+        precision.append(hits / said if said else 0.0 if there else math.nan)
+        f1.append(2 * hits / (there + said) if there + said else math.nan)
+    own = [row[label] for row, label in zip(rows, labels, strict=True)]
+    top = [sorted(row)[::-1][:5] for row in rows]
+
+    def macro(values: list[float]) -> float:
+        held = [value for kind, value in enumerate(values) if kind in labels or kind in chosen]
+        return sum(held) / len(held)
+
+    return {
+        "accuracy": sum(label == answer for label, answer in zip(labels, chosen, strict=True)) / count,
+        "top5_accuracy": sum(value in best for value, best in zip(own, top, strict=True)) / count,
+        "nll": -sum(map(math.log, own)) / count,
+        "loss": -sum(map(math.log, own)) / count,
+        "brier": sum(
+            sum((share - (kind == label)) ** 2 for kind, share in enumerate(row))
+            for row, label in zip(rows, labels, strict=True)
+        )
+        / count,
+        "ece": sum(gaps) / count,
+        "precision": precision,
+        "recall": recall,
+        "f1": f1,
+        "macro_precision": macro(precision),
+        "macro_recall": macro(recall),
+        "macro_f1": macro(f1),
+        "support": [float(labels.count(kind)) for kind in range(classes)],
+    }
+
+
+def test_figures_are_those_of_plain_sums() -> None:
+    found = drawn()
+    values, wanted = metrics.measured(found), plainly(found, list(range(300)))
+    assert values.keys() == wanted.keys()
+    for name, value in values.items():
+        assert value.tolist() == pytest.approx(wanted[name], nan_ok=True), name
+
+
+def test_images_that_count_several_times_are_as_good_as_repeated() -> None:
+    found = drawn(60)
+    random.seed(5)
+    resample = random.choices(range(60), k=60)
+    counts = torch.bincount(torch.tensor(resample), minlength=60).double()
+    values = metrics.measure(found, torch.stack([torch.ones(60).double(), counts], dim=1))
+    for name, wanted in plainly(found, resample).items():
+        assert values[name][1].tolist() == pytest.approx(wanted, nan_ok=True), name
+
+
+def test_the_calibration_error_of_a_case_by_hand() -> None:
+    # Bin (0.6, 0.667]: two images at 0.65, one right: |0.5 - 0.65|; bin (0.933, 1]: two at 0.95, both right.
+    sure = torch.tensor([0.65, 0.65, 0.95, 0.95], dtype=torch.float64)
+    labels = torch.tensor([0, 1, 0, 0])
+    probabilities = torch.stack([sure, 1 - sure], dim=1)
+    found = Predictions(probabilities.log(), labels, probabilities.argmax(1))
+    assert metrics.measured(found)["ece"].item() == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
+    bins = metrics.reliability(found)
+    assert bins["images"].tolist() == [0] * 9 + [2] + [0] * 4 + [2]
+    assert bins["accuracy"][[9, 14]].tolist() == [0.5, 1.0]
+    edges = torch.tensor([0.0, 1 / 15, 1 / 15 + 1e-6, 3 / 15, 1.0], dtype=torch.float64)
+    assert metrics.bin_of(edges).tolist() == [0, 0, 1, 2, 14]
+    assert found.confusion().tolist() == [[3, 0], [1, 0]]
+
+
+def test_classes_have_an_order_where_their_probabilities_are_too_small_for_a_float() -> None:
+    logits = torch.tensor([[200.0, 0, -10, -20, -30, -40, -50]]).repeat(2, 1)
+    found = predictions_of(logits, torch.tensor([4, 5]))  # the fifth and the sixth
+    assert found.probabilities[:, 1:].count_nonzero() == 0
+    assert found.per_image["top5_accuracy"].tolist() == [True, False]
+
+
+def test_intervals_are_those_of_the_binomial_and_the_normal_distribution() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.zeros(1000, dtype=torch.long)
+    logits = torch.randn(1000, 2, generator=draws)
+    found = predictions_of(logits, labels)
+    bounds = metrics.intervals(found, 2000)
+    acc = metrics.measured(found)["accuracy"].item()
+    spread = 1.96 * math.sqrt(acc * (1 - acc) / 1000)
+    assert [end.item() for end in bounds["accuracy"]] == pytest.approx([acc - spread, acc + spread], abs=4e-3)
+    losses = found.per_image["nll"]
+    middle, spread = losses.mean().item(), 1.96 * losses.std().item() / math.sqrt(1000)
+    assert [end.item() for end in bounds["nll"]] == pytest.approx(
+        [middle - spread, middle + spread], abs=5e-3
+    )
+    again = metrics.intervals(found, 2000)
+    assert torch.equal(bounds["nll"][0], again["nll"][0])
+    assert not torch.equal(bounds["nll"][0], metrics.intervals(found, 2000, seed=1)["nll"][0])
+
+
+def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+    draws = torch.Generator().manual_seed(7)
+    held = 0
+    for trial in range(100):
+        right = torch.rand(200, generator=draws) < 0.8
+        probabilities = torch.tensor([0.9, 0.1]).expand(200, 2)
+        found = Predictions(probabilities.log(), 1 - right.long(), torch.zeros(200).long())
+        low, high = metrics.intervals(found, 200, seed=trial)["accuracy"]
+        held += bool(low <= 0.8 <= high)
+    assert 88 <= held <= 99  # of 100, 95 %
+
+
+def test_losses_of_single_images() -> None:
+    draws = torch.Generator().manual_seed(1)
+    logits, labels = torch.randn(9, 4, generator=draws), torch.arange(9) % 4
+    for loss in (CrossEntropy(4), CrossEntropy(4, label_smoothing=0.2), OneHotMSE(4)):
+        mean = loss(logits, labels).item()
+        losses = single_losses(loss, logits, labels, mean)
+        assert losses is not None
+        assert losses.mean().item() == pytest.approx(mean)
+        assert losses[3].item() == pytest.approx(loss(logits[3:4], labels[3:4]).item())
+    weighted = CrossEntropy(4, class_weights=[1, 2, 3, 4])
+    assert single_losses(weighted, logits, labels, weighted(logits, labels).item()) is None
+
+
+def asked(*words: str) -> Options:
+    return options.parse(words, Options)
+
+
+def read(folder: Path) -> dict:
+    return json.loads((folder / "evaluation.json").read_text())
+
+
+def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+    run = make("model=mlp")
+    status = run.read_status()["metrics"]
+    evaluate(asked(f"run={run.path}", "predictions=true", "resamples=50"))
+    told = capsys.readouterr().out
+    assert told.count("as in the run") == 2
+    assert max(map(len, told.splitlines()[1:-1])) <= 80
+    folder = run.path / "evaluation" / "test"
+    found = read(folder)
+    assert found["figures"]["accuracy"]["value"] == found["run_figures"]["accuracy"] == status["test/acc"]
+    assert found["figures"]["loss"]["value"] == status["test/loss"]
+    assert found["figures"]["accuracy"]["low"] <= status["test/acc"] <= found["figures"]["accuracy"]["high"]
+    assert sum(images for *_, images in found["confusion"]) == found["images"] == 21
+    assert sum(row["images"] for row in found["classes"]) == 21
+    assert {file.name for file in folder.iterdir()} >= {"confusion_matrix.png", "reliability.png"}
+    with (folder / "predictions.csv").open(newline="") as stream:
+        rows = list(csv.DictReader(stream))
+    assert sum(int(row["right"]) for row in rows) == round(21 * status["test/acc"])
+    evaluate(asked(f"run={run.path}", "resamples=0", "figures=false"))  # takes the earlier one's place
+    assert [file.name for file in folder.iterdir()] == ["evaluation.json"]
+    assert read(folder)["intervals"] is None
+    evaluate(asked(f"run={run.path}", "split=val", "views=flip", "weights=last", "figures=false"))
+    evaluate(asked(f"run={run.path}", "data.noise=0.5", "resamples=9", "figures=false"))
+    assert {file.name for file in folder.parent.iterdir()} == {
+        *("test", "val-views_flip-last", "test-noise_0.5"),
+    }
+    assert read(folder.with_name("test-noise_0.5"))["images"] == 21
+    assert read(folder.with_name("test-noise_0.5"))["run_figures"] is None
+
+
+def test_several_runs_are_one(
+    make: Make,  # noqa: F811
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
+    both = "run=" + ",".join(str(run.path) for run in runs)
+    reads, read_images = [], Synthetic.read
+    monkeypatch.setattr(Synthetic, "read", lambda *wanted: reads.append(wanted[1]) or read_images(*wanted))
+    evaluate(asked(both, "resamples=20", f"output={runs[0].path.parent / 'together'}", "figures=false"))
+    assert reads == ["test"]  # once for both
+    found = read(runs[0].path.parent / "together")
+    assert [row["figures"]["accuracy"]["value"] for row in found["members"]] == [
+        run.read_status()["metrics"]["test/acc"] for run in runs
+    ]
+    told = capsys.readouterr().out
+    assert "ensemble of 2 networks" in told
+    trained = [load(run) for run in runs]
+    for each in trained:
+        each.datamodule.setup("test")
+    batches = [list(each.datamodule.test_dataloader()) for each in trained]
+    with torch.inference_mode():
+        shares = [
+            torch.cat([each.module(images).softmax(1) for images, _ in own])
+            for each, own in zip(trained, batches, strict=True)
+        ]
+    labels = torch.cat([label for _, label in batches[0]])
+    mean = (shares[0].double() + shares[1].double()) / 2
+    assert found["figures"]["accuracy"]["value"] == (mean.argmax(1) == labels).double().mean().item()
+    nll = -mean.gather(1, labels[:, None]).log().mean().item()
+    assert found["figures"]["nll"]["value"] == pytest.approx(nll, rel=1e-5)
+    assert found["figures"]["loss"]["value"] == pytest.approx(nll, rel=1e-5)
+
+
+def test_networks_that_saw_other_images_are_none_together(
+    make: Make,  # noqa: F811
+    image_folder: Path,
+    tmp_path: Path,
+) -> None:
+    folder = tmp_path / "photos"
+    folder.symlink_to(image_folder / "train")
+    runs = []
+    for number, path in enumerate([image_folder / "train", folder, folder]):
+        words = ("data=image_folder", f"data.path={path}", "data.prepared=null", "data.test_size=24")
+        seed = f"data.split_seed={number // 2}"
+        runs.append(make("model=mlp", *words, seed, base=SHORT, name=f"run{number}"))
+    one, other, otherwise = map(load, runs)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(command, "run_over", lambda *_: pytest.fail("computed before it was checked"))
+        for words in ("combine=ensemble", "split=val"):
+            with pytest.raises(InputError, match=r"^run=.*run2: has other images in split=\w+ than .*run0"):
+                evaluate(asked(f"run={runs[0].path},{runs[2].path}", words))
+        mlp = make("model=mlp", name="mlp")
+        with pytest.raises(InputError, match=r"^run=.*mlp: its classes are not those of .*run0"):
+            evaluate(asked(f"run={runs[0].path},{mlp.path}"))
+    same_images.require_same_images([one, other], "test")  # whose folder has another name
+    first, second, third = (same_images.identity_of(each, "test") for each in (one, other, otherwise))
+    assert first.same(second)
+    assert torch.equal(first.labels, third.labels)
+    assert not first.same(third)
+
+
+def test_images_without_files_are_known_by_their_pixels(make: Make) -> None:  # noqa: F811
+    run = make("model=mlp")
+    same, others = load(run, data=["data.eval_batch_size=5"]), load(run, data=["data.noise=0.5"])
+    wanted = same_images.identity_of(load(run), "test")
+    assert same_images.identity_of(same, "test").same(wanted)
+    assert not same_images.identity_of(others, "test")._replace(labels=wanted.labels).same(wanted)
+    smaller = wanted._replace(shape=(1, 4, 4), digest=b"")
+    assert smaller.same(wanted)
+    assert not smaller._replace(recipe="").same(wanted)
+
+
+def test_weights_are_averaged(make: Make) -> None:  # noqa: F811
+    runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
+    trained = [load(run) for run in runs]
+    states = [each.module.state_dict() for each in trained]
+    plain = ensemble.average(trained, recompute=False, device=torch.device("cpu"))
+    for name, value in plain.module.state_dict().items():
+        if value.is_floating_point():
+            torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
+    again = ensemble.average(trained, recompute=True, device=torch.device("cpu"))
+    assert not again.module.training
+    state, differing = plain.module.state_dict(), []
+    for name, value in again.module.state_dict().items():
+        if not torch.equal(value, state[name]):
+            differing.append(name.rpartition(".")[2])
+    assert {*differing} == {"running_mean", "running_var", "num_batches_tracked"}
+    layer = next(layer for layer in again.module.modules() if isinstance(layer, torch.nn.BatchNorm2d))
+    inputs = []
+    handle = layer.register_forward_hook(lambda _, images, __: inputs.append(images[0]))
+    trained[0].datamodule.setup("fit")
+    with torch.inference_mode():
+        again.module(trained[0].datamodule.training_sample(2048))
+    handle.remove()
+    torch.testing.assert_close(layer.running_mean, inputs[0].mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
+    alone = ensemble.average([trained[0], trained[0]], recompute=False, device=torch.device("cpu"))
+    for name, value in alone.module.state_dict().items():
+        assert torch.equal(value, states[0][name])
+    other = load(make("model=mlp", name="mlp"))
+    with pytest.raises(
+        InputError, match=r"^run=.*mlp: model is MLP, that of .*seed1 .*; use combine=ensemble"
+    ):
+        ensemble.average([trained[0], other], recompute=False, device=torch.device("cpu"))
+
+
+def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
+    run = make("model=mlp")
+    folder = run.path
+    with pytest.raises(InputError, match=r"^combine=average: there is one network; give several"):
+        evaluate(asked(f"run={folder}", "combine=average"))
+    with pytest.raises(InputError, match=r"^ensemble=top: give all, or a number"):
+        evaluate(asked(f"run={folder}", "ensemble=top"))
+    with pytest.raises(InputError, match=r"^ensemble=top2: .* is no sweep"):
+        evaluate(asked(f"run={folder}", "ensemble=top2"))
+    with pytest.raises(InputError, match=r"is given twice"):
+        evaluate(asked(f"run={folder},{folder}"))
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").touch()
+    with pytest.raises(InputError, match=r"^output=.*mine: holds something else than an evaluation"):
+        evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
+    (tmp_path / "mine" / "evaluation.json").touch()  # nor is that one, with other files beside it
+    with pytest.raises(InputError, match=r"^output=.*mine: .* than an evaluation, thesis\.txt; give another"):
+        evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
+    for word, told in (
+        ("data.eval_batch_size=0", "must be at least 1"),
+        ("data.eval_batch_size=x", "a word, but a whole number is needed"),
+    ):
+        with pytest.raises(InputError, match=rf"^{word}: {told}"):
+            evaluate(asked(f"run={folder}", word))
+    with pytest.raises(InputError, match=r"^data\.num_classes=4: the run's network has 10 classes"):
+        evaluate(asked(f"run={folder}", "data.num_classes=4"))
+    assert not (folder / "evaluation").exists()
+    (folder / "evaluation").touch()
+    with pytest.raises(InputError, match=r"^output=.*cannot be written .*; say with output=FOLDER"):
+        evaluate(asked(f"run={folder}"))
+
+
+def test_the_best_of_a_sweep(tmp_path: Path) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    for name, value in (("a", 0.5), ("b", 0.9), ("c", 0.7), ("d", 0.95)):
+        folder = tmp_path / name
+        folder.mkdir()
+        (folder / "config.yaml").write_text("seed: 1\n")
+        status = {"state": "failed" if name == "d" else "done", "metrics": {"val/acc": value}}
+        status |= {"monitor": "val/acc", "mode": "max"}
+        (folder / "status.json").write_text(json.dumps(status | {"started": "2026-01-31"}))
+
+    def names(**options: str) -> list[str]:
+        found = find_members([str(tmp_path)], ["auto"], options.get("several"), tmp_path)
+        return [member.run.path.name for member in found.members]
+
+    assert names() == ["b"]
+    assert names(several="all") == ["b", "c", "a"]
+    assert names(several="top2") == ["b", "c"]
+    with pytest.raises(InputError, match=r"^ensemble=top4: .* has 3 runs with a result"):
+        names(several="top4")
+
+
+def test_an_evaluation_is_whole_or_not_there(tmp_path: Path) -> None:
+    target = tmp_path / "evaluation" / "test"
+    for text in ("old", "new"):
+        with places.replacing(target, told=False) as folder:
+            (folder / places.RESULT).write_text(text)
+
+    def end_before_it_is_whole() -> None:
+        with places.replacing(target, told=False) as folder:
+            (folder / places.RESULT).write_text("part")
+            raise ArithmeticError("broken")
+
+    with pytest.raises(ArithmeticError, match="broken"):
+        end_before_it_is_whole()
+    assert [file.read_text() for file in target.parent.rglob("*.json")] == ["new"]
+    assert [file.name for file in target.parent.iterdir()] == ["test"]
+
+
+def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target, rename = tmp_path / "test", Path.rename
+
+    def write(text: str) -> None:
+        with places.replacing(target, told=False) as folder:
+            (folder / places.RESULT).write_text(text)
+
+    def written() -> list[tuple[str, str]]:
+        return [(file.name, (file / places.RESULT).read_text()) for file in tmp_path.iterdir()]
+
+    def told(*, fails: bool, moved: bool) -> Callable[[Path, Path], Path]:
+        def renamed(self: Path, other: Path) -> Path:
+            if self == target and moved:  # another process was faster
+                shutil.rmtree(self)
+            if fails and self.name.endswith(".partial"):
+                raise PermissionError("not now")
+            return rename(self, other)
+
+        return renamed
+
+    write("old")
+    monkeypatch.setattr(Path, "rename", told(fails=True, moved=False))
+    with pytest.raises(PermissionError, match="not now"):
+        write("new")
+    assert written() == [("test", "old")]
+    monkeypatch.setattr(Path, "rename", told(fails=False, moved=True))
+    write("new")
+    assert written() == [("test", "new")]
+
+
+def test_names_of_evaluations_tell_them_apart() -> None:
+    name = places.name_of
+    assert name("test", [], None, "auto") == "test"
+    assert name("val", ["data=image_folder", "data.path=/a/my photos"], "none", "last") == (
+        "val-image_folder-my_photos-views_none-last"
+    )
+    assert name("test", ["data.path=../.."], None, "x/y.ckpt") == "test-other-y"
+    together = [places.name_together("test", "ensemble", list(names)) for names in ("ab", "ac")]
+    assert together[0] != together[1]
+    assert together[0].startswith("test-ensemble_of_2-")
+
+
+def test_the_screen_holds_long_and_foreign_names_and_few_of_many_classes() -> None:
+    figure = {"value": 0.5, "low": 0.25, "high": 0.75}
+    rows = [
+        {
+            "class": f"{'猫と犬' * 9}{number}",
+            "images": 5,
+            "precision": figure,
+            "recall": figure,
+            "f1": {"value": number / 1000, "low": 0.0, "high": 1.0},
+        }
+        for number in reversed(range(1000))
+    ]
+    rows[3]["class"], rows[3]["f1"] = "bad\n\udcff", {"value": math.nan, "low": math.nan, "high": math.nan}
+    rows[3]["images"] = 0
+    lines = table.render_classes(rows, "evaluation.json").splitlines()
+    assert {table.columns(line) for line in lines[1:-1]} == {80}
+    assert len(lines) == 22
+    assert "the 20 of 1000 classes with the lowest F1" in lines[-1]
+    assert table.fit("bad\n\udcff", 8) == "bad��   "
+    assert table.fit("outputs/long/name", 6, keep_end=True) == "…/name"

@@ -1,0 +1,117 @@
+"""Names of more than 255 bytes: shortened where they are ours, refused in one line where they are given."""
+
+import os
+import sys
+from pathlib import Path
+
+import attempts
+import pytest
+import torch
+from conftest import Compose
+from omegaconf import OmegaConf
+
+from project.config.cli import report
+from project.config.hydra_patches import overrides_dirname, shorten_names
+from project.config.validation.value_types import find_problem
+from project.datamodules.storage.image_cache import PreparedFolder
+from project.errors import InputError
+from project.runtime.files import replacing
+from project.runtime.text import name_length, short_name
+from project.runtime.write_probe import refuse_unwritable_output
+
+LONG = {"ascii": "a" * 300, "of three bytes": "図" * 90, "no text": "\udce9" * 256}
+FITTING = {"ascii": "b" * 255, "of three bytes": "図" * 85, "no text": "\udce9" * 255}
+
+
+@pytest.mark.parametrize("kind", LONG)
+def test_names_are_cut_by_bytes_and_stay_different(kind: str) -> None:
+    name = LONG[kind]
+    cut = short_name(name)
+    assert 240 <= len(os.fsencode(cut)) <= 255 or kind == "no text"
+    assert os.fsencode(cut).decode()  # no half character
+    assert short_name(name) == cut != short_name(f"{name}x")
+    assert short_name(FITTING[kind]) == FITTING[kind]
+    assert name_length(f"x/{FITTING[kind]}/y") == 255
+
+
+@pytest.mark.parametrize("keep", [False, True])
+@pytest.mark.parametrize("kind", FITTING)
+def test_a_file_of_the_longest_name_can_be_written(tmp_path: Path, kind: str, keep: bool) -> None:
+    file = tmp_path / FITTING[kind]
+    refuse_unwritable_output("output=x", file)
+    with replacing(file, keep=keep) as partial:
+        partial.write_text("whole")
+    assert file.read_text() == "whole"
+    assert list(tmp_path.iterdir()) == [file]
+    with pytest.raises(InputError, match=r"output=x: cannot be written \(File name too long\)"):
+        refuse_unwritable_output("output=x", tmp_path / f"{FITTING[kind]}a")
+    assert list(tmp_path.iterdir()) == [file]
+
+
+def test_images_of_a_folder_with_a_long_name_are_kept(tmp_path: Path) -> None:
+    made = []
+
+    def make() -> tuple[torch.Tensor, torch.Tensor]:
+        made.append(1)
+        return torch.full((2, 1, 3, 3), len(made), dtype=torch.uint8), torch.tensor([0, 1])
+
+    for _ in range(2):
+        for channels_last in (False, True):
+            for split in ("train", "test"):
+                name = f"{FITTING['of three bytes']}-{split}"
+                images = PreparedFolder(tmp_path).images(name, {}, make, channels_last=channels_last)
+                assert images.mapped
+    assert len(made) == 4
+
+
+def test_the_folder_of_overrides_has_a_name_that_can_be_made(composer: Compose, tmp_path: Path) -> None:
+    shorten_names()
+    names = []
+    for end in "xy":
+        config = composer(f"+note={LONG['ascii']}{end}", f"+other='a/{LONG['of three bytes']}'")
+        name = config.hydra.job.override_dirname
+        (tmp_path / name).mkdir(parents=True)
+        names.append(name)
+    assert names[0] != names[1]
+    assert composer("seed=1", "optim=sgd").hydra.job.override_dirname == "optim=sgd,seed=1"
+    assert overrides_dirname(overrides=[], exclude_keys=[], item_sep=",", kv_sep="=") == ""
+
+
+@pytest.mark.parametrize("kind", ["ascii", "of three bytes"])
+def test_a_name_that_no_folder_can_bear_is_refused(kind: str) -> None:
+    name, length = LONG[kind], len(LONG[kind].encode())
+    assert find_problem("name", f"group/{name}") == (
+        f"name=group/{name}: too long for a folder (at most 255 bytes, got {length}); shorten it"
+    )
+    assert not find_problem("name", f"group/{FITTING[kind]}")
+
+
+def test_paths_are_refused_in_one_line_by_the_word_that_gives_them(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    word = f"resume={LONG['ascii']}"
+    monkeypatch.setattr(sys, "argv", ["train.py", "seed=1", word])
+    with pytest.raises(OSError, match="File name too long") as raised:
+        os.stat(f"{LONG['ascii']}/sweep.json")  # noqa: PTH116
+    assert report(raised.value) == 2
+    assert capfd.readouterr().err == (
+        f"error: {word}: the name is too long (at most 255 bytes, got 300); shorten it\n"
+    )
+    deep = "/".join(["d" * 200] * 30)
+    with pytest.raises(OSError, match="File name too long") as raised:
+        os.stat(deep)  # noqa: PTH116
+    assert report(raised.value) == 2
+    assert "the path is too long (6,029 bytes); shorten it" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("word", ["name=", "resume=", "ckpt_path=", "paths.outputs=", "hydra.run.dir=x/"])
+def test_commands_refuse_long_names_without_a_traceback(tmp_path: Path, word: str) -> None:
+    printed = attempts.run([f"{word}{LONG['ascii']}"], tmp_path, code=2)
+    assert printed.startswith("error: ")
+    assert printed.count("\n") == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["log"]
+
+
+def test_a_data_folder_of_a_long_name_is_not_there(composed: Compose) -> None:
+    with pytest.raises(Exception, match="no such folder; give one that holds a folder for each class"):
+        OmegaConf.to_container(composed("data=image_folder", f"data.path={LONG['ascii']}"), resolve=True)

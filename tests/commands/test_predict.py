@@ -1,0 +1,367 @@
+"""Predicting anybody's files: what is said of them is what the run's test says, and bad ones stop nothing."""
+
+import csv
+import json
+import os
+import subprocess
+import sys
+import tracemalloc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+import forked
+import numpy as np
+import odd_files
+import pytest
+import torch
+from conftest import read_table
+from handmade import write_run
+from PIL import Image
+
+from project.config.choices import require_accelerator
+from project.config.command_options import parse
+from project.datamodules.loading import image_decoder
+from project.datamodules.loading.image_decoder import decode_image
+from project.datamodules.storage.image_files import PassedOver
+from project.errors import DataError, InputError
+from project.inference.load_run import Trained, load
+from project.inference.predict.command import predict_files
+from project.inference.predict.decoding import decode_files
+from project.inference.predict.input_files import find_files
+from project.inference.predict.options import Options
+from project.inference.predict.predictions import predict
+from project.inference.predict.table import TableLayout, columns_of, fit
+from project.modules.tta import mean_over_views
+from project.runs.find import find_trained
+from project.runtime.csv_cells import unescape
+from project.runtime.text import shown
+
+CLASSES = ["ant", "bee", "cat"]
+Command = Callable[..., tuple[str, str]]
+
+
+@pytest.fixture(scope="module")
+def outputs(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
+    """A network that has learnt to tell red, green and blue images of 8×8."""
+    cwd = tmp_path_factory.mktemp("predict")
+    words = ["model=mlp", "data=image_folder", f"data.path={image_folder}", "data.resize=8", "logger=none"]
+    words += ["trainer.max_epochs=3", "data.batch_size=8", "test_views=flip"]
+    forked.run(*words, cwd=cwd)
+    return cwd / "outputs"
+
+
+def names() -> list[str]:
+    return sorted(path.name for path in Path().iterdir())
+
+
+@pytest.fixture(scope="module")
+def trained(outputs: Path) -> Trained:
+    return load(find_trained("last", outputs))
+
+
+@pytest.fixture
+def command(
+    outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> Command:
+    """The command in a folder of its own; gives what it printed, as text and as messages."""
+    monkeypatch.chdir(tmp_path)
+
+    def run(*words: str) -> tuple[str, str]:
+        elsewhere = any(word.startswith("outputs=") for word in words)
+        predict_files(parse([*words, *([] if elsewhere else [f"outputs={outputs}"])], Options))
+        told = capfd.readouterr()
+        return told.out, told.err
+
+    return run
+
+
+def test_predictions_are_those_of_the_runs_test(trained: Trained, image_folder: Path) -> None:
+    files, passed_over = find_files([str(image_folder / "test")])
+    assert (len(files), passed_over) == (15, [])
+    found = list(predict(trained, files, top=2, batch_size=4))
+    assert [one.file for one in found] == files
+    assert sum(one.class_name == Path(one.file).parent.name for one in found) == 15
+
+    trained.datamodule.setup("test")
+    with torch.inference_mode():
+        logits = [
+            mean_over_views(trained.module, images, "flip")
+            for images, _ in trained.datamodule.test_dataloader()
+        ]
+    wanted = torch.cat(logits).softmax(-1).topk(2)
+    torch.testing.assert_close(
+        torch.tensor([one.probabilities for one in found]), wanted.values, rtol=0, atol=1e-6
+    )
+    assert [one.classes for one in found] == [tuple(CLASSES[row] for row in rows) for rows in wanted.indices]
+    without = next(predict(trained, files, views="none"))
+    assert without.probabilities[:2] != found[0].probabilities
+    assert len(without.classes) == 3
+
+
+def test_a_folder_of_odd_and_bad_files(command: Command, tmp_path: Path) -> None:
+    good, bad = odd_files.fill(Path("photos"), good=45, bad=20)
+    Path("photos/.hidden").mkdir()
+    for hidden in ("photos/.DS_Store", "photos/.hidden/1.jpg", "photos/._0000.jpg"):
+        Path(hidden).write_bytes(b"no image")
+    Path("photos/round").symlink_to(tmp_path / "photos")
+    out, told = command("input=photos", "output=found.csv", "sheet=found.png")
+    assert out == ""
+    with Path("found.csv").open(newline="", errors="surrogateescape") as stream:
+        rows = list(csv.DictReader(stream))
+    assert {unescape(row["file"]) for row in rows} == good
+    assert len(rows) == 45
+    named = [line.removeprefix("passed over: ") for line in told.splitlines() if line.startswith("passed")]
+    assert len(named) == 20
+    assert {line.partition(": ")[0] for line in named} == bad
+    assert told.endswith("45 predicted in found.csv and found.png, 20 passed over\n")
+    with Image.open("found.png") as sheet:
+        assert sheet.width > 800
+    assert names() == ["found.csv", "found.png", "photos"]
+
+
+@pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 10)])
+def test_images_of_all_modes_become_what_the_network_takes(
+    tmp_path: Path, shape: tuple[int, int, int]
+) -> None:
+    good, _ = odd_files.fill(tmp_path, good=30, bad=0)
+    images = {
+        Path(one.file).name: one.image
+        for one in decode_files(sorted(good), shape, ahead_by=1)
+        if not isinstance(one, PassedOver)
+    }
+    assert len(images) == len(good)
+    assert {tuple(image.shape) for image in images.values()} == {shape}
+    for deep in ("16 bits.png", "16 bits.tif", "32 bits.tif", "floats.tif", "gray alpha.png"):
+        assert torch.equal(images[deep], images["gray.png"]), deep
+    for same in ("pages.tif", "UPPER.BMP", "no suffix"):
+        assert torch.equal(images[same], images["plain.ppm"]), same
+
+
+@pytest.mark.parametrize("action", ["ignore", "error"])
+def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal["ignore", "error"]) -> None:
+    file = str(tmp_path / "1.png")
+    Path(file).write_bytes(odd_files.png_of_size(10_000, 9_000))
+    with warnings.catch_warnings():
+        warnings.simplefilter(action)
+        with pytest.raises(DataError, match=r"data\.path: .*1\.png is too large \(.*90,?000,?000 pixels"):
+            decode_image(file, (3, 8, 8), may_scale=True)
+        (one,) = decode_files([file], (3, 8, 8), ahead_by=1, threads=1)
+    assert isinstance(one, PassedOver)
+    assert one.reason.startswith("too large (")
+
+
+def test_sixteen_bits_become_eight_in_little_memory() -> None:
+    every = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
+    eight = np.asarray(image_decoder._to_eight_bits(Image.fromarray(every), None))
+    assert np.array_equal(eight, (every / 257).round().astype(np.uint8))
+    signed = np.array([[-1, 0, 65535, 2**31 - 1]], dtype=np.int32)
+    with pytest.raises(image_decoder.OutOfRangeError, match=r"values from -1 to 2\.14748e\+09 \(int32"):
+        image_decoder._to_eight_bits(Image.fromarray(signed), 65535)
+    deep = image_decoder._to_eight_bits(Image.fromarray(signed[:, 1:3]), 65535)
+    assert np.asarray(deep).tolist() == [[0, 255]]
+    large = Image.new("I;16", (1500, 1500), 257)
+    tracemalloc.start()
+    image_decoder._to_eight_bits(large, None)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert most < 10 * 1500**2  # bytes; as float64 it would be 16 and more
+
+
+def test_photos_are_turned_upright(tmp_path: Path) -> None:
+    sideways = Image.new("L", (20, 10))
+    sideways.paste(255, (0, 0, 10, 10))  # white on the left
+    note = Image.Exif()
+    note[0x0112] = 6  # to be turned clockwise
+    sideways.save(tmp_path / "1.jpg", exif=note.tobytes())
+    (one,) = decode_files([str(tmp_path / "1.jpg")], (1, 20, 10), ahead_by=1)
+    assert not isinstance(one, PassedOver)
+    assert one.image[0, :9].min() > 200
+    assert one.image[0, 11:].max() < 50
+
+
+def test_each_format_says_the_same(command: Command, image_folder: Path) -> None:
+    given = f"input={image_folder}/test/*/[12].jpg"
+    lines = [json.loads(line) for line in command(given, "format=jsonl", "top=2")[0].splitlines()]
+    assert [Path(line["file"]).parent.name for line in lines] == ["ant", "ant", "bee", "bee", "cat", "cat"]
+    assert [line["class"] for line in lines] == ["ant", "ant", "bee", "bee", "cat", "cat"]
+    assert all(line["top"][0] == {key: line[key] for key in ("class", "probability")} for line in lines)
+    command(given, "output=new/folder/a.json", "top=2")
+    assert json.loads(Path("new/folder/a.json").read_text()) == lines
+    command(given, "output=a.csv", "top=2")
+    rows = read_table(Path("a.csv"))
+    assert [(row["class"], float(row["probability"])) for row in rows] == [
+        (line["class"], line["probability"]) for line in lines
+    ]
+    assert [row["class_2"] for row in rows] == [line["top"][1]["class"] for line in lines]
+    table = command(given)[0].splitlines()
+    assert len(table) == 7
+    assert table[0].split()[-4:] == ["class", "probability", "2nd", "3rd"]
+    assert all(len(line) <= 80 for line in table)
+    assert table[1].startswith("ant/1.jpg ")
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.txt", "a.png", "a.jpg", "a.webp"])
+def test_predictions_take_the_place_of_predictions_alone(
+    command: Command, image_folder: Path, name: str
+) -> None:
+    given = f"input={image_folder}/test/ant"
+    place = "output=" + name if name[2] in "cjt" and name != "a.jpg" else "sheet=" + name
+    Path(name).touch()
+    command(given, place)  # nothing is lost with an empty file
+    command(given, place, "top=1")
+    Path(name).write_text("of somebody's own\n")
+    with pytest.raises(InputError, match=rf"^{place}: is there already, and is no earlier output"):
+        command(given, place)
+    assert Path(name).read_text() == "of somebody's own\n"
+
+
+@pytest.mark.parametrize(
+    ("words", "kind", "message"),
+    [
+        ("input=nowhere.jpg", InputError, r"input=nowhere\.jpg: no such file or folder"),
+        ("input=*.jpeg", InputError, r"input=\*\.jpeg: no file matches"),
+        ("input=empty", InputError, r"input=empty: no files there"),
+        ("input=text.png", DataError, r"input=text\.png: none of 1 files could be predicted"),
+        ("input=1.png output=1.xls", InputError, r"output=1\.xls: end its name in \.csv"),
+        ("input=1.png output=empty format=csv", InputError, r"output=empty: a folder; name a file"),
+        ("input=1.png output=1.png/a.csv", InputError, r"output=1\.png/a\.csv: cannot be written"),
+        ("input=1.png output=./1.png format=csv", InputError, r"output=\./1\.png: one of the images"),
+        (
+            "input=1.png output=a.png format=csv sheet=./a.png",
+            InputError,
+            r"sheet=\./a\.png: the file of",
+        ),
+        ("input=1.png sheet=a.pdf", InputError, r"sheet=a\.pdf: end its name in \.png"),
+        ("input=1.png run=nowhere", InputError, r"run=nowhere: no such folder"),
+        ("input=1.png outputs=empty", InputError, r"run=last: no run below empty"),
+        ("input=1.png accelerator=gpu", InputError, r"accelerator=gpu: there is none here"),
+        (
+            "input=1.png views=mirror",
+            InputError,
+            r"views=mirror: choose from none, flip, flip_translate, null",
+        ),
+        ("inputt=1.png", InputError, r"inputt=1\.png: no key inputt; did you mean input"),
+        ("output=a.csv", InputError, r"input: is missing; give input="),
+    ],
+)
+def test_mistakes_are_told_in_a_line_and_leave_nothing(
+    command: Command, words: str, kind: type[InputError], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
+    Path("empty").mkdir()
+    Path("text.png").write_text("no image")
+    Path("1.png").write_bytes(odd_files.encoded(odd_files.noise("RGB"), "png"))
+    with pytest.raises(InputError, match=message) as found:
+        command(*words.split())
+    assert type(found.value) is kind
+    assert len(str(found.value).splitlines()) == 1
+    assert names() == ["1.png", "empty", "text.png"]
+
+
+def test_accelerators_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
+    for there in (None, "auto", "cpu", "gpu", "cuda"):
+        require_accelerator(there)
+    with pytest.raises(InputError, match=r"accelerator=mps: there is none here; choose auto or cpu"):
+        require_accelerator("mps")
+
+
+def test_what_was_predicted_before_an_interruption_is_kept(
+    command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+) -> None:
+    from project.inference.predict import predictions
+
+    def interrupted(*arguments, **options):
+        yield from list(predict(*arguments, **options))[:5]
+        raise KeyboardInterrupt
+
+    Path("a.csv").write_text("file,class,probability\nolder\n")
+    monkeypatch.setattr(predictions, "predict", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        command(f"input={image_folder}/test", "output=a.csv")
+    assert Path("a.csv").read_text() == "file,class,probability\nolder\n"
+    assert len(read_table(Path("a.csv.part"))) == 5
+    assert "a.csv.part has what was predicted until then" in capfd.readouterr().err
+    Path("a.csv.part").write_text("the user's")
+    with pytest.raises(KeyboardInterrupt, match=r"^$"):
+        command(f"input={image_folder}/test", "output=a.csv")
+    assert Path("a.csv.part").read_text() == "the user's"
+    (other,) = Path().glob("a.csv.*.part")
+    assert len(read_table(other)) == 5
+    assert f"{other} has what was predicted until then" in capfd.readouterr().err
+    monkeypatch.undo()
+
+
+def test_inputs_name_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("b/2.jpg", "b/1.jpg", "a.jpg", "a[1].jpg", "a,b.jpg", ".hidden.jpg"):
+        Path(name).parent.mkdir(exist_ok=True)
+        Path(name).touch()
+    assert find_files(["b", "b/2.jpg", "a[1].jpg"])[0] == ["b/1.jpg", "b/2.jpg", "a[1].jpg"]
+    assert find_files(["**/[12].jpg"])[0] == ["b/1.jpg", "b/2.jpg"]
+    assert find_files(["~/a.jpg", ".hidden.jpg"])[0] == [f"{tmp_path}/a.jpg", ".hidden.jpg"]
+    assert len(find_files(["."])[0]) == 5
+    assert parse(["input='a,b.jpg'", "input=a.jpg,b"], Options).input == ["a,b.jpg", "a.jpg", "b"]
+
+
+def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shut").mkdir()
+    (tmp_path / "1.jpg").touch()
+    listed = os.scandir
+
+    def scan(folder):
+        if folder.endswith("shut"):
+            raise PermissionError(13, "Permission denied", folder)
+        return listed(folder)
+
+    monkeypatch.setattr(os, "scandir", scan)
+    files, passed_over = find_files([str(tmp_path)])
+    assert files == [f"{tmp_path}/1.jpg"]
+    assert passed_over == [PassedOver(f"{tmp_path}/shut", "a folder that cannot be read (Permission denied)")]
+
+
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_tables_fit_the_terminal(width: int, trained: Trained) -> None:
+    files = [f"photos/{'long ' * 30}{number}.jpg" for number in range(3)] + ["photos/図版/版.jpg"]
+    layout = TableLayout(files, ["ant", "名前"], top=5, width=width)
+    assert columns_of(layout.head()) <= width
+    (one,) = predict(trained, [_picture(trained)])
+    for file in files:
+        row = layout.row(type(one)(file, ("ant", "名前", "bee"), (0.99999, 0.3, 0.1), one.image))
+        assert columns_of(row) <= width
+        assert "0.9999" in row
+        assert file[-5:] in row
+
+
+def _picture(trained: Trained) -> str:
+    return str(next(Path(trained.config["data"]["path"]).glob("test/ant/*.jpg")))
+
+
+def test_texts_are_cut_in_the_middle_by_the_room_that_they_take() -> None:
+    assert fit("abc", 5) == "abc  "
+    assert fit("abcdefgh", 5) == "ab…gh"
+    assert columns_of(fit("図版図版図版", 6)) == 6
+    assert shown("a\nb\x1b[0m" + os.fsdecode(b"\xe9") + "é") == "a\\nb\\x1b[0m\\xe9é"
+
+
+def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+    write_run(tmp_path / "run")
+    code = """if True:
+        import sys
+        from project.config.command_options import parse
+        from project.inference.predict.command import predict_files
+        from project.inference.predict.options import Options
+        try:
+            predict_files(parse(["run=run", "input=nowhere.jpg"], Options))
+        except ValueError as error:
+            print(error, [name for name in ("torch", "lightning", "PIL", "numpy") if name in sys.modules])
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.stdout.startswith("input=nowhere.jpg: no such file"), done.stderr
+    assert done.stdout.endswith(" []\n")

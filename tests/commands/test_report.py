@@ -1,0 +1,518 @@
+"""Pages about runs and sweeps: that they are whole, true to the files, and safe to open."""
+
+import base64
+import json
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT
+from handmade import write_curve, write_run, write_sweep
+from pages import Page, rows
+from tensorboard.compat.proto.event_pb2 import Event
+from tensorboard.compat.proto.summary_pb2 import Summary
+from tensorboard.compat.proto.tensor_pb2 import TensorProto
+
+from project.errors import InputError
+from project.loggers.events import EventFile
+from project.reporting.compare import ticks
+from project.reporting.html import command as writing
+from project.reporting.html import evaluated, figures
+from project.reporting.html.axes import spanning, thinned
+from project.reporting.html.charts import HEIGHT, WIDTH, Line, line_chart
+from project.reporting.html.command import write_report
+from project.reporting.html.event_images import read_pictures
+from project.reporting.html.html import element
+from project.reporting.html.reading import RunStory
+from project.runs.collect import compare
+from project.runs.ranking import wilson
+from project.runs.sweep_jobs import Job
+from project.runs.sweep_ledger import Ledger
+
+GIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "changed": True}
+HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&lt;"
+
+
+def picture(shade: int = 0) -> bytes:
+    """A PNG of one pixel."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    head = chunk(b"IHDR", struct.pack(">2I5B", 1, 1, 8, 0, 0, 0, 0))
+    return (
+        b"\x89PNG\r\n\x1a\n" + head + chunk(b"IDAT", zlib.compress(bytes([0, shade]))) + chunk(b"IEND", b"")
+    )
+
+
+def told(folder: Path, **options: Any) -> Page:
+    """The page of a folder, of which these hold whatever it tells."""
+    file = write_report(str(folder), options.get("output"), options.get("compare"), folder)
+    text = file.read_text()
+    page = Page(text)
+    nodes = page.everything()
+    scripts = [node for node in nodes if node.tag == "script"]
+    assert len(scripts) == 1
+    assert not [node for node in nodes for name in node.attributes if name.startswith("on")]
+    assert {node.tag for node in nodes}.isdisjoint({"link", "iframe", "object", "embed", "base", "form"})
+    for node in nodes:
+        for name in ("src", "href", "srcset", "data", "action"):
+            address = node.attributes.get(name) or ""
+            assert re.match(r"data:image/png;base64,|#|(?![\w+.-]*:|//)", address), address
+        if node.tag == "img":
+            assert node.attributes["alt"]
+    assert "url(" not in text
+    assert not [node for node in page.root.all("th") if not node.attributes.get("scope")]
+    identifiers = [node.attributes["id"] for node in nodes if "id" in node.attributes]
+    assert len(set(identifiers)) == len(identifiers)
+    anchors = [node.attributes["href"] or "" for node in page.root.all("nav")[0].all("a")]
+    assert {anchor.removeprefix("#") for anchor in anchors} <= set(identifiers)
+    return page
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    metrics = {"val/acc": 0.9, "test/acc": 0.875, "test/loss": 0.4321, "test/images": 400.0}
+    run = write_run(
+        tmp_path / "experiment" / "run",
+        *("model=cnn", "optim.lr=0.05", "data.num_classes=3"),
+        acc=0.9,
+        metrics=metrics,
+        git=GIT,
+        duration_s=83.0,
+        weights="best",
+    )
+    write_curve(run, 0.5, 0.9, 0.8)
+    (run / "train.log").write_text(
+        "[2026-01-31 09:30:00,000][INFO][project.train]    model  CNN, 1,234 parameters\nbye\n"
+    )
+    return run
+
+
+def cards(page: Page) -> dict[str, str]:
+    return {
+        card.all("span", "label")[0].text: card.all("strong")[0].text
+        for card in page.root.all("div", "card")
+        if card.all("span", "label")
+    }
+
+
+def test_a_run_is_told_by_its_own_numbers(run: Path) -> None:
+    page = told(run)
+    assert cards(page) == {
+        "test accuracy": "87.50 %",
+        "validation accuracy": "90.00 %",
+        "test loss": "0.4321",
+        "epochs": "3",
+        "duration": "1 min 23 s",
+        "parameters": "1,234",
+    }
+    low, _ = wilson(0.875, 400)
+    lead = page.root.all("p", "lead")[0].text
+    assert "A CNN with 1,234 parameters trained to tell 3 classes of Digits" in lead
+    assert f"Of 400 test images it classifies 87.50 % correctly (95 % interval {100 * low:.2f} to" in lead
+    assert 0.0162 < 0.875 - low < 0.0405
+    assert page.titles() == ["Curves", "Configuration", "How to reproduce", "Environment", "Log"]
+    charts = page.section("Curves").all("svg", "chart")
+    assert [chart.all("title")[0].text.partition(":")[0] for chart in charts] == ["Loss", "Accuracy"]
+    assert "best, epoch 2" in charts[0].text
+    commands = "\n".join(node.text for node in page.section("How to reproduce").all("code"))
+    assert f"git checkout {GIT['commit']}" in commands
+    assert "python scripts/train.py model=cnn optim.lr=0.05 data.num_classes=3" in commands
+    assert f"evaluate.py run={run}" in commands
+    assert "changed since this commit" in page.section("How to reproduce").text
+    assert "lr 0.05" in page.section("Configuration").text
+
+
+def test_wilsons_interval() -> None:
+    low, high = wilson(0.5, 10)
+    assert (round(low, 4), round(high, 4)) == (0.2366, 0.7634)  # as published tables have it
+    assert wilson(1.0, 5)[1] == 1.0
+
+
+def test_a_command_can_be_copied_into_a_shell(tmp_path: Path) -> None:
+    overrides = ["model=mlp", "optim.betas=[0.9, 0.99]", "+note=it's; rm -rf $HOME", "name=a b"]
+    run = write_run(tmp_path / "run")
+    (run / ".hydra" / "overrides.yaml").write_text(json.dumps([*overrides, "ckpt_path=x.ckpt"]))
+    page = told(run)
+    command = next(
+        line
+        for node in page.section("How to reproduce").all("code")
+        for line in "".join(node.texts).splitlines()
+        if "uv run" in line
+    )
+    assert shlex.split(command) == ["uv", "run", "python", "scripts/train.py", *overrides]
+
+
+def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
+    place = run / "evaluation" / "test"
+    place.mkdir(parents=True)
+    (place / "confusion_matrix.png").write_bytes(picture())
+    (place / "damaged.png").write_bytes(b"no picture")
+    bounded = {"value": 0.8731, "low": 0.81, "high": 0.92}
+    found = {
+        "figures": {"accuracy": bounded, "loss": {"value": 0.4}},
+        "classes": [{"class": "cat", "images": 7, "f1": bounded}],
+        "images": 400,
+        "split": "test",
+    }
+    (place / "evaluation.json").write_text(json.dumps(found))
+    (run / "evaluation" / "damaged.json").write_text("{")
+    page = told(run)
+    figures, classes = page.section("Evaluation").all("table")
+    assert rows(figures) == [
+        {"figure": "accuracy", "value": "87.31 %", "95 % interval": "81.00 to 92.00 %"},
+        {"figure": "loss", "value": "0.4000", "95 % interval": ""},
+    ]
+    assert rows(classes) == [{"class": "cat", "images": "7", "F1": "87.31 %"}]
+    (image,) = page.section("Pictures").all("img")
+    assert base64.b64decode((image.attributes["src"] or "").partition(",")[2]) == picture()
+    assert "Damaged (evaluation/test/damaged.png)" in page.section("Pictures").text
+
+
+def test_one_accuracy_has_one_interval(run: Path) -> None:
+    place = run / "evaluation" / "test"
+    place.mkdir(parents=True)
+    found = {"figures": {"accuracy": {"value": 0.875, "low": 0.8123, "high": 0.9321}}, "split": "test"}
+    (place / "evaluation.json").write_text(json.dumps(found))
+    page = told(run)
+    (card,) = page.root.all("div", "main")
+    assert card.all("span", "dim")[0].text == "81.23 to 93.21 %, of 400 images"
+    assert "95 % interval 81.23 to 93.21 %" in page.root.all("p", "lead")[0].text
+    assert rows(page.section("Evaluation").all("table")[0])[0]["95 % interval"] == "81.23 to 93.21 %"
+    (place / "evaluation.json").write_text(json.dumps(found | {"split": "val"}))
+    low, _ = wilson(0.875, 400)
+    assert f"95 % interval {100 * low:.2f} to" in told(run).root.all("p", "lead")[0].text
+
+
+def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = run / "evaluation" / ".test.ab12.partial"
+    place.mkdir(parents=True)
+    (place / "confusion_matrix.png").write_bytes(picture())
+    (place / "evaluation.json").write_text(json.dumps({"figures": {"accuracy": 0.5}}))
+    assert not {"Evaluation", "Pictures"} & set(told(run).titles())
+    place.rename(run / "evaluation" / "test")
+    assert {"Evaluation", "Pictures"} <= set(told(run).titles())
+    monkeypatch.setattr(figures, "LARGEST", 10)
+    monkeypatch.setattr(evaluated, "LARGEST_RECORD", 10)
+    page = told(run)
+    assert "Evaluation" not in page.titles()
+    assert "Confusion matrix (evaluation/test/confusion_matrix.png)" in page.section("Pictures").text
+
+
+@pytest.mark.parametrize("commit", ["0123456; rm -rf ~", "$(id)", 5, ["0123456"]])
+def test_what_is_no_commit_is_not_pasted_into_a_shell(tmp_path: Path, commit: object) -> None:
+    run = write_run(tmp_path / "run", git={"commit": commit})
+    shown = told(run).section("How to reproduce").text
+    assert "git checkout" not in shown
+    assert "The commit of the code is not on record." in shown
+
+
+def test_exported_variants_are_shown(run: Path) -> None:
+    (run / "export").mkdir()
+    variant = {
+        "name": "int8",
+        "file": "int8.pt2",
+        "bytes": 2_500_000,
+        "accuracy": 0.97,
+        "largest_difference": 0.02,
+    }
+    found = {
+        "format": "onnx",
+        "test_images": 400,
+        "variants": [variant | {"ms": {"1": {"median": 0.25}}}, {}],
+    }
+    (run / "export" / "onnx.json").write_text(json.dumps(found))
+    (table,) = told(run).section("Exports").all("table")
+    assert list(rows(table)[0].values()) == ["int8", "int8.pt2", "2.5 MB", "97.00 %", "0.02", "0.25 ms"]
+    assert list(rows(table)[0])[-1] == "batch of 1"
+
+
+def test_without_an_evaluation_tensorboards_pictures_are_shown(run: Path) -> None:
+    events = EventFile(str(run))
+    for step, shade in ((1, 10), (5, 20)):
+        image = Summary.Image(encoded_image_string=picture(shade), height=1, width=1)
+        events.add_event(
+            Event(step=step, summary=Summary(value=[Summary.Value(tag="val/confusion", image=image)]))
+        )
+        events.add_event(
+            Event(step=step, summary=Summary(value=[Summary.Value(tag="loss", simple_value=1.0)]))
+        )
+    value = Summary.Value(tag="mistakes", tensor=TensorProto(string_val=[b"1", b"1", picture(30)]))
+    value.metadata.plugin_data.plugin_name = "images"
+    events.add_event(Event(step=6, summary=Summary(value=[value])))
+    events.close()
+    found = {"val/confusion": (5, picture(20)), "mistakes": (6, picture(30))}
+    assert read_pictures(run) == found
+    (file,) = run.glob("events.out.*")
+    file.write_bytes(file.read_bytes()[:-9])  # the last event is cut off
+    assert read_pictures(run) == {"val/confusion": found["val/confusion"]}
+    (image,) = told(run).section("Pictures").all("img")
+    assert image.attributes["alt"] == "Confusion, val (step 5)"
+
+
+def test_nothing_in_the_files_becomes_part_of_the_page(tmp_path: Path) -> None:
+    folder = tmp_path / "a<b>&'\""
+    run = write_run(
+        folder / "run", f"model.note={json.dumps(HOSTILE)}", state="failed", error=HOSTILE, name=HOSTILE
+    )
+    write_run(folder / "other", "model.note=1")
+    write_curve(run, 0.5, 0.6)
+    table = (run / "metrics.csv").read_text()
+    (run / "metrics.csv").write_text(table.replace("val/acc", "val/<i>acc"))
+    (run / "train.log").write_text(f"\x1b[31mred\x1b[0m {HOSTILE}\x00\n")
+    (run / "evaluation").mkdir()
+    (run / "evaluation" / "e.json").write_text(json.dumps({"classes": [{"class": HOSTILE, "images": 1}]}))
+    (run / "evaluation" / "<img src=x>.png").write_bytes(picture())
+    (run / "evaluation" / "damaged<b>.png").write_bytes(b"")
+    for page in (told(run), told(folder)):  # see what holds for all pages
+        assert HOSTILE in "".join(page.root.texts)
+        assert not page.root.all("i")
+        assert not page.root.all("b")
+    assert f"red {HOSTILE}" in "".join(told(run).section("Log").texts)
+
+
+def test_secrets_are_not_told(run: Path) -> None:
+    (run / "train.log").write_text("GET https://me:opensesame77@host/x\n")
+    assert "opensesame77" not in (told(run), (run / "report.html").read_text())[1]
+
+
+@pytest.mark.parametrize(
+    ("status", "words"),
+    [
+        ({"state": "running", "progress": {"epoch": 2, "epochs": 9}}, "still running at epoch 2 of 9"),
+        ({"state": "failed", "error": "ValueError: no"}, "It failed."),
+        ({"state": "interrupted", "error": None}, "can go on where it stopped"),
+        ({"state": "pruned"}, "gave it up early"),
+        ({"state": "done", "metrics": {"test/acc": float("nan")}}, "The test accuracy is nan."),
+        ({"state": "done", "metrics": "none", "git": 3, "versions": [], "duration_s": "x"}, "trained"),
+    ],
+)
+def test_a_run_in_any_state_has_a_page(tmp_path: Path, status: dict[str, Any], words: str) -> None:
+    given = {"metrics": {}, "duration_s": None} | status
+    run = write_run(tmp_path / "run", **given)
+    page = told(run)
+    assert words in page.root.all("p", "lead")[0].text
+    assert given.get("error") is None or given["error"] in page.root.all("pre", "error")[0].text
+    write_curve(run, 0.5, 0.75)
+    if status["state"] != "done":
+        assert cards(told(run))["val/acc"] == "75.00 %"
+
+
+def test_damaged_files_leave_gaps_only(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    write_curve(run, 0.5, 0.6)
+    for name in ("status.json", "metrics.csv", ".hydra/overrides.yaml", "config.yaml"):
+        (run / name).write_bytes(b"\xff\x00{:- [")
+        page = told(run)
+        assert "How to reproduce" in page.titles()
+    assert "missing or damaged" in page.root.all("p", "lead")[0].text
+
+
+def test_the_runs_beside_it_are_what_a_run_is_compared_with(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    page = told(sweep / "3")
+    (table,) = page.section("Comparison").all("table")
+    assert len(rows(table)) == 12
+    assert [row["val. accuracy"] for row in rows(table)][:2] == ["98.00 %", "97.00 %"]
+    (marked,) = table.all("tr", "marked")
+    assert marked.text.split()[-1] == "3"
+    other = write_run(tmp_path / "elsewhere" / "one", "model=cnn", acc=0.99)
+    (table,) = told(sweep / "3", compare=[str(other)]).section("Comparison").all("table")
+    assert [row["run"] for row in rows(table)] == ["one", "3"]
+    with pytest.raises(InputError, match=r"compare=nowhere: .*no such folder"):
+        told(sweep / "3", compare=["nowhere"])
+
+
+def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    write_run(sweep / "12", "model=mlp", "optim=sgd", "seed=4", state="failed", error="ValueError: too wide")
+    (sweep / "12" / "train.log").write_text("line one\nthe last line\n")
+    write_run(sweep / "13", "model=mlp", "optim=sgd", "seed=5", state="pruned")
+    record = {
+        "overrides": ["hydra.mode=MULTIRUN", "model=mlp,cnn"],
+        "git": GIT,
+        "started": "2026-01-31T09:30:00+00:00",
+    }
+    (sweep / "sweep.json").write_text(json.dumps(record))
+    waiting = Job(14, ["model=cnn", "optim=adam", "seed=9"], ["seed=9"], "14_seed9")
+    Ledger(sweep / "jobs.jsonl").write(waiting)
+    for number in range(12):
+        write_curve(sweep / str(number), 0.5, 0.6 + number / 100, 0.7)
+    page = told(sweep)
+    assert page.root.all("h1")[0].text == "model × optim"
+    lead = page.root.all("p", "lead")[0].text
+    assert "15 runs: 12 done" in lead
+    assert (
+        "The best run, 11 (model CNN, optim Adam), has val/acc 98.00 % and a test accuracy of 97.00 %" in lead
+    )
+    ranking = rows(page.section("Ranking").all("table")[0])
+    assert len(ranking) == 4
+    best = compare([sweep]).points[0]
+    assert (
+        ranking[0]["val. accuracy"] == f"{100 * best.mean('val/acc'):.2f} ± {100 * best.std('val/acc'):.2f} %"
+    )
+    assert ranking[0]["val. accuracy"] == "97.00 ± 1.00 %"
+    assert (ranking[0]["n"], ranking[0]["model"], ranking[0]["optim"]) == ("3", "CNN", "Adam")
+    jobs = rows(page.section("All jobs").all("table")[0])
+    assert [row["job"] for row in jobs[:2]] == ["11", "10"]
+    assert [(row["job"], row["state"]) for row in jobs[12:]] == [
+        ("12", "failed"),
+        ("13", "given up by the search"),
+        ("14_seed9", "waiting"),
+    ]
+    assert jobs[14]["seed"] == "9"
+    assert "ValueError: too wide" in page.section("Failures").text
+    assert "the last line" in page.section("Failures").text
+    assert len(page.section("What mattered").all("g", "line")) == 4
+    assert len(page.section("Learning curves").all("path", "band")) == 4
+    assert "train.py -m model=mlp,cnn" in page.section("How to reproduce").text
+    assert "87.50" not in page.section("Best run").text
+    assert "97.00 %" in page.section("Best run").text
+    links = [node.attributes["href"] for node in page.section("All jobs").all("a")]
+    assert links[0] == "11/"
+
+
+def test_a_sweep_without_results_has_a_page(tmp_path: Path) -> None:
+    for number in range(2):
+        write_run(tmp_path / str(number), f"seed={number}", state="failed", error="no")
+    page = told(tmp_path)
+    assert page.titles() == ["Ranking", "Failures"]
+    assert "None is done yet" in page.root.all("p", "lead")[0].text
+
+
+def test_runs_that_watched_different_metrics_are_ranked_by_the_commoner(tmp_path: Path) -> None:
+    for number, monitor in enumerate(["val/acc", "val/acc", "val/loss"]):
+        write_run(tmp_path / str(number), f"seed={number}", acc=0.5 + number / 10, monitor=monitor)
+    assert "largest val/acc first" in told(tmp_path).section("All jobs").text.lower()
+
+
+def test_four_hundred_jobs_make_a_small_page(tmp_path: Path) -> None:
+    for number in range(400):
+        run = write_run(
+            tmp_path / f"{number}_job", f"optim.lr={0.001 * (number + 1)}", f"optim.momentum={number % 7}"
+        )
+        write_curve(run, *(0.5 + epoch * number / 10**5 for epoch in range(40)))
+    page = told(tmp_path)
+    assert len(rows(page.section("Ranking").all("table")[0])) == 400
+    assert (tmp_path / "report.html").stat().st_size < 2e6
+    (chart,) = page.section("Learning curves").all("svg", "chart")
+    assert len(chart.all("g", "line")) == 400
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
+    run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writing, "run_page", lambda *_: pytest.fail("the page was made"))
+    with pytest.raises(InputError, match=r"output=/proc/x/a.html: cannot be written \("):
+        told(run, output=Path("/proc/x/a.html"))
+
+
+def test_a_page_takes_the_place_of_a_page_alone(run: Path, tmp_path: Path) -> None:
+    page = tmp_path / "page.html"
+    told(run, output=page)
+    told(run, output=page)
+    page.write_text("<!doctype html>\n<html><head><title>Mine</title></head></html>\n")
+    with pytest.raises(InputError, match=r"page\.html: is there already, and is no earlier output"):
+        told(run, output=page)
+    assert "Mine" in page.read_text()
+
+
+def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"output=.*status.json: is no page; end the name in .html"):
+        told(run, output=run / "status.json")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output=.*file/page.html: cannot be written \("):
+        told(run, output=tmp_path / "file" / "page.html")
+    told(run, output=tmp_path / "new" / "page.html")
+    told(run, output=tmp_path / "new")
+    (tmp_path / "new" / "folder.html").mkdir()
+    with pytest.raises(InputError, match=r"output=.*cannot be written \("):
+        writing._write(tmp_path / "new" / "folder.html", "page")
+    assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
+        *("folder.html", "page.html", "report.html")
+    ]
+    with pytest.raises(InputError, match=r"run=.*nowhere: no such folder"):
+        told(tmp_path / "nowhere")
+    with pytest.raises(InputError, match="no run below it"):
+        told(tmp_path / "new")
+
+
+def test_the_command_imports_no_torch(run: Path) -> None:
+    code = (
+        "import runpy, sys, project.config.cli as line\n"
+        "def leave(code):\n"
+        "    heavy = {'torch', 'lightning', 'matplotlib', 'tensorboard', 'numpy'} & set(sys.modules)\n"
+        "    print(sorted(heavy), flush=True)\n"
+        "    raise SystemExit(code)\n"
+        "line.leave = leave\n"
+        "import project.config.command_options\n"
+        "runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
+    )
+    arguments = [str(ROOT / "scripts" / "report.py"), "run=last", f"outputs={run.parent}"]
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[0].startswith(f"{run}/report.html  ")
+    assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_lines_lie_where_their_values_are() -> None:
+    ys = [0.0, 1.0, float("nan"), 2.0, 3.0]
+    figure = Page(element("div", line_chart("t", [Line("a", [0, 1, 2, 3, 4], ys)], x_name="step"))).root
+    (path,) = figure.all("g", "line")[0].all("path")
+    pieces = [
+        [tuple(map(float, pair.split())) for pair in piece.split("L")]
+        for piece in (path.attributes["d"] or "").split("M")[1:]
+    ]
+    assert [len(piece) for piece in pieces] == [2, 2]  # a gap where there is no number
+    points = pieces[0] + pieces[1]
+    assert all(0 <= x <= WIDTH and 0 <= y <= HEIGHT for x, y in points)
+    (x0, y0), (x1, y1), (_, y3), (x4, y4) = points
+    assert x1 - x0 == pytest.approx((x4 - x0) / 4, abs=0.2)
+    assert y0 - y1 == pytest.approx((y0 - y4) / 3, abs=0.2)
+    assert y4 < y3 < y1 < y0
+    data = json.loads(figure.all("svg", "chart")[0].attributes["data-lines"] or "")
+    assert data[0]["y"] == [0.0, 1.0, None, 2.0, 3.0]
+
+
+@pytest.mark.parametrize(
+    "values", [[], [1.0], [0.0, 0.0], [1e-300, 1e300], [-1e308, 1e308], [float("nan")], [5e-324]]
+)
+def test_any_values_find_an_axis(values: list[float]) -> None:
+    for may_be_log in (False, True):
+        axis = spanning(values, 0.0, 100.0, may_be_log=may_be_log)
+        places = [axis.place(value) for value in values if value == value]
+        assert all(0 <= place <= 100 for place in places)
+        assert all(0 <= place <= 100 for place, _ in axis.marks(6))
+
+
+def test_ticks_are_round() -> None:
+    assert ticks.linear(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
+    assert ticks.linear(0.93, 0.982) == [0.94, 0.96, 0.98]
+    assert ticks.linear(0.5, 3.2, whole=True) == [1.0, 2.0, 3.0]
+    assert ticks.logarithmic(0.05, 1.0) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1.0])
+    assert ticks.logarithmic(1e-5, 1.0, 6) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0])
+    for low, high in ((-3.7, 12.2), (1e-9, 2e-9), (99.0, 1e7)):
+        marks = ticks.linear(low, high, 7)
+        assert 3 <= len(marks) <= 7
+        assert low <= marks[0] < marks[-1] <= high
+
+
+def test_many_points_are_averaged() -> None:
+    xs, ys = thinned(list(range(1000)), [2.0 * x for x in range(1000)], 10)
+    assert xs == [49.5 + 100 * number for number in range(10)]
+    assert ys == [2 * x for x in xs]
+
+
+def test_the_tests_row_belongs_to_the_last_epoch(run: Path) -> None:
+    story = RunStory(run)
+    assert story.series["test/acc"].epochs == [2.0]
+    assert story.epochs == 3

@@ -1,0 +1,326 @@
+"""What is imported, and when. Two processes serve several tests each: one without torch, one with it."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+from conftest import ROOT
+
+from project.config import hydra_patches
+from project.runtime.lazy_imports import Deferral, Finder, StandIn, run, stand_in, waits
+
+HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "tensorboard", "optuna", "matplotlib", "numpy")
+LIGHT_COMMANDS = (
+    "--help",
+    "--cfg job",
+    "--info",
+    "-sc query=bash",
+    "optim.lrr=1",
+    "model=cnnn",
+    "optim.lr=fast",
+    "trainer.max_epochs=0",
+    "resume=nowhere",
+    "-m resume=nowhere",
+    "--modle=cnn",
+)
+SCRIPT = ROOT / "scripts" / "train.py"
+
+CALLING = """
+import json, os, runpy, sys
+from project.config import cli
+
+def leave(code):
+    raise SystemExit(code)
+
+def call(command, script=None):
+    sys.argv = [script or SCRIPT, *command.split()]
+    print(f"== {command}", flush=True)
+    try:
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    except SystemExit as end:
+        return end.code
+
+SCRIPT, told = sys.argv[1], json.loads(sys.argv[2])
+cli.leave = leave
+"""
+LIGHT = (
+    CALLING
+    + """
+commands, heavy = told
+found = {command: [call(command), [name for name in heavy if name in sys.modules]] for command in commands}
+sys.stderr.write(json.dumps(found) + "\\n")
+"""
+)
+
+
+def in_process(code: str, cwd: Path, told: object) -> tuple[dict, subprocess.CompletedProcess[str]]:
+    """Run code that calls commands; what it found is the last line on standard error."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(SCRIPT), json.dumps(told)],
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+        env=environment(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return json.loads(done.stderr.splitlines()[-1]), done
+
+
+def environment() -> dict[str, str]:
+    paths = [str(ROOT / "tests" / "helpers"), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {
+        "PYTHONPATH": os.pathsep.join(paths),
+        "OMP_NUM_THREADS": "1",
+        "COMP_LINE": "python scripts/train.py model=",
+        "COMP_POINT": "30",
+    }
+
+
+def test_commands_that_train_nothing_import_no_torch(tmp_path: Path) -> None:
+    found, done = in_process(LIGHT, tmp_path, [LIGHT_COMMANDS, HEAVY])
+    codes = {command: code for command, (code, _) in found.items()}
+    assert codes == {command: 0 if index < 4 else 2 for index, command in enumerate(LIGHT_COMMANDS)}
+    assert {command: heavy for command, (_, heavy) in found.items() if heavy} == {}
+    assert "model: airbench, batchnorm_cnn, cnn, convnet, lenet" in done.stdout, "--help"
+    assert "model=resnet" in done.stdout.partition("== -sc")[2], "completion"
+    assert "did you mean optim.lr?" in done.stderr
+
+
+OTHERS = {
+    "evaluate": ("run=nowhere", "rnu=x", "run=run weights=bst", "run=run data=minst", "run=run data.noize=1"),
+    "predict": ("run=nowhere input=run", "inptu=x", "run=run input=nowhere", "run=run input=run weights=bst"),
+    "export": ("run=nowhere", "formt=onnx", "run=run weights=bst", "run=run data=minst", "run=damaged"),
+    "report": ("run=nowhere", "rnu=x", "run=run compare=nowhere"),
+    "compare": ("nowhere", "--bi x", "run --by test/accc"),
+}
+OTHERS_LIGHT = (
+    CALLING
+    + """
+commands, heavy = told
+found = {}
+for name, lines in commands.items():
+    for line in lines:
+        script = os.path.join(os.path.dirname(SCRIPT), name + ".py")
+        found[name + " " + line] = [call(line, script), [one for one in heavy if one in sys.modules]]
+sys.stderr.write(json.dumps(found) + "\\n")
+"""
+)
+RUN_CONFIG = """
+model: {_target_: project.modules.networks.mlp.MLP}
+data: {_target_: project.datamodules.synthetic.Synthetic, input_shape: [1, 8, 8], num_classes: 10, noise: 1.0}
+loss: {_target_: project.modules.losses.CrossEntropy}
+optim: {_target_: torch.optim.SGD}
+scheduler: {_target_: project.modules.optim.schedules.constant}
+trainer: {_target_: project.training.trainer.Trainer, accelerator: cpu}
+"""
+
+
+def test_mistakes_in_commands_after_training_import_no_torch(tmp_path: Path) -> None:
+    for file, text in (
+        ("run/config.yaml", RUN_CONFIG),
+        ("run/.hydra/config.yaml", RUN_CONFIG),
+        ("run/status.json", '{"state": "done", "metrics": {"test/acc": 0.5}}'),
+        ("run/checkpoints/best.ckpt", ""),
+        ("damaged/config.yaml", "model: {\n"),
+    ):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).write_text(text)
+    found, done = in_process(OTHERS_LIGHT, tmp_path, [OTHERS, HEAVY])
+    assert len(found) == sum(map(len, OTHERS.values())) == 20
+    assert {command: result for command, result in found.items() if result != [2, []]} == {}
+    errors = done.stderr.splitlines()[:-1]
+    assert len(errors) == 20
+    for says in (
+        *(
+            "weights=bst: no such file; did you mean best?",
+            "data=minst: no such data set; did you mean mnist?",
+        ),
+        *("rnu=x: no key rnu; did you mean run?", "no key data.noize; did you mean data.noise?"),
+        *("run=nowhere: no such folder", "damaged/config.yaml:2: ", "no such metric"),
+    ):
+        assert any(says in line for line in errors), says
+
+
+RUN = (
+    CALLING
+    + """
+found = {"code": call(told + " +callbacks.probe._target_=probe.Probe")}
+import lightning, torch
+from lightning.fabric.wrappers import OptimizedModule, _unwrap_compiled
+from project.runtime.lazy_imports import waits
+from probe import Probe
+
+network = torch.nn.Linear(3, 2)
+optimizer = torch.optim.Adam(network.parameters())
+
+def train():
+    network(torch.ones(4, 3)).sum().backward()
+    optimizer.step()
+    optimizer.zero_grad()
+
+train()
+torch.use_deterministic_algorithms(True)  # an option of a module that waits
+found |= Probe.found | {
+    "plain": isinstance(network, OptimizedModule),
+    "waited": waits(sys.modules["torch._dynamo"]) and waits(sys.modules["torch._inductor.config"]),
+}
+compiled = torch.compile(network, backend="eager")
+found["compiled"] = isinstance(compiled, OptimizedModule)
+found["unwrapped"] = _unwrap_compiled(compiled)[0] is network
+torch.compile(train, backend="eager")()
+from torch._dynamo.utils import counters
+found["breaks"] = [reason.splitlines()[0] for reason in counters["graph_break"]]
+found["deterministic"] = torch._inductor.config.deterministic
+from torchmetrics.classification import MulticlassAccuracy
+found["accuracy"] = float(MulticlassAccuracy(3)(torch.eye(3), torch.arange(3)))
+sys.stderr.write("\\n" + json.dumps(found) + "\\n")
+sys.stderr.flush()
+os._exit(0)
+"""
+)
+
+
+@pytest.fixture(scope="module")
+def after_a_run(tmp_path_factory: pytest.TempPathFactory) -> dict:
+    """What one process finds: a run on the digits, and after it everything that the run did without."""
+    told = "model=mlp trainer.max_epochs=1 trainer.limit_train_batches=2 trainer.accelerator=cpu"
+    found, _ = in_process(RUN, tmp_path_factory.mktemp("run"), told)
+    assert found["code"] == 0
+    return found
+
+
+def test_a_run_imports_what_it_needs_alone(after_a_run: dict) -> None:
+    assert after_a_run["imported"] == []
+    assert after_a_run["waited"]
+
+
+def test_garbage_is_collected_in_training_and_imports_are_left_out(after_a_run: dict) -> None:
+    assert after_a_run["collecting"]
+    assert after_a_run["frozen"]
+
+
+def test_what_waited_works_as_ever_when_it_is_asked_for(after_a_run: dict) -> None:
+    assert not after_a_run["plain"]
+    assert after_a_run["compiled"]
+    assert after_a_run["unwrapped"]
+    assert after_a_run["deterministic"]
+    assert after_a_run["accuracy"] == 1.0
+    # The optimizer's own graph breaks and the methods that are kept from being compiled.
+    assert any("graph_break()" in reason for reason in after_a_run["breaks"])
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A package that waits: it counts how often it runs, and imports a submodule of its own."""
+    folder = tmp_path / "late_package"
+    folder.mkdir()
+    (folder / "__init__.py").write_text(
+        "import sys\n"
+        "sys.late_runs = getattr(sys, 'late_runs', 0) + 1\n"
+        "if getattr(sys, 'late_failure', False): raise ImportError('not today')\n"
+        "early = 2\n"
+        "from late_package.inner import number\n"
+        "from late_package import light\n"
+        "class Thing:\n"
+        "    size = 3\n"
+        "option = False\n"
+    )
+    (folder / "inner.py").write_text("import late_package\nnumber = 7\nmarks = []\n")
+    (folder / "light.py").write_text("import late_package\nanswer = late_package.early\n")
+    deferral = Deferral(
+        lambda: [("Thing", stand_in("late_package", "Thing")), ("early", 1)], frozenset({"light"})
+    )
+    monkeypatch.setattr(sys, "meta_path", [Finder({"late_package": deferral}), *sys.meta_path])
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "late_runs", 0, raising=False)
+    yield "late_package"
+    for name in [name for name in sys.modules if name.startswith("late_package")]:
+        del sys.modules[name]
+
+
+def runs() -> int:
+    return sys.late_runs  # type: ignore[attr-defined]
+
+
+def test_a_waiting_module_runs_once_when_something_unknown_is_asked(package: str) -> None:
+    module = import_module(package)
+    assert module.early == 1
+    assert import_module(f"{package}.light").answer == 1
+    assert not hasattr(module, "__warningregistry__")
+    assert (waits(module), runs()) == (True, 0)
+    module.option = True
+    assert waits(module)
+    assert module.number == 7
+    assert (waits(module), runs(), type(module)) == (False, 1, ModuleType)
+    assert module.option, "what was assigned before counts"
+    assert module.early == 2
+    run(module)
+    assert runs() == 1
+
+
+def test_a_submodule_has_its_package_run_first_and_is_imported_once(package: str) -> None:
+    module = import_module(package)
+    inner = import_module(f"{package}.inner")
+    assert runs() == 1
+    assert inner is module.inner is sys.modules[f"{package}.inner"]
+    assert inner.__spec__.name == f"{package}.inner"
+    assert inner.__spec__.loader is inner.__loader__
+
+
+def test_a_waiting_module_that_fails_may_be_asked_again(
+    package: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = import_module(package)
+    monkeypatch.setattr(sys, "late_failure", True, raising=False)
+    with pytest.raises(ImportError, match="not today"):
+        _ = module.number
+    assert (waits(module), module.early) == (True, 1)
+    monkeypatch.setattr(sys, "late_failure", False)
+    assert (module.number, runs()) == (7, 2)
+
+
+def test_a_stand_in_is_the_class_that_it_stands_for(package: str) -> None:
+    early: Any = import_module(package).Thing
+    assert isinstance(early, StandIn)
+    assert not isinstance(3, early)
+    assert runs() == 0
+    thing = early()
+    assert runs() == 1
+    real = import_module(package).Thing
+    assert type(thing) is real
+    assert isinstance(thing, early)
+    assert issubclass(real, early)
+    assert early.size == 3
+
+    class Other(early):
+        def __init__(self) -> None:
+            super().__init__()
+
+    assert Other.__mro__[1] is real
+    assert isinstance(Other(), early)
+
+
+def test_yaml_is_read_alike_by_libyaml(tmp_path: Path) -> None:
+    text = (
+        "a: 1e-3\nb: 1_000\nc: [on, off, 'on', ~, null]\nd: 2026-01-31\ne: .inf\nf: ${a}\ng: {h: 1e5}\n"
+        "i: 0x10\nj: |\n  lines\n  of text\nk: *x\n".replace("k: *x\n", "k: &x [1.5]\nl: *x\n")
+    )
+    pure = yaml.load(text, hydra_patches._pure_loader())  # noqa: S506
+    fast = yaml.load(text, hydra_patches._yaml_loader())  # noqa: S506
+    assert fast == pure
+    assert fast["a"] == 0.001
+    assert fast["d"] == "2026-01-31"
+    for loader in (hydra_patches._pure_loader(), hydra_patches._yaml_loader()):
+        with pytest.raises(yaml.YAMLError, match="duplicate key a"):
+            yaml.load("a: 1\na: 2\n", loader)  # noqa: S506
+    assert issubclass(hydra_patches._yaml_loader(), yaml.cyaml.CParser)

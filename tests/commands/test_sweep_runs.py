@@ -1,0 +1,316 @@
+"""Sweeps as their users start them; most are forked from this process instead, which has imported torch."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import forked
+import pytest
+from conftest import ROOT
+from forked import Forked
+from test_command_line import children_of, train
+
+from project.inference import load_run, run_config
+from project.runs.sweep_folder import SweepFolder
+from project.runs.sweep_jobs import Job
+
+TINY = [
+    *("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101"),
+    *("trainer.accelerator=cpu", "trainer.max_epochs=3"),
+]
+FAULT = "+callbacks.fault={_target_:toys.Fault,kind:none,folder:'${paths.run}'}"
+BOWL = [
+    *("model=mlp", "data=synthetic", "data.train_size=60", "data.test_size=20", "loss=mse"),
+    *("loss._target_=toys.Bowl", "monitor=val/loss", "mode=min", "trainer.accelerator=cpu", "logger=none"),
+]
+
+
+def run_fresh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join([str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")])
+    return train(*arguments, cwd=cwd, PYTHONPATH=path, COLUMNS="100")
+
+
+def begin(*arguments: str, cwd: Path) -> Forked:
+    return Forked(arguments, cwd, COLUMNS="100")
+
+
+def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
+    return forked.run(*arguments, cwd=cwd, code=code, COLUMNS="100")
+
+
+def only_sweep(cwd: Path) -> SweepFolder:
+    (record,) = cwd.glob("outputs/sweep/*/sweep.json")
+    return SweepFolder(record.parent)
+
+
+def states(sweep: SweepFolder) -> list[str]:
+    return [job.state for job in sweep.ledger.read().values()]
+
+
+def jobs_of(cwd: Path) -> list[Job]:
+    return list(only_sweep(cwd).ledger.read().values())
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+    except OSError:
+        return True
+
+
+def wait_until(condition: object, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():  # type: ignore[operator]
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_jobs_of_one_and_two_ranks_have_the_values_of_the_same_runs_alone(tmp_path: Path) -> None:
+    swept = ["model=mlp,lenet", "trainer.devices=1,2"]
+    shared = [*TINY[1:], "trainer=ddp", "data.input_shape=[1,32,32]"]
+    done = run_fresh("-m", *shared, *swept, "hydra.launcher.jobs=2", cwd=tmp_path)
+    sweep = only_sweep(tmp_path)
+    jobs = jobs_of(tmp_path)
+    assert [job.name for job in jobs] == [
+        *("0_mlp_devices1", "1_mlp_devices2", "2_lenet_devices1", "3_lenet_devices2"),
+    ]
+    for job in jobs:
+        status = sweep.run(job.name).read_status()
+        assert (job.state, job.attempts, status["state"]) == ("done", 1, "done")
+        assert status["ranks"] == int(job.name[-1])
+        assert status["metrics"]["test/images"] == 101
+        assert (sweep.run(job.name).path / "train.log").read_text().count(" weights)") == 1
+    assert "3  lenet        2  done" in done.stdout
+    (tmp_path / "alone").mkdir()
+    run(*shared, "model=lenet", "trainer.devices=2", cwd=tmp_path / "alone")
+    (status,) = (tmp_path / "alone").glob("outputs/*/*/status.json")
+    alone = json.loads(status.read_text())["metrics"]
+    assert jobs[3].metrics == pytest.approx(alone, rel=1e-4)
+
+
+def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None:
+    swept = ["callbacks.fault.kind=raise,none,kill,memory"]
+    failed = run("-m", *TINY, FAULT, *swept, "hydra.launcher.start=fork", cwd=tmp_path, code=1)
+    sweep = only_sweep(tmp_path)
+    assert states(sweep) == ["failed", "done", "failed", "failed"]
+    jobs = jobs_of(tmp_path)
+    assert jobs[0].error == "ArithmeticError: this run was made to fail"
+    assert jobs[2].error == "killed by SIGKILL, perhaps for lack of memory"
+    assert "memory" in str(jobs[3].error)
+    assert "ArithmeticError: this run was made to fail" in failed.stdout
+    assert f"log: {sweep.path.relative_to(tmp_path)}/{jobs[0].name}/train.log" in failed.stdout
+    assert failed.stderr.splitlines()[-1].startswith("error: 3 of 4 jobs failed; resume=outputs/sweep/")
+    again = run("resume=last", cwd=tmp_path, code=1)
+    assert "started" not in again.stdout
+    retried = run("-m", "resume=last", "retry=true", "hydra.launcher.start=fresh", cwd=tmp_path)
+    assert states(sweep) == ["done"] * 4
+    assert [job.attempts for job in jobs_of(tmp_path)] == [2, 1, 2, 2]
+    assert retried.stdout.count("started") == 3
+    # They went on from the checkpoint of their first epoch: the second table of epochs begins with 2/3.
+    log = (sweep.path / jobs_of(tmp_path)[0].name / "train.log").read_text()
+    assert log.count(" 1/3 ") == 1
+
+
+def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path) -> None:
+    own, more = tmp_path / "own", tmp_path / "more"
+    for file, text in (
+        (
+            own / "experiment" / "tiny.yaml",
+            "# @package _global_\ndefaults: [override /data: mine]\nseed: 7\n",
+        ),
+        (own / "data" / "mine.yaml", "defaults: [synthetic]\ntrain_size: 200\ntest_size: 101\n"),
+        (
+            more / "experiment" / "tiny.yaml",
+            "# @package _global_\nnever: read\n",
+        ),  # the first folder's counts
+        (more / "data" / "other.yaml", "defaults: [mine]\ntest_size: 77\n"),
+    ):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text)
+    shared = [TINY[0], *TINY[-2:], "hydra.launcher.start=fork", FAULT]
+    flags = ["--config-dir", "own", "-m", "hydra.searchpath=[more]"]
+    swept = "callbacks.fault.kind=raise,none"
+    run("experiment=tiny", *flags, *shared, swept, cwd=tmp_path, code=1)
+    sweep = only_sweep(tmp_path)
+    assert states(sweep) == ["failed", "done"]
+    for folder in (own, more):
+        shutil.rmtree(folder)
+    moved = tmp_path / "outputs" / "sweep" / "moved"
+    sweep.path.rename(moved)
+    run("resume=outputs/sweep/moved", "retry=true", "--config-dir", "own", cwd=tmp_path)
+    sweep = SweepFolder(moved)
+    assert states(sweep) == ["done"] * 2
+    for job in sweep.ledger.read().values():
+        folder = sweep.run(job.name)
+        assert run_config.read_config(folder)["seed"] == 7
+        assert load_run.load(folder, data=["data=other"]).data_config()["test_size"] == 77
+        assert load_run.load(folder, data=["data=mine"]).data_config()["train_size"] == 200
+
+
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None:
+    images = 20000 if ranks == 1 else 8000  # enough for seconds; each step of two ranks is one of waiting
+    arguments = [
+        *("-m", *TINY[:2], f"data.train_size={images}", "trainer.max_epochs=4", "trainer.accelerator=cpu"),
+        *("optim.lr=0.1,0.01,0.001", *(["trainer=ddp", "trainer.devices=2"] if ranks == 2 else [])),
+    ]
+    with begin(*arguments, cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        leaders = children_of(process.pid)
+        family = [*leaders, *(rank for leader in leaders for rank in children_of(leader))]
+        assert len(family) >= ranks
+        process.kill()  # alone: what it started has to follow by itself
+        process.wait()
+    wait_until(lambda: all(is_gone(pid) for pid in family), seconds=15)
+    assert states(only_sweep(tmp_path)).count("done") < 3
+    run("resume=last", cwd=tmp_path)
+    jobs = jobs_of(tmp_path)
+    assert [job.state for job in jobs] == ["done"] * 3
+    logs = [(only_sweep(tmp_path).path / job.name / "train.log").read_text() for job in jobs]
+    assert [log.count(" weights)") for log in logs] == [1, 1, 1]
+    assert max(log.count("epoch  train loss") for log in logs) == 2
+    assert all(log.count(" 4/4 ") == 1 for log in logs)
+
+
+@pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_sweep_that_is_told_to_stop_stops_its_jobs(tmp_path: Path, stop: signal.Signals, code: int) -> None:
+    forever = [*TINY[:5], "trainer.max_epochs=100000", "~callbacks.early_stopping", "seed=1,2,3"]
+    with begin("-m", *forever, cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        jobs = children_of(process.pid)
+        process.send_signal(stop)
+        shown, errors = process.communicate(timeout=60)
+    assert process.returncode == code, shown + errors
+    assert all(is_gone(pid) for pid in jobs)
+    assert set(states(only_sweep(tmp_path))) == {"interrupted", "waiting"}
+    assert "told to stop: waiting for" in shown
+    assert errors.splitlines()[-1].startswith("error: 3 of 3 jobs are left; resume=outputs/sweep/")
+
+
+def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
+    swept = ["callbacks.fault.kind=raise", "seed=range(1,7)", "hydra.launcher.jobs=1"]
+    run("-m", *TINY, FAULT, *swept, "hydra.launcher.fail_fast=true", cwd=tmp_path, code=1)
+    assert states(only_sweep(tmp_path)) == ["failed", *["waiting"] * 5]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["model=mlp,cnnn"], "error: model=cnnn: no such option"),
+        (["seed=1,2", "optim.lr=0.1,-1"], "error: job 1: optim.lr=-1: must be above 0"),
+        (["seed=1,2", "optim.lrr=0.1"], "error: optim.lrr=0.1: no key optim.lrr"),
+        (
+            ["seed=1,2", "hydra/launcher=locl"],
+            "error: hydra/launcher=locl: no such option; did you mean local",
+        ),
+        (
+            ["seed=1,2", "hydra/sweeper=optuna", "hydra.sweeper.n_trial=3"],
+            "error: hydra.sweeper.n_trial=3: no key hydra.sweeper.n_trial; did you mean hydra.sweeper",
+        ),
+        (["seed=1,2", "hydra.launcher.jobs=0"], "error: hydra.launcher.jobs=0: give a whole number from 1"),
+        (["seed=1,2", "seeds=0"], "error: seeds=0: give a whole number from 1"),
+        (["seed=1", "hydra/sweeper=optuna"], "error: hydra/sweeper=optuna: nothing to search"),
+        (
+            ["seed=1,2", "hydra/sweeper=optuna", "hydra.sweeper.sampler=tpee"],
+            "error: hydra.sweeper.sampler=tpee: did you mean tpe",
+        ),
+    ],
+)
+def test_mistakes_are_told_before_anything_starts(tmp_path: Path, arguments: list[str], line: str) -> None:
+    done = run("-m", *arguments, cwd=tmp_path, code=2)
+    assert done.stderr.startswith(line), done.stderr
+    assert not list(tmp_path.glob("outputs/sweep/*"))
+
+
+def test_hydras_own_launcher_keeps_working(tmp_path: Path) -> None:
+    run("-m", *TINY, "seed=1,2", "hydra/launcher=basic", cwd=tmp_path)
+    jobs = jobs_of(tmp_path)
+    assert [(job.state, job.name) for job in jobs] == [("done", "0_seed1"), ("done", "1_seed2")]
+    assert (only_sweep(tmp_path).path / "1_seed2" / "status.json").exists()
+
+
+def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -> None:
+    storage = f"journal:{tmp_path / 'shared.journal'}"
+    search = [
+        *("-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=interval(-1,1)", "trainer.max_epochs=3"),
+        *("hydra.sweeper.pruner=median", f"hydra.sweeper.storage='{storage}'", "hydra.sweeper.study=bowl"),
+        "hydra.sweeper.n_trials=20",
+    ]
+    processes = []
+    for number in (1, 2):
+        (tmp_path / str(number)).mkdir()
+        processes.append(begin(*search, cwd=tmp_path / str(number)))
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], outputs
+    import optuna
+
+    from project.runs.studies import open_storage
+
+    study = optuna.load_study(study_name="bowl", storage=open_storage(storage))
+    ends = [trial.state.name for trial in study.trials]
+    assert len(ends) == 40
+    assert set(ends) == {"COMPLETE", "PRUNED"}
+    assert study.best_params["+loss.x"] == pytest.approx(0.3, abs=0.1)
+    assert len({trial.user_attrs["sweep"] for trial in study.trials}) == 2
+    assert len({trial.params["+loss.x"] for trial in study.trials}) > 35, "both search by themselves"
+    sweeps = [only_sweep(tmp_path / number) for number in ("1", "2")]
+    assert [len(sweep.ledger.read()) for sweep in sweeps] == [20, 20]
+    assert {"history.png", "trials.csv", "jobs.csv"} <= {file.name for file in sweeps[0].path.iterdir()}
+
+
+def test_failed_trials_run_again_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+    search = [
+        *("-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=interval(0,1)", "hydra.sweeper.n_trials=2"),
+        *("trainer.max_epochs=3", FAULT, "callbacks.fault.kind=raise", "hydra.sweeper.pruner=median"),
+    ]
+    run(*search, cwd=tmp_path, code=1)
+    sweep = only_sweep(tmp_path)
+    assert states(sweep) == ["failed", "failed"]
+    moved = sweep.path.rename(sweep.path.with_name("moved"))
+    run(
+        f"resume={moved.relative_to(tmp_path)}",
+        "retry=true",
+        "hydra.sweeper.n_trials=3",
+        cwd=tmp_path,
+        code=1,
+    )
+    jobs = jobs_of(tmp_path)
+    assert [(job.number, job.state) for job in jobs] == [(0, "done"), (1, "done"), (2, "failed")]
+    rows = (moved / "trials.csv").read_text().splitlines()[1:]
+    assert [row.split(",")[1] for row in rows] == ["fail", "fail", "complete", "complete", "fail"]
+    assert float(rows[2].split(",")[3]) == pytest.approx(jobs[0].metrics["val/loss"])
+    assert rows[2].split(",")[2] == rows[0].split(",")[2]
+
+
+def test_a_killed_search_loses_no_trial_and_pruning_stops_all_ranks(tmp_path: Path) -> None:
+    search = [
+        *("-m", *(text for text in BOWL if "train_size" not in text), "data.train_size=600"),
+        *("hydra/sweeper=optuna", "+loss.x=choice(0.3,1.0)", "trainer.max_epochs=40"),
+        *("trainer=ddp", "trainer.devices=2", "hydra.sweeper.n_trials=4"),
+        *("hydra.sweeper.sampler=brute_force", "hydra.sweeper.pruner=threshold"),
+        "hydra.sweeper.pruner_options={upper:0.1}",
+    ]
+    with begin(*search, cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        process.kill()
+    run("resume=last", "hydra.sweeper.n_trials=2", cwd=tmp_path)
+    sweep = only_sweep(tmp_path)
+    jobs = jobs_of(tmp_path)
+    ends = {job.varied[0]: job.state for job in jobs}
+    assert ends == {"+loss.x=0.3": "done", "+loss.x=1.0": "pruned"}
+    pruned = next(job for job in jobs if job.state == "pruned")
+    status = sweep.run(pruned.name).read_status()
+    assert status["ranks"] == 2
+    assert status["progress"]["epoch"] < 40
+    import optuna
+
+    from project.runs.studies import open_storage
+
+    study = optuna.load_study(
+        study_name=None, storage=open_storage(f"journal:{sweep.path / 'study.journal'}")
+    )
+    assert sorted(trial.state.name for trial in study.trials) == ["COMPLETE", "PRUNED"]

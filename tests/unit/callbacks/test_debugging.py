@@ -1,0 +1,135 @@
+"""Debug presets and the profiler."""
+
+import json
+import math
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import Compose, options
+from omegaconf import OmegaConf
+from small import make_data, make_module, make_trainer
+
+from project.callbacks.overfit_batch import NotLearnedError, Overfit, least_loss
+from project.callbacks.profiler import Profile
+from project.config.validation import find_problems
+from project.errors import InputError
+from project.modules.losses import CrossEntropy
+from project.modules.optim import schedules
+from project.runs.run_folder import RunFolder
+from project.train import train
+
+
+def test_the_presets_pass_the_checks_with_whatever_else_and_keep_to_a_folder_of_their_own(
+    composer: Compose, image_folder: Path
+) -> None:
+    assert options("debug") == ["anomaly", "limit", "one_batch", "overfit"]
+    assert options("profiler") == ["none", "simple", "torch"]
+    finetune = ["experiment=finetune", f"data.path={image_folder}", "data.batch_size=16"]
+    others = (finetune, ["profiler=torch"], ["loss=mse", "profiler=simple"], ["trainer=debug", *finetune])
+    for preset, more in zip(options("debug"), others, strict=True):
+        config = composer(f"debug={preset}", *more)
+        assert list(find_problems(config)) == []
+        assert config.hydra.run.dir.startswith("outputs/debug/")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        (
+            "profiler=torch callbacks.profiler.active=0",
+            "callbacks.profiler.active=0: must be at least 1 and at most 100",
+        ),
+        (
+            "profiler=torch callbacks.profiler.wait=x",
+            "callbacks.profiler.wait=x: a word, but a whole number is needed, as in "
+            "callbacks.profiler.wait=5",
+        ),
+        (
+            "profiler=torch +callbacks.profiler.activ=3",
+            "callbacks.profiler.activ: nothing reads it, Profile has no activ; did you mean "
+            "callbacks.profiler.active?",
+        ),
+        ("debug=overfit callbacks.overfit.loss=0", "callbacks.overfit.loss=0: must be above 0"),
+        ("callbacks.progress.every_epochs=0", "callbacks.progress.every_epochs=0: must be at least 1"),
+        ("callbacks.freeze.epochs=-1", "callbacks.freeze.epochs=-1: must be at least 0"),
+        ("layer_decay=0", "layer_decay=0: must be above 0 and at most 1"),
+    ],
+)
+def test_wrong_values_are_one_line(composer: Compose, overrides: str, line: str) -> None:
+    assert list(dict.fromkeys(find_problems(composer(*overrides.split())))) == [line]
+
+
+def test_one_batch_goes_through_a_whole_run(composer: Compose, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    overrides = ("debug=one_batch", "profiler=simple", "model=mlp", "logger=none", "trainer.accelerator=cpu")
+    config = composer(*overrides, f"paths.outputs={tmp_path}", run=folder)
+    job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    job.paths.run = str(folder)
+    assert train(job) is not None
+    status = RunFolder(folder).read_status()
+    assert status["metrics"]["test/images"] <= 256
+    assert (folder / "checkpoints" / "best.ckpt").exists()
+    assert "run_training_batch" in (folder / "profile" / "fit-hooks.txt").read_text()
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit")
+def test_a_batch_is_learned_by_heart_or_that_is_told(tmp_path: Path) -> None:
+    def fit(lr: float, epochs: int) -> int:
+        module = make_module()
+        module.optimizer_factory = partial(torch.optim.Adam, lr=lr)
+        module.scheduler_factory = schedules.constant
+        options = {"overfit_batches": 1, "check_val_every_n_epoch": 300, "enable_checkpointing": False}
+        trainer = make_trainer(tmp_path, [Overfit()], max_epochs=epochs, **options)
+        trainer.fit(module, make_data())
+        return trainer.global_step
+
+    assert fit(0.01, 200) < 200
+    with pytest.raises(NotLearnedError, match=r"overfit failed: 3 steps took .* with \d+% right.*optim\.lr"):
+        fit(1e-6, 3)
+
+
+def test_smoothed_labels_leave_a_loss() -> None:
+    loss = CrossEntropy(4, label_smoothing=0.2)
+    best = torch.tensor([[math.log(0.85), *[math.log(0.05)] * 3]])  # the smoothed label itself
+    assert least_loss(loss) == pytest.approx(loss(best, torch.tensor([0])).item())
+    assert least_loss(CrossEntropy(4)) == 0
+
+
+class Stops(Profile):
+    """Notes the step after which it stops."""
+
+    stopped_at = 0
+
+    def _stop(self) -> None:
+        self.stopped_at = self.stopped_at or self._seen
+        super()._stop()
+
+
+@pytest.mark.parametrize("chunk", [None, 1])
+def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | None) -> None:
+    profiling = Stops(str(tmp_path / "profile"), wait=3, warmup=1, active=2)
+    trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, chunk=chunk)
+    trainer.fit(make_module(), make_data())
+    trace = json.loads((tmp_path / "profile" / "steps.pt.trace.json").read_text())
+    events = [event.get("name", "") for event in trace["traceEvents"]]
+    steps = {name for name in events if name.startswith("ProfilerStep#")}
+    assert steps == {"ProfilerStep#4", "ProfilerStep#5"}
+    assert sum(name == "aten::cross_entropy_loss" for name in events) == 2
+    lines = (tmp_path / "profile" / "operators.txt").read_text().splitlines()
+    assert lines[0].split() == ["operator", "calls", "CPU", "ms", "share"]
+    assert any("convolution" in line for line in lines)
+    assert max(map(len, lines)) <= 80
+    assert [path.name for path in (tmp_path / "profile").glob(".*")] == []
+    assert profiling.stopped_at == 6, "what follows costs nothing"
+
+
+def test_a_training_shorter_than_the_profile_has_a_trace_too(tmp_path: Path) -> None:
+    profiling = Profile(str(tmp_path), wait=50, warmup=1, active=3)
+    trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, max_steps=3, max_epochs=-1)
+    trainer.fit(make_module(), make_data())
+    assert (tmp_path / "steps.pt.trace.json").stat().st_size > 0
+    with pytest.raises(InputError, match=r"callbacks\.profiler\.active=0: must be at least 1"):
+        Profile(str(tmp_path), active=0)

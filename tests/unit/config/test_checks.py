@@ -1,0 +1,225 @@
+"""Wrong input is refused in one line that names key, value, what is allowed and the nearest right name."""
+
+import re
+from importlib.util import find_spec
+from pathlib import Path
+
+import pytest
+from conftest import CONF, Compose
+from hydra.errors import HydraException
+from omegaconf import OmegaConf
+
+from project.config.suggestions import explain_composition
+from project.config.validation import find_problems
+from project.config.validation.arguments import last_of_each
+from project.config.validation.familiar import OURS
+from project.config.validation.rules import CHOICES, RANGES
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("optim.lr=abc", "optim.lr=abc: a word, but a number is needed, as in optim.lr=0.001"),
+        ("optim.lr=-1", "optim.lr=-1: must be above 0 and at most 1000"),
+        ("optim.lr=0", "optim.lr=0: must be above 0 and at most 1000"),
+        ("optim.lr=inf", "optim.lr=inf: must be above 0 and at most 1000"),
+        ("optim.lr=null", "optim.lr=null: a number is needed, as in optim.lr=0.001"),
+        ("optim.lr=true", "optim.lr=True: true or false, but a number is needed, as in optim.lr=0.001"),
+        (
+            "optim.betas=3",
+            "optim.betas=3: a whole number, but a list is needed, as in optim.betas=[0.9,0.999]",
+        ),
+        ("optim.betas=[0.9,3]", "optim.betas=[0.9, 3]: must be at least 0 and below 1"),
+        ("data.batch_size=0", "data.batch_size=0: must be at least 1"),
+        (
+            "data.batch_size=1.5",
+            "data.batch_size=1.5: a number, but a whole number is needed, as in data.batch_size=16",
+        ),
+        ("data.val_size=-0.1", "data.val_size=-0.1: must be at least 0"),
+        ("data.folds=1", "data.folds=1: must be at least 2"),
+        ("data.folds=x", "data.folds=x: a word, but a whole number is needed, as in data.folds=5"),
+        ("data.fold=-1", "data.fold=-1: must be at least 0"),
+        (
+            "data.fold=1",
+            "data.fold=1: has no effect without data.folds; set their number, as in data.folds=5",
+        ),
+        (
+            "data.folds=5 data.fold=5",
+            "data.fold=5: must be at least 0 and at most 4, with data.folds=5",
+        ),
+        ("seed=-1", "seed=-1: must be at least 0 and at most 4294967295"),
+        ("seed=x", "seed=x: a word, but a whole number is needed, as in seed=1"),
+        ("compile=1", "compile=1: a whole number, but true or false is needed, as in compile=false"),
+        ("mode=maxx", "mode=maxx: did you mean max?"),
+        ("mode=min", "mode=min: monitor=val/acc is better when maximal; set mode=max"),
+        ("monitor=val/ac", "monitor=val/ac: did you mean val/acc?"),
+        (
+            "+trainer.enable_progress_bar=false",
+            "trainer.enable_progress_bar: is not read; callbacks.progress shows it; leave that out with "
+            "'~callbacks.progress'",
+        ),
+        (
+            "+trainer.logger=false",
+            "trainer.logger: is not read; loggers are keys of the group logger; logger=none logs nothing",
+        ),
+        (
+            "+trainer.callbacks=[]",
+            "trainer.callbacks: is not read; callbacks are keys of the group callbacks",
+        ),
+        (
+            "trainer.check_val_every_n_epoch=null trainer.val_check_interval=0.5",
+            "trainer.check_val_every_n_epoch=null: validates after so many batches, of any epoch; "
+            "say how many, as in trainer.val_check_interval=100, or set trainer.check_val_every_n_epoch=1",
+        ),
+        ("trainer.precision=b16", "trainer.precision=b16: did you mean bf16 or 16?"),
+        ("trainer.accelerator=gpus", "trainer.accelerator=gpus: did you mean gpu?"),
+        (
+            "trainer.max_epochs=0",
+            "trainer.max_epochs=0: nothing to train; choose at least 1, or -1 for no limit",
+        ),
+        ("trainer.max_epochs=null", "trainer.max_epochs=null: write -1 for no limit"),
+        ("trainer.accumulate_grad_batches=0", "trainer.accumulate_grad_batches=0: must be at least 1"),
+        ("loss.label_smoothing=2", "loss.label_smoothing=2: must be at least 0 and at most 1"),
+        ("model=mlp model.activation=rellu", "model.activation=rellu: did you mean relu or gelu?"),
+        (
+            "model=mlp model.widths=128",
+            "model.widths=128: a whole number, but a list is needed, as in model.widths=[128]",
+        ),
+        ("data=image_folder", "data.path: not given; set data.path=…"),
+        (
+            "data=image_folder data.path=/nowhere",
+            "data.path=/nowhere: no such folder; give one that holds a folder for each class",
+        ),
+        ("data.resize=0", "data.resize=0: give a side in pixels, or [height,width]"),
+    ],
+)
+def test_a_wrong_value_is_one_line(composer: Compose, overrides: str, line: str) -> None:
+    assert list(dict.fromkeys(find_problems(composer(*overrides.split())))) == [line]
+
+
+def test_all_problems_are_told_at_once(composer: Compose) -> None:
+    problems = list(find_problems(composer("optim.lr=-1", "data.batch_size=x", "mode=up")))
+    assert [problem.partition("=")[0] for problem in problems] == ["data.batch_size", "mode", "optim.lr"]
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        "optim.lr=1",  # a whole number is a number
+        "trainer.devices=auto",
+        "trainer.devices=[0,1]",
+        "trainer.limit_train_batches=5",
+        "data.val_size=100",
+        "data.resize=[20,24]",
+        "monitor=val/loss mode=min",
+        "model=mlp model.widths=[]",
+        "trainer.max_epochs=-1 trainer.max_steps=10",
+        "loss.class_weights=[1,1,1,1,1,1,1,1,1,2]",
+        "name=2",
+        "augment=strong augment.rotate=5",
+        "trainer=ddp",
+        "callbacks.ema.decay=0.99",
+        "+trainer.benchmark=true",
+        "trainer.check_val_every_n_epoch=null trainer.val_check_interval=500",
+        "trainer.chunk=8 trainer.gradient_clip_val=1",
+        "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x=1 monitor=train/f1",
+        "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x={num_classes:1000}",  # of a teacher, say
+    ],
+)
+def test_a_right_value_passes(composer: Compose, overrides: str) -> None:
+    assert list(find_problems(composer(*overrides.split()))) == []
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("modle=cnn", "modle=cnn: no key modle; did you mean mode or model?"),
+        ("model=cnnn", "model=cnnn: no such option; did you mean cnn?"),
+        ("optim.lrr=1", "optim.lrr=1: no key optim.lrr; did you mean optim.lr"),
+        ("lr=0.1", "lr=0.1: no key lr; did you mean optim.lr?"),
+        ("trainer.epochs=3", "trainer.epochs=3: no key trainer.epochs; did you mean trainer.max_epochs"),
+        ("scheduler=cosin", "scheduler=cosin: no such option; did you mean cosine"),
+        ("model.hidden.x=1", "model.hidden.x=1: no key model.hidden.x; model.hidden is a value"),
+        (
+            "~callbacks.early_stoping",
+            "~callbacks.early_stoping: no key callbacks.early_stoping; did you mean callbacks.early_stopping",
+        ),
+        ("foo=[1", "foo=[1: no override; write key=value"),
+        ("experiment=mnist_mpl", "experiment=mnist_mpl: no such option; did you mean mnist_mlp"),
+    ],
+)
+def test_an_unknown_name_is_told_with_the_nearest_one(composer: Compose, overrides: str, line: str) -> None:
+    with pytest.raises(HydraException, match=r".") as raised:
+        composer(*overrides.split())
+    lines = explain_composition(raised.value, overrides.split(), CONF, "train")
+    assert len(lines) == 1
+    assert lines[0].startswith(line)
+
+
+def test_every_declared_key_exists() -> None:
+    # A key that was renamed must not leave a check behind that checks nothing.
+    known = set()
+    for file in [CONF / "train.yaml", *CONF.glob("*/*.yaml")]:
+        packages = re.findall(r"^# @package (\S+)", file.read_text())
+        place = "" if file.name == "train.yaml" or "_global_" in packages else f"{file.parent.name}."
+        place = f"{packages[0]}." if packages and "_global_" not in packages else place
+        known |= {f"{place}{key}" for key in _leaves(file)}
+    assert set(RANGES) | set(CHOICES) <= known
+
+
+def test_a_class_that_was_added_judges_its_values_itself(composer: Compose) -> None:
+    config = composer("model=mlp", "+model.width=0.5", "optim.lr=2000", "callbacks.ema.decay=1")
+    config.model._target_ = "project.modules.mine.MyNet"
+    assert not any("model.width=0.5: must" in line for line in find_problems(config))
+    config.model._target_ = "project.modules.networks.resnet.ResNet"
+    assert "model.width=0.5: must be at least 1" in list(find_problems(config))
+    assert any(line.startswith("optim.lr=2000: must be") for line in find_problems(config))
+    assert any(line.startswith("callbacks.ema.decay=1: must be") for line in find_problems(config))
+
+
+def test_the_tables_know_the_classes_of_the_configuration() -> None:
+    written = "\n".join(file.read_text() for file in CONF.glob("*/*.yaml"))
+    ours = set(re.findall(r"_target_: (project\.(?:callbacks|modules|loggers)\.\S+)", written))
+    assert ours - OURS == set()
+    assert all(find_spec(target.rpartition(".")[0]) for target in OURS)
+
+
+def _leaves(file: Path) -> set[str]:
+    def walk(node: object, prefix: str) -> set[str]:
+        if not isinstance(node, dict):
+            return {prefix}
+        return {
+            key for name, child in node.items() for key in walk(child, f"{prefix}.{name}" if prefix else name)
+        }
+
+    return walk(OmegaConf.to_container(OmegaConf.load(file)), "")
+
+
+@pytest.mark.parametrize(
+    ("given", "kept", "lines"),
+    [
+        (
+            "optim.lr=1 seed=3 optim.lr=2",
+            "seed=3 optim.lr=2",
+            "optim.lr=2: the last one counts, not optim.lr=1",
+        ),
+        ("a=1 a=2 a=1", "a=1", "a=1: the last one counts, not a=2"),
+        ("a=1 a=1", "a=1", ""),
+        ("+a.b=1 a.b=2", "+a.b=2", "+a.b=2: the last one counts, not +a.b=1"),
+        ("+a.b=1 +a.b=2 ++a.b=3", "++a.b=3", "++a.b=3: the last one counts, not +a.b=1 or +a.b=2"),
+        ("+experiment=x", "experiment=x", ""),
+        ("++experiment=x,y -m", "experiment=x,y -m", ""),
+        ("experiment=x +experiment=y", "experiment=y", "experiment=y: the last one counts, not experiment=x"),
+        (
+            "experiment=x seed=1 experiment=null",
+            "seed=1",
+            "experiment=null: the last one counts, not experiment=x",
+        ),
+        ("--config-path=mine +experiment=x", "--config-path=mine +experiment=x", ""),
+        ("model=a model=b model.c=1", "model=b model.c=1", "model=b: the last one counts, not model=a"),
+        ("+modle=a +optim.lr=1", "+modle=a +optim.lr=1", ""),
+        ("~a a=1 =2 =3 --cfg job", "~a a=1 =2 =3 --cfg job", ""),
+    ],
+)
+def test_the_last_override_of_a_key_counts(given: str, kept: str, lines: str) -> None:
+    assert last_of_each(given.split(), CONF / "train.yaml") == (kept.split(), lines.splitlines())

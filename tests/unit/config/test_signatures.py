@@ -1,0 +1,131 @@
+"""What is told of constructors, models and devices without importing them is what importing them tells."""
+
+import inspect
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import CONF
+from omegaconf import OmegaConf
+
+from project.config.validation import gpus, torchvision_models
+from project.config.validation.signatures import Missing, Signature, signature_of
+
+OTHERS = [
+    *(f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "LBFGS", "Adagrad")),
+    *("lightning.Trainer", "lightning.pytorch.Trainer", "lightning.pytorch.callbacks.EarlyStopping"),
+    *("lightning.pytorch.callbacks.ModelCheckpoint", "lightning.pytorch.callbacks.LearningRateMonitor"),
+]
+
+
+def targets() -> list[str]:
+    """All that the YAML files build, Hydra's own plugins aside."""
+
+    def walk(node: object) -> list[str]:
+        if not isinstance(node, dict):
+            return []
+        own = [node["_target_"]] if isinstance(node.get("_target_"), str) else []
+        return own + [name for child in node.values() for name in walk(child)]
+
+    files = [file for file in CONF.glob("*/*.yaml") if file.parent.name != "hydra"]
+    return sorted({name for file in files for name in walk(OmegaConf.to_container(OmegaConf.load(file)))})
+
+
+def true_parameters(target: str) -> dict[str, inspect.Parameter]:
+    """Parameters as Python has them, those of the bases for `**options` included."""
+    module, _, name = target.rpartition(".")
+    made = getattr(import_module(module), name)
+    if not inspect.isclass(made):
+        return dict(inspect.signature(made).parameters)
+    found: dict[str, inspect.Parameter] = {}
+    for cls in made.__mro__:
+        if "__init__" not in vars(cls) or cls is object:
+            continue
+        parameters = list(inspect.signature(cls.__init__).parameters.values())[1:]
+        found = {parameter.name: parameter for parameter in parameters} | found
+        if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters):
+            break
+    return found
+
+
+@pytest.mark.parametrize("target", [*targets(), *OTHERS])
+def test_signatures_are_read_as_python_has_them(target: str) -> None:
+    found = signature_of(target)
+    assert isinstance(found, Signature), found
+    true = true_parameters(target)
+    named = {name for name, one in true.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
+    # What a constructor gives to its base itself is no option of it.
+    assert set(found.names) <= named
+    assert named - set(found.names) <= {"name"}
+    for name in (*found.required, *found.required_keywords):
+        assert true[name].default is inspect.Parameter.empty
+
+
+@pytest.mark.parametrize("name", ["ThroughputMonitor", "ModelSummary", "WeightAveraging"])
+def test_options_that_go_to_others_than_the_base_may_be_anything(name: str) -> None:
+    found = signature_of(f"lightning.pytorch.callbacks.{name}")
+    assert isinstance(found, Signature)
+    assert found.anything
+
+
+@pytest.mark.parametrize(
+    ("target", "what"),
+    [
+        ("project.modules.networks.cnn.CNNN", "CNNN"),
+        ("project.modules.cn.CNN", "cn"),
+        ("torch.optim.Adamm", "Adamm"),
+    ],
+)
+def test_what_does_not_exist_is_told(target: str, what: str) -> None:
+    found = signature_of(target)
+    assert isinstance(found, Missing)
+    assert found.what == what
+    assert found.known
+
+
+@pytest.mark.parametrize("target", ["toys.Own", "no.such.package", "torch.nn.CrossEntropyLoss", "Class"])
+def test_nothing_is_said_of_what_is_not_known(target: str) -> None:
+    assert not isinstance(signature_of(target), Missing)
+
+
+def test_models_of_torchvision_are_those_that_it_lists() -> None:
+    from torchvision import models
+
+    assert list(torchvision_models.names()) == models.list_models(module=models)
+    for name in models.list_models(module=models):
+        members = models.get_model_weights(name).__members__
+        assert set(torchvision_models.weights_of(name)) == set(members) - {"DEFAULT"}, name
+
+
+def test_there_are_never_more_gpus_than_are_said_to_be_possible() -> None:
+    most = gpus.most()
+    assert most is None or torch.cuda.device_count() <= most
+
+
+@pytest.mark.parametrize(
+    ("visible", "most"),
+    [("", 0), ("-1", 0), ("0", 1), ("0,3", 2), ("0,-1,2", 1), ("MIG-1,GPU-2", 2), (None, None)],
+)
+def test_gpus_that_the_environment_hides(
+    monkeypatch: pytest.MonkeyPatch, visible: str | None, most: int | None
+) -> None:
+    for name in gpus.VISIBLE:
+        monkeypatch.delenv(name, raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    assert gpus._by_environment() == most
+
+
+def test_gpus_of_the_driver(tmp_path: Path) -> None:
+    assert gpus._by_devices(tmp_path) == 0
+    (tmp_path / "nvme0").touch()  # a disk
+    assert gpus._by_devices(tmp_path) == 0
+    (tmp_path / "nvidia0").touch()
+    assert gpus._by_devices(tmp_path) is None
+    assert gpus._by_nvidia(tmp_path) is None
+    for number in range(2):
+        (tmp_path / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
+    assert gpus._by_nvidia(tmp_path) in (2, None)  # None where there is AMD's driver too
+    (tmp_path / "capabilities" / "gpu0" / "mig" / "gi1").mkdir(parents=True)
+    assert gpus._by_nvidia(tmp_path) is None

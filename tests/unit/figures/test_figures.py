@@ -1,0 +1,58 @@
+"""Pictures are drawn of any number of classes and any size of images, and show the values they are given."""
+
+import numpy as np
+import pytest
+import torch
+
+from project.figures import confusion_matrix, contact_sheet, reliability_diagram, to_uint8
+from project.figures.canvas import ORANGE, blend, fitting, width_of
+from project.figures.confusion_matrix import _cell_of
+
+
+@pytest.mark.parametrize("classes", [2, 10, 40, 1100])
+def test_a_confusion_matrix_has_a_cell_for_each_pair_in_its_shade(classes: int) -> None:
+    counts = torch.zeros(classes, classes, dtype=torch.long)
+    counts[0, 1], counts[0, 0] = 1, 3  # a quarter of the row: half the shade
+    names = [f"class {place}" for place in range(classes)]
+    image = confusion_matrix(counts, names, title="all")
+    cell = _cell_of(classes)
+    assert min(image.size) > classes * cell
+    # By its shade alone: a mistake is orange, the rest of the upper triangle is white.
+    shade = tuple(blend(np.array(0.5), ORANGE).tolist())
+    ys, xs = np.nonzero((np.asarray(image) == shade).all(-1))
+    assert 0.6 * cell**2 <= len(ys) <= cell**2
+    assert xs.max() - xs.min() < cell
+    assert ys.max() - ys.min() < cell
+
+
+def test_small_images_are_enlarged_pixel_by_pixel_and_large_ones_made_smaller() -> None:
+    small = np.arange(2 * 3 * 8 * 8, dtype=np.uint8).reshape(2, 3, 8, 8)
+    sheet = np.asarray(contact_sheet(small, ["a", "b\nc"], columns=1))
+    enlarged = small[0].transpose(1, 2, 0).repeat(12, 0).repeat(12, 1)
+    assert (sheet[14 : 14 + 96, 14 : 14 + 96][1:-1, 1:-1] == enlarged[1:-1, 1:-1]).all()
+    large = torch.zeros(5, 1, 600, 300, dtype=torch.uint8)
+    assert contact_sheet(large, ["a caption that is far too long to fit here"] * 5, columns=4).width < 800
+    with pytest.raises(ValueError, match="4, 2, 8, 8"):
+        contact_sheet(np.zeros((4, 2, 8, 8), np.uint8), [""] * 4)
+
+
+def test_normalization_is_undone() -> None:
+    pixels = torch.arange(256, dtype=torch.uint8).view(2, 2, 8, 8)
+    mean, std = [0.1, 0.4], [0.3, 0.25]
+    normalized = (pixels / 255 - torch.tensor(mean).view(2, 1, 1)) / torch.tensor(std).view(2, 1, 1)
+    assert (to_uint8(normalized, mean, std) == pixels.numpy()).all()
+
+
+def test_a_reliability_diagram_leaves_empty_bins_empty() -> None:
+    nothing = reliability_diagram([float("nan")] * 10, [float("nan")] * 10, [0] * 10)
+    something = reliability_diagram([0.5] * 10, [0.25] * 10, [0] * 9 + [7])
+    assert nothing.size == something.size
+    different = (np.asarray(nothing) != np.asarray(something)).any(-1)
+    assert different[60:450, 70 + 362 : 70 + 398].any(), "the last bin"
+    assert not different[60:450, 70 : 70 + 358].any(), "the others"
+
+
+def test_text_is_cut_to_its_width() -> None:
+    assert fitting("short", 13, 200) == "short"
+    assert width_of(cut := fitting("a rather long text", 13, 60), 13) <= 60
+    assert cut.endswith("…")

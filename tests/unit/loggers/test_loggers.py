@@ -1,0 +1,122 @@
+"""The table of metrics, when a run goes on."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Compose, read_table
+from omegaconf import OmegaConf
+
+from project.loggers.csv import MetricsCSV
+from project.runs.hparams import hyperparameters
+from project.runs.metrics_csv import read_metrics
+
+
+def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (1, 2, 3, 4):
+        first.log_metrics({"train/loss": step}, step=step)
+    first.finalize("success")
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (3, 4, 5):
+        second.log_metrics({"train/loss": 10 * step}, step=step)
+        second.log_metrics({"b": step}, step=step)
+    second.finalize("success")
+    rows = read_table(tmp_path / "metrics.csv")
+    assert [(row["step"], row["train/loss"], row["b"]) for row in rows] == [
+        ("1", "1", ""),
+        ("2", "2", ""),
+        ("3", "30", "3"),
+        ("4", "40", "4"),
+        ("5", "50", "5"),
+    ]
+
+
+def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    first.log_metrics({"train/loss": 1}, step=7)
+    first.finalize("success")
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    second.log_metrics({"test/acc": 0.5}, step=7)
+    second.finalize("success")
+    assert [row["train/loss"] for row in read_table(tmp_path / "metrics.csv")] == ["1", ""]
+
+
+def test_the_fold_is_among_what_runs_are_compared_by(composed: Compose) -> None:
+    def shown(*overrides: str) -> dict[str, object]:
+        config = OmegaConf.to_container(composed(*overrides), resolve=True)
+        return {name: value for name, value in hyperparameters(config).items() if name.startswith("data.")}
+
+    assert shown() == {"data.batch_size": 16, "data.val_size": 0.1}
+    assert shown("data.folds=5", "data.fold=2") == {"data.batch_size": 16, "data.folds": 5, "data.fold": 2}
+
+
+def test_a_row_that_was_written_early_grows_in_its_place(tmp_path: Path) -> None:
+    logger = MetricsCSV(str(tmp_path / "metrics.csv"))
+    logger.log_metrics({"train/loss": 1.0}, step=1)
+    logger.log_metrics({"train/loss": 0.5}, step=2)
+    logger.state_dict()
+    assert [row["step"] for row in read_table(logger.file)] == ["1", "2"]
+    logger.log_metrics({"train/loss": 0.25}, step=2)
+    logger.log_metrics({"train/loss": 0.125}, step=3)
+    logger.state_dict()
+    logger.log_metrics({"val/loss": 9.0}, step=3)
+    logger.finalize("success")
+    assert read_table(logger.file) == [
+        {"step": "1", "train/loss": "1.0", "val/loss": ""},
+        {"step": "2", "train/loss": "0.25", "val/loss": ""},
+        {"step": "3", "train/loss": "0.125", "val/loss": "9.0"},
+    ]
+    logger.file.unlink()
+    logger.log_metrics({"val/loss": 8.0}, step=4)
+    logger.save()
+    assert [row["step"] for row in read_table(logger.file)] == ["3", "4"]  # all that it still holds
+
+
+@pytest.mark.parametrize(
+    "garbage",
+    [
+        b"3,0.2",  # half a line, which looks like a number
+        b"3,\r\n",
+        b"\0" * 200_000,  # longer than a cell of CSV may be
+        b"\0\0\0\r\n",
+        b"\xff\xfe\x80,\xf1\r\n",
+        b'Traceback (most recent call last):\n  File "x", line 1\n',
+        b'"never closed,1\n2,3\n',
+        b"7,eight,9\r\n7,8,9,10\r\n,8,9\r\n",
+    ],
+)
+@pytest.mark.parametrize("resumed", [False, True])
+def test_garbage_behind_a_table_costs_no_row(tmp_path: Path, garbage: bytes, resumed: bool) -> None:
+    first = MetricsCSV(str(tmp_path / "metrics.csv"))
+    for step in (1, 2):
+        first.log_metrics({"train/loss": 0.5 * step, "epoch": 0}, step=step)
+    state = first.state_dict()
+    first.finalize("success")
+    with first.file.open("ab") as stream:
+        stream.write(garbage)
+    assert read_metrics(first.file)[1] == [["1", "0.5", "0"], ["2", "1.0", "0"]]
+    second = MetricsCSV(str(tmp_path / "metrics.csv"))
+    if resumed:
+        second.load_state_dict(state)
+    for step in (3, 4):
+        second.log_metrics({"train/loss": 0.5 * step, "epoch": 0}, step=step)
+    second.finalize("success")
+    rows = read_table(first.file)
+    assert [(row["step"], row["train/loss"]) for row in rows] == [
+        ("1", "0.5"),
+        ("2", "1.0"),
+        ("3", "1.5"),
+        ("4", "2.0"),
+    ]
+
+
+def test_a_metric_of_any_name_is_read_back(tmp_path: Path) -> None:
+    logger = MetricsCSV(str(tmp_path / "metrics.csv"))
+    logger.log_metrics({"=1+1": -1.5, "two\nlines, and more": 2.0}, step=1)
+    logger.finalize("success")
+    again = MetricsCSV(str(tmp_path / "metrics.csv"))
+    again.log_metrics({"=1+1": float("-inf")}, step=2)
+    again.finalize("success")
+    columns, rows = read_metrics(again.file)
+    assert columns == ["step", "=1+1", "two\nlines, and more"]
+    assert rows == [["1", "-1.5", "2.0"], ["2", "-inf", ""]]

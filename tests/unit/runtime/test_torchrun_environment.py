@@ -1,0 +1,169 @@
+"""What is known of a run's other processes before any of them is met: numbers, names, mistakes."""
+
+import json
+import os
+import sys
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+
+import lightning as L
+import pytest
+from conftest import Compose, slurm
+from omegaconf import DictConfig, OmegaConf
+
+from project.config.hydra_patches import silence_libraries
+from project.errors import InputError
+from project.runtime import torchrun
+from project.runtime.secrets import redact
+
+
+def hydra_node(folder: str, *overrides: str) -> DictConfig:
+    return OmegaConf.create({"run": {"dir": folder}, "overrides": {"hydra": list(overrides)}})
+
+
+@pytest.fixture
+def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Put variables in the place of those that tell of other processes."""
+
+    def become(**variables: str) -> None:
+        for name in list(os.environ):
+            if name.startswith("SLURM_") or name in (*torchrun.VARIABLES, "GROUP_RANK"):
+                monkeypatch.delenv(name)
+        for name, value in variables.items():
+            monkeypatch.setenv(name, value)
+
+    monkeypatch.setattr(os, "environ", os.environ.copy())
+    become()
+    return become
+
+
+def test_slurms_variables_become_torchruns(environment: Callable[..., None]) -> None:
+    environment(
+        **slurm(5, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="6", SLURM_STEP_TASKS_PER_NODE="2(x3)"),
+        SLURM_JOB_NODELIST="other",
+    )
+    os.environ |= {"SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_NODELIST": "gpu[03-04,7],cpu1"}
+    del os.environ["MASTER_ADDR"]
+    torchrun.translate_slurm()
+    assert torchrun.world() == torchrun.World(rank=5, size=6, local_size=2)
+    assert [os.environ[name] for name in ("LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")] == [
+        *("1", "2", "gpu03", "19321")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("nodelist", "host"),
+    [("a", "a"), ("a,b", "a"), ("n[5-9]", "n5"), ("n[05,07-9]-ib,m[1-2]", "n05-ib"), ("n[3]", "n3")],
+)
+def test_the_first_machine_of_a_list(nodelist: str, host: str) -> None:
+    assert torchrun.first_host(nodelist) == host
+
+
+def test_a_single_slurm_task_stands_alone(environment: Callable[..., None]) -> None:
+    environment(**slurm(0, SLURM_NTASKS="1", SLURM_STEP_NUM_TASKS="1"))
+    torchrun.translate_slurm()
+    assert torchrun.world() is None
+    assert torchrun.name_folder(hydra_node("outputs/x/now")) == Path("outputs/x/now")
+
+
+def test_machines_with_different_numbers_of_tasks_are_refused(environment: Callable[..., None]) -> None:
+    environment(**slurm(0, SLURM_STEP_NUM_TASKS="3", SLURM_STEP_TASKS_PER_NODE="2,1"))
+    with pytest.raises(InputError, match=r"srun started 2,1 tasks .*--ntasks-per-node=2"):
+        torchrun.translate_slurm()
+
+
+def test_a_slurm_run_is_named_after_its_job_and_found_again(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    environment(**slurm(0, SLURM_STEP_ID="3"))
+    torchrun.translate_slurm()
+    node = hydra_node(f"{tmp_path}/cnn_digits/now", "hydra.verbose=true")
+    folder = tmp_path / "cnn_digits" / "slurm-4321.3"
+    assert torchrun.name_folder(node) == folder
+    assert torchrun.name_folder(hydra_node("mine", "hydra.run.dir=mine")) == Path("mine")
+    folder.mkdir(parents=True)
+    own = {"slurm_job": "4321", "command": redact(sys.argv), "started": "1"}
+    (folder / "status.json").write_text(json.dumps(own))
+    assert torchrun.earlier_folder(node) is None
+    os.environ["SLURM_RESTART_COUNT"] = "1"
+    assert torchrun.earlier_folder(node) == folder
+    assert torchrun.earlier_folder(hydra_node(str(folder), f"hydra.run.dir={folder}")) == folder
+    another_step = {**own, "started": "2"}
+    (tmp_path / "cnn_digits" / "slurm-4321.30").mkdir()
+    (tmp_path / "cnn_digits" / "slurm-4321.30" / "status.json").write_text(json.dumps(another_step))
+    assert torchrun.earlier_folder(node) == folder
+    (folder / "status.json").write_text("{}")  # a folder of that name, but of something else
+    assert torchrun.earlier_folder(node) is None
+
+
+def test_torchrun_in_a_batch_script_finds_its_run_again(
+    environment: Callable[..., None], tmp_path: Path
+) -> None:
+    variables = slurm(0)
+    environment(**{name: variables[name] for name in variables if name != "SLURM_STEP_ID"})
+    for name in torchrun.VARIABLES:
+        os.environ[name] = "1"
+    os.environ |= {"RANK": "0", "SLURM_RESTART_COUNT": "1"}
+    (tmp_path / "before").mkdir()
+    status = {"slurm_job": "4321", "command": redact(sys.argv), "started": "1"}
+    (tmp_path / "before" / "status.json").write_text(json.dumps(status))
+    assert torchrun.earlier_folder(hydra_node(f"{tmp_path}/now")) == tmp_path / "before"
+
+
+@pytest.mark.parametrize(
+    ("overrides", "lines"),
+    [
+        ("trainer.devices=2 trainer.num_nodes=3", []),
+        ("trainer=ddp trainer.num_nodes=3", []),
+        ("trainer.devices=[0,1] trainer.num_nodes=3", []),
+        (
+            "trainer.devices=4",
+            [
+                "trainer.devices=4: 2 processes were started on each node; set trainer.devices=2",
+                "trainer.num_nodes=1: processes were started on 3 nodes; set trainer.num_nodes=3",
+            ],
+        ),
+    ],
+)
+def test_the_configuration_must_ask_for_the_processes_that_there_are(
+    environment: Callable[..., None], composed: Compose, overrides: str, lines: list[str]
+) -> None:
+    environment(**dict.fromkeys(torchrun.VARIABLES, "0") | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"})
+    config = composed(*overrides.split())
+    found = list(torchrun.find_mismatch(config))
+    assert len(found) == len(lines)
+    assert all(text.startswith(line) for text, line in zip(found, lines, strict=True))
+    assert lines or config.trainer.devices in (2, [0, 1])
+    with pytest.raises(InputError, match="-m: torchrun and srun start the processes of one run"):
+        torchrun.refuse_sweep()
+
+
+def test_several_nodes_without_torchrun_are_told_how(
+    environment: Callable[..., None], composed: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["scripts/train.py", "trainer.num_nodes=2"])
+    (line,) = torchrun.find_mismatch(composed("trainer.num_nodes=2", "trainer.devices=1"))
+    assert line.startswith("trainer.num_nodes=2: torchrun starts")
+    assert line.endswith(
+        "torchrun --nnodes=2 --nproc-per-node=1 --node-rank=0 --master-addr=HOST --master-port=29500 "
+        "scripts/train.py trainer.num_nodes=2"
+    )
+    torchrun.refuse_sweep()
+
+
+def test_nobody_is_advised_to_use_srun_where_slurm_is_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "srun").write_text("#!/bin/sh\nexit 1\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.delenv("SLURM_NTASKS", raising=False)
+    options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
+    L.Trainer(**options)  # under the filters of the tests themselves
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(UserWarning, match="`srun` command is available"):
+            L.Trainer(**options)
+        silence_libraries()
+        L.Trainer(**options)

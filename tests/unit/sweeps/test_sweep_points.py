@@ -1,0 +1,282 @@
+"""What a sweep goes through: points, searches, and the configurations of jobs."""
+
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+import pytest
+from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.types import RunMode
+from omegaconf import OmegaConf
+from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+
+from project.errors import InputError
+from project.runs.sweep_jobs import folder_name, in_grammar, short
+from project.runtime.yaml_text import to_yaml
+from project.sweeps.compose import Composer
+from project.sweeps.settings import Count, Positive, Seconds, checked_options
+from project.sweeps.sweepers.points import (
+    Limit,
+    Point,
+    distinct,
+    grid,
+    jobs_of,
+    listed,
+    number_of_values,
+    repeated,
+)
+from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def master(*overrides: str) -> tuple[object, object]:
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    return hydra.config_loader, hydra.compose_config("train", list(overrides), RunMode.MULTIRUN)
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["model=vit", "optim.lr=0.1", "trainer.max_epochs=1", "data=mnist"],
+        ["experiment=mnist_mlp", "~callbacks.early_stopping", "+model.extra={a:1,b:[x,y]}", "seed=3"],
+        ["optim.lr=1e-3", "optim=sgd", "hydra.sweep.subdir=x", "++data.batch_size=7", "name='a b'"],
+        ["+callbacks.pruning={_target_:a.b,storage:'sqlite:///x y',trial:3,monitor:${monitor}}"],
+    ],
+)
+def test_jobs_are_composed_as_hydra_composes_them(composer: object, overrides: list[str]) -> None:
+    loader, config = master("model=mlp,cnn", "hydra.verbose=true")
+    ours = Composer(loader, config)  # type: ignore[arg-type]
+    ours.compose(["optim.lr=5", *overrides[:1]])  # an earlier job leaves no trace
+    expected = loader.load_sweep_config(config, list(overrides))  # type: ignore[attr-defined]
+    assert ours.compose(overrides) == expected
+    assert OmegaConf.to_yaml(ours.compose(overrides)) == OmegaConf.to_yaml(expected)
+
+
+def test_text_is_what_omegaconf_writes(composer: object) -> None:
+    config = composer("experiment=mnist_best")  # type: ignore[operator]
+    assert to_yaml(config) == OmegaConf.to_yaml(config)
+    odd = OmegaConf.create({"a": "1e5", "b": "on", "n": [None, "x: y", "é", "0x1", "", "null", 1e-5]})
+    assert to_yaml(odd) == OmegaConf.to_yaml(odd)
+
+
+def test_a_preset_is_a_search_with_a_space_of_its_own(composer: object) -> None:
+    config = composer("sweep=learning_rate", "model=mlp")  # type: ignore[operator]
+    assert config.hydra.mode == RunMode.MULTIRUN
+    assert config.hydra.sweeper._target_.endswith("OptunaSweeper")
+    loader, _ = master()
+    params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
+    constant, space = space_of(["model=mlp", *params], loader)  # type: ignore[arg-type]
+    assert constant == ["model=mlp"]
+    assert space["optim.lr"] == FloatDistribution(1e-4, 1e-1, log=True)
+    assert space["data.batch_size"] == CategoricalDistribution(["32", "64", "128"])
+
+
+def lines_of(points: list[Point]) -> list[list[str]]:
+    return [[*point.constant, *point.varied] for point in points]
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        b"model=mlp\noptim.lr=0.1 'name=\"a #b\"'",
+        b"model=mlp\r\n\r\n# it's a comment\r\noptim.lr=0.1 'name=\"a #b\"' # don't\r\n",
+        "\ufeffmodel=mlp\n  \noptim.lr=0.1 'name=\"a #b\"'\n".encode(),
+        "model=mlp\r\noptim.lr=0.1 'name=\"a #b\"'\r\n".encode("utf-16"),
+        b"model=mlp\roptim.lr=0.1 'name=\"a #b\"'\r",
+    ],
+)
+def test_a_file_of_points_is_read_however_it_was_saved(
+    composer: object, tmp_path: Path, written: bytes
+) -> None:
+    loader, _ = master()
+    (tmp_path / "points.txt").write_bytes(written)
+    points = listed(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
+    assert lines_of(points) == [["model=mlp"], ["optim.lr=0.1", 'name="a #b"']]
+
+
+def test_a_file_of_points_in_another_encoding_is_refused(composer: object, tmp_path: Path) -> None:
+    loader, _ = master()
+    (tmp_path / "points.txt").write_bytes("name=größe".encode("latin-1"))
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: no UTF-8 text"):
+        listed(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
+
+
+def test_equal_points_are_one() -> None:
+    points = [Point(["a=1"], ["b=1"]), Point(["a=1"], ["b=2"]), Point([], ["b=1", "a=1"])]
+    assert lines_of(distinct(points)) == [["a=1", "b=1"], ["a=1", "b=2"]]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "seed=range(1,9)",
+        "seed=range(9,1,-3)",
+        "a=range(0,1,0.1)",
+        "a=range(1,0,-0.3)",
+        "a=range(5)",
+        "a=range(2,2)",
+        "model=mlp,cnn",
+        "model=glob(m*)",
+        "seed=shuffle(1,2,3)",
+        "a=sort(range(1,5))",
+        "a=range(0,2.1,0.7)",
+    ],
+)
+def test_values_are_counted_as_hydra_lists_them(composer: object, text: str) -> None:
+    loader, _ = master()
+    (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])  # type: ignore[arg-type]
+    assert number_of_values(override) == len(list(override.sweep_iterator()))
+
+
+def test_a_sweep_has_a_largest_number_of_points(composer: object, tmp_path: Path) -> None:
+    loader, _ = master()
+    words = ["seed=range(0,4)", "optim.lr=0.1,0.2"]
+    assert len(grid(words, loader, Limit(16, 2))) == 8  # type: ignore[arg-type]
+    with pytest.raises(
+        InputError, match=r"lr=0.1,0.2: 8 points, each 2 times \(seeds, folds\); sweep at most 15"
+    ):
+        grid(words, loader, Limit(15, 2))  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"seed=range\(0,1e15\): 1,000,000,000,000,000 points"):
+        grid(["seed=range(0,1e15)"], loader)  # type: ignore[arg-type]
+    (tmp_path / "points.txt").write_text("model=mlp\nmodel=cnn,vit\n")
+    assert len(listed(str(tmp_path / "points.txt"), words, loader, Limit(24))) == 24  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: 24 points"):
+        listed(str(tmp_path / "points.txt"), words, loader, Limit(23))  # type: ignore[arg-type]
+
+
+class Options:
+    @checked_options("hydra.launcher")
+    def __init__(
+        self,
+        jobs: Count | None = None,
+        share: Positive | Literal["auto"] = "auto",
+        account: str | None = None,
+        gpus: Sequence[int] | Literal["auto"] = "auto",
+        fast: bool = False,
+        seeds: Count = 1,
+        extra: Mapping[str, Seconds] | None = None,
+    ) -> None:
+        self.account = account
+
+
+def test_options_fit_the_annotations_of_their_constructor() -> None:
+    Options(3, 0.5, gpus=[0, 1], fast=True, extra={"a": 0})
+    assert Options(account=123).account == "123"  # type: ignore[arg-type]
+    for options, message in (
+        ({"jobs": 0}, "hydra.launcher.jobs=0: give a whole number from 1, or null"),
+        ({"jobs": 1.0}, "hydra.launcher.jobs=1.0: give a whole number from 1, or null"),
+        ({"jobs": True}, "hydra.launcher.jobs=True: give a whole number from 1, or null"),
+        ({"share": 0}, "hydra.launcher.share=0: give a number above 0, or auto"),
+        ({"share": float("inf")}, "hydra.launcher.share=inf: give a number above 0, or auto"),
+        ({"share": "all"}, "hydra.launcher.share=all: give a number above 0, or auto"),
+        ({"account": [1]}, "hydra.launcher.account=[1]: give a text, or null"),
+        ({"gpus": "0"}, "hydra.launcher.gpus=0: give a list such as [0,1], or auto"),
+        ({"gpus": ["a"]}, "hydra.launcher.gpus=['a']: give a list such as [0,1], or auto"),
+        ({"fast": 1}, "hydra.launcher.fast=1: give true or false"),
+        ({"seeds": 0}, "seeds=0: give a whole number from 1"),
+        (
+            {"extra": {"a": -1}},
+            "hydra.launcher.extra={'a': -1}: give a group of keys with a number from 0 each, or",
+        ),
+    ):
+        with pytest.raises(InputError, match=re.escape(message)):
+            Options(**options)  # type: ignore[arg-type]
+
+
+def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:
+    loader, _ = master()
+    words = [
+        "model=mlp,cnn",
+        "a=int(interval(1,9))",
+        "b=range(1,10,3)",
+        "c=interval(0,1)",
+        "d=range(0,1,0.5)",
+    ]
+    _, space = space_of(words, loader)  # type: ignore[arg-type]
+    assert space == {
+        "model": CategoricalDistribution(["mlp", "cnn"]),
+        "a": IntDistribution(1, 9),
+        "b": IntDistribution(1, 7, step=3),
+        "c": FloatDistribution(0, 1),
+        "d": FloatDistribution(0, 0.5, step=0.5),
+    }
+    ends = corners(space)
+    assert len(ends) == 2
+    assert overrides_of(ends[1]) == ["model=cnn", "a=9", "b=7", "c=1.0", "d=0.5"]
+    with pytest.raises(InputError, match="nothing to search"):
+        space_of(["model=mlp"], loader)  # type: ignore[arg-type]
+
+
+def test_a_grid_is_every_combination(composer: object) -> None:
+    loader, _ = master()
+    points = grid(["model=mlp,cnn", "data=mnist", "seed=range(3)", "optim=glob(ada*)"], loader)  # type: ignore[arg-type]
+    assert len(points) == 2 * 3 * 2
+    assert points[0].constant == ["data=mnist"]
+    assert points[-1].varied == ["model=cnn", "seed=2", "optim=adamw"]
+    with pytest.raises(InputError, match=r"optim\.lr=interval\(0,1\): a grid needs single values"):
+        grid(["optim.lr=interval(0,1)"], loader)  # type: ignore[arg-type]
+
+
+def test_points_from_a_file_are_taken_with_each_of_the_command_line(composer: object, tmp_path: Path) -> None:
+    loader, _ = master()
+    file = tmp_path / "points.txt"
+    file.write_text("# a comment\nmodel=mlp optim.lr=0.1\n\nmodel=cnn 'name=a b' optim=sgd,adam\n")
+    points = listed(str(file), ["seed=1,2", "data=mnist"], loader)  # type: ignore[arg-type]
+    assert len(points) == 2 * (1 + 2)
+    assert points[0].varied == ["seed=1", "model=mlp", "optim.lr=0.1"]
+    file.write_text("optim.lr=0.1 # it's high\n  # it's a comment\n\"name='a#b'\"")
+    assert [point.varied for point in listed(str(file), [], loader)] == [["optim.lr=0.1"], ["name='a#b'"]]  # type: ignore[arg-type]
+    file.write_text("name=it's\n")
+    with pytest.raises(InputError, match=r"line 1: No closing quotation"):
+        listed(str(file), [], loader)  # type: ignore[arg-type]
+    file.write_text("model=mlp\nno override\n")
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: line 2: "):
+        listed(str(file), [], loader)  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=nowhere: No such file"):
+        listed("nowhere", [], loader)  # type: ignore[arg-type]
+
+
+def test_seeds_and_folds_repeat_a_point() -> None:
+    point = Point(["data=mnist", "seed=5"], ["model=mlp"])
+    extras = list(repeated(point, 5, seeds=2, folds=2))
+    assert extras[1] == ["seed=5", "data.folds=2", "data.fold=1"]
+    jobs = jobs_of(8, 3, point, extras, digits=2)
+    assert [one.name for one in jobs][:3] == [
+        "08_mlp_seed5_fold0",
+        "09_mlp_seed5_fold1",
+        "10_mlp_seed6_fold0",
+    ]
+    assert jobs[2].overrides == ["data=mnist", "model=mlp", "seed=6", "data.folds=2", "data.fold=0"]
+    assert {one.point for one in jobs} == {3}
+    with pytest.raises(InputError, match="seeds=2: seed is swept already"):
+        list(repeated(Point([], ["seed=1"]), 1, seeds=2, folds=None))
+
+
+@pytest.mark.parametrize(
+    ("varied", "name"),
+    [
+        (["model=cnn", "optim.lr=0.1", "optim.betas=[0.9,0.99]"], "7_cnn_lr0.1_0.9-0.99"),
+        (["optim.lr=0.012345678", "compile=true"], "7_lr0.01235_compiletrue"),
+        (["data.path=/a/b=c d", "+callbacks.pruning={x:1}"], "7_a-b-c-d"),
+        ([], "7"),
+    ],
+)
+def test_a_folders_name_needs_no_quotes(varied: list[str], name: str) -> None:
+    assert folder_name(7, varied) == name
+
+
+def test_values_are_written_in_hydras_grammar() -> None:
+    value = {"a": None, "b": True, "c": [1, 0.5, "it's"], "d": {"e": "x:y"}}
+    written = in_grammar(value)
+    assert written == r"{a:null,b:true,c:[1,0.5,'it\'s'],d:{e:'x:y'}}"
+    assert OverridesParser.create().parse_override(f"+k={written}").value() == value
+
+
+def test_numbers_are_shown_short() -> None:
+    assert [short(text) for text in ("0.30000000000000004", "1e-05", "64", "0.00010010539")] == [
+        *("0.3", "1e-05", "64", "0.0001001"),
+    ]

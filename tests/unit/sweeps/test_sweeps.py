@@ -1,0 +1,248 @@
+"""What a sweep is made of, without processes: devices, the record, the tables."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from project.config import resume
+from project.errors import InputError
+from project.runs.code_fingerprint import differences, fingerprint
+from project.runs.sweep_folder import SweepFolder, create
+from project.runs.sweep_jobs import Job, folder_name
+from project.runs.sweep_ledger import Ledger
+from project.sweeps.device_slots import Need, Slots, need_of
+from project.sweeps.job_table import jobs_table, points_table, write_csv
+from project.sweeps.scheduler import judge, settle
+
+CONF = Path(__file__).resolve().parents[3] / "conf"
+
+
+def job(number: int, state: str = "waiting", seed: int | None = None, **facts: object) -> Job:
+    varied = [f"optim.lr={10.0**-number:g}", *([] if seed is None else [f"seed={seed}"])]
+    return Job(number, ["model=mlp", *varied], varied, folder_name(number, varied), state=state, **facts)  # type: ignore[arg-type]
+
+
+def test_the_last_line_of_a_job_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "jobs.jsonl")
+    assert ledger.read() == {}
+    ledger.write(job(1), job(0))
+    ledger.write(job(1, "done", value=0.5, metrics={"val/acc": 0.5}))
+    with ledger.file.open("a") as stream:
+        stream.write('{"number": 0, "state": "do')
+    assert [one.state for one in ledger.read().values()] == ["waiting", "done"]
+    ledger.write(job(0, "failed", error="no"))
+    assert [one.state for one in ledger.read().values()] == ["failed", "done"]
+    assert all(json.loads(line) for line in ledger.file.read_text().splitlines())
+
+
+@pytest.mark.parametrize("line", [b"\xff\xfe\x00", b'{"number": 7}', b"[1]", b"null", b"{"])
+def test_a_damaged_line_of_the_record_is_named(tmp_path: Path, line: bytes) -> None:
+    ledger = Ledger(tmp_path / "jobs.jsonl")
+    ledger.write(job(1), job(0))
+    with ledger.file.open("ab") as stream:
+        stream.write(line + b"\n")
+    with pytest.raises(InputError, match=r"jobs\.jsonl: line 3 is damaged; remove it"):
+        ledger.read()
+
+
+def test_slots_give_every_device_once() -> None:
+    slots = Slots(cpus=16, gpus=("0", "1", "2", "3"), expected=10)
+    two = slots.take(Need(2, 2))
+    halves = [slots.take(Need(1, 0.5)) for _ in range(4)]
+    assert two is not None
+    assert slots.take(Need(1, 0.5)) is None
+    used = [gpu for grant in halves for gpu in (grant.gpus if grant else ())]
+    assert sorted(used) == sorted([*used[:2], *used[:2]])
+    assert set(two.gpus).isdisjoint(used)
+    assert slots.full
+    slots.give_back(two)
+    assert not slots.full
+    again = slots.take(Need(2, 2))
+    assert again is not None
+    assert again.gpus == two.gpus
+
+
+def test_threads_are_divided_fairly_on_cpus() -> None:
+    slots = Slots(cpus=8, expected=100)
+    grants = []
+    while (grant := slots.take(Need(2))) is not None:
+        grants.append(grant)
+    assert len(grants) == 4
+    assert {grant.threads for grant in grants} == {1}
+    few = Slots(cpus=8, expected=2).take(Need(1))
+    assert few is not None
+    assert few.threads == 4
+    capped = Slots(cpus=8, jobs=1, expected=50)
+    one = capped.take(Need(2))
+    assert one is not None
+    assert one.threads == 4
+    assert capped.take(Need(1)) is None
+    large = Slots(cpus=2).take(Need(16))
+    assert large is not None, "a job that is too large for the machine runs alone"
+
+
+@pytest.mark.parametrize(
+    ("trainer", "gpus", "share", "need"),
+    [
+        ({"accelerator": "cpu", "devices": 2}, 8, "auto", Need(2)),
+        ({"accelerator": "auto", "devices": 1}, 0, "auto", Need(1)),
+        ({"accelerator": "auto", "devices": "auto"}, 4, "auto", Need(4, 4)),
+        ({"accelerator": "gpu", "devices": "2"}, 4, "auto", Need(2, 2)),
+        ({"accelerator": "auto", "devices": 1}, 1, 0.25, Need(1, 0.25)),
+        ({"accelerator": "auto", "devices": "auto"}, 8, 2, Need(2, 2)),
+    ],
+)
+def test_a_job_takes_what_its_trainer_says(
+    trainer: dict[str, object], gpus: int, share: float | str, need: Need
+) -> None:
+    assert need_of(trainer, gpus, share) == need
+
+
+def test_devices_that_do_not_exist_or_contradict_are_refused() -> None:
+    with pytest.raises(InputError, match=r"trainer\.devices=3: this machine has 2 GPUs"):
+        need_of({"accelerator": "auto", "devices": 3}, 2, "auto")
+    with pytest.raises(InputError, match=r"trainer\.accelerator=gpu: torch finds no GPU"):
+        need_of({"accelerator": "gpu", "devices": 1}, 0, "auto")
+    with pytest.raises(
+        InputError, match=r"trainer\.devices=2, and from which with hydra\.launcher\.gpus=\[0, 3\]"
+    ):
+        need_of({"accelerator": "gpu", "devices": [0, 3]}, 4, "auto")
+    with pytest.raises(InputError, match=r"gpus_per_job=2: .* set trainer=ddp trainer\.devices=2"):
+        need_of({"accelerator": "auto", "devices": 1}, 2, 2)
+
+
+def write_checkpoint(folder: SweepFolder, name: str, *, damaged: bool = False) -> None:
+    import torch
+
+    checkpoint = folder.run(name).last_checkpoint
+    checkpoint.parent.mkdir(parents=True)
+    torch.save({"a": torch.zeros(100)}, checkpoint)
+    if damaged:
+        checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
+
+
+def test_what_became_of_a_job_follows_from_its_folder(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    cases = {
+        "done": ({"state": "done", "value": 0.5, "metrics": {"val/acc": 0.5}}, -9, "done", None),
+        "lying": ({"state": "running"}, 0, "failed", "ended with exit code 0, without a result"),
+        "killed": ({"state": "running"}, -9, "failed", "killed by SIGKILL, perhaps for lack of memory"),
+        "raised": ({"state": "failed", "error": "ValueError: no"}, 1, "failed", "ValueError: no"),
+        "stopped": ({"state": "interrupted"}, 130, "interrupted", None),
+        "terminated": ({"state": "running"}, 143, "interrupted", None),
+        "preempted": ({"state": "running"}, 75, "interrupted", None),
+        "too_early": ({"state": "starting"}, -10, "interrupted", None),  # SIGUSR1
+        "diverged": ({"state": "failed", "error": "NonFiniteError: nan"}, 4, "failed", "NonFiniteError: nan"),
+        "nothing": ({}, 1, "failed", "ended with exit code 1, without a result"),
+    }
+    for name, (status, exit_code, state, error) in cases.items():
+        (tmp_path / name).mkdir()
+        folder.run(name).write_status(**status)
+        one = job(0, "running")
+        judge(one, folder.run(name), exit_code)
+        assert (one.state, one.error) == (state, error), name
+    assert folder.run("done").read_status()["value"] == 0.5
+    one = job(0, "running")
+    judge(one, folder.run("killed"), -9, stopped=True)
+    assert one.state == "interrupted", "killed because it did not stop when it was told to"
+
+
+def test_a_sweep_that_was_killed_is_settled_from_its_folders(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    jobs = [job(0, "running"), job(1, "running"), job(2, "failed"), job(3, "done"), job(4, "waiting")]
+    for one, state in zip(jobs, ("done", "running", "failed", "done", "done"), strict=True):
+        (tmp_path / one.name).mkdir()
+        folder.run(one.name).write_status(state=state, value=0.25)
+    settle(folder, jobs, retry=False)
+    assert [one.state for one in jobs] == ["done", "waiting", "failed", "done", "done"]
+    assert jobs[0].value == 0.25
+    assert [one.state for one in folder.ledger.read().values()] == ["done", "waiting", "done"]
+    settle(folder, jobs, retry=True)
+    assert jobs[2].state == "waiting"
+
+
+def test_only_a_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+    folder = SweepFolder(tmp_path)
+    write_checkpoint(folder, "whole")
+    write_checkpoint(folder, "damaged", damaged=True)
+    whole = [folder.run(name).newest_checkpoint().path is not None for name in ("whole", "damaged", "none")]
+    assert whole == [True, False, False]
+
+
+def test_comments_do_not_change_the_code_but_values_do(tmp_path: Path) -> None:
+    package = tmp_path / "package"
+    package.mkdir()
+    file = package / "a.py"
+    file.write_text('"""Text."""\n\ndef f(x):\n    """More."""\n    return x + 1  # one\n')
+    before = fingerprint(package)
+    file.write_text('"""Other text."""\ndef f(x):\n    return (x\n        + 1)\n')
+    assert differences(before, fingerprint(package)) == []
+    file.write_text("def f(x):\n    return x + 2\n")
+    (package / "b.py").write_text("")
+    assert differences(before, fingerprint(package)) == ["a.py", "b.py"]
+
+
+@pytest.fixture
+def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
+    monkeypatch.setattr(resume, "continued_sweep", None)
+    outputs = tmp_path / "outputs"
+    return create(str(outputs / "sweep" / "one"), [CONF], ["model=mlp,cnn", "hydra.launcher.jobs=1"])
+
+
+def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: SweepFolder) -> None:
+    outputs = f"paths.outputs={sweep.path.parent.parent}"
+    defaults = CONF / "train.yaml"
+    whole = ["-m", "--config-path", str(sweep.conf), "model=mlp,cnn", "hydra.launcher.jobs=1"]
+    for arguments in (
+        [f"resume={sweep.path}"],
+        ["-m", "resume=last", outputs, "model=mlp,cnn"],
+        ["resume=last", outputs],
+    ):
+        assert resume.set_aside(arguments, defaults) == whole
+    changed = resume.set_aside([f"resume={sweep.path}", "hydra.launcher.jobs=4", "retry=true"], defaults)
+    assert changed == [*whole[:-1], "hydra.launcher.jobs=4"]
+    assert resume.continued_sweep is not None
+    assert resume.continued_sweep.folder.path == sweep.path
+    assert resume.continued_sweep.retry is True
+    assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
+    with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
+        resume.set_aside(["-m", f"resume={sweep.path}", "model=vit"], defaults)
+
+
+def test_changed_code_is_refused_by_name(sweep: SweepFolder) -> None:
+    sweep.refuse_changed_code()
+    record = json.loads(sweep.record_file.read_text())
+    record["code"]["modules/cnn.py"] = "other"
+    sweep.record_file.write_text(json.dumps(record))
+    with pytest.raises(InputError, match=r"the code changed since \(modules/cnn\.py\)"):
+        sweep.refuse_changed_code()
+
+
+def test_one_process_at_a_time_runs_a_sweep(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("project.runs.sweep_folder.LAST_BREATH_S", 0.1)
+    with sweep.locked(), pytest.raises(InputError, match="this sweep is running already"), sweep.locked():
+        pass
+    with sweep.locked():
+        pass
+
+
+def test_tables_show_every_job_and_the_spread_over_seeds(tmp_path: Path) -> None:
+    jobs = [
+        *(job(0, "done", s, point=0, value=v, metrics={"test/acc": v}) for s, v in ((1, 0.5), (2, 0.7))),
+        *(job(1, "done", s, point=1, value=v) for s, v in ((1, 0.8), (2, 0.9))),
+        job(2, "failed", 1, point=2, error="no"),
+    ]
+    lines = jobs_table(jobs, "val/acc").splitlines()
+    assert lines[0].split() == ["job", "lr", "seed", "state", "val/acc", "time"]
+    assert lines[1].split() == ["0", "1", "1", "done", "0.5000"]
+    assert lines[5].split() == ["2", "0.01", "1", "failed"]
+    best, worse, failed = points_table(jobs, "val/acc", "max").splitlines()[1:]
+    assert best.split() == ["0.1", "0.8500", "±", "0.0707", "2", "of", "2"]
+    assert worse.split()[:2] == ["1", "0.6000"]
+    assert failed.split() == ["0.01", "0", "of", "1"]
+    assert points_table(jobs[:1], "val/acc", "max") == ""
+    write_csv(tmp_path / "jobs.csv", jobs)
+    rows = (tmp_path / "jobs.csv").read_text().splitlines()
+    assert rows[0] == "job,folder,optim.lr,seed,state,value,test/acc,duration_s,error"
+    assert rows[1] == "0,0_lr1_seed1,1,1,done,0.5,0.5,,"

@@ -1,0 +1,161 @@
+"""Checkpoint files: whole, checked, two deep; and when they are written."""
+
+import errno
+import shutil
+import subprocess
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from small import make_module
+
+from project.errors import InputError, NonFiniteError
+from project.modules.nan_guard import require_finite
+from project.runs import checkpoint_files, checkpoints
+from project.runs.checkpoint_files import CheckpointError, find_damage, newest
+from project.training import checkpoint_io
+from project.training.checkpoint_io import SafeCheckpointIO
+
+
+def content(value: float = 0.0) -> checkpoints.Checkpoint:
+    return {
+        "state_dict": {"weight": torch.full((3, 4), value)},
+        "optimizer_states": [{"state": {0: {"momentum": torch.zeros(3, 4)}}}],
+        "loops": {"fit_loop": {}},
+        "epoch": 0,
+        "global_step": 7,
+    }
+
+
+def value_of(path: Path) -> float:
+    return float(checkpoints.read(path)["state_dict"]["weight"][0, 0])
+
+
+def write(path: Path, value: float) -> None:
+    checkpoint_files.write(path, lambda stream: checkpoints.save(content(value), stream), 1000)
+
+
+def test_the_one_before_is_kept_and_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints" / "last.ckpt"
+    for value in (1.0, 2.0, 3.0):
+        write(last, value)
+    previous = last.with_name("previous.ckpt")
+    assert [value_of(last), value_of(previous)] == [3.0, 2.0]
+    names = ["last.ckpt", "last.ckpt.sha256", "previous.ckpt", "previous.ckpt.sha256"]
+    assert sorted(file.name for file in last.parent.iterdir()) == names
+    if shutil.which("sha256sum"):
+        subprocess.run(["sha256sum", "-c", names[1]], cwd=last.parent, check=True, capture_output=True)
+    assert newest(last.parent) == (last, [])
+
+
+def test_another_name_is_given_where_there_are_no_links(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*args: object) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(checkpoint_files.os, "link", refuse)
+    last = tmp_path / "last.ckpt"
+    for value in (1.0, 2.0):
+        write(last, value)
+    assert [value_of(last), value_of(tmp_path / "previous.ckpt")] == [2.0, 1.0]
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_what_cannot_be_written_leaves_the_earlier_ones(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    last = tmp_path / "last.ckpt"
+    write(last, 1.0)
+    write(last, 2.0)
+
+    def fail(*args: object) -> None:
+        raise OSError(number, "no")
+
+    monkeypatch.setattr(checkpoint_files.os, "fsync", fail)
+    with pytest.raises(CheckpointError, match=r"last\.ckpt: could not be saved \(no\); last\.ckpt stays"):
+        write(last, 3.0)
+    assert [value_of(last), value_of(tmp_path / "previous.ckpt")] == [2.0, 1.0]
+    assert not list(tmp_path.glob("*.partial"))
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_room_on_the_disk_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
+    with pytest.raises(CheckpointError, match=r"1\.0 MiB are free, 1\.0 MiB needed\); there is no earlier"):
+        write(tmp_path / "last.ckpt", 1.0)
+    assert not list(tmp_path.iterdir())
+
+
+def test_damage_is_looked_for_without_a_checksum_too(tmp_path: Path) -> None:
+    file = tmp_path / "given.ckpt"
+    torch.save(content(), file)
+    assert find_damage(file) == ""
+    file.write_bytes(file.read_bytes()[:-100])
+    assert "damaged or no checkpoint" in find_damage(file)
+    assert find_damage(tmp_path) == "is no file"
+
+
+@pytest.mark.parametrize("address", ["http://a.org/x.ckpt", "s3://bucket/x", "file:///etc/x", "https:/a/x"])
+def test_addresses_are_refused(address: str) -> None:
+    with pytest.raises(InputError, match=r"ckpt_path=.*: files are loaded from disks alone"):
+        checkpoints.read(address)
+
+
+def test_numbers_that_are_none_are_never_saved() -> None:
+    module = make_module()
+    optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
+    module.register_buffer("mask", torch.full((2,), -torch.inf))  # as attention has
+    sum(weight.sum() for weight in module.parameters()).backward()
+    optimizer.step()
+    require_finite(module, [optimizer], 7)
+    (weight, *_) = module.parameters()
+    momentum = optimizer.state[weight]["momentum_buffer"]
+    for tensor in (weight.data, momentum, module.mask):
+        kept = tensor.clone()
+        tensor.view(-1)[0] = torch.nan
+        with pytest.raises(NonFiniteError, match=r"step 7: \S.* holds nan or inf"):
+            require_finite(module, [optimizer], 7)
+        tensor.copy_(kept)
+
+
+def test_what_could_not_be_read_again_is_told_at_the_first_save(tmp_path: Path) -> None:
+    bad = content() | {"callbacks": {"own": {"score": np.float64(1.0)}}}
+    with pytest.raises(InputError, match=r"it would hold \S*numpy\S*, which is not read again"):
+        SafeCheckpointIO().save_checkpoint(bad, tmp_path / "last.ckpt")
+
+
+def test_saves_in_quick_succession_wait_and_keep_their_order(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    write_file = checkpoint_files.write
+    monkeypatch.setattr(
+        checkpoint_files, "write", lambda path, *args: (written.append(path.name), write_file(path, *args))
+    )
+    best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
+    saving = SafeCheckpointIO()
+    for value in (1.0, 2.0, 3.0):
+        saving.save_checkpoint(content(value), best)
+        saving.save_checkpoint(content(value), last)
+    assert written == ["best.ckpt", "last.ckpt"]
+    assert [value_of(best), value_of(last)] == [1.0, 1.0]
+    saving.teardown()
+    assert written == ["best.ckpt", "last.ckpt"] * 2
+    assert [value_of(best), value_of(last), value_of(tmp_path / "previous.ckpt")] == [3.0, 3.0, 1.0]
+
+    monkeypatch.setattr(checkpoint_io, "REST_S", 0.0)
+    saving.save_checkpoint(content(4.0), last)
+    assert value_of(last) == 4.0
+    saving.save_checkpoint(content(5.0), best)
+    assert float(saving.load_checkpoint(best)["state_dict"]["weight"][0, 0]) == 5.0
+    saving.remove_checkpoint(best)
+    assert not list(tmp_path.glob("best*"))
+
+
+def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
+    (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
+    SafeCheckpointIO().save_checkpoint(content(), tmp_path / "best.ckpt")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["best.ckpt", "best.ckpt.sha256"]

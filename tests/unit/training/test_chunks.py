@@ -1,0 +1,292 @@
+"""Chunks of batches between visits to Lightning's hooks: the same training, to the bit."""
+
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from conftest import read_table
+from lightning.pytorch.callbacks import (
+    EarlyStopping,
+    LearningRateMonitor,
+    ModelCheckpoint,
+    StochasticWeightAveraging,
+)
+from lightning.pytorch.profilers import SimpleProfiler
+from small import make_data, make_module, make_trainer
+from torch import nn
+
+from project.callbacks.ema import EMA
+from project.config.hydra_patches import silence_libraries
+from project.datamodules.loading.augmentation import Augmentation
+from project.datamodules.synthetic import Synthetic
+from project.errors import InputError
+from project.loggers.csv import MetricsCSV
+from project.modules.optim import schedules
+from project.training.ddp.launch import run_ranks
+from project.training.trainer import Trainer
+
+KINDS: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "clip": {"gradient_clip_val": 0.5},
+    "clip_value": {"gradient_clip_val": 0.01, "gradient_clip_algorithm": "value"},
+    "accumulate": {"accumulate_grad_batches": 3},
+    "accumulate_and_clip": {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5, "log_every_n_steps": 2},
+    "bf16": {"precision": "bf16-mixed"},
+    "float64": {"precision": "64-true"},
+    "max_steps": {"max_epochs": -1, "max_steps": 17},
+    "max_steps_accumulated": {"max_epochs": -1, "max_steps": 8, "accumulate_grad_batches": 2},
+    "validation_in_mid_epoch": {"val_check_interval": 0.3},
+    "validation_across_epochs": {"val_check_interval": 5, "check_val_every_n_epoch": None},
+    "limited": {"limit_train_batches": 5},
+    "all_together": {
+        "gradient_clip_val": 0.5,
+        "accumulate_grad_batches": 2,
+        "precision": "bf16-mixed",
+        "val_check_interval": 0.5,
+        "max_steps": 9,
+    },
+}
+
+
+class Chunks(L.Callback):
+    """Remembers at which steps it was visited."""
+
+    visits_chunks = True
+
+    def __init__(self) -> None:
+        self.steps: list[int] = []
+
+    def on_train_batch_end(self, trainer, module, *args) -> None:
+        self.steps.append(trainer.global_step)
+
+
+def run(folder: Path, chunk: int | None, schedule="cosine", **options) -> dict[str, Any]:
+    """Train with everything that looks at steps; return all that can be compared."""
+    torch.manual_seed(1)
+    module = make_module()
+    module.network.body.append(nn.Dropout(0.2))
+    makers = {
+        "cosine": partial(schedules.cosine, interval="step"),
+        "plateau": partial(schedules.plateau, monitor="val/loss", mode="min", factor=0.1, patience=0),
+    }
+    module.scheduler_factory = makers[schedule]
+    every_4 = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)
+    stopping = EarlyStopping("val/loss", patience=4, check_on_train_epoch_end=False)
+    chunks = Chunks()
+    trainer = make_trainer(
+        folder,
+        [EMA(0.9), every_4, stopping, chunks],
+        logger=MetricsCSV(str(folder / "metrics.csv")),
+        chunk=chunk,
+        **({"max_epochs": 3} | options),
+    )
+    torch.manual_seed(2)  # dropout
+    data = make_data(augment=Augmentation(3, crop_padding=1, mixup=0.4), seed=3)
+    trainer.fit(module, data)
+    checkpoints = {file.name: torch.load(file, weights_only=True) for file in folder.glob("*.ckpt")}
+    return {
+        "weights": module.state_dict(),
+        "optimizer": trainer.optimizers[0].state_dict(),
+        "checkpoints": {name: file["state_dict"] | file["ema"]["raw"] for name, file in checkpoints.items()},
+        "loops": {name: file["loops"] for name, file in checkpoints.items()},
+        "fit_loop": trainer.fit_loop.state_dict(),
+        "metrics": read_table(folder / "metrics.csv") if trainer.is_global_zero else [],
+        "seen": {name: value.item() for name, value in trainer.callback_metrics.items()},
+        "steps": trainer.global_step,
+        "visits": chunks.steps,
+    }
+
+
+def assert_same(one: dict[str, Any], other: dict[str, Any]) -> None:
+    differing = [name for name, same in _compare(one, other) if not same and not name.startswith(".visits")]
+    assert not differing
+
+
+def _compare(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, bool]]:
+    if isinstance(one, dict) and one.keys() == other.keys():
+        for key in one:
+            yield from _compare(one[key], other[key], f"{name}.{key}")
+    elif isinstance(one, list | tuple) and len(one) == len(other):
+        for number, pair in enumerate(zip(one, other, strict=True)):
+            yield from _compare(*pair, f"{name}[{number}]")
+    elif isinstance(one, torch.Tensor):
+        yield name, torch.equal(one, other)
+    else:
+        yield name, one == other
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_chunks_train_as_lightnings_own_loop_does(tmp_path: Path, kind: str) -> None:
+    single = run(tmp_path / "1", 1, **KINDS[kind])
+    assert len(single["checkpoints"]) >= 1
+    batches = max(single["visits"].count(step) for step in single["visits"])
+    assert batches == KINDS[kind].get("accumulate_grad_batches", 1)
+    for chunk in (2, 64):
+        chunked = run(tmp_path / str(chunk), chunk, **KINDS[kind])
+        assert_same(single, chunked)
+        assert len(chunked["visits"]) < len(single["visits"])
+
+
+def test_chunks_follow_a_plateau_and_choose_their_own_size(tmp_path: Path) -> None:
+    single = run(tmp_path / "1", 1, schedule="plateau")
+    automatic = run(tmp_path / "automatic", None, schedule="plateau")
+    assert_same(single, automatic)
+    assert len(automatic["visits"]) < len(single["visits"])
+
+
+def _train_two_ranks(folder: Path) -> None:
+    silence_libraries()
+    kinds = [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, {"max_epochs": -1, "max_steps": 9}]
+    for number, kind in enumerate(kinds):
+        results = [
+            run(folder / f"{number}_{chunk}", chunk, strategy="ddp", devices=2, **kind)
+            for chunk in (1, 2, 64, None)
+        ]
+        for other in results[1:]:
+            assert_same(results[0], other)
+            assert len(other["visits"]) < len(results[0]["visits"])
+        assert (results[0]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]) > 8
+
+
+def test_chunks_train_as_lightnings_own_loop_does_on_two_ranks(tmp_path: Path) -> None:
+    run_ranks(lambda: _train_two_ranks(tmp_path), 2)  # raises if a rank fails
+
+
+def test_a_chunk_ends_where_something_looks_at_the_steps(tmp_path: Path) -> None:
+    # 7 batches an epoch; a checkpoint every 4 steps; the very first batch is visited.
+    assert run(tmp_path / "free", 64)["visits"] == [1, 4, 7, 8, 12, 14, 16, 20, 21]
+    assert run(tmp_path / "checked", 64, val_check_interval=3)["visits"][:7] == [1, 3, 4, 6, 7, 8, 10]
+    assert run(tmp_path / "least", 64, max_epochs=1, min_steps=9)["visits"] == [1, 4, 7]
+    stopped = run(tmp_path / "stopped", 64, max_epochs=-1, max_steps=6)
+    assert stopped["visits"] == [1, 4, 6]
+    assert stopped["steps"] == 6
+
+
+class Meddling(L.Callback):
+    def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
+        self.steps = getattr(self, "steps", 0) + 1
+
+
+def test_what_must_see_every_batch_does_and_refuses_chunks(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    meddling = Meddling()
+    with caplog.at_level("INFO", "project"):
+        make_trainer(tmp_path, [meddling], enable_checkpointing=False).fit(make_module(), make_data())
+    assert meddling.steps == 14
+    told = [line for line in caplog.messages if line.startswith("batches are visited one by one")]
+    assert told == [
+        "batches are visited one by one, which takes longer: "
+        "Meddling.on_before_optimizer_step is called for every batch"
+    ]
+    for callback in (Meddling(), LearningRateMonitor()):
+        trainer = make_trainer(tmp_path, [callback], logger=MetricsCSV(str(tmp_path / "m.csv")), chunk=8)
+        name = type(callback).__name__
+        with pytest.raises(
+            InputError, match=rf"trainer\.chunk=8: {name}\.on_.* is called for every batch; set trainer"
+        ):
+            trainer.fit(make_module(), make_data())
+    trainer = make_trainer(tmp_path, profiler=SimpleProfiler(), chunk=8)
+    with pytest.raises(InputError, match=r"trainer\.chunk=8: trainer\.profiler measures every batch"):
+        trainer.fit(make_module(), make_data())
+    module = make_module()
+    module.optimizer_factory = torch.optim.LBFGS
+    with pytest.raises(InputError, match=r"trainer\.chunk=8: LBFGS computes the loss several times a step"):
+        make_trainer(tmp_path, chunk=8, gradient_clip_val=None).fit(module, make_data())
+
+
+class Brighter(Synthetic):
+    def on_after_batch_transfer(self, batch, dataloader_idx):
+        return batch[0] + 1, batch[1]
+
+
+def test_a_datamodules_own_hooks_see_every_batch(tmp_path: Path) -> None:
+    weights = []
+    for chunk in (1, None):
+        data = Brighter(input_shape=(1, 8, 8), num_classes=3, train_size=110, test_size=10, batch_size=16)
+        module = make_module()
+        make_trainer(tmp_path, chunk=chunk, max_epochs=1, enable_checkpointing=False).fit(module, data)
+        weights.append(module.network.head.weight)
+    assert torch.equal(*weights)
+    with pytest.raises(InputError, match=r"Brighter\.on_after_batch_transfer is called for every batch"):
+        make_trainer(tmp_path, chunk=8).fit(make_module(), data)
+
+
+@pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
+def test_averaging_of_weights_by_lightning_ends_alike(tmp_path: Path) -> None:
+    weights = []
+    for chunk in (1, 8):
+        module = make_module()
+        swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
+        trainer = make_trainer(tmp_path, [swa], chunk=chunk, max_epochs=3, enable_checkpointing=False)
+        trainer.fit(module, make_data())
+        weights.append(module.state_dict())
+    for name, value in weights[0].items():
+        assert torch.equal(value, weights[1][name]), name
+
+
+@pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
+def test_a_loader_may_end_early(tmp_path: Path) -> None:
+    class Short:
+        def __len__(self) -> int:
+            return 10
+
+        def __iter__(self):
+            return iter([(torch.ones(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))] * 7)
+
+    chunks = Chunks()
+    trainer = make_trainer(tmp_path, [chunks], chunk=4, max_epochs=1, enable_checkpointing=False)
+    module = make_module()
+    trainer.fit(module, Short())
+    assert chunks.steps == [1, 5, 7]
+    assert trainer.global_step == 7
+
+
+def test_hooks_of_an_optimizer_are_called_within_chunks(tmp_path: Path) -> None:
+    class Hooked(L.Callback):
+        def on_train_start(self, trainer, module) -> None:
+            self.steps = 0
+            trainer.optimizers[0].register_step_post_hook(self.count)
+
+        def count(self, optimizer, *args) -> None:
+            self.steps += 1
+
+    hooked = Hooked()
+    make_trainer(tmp_path, [hooked], chunk=8, enable_checkpointing=False).fit(make_module(), make_data())
+    assert hooked.steps == 14
+
+
+def test_a_module_of_ones_own_may_log_and_load_as_lightning_lets_it(tmp_path: Path) -> None:
+    class Own(L.LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer = nn.Linear(4, 2)
+
+        def training_step(self, batch, batch_idx):
+            loss = self.layer(batch[0]).square().mean()
+            self.log("loss", loss, on_step=True, on_epoch=True)
+            return {"loss": loss}
+
+        def configure_optimizers(self):
+            return torch.optim.SGD(self.parameters(), lr=0.1)
+
+    def fit(chunk: int) -> tuple[Own, Trainer, list[dict[str, str]]]:
+        images = torch.utils.data.TensorDataset(torch.arange(44.0).view(11, 4) / 44)
+        logger = MetricsCSV(str(tmp_path / f"{chunk}.csv"))
+        trainer = make_trainer(tmp_path, chunk=chunk, logger=logger, enable_checkpointing=False)
+        module = Own()
+        trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=2))
+        return module, trainer, read_table(logger.file)
+
+    (single, one, rows), (chunked, other, chunked_rows) = fit(1), fit(4)
+    assert torch.equal(single.layer.weight, chunked.layer.weight)
+    assert rows == chunked_rows
+    assert sum(bool(row["loss_step"]) for row in rows) == 4  # of 12 steps
+    assert one.callback_metrics.keys() == other.callback_metrics.keys()
+    for name, value in one.callback_metrics.items():
+        torch.testing.assert_close(other.callback_metrics[name], value)

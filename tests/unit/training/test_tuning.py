@@ -1,0 +1,129 @@
+"""Finding a learning rate and a batch size."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import Compose
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import OmegaConf
+from small import make_data, make_module, make_trainer
+
+from project.config.validation import find_problems
+from project.errors import InputError
+from project.modules.optim import schedules
+from project.runs.run_folder import RunFolder
+from project.train import train
+from project.training.tuning import batch_size
+from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
+from project.training.tuning.learning_rate import rise, suggest
+
+
+def test_the_suggested_rate_trains_and_the_test_leaves_nothing_behind(tmp_path: Path) -> None:
+    def makes_trainer(**options: Any) -> Any:
+        options = {"max_epochs": 3, "enable_checkpointing": False, "log_every_n_steps": 50} | options
+        return make_trainer(tmp_path, **options)
+
+    module, data = make_module(), make_data()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    schedule = module.scheduler_factory
+    found = rise(module, data, makes_trainer, steps=100, highest=100.0)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert module.scheduler_factory is schedule
+    assert found.rates[0] == 1e-7
+    assert len(found.rates) < 100  # it diverged
+    assert found.suggestion is not None
+    reached = {}
+    for rate in (found.suggestion, 1e-6):
+        trained = make_module()
+        trained.optimizer_factory = partial(torch.optim.SGD, lr=rate, momentum=0.9)
+        trained.scheduler_factory = schedules.constant
+        trainer = makes_trainer()
+        trainer.fit(trained, data)
+        reached[rate] = float(trainer.callback_metrics["train/loss"])
+    assert reached[found.suggestion] < 0.8 * reached[1e-6]
+
+
+def test_a_rate_is_suggested_where_the_loss_falls_fastest_but_well_below_its_lowest() -> None:
+    rates = [10.0**power for power in (-5, -4, -3, -2, -1, 0)]
+    assert suggest(rates, [2.3, 2.0, 1.0, 0.95, 0.9, 5.0]) == 1e-4
+    assert suggest(rates, [2.3, 2.3, 2.1, 1.2, 1.15, 5.0]) == 1e-3
+    assert suggest([1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [2.3, 2.3, 2.2, 1.9, 1.0]) == 1e-3  # steepest at 3e-3
+    assert suggest(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) is None
+
+
+def test_batch_sizes_double_until_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch_size, "TRIAL_S", 0.01)
+    module, data = make_module(), make_data()
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    training_step = module.training_step
+
+    def limited(batch: Any, batch_idx: int) -> Any:
+        if len(batch[0]) > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB")
+        return training_step(batch, batch_idx)
+
+    module.training_step = limited  # type: ignore[method-assign]
+    trials = try_batch_sizes(module, data, partial(make_trainer, tmp_path, enable_checkpointing=False))
+    assert [(trial.size, trial.images_per_s is None) for trial in trials] == [
+        *((8, False), (16, False), (32, True)),
+    ]
+    assert data.batch_size == 16  # as it was
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+
+    module.training_step = training_step  # type: ignore[method-assign]
+    monkeypatch.setattr(batch_size, "_levelled", lambda trials: False)
+    trials = try_batch_sizes(module, data, partial(make_trainer, tmp_path, enable_checkpointing=False))
+    assert [trial.size for trial in trials] == [8, 16, 32, 64]  # of 100 images
+    assert all(trial.images_per_s for trial in trials)
+
+
+def test_the_smallest_batch_size_near_the_best_throughput_is_chosen() -> None:
+    speeds = [100.0, 150.0, 196.0, 200.0, None]
+    trials = [Trial(8 * 2**number, speed, None) for number, speed in enumerate(speeds)]
+    assert choose(trials) == 32
+    assert not batch_size._levelled(trials[:4])
+    assert batch_size._levelled([*trials[:4], Trial(128, 205.0, None)])
+    with pytest.raises(InputError, match=r"find=batch_size: not even 8 images fit into memory"):
+        choose([Trial(8, None, None)])
+
+
+def test_finding_a_rate_is_a_command_that_trains_nothing(
+    composer: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+    overrides = ("model=mlp", "find=lr", "trainer.accelerator=cpu", f"paths.outputs={tmp_path}")
+    config = composer(*overrides, run=folder)
+    assert list(find_problems(config)) == []
+    monkeypatch.setattr("sys.argv", ["scripts/train.py", "model=mlp", "find=lr"])
+    with_hydra = HydraConfig.instance().cfg
+    assert with_hydra is not None
+    job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
+    job.paths.run = str(folder)
+    assert train(job) is None
+    status = RunFolder(folder).read_status()
+    (found,) = status["found"].items()
+    assert (status["state"], status["find"], found[0]) == ("done", "lr", "optim.lr")
+    assert 1e-5 < found[1] < 0.1
+    assert (folder / "find" / "found.txt").read_text() == f"optim.lr={found[1]:g}\n"
+    assert (folder / "find" / "lr.png").read_bytes().startswith(b"\x89PNG")
+    assert not (folder / "checkpoints").exists()
+
+
+@pytest.mark.parametrize(
+    ("overrides", "line"),
+    [
+        ("find=lrr", "find=lrr: did you mean lr?"),
+        ("find=true", "find=True: true or false, but a word is needed, as in find=lr"),
+        (
+            "find=batch_size trainer=ddp trainer.devices=2",
+            "find=batch_size: for one device, not trainer.devices=2; set trainer.devices=1 "
+            "trainer.strategy=auto, and multiply what it finds",
+        ),
+    ],
+)
+def test_a_search_that_cannot_be_is_one_line(composer: Compose, overrides: str, line: str) -> None:
+    assert list(dict.fromkeys(find_problems(composer(*overrides.split())))) == [line]
