@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
-from project.wording import Kept, columns_of, shorten
+from project.runtime.text import Kept, columns_of, shorten
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
