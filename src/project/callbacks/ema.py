@@ -1,6 +1,6 @@
 """Exponential moving average of the weights."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 import torch
@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 
 class EMA(Callback):
@@ -29,7 +30,7 @@ class EMA(Callback):
 
     visits_chunks = True
 
-    def __init__(self, decay: float = 0.0) -> None:
+    def __init__(self, decay: Annotated[float, Range(0, below=1)] = 0.0) -> None:
         if not 0 <= decay < 1:
             raise InputError(f"callbacks.ema.decay={decay}: choose from 0 (off) to below 1, e.g. 0.999")
         self.decay = decay

@@ -1,6 +1,7 @@
 """The first epochs of a transfer: only the new head trains."""
 
 import logging
+from typing import Annotated
 
 import lightning as L
 import torch
@@ -11,6 +12,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from project.errors import InputError
 from project.modules.networks.blocks import blocks
+from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +33,7 @@ class Freeze(Callback):
         InputError: `epochs` is below 0.
     """
 
-    def __init__(self, epochs: int = 0) -> None:
+    def __init__(self, epochs: Annotated[int, Range(0)] = 0) -> None:
         if epochs < 0:
             raise InputError(f"callbacks.freeze.epochs={epochs}: must be at least 0")
         self.epochs = epochs

@@ -2,6 +2,7 @@
 
 import time
 from pathlib import Path
+from typing import Annotated
 
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
@@ -10,6 +11,7 @@ from project.errors import InputError
 from project.runs.checkpoint_files import LAST
 from project.runtime import signals
 from project.runtime.all_reduce import largest
+from project.runtime.bounds import Range
 
 
 class Last(Checkpoint):
@@ -31,9 +33,9 @@ class Last(Checkpoint):
     def __init__(
         self,
         dirpath: str,
-        every_epochs: int = 1,
-        every_steps: int = 0,
-        every_minutes: float = 0,
+        every_epochs: Annotated[int, Range(0)] = 1,
+        every_steps: Annotated[int, Range(0)] = 0,
+        every_minutes: Annotated[float, Range(0)] = 0,
     ) -> None:
         intervals = {"every_epochs": every_epochs, "every_steps": every_steps, "every_minutes": every_minutes}
         for name, value in intervals.items():

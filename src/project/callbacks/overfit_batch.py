@@ -2,10 +2,13 @@
 
 import logging
 import math
+from typing import Annotated
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch import nn
+
+from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
@@ -23,7 +26,7 @@ class Overfit(Callback):
         loss: mean over the images that is near enough, above the least that smoothed labels allow.
     """
 
-    def __init__(self, loss: float = 0.05) -> None:
+    def __init__(self, loss: Annotated[float, Range(above=0)] = 0.05) -> None:
         self.loss = loss
         self._first: float | None = None
         self._last = (math.inf, 0.0)

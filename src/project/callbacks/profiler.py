@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -13,6 +13,7 @@ from torch.profiler import ProfilerActivity, profile, schedule
 from project.errors import InputError
 from project.modules.optim.schedules import Length
 from project.runs.run_folder import RunFolder
+from project.runtime.bounds import Range
 from project.runtime.files import replace_text
 
 log = logging.getLogger(__name__)
@@ -43,7 +44,13 @@ class Profile(Callback):
 
     visits_chunks = True
 
-    def __init__(self, folder: str, wait: int = 5, warmup: int = 2, active: int = 5) -> None:
+    def __init__(
+        self,
+        folder: str,
+        wait: Annotated[int, Range(0)] = 5,
+        warmup: Annotated[int, Range(0, 100)] = 2,
+        active: Annotated[int, Range(1, 100)] = 5,
+    ) -> None:
         for name, value, least in (("wait", wait, 0), ("warmup", warmup, 0), ("active", active, 1)):
             if value < least:
                 raise InputError(f"callbacks.profiler.{name}={value}: must be at least {least}")

@@ -3,13 +3,14 @@
 import logging
 import sys
 import time
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
 from project.modules.optim.schedules import Length
+from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +37,9 @@ class Progress(ProgressBar):
 
     visits_chunks = True
 
-    def __init__(self, heartbeat_s: float = 60.0, every_epochs: int = 1) -> None:
+    def __init__(
+        self, heartbeat_s: Annotated[float, Range(0)] = 60.0, every_epochs: Annotated[int, Range(1)] = 1
+    ) -> None:
         super().__init__()
         self.heartbeat_s = heartbeat_s
         self.every_epochs = every_epochs

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback
@@ -14,6 +14,7 @@ from project.callbacks.figures import Drawings
 from project.callbacks.predictions import Answers, Collector
 from project.callbacks.spending import Spending
 from project.errors import InputError, one_line
+from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,11 @@ class Story(Callback):
     visits_chunks = True
 
     def __init__(
-        self, budget: float = 0.03, least_s: float = 0.6, images: int = 24, points: int = 500
+        self,
+        budget: Annotated[float, Range(0, 1)] = 0.03,
+        least_s: Annotated[float, Range(0)] = 0.6,
+        images: Annotated[int, Range(0, 1000)] = 24,
+        points: Annotated[int, Range(0, 10_000)] = 500,
     ) -> None:
         if not 0 <= budget <= 1:
             raise InputError(f"callbacks.story.budget={budget}: must be at least 0 and at most 1")

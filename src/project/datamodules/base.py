@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -31,6 +31,7 @@ from project.datamodules.storage.validation import (
     per_channel,
 )
 from project.errors import DataError, InputError
+from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
@@ -96,16 +97,16 @@ class ImageDataModule(L.LightningDataModule):
         self,
         *,
         name: str,
-        input_shape: Sequence[int],
-        num_classes: int,
-        batch_size: int = 64,
-        eval_batch_size: int = 256,
-        val_size: float = 0.1,
-        split_seed: int = 0,
-        folds: int | None = None,
-        fold: int = 0,
-        mean: Sequence[float] | None = None,
-        std: Sequence[float] | None = None,
+        input_shape: Annotated[Sequence[int], Range(1)],
+        num_classes: Annotated[int, Range(2)],
+        batch_size: Annotated[int, Range(1)] = 64,
+        eval_batch_size: Annotated[int, Range(1)] = 256,
+        val_size: Annotated[float, Range(0, below=1)] | Annotated[int, Range(0)] = 0.1,
+        split_seed: Annotated[int, Range(0, 2**63 - 1)] = 0,
+        folds: Annotated[int, Range(2)] | None = None,
+        fold: Annotated[int, Range(0)] = 0,
+        mean: Annotated[Sequence[float], Range(0, 1)] | None = None,
+        std: Annotated[Sequence[float], Range(above=0)] | None = None,
         resize: int | Sequence[int] | None = None,
         grayscale: bool | None = False,
         channels_last: bool = False,

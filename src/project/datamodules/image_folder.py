@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
@@ -29,6 +29,7 @@ from project.datamodules.storage.class_folders import (
 from project.datamodules.storage.image_files import sum_up
 from project.datamodules.storage.survey import survey
 from project.errors import InputError
+from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus
 from project.runtime.seeding import generator
 from project.runtime.text import shown
@@ -72,10 +73,10 @@ class ImageFolder(ImageDataModule):
         path: str,
         test_size: float | str = 0.2,
         classes: Sequence[str] | None = None,
-        memory_budget_mb: int = 4096,
-        num_workers: int | None = None,
-        timeout_s: float = 120,
-        white_level: float | None = None,
+        memory_budget_mb: Annotated[int, Range(0)] = 4096,
+        num_workers: Annotated[int, Range(0, 1024)] | None = None,
+        timeout_s: Annotated[float, Range(0)] = 120,
+        white_level: Annotated[float, Range(above=0)] | None = None,
         **base: Any,
     ) -> None:
         super().__init__(name="image_folder", **base)

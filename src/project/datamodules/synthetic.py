@@ -1,12 +1,13 @@
 """Made-up images of any shape, size and class count: for smoke runs and benchmarks."""
 
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.storage.preprocessing import scale_images
+from project.runtime.bounds import Range
 from project.runtime.seeding import generator
 
 
@@ -23,9 +24,9 @@ class Synthetic(ImageDataModule):
 
     def __init__(
         self,
-        train_size: int = 2048,
-        test_size: int = 512,
-        noise: float = 0.3,
+        train_size: Annotated[int, Range(1)] = 2048,
+        test_size: Annotated[int, Range(1)] = 512,
+        noise: Annotated[float, Range(0)] = 0.3,
         pattern_seed: int = 0,
         **base: Any,
     ) -> None:

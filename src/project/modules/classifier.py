@@ -1,7 +1,7 @@
 """The LightningModule that trains any network on labelled images."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
 import torch
@@ -19,6 +19,7 @@ from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
 from project.modules.optim.schedules import MEASURED, Length, Schedule, accumulated_batches, advance, constant
 from project.modules.tta import mean_over_views
+from project.runtime.bounds import Range
 from project.runtime.seeding import StepSeeds
 
 Batch = tuple[Tensor, Tensor]
@@ -63,10 +64,10 @@ class ImageClassifier(L.LightningModule):
         scheduler: Callable[[Optimizer, Length], Schedule] = constant,
         *,
         decay_norms_and_biases: bool = True,
-        layer_decay: float = 1.0,
+        layer_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
         compile: bool = False,
         channels_last: bool = False,
-        test_views: str = "none",
+        test_views: Literal["none", "flip", "flip_translate"] = "none",
         config: Mapping[str, Any] | None = None,
         seed: int | None = None,
     ) -> None:
@@ -81,7 +82,7 @@ class ImageClassifier(L.LightningModule):
         self.scheduler_factory = scheduler
         self.decay_norms_and_biases = decay_norms_and_biases
         self.layer_decay = layer_decay
-        self.test_views = test_views
+        self.test_views: str = test_views
         self.config = dict(config or {})
         self.seed = int(self.config.get("seed", 0)) if seed is None else seed
         self.total_weight = total_weight_of(self.loss)

@@ -2,12 +2,14 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 
 class CrossEntropy(nn.CrossEntropyLoss):
@@ -27,7 +29,10 @@ class CrossEntropy(nn.CrossEntropyLoss):
     """
 
     def __init__(
-        self, num_classes: int, label_smoothing: float = 0.0, class_weights: Sequence[float] | None = None
+        self,
+        num_classes: int,
+        label_smoothing: Annotated[float, Range(0, 1)] = 0.0,
+        class_weights: Annotated[Sequence[float], Range(0)] | None = None,
     ) -> None:
         if class_weights is not None and len(class_weights) != num_classes:
             raise InputError(

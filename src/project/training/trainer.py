@@ -3,7 +3,7 @@
 from contextlib import nullcontext
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import lightning as L
 from lightning.fabric.plugins.io import CheckpointIO
@@ -11,6 +11,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from project.modules.nan_guard import require_finite
 from project.runtime import signals
+from project.runtime.bounds import Range
 from project.training.checkpoint_io import SafeCheckpointIO
 from project.training.epoch_loop import EpochLoop
 from project.training.exact_resume import FitLoop
@@ -27,7 +28,12 @@ class Trainer(L.Trainer):
     """
 
     def __init__(
-        self, *, chunk: int | None = None, timeout_min: float = 10, plugins: Any = None, **options: Any
+        self,
+        *,
+        chunk: Annotated[int, Range(1)] | None = None,
+        timeout_min: Annotated[float, Range(above=0)] = 10,
+        plugins: Any = None,
+        **options: Any,
     ) -> None:
         given = plugins if isinstance(plugins, list) else [plugins] if plugins is not None else []
         if not any(isinstance(plugin, CheckpointIO) for plugin in given):

@@ -1,6 +1,7 @@
 """Augmentation of whole batches: each image draws its own, a batch costs a few tensor operations."""
 
 import math
+from typing import Annotated, Literal
 
 import numpy as np
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 from project.runtime.seeding import generator as seeded
 
 FLIPS = 1_717_536_368
@@ -42,19 +44,19 @@ class Augmentation:
 
     def __init__(
         self,
-        num_classes: int,
-        crop_padding: int = 0,
-        crop_mode: str = "zeros",
-        flip: float = 0.0,
-        flip_mode: str = "random",
-        rotate: float = 0.0,
-        translate: float = 0.0,
-        scale: float = 0.0,
-        shear: float = 0.0,
-        erase: int = 0,
-        erase_probability: float = 1.0,
-        mixup: float = 0.0,
-        cutmix: float = 0.0,
+        num_classes: Annotated[int, Range(2)],
+        crop_padding: Annotated[int, Range(0)] = 0,
+        crop_mode: Literal["zeros", "reflect"] = "zeros",
+        flip: Annotated[float, Range(0, 1)] = 0.0,
+        flip_mode: Literal["random", "alternating"] = "random",
+        rotate: Annotated[float, Range(0, 180)] = 0.0,
+        translate: Annotated[float, Range(0, 1)] = 0.0,
+        scale: Annotated[float, Range(0, 0.99)] = 0.0,
+        shear: Annotated[float, Range(0, 89)] = 0.0,
+        erase: Annotated[int, Range(0)] = 0,
+        erase_probability: Annotated[float, Range(0, 1)] = 1.0,
+        mixup: Annotated[float, Range(0)] = 0.0,
+        cutmix: Annotated[float, Range(0)] = 0.0,
     ) -> None:
         for name, value, largest in (
             ("crop_padding", crop_padding, math.inf),

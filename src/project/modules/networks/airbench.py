@@ -1,12 +1,14 @@
 """The network that learns CIFAR-10 to 94 % in seconds: its first layer is computed from the images."""
 
 from collections.abc import Mapping, Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 
 class ConvGroup(nn.Module):
@@ -59,9 +61,9 @@ class Airbench(nn.Module):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        widths: Sequence[int] = (64, 256, 256),
-        whitening_size: int = 2,
-        norm_momentum: float = 0.4,
+        widths: Annotated[tuple[int, int, int], Range(1)] = (64, 256, 256),
+        whitening_size: Annotated[int, Range(1)] = 2,
+        norm_momentum: Annotated[float, Range(0, 1)] = 0.4,
     ) -> None:
         super().__init__()
         channels, height, width = input_shape

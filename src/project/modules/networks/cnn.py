@@ -1,11 +1,13 @@
 """Small convolutional networks: the classic tutorial models for MNIST and CIFAR-10."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 
 from project.errors import InputError
 from project.modules.networks.shapes import flat_features, pair
+from project.runtime.bounds import Range
 
 
 class _ConvClassifier(nn.Module):
@@ -39,9 +41,9 @@ class CNN(_ConvClassifier):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        channels: tuple[int, int] = (32, 64),
-        hidden: int = 128,
-        dropout: tuple[float, float] = (0.25, 0.5),
+        channels: Annotated[tuple[int, int], Range(1)] = (32, 64),
+        hidden: Annotated[int, Range(1)] = 128,
+        dropout: Annotated[tuple[float, float], Range(0, 1)] = (0.25, 0.5),
     ) -> None:
         pair("model.channels", channels)
         pair("model.dropout", dropout)
@@ -76,8 +78,8 @@ class LeNet(_ConvClassifier):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        channels: tuple[int, int] = (6, 16),
-        hidden: tuple[int, int] = (120, 84),
+        channels: Annotated[tuple[int, int], Range(1)] = (6, 16),
+        hidden: Annotated[tuple[int, int], Range(1)] = (120, 84),
     ) -> None:
         pair("model.channels", channels)
         pair("model.hidden", hidden)
@@ -114,9 +116,9 @@ class ConvNet(_ConvClassifier):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        channels: tuple[int, int] = (10, 20),
-        hidden: int = 50,
-        dropout: float = 0.5,
+        channels: Annotated[tuple[int, int], Range(1)] = (10, 20),
+        hidden: Annotated[int, Range(1)] = 50,
+        dropout: Annotated[float, Range(0, 1)] = 0.5,
     ) -> None:
         pair("model.channels", channels)
         body = nn.Sequential(
@@ -155,9 +157,9 @@ class BatchNormCNN(_ConvClassifier):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        channels: Sequence[int] = (16, 32, 64),
-        kernel_size: int = 5,
-        norm_momentum: float = 0.4,
+        channels: Annotated[tuple[int, int, int], Range(1)] = (16, 32, 64),
+        kernel_size: Annotated[int, Range(1)] = 5,
+        norm_momentum: Annotated[float, Range(0, 1)] = 0.4,
     ) -> None:
         if len(channels) != 3:
             raise InputError(f"model.channels={list(channels)}: three are needed, one for each convolution")

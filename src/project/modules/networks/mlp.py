@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Sequence
+from typing import Annotated, Literal
 
 from torch import Tensor, nn
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
     "relu": nn.ReLU,
@@ -35,9 +37,9 @@ class MLP(nn.Module):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        widths: Sequence[int] = (128,),
-        activation: str = "relu",
-        dropout: float = 0.0,
+        widths: Annotated[Sequence[int], Range(1)] = (128,),
+        activation: Literal["relu", "gelu", "silu", "tanh", "sigmoid", "identity"] = "relu",
+        dropout: Annotated[float, Range(0, 1)] = 0.0,
     ) -> None:
         super().__init__()
         if activation not in ACTIVATIONS:

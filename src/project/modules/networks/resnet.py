@@ -1,11 +1,13 @@
 """Residual networks for small images."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 FOUR_STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
@@ -61,7 +63,11 @@ class ResNet(nn.Module):
     """
 
     def __init__(
-        self, input_shape: Sequence[int], num_classes: int, depth: int = 20, width: int = 16
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        depth: Annotated[int, Range(1)] = 20,
+        width: Annotated[int, Range(1)] = 16,
     ) -> None:
         super().__init__()
         layers: list[nn.Module] = [

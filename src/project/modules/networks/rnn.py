@@ -1,8 +1,11 @@
 """Recurrent network that reads an image row by row."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 from torch import Tensor, nn
+
+from project.runtime.bounds import Range
 
 
 class RowLSTM(nn.Module):
@@ -20,9 +23,9 @@ class RowLSTM(nn.Module):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        hidden: int = 128,
-        layers: int = 1,
-        dropout: float = 0.0,
+        hidden: Annotated[int, Range(1)] = 128,
+        layers: Annotated[int, Range(1)] = 1,
+        dropout: Annotated[float, Range(0, 1)] = 0.0,
     ) -> None:
         super().__init__()
         channels, _, width = input_shape

@@ -4,6 +4,7 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
+from typing import Annotated
 from urllib.error import URLError
 
 import torch
@@ -13,6 +14,7 @@ from torchvision import models
 
 from project.errors import InputError, summarize
 from project.modules.networks.pretrained_weights import load_body
+from project.runtime.bounds import Range
 
 
 class TorchvisionModel(nn.Module):
@@ -41,7 +43,7 @@ class TorchvisionModel(nn.Module):
         name: str = "resnet18",
         weights: str | None = None,
         freeze: bool = False,
-        resize: int | None = None,
+        resize: Annotated[int, Range(1)] | None = None,
     ) -> None:
         super().__init__()
         if name not in (known := models.list_models(module=models)):

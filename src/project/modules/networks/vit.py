@@ -1,12 +1,14 @@
 """Small vision transformer."""
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 
 class ViT(nn.Module):
@@ -33,12 +35,12 @@ class ViT(nn.Module):
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        patch_size: int = 4,
-        dim: int = 128,
-        depth: int = 4,
-        heads: int = 4,
-        mlp_ratio: float = 2.0,
-        dropout: float = 0.0,
+        patch_size: Annotated[int, Range(1)] = 4,
+        dim: Annotated[int, Range(1)] = 128,
+        depth: Annotated[int, Range(1)] = 4,
+        heads: Annotated[int, Range(1)] = 4,
+        mlp_ratio: Annotated[float, Range(above=0)] = 2.0,
+        dropout: Annotated[float, Range(0, 1)] = 0.0,
     ) -> None:
         super().__init__()
         if dim % heads:

@@ -2,13 +2,14 @@
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from project.modules.optim.parameter_groups import Combined, ParameterGroups, as_groups
+from project.runtime.bounds import Range
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration (Jordan 2024, kellerjordan.github.io/posts/muon): steep at 0, so that a few steps
@@ -131,14 +132,14 @@ class MuonSGD(Combined):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 0.1,
-        momentum: float = 0.6,
-        steps: int = 3,
+        lr: Annotated[float, Range(above=0, high=1000)] = 0.1,
+        momentum: Annotated[float, Range(0, 1)] = 0.6,
+        steps: Annotated[int, Range(1, 100)] = 3,
         normalize: bool = True,
-        linear_lr: float = 0.1,
-        bias_lr: float = 0.1,
-        sgd_momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        linear_lr: Annotated[float, Range(above=0, high=1000)] = 0.1,
+        bias_lr: Annotated[float, Range(above=0, high=1000)] = 0.1,
+        sgd_momentum: Annotated[float, Range(0, 1)] = 0.9,
+        weight_decay: Annotated[float, Range(0, 1000)] = 0.0,
     ) -> None:
         filters: ParameterGroups = []
         others: ParameterGroups = []

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch.optim import Optimizer
 
 from project.errors import InputError
 from project.modules.networks.blocks import blocks
+from project.runtime.bounds import Range
 
 ParameterGroups = list[dict[str, Any]]
 
@@ -127,10 +128,10 @@ class Muon(Combined):
     def __init__(
         self,
         params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: float = 1e-3,
-        weight_decay: float = 0.1,
-        momentum: float = 0.95,
-        betas: tuple[float, float] = (0.9, 0.95),
+        lr: Annotated[float, Range(above=0, high=1000)] = 1e-3,
+        weight_decay: Annotated[float, Range(0, 1000)] = 0.1,
+        momentum: Annotated[float, Range(0, 1)] = 0.95,
+        betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.95),
     ) -> None:
         matrix_options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
         other_options = {"lr": lr, "weight_decay": weight_decay, "betas": betas}

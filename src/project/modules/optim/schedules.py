@@ -8,7 +8,7 @@ where the training is: only a plateau schedule has a state that is measured, and
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import lightning as L
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
@@ -16,8 +16,10 @@ from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 
 Schedule = dict[str, Any]
+Interval = Literal["epoch", "step"]
 
 MEASURED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 """Entries of a plateau schedule's state that do not repeat its arguments."""
@@ -178,7 +180,12 @@ def _one(step: int) -> float:
 
 
 def step(
-    optimizer: Optimizer, length: Length, *, step_size: int, gamma: float, interval: str = "epoch"
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    step_size: Annotated[int, Range(1)],
+    gamma: Annotated[float, Range(above=0)],
+    interval: Interval = "epoch",
 ) -> Schedule:
     """Multiply the learning rate by `gamma` every `step_size` intervals."""
     return {
@@ -191,9 +198,9 @@ def multistep(
     optimizer: Optimizer,
     length: Length,
     *,
-    milestones: Sequence[float],
-    gamma: float,
-    interval: str = "epoch",
+    milestones: Annotated[Sequence[float], Range(above=0)],
+    gamma: Annotated[float, Range(above=0)],
+    interval: Interval = "epoch",
 ) -> Schedule:
     """Multiply the learning rate by `gamma` at each milestone: a fraction of the training below 1, else
     a number of intervals.
@@ -209,13 +216,23 @@ def multistep(
     }
 
 
-def exponential(optimizer: Optimizer, length: Length, *, gamma: float, interval: str = "epoch") -> Schedule:
+def exponential(
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    gamma: Annotated[float, Range(above=0)],
+    interval: Interval = "epoch",
+) -> Schedule:
     """Multiply the learning rate by `gamma` every interval."""
     return {"scheduler": torch_schedules.ExponentialLR(optimizer, gamma=gamma), "interval": interval}
 
 
 def cosine(
-    optimizer: Optimizer, length: Length, *, final_lr: float = 0.0, interval: str = "step"
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    final_lr: Annotated[float, Range(0, 1000)] = 0.0,
+    interval: Interval = "step",
 ) -> Schedule:
     """Half a cosine from the learning rate to `final_lr` (Loshchilov and Hutter 2017, eq. 5).
 
@@ -235,8 +252,8 @@ def linear(
     optimizer: Optimizer,
     length: Length,
     *,
-    final_ratio: float = 0.0,
-    role_ends: Mapping[str, float] | None = None,
+    final_ratio: Annotated[float, Range(0, 1)] = 0.0,
+    role_ends: Annotated[Mapping[str, float], Range(above=0, high=1)] | None = None,
 ) -> Schedule:
     """Straight from the learning rate down to `final_ratio` of it.
 
@@ -276,10 +293,10 @@ def onecycle(
     optimizer: Optimizer,
     length: Length,
     *,
-    warmup: float = 0.3,
-    div_factor: float = 25.0,
-    final_div_factor: float = 1e4,
-    anneal: str = "cos",
+    warmup: Annotated[float, Range(0, 1)] = 0.3,
+    div_factor: Annotated[float, Range(1)] = 25.0,
+    final_div_factor: Annotated[float, Range(1)] = 1e4,
+    anneal: Literal["cos", "linear"] = "cos",
 ) -> Schedule:
     """Up to the optimizer's learning rate and down again (Smith and Topin 2018).
 
@@ -298,7 +315,7 @@ def onecycle(
         pct_start=warmup,
         div_factor=div_factor,
         final_div_factor=final_div_factor,
-        anneal_strategy=anneal,  # type: ignore[arg-type]
+        anneal_strategy=anneal,
         cycle_momentum=False,  # not every optimizer has one to cycle
     )
     return {"scheduler": scheduler, "interval": "step"}
@@ -309,10 +326,10 @@ def plateau(
     length: Length,
     *,
     monitor: str,
-    mode: str,
-    factor: float,
-    patience: int,
-    frequency: int = 1,
+    mode: Literal["max", "min"],
+    factor: Annotated[float, Range(above=0, below=1)],
+    patience: Annotated[int, Range(0)],
+    frequency: Annotated[int, Range(1)] = 1,
 ) -> Schedule:
     """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` checks.
 
@@ -327,7 +344,7 @@ def plateau(
     """
     scheduler = torch_schedules.ReduceLROnPlateau(
         optimizer,
-        mode=mode,  # type: ignore[arg-type]
+        mode=mode,
         factor=factor,
         patience=patience,
     )
@@ -335,7 +352,11 @@ def plateau(
 
 
 def warmup_cosine(
-    optimizer: Optimizer, length: Length, *, warmup: float = 0.05, final_ratio: float = 0.0
+    optimizer: Optimizer,
+    length: Length,
+    *,
+    warmup: Annotated[float, Range(0, 1)] = 0.05,
+    final_ratio: Annotated[float, Range(0, 1)] = 0.0,
 ) -> Schedule:
     """Rise linearly for the fraction `warmup` of all steps, then half a cosine down to `final_ratio` of the
     learning rate.

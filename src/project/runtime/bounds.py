@@ -1,0 +1,223 @@
+"""Bounds of constructor arguments, declared once, in the annotation of the argument.
+
+    widths: Annotated[Sequence[int], Range(1)]
+    dropout: Annotated[float, Range(0, 1)]
+    lr: Annotated[float, Range(above=0, high=1000)]
+    channels: Annotated[tuple[int, int], Range(1)]
+    activation: Literal["relu", "gelu"]
+    resize: Annotated[int, Range(1)] | None
+    val_size: Annotated[float, Range(0, below=1)] | Annotated[int, Range(0)]
+
+The range of a sequence or mapping holds for each of its numbers. The annotations are read from the source
+(`project.config.source_index`), so that a configuration is checked without importing torch.
+"""
+
+import ast
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Range:
+    """The finite numbers within bounds.
+
+    Args:
+        low: least number, included.
+        high: greatest number, included.
+        above: bound below the numbers, excluded.
+        below: bound above the numbers, excluded.
+    """
+
+    low: float = -math.inf
+    high: float = math.inf
+    above: float = -math.inf
+    below: float = math.inf
+
+    def __contains__(self, number: float) -> bool:
+        """Return whether a number is finite and within the bounds."""
+        return (
+            math.isfinite(number)
+            and self.low <= number <= self.high
+            and (number > self.above or self.above == -math.inf)
+            and (number < self.below or self.below == math.inf)
+        )
+
+    def __str__(self) -> str:
+        """Return the bounds in words, as in `at least 0 and below 1`."""
+        bounds = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
+        return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound))
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One kind of values of an argument.
+
+    Args:
+        name: `bool`, `int`, `float`, `str`, `list`, `dict` or `None`.
+        range: of numbers, those in lists and groups included.
+        choices: words; empty for any.
+        entries: of a list or group, the kinds of its entries; empty for any.
+        size: number of entries of a list; None for any.
+    """
+
+    name: str
+    range: Range | None = None
+    choices: tuple[Any, ...] = ()
+    entries: "Spec" = ()
+    size: int | None = None
+
+
+Spec = tuple[Kind, ...]
+"""The kinds of values that an argument takes; empty for any value."""
+
+NAMES: Mapping[str, str] = {
+    "bool": "true or false",
+    "int": "a whole number",
+    "float": "a number",
+    "str": "a word",
+    "list": "a list",
+    "dict": "a group of keys",
+    "None": "null",
+}
+"""Kinds of values, as messages name them."""
+
+
+def kind_of(value: Any) -> str:
+    """Return the kind of a value, a key of `NAMES`."""
+    if value is None:
+        return "None"
+    if isinstance(value, list | tuple):
+        return "list"
+    if isinstance(value, Mapping):
+        return "dict"
+    return next((kind.__name__ for kind in (bool, int, float) if isinstance(value, kind)), "str")
+
+
+def shown(value: Any) -> str:
+    """Return a value as it is written on the command line; words in quotes."""
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return repr(value).replace(" ", "") if isinstance(value, list) else repr(value)
+
+
+def find_problem(spec: Spec, value: Any) -> str:
+    """Return why a value does not fit a spec, as in `expected a number, got 'abc'`; empty if it fits."""
+    if not spec:
+        return ""
+    found = kind_of(value)
+    kinds = [kind for kind in spec if found == kind.name or (found, kind.name) == ("int", "float")]
+    exact = [kind for kind in kinds if kind.name == found]
+    if not kinds:
+        wanted = " or ".join(NAMES[kind.name] for kind in spec if kind.name != "None")
+        return f"expected {wanted or 'null'}, got {shown(value)}"
+    problems = [_problem_of(kind, value) for kind in exact or kinds]
+    return "" if "" in problems else problems[0]
+
+
+def _problem_of(kind: Kind, value: Any) -> str:
+    if kind.choices:
+        choices = [str(choice) for choice in kind.choices]
+        return "" if str(value) in choices else f"expected one of {', '.join(choices)}, got {shown(value)}"
+    if isinstance(value, list | tuple | Mapping):
+        if kind.size is not None and len(value) != kind.size:
+            return f"expected {kind.size} values, got {len(value)}"
+        entries = value.values() if isinstance(value, Mapping) else value
+        return next((text for entry in entries if (text := find_problem(kind.entries, entry))), "")
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if is_number and not math.isfinite(value) and not (kind.range and math.isfinite(kind.range.high)):
+        return f"expected a finite number, got {value}"
+    return f"must be {kind.range}" if is_number and kind.range and value not in kind.range else ""
+
+
+Resolve = Callable[[str], ast.expr | None]
+"""Returns the expression that a name of a module stands for, None if the source does not say it."""
+
+PLAIN = ("bool", "int", "float", "str")
+LISTS = ("Sequence", "list", "tuple", "Iterable", "List", "Tuple", "ListConfig")
+GROUPS = ("Mapping", "dict", "Dict")
+
+
+def parse(annotation: ast.expr | None, resolve: Resolve) -> Spec:
+    """Read the spec that an annotation declares; empty where it leaves open what is allowed.
+
+    Args:
+        annotation: of an argument.
+        resolve: of the names in its module.
+    """
+    match annotation:
+        case ast.Constant(value=None):
+            return (Kind("None"),)
+        case ast.Constant(value=str(text)):
+            return parse(ast.parse(text, mode="eval").body, resolve)
+        case ast.Name(id=name) if name in PLAIN:
+            return (Kind(name),)
+        case ast.Name(id=name) if name in LISTS:
+            return (Kind("list"),)
+        case ast.Name(id=name) if name in GROUPS:
+            return (Kind("dict"),)
+        case ast.Name(id=name):
+            meant = resolve(name)
+            return parse(meant, resolve) if meant is not None else ()
+        case ast.BinOp(left=left, op=ast.BitOr(), right=right):
+            return _union(parse(left, resolve), parse(right, resolve))
+        case ast.Subscript(value=ast.Name(id=name), slice=inner):
+            arguments = inner.elts if isinstance(inner, ast.Tuple) else [inner]
+            return _subscripted(name, arguments, resolve)
+    return ()
+
+
+def _subscripted(name: str, arguments: list[ast.expr], resolve: Resolve) -> Spec:
+    if name == "Annotated":
+        spec = parse(arguments[0], resolve)
+        ranges = [found for extra in arguments[1:] if (found := _range(extra)) is not None]
+        return tuple(_bounded(kind, ranges[0]) for kind in spec) if ranges else spec
+    if name == "Literal":
+        choices = tuple(ast.literal_eval(argument) for argument in arguments)
+        return _by_kind(choices)
+    if name in ("Optional", "Union"):
+        more: list[Spec] = [(Kind("None"),)] if name == "Optional" else []
+        return _union(*(parse(argument, resolve) for argument in arguments), *more)
+    if name in GROUPS:
+        return (Kind("dict", entries=parse(arguments[-1], resolve)),)
+    if name in LISTS:
+        is_open = name.lower() != "tuple" or isinstance(arguments[-1], ast.Constant)  # tuple[int, ...]
+        return (Kind("list", entries=parse(arguments[0], resolve), size=None if is_open else len(arguments)),)
+    return ()
+
+
+def _union(*specs: Spec) -> Spec:
+    return tuple(kind for spec in specs for kind in spec) if all(specs) else ()
+
+
+def _by_kind(choices: tuple[Any, ...]) -> Spec:
+    words: dict[str, list[Any]] = {}
+    for choice in choices:
+        words.setdefault(kind_of(choice), []).append(choice)
+    return tuple(Kind(kind, choices=tuple(found) if kind != "None" else ()) for kind, found in words.items())
+
+
+def _bounded(kind: Kind, bounds: Range) -> Kind:
+    if kind.name in ("list", "dict"):
+        return replace(kind, entries=tuple(_bounded(entry, bounds) for entry in kind.entries))
+    return replace(kind, range=bounds) if kind.name in ("int", "float") else kind
+
+
+def _range(node: ast.expr) -> Range | None:
+    if not (isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "Range"):
+        return None
+    given = {str(word.arg): _number(word.value) for word in node.keywords}
+    return Range(*map(_number, node.args), **given)
+
+
+def _number(node: ast.expr) -> float:
+    """Return the value of a number as it is written, `2**32 - 1` included."""
+    match node:
+        case ast.BinOp(left=left, op=ast.Pow(), right=right):
+            return _number(left) ** _number(right)
+        case ast.BinOp(left=left, op=ast.Sub(), right=right):
+            return _number(left) - _number(right)
+    found = ast.literal_eval(node)
+    assert isinstance(found, int | float)
+    return found
