@@ -87,8 +87,8 @@ def compute(repeats: int = 20) -> float:
     from omegaconf import OmegaConf
 
     from project.config import resolvers
-    from project.config.hydra_patches import silence_libraries
     from project.config.instantiate import build, build_module
+    from project.runtime.library_warnings import silence_libraries
     from project.train import fit_and_evaluate
 
     torch.set_num_threads(1)

@@ -12,7 +12,6 @@ if __name__ == "__main__":
 
 from pathlib import Path
 
-import hydra
 from omegaconf import DictConfig
 
 from project.config import cli
@@ -20,7 +19,6 @@ from project.config import cli
 CONF = Path(__file__).resolve().parent.parent / "conf"
 
 
-@hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")
 def main(cfg: DictConfig) -> float | None:
     """Run one job with its composed configuration."""
     from project.train import train  # imports torch: only now, when the configuration has been checked

@@ -23,7 +23,6 @@ from project.callbacks.run_status import Record
 from project.callbacks.visuals import Story
 from project.config.cli import ending_single_run_on_errors, in_sweep, is_debugging
 from project.config.derived_values import complete
-from project.config.hydra_patches import silence_libraries
 from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.datamodules.loading.workers import naming_worker_failures
@@ -35,6 +34,7 @@ from project.runs.lock import alone_in
 from project.runs.run_folder import RunFolder, describe
 from project.runtime import run_summary, secrets, signals, slurm, torchrun, training_imports
 from project.runtime.files import replace_text
+from project.runtime.library_warnings import silence_libraries
 from project.runtime.memory import keep_freed_memory
 from project.runtime.yaml_text import to_yaml
 from project.training.ddp.launch import RankFailedError, count_ranks, run_ranks

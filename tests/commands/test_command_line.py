@@ -17,7 +17,7 @@ from conftest import ROOT, read_table
 from forked import Forked
 from forked import run as fork
 
-from project.config.cli import _flags_first
+from project.config.cli import _flags_first, with_multirun_flag
 from project.config.validation.arguments import refuse_wrong_arguments
 
 FOREVER = (
@@ -285,3 +285,19 @@ def test_flags_may_stand_anywhere_between_overrides(tmp_path: Path, monkeypatch:
     for typed, read in flags.items():
         refuse_wrong_arguments(typed.split())
         assert _flags_first(typed.split()) == read.split()
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("sweep=learning_rate model=cnn", "-m sweep=learning_rate model=cnn"),
+        ("+sweep=learning_rate", "-m +sweep=learning_rate"),
+        ("hydra.mode=MULTIRUN model=cnn,mlp", "-m model=cnn,mlp"),
+        ("-m sweep=learning_rate", "-m sweep=learning_rate"),
+        ("sweep=learning_rate --cfg job", "sweep=learning_rate --cfg job"),
+        ("sweep=learning_rate sweep=null", "sweep=learning_rate sweep=null"),
+        ("model=cnn", "model=cnn"),
+    ],
+)
+def test_a_preset_of_a_sweep_implies_the_flag(words: str, expected: str) -> None:
+    assert with_multirun_flag(words.split()) == expected.split()

@@ -172,7 +172,7 @@ def test_losses_of_single_images() -> None:
 
 
 def asked(*words: str) -> Options:
-    return options.parse(words, Options)
+    return options.read_options(Options, words)
 
 
 def read(folder: Path) -> dict:

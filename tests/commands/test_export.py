@@ -11,7 +11,7 @@ import torch
 from handmade import write_run
 from torch import Tensor, nn
 
-from project.config.command_options import parse
+from project.config.command_options import read_options
 from project.errors import InputError
 from project.inference.export import command, torch_int8, torch_program
 from project.inference.export import options as export_options
@@ -58,7 +58,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Export, spending no time on timing; return the exit code and what was recorded."""
-    options = parse([f"run={run}", f"output={folder}", "seconds=0", "batch=4", *words], Options)
+    options = read_options(Options, [f"run={run}", f"output={folder}", "seconds=0", "batch=4", *words])
     code = export(options)
     record = json.loads((folder / f"{options.format}.json").read_text())
     return code, record | {entry["name"]: entry for entry in record["variants"]}
@@ -238,7 +238,7 @@ def test_wrong_options_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"variants=static_int9: did you mean static_int8"):
         chosen(["static_int9"])
     with pytest.raises(InputError, match=r"format=onx: did you mean onnx\?"):
-        parse(["run=last", "format=onx"], Options)
+        read_options(Options, ["run=last", "format=onx"])
     monkeypatch.setattr(export_options, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime; .*uv sync --extra export"):
         refuse_wrong(Options(run="last", format="onnx"))

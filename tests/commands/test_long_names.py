@@ -8,10 +8,10 @@ import attempts
 import pytest
 import torch
 from conftest import Compose
-from omegaconf import OmegaConf
+from omegaconf import OmegaConf, read_write
 
 from project.config.cli import report
-from project.config.hydra_patches import overrides_dirname, shorten_names
+from project.config.hydra_patches import set_override_dirname
 from project.config.validation.value_types import find_problem
 from project.datamodules.storage.image_cache import PreparedFolder
 from project.errors import InputError
@@ -65,16 +65,20 @@ def test_images_of_a_folder_with_a_long_name_are_kept(tmp_path: Path) -> None:
 
 
 def test_the_folder_of_overrides_has_a_name_that_can_be_made(composer: Compose, tmp_path: Path) -> None:
-    shorten_names()
     names = []
     for end in "xy":
         config = composer(f"+note={LONG['ascii']}{end}", f"+other='a/{LONG['of three bytes']}'")
+        with read_write(config.hydra.job):
+            set_override_dirname(config)
         name = config.hydra.job.override_dirname
         (tmp_path / name).mkdir(parents=True)
         names.append(name)
     assert names[0] != names[1]
-    assert composer("seed=1", "optim=sgd").hydra.job.override_dirname == "optim=sgd,seed=1"
-    assert overrides_dirname(overrides=[], exclude_keys=[], item_sep=",", kv_sep="=") == ""
+    for overrides, expected in ((["seed=1", "optim=sgd"], "optim=sgd,seed=1"), ([], "")):
+        config = composer(*overrides)
+        with read_write(config.hydra.job):
+            set_override_dirname(config)
+        assert config.hydra.job.override_dirname == expected
 
 
 @pytest.mark.parametrize("kind", ["ascii", "of three bytes"])

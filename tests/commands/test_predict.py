@@ -21,7 +21,7 @@ from handmade import write_run
 from PIL import Image
 
 from project.config.choices import require_accelerator
-from project.config.command_options import parse
+from project.config.command_options import read_options
 from project.datamodules.loading import image_decoder
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.storage.image_files import PassedOver
@@ -70,7 +70,7 @@ def command(
 
     def run(*words: str) -> tuple[str, str]:
         elsewhere = any(word.startswith("outputs=") for word in words)
-        predict_files(parse([*words, *([] if elsewhere else [f"outputs={outputs}"])], Options))
+        predict_files(read_options(Options, [*words, *([] if elsewhere else [f"outputs={outputs}"])]))
         told = capfd.readouterr()
         return told.out, told.err
 
@@ -305,7 +305,7 @@ def test_inputs_name_files_folders_and_patterns(tmp_path: Path, monkeypatch: pyt
     assert find_files(["**/[12].jpg"])[0] == ["b/1.jpg", "b/2.jpg"]
     assert find_files(["~/a.jpg", ".hidden.jpg"])[0] == [f"{tmp_path}/a.jpg", ".hidden.jpg"]
     assert len(find_files(["."])[0]) == 5
-    assert parse(["input='a,b.jpg'", "input=a.jpg,b"], Options).input == ["a,b.jpg", "a.jpg", "b"]
+    assert read_options(Options, ["input='a,b.jpg'", "input=a.jpg,b"]).input == ["a,b.jpg", "a.jpg", "b"]
 
 
 def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -352,11 +352,11 @@ def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     code = """if True:
         import sys
-        from project.config.command_options import parse
+        from project.config.command_options import read_options
         from project.inference.predict.command import predict_files
         from project.inference.predict.options import Options
         try:
-            predict_files(parse(["run=run", "input=nowhere.jpg"], Options))
+            predict_files(read_options(Options, ["run=run", "input=nowhere.jpg"]))
         except ValueError as error:
             print(error, [name for name in ("torch", "lightning", "PIL", "numpy") if name in sys.modules])
     """

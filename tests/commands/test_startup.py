@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 import yaml
 from conftest import ROOT
+from omegaconf import OmegaConf
 
-from project.config import hydra_patches
 from project.runtime.lazy_imports import Deferral, Finder, StandIn, run, stand_in, waits
+from project.runtime.yaml_text import Loader
 
 HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "tensorboard", "optuna", "matplotlib", "numpy")
 LIGHT_COMMANDS = (
@@ -315,12 +316,11 @@ def test_yaml_is_read_alike_by_libyaml(tmp_path: Path) -> None:
         "a: 1e-3\nb: 1_000\nc: [on, off, 'on', ~, null]\nd: 2026-01-31\ne: .inf\nf: ${a}\ng: {h: 1e5}\n"
         "i: 0x10\nj: |\n  lines\n  of text\nk: *x\n".replace("k: *x\n", "k: &x [1.5]\nl: *x\n")
     )
-    pure = yaml.load(text, hydra_patches._pure_loader())  # noqa: S506
-    fast = yaml.load(text, hydra_patches._yaml_loader())  # noqa: S506
-    assert fast == pure
+    plain = OmegaConf.to_container(OmegaConf.create(text))
+    fast = yaml.load(text, Loader)  # noqa: S506
+    assert fast == plain
     assert fast["a"] == 0.001
     assert fast["d"] == "2026-01-31"
-    for loader in (hydra_patches._pure_loader(), hydra_patches._yaml_loader()):
-        with pytest.raises(yaml.YAMLError, match="duplicate key a"):
-            yaml.load("a: 1\na: 2\n", loader)  # noqa: S506
-    assert issubclass(hydra_patches._yaml_loader(), yaml.cyaml.CParser)
+    with pytest.raises(yaml.YAMLError, match="duplicate key a"):
+        yaml.load("a: 1\na: 2\n", Loader)  # noqa: S506
+    assert issubclass(Loader, yaml.cyaml.CParser)

@@ -180,22 +180,14 @@ def _become(arguments: str, files: Path, folder: Path, task: Callable[..., objec
             leave(code)
 
         os._exit = note_and_leave  # type: ignore[assignment]  # how project.config.cli ends a process
-        from project.config import cli, hydra_patches
+        from project.config import cli
 
-        if not {"-m", "--multirun"} & set(sys.argv) and "sweep=" not in arguments:
-            hydra_patches._get_mode = lambda *_, **__: None  # spares a second composition of the same
-        cli.run(_decorated(task), CONF, "train")
+        cli.run(task, CONF, "train")
     except BaseException:
         traceback.print_exc()
     finally:
         sys.stderr.flush()
         os._exit(70)
-
-
-def _decorated(task: Callable[..., object]) -> Callable[..., object]:
-    import hydra
-
-    return hydra.main(config_path=str(CONF), config_name="train", version_base="1.3")(task)
 
 
 def accept(cfg: Any) -> None:
@@ -276,7 +268,7 @@ def warm_up() -> None:
 
     assert all((validation, cli, preflight, local, base))
     resolvers.register()
-    hydra_patches.compose_faster()
+    hydra_patches.share_config_store()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", ["model=mlp"], return_hydra_config=True)
     GlobalHydra.instance().clear()

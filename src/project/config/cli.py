@@ -8,12 +8,12 @@ import signal
 import sys
 import threading
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from hydra._internal.utils import get_args_parser
+import hydra
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
@@ -47,7 +47,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     traceback too); 75, 129, 130, 143: told to stop (see `stopping`).
 
     Args:
-        main: decorated by `hydra.main`.
+        main: function of the composed configuration.
         conf: the folder of its configuration.
         config_name: of its primary configuration.
     """
@@ -57,26 +57,27 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     with_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
-    hydra_patches.compose_faster()
-    hydra_patches.shorten_names()
+    hydra_patches.share_config_store()
     hydra_security.install()
     training_imports.defer()
+    decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
         with torchrun.ending_together(), ending_on_errors(conf, config_name):
             require_working_folder()
             torchrun.translate_slurm()
             if torchrun.is_first():
-                sys.argv[1:] = map(with_home, sys.argv[1:])
+                sys.argv[1:] = with_multirun_flag(list(map(with_home, sys.argv[1:])))
                 sys.argv[1:], notes = last_of_each(sys.argv[1:], conf / f"{config_name}.yaml")
                 refuse_wrong_arguments(sys.argv[1:])
                 for note in notes:
                     print(redact_text(f"note: {note}"), file=sys.stderr)
                 _refuse_wrong_groups(conf)
                 sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
-                main()
+                with hydra_patches.allowing(hydra_security.BUILT_BY_HYDRA):
+                    decorated()
             else:
-                main(torchrun.receive())
+                decorated(torchrun.receive())
     except SystemExit as end:
         leave(end.code)
     leave(0)
@@ -218,7 +219,7 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return [_explain_long_name(str(error.filename))]
     if isinstance(error, HydraException | OmegaConfBaseException):
-        overrides = get_args_parser().parse_known_args()[0].overrides
+        overrides = hydra_patches.parse_command_line(sys.argv[1:])[0].overrides
         return explain_composition(error, overrides, conf, config_name)
     return []
 
@@ -255,6 +256,16 @@ def _names_no_option(argument: str) -> bool:
     return False  # Hydra's own message comes later
 
 
+def with_multirun_flag(arguments: Sequence[str]) -> list[str]:
+    """Return arguments with `-m` for a preset of `conf/sweep` and for `hydra.mode=MULTIRUN`."""
+    plain = [text for text in arguments if text != "hydra.mode=MULTIRUN"]
+    sweeps = [text for text in plain if text.lstrip("+").startswith("sweep=")]
+    wanted = len(plain) < len(arguments) or (sweeps and sweeps[-1].partition("=")[2] not in ("", "null"))
+    flags = hydra_patches.parse_command_line(plain)[0]
+    has_flag = flags.multirun or flags.run or flags.cfg or flags.info or flags.shell_completion
+    return ["-m", *plain] if wanted and not has_flag else plain
+
+
 def with_home(argument: str) -> str:
     """An override with the home folder for a `~` at the start of its value, which shells leave there."""
     if (found := FROM_HOME.fullmatch(argument)) is None:
@@ -267,7 +278,7 @@ def with_home(argument: str) -> str:
 
 def _flags_first(arguments: list[str]) -> list[str]:
     """Move flags and their values to the front: Hydra's parser takes no overrides behind them."""
-    overrides = get_args_parser().parse_known_intermixed_args(arguments)[0].overrides
+    overrides = hydra_patches.parse_command_line(arguments)[0].overrides
     flags = list(arguments)
     for override in overrides:
         flags.remove(override)

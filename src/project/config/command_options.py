@@ -1,42 +1,53 @@
-"""The command line of what is done after training: `key=value` words, read against a dataclass. No torch."""
+"""Read the command line of the commands after training: `key=value` words against one dataclass. No torch."""
 
 import signal
 import sys
 import textwrap
-import types
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import MISSING, Field, field, fields
-from difflib import get_close_matches
+from collections.abc import Callable, Sequence
+from dataclasses import MISSING, Field, field, fields, make_dataclass
 from inspect import cleandoc
+from math import isfinite
 from pathlib import Path
+from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from omegaconf import OmegaConf
+from omegaconf.errors import ValidationError
+
 from project.config import cli, resolvers
-from project.config.suggestions import did_you_mean
+from project.config.suggestions import did_you_mean, nearest_names
 from project.errors import InputError
 from project.runtime.streams import accept_all_text
 
 WIDTH = 80
-"""Columns of what `--help` shows."""
+"""Columns of `--help`."""
 NULL = "null"
-TRUTHS = {"true": True, "false": False}
+TYPE_NAMES = {
+    int: "a whole number",
+    float: "a number",
+    bool: "true or false",
+    NoneType: NULL,
+    str: "a text",
+    Path: "a path",
+    list[str]: "one or more, separated by commas",
+}
 Options = TypeVar("Options")
 
 
 class Overrides(list[str]):
-    """The type of an option that collects all words for its group: `data=…` and `data.…=…`."""
+    """Type of an option that collects every word of its group: `data=…` and `data.…=…`."""
 
 
 def option(
     default: Any = MISSING, help: str = "", *, least: float | None = None, most: float | None = None
 ) -> Any:
-    """Describe a key of a command.
+    """Describe one key of a command.
 
     Args:
-        default: its value where the command line gives none; left out: the key must be given.
-        help: a line for `--help`.
-        least: smallest number that it takes.
-        most: largest one.
+        default: value without one on the command line; left out: the key is required.
+        help: line of `--help`.
+        least: smallest number allowed [no limit].
+        most: largest number allowed [no limit].
     """
     metadata = {"help": help, "least": least, "most": most}
     if isinstance(default, list):
@@ -45,15 +56,15 @@ def option(
 
 
 def run_command(main: Callable[[Options], int | None], kind: type[Options], examples: str = "") -> None:
-    """Run a script's main function with what the command line says, and end the process with its exit code.
+    """Run a script's main function on the command line's options and end the process with its exit code.
 
     Args:
-        main: does the work; returns an exit code, None for 0.
-        kind: dataclass of its options, made with `option`; its docstring is what `--help` begins with.
-        examples: shown below the keys.
+        main: the command; returns an exit code, None for 0.
+        kind: dataclass of its options, made with `option`; its docstring opens `--help`.
+        examples: text below the keys of `--help`.
     """
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends it without a traceback
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the command without a traceback
     accept_all_text()
     arguments = sys.argv[1:]
     cli.with_traceback = cli.TRACEBACK_FLAG in arguments
@@ -62,171 +73,145 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
         return
     resolvers.register()
     words = [word for word in arguments if word != cli.TRACEBACK_FLAG]
-    cli.end_with(lambda: main(parse(words, kind)))
+    cli.end_with(lambda: main(read_options(kind, words)))
 
 
-def parse(words: Sequence[str], kind: type[Options]) -> Options:
-    """Fill a dataclass from words `key=value`. A word without a key belongs to the first option.
+def read_options(kind: type[Options], words: Sequence[str]) -> Options:
+    """Fill a dataclass from words `key=value`; a word without a key belongs to the first option.
 
     Args:
+        kind: the dataclass; annotations may be `str`, `int`, `float`, `bool`, `Path`, `Literal[…]`,
+            `list[str]` (`a,b`), one of these or None, or `Overrides`.
         words: of the command line.
-        kind: the dataclass; its annotations say what values may be: `str`, `int`, `float`, `bool`, `Path`,
-            `Literal[…]`, one of these or None, or `list[str]` (`a,b`); `Overrides` takes a whole group.
 
     Raises:
-        InputError: unknown keys, values of another kind, keys that are missing; all of them, a line each.
+        InputError: unknown or repeated keys, wrong values, missing keys; one line each.
     """
     known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
     given: dict[str, Any] = {}
-    meant: set[str] = set()
-    lines = []
+    wrong: set[str] = set()
+    problems = []
     for word in words:
-        key, sign, text = word.partition("=")
+        key, has_key, text = word.partition("=")
         if word.startswith("-"):
-            lines.append(f"{word}: no such flag; keys are given as key=value, --help lists them")
+            problems.append(f"{word}: no such flag; keys are given as key=value, --help lists them")
             continue
-        if not sign:
+        if not has_key:
             key, text = next(iter(known)), word
         group = key.partition(".")[0]
-        if group in known and hints[group] is Overrides:
+        if hints.get(group) is Overrides:
             if any(other.partition("=")[0] == key for other in given.get(group, ())):
-                lines.append(f"{word}: {key} is given twice; leave one out")
+                problems.append(f"{word}: {key} is given twice; leave one out")
             given.setdefault(group, Overrides()).append(word)
         elif key not in known:
-            lines.append(f"{word}: no key {key}; {did_you_mean(key, known)}")
-            meant.update(get_close_matches(key, known, n=1))
+            problems.append(f"{word}: no key {key}; {did_you_mean(key, known)}")
+            wrong.update(nearest_names(key, known)[:1])
         elif key in given and hints[key] != list[str]:
             twice = f"{key} is given twice; leave one out"
             keyless = f"a word without a key is {key}=…, which is given already; write KEY={word}"
-            lines.append(f"{word}: {twice if sign else keyless}")
+            problems.append(f"{word}: {twice if has_key else keyless}")
         else:
             try:
-                value = _convert(key, text, hints[key], known[key].metadata)
+                value = _convert(text, hints[key], **known[key].metadata)
                 given[key] = [*given.get(key, []), *value] if isinstance(value, list) else value
-            except InputError as error:
-                meant.add(key)
-                lines.append(str(error))
+            except ValueError as error:
+                wrong.add(key)
+                problems.append(f"{key}={text}: {error}")
     for key, entry in known.items():
         required = entry.default is MISSING and entry.default_factory is MISSING
-        if required and key not in given and key not in meant:
-            lines.append(f"{key}: is missing; give {key}=…: {entry.metadata['help']}")
-    if lines:
-        raise InputError("\n".join(lines))
+        if required and key not in given and key not in wrong:
+            problems.append(f"{key}: is missing; give {key}=…: {entry.metadata['help']}")
+    if problems:
+        raise InputError("\n".join(problems))
     return kind(**given)
 
 
-def _convert(key: str, text: str, hint: Any, metadata: Mapping[str, Any]) -> Any:
-    """The value that a text stands for."""
-    least, most = metadata["least"], metadata["most"]
-    kinds = _kinds(hint)
-    if text[:1] == text[-1:] and text[:1] in ("'", '"') and len(text) > 1:
-        text = text[1:-1]
-        if kinds == (list[str],) and text:  # one item, whatever commas it has
-            return [text]
-    if text == NULL and types.NoneType in kinds:
+def _convert(text: str, hint: Any, *, least: float | None, most: float | None, help: str) -> Any:
+    """Convert a word's text to its annotation's type, by OmegaConf's rules for single values."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    choices = _choices(hint)
+    quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
+    text = text[1:-1] if quoted else text
+    if text == NULL and NoneType in members:
         return None
-    for kind in kinds:
-        if kind is types.NoneType:
-            continue
+    if text in choices:
+        return text
+    if list[str] in members:
+        items = [text] if quoted else text.removeprefix("[").removesuffix("]").split(",")
+        if all(item.strip() for item in items):
+            return [_expand_home(item.strip()) for item in items]
+    plain = [kind for kind in members if kind in (int, float, bool, str, Path)]
+    if plain and text:
         try:
-            value = _read(text, kind)
-        except ValueError:
-            continue
-        if least is not None and not isinstance(value, bool) and isinstance(value, int | float):
-            if not value >= least:
-                raise InputError(f"{key}={text}: must be at least {least:g}")
-            if value == float("inf"):
-                raise InputError(f"{key}={text}: must be finite")
-            if most is not None and value > most:
-                raise InputError(f"{key}={text}: must be at most {most:,}")
-        return value
-    choices = _choices(kinds)
-    hint_text = did_you_mean(text, choices) if choices else f"give {' or '.join(map(_name, kinds))}"
-    raise InputError(f"{key}={text}: {hint_text}")
+            return _within(_parse(_expand_home(text), plain[0]), least, most)
+        except ValidationError:
+            pass
+    expected = f"expected {' or '.join(TYPE_NAMES[kind] for kind in members if kind in TYPE_NAMES)}"
+    raise ValueError(did_you_mean(text, choices) if choices else expected)
 
 
-def _kinds(hint: Any) -> tuple[Any, ...]:
-    """What an annotation allows: one type, or several."""
-    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+def _parse(text: str, kind: type) -> Any:
+    typed = OmegaConf.structured(make_dataclass("Typed", [("value", kind | None, None)]))
+    typed.value = text
+    if typed.value != typed.value:
+        raise ValidationError("NaN")
+    return typed.value
 
 
-def _choices(kinds: tuple[Any, ...]) -> list[str]:
-    """The words that a key is chosen from; none where it takes any value of its type."""
-    literals = [str(choice) for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)]
-    return [*literals, NULL] if literals and types.NoneType in kinds else literals
-
-
-def _read(text: str, kind: Any) -> Any:
-    if get_origin(kind) is Literal:
-        for choice in get_args(kind):
-            if str(choice) == text:
-                return choice
-        raise ValueError
-    if kind == list[str]:
-        items = [item.strip() for item in text.removeprefix("[").removesuffix("]").split(",")]
-        if not all(items):
-            raise ValueError
-        return list(map(_with_home, items))
-    if kind is bool:
-        if text.lower() not in TRUTHS:
-            raise ValueError
-        return TRUTHS[text.lower()]
-    if kind in (str, Path) and not text:
-        raise ValueError
-    value = kind(_with_home(text))
-    if value != value:  # nan
-        raise ValueError
+def _within(value: Any, least: float | None, most: float | None) -> Any:
+    if least is not None and value < least:
+        raise ValueError(f"must be at least {least:g}")
+    if least is not None and not isfinite(value):
+        raise ValueError("must be finite")
+    if most is not None and value > most:
+        raise ValueError(f"must be at most {most:,}")
     return value
 
 
-def _with_home(text: str) -> str:
-    """A path with the home folder for a `~` at its start, which shells leave behind a `=`."""
+def _choices(hint: Any) -> list[str]:
+    """Words that a key is chosen from: none where any value of its type is allowed."""
+    members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    words = [str(word) for kind in members if get_origin(kind) is Literal for word in get_args(kind)]
+    return [*words, NULL] if words and NoneType in members else words
+
+
+def _expand_home(text: str) -> str:
+    """Replace a leading `~`, which shells leave behind a `=`."""
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:  # no such user
         return text
 
 
-def _name(kind: Any) -> str:
-    names = {int: "a whole number", float: "a number", bool: "true or false", types.NoneType: NULL}
-    names |= {str: "a text", Path: "a path", list[str]: "one or more, separated by commas"}
-    return names.get(kind, str(kind))
-
-
 def describe(kind: type[Any], script: str, examples: str = "") -> str:
-    """What `--help` shows: the command's keys with their defaults.
+    """Return the text of `--help`: the command's keys with their defaults.
 
     Args:
         kind: dataclass of its options.
         script: name of its file.
-        examples: shown at the end.
+        examples: text at the end.
     """
     hints = get_type_hints(kind)
     rows = []
     for entry in fields(kind):
-        if hints[entry.name] is Overrides:
-            rows.append((f"{entry.name}.…=…", entry.metadata["help"]))
-            continue
+        choices = " ".join(word for word in _choices(hints[entry.name]) if word != NULL)
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        rows.append((f"{entry.name}={_shown(default)}", entry.metadata["help"]))
-        if choices := [choice for choice in _choices(_kinds(hints[entry.name])) if choice != NULL]:
-            rows[-1] = (rows[-1][0], f"{rows[-1][1]}: {' '.join(choices)}")
+        name = f"{entry.name}.…=…" if hints[entry.name] is Overrides else f"{entry.name}={_shown(default)}"
+        rows.append((name, entry.metadata["help"] + (f": {choices}" if choices else "")))
     rows.append((cli.TRACEBACK_FLAG, "show where a mistake was found"))
     indent = max(len(name) for name, _ in rows) + 4
     lines = [f"usage: python scripts/{script} KEY=VALUE …", "", cleandoc(kind.__doc__ or ""), ""]
     for name, text in rows:
-        wrapped = textwrap.wrap(text, WIDTH - indent) or [""]
-        lines += [f"  {name:<{indent - 2}}{wrapped[0]}", *(" " * indent + more for more in wrapped[1:])]
+        lines += textwrap.wrap(
+            text, WIDTH, initial_indent=f"  {name:<{indent - 2}}", subsequent_indent=" " * indent
+        ) or [f"  {name}"]
     return "\n".join(lines) + (f"\n\n{examples.strip()}" if examples else "")
 
 
 def _shown(value: Any) -> str:
-    """A default as it would be typed."""
-    if value is None:
-        return NULL
-    if value is MISSING:
-        return ""
+    """Return a default as a user would type it."""
     if isinstance(value, list):
         return ",".join(map(str, value))
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    words = {None: NULL, MISSING: "", True: "true", False: "false"}
+    return words.get(value, str(value)) if isinstance(value, bool | None) or value is MISSING else str(value)

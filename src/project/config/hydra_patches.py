@@ -1,108 +1,184 @@
-"""Habits of Hydra, OmegaConf and Lightning that users should not meet."""
+"""Hook into Hydra's internals: the only module that uses private names of Hydra and OmegaConf.
 
-import logging
-import warnings
-from functools import cache, lru_cache
+Tested with hydra-core 1.3.8 and 1.4.0rc3, omegaconf 2.3.1 and 2.4.1rc1 (`benchmarks/next_hydra.py`).
+`PROJECT_PLAIN_HYDRA=1` switches off what only saves time; security hooks and error messages have no switch.
+"""
+
+import argparse
+import os
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import wraps
+from pathlib import Path
 from typing import Any
 
-import yaml
-from hydra._internal import config_loader_impl
-from hydra._internal.hydra import Hydra
+import hydra.utils
+from hydra._internal.callbacks import Callbacks
+from hydra._internal.config_loader_impl import ConfigLoaderImpl
+from hydra._internal.config_repository import ConfigRepository
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
+from hydra._internal.utils import get_args_parser
+from hydra.core import utils
+from hydra.core.config_loader import ConfigLoader
+from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
-from hydra.core.override_parser import overrides_parser
-from hydra.types import RunMode
-from omegaconf import _utils as omegaconf_utils
-from omegaconf import base, basecontainer, grammar_parser
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigResult
+from omegaconf import DictConfig, OmegaConf
 
+from project.errors import InputError
+from project.runtime import yaml_files
 from project.runtime.text import short_name
 
+__all__ = ["Callbacks"]
+
+SWITCH = "PROJECT_PLAIN_HYDRA"
+VERSION_BASE: dict[str, Any] = {} if hasattr(hydra.utils, "execution_whitelist") else {"version_base": "1.3"}
+"""Argument of `hydra.main` and `initialize_config_dir`, which Hydra 1.4 deprecates and 1.3 requires."""
+BUILT_IN_PLUGINS = "hydra._internal.core_plugins."
+BASIC_LAUNCHER = f"{BUILT_IN_PLUGINS}basic_launcher.BasicLauncher"
 LONGEST_DIRNAME = 240
-"""Bytes of a folder's name, before what tells it from others of the same name."""
+"""Bytes of a folder named after its overrides; the rest of a file system's 255 tells equal names apart."""
 
 
-def compose_faster() -> None:
-    """Spare Hydra what it need not do to compose a configuration; may be called again.
+def share_config_store() -> None:
+    """Keep Hydra from copying its store of configurations 100 times for `--help`: saves 0.2 s of 0.6 s.
 
-    - It copies its store of configurations whenever it looks for a file or an option, 100 times for `--help`.
-      The store is one for the process, and it copies each configuration that it hands out.
-    - To know whether a command means a sweep it composes its configuration. A mistake that this shows is left
-      to the next time.
-    - It looks at the signatures of the functions of its overrides whenever it is about to parse some.
-    - OmegaConf parses an expression such as `${data.path}` anew whenever it is asked for its value.
-    - OmegaConf makes a class for each YAML file that it reads, on top of PyYAML's loader in pure Python.
+    The store is one for the process and copies each configuration that it hands out. Safe to call again.
     """
-    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
-    Hydra.get_mode = _get_mode  # type: ignore[method-assign]
-    overrides_parser.create_functions = _functions
-    for module in (omegaconf_utils, basecontainer):
-        module.get_yaml_loader = _yaml_loader  # type: ignore[attr-defined]
-    for module in (omegaconf_utils, base):
-        module.parse = _parse  # type: ignore[attr-defined]
+    if not os.environ.get(SWITCH):
+        ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
 
 
-_functions = cache(overrides_parser.create_functions)
-_parse = lru_cache(maxsize=10_000)(grammar_parser.parse)
+def check_compositions(check: Callable[[DictConfig], None]) -> None:
+    """Have every composed configuration pass a check before Hydra builds anything of it.
+
+    Safe to call again; the first check stays.
+
+    Args:
+        check: raises an InputError for what is not allowed.
+    """
+    name = "_load_configuration" if hasattr(ConfigLoaderImpl, "_load_configuration") else "load_configuration"
+    load = getattr(ConfigLoaderImpl, name)
+    if hasattr(load, "__wrapped__"):
+        return
+
+    @wraps(load)
+    def load_checked(*arguments: Any, **options: Any) -> DictConfig:
+        try:
+            config: DictConfig = load(*arguments, **options)
+        except RecursionError as error:
+            raise InputError(yaml_files.find_loop() or "the configuration is nested too deeply") from error
+        check(config)
+        set_override_dirname(config)
+        return config
+
+    setattr(ConfigLoaderImpl, name, load_checked)
 
 
-def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
-    """As Hydra's own, which answers None to a configuration that cannot be composed."""
-    return self.compose_config(
-        config_name=config_name,
-        overrides=overrides,
-        with_log_configuration=False,
-        run_mode=RunMode.MULTIRUN,
-        validate_sweep_overrides=False,
-    ).hydra.mode
+def check_search_paths(check: Callable[[ConfigSearchPath], None]) -> None:
+    """Have every search path pass a check, and its folders read through `ConfigFolder`.
+
+    Safe to call again; the first check stays.
+
+    Args:
+        check: raises an InputError for what is not allowed.
+    """
+    initialize = ConfigRepository.initialize_sources
+    if hasattr(initialize, "__wrapped__"):
+        return
+
+    @wraps(initialize)
+    def initialize_checked(self: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
+        check(config_search_path)
+        SourcesRegistry.instance().types["file"] = ConfigFolder
+        yaml_files.set_searched(str(element.path) for element in config_search_path.get_path())
+        initialize(self, config_search_path)
+
+    ConfigRepository.initialize_sources = initialize_checked  # type: ignore[method-assign]
 
 
-_pure_loader = omegaconf_utils.get_yaml_loader
+def save_records_with(save: Callable[[DictConfig, str, Path], None]) -> None:
+    """Have Hydra write the files of `.hydra/` by a function of (configuration, file name, folder)."""
+    utils._save_config = save  # type: ignore[assignment]
 
 
-@cache
-def _yaml_loader() -> type[Any]:
-    """OmegaConf's loader, parsing by libyaml where PyYAML was built with it."""
-    pure = _pure_loader()
-    if not yaml.__with_libyaml__:
-        return pure
+class ConfigFolder(FileConfigSource):
+    """A folder of configuration files, each read once and within the bounds of `config_files`."""
 
-    class Loader(yaml.cyaml.CParser, pure):  # type: ignore[misc, valid-type]
-        def __init__(self, stream: Any) -> None:
-            yaml.cyaml.CParser.__init__(self, stream)
-            yaml.constructor.SafeConstructor.__init__(self)
-            yaml.resolver.Resolver.__init__(self)
-
-    return Loader
+    def load_config(self, config_path: str) -> ConfigResult:
+        name = self._normalize_file_name(config_path)
+        file = Path(os.path.realpath(os.path.join(self.path, name)))
+        config, text = yaml_files.load_for_hydra(name.removesuffix(".yaml"), file)
+        header = self._get_header_dict(text)
+        return ConfigResult(provider=self.provider, path=f"file://{self.path}", config=config, header=header)
 
 
-def shorten_names() -> None:
-    """Have the folder that is named by overrides bear a name that file systems take; may be called again."""
-    config_loader_impl.get_overrides_dirname = overrides_dirname
+def parse_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Parse arguments by Hydra's own parser.
+
+    Args:
+        arguments: flags and overrides, in any order.
+
+    Returns:
+        Hydra's flags, with `overrides`; and the flags that Hydra does not know.
+
+    Raises:
+        InputError: a flag lacks its value.
+    """
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[assignment, method-assign]
+    return parser.parse_known_intermixed_args(list(arguments))
 
 
-_overrides_dirname = config_loader_impl.get_overrides_dirname
+def _refuse(message: str) -> None:
+    raise InputError(f"{' '.join(message.split())}; --hydra-help lists the flags")
 
 
-def overrides_dirname(*arguments: Any, **options: Any) -> str:
-    """As Hydra's own, each name in at most `LONGEST_DIRNAME` bytes."""
-    names = _overrides_dirname(*arguments, **options).split("/")
-    return "/".join(short_name(name, LONGEST_DIRNAME) for name in names)
+def allowing(targets: Iterable[str]) -> AbstractContextManager[Any]:
+    """Return a context in which Hydra 1.4 builds these targets and no others; Hydra 1.3 has no such list.
+
+    Args:
+        targets: dotted names, or `package.*`.
+    """
+    allow = getattr(hydra.utils, "execution_whitelist", None)
+    return allow(sorted(set(targets))) if allow else nullcontext()
 
 
-def silence_libraries() -> None:
-    """Keep off the screen what Lightning tells every user at every start, and what logging says of itself."""
-    logging.raiseExceptions = False  # which prints a traceback for each line that a full disk did not take
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    for message in (
-        ".*does not have many workers.*",
-        ".*exists and is not empty.*",
-        ".*is smaller than the logging interval.*",
-        ".*LeafSpec.*",  # Lightning's own use of torch
-        ".*across ranks is zero.*",  # there may be no validation images
-        ".*your dataloader is not resumable.*",  # the data module keeps its place
-        ".*`srun` command is available.*",  # a job of a sweep starts its ranks itself
-        ".*requested to overfit.*",  # the order is that of the first epoch then
-        ".*callbacks used to create the checkpoint.*",  # resumed runs show what changed themselves
-        ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
-    ):
-        warnings.filterwarnings("ignore", message)
+def make_loader(search_path: ConfigSearchPath) -> ConfigLoader:
+    """Return Hydra's loader of configurations for a search path."""
+    return ConfigLoaderImpl(search_path)
+
+
+def is_group(loader: ConfigLoader, name: str) -> bool:
+    """Tell whether a loader's folders have a group of this name."""
+    assert isinstance(loader, ConfigLoaderImpl)
+    return bool(loader.repository.group_exists(name))
+
+
+def apply_overrides(overrides: Iterable[Override], config: DictConfig) -> None:
+    """Set single values of a composed configuration as Hydra does.
+
+    Args:
+        overrides: parsed; none that chooses from a group.
+        config: changed in place.
+    """
+    ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
+
+
+def set_override_dirname(config: DictConfig) -> None:
+    """Set `hydra.job.override_dirname`, the overrides joined to a name that file systems take.
+
+    Args:
+        config: composed, with Hydra's node; changed in place.
+    """
+    options = config.hydra.job.config.override_dirname
+    typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # may hold ${…}
+    lines = sorted(
+        text.replace("=", options.kv_sep)
+        for text in typed
+        if text.partition("=")[0].lstrip("+~") not in options.exclude_keys
+    )
+    names = options.item_sep.join(lines).split("/")
+    config.hydra.job.override_dirname = "/".join(short_name(name, LONGEST_DIRNAME) for name in names)

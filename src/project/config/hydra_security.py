@@ -12,20 +12,18 @@ from functools import wraps
 from pathlib import Path
 from typing import Any, TextIO
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
-from hydra._internal.config_repository import ConfigRepository
-from hydra.core import utils
 from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig
 
+from project.config import hydra_patches
 from project.config.allowed_targets import find, plain_values
 from project.errors import InputError
-from project.runtime import secrets, yaml_files
+from project.runtime import secrets
 from project.runtime.files import replace_text
 from project.runtime.yaml_text import to_yaml
 
 CALLBACKS = ("project.config.preflight.Preflight",)
-PLUGINS = ("hydra_plugins.", "hydra._internal.core_plugins.")
+PLUGINS = ("hydra_plugins.", hydra_patches.BUILT_IN_PLUGINS)
 """Where launchers and sweepers stand; Hydra makes only those that it has found there."""
 
 HANDLERS = frozenset(
@@ -37,6 +35,8 @@ HANDLERS = frozenset(
     }
 )
 """Classes that log messages may pass through."""
+BUILT_BY_HYDRA = (*CALLBACKS, *HANDLERS, *(f"{package}*" for package in PLUGINS))
+"""Targets that Hydra itself may build."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 VARIABLES = frozenset(
@@ -54,24 +54,19 @@ SWITCHES = ("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "TORCH_FORCE_NO_WEIGHTS_ONLY
 
 
 def install() -> None:
-    """Have Hydra check what it composes and write no secrets, and torch unpickle nothing.
+    """Have Hydra check each composition and write no secrets, and torch unpickle only plain values.
 
-    May be called again.
+    Safe to call again.
     """
     for name in SWITCHES:
         os.environ.pop(name, None)
     os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # torchvision's pretrained weights, too
-    utils._save_config = _save_without_secrets  # type: ignore[assignment]
     logging.setLogRecordFactory(WithoutSecrets)
     for stream in (sys.stdout, sys.stderr):
         _hide_secrets(stream)
-    if not hasattr(ConfigLoaderImpl.load_configuration, "__wrapped__"):
-        ConfigLoaderImpl.load_configuration = _checking(  # type: ignore[method-assign]
-            ConfigLoaderImpl.load_configuration
-        )
-        ConfigRepository.initialize_sources = _searching(  # type: ignore[method-assign]
-            ConfigRepository.initialize_sources
-        )
+    hydra_patches.save_records_with(_save_without_secrets)
+    hydra_patches.check_compositions(check_composition)
+    hydra_patches.check_search_paths(check_search_path)
 
 
 class WithoutSecrets(logging.LogRecord):
@@ -108,41 +103,37 @@ def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -
     replace_text(output_dir / filename, to_yaml(config))
 
 
-def _checking(load: Any) -> Any:
-    @wraps(load)
-    def checked(*arguments: Any, **options: Any) -> DictConfig:
-        try:
-            config: DictConfig = load(*arguments, **options)
-        except RecursionError as error:
-            raise InputError(yaml_files.find_loop() or "the configuration is nested too deeply") from error
-        secrets.note_all(config)
-        if problems := dict.fromkeys(find_refusals(config)):
-            raise InputError("\n".join(problems))
-        return config
+def check_composition(config: DictConfig) -> None:
+    """Note a composed configuration's secrets and refuse what Hydra itself may not build of it.
 
-    return checked
+    Raises:
+        InputError: one line for each value that is not allowed.
+    """
+    secrets.note_all(config)
+    if problems := dict.fromkeys(find_refusals(config)):
+        raise InputError("\n".join(problems))
 
 
-def _searching(initialize: Any) -> Any:
-    @wraps(initialize)
-    def checked(self: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
-        for element in config_search_path.get_path():
-            scheme, _, package = str(element.path).partition("://")
-            package = package.replace("/", ".")
-            if scheme == "pkg" and package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
-                raise InputError(
-                    f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
-                )
-            beside = str(element.provider).startswith("hydra.searchpath") and scheme in (
-                "file",
-                str(element.path),
+def check_search_path(search_path: ConfigSearchPath) -> None:
+    """Refuse folders of configurations that do not exist, and packages that a search would import.
+
+    Raises:
+        InputError: for the first of them.
+    """
+    for element in search_path.get_path():
+        scheme, _, package = str(element.path).partition("://")
+        package = package.replace("/", ".")
+        if scheme == "pkg" and package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
+            raise InputError(
+                f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
             )
-            if beside and not Path(str(element.path).removeprefix("file://")).is_dir():
-                raise InputError(f"hydra.searchpath: no such folder {element.path}; name one that exists")
-        yaml_files.install(config_search_path)
-        initialize(self, config_search_path)
-
-    return checked
+        is_folder = scheme in ("file", str(element.path))
+        if (
+            is_folder
+            and str(element.provider).startswith("hydra.searchpath")
+            and not Path(str(element.path).removeprefix("file://")).is_dir()
+        ):
+            raise InputError(f"hydra.searchpath: no such folder {element.path}; name one that exists")
 
 
 def find_refusals(config: DictConfig) -> Iterator[str]:

@@ -8,7 +8,7 @@ from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from project.config import allowed_targets
+from project.config import allowed_targets, hydra_patches
 from project.config.derived_values import require_image_data
 from project.config.validation import kinds
 from project.errors import InputError, one_line
@@ -27,7 +27,8 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
     """
     allowed_targets.confirm(config[group], group)
     try:
-        made = instantiate(config[group], _convert_="all", **more)
+        with hydra_patches.allowing(str(found.name) for found in allowed_targets.find(config[group], group)):
+            made = instantiate(config[group], _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):

@@ -2,8 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from omegaconf import ListConfig, OmegaConf
+from omegaconf import ListConfig, OmegaConf, __version__
 
 from project.datamodules.storage.class_folders import class_folders
 from project.datamodules.storage.survey import survey
@@ -58,7 +59,11 @@ def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
 
 
 def register() -> None:
-    """Make the resolvers known to OmegaConf; may be called again."""
-    OmegaConf.register_new_resolver("oc.env", secrets.env, replace=True)
+    """Register the resolvers with OmegaConf. Safe to call again."""
+    # OmegaConf 2.4 renames the function; the earlier function of the new name was another one.
+    register_one: Any = (
+        OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
+    )
+    register_one("oc.env", secrets.env, replace=True)
     for resolver in (image_shape, folder_shape, folder_classes, portion):
-        OmegaConf.register_new_resolver(resolver.__name__, resolver, replace=True)
+        register_one(resolver.__name__, resolver, replace=True)

@@ -5,11 +5,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from project.config.allowed_targets import refuse_address
+from project.config.hydra_patches import parse_command_line
 from project.config.suggestions import did_you_mean, explain_key, options
 from project.errors import InputError
 from project.runs.checkpoint_files import find_damage
@@ -68,7 +68,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
         InputError: the run or the checkpoint cannot be continued.
     """
     global continued
-    overrides: list[str] = get_args_parser().parse_known_args(list(arguments))[0].overrides
+    overrides: list[str] = parse_command_line(arguments)[0].overrides
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
     named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
     if not named:

@@ -15,6 +15,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
 from project.runtime.yaml_files import loaded, place, searched, shown
 
@@ -175,10 +176,15 @@ def _quoted(text: str) -> str:
     return quoted
 
 
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return at most three names that resemble one, the nearest first."""
+    return get_close_matches(name, list(known), n=3, cutoff=0.6)
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Name the nearest ones, or all if none is near; `prefix` is put before each."""
     candidates = list(dict.fromkeys(str(candidate) for candidate in known))
-    if near := get_close_matches(name, candidates, n=3, cutoff=0.6):
+    if near := nearest_names(name, candidates):
         return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
     names = [prefix + candidate for candidate in candidates]
     if len(names) > MOST_NAMES:
@@ -257,7 +263,7 @@ def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictCo
     earlier = GlobalHydra.instance().hydra
     GlobalHydra.instance().clear()
     try:
-        with initialize_config_dir(str(conf.absolute()), version_base="1.3"):
+        with initialize_config_dir(str(conf.absolute()), **VERSION_BASE):
             return compose(config_name, lines, return_hydra_config=True)
     except HydraException:
         return None

@@ -12,7 +12,6 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config.hydra_patches import silence_libraries
 from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.datamodules.storage.validation import check_classes, per_channel
@@ -22,6 +21,7 @@ from project.inference.data_override import name_classes
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints as checkpoint
 from project.runs.run_folder import RunFolder
+from project.runtime.library_warnings import silence_libraries
 from project.runtime.text import shown
 
 

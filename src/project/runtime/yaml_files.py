@@ -1,10 +1,9 @@
 """Configuration files: read within bounds, each once, with the line of every key.
 
-Hydra reads its files through `ConfigFolder`, other code through `load` and `read_mapping`: what is no YAML,
+Hydra reads its files through `load_for_hydra`, other code through `load` and `read_mapping`: what is no YAML,
 too large, or nested without end is refused with its file and line before anything is composed.
 """
 
-import os
 import re
 from collections.abc import Iterable, Iterator
 from functools import lru_cache
@@ -13,16 +12,12 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
-from hydra.core.config_search_path import ConfigSearchPath
-from hydra.plugins.config_source import ConfigResult, ConfigSource
 from omegaconf import DictConfig, OmegaConf
-from omegaconf import _utils as omegaconf_utils
 from omegaconf.errors import OmegaConfBaseException
 
 from project.errors import InputError, one_line
 from project.runtime.files import reason_of
+from project.runtime.yaml_text import Loader
 
 MOST_BYTES = 4 << 20
 """Of a file: 100 times what the longest list of class names takes."""
@@ -35,6 +30,7 @@ ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 
 HEADER = 512
 """Characters at the start of a file in which Hydra looks for `# @package`."""
+HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
 
 loaded: dict[str, Path] = {}
 """Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
@@ -47,24 +43,38 @@ searched: list[Path] = []
 """Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
 
 
-class ConfigFolder(FileConfigSource):
-    """Hydra's source of a folder's files, which reads each file once, within the bounds of this module."""
+def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
+    """Read a file on Hydra's behalf and keep its path in `loaded`.
 
-    def load_config(self, config_path: str) -> ConfigResult:
-        """See `hydra.plugins.config_source.ConfigSource`."""
-        name = self._normalize_file_name(config_path)
-        file = Path(os.path.realpath(os.path.join(self.path, name)))
-        loaded[name.removesuffix(".yaml")] = file
-        config = load(file)
-        _refuse_wrong_defaults(file)
-        header = ConfigSource._get_header_dict(_read(file)[0])
-        return ConfigResult(provider=self.provider, path=f"file://{self.path}", config=config, header=header)
+    Args:
+        name: path below the folder, without `.yaml`.
+        file: absolute, with links followed.
+
+    Returns:
+        The configuration, and the start of the text, which may have a header `# @package`.
+
+    Raises:
+        InputError: see `load`; or the defaults list is wrong.
+    """
+    loaded[name] = file
+    config = load(file)
+    _refuse_wrong_defaults(file)
+    return config, _read(file)[0]
 
 
-def install(search_path: ConfigSearchPath) -> None:
-    """Have Hydra read the folders of a search path through this module."""
-    SourcesRegistry.instance().types["file"] = ConfigFolder
-    paths = [str(element.path) for element in search_path.get_path()]
+def package_of(file: Path) -> str | None:
+    """Return the package of a file's header, as in `# @package _global_`. The file was read before."""
+    package = None
+    for line in filter(None, map(str.strip, _read(file)[0].splitlines())):
+        if not (found := HEADER_LINE.match(line)):
+            break
+        if found[1] == "package":
+            package = found[2]
+    return package
+
+
+def set_searched(paths: Iterable[str]) -> None:
+    """Keep the folders of a search path in `searched`."""
     searched[:] = [
         Path(path.removeprefix("file://")) for path in paths if "://" not in path.removeprefix("file://")
     ]
@@ -156,7 +166,7 @@ def load(file: Path) -> DictConfig:
 
 def line_of(file: Path, key: str) -> int:
     """The line in which a file has a dotted key, 0 if it has none. The file was read before."""
-    node, line = yaml.compose(read_text(file), _loader()), 0
+    node, line = yaml.compose(read_text(file), Loader), 0
     while key:
         found = None
         for name, child in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -170,7 +180,7 @@ def line_of(file: Path, key: str) -> int:
 
 def has_alias(file: Path, name: str) -> bool:
     """Tell whether aliases in later blocks of a file stand for what the block of a key at its top defines."""
-    root = yaml.compose(read_text(file), _loader()) if "*" in read_text(file) else None
+    root = yaml.compose(read_text(file), Loader) if "*" in read_text(file) else None
     before: set[int] = set()
     own: set[int] = set()
     for key, child in root.value if isinstance(root, yaml.MappingNode) else ():
@@ -209,7 +219,7 @@ def place_of(path: str, key: str, root: bool) -> str:
         key: dotted.
         root: it stands at the top, and may have dots in it.
     """
-    header = ConfigSource._get_header_dict(_read(loaded[path])[0])["package"]
+    header = package_of(loaded[path])
     group = path.rpartition("/")[0].replace("/", ".")
     package = group if header is None else "" if header == "_global_" else header
     if key == package:
@@ -285,7 +295,7 @@ def _read(file: Path) -> tuple[str, Any]:
 def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, Any]:
     text, name = read_text(file), shown(file)
     try:
-        loader = _loader()(text)
+        loader = Loader(text)
         try:
             node = loader.get_single_node()
             if node is None:
@@ -328,10 +338,6 @@ def _measure(node: yaml.Node, name: str, known: dict[int, tuple[int, int]], leve
     if values > MOST_VALUES:
         raise InputError(f"{name}:{line}: more than {MOST_VALUES} values, with those of its aliases")
     return values, levels
-
-
-def _loader() -> Any:
-    return omegaconf_utils.get_yaml_loader()
 
 
 def _explain(error: yaml.MarkedYAMLError, text: str) -> str:

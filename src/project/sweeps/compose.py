@@ -3,14 +3,13 @@
 import pickle
 from collections.abc import Sequence
 
-from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from project.config.hydra_patches import overrides_dirname
+from project.config.hydra_patches import apply_overrides, is_group, make_loader, set_override_dirname
 
 
 class Composer:
@@ -26,7 +25,6 @@ class Composer:
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
-        assert isinstance(loader, ConfigLoaderImpl)
         self.loader = loader
         self.master = master
         self._bases: dict[tuple[str, ...], bytes] = {}
@@ -37,19 +35,13 @@ class Composer:
         choices = [override for override in parsed if self._is_choice(override)]
         config = self._base(tuple(override.input_line or "" for override in choices))
         values = [override for override in parsed if override not in choices]
-        ConfigLoaderImpl._apply_overrides_to_config(values, config)
+        apply_overrides(values, config)
         task = [override for override in parsed if not override.is_hydra_override()]
         config.hydra.overrides.task = [override.input_line for override in task]
         config.hydra.overrides.hydra += [
             override.input_line for override in values if override.is_hydra_override()
         ]
-        names = config.hydra.job.config.override_dirname
-        config.hydra.job.override_dirname = overrides_dirname(
-            overrides=task,
-            kv_sep=names.kv_sep,
-            item_sep=names.item_sep,
-            exclude_keys=names.exclude_keys,
-        )
+        set_override_dirname(config)
         OmegaConf.copy_cache(from_config=self.master, to_config=config)
         return config
 
@@ -62,7 +54,7 @@ class Composer:
         return config
 
     def _is_choice(self, override: Override) -> bool:
-        return self.loader.repository.group_exists(override.key_or_group)
+        return is_group(self.loader, override.key_or_group)
 
     def _base(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._bases:
@@ -71,7 +63,7 @@ class Composer:
         return pickle.loads(self._bases[choices])  # noqa: S301 (made above)
 
 
-def loader_of(loader: ConfigLoader, folder: str) -> ConfigLoaderImpl:
+def loader_of(loader: ConfigLoader, folder: str) -> ConfigLoader:
     """A loader that reads one folder in the place of the main configuration and the folders beside it."""
     path: ConfigSearchPath = loader.get_search_path()
     elements = path.get_path()
@@ -79,4 +71,4 @@ def loader_of(loader: ConfigLoader, folder: str) -> ConfigLoaderImpl:
         if element.provider == "main":
             element.path = f"file://{folder}"
     elements[:] = [one for one in elements if one.provider == "main" or not str(one.path).startswith("file:")]
-    return ConfigLoaderImpl(path)
+    return make_loader(path)

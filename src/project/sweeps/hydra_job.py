@@ -4,12 +4,13 @@ import os
 import pickle
 from pathlib import Path
 
-from hydra._internal.callbacks import Callbacks
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from project.config.hydra_patches import Callbacks, allowing
+from project.config.hydra_security import BUILT_BY_HYDRA
 from project.runtime.files import replace_text
 from project.runtime.yaml_text import to_yaml
 
@@ -34,10 +35,11 @@ def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobRet
     if config.hydra.job.chdir:
         os.chdir(folder)
     result.working_dir = str(Path.cwd())
-    configure_log(config.hydra.job_logging, config.hydra.verbose)
+    with allowing(BUILT_BY_HYDRA):
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        callbacks = Callbacks(config)
     if config.hydra.output_subdir is not None:
         _save(config, task_config, folder / config.hydra.output_subdir)
-    callbacks = Callbacks(config)
     with env_override(config.hydra.job.env_set):
         callbacks.on_job_start(config=config, task_function=function)
         try:

@@ -7,7 +7,7 @@ from typing import Literal
 import pytest
 from handmade import write_run, write_sweep
 
-from project.config.command_options import Overrides, describe, option, parse
+from project.config.command_options import Overrides, describe, option, read_options
 from project.errors import InputError
 from project.runs.find import find_trained
 
@@ -31,11 +31,11 @@ class Keys:
 
 
 def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert parse(["last"], Keys) == Keys(run="last")
+    assert read_options(Keys, ["last"]) == Keys(run="last")
     assert Keys(run="x").names == ["a", "b"]
     monkeypatch.setenv("HOME", "/home/ann")
     words = "run=a=b split=val folder=~/out count=null share=1e-3 fast=True names=c,d names=e views=flip"
-    assert parse([*words.split(), "data=mnist", "data.path=x", "names='f,g'"], Keys) == Keys(
+    assert read_options(Keys, [*words.split(), "data=mnist", "data.path=x", "names='f,g'"]) == Keys(
         run="a=b",
         split="val",
         folder=Path("/home/ann/out"),
@@ -46,7 +46,7 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
         views="flip",
         data=Overrides(["data=mnist", "data.path=x"]),
     )
-    assert parse(["run='last'", "folder=null"], Keys).folder is None
+    assert read_options(Keys, ["run='last'", "folder=null"]).folder is None
 
 
 @pytest.mark.parametrize(
@@ -58,15 +58,15 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
         ("run=x split=tset", "split=tset: did you mean test?"),
         ("run=x views=flop", "views=flop: did you mean flip?"),
         ("run=x count=0", "count=0: must be at least 1"),
-        ("run=x count=1.5", "count=1.5: give a whole number or null"),
+        ("run=x count=1.5", "count=1.5: expected a whole number or null"),
         ("run=x count=1000001", "count=1000001: must be at most 1,000,000"),
         ("run=x share=inf", "share=inf: must be finite"),
-        ("run=x share=nan", "share=nan: give a number"),
-        ("run=x fast=maybe", "fast=maybe: give true or false"),
+        ("run=x share=nan", "share=nan: expected a number"),
+        ("run=x fast=maybe", "fast=maybe: expected true or false"),
         ("run=x split=null", "split=null: choose from val, test"),
-        ("run=x names=a,,b", "names=a,,b: give one or more, separated by commas"),
-        ("run=", "run=: give a text"),
-        ("run=x folder=", "folder=: give a path or null"),
+        ("run=x names=a,,b", "names=a,,b: expected one or more, separated by commas"),
+        ("run=", "run=: expected a text"),
+        ("run=x folder=", "folder=: expected a path or null"),
         ("run=x run=y", "run=y: run is given twice; leave one out"),
         ("run=x data.path=a data.path=b", "data.path=b: data.path is given twice; leave one out"),
         ("x y", "y: a word without a key is run=…, which is given already; write KEY=y"),
@@ -75,21 +75,21 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
 )
 def test_mistakes_name_the_word_and_the_remedy(words: str, message: str) -> None:
     with pytest.raises(InputError, match=r"^") as found:
-        parse(words.split(), Keys)
+        read_options(Keys, words.split())
     assert str(found.value) == message
 
 
 def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", "/home/one")
-    assert parse(["run=~/a"], Keys).run == "/home/one/a"
-    assert parse(["run=~nobody-of-this-name/a"], Keys).run == "~nobody-of-this-name/a"
-    assert parse(["run=x", "names=~/a,b~"], Keys).names == ["/home/one/a", "b~"]
-    assert parse(["run=x", "folder=~"], Keys).folder == Path("/home/one")
+    assert read_options(Keys, ["run=~/a"]).run == "/home/one/a"
+    assert read_options(Keys, ["run=~nobody-of-this-name/a"]).run == "~nobody-of-this-name/a"
+    assert read_options(Keys, ["run=x", "names=~/a,b~"]).names == ["/home/one/a", "b~"]
+    assert read_options(Keys, ["run=x", "folder=~"]).folder == Path("/home/one")
 
 
 def test_all_mistakes_are_told_together() -> None:
     with pytest.raises(InputError, match=r"^countt=1: no key countt; did you mean count\?\nrun: is missing"):
-        parse(["countt=1"], Keys)
+        read_options(Keys, ["countt=1"])
 
 
 def test_the_help_names_every_key_in_80_columns() -> None:

@@ -13,7 +13,6 @@ from small import make_data, make_trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project.config.hydra_patches import silence_libraries
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.synthetic import Synthetic
 from project.inference.evaluate.ensemble import ensemble
@@ -23,6 +22,7 @@ from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy, OneHotMSE, total_weight_of
 from project.modules.metrics import LossAndAccuracy
+from project.runtime.library_warnings import silence_libraries
 from project.training.ddp.launch import run_ranks
 
 WEIGHTS = [50.0, 1.0, 3.0]

@@ -12,9 +12,9 @@ import pytest
 from conftest import Compose, slurm
 from omegaconf import DictConfig, OmegaConf
 
-from project.config.hydra_patches import silence_libraries
 from project.errors import InputError
 from project.runtime import torchrun
+from project.runtime.library_warnings import silence_libraries
 from project.runtime.secrets import redact
 
 

@@ -9,6 +9,7 @@ from conftest import CONF, ROOT
 from omegaconf import OmegaConf
 
 from project.config import resume
+from project.config.hydra_patches import ConfigFolder
 from project.config.validation.yaml_defaults import read_option
 from project.errors import InputError
 from project.inference import run_config
@@ -16,7 +17,7 @@ from project.runs import results
 from project.runs.results import DamagedError
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
-from project.runtime.yaml_files import ConfigFolder, line_of, load, read_mapping, read_text
+from project.runtime.yaml_files import line_of, load, read_mapping, read_text
 
 sys.path.insert(0, str(ROOT / "tests" / "faults"))
 import presets

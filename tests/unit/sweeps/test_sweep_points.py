@@ -65,7 +65,6 @@ def test_text_is_what_omegaconf_writes(composer: object) -> None:
 
 def test_a_preset_is_a_search_with_a_space_of_its_own(composer: object) -> None:
     config = composer("sweep=learning_rate", "model=mlp")  # type: ignore[operator]
-    assert config.hydra.mode == RunMode.MULTIRUN
     assert config.hydra.sweeper._target_.endswith("OptunaSweeper")
     loader, _ = master()
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]

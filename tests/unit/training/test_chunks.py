@@ -20,12 +20,12 @@ from small import make_data, make_module, make_trainer
 from torch import nn
 
 from project.callbacks.ema import EMA
-from project.config.hydra_patches import silence_libraries
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.loggers.csv import MetricsCSV
 from project.modules.optim import schedules
+from project.runtime.library_warnings import silence_libraries
 from project.training.ddp.launch import run_ranks
 from project.training.trainer import Trainer
 

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hydra._internal.utils import get_args_parser
 from omegaconf import OmegaConf
 
+from project.config.hydra_patches import parse_command_line
 from project.config.validation.groups import GROUPS, KEYS, PRESETS
 from project.errors import InputError
 
@@ -23,9 +23,7 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
     Raises:
         InputError: a flag is wrong, or an override has no key, or a key is given twice: a line each.
     """
-    parser = get_args_parser()
-    parser.error = _raise  # type: ignore[assignment, method-assign]
-    known, unknown = parser.parse_known_intermixed_args(list(arguments))
+    known, unknown = parse_command_line(arguments)
     problems = [
         f"{text}: no such flag; --hydra-help lists them, and keys are given as key=value"
         for text in unknown
@@ -117,7 +115,3 @@ def repeated(overrides: Sequence[str]) -> Iterator[str]:
 
 def _times(number: int) -> str:
     return "twice" if number == 2 else f"{number} times"
-
-
-def _raise(message: str) -> None:
-    raise InputError(f"{' '.join(message.split())}; --hydra-help lists the flags")

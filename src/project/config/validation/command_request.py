@@ -5,9 +5,11 @@ from typing import NamedTuple
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from project.config.hydra_patches import BASIC_LAUNCHER
+
 LOCAL_LAUNCHERS = (
     "hydra_plugins.project_sweeps.launchers.LocalLauncher",
-    "hydra._internal.core_plugins.basic_launcher.BasicLauncher",
+    BASIC_LAUNCHER,
 )
 
 
