@@ -20,7 +20,7 @@ from project.modules.optim.parameter_groups import ParameterGroups, parameter_gr
 from project.modules.optim.schedules import MEASURED, Length, Schedule, accumulated_batches, advance, constant
 from project.modules.tta import mean_over_views
 from project.runtime.bounds import Range
-from project.runtime.seeding import StepSeeds
+from project.runtime.seeding import NETWORK_STREAM, batch_seed
 
 Batch = tuple[Tensor, Tensor]
 """Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
@@ -94,7 +94,6 @@ class ImageClassifier(L.LightningModule):
         self._checked = False
         self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
         self._configured: list[dict[str, Any]] = []
-        self._step_seeds = StepSeeds(self.seed, rank=0)
         self._generators: list[torch.Generator] = []
         self._restored: dict[str, Any] = {}
         self._restored_schedules: list[dict[str, Any]] | None = None
@@ -143,7 +142,6 @@ class ImageClassifier(L.LightningModule):
 
     def on_train_start(self) -> None:
         """Go on where a checkpoint was written, with the options that are configured now."""
-        self._step_seeds = StepSeeds(self.seed, self.trainer.global_rank)
         self._generators = _generators(self.device)
         self._logged_step = self.trainer.global_step
         epoch = Length.of(self.trainer).taken["epoch"]
@@ -193,7 +191,7 @@ class ImageClassifier(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of one batch."""
-        seed = self._step_seeds.of(batch_idx, self._epoch)
+        seed = batch_seed(self.seed, self.current_epoch, batch_idx, self.global_rank, NETWORK_STREAM)
         for generator in self._generators:
             generator.manual_seed(seed)
         images, targets = batch
@@ -250,8 +248,7 @@ class ImageClassifier(L.LightningModule):
             self._offer_means()
 
     def on_train_epoch_start(self) -> None:
-        """Begin the epoch's sums and seeds."""
-        self._step_seeds.forget()
+        """Begin the epoch's sums."""
         # Callbacks may change by the epoch how many batches accumulate.
         self._gradient = mean_gradient(self.trainer, self.total_weight)
         self._epoch_sums = dict.fromkeys(self._epoch_sums, 0.0)
@@ -295,9 +292,6 @@ class ImageClassifier(L.LightningModule):
             "callback_metrics": metrics,
             "loggers": {type(logger).__name__: logger.state_dict() for logger in loggers},
         }
-
-    def _epoch(self) -> int:
-        return self.current_epoch
 
     def _log_interval(self) -> None:
         """Write what the steps since the last interval showed; begin the next one."""

@@ -11,7 +11,7 @@ from project.datamodules.loading.batch_order import EvaluationOrder, Order, Trai
 from project.datamodules.loading.images import MemoryImages
 from project.datamodules.loading.loader import ImageLoader
 from project.datamodules.loading.prefetch import ahead
-from project.runtime.seeding import batch_generators, batch_seeds, generator
+from project.runtime.seeding import AUGMENTATION_STREAM, NETWORK_STREAM, batch_generators, batch_seed, generator
 
 MEAN, STD = [0.49, 0.48, 0.45], [0.24, 0.25, 0.26]
 
@@ -65,7 +65,8 @@ def one_by_one(loader: ImageLoader, pixels: torch.Tensor, epoch: int, start: int
         if loader.augmentation is None:
             yield images, labels
         else:
-            yield loader.augmentation(images, labels, generator(3, epoch, number, loader.rank))
+            draws = torch.Generator().manual_seed(batch_seed(3, epoch, number, loader.rank))
+            yield loader.augmentation(images, labels, draws)
 
 
 def assert_same(found, expected) -> None:
@@ -151,27 +152,22 @@ def test_pixels_in_the_wanted_order_are_not_copied() -> None:
     assert torch.equal(images, pixels)
 
 
-def test_seeds_of_many_batches_are_those_of_each() -> None:
-    for seed, epoch, rank in ((0, 0, 0), (1, 2, 3), (2**32 - 1, 12345, 7)):
-        numbers = np.array([0, 1, 255, 256, 99_999, 2**32 - 1], dtype=np.uint32)
-        expected = [generator(seed, epoch, int(number), rank).initial_seed() for number in numbers]
-        assert batch_seeds(seed, epoch, numbers, rank) == expected
-        for stream in (0, 1):
-            one_by_one = [
-                int(
-                    np.random.SeedSequence((seed, epoch, int(number), rank)).generate_state(2, np.uint64)[
-                        stream
-                    ]
-                )
-                for number in numbers
-            ]
-            assert batch_seeds(seed, epoch, numbers, rank, stream) == [
-                one & (2**63 - 1) for one in one_by_one
-            ]
-    for seed in (5, 2**40):  # which takes two words
-        draws = batch_generators(seed, 1, 250, 2)
-        for number in range(250, 600):
-            assert next(draws).initial_seed() == generator(seed, 1, number, 2).initial_seed()
+def test_seeds_of_batches_differ_and_follow_from_their_key_alone() -> None:
+    keys = [
+        (seed, epoch, batch, rank)
+        for seed in (0, 1, 2**40)
+        for epoch in range(3)
+        for batch in range(200)
+        for rank in range(3)
+    ]
+    seeds = [batch_seed(*key, stream) for key in keys for stream in (AUGMENTATION_STREAM, NETWORK_STREAM)]
+    assert len({seed & 0xFFFFFFFF for seed in seeds}) == len(seeds), "what a CPU's generator takes of them"
+    assert all(0 <= seed < 2**63 for seed in seeds)
+    bits = np.array(seeds, dtype=np.uint64)[:, None] >> np.arange(63, dtype=np.uint64) & np.uint64(1)
+    assert abs(bits.mean(axis=0) - 0.5).max() < 0.03, "no bit is the same for most"
+    draws = batch_generators(5, 1, 250, 2)
+    for number in range(250, 300):
+        assert next(draws).initial_seed() == batch_seed(5, 1, number, 2)
 
 
 def test_work_ahead_keeps_its_order_and_stops_early() -> None:
