@@ -1,12 +1,9 @@
-"""Keeping secrets out of everything that is written: a run's files, a sweep's records, logs, the screen.
+"""Secrets: kept out of a run's files, a sweep's records, logs and the screen.
 
-A secret is the value of a key with a telling name (`api_key`, `password`), also of one that a command line,
-a mapping or an address gives (`api_key=…`, `{api_key: …}`, `user:…@host`); and what an environment variable
-with a telling name holds that the configuration refers to (`${oc.env:WANDB_API_KEY}`). It is hidden below its
-key, and wherever else its value occurs as a word of its own. References are written as they are: whoever
-resumes a run or a sweep gets the secret from the environment again, or must give it again.
-
-Short values are words and numbers of any text: those are hidden below their keys alone, see `note`.
+A secret is the value of a key whose name says so (`api_key`, `password`), a password in a URL, and what an
+environment variable with such a name holds that the configuration refers to (`${oc.env:WANDB_API_KEY}`).
+Values are hidden below their keys and, from `SHORTEST` characters on, wherever they occur as a word.
+References are written as they are: a resumed run gets the secret from the environment again.
 """
 
 import os
@@ -18,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 REDACTED = "REDACTED"
-"""Written in the place of a secret. A word in the grammars of YAML, of overrides and of addresses."""
+"""Stands in the place of a secret. A word in the grammars of YAML, of overrides and of URLs."""
 
 ALWAYS = frozenset(
     {
@@ -26,12 +23,12 @@ ALWAYS = frozenset(
         *("credential", "credentials", "apikey", "accesskey"),
     }
 )
-"""Words that make a secret of a key wherever they stand in its name."""
-AT_THE_END = frozenset({"auth", "pat"})
-"""Words that do so as its last one."""
+"""Words that make a key secret wherever they stand in its name."""
+LAST = frozenset({"auth", "pat"})
+"""Words that make a key secret as its last one."""
 AMBIGUOUS = frozenset({"key", "token"})
-"""Words that, as its last one, do so behind one of `OPENING`."""
-OPENING = frozenset(
+"""Words that make a key secret as its last one, behind one of `SERVICES`."""
+SERVICES = frozenset(
     {
         *("api", "access", "secret", "private", "auth", "signing", "encryption", "license", "licence"),
         *("bearer", "refresh", "session", "client", "account", "ssh", "deploy", "master", "login", "bot"),
@@ -39,44 +36,36 @@ OPENING = frozenset(
         *("kaggle", "openai", "anthropic", "aws", "azure", "gcp", "google", "slack", "telegram"),
     }
 )
-"""What a key or a token opens, or who gives it out."""
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 """Of a name in snake_case, kebab-case or camelCase."""
 
 SHORTEST = 8
-"""Characters of a value that is looked for within other text."""
+"""Characters of a value that is hidden in any text; shorter ones are words and numbers of other texts."""
 SHORTEST_PASSWORD = 4
-"""The same of a value whose key has a word of `ALWAYS`, unless it is a number or one of `OPEN`."""
+"""The same for a key with a word of `ALWAYS`, unless the value is a number."""
 OPEN = ("", "null", "none", "true", "false", REDACTED.lower())
 """Values that are no secrets below any key."""
 
-# Every pattern takes a time that grows as its text does: each begins at a sign that its name cannot hold.
-NAME = re.compile(r"""(?:(?<![\w.@/-])[\w.@/-]+=|(?<=[{,])\s*['"]?\w+['"]?\s*:\s*)""")
-"""A key within a text, up to its value: `x.api_key=`, or in a mapping `api_key: `."""
-PIECE = re.compile(r"""'(?:[^'\\]|\\.){0,20000}'|"(?:[^"\\]|\\.){0,20000}"|\$\{[^}]{0,300}\}|.""", re.DOTALL)
-"""Of a value: a quoted text, a reference, or a character."""
-ENDS = re.compile(r""":?(?:[\s;&'"]|$)|,\s*(?:['"]?[\w.]+['"]?\s*[:=]|\s|$)""")
-"""What a value ends before, outside of brackets: white space, or a comma before the next key."""
-ADDRESS = re.compile(r"""(?<=[\w+.-])(://[^\s:/?#@'"]*):(?!\$\{)([^\s/?#'"]+)@""")
+_PART = r"""(?:'[^']*'|"[^"]*"|\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)|[^\s,;:&'"{}\[\]()]|:(?!\s))+"""
+VALUE = re.compile(rf"""{_PART}(?:,(?![\w.'"]+\s*[:=]){_PART})*""")
+"""Of a key in an override or a mapping; brackets are part of it."""
+KEY = re.compile(r"""(?<![\w.@/-])[\w.@/-]+=|(?<=[{,])\s*['"]?\w+['"]?\s*:\s*""")
+URL_PASSWORD = re.compile(r"""(?<=[\w+.-])(://[^\s:/?#@'"]*):(?!\$\{)([^\s/?#'"]+)@""")
 
-HOW_AGAIN = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
+GIVE_AGAIN = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
 
 _values: dict[str, None] = {}
-"""Secrets that this process has met, to be found in whatever is written."""
+"""Secrets that this process has met."""
 
 
 @lru_cache(10_000)
 def is_secret(key: str) -> bool:
-    """Whether the last part of a dotted key, or the name of a variable, says that its value is secret."""
+    """Return true for a dotted key, or a variable, whose last part says that its value is secret."""
     words = _words(key)
-    return not ALWAYS.isdisjoint(words) or bool(
-        words
-        and (
-            words[-1] in AT_THE_END
-            or words == ["token"]
-            or (words[-1] in AMBIGUOUS and not OPENING.isdisjoint(words[:-1]))
-        )
-    )
+    if not words or not ALWAYS.isdisjoint(words):
+        return bool(words)
+    named = words[-1] in AMBIGUOUS and not SERVICES.isdisjoint(words[:-1])
+    return words[-1] in LAST or words == ["token"] or named
 
 
 def _words(key: str) -> list[str]:
@@ -84,16 +73,16 @@ def _words(key: str) -> list[str]:
 
 
 def is_open(value: Any) -> bool:
-    """Whether a value is no secret below any key: null, true or false, or a reference."""
+    """Return true for a value that is no secret below any key: null, true or false, or a reference."""
     return value is None or isinstance(value, bool) or str(value).lower() in OPEN or "${" in str(value)
 
 
 def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the secrets among plain values, each with the key that says so.
+    """Yield the secrets among plain values, each with the key that makes it one.
 
     Args:
-        values: of mappings, lists and scalars.
-        key: they stand below this one, which says that they are secret.
+        values: mappings, lists and scalars.
+        key: secret key above the values (none).
     """
     if isinstance(values, Mapping):
         for name, child in values.items():
@@ -106,13 +95,11 @@ def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def note(value: Any, key: str = "") -> None:
-    """Remember a secret, to find it in whatever is written later.
-
-    Shorter values than `SHORTEST` are left alone: 1, true or cat would be hidden in every text.
+    """Remember a secret, to hide it in all text that is written later; short values are left alone.
 
     Args:
         value: the secret.
-        key: it is the value of.
+        key: its key.
     """
     text = str(value)
     password = not ALWAYS.isdisjoint(_words(key)) and not text.isdecimal()
@@ -121,17 +108,17 @@ def note(value: Any, key: str = "") -> None:
 
 
 def note_all(values: Any) -> None:
-    """Remember all secrets among values of a configuration, plain or OmegaConf's, resolved or not."""
+    """Remember all secrets of a configuration, plain or OmegaConf's, resolved or not."""
     for key, value in find_secrets(OmegaConf.to_container(values) if OmegaConf.is_config(values) else values):
         note(value, key)
 
 
 def redact(values: Any, *, secret: bool = False) -> Any:
-    """Return plain values without secrets; words that a `${…}` will be resolved from stay.
+    """Return plain values without secrets.
 
     Args:
-        values: of mappings, lists and scalars.
-        secret: they stand below a key that says so.
+        values: mappings, lists and scalars.
+        secret: the values stand below a secret key.
     """
     if isinstance(values, Mapping):
         return {
@@ -146,51 +133,39 @@ def redact(values: Any, *, secret: bool = False) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """Return a text, such as an override, a message or an address, without secrets."""
+    """Return a text (an override, a message, a URL) without secrets."""
     if _values:
         text = _pattern(frozenset(_values)).sub(lambda found: found[1] or REDACTED, text)
     if "://" in text:
-        text = ADDRESS.sub(rf"\1:{REDACTED}@", text)
-    return "".join(_hide_by_key(text)) if "=" in text or "{" in text else text
+        text = URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
+    return "".join(_redact_below_keys(text)) if "=" in text or "{" in text else text
 
 
 @lru_cache(4)
 def _pattern(values: frozenset[str]) -> re.Pattern[str]:
-    """Find any of some secrets as a word of its own; or the name of a class, which is none."""
+    """Match the secrets as words of their own, and names of classes, which are none."""
     words = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
     return re.compile(rf"""(_target_['"]?\s*[:=]\s*['"]?[\w.]+)|(?<!\w)(?:{words})(?!\w)""")
 
 
-def _hide_by_key(text: str) -> Iterator[str]:
-    """Yield a text in pieces, the values of secret keys hidden."""
+def _redact_below_keys(text: str) -> Iterator[str]:
+    """Yield the pieces of a text, the values of secret keys hidden."""
     done = 0
-    for found in NAME.finditer(text):
-        if found.start() >= done and is_secret(found[0].strip("=: \t\n'\"")):
-            end = _end_of_value(text, found.end())
-            if not is_open(text[found.end() : end].strip("'\"")):
-                yield text[done : found.end()] + REDACTED
-                done = end
+    for key in KEY.finditer(text):
+        if key.start() < done or not is_secret(key[0].strip("=: \t\n'\"")):
+            continue
+        value = VALUE.match(text, key.end())
+        if value is not None and not is_open(value[0].strip("'\"")):
+            yield text[done : key.end()] + REDACTED
+            done = value.end()
     yield text[done:]
 
 
-def _end_of_value(text: str, start: int) -> int:
-    """Where the value ends that begins at a place of a text; brackets are part of it up to the last one."""
-    depth, place = 0, start
-    while place < len(text):
-        piece = PIECE.match(text, place)
-        assert piece is not None
-        depth += (piece[0] in "([{") - (piece[0] in ")]}")
-        if depth < 0 or (depth == 0 and len(piece[0]) == 1 and ENDS.match(text, place)):
-            break
-        place = piece.end()
-    return place
-
-
 def env(key: str, *default: Any) -> str | None:
-    """OmegaConf's `oc.env`; what a variable with a telling name holds is remembered as a secret.
+    """Resolve `oc.env`; the value of a variable with a secret's name is remembered as a secret.
 
     Raises:
-        KeyError: there is no such variable, and no default.
+        KeyError: the variable is not set and there is no default.
     """
     if key in os.environ:
         value: str | None = os.environ[key]
@@ -203,35 +178,35 @@ def env(key: str, *default: Any) -> str | None:
     return value
 
 
-def find_lost(config: DictConfig) -> Iterator[str]:
-    """Yield which values of a recorded configuration are missing because they are secret, a line each."""
-    for group in config:
-        if group != "hydra":
-            node = config._get_node(group)
-            yield from _lost(OmegaConf.to_container(node) if OmegaConf.is_config(node) else None, str(group))
+def find_missing_secrets(config: DictConfig) -> Iterator[str]:
+    """Yield a line for each value of a recorded configuration that was not written because it is secret."""
+    for group in map(str, config):
+        node = config._get_node(group)
+        if group != "hydra" and OmegaConf.is_config(node):
+            yield from _missing(OmegaConf.to_container(node), group)
 
 
-def _lost(plain: Any, key: str) -> Iterator[str]:
+def _missing(plain: Any, key: str) -> Iterator[str]:
     if isinstance(plain, Mapping):
         for name, child in plain.items():
-            yield from _lost(child, f"{key}.{name}")
+            yield from _missing(child, f"{key}.{name}")
     elif isinstance(plain, list):
         for place, child in enumerate(plain):
-            yield from _lost(child, f"{key}[{place}]")
+            yield from _missing(child, f"{key}[{place}]")
     elif is_redacted(plain):
-        yield f"{key}: {HOW_AGAIN.format(key=key)}"
+        yield f"{key}: {GIVE_AGAIN.format(key=key)}"
 
 
 def is_redacted(value: Any) -> bool:
-    """Whether a value was read from a record that a secret was kept out of."""
+    """Return true for a recorded value whose secret was left out."""
     return isinstance(value, str) and bool(re.search(rf"(^|[=:]\s*['\"]?){REDACTED}\b", value))
 
 
 def restore(overrides: Iterable[str], given: Sequence[str]) -> list[str]:
-    """Put overrides that were given again in the place of recorded ones without their secrets.
+    """Replace recorded overrides without their secrets by those that are given again.
 
     Args:
-        overrides: of a record.
+        overrides: recorded.
         given: on the command line now.
     """
     known = {redact_text(text): text for text in given}

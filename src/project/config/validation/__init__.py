@@ -73,7 +73,7 @@ def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
 def _problems(config: DictConfig) -> Iterator[str]:
     """Yield what is wrong, for consequences of other mistakes too."""
     yield from (*allowed_targets.find_refusals(config), *hydra_security.find_refusals(config))
-    yield from secrets.find_lost(config)
+    yield from secrets.find_missing_secrets(config)
     if removed := list(removed_groups(config)):
         yield from removed
         return
