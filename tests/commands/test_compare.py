@@ -13,7 +13,8 @@ from project.reporting.compare.curves import read_curves
 from project.runs.collect import Comparison, compare
 from project.runs.hparam_diff import Differences, short_names
 from project.runs.results import DURATION, read_runs
-from project.runs.table import duration, render, shorten
+from project.runs.table import render
+from project.wording import duration, shorten
 
 
 @pytest.fixture
@@ -262,7 +263,7 @@ def test_names_are_short_where_that_is_enough() -> None:
 
 def test_texts_are_short() -> None:
     assert [duration(seconds) for seconds in (0.94, 61, 150, 9000, math.nan)] == [
-        "0.9 s", "61 s", "2.5 min", "2.5 h", ""
+        "0.9 s", "1 min 1 s", "2 min 30 s", "2 h 30 min", ""
     ]  # fmt: skip
     assert shorten("abcdefghij", 7) == "abc…hij"[:7]
-    assert shorten("abcdefghij", 6, at_end=True) == "abcde…"
+    assert shorten("abcdefghij", 6, keep="start") == "abcde…"

@@ -49,7 +49,7 @@ class Column:
 
     title: str
     right: bool | None = None
-    keep: Kept = "start"
+    keep: Kept = "ends"
     fixed: bool = False
 
 

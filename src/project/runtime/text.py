@@ -1,5 +1,6 @@
 """Texts for people: plurals, durations, shortened and printable names. Imports nothing of this package."""
 
+import math
 import os
 import unicodedata
 from typing import Literal
@@ -16,22 +17,24 @@ def plural(count: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span such as `4.1 s`, `3 min 20 s` or `5 h 2 min`; nothing for NaN."""
-    if seconds != seconds:  # NaN
+    """Return a time span such as `4.1 s`, `42 s`, `3 min 20 s` or `5 h 2 min`; nothing for NaN."""
+    if math.isnan(seconds):
         return ""
     minutes, rest = divmod(round(seconds), 60)
     if minutes >= 60:
         return f"{minutes // 60} h {minutes % 60} min"
-    return f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+    if minutes:
+        return f"{minutes} min {rest} s"
+    return f"{seconds:.1f} s" if seconds < 9.95 else f"{rest} s"
 
 
-def shorten(text: str, width: int, *, keep: Kept = "start") -> str:
+def shorten(text: str, width: int, *, keep: Kept = "ends") -> str:
     """Return a text in at most so many columns of a terminal, with an ellipsis for what is left out.
 
     Args:
         text: of any script.
         width: columns.
-        keep: part of the text that stays; `ends` leaves out the middle.
+        keep: part of the text that stays (`ends`: leave out the middle, where paths and lists differ least).
     """
     if columns_of(text) <= width:
         return text

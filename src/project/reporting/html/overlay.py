@@ -63,4 +63,4 @@ def _name(ranked: Comparison, number: int) -> str:
     keys = ranked.shown.told + (ranked.shown.repetitions if ranked.each else [])
     names = short_names(keys, RESERVED)
     values = [f"{names[key]}={ranked.shown.texts([run], key)[0]}" for key in keys]
-    return shorten(f"{number + 1}. {' '.join(values) or run.folder.name}", LONGEST, at_end=True)
+    return shorten(f"{number + 1}. {' '.join(values) or run.folder.name}", LONGEST, keep="start")

@@ -108,7 +108,7 @@ def _axis(one: Scale, x: float, *, last: bool) -> Markup:
     ]
     name = element(
         "text",
-        shorten(one.name, 18, at_end=True),
+        shorten(one.name, 18, keep="start"),
         x=f"{x:.0f}",
         y=TOP - 22,
         text_anchor="middle",
