@@ -3,10 +3,14 @@
 import math
 import os
 import unicodedata
+from collections.abc import Iterable
 from typing import Literal
 
 LONGEST_NAME = 255
 """Bytes of a file's or folder's name, on nearly all file systems."""
+
+MAX_NAMES = 12
+"""Names of which one is to be chosen."""
 
 Kept = Literal["start", "end", "ends"]
 
@@ -54,22 +58,21 @@ def columns_of(text: str) -> int:
     return len(text) + wide - sum(unicodedata.combining(letter) > 0 for letter in text)
 
 
-def printable(text: str) -> str:
-    """Return a text that every encoding of Unicode takes: names of files may hold other bytes."""
-    return text.encode(errors="surrogateescape").decode(errors="replace")
-
-
-def shown(name: str) -> str:
+def printable(name: str) -> str:
     """Return a name on one line of a screen; control characters and bytes that are no text are spelt out."""
-    return name if name.isprintable() else "".join(map(_spelt, name))
+    return name if name.isprintable() else "".join(map(_escape, name))
 
 
-def _spelt(character: str) -> str:
+def _escape(character: str) -> str:
     if character.isprintable():
         return character
     if "\udc80" <= character <= "\udcff":  # a byte that is not UTF-8 (PEP 383)
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
+
+
+shown = printable
+"""Earlier name."""
 
 
 def name_length(path: str | os.PathLike[str]) -> int:
@@ -86,3 +89,22 @@ def short_name(name: str, most: int = LONGEST_NAME) -> str:
 
     begin = data[: most - 9].decode(errors="ignore")  # UTF-8 is cut between characters
     return f"{begin}-{hashlib.sha256(data).hexdigest()[:8]}"
+
+
+def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
+    """Return the nearest of the known names, or all if none is near.
+
+    Args:
+        name: unknown name.
+        known: names to choose from.
+        prefix: put before each.
+    """
+    from difflib import get_close_matches  # of errors alone
+
+    candidates = list(dict.fromkeys(str(candidate) for candidate in known))
+    if near := get_close_matches(name, candidates, n=3, cutoff=0.6):
+        return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
+    names = [prefix + candidate for candidate in candidates]
+    if len(names) > MAX_NAMES:
+        names = [*names[:MAX_NAMES], "…"]
+    return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
