@@ -14,7 +14,7 @@ from project.runs.collect import Comparison, compare
 from project.runs.hparam_diff import Differences, short_names
 from project.runs.results import DURATION, read_runs
 from project.runs.table import render
-from project.wording import duration, shorten
+from project.runtime.text import duration, shorten
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from project.runs.hparam_diff import short_names
 from project.runs.ranking import tie_note
 from project.runs.results import DURATION
 from project.runtime import console
-from project.wording import columns_of, duration, plural, shorten
+from project.runtime.text import columns_of, duration, plural, shorten
 
 MAX_CELL_WIDTH = 18
 NUM_NAMED = 5

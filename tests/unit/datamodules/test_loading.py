@@ -11,7 +11,13 @@ from project.datamodules.loading.batch_order import EvaluationOrder, Order, Trai
 from project.datamodules.loading.images import MemoryImages
 from project.datamodules.loading.loader import ImageLoader
 from project.datamodules.loading.prefetch import ahead
-from project.runtime.seeding import AUGMENTATION_STREAM, NETWORK_STREAM, batch_generators, batch_seed, generator
+from project.runtime.seeding import (
+    AUGMENTATION_STREAM,
+    NETWORK_STREAM,
+    batch_generators,
+    batch_seed,
+    generator,
+)
 
 MEAN, STD = [0.49, 0.48, 0.45], [0.24, 0.25, 0.26]
 
