@@ -82,7 +82,7 @@ def test_a_runs_report_is_all_there(tmp_path: Path, page: Any) -> None:
     assert "val" in page.locator("#tip").inner_text()
     assert page.locator("pre.commands button").count() == 3
     assert not page.get_by_text("model:", exact=False).first.is_visible()  # the configuration is folded
-    page.get_by_text("The whole configuration").click()
+    page.get_by_text("Whole configuration").click()
     assert page.get_by_text("_target_: project.modules.networks.cnn.CNN").is_visible()
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
@@ -106,17 +106,17 @@ def test_a_sweeps_report_has_all_rows_and_sorts_them(tmp_path: Path, page: Any) 
         "model",
         "optim",
         "seed",
-        "val. accuracy",
-        "test accuracy",
-        "val. loss",
+        "val/acc",
+        "test/acc",
+        "val/loss",
         "state",
         "time",
     ]
     assert table.locator("tbody tr").count() == 12
     accuracies = table.locator("tbody tr td:nth-child(5)")
     best_first = accuracies.all_inner_texts()
-    assert best_first[0] == "98.00 %"
-    table.get_by_text("val. accuracy").click()
+    assert best_first[0] == "0.9800"
+    table.locator("thead").get_by_text("val/acc").click()
     assert accuracies.all_inner_texts() == best_first[::-1]
     table.get_by_text("job", exact=True).click()
     assert table.locator("tbody tr th").all_inner_texts() == [str(number) for number in range(12)]

@@ -9,11 +9,11 @@ import pytest
 from handmade import write_curve, write_run, write_sweep
 
 from project.errors import InputError
-from project.reporting.compare.curves import read_curves
+from project.reporting.compare.plot import read_curves
+from project.reporting.compare.table import render
 from project.runs.collect import Comparison, compare
 from project.runs.hparam_diff import Differences, short_names
 from project.runs.results import DURATION, read_runs
-from project.runs.table import render
 from project.runtime.text import duration, shorten
 
 
@@ -52,7 +52,7 @@ def test_each_run_can_be_ranked_by_itself(sweep: Path) -> None:
     assert table.splitlines()[3].split() == (
         ["1", "CNN", "Adam", "3", "0.9800", "0.9700", "0.0200", "10", "s", "11"]
     )
-    assert "9 more are not shown; --top 12 shows all" in table
+    assert "not shown: 9 points; top=12 shows all" in table
     assert f"best run: {sweep}/11" in table
 
 
@@ -80,7 +80,7 @@ def test_what_has_no_room_is_left_out_and_told(tmp_path: Path, width: int) -> No
     left_out = {"lr", "momentum", "val/acc", "test/acc", "val/loss", "time"} - set(heading)
     note = " ".join(lines[7:])
     assert all(name in note for name in left_out)
-    assert ("no room" in note) == bool(left_out)
+    assert ("without room" in note) == bool(left_out)
     assert bool(left_out) == (width < 80)
 
 
@@ -171,7 +171,7 @@ def test_damaged_runs_are_named_and_passed_over(sweep: Path) -> None:
     assert comparison.count == 8
     assert len(comparison.damaged) == 4
     table = render(comparison, top=20, width=300)
-    assert "passed over: 4 damaged runs" in table
+    assert "skipped: 4 damaged runs" in table
     for name in ("0/status.json", "1/config.yaml", "2/config.yaml", "3/status.json"):
         assert sum(str(sweep / name) in line for line in table.splitlines()) == 1
 
@@ -205,14 +205,14 @@ def test_any_metric_ranks_and_losses_ascend(sweep: Path) -> None:
     assert comparison.points[0].mean("val/loss") == pytest.approx(0.03)
     assert compare([sweep], by="test/acc").larger_is_better
     assert not compare([sweep], by=DURATION).larger_is_better
-    with pytest.raises(InputError, match=r"--by tst/acc: no such metric .*did you mean test/acc"):
+    with pytest.raises(InputError, match=r"by=tst/acc: no such metric .*did you mean test/acc"):
         compare([sweep], by="tst/acc")
 
 
 def test_runs_that_watched_different_metrics_need_one_named(tmp_path: Path) -> None:
     write_run(tmp_path / "a", acc=0.9)
     write_run(tmp_path / "b", acc=0.8, monitor="val/loss", mode="min")
-    with pytest.raises(InputError, match=r"different metrics .*--by val/acc or --by val/loss"):
+    with pytest.raises(InputError, match=r"different metrics .*by=val/acc or by=val/loss"):
         compare([tmp_path])
     assert compare([tmp_path], by="val/acc").points[0].mean("val/acc") == pytest.approx(0.85)
 

@@ -11,7 +11,7 @@ from conftest import ROOT, read_table
 from handmade import write_run, write_sweep
 
 from project.errors import InputError
-from project.reporting.compare.spreadsheet import write_csv
+from project.reporting.compare.table import write_csv
 from project.runs.collect import compare
 from project.runs.earlier_output import COMPARISON, PICTURE, is_earlier
 from project.runs.results import flatten, read_runs
@@ -76,7 +76,7 @@ def test_the_csv_of_runs_holds_unfinished_ones_too(sweep: Path, tmp_path: Path) 
     )
     assert (rows[-1]["rank"], rows[-1]["error"], rows[-1]["val/acc"]) == ("", "it, broke", "")
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--csv .*cannot be written"):
+    with pytest.raises(InputError, match=r"csv=.*cannot be written"):
         write_csv(compare([sweep]), tmp_path / "file" / "x.csv")
 
 
@@ -93,38 +93,35 @@ def compare_by_script(*arguments: str, code: int = 0, columns: int = 80) -> subp
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
     assert "project.runs.collect" in imported
     assert "torch" not in imported
-    assert ("matplotlib" in imported) == ("--plot" in arguments and code == 0)
+    has_plot = any(argument.startswith("plot=") for argument in arguments)
+    assert ("matplotlib" in imported) == (has_plot and code == 0)
     return done
 
 
 def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
     table, picture = tmp_path / "t.csv", tmp_path / "new" / "p.svg"
-    done = compare_by_script(str(sweep), "--top", "2", "--csv", str(table), "--plot", str(picture))
-    assert "2 more are not shown" in done.stdout
+    done = compare_by_script(str(sweep), "top=2", f"csv={table}", f"plot={picture}")
+    assert "not shown: 2 points" in done.stdout
     assert len(read_table(table)) == 4
     assert picture.read_text().count("<svg") == 1
     assert is_earlier(table, COMPARISON)
     assert is_earlier(picture, PICTURE)
     table.write_text("name,grade\n")
-    compare_by_script(str(sweep), "--csv", str(table), code=2)
+    compare_by_script(str(sweep), f"csv={table}", code=2)
     assert table.read_text() == "name,grade\n"
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (
-            ["--csv", "a.svg", "--plot", "./a.svg"],
-            "error: --plot a.svg: the file of --csv",
-        ),
-        (["--by", "acc"], "error: --by acc: no such metric in these runs; did you mean"),
-        (
-            ["--plot", "x.gif"],
-            "error: argument --plot: x.gif is no picture; end the name in .png, .svg, .pdf",
-        ),
-        (["--by", "acc", "--csv", "/proc/x/a.csv"], "error: --csv /proc/x/a.csv: cannot be written ("),
-        (["--top", "0"], "error: argument --top: 0 is no number of rows; give 1 or more"),
-        (["--eech"], "error: unrecognized arguments: --eech; --help lists the flags"),
+        (["csv=a.svg", "plot=./a.svg"], "error: plot=a.svg: the same file as csv; give another name"),
+        (["by=acc"], "error: by=acc: no such metric in these runs; did you mean"),
+        (["plot=x.gif"], "error: plot=x.gif: unknown format; end the name in .png, .svg, .pdf"),
+        (["by=acc", "csv=/proc/x/a.csv"], "error: csv=/proc/x/a.csv: cannot be written ("),
+        (["top=0"], "error: top=0: must be at least 1"),
+        (["eech=true"], "error: eech=true: no key eech; did you mean each"),
+        (["--plot", "x.png"], "error: --plot: no such flag; write plot=…"),
+        (["--each"], "error: --each: no such flag; write each=…"),
     ],
 )
 def test_the_script_tells_mistakes_in_one_line(sweep: Path, arguments: list[str], message: str) -> None:
@@ -136,5 +133,5 @@ def test_the_script_tells_mistakes_in_one_line(sweep: Path, arguments: list[str]
 def test_the_help_fits_80_columns() -> None:
     text = compare_by_script("--help").stdout
     assert max(map(len, text.splitlines())) <= 80
-    for flag in ("--by", "--each", "--top", "--csv", "--plot", "--traceback"):
-        assert flag in text
+    for key in ("runs=outputs", "by=", "each=", "top=", "csv=", "plot=", "--traceback"):
+        assert key in text

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from handmade import write_curve, write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.collections import LineCollection
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
 
 from project.errors import InputError
-from project.reporting.compare.plot import draw, picture
-from project.reporting.compare.scales import metric_scale, scale
-from project.runs.collect import compare
+from project.figures.charts import FAINT, figure_style
+from project.figures.parallel_coordinates import key_axis, metric_axis
+from project.reporting.compare.plot import draw, make_figure
+from project.runs.collect import Comparison, compare
 from project.runs.earlier_output import PICTURE, is_earlier
 from project.runs.hparam_diff import ABSENT
 
@@ -32,6 +32,11 @@ def write_runs(folder: Path, count: int) -> Path:
         run = write_run(folder / str(number), *overrides, acc=acc)
         write_curve(run, *(acc - 0.3 / epoch for epoch in range(1, 6)))
     return folder
+
+
+def picture_of(comparison: Comparison) -> Figure:
+    with figure_style():
+        return make_figure(comparison)
 
 
 def texts(figure: Figure) -> list[Text]:
@@ -69,7 +74,7 @@ def assert_apart(boxes: list[tuple[str, Bbox]]) -> None:
 @pytest.mark.parametrize("count", [2, 6, 40])
 @pytest.mark.parametrize("each", [False, True])
 def test_nothing_is_cut_off_or_overlaps(tmp_path: Path, count: int, each: bool) -> None:
-    figure = picture(compare([write_runs(tmp_path, count)], each=each))
+    figure = picture_of(compare([write_runs(tmp_path, count)], each=each))
     assert_apart(boxes_within(figure))
 
 
@@ -78,31 +83,31 @@ def test_many_keys_of_long_names_fit_too(tmp_path: Path) -> None:
     for number in range(6):
         values = [f"{key}={json.dumps(f'value_of_some_length_{number}')}" for key in keys]
         write_run(tmp_path / str(number), *values, acc=0.9 + number / 100)
-    figure = picture(compare([tmp_path]))
+    figure = picture_of(compare([tmp_path]))
     boxes = boxes_within(figure)
     assert "val/acc of 6 runs; 2 keys left out" in [words for words, _ in boxes]
     assert_apart(boxes)
 
 
 def test_a_line_a_point_and_the_best_eight_in_the_legend(tmp_path: Path) -> None:
-    figure = picture(compare([write_runs(tmp_path, 40)]))
+    figure = picture_of(compare([write_runs(tmp_path, 40)]))
     above, below = figure.axes
-    (lines,) = (item for item in above.collections if isinstance(item, LineCollection))
-    assert len(lines.get_segments()) == 20
+    assert len(above.patches) == 20
+    assert len({patch.get_edgecolor()[:3] for patch in above.patches}) == 9, "eight colours, and grey"
     legend = below.get_legend()
     assert legend is not None
     assert legend.get_title().get_text() == "the best 8 of 20; others grey"
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == 8
     assert labels[0].replace("\N{NO-BREAK SPACE}", " ").startswith("0.8925 ± 0.0035   CNN, lr 1e-05")
-    grey = [item for item in below.collections if isinstance(item, LineCollection)]
-    assert len(grey[0].get_segments()) == 11  # the twentieth diverged: no curve
+    grey = [line for line in below.get_lines() if line.get_color() == FAINT]
+    assert len(grey) == 11  # the twentieth diverged: no curve
 
 
 def test_curves_alone_where_nothing_differs(tmp_path: Path) -> None:
     write_curve(write_run(tmp_path / "a", "seed=1"), 0.1, 0.2)
     write_curve(write_run(tmp_path / "b", "seed=2"), 0.3, 0.4)
-    (axes,) = picture(compare([tmp_path])).axes
+    (axes,) = picture_of(compare([tmp_path])).axes
     (line,) = axes.get_lines()
     assert list(line.get_xdata()) == [1, 2]
     assert list(line.get_ydata()) == pytest.approx([0.2, 0.3])
@@ -115,38 +120,38 @@ def test_pictures_in_three_formats(tmp_path: Path, ending: str) -> None:
     assert is_earlier(file, PICTURE)
     assert file.stat().st_size > 5000
     (tmp_path / "file").touch()
-    with pytest.raises(InputError, match=r"--plot .*cannot be written"):
+    with pytest.raises(InputError, match=r"plot=.*cannot be written"):
         draw(compare([tmp_path / "runs"]), tmp_path / "file" / f"x.{ending}")
 
 
 def test_an_axis_is_logarithmic_from_a_hundredfold_on() -> None:
     values = [10.0**-exponent for exponent in range(1, 6)]
-    assert scale("lr", values, list("abcde"), 14).places == pytest.approx([1, 0.75, 0.5, 0.25, 0])
-    assert scale("lr", [0.1, 0.01, 0.001], list("abc"), 14).places == pytest.approx([1, 0.5, 0])
-    assert scale("n", [10, 20, 110], list("abc"), 14).places == pytest.approx([0, 0.1, 1])
+    assert key_axis("lr", values, list("abcde"), 14).places == pytest.approx([1, 0.75, 0.5, 0.25, 0])
+    assert key_axis("lr", [0.1, 0.01, 0.001], list("abc"), 14).places == pytest.approx([1, 0.5, 0])
+    assert key_axis("n", [10, 20, 110], list("abc"), 14).places == pytest.approx([0, 0.1, 1])
     # On a linear axis 0.0001 would lie on 0: side by side.
-    side = scale("weight_decay", [0.01, 0, 0.0001], ["0.01", "0", "0.0001"], 14)
+    side = key_axis("weight_decay", [0.01, 0, 0.0001], ["0.01", "0", "0.0001"], 14)
     assert side.places == pytest.approx([5 / 6, 1 / 6, 3 / 6])
     assert sorted(side.ticks) == [(1 / 6, "0"), (0.5, "0.0001"), (5 / 6, "0.01")]
 
 
 def test_what_is_missing_lies_below_the_numbers() -> None:
-    clip = scale("clip", [1.0, None, 2.0], ["1", "null", "2"], 14)
+    clip = key_axis("clip", [1.0, None, 2.0], ["1", "null", "2"], 14)
     assert clip.places == pytest.approx([0.14, 0, 1])
     assert (0.0, "null") in clip.ticks
-    mixed = scale("widths", [[64], ABSENT, [512, 256]], ["[64]", "–", "[512,256]"], 6)
-    assert [text for _, text in mixed.ticks] == ["–", "[51…6]", "[64]"]
+    mixed = key_axis("widths", [[64], ABSENT, [512, 256]], ["[64]", "–", "[512,256]"], 6)
+    assert [text for _, text in mixed.ticks] == ["–", "[5…56]", "[64]"]
     assert mixed.places == pytest.approx([5 / 6, 1 / 6, 3 / 6])
 
 
 def test_diverged_runs_do_not_press_the_others_together() -> None:
     values = [0.1, *(0.9 + 0.01 * number for number in range(9)), math.nan]
-    axis = metric_scale("val/acc", values, larger_is_better=True)
+    axis = metric_axis("val/acc", values, larger_is_better=True)
     assert axis.places[0] == pytest.approx(0.14)
     assert axis.places[1] > 0.5
     assert axis.places[-2:] == [1, 0]
     # The quartiles are 0.9075 and 0.9625.
     assert [text for _, text in axis.ticks[:2]] == ["nan", "≤ 0.743"]
-    losses = metric_scale("val/loss", [1 - value for value in values[:-1]], larger_is_better=False)
+    losses = metric_axis("val/loss", [1 - value for value in values[:-1]], larger_is_better=False)
     assert losses.places[0] == 1
     assert losses.ticks[0][1].startswith("≥ 0.")

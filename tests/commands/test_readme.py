@@ -18,7 +18,7 @@ from project.config.validation import find_problems
 from project.inference.evaluate.options import Options as Evaluate
 from project.inference.export.options import Options as Export
 from project.inference.predict.options import Options as Predict
-from project.reporting.html.options import Options as Report
+from project.reporting.html.command import Options as Report
 from project.sweeps.sweepers.points import grid
 from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
 

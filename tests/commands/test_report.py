@@ -20,17 +20,14 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 
 from project.errors import InputError
+from project.figures.charts import Line, downsample, draw_lines, figure_style, make_axes, to_svg
 from project.loggers.events import EventFile
-from project.reporting.compare import ticks
-from project.reporting.html import command as writing
-from project.reporting.html import evaluated, figures
-from project.reporting.html.axes import spanning, thinned
-from project.reporting.html.charts import HEIGHT, WIDTH, Line, line_chart
-from project.reporting.html.command import write_report
-from project.reporting.html.event_images import read_pictures
-from project.reporting.html.html import element
-from project.reporting.html.reading import RunStory
-from project.runs.collect import compare
+from project.reporting.html import command, evaluations, images
+from project.reporting.html.charts import HEIGHT, WIDTH, line_chart
+from project.reporting.html.command import write_page, write_report
+from project.reporting.html.images import read_event_images
+from project.reporting.html.run_data import RunData
+from project.runs.collect import best_line, compare
 from project.runs.ranking import wilson
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
@@ -106,17 +103,18 @@ def cards(page: Page) -> dict[str, str]:
 def test_a_run_is_told_by_its_own_numbers(run: Path) -> None:
     page = told(run)
     assert cards(page) == {
-        "test accuracy": "87.50 %",
-        "validation accuracy": "90.00 %",
-        "test loss": "0.4321",
+        "test/acc": "0.8750",
+        "val/acc": "0.9000",
+        "test/loss": "0.4321",
         "epochs": "3",
         "duration": "1 min 23 s",
         "parameters": "1,234",
     }
     low, _ = wilson(0.875, 400)
     lead = page.root.all("p", "lead")[0].text
-    assert "A CNN with 1,234 parameters trained to tell 3 classes of Digits" in lead
-    assert f"Of 400 test images it classifies 87.50 % correctly (95 % interval {100 * low:.2f} to" in lead
+    assert "CNN with 1,234 parameters, trained on Digits (3 classes) with SGD" in lead
+    assert "for 3 epochs in 1 min 23 s." in lead
+    assert f"Test accuracy 0.8750 on 400 images (95 % interval {low:.4f} to" in lead
     assert 0.0162 < 0.875 - low < 0.0405
     assert page.titles() == ["Curves", "Configuration", "How to reproduce", "Environment", "Log"]
     charts = page.section("Curves").all("svg", "chart")
@@ -126,7 +124,7 @@ def test_a_run_is_told_by_its_own_numbers(run: Path) -> None:
     assert f"git checkout {GIT['commit']}" in commands
     assert "python scripts/train.py model=cnn optim.lr=0.05 data.num_classes=3" in commands
     assert f"evaluate.py run={run}" in commands
-    assert "changed since this commit" in page.section("How to reproduce").text
+    assert "uncommitted changes" in page.section("How to reproduce").text
     assert "lr 0.05" in page.section("Configuration").text
 
 
@@ -167,13 +165,13 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
     page = told(run)
     figures, classes = page.section("Evaluation").all("table")
     assert rows(figures) == [
-        {"figure": "accuracy", "value": "87.31 %", "95 % interval": "81.00 to 92.00 %"},
-        {"figure": "loss", "value": "0.4000", "95 % interval": ""},
+        {"metric": "accuracy", "value": "0.8731", "95 % interval": "0.8100 to 0.9200"},
+        {"metric": "loss", "value": "0.4000", "95 % interval": ""},
     ]
-    assert rows(classes) == [{"class": "cat", "images": "7", "F1": "87.31 %"}]
-    (image,) = page.section("Pictures").all("img")
+    assert rows(classes) == [{"class": "cat", "images": "7", "F1": "0.8731"}]
+    (image,) = page.section("Images").all("img")
     assert base64.b64decode((image.attributes["src"] or "").partition(",")[2]) == picture()
-    assert "Damaged (evaluation/test/damaged.png)" in page.section("Pictures").text
+    assert "Damaged (evaluation/test/damaged.png)" in page.section("Images").text
 
 
 def test_one_accuracy_has_one_interval(run: Path) -> None:
@@ -183,12 +181,12 @@ def test_one_accuracy_has_one_interval(run: Path) -> None:
     (place / "evaluation.json").write_text(json.dumps(found))
     page = told(run)
     (card,) = page.root.all("div", "main")
-    assert card.all("span", "dim")[0].text == "81.23 to 93.21 %, of 400 images"
-    assert "95 % interval 81.23 to 93.21 %" in page.root.all("p", "lead")[0].text
-    assert rows(page.section("Evaluation").all("table")[0])[0]["95 % interval"] == "81.23 to 93.21 %"
+    assert card.all("span", "dim")[0].text == "0.8123 to 0.9321, 400 images"
+    assert "95 % interval 0.8123 to 0.9321" in page.root.all("p", "lead")[0].text
+    assert rows(page.section("Evaluation").all("table")[0])[0]["95 % interval"] == "0.8123 to 0.9321"
     (place / "evaluation.json").write_text(json.dumps(found | {"split": "val"}))
     low, _ = wilson(0.875, 400)
-    assert f"95 % interval {100 * low:.2f} to" in told(run).root.all("p", "lead")[0].text
+    assert f"95 % interval {low:.4f} to" in told(run).root.all("p", "lead")[0].text
 
 
 def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,14 +194,14 @@ def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch
     place.mkdir(parents=True)
     (place / "confusion_matrix.png").write_bytes(picture())
     (place / "evaluation.json").write_text(json.dumps({"figures": {"accuracy": 0.5}}))
-    assert not {"Evaluation", "Pictures"} & set(told(run).titles())
+    assert not {"Evaluation", "Images"} & set(told(run).titles())
     place.rename(run / "evaluation" / "test")
-    assert {"Evaluation", "Pictures"} <= set(told(run).titles())
-    monkeypatch.setattr(figures, "LARGEST", 10)
-    monkeypatch.setattr(evaluated, "LARGEST_RECORD", 10)
+    assert {"Evaluation", "Images"} <= set(told(run).titles())
+    monkeypatch.setattr(images, "MAX_BYTES", 10)
+    monkeypatch.setattr(evaluations, "MAX_JSON_BYTES", 10)
     page = told(run)
     assert "Evaluation" not in page.titles()
-    assert "Confusion matrix (evaluation/test/confusion_matrix.png)" in page.section("Pictures").text
+    assert "Confusion matrix (evaluation/test/confusion_matrix.png)" in page.section("Images").text
 
 
 @pytest.mark.parametrize("commit", ["0123456; rm -rf ~", "$(id)", 5, ["0123456"]])
@@ -230,7 +228,7 @@ def test_exported_variants_are_shown(run: Path) -> None:
     }
     (run / "export" / "onnx.json").write_text(json.dumps(found))
     (table,) = told(run).section("Exports").all("table")
-    assert list(rows(table)[0].values()) == ["int8", "int8.pt2", "2.5 MB", "97.00 %", "0.02", "0.25 ms"]
+    assert list(rows(table)[0].values()) == ["int8", "int8.pt2", "2.5 MB", "0.9700", "0.02", "0.25 ms"]
     assert list(rows(table)[0])[-1] == "batch of 1"
 
 
@@ -249,11 +247,11 @@ def test_without_an_evaluation_tensorboards_pictures_are_shown(run: Path) -> Non
     events.add_event(Event(step=6, summary=Summary(value=[value])))
     events.close()
     found = {"val/confusion": (5, picture(20)), "mistakes": (6, picture(30))}
-    assert read_pictures(run) == found
+    assert read_event_images(run) == found
     (file,) = run.glob("events.out.*")
     file.write_bytes(file.read_bytes()[:-9])  # the last event is cut off
-    assert read_pictures(run) == {"val/confusion": found["val/confusion"]}
-    (image,) = told(run).section("Pictures").all("img")
+    assert read_event_images(run) == {"val/confusion": found["val/confusion"]}
+    (image,) = told(run).section("Images").all("img")
     assert image.attributes["alt"] == "Confusion, val (step 5)"
 
 
@@ -287,10 +285,10 @@ def test_secrets_are_not_told(run: Path) -> None:
     ("status", "words"),
     [
         ({"state": "running", "progress": {"epoch": 2, "epochs": 9}}, "still running at epoch 2 of 9"),
-        ({"state": "failed", "error": "ValueError: no"}, "It failed."),
-        ({"state": "interrupted", "error": None}, "can go on where it stopped"),
-        ({"state": "pruned"}, "gave it up early"),
-        ({"state": "done", "metrics": {"test/acc": float("nan")}}, "The test accuracy is nan."),
+        ({"state": "failed", "error": "ValueError: no"}, "The run failed."),
+        ({"state": "interrupted", "error": None}, "can be continued"),
+        ({"state": "pruned"}, "search pruned the run"),
+        ({"state": "done", "metrics": {"test/acc": float("nan")}}, "Test accuracy nan."),
         ({"state": "done", "metrics": "none", "git": 3, "versions": [], "duration_s": "x"}, "trained"),
     ],
 )
@@ -302,7 +300,7 @@ def test_a_run_in_any_state_has_a_page(tmp_path: Path, status: dict[str, Any], w
     assert given.get("error") is None or given["error"] in page.root.all("pre", "error")[0].text
     write_curve(run, 0.5, 0.75)
     if status["state"] != "done":
-        assert cards(told(run))["val/acc"] == "75.00 %"
+        assert cards(told(run))["val/acc"] == "0.7500"
 
 
 def test_damaged_files_leave_gaps_only(tmp_path: Path) -> None:
@@ -320,7 +318,7 @@ def test_the_runs_beside_it_are_what_a_run_is_compared_with(tmp_path: Path) -> N
     page = told(sweep / "3")
     (table,) = page.section("Comparison").all("table")
     assert len(rows(table)) == 12
-    assert [row["val. accuracy"] for row in rows(table)][:2] == ["98.00 %", "97.00 %"]
+    assert [row["val/acc"] for row in rows(table)][:2] == ["0.9800", "0.9700"]
     (marked,) = table.all("tr", "marked")
     assert marked.text.split()[-1] == "3"
     other = write_run(tmp_path / "elsewhere" / "one", "model=cnn", acc=0.99)
@@ -348,33 +346,30 @@ def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
     page = told(sweep)
     assert page.root.all("h1")[0].text == "model × optim"
     lead = page.root.all("p", "lead")[0].text
-    assert "15 runs: 12 done" in lead
-    assert (
-        "The best run, 11 (model CNN, optim Adam), has val/acc 98.00 % and a test accuracy of 97.00 %" in lead
-    )
+    assert "15 jobs: 12 done" in lead
+    best_text = page.root.all("p", "lead")[1].text
+    assert best_text.endswith(f": {best_line(compare([sweep]))}.")
+    assert "model CNN, optim Adam, the best of 4 points" in best_text
     ranking = rows(page.section("Ranking").all("table")[0])
     assert len(ranking) == 4
     best = compare([sweep]).points[0]
-    assert (
-        ranking[0]["val. accuracy"] == f"{100 * best.mean('val/acc'):.2f} ± {100 * best.std('val/acc'):.2f} %"
-    )
-    assert ranking[0]["val. accuracy"] == "97.00 ± 1.00 %"
+    assert ranking[0]["val/acc"] == f"{best.mean('val/acc'):.4f} ± {best.std('val/acc'):.4f}"
+    assert ranking[0]["val/acc"] == "0.9700 ± 0.0100"
     assert (ranking[0]["n"], ranking[0]["model"], ranking[0]["optim"]) == ("3", "CNN", "Adam")
     jobs = rows(page.section("All jobs").all("table")[0])
     assert [row["job"] for row in jobs[:2]] == ["11", "10"]
     assert [(row["job"], row["state"]) for row in jobs[12:]] == [
         ("12", "failed"),
-        ("13", "given up by the search"),
+        ("13", "pruned"),
         ("14_seed9", "waiting"),
     ]
     assert jobs[14]["seed"] == "9"
     assert "ValueError: too wide" in page.section("Failures").text
     assert "the last line" in page.section("Failures").text
-    assert len(page.section("What mattered").all("g", "line")) == 4
-    assert len(page.section("Learning curves").all("path", "band")) == 4
+    assert len(page.section("Parallel coordinates").all("g", "line")) == 4
+    assert len(page.section("Learning curves").all("g", "band")) == 4
     assert "train.py -m model=mlp,cnn" in page.section("How to reproduce").text
-    assert "87.50" not in page.section("Best run").text
-    assert "97.00 %" in page.section("Best run").text
+    assert "0.9700" in page.section("Best run").text
     links = [node.attributes["href"] for node in page.section("All jobs").all("a")]
     assert links[0] == "11/"
 
@@ -409,7 +404,7 @@ def test_four_hundred_jobs_make_a_small_page(tmp_path: Path) -> None:
 def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "run_page", lambda *_: pytest.fail("the page was made"))
+    monkeypatch.setattr(command, "render_page", lambda *_: pytest.fail("the page was made"))
     with pytest.raises(InputError, match=r"output=/proc/x/a.html: cannot be written \("):
         told(run, output=Path("/proc/x/a.html"))
 
@@ -425,7 +420,7 @@ def test_a_page_takes_the_place_of_a_page_alone(run: Path, tmp_path: Path) -> No
 
 
 def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"output=.*status.json: is no page; end the name in .html"):
+    with pytest.raises(InputError, match=r"output=.*status.json: not a page; end the name in .html"):
         told(run, output=run / "status.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"output=.*file/page.html: cannot be written \("):
@@ -434,7 +429,7 @@ def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> Non
     told(run, output=tmp_path / "new")
     (tmp_path / "new" / "folder.html").mkdir()
     with pytest.raises(InputError, match=r"output=.*cannot be written \("):
-        writing._write(tmp_path / "new" / "folder.html", "page")
+        write_page(tmp_path / "new" / "folder.html", "page")
     assert sorted(path.name for path in (tmp_path / "new").iterdir()) == [
         *("folder.html", "page.html", "report.html")
     ]
@@ -448,7 +443,7 @@ def test_the_command_imports_no_torch(run: Path) -> None:
     code = (
         "import runpy, sys, project.config.cli as line\n"
         "def leave(code):\n"
-        "    heavy = {'torch', 'lightning', 'matplotlib', 'tensorboard', 'numpy'} & set(sys.modules)\n"
+        "    heavy = {'torch', 'lightning', 'tensorboard', 'matplotlib.pyplot'} & set(sys.modules)\n"
         "    print(sorted(heavy), flush=True)\n"
         "    raise SystemExit(code)\n"
         "line.leave = leave\n"
@@ -466,8 +461,9 @@ def test_the_command_imports_no_torch(run: Path) -> None:
 
 def test_lines_lie_where_their_values_are() -> None:
     ys = [0.0, 1.0, float("nan"), 2.0, 3.0]
-    figure = Page(element("div", line_chart("t", [Line("a", [0, 1, 2, 3, 4], ys)], x_name="step"))).root
-    (path,) = figure.all("g", "line")[0].all("path")
+    chart = line_chart("t", [Line("a", [0, 1, 2, 3, 4], ys)], name="c", x_label="step")
+    figure = Page(chart.svg).root
+    path = figure.all("g", "line")[0].all("path")[0]
     pieces = [
         [tuple(map(float, pair.split())) for pair in piece.split("L")]
         for piece in (path.attributes["d"] or "").split("M")[1:]
@@ -479,40 +475,56 @@ def test_lines_lie_where_their_values_are() -> None:
     assert x1 - x0 == pytest.approx((x4 - x0) / 4, abs=0.2)
     assert y0 - y1 == pytest.approx((y0 - y4) / 3, abs=0.2)
     assert y4 < y3 < y1 < y0
-    data = json.loads(figure.all("svg", "chart")[0].attributes["data-lines"] or "")
+    (svg,) = figure.all("svg", "chart")
+    data = json.loads(svg.attributes["data-lines"] or "")
     assert data[0]["y"] == [0.0, 1.0, None, 2.0, 3.0]
+    assert json.loads(svg.attributes["data-frame"] or "") == pytest.approx([0, 4, x0, x4], abs=0.01)
+    assert {text.text for text in svg.all("text")} >= {"0", "1", "2", "3", "4", "step"}
+
+
+def test_a_chart_is_drawn_the_same_twice_and_no_identifier_is_that_of_another() -> None:
+    lines = [Line("a", [0, 1, 2], [0.5, 0.25, 0.125])]
+    first, again, other = (
+        line_chart("t", lines, name=name, x_label="epoch").svg for name in ("one", "one", "other")
+    )
+    assert first == again
+    identifiers = [
+        {node.attributes["id"] for node in Page(svg).everything() if "id" in node.attributes}
+        for svg in (first, other)
+    ]
+    assert identifiers[0]
+    assert not identifiers[0] & identifiers[1]
+    for svg in (first, other):
+        nodes = Page(svg).everything()
+        found = {f"#{node.attributes['id']}" for node in nodes if "id" in node.attributes}
+        assert {node.attributes["href"] for node in nodes if "href" in node.attributes} <= found
+        assert "#0072b2" not in svg, "colours follow the page"
+        assert "var(--c0)" in svg
 
 
 @pytest.mark.parametrize(
-    "values", [[], [1.0], [0.0, 0.0], [1e-300, 1e300], [-1e308, 1e308], [float("nan")], [5e-324]]
+    "values", [[], [1.0], [0.0, 0.0], [1e-300, 1e300], [-1e308, 1e308], [float("nan")], [5e-324], [1e-7, 2.0]]
 )
-def test_any_values_find_an_axis(values: list[float]) -> None:
-    for may_be_log in (False, True):
-        axis = spanning(values, 0.0, 100.0, may_be_log=may_be_log)
-        places = [axis.place(value) for value in values if value == value]
-        assert all(0 <= place <= 100 for place in places)
-        assert all(0 <= place <= 100 for place, _ in axis.marks(6))
-
-
-def test_ticks_are_round() -> None:
-    assert ticks.linear(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert ticks.linear(0.93, 0.982) == [0.94, 0.96, 0.98]
-    assert ticks.linear(0.5, 3.2, whole=True) == [1.0, 2.0, 3.0]
-    assert ticks.logarithmic(0.05, 1.0) == pytest.approx([0.05, 0.1, 0.2, 0.5, 1.0])
-    assert ticks.logarithmic(1e-5, 1.0, 6) == pytest.approx([1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0])
-    for low, high in ((-3.7, 12.2), (1e-9, 2e-9), (99.0, 1e7)):
-        marks = ticks.linear(low, high, 7)
-        assert 3 <= len(marks) <= 7
-        assert low <= marks[0] < marks[-1] <= high
+@pytest.mark.parametrize("may_be_log", [False, True])
+def test_any_values_are_drawn_within_the_chart(values: list[float], may_be_log: bool) -> None:
+    with figure_style():
+        axes = make_axes(WIDTH, HEIGHT, (50, 10, 10, 30))
+        draw_lines(axes, [Line("a", range(len(values)), values)], x_label="x", may_be_log=may_be_log)
+        page = Page(to_svg(axes, "a", "a"))
+    (line,) = page.root.all("g", "line")
+    places = [float(use.attributes[axis] or "") for use in line.all("use") for axis in ("x", "y")]
+    assert len(places) == 2 * sum(value == value for value in values)
+    assert all(0 <= place <= WIDTH for place in places)
+    labels = [label.get_text() for label in axes.get_yticklabels()]
+    assert len(set(labels)) == len(labels) >= 2
 
 
 def test_many_points_are_averaged() -> None:
-    xs, ys = thinned(list(range(1000)), [2.0 * x for x in range(1000)], 10)
-    assert xs == [49.5 + 100 * number for number in range(10)]
-    assert ys == [2 * x for x in xs]
+    assert downsample(list(range(1000)), 10) == [49.5 + 100 * number for number in range(10)]
+    assert downsample([1.0, 2.0], 10) == [1.0, 2.0]
 
 
 def test_the_tests_row_belongs_to_the_last_epoch(run: Path) -> None:
-    story = RunStory(run)
-    assert story.series["test/acc"].epochs == [2.0]
-    assert story.epochs == 3
+    data = RunData(run)
+    assert data.series["test/acc"].epochs == [2.0]
+    assert data.num_epochs == 3

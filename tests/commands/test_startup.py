@@ -102,7 +102,7 @@ OTHERS = {
     "predict": ("run=nowhere input=run", "inptu=x", "run=run input=nowhere", "run=run input=run weights=bst"),
     "export": ("run=nowhere", "formt=onnx", "run=run weights=bst", "run=run data=minst", "run=damaged"),
     "report": ("run=nowhere", "rnu=x", "run=run compare=nowhere"),
-    "compare": ("nowhere", "--bi x", "run --by test/accc"),
+    "compare": ("nowhere", "bi=x", "run by=test/accc"),
 }
 OTHERS_LIGHT = (
     CALLING

@@ -27,9 +27,9 @@ from project.inference.evaluate import output_paths
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import plateau
-from project.reporting.compare import spreadsheet
+from project.reporting.compare import table
 from project.reporting.compare.plot import draw
-from project.reporting.compare.spreadsheet import write_csv
+from project.reporting.compare.table import write_csv
 from project.runs import checkpoint_files, checkpoints
 from project.runs.collect import compare
 from project.runtime import signals
@@ -308,7 +308,7 @@ def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
 
     write_run(tmp_path / "runs" / "1")
     comparison, target = compare([str(tmp_path / "runs")]), tmp_path / "to" / wanted
-    owner, name = (spreadsheet, "escape_all") if wanted.endswith("csv") else (Figure, "savefig")
+    owner, name = (table, "escape_all") if wanted.endswith("csv") else (Figure, "savefig")
     write = getattr(owner, name)
     for earlier in (False, True):
         if earlier:

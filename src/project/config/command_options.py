@@ -95,7 +95,9 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
     for word in words:
         key, has_key, text = word.partition("=")
         if word.startswith("-"):
-            problems.append(f"{word}: no such flag; keys are given as key=value, --help lists them")
+            name = word.lstrip("-").partition("=")[0]
+            fix = f"write {name}=…" if name in known else "keys are given as key=value, --help lists them"
+            problems.append(f"{word}: no such flag; {fix}")
             continue
         if not has_key:
             key, text = next(iter(known)), word

@@ -1,11 +1,9 @@
-"""Pictures of what a classifier does, drawn with Pillow alone.
+"""Figures: contact sheets, confusion matrices, reliability diagrams, charts.
 
-All take arrays, or tensors on the CPU, and return a `PIL.Image.Image`. Pillow is imported when something is
-drawn, so that importing this costs nothing.
+Pillow and matplotlib are imported when something is drawn.
 """
 
-from project.figures.confusion_matrix import confusion_matrix
+from project.figures.classification import confusion_matrix, reliability_diagram
 from project.figures.contact_sheet import contact_sheet, to_uint8
-from project.figures.reliability_diagram import reliability_diagram
 
 __all__ = ["confusion_matrix", "contact_sheet", "reliability_diagram", "to_uint8"]

@@ -1,22 +1,25 @@
-"""Images side by side, with captions."""
-
-from __future__ import annotations
+"""Contact sheets: images side by side with captions, drawn by Pillow."""
 
 from collections.abc import Sequence
+from functools import cache
+from importlib.util import find_spec
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from project.figures.canvas import INK, LINE, RGB, fitting, font, new, width_of
-
 if TYPE_CHECKING:
     import PIL.Image
 
-SMALLEST, LARGEST = 96, 224
-"""Sides between which tiles are brought, pixels."""
+RGB = tuple[int, int, int]
+PAPER: RGB = (255, 255, 255)
+INK: RGB = (33, 37, 41)
+RULE: RGB = (222, 226, 230)
+MIN_TILE, MAX_TILE = 96, 224
+"""Pixels between which the longer side of images is brought."""
 GAP = 14
-TEXT = 13
+TEXT_SIZE, TITLE_SIZE = 13, 18
 
 
 def contact_sheet(
@@ -25,68 +28,77 @@ def contact_sheet(
     *,
     columns: int = 8,
     tile: int | None = None,
-    colours: Sequence[RGB] | None = None,
     title: str = "",
-) -> PIL.Image.Image:
+) -> "PIL.Image.Image":
     """Draw images in rows, each with its caption below.
 
-    Small images are enlarged by a whole factor, pixel by pixel; large ones are scaled down.
+    Small images are enlarged by an integer factor, pixel by pixel; large ones are scaled down.
 
     Args:
         images: (N, C, H, W) uint8 with 1 or 3 channels.
-        captions: N texts of a line or more; lines wider than a tile are cut off.
-        columns: of a row.
-        tile: width of a tile in pixels; null chooses one by the images' size.
-        colours: N colours of the captions; null writes all in black.
-        title: a line above; empty for none.
+        captions: N texts of one or more lines; lines wider than a tile are shortened.
+        columns: images a row (8).
+        tile: width of an image, pixels (by the images' size).
+        title: line above (none).
 
     Raises:
-        ValueError: there are no images, or not of 1 or 3 channels.
+        ValueError: no images, or images of other than 1 or 3 channels.
     """
     import PIL.Image
+    import PIL.ImageDraw
 
     pixels = as_rgb(images)
     count, height, width = pixels.shape[:3]
     if not count:
-        raise ValueError("no images to draw")
-    factor = _factor(height, width, tile)
+        raise ValueError("images of shape (0, …): nothing to draw; give at least one image")
+    factor = _scale_factor(height, width, tile)
     if factor >= 1:
         pixels = pixels.repeat(int(factor), 1).repeat(int(factor), 2)
-    shown = (max(1, round(width * factor)), max(1, round(height * factor)))
-    column = max(shown[0], tile or SMALLEST)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    column = max(size[0], tile or MIN_TILE)
     columns = min(columns, count)
-    lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
-    row = shown[1] + (6 + lines * (TEXT + 4) if lines else 0)
+    num_lines = max((caption.count("\n") + 1 for caption in captions if caption), default=0)
+    row = size[1] + (6 + num_lines * (TEXT_SIZE + 4) if num_lines else 0)
     top = GAP + (32 if title else 0)
-    rows = -(-count // columns)
-    whole = max(GAP + columns * (column + GAP), width_of(title, 18, bold=True) + 2 * GAP)
-    sheet, draw = new(whole, top + rows * (row + GAP))
+    sheet_width = max(GAP + columns * (column + GAP), text_width(title, TITLE_SIZE, bold=True) + 2 * GAP)
+    sheet = PIL.Image.new("RGB", (sheet_width, top + -(-count // columns) * (row + GAP)), PAPER)
+    draw = PIL.ImageDraw.Draw(sheet)
     if title:
-        draw.text((GAP, GAP), title, font=font(18, bold=True), fill=INK)
+        draw.text((GAP, GAP), title, font=_font(TITLE_SIZE, bold=True), fill=INK)
     for number in range(count):
-        x = GAP + number % columns * (column + GAP) + (column - shown[0]) // 2
+        x = GAP + number % columns * (column + GAP) + (column - size[0]) // 2
         y = top + number // columns * (row + GAP)
-        picture = PIL.Image.fromarray(pixels[number])
+        image = PIL.Image.fromarray(pixels[number])
         if factor < 1:
-            picture = picture.resize(shown, PIL.Image.Resampling.LANCZOS)
-        sheet.paste(picture, (x, y))
-        draw.rectangle((x - 1, y - 1, x + shown[0], y + shown[1]), outline=LINE)
-        ink = INK if colours is None else colours[number]
+            image = image.resize(size, PIL.Image.Resampling.LANCZOS)
+        sheet.paste(image, (x, y))
+        draw.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline=RULE)
         for place, line in enumerate(captions[number].split("\n") if captions[number] else []):
-            at = (x + shown[0] // 2, y + shown[1] + 6 + place * (TEXT + 4))
-            draw.text(at, fitting(line, TEXT, column + 8), font=font(TEXT), fill=ink, anchor="ma")
+            at = (x + size[0] // 2, y + size[1] + 6 + place * (TEXT_SIZE + 4))
+            fitted = fit_text(line, TEXT_SIZE, column + 8)
+            draw.text(at, fitted, font=_font(TEXT_SIZE), fill=INK, anchor="ma")
     return sheet
 
 
+def _scale_factor(height: int, width: int, tile: int | None) -> float:
+    """Return an integer to enlarge images by, or a fraction below 1 to scale them down."""
+    longest = max(height, width)
+    if tile is not None:
+        return max(1, tile // width) if width <= tile else tile / width
+    if longest > MAX_TILE:
+        return MAX_TILE / longest
+    return max(1, MIN_TILE // longest) if longest < MIN_TILE else 1
+
+
 def as_rgb(images: Any) -> NDArray[np.uint8]:
-    """Images (N, H, W, 3) of (N, C, H, W) uint8 with 1 or 3 channels.
+    """Return (N, H, W, 3) of images (N, C, H, W) uint8 with 1 or 3 channels.
 
     Raises:
-        ValueError: they have another number of channels.
+        ValueError: another shape.
     """
     pixels: NDArray[np.uint8] = np.asarray(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
-        raise ValueError(f"images of shape {pixels.shape}: (N, 1, H, W) or (N, 3, H, W) is needed")
+        raise ValueError(f"images of shape {pixels.shape}: expected (N, 1, H, W) or (N, 3, H, W)")
     pixels = pixels.transpose(0, 2, 3, 1)
     return np.ascontiguousarray(pixels if pixels.shape[-1] == 3 else pixels.repeat(3, -1))
 
@@ -100,18 +112,37 @@ def to_uint8(images: Any, mean: Sequence[float], std: Sequence[float]) -> NDArra
         std: likewise.
 
     Returns:
-        (N, C, H, W) uint8; what exceeds the range is cut off.
+        (N, C, H, W) uint8, clipped to the range.
     """
     scale, shift = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (std, mean))
     pixels = (np.asarray(images, np.float32) * scale + shift) * 255
     return np.rint(pixels.clip(0, 255)).astype(np.uint8)
 
 
-def _factor(height: int, width: int, tile: int | None) -> float:
-    """By which images are enlarged, a whole number, or made smaller, below 1."""
-    longest = max(height, width)
-    if tile is not None:
-        return max(1, tile // width) if width <= tile else tile / width
-    if longest > LARGEST:
-        return LARGEST / longest
-    return max(1, SMALLEST // longest) if longest < SMALLEST else 1
+@cache
+def _font(size: int, *, bold: bool = False) -> Any:
+    """Return DejaVu Sans of matplotlib, which has accents, Greek and Cyrillic; else Pillow's own font."""
+    from PIL import ImageFont
+
+    found = find_spec("matplotlib")  # does not import matplotlib
+    name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
+    if found is not None and found.origin is not None:
+        file = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / name
+        if file.exists():
+            return ImageFont.truetype(str(file), size)
+    return ImageFont.load_default(size=size)
+
+
+def text_width(text: str, size: int, *, bold: bool = False) -> int:
+    """Return the pixels that a line of text takes."""
+    return round(_font(size, bold=bold).getlength(text))
+
+
+def fit_text(text: str, size: int, width: int) -> str:
+    """Return a line of text, shortened with an ellipsis where it is wider than so many pixels."""
+    if text_width(text, size) <= width:
+        return text
+    for end in range(len(text) - 1, 0, -1):
+        if text_width(short := f"{text[:end].rstrip()}…", size) <= width:
+            return short
+    return ""

@@ -1,1 +1,1 @@
-"""HTML reports and comparisons of runs."""
+"""Reports about runs and sweeps: an HTML page, and the comparison of runs."""

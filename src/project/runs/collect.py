@@ -1,4 +1,7 @@
-"""Rank runs: what did best, with repetitions of one experiment taken together (see `ranking`)."""
+"""Points of runs in their order: repetitions of one experiment taken together, the best first.
+
+`runs.ranking` has the rule. Needs no torch and nothing that draws.
+"""
 
 import math
 import re
@@ -9,24 +12,26 @@ from pathlib import Path
 
 import yaml
 
-from project.config.suggestions import did_you_mean
 from project.errors import InputError
 from project.runs.hparam_diff import Differences, frozen
-from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score
+from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.runs.results import DURATION, Run, read_runs
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import Job
+from project.runtime.text import did_you_mean, plural
 
 SMALLER_IS_BETTER = re.compile(r"loss|error|duration|time|perplexity")
+RESERVED = ("#", "n", "time", "folder")
+"""Column names of tables that no key is shortened to."""
 
 
 @dataclass(frozen=True)
 class Point:
-    """Runs that differ in nothing but repetitions, or a single run.
+    """Finished runs that differ in seed or fold only, or a single run.
 
     Args:
-        runs: those that are done; at least one.
-        asked: number of repetitions that there are to be, if more than in `runs`.
+        runs: at least one.
+        asked: number of repetitions planned, if more than in `runs` (0).
     """
 
     runs: tuple[Run, ...]
@@ -34,7 +39,7 @@ class Point:
 
     @property
     def distinct(self) -> list[Run]:
-        """The runs, one for each seed and fold."""
+        """Runs, one for each seed and fold."""
         return list({repetition(run): run for run in reversed(self.runs)}.values())[::-1]
 
     @property
@@ -43,32 +48,32 @@ class Point:
         return max(0, self.asked - len(self.distinct))
 
     def score(self, metric: str) -> Score:
-        """A metric's values over the repetitions."""
+        """Return a metric's values over the repetitions."""
         return score([(repetition(run), run.metrics.get(metric)) for run in self.runs], self.asked)
 
     def mean(self, metric: str) -> float:
-        """Mean over the repetitions that have the metric; NaN if none has, or if it is NaN in one."""
+        """Return the mean over the repetitions that have the metric; NaN if none has, or one is NaN."""
         return self.score(metric).mean
 
     def std(self, metric: str) -> float:
-        """Sample standard deviation (over n - 1); NaN for fewer than two repetitions."""
+        """Return the sample standard deviation (over n - 1); NaN for fewer than two repetitions."""
         return self.score(metric).std
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs in order of merit.
+    """Ranked points.
 
     Args:
         points: best first; those without a value last.
-        by: name of the metric that they are ordered by.
+        by: name of the ranking metric.
         larger_is_better: of that metric.
-        metrics: names of all metrics that any run has, `DURATION` not among them.
+        metrics: names of all metrics that any run has, but for `DURATION`.
         unfinished: runs that are not done.
-        damaged: why folders were passed over.
-        shown: how the runs that are done differ.
-        everywhere: how all runs differ, the unfinished ones too.
-        each: whether every run is a point of its own.
+        damaged: reasons why folders were skipped.
+        shown: differences between the finished runs.
+        everywhere: differences between all runs.
+        each: every run is a point of its own.
     """
 
     points: list[Point]
@@ -83,7 +88,7 @@ class Comparison:
 
     @property
     def count(self) -> int:
-        """How many runs are ranked."""
+        """Number of ranked runs."""
         return sum(len(point.runs) for point in self.points)
 
     @property
@@ -93,7 +98,7 @@ class Comparison:
 
     @property
     def best_first(self) -> list[Run]:
-        """All runs with a finite value: those of the best point first, its best seed before the others."""
+        """Runs with a finite value: those of the best point first, its best seed before the others."""
         sign = -1 if self.larger_is_better else 1
         return [
             run
@@ -101,6 +106,11 @@ class Comparison:
             for run in sorted(point.runs, key=lambda run: sign * run.metrics.get(self.by, math.nan))
             if math.isfinite(run.metrics.get(self.by, math.nan))
         ]
+
+    @property
+    def best(self) -> Run | None:
+        """Best run of the best point; None if no run has a finite value."""
+        return next(iter(self.best_first), None)
 
     @property
     def ties(self) -> int:
@@ -116,11 +126,11 @@ def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool 
 
     Args:
         folders: searched to any depth.
-        by: name of a metric, or None for the one that all runs watched.
-        each: rank every run, instead of the mean over those that differ only in their seed or fold.
+        by: name of the ranking metric (the one that all runs monitored).
+        each: rank every run by itself instead of means over seeds and folds (false).
 
     Raises:
-        InputError: there is no run, none that is done, no such metric, or no metric that all watched.
+        InputError: no run, none that is done, no such metric, or no metric that all monitored.
     """
     runs, damaged = read_runs(folders)
     done = [run for run in runs if run.done]
@@ -128,7 +138,7 @@ def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool 
     if not done:
         states = Counter(run.state for run in unfinished) + Counter(damaged=len(damaged))
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        raise InputError(f"no run is done yet ({counts}); train on with resume=FOLDER, or start anew")
+        raise InputError(f"no run is done yet ({counts}); continue with resume=FOLDER, or start anew")
     metrics = list(dict.fromkeys(name for run in done for name in run.metrics if name != DURATION))
     by, larger_is_better = choose_metric(done, [*metrics, DURATION], by)
     everywhere = Differences(runs)
@@ -147,7 +157,7 @@ def compare(folders: Iterable[str | Path], by: str | None = None, *, each: bool 
 
 
 def compare_by_monitor(folders: Sequence[str | Path]) -> Comparison:
-    """Rank runs by the metric that they watched, or that most of them did.
+    """Rank runs by the metric that all or most of them monitored.
 
     Raises:
         InputError: none is done.
@@ -158,33 +168,31 @@ def compare_by_monitor(folders: Sequence[str | Path]) -> Comparison:
         done = [run for run in read_runs(folders)[0] if run.done]
         if not done:
             raise
-        watched = Counter(run.monitor for run in done if run.monitor in run.metrics)
-        return compare(folders, watched.most_common(1)[0][0] if watched else DURATION)
+        monitored = Counter(run.monitor for run in done if run.monitor in run.metrics)
+        return compare(folders, monitored.most_common(1)[0][0] if monitored else DURATION)
 
 
 def repetition(run: Run) -> tuple[Hashable, ...]:
-    """Seed and fold of a run, by which the runs of one point differ."""
+    """Return seed and fold of a run, by which the runs of one point differ."""
     return tuple(frozen(run.config.get(key)) for key in REPETITIONS)
 
 
 def choose_metric(runs: Sequence[Run], known: Sequence[str], by: str | None) -> tuple[str, bool]:
-    """Find the metric to rank by, and whether larger values of it are better.
+    """Return the ranking metric, and whether larger values of it are better.
 
     Raises:
-        InputError: there is no such metric, or none was named and the runs watched several.
+        InputError: no such metric, or none named where the runs monitored several.
     """
-    watched = Counter((run.monitor, run.mode) for run in runs)
+    monitored = Counter((run.monitor, run.mode) for run in runs)
     if by is None:
-        if len(watched) > 1:
-            counts = ", ".join(f"{monitor} ({mode}): {count}" for (monitor, mode), count in watched.items())
-            names = " or ".join(dict.fromkeys(f"--by {monitor}" for monitor, _ in watched if monitor))
-            raise InputError(
-                f"these runs watched different metrics ({counts} runs); say which one ranks them: {names}"
-            )
-        by = next(iter(watched))[0]
+        if len(monitored) > 1:
+            counts = ", ".join(f"{monitor} ({mode}): {count}" for (monitor, mode), count in monitored.items())
+            names = " or ".join(dict.fromkeys(f"by={monitor}" for monitor, _ in monitored if monitor))
+            raise InputError(f"by=null: these runs monitored different metrics ({counts} runs); give {names}")
+        by = next(iter(monitored))[0]
     if by not in known:
-        raise InputError(f"--by {by}: no such metric in these runs; {did_you_mean(by, known)}")
-    modes = {mode for monitor, mode in watched if monitor == by}
+        raise InputError(f"by={by}: no such metric in these runs; {did_you_mean(by, known)}")
+    modes = {mode for monitor, mode in monitored if monitor == by}
     if len(modes) == 1:
         return by, modes != {"min"}
     return by, not SMALLER_IS_BETTER.search(by)
@@ -194,35 +202,58 @@ def _group(runs: Sequence[Run], differences: Differences) -> list[Point]:
     groups: dict[tuple[str, ...], list[Run]] = {}
     for run in runs:
         groups.setdefault(differences.signature(run), []).append(run)
-    waiting = _waiting(runs)
+    missing = _missing_repetitions(runs)
     points = []
     for members in groups.values():
         done = tuple(run for run in members if run.done)
         if done:
-            asked = {repetition(run) for run in members}.union(*(waiting[run.folder] for run in members))
+            asked = {repetition(run) for run in members}.union(*(missing[run.folder] for run in members))
             points.append(Point(done, asked=len(asked)))
     return points
 
 
-def _waiting(runs: Sequence[Run]) -> dict[Path, set[tuple[Hashable, ...]]]:
-    """By run, the repetitions of its point that stand on its sweep's record but have left no run."""
-    by_name = {run.folder: run for run in runs}
-    waiting: dict[Path, set[tuple[Hashable, ...]]] = {folder: set() for folder in by_name}
-    for top in dict.fromkeys(folder.parent for folder in by_name):
+def _missing_repetitions(runs: Sequence[Run]) -> dict[Path, set[tuple[Hashable, ...]]]:
+    """Return for each run the repetitions of its point that its sweep records but that left no run."""
+    by_folder = {run.folder: run for run in runs}
+    found: dict[Path, set[tuple[Hashable, ...]]] = {folder: set() for folder in by_folder}
+    for top in dict.fromkeys(folder.parent for folder in by_folder):
         groups: dict[Hashable, list[Job]] = {}
         for job in (sweep.read_jobs() if (sweep := find_sweep(top)) else {}).values():
             groups.setdefault(job.point_key, []).append(job)
         for jobs in groups.values():
-            missing = [job for job in jobs if top / job.name not in by_name]
+            missing = [job for job in jobs if top / job.name not in by_folder]
             for job in jobs:
-                if run := by_name.get(top / job.name):
-                    waiting[run.folder] = {_repetition_of(other, run) for other in missing}
-    return waiting
+                if run := by_folder.get(top / job.name):
+                    found[run.folder] = {_repetition_of(other, run) for other in missing}
+    return found
 
 
 def _repetition_of(job: Job, sibling: Run) -> tuple[Hashable, ...]:
-    """Seed and fold of a job without a run; what its overrides do not say is as in a run of its point."""
+    """Return seed and fold of a job without a run; keys it does not override are as in a run of its point."""
     return tuple(
         frozen(yaml.safe_load(job.settings[key]) if key in job.settings else sibling.config.get(key))
         for key in REPETITIONS
     )
+
+
+def best_line(comparison: Comparison) -> str:
+    """Return the best point of a comparison with its value, and its best run, in one line."""
+    best, run = comparison.points[0], comparison.best_first[0]
+    told = comparison.shown.told
+    keys = [f"{key} {comparison.shown.texts([run], key)[0]}" for key in told]
+    of = f"the best of {plural(len(comparison.points), 'point')}"
+    line = f"{', '.join(keys) or 'the only point'}, {of}: {comparison.by} {best.score(comparison.by)}"
+    return "; ".join(filter(None, [f"{line}, its best run {run.folder.name}", tie_note(comparison.ties)]))
+
+
+def score_texts(points: Sequence[Point], metric: str) -> list[str]:
+    """Return a metric's mean ± standard deviation of each point, with equal decimals; empty without one."""
+    means = [point.mean(metric) for point in points]
+    largest = max((abs(mean) for mean in means if math.isfinite(mean)), default=1.0)
+    form = ".4f" if 0.01 <= largest < 1000 else ".4g"
+    texts = []
+    for point, mean in zip(points, means, strict=True):
+        std = point.std(metric)
+        text = f"{mean:{form}}" if point.score(metric).values else ""
+        texts.append(text if math.isnan(std) else f"{text} ± {std:{form}}")
+    return texts

@@ -5,11 +5,10 @@ from pathlib import Path
 
 from project.config.allowed_targets import refuse_address
 from project.errors import InputError
-from project.runs.collect import Comparison, compare_by_monitor
+from project.runs.collect import Comparison, best_line, compare_by_monitor
 from project.runs.results import Run, read_runs
 from project.runs.run_folder import RunFolder, latest_run
 from project.runs.sweep_folder import find_sweep
-from project.runs.table import best_line
 
 LAST = "last"
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import yaml
 
@@ -192,3 +192,8 @@ def _read_overrides(file: Path) -> dict[str, str]:
         return {}
     pairs = [line.partition("=") for line in lines or [] if isinstance(line, str)]
     return {key.lstrip("+~").partition("@")[0]: value for key, _, value in pairs}
+
+
+def is_number(value: object) -> TypeGuard[float]:
+    """Return true for numbers other than booleans."""
+    return isinstance(value, int | float) and not isinstance(value, bool)

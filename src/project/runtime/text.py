@@ -2,10 +2,12 @@
 
 import math
 import os
+import re
 import unicodedata
 from collections.abc import Iterable
 from typing import Literal
 
+CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
 LONGEST_NAME = 255
 """Bytes of a file's or folder's name, on nearly all file systems."""
 
@@ -108,3 +110,8 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     if len(names) > MAX_NAMES:
         names = [*names[:MAX_NAMES], "…"]
     return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
+
+
+def strip_control(text: str) -> str:
+    """Return a text without sequences that colour a terminal and characters that no document may hold."""
+    return CONTROL.sub("", text)

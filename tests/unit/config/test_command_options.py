@@ -70,7 +70,7 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
         ("run=x run=y", "run=y: run is given twice; leave one out"),
         ("run=x data.path=a data.path=b", "data.path=b: data.path is given twice; leave one out"),
         ("x y", "y: a word without a key is run=…, which is given already; write KEY=y"),
-        ("run=x --count=2", "--count=2: no such flag; keys are given as key=value, --help lists them"),
+        ("run=x --count=2", "--count=2: no such flag; write count=…"),
     ],
 )
 def test_mistakes_name_the_word_and_the_remedy(words: str, message: str) -> None:

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from project.figures import confusion_matrix, contact_sheet, reliability_diagram, to_uint8
-from project.figures.canvas import ORANGE, blend, fitting, width_of
-from project.figures.confusion_matrix import _cell_of
+from project.figures.classification import WRONG, blend, cell_pixels
+from project.figures.contact_sheet import fit_text, text_width
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40, 1100])
@@ -15,10 +15,10 @@ def test_a_confusion_matrix_has_a_cell_for_each_pair_in_its_shade(classes: int) 
     counts[0, 1], counts[0, 0] = 1, 3  # a quarter of the row: half the shade
     names = [f"class {place}" for place in range(classes)]
     image = confusion_matrix(counts, names, title="all")
-    cell = _cell_of(classes)
+    cell = cell_pixels(classes)
     assert min(image.size) > classes * cell
     # By its shade alone: a mistake is orange, the rest of the upper triangle is white.
-    shade = tuple(blend(np.array(0.5), ORANGE).tolist())
+    shade = tuple(blend(np.array(0.5), WRONG).tolist())
     ys, xs = np.nonzero((np.asarray(image) == shade).all(-1))
     assert 0.6 * cell**2 <= len(ys) <= cell**2
     assert xs.max() - xs.min() < cell
@@ -48,11 +48,14 @@ def test_a_reliability_diagram_leaves_empty_bins_empty() -> None:
     something = reliability_diagram([0.5] * 10, [0.25] * 10, [0] * 9 + [7])
     assert nothing.size == something.size
     different = (np.asarray(nothing) != np.asarray(something)).any(-1)
-    assert different[60:450, 70 + 362 : 70 + 398].any(), "the last bin"
-    assert not different[60:450, 70 : 70 + 358].any(), "the others"
+    height, width = different.shape
+    diagram = different[int(0.08 * height) : int(0.66 * height), int(0.14 * width) : int(0.95 * width)]
+    last = int(0.89 * diagram.shape[1])
+    assert diagram[:, last:].any(), "the last bin"
+    assert not diagram[:, :last].any(), "the others"
 
 
 def test_text_is_cut_to_its_width() -> None:
-    assert fitting("short", 13, 200) == "short"
-    assert width_of(cut := fitting("a rather long text", 13, 60), 13) <= 60
+    assert fit_text("short", 13, 200) == "short"
+    assert text_width(cut := fit_text("a rather long text", 13, 60), 13) <= 60
     assert cut.endswith("…")

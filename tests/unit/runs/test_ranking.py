@@ -9,13 +9,13 @@ import pytest
 from handmade import write_run
 
 from project.inference.evaluate.ensemble_members import find_members
-from project.reporting.html import sweep_reading
+from project.reporting.compare.table import render
+from project.reporting.html.sweep_page import read_sweep
 from project.runs.collect import compare
 from project.runs.find import find_trained
 from project.runs.ranking import Score, count_ties, rank, score, wilson
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
-from project.runs.table import render
 from project.sweeps.job_table import best_line, points_table
 from project.sweeps.live_view import View
 
@@ -61,7 +61,7 @@ def test_every_tool_names_the_same_best(tmp_path: Path) -> None:
     assert find_trained(tmp_path).path == tmp_path / "5"
     members = find_members([str(tmp_path)], ["auto"], "top3", tmp_path).members
     assert [member.run.path.name for member in members] == ["5", "4", "3"]
-    (run,) = [sweep_reading.read(tmp_path).best]
+    (run,) = [read_sweep(tmp_path).best]
     assert run is not None
     assert run.folder == tmp_path / "5"
     assert best_line(jobs, "val/acc", "max") == f"best: model=mlp lr=0.01: val/acc {told}, its best run 5"
@@ -98,7 +98,7 @@ def test_the_same_run_twice_is_one_repetition(tmp_path: Path) -> None:
     assert best.std("val/acc") == pytest.approx(np.std([0.9, 0.8], ddof=1))
     table = render(compare([tmp_path]), top=9, width=200)
     assert table.splitlines()[3].split()[-3] == "2"
-    assert "counted once with their like: 1 run of the same seed" in table
+    assert "counted once: 1 run with the seed of another one" in table
     again = Job(4, [], ["model=mlp", "optim.lr=1e-1", "seed=1"], "4", state="done", value=0.9)
     assert best_line([*jobs, again], "val/acc", "max").startswith(
         "best: model=mlp lr=0.1: val/acc 0.8500 ± 0.0707 (n = 2)"

@@ -15,7 +15,7 @@ from test_sweeps import job
 from project.inference.evaluate.metrics import Predictions
 from project.inference.evaluate.result_files import write_predictions
 from project.inference.predict.writers import CsvWriter
-from project.reporting.compare.spreadsheet import write_csv
+from project.reporting.compare.table import write_csv
 from project.runs.collect import compare
 from project.runtime.csv_cells import escape, unescape
 from project.sweeps import job_table

@@ -1,1 +1,1 @@
-"""Compare runs: tables, spreadsheets and plots."""
+"""Ranked runs as a table, a CSV file and a figure."""

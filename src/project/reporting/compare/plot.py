@@ -1,221 +1,247 @@
-"""A comparison as a picture: parallel coordinates above, learning curves below."""
+"""A comparison as a figure: parallel coordinates above, learning curves below."""
 
 import math
+import statistics
 import textwrap
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Iterable
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
-import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.collections import LineCollection
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import Figure
 
 from project.errors import InputError
-from project.reporting.compare.curves import read_curves
-from project.reporting.compare.scales import BELOW, SPAN_FOR_LOG, Scale, metric_scale, scale
-from project.runs.collect import Comparison
+from project.figures.charts import COLOURS, Line, draw_lines, figure_style
+from project.figures.parallel_coordinates import (
+    HEADING_CHARACTERS,
+    ParallelAxis,
+    draw_parallel,
+    key_axis,
+    metric_axis,
+)
+from project.runs.collect import RESERVED, Comparison, score_texts
 from project.runs.earlier_output import MADE_BY
 from project.runs.hparam_diff import ABSENT, short_names
-from project.runs.table import RESERVED, numbers, plural, shorten
+from project.runs.metrics_csv import read_metrics
+from project.runtime.text import plural
 from project.runtime.write_probe import whole_file
 
-MOST_AXES = 10
-MOST_NAMED = 8  # curves in the legend
-LEGEND_WIDTH = 42  # characters
-ACROSS = 104  # characters of a heading's size that fit side by side
-GREY = "#c4c7cc"
-INK = "#30343b"
-# viridis without its palest end, which is hard to see on white
-_SHADES = ListedColormap(mpl.colormaps["viridis"](np.linspace(0, 0.92, 256)))
-SHADES = {True: _SHADES, False: _SHADES.reversed()}
-"""By whether larger values are better: the brightest is the best."""
-STYLE = {
-    "font.size": 9,
-    "axes.edgecolor": "#8a8f98",
-    "axes.labelcolor": INK,
-    "text.color": INK,
-    "xtick.color": INK,
-    "ytick.color": INK,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "text.parse_math": False,  # a $ in a value is a $
-}
+MAX_KEYS = 10
+LEGEND_WIDTH = 42
+"""Characters."""
+DPI = 150
 
 
-def draw(comparison: Comparison, file: Path) -> None:
-    """Draw all points of a comparison.
+@dataclass(frozen=True)
+class Curve:
+    """Mean of a metric over the runs of a point.
 
     Args:
-        comparison: what to draw.
-        file: its ending tells the format: .png, .svg or .pdf.
-
-    Raises:
-        InputError: the file cannot be written.
+        x: epochs or steps done, rising.
+        mean: one value a position.
+        std: sample standard deviation, 0 for one run.
     """
-    with mpl.rc_context(STYLE):  # type: ignore[arg-type]
-        try:
-            kind = file.suffix.lower().removeprefix(".")
-            metadata = {"Software" if kind == "png" else "Creator": MADE_BY}
-            with whole_file(file) as partial:
-                picture(comparison).savefig(partial, format=kind, metadata=metadata)
-        except OSError as error:
-            raise InputError(
-                f"--plot {file}: cannot be written ({error.strerror}); give one that you may write to"
-            ) from error
+
+    x: list[float]
+    mean: list[float]
+    std: list[float]
 
 
-def picture(comparison: Comparison) -> Figure:
-    """Make the figure; where points do not differ in any key, of the curves alone."""
-    scales = _scales(comparison)
-    if len(scales) == 1:
-        figure = Figure(figsize=(11, 4.6), dpi=150)
-        _draw_curves(figure.add_axes((0.08, 0.12, 0.6, 0.76)), comparison)
-        return figure
-    figure = Figure(figsize=(11, 8.2), dpi=150)
-    _draw_parallel(figure.add_axes((0.08, 0.575, 0.84, 0.335)), scales, comparison)
-    _draw_curves(figure.add_axes((0.08, 0.075, 0.6, 0.38)), comparison)
-    return figure
+def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
+    """Read the course of the ranking metric, or of the validation metric of the same kind.
+
+    Returns:
+        Name of the metric, `epoch` or `step`, and a curve a point; empty for a point without `metrics.csv`.
+    """
+    tables = [[_read(run.folder / "metrics.csv") for run in point.distinct] for point in comparison.points]
+    metric = _choose_metric(comparison, (table for group in tables for table in group))
+    every = [_series(table, metric, "epoch") for group in tables for table in group]
+    epochs = {x for series in every for x, _ in series}
+    # Several validations an epoch, or a part of one only: steps tell them apart.
+    is_by_epoch = all(len(series) == len(dict(series)) for series in every) and len(epochs) > 1
+    axis = "epoch" if is_by_epoch else "step"
+    curves = [_mean([dict(_series(table, metric, axis)) for table in group]) for group in tables]
+    return metric, axis, curves
 
 
-def _scales(comparison: Comparison) -> list[Scale]:
-    """An axis for each key that tells points apart, and one for the metric."""
-    shown = comparison.shown
-    keys = _keys(comparison)[:MOST_AXES]
-    names = short_names(keys, RESERVED)
-    first = [point.runs[0] for point in comparison.points]
-    room = ACROSS // (len(keys) + 1)
-    scales = [
-        scale(names[key], [shown.value(run, key) for run in first], shown.texts(first, key), min(room, 14))
-        for key in keys
+def _read(file: Path) -> list[dict[str, str]]:
+    """Return the rows of a table, none if it is missing or damaged."""
+    try:
+        columns, found = read_metrics(file)
+    except OSError:
+        return []
+    rows = [dict(zip(columns, row, strict=True)) for row in found]
+    for row in rows:
+        if any(value for name, value in row.items() if name and name.startswith("test/")):
+            with suppress(KeyError, TypeError, ValueError):
+                row["epoch"] = str(float(row["epoch"]) - 1)  # the test's row counts the epochs done
+    return rows
+
+
+def _choose_metric(comparison: Comparison, tables: Iterable[list[dict[str, str]]]) -> str:
+    """Return the first wanted metric that was measured more than once, unlike the test's."""
+    kind = comparison.by.rpartition("/")[2]
+    monitors = [run.monitor for point in comparison.points for run in point.runs]
+    wanted = list(dict.fromkeys([comparison.by, f"val/{kind}", *monitors, "val/loss", "train/loss"]))
+    lengths: dict[str, int] = defaultdict(int)
+    for table in tables:
+        for metric in wanted:
+            if table and metric in table[0] and lengths[metric] < 2:
+                lengths[metric] = max(lengths[metric], len(_series(table, metric, "step")))
+    return next((metric for metric in wanted if lengths[metric] > 1), wanted[1])
+
+
+def _series(table: list[dict[str, str]], metric: str, axis: str) -> list[tuple[float, float]]:
+    pairs = []
+    for row in table:
+        with suppress(KeyError, TypeError, ValueError):  # another metric's row
+            x, value = float(row[axis]), float(row[metric])
+            pairs.append((x + (axis == "epoch"), value))  # epochs are counted from 0, and written when done
+    return pairs
+
+
+def _mean(series: list[dict[float, float]]) -> Curve:
+    """Average where at least half of the runs have a value; end where one run's value is not finite."""
+    curve = Curve([], [], [])
+    for position in sorted({x for one in series for x in one}):
+        values = [one[position] for one in series if position in one]
+        if not all(map(math.isfinite, values)):
+            break
+        if 2 * len(values) >= len(series):
+            curve.x.append(position)
+            curve.mean.append(statistics.fmean(values))
+            curve.std.append(statistics.stdev(values) if len(values) > 1 else 0.0)
+    return curve
+
+
+def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
+    """Return metric, axis and a line for each point that has a curve, the best ones in colours."""
+    metric, axis, curves = read_curves(comparison)
+    names = point_labels(comparison)
+    lines = [
+        Line(
+            names[rank],
+            curve.x,
+            curve.mean,
+            colour=rank if rank < len(COLOURS) else None,
+            std=curve.std if rank < len(COLOURS) and any(curve.std) else (),
+        )
+        for rank, curve in enumerate(curves)
+        if curve.x
     ]
-    means = [point.mean(comparison.by) for point in comparison.points]
-    return [*scales, metric_scale(comparison.by, means, larger_is_better=comparison.larger_is_better)]
+    return metric, axis, lines
+
+
+def point_labels(comparison: Comparison) -> list[str]:
+    """Return the value of each point, and what tells it from the others."""
+    points, shown = comparison.points, comparison.shown
+    keys = _keys(comparison)
+    names = short_names(keys, RESERVED)
+    first = [point.runs[0] for point in points]
+    parts: list[list[str]] = [[] for _ in points]
+    for key in keys:
+        is_bare = all(isinstance(shown.value(run, key), str) for run in first)
+        for part, text in zip(parts, shown.texts(first, key), strict=True):
+            if text != ABSENT:
+                part.append(text if is_bare else f"{names[key]}\N{NO-BREAK SPACE}{text}")
+    values = score_texts(points, comparison.by)
+    return [f"{value}   {', '.join(part)}".rstrip() for value, part in zip(values, parts, strict=True)]
 
 
 def _keys(comparison: Comparison) -> list[str]:
     return [*comparison.shown.told, *(comparison.shown.repetitions if comparison.each else ())]
 
 
-def _draw_parallel(axes: Axes, scales: Sequence[Scale], comparison: Comparison) -> None:
-    """Draw a line a point through all axes, coloured by the metric; the last axis is the colour bar."""
-    count = len(comparison.points)
-    spread = (np.arange(count) / max(count - 1, 1) - 0.5) * min(0.06, 0.012 * count)
-    places = np.stack(
-        [np.array(scale.places) - (spread if scale.crowded else 0) for scale in scales], axis=1
-    )  # points, axes
-    fine = np.linspace(0, len(scales) - 1, 24 * (len(scales) - 1) + 1)
-    left = np.minimum(fine.astype(int), len(scales) - 2)
-    share = fine - left
-    share = share * share * (3 - 2 * share)  # leaves every axis at a right angle
-    lines = places[:, left] * (1 - share) + places[:, left + 1] * share  # points, positions
-    measured = np.array([math.isfinite(point.mean(comparison.by)) for point in comparison.points])
-    bottom = 0.0 if measured.all() else BELOW
-    shades = SHADES[comparison.larger_is_better]
-    colors = shades((np.array(scales[-1].places) - bottom) / (1 - bottom))
-    colors[~measured] = mpl.colors.to_rgba(GREY)
-    alpha = 0.9 if count <= 15 else 0.65 if count <= 100 else 0.3
-    widths = np.where(np.arange(count) == 0, 3.0, 1.8 if count <= 15 else 1.2)
-    order = np.arange(count)[::-1]  # the best on top
-    segments = [np.column_stack([fine, lines[number]]) for number in order]
-    axes.add_collection(LineCollection(segments, colors=colors[order], linewidths=widths[order], alpha=alpha))
-    end = len(scales) - 1
-    room = ACROSS // len(scales)
-    staggered = max(len(scale.name) for scale in scales) > room  # headings by turns lower and higher
-    for number, axis in enumerate(scales):
-        heading = shorten(axis.name, 2 * room - 2 if staggered else room)
-        axes.text(number, 1.14 if staggered and number % 2 else 1.07, heading, ha="center", fontweight="bold")
-        _draw_axis(axes, number, axis, last=number == end)
-    strip = 0.016 * end
-    axes.imshow(np.linspace(0, 1, 256)[:, None], cmap=shades, vmin=0, vmax=1, origin="lower", aspect="auto",
-                extent=(end, end + strip, bottom, 1), zorder=3)  # fmt: skip
-    axes.set(xlim=(-0.02 * end, end + strip), ylim=(-0.05, 1.05), yticks=[], xticks=[])
-    axes.spines[:].set_visible(False)
-    left_out = len(_keys(comparison)) - end
+def parallel_axes(comparison: Comparison, most: int = MAX_KEYS) -> list[ParallelAxis]:
+    """Return an axis for each of the first keys that differ, and one for the metric."""
+    shown = comparison.shown
+    keys = _keys(comparison)[:most]
+    names = short_names(keys, RESERVED)
+    first = [point.runs[0] for point in comparison.points]
+    widest = min(HEADING_CHARACTERS // (len(keys) + 1), 14)
+    scales = [
+        key_axis(names[key], [shown.value(run, key) for run in first], shown.texts(first, key), widest)
+        for key in keys
+    ]
+    means = [point.mean(comparison.by) for point in comparison.points]
+    return [*scales, metric_axis(comparison.by, means, larger_is_better=comparison.larger_is_better)]
+
+
+def draw(comparison: Comparison, file: Path) -> None:
+    """Draw all points of a comparison.
+
+    Args:
+        comparison: ranked points.
+        file: its ending is the format: .png, .svg or .pdf.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    kind = file.suffix.lower().removeprefix(".")
+    metadata = {"Software" if kind == "png" else "Creator": MADE_BY}
+    with figure_style():
+        figure = make_figure(comparison)
+        try:
+            with whole_file(file) as partial:
+                figure.savefig(partial, format=kind, metadata=metadata)
+        except OSError as error:
+            raise InputError(
+                f"plot={file}: cannot be written ({error.strerror}); give one that you may write to"
+            ) from error
+
+
+def make_figure(comparison: Comparison) -> Figure:
+    """Return the figure; of the curves alone where no key differs."""
+    scales = parallel_axes(comparison)
+    if len(scales) == 1:
+        figure = Figure(figsize=(11, 4.6), dpi=DPI)
+        _draw_curves(figure.add_axes((0.08, 0.12, 0.6, 0.76)), comparison)
+        return figure
+    figure = Figure(figsize=(11, 8.2), dpi=DPI)
+    above = figure.add_axes((0.08, 0.575, 0.84, 0.335))
+    draw_parallel(above, scales, [f"rank {rank + 1}" for rank in range(len(comparison.points))])
+    _set_title(above, _parallel_title(comparison, len(scales) - 1), pad=40)
+    _draw_curves(figure.add_axes((0.08, 0.075, 0.6, 0.38)), comparison)
+    return figure
+
+
+def _parallel_title(comparison: Comparison, num_keys: int) -> str:
     title = f"{comparison.by} of {plural(comparison.count, 'run')}"
-    if count < comparison.count:
-        title += f", the mean over seeds in {plural(count, 'point')}"
-    if left_out > 0:
-        title += f"; {plural(left_out, 'key')} left out"
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=40 if staggered else 28)
-
-
-def _draw_axis(axes: Axes, position: int, scale: Scale, *, last: bool) -> None:
-    axes.plot([position, position], [-0.03, 1.03], color="#8a8f98", linewidth=1, zorder=4)
-    box = {"facecolor": "white", "edgecolor": "none", "alpha": 0.8, "pad": 0.8}
-    for place, text in scale.ticks:
-        axes.annotate(
-            text,
-            (position, place),
-            xytext=(18 if last else -5, 0),
-            textcoords="offset points",
-            ha="left" if last else "right",
-            va="center",
-            fontsize=8,
-            bbox=box,
-            zorder=5,
-        )
-        axes.plot([position], [place], marker="_", markersize=5, color="#8a8f98", zorder=4)
+    if len(comparison.points) < comparison.count:
+        title += f", the mean over seeds in {plural(len(comparison.points), 'point')}"
+    left_out = len(_keys(comparison)) - num_keys
+    return title + (f"; {plural(left_out, 'key')} left out" if left_out > 0 else "")
 
 
 def _draw_curves(axes: Axes, comparison: Comparison) -> None:
-    metric, unit, curves = read_curves(comparison)
-    palette = mpl.colormaps["tab10"].colors  # type: ignore[attr-defined]
-    colors = [color for number, color in enumerate(palette) if number != 7]  # its grey is the others'
-    names = _legend(comparison)
-    grey = [np.column_stack([curve.x, curve.mean]) for curve in curves[MOST_NAMED:] if curve.x]
-    axes.add_collection(LineCollection(grey, colors=GREY, linewidths=0.9, zorder=2))
-    for rank, curve in reversed(list(enumerate(curves[:MOST_NAMED]))):  # the best on top
-        if not curve.x:
-            continue
-        mean, std = np.array(curve.mean), np.array(curve.std)
-        marker = "o" if len(curve.x) < 12 else None
-        axes.plot(curve.x, mean, color=colors[rank], linewidth=1.8, marker=marker, markersize=3.5, zorder=3,
-                  label=names[rank])  # fmt: skip
-        if std.any():
-            axes.fill_between(curve.x, mean - std, mean + std, color=colors[rank], alpha=0.15, linewidth=0)
-    positive = [value for curve in curves for value in curve.mean]
-    if not comparison.larger_is_better and positive and 0 < min(positive) * SPAN_FOR_LOG < max(positive):
-        axes.set_yscale("log")  # a loss that grew out of bounds in one run
-    several = any(len(point.runs) > 1 for point in comparison.points)
-    title = f"{metric} in training" + (": mean ± std over seeds" if several else "")
-    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=10)
-    axes.set(xlabel=unit, ylabel=metric)
-    axes.grid(axis="y", color="#e6e8eb", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.xaxis.set_major_locator(mpl.ticker.MaxNLocator(8, integer=True))
-    handles, labels = axes.get_legend_handles_labels()
-    if not handles:
+    metric, axis, lines = curve_lines(comparison)
+    has_repetitions = any(len(point.runs) > 1 for point in comparison.points)
+    _set_title(axes, f"{metric} in training" + (": mean ± std over seeds" if has_repetitions else ""))
+    if not lines:
         axes.text(0.5, 0.5, "no metrics.csv with this metric", ha="center", transform=axes.transAxes)
         return
-    others = len(curves) - MOST_NAMED
+    draw_lines(axes, lines, x_label=axis, may_be_log=not comparison.larger_is_better)
+    axes.set_ylabel(metric)
+    drawn = axes.get_lines()[::-1]  # the best was drawn last
+    handles = [handle for handle, line in zip(drawn, lines, strict=True) if line.colour is not None]
+    labels = [
+        "\n".join(textwrap.wrap(line.name, LEGEND_WIDTH, max_lines=3, placeholder=" …"))
+        for line in lines
+        if line.colour is not None
+    ]
+    count, most = len(comparison.points), len(COLOURS)
     axes.legend(
-        handles[::-1],
-        labels[::-1],
-        title=f"the best {MOST_NAMED} of {len(curves)}; others grey" if others > 0 else None,
+        handles,
+        labels,
+        title=f"the best {most} of {count}; others grey" if count > most else None,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.02),
-        frameon=False,
         fontsize=8,
         alignment="left",
     )
 
 
-def _legend(comparison: Comparison) -> list[str]:
-    """What each of the best points is told by, and its value."""
-    points = comparison.points[:MOST_NAMED]
-    shown = comparison.shown
-    keys = _keys(comparison)
-    names = short_names(keys, RESERVED)
-    first = [point.runs[0] for point in points]
-    parts: list[list[str]] = [[] for _ in points]
-    for key in keys:
-        bare = all(isinstance(shown.value(run, key), str) for run in first)
-        for part, text in zip(parts, shown.texts(first, key), strict=True):
-            if text != ABSENT:
-                part.append(text if bare else f"{names[key]}\N{NO-BREAK SPACE}{text}")
-    return [
-        "\n".join(textwrap.wrap(f"{value}   {', '.join(part)}", LEGEND_WIDTH, max_lines=3, placeholder=" …"))
-        for value, part in zip(numbers(points, comparison.by), parts, strict=True)
-    ]
+def _set_title(axes: Axes, title: str, pad: int = 10) -> None:
+    axes.set_title(title, loc="left", fontweight="bold", fontsize=11, pad=pad)

@@ -1,1 +1,1 @@
-"""A run or a sweep told on one page that needs nothing else. No torch."""
+"""One HTML page about a run or a sweep, without requests to anywhere else."""

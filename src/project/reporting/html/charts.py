@@ -1,228 +1,226 @@
-"""Line charts as SVG, drawn by hand: readable without JavaScript, with values under the pointer with it."""
+"""Charts of a page: the curves of a run, and what a sweep compares."""
 
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 
-from project.reporting.html.axes import Axis, spanning
-from project.reporting.html.html import Markup, element, join
+from markupsafe import Markup
 
-WIDTH, HEIGHT = 480.0, 260.0
-LEFT, RIGHT, TOP, BOTTOM = 54.0, 14.0, 20.0, 38.0
-COLOURS = 8
-"""That the style sheet has, `c0` and so on; `faint` is one more."""
+from project.figures.charts import (
+    COLOURS,
+    Line,
+    downsample,
+    draw_lines,
+    figure_style,
+    format_number,
+    frame_of,
+    make_axes,
+    to_svg,
+)
+from project.figures.parallel_coordinates import draw_parallel
+from project.reporting.compare.plot import curve_lines, parallel_axes
+from project.reporting.html.run_data import RunData, Series, steps_per_epoch
+from project.runs.collect import Comparison
+from project.runtime.text import plural, shorten
+
+WIDTH, HEIGHT, WIDE, WIDE_HEIGHT = 480, 260, 960, 325
+"""Points; the page scales them."""
+MAX_POINTS, MAX_POINTS_OF_MANY = 300, 60
+"""Of a line; beyond that neighbours are averaged."""
+MAX_LINES = 400
+MAX_KEYS = 9
+TITLES = {
+    "loss": "Loss",
+    "acc": "Accuracy",
+    "lr": "Learning rate",
+    "grad_norm": "Gradient norm",
+    "images_per_s": "Throughput, images per second",
+    "memory_gb": "GPU memory, GB",
+}
+"""By the last part of a metric's name, in their order on the page."""
+SPLITS = {"train": "training", "val": "validation"}
+WITH_BEST_EPOCH = ("loss", "acc")
+MAY_BE_LOG = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
-class Line:
-    """One line of a chart.
+class Chart:
+    """A drawn chart with its legend.
 
     Args:
-        name: for the legend.
-        xs: rising.
-        ys: as many; where one is no finite number the line has a gap.
-        colour: number of its colour, None for a faint line without a place in the legend.
-        spread: half the height of a band around it, for each x; empty for none.
-        dashed: to tell it apart where colours do not.
+        title: heading.
+        svg: element for the page.
+        legend: lines that have a name.
+        note: text below.
+        is_wide: takes the page's width.
+        is_log: has a logarithmic vertical axis.
     """
 
-    name: str
-    xs: Sequence[float]
-    ys: Sequence[float]
-    colour: int | None = 0
-    spread: Sequence[float] = field(default=())
-    dashed: bool = False
+    title: str
+    svg: Markup
+    legend: Sequence[Line] = ()
+    note: str = ""
+    is_wide: bool = False
+    is_log: bool = False
 
 
 def line_chart(
     title: str,
     lines: Sequence[Line],
     *,
-    x_name: str,
-    marker: tuple[float, str] | None = None,
+    name: str,
+    x_label: str,
+    marked: tuple[float, str] | None = None,
     note: str = "",
     may_be_log: bool = False,
-    percent: bool = False,
-    wide: bool = False,
-) -> Markup:
-    """Draw lines over a common axis.
+    is_wide: bool = False,
+) -> Chart:
+    """Draw lines for a page, with their values for the pointer.
 
     Args:
-        title: what is drawn.
+        title: of the chart.
         lines: at least one with a finite value; the first ones lie on top.
-        x_name: what the horizontal axis is.
-        marker: an x that is marked, and what it is.
-        note: below the chart.
-        may_be_log: the vertical axis may be logarithmic.
-        percent: values are shares, shown as percentages.
-        wide: it has all of the page's width.
+        name: unique on the page.
+        x_label: of the horizontal axis.
+        marked: position of a vertical mark, and its text (none).
+        note: text below the chart (none).
+        may_be_log: allow a logarithmic vertical axis (false).
+        is_wide: take the page's width (false).
     """
-    width, height = (WIDTH * 2, HEIGHT * 1.25) if wide else (WIDTH, HEIGHT)
-    scale = 100.0 if percent else 1.0
-    values = [scale * y for line in lines for y in _edges(line)]
-    down = spanning(values, height - BOTTOM, TOP, may_be_log=may_be_log)
-    across = _horizontal([x for line in lines for x in line.xs], width - RIGHT)
-    unit = " %" if percent else ""
-    body = [
-        _grid(across, down, width, height, x_name, unit),
-        _marker(across, height, marker) if marker else None,
-        *(_draw(line, across, down, scale) for line in reversed(lines)),
-    ]
-    described = f"{title}: " + "; ".join(
-        _described(line, scale, unit) for line in lines if line.colour is not None
-    )
-    picture = element(
-        "svg",
-        element("title", described),
-        *body,
-        element("line", class_="cursor", x1=0, x2=0, y1=TOP, y2=height - BOTTOM, visibility="hidden"),
-        class_="chart",
-        viewBox=f"0 0 {width:g} {height:g}",
-        role="img",
-        data_lines=_data(lines, scale),
-        data_frame=json.dumps([across.low, across.high, across.start, across.end]),
-        data_x=x_name,
-        data_unit=unit,
-    )
-    caption = element(
-        "figcaption",
-        element("h4", title, element("span", " (logarithmic)", class_="dim") if down.log else None),
-        legend(lines),
-    )
-    return element(
-        "figure",
-        caption,
-        element("div", picture, class_="scroll") if wide else picture,
-        element("p", note, class_="note") if note else None,
-        class_="card plot wide" if wide else "card plot",
-    )
-
-
-def legend(lines: Sequence[Line]) -> Markup | None:
-    """The names of lines beside their colours."""
     named = [line for line in lines if line.colour is not None]
-    if not named:
-        return None
-    return element("ul", [element("li", swatch(line), line.name) for line in named], class_="legend")
+    with figure_style(font__size=12):
+        width, height = (WIDE, WIDE_HEIGHT) if is_wide else (WIDTH, HEIGHT)
+        axes = make_axes(width, height, (54, 16, 22, 42))
+        draw_lines(axes, lines, x_label=x_label, marked=marked, may_be_log=may_be_log)
+        ends = "; ".join(map(_describe_ends, named))
+        attributes = {"data_frame": json.dumps(frame_of(axes)), "data_x": x_label}
+        if named:
+            attributes["data_lines"] = json.dumps([_pointer_data(line) for line in named])
+        svg = Markup(to_svg(axes, name, f"{title}: {ends}", **attributes))  # noqa: S704 (escaped there)
+        return Chart(title, svg, named, note, is_wide, axes.get_yscale() == "log")
 
 
-def swatch(line: Line) -> Markup:
-    """A short piece of a line."""
-    mark = element("line", x1=0, x2=22, y1=5, y2=5, class_="dashed" if line.dashed else None)
-    return element("svg", mark, class_=f"swatch {_class(line)}", viewBox="0 0 22 10", aria_hidden="true")
-
-
-def _class(line: Line) -> str:
-    return "faint" if line.colour is None else f"c{line.colour % COLOURS}"
-
-
-def _edges(line: Line) -> list[float]:
-    """The values that must find room: the band's too."""
-    if not line.spread:
-        return list(line.ys)
-    pairs = list(zip(line.ys, line.spread, strict=True))
-    return [y - s for y, s in pairs] + [y + s for y, s in pairs]
-
-
-def _horizontal(xs: Sequence[float], end: float) -> Axis:
-    low, high = min(xs, default=0.0), max(xs, default=1.0)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    return Axis(min(low, 0.0) if low < 0.2 * high else low, high, LEFT, end)
-
-
-def _grid(across: Axis, down: Axis, width: float, height: float, x_name: str, unit: str) -> Markup:
-    pieces = []
-    for y, text in down.marks(6):
-        pieces.append(element("line", x1=LEFT, x2=f"{width - RIGHT:g}", y1=f"{y:.1f}", y2=f"{y:.1f}"))
-        pieces.append(element("text", text + unit, x=LEFT - 7, y=f"{y:.1f}", dy="0.35em", text_anchor="end"))
-    base = height - BOTTOM
-    for x, text in across.marks(9 if width > WIDTH else 7, whole=True):
-        pieces.append(element("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=base, y2=base + 4, class_="tick"))
-        pieces.append(element("text", text, x=f"{x:.1f}", y=base + 17, text_anchor="middle"))
-    pieces.append(element("line", x1=LEFT, x2=width - RIGHT, y1=base, y2=base, class_="axis"))
-    middle = (LEFT + width - RIGHT) / 2
-    pieces.append(element("text", x_name, x=middle, y=height - 5, text_anchor="middle", class_="name"))
-    return element("g", pieces, class_="grid")
-
-
-def _marker(across: Axis, height: float, marker: tuple[float, str]) -> Markup:
-    x = across.place(marker[0])
-    share = (x - across.start) / (across.end - across.start)
-    return element(
-        "g",
-        element("line", x1=f"{x:.1f}", x2=f"{x:.1f}", y1=TOP, y2=height - BOTTOM),
-        element("text", marker[1], x=f"{x:.1f}", y=TOP - 7, text_anchor=_anchor(share)),
-        class_="marker",
-    )  # fmt: skip
-
-
-def _anchor(share: float) -> str:
-    """How a text stands to its place on the horizontal axis, so that neither end is cut off."""
-    return "start" if share < 0.2 else "end" if share > 0.8 else "middle"
-
-
-def _draw(line: Line, across: Axis, down: Axis, scale: float) -> Markup:
-    runs = _unbroken(line, scale)
-    paths = " ".join(
-        "M" + "L".join(f"{across.place(x):.1f} {down.place(y):.1f}" for x, y, _ in run) for run in runs
+def _describe_ends(line: Line) -> str:
+    """Describe a line for those who do not see it."""
+    finite = [y for y in line.y if math.isfinite(y)]
+    return (
+        f"{line.name} from {finite[0]:.4g} to {finite[-1]:.4g}" if finite else f"{line.name} without values"
     )
-    pieces = []
-    if any(line.spread):
-        pieces = [_band(run, across, down) for run in runs if len(run) > 1]
-    pieces.append(element("path", d=paths, class_="dashed" if line.dashed else None))
-    if line.colour is not None and len(line.xs) <= 30:
-        pieces += [
-            element("circle", cx=f"{across.place(x):.1f}", cy=f"{down.place(y):.1f}", r=2.6)
-            for run in runs
-            for x, y, _ in run
-        ]
-    title = element("title", line.name) if line.colour is None else None
-    return element("g", title, pieces, class_=f"line {_class(line)}")
 
 
-def _band(run: Sequence[tuple[float, float, float]], across: Axis, down: Axis) -> Markup:
-    above = [f"{across.place(x):.1f} {down.place(y + s):.1f}" for x, y, s in run]
-    below = [f"{across.place(x):.1f} {down.place(y - s):.1f}" for x, y, s in reversed(run)]
-    return element("path", d="M" + "L".join([*above, *below]) + "Z", class_="band")
+def _pointer_data(line: Line) -> dict[str, object]:
+    ys = [float(f"{y:.5g}") if math.isfinite(y) else None for y in line.y]
+    xs = [float(f"{x:.5g}") for x in line.x]
+    return {"name": line.name, "class": line.css_class, "x": xs, "y": ys}
 
 
-def _unbroken(line: Line, scale: float) -> list[list[tuple[float, float, float]]]:
-    """The parts of a line between its gaps: x, y and spread of each point."""
-    runs: list[list[tuple[float, float, float]]] = [[]]
-    spread = line.spread or [0.0] * len(line.xs)
-    for x, y, width in zip(line.xs, line.ys, spread, strict=True):
-        if math.isfinite(y):
-            runs[-1].append((x, scale * y, scale * width))
-        elif runs[-1]:
-            runs.append([])
-    return [run for run in runs if run]
+def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
+    """Draw all that a run logged more than once, training and validation of the same kind in one chart.
+
+    Returns:
+        Charts, and sentences about what is constant; None if there are neither.
+    """
+    series = {name: one for name, one in data.series.items() if _is_curve(name, one)}
+    kinds: dict[str, dict[str, Series]] = {}
+    for name, one in series.items():
+        split, _, last = name.rpartition("/")
+        kind = last if split in SPLITS or (last in TITLES and "/" not in split) else name
+        kinds.setdefault(kind, {})[name] = one
+    order = sorted(kinds, key=lambda kind: ([*TITLES, kind].index(kind), kind))
+    per_epoch = steps_per_epoch(series)
+    drawn, constant = [], []
+    for number, kind in enumerate(order):
+        values = {value for one in kinds[kind].values() for value in one.values}
+        if len(values) == 1 and kind != "acc":
+            constant.append(f"{TITLES.get(kind, kind)}: {format_number(values.pop())} throughout.")
+        else:
+            drawn.append(_run_chart(data, kind, kinds[kind], f"chart{number}", per_epoch))
+    return (drawn, constant) if drawn or constant else None
 
 
-def _data(lines: Sequence[Line], scale: float) -> str | None:
-    """What is shown under the pointer."""
-    shown = [
-        {
-            "name": line.name,
-            "class": _class(line),
-            "x": [float(f"{x:.5g}") for x in line.xs],
-            "y": [float(f"{scale * y:.5g}") if math.isfinite(y) else None for y in line.ys],
-        }
-        for line in lines
-        if line.colour is not None
-    ]
-    return json.dumps(shown, separators=(",", ":"), ensure_ascii=False) if shown else None
+def _is_curve(name: str, series: Series) -> bool:
+    """Return true for what was logged more than once, other than counts and best values so far."""
+    last = name.rpartition("/")[2]
+    has_several = len(series.values) > 1 and any(map(math.isfinite, series.values))
+    return has_several and not name.startswith("test/") and last != "images" and not last.startswith("best_")
 
 
-def _described(line: Line, scale: float, unit: str) -> str:
-    """A line in words, for those who do not see it."""
-    finite = [scale * y for y in line.ys if math.isfinite(y)]
-    if not finite:
-        return f"{line.name}, no number"
-    return f"{line.name} from {finite[0]:.4g}{unit} to {finite[-1]:.4g}{unit}"
+def _run_chart(
+    data: RunData, kind: str, group: dict[str, Series], name: str, per_epoch: float | None
+) -> Chart:
+    lines: list[Line] = []
+    scale, averaged = per_epoch or 1.0, 1.0
+    for metric, one in sorted(group.items(), key=lambda item: item[0].startswith("val/")):
+        split = metric.partition("/")[0]
+        x = downsample([step / scale for step in one.steps], MAX_POINTS)
+        averaged = max(averaged, len(one.values) / len(x))
+        label = SPLITS.get(split, metric)
+        if label in {line.name for line in lines}:
+            label = metric
+        colour = 1 if split == "val" else len(lines) + 1 if lines else 0
+        lines.append(Line(label, x, downsample(one.values, MAX_POINTS), colour=colour))
+    lost = sum(not math.isfinite(value) for one in group.values() for value in one.values)
+    notes = [f"Each point is the mean of about {averaged:.0f} values."] if averaged > 1.5 else []
+    notes += [f"Left out: {plural(lost, 'value')} that are NaN or infinite."] if lost else []
+    return line_chart(
+        TITLES.get(kind, kind),
+        lines[::-1],
+        name=name,
+        x_label="epoch" if per_epoch else "step",
+        marked=_best_epoch(data, scale) if kind in WITH_BEST_EPOCH else None,
+        note=" ".join(notes),
+        may_be_log=kind in MAY_BE_LOG,
+    )
 
 
-def charts(figures: Sequence[Markup]) -> Markup:
-    """Charts side by side."""
-    return element("div", join(figures), class_="grid-2")
+def _best_epoch(data: RunData, scale: float) -> tuple[float, str] | None:
+    place = data.best_index()
+    if place is None or len((monitored := data.series[data.monitor]).values) < 2:
+        return None
+    return monitored.steps[place] / scale, f"best, epoch {monitored.epochs[place] + 1:.0f}"
+
+
+def curves_chart(comparison: Comparison) -> Chart | None:
+    """Draw how the metric went for every point, the best ones in colours; None without curves."""
+    metric, axis, lines = curve_lines(comparison)
+    short = []
+    for line in lines[:MAX_LINES]:
+        means, stds = (downsample(values, MAX_POINTS_OF_MANY) for values in (line.y, line.std))
+        x = downsample(line.x, MAX_POINTS_OF_MANY)
+        short.append(replace(line, name=shorten(line.name, 64, keep="start"), x=x, y=means, std=stds))
+    if not short:
+        return None
+    notes = [f"The best {len(COLOURS)} are coloured, the others grey."] if len(lines) > len(COLOURS) else []
+    if any(any(line.std) for line in short):
+        notes.append("Bands: one sample standard deviation over seeds and folds to either side.")
+    return line_chart(
+        metric,
+        short,
+        name="curves",
+        x_label=axis,
+        note=" ".join(notes),
+        may_be_log="loss" in metric,
+        is_wide=True,
+    )
+
+
+def parallel_chart(comparison: Comparison) -> Chart | None:
+    """Draw all points through their values of every key that differs; None if no key does."""
+    points = comparison.points[:MAX_LINES]
+    scales = parallel_axes(replace(comparison, points=points), MAX_KEYS)
+    if len(scales) < 2 or len(points) < 2:
+        return None
+    values = [f"{comparison.by} {point.score(comparison.by)}" for point in points]
+    titles = [f"rank {number + 1}: {value}" for number, value in enumerate(values)]
+    left_out = len(comparison.shown.told) - len(scales) + 1
+    count = len(comparison.points)
+    notes = [f"The best {len(COLOURS)} are coloured as in the curves."] if len(points) > len(COLOURS) else []
+    notes += [f"Without an axis: {plural(left_out, 'key')} that also differ."] if left_out > 0 else []
+    notes += [f"Drawn: the best {MAX_LINES} of {count} points."] if count > MAX_LINES else []
+    title = f"Keys and the resulting {comparison.by}"
+    with figure_style(font__size=12):
+        axes = make_axes(WIDE, WIDE_HEIGHT, (80, 90, 46, 10))
+        draw_parallel(axes, scales, titles)
+        svg = to_svg(axes, "parallel", f"{title}: one line a point", class_="parallel")
+    return Chart(title, Markup(svg), note=" ".join(notes), is_wide=True)  # noqa: S704 (escaped there)

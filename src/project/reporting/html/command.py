@@ -1,48 +1,87 @@
-"""From a folder to a file with its page."""
+"""`scripts/report.py`: write the page of a run or a sweep."""
 
+import base64
+import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from project.config.allowed_targets import refuse_address
+from project.config.command_options import option
 from project.errors import InputError
-from project.reporting.html.run_page import run_page
-from project.reporting.html.sweep_page import sweep_page
 from project.runs.earlier_output import PAGE, refuse_foreign
 from project.runs.find import LAST, find_last
+from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
 from project.runtime.files import reason_of
+from project.runtime.text import strip_control
 from project.runtime.write_probe import refuse_unwritable_output, whole_file
 
 NAME = "report.html"
 REMEDY = "give output=FILE in a folder that you may write to"
 ENDINGS = (".html", ".htm")
+EXAMPLES = """\
+examples:
+  python scripts/report.py run=last
+  python scripts/report.py outputs/sweep/2026-01-31_09-30-00 output=sweep.html
+  python scripts/report.py run=last compare=outputs/mnist_mlp,outputs/mnist_cnn
+"""
+
+
+@dataclass
+class Options:
+    """Write one HTML page about a run or a sweep. It needs no other file and no network."""
+
+    run: str = option(LAST, "folder of a run, of a sweep or above some runs; or last")
+    output: Path | None = option(None, "file to write; null: report.html in that folder")
+    compare: list[str] | None = option(None, "other folders with runs; null: the runs beside this one")
+    outputs: Path = option(Path("outputs"), "folder in which run=last looks")
+    open: bool = option(False, "show the page in a browser")
+
+
+def main(options: Options) -> None:
+    """Write the page, print its name and size, and open it where asked."""
+    file = write_report(options.run, options.output, options.compare, options.outputs)
+    print(f"{file}  {file.stat().st_size / 1000:,.0f} kB")
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(file.absolute().as_uri())
 
 
 def write_report(wanted: str, output: Path | None, compare: Sequence[str] | None, outputs: Path) -> Path:
     """Write the page of a run, of a sweep or of the runs below a folder.
 
     Args:
-        wanted: its folder, or `last`.
-        output: file to write, or a folder for it; None for the run's own.
-        compare: other folders with runs; None for the runs beside this one.
+        wanted: folder, or `last`.
+        output: file to write, or a folder for it (the run's own).
+        compare: other folders with runs (the runs beside this one).
         outputs: folder in which `last` is looked for.
 
     Returns:
         The file.
 
     Raises:
-        InputError: there is no such folder, no run in it, or the file cannot be written.
+        InputError: no such folder, no run in it, or a file that cannot be written.
     """
     folder = _find(wanted, outputs)
     file = folder / NAME if output is None else output / NAME if output.is_dir() else output
     if file.suffix.lower() not in ENDINGS:
-        raise InputError(f"output={output}: is no page; end the name in .html")
+        raise InputError(f"output={output}: not a page; end the name in .html")
     refuse_unwritable_output(f"output={file}", file, remedy=REMEDY)
     refuse_foreign(f"output={file}", file, PAGE)
-    tell = run_page if _is_run(folder) else sweep_page
-    text = tell(folder, file.parent, compare)
-    _write(file, text)
+    _refuse_missing(compare or ())
+    write_page(file, render_page(folder, file.parent, compare))
     return file
+
+
+def _refuse_missing(others: Sequence[str]) -> None:
+    for other in others:
+        try:
+            read_runs([other])
+        except InputError as error:
+            raise InputError(f"compare={other}: {error}") from error
 
 
 def _find(wanted: str, outputs: Path) -> Path:
@@ -50,20 +89,63 @@ def _find(wanted: str, outputs: Path) -> Path:
         raise InputError(line)
     folder = find_last(outputs) if wanted == LAST else Path(wanted)
     if not folder.is_dir():
-        what = "a file; name its run's folder" if folder.is_file() else "no such folder"
-        raise InputError(
-            f"run={wanted}: {what}, such as outputs/cnn_digits_adam/2026-01-31_09-30-00, or last"
-        )
+        problem = "a file; give its run's folder" if folder.is_file() else "no such folder"
+        example = "such as outputs/cnn_digits_adam/2026-01-31_09-30-00, or last"
+        raise InputError(f"run={wanted}: {problem}, {example}")
     return folder
 
 
-def _is_run(folder: Path) -> bool:
+def render_page(folder: Path, page: Path, compare: Sequence[str] | None) -> str:
+    """Return the page of a folder.
+
+    Args:
+        folder: of a run or above some runs.
+        page: folder of the page, to which links are relative.
+        compare: other folders with runs (the runs beside this one).
+    """
+    import jinja2  # takes some tenths of a second, as does matplotlib
+
+    from project.reporting.html.run_page import run_page
+    from project.reporting.html.sweep_page import sweep_page
+
     files = ("status.json", "config.yaml", ".hydra/config.yaml")
-    return find_sweep(folder) is None and any((folder / name).exists() for name in files)
+    is_run = find_sweep(folder) is None and any((folder / name).exists() for name in files)
+    content = (run_page if is_run else sweep_page)(folder, page, compare)
+    content["sections"] = [section for section in content["sections"] if section.content]
+    loader = jinja2.PackageLoader("project.reporting.html")
+    environment = jinja2.Environment(
+        loader=loader,
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=_clean,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["identifier"] = _identifier
+    style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "script.js"))
+    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    return environment.get_template("page.html").render(
+        **content, style=style, script=script, script_hash=script_hash
+    )
 
 
-def _write(file: Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
+def _clean(value: Any) -> Any:
+    """Return nothing for None, and texts without the characters that no document may hold."""
+    if value is None:
+        return ""
+    return strip_control(value) if type(value) is str else value
+
+
+def _identifier(title: str) -> str:
+    return "".join(character if character.isalnum() else "-" for character in title.lower())
+
+
+def write_page(file: Path, text: str) -> None:
+    """Write a page atomically.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     try:
         with whole_file(file) as partial:
             partial.write_bytes(text.encode("utf-8", "replace"))

@@ -1,116 +1,222 @@
-"""The page of one run."""
+"""Content of the page of one run."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, NamedTuple
 
 from project.errors import InputError
-from project.reporting.html.curves import run_charts
-from project.reporting.html.exports import exports
-from project.reporting.html.figures import gallery, read_figures
-from project.reporting.html.html import Markup, element, join
-from project.reporting.html.outcome import cards, evaluations
-from project.reporting.html.page import Section, heading, log_section, page
-from project.reporting.html.reading import RunStory
-from project.reporting.html.reproduce import reproduce
-from project.reporting.html.settings import environment, settings
-from project.reporting.html.sweep_reading import refuse_missing
-from project.reporting.html.tables import points_table
-from project.reporting.html.wording import badge, moment, summary
+from project.reporting.html.charts import run_charts
+from project.reporting.html.evaluations import accuracy_interval, read_evaluations, read_exports
+from project.reporting.html.images import run_gallery
+from project.reporting.html.run_data import RunData, as_mapping
+from project.reporting.html.settings import environment, reproduction, run_settings
+from project.reporting.html.tables import Table, format_metric, format_time, points_table
 from project.runs.collect import Comparison, compare
 from project.runs.provenance import now
 from project.runs.results import natural
 from project.runtime.secrets import redact_text
+from project.runtime.text import duration, plural
 
-MOST_OTHERS = 40
+LOG_PREFIX = re.compile(r"^\[[\d\-:, ]+\]\[INFO\]\[[\w.]+\] ")
+MAX_LOG_LINES = 80
+MAX_OTHERS = 40
 """Runs of the same experiment that are read, the latest ones."""
-MOST_ROWS = 12
+MAX_ROWS = 12
 
 
-def run_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
-    """Tell a run.
+class Section(NamedTuple):
+    """A part of a page.
 
     Args:
-        folder: the run's.
-        place: folder of the page, to which its links are relative.
-        others: folders with runs to compare it with; None for those beside it.
-
-    Raises:
-        InputError: there are no runs below one of `others`.
+        title: heading.
+        macro: macro of sections.html that writes the content.
+        content: argument of the macro; nothing leaves the section out.
     """
-    story = RunStory(folder)
-    name = str(story.status.get("name") or story.config.get("name") or folder.name)
-    above = join(
-        heading("Run", name, badge(story.state), story.run.shown),
-        summary(story),
-        cards(story),
-        _error(story),
+
+    title: str
+    macro: str
+    content: Any
+
+
+def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the template needs for the page of a run.
+
+    Args:
+        folder: of the run.
+        page: folder of the page, to which links are relative.
+        others: folders with runs to compare with (the runs beside this one).
+    """
+    data = RunData(folder)
+    name = str(data.status.get("name") or data.config.get("name") or folder.name)
+    error = str(data.status.get("error") or "")
+    commands = reproduction(
+        data.overrides, data.status.get("git"), Path(data.run.shown), is_done=data.is_done
     )
-    sections = [
-        Section("Curves", run_charts(story)),
-        Section("Evaluation", evaluations(folder)),
-        Section("Pictures", gallery(read_figures(folder))),
-        Section("Exports", exports(folder)),
-        Section("Comparison", comparison_of(folder, place, others)),
-        Section("Configuration", settings(story)),
-        Section("How to reproduce", _again(story)),
-        Section("Environment", environment(story.status)),
-        Section("Log", log_section(redact_text(story.log), opened=story.state == "failed")),
-    ]
-    return page(f"{name}: {story.state}", above, sections, f"Written {moment(now())} from {story.run.shown}")
+    return {
+        "title": f"{name}: {data.state}",
+        "kind": "Run",
+        "states": [data.state],
+        "heading": name,
+        "folder": data.run.shown,
+        "written": format_time(now()),
+        "lead": describe_run(data),
+        "circumstances": circumstances(data.status, data),
+        "cards": run_cards(data),
+        "error": redact_text(error) if data.state == "failed" else "",
+        "sections": [
+            Section("Curves", "curves", run_charts(data)),
+            Section("Evaluation", "evaluations", read_evaluations(folder)),
+            Section("Images", "gallery", run_gallery(folder)),
+            Section("Exports", "tables", read_exports(folder)),
+            Section("Comparison", "table", _comparison(data, page, others)),
+            Section("Configuration", "settings", run_settings(data)),
+            Section("How to reproduce", "reproduction", commands),
+            Section("Environment", "environment", environment(data.status)),
+            Section("Log", "log", _log(data)),
+        ],
+    }
 
 
-def _again(story: RunStory) -> Markup:
-    done = story.state in ("done", "pruned")
-    return reproduce(story.overrides, story.status.get("git"), Path(story.run.shown), done=done)
-
-
-def _error(story: RunStory) -> Markup | None:
-    error = str(story.status.get("error") or "")
-    return element("pre", redact_text(error), class_="error") if error and story.state == "failed" else None
-
-
-def comparison_of(folder: Path, place: Path, others: Sequence[str] | None) -> Markup | None:
-    """A run among others, best first; None if there are no others that are done."""
-    if others is None:
-        folders, what = _beside(folder), f"the others in {folder.absolute().parent.name}"
-    else:
-        folders, what = [Path(other) for other in others], ", ".join(others)
-    if not folders:
+def _log(data: RunData) -> dict[str, Any] | None:
+    lines = [LOG_PREFIX.sub("", line.rstrip()) for line in redact_text(data.log).splitlines() if line.strip()]
+    if not lines:
         return None
-    if others is not None:
-        refuse_missing(others)
+    title = "Log" if len(lines) <= MAX_LOG_LINES else f"Last {MAX_LOG_LINES} lines of the log"
+    return {"title": title, "text": "\n".join(lines[-MAX_LOG_LINES:]), "is_open": data.state == "failed"}
+
+
+def run_cards(data: RunData) -> list[tuple[str, str, str]]:
+    """Return label, value and note of the numbers to be seen first: metrics, length and size of a run."""
+    metrics, cards = data.metrics, []
+    kind = data.monitor.rpartition("/")[2]
+    names = [f"test/{kind}", "test/acc", data.monitor, "val/acc", "test/loss"]
+    for name in (name for name in dict.fromkeys(names) if name in metrics):
+        images = metrics.get(f"{name.partition('/')[0]}/images")
+        interval = accuracy_interval(data) if name == "test/acc" else None
+        parts = [" to ".join(map(format_metric, interval))] if interval else []
+        parts += [f"{images:,.0f} images"] if images else []
+        cards.append((name, format_metric(metrics[name]), ", ".join(parts)))
+    if not metrics and (place := data.best_index()) is not None:
+        value = data.series[data.monitor].values[place]
+        cards.append((data.monitor, format_metric(value), "best so far"))
+    if data.num_epochs:
+        weights = data.status.get("weights")
+        cards.append(("epochs", str(data.num_epochs), f"{weights} weights" if weights and metrics else ""))
+    if data.duration_s is not None:
+        pace = f"{duration(data.duration_s / data.num_epochs)} an epoch" if data.num_epochs else ""
+        cards.append(("duration", duration(data.duration_s), pace))
+    if data.num_parameters:
+        cards.append(("parameters", f"{data.num_parameters:,}", data.class_of("model")))
+    return cards
+
+
+def describe_run(data: RunData) -> str:
+    """Return what was trained on what, for how long, and the result, in a sentence or two."""
+    return " ".join(filter(None, [_describe_task(data), _describe_result(data)]))
+
+
+def _describe_task(data: RunData) -> str:
+    model, dataset, optimizer = (data.class_of(group) for group in ("model", "data", "optim"))
+    if not model or not dataset:
+        return "The configuration of this run is missing or damaged."
+    size = f" with {data.num_parameters:,} parameters" if data.num_parameters else ""
+    shape, classes = (data.group("data").get(key) for key in ("input_shape", "num_classes"))
+    facts = [f"{'×'.join(map(str, shape))} images"] if isinstance(shape, list) else []
+    facts += [f"{classes} classes"] if classes else []
+    text = f"{model}{size}, trained on {dataset}" + (f" ({', '.join(facts)})" if facts else "")
+    rate, schedule = data.group("optim").get("lr"), data.choices.get("scheduler")
+    facts = [f"learning rate {rate:g}"] if isinstance(rate, int | float) else []
+    facts += [f"{schedule} schedule"] if schedule else []
+    text += f" with {optimizer}" + (f" ({', '.join(facts)})" if facts else "")
+    text += f" for {plural(data.num_epochs, 'epoch')}" if data.num_epochs else ""
+    return text + (f" in {duration(data.duration_s)}." if data.duration_s is not None else ".")
+
+
+def _describe_result(data: RunData) -> str:
+    error = str(data.status.get("error") or "")
+    if data.state == "failed":
+        return "The run failed." if error else "The run failed; the reason is not on record."
+    if data.state == "interrupted":
+        return redact_text(f"The run was interrupted{f' ({error})' if error else ''} and can be continued.")
+    if data.state == "running":
+        progress = as_mapping(data.status.get("progress"))
+        epoch, epochs = progress.get("epoch"), progress.get("epochs")
+        at = f" at epoch {epoch} of {epochs}" if epoch and epochs else ""
+        return f"The run was still running{at} when this page was written."
+    if data.state == "pruned":
+        return "The search pruned the run before its test."
+    if data.state != "done":
+        return "The state of the run is not on record."
+    accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
+    if accuracy is None:
+        return ""
+    text = f"Test accuracy {format_metric(accuracy)}" + (f" on {count:,.0f} images" if count else "")
+    interval = accuracy_interval(data)
+    return text + (f" (95 % interval {' to '.join(map(format_metric, interval))})." if interval else ".")
+
+
+def circumstances(record: dict[str, Any], data: RunData | None = None) -> str:
+    """Return time, machine, precision, seed, commit and versions in one line.
+
+    Args:
+        record: status of a run, or record of a sweep.
+        data: the run (none for a sweep).
+    """
+    versions, git, ranks = (
+        as_mapping(record.get("versions")),
+        as_mapping(record.get("git")),
+        record.get("ranks"),
+    )
+    parts = [f"Started {started}" if (started := format_time(record.get("started"))) else ""]
+    parts += [f"on {record['host']}" if record.get("host") else ""]
+    if data is not None:
+        processes = f" × {ranks}" if isinstance(ranks, int) and ranks > 1 else ""
+        precision, accelerator = (data.group("trainer").get(key) for key in ("precision", "accelerator"))
+        parts += [f"{accelerator}{processes}" if accelerator else ""]
+        parts += [f"precision {precision}" if precision else ""]
+        parts += [f"seed {data.config['seed']}" if "seed" in data.config else ""]
+    changed = " with changes" if git.get("changed") else ""
+    parts += [f"commit {str(git['commit'])[:10]}{changed}" if git.get("commit") else ""]
+    parts += [f"{name} {versions[name]}" for name in ("torch", "lightning", "python") if name in versions]
+    return " · ".join(filter(None, parts))
+
+
+def _comparison(data: RunData, page: Path, others: Sequence[str] | None) -> Table | None:
+    """Rank a run among others; None if no other is done."""
+    folder = data.run.path
+    if others is None:
+        folders, names = _siblings(folder), f"the others in {folder.absolute().parent.name}"
+    else:
+        folders, names = [Path(other) for other in others], ", ".join(others)
     try:
-        ranked = compare([folder, *folders], _watched(folder), each=True)
-    except InputError:  # none is done, or they measured other things
+        ranked = compare([folder, *folders], data.monitor or None, each=True)
+    except InputError:  # none is done, or they have other metrics
         return None
     if ranked.count < 2:
         return None
-    kept = _head(ranked, folder)
-    caption = f"This run and {what}, by {ranked.by}"
+    kept = _top_rows(ranked, folder)
+    caption = f"This run and {names}, by {ranked.by}"
     if len(kept.points) < len(ranked.points):
         caption += f": the best of {len(ranked.points)}"
-    return points_table(kept, place, caption, own=[folder])
+    return points_table(kept, page, caption, own=[folder])
 
 
-def _watched(folder: Path) -> str | None:
-    return RunStory(folder).monitor or None
-
-
-def _beside(folder: Path) -> list[Path]:
-    """The other runs of the same experiment or sweep: the latest ones."""
+def _siblings(folder: Path) -> list[Path]:
+    """Return the latest other runs of the same experiment or sweep."""
     found = [
         other
         for other in folder.absolute().parent.iterdir()
-        if (other / "status.json").exists() and (other / "config.yaml").exists()
+        if (other / "status.json").exists()
+        and (other / "config.yaml").exists()
+        and other.resolve() != folder.resolve()
     ]
-    found = [other for other in found if other.resolve() != folder.resolve()]
-    return sorted(found, key=lambda other: natural(other.name))[-MOST_OTHERS:]
+    return sorted(found, key=lambda other: natural(other.name))[-MAX_OTHERS:]
 
 
-def _head(ranked: Comparison, folder: Path) -> Comparison:
-    """The best runs, and this one."""
-    points = ranked.points[:MOST_ROWS]
+def _top_rows(ranked: Comparison, folder: Path) -> Comparison:
+    """Return the best runs, and this one."""
+    points = ranked.points[:MAX_ROWS]
     own = [point for point in ranked.points if point.runs[0].folder.resolve() == folder.resolve()]
-    points += [point for point in own if point not in points]
-    return replace(ranked, points=points)
+    return replace(ranked, points=points + [point for point in own if point not in points])

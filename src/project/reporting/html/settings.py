@@ -1,105 +1,78 @@
-"""A run's configuration: what was asked for first, all of it last."""
+"""Settings of a run, its environment, and the commands that repeat or continue it."""
 
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
-from project.reporting.html.html import Markup, element, join
-from project.reporting.html.reading import RunStory
+from project.reporting.html.run_data import RunData, as_mapping
 from project.runs.hparam_diff import text
 from project.runs.results import ClassName, flatten
-from project.runtime.secrets import redact, redact_text
+from project.runtime.secrets import REDACTED, redact, redact_text
+from project.runtime.text import shorten
 
 GROUPS = ("model", "data", "augment", "optim", "scheduler", "loss", "trainer")
-HIDDEN = (
-    *("_target_", "_partial_", "_convert_", "_recursive_", "input_shape", "num_classes"),
-    *("path", "prepared", "default_root_dir"),
+GENERAL = ("seed", "monitor", "mode", "compile", "channels_last", "deterministic")
+HIDDEN = frozenset(
+    ("_target_", "_partial_", "_convert_", "_recursive_", "input_shape", "num_classes", "path", "image_cache")
 )
-ROOT = ("seed", "monitor", "mode", "compile", "channels_last", "deterministic", "decay_norms_and_biases")
-IDLE: dict[str, dict[str, Any]] = {
-    "trainer": {"num_nodes": 1, "max_steps": -1, "accumulate_grad_batches": 1, "check_val_every_n_epoch": 1}
-    | {f"limit_{split}_batches": 1.0 for split in ("train", "val", "test", "predict")}
-    | {"overfit_batches": 0, "num_sanity_val_steps": 0, "strategy": "auto", "profiler": None},
-    "data": {"augment": ClassName("project.datamodules.loading.augmentation.Augmentation"), "fold": 0},
-}
-"""Values that say nothing, for they change nothing."""
-COPIES = ("data.seed", "data.channels_last", "augment.erase_probability")
-"""Keys that follow from others."""
-MISSING = object()
-MOST = 12
-"""Values of a group that are shown; the whole configuration has the others."""
+TRAINER_KEYS = (
+    *("max_epochs", "max_time", "accelerator", "devices", "num_nodes", "precision", "gradient_clip_val"),
+    *("accumulate_grad_batches", "limit_train_batches"),
+)
+"""The trainer has many other keys, which are in the whole configuration."""
+MAX_ROWS, MAX_VALUE_LENGTH = 12, 60
+TRAIN = "python scripts/train.py"
+NOT_REPEATED = ("resume=", "ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.mode=")
+"""Overrides that belong to the existing folder."""
+COMMIT = re.compile(r"[0-9a-f]{7,64}")
 
 
-def settings(story: RunStory) -> Markup:
-    """The command line's words, the values of each group, the whole configuration and the environment."""
-    if not story.config:
-        return element("p", "The configuration is missing or damaged.", class_="empty")
-    cards = [_card(story, group) for group in GROUPS if story.group(group)]
-    general = {key: story.config[key] for key in ROOT if story.config.get(key) not in (None, False)}
-    cards.append(_group_card("run", "", general))
-    return join(
-        element("h3", "Asked for on the command line"),
-        words(story.overrides),
-        element("h3", "What that means"),
-        element("div", cards, class_="cards settings"),
-        element(
-            "details",
-            element("summary", "The whole configuration"),
-            element("pre", redact_text(story.config_text)),
-        ),
-    )
+def run_settings(data: RunData) -> dict[str, Any]:
+    """Return the overrides of a run, the values of its groups as cards, and the whole configuration."""
+    cards = [_group_card(data, group) for group in GROUPS if data.group(group)]
+    general = {key: data.config[key] for key in GENERAL if key in data.config}
+    if data.config:
+        cards.append(_card("run", "", general))
+    overrides = [redact_text(word) for word in data.overrides]
+    return {"overrides": overrides, "cards": cards, "text": redact_text(data.config_text)}
 
 
-def words(overrides: list[str]) -> Markup:
-    """Overrides, one beside the other."""
-    if not overrides:
-        return element("p", "Nothing: this is what train.py does by itself.", class_="dim")
-    items = [element("li", element("code", redact_text(word))) for word in overrides]
-    return element("ul", items, class_="words")
-
-
-def _card(story: RunStory, group: str) -> Markup:
-    node = story.group(group)
+def _group_card(data: RunData, group: str) -> dict[str, Any]:
     values = {
         key: value
-        for key, value in flatten({key: value for key, value in node.items() if key not in HIDDEN}).items()
-        if value not in (None, False)
-        and key.rpartition(".")[2] not in HIDDEN
-        and f"{group}.{key}" not in COPIES
-        and not (group == "data" and key.startswith("augment."))
-        and IDLE.get(group, {}).get(key, MISSING) != value
-        and (group != "augment" or value)
+        for key, value in flatten(data.group(group)).items()
+        if HIDDEN.isdisjoint(key.split("."))
+        and not (group == "data" and key.startswith("augment"))
+        and (group != "trainer" or key in TRAINER_KEYS)
     }
-    option = story.choices.get(group) or ""
-    name = story.class_of(group)
-    if name == "Trainer" or group == "augment":
-        name = ""
-    if group == "augment" and option == "none":
-        values = {}
-    told = name.lower() == option.replace("_", "") or not option
-    title = name if told else f"{option} ({name})" if name else option
-    return _group_card(group, title, values)
+    option, name = data.choices.get(group, ""), data.class_of(group)
+    is_same = name.lower() == option.replace("_", "")
+    title = name if is_same or not option else f"{option} ({name})" if name else option
+    return _card(group, title, values)
 
 
-def _group_card(group: str, title: str, values: dict[str, Any]) -> Markup:
+def _card(group: str, title: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    shown = {
+        key: value for key, value in redact(dict(values)).items() if value not in (None, False, [], {}, "")
+    }
     rows = [
-        (key, value.rpartition(".")[2] if isinstance(value, ClassName) else text(redact({key: value})[key]))
-        for key, value in values.items()
-        if value not in ([], {}, "")
+        (
+            key,
+            shorten(
+                value.rpartition(".")[2] if isinstance(value, ClassName) else text(value), MAX_VALUE_LENGTH
+            ),
+        )
+        for key, value in shown.items()
     ]
-    shown = [
-        element("div", element("dt", key), element("dd", value if len(value) < 60 else value[:58] + "…"))
-        for key, value in rows[:MOST]
-    ]
-    more = element("p", f"and {len(rows) - MOST} more", class_="note") if len(rows) > MOST else None
-    heading = element("h4", element("span", group, class_="dim"), " ", title)
-    return element("section", heading, element("dl", shown), more, class_="card")
+    num_hidden = max(0, len(rows) - MAX_ROWS)
+    return {"group": group, "title": title, "rows": rows[:MAX_ROWS], "num_hidden": num_hidden}
 
 
-def environment(status: dict[str, Any]) -> Markup:
-    """Where a run took place: machine, versions, processes, the code's state."""
-    versions = status.get("versions") if isinstance(status.get("versions"), dict) else {}
-    git = status.get("git") if isinstance(status.get("git"), dict) else {}
-    assert versions is not None
-    assert git is not None
+def environment(status: Mapping[str, Any]) -> dict[str, str]:
+    """Return machine, versions, processes and the code's state of a run or a sweep, by name."""
+    git = as_mapping(status.get("git"))
     rows = {
         "machine": status.get("host"),
         "processes": status.get("ranks"),
@@ -107,14 +80,41 @@ def environment(status: dict[str, Any]) -> Markup:
         "started": status.get("started"),
         "finished": status.get("finished"),
         "commit": git.get("commit"),
-        "files changed since": ("yes" if git["changed"] else "no") if "changed" in git else None,
-        **versions,
+        "uncommitted changes": ("yes" if git["changed"] else "no") if "changed" in git else None,
+        **as_mapping(status.get("versions")),
     }
-    body = [
-        element("tr", element("th", name, scope="row"), element("td", str(value)))
-        for name, value in rows.items()
-        if value not in (None, "")
-    ]
-    if not body:
-        return element("p", "Nothing is on record.", class_="empty")
-    return element("div", element("table", element("tbody", body), class_="facts"), class_="scroll")
+    return {name: str(value) for name, value in rows.items() if value not in (None, "")}
+
+
+def reproduction(
+    overrides: Sequence[str], git: Any, folder: Path, *, is_sweep: bool = False, is_done: bool = True
+) -> dict[str, Any]:
+    """Return commands that repeat, continue and inspect a run or a sweep, and what to know before.
+
+    Args:
+        overrides: of its command line.
+        git: state of the code, as in records.
+        folder: its own.
+        is_sweep: false for a run.
+        is_done: nothing is left to continue.
+    """
+    commit, place = as_mapping(git).get("commit"), shlex.quote(str(folder))
+    is_sound = isinstance(commit, str) and COMMIT.fullmatch(commit) is not None  # pasted into a shell
+    warnings = [] if is_sound else ["The commit of the code is not on record."]
+    if as_mapping(git).get("changed"):
+        warnings.append("The code had uncommitted changes: this commit alone may give another result.")
+    if any(REDACTED in redact_text(word) for word in overrides):
+        warnings.append(f"{REDACTED} stands for a secret; give it as '${{oc.env:NAME}}'.")
+    if any(word.startswith("ckpt_path=") for word in overrides):
+        warnings.append("Training began with a checkpoint of another run (ckpt_path in the configuration).")
+    kept = [redact_text(word) for word in overrides if not word.startswith(NOT_REPEATED)]
+    train = " ".join(["uv run", TRAIN, *(["-m"] if is_sweep else []), *map(shlex.quote, kept)])
+    repeat = [*([f"git checkout {commit}"] if is_sound else []), "uv sync", train]
+    commands = {f"Repeat this {'sweep' if is_sweep else 'run'}": repeat}
+    if not is_done:
+        commands["Continue"] = [f"{TRAIN} resume={place}"]
+    elif not is_sweep:
+        commands["Train longer"] = [f"{TRAIN} resume={place} trainer.max_epochs=…"]
+    look = [f"python scripts/evaluate.py run={place}", f"tensorboard --logdir {place}"]
+    look += [f"python scripts/compare.py {place}"] if is_sweep else []
+    return {"commands": commands | {"Inspect": look}, "warnings": warnings}

@@ -1,209 +1,237 @@
-"""The page of a sweep, or of any folder with runs below it."""
+"""Content of the page of a sweep, or of any folder with runs below it."""
 
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from project.errors import InputError
-from project.reporting.html.curves import run_charts
-from project.reporting.html.exports import exports
-from project.reporting.html.figures import gallery, read_figures, read_pngs
-from project.reporting.html.html import Markup, element, join
-from project.reporting.html.jobs import failures, jobs_table
-from project.reporting.html.outcome import cards, evaluations
-from project.reporting.html.overlay import overlay
-from project.reporting.html.page import Section, heading, page
-from project.reporting.html.parallel import parallel_coordinates
-from project.reporting.html.reading import RunStory
-from project.reporting.html.reproduce import reproduce
-from project.reporting.html.settings import environment, settings, words
-from project.reporting.html.sweep_reading import Sweep, read, refuse_missing
-from project.reporting.html.tables import link, points_table
-from project.reporting.html.wording import badge, commit, metric, moment, summary
-from project.runs.collect import Comparison, compare_by_monitor
+from project.reporting.html.charts import curves_chart, parallel_chart
+from project.reporting.html.images import make_gallery, read_pngs
+from project.reporting.html.run_data import RunData
+from project.reporting.html.run_page import Section, circumstances, run_page
+from project.reporting.html.settings import environment, reproduction
+from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
+from project.runs.collect import Comparison, best_line, compare_by_monitor
 from project.runs.provenance import now
-from project.runs.ranking import tie_note
-from project.runs.results import DURATION, Run
+from project.runs.results import DURATION, Run, read_runs
 from project.runs.run_folder import RunFolder
-from project.runs.table import plural
+from project.runs.sweep_folder import find_sweep
+from project.runs.sweep_jobs import Job
 from project.runtime.secrets import redact_text
-from project.runtime.text import duration
+from project.runtime.text import duration, plural
 
-MOST_COMPARED = 20
-MOST_POINTS = 100
-"""Rows of the table of points; that of all jobs has the others."""
+MAX_COMPARED = 20
+MAX_POINTS = 100
+"""Rows of the table of points; the table of jobs has all."""
+MAX_TITLE_KEYS, MAX_LEAD_KEYS = 4, 6
+MAX_FAILURES = 10
+"""With the last lines of their logs; the table of jobs has all."""
+LAST_LINES = 12
 
 
-def sweep_page(folder: Path, place: Path, others: Sequence[str] | None) -> str:
-    """Tell a sweep.
+@dataclass(frozen=True)
+class Sweep:
+    """Record, jobs and runs of a sweep, or of a folder with runs.
 
     Args:
-        folder: the sweep's.
-        place: folder of the page, to which its links are relative.
-        others: folders with runs to compare it with.
+        folder: searched to any depth.
+        record: of the sweep; empty for a folder that is none.
+        jobs: of the sweep's record, by folder name.
+        runs: all that can be read.
+        damaged: reasons why others cannot.
+        ranked: the finished runs, best first; None if none is done.
+    """
+
+    folder: Path
+    record: dict[str, Any]
+    jobs: dict[str, Job]
+    runs: list[Run]
+    damaged: list[str]
+    ranked: Comparison | None
+
+    @property
+    def states(self) -> Counter[str]:
+        """Number of jobs by state."""
+        known = {run.folder.name for run in self.runs}
+        others = [job.state for name, job in self.jobs.items() if name not in known]
+        return Counter([*(run.state for run in self.runs), *others])
+
+    @property
+    def best(self) -> Run | None:
+        """Best run of the best point."""
+        return self.ranked.best if self.ranked else None
+
+
+def read_sweep(folder: Path) -> Sweep:
+    """Read all runs below a folder.
 
     Raises:
-        InputError: there is nothing to tell, or no run below one of `others`.
+        InputError: no run and no sweep.
     """
-    sweep = read(folder)
-    kind = "Sweep" if sweep.record else "Runs"
-    name = folder.absolute().name
-    above = join(
-        heading(kind, _title(sweep, name), _badges(sweep), RunFolder(folder).shown), _summary(sweep, place)
-    )
-    drawn = [file for file in sorted(folder.glob("*.png")) if file.is_file()]
-    points = _ranking(sweep, place)
-    jobs = jobs_table(sweep.runs, sweep.jobs, sweep.ranked, place)
-    sections = [
-        Section("Ranking", points or jobs),
-        Section("What mattered", _mattered(sweep)),
-        Section("Learning curves", overlay(sweep.ranked) if sweep.ranked else None),
-        Section("Search", gallery(read_pngs(drawn, folder))),
-        Section("Failures", failures(sweep.runs, sweep.jobs, sweep.damaged, place)),
-        Section("All jobs", jobs if points else None),
-        Section("Best run", _best(sweep, place)),
-        Section("Comparison", _comparison(sweep, place, others)),
-        Section("How to reproduce", _again(sweep)),
-        Section("Environment", environment(sweep.record) if sweep.record else None),
-    ]
-    return page(f"{kind} {name}", above, sections, f"Written {moment(now())} from {RunFolder(folder).shown}")
+    sweep = find_sweep(folder)
+    record, jobs, ranked = {}, {}, None
+    if sweep is not None:
+        try:
+            record = sweep.read_record()
+        except InputError:
+            record = {}
+        jobs = sweep.read_jobs()
+    try:
+        ranked = compare_by_monitor([folder])
+        runs = [*(run for point in ranked.points for run in point.runs), *ranked.unfinished]
+        return Sweep(folder, record, jobs, runs, ranked.damaged, ranked)
+    except InputError:
+        pass  # none is done
+    try:
+        runs, damaged = read_runs([folder])
+    except InputError:
+        if sweep is None:
+            raise
+        runs, damaged = [], []  # ended before its first job began
+    return Sweep(folder, record, jobs, runs, damaged, None)
 
 
-def _title(sweep: Sweep, name: str) -> str:
+def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str, Any]:
+    """Return what the template needs for the page of a sweep.
+
+    Args:
+        folder: of the sweep.
+        page: folder of the page, to which links are relative.
+        others: folders with runs to compare with (none).
+
+    Raises:
+        InputError: no runs below the folder.
+    """
+    sweep = read_sweep(folder)
+    kind, name = "Sweep" if sweep.record else "Runs", folder.absolute().name
+    ranked, best, shown = sweep.ranked, sweep.best, RunFolder(folder).shown
+    images = read_pngs((file for file in sorted(folder.glob("*.png")) if file.is_file()), folder)
+    points = _points_table(sweep, page)
+    jobs = jobs_table(sweep.runs, sweep.jobs, ranked, page)
+    return {
+        "title": f"{kind} {name}",
+        "kind": f"{kind} · {plural(sweep.states.total(), 'job')}",
+        "states": [f"{count} {state}" for state, count in sweep.states.most_common()],
+        "heading": _title(sweep) or name,
+        "folder": shown,
+        "written": format_time(now()),
+        "lead": _describe_sweep(sweep),
+        "best": link_to(best.folder, page, "Best run") if best else None,
+        "best_line": f"{best_line(ranked)}." if ranked and best else "",
+        "circumstances": _circumstances(sweep),
+        "sections": [
+            Section("Ranking", "table", points or jobs),
+            Section("Parallel coordinates", "chart", parallel_chart(ranked) if ranked else None),
+            Section("Learning curves", "chart", curves_chart(ranked) if ranked else None),
+            Section("Search", "gallery", make_gallery(images)),
+            Section("Failures", "failures", _failures(sweep, page)),
+            Section("All jobs", "table", jobs if points else None),
+            Section("Best run", "best_run", _best_run(best, page)),
+            Section("Comparison", "table", _comparison(sweep, page, others)),
+            Section("How to reproduce", "sweep_reproduction", _reproduction(sweep, Path(shown))),
+            Section("Environment", "environment", environment(sweep.record)),
+        ],
+    }
+
+
+def _title(sweep: Sweep) -> str:
     keys = sweep.ranked.shown.told if sweep.ranked else []
-    if not keys:
-        return name
-    named = [key.removeprefix("optim.") for key in keys[:4]]
-    return " × ".join(named) + (" …" if len(keys) > 4 else "")
+    named = [key.removeprefix("optim.") for key in keys[:MAX_TITLE_KEYS]]
+    return " × ".join(named) + (" …" if len(keys) > MAX_TITLE_KEYS else "")
 
 
-def _badges(sweep: Sweep) -> Markup:
-    return join([badge_of(state, count) for state, count in sweep.states.most_common()])
-
-
-def badge_of(state: str, count: int) -> Markup:
-    """A state with the number of jobs in it."""
-    return join(element("span", str(count), class_="count"), " ", badge(state), " ")
-
-
-def _summary(sweep: Sweep, place: Path) -> Markup:
-    states = sweep.states
+def _describe_sweep(sweep: Sweep) -> str:
+    states, ranked = sweep.states, sweep.ranked
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    lead: list[object] = [f"{plural(sum(states.values()), 'run')}: {counts}."]
-    if sweep.ranked is not None:
-        lead += [_differing(sweep.ranked), _told_best(sweep.ranked, sweep.best, place)]
-    elif sweep.runs:
-        lead.append(" None is done yet, so there is nothing to rank.")
-    return join(
-        element("p", [part for part in lead if part], class_="lead"),
-        element("p", _circumstances(sweep), class_="dim"),
-    )
-
-
-def _differing(ranked: Comparison) -> str:
-    """In what the runs differ."""
+    text = f"{plural(states.total(), 'job')}: {counts}."
+    if ranked is None:
+        return text + " None is done yet: nothing to rank."
     first = [point.runs[0] for point in ranked.points]
-    values = [f"{key} ({len(set(ranked.shown.texts(first, key)))} values)" for key in ranked.shown.told[:6]]
-    text = f" They differ in {', '.join(values)}." if values else ""
+    values = [
+        f"{key} ({plural(len(set(ranked.shown.texts(first, key))), 'value')})"
+        for key in ranked.shown.told[:MAX_LEAD_KEYS]
+    ]
+    text += f" Keys that differ: {', '.join(values)}." if values else ""
     if len(ranked.points) < ranked.count:
-        alone = " and ".join(ranked.shown.repetitions) or "nothing"
-        text += f" Runs that differ in {alone} alone are one point: {len(ranked.points)} in all."
+        repeated = " and ".join(ranked.shown.repetitions) or "nothing"
+        text += f" Runs that differ in {repeated} only are one point: {plural(len(ranked.points), 'point')}."
     return text
-
-
-def _told_best(ranked: Comparison, best: Run | None, place: Path) -> Markup | None:
-    """What did best, and how well."""
-    if best is None:
-        return None
-    told = [f"{key.rpartition('.')[2]} {ranked.shown.texts([best], key)[0]}" for key in ranked.shown.told[:4]]
-    text = f" ({', '.join(told)})" if told else ""
-    text += f", has {ranked.by} {metric(ranked.by, best.metrics[ranked.by])}"
-    if "test/acc" in best.metrics and ranked.by != "test/acc":
-        text += f" and a test accuracy of {metric('test/acc', best.metrics['test/acc'])}"
-    point = ranked.points[0].score(ranked.by)
-    text += f". It is the best run of the best point: {ranked.by} {point}"
-    text += f"; {note}" if (note := tie_note(ranked.ties)) else ""
-    return join(" The best run, ", link(best.folder, place), f"{text}.")
 
 
 def _circumstances(sweep: Sweep) -> str:
     spent = sum(run.metrics.get(DURATION, 0.0) for run in sweep.runs if run.done)
-    versions = sweep.record.get("versions") or {}
-    parts = [
-        f"Started {moment(sweep.record.get('started'))}" if sweep.record.get("started") else "",
-        f"on {sweep.record['host']}" if sweep.record.get("host") else "",
-        f"{duration(spent)} of training in all" if spent else "",
-        f"commit {commit(sweep.record.get('git'))}" if commit(sweep.record.get("git")) else "",
-        *(f"{name} {versions[name]}" for name in ("torch", "lightning", "python") if name in versions),
-    ]
-    return " · ".join(part for part in parts if part)
+    text = circumstances(sweep.record)
+    return " · ".join(filter(None, [f"{duration(spent)} of training in all" if spent else "", text]))
 
 
-def _ranking(sweep: Sweep, place: Path) -> Markup | None:
+def _points_table(sweep: Sweep, page: Path) -> Table | None:
+    """Return the ranked points; None where every run is one, as in the table of jobs."""
     ranked = sweep.ranked
-    if ranked is None or len(ranked.points) == ranked.count:  # the table of all jobs is as good
+    if ranked is None or len(ranked.points) == ranked.count:
         return None
-    best = sweep.best
-    shown = replace(ranked, points=ranked.points[:MOST_POINTS])
-    order = "largest" if ranked.larger_is_better else "smallest"
-    caption = f"{order.capitalize()} {ranked.by} first"
-    if len(ranked.points) < ranked.count:
-        caption += "; mean ± sample standard deviation over n runs"
+    shown = replace(ranked, points=ranked.points[:MAX_POINTS])
+    order = "Largest" if ranked.larger_is_better else "Smallest"
+    caption = f"{order} {ranked.by} first; mean ± sample standard deviation over n runs"
     if len(shown.points) < len(ranked.points):
-        caption += f"; the best {MOST_POINTS} of {len(ranked.points)} points"
-    return points_table(shown, place, caption, own=[best.folder] if best else [])
+        caption += f"; the best {MAX_POINTS} of {len(ranked.points)} points"
+    return points_table(shown, page, caption, own=[ranked.best.folder] if ranked.best else [])
 
 
-def _mattered(sweep: Sweep) -> Markup | None:
-    return parallel_coordinates(sweep.ranked) if sweep.ranked else None
-
-
-def _best(sweep: Sweep, place: Path) -> Markup | None:
-    if sweep.best is None:
+def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:
+    """Return failed jobs with the ends of their logs, and reasons why folders are damaged."""
+    known = {run.folder.name for run in sweep.runs}
+    failures = [
+        (link_to(run.folder, page), run.state, redact_text(run.error), _last_lines(run.folder))
+        for run in sweep.runs
+        if run.state in ("failed", "interrupted")
+    ]
+    failures += [
+        (Link(job.name, ""), job.state, redact_text(job.error or ""), "")
+        for name, job in sweep.jobs.items()
+        if name not in known and job.state == "failed"
+    ]
+    if not failures and not sweep.damaged:
         return None
-    story = RunStory(sweep.best.folder)
-    again = reproduce(story.overrides, story.status.get("git"), Path(story.run.shown))
-    return join(
-        element("p", "In ", link(sweep.best.folder, place), "."),
-        summary(story),
-        cards(story),
-        element("h3", "Curves"),
-        run_charts(story),
-        _titled("Evaluation", evaluations(sweep.best.folder)),
-        _titled("Exports", exports(sweep.best.folder)),
-        _titled("Pictures", gallery(read_figures(sweep.best.folder))),
-        element("details", element("summary", "Its configuration"), settings(story)),
-        element("details", element("summary", "How to make this one run again"), again),
-    )
+    num_hidden = max(0, len(failures) - MAX_FAILURES)
+    return {"jobs": failures[:MAX_FAILURES], "num_hidden": num_hidden, "damaged": sweep.damaged}
 
 
-def _titled(title: str, content: Markup | None) -> Markup | None:
-    return join(element("h3", title), content) if content else None
+def _last_lines(folder: Path) -> str:
+    lines = [line.rstrip() for line in redact_text(RunData(folder).log).splitlines() if line.strip()]
+    return "\n".join(lines[-LAST_LINES:])
 
 
-def _comparison(sweep: Sweep, place: Path, others: Sequence[str] | None) -> Markup | None:
+def _best_run(best: Run | None, page: Path) -> dict[str, Any] | None:
+    """Return what the page of the best run has, with the sections that belong here."""
+    if best is None:
+        return None
+    content = run_page(best.folder, page, [])
+    by_title = {section.title: section for section in content["sections"] if section.content}
+    shown = [by_title[name] for name in ("Curves", "Evaluation", "Exports", "Images") if name in by_title]
+    folded = [by_title[name] for name in ("Configuration", "How to reproduce") if name in by_title]
+    return content | {"link": link_to(best.folder, page), "shown": shown, "folded": folded}
+
+
+def _comparison(sweep: Sweep, page: Path, others: Sequence[str] | None) -> Table | None:
     if not others:
         return None
-    refuse_missing(others)
     try:
         ranked = compare_by_monitor([sweep.folder, *map(Path, others)])
     except InputError:
         return None
-    shown = replace(ranked, points=ranked.points[:MOST_COMPARED])
+    shown = replace(ranked, points=ranked.points[:MAX_COMPARED])
     caption = f"With {', '.join(others)}, best {ranked.by} first; rows of this sweep are marked"
-    return points_table(shown, place, caption, own=[run.folder for run in sweep.runs])
+    return points_table(shown, page, caption, own=[run.folder for run in sweep.runs])
 
 
-def _again(sweep: Sweep) -> Markup | None:
+def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     if not sweep.record:
         return None
     overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
     overrides = [word for word in overrides if not word.startswith("hydra.mode=")]
-    done = set(sweep.states) <= {"done", "pruned"}
-    return join(
-        element("h3", "Asked for on the command line"),
-        words(overrides),
-        reproduce(
-            overrides, sweep.record.get("git"), Path(RunFolder(sweep.folder).shown), multirun=True, done=done
-        ),
-    )
+    is_done = set(sweep.states) <= {"done", "pruned"}
+    git = sweep.record.get("git")
+    commands = reproduction(overrides, git, folder, is_sweep=True, is_done=is_done)
+    return {"overrides": overrides, "reproduction": commands}

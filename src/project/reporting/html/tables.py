@@ -1,214 +1,199 @@
-"""Tables of runs: ranked, sortable by a click on a heading."""
+"""Tables of runs and points, which a click on a heading sorts."""
 
 import math
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from project.reporting.html.html import Markup, element
-from project.reporting.html.wording import badge, is_share, metric, percent
+from project.reporting.compare.table import TableColumn, choose_metrics, key_columns, ranked_columns
 from project.runs.collect import Comparison, Point
-from project.runs.hparam_diff import Differences, short_names
-from project.runs.results import DURATION, Run
-from project.runs.table import RESERVED, numbers, shorten
-from project.runtime.text import duration
+from project.runs.hparam_diff import Differences
+from project.runs.results import DURATION, Run, is_number, natural
+from project.runs.sweep_jobs import Job
+from project.runtime.text import duration, plural, shorten
 
-MOST_KEYS = 6
-"""Of the keys that differ; more would push the metrics out of sight."""
-MOST_LINKS = 5
-NUMBER = re.compile(r"\d+")
-WIDEST = 32
-"""Characters of a cell."""
-NAMES = {"acc": "accuracy", "loss": "loss"}
-SPLITS = {"test": "test", "val": "val.", "train": "train"}
+MAX_KEYS, MAX_METRICS, MAX_LINKS = 6, 4, 5
+"""In a table of points."""
+MAX_LINK = 32
+"""Characters."""
 
 
-class Cell(NamedTuple):
+class Link(NamedTuple):
+    """A link with its text."""
+
+    text: str
+    href: str
+
+
+@dataclass(frozen=True)
+class Cell:
     """A cell of a table.
 
     Args:
-        content: what is shown.
-        order: by which its column is sorted; None for its text.
-        number: whether it stands to the right.
+        text: shown.
+        value: number by which its column is sorted, NaN for an empty cell (None: by the text).
+        links: shown before the text (none).
+        state: of a run, shown as a badge (none).
     """
 
-    content: object
-    order: float | None = None
-    number: bool = False
+    text: str = ""
+    value: float | None = None
+    links: Sequence[Link] = ()
+    state: str = ""
+
+    @property
+    def order(self) -> str:
+        """Sort key within the page."""
+        return "" if self.value is None or math.isnan(self.value) else f"{self.value:.8g}"
 
 
-def table(
-    head: Sequence[str], rows: Sequence[Sequence[Cell]], *, caption: str, marked: Sequence[int] = ()
-) -> Markup:
-    """A table of which every column can be sorted.
+EMPTY = Cell("", math.nan)
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of which every column can be sorted; the first cell of a row names it.
 
     Args:
+        caption: content of the table.
         head: names of the columns.
-        rows: as many cells each; the first one names the row.
-        caption: what it shows.
-        marked: numbers of the rows that stand out.
+        rows: as many cells each.
+        marked: numbers of the rows that stand out (none).
     """
-    numeric = [bool(rows) and all(row[place].number for row in rows) for place in range(len(head))]
-    heading = [
-        element("th", name, scope="col", class_="number" if right else None)
-        for name, right in zip(head, numeric, strict=True)
-    ]
-    body = [
-        element(
-            "tr",
-            [_cell(cell, place == 0, numeric[place]) for place, cell in enumerate(row)],
-            class_="marked" if number in marked else None,
-        )
-        for number, row in enumerate(rows)
-    ]
-    whole = element(
-        "table",
-        element("caption", caption),
-        element("thead", element("tr", heading)),
-        element("tbody", body),
-        class_="runs sortable",
-    )
-    return element("div", whole, class_="scroll card", tabindex="0", role="region", aria_label=caption)
+
+    caption: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[Cell]]
+    marked: Sequence[int] = ()
+
+    def is_numeric(self, place: int) -> bool:
+        """Return true for a column of numbers."""
+        return bool(self.rows) and all(row[place].value is not None for row in self.rows)
 
 
-def _cell(cell: Cell, first: bool, right: bool) -> Markup:
-    order = None if cell.order is None or math.isnan(cell.order) else f"{cell.order:.8g}"
-    return element(
-        "th" if first else "td",
-        cell.content,
-        scope="row" if first else None,
-        class_="number" if right else None,
-        data_order=order,
-    )
+def number_cell(value: Any, form: Callable[[float], str]) -> Cell:
+    """Return a cell with a number, empty for anything else."""
+    return Cell(form(value), value) if is_number(value) and not math.isnan(value) else EMPTY
 
 
-def column_names(metrics: Sequence[str]) -> list[str]:
-    """Metrics' names as headings: `test accuracy`."""
-    names = []
-    for name in metrics:
-        split, _, kind = name.partition("/")
-        names.append(f"{SPLITS[split]} {NAMES.get(kind, kind)}" if split in SPLITS and kind else name)
-    return names
+def format_metric(value: float) -> str:
+    """Return a number with four decimals, or four digits where very small or large; integers without any."""
+    if not math.isfinite(value):
+        return f"{value:g}"
+    if value == int(value) and abs(value) > 1:
+        return f"{value:,.0f}"
+    return f"{value:.4f}" if value in (0, 1) or 0.001 <= abs(value) < 1000 else f"{value:.4g}"
 
 
-def wanted_metrics(metrics: Sequence[str], monitor: str, most: int = 4) -> list[str]:
-    """The metrics that a table of runs shows: what it is ordered by first, then the same of the test."""
-    kind = monitor.rpartition("/")[2]
-    first = [monitor, f"test/{kind}", "test/acc", "val/acc", "test/loss", "val/loss"]
-    return [name for name in dict.fromkeys(first) if name in metrics][:most]
+def format_time(text: object) -> str:
+    """Return a time in ISO 8601 as `2026-01-31 09:30 UTC`; empty if it is none."""
+    try:
+        at = datetime.fromisoformat(str(text))
+    except ValueError:
+        return ""
+    return f"{at.astimezone(UTC) if at.tzinfo else at:%Y-%m-%d %H:%M} UTC"
 
 
-def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence[Path] = ()) -> Markup:
-    """Points best first, with mean ± sample standard deviation over their seeds and folds.
+def link_to(folder: Path, page: Path, text: str = "") -> Link:
+    """Return a link from a page to a folder, or to the folder's own report where there is one.
 
     Args:
-        comparison: what is ranked.
-        page: folder of the page, to which links are relative.
-        caption: what the table shows.
-        own: folders of the runs whose rows stand out.
+        folder: to link to.
+        page: folder of the page.
+        text: of the link (the folder's name).
     """
-    metrics = wanted_metrics(comparison.metrics, comparison.by)
-    told = comparison.shown.told + (comparison.shown.repetitions if comparison.each else [])
-    keys = told[:MOST_KEYS]
-    if len(keys) < len(told):
-        caption += f"; not shown of the keys that differ: {', '.join(told[MOST_KEYS:])}"
-    first = [point.runs[0] for point in comparison.points]
-    columns = [_key_cells(comparison.shown, first, key) for key in keys]
-    columns += [_mean_cells(comparison.points, name) for name in metrics]
-    if comparison.count > len(comparison.points):
-        scores = [point.score(comparison.by) for point in comparison.points]
-        columns.append([Cell(one.count, len(one.values), number=True) for one in scores])
-    columns.append([duration_cell(point.mean(DURATION)) for point in comparison.points])
-    columns.append([Cell(_links(point, page)) for point in comparison.points])
-    names = short_names(keys, RESERVED)
-    several = ["n"] if comparison.count > len(comparison.points) else []
-    head = ["rank", *(names[key] for key in keys), *column_names(metrics), *several, "time", "run"]
-    ranks = [Cell(str(rank + 1), rank + 1, number=True) for rank in range(len(comparison.points))]
-    rows = list(zip(ranks, *columns, strict=True))
-    mine = {folder.resolve() for folder in own}
-    marked = [
-        number
-        for number, point in enumerate(comparison.points)
-        if mine and any(run.folder.resolve() in mine for run in point.runs)
-    ]
-    return table(head, rows, caption=caption, marked=marked)
-
-
-def _key_cells(differences: Differences, runs: Sequence[Run], key: str) -> list[Cell]:
-    values = [differences.value(run, key) for run in runs]
-    return [
-        Cell(shorten(words, WIDEST), float(value), number=True)
-        if isinstance(value, int | float) and not isinstance(value, bool)
-        else Cell(shorten(words, WIDEST))
-        for value, words in zip(values, differences.texts(runs, key), strict=True)
-    ]
-
-
-def _mean_cells(points: Sequence[Point], name: str) -> list[Cell]:
-    """Mean ± sample standard deviation of a metric, a cell a point."""
-    if is_share(name):
-        return [_share_cell(point, name) for point in points]
-    texts = numbers(points, name)
-    return [Cell(text, point.mean(name), number=True) for point, text in zip(points, texts, strict=True)]
-
-
-def _share_cell(point: Point, name: str) -> Cell:
-    if not point.score(name).values:
-        return Cell("", math.nan, number=True)
-    mean, std = point.mean(name), point.std(name)
-    words = percent(mean)
-    if not math.isnan(std):
-        words = f"{words.removesuffix(' %')} ± {percent(std)}"
-    return Cell(words, mean, number=True)
-
-
-def _links(point: Point, page: Path) -> list[object]:
-    """Links to a point's runs: by their names, or by their numbers where there are several."""
-    names = [run.folder.name for run in point.runs[:MOST_LINKS]]
-    if len(names) > 1:
-        names = [NUMBER.match(name)[0] if NUMBER.match(name) else name for name in names]  # type: ignore[index]
-    pieces: list[object] = []
-    for name, run in zip(names, point.runs, strict=False):
-        pieces += [", "] * bool(pieces) + [link(run.folder, page, name)]
-    return [*pieces, " …"] if len(point.runs) > MOST_LINKS else pieces
-
-
-def metric_cell(metrics: Mapping[str, float], name: str) -> Cell:
-    """A run's value of a metric, or an empty cell."""
-    value = metrics.get(name)
-    return Cell(
-        "" if value is None else metric(name, value), math.nan if value is None else value, number=True
-    )
-
-
-def duration_cell(seconds: float | None) -> Cell:
-    """A time span, or an empty cell."""
-    known = seconds is not None and math.isfinite(seconds)
-    return Cell(
-        duration(seconds) if known and seconds is not None else "",
-        seconds if known else math.nan,
-        number=True,
-    )
-
-
-def state_cell(state: str) -> Cell:
-    """A run's state as a badge."""
-    return Cell(badge(state))
-
-
-def link(folder: Path, page: Path, name: str = "") -> Markup:
-    """A link from a page to a folder, by its own name; to the folder's own report where there is one."""
     target = folder / "report.html" if (folder / "report.html").exists() else folder
     try:
         relative = os.path.relpath(target.absolute(), page.absolute())
     except ValueError:  # another drive
         relative = str(target)
     address = quote(Path(relative).as_posix()) + ("" if target.suffix == ".html" else "/")
-    return element(
-        "a",
-        shorten(name or folder.name, WIDEST),
-        href=f"./{address}" if ":" in address.partition("/")[0] else address,
-    )
+    has_colon = ":" in address.partition("/")[0]  # would be read as a protocol
+    return Link(shorten(text or folder.name, MAX_LINK), f"./{address}" if has_colon else address)
+
+
+def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence[Path] = ()) -> Table:
+    """Return points best first, with mean ± sample standard deviation over their seeds and folds.
+
+    Args:
+        comparison: ranked points.
+        page: folder of the page, to which links are relative.
+        caption: content of the table.
+        own: folders of the runs whose rows stand out (none).
+    """
+    points = comparison.points
+    columns = _limit(ranked_columns(comparison, points))
+    links = [_link_cell(point, page) for point in points]
+    rows = zip(*map(_cells, columns), links, strict=True)
+    folders = {folder.resolve() for folder in own}
+    is_own = [any(run.folder.resolve() in folders for run in point.runs) for point in points]
+    marked = [place for place, marks in enumerate(is_own) if marks]
+    return Table(caption, [*(column.name for column in columns), "run"], list(rows), marked)
+
+
+def _limit(columns: Sequence[TableColumn]) -> list[TableColumn]:
+    """Return columns without the last keys and metrics where there are many."""
+    keys = [column for column in columns if column.kind == "key"]
+    metrics = [column for column in columns if column.kind == "metric"]
+    left_out = keys[MAX_KEYS:] + metrics[MAX_METRICS - 1 :]
+    return [column for column in columns if column not in left_out]
+
+
+def _cells(column: TableColumn) -> list[Cell]:
+    return [Cell(text, value) for text, value in zip(column.cells, column.values, strict=True)]
+
+
+def _link_cell(point: Point, page: Path) -> Cell:
+    """Link a point's runs: by their names, or by their numbers where there are several."""
+    names = [run.folder.name for run in point.runs[:MAX_LINKS]]
+    if len(names) > 1:
+        names = [re.sub(r"^(\d+).*", r"\1", name) for name in names]
+    links = [link_to(run.folder, page, name) for run, name in zip(point.runs, names, strict=False)]
+    return Cell(links=links, text=" …" if len(point.runs) > MAX_LINKS else "")
+
+
+def jobs_table(
+    runs: Sequence[Run], jobs: Mapping[str, Job], comparison: Comparison | None, page: Path
+) -> Table | None:
+    """Return one row a job: the finished ones best first, then the others with their states.
+
+    Args:
+        runs: all that can be read.
+        jobs: of the sweep's record by folder name; those without a run have a row too.
+        comparison: ranked runs; None if none is done.
+        page: folder of the page, to which links are relative.
+    """
+    if not runs and not jobs:
+        return None
+    best = comparison.best_first if comparison else []
+    ranks = {run.folder: rank for rank, run in enumerate(best)}
+    ordered = sorted(runs, key=lambda run: (ranks.get(run.folder, len(best)), natural(run.folder.name)))
+    differences = Differences(runs) if runs else None
+    keys = [*differences.told, *differences.repetitions] if differences else []
+    columns = key_columns(differences, ordered, keys) if differences else []
+    measured = comparison.metrics if comparison else []
+    metrics = choose_metrics(measured, comparison.by)[:MAX_METRICS] if comparison else []
+    rows = [
+        [Cell(links=[link_to(run.folder, page)]), *cells]
+        + [number_cell(run.metrics.get(name), format_metric) for name in metrics]
+        + [Cell(state=run.state), number_cell(run.metrics.get(DURATION), duration)]
+        for run, *cells in zip(ordered, *map(_cells, columns), strict=True)
+    ]
+    known = {run.folder.name for run in runs}
+    for name, job in jobs.items():
+        if name not in known:
+            label = name if keys or not job.label else f"{name}: {job.label}"
+            cells = [Cell(shorten(job.settings.get(key, ""), MAX_LINK)) for key in keys]
+            ends = [Cell(state=job.state), number_cell(job.duration_s, duration)]
+            rows.append([Cell(label), *cells, *[EMPTY] * len(metrics), *ends])
+    caption = plural(len(rows), "job")
+    if comparison and best:
+        order = "largest" if comparison.larger_is_better else "smallest"
+        caption += f", {order} {comparison.by} first, by point"
+    head = ["job", *(column.name for column in columns), *metrics, "state", "time"]
+    return Table(caption, head, rows, marked=[0] if best else [])

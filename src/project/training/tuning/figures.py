@@ -3,21 +3,19 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from project.reporting.compare.plot import STYLE
+from project.figures.charts import figure_style
 from project.training.tuning.batch_size import Trial
 from project.training.tuning.learning_rate import RangeTest
 
-LOOKS = STYLE | {"text.parse_math": True}  # powers of ten on an axis
 CURVE, CHOSEN = "#3b6fb6", "#c2452d"
 
 
 def draw_range_test(found: RangeTest, file: Path) -> None:
     """Draw the loss by the learning rate, as a PNG."""
-    with mpl.rc_context(LOOKS):  # type: ignore[arg-type]
+    with figure_style(text__parse_math=True):  # powers of ten on an axis
         figure, axes = _axes("learning rate", "training loss, smoothed")
         axes.plot(found.rates, found.losses, color=CURVE)
         axes.set_xscale("log")
@@ -33,7 +31,7 @@ def draw_range_test(found: RangeTest, file: Path) -> None:
 def draw_batch_sizes(trials: Sequence[Trial], chosen: int, file: Path) -> None:
     """Draw the throughput by the batch size, as a PNG."""
     measured = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
-    with mpl.rc_context(LOOKS):  # type: ignore[arg-type]
+    with figure_style(text__parse_math=True):  # powers of ten on an axis
         figure, axes = _axes("batch size", "training images per second")
         axes.plot(list(measured), list(measured.values()), color=CURVE, marker="o", markersize=4)
         axes.set_xscale("log", base=2)

@@ -1,5 +1,5 @@
 "use strict";
-// All of this is convenience: without it the page shows the same.
+// Conveniences: without them the page shows the same.
 
 // Values under the pointer.
 const tip = document.getElementById("tip");
@@ -20,7 +20,7 @@ for (const chart of document.querySelectorAll("svg.chart[data-lines]")) {
       const row = document.createElement("div"), dot = document.createElement("i");
       row.className = line.class;
       const y = line.y[places[i]];
-      row.append(dot, `${line.name}: ${y === null ? "not finite" : y + chart.dataset.unit}`);
+      row.append(dot, `${line.name}: ${y === null ? "not finite" : y}`);
       tip.append(row);
     });
     const at = start + ((x - low) / (high - low)) * (end - start);
@@ -66,7 +66,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
   table.classList.add("ready");
 }
 
-// Commands to be copied.
+// A button to copy commands.
 for (const commands of document.querySelectorAll("pre.commands")) {
   const button = document.createElement("button");
   button.className = "copy";

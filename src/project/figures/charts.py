@@ -1,0 +1,316 @@
+"""Line charts, and the look of all figures: matplotlib figures as image files or as SVG within a page.
+
+Colours within a page are CSS variables (`--c0`, `--ink` …), so that one drawing suits light and dark screens.
+Figures are objects of their own, without the global state of pyplot.
+"""
+
+import io
+import math
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from xml.etree import ElementTree
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.artist import Artist
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.text import Text
+from matplotlib.ticker import Formatter, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
+from numpy.typing import NDArray
+
+from project.runtime.text import strip_control
+
+COLOURS = ("#0072b2", "#d55e00", "#008f6b", "#b0528a", "#b88600", "#3a9bdc", "#6b5bb5", "#5f6b7a")
+"""Line colours: Okabe and Ito's palette for colour-blind readers, darkened for white paper."""
+FAINT, INK, DIM, GRID, PAPER = "#9aa5b4", "#1b2330", "#5b6676", "#e8ebf0", "#ffffff"
+CSS_VARIABLES = {colour: f"var(--c{number})" for number, colour in enumerate(COLOURS)} | {
+    FAINT: "var(--faint)",
+    INK: "var(--ink)",
+    DIM: "var(--dim)",
+    GRID: "var(--grid)",
+    PAPER: "var(--card)",
+}
+STYLE: dict[str, Any] = {
+    "font.size": 9,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.axisbelow": True,
+    "grid.color": GRID,
+    "legend.frameon": False,
+    "svg.fonttype": "none",  # text stays text
+    "text.color": INK,
+    "text.parse_math": False,  # a $ in a value is a $
+    "xtick.color": FAINT,
+    "xtick.labelcolor": DIM,
+    "ytick.color": FAINT,
+    "ytick.labelcolor": DIM,
+}
+LARGEST = 1e100
+"""Values beyond are drawn at the edge."""
+MIN_RATIO_FOR_LOG = 50
+MAX_MARKERS = 30
+"""Longer lines have no markers at their points."""
+SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
+DECIMALS = re.compile(r"(\.\d\d)\d+")
+FONT = re.compile(r"font(-size|-family)?: [^;]*(;|$)")
+"""Of a style: size and family, or all in short, which text of the common style has."""
+POINTS_PER_INCH = 72
+
+
+@dataclass(frozen=True)
+class Line:
+    """A line of a chart.
+
+    Args:
+        name: text in the legend.
+        x: positions, rising.
+        y: values; a gap where one is not finite.
+        colour: index of the colour (0); None: a faint line without a place in the legend.
+        std: half the height of a band around the line, one value a position (no band).
+        is_dashed: draw dashes (false).
+    """
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    colour: int | None = 0
+    std: Sequence[float] = ()
+    is_dashed: bool = False
+
+    @property
+    def css_class(self) -> str:
+        """CSS class of the colour."""
+        return "faint" if self.colour is None else f"c{self.colour % len(COLOURS)}"
+
+
+@contextmanager
+def figure_style(**changes: Any) -> Iterator[None]:
+    """Draw in the common style, and without warnings of glyphs that the font lacks.
+
+    Args:
+        **changes: rcParams, with `__` for the dot.
+    """
+    changed = {key.replace("__", "."): value for key, value in changes.items()}
+    style: Any = STYLE | changed
+    with mpl.rc_context(style), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=r".*[Gg]lyph")
+        yield
+
+
+def make_axes(width: float, height: float, rectangle: tuple[float, float, float, float]) -> Axes:
+    """Return the axes of a new figure.
+
+    Args:
+        width: of the figure (points, which are the units of an SVG).
+        height: likewise.
+        rectangle: free space left, right, above and below the axes (points).
+    """
+    left, right, top, bottom = rectangle
+    figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
+    place = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
+    return figure.add_axes(place)
+
+
+def draw_lines(
+    axes: Axes,
+    lines: Sequence[Line],
+    *,
+    x_label: str,
+    marked: tuple[float, str] | None = None,
+    may_be_log: bool = False,
+) -> None:
+    """Draw lines, the first on top.
+
+    Args:
+        axes: empty.
+        lines: at least one with a finite value.
+        x_label: name of the horizontal axis.
+        marked: position of a vertical mark, and its text (none).
+        may_be_log: make the vertical axis logarithmic where the values span a factor of 50 (false).
+    """
+    axes.margins(x=0, y=0.05)
+    for line in reversed(lines):
+        _draw_line(axes, line)
+    drawn = np.concatenate([_finite(line.y) for line in lines])
+    drawn = drawn[np.isfinite(drawn)]
+    is_log = may_be_log and len(drawn) > 0 and 0 < drawn.min() * MIN_RATIO_FOR_LOG <= drawn.max()
+    if is_log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_locator(log_locator(drawn.min(), drawn.max()))
+        axes.yaxis.set_minor_locator(NullLocator())
+    else:
+        axes.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
+    axes.yaxis.set_major_formatter(number_formatter())
+    axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
+    axes.xaxis.set_major_formatter(number_formatter())
+    axes.grid(axis="y", linewidth=0.8)
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_xlabel(x_label)
+    if marked:
+        x, text = marked
+        low, high = axes.get_xlim()
+        share = (x - low) / (high - low)
+        axes.axvline(x, color=DIM, linewidth=1, linestyle=":", clip_on=False)
+        side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
+        axes.text(x, 1.03, text, ha=side, transform=axes.get_xaxis_transform())
+
+
+def _draw_line(axes: Axes, line: Line) -> None:
+    x, y = np.array(line.x, float), _finite(line.y)
+    is_faint = line.colour is None
+    colour = FAINT if line.colour is None else COLOURS[line.colour % len(COLOURS)]
+    if any(line.std):
+        std = _finite(line.std)
+        band = axes.fill_between(x, y - std, y + std, color=colour, alpha=0.14, linewidth=0, clip_on=False)
+        set_css(band, f"band {line.css_class}")
+    (drawn,) = axes.plot(
+        x,
+        y,
+        color=colour,
+        linewidth=1.0 if is_faint else 1.8,
+        alpha=0.55 if is_faint else 1.0,
+        linestyle="--" if line.is_dashed else "-",
+        marker="o" if not is_faint and len(x) <= MAX_MARKERS else "",
+        markersize=4,
+        markerfacecolor=PAPER,
+        clip_on=False,  # markers at the edge are not cut off, and an SVG needs no clip paths
+        label=line.name,
+    )
+    set_css(drawn, f"line {line.css_class}", line.name if is_faint else "")
+
+
+def _finite(values: Sequence[float]) -> NDArray[np.float64]:
+    """Return values with NaN for what is not finite, and within the range that can be drawn."""
+    found = np.array(values, float)
+    found[~np.isfinite(found)] = math.nan
+    return found.clip(-LARGEST, LARGEST)
+
+
+def log_locator(low: float, high: float, most: int = 6) -> Locator:
+    """Return ticks at powers of ten; also at twice and five times these where they are few."""
+    decades = math.log10(high) - math.log10(low)
+    return LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=max(most, 3))
+
+
+def number_formatter() -> Formatter:
+    """Return what writes tick labels, see `format_number`."""
+    return FuncFormatter(lambda value, _: format_number(value))
+
+
+def format_number(value: float) -> str:
+    """Return a number in few characters, such as 0.05, 20k, 1.5M or 1e-6."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if (10 * size if unit == "k" else size) <= abs(value) < 1000 * size:
+            return f"{value / size:.4g}{unit}"
+    return f"{value:.5g}".replace("e-0", "e-").replace("e+0", "e+")
+
+
+def downsample(values: Sequence[float], most: int) -> list[float]:
+    """Return at most so many means of neighbours; NaN stays NaN."""
+    if len(values) <= most:
+        return list(values)
+    return [float(part.mean()) for part in np.array_split(np.array(values, float), most)]
+
+
+def set_css(artist: Artist, classes: str, title: str = "") -> None:
+    """Give what an artist draws CSS classes within a page, and a text that the pointer shows."""
+    artist.set_gid(f"{classes}|{title}")
+
+
+def to_svg(axes: Axes, name: str, title: str, **attributes: str) -> str:
+    """Return the figure of some axes as an SVG element for an HTML page.
+
+    The element has no identifier but those it refers to itself, all of which begin with `name`: several
+    figures of a page do not collide. The same figure gives the same text. Text takes the page's font.
+
+    Args:
+        axes: the main axes of a figure.
+        name: unique on the page.
+        title: description for those who do not see the figure.
+        **attributes: of the element; `_` stands for `-`.
+    """
+    figure = axes.figure.figure
+    _strip_control(figure)
+    stream = io.StringIO()
+    with figure_style(svg__hashsalt=name):
+        figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
+    root = ElementTree.fromstring(stream.getvalue())  # noqa: S314 (matplotlib's own)
+    for tag in (f"{SVG}metadata", f"{SVG}defs"):
+        for found in root.findall(tag):
+            root.remove(found)
+    references = {use.get(f"{XLINK}href", "")[1:] for use in root.iter(f"{SVG}use")}
+    for element in list(root.iter()):
+        _adapt(element, name, references)
+    width, height = (POINTS_PER_INCH * inches for inches in figure.get_size_inches())
+    classes = attributes.pop("class_", "")
+    root.attrib.clear()
+    root.attrib |= {"class": f"chart {classes}".strip(), "role": "img"}
+    root.attrib |= {"viewBox": f"0 0 {width:g} {height:g}"}
+    root.attrib |= {key.replace("_", "-"): strip_control(value) for key, value in attributes.items()}
+    root.insert(0, _title(strip_control(title)))
+    box = axes.get_position()
+    vertical = {"y1": f"{height * (1 - box.y1):g}", "y2": f"{height * (1 - box.y0):g}"}
+    root.append(ElementTree.Element("line", {"class": "cursor", "visibility": "hidden", **vertical}))
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def _adapt(element: ElementTree.Element, name: str, references: set[str]) -> None:
+    """Make an element of matplotlib's part of a page: classes, colours, unique identifiers."""
+    element.tag = element.tag.removeprefix(SVG)
+    element.attrib.pop("clip-path", None)  # nothing lies outside
+    identifier = element.attrib.pop("id", "")
+    if "|" in identifier:
+        classes, _, title = identifier.partition("|")
+        element.set("class", classes)
+        if title:
+            element.insert(0, _title(title))
+    elif identifier in references:
+        element.set("id", f"{name}-{identifier}")
+    if target := element.attrib.pop(f"{XLINK}href", ""):
+        element.set("href", f"#{name}-{target[1:]}")
+    if path := element.get("d"):
+        element.set("d", " ".join(DECIMALS.sub(r"\1", path).split()))
+    if style := element.get("style"):
+        if style.startswith("font: bold"):
+            style += "; font-weight: 600"
+        style = FONT.sub("", style)
+        for colour, variable in CSS_VARIABLES.items():
+            style = style.replace(colour, variable)
+        element.set("style", style.strip())
+
+
+def _title(text: str) -> ElementTree.Element:
+    element = ElementTree.Element("title")
+    element.text = text
+    return element
+
+
+def frame_of(axes: Axes) -> list[float]:
+    """Return the limits of the horizontal axis, and where they lie in the SVG."""
+    box, width = axes.get_position(), POINTS_PER_INCH * axes.figure.figure.get_size_inches()[0]
+    return [float(number) for number in (*axes.get_xlim(), width * box.x0, width * box.x1)]
+
+
+def to_image(figure: Figure) -> Any:
+    """Return a figure as a `PIL.Image.Image` in RGB."""
+    import PIL.Image
+
+    _strip_control(figure)
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    return PIL.Image.fromarray(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+
+
+def _strip_control(figure: Figure) -> None:
+    for text in figure.findobj(Text):
+        if (clean := strip_control(text.get_text())) != text.get_text():
+            text.set_text(clean)

@@ -1,0 +1,162 @@
+"""Confusion matrix and reliability diagram of a classifier.
+
+Both take arrays, or tensors on the CPU, and return a `PIL.Image.Image`.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from project.runtime.text import shorten
+
+if TYPE_CHECKING:
+    import PIL.Image
+
+RIGHT, WRONG = "#08519c", "#d94801"
+RULE = (222, 226, 230)
+MAX_NUMBERED_CLASSES = 20
+MAX_NAME_LENGTH = 22
+MATRIX_PIXELS = 900
+"""Side of the matrix of many classes."""
+DPI = 100
+MARGIN = 16
+LEGEND = "blue: right, orange: wrong; darker: a larger fraction of the row"
+
+
+def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = "") -> "PIL.Image.Image":
+    """Draw a confusion matrix: right predictions in blue, mistakes in orange, by their fraction of the row.
+
+    The shade of mistakes is the square root of the fraction: one in a hundred can be seen. The cells of up to
+    20 classes hold their counts, those of up to 10 classes also the fraction of the row.
+
+    Args:
+        counts: images by true class (row) and prediction (column), (K, K) integers.
+        class_names: K names; of many classes every so many-th is shown.
+        title: line above (none).
+    """
+    from matplotlib.figure import Figure
+
+    from project.figures.charts import DIM, figure_style, to_image
+
+    matrix = np.asarray(counts)
+    classes = len(matrix)
+    fractions = matrix / np.maximum(1, matrix.sum(1, keepdims=True))
+    cell = cell_pixels(classes)
+    side = cell * classes
+    shown = range(0, classes, -(-18 // cell))
+    names = {place: shorten(str(class_names[place]), MAX_NAME_LENGTH) for place in shown}
+    with figure_style(figure__dpi=DPI):
+        figure = Figure()
+        label_width = max(_text_width(figure, name) for name in names.values())
+        is_upright = label_width > cell - 4
+        left = MARGIN + 22 + label_width
+        top = MARGIN + 30 + (34 if title else 0) + (label_width if is_upright else 12)
+        width = max(side, _text_width(figure, LEGEND), round(1.4 * _text_width(figure, title)))
+        height = top + side + 30 + MARGIN
+        figure.set_size_inches((left + width + MARGIN) / DPI, height / DPI)
+
+        def write(x: float, y: float, text: str, **options: Any) -> None:
+            figure.text(x, height - y, text, transform=None, **options)
+
+        figure.figimage(_cells(fractions, cell), left - 1, height - top - side - 1)
+        write(left, MARGIN + 12, title, fontsize=12, fontweight="bold")
+        write(left, top - label_width - 14 if is_upright else top - 26, "prediction", color=DIM)
+        write(MARGIN, top, "true class", color=DIM, rotation=90, ha="left", va="top")
+        for place, name in names.items():
+            middle = cell * (place + 0.5)
+            write(left - 6, top + middle, name, ha="right", va="center_baseline")
+            rotation = 90 if is_upright else 0
+            write(left + middle, top - 6, name, rotation=rotation, ha="center", va="bottom")
+        write(left, top + side + 10, LEGEND, color=DIM, va="top")
+        if classes <= MAX_NUMBERED_CLASSES:
+            for row, column in np.argwhere(matrix):
+                fraction = fractions[row, column]
+                is_dark = (fraction if row == column else np.sqrt(fraction)) > 0.55
+                number = str(matrix[row, column]) + (f"\n{fraction:.3f}" if classes <= 10 else "")
+                size = min(9, 1.2 * cell / len(number.partition("\n")[0]))
+                x, y = left + cell * (column + 0.5), top + cell * (row + 0.5)
+                colour = "white" if is_dark else "black"
+                write(x, y, number, size=size, color=colour, ha="center", va="center")
+        return to_image(figure)
+
+
+def _text_width(figure: Any, text: str) -> int:
+    """Return the pixels that a line in the common size takes."""
+    artist = figure.text(0, 0, text)
+    width = round(artist.get_window_extent().width) if text else 0
+    artist.remove()
+    return width
+
+
+def cell_pixels(classes: int) -> int:
+    """Return the side of a cell."""
+    if classes <= 10:
+        return 48
+    return 40 if classes <= MAX_NUMBERED_CLASSES else max(1, MATRIX_PIXELS // classes)
+
+
+def _cells(fractions: NDArray[Any], cell: int) -> NDArray[np.uint8]:
+    """Return the pixels of all cells within a frame, with lines between large ones."""
+    is_right = np.eye(len(fractions), dtype=bool)[..., None]
+    shades = np.where(is_right, blend(fractions, RIGHT), blend(np.sqrt(fractions), WRONG))
+    pixels = shades.repeat(cell, 0).repeat(cell, 1)
+    if len(fractions) <= MAX_NUMBERED_CLASSES:
+        pixels[::cell] = RULE
+        pixels[:, ::cell] = RULE
+    framed = np.full((len(pixels) + 2, len(pixels) + 2, 3), RULE, np.uint8)
+    framed[1:-1, 1:-1] = pixels
+    return framed
+
+
+def blend(fractions: Any, colour: str) -> NDArray[np.uint8]:
+    """Return shades (…, 3) from white, for 0, to a colour, for 1."""
+    full = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)], float)
+    return np.rint(255 + np.asarray(fractions, float)[..., None] * (full - 255)).astype(np.uint8)
+
+
+def reliability_diagram(
+    confidence: Any, accuracy: Any, counts: Any, *, title: str = "Reliability"
+) -> "PIL.Image.Image":
+    """Draw the accuracy of each bin of confidence against the diagonal, and the number of its images.
+
+    Bars are the accuracy, orange its difference from the confidence. The calibration error (ECE) is the mean
+    difference over the images (Guo et al. 2017, arXiv 1706.04599, sec. 2).
+
+    Args:
+        confidence: mean confidence of each bin, (n,); the bins divide [0, 1] evenly; any value in empty ones.
+        accuracy: fraction of right predictions of each bin, (n,).
+        counts: images of each bin, (n,).
+        title: line above.
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    from project.figures.charts import DIM, figure_style, number_formatter, to_image
+
+    confidences, accuracies, images = (np.asarray(values, float) for values in (confidence, accuracy, counts))
+    bins = len(images)
+    filled = images > 0
+    left = np.flatnonzero(filled) / bins
+    confidences, accuracies, images = confidences[filled], accuracies[filled], images[filled]
+    gap = np.abs(confidences - accuracies)
+    error = float((images * gap).sum() / max(1.0, images.sum()))
+    bar: dict[str, Any] = {"width": 1 / bins, "align": "edge", "edgecolor": "white", "linewidth": 1}
+    with figure_style(figure__dpi=DPI):
+        figure = Figure(figsize=(5, 6.2))
+        above = figure.add_axes((0.13, 0.33, 0.83, 0.6))
+        below = figure.add_axes((0.13, 0.09, 0.83, 0.19), sharex=above)
+        above.bar(left, accuracies, color=RIGHT, **bar)
+        above.bar(left, gap, bottom=np.minimum(confidences, accuracies), color=WRONG, alpha=0.55, **bar)
+        above.plot([0, 1], [0, 1], color="black", linewidth=1)
+        above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
+        above.grid(axis="y")
+        above.tick_params(labelbottom=False)
+        above.set_title(title, loc="left", fontweight="bold", fontsize=12)
+        above.set_title(f"calibration error {error:.4f}", loc="right", color=DIM)
+        below.bar(left, images, color=DIM, **bar)
+        below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
+        below.yaxis.set_major_formatter(number_formatter())
+        below.set(xlabel="confidence", ylabel="images")
+        return to_image(figure)

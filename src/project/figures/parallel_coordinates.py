@@ -1,0 +1,219 @@
+"""Parallel coordinates: a line a point through its value on every axis; the last axis is the metric."""
+
+import math
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path
+from matplotlib.ticker import LogLocator, MaxNLocator
+
+from project.figures.charts import COLOURS, DIM, FAINT, INK, PAPER, format_number, set_css
+from project.runs.hparam_diff import ABSENT
+from project.runs.results import natural
+from project.runtime.text import shorten
+
+MAX_TICKS = 9
+MIN_RATIO_FOR_LOG = 100
+MIN_TICK_DISTANCE = 0.06
+"""Fraction of an axis' height."""
+MIN_POINTS_FOR_FENCE = 8
+MISSING_SPACE = 0.14
+"""Fraction of an axis' height kept below the numbers for values that are none."""
+HEADING_CHARACTERS = 104
+"""That fit side by side across all axes."""
+SPREAD = 0.07
+"""Fraction of the height over which lines through one value are spread."""
+
+
+@dataclass(frozen=True)
+class ParallelAxis:
+    """One vertical axis.
+
+    Args:
+        name: heading.
+        places: of each point's value, from 0 (bottom) to 1 (top).
+        ticks: place and text of each.
+        is_crowded: many points share a value, and are spread to be told apart.
+    """
+
+    name: str
+    places: list[float]
+    ticks: list[tuple[float, str]]
+    is_crowded: bool
+
+
+def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int = 14) -> ParallelAxis:
+    """Lay the values of a key on an axis: by size if all are numbers, else side by side.
+
+    A few numbers of which some would lie on each other, such as 0, 0.0001 and 0.01, stand side by side too.
+
+    Args:
+        name: heading.
+        values: of each point; `ABSENT` and None have a place of their own below the numbers.
+        texts: the same as text.
+        widest: characters of a tick's text at most.
+    """
+    is_missing = [value is None or value is ABSENT for value in values]
+    given = [value for value, missing in zip(values, is_missing, strict=True) if not missing]
+    others = {text for text, missing in zip(texts, is_missing, strict=True) if missing}
+    is_numeric = all(type(value) in (int, float) and math.isfinite(value) for value in given)
+    if is_numeric and len(set(given)) > 1 and len(others) <= 1:
+        ticks, place = number_axis(given, MISSING_SPACE if others else 0.0)
+        are_few = len(set(given)) <= MAX_TICKS
+        if not are_few or len(ticks) == len(set(given)):
+            places = [
+                0.0 if missing else place(value) for value, missing in zip(values, is_missing, strict=True)
+            ]
+            return ParallelAxis(name, places, ticks + [(0.0, text) for text in others], is_crowded=are_few)
+    # From the bottom up: missing values, then numbers by size, or names from Z to A.
+    pairs = [
+        pair for pair, missing in zip(zip(values, texts, strict=True), is_missing, strict=True) if not missing
+    ]
+    names = (
+        [text for _, text in sorted(pairs)] if is_numeric else sorted({*texts} - others, key=natural)[::-1]
+    )
+    order = [*sorted(others), *dict.fromkeys(names)]
+    place_of = {text: (number + 0.5) / len(order) for number, text in enumerate(order)}
+    ticks = _thin([(place, shorten(text, widest)) for text, place in place_of.items()])
+    return ParallelAxis(name, [place_of[text] for text in texts], ticks, is_crowded=True)
+
+
+def number_axis(
+    values: Sequence[float], bottom: float
+) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
+    """Return the ticks of an axis and the function from value to place.
+
+    The axis is logarithmic for positive values that span a factor of `MIN_RATIO_FOR_LOG`. Ticks stand at the
+    values themselves where these are few.
+    """
+    low, high = min(values), max(values)
+    is_log = low > 0 and high / low >= MIN_RATIO_FOR_LOG * (1 - 1e-9)
+
+    def place(value: float) -> float:
+        if is_log:
+            return bottom + (1 - bottom) * math.log(value / low) / math.log(high / low)
+        return bottom + (1 - bottom) * (value - low) / (high - low)
+
+    marks = sorted(set(values))
+    if len(marks) > MAX_TICKS:
+        locator = LogLocator(numticks=8) if is_log else MaxNLocator(6)
+        inner = [float(mark) for mark in locator.tick_values(low, high) if low <= mark <= high]
+        marks = inner if len(inner) >= 3 else [low, *inner, high]
+    return _thin([(place(mark), format_number(mark)) for mark in marks]), place
+
+
+def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -> ParallelAxis:
+    """Lay the values of a metric on an axis, with those that are not finite at the bottom.
+
+    Values far worse than the rest, such as those of runs that diverged, lie at the edge, so that the others
+    stay apart; the tick there says `≤` or `≥`.
+    """
+    given = [value for value in values if math.isfinite(value)]
+    others = sorted({f"{value:g}" for value in values if not math.isfinite(value)})
+    below = [(0.0, ", ".join(others))] if others else []
+    if not given or min(given) == max(given):
+        places = [0.5 if math.isfinite(value) else 0.0 for value in values]
+        return ParallelAxis(
+            name, places, below + [(0.5, f"{value:.6g}") for value in given[:1]], is_crowded=False
+        )
+    low, high = _fence(given, larger_is_better=larger_is_better)
+    bottom = MISSING_SPACE if others else 0.0
+
+    def place(value: float) -> float:
+        return bottom + (1 - bottom) * (min(max(value, low), high) - low) / (high - low)
+
+    places = [place(value) if math.isfinite(value) else 0.0 for value in values]
+    edges = [(place(low), f"≤ {low:.3g}")] if low > min(given) else []
+    edges += [(1.0, f"≥ {high:.3g}")] if high < max(given) else []
+    inner = [float(mark) for mark in MaxNLocator(7).tick_values(low, high) if low <= mark <= high]
+    marks = [(place(mark), f"{mark:.6g}") for mark in inner]
+    free = [mark for mark in marks if all(abs(mark[0] - edge) >= MIN_TICK_DISTANCE for edge, _ in edges)]
+    return ParallelAxis(name, places, [*below, *edges, *free], is_crowded=False)
+
+
+def _fence(values: Sequence[float], *, larger_is_better: bool) -> tuple[float, float]:
+    """Return the range to draw: all but values three interquartile ranges worse than the worse quartile."""
+    low, high = min(values), max(values)
+    if len(values) < MIN_POINTS_FOR_FENCE:
+        return low, high
+    lower, _, upper = statistics.quantiles(values, n=4)
+    if upper == lower:
+        return low, high
+    if larger_is_better:
+        return max(low, lower - 3 * (upper - lower)), high
+    return low, min(high, upper + 3 * (upper - lower))
+
+
+def _thin(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
+    """Leave out ticks whose text would touch the one below."""
+    kept: list[tuple[float, str]] = []
+    for place, text in sorted(ticks):
+        if not kept or place - kept[-1][0] >= MIN_TICK_DISTANCE:
+            kept.append((place, text))
+    return kept
+
+
+def draw_parallel(axes: Axes, scales: Sequence[ParallelAxis], titles: Sequence[str]) -> None:
+    """Draw a line a point through all axes, the first points in colours and on top.
+
+    Args:
+        axes: empty.
+        scales: at least two, with as many places each as there are points.
+        titles: of each point, which the pointer shows within a page.
+    """
+    count, end = len(titles), len(scales) - 1
+    for number in reversed(range(count)):
+        spread = min(SPREAD, 0.012 * count) * ((number + 0.5) / count - 0.5)
+        heights = [one.places[number] - (spread if one.is_crowded else 0) for one in scales]
+        is_faint = number >= len(COLOURS)
+        line = PathPatch(
+            _smooth(heights),
+            facecolor="none",
+            edgecolor=FAINT if is_faint else COLOURS[number],
+            linewidth=1.0 if is_faint else 3.0 if number == 0 else 1.8,
+            alpha=0.55 if is_faint else 1.0,
+            clip_on=False,
+        )
+        set_css(line, "line faint" if is_faint else f"line c{number}", titles[number])
+        axes.add_patch(line)
+    room = HEADING_CHARACTERS // len(scales)
+    is_staggered = max(len(one.name) for one in scales) > room  # headings by turns lower and higher
+    for number, one in enumerate(scales):
+        heading = shorten(one.name, 2 * room - 2 if is_staggered else room, keep="start")
+        height = 1.14 if is_staggered and number % 2 else 1.07
+        axes.text(number, height, heading, ha="center", fontweight="bold")
+        axes.plot([number, number], [-0.03, 1.03], color=FAINT, linewidth=1, clip_on=False, zorder=4)
+        _draw_ticks(axes, number, one.ticks, is_last=number == end)
+    axes.set(xlim=(-0.02 * end, 1.01 * end), ylim=(-0.05, 1.05), yticks=[], xticks=[])
+    axes.spines[:].set_visible(False)
+
+
+def _smooth(heights: Sequence[float]) -> Path:
+    """Return a curve that leaves and meets every axis at a right angle."""
+    vertices, codes = [(0.0, heights[0])], [Path.MOVETO]
+    for number, (before, after) in enumerate(pairwise(heights)):
+        vertices += [(number + 0.5, before), (number + 0.5, after), (number + 1.0, after)]
+        codes += [Path.CURVE4] * 3
+    return Path(vertices, codes)
+
+
+def _draw_ticks(axes: Axes, position: float, ticks: Sequence[tuple[float, str]], *, is_last: bool) -> None:
+    box = {"boxstyle": "round,pad=0.1", "facecolor": PAPER, "edgecolor": "none", "alpha": 0.75}
+    for place, text in ticks:
+        axes.annotate(
+            text,
+            (position, place),
+            xytext=(6 if is_last else -6, 0),
+            textcoords="offset points",
+            ha="left" if is_last else "right",
+            va="center",
+            color=INK,
+            bbox=box,
+            zorder=5,
+        )
+        axes.plot([position], [place], marker="_", markersize=5, color=DIM, zorder=4, clip_on=False)

@@ -1,0 +1,240 @@
+"""A comparison as a table for the terminal, and as a CSV file with all rows and columns."""
+
+import csv
+import math
+import textwrap
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from os.path import commonpath
+from pathlib import Path
+from typing import Any, Literal
+
+from project.errors import InputError
+from project.runs.collect import RESERVED, Comparison, Point, score_texts
+from project.runs.hparam_diff import ABSENT, Differences, short_names, text
+from project.runs.ranking import tie_note
+from project.runs.results import DURATION, Run, is_number
+from project.runtime.console import GAP, Column, table, terminal_width
+from project.runtime.csv_cells import escape_all
+from project.runtime.text import columns_of, duration, plural, shorten
+from project.runtime.write_probe import whole_file
+
+MAX_WIDTH = 20
+"""Characters of a cell."""
+MAX_NAMED = 5
+"""Failed runs and damaged files."""
+
+
+@dataclass(frozen=True)
+class TableColumn:
+    """A column of ranked points.
+
+    Args:
+        kind: decides which columns stay where there is no room.
+        name: heading.
+        cells: one text a row.
+        values: numbers that the cells show; None for other texts.
+    """
+
+    kind: Literal["rank", "key", "by", "metric", "n", "time", "folder"]
+    name: str
+    cells: list[str]
+    values: Sequence[float | None]
+
+    @property
+    def width(self) -> int:
+        """Columns of the terminal."""
+        return max(map(columns_of, [self.name, *self.cells]))
+
+
+def ranked_columns(comparison: Comparison, points: Sequence[Point]) -> list[TableColumn]:
+    """Return rank, keys, metrics, repetitions and duration of points, the ranking metric first."""
+    ranks = range(1, len(points) + 1)
+    columns = [TableColumn("rank", "#", list(map(str, ranks)), ranks)]
+    keys = [*comparison.shown.told, *(comparison.shown.repetitions if comparison.each else ())]
+    columns += key_columns(comparison.shown, [point.runs[0] for point in points], keys)
+    for metric in choose_metrics(comparison.metrics, comparison.by):
+        kind: Literal["by", "metric"] = "by" if metric == comparison.by else "metric"
+        means = [point.mean(metric) for point in points]
+        columns.append(TableColumn(kind, metric, score_texts(points, metric), means))
+    if comparison.count > len(comparison.points):
+        scores = [point.score(comparison.by) for point in points]
+        counts = [len(score.values) for score in scores]
+        columns.append(TableColumn("n", "n", [score.count for score in scores], counts))
+    times = [point.mean(DURATION) for point in points]
+    return [*columns, TableColumn("time", "time", list(map(duration, times)), times)]
+
+
+def key_columns(differences: Differences, runs: Sequence[Run], keys: Sequence[str]) -> list[TableColumn]:
+    """Return the values of keys, a column a key and a row a run."""
+    names = short_names(keys, RESERVED)
+    columns = []
+    for key in keys:
+        values = [differences.value(run, key) for run in runs]
+        numbers = [value if is_number(value) else None for value in values]
+        cells = [shorten(cell, MAX_WIDTH) for cell in differences.texts(runs, key)]
+        columns.append(TableColumn("key", shorten(names[key], MAX_WIDTH), cells, numbers))
+    return columns
+
+
+def choose_metrics(names: Sequence[str], by: str) -> list[str]:
+    """Return the ranking metric, the same of the other split, and the rest but counts and the training's."""
+    kind = by.rpartition("/")[2]
+    rest = [name for name in names if not name.startswith("train/") and not name.endswith("/images")]
+    wanted = dict.fromkeys([by, f"test/{kind}", f"val/{kind}", *sorted(rest, reverse=True)])
+    return [metric for metric in wanted if metric == by or metric in rest]
+
+
+def render(comparison: Comparison, top: int, width: int | None = None) -> str:
+    """Return a comparison as text.
+
+    Args:
+        comparison: ranked points.
+        top: rows at most.
+        width: columns to fit (the terminal's).
+    """
+    width = terminal_width() if width is None else width
+    points = comparison.points[:top]
+    columns = ranked_columns(comparison, points)
+    if comparison.each:
+        names = split_common([point.runs[0].folder for point in points])[1]
+        columns.append(TableColumn("folder", "folder", names, [None] * len(names)))
+    kept = _fit(columns, width)
+    heads = [Column(column.name, fixed=True) for column in kept]
+    rows = list(zip(*(column.cells for column in kept), strict=True))
+    lines = [_title(comparison), "", table(heads, rows, width=width), ""]
+    for note in _notes(comparison, top, [column.name for column in columns if column not in kept]):
+        lines += textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join(
+        [*lines, *(shorten(line, width, keep="start") for line in _describe_unranked(comparison))]
+    )
+
+
+def _title(comparison: Comparison) -> str:
+    counted = plural(comparison.count, "run")
+    if len(comparison.points) < comparison.count:
+        counted += f" in {plural(len(comparison.points), 'point')}: mean ± sample std over n seeds"
+    return f"{counted}; {'largest' if comparison.larger_is_better else 'smallest'} {comparison.by} first"
+
+
+def _fit(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
+    """Return the most important columns that fit, in their order; rank and metric always stay."""
+    of = defaultdict[str, list[TableColumn]](list)
+    for column in columns:
+        of[column.kind].append(column)
+    wanted = [*of["rank"], *of["by"], *of["key"][:3], *of["n"], *of["folder"], *of["key"][3:]]
+    wanted += [*of["metric"][:1], *of["time"], *of["metric"][1:]]
+    kept, room = [], width + len(GAP)
+    for column in wanted:
+        if column.kind in ("rank", "by") or column.width + len(GAP) <= room:
+            kept.append(column)
+            room -= column.width + len(GAP)
+    return [column for column in columns if column in kept]
+
+
+def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[str]:
+    """Return the best run's folder, and what the table leaves out."""
+    notes = [f"best run: {comparison.best.folder}"] if comparison.best else []
+    notes += [note] if (note := tie_note(comparison.ties)) else []
+    if comparison.repeated and not comparison.each:
+        notes.append(f"counted once: {plural(comparison.repeated, 'run')} with the seed of another one")
+    if comparison.each and "folder" not in left_out:
+        common, _ = split_common([point.runs[0].folder for point in comparison.points[:top]])
+        notes += [f"folders are those in {common}"] if common else []
+    if (hidden := len(comparison.points) - top) > 0:
+        notes.append(f"not shown: {plural(hidden, 'point')}; top={len(comparison.points)} shows all")
+    missing = []
+    if left_out:
+        missing.append(f"{plural(len(left_out), 'column')} without room ({', '.join(left_out)})")
+    if following := comparison.shown.following:
+        missing.append(f"{plural(len(following), 'key')} that only follow from these")
+    if missing:
+        notes.append(f"csv=FILE has all: also {' and '.join(missing)}")
+    return notes
+
+
+def _describe_unranked(comparison: Comparison) -> list[str]:
+    """Return lines about unfinished and damaged runs."""
+    lines = []
+    if comparison.unfinished:
+        counts = Counter(run.state for run in comparison.unfinished)
+        lines = [f"not ranked: {', '.join(f'{count} {state}' for state, count in counts.items())}"]
+        lines += [f"  {run.state}  {run.folder}  {run.error}".rstrip() for run in comparison.unfinished]
+        lines = _first(lines, MAX_NAMED + 1)
+    if comparison.damaged:
+        lines += [f"skipped: {plural(len(comparison.damaged), 'damaged run')}"]
+        lines += _first([f"  {reason}" for reason in comparison.damaged], MAX_NAMED)
+    return lines
+
+
+def _first(lines: list[str], most: int) -> list[str]:
+    return lines if len(lines) <= most else [*lines[:most], f"  … and {len(lines) - most} more"]
+
+
+def split_common(folders: Sequence[Path]) -> tuple[str, list[str]]:
+    """Return the folder that contains all, and the rest of each path."""
+    try:
+        common = commonpath([folder.parent for folder in folders])
+    except ValueError:  # absolute ones among relative ones
+        common = ""
+    return common, [str(folder.relative_to(common)) for folder in folders]
+
+
+def write_csv(comparison: Comparison, file: Path) -> int:
+    """Write all rows and columns: a row a point, or a row a run where each is ranked.
+
+    The rows of runs include unfinished ones, behind the others and without a rank.
+
+    Returns:
+        Number of rows.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    rows = list(_run_rows(comparison) if comparison.each else _point_rows(comparison))
+    try:
+        with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
+            cells = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
+            csv.writer(stream).writerows(map(escape_all, cells))
+    except OSError as error:
+        raise InputError(
+            f"csv={file}: cannot be written ({error.strerror}); give one that you may write to"
+        ) from error
+    return len(rows)
+
+
+def _point_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    for rank, point in enumerate(comparison.points, start=1):
+        row: dict[str, Any] = {"rank": rank, "n": len(point.distinct), "unfinished": point.unfinished}
+        row |= _key_values(comparison, point.runs[0])
+        for metric in [*comparison.metrics, DURATION]:
+            row |= {
+                metric: _number(point.mean(metric)),
+                f"{metric} std": _number(point.std(metric)),
+                f"{metric} n": len(point.score(metric).values),
+            }
+        yield row | {"folders": " ".join(str(run.folder) for run in point.runs)}
+
+
+def _run_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
+    ranked = [point.runs[0] for point in comparison.points]
+    for rank, run in enumerate([*ranked, *comparison.unfinished], start=1):
+        row: dict[str, Any] = {"rank": rank if run.done else "", "folder": run.folder, "state": run.state}
+        row |= _key_values(comparison, run)
+        row |= {key: text(run.config.get(key, "")) for key in comparison.everywhere.repetitions}
+        for metric in [*comparison.metrics, DURATION]:
+            row[metric] = _number(run.metrics[metric]) if metric in run.metrics else ""
+        yield row | {"started": run.started, "error": run.error}
+
+
+def _key_values(comparison: Comparison, run: Run) -> dict[str, str]:
+    """Return a run's value of every key that differs, by full name; empty where it has none."""
+    keys = comparison.everywhere
+    values = {key: keys.value(run, key) for key in dict.fromkeys([*keys.told, *keys.keys])}
+    return {key: "" if value is ABSENT else text(value) for key, value in values.items()}
+
+
+def _number(value: float) -> float | str:
+    """Return a number in full; `nan` is text, as an empty cell would mean not measured."""
+    return "nan" if math.isnan(value) else value
