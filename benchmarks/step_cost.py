@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--devices", choices=("cpu", "gpu"), default="cpu")
     parser.add_argument("--pairs", type=int, default=5, help="of epochs that count")
     parser.add_argument("--batches", type=int, help="of each epoch; 0: all")
-    parser.add_argument("--chunks", type=int, nargs="+", help="values of trainer.chunk to compare")
+    parser.add_argument("--chunks", type=int, nargs="+", help="values of trainer.batches_per_hook to compare")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--override", nargs="*", default=[], help="further overrides of our command")
     arguments = parser.parse_args()
@@ -101,7 +101,7 @@ def measure(name: str, chunk: int | None, arguments: argparse.Namespace) -> dict
             overrides += [f"trainer.limit_train_batches={batches}"]
             options["batches"] = batches
         if chunk is not None:
-            overrides += [f"trainer.chunk={chunk}"]
+            overrides += [f"trainer.batches_per_hook={chunk}"]
         overrides += [f"+callbacks.alternation.{key}={value}" for key, value in options.items()]
         run([TRAIN, *overrides, *arguments.override], folder)
         measured: dict[str, Any] = json.loads(times.read_text())

@@ -102,9 +102,9 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     L.seed_everything(cfg.seed, workers=True, verbose=False)
 
     datamodule: ImageDataModule = build(config, "data")
-    datamodule.may_have_changed = cfg.get("resume_anyway", False)
+    datamodule.may_have_changed = cfg.get("resume_force", False)
     module = build_module(config, record)
-    if cfg.get("find"):
+    if cfg.get("tune"):
         find_value(cfg, config, record, module, datamodule, run)
         return None
     callbacks: dict[str, Callback] = build(config, "callbacks")
@@ -131,7 +131,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
 
     if cfg.ckpt_path is not None:
         taken_up = checkpoints.read(cfg.ckpt_path, module.state_dict())
-        changed = config_diff.check(taken_up, record, anyway=cfg.get("resume_anyway", False))
+        changed = config_diff.check(taken_up, record, anyway=cfg.get("resume_force", False))
         if changed and trainer.is_global_zero:
             log.info("changed  %s", "\n         ".join(map(str, changed)))
         refuse_fewer_epochs(taken_up, cfg.trainer.max_epochs)
@@ -175,7 +175,7 @@ def find_value(
     datamodule: ImageDataModule,
     run: RunFolder,
 ) -> None:
-    """Do what `find=…` asks for instead of training."""
+    """Do what `tune=…` asks for instead of training."""
     from project.training.tuning.command import find, show
 
     def make_trainer(**options: Any) -> L.Trainer:
@@ -183,20 +183,20 @@ def find_value(
         trainer: L.Trainer = build(config, "trainer", **surroundings(run), **bare, **options)
         return trainer
 
-    trainer, folder = make_trainer(), run.path / "find"
+    trainer, folder = make_trainer(), run.path / "tune"
     if not trainer.is_global_zero:
         logging.getLogger("project").setLevel(logging.WARNING)
-        find(cfg.find, module, datamodule, make_trainer, folder, first=False)
+        find(cfg.tune, module, datamodule, make_trainer, folder, first=False)
         return
-    with run.recording(name=cfg.name, find=cfg.find, trial=True, ranks=trainer.world_size) as status:
+    with run.recording(name=cfg.name, tune=cfg.tune, trial=True, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(record))
         log.info(run_summary.opening(config, module.network, trainer, run))
         status |= {
             "value": None,
-            "found": find(cfg.find, module, datamodule, make_trainer, folder, first=True),
+            "found": find(cfg.tune, module, datamodule, make_trainer, folder, first=True),
         }
         for logger in build(config, "logger").values():
-            show(logger, cfg.find, folder / f"{cfg.find}.png")
+            show(logger, cfg.tune, folder / f"{cfg.tune}.png")
     run.refuse_unrecorded()
 
 

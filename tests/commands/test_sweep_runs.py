@@ -106,7 +106,7 @@ def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None
     assert failed.stderr.splitlines()[-1].startswith("error: 3 of 4 jobs failed; resume=outputs/sweep/")
     again = run("resume=last", cwd=tmp_path, code=1)
     assert "started" not in again.stdout
-    retried = run("-m", "resume=last", "retry=true", "hydra.launcher.start=fresh", cwd=tmp_path)
+    retried = run("-m", "resume=last", "retry_failed=true", "hydra.launcher.start=fresh", cwd=tmp_path)
     assert states(sweep) == ["done"] * 4
     assert [job.attempts for job in jobs_of(tmp_path)] == [2, 1, 2, 2]
     assert retried.stdout.count("started") == 3
@@ -141,7 +141,7 @@ def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path
         shutil.rmtree(folder)
     moved = tmp_path / "outputs" / "sweep" / "moved"
     sweep.path.rename(moved)
-    run("resume=outputs/sweep/moved", "retry=true", "--config-dir", "own", cwd=tmp_path)
+    run("resume=outputs/sweep/moved", "retry_failed=true", "--config-dir", "own", cwd=tmp_path)
     sweep = SweepFolder(moved)
     assert states(sweep) == ["done"] * 2
     for job in sweep.ledger.read().values():
@@ -273,7 +273,7 @@ def test_failed_trials_run_again_in_a_folder_that_was_moved(tmp_path: Path) -> N
     moved = sweep.path.rename(sweep.path.with_name("moved"))
     run(
         f"resume={moved.relative_to(tmp_path)}",
-        "retry=true",
+        "retry_failed=true",
         "hydra.sweeper.n_trials=3",
         cwd=tmp_path,
         code=1,

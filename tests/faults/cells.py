@@ -61,7 +61,7 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
         "streamed": (*STREAMED, "data.num_workers=0"),
         "workers": (*STREAMED, "data.num_workers=2"),
     },
-    "chunk": {"1": ("trainer.chunk=1",), "4": ("trainer.chunk=4",), "null": ()},
+    "chunk": {"1": ("trainer.batches_per_hook=1",), "4": ("trainer.batches_per_hook=4",), "null": ()},
     "schedule": {
         "epochs": ("scheduler=step", "scheduler.step_size=1"),
         "steps": ("scheduler=step", "scheduler.step_size=5", "scheduler.interval=step"),
@@ -158,7 +158,7 @@ def limit(**limits: Any) -> tuple[str, ...]:
 
 SPECIAL = {
     "all places": Cell((*DROPOUT, *STRONG, *EMA), PLACES),
-    "all places, chunks": Cell((*DROPOUT, *PLATEAU, "trainer.chunk=4"), PLACES),
+    "all places, chunks": Cell((*DROPOUT, *PLATEAU, "trainer.batches_per_hook=4"), PLACES),
     "all places, ranks": Cell((*BATCH_NORM, *PLATEAU, *EMA, *DDP), PLACES, ranks=2),
     "all places, accumulated": Cell(
         (*BATCH_NORM, *limit(accumulate_grad_batches=3)), (PLACES[0], PLACES[3], *PLACES[4:])
@@ -168,7 +168,7 @@ SPECIAL = {
         (*DROPOUT, *STREAMED, "data.num_workers=2", *STRONG), (PLACES[1], PLACES[2], PLACES[-1]), chain=True
     ),
     "validation in mid-epoch": Cell(
-        (*DROPOUT, *EMA, *limit(val_check_interval=3, chunk=4)),
+        (*DROPOUT, *EMA, *limit(val_check_interval=3, batches_per_hook=4)),
         places(("batch", 1, 3), ("validated", 1, 3), ("between", 1, 3), ("batch", 1, 4), ("validated", 1, 6)),
     ),
     "validation across epochs": Cell(
@@ -211,10 +211,11 @@ SPECIAL = {
         (*DROPOUT, *limit(log_every_n_steps=100, max_epochs=12)), places(("batch", 10, 5))
     ),
     "told to stop": Cell(
-        (*DROPOUT, *PLATEAU, *EMA, *limit(chunk=1)), places(*(("signal", 1, batch) for batch in (1, 2, 6, 7)))
+        (*DROPOUT, *PLATEAU, *EMA, *limit(batches_per_hook=1)),
+        places(*(("signal", 1, batch) for batch in (1, 2, 6, 7))),
     ),
     "told to stop, chunks": Cell(
-        (*DROPOUT, *STRONG, *limit(chunk=4)), places(("signal", 0, 6), ("signal", 1, 3))
+        (*DROPOUT, *STRONG, *limit(batches_per_hook=4)), places(("signal", 0, 6), ("signal", 1, 3))
     ),
     "told to stop, accumulated": Cell(
         (*BATCH_NORM, *limit(accumulate_grad_batches=3)),

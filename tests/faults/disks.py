@@ -372,7 +372,7 @@ def sweep_on_a_full_disk() -> str:
         sweep = SweepFolder(record.parent)
         done = [job.number for job in sweep.ledger.read().values() if job.state == "done"]
         assert "jobs failed" in shown or "could not be recorded" in shown, shown
-        again = Command("resume=last", "retry=true", cwd=disk.path)
+        again = Command("resume=last", "retry_failed=true", cwd=disk.path)
         again.end(0)
         jobs = sweep.ledger.read().values()
         assert [job.state for job in jobs] == ["done"] * 6

@@ -34,7 +34,7 @@ LONGEST_S = 2.0
 """In which a mistake that needs no torch is told; computing time, for other processes take theirs."""
 WHOLE_COMMANDS = ("syntax", "groups", "sweeps", "presets")
 """Sections of the table in which the command itself is wrong."""
-WHOLE_KEYS = ("resume=", "ckpt_path=", "retry=")
+WHOLE_KEYS = ("resume=", "ckpt_path=", "retry_failed=")
 HERE = Path(__file__).parent
 
 

@@ -52,7 +52,7 @@ class Overfit(Callback):
         if not self._passed:
             raise NotLearnedError(
                 f"overfit failed: {steps} steps took the loss of one batch from {first:.3g} to {loss:.3g}, "
-                f"with {acc:.0%} right; it should come near 0: raise optim.lr (find=lr looks for one) or "
+                f"with {acc:.0%} right; it should come near 0: raise optim.lr (tune=lr looks for one) or "
                 "trainer.max_epochs, switch dropout off, look at the loss and the labels"
             )
         if trainer.is_global_zero:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any, TextIO
 
 from hydra.core.config_search_path import ConfigSearchPath
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from project.config import hydra_patches
 from project.config.allowed_targets import find, plain_values
 from project.errors import InputError
-from project.runtime import secrets
+from project.runs.migrations import new_name, old_keys
+from project.runtime import secrets, yaml_files
 from project.runtime.files import replace_text
 from project.runtime.yaml_text import to_yaml
 
@@ -110,6 +111,10 @@ def check_composition(config: DictConfig) -> None:
         InputError: one line for each value that is not allowed.
     """
     secrets.note_all(config)
+    plain: Any = OmegaConf.to_container(config)
+    if old := next(old_keys(plain), ""):
+        place = next(filter(None, (yaml_files.place(file, old) for file in yaml_files.loaded.values())), "")
+        raise InputError(f"{place}`{old}` is now `{new_name(old)}`; rename the key")
     if problems := dict.fromkeys(find_refusals(config)):
         raise InputError("\n".join(problems))
 

@@ -15,6 +15,7 @@ from project.errors import InputError
 from project.runs.checkpoint_files import find_damage
 from project.runs.config_diff import find_changes, find_refusals
 from project.runs.lock import working_process, works_elsewhere
+from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runtime import secrets, yaml_files
@@ -22,8 +23,8 @@ from project.runtime import secrets, yaml_files
 MULTIRUN_FLAGS = ("-m", "--multirun")
 SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")
 """Of a sweep that goes on: what they name is in its folder."""
-OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_anyway")
-SWEEP_KEYS = ("resume", "retry", "paths.outputs")
+OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_force")
+SWEEP_KEYS = ("resume", "retry_failed", "paths.outputs")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
     *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
@@ -72,9 +73,10 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
     named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
     if not named:
-        if given.get("retry", "false") != "false":
+        if given.get("retry_failed", "false") != "false":
             raise InputError(
-                f"retry={given['retry']}: runs a sweep's failed jobs again; name it with resume="
+                f"retry_failed={given['retry_failed']}: runs a sweep's failed jobs again; name it with "
+                "resume="
             )
         return list(arguments)
     told = " ".join(f"{key}={value}" for key, value in named.items())
@@ -85,12 +87,12 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
         flags = [text for text in arguments if text.startswith("-") and not text.startswith(SWEEP_FLAGS)]
         if flags:
             raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
-        return _set_sweep_aside(sweep, overrides, given.get("retry", "false"))
+        return _set_sweep_aside(sweep, overrides, given.get("retry_failed", "false"))
     if several:
         raise InputError(f"{told}: no sweep, but one run; leave out -m")
-    if (retry := given.get("retry", "false")) != "false":
+    if (retry := given.get("retry_failed", "false")) != "false":
         raise InputError(
-            f"retry={retry}: runs a sweep's failed jobs again, and {told} is one run; leave it out"
+            f"retry_failed={retry}: runs a sweep's failed jobs again, and {told} is one run; leave it out"
         )
     if "resume" in named:
         run: RunFolder | None = find_run(named["resume"], outputs)
@@ -105,7 +107,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
         raise InputError(f"{told}: the checkpoint is none of that run; give one of the two keys")
     if run is None:  # a file from elsewhere starts a new run
         return list(arguments)
-    _refuse_running(run, told, anyway=given.get("resume_anyway") == "true")
+    _refuse_running(run, told, anyway=given.get("resume_force") == "true")
     # What has no = may belong to a flag, such as `job` to --cfg, and is left to Hydra.
     single = [text for text in overrides if "=" in text or text.startswith("~")]
     changes = [text for text in single if text.partition("=")[0] not in OWN_KEYS]
@@ -172,7 +174,7 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
     """Have Hydra compose the sweep as it was, from its own copy of the configuration files."""
     global continued_sweep
     if retry not in ("true", "false"):
-        raise InputError(f"retry={retry}: true or false")
+        raise InputError(f"retry_failed={retry}: true or false")
     record = sweep.read_record()
     earlier, name = record["overrides"], record.get("config_name", "train")
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
@@ -231,7 +233,7 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
     choices = OmegaConf.select(recorded, "hydra.runtime.choices")
     if not isinstance(choices, DictConfig):
         raise InputError(f"resume={run.shown}: {run.hydra_file} is damaged (no hydra.runtime.choices)")
-    anyway = config.get("resume_anyway", False)
+    anyway = config.get("resume_force", False)
     before = OmegaConf.to_container(earlier, resolve=True) if changes else {}
     for change in changes:
         change_config(earlier, change, conf)
@@ -242,7 +244,7 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
             del config[key]
         config.merge_with(earlier)
     with open_dict(config):
-        config.ckpt_path, config.resume_anyway = str(checkpoint), anyway
+        config.ckpt_path, config.resume_force = str(checkpoint), anyway
     with read_write(config.hydra), read_write(config.hydra.runtime):
         config.hydra.runtime.choices = choices
         config.hydra.output_subdir = None  # the run's record changes when the changes have proved right
@@ -260,7 +262,8 @@ def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
             f"resume={run.shown}: {file} is damaged (no key {key}); restore it, or start a new run, with "
             "ckpt_path= a copy of the checkpoint elsewhere"
         )
-    return found
+    plain: Any = OmegaConf.to_container(found)
+    return OmegaConf.create(migrate(plain))
 
 
 def _refuse_wrong(before: Any, now: Any) -> None:
@@ -304,5 +307,5 @@ def _refuse_running(run: RunFolder, told: str, *, anyway: bool) -> None:
     if not anyway and (host := works_elsewhere(run.path, status)):
         raise InputError(
             f"{told}: {run.shown} seems to be running on {host}; end that first, or say that it has ended "
-            "with resume_anyway=true"
+            "with resume_force=true"
         )

@@ -17,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
+from project.runs.migrations import new_name
 from project.runtime.yaml_files import loaded, place, searched, shown
 
 MOST_NAMES = 12
@@ -158,6 +159,8 @@ def _no_option(conf: Path, group: str, option: str) -> str:
             return f"{shown(file)} is no file that can be read"
         if file.with_suffix(".yml").exists():
             return f"{shown(file.with_suffix('.yml'))} is not found by Hydra; rename it to .yaml"
+    if today := new_name(f"{group}={option}"):
+        return f"`{group}={option}` is now `{today}`"
     if not (known := options(conf, group)):
         return f"no such group; {did_you_mean(group, _groups(conf))}"
     return f"no such option; {did_you_mean(option, known)}"
@@ -235,6 +238,8 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
         return f"{override.input_line}: no key {parent}.{name}; {parent} is a value"
     if name in node or OmegaConf.is_missing(node, name):
         return ""
+    if today := new_name(key):
+        return f"{override.input_line}: `{key}` is now `{today}`"
     candidates = [str(candidate) for candidate in node if not str(candidate).startswith("_")]
     if not parent:
         candidates += [group for group in _groups(conf) if "/" not in group]

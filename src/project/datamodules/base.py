@@ -262,7 +262,7 @@ class ImageDataModule(L.LightningDataModule):
             raise InputError(
                 f"{self.source}: images were added, removed or renamed since the run began, and those of its "
                 "validation and test may be trained on; restore them, start a new run, or say "
-                "resume_anyway=true"
+                "resume_force=true"
             )
         self.mean = self.mean if self._given_mean else state_dict["mean"]
         self.std = self.std if self._given_std else state_dict["std"]

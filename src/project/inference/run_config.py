@@ -12,6 +12,7 @@ from project.config.suggestions import did_you_mean
 from project.errors import InputError, one_line
 from project.inference.data_override import as_word, override_data
 from project.runs import checkpoint_files
+from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
 from project.runtime.yaml_files import config_folders
@@ -134,7 +135,8 @@ def _load(file: Path, run: RunFolder) -> DictConfig:
         raise _damaged(run, file, str(error)) from error
     if not found:
         raise _damaged(run, file, "no keys")
-    return found
+    plain: Any = OmegaConf.to_container(found)
+    return OmegaConf.create(migrate(plain))
 
 
 def _damaged(run: RunFolder, file: Path, what: str) -> InputError:

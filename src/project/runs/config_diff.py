@@ -5,8 +5,9 @@ from typing import Any, NamedTuple
 
 from project.errors import InputError
 from project.runs.hparam_diff import frozen, text
+from project.runs.migrations import migrate
 
-OWN = ("paths", "name", "ckpt_path", "resume", "resume_anyway", "retry", "seeds", "folds", "logger")
+OWN = ("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "seeds", "folds", "logger")
 """Keys that say where a run lies and how it was asked for."""
 FREE_ENDS = ("dirpath", "prepared", "file", "folder", "run")
 
@@ -82,7 +83,7 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
         if reason is not None:
             lines.append(
                 f"{change.key}={_shown(change.now)}: was {_shown(change.before)} so far; {reason}; leave it "
-                "as it was, start a new run, or set resume_anyway=true"
+                "as it was, start a new run, or set resume_force=true"
             )
     return lines
 
@@ -101,7 +102,7 @@ def check(checkpoint: Mapping[str, Any], config: Mapping[str, Any], *, anyway: b
     Raises:
         InputError: that would be wrong.
     """
-    changes = find_changes(checkpoint.get("config") or config, config)
+    changes = find_changes(migrate(checkpoint.get("config") or config), config)
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
     batches_done = 0 if progress["is_last_batch"] else progress["current"]["ready"]
     if not anyway and (refused := find_refusals(changes, batches_done)):

@@ -46,7 +46,7 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
 def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     """The folder of the run or the sweep that was started last; for a sweep's job, that of its sweep.
 
-    Trials of `debug=…` and `find=…` count only where there is nothing else.
+    Trials of `debug=…` and `tune=…` count only where there is nothing else.
 
     Raises:
         InputError: there is none below `outputs`.

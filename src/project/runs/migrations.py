@@ -1,9 +1,16 @@
 """Names of keys and classes in run folders of earlier versions, and the names that replaced them."""
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
 
-RENAMED_KEYS: Mapping[str, str] = {}
-"""Old key to new key, both dotted, as they stand in a configuration."""
+RENAMED_KEYS: Mapping[str, str] = {
+    "find": "tune",
+    "resume_anyway": "resume_force",
+    "retry": "retry_failed",
+    "trainer.chunk": "trainer.batches_per_hook",
+}
+"""Old key to new key, both dotted, as they stand in a configuration; or old to new option, as `model=cnn`."""
 
 RENAMED_CLASSES: Mapping[str, str] = {
     "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.Checkpoint",
@@ -39,3 +46,72 @@ RENAMED_CLASSES: Mapping[str, str] = {
     "project.preflight.Preflight": "project.config.preflight.Preflight",
 }
 """Dotted path of a class or function that a `_target_` may name, to its path today."""
+
+OWN_PACKAGES = ("project.", "torch.optim.")
+"""Packages whose arguments the table renames; other classes may take arguments of the old names."""
+
+
+def new_name(key: str) -> str:
+    """Return today's name of a dotted key or an option `group=name`; empty if the name is unchanged."""
+    for old in sorted(RENAMED_KEYS, key=len, reverse=True):
+        if key == old or key.startswith(f"{old}."):
+            return RENAMED_KEYS[old] + key[len(old) :]
+    return ""
+
+
+def old_keys(config: Mapping[str, Any]) -> Iterator[str]:
+    """Yield the renamed keys that a configuration still holds, the most specific first.
+
+    Args:
+        config: plain values, from the top.
+    """
+    for old in sorted(RENAMED_KEYS, key=len, reverse=True):
+        parent, name = _parent_of(config, old)
+        if parent is not None and name in parent and _is_own(parent):
+            yield old
+
+
+def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a configuration of an earlier version with today's keys, classes and references.
+
+    Args:
+        config: plain values, from the top; interpolations may be unresolved.
+    """
+    migrated: dict[str, Any] = _rename_values(config)
+    for old in list(old_keys(migrated)):
+        parent, name = _parent_of(migrated, old)
+        assert parent is not None
+        value = parent.pop(name)
+        *groups, new = RENAMED_KEYS[old].split(".")
+        target = migrated
+        for group in groups:
+            target = target.setdefault(group, {})
+        if isinstance(value, dict) and isinstance(target.get(new), dict):
+            target[new] = value | target[new]
+        else:
+            target.setdefault(new, value)
+    return migrated
+
+
+def _parent_of(config: Mapping[str, Any], key: str) -> tuple[Any, str]:
+    *groups, name = key.split(".")
+    node: Any = config
+    for group in groups:
+        node = node.get(group) if isinstance(node, Mapping) else None
+    return (node if isinstance(node, Mapping) else None), name
+
+
+def _is_own(group: Mapping[str, Any]) -> bool:
+    return str(group.get("_target_", OWN_PACKAGES[0])).startswith(OWN_PACKAGES)
+
+
+def _rename_values(value: Any, key: str = "") -> Any:
+    if isinstance(value, Mapping):
+        return {name: _rename_values(child, str(name)) for name, child in value.items()}
+    if isinstance(value, list):
+        return [_rename_values(child) for child in value]
+    if key == "_target_":
+        return RENAMED_CLASSES.get(value, value)
+    if isinstance(value, str) and "${" in value:
+        return re.sub(r"(?<=\$\{)[\w.]+(?=\})", lambda found: new_name(found[0]) or found[0], value)
+    return value

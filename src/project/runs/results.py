@@ -13,6 +13,7 @@ from typing import Any, TypeGuard
 import yaml
 
 from project.errors import InputError, one_line
+from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
 
@@ -46,7 +47,7 @@ class Run:
         mode: `max` or `min`: which values of that are better.
         started: time, ISO 8601.
         error: why it ended, if not well.
-        trial: it was one of `debug=…` or `find=…`, and its metrics are no results.
+        trial: it was one of `debug=…` or `tune=…`, and its metrics are no results.
     """
 
     folder: Path
@@ -175,7 +176,7 @@ def _load_config(file: Path) -> dict[str, Any]:
         raise DamagedError(f"{file}: {one_line(error)}") from error
     if not isinstance(config, dict) or not config:
         raise DamagedError(f"{file}: no keys")
-    return config
+    return migrate(config)
 
 
 @lru_cache(maxsize=4096)

@@ -238,7 +238,7 @@ def refuse_unwritable(run: RunFolder) -> None:
 
 def latest_run(outputs: str | Path) -> RunFolder | None:
     """The run below a folder that was started last, None if there is none. One that was a trial (`debug=…`,
-    `find=…`) counts only where there is nothing else.
+    `tune=…`) counts only where there is nothing else.
     """
     runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
     found = [(run.read_status(), run) for run in runs]

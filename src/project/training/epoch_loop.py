@@ -66,24 +66,29 @@ class EpochLoop(ResumableEpochLoop):
 
     Args:
         trainer: whose loop this is.
-        chunk: batches between two visits to Lightning's hooks; 1 visits them with each batch, by Lightning's
-            own loop; null chooses a number that takes about `VISIT_S`. A chunk is cut short where something
-            happens at a certain step: validation, a checkpoint, the end.
+        batches_per_hook: batches between two visits to Lightning's hooks; 1 visits them with each batch, by
+            Lightning's own loop; null chooses a number that takes about `VISIT_S`. A chunk is cut short where
+            something happens at a certain step: validation, a checkpoint, the end.
         min_steps: as `lightning.Trainer` takes it.
         max_steps: likewise.
 
     Raises:
-        InputError: `chunk` is below 1; or, when training begins, it is more than 1 and something must see
-            every batch.
+        InputError: `batches_per_hook` is below 1; or, when training begins, it is more than 1 and something
+            must see every batch.
     """
 
     def __init__(
-        self, trainer: L.Trainer, chunk: int | None = None, *, min_steps: int | None, max_steps: int
+        self,
+        trainer: L.Trainer,
+        batches_per_hook: int | None = None,
+        *,
+        min_steps: int | None,
+        max_steps: int,
     ) -> None:
-        if chunk is not None and chunk < 1:
-            raise InputError(f"trainer.chunk={chunk}: must be at least 1, or null")
+        if batches_per_hook is not None and batches_per_hook < 1:
+            raise InputError(f"trainer.batches_per_hook={batches_per_hook}: must be at least 1, or null")
         super().__init__(trainer, min_steps=min_steps, max_steps=max_steps)
-        self.chunk = chunk
+        self.batches_per_hook = batches_per_hook
         self._paced = 1
         self._chunked = False
         self._told = False
@@ -99,12 +104,15 @@ class EpochLoop(ResumableEpochLoop):
         if self._first_step < 0:
             self._first_step = self.global_step
         obstacle = find_obstacle(self.trainer, data_fetcher)
-        if obstacle and self.chunk is not None and self.chunk > 1:
-            raise InputError(f"trainer.chunk={self.chunk}: {obstacle}; set trainer.chunk=null or 1")
-        if obstacle and self.chunk is None and not self._told and self.trainer.is_global_zero:
+        if obstacle and self.batches_per_hook is not None and self.batches_per_hook > 1:
+            raise InputError(
+                f"trainer.batches_per_hook={self.batches_per_hook}: {obstacle}; set "
+                "trainer.batches_per_hook=null or 1"
+            )
+        if obstacle and self.batches_per_hook is None and not self._told and self.trainer.is_global_zero:
             log.info("batches are visited one by one, which takes longer: %s", obstacle)
             self._told = True
-        self._chunked = obstacle is None and self.chunk != 1
+        self._chunked = obstacle is None and self.batches_per_hook != 1
         acting = (*self.trainer.callbacks, self.trainer.lightning_module)  # type: ignore[attr-defined]
         self._watchers = [watcher.on_step for watcher in acting if isinstance(watcher, EveryStep)]
         self._marks = [
@@ -145,7 +153,7 @@ class EpochLoop(ResumableEpochLoop):
             self._paced = max(1, int(self._paced * VISIT_S / seconds))
 
     def _next_chunk(self) -> int:
-        return self._paced if self.chunk is None else self.chunk
+        return self._paced if self.batches_per_hook is None else self.batches_per_hook
 
     def _batches_to_mark(self) -> int:
         """Batches until something looks at the counters: at least 1."""

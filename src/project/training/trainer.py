@@ -21,7 +21,7 @@ class Trainer(L.Trainer):
     """`lightning.Trainer` that trains many batches between two visits to Lightning's hooks.
 
     Args:
-        chunk: how many; null chooses, 1 visits the hooks with every batch (see `EpochLoop`).
+        batches_per_hook: how many; null chooses, 1 visits the hooks with every batch (see `EpochLoop`).
         timeout_min: minutes that a device's process waits for the others before that is an error.
         plugins: of `lightning.Trainer`; one that writes checkpoints takes the place of `SafeCheckpointIO`.
         options: of `lightning.Trainer`.
@@ -30,7 +30,7 @@ class Trainer(L.Trainer):
     def __init__(
         self,
         *,
-        chunk: Annotated[int, Range(1)] | None = None,
+        batches_per_hook: Annotated[int, Range(1)] | None = None,
         timeout_min: Annotated[float, Range(above=0)] = 10,
         plugins: Any = None,
         **options: Any,
@@ -45,7 +45,7 @@ class Trainer(L.Trainer):
         epochs, limits = self.fit_loop, self.fit_loop.epoch_loop
         self.fit_loop = FitLoop(self, min_epochs=epochs.min_epochs, max_epochs=epochs.max_epochs)
         self.fit_loop.epoch_loop = EpochLoop(
-            self, chunk, min_steps=limits.min_steps, max_steps=limits.max_steps
+            self, batches_per_hook, min_steps=limits.min_steps, max_steps=limits.max_steps
         )
 
     def save_checkpoint(

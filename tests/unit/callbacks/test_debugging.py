@@ -111,7 +111,7 @@ class Stops(Profile):
 @pytest.mark.parametrize("chunk", [None, 1])
 def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | None) -> None:
     profiling = Stops(str(tmp_path / "profile"), wait=3, warmup=1, active=2)
-    trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, chunk=chunk)
+    trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, batches_per_hook=chunk)
     trainer.fit(make_module(), make_data())
     trace = json.loads((tmp_path / "profile" / "steps.pt.trace.json").read_text())
     events = [event.get("name", "") for event in trace["traceEvents"]]

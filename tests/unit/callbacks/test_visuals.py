@@ -293,7 +293,7 @@ def test_the_gradients_norm_is_that_before_clipping_at_the_logged_steps(tmp_path
     (tmp_path / "one").mkdir()
     single = fit(tmp_path / "one", norms, Measurements(), enable_checkpointing=False)
     (tmp_path / "many").mkdir()
-    chunked = fit(tmp_path / "many", Measurements(), chunk=16, enable_checkpointing=False)
+    chunked = fit(tmp_path / "many", Measurements(), batches_per_hook=16, enable_checkpointing=False)
     assert chunked["rows"] == single["rows"]
     logged = {int(row["step"]): float(row["train/grad_norm"]) for row in single["rows"]}
     assert list(logged) == [2, 4, 6, 8]
@@ -306,15 +306,15 @@ def test_story_and_measurements_change_no_weight_and_go_on_exactly(tmp_path: Pat
     folders = [tmp_path / name for name in ("bare", "full", "resumed")]
     for folder in folders:
         folder.mkdir()
-    bare = fit(folders[0], chunk=1, enable_checkpointing=False)
+    bare = fit(folders[0], batches_per_hook=1, enable_checkpointing=False)
     saving = partial(ModelCheckpoint, filename="{step}", every_n_train_steps=2, save_top_k=-1)
-    full = fit(folders[1], saving(folders[1] / "kept"), Story(budget=1), Measurements(), chunk=1)
+    full = fit(folders[1], saving(folders[1] / "kept"), Story(budget=1), Measurements(), batches_per_hook=1)
     assert all(torch.equal(full["weights"][name], value) for name, value in bare["weights"].items())
     # This checkpoint was written before the values of its step were.
     kept = folders[1] / "kept" / "step=2.ckpt"
     assert torch.load(kept, weights_only=True)["callbacks"]["Measurements"]["norm"] is not None
     again = saving(folders[2] / "kept")
-    resumed = fit(folders[2], again, Story(budget=1), Measurements(), ckpt_path=kept, chunk=1)
+    resumed = fit(folders[2], again, Story(budget=1), Measurements(), ckpt_path=kept, batches_per_hook=1)
     assert resumed["rows"] == full["rows"][-len(resumed["rows"]) :]
     assert all(torch.equal(resumed["weights"][name], value) for name, value in full["weights"].items())
 

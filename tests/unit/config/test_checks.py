@@ -121,7 +121,7 @@ def test_all_problems_are_told_at_once(composer: Compose) -> None:
         "callbacks.ema.decay=0.99",
         "+trainer.benchmark=true",
         "trainer.check_val_every_n_epoch=null trainer.val_check_interval=500",
-        "trainer.chunk=8 trainer.gradient_clip_val=1",
+        "trainer.batches_per_hook=8 trainer.gradient_clip_val=1",
         "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x=1 monitor=train/f1",
         "loss._target_=toys.Bowl ~loss.label_smoothing +loss.x={num_classes:1000}",  # of a teacher, say
     ],

@@ -125,7 +125,7 @@ def test_a_sweep_stands_for_its_best_run_and_last_for_the_last(
     assert find_trained("last", outputs).path == later
     newest = {"started": "2026-03-03T00:00:00+00:00"}
     write_run(outputs / "debug" / "one" / "trial", trial=True, **newest)
-    write_run(outputs / "one" / "search", find="lr", trial=True, state="failed", **newest)
+    write_run(outputs / "one" / "search", tune="lr", trial=True, state="failed", **newest)
     assert find_trained("last", outputs).path == later
     assert find_trained("last", outputs / "debug").path == outputs / "debug" / "one" / "trial"
     called_so = write_run(outputs / "debug" / "run", **newest)

@@ -139,7 +139,7 @@ def test_a_step_has_the_gradient_of_one_batch_of_its_images(
 ) -> None:
     module = make(LOSSES[kind]())
     options = {"accumulate_grad_batches": accumulate, "enable_checkpointing": False, **options}
-    make_trainer(tmp_path, chunk=chunk, **options).fit(module, data := make_data())
+    make_trainer(tmp_path, batches_per_hook=chunk, **options).fit(module, data := make_data())
     wanted = one_batch_a_step(make(LOSSES[kind]()), data, accumulate, limit=limit, steps=steps)
     torch.testing.assert_close(list(module.network.parameters()), wanted)
 

@@ -312,10 +312,10 @@ def test_a_run_goes_on_from_no_checkpoint_of_another(tmp_path: Path, monkeypatch
             [f"resume={tmp_path / 'a'}", f"ckpt_path={other}", "paths.outputs=x"], tmp_path / "train.yaml"
         )
     with pytest.raises(
-        InputError, match=r"retry=true: runs a sweep's failed jobs again, and resume=.*/a .* is one"
+        InputError, match=r"retry_failed=true: runs a sweep's failed jobs again, and resume=.*/a .* is one"
     ):
         resume.set_aside(
-            [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "retry=true", "paths.outputs=x"],
+            [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "retry_failed=true", "paths.outputs=x"],
             tmp_path / "train.yaml",
         )
     told = [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "paths.outputs=x"]

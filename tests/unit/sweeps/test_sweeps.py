@@ -200,7 +200,9 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
         ["resume=last", outputs],
     ):
         assert resume.set_aside(arguments, defaults) == whole
-    changed = resume.set_aside([f"resume={sweep.path}", "hydra.launcher.jobs=4", "retry=true"], defaults)
+    changed = resume.set_aside(
+        [f"resume={sweep.path}", "hydra.launcher.jobs=4", "retry_failed=true"], defaults
+    )
     assert changed == [*whole[:-1], "hydra.launcher.jobs=4"]
     assert resume.continued_sweep is not None
     assert resume.continued_sweep.folder.path == sweep.path

@@ -81,7 +81,7 @@ def run(folder: Path, chunk: int | None, schedule="cosine", **options) -> dict[s
         folder,
         [EMA(0.9), every_4, stopping, chunks],
         logger=MetricsCSV(str(folder / "metrics.csv")),
-        chunk=chunk,
+        batches_per_hook=chunk,
         **({"max_epochs": 3} | options),
     )
     torch.manual_seed(2)  # dropout
@@ -184,19 +184,26 @@ def test_what_must_see_every_batch_does_and_refuses_chunks(
         "Meddling.on_before_optimizer_step is called for every batch"
     ]
     for callback in (Meddling(), LearningRateMonitor()):
-        trainer = make_trainer(tmp_path, [callback], logger=MetricsCSV(str(tmp_path / "m.csv")), chunk=8)
+        trainer = make_trainer(
+            tmp_path, [callback], logger=MetricsCSV(str(tmp_path / "m.csv")), batches_per_hook=8
+        )
         name = type(callback).__name__
         with pytest.raises(
-            InputError, match=rf"trainer\.chunk=8: {name}\.on_.* is called for every batch; set trainer"
+            InputError,
+            match=rf"trainer\.batches_per_hook=8: {name}\.on_.* is called for every batch; set trainer",
         ):
             trainer.fit(make_module(), make_data())
-    trainer = make_trainer(tmp_path, profiler=SimpleProfiler(), chunk=8)
-    with pytest.raises(InputError, match=r"trainer\.chunk=8: trainer\.profiler measures every batch"):
+    trainer = make_trainer(tmp_path, profiler=SimpleProfiler(), batches_per_hook=8)
+    with pytest.raises(
+        InputError, match=r"trainer\.batches_per_hook=8: trainer\.profiler measures every batch"
+    ):
         trainer.fit(make_module(), make_data())
     module = make_module()
     module.optimizer_factory = torch.optim.LBFGS
-    with pytest.raises(InputError, match=r"trainer\.chunk=8: LBFGS computes the loss several times a step"):
-        make_trainer(tmp_path, chunk=8, gradient_clip_val=None).fit(module, make_data())
+    with pytest.raises(
+        InputError, match=r"trainer\.batches_per_hook=8: LBFGS computes the loss several times a step"
+    ):
+        make_trainer(tmp_path, batches_per_hook=8, gradient_clip_val=None).fit(module, make_data())
 
 
 class Brighter(Synthetic):
@@ -209,11 +216,13 @@ def test_a_datamodules_own_hooks_see_every_batch(tmp_path: Path) -> None:
     for chunk in (1, None):
         data = Brighter(input_shape=(1, 8, 8), num_classes=3, train_size=110, test_size=10, batch_size=16)
         module = make_module()
-        make_trainer(tmp_path, chunk=chunk, max_epochs=1, enable_checkpointing=False).fit(module, data)
+        make_trainer(tmp_path, batches_per_hook=chunk, max_epochs=1, enable_checkpointing=False).fit(
+            module, data
+        )
         weights.append(module.network.head.weight)
     assert torch.equal(*weights)
     with pytest.raises(InputError, match=r"Brighter\.on_after_batch_transfer is called for every batch"):
-        make_trainer(tmp_path, chunk=8).fit(make_module(), data)
+        make_trainer(tmp_path, batches_per_hook=8).fit(make_module(), data)
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
@@ -222,7 +231,9 @@ def test_averaging_of_weights_by_lightning_ends_alike(tmp_path: Path) -> None:
     for chunk in (1, 8):
         module = make_module()
         swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
-        trainer = make_trainer(tmp_path, [swa], chunk=chunk, max_epochs=3, enable_checkpointing=False)
+        trainer = make_trainer(
+            tmp_path, [swa], batches_per_hook=chunk, max_epochs=3, enable_checkpointing=False
+        )
         trainer.fit(module, make_data())
         weights.append(module.state_dict())
     for name, value in weights[0].items():
@@ -239,7 +250,7 @@ def test_a_loader_may_end_early(tmp_path: Path) -> None:
             return iter([(torch.ones(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))] * 7)
 
     chunks = Chunks()
-    trainer = make_trainer(tmp_path, [chunks], chunk=4, max_epochs=1, enable_checkpointing=False)
+    trainer = make_trainer(tmp_path, [chunks], batches_per_hook=4, max_epochs=1, enable_checkpointing=False)
     module = make_module()
     trainer.fit(module, Short())
     assert chunks.steps == [1, 5, 7]
@@ -256,7 +267,9 @@ def test_hooks_of_an_optimizer_are_called_within_chunks(tmp_path: Path) -> None:
             self.steps += 1
 
     hooked = Hooked()
-    make_trainer(tmp_path, [hooked], chunk=8, enable_checkpointing=False).fit(make_module(), make_data())
+    make_trainer(tmp_path, [hooked], batches_per_hook=8, enable_checkpointing=False).fit(
+        make_module(), make_data()
+    )
     assert hooked.steps == 14
 
 
@@ -278,7 +291,7 @@ def test_a_module_of_ones_own_may_log_and_load_as_lightning_lets_it(tmp_path: Pa
     def fit(chunk: int) -> tuple[Own, Trainer, list[dict[str, str]]]:
         images = torch.utils.data.TensorDataset(torch.arange(44.0).view(11, 4) / 44)
         logger = MetricsCSV(str(tmp_path / f"{chunk}.csv"))
-        trainer = make_trainer(tmp_path, chunk=chunk, logger=logger, enable_checkpointing=False)
+        trainer = make_trainer(tmp_path, batches_per_hook=chunk, logger=logger, enable_checkpointing=False)
         module = Own()
         trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=2))
         return module, trainer, read_table(logger.file)

@@ -86,7 +86,7 @@ def test_the_smallest_batch_size_near_the_best_throughput_is_chosen() -> None:
     assert choose(trials) == 32
     assert not batch_size._levelled(trials[:4])
     assert batch_size._levelled([*trials[:4], Trial(128, 205.0, None)])
-    with pytest.raises(InputError, match=r"find=batch_size: not even 8 images fit into memory"):
+    with pytest.raises(InputError, match=r"tune=batch_size: not even 8 images fit into memory"):
         choose([Trial(8, None, None)])
 
 
@@ -95,10 +95,10 @@ def test_finding_a_rate_is_a_command_that_trains_nothing(
 ) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
-    overrides = ("model=mlp", "find=lr", "trainer.accelerator=cpu", f"paths.outputs={tmp_path}")
+    overrides = ("model=mlp", "tune=lr", "trainer.accelerator=cpu", f"paths.outputs={tmp_path}")
     config = composer(*overrides, run=folder)
     assert list(find_problems(config)) == []
-    monkeypatch.setattr("sys.argv", ["scripts/train.py", "model=mlp", "find=lr"])
+    monkeypatch.setattr("sys.argv", ["scripts/train.py", "model=mlp", "tune=lr"])
     with_hydra = HydraConfig.instance().cfg
     assert with_hydra is not None
     job = OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"])
@@ -106,21 +106,21 @@ def test_finding_a_rate_is_a_command_that_trains_nothing(
     assert train(job) is None
     status = RunFolder(folder).read_status()
     (found,) = status["found"].items()
-    assert (status["state"], status["find"], found[0]) == ("done", "lr", "optim.lr")
+    assert (status["state"], status["tune"], found[0]) == ("done", "lr", "optim.lr")
     assert 1e-5 < found[1] < 0.1
-    assert (folder / "find" / "found.txt").read_text() == f"optim.lr={found[1]:g}\n"
-    assert (folder / "find" / "lr.png").read_bytes().startswith(b"\x89PNG")
+    assert (folder / "tune" / "found.txt").read_text() == f"optim.lr={found[1]:g}\n"
+    assert (folder / "tune" / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert not (folder / "checkpoints").exists()
 
 
 @pytest.mark.parametrize(
     ("overrides", "line"),
     [
-        ("find=lrr", "find=lrr: did you mean lr?"),
-        ("find=true", "find=True: true or false, but a word is needed, as in find=lr"),
+        ("tune=lrr", "tune=lrr: did you mean lr?"),
+        ("tune=true", "tune=True: true or false, but a word is needed, as in tune=lr"),
         (
-            "find=batch_size trainer=ddp trainer.devices=2",
-            "find=batch_size: for one device, not trainer.devices=2; set trainer.devices=1 "
+            "tune=batch_size trainer=ddp trainer.devices=2",
+            "tune=batch_size: for one device, not trainer.devices=2; set trainer.devices=1 "
             "trainer.strategy=auto, and multiply what it finds",
         ),
     ],

@@ -40,7 +40,7 @@ KEYS: Mapping[str, str] = {
 }
 """Single values that every run reads."""
 
-OPTIONAL = ("resume", "resume_anyway", "layer_decay", "find", "seeds", "folds", "retry")
+OPTIONAL = ("resume", "resume_force", "layer_decay", "tune", "seeds", "folds", "retry_failed")
 """Others at the top that a run or a sweep reads."""
 
 PRESETS = ("experiment", "sweep", "debug")

@@ -31,22 +31,22 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
 
 
 def _wrong_search(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """A search for a value, `find`, which is one process's work and no job of a sweep."""
-    find = right.get("find")
-    if find is None:
+    """A search for a value, `tune`, which is one process's work and no job of a sweep."""
+    tune = right.get("tune")
+    if tune is None:
         return
     if command.sweeps:
-        yield f"find={find}: looks for a value and trains nothing; leave out -m"
+        yield f"tune={tune}: looks for a value and trains nothing; leave out -m"
     if right.get("ckpt_path") is not None:
-        yield f"find={find}: for a new run; leave out resume and ckpt_path"
+        yield f"tune={tune}: for a new run; leave out resume and ckpt_path"
     devices = right.get("trainer.devices")
-    if find == "batch_size" and (devices not in (1, "1") or right.get("trainer.num_nodes", 1) != 1):
+    if tune == "batch_size" and (devices not in (1, "1") or right.get("trainer.num_nodes", 1) != 1):
         yield (
-            f"find=batch_size: for one device, not trainer.devices={devices}; set trainer.devices=1 "
+            f"tune=batch_size: for one device, not trainer.devices={devices}; set trainer.devices=1 "
             "trainer.strategy=auto, and multiply what it finds"
         )
-    if find == "lr" and "optim.lr" not in right:
-        yield "find=lr: this optimizer has no optim.lr to look for"
+    if tune == "lr" and "optim.lr" not in right:
+        yield "tune=lr: this optimizer has no optim.lr to look for"
 
 
 def _wrong_optimizer(right: Mapping[str, Any]) -> Iterator[str]:

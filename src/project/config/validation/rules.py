@@ -80,7 +80,7 @@ RANGES: Mapping[str, tuple[float, float]] = {
     "trainer.check_val_every_n_epoch": (1, math.inf),
     "trainer.log_every_n_steps": (1, math.inf),
     "trainer.num_sanity_val_steps": (-1, math.inf),
-    "trainer.chunk": (1, math.inf),
+    "trainer.batches_per_hook": (1, math.inf),
     "trainer.timeout_min": (ABOVE_0, math.inf),
     "callbacks.early_stopping.patience": (0, math.inf),
     "callbacks.last.every_epochs": (0, math.inf),
@@ -110,7 +110,7 @@ MONITORS = ("val/acc", "val/loss", "train/acc", "train/loss")
 
 CHOICES: Mapping[str, tuple[str, ...]] = {
     "mode": ("max", "min"),
-    "find": ("lr", "batch_size"),
+    "tune": ("lr", "batch_size"),
     "model.activation": ("relu", "gelu", "silu", "tanh", "sigmoid", "identity"),
     "augment.crop_mode": ("zeros", "reflect"),
     "augment.flip_mode": ("random", "alternating"),
@@ -138,8 +138,8 @@ CHOICES: Mapping[str, tuple[str, ...]] = {
 
 INSTEAD_OF_NULL: Mapping[str, Any] = {
     "folds": 5,
-    "find": "lr",
-    "trainer.chunk": 16,
+    "tune": "lr",
+    "trainer.batches_per_hook": 16,
     "trainer.gradient_clip_val": 1.0,
     "data.num_workers": 4,
     "data.mean": [0.5],

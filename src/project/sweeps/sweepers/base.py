@@ -29,7 +29,7 @@ from project.sweeps.job_table import best_line, jobs_table, points_table, write_
 from project.sweeps.launchers.base import ListSource, StreamingLauncher, targets_of, view_of
 from project.sweeps.scheduler import Source, compose_job, judge, refuse_problems, settle
 
-OWN_KEYS = ("seeds", "folds", "retry", "resume")
+OWN_KEYS = ("seeds", "folds", "retry_failed", "resume")
 """Keys for the sweep, which mean nothing to a job."""
 APART = "put ${hydra:job.num} into it, or leave it out"
 MOST_PROBLEMS = 10
@@ -240,7 +240,8 @@ class RecordedSweeper(Sweeper):
             raise SweepFailedError(f"{left} of {total} jobs are left; resume={folder.shown} goes on", code)
         if failed:
             raise SweepFailedError(
-                f"{len(failed)} of {len(jobs)} jobs failed; resume={folder.shown} retry=true runs them again",
+                f"{len(failed)} of {len(jobs)} jobs failed; "
+                f"resume={folder.shown} retry_failed=true runs them again",
                 1,
             )
 

@@ -115,7 +115,7 @@ def choose(trials: Sequence[Trial]) -> int:
     fitting = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
     if not fitting:
         raise InputError(
-            f"find=batch_size: not even {SMALLEST} images fit into memory; choose a smaller model, smaller "
+            f"tune=batch_size: not even {SMALLEST} images fit into memory; choose a smaller model, smaller "
             "images (data.resize), or trainer.precision=bf16-mixed"
         )
     best = max(fitting.values())

@@ -1,4 +1,4 @@
-"""`find=lr` and `find=batch_size`: look for a value, say it, and end; nothing is trained."""
+"""`tune=lr` and `tune=batch_size`: look for a value, say it, and end; nothing is trained."""
 
 import csv
 import logging
@@ -85,7 +85,7 @@ def _find_lr(
     _refuse_stopped()
     if test.suggestion is None:
         raise InputError(
-            "find=lr: the loss fell at no learning rate; see that data and labels fit each other, or try "
+            "tune=lr: the loss fell at no learning rate; see that data and labels fit each other, or try "
             "debug=overfit"
         )
     rows = [(f"{rate:.6g}", f"{loss:.6g}") for rate, loss in zip(test.rates, test.losses, strict=True)]
@@ -129,7 +129,7 @@ def _find_batch_size(
     told = ["the smallest within 5 % of the best throughput"]
     if trials[-1].images_per_s is None:
         told[0] += f"; up to {largest} fit into memory"
-    told.append("another batch size wants another learning rate: find=lr looks for it")
+    told.append("another batch size wants another learning rate: tune=lr looks for it")
     return {"data.batch_size": chosen}, told
 
 
@@ -144,7 +144,7 @@ def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[object
 def _command(what: str, override: str) -> str:
     """This command, with the value in the place of the search."""
     key = override.partition("=")[0]
-    words = [word for word in sys.argv if not word.startswith((f"find={what}", f"{key}="))]
+    words = [word for word in sys.argv if not word.startswith((f"tune={what}", f"{key}="))]
     return redact_text(shlex.join(["python", *words, override]))
 
 

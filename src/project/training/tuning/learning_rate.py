@@ -103,7 +103,12 @@ def rise(
     """
     watch = Watch(steps)
     trainer = make_trainer(
-        max_steps=steps, max_epochs=-1, max_time=None, chunk=1, limit_val_batches=0, callbacks=[watch]
+        max_steps=steps,
+        max_epochs=-1,
+        max_time=None,
+        batches_per_hook=1,
+        limit_val_batches=0,
+        callbacks=[watch],
     )
     growth = (highest / lowest) ** (1 / max(1, steps - 1))
 
