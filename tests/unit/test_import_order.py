@@ -15,7 +15,6 @@ ALLOWED: dict[str, set[str]] = {
     "runs/checkpoints.py": {"config"},
     "runs/create.py": {"config"},
     "runs/find.py": {"config"},
-    "runs/studies.py": {"config"},
     "runtime/run_summary.py": {"runs"},
     "runtime/write_probe.py": {"config"},
 }

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
 from project.config import cli, resolvers
-from project.config.suggestions import did_you_mean, nearest_names
 from project.errors import InputError
 from project.runtime.streams import accept_all_text
+from project.runtime.text import did_you_mean, nearest_names
 
 WIDTH = 80
 """Columns of `--help`."""

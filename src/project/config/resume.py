@@ -10,7 +10,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from project.config.allowed_targets import refuse_address
 from project.config.hydra_patches import parse_command_line
-from project.config.suggestions import did_you_mean, explain_key, options
+from project.config.suggestions import explain_key, options
 from project.errors import InputError
 from project.runs.checkpoint_files import find_damage
 from project.runs.config_diff import find_changes, find_refusals
@@ -19,6 +19,7 @@ from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runtime import secrets, yaml_files
+from project.runtime.text import did_you_mean
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")

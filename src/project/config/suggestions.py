@@ -3,8 +3,7 @@
 import json
 import re
 import shlex
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections.abc import Sequence
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -18,9 +17,9 @@ from omegaconf import DictConfig, OmegaConf
 from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
 from project.runs.migrations import new_name
+from project.runtime.text import did_you_mean
 from project.runtime.yaml_files import loaded, place, searched, shown
 
-MOST_NAMES = 12
 NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
 TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: \S+)'")
@@ -177,22 +176,6 @@ def _quoted(text: str) -> str:
     except HydraException:
         return ""
     return quoted
-
-
-def nearest_names(name: str, known: Iterable[str]) -> list[str]:
-    """Return at most three names that resemble one, the nearest first."""
-    return get_close_matches(name, list(known), n=3, cutoff=0.6)
-
-
-def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Name the nearest ones, or all if none is near; `prefix` is put before each."""
-    candidates = list(dict.fromkeys(str(candidate) for candidate in known))
-    if near := nearest_names(name, candidates):
-        return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
-    names = [prefix + candidate for candidate in candidates]
-    if len(names) > MOST_NAMES:
-        names = [*names[:MOST_NAMES], "…"]
-    return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
 
 
 def options(conf: Path, group: str) -> list[str]:

@@ -7,11 +7,12 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from project.config.resume import change_config
-from project.config.suggestions import did_you_mean, options
+from project.config.suggestions import options
 from project.config.validation.values import find_problem
 from project.config.validation.yaml_defaults import read_option
 from project.datamodules.storage.class_folders import ALL
 from project.errors import InputError
+from project.runtime.text import did_you_mean
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"

@@ -8,13 +8,13 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config.suggestions import did_you_mean
 from project.errors import InputError, one_line
 from project.inference.data_override import as_word, override_data
 from project.runs import checkpoint_files
 from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
+from project.runtime.text import did_you_mean
 from project.runtime.yaml_files import config_folders
 
 GROUPS: dict[str, dict[str, type]] = {

@@ -15,8 +15,8 @@ from optuna.samplers import BaseSampler
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
-from project.config.suggestions import did_you_mean
 from project.errors import InputError, summarize
+from project.runtime.text import did_you_mean
 from project.runtime.write_probe import refuse_unwritable_output
 
 LOCK_S = 5

@@ -93,6 +93,19 @@ def short_name(name: str, most: int = LONGEST_NAME) -> str:
     return f"{begin}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
+def nearest_names(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
+    """Return at most three names that resemble one, the nearest first.
+
+    Args:
+        name: unknown name.
+        known: names to choose from.
+        cutoff: least similarity, from 0 to 1 (equal).
+    """
+    from difflib import get_close_matches  # of errors alone
+
+    return get_close_matches(name, list(known), n=3, cutoff=cutoff)
+
+
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     """Return the nearest of the known names, or all if none is near.
 
@@ -101,10 +114,8 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
         known: names to choose from.
         prefix: put before each.
     """
-    from difflib import get_close_matches  # of errors alone
-
     candidates = list(dict.fromkeys(str(candidate) for candidate in known))
-    if near := get_close_matches(name, candidates, n=3, cutoff=0.6):
+    if near := nearest_names(name, candidates):
         return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
     names = [prefix + candidate for candidate in candidates]
     if len(names) > MAX_NAMES:

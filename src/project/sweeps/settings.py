@@ -18,8 +18,8 @@ from typing import (
     get_type_hints,
 )
 
-from project.config.suggestions import did_you_mean
 from project.errors import InputError
+from project.runtime.text import did_you_mean
 
 
 class Least(NamedTuple):

@@ -7,11 +7,11 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
-from project.config.suggestions import did_you_mean
 from project.config.validation.command_request import asked
 from project.config.validation.groups import GROUPS, KEYS, OPTIONAL, PRESETS
 from project.config.validation.yaml_defaults import flat
 from project.runtime import yaml_files
+from project.runtime.text import did_you_mean
 
 KNOWN = ("hydra", *dict.fromkeys((*GROUPS, *(key.partition(".")[0] for key in KEYS), *OPTIONAL)))
 """Keys at the top that a run or a sweep reads."""

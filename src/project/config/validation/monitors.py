@@ -3,10 +3,10 @@
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from project.config.suggestions import did_you_mean
 from project.config.validation.command_request import Asked
 from project.config.validation.familiar import is_familiar
 from project.config.validation.rules import MONITORS
+from project.runtime.text import did_you_mean
 
 MAY_LOG = ("callbacks.", "model.", "loss.")
 """Groups whose classes, if they are none of ours, may log metrics of their own."""

@@ -4,9 +4,9 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from project.config.suggestions import did_you_mean
 from project.config.validation import torchvision_models
 from project.config.validation.command_request import Asked
+from project.runtime.text import did_you_mean
 
 MODULES = "project.modules.networks."
 

@@ -7,10 +7,10 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig
 
-from project.config.suggestions import did_you_mean
 from project.config.validation.command_request import overrides_of
 from project.config.validation.groups import DICTS, FACTORIES, GROUPS, OBJECTS
 from project.config.validation.signatures import Missing, Signature, signature_of
+from project.runtime.text import did_you_mean
 
 SET_BY_THE_RUN: Mapping[str, str] = {
     "trainer.callbacks": "callbacks are keys of the group callbacks",

@@ -4,7 +4,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from project.config.suggestions import did_you_mean
 from project.config.validation import value_types
 from project.config.validation.rules import (
     ABOVE_0,
@@ -16,6 +15,7 @@ from project.config.validation.rules import (
     NULL_TOO,
     RANGES,
 )
+from project.runtime.text import did_you_mean
 
 
 def find_problem(key: str, value: Any, declared: Mapping[str, Any], *, judged: bool = True) -> str:

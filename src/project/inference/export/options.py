@@ -8,10 +8,10 @@ from typing import Literal
 
 from project.config.choices import Views
 from project.config.command_options import Overrides, option
-from project.config.suggestions import did_you_mean
 from project.errors import InputError
 from project.runs.find import LAST, find_trained
 from project.runs.run_folder import RunFolder
+from project.runtime.text import did_you_mean
 from project.runtime.write_probe import refuse_unwritable_output
 
 NEEDED: Mapping[str, tuple[str, ...]] = {

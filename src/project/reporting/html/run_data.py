@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
-from project.runs.migrations import migrate
 from project.runs.metrics_csv import read_metrics
+from project.runs.migrations import migrate
 from project.runs.results import is_number
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
@@ -45,7 +45,9 @@ class RunData:
     def __init__(self, folder: str | Path) -> None:
         self.run = RunFolder(folder)
         self.status = self.run.read_status()
-        self.config = migrate(as_mapping(_read_yaml(self.run.config_file) or _read_yaml(self.run.composed_file)))
+        self.config = migrate(
+            as_mapping(_read_yaml(self.run.config_file) or _read_yaml(self.run.composed_file))
+        )
         overrides = _read_yaml(self.run.path / ".hydra" / "overrides.yaml")
         self.overrides = [word for word in overrides or [] if isinstance(word, str)]
         hydra = as_mapping(as_mapping(_read_yaml(self.run.hydra_file)).get("hydra"))

@@ -12,7 +12,6 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial
 
-from project.config.suggestions import did_you_mean
 from project.errors import InputError
 from project.runs.studies import (
     JOURNAL,
@@ -27,6 +26,7 @@ from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job, in_grammar
 from project.runs.sweep_ledger import drop_torn_line
 from project.runtime.secrets import is_redacted, redact
+from project.runtime.text import did_you_mean
 from project.sweeps.launchers.base import StreamingLauncher
 from project.sweeps.settings import Count, Least, Positive, checked_options
 from project.sweeps.sweepers.base import RecordedSweeper
