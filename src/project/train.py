@@ -37,7 +37,8 @@ from project.runtime.files import replace_text
 from project.runtime.library_warnings import silence_libraries
 from project.runtime.memory import keep_freed_memory
 from project.runtime.yaml_text import to_yaml
-from project.training.ddp.launch import RankFailedError, count_ranks, run_ranks
+from project.training.ddp.launch import count_ranks, run_ranks
+from project.training.ddp.supervisor import RankFailedError
 from project.training.stop_callback import Stop
 
 log = logging.getLogger(__name__)

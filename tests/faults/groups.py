@@ -322,7 +322,7 @@ def _check(cell: Cell, run: Run, code: int) -> None:
         assert errors[0].endswith(f"of 2: {RAISED}"), text
     elif cell.name == "hang":
         assert len(errors) == 1, text
-        assert errors[0].startswith(f"error: rank {1 - int(rank[-1])} of 2 waited in vain"), text
+        assert errors[0].startswith(f"error: rank {1 - int(rank[-1])} of 2 timed out waiting"), text
         assert f"for the others ({rank} was in File " in errors[0], text
         assert text.count("in _wait_for_ever") == 1, text
         assert "Traceback" not in text, text
@@ -336,7 +336,7 @@ def _check(cell: Cell, run: Run, code: int) -> None:
     if cell.name == "SIGSTOP":
         assert len(errors) == 1, text
         assert errors[0].startswith(f"error: {rank}"), text
-        assert f"stood still for {HEARTBEAT_S:.0f} s" in errors[0], text
+        assert f"was stopped for {HEARTBEAT_S:.0f} s" in errors[0], text
     if cell.name in CODES:
         assert errors == [], text
         assert text.count("go on with resume=") == 1, text

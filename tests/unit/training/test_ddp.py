@@ -15,8 +15,9 @@ from project.runtime import signals as stopping
 from project.runtime.devices import count_gpus
 from project.runtime.signals import Stopped
 from project.training.ddp import supervisor
-from project.training.ddp.launch import RankFailedError, run_ranks
-from project.training.ddp.shared_status import Report, Reports
+from project.training.ddp.launch import run_ranks
+from project.training.ddp.shared_status import RankReport, SharedStatus
+from project.training.ddp.supervisor import RankFailedError
 
 
 def rank() -> int:
@@ -145,7 +146,7 @@ def test_ranks_that_train_may_finish_their_step(
     most_s: float,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(supervisor, "GRACE_S", 3.0)
+    monkeypatch.setattr(supervisor, "SAVE_GRACE_S", 3.0)
     thread, began = signals(*sent), time.monotonic()
     with pytest.raises(Stopped, match="told to stop by SIG") as caught:
         run_ranks(trains(step_s), 2)
@@ -183,13 +184,15 @@ def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
 
 
 def test_a_report_of_any_length_comes_through() -> None:
-    reports = Reports(2)
+    reports = SharedStatus(2)
     assert reports.read(1) is None
-    reports.write(1, Report(1.5, 3, "\N{GRINNING FACE}" * 100_000, "é" * 10_000, follows=True))
+    reports.write(
+        1, RankReport(1.5, 3, "\N{GRINNING FACE}" * 100_000, "é" * 10_000, is_connection_error=True)
+    )
     found = reports.read(1)
     assert found is not None
     assert found[:2] == (1.5, 3)
-    assert found.shown.endswith("\N{GRINNING FACE}" * 1000)
+    assert found.output.endswith("\N{GRINNING FACE}" * 1000)
     assert reports.read(0) is None
 
 

@@ -1,1 +1,1 @@
-"""One process for each device of a run: started, watched over and ended together."""
+"""Distributed training on one machine: one forked process per device, supervised by their parent."""

@@ -1,13 +1,13 @@
-"""One process for each device of a run, forked from this one.
+"""Launch of the ranks of a run: one process per device, forked from this one.
 
-Lightning starts the other ranks by running the command line again; in a multirun each of them would
-start the whole sweep. Here every rank is a copy of a process that has composed the configuration and
-imported everything already, and Lightning finds the ranks in the environment as under torchrun. Nothing
-may have used a GPU or many threads before.
+Lightning starts other ranks by running the command line again, and in a sweep each of them would start the
+whole sweep. Here each rank is forked from a process that has composed the configuration and imported
+everything. Lightning reads ranks from the environment variables of torchrun. The parent must not have used
+a GPU or a thread pool before.
 
-This process trains nothing. It hears the signals, hosts the store in which the ranks meet, and watches: if
-one rank fails, dies or stands still, the others, which wait for it somewhere in a library, are ended, and
-what came first is told. `RankGroup` sees to the processes, `Reports` to what they have to say.
+The parent does not train. It handles signals, hosts the rendezvous store and supervises the ranks. When one
+rank fails, exits or is stopped, the others would wait for it forever, so the parent ends them and reports
+the first error.
 """
 
 import os
@@ -29,24 +29,21 @@ from project.runtime.signals import Request, Stopped
 from project.runtime.streams import die_with_parent, flush, forget_ranks
 from project.runtime.torchrun import number_of
 from project.training.ddp.process_group import RankGroup
-from project.training.ddp.shared_status import Report, Reports
-from project.training.ddp.supervisor import RankFailedError, Watch
+from project.training.ddp.shared_status import RankReport, SharedStatus
+from project.training.ddp.supervisor import Supervisor
 
-__all__ = ["RankFailedError", "count_ranks", "run_ranks"]
-
-MEETING_LIMIT = timedelta(minutes=10)
-"""How long ranks wait for each other to start."""
+RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
-    """Processes that a run on these devices of this machine needs.
+    """Count the processes that a run needs on this machine.
 
     Args:
-        accelerator: as `lightning.Trainer` takes it.
+        accelerator: argument of `lightning.Trainer`.
         devices: a number, a list of device numbers, or `auto` (-1) for all.
 
     Raises:
-        InputError: more GPUs are wanted than there are.
+        InputError: `devices` exceeds the number of GPUs.
     """
     gpus = count_gpus()
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
@@ -68,23 +65,23 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
 def run_ranks(work: Callable[[], object], count: int) -> None:
     """Run `work` in `count` forked processes and wait for all of them.
 
-    Each has torchrun's variables in its environment and its share of the CPUs as threads. If one fails, the
-    others are ended. If this process is told to stop, all of them stop after the same step and save, or end
-    at once where there is nothing to save, and at a second Ctrl-C or SIGTERM.
+    Each rank gets the environment variables of torchrun and an equal share of the CPU threads. When one
+    rank fails, the others are ended. On a stop signal all ranks stop after the same optimizer step and save.
+    Ranks that do not train yet end at once, as do all ranks on a second Ctrl-C or SIGTERM.
 
     Raises:
-        RankFailedError: a rank failed; what it had to say has been printed.
-        InputError, DataError, NonFiniteError: as raised in a rank.
-        Stopped: this process or a rank was told to stop.
+        RankFailedError: a rank failed. Its output has been printed.
+        InputError, DataError, NonFiniteError: raised in a rank.
+        Stopped: this process or a rank received a stop signal.
     """
-    training_imports.complete()  # once for all ranks: DDP asks for what has waited
+    training_imports.complete()  # once for all ranks, before the fork
     training_imports.settle()
     flush()
     parent = os.getpid()
-    group, reports, request = RankGroup(count), Reports(count), Request(count)
-    meeting = socket.create_server(("127.0.0.1", 0))
-    watch = Watch(group, reports, request, count)
-    with watch.listening():
+    group, status, request = RankGroup(count), SharedStatus(count), Request(count)
+    listener = socket.create_server(("127.0.0.1", 0))
+    supervisor = Supervisor(group, status, request, count)
+    with supervisor.handling_signals():
         try:
             for rank in range(count):
                 pid = os.fork()
@@ -92,50 +89,49 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
                     code = 1
                     try:
                         group.join(rank)
-                        code = _work_as_rank(work, rank, count, meeting, reports, request, parent)
+                        code = _run_rank(work, rank, count, listener, status, request, parent)
                     finally:
                         os._exit(code)
                 group.running[pid] = rank
-            store = _open_store(meeting, count)
+            store = _open_store(listener, count)
             try:
-                watch.run()
+                supervisor.run()
             finally:
-                del store  # now: in a process forked later there is no thread that its end could wait for
+                del store  # its destructor joins a thread, which processes forked later do not have
         finally:
             group.kill()
             group.close()
-            meeting.close()
+            listener.close()
 
 
-def _open_store(meeting: socket.socket, count: int) -> Store:
-    """Serve the store in which the ranks meet.
+def _open_store(listener: socket.socket, count: int) -> Store:
+    """Open the rendezvous store of the ranks.
 
-    Here rather than in rank 0: the port is known before, so that two runs cannot choose the same one; only
-    this machine can reach it; and when rank 0 dies no other rank complains about that. After the ranks were
-    forked, because it has a thread.
+    The parent hosts it, not rank 0: its port is bound before the fork, so two runs cannot collide, and the
+    end of rank 0 raises no connection errors elsewhere. It has a thread, so it is opened after the fork.
     """
-    address, port = meeting.getsockname()
+    address, port = listener.getsockname()
     return TCPStore(
         address,
         port,
         count,
         is_master=True,
-        timeout=MEETING_LIMIT,
+        timeout=RENDEZVOUS_TIMEOUT,
         wait_for_workers=False,
-        master_listen_fd=meeting.detach(),
+        master_listen_fd=listener.detach(),
     )
 
 
-def _work_as_rank(
+def _run_rank(
     work: Callable[[], object],
     rank: int,
     count: int,
-    meeting: socket.socket,
-    reports: Reports,
+    listener: socket.socket,
+    status: SharedStatus,
     request: Request,
     parent: int,
 ) -> int:
-    """Be one rank; return its exit code."""
+    """Run `work` as one rank and return its exit code."""
     try:
         for number in signals.SIGNALS:
             if signal.getsignal(number) is not signal.SIG_IGN:
@@ -144,8 +140,8 @@ def _work_as_rank(
         die_with_parent(parent)
         signals.obey(request, rank)
         forget_ranks()
-        address, port = meeting.getsockname()
-        meeting.close()
+        address, port = listener.getsockname()
+        listener.close()
         os.environ |= {
             "MASTER_ADDR": address,
             "MASTER_PORT": str(port),
@@ -154,10 +150,10 @@ def _work_as_rank(
             "RANK": str(rank),
             "LOCAL_RANK": str(rank),
             "NODE_RANK": "0",
-            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the store is there already
+            "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent hosts the store
             "TORCHELASTIC_RESTART_COUNT": "0",
         }
-        if sys.platform == "linux":  # all are here, whatever this machine's name resolves to
+        if sys.platform == "linux":  # whatever the host name resolves to
             for library in ("GLOO", "NCCL"):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
@@ -165,15 +161,15 @@ def _work_as_rank(
         return 0
     except Stopped as stop:
         code = signals.exit_code(stop.signum)
-        reports.write(rank, Report(time.monotonic(), code, signal=stop.signum))
+        status.write(rank, RankReport(time.monotonic(), code, signal=stop.signum))
         return code
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except BaseException as error:
-        reports.write(rank, told := Report.of(error))
-        return told.exit_code
+        status.write(rank, reported := RankReport.of(error))
+        return reported.exit_code
     finally:
-        with suppress(OSError, ValueError):  # nobody reads any more
+        with suppress(OSError, ValueError):  # the pipe has no reader any more
             flush()

@@ -1,10 +1,8 @@
-"""The ranks of a run as the process that forked them sees them: which ended, stand still, or are left.
+"""The processes of the ranks, as their parent sees them: running, stopped or ended.
 
-That a rank stands still (SIGSTOP, a debugger's or a scheduler's doing) its parent learns from the kernel, by
-`waitpid`. A beat that each rank had to give, from a thread or from its loop, would also be missed where a
-rank is only busy: importing, compiling, unpickling, all of which hold Python's lock, or swapping. A rank that
-runs but does not get on, in a deadlock or on a dead file system, is noticed by those that wait for it, whose
-collective ends with an error after `trainer.timeout_min`.
+The parent learns from the kernel (`waitpid`) that a rank was stopped by SIGSTOP, a debugger or a scheduler. A
+heartbeat from the rank would also be missed while it imports, compiles or swaps. A deadlocked rank is found
+by the others: their collective operation times out after `trainer.timeout_min`.
 """
 
 import contextlib
@@ -16,41 +14,38 @@ import time
 from typing import NamedTuple
 
 KILL_S = 10.0
-"""Seconds after which a killed process is given up: one that waits for a dead file system cannot even die."""
+"""Seconds to wait for a killed process. One that waits for a dead file system cannot exit."""
 
 DUMP_SIGNAL = signal.SIGUSR2
 DUMP_S = 0.5
 
 
-class Clock:
-    """Seconds during which this process ran.
-
-    Where it was stopped itself, with all ranks (Ctrl-Z, a closed lid), nobody was late in that time.
+class RunningClock:
+    """Clock that stands while this process is stopped, as by Ctrl-Z or a closed lid.
 
     Args:
-        most_s: that may pass between two looks at the clock.
+        max_step_s: largest advance between two readings, in seconds.
     """
 
-    def __init__(self, most_s: float = 1.0) -> None:
-        self.most_s = most_s
+    def __init__(self, max_step_s: float = 1.0) -> None:
+        self.max_step_s = max_step_s
         self.now = 0.0
         self._last = time.monotonic()
 
-    def look(self) -> float:
-        """Return the time."""
+    def read(self) -> float:
         now = time.monotonic()
-        self.now += min(now - self._last, self.most_s)
+        self.now += min(now - self._last, self.max_step_s)
         self._last = now
         return self.now
 
 
-class End(NamedTuple):
-    """A rank's process has ended.
+class RankExit(NamedTuple):
+    """Exit of the process of a rank.
 
     Args:
-        rank: whose.
-        code: its exit code; negative: the signal that killed it.
-        when: on `time.monotonic`, when it was seen.
+        rank: number of the rank.
+        code: exit code, or the negative number of the signal that killed the process.
+        when: time at which the parent noticed, on `time.monotonic`, in seconds.
     """
 
     rank: int
@@ -59,30 +54,30 @@ class End(NamedTuple):
 
 
 class RankGroup:
-    """The processes of a run.
+    """Processes of all ranks.
 
     Args:
-        count: how many there will be.
+        count: number of ranks.
     """
 
     def __init__(self, count: int) -> None:
-        self.clock = Clock()
+        self.clock = RunningClock()
         self.running: dict[int, int] = {}  # process id: rank
-        self.ends: list[End] = []
-        self.killed: set[int] = set()  # ranks that this process killed
-        self._stopped: dict[int, float] = {}  # process id: since when
+        self.exits: list[RankExit] = []
+        self.killed: set[int] = set()  # ranks
+        self._stopped: dict[int, float] = {}  # process id: time of the stop
         self._dumps = [os.pipe() for _ in range(count)]
         for end in (end for pair in self._dumps for end in pair):
             os.set_blocking(end, False)
 
     def join(self, rank: int) -> None:
-        """In a rank: have `where_is` find out where it is, even while it holds Python's lock."""
+        """In a rank: let the parent request a stack trace, even while Python's lock is held."""
         with contextlib.suppress(OSError):  # a limit on open files
             faulthandler.register(DUMP_SIGNAL, file=self._dumps[rank][1], all_threads=False)
 
-    def look(self) -> list[End]:
-        """Return the ranks that have ended since the last look."""
-        now, ended = self.clock.look(), []
+    def poll(self) -> list[RankExit]:
+        """Return the ranks that exited since the last call."""
+        now, exits = self.clock.read(), []
         for pid, rank in list(self.running.items()):
             seen, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
             if not seen:
@@ -94,16 +89,16 @@ class RankGroup:
             else:
                 del self.running[pid]
                 self._stopped.pop(pid, None)
-                ended.append(End(rank, os.waitstatus_to_exitcode(status), time.monotonic()))
-        self.ends += ended
-        return ended
+                exits.append(RankExit(rank, os.waitstatus_to_exitcode(status), time.monotonic()))
+        self.exits += exits
+        return exits
 
-    def still(self, limit_s: float) -> list[int]:
-        """Ranks that have been standing still for longer than this."""
+    def stopped_ranks(self, limit_s: float) -> list[int]:
+        """Return the ranks that have been stopped for longer than `limit_s` seconds."""
         return [self.running[pid] for pid, since in self._stopped.items() if self.clock.now - since > limit_s]
 
-    def where_is(self, rank: int) -> list[str]:
-        """Ask a rank that runs for the lines of Python that it is in, innermost first; none: no answer."""
+    def stack_of(self, rank: int) -> list[str]:
+        """Return the stack of a running rank, innermost call first; empty if the rank does not answer."""
         pid = next(pid for pid, number in self.running.items() if number == rank)
         dump, deadline = "", time.monotonic() + DUMP_S
         with contextlib.suppress(OSError):
@@ -115,24 +110,24 @@ class RankGroup:
         return [line.strip() for line in dump.splitlines() if line.strip().startswith("File ")]
 
     def send(self, number: int) -> None:
-        """Send a signal to all ranks that are left."""
+        """Send a signal to all running ranks."""
         for pid in self.running:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def kill(self) -> None:
-        """End all ranks that are left, and wait for them."""
+        """Kill all running ranks and wait for them."""
         self.killed |= set(self.running.values())
         self.send(signal.SIGKILL)
         deadline = time.monotonic() + KILL_S
         while self.running and time.monotonic() < deadline:
-            self.look()
+            self.poll()
             time.sleep(0.01)
         if self.running:
             print(f"processes {list(self.running)} cannot be killed", file=sys.stderr)
             self.running.clear()
 
     def close(self) -> None:
-        """Give back what belongs to the group, when all ranks have ended."""
+        """Close the pipes of the group."""
         for end in (end for pair in self._dumps for end in pair):
             os.close(end)

@@ -1,7 +1,7 @@
-"""What ranks tell the process that forked them, in memory that they share with it.
+"""Reports of the ranks to their parent, in shared memory.
 
-A rank that fails prints nothing: it may only be the one that noticed that another had gone. It leaves its
-report here, and its parent, who sees them all, shows the one that came first.
+A failing rank prints nothing, because its error may only follow from that of another rank. It writes a
+report, and the parent prints the first one.
 """
 
 import contextlib
@@ -13,12 +13,12 @@ import struct
 import time
 from typing import NamedTuple
 
-from project.config.cli import report
+from project.config import cli
 from project.errors import summarize
 
 LENGTH = struct.Struct("<Q")
-MOST_CHARACTERS = 16_000
-SLOT_BYTES = 16 * MOST_CHARACTERS  # JSON has up to 12 for a character; pages that nobody writes take no room
+MAX_CHARACTERS = 16_000
+SLOT_BYTES = 16 * MAX_CHARACTERS  # JSON takes up to 12 per character; untouched pages take no memory
 
 BROKEN_CONNECTION = re.compile(
     r"connection (was )?(likely )?(closed|reset|refused)|broken pipe|socket (error|timeout|closed)|gloo|nccl"
@@ -27,36 +27,36 @@ BROKEN_CONNECTION = re.compile(
 )
 
 
-class Report(NamedTuple):
-    """Why a rank ended.
+class RankReport(NamedTuple):
+    """Reason why a rank ended.
 
     Args:
-        when: on the clock that all processes of a machine share (`time.monotonic`), s.
-        exit_code: of its process.
-        shown: what it would have printed.
-        summary: the same in one line, where it is a traceback.
-        follows: the error is that of a connection which the end of another rank breaks, too.
-        signal: by which all ranks were told to stop, and did after the same step; 0: this is an error.
+        when: time on `time.monotonic`, which all processes of a machine share, in seconds.
+        exit_code: exit code of the rank.
+        output: error message or traceback.
+        summary: the error on one line.
+        is_connection_error: the error may follow from the end of another rank.
+        signal: number of the stop signal that all ranks obeyed; 0 if the rank failed.
     """
 
     when: float
     exit_code: int
-    shown: str = ""
+    output: str = ""
     summary: str = ""
-    follows: bool = False
+    is_connection_error: bool = False
     signal: int = 0
 
     @classmethod
-    def of(cls, error: BaseException) -> "Report":
+    def of(cls, error: BaseException) -> "RankReport":
         """Describe an error."""
-        when, shown = time.monotonic(), io.StringIO()
-        with contextlib.redirect_stderr(shown):
-            exit_code = report(error)
+        when, output = time.monotonic(), io.StringIO()
+        with contextlib.redirect_stderr(output):
+            exit_code = cli.report(error)
         summary = ": ".join(dict.fromkeys([type(error).__name__, summarize(error)]))
-        return cls(when, exit_code, shown.getvalue(), summary, _is_of_connection(error))
+        return cls(when, exit_code, output.getvalue(), summary, _is_connection_error(error))
 
 
-def _is_of_connection(error: BaseException | None) -> bool:
+def _is_connection_error(error: BaseException | None) -> bool:
     from torch.distributed import DistError
 
     while error is not None:
@@ -68,20 +68,20 @@ def _is_of_connection(error: BaseException | None) -> bool:
     return False
 
 
-class Reports:
-    """A place for the report of each rank. To be made before the ranks are forked.
+class SharedStatus:
+    """Shared memory for one report per rank. Create it before the fork.
 
     Args:
-        count: of ranks.
+        count: number of ranks.
     """
 
     def __init__(self, count: int) -> None:
         self._memory = mmap.mmap(-1, count * SLOT_BYTES)
 
-    def write(self, rank: int, report: Report) -> None:
-        """Leave a rank's report. The length comes last: there is a whole report or none."""
+    def write(self, rank: int, report: RankReport) -> None:
+        """Write the report of a rank. The length is written last, so that no reader sees part of a report."""
         cut = report._replace(
-            shown=report.shown[-MOST_CHARACTERS:], summary=report.summary[: MOST_CHARACTERS // 8]
+            output=report.output[-MAX_CHARACTERS:], summary=report.summary[: MAX_CHARACTERS // 8]
         )
         text = json.dumps(cut).encode()
         start = rank * SLOT_BYTES
@@ -89,9 +89,9 @@ class Reports:
         self._memory[body : body + len(text)] = text
         LENGTH.pack_into(self._memory, start, len(text))
 
-    def read(self, rank: int) -> Report | None:
-        """Return a rank's report, None if it left none."""
+    def read(self, rank: int) -> RankReport | None:
+        """Return the report of a rank, None if there is none."""
         start = rank * SLOT_BYTES
         (length,) = LENGTH.unpack_from(self._memory, start)
         body = start + LENGTH.size
-        return Report(*json.loads(self._memory[body : body + length])) if length else None
+        return RankReport(*json.loads(self._memory[body : body + length])) if length else None

@@ -1,4 +1,4 @@
-"""Watching over the ranks of a run: what ends them, and which cause came first."""
+"""Supervisor of the ranks: ends them together and reports the first error."""
 
 import math
 import signal
@@ -10,38 +10,36 @@ from types import FrameType
 
 from project.errors import DataError, InputError, NonFiniteError
 from project.runtime.signals import REPEAT_S, SIGNALS, Request, Stopped
-from project.training.ddp.process_group import End, RankGroup
-from project.training.ddp.shared_status import Report, Reports
+from project.training.ddp.process_group import RankExit, RankGroup
+from project.training.ddp.shared_status import RankReport, SharedStatus
 
 POLL_S = 0.02
 HEARTBEAT_S = 10.0
-"""Seconds that a rank may stand still (SIGSTOP) while the others wait for it."""
+"""Seconds that a rank may be stopped (SIGSTOP) before all ranks are ended."""
 
-SETTLE_S = 1.0
-"""Seconds after a failure in which other ranks may end by themselves, and in which the first cause shows: a
-rank that noticed the end of another one may be seen before it."""
+FAILURE_GRACE_S = 1.0
+"""Seconds after a failure in which other ranks may exit. The rank that failed first may be seen last."""
 
-GRACE_S = 30.0
-"""Seconds that ranks have to finish a step and save, once they were told to stop: as many as torchrun and
-SLURM give."""
+SAVE_GRACE_S = 30.0
+"""Seconds to finish a step and save after a stop signal, as many as torchrun and SLURM allow."""
 
-LEAVE_S = 5.0
-"""Seconds that they have where there is nothing to save, to leave what they are doing."""
+EXIT_GRACE_S = 5.0
+"""Seconds to exit after a stop signal where there is nothing to save."""
 
-SEEN_S = 5 * POLL_S
-"""Seconds by which a process may have ended before that is seen."""
+EXIT_DELAY_S = 5 * POLL_S
+"""Largest delay between the exit of a process and its detection, in seconds."""
 
-STOPS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-TOLD = "error: "
-KINDS = {kind.exit_code: kind for kind in (InputError, DataError, NonFiniteError)}
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+ERROR_PREFIX = "error: "
+ERRORS_BY_CODE = {kind.exit_code: kind for kind in (InputError, DataError, NonFiniteError)}
 
 
 class RankFailedError(RuntimeError):
-    """A rank ended with an error.
+    """A rank failed.
 
     Args:
-        message: which and how.
-        exit_code: of that rank.
+        message: number of the rank and its error.
+        exit_code: exit code of the rank.
     """
 
     def __init__(self, message: str, exit_code: int) -> None:
@@ -49,138 +47,138 @@ class RankFailedError(RuntimeError):
         self.exit_code = exit_code
 
 
-class Watch:
-    """What the parent of the ranks does while they train.
+class Supervisor:
+    """Waits for the ranks, forwards stop signals and ends ranks that hang.
 
     Args:
-        group: the ranks' processes.
-        reports: what they have to say.
-        request: by which they are told to stop.
-        count: of ranks.
+        group: processes of the ranks.
+        status: reports of the ranks.
+        request: stop request that the ranks read.
+        count: number of ranks.
     """
 
-    def __init__(self, group: RankGroup, reports: Reports, request: Request, count: int) -> None:
+    def __init__(self, group: RankGroup, status: SharedStatus, request: Request, count: int) -> None:
         self.group = group
-        self.reports = reports
+        self.status = status
         self.request = request
         self.count = count
-        self._signal = 0  # the first, which decides what becomes of the run
-        self._pressing = self._told = 0  # the last that limits the time
-        self._since = -math.inf
-        self._impatient = False
+        self._signal = 0  # the first one, which decides how the run ends
+        self._limiting = self._forwarded = 0  # the last one that sets a deadline
+        self._signal_time = -math.inf
+        self._repeated = False
         self._deadline = math.inf  # on the group's clock
-        self._still: list[int] = []
-        self._waited_for: dict[int, list[str]] = {}  # rank: lines of Python that it is in
+        self._stopped: list[int] = []
+        self._stacks: dict[int, list[str]] = {}  # of ranks that others waited for
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Note signals for the ranks instead of raising; those that are ignored (`nohup`) stay so."""
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        earlier = {number: signal.signal(number, self._note) for number in heard}
+    def handling_signals(self) -> Iterator[None]:
+        """Forward signals to the ranks. Signals that are ignored, as under `nohup`, stay ignored."""
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        earlier = {number: signal.signal(number, self._handle) for number in handled}
         try:
             yield
         finally:
             for number, handler in earlier.items():
                 signal.signal(number, handler)
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
+    def _handle(self, number: int, frame: FrameType | None) -> None:
         now = time.monotonic()
         if not self._signal:
-            self._signal = self._pressing = number
-            self._since = now
+            self._signal = self._limiting = number
+            self._signal_time = now
             self.request.post(number)
-        elif number in STOPS and self._pressing in STOPS:
-            self._impatient |= now - self._since > REPEAT_S
-        elif number in STOPS:  # SLURM sends SIGTERM some time after SIGUSR1
-            self._pressing, self._since = number, now
+        elif number in STOP_SIGNALS and self._limiting in STOP_SIGNALS:
+            self._repeated |= now - self._signal_time > REPEAT_S
+        elif number in STOP_SIGNALS:  # SLURM sends SIGTERM some time after SIGUSR1
+            self._limiting, self._signal_time = number, now
 
     def run(self) -> None:
-        """Wait until all ranks have ended, and end them where they would not end by themselves.
+        """Wait until all ranks have exited, and kill those that miss their deadline.
 
         Raises:
-            RankFailedError: a rank failed; what it had to say has been printed.
-            InputError, DataError, NonFiniteError: as raised in a rank.
-            Stopped: this process or a rank was told to stop.
+            RankFailedError: a rank failed. Its output has been printed.
+            InputError, DataError, NonFiniteError: raised in a rank.
+            Stopped: this process or a rank received a stop signal.
         """
         while self.group.running:
-            for end in self.group.look():
-                self._end_within(self._left_after(end))
-            if self._told != self._pressing:
-                self._told = self._pressing
-                self._end_within(self._left_after_signal(self._pressing))
-            self._still = self.group.still(HEARTBEAT_S)
-            if self._still or self._impatient:
-                self._end_within(0)
+            for ended in self.group.poll():
+                self._limit(self._grace_after_exit(ended))
+            if self._forwarded != self._limiting:
+                self._forwarded = self._limiting
+                self._limit(self._grace_after_signal(self._limiting))
+            self._stopped = self.group.stopped_ranks(HEARTBEAT_S)
+            if self._stopped or self._repeated:
+                self._limit(0)
             if self.group.clock.now >= self._deadline:
-                self._ask_those_that_are_waited_for()
+                self._collect_stacks()
                 self.group.kill()
             else:
                 time.sleep(POLL_S)
-        self._conclude()
+        self._raise_outcome()
 
-    def _end_within(self, seconds: float) -> None:
+    def _limit(self, seconds: float) -> None:
         self._deadline = min(self._deadline, self.group.clock.now + seconds)
 
-    def _left_after(self, end: End) -> float:
-        """Seconds that other ranks have when one has ended."""
-        if end.code == 0:
+    def _grace_after_exit(self, ended: RankExit) -> float:
+        """Return the seconds that the other ranks have after the exit of one."""
+        if ended.code == 0:
             return math.inf
-        cause = self._cause_of(end)
+        cause = self._cause_of(ended)
         if not cause.signal:
-            return LEAVE_S if cause.follows else SETTLE_S  # the one that it follows may yet be seen
-        return GRACE_S if self.request.trains() else LEAVE_S  # rank 0 may still be saving
+            return EXIT_GRACE_S if cause.is_connection_error else FAILURE_GRACE_S
+        return SAVE_GRACE_S if self.request.trains() else EXIT_GRACE_S  # rank 0 may still be saving
 
-    def _left_after_signal(self, number: int) -> float:
-        """Seconds that ranks have when this process was told to stop."""
+    def _grace_after_signal(self, number: int) -> float:
+        """Return the seconds that the ranks have after a stop signal to this process."""
         if self.request.trains():
-            return GRACE_S if number in STOPS else math.inf  # who sent SIGUSR1 will send another in time
+            return SAVE_GRACE_S if number in STOP_SIGNALS else math.inf  # SIGUSR1 only warns of a time limit
         self.group.send(signal.SIGTERM)  # raises `Stopped` in each
-        return LEAVE_S
+        return EXIT_GRACE_S
 
-    def _cause_of(self, end: End) -> Report:
-        """Why a rank ended with another code than 0: in its own words, if it had any."""
-        if (report := self.reports.read(end.rank)) is not None:
+    def _cause_of(self, ended: RankExit) -> RankReport:
+        """Return the report of a failed rank, or one made from its exit code."""
+        if (report := self.status.read(ended.rank)) is not None:
             return report
-        rank = f"rank {end.rank} of {self.count}"
-        number = -end.code if end.code < 0 else end.code - 128
-        stop = number if number in STOPS else 0
-        when = end.when - SEEN_S
-        if end.code < 0:
+        rank = f"rank {ended.rank} of {self.count}"
+        number = -ended.code if ended.code < 0 else ended.code - 128
+        stop = number if number in STOP_SIGNALS else 0
+        when = ended.when - EXIT_DELAY_S
+        if ended.code < 0:
             summary = f"{rank} was killed by {_name(number)}"
             if number == signal.SIGKILL:
                 summary += ", perhaps for lack of memory"
             # NCCL aborts a process whose collective has timed out, or failed because another one is gone.
-            follows = number == signal.SIGABRT
-            return Report(when, 128 + number, summary=summary, follows=follows, signal=stop)
-        return Report(when, end.code, summary=f"{rank} ended with exit code {end.code}", signal=stop)
+            lost = number == signal.SIGABRT
+            return RankReport(when, 128 + number, summary=summary, is_connection_error=lost, signal=stop)
+        return RankReport(when, ended.code, summary=f"{rank} ended with exit code {ended.code}", signal=stop)
 
-    def _first_cause(self) -> tuple[int, Report] | None:
-        """Which rank failed first, and why; those that failed because another was gone come last."""
+    def _first_failure(self) -> tuple[int, RankReport] | None:
+        """Return the rank that failed first and its report. Connection errors come last."""
         ours = (-signal.SIGKILL,)
         failed = [
-            (end.rank, self._cause_of(end))
-            for end in self.group.ends
-            if end.code and not (end.rank in self.group.killed and end.code in ours)
+            (ended.rank, self._cause_of(ended))
+            for ended in self.group.exits
+            if ended.code and not (ended.rank in self.group.killed and ended.code in ours)
         ]
-        return min(failed, key=lambda found: (found[1].follows, found[1].when), default=None)
+        return min(failed, key=lambda found: (found[1].is_connection_error, found[1].when), default=None)
 
-    def _ask_those_that_are_waited_for(self) -> None:
-        """Find out where ranks are that have kept others waiting until their collective timed out."""
-        first = self._first_cause()
-        if first is not None and first[1].follows and not self._signal:
-            self._waited_for = {rank: self.group.where_is(rank) for rank in self.group.running.values()}
+    def _collect_stacks(self) -> None:
+        """Read the stacks of running ranks for which another rank waited until a collective timed out."""
+        first = self._first_failure()
+        if first is not None and first[1].is_connection_error and not self._signal:
+            self._stacks = {rank: self.group.stack_of(rank) for rank in self.group.running.values()}
 
-    def _conclude(self) -> None:
-        if len(self.group.ends) == self.count and not any(end.code for end in self.group.ends):
-            return  # done, whatever came meanwhile
-        first = self._first_cause()
+    def _raise_outcome(self) -> None:
+        if len(self.group.exits) == self.count and not any(ended.code for ended in self.group.exits):
+            return  # a signal that came meanwhile does not matter
+        first = self._first_failure()
         if self._signal:
-            if first is not None and not first[1].signal and not first[1].follows:
-                print(first[1].shown or first[1].summary, file=sys.stderr)
+            if first is not None and not first[1].signal and not first[1].is_connection_error:
+                print(first[1].output or first[1].summary, file=sys.stderr)
             raise Stopped(self._signal)
-        if self._still:
+        if self._stopped:
             raise RankFailedError(
-                f"rank {self._still[0]} of {self.count} stood still for {HEARTBEAT_S:.0f} s (SIGSTOP?) and "
+                f"rank {self._stopped[0]} of {self.count} was stopped for {HEARTBEAT_S:.0f} s (SIGSTOP?) and "
                 "was ended with the others",
                 1,
             )
@@ -189,22 +187,22 @@ class Watch:
         rank, cause = first
         if cause.signal:
             raise Stopped(cause.signal)
-        if self._waited_for:
-            raise RankFailedError(self._tell_of_waiting(rank, cause), cause.exit_code)
+        if self._stacks:
+            raise RankFailedError(self._describe_timeout(rank, cause), cause.exit_code)
         _print_traceback(cause)
-        if (kind := KINDS.get(cause.exit_code)) is not None and (lines := _lines(cause)):
-            raise kind("\n".join(lines))
-        summary = cause.summary if not cause.shown else f"rank {rank} of {self.count}: {cause.summary}"
+        if (error := ERRORS_BY_CODE.get(cause.exit_code)) is not None and (lines := _error_lines(cause)):
+            raise error("\n".join(lines))
+        summary = cause.summary if not cause.output else f"rank {rank} of {self.count}: {cause.summary}"
         raise RankFailedError(summary, cause.exit_code)
 
-    def _tell_of_waiting(self, waiting: int, cause: Report) -> str:
-        """Print where the ranks hang that another one has waited for; return a line about it."""
-        told = []
-        for rank, lines in self._waited_for.items():
-            print(f"rank {rank} was here, innermost first:", *lines, sep="\n  ", file=sys.stderr)
-            told.append(f"rank {rank} was in {lines[0]}" if lines else f"rank {rank} gave no answer")
+    def _describe_timeout(self, waiting: int, cause: RankReport) -> str:
+        """Print the stacks of ranks that did not reach a collective, and return a summary."""
+        places = []
+        for rank, lines in self._stacks.items():
+            print(f"stack of rank {rank}, innermost call first:", *lines, sep="\n  ", file=sys.stderr)
+            places.append(f"rank {rank} was in {lines[0]}" if lines else f"rank {rank} did not answer")
         return (
-            f"rank {waiting} of {self.count} waited in vain for the others ({'; '.join(told)}): "
+            f"rank {waiting} of {self.count} timed out waiting for the others ({'; '.join(places)}): "
             f"{cause.summary}; trainer.timeout_min limits such waits"
         )
 
@@ -213,11 +211,12 @@ def _name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
 
 
-def _print_traceback(cause: Report) -> None:
-    text = [line for line in cause.shown.splitlines() if not line.startswith(TOLD)]
+def _print_traceback(cause: RankReport) -> None:
+    text = [line for line in cause.output.splitlines() if not line.startswith(ERROR_PREFIX)]
     if text:
         print("\n".join(text), file=sys.stderr)
 
 
-def _lines(cause: Report) -> list[str]:
-    return [line.removeprefix(TOLD) for line in cause.shown.splitlines() if line.startswith(TOLD)]
+def _error_lines(cause: RankReport) -> list[str]:
+    lines = cause.output.splitlines()
+    return [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
