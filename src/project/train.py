@@ -39,7 +39,7 @@ from project.runtime.memory import keep_freed_memory
 from project.runtime.yaml_text import to_yaml
 from project.training.ddp.launch import count_ranks, run_ranks
 from project.training.ddp.supervisor import RankFailedError
-from project.training.stop_callback import Stop
+from project.training.stop_callback import StopDuringValidation
 
 log = logging.getLogger(__name__)
 
@@ -117,7 +117,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))
         )
-    callbacks |= {"record": Record(run), "stop": Stop()}
+    callbacks |= {"record": Record(run), "stop": StopDuringValidation()}
     loggers = list(build(config, "logger").values())
     trainer: L.Trainer = build(
         config,

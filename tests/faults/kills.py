@@ -68,7 +68,7 @@ class Steps:
 
     def watch(self) -> None:
         """In the child: note each step; save each time it is due, and not seconds later."""
-        checkpoint_io.REST_S = 0.0
+        checkpoint_io.MIN_INTERVAL_S = 0.0
         advance = epoch_loop.EpochLoop.advance
 
         def noting(self_: epoch_loop.EpochLoop, *args: object) -> None:

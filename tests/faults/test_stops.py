@@ -35,7 +35,7 @@ from project.runs.collect import compare
 from project.runtime import signals
 from project.runtime.write_probe import whole_file
 from project.training.epoch_loop import EpochLoop
-from project.training.stop_callback import Stop
+from project.training.stop_callback import StopDuringValidation
 
 FOREVER = [
     *("model=mlp", "model.widths=[16]", "data=digits", "data.batch_size=32", "trainer.max_epochs=100000"),
@@ -148,7 +148,7 @@ def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[s
         module.scheduler_factory = partial(plateau, monitor="val/loss", mode="max", factor=0.5, patience=0)
         trainer = make_trainer(
             folder,
-            [EMA(0.9), Last(str(folder)), Stop(), *callbacks],
+            [EMA(0.9), Last(str(folder)), StopDuringValidation(), *callbacks],
             MetricsCSV(str(folder / "metrics.csv")),
             max_epochs=4,
             **options,

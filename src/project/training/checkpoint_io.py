@@ -1,4 +1,4 @@
-"""How Lightning's checkpoints come to the disk and back."""
+"""Checkpoint I/O plugin for Lightning: atomic writes, checksums, plain values only."""
 
 import time
 from collections.abc import Callable
@@ -10,41 +10,40 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from project.runs import checkpoint_files
 from project.runs.checkpoints import dump, read, require_loadable, save, size
 
-REST_S = 2.0
+MIN_INTERVAL_S = 2.0
 """Seconds between two writes of the same file."""
 
-MOST_BYTES_HELD = 2**28
-"""Of a checkpoint that waits for its turn; larger ones are written at once."""
+MAX_DELAYED_BYTES = 2**28
+"""Size of a checkpoint above which its write is not delayed."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Whole, checked files: see `project.runs.checkpoint_files`.
+    """Writes checkpoints atomically and verifies them (`project.runs.checkpoint_files`).
 
-    A checkpoint that follows the one before it within `REST_S` seconds waits in memory, and is written with
-    the next one or at the end, in the order in which they came. So runs with short epochs do not spend their
-    time waiting for the disk.
+    A checkpoint that follows another one of the same name within `MIN_INTERVAL_S` seconds is held in memory.
+    It is written before the next file or at the end. Runs with short epochs thus do not wait for the disk.
     """
 
     def __init__(self) -> None:
         self._written: dict[Path, float] = {}
-        self._waiting: dict[Path, memoryview] = {}
+        self._delayed: dict[Path, memoryview] = {}
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Save, now or soon.
+        """Write a checkpoint, or hold it in memory for a moment.
 
         Raises:
-            InputError: it would hold what cannot be read again.
+            InputError: a value in it could not be loaded under `weights_only`.
             CheckpointError: the file cannot be written.
         """
         path = Path(path)
         if path not in self._written:
             checkpoint_files.sweep(path.parent)
-        self._waiting.pop(path, None)
-        held = size(checkpoint) <= MOST_BYTES_HELD
-        if time.monotonic() - self._written.get(path, -REST_S) < REST_S and held:
-            self._waiting[path] = dump(checkpoint)
+        self._delayed.pop(path, None)
+        is_small = size(checkpoint) <= MAX_DELAYED_BYTES
+        if time.monotonic() - self._written.get(path, -MIN_INTERVAL_S) < MIN_INTERVAL_S and is_small:
+            self._delayed[path] = dump(checkpoint)
             return
         self.flush()
         if not self._written:
@@ -52,14 +51,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
         self._write(path, lambda stream: save(checkpoint, stream), size(checkpoint))
 
     def flush(self) -> None:
-        """Write what waits.
+        """Write delayed checkpoints.
 
         Raises:
             CheckpointError: a file cannot be written.
         """
-        while self._waiting:
-            path, content = next(iter(self._waiting.items()))
-            del self._waiting[path]
+        while self._delayed:
+            path, content = next(iter(self._delayed.items()))
+            del self._delayed[path]
             self._write(path, lambda stream, content=content: stream.write(content), len(content))
 
     def load_checkpoint(
@@ -68,21 +67,19 @@ class SafeCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Read a checkpoint to the CPU; only plain values and tensors, whatever `weights_only` says.
+        """Load a checkpoint to the CPU. Only plain values and tensors load, whatever `weights_only` is.
 
         Raises:
-            InputError: it is damaged, or no file of this machine.
+            InputError: the file is damaged, or is not a local file.
         """
         self.flush()
         return read(path)
 
     def remove_checkpoint(self, path: str | Path) -> None:
-        """Remove a checkpoint and its checksum."""
-        self._waiting.pop(Path(path), None)
+        self._delayed.pop(Path(path), None)
         checkpoint_files.remove(Path(path))
 
     def teardown(self) -> None:
-        """Write what waits: training is over."""
         self.flush()
 
     def _write(self, path: Path, write: Callable[..., object], count: int) -> None:

@@ -21,7 +21,7 @@ from project.runtime import signals
 from project.runtime.all_reduce import largest
 from project.training.exact_resume import ResumableEpochLoop
 from project.training.fallbacks import find_obstacle
-from project.training.optimizer_step import Step, fetch_from
+from project.training.optimizer_step import TrainingStep, fetch_from
 
 log = logging.getLogger(__name__)
 
@@ -213,7 +213,7 @@ class EpochLoop(ResumableEpochLoop):
     def _run(self, data_fetcher: _DataFetcher, count: int) -> None:
         """Train `count` batches between one visit to Lightning's hooks before them and one after."""
         trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
-        fetch, step = fetch_from(data_fetcher), Step(trainer, self)
+        fetch, step = fetch_from(data_fetcher), TrainingStep(trainer, self)
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         results = trainer._results
         assert results is not None

@@ -1,9 +1,9 @@
-"""Lightning's loops, resumed exactly where a checkpoint was written.
+"""Lightning's loops, resumed exactly at the point where a checkpoint was written.
 
-A checkpoint may be written after a batch, after its validation, or at an epoch's end, and after each of them
-other things are left to do. Lightning infers from its counters what they are, and in some cases wrongly: it
-leaves out a validation, a step of a plateau schedule or the end of an epoch, or counts an epoch twice. Here a
-checkpoint says what had been done for its last batch, and a resumed run does the rest.
+A checkpoint may be written after a batch, after its validation or at the end of an epoch. Lightning infers
+the remaining work from its counters. In some cases it skips a validation, a step of a plateau schedule or the
+end of an epoch, or counts an epoch twice. These loops store in the checkpoint which work was done for the
+last batch, and a resumed run does the rest. Tested with Lightning 2.6.
 """
 
 from typing import Any
@@ -23,21 +23,20 @@ from project.runtime.all_reduce import largest
 
 
 class ResumableEpochLoop(_TrainingEpochLoop):
-    """The loop over an epoch, which knows what has been done for its last batch."""
+    """Epoch loop that stores in checkpoints which work was done for the last batch."""
 
     def __init__(self, trainer: Any, min_steps: int | None = None, max_steps: int = -1) -> None:
         super().__init__(trainer, min_steps=min_steps, max_steps=max_steps)
-        self._validated_at = -1  # batches trained in all when that was last done with one
-        self._ended_at = -1
+        self._validated_at = -1  # number of trained batches at the last validation
+        self._ended_at = -1  # number of trained batches whose `on_advance_end` is done
 
     @property
     def done(self) -> bool:
-        """Whether to leave the loop: not before the last batch of a resumed run is done with."""
         return not self._batch_pending and bool(super().done)
 
     @property
     def _batch_pending(self) -> bool:
-        """Whether a checkpoint was written before all was done that follows its last batch."""
+        """True if the checkpoint was written before the work after its last batch was done."""
         return self.restarting and self._ended_at != self.batch_progress.total.ready
 
     @property
@@ -45,12 +44,11 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         return not self._batch_pending
 
     def reset(self) -> None:
-        """Begin an epoch, or go on within one."""
         if self.restarting:
             for progress in (self.batch_progress.total, self.batch_progress.current):
                 progress.completed = progress.ready
             validated = self.val_loop.batch_progress
-            if not validated.is_last_batch:  # a validation that was left begins again
+            if not validated.is_last_batch:  # an interrupted validation starts again
                 for count in ("ready", "started", "processed", "completed"):
                     of_epoch = getattr(validated.total, count) - getattr(validated.current, count)
                     setattr(validated.total, count, of_epoch)
@@ -59,20 +57,17 @@ class ResumableEpochLoop(_TrainingEpochLoop):
             super().reset()
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train on a batch, unless the last one of a resumed run is not done with."""
         if not self._batch_pending:
             self._restarting = False
             super().advance(data_fetcher)
 
     def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
-        """Do what follows a batch: validation, if it is due."""
         trained = self.batch_progress.total.ready
         self._skip_next_val = self._validated_at == trained
         super().on_advance_end(data_fetcher)
         self._validated_at = self._ended_at = trained
 
     def on_save_checkpoint(self) -> dict[str, Any]:
-        """Add what has been done for the last batch."""
         trained = self.batch_progress.total.ready
         validating = self.trainer.state.stage == RunningStage.VALIDATING
         just_validated = validating and self.val_loop.batch_progress.is_last_batch
@@ -83,45 +78,43 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
-        """Restore it. A checkpoint of Lightning's own loop tells by its counters."""
         super().on_load_checkpoint(state_dict)
         total: Any = self.batch_progress.total
+        # Checkpoints of Lightning's own loop have counters only.
         ended = state_dict.get("ended", total.completed == total.processed)
         self._ended_at = total.ready if ended else -1
         self._validated_at = total.ready if state_dict.get("validated", ended) else -1
 
 
 class FitLoop(_FitLoop):
-    """The loop over epochs. Its state is between two epochs, or within one.
+    """Loop over epochs that resumes within an epoch or between two.
 
-    At an epoch's end a plateau schedule takes its step before callbacks write checkpoints, not after.
+    At the end of an epoch, plateau schedules step before callbacks write checkpoints, not after.
     """
 
     def __init__(self, trainer: Any, min_epochs: int | None = 0, max_epochs: int | None = None) -> None:
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
-        self._reopens = False  # an epoch that a limit had ended early
+        self._reopens = False  # the last epoch was ended early by a limit
 
     @_Loop.restarting.setter  # type: ignore[attr-defined, untyped-decorator]
     def restarting(self, restarting: bool) -> None:
-        """Restart within an epoch, if there is one that had begun and not ended."""
+        # Only within an epoch that was started and not finished.
         _, epoch = self._epochs
         _Loop.restarting.fset(self, restarting and epoch.started > epoch.processed)  # type: ignore[attr-defined]
 
     @property
     def _epochs(self) -> tuple[_ProcessedTracker, _ProcessedTracker]:
-        """Counters of epochs: of all, and of this training."""
+        """Progress counters of epochs: total and current."""
         return self.epoch_progress.total, self.epoch_progress.current  # type: ignore[return-value]
 
     @property
     def done(self) -> bool:
-        """Whether to leave the loop: not before the epoch ends that a resumed run is in."""
         if self.restarting and self.max_batches:
             assert self.max_epochs is not None
             return bool(_is_max_limit_reached(self._epochs[1].processed, self.max_epochs))
         return bool(super().done)
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
-        """Restore the counters; as at an epoch's end if one was being ended."""
         super().load_state_dict(state_dict, prefix)
         for progress in self._epochs:
             progress.ready = progress.started
@@ -132,12 +125,10 @@ class FitLoop(_FitLoop):
         self.restarting = True
 
     def reset(self) -> None:
-        """Prepare to train on."""
         torch.set_grad_enabled(True)
         self._restart_stage = RestartStage.RESTARTED_MID_EPOCH if self.restarting else RestartStage.NONE
 
     def on_advance_start(self) -> None:
-        """Begin an epoch, or go on within one: one that had been ended early is open again."""
         if self._reopens:
             self._reopens = False
             for progress in self._epochs:
@@ -148,7 +139,6 @@ class FitLoop(_FitLoop):
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
-        """End an epoch, as Lightning does but for the plateau schedules' turn."""
         trainer = self.trainer
         trainer._logger_connector.epoch_end_reached()
         self.epoch_progress.increment_processed()
@@ -158,10 +148,10 @@ class FitLoop(_FitLoop):
             self.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
         call._call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=True)
         trainer._logger_connector.on_epoch_end()
-        self.epoch_loop._batches_that_stepped -= 1  # loggers expect the last batch's step
+        self.epoch_loop._batches_that_stepped -= 1  # loggers expect the step of the last batch
         trainer._logger_connector.update_train_epoch_metrics()
         self.epoch_loop._batches_that_stepped += 1
         self.epoch_progress.increment_completed()
         (signum,) = largest(trainer, signals.requested())
-        if signum:  # callbacks have saved the epoch's end, if any keep it
+        if signum:  # callbacks have saved the state
             raise signals.Stopped(signum)

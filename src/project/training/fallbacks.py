@@ -1,4 +1,4 @@
-"""What keeps batches from being trained in chunks."""
+"""Conditions under which Lightning's own loop trains, with hooks around every batch."""
 
 import inspect
 
@@ -19,14 +19,14 @@ MODULE_HOOKS = (
     *(*BATCH_HOOKS, *TRANSFER_HOOKS, "lr_scheduler_step"),
     *("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
 )
-"""What Lightning calls for each batch, and a chunk does not."""
+"""Hooks that Lightning calls for every batch, and the batched loop does not."""
 
 PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
 
 
 def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
-    """Say what must see every batch, or that this loop does not know how to train; None if nothing does."""
+    """Return the reason why every batch needs all hooks, None if there is none."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
         return f"{type(module).__name__} optimizes by itself (automatic_optimization=False)"

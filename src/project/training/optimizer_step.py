@@ -1,8 +1,7 @@
-"""One batch's part of the training, without the hooks that Lightning calls around it."""
+"""One training step without the hooks that Lightning calls around it."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
@@ -16,30 +15,29 @@ from lightning.pytorch.utilities.combined_loader import _MaxSizeCycle
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.optim import optimizer as torch_optimizer
 
 
 @runtime_checkable
 class GradientWatcher(Protocol):
-    """A callback that looks at the gradients of some steps, before they are clipped."""
+    """Callback that reads the gradients of some steps before they are clipped."""
 
     def wants_gradient(self, trainer: L.Trainer) -> bool:
-        """Whether of the step that is about to be taken; asked once for each."""
+        """Return True to read the gradients of the next optimizer step."""
         ...
 
     def take_gradient(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        """Look at them; they are multiplied by `scale`, if there is one."""
+        """Read the gradients, which are multiplied by `scale` if it is given."""
         ...
 
 
-class Step:
-    """Forward, backward and, unless gradients accumulate, the optimizer.
+class TrainingStep:
+    """Forward pass, backward pass and, unless gradients accumulate, the optimizer step.
 
-    What Lightning's automatic optimization does, in the same order, without its hooks.
+    The order is that of Lightning's automatic optimization.
 
     Args:
-        trainer: which trains.
-        loop: whose counters are kept.
+        trainer: trainer of the run.
+        loop: epoch loop whose progress counters are updated.
     """
 
     def __init__(self, trainer: L.Trainer, loop: _TrainingEpochLoop) -> None:
@@ -54,7 +52,6 @@ class Step:
         self.scaler = getattr(self.precision, "scaler", None)
         self.world_size: int = trainer.world_size
         self.progress = loop.automatic_optimization.optim_progress.optimizer
-        self.parameters = [weight for group in self.optimizer.param_groups for weight in group["params"]]
         self.trainer = trainer
         self.gradient_watchers = [
             callback
@@ -65,11 +62,9 @@ class Step:
         self._converts = type(self.precision).convert_input is not Precision.convert_input
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
         self._training_step = self.module.training_step if plain else self.strategy.training_step
-        self._zeroes_plainly = type(self.optimizer).zero_grad is Optimizer.zero_grad
-        self._optimizer_step = _bare_step(self.optimizer)
 
     def convert(self, batch: Any) -> Any:
-        """Give a batch the precision's type, and bring it to the device if its loader did not."""
+        """Convert a batch to the precision's type and move it to the device, unless its loader did."""
         if self._converts:
             batch = self.precision.convert_input(batch)
         if self._moves:
@@ -78,12 +73,12 @@ class Step:
         return batch
 
     def __call__(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Train on a batch; return what its training step gave, as Lightning hands it to hooks."""
+        """Train on a batch and return the outputs as Lightning passes them to hooks."""
         accumulates = self.accumulate > 1 and self.loop._should_accumulate()
         with self._without_synchronization() if accumulates else nullcontext():
             outputs, loss = self._outputs_of(self._training_step(batch, batch_idx))
             if batch_idx % self.accumulate == 0:
-                self._zero_gradients()
+                self.optimizer.zero_grad()
                 self.progress.zero_grad.increment_by(1)
             if loss is not None:
                 (loss if self.scaler is None else self.scaler.scale(loss)).backward()
@@ -95,23 +90,16 @@ class Step:
         return outputs
 
     def _outputs_of(self, returned: Any) -> tuple[dict[str, Any], Tensor | None]:
-        """What hooks are given of what a training step returned, and the loss of this batch's share."""
+        """Return the outputs for hooks, and the loss divided by the number of accumulated batches."""
         if isinstance(returned, Tensor):
             loss = returned / self.accumulate if self.accumulate > 1 else returned
             return {"loss": loss.detach()}, loss
         if returned is None and self.world_size > 1:
             raise RuntimeError(
-                "training_step returned None on one of several ranks, which wait for each other"
+                "training_step returned None on one of several ranks, which would wait for each other"
             )
         result = ClosureResult.from_training_step_output(returned, self.accumulate)
         return result.asdict() if result.loss is not None else {}, result.closure_loss
-
-    def _zero_gradients(self) -> None:
-        if self._zeroes_plainly:  # what it does by default, without its preparations for other options
-            for weight in self.parameters:
-                weight.grad = None
-        else:
-            self.optimizer.zero_grad()
 
     def _optimize(self) -> None:
         for watcher in self.gradient_watchers:
@@ -120,11 +108,11 @@ class Step:
         if self.scaler is None:
             if self.clip:
                 self.precision.clip_gradients(self.optimizer, self.clip, self.clip_algorithm)
-            self._optimizer_step()
+            self.optimizer.step()
             return
         if self.clip:
             self.scaler.unscale_(self.optimizer)
-            # Lightning's own method refuses fused optimizers, which unscale only what is not unscaled yet.
+            # Lightning's method refuses fused optimizers, but they unscale gradients only once.
             Precision.clip_gradients(self.precision, self.optimizer, self.clip, self.clip_algorithm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -133,35 +121,16 @@ class Step:
         return _block_parallel_sync_behavior(self.strategy)
 
 
-def _bare_step(optimizer: Optimizer) -> Callable[[], object]:
-    """The step of an optimizer without what torch wraps around it, where nobody listens there.
-
-    Around each step torch opens a record for its profiler and looks for hooks, and schedulers note that it
-    was called: a fortieth of the step of a small network on a CPU.
-    """
-    patched = vars(optimizer).get("step")
-    wrapped = type(optimizer).step
-    listening = (
-        *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
-        *(torch_optimizer._global_optimizer_pre_hooks, torch_optimizer._global_optimizer_post_hooks),
-    )
-    by_schedule = patched is None or hasattr(patched, "_wrapped_by_lr_sched")
-    if any(listening) or not by_schedule or not getattr(wrapped, "hooked", False):
-        return optimizer.step
-    optimizer._opt_called = True  # type: ignore[attr-defined]  # what schedulers note
-    return partial(wrapped.__wrapped__, optimizer)  # type: ignore[attr-defined]
-
-
 def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
-    """What gives the next batch: of a lone loader straight from its own iterator.
+    """Return a function that fetches the next batch, of a single loader from its own iterator.
 
-    Lightning's, which can combine several loaders, takes as long for a batch as a small step.
+    Lightning's iterator can combine several loaders, and takes as long as a step of a small network.
     """
     cycle = data_fetcher.combined_loader._iterator
     if not isinstance(cycle, _MaxSizeCycle) or len(cycle.iterators) != 1:
         return lambda: next(data_fetcher)[0]
     batches, length = cycle.iterators[0], data_fetcher.length
-    assert length is not None  # an obstacle, see `find_obstacle`
+    assert length is not None  # `find_obstacle` refuses loaders without a length
 
     def fetch() -> Any:
         batch = next(batches)

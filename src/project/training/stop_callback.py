@@ -1,4 +1,4 @@
-"""Stopping in a validation."""
+"""Callback that stops a run during validation."""
 
 from typing import Any
 
@@ -9,15 +9,15 @@ from project.runtime import signals
 from project.runtime.all_reduce import largest
 from project.training.epoch_loop import EpochLoop
 
-EVERY = 16
-"""Validation batches from one agreement of several ranks to the next: each waits for all devices."""
+CHECK_EVERY = 16
+"""Validation batches between two checks on several ranks. Each check waits for all devices."""
 
 
-class Stop(Callback):
-    """Leave a validation during training when the run was told to stop; a resumed run begins it again.
+class StopDuringValidation(Callback):
+    """Saves the state and stops during validation on a stop signal. A resumed run repeats the validation.
 
-    The state is saved, that of the last batch. Within gradients that accumulate it cannot be: there the
-    validation ends first, and the optimizer step. All ranks have the same number of batches here.
+    While gradients accumulate, the state cannot be saved. The validation and the optimizer step are finished
+    first. All ranks must have the same number of validation batches.
     """
 
     def on_validation_batch_end(
@@ -29,11 +29,10 @@ class Stop(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Save and leave, but not at the end, behind which the training loop does."""
         loop = trainer.fit_loop.epoch_loop
         if trainer.state.fn != "fit" or not isinstance(loop, EpochLoop):
             return
-        if trainer.world_size > 1 and (batch_idx + 1) % EVERY:
+        if trainer.world_size > 1 and (batch_idx + 1) % CHECK_EVERY:
             return
         (signum,) = largest(trainer, signals.requested())
         if signum and not loop.val_loop.batch_progress.is_last_batch and not loop._should_accumulate():

@@ -146,7 +146,7 @@ def test_saves_in_quick_succession_wait_and_keep_their_order(
     assert written == ["best.ckpt", "last.ckpt"] * 2
     assert [value_of(best), value_of(last), value_of(tmp_path / "previous.ckpt")] == [3.0, 3.0, 1.0]
 
-    monkeypatch.setattr(checkpoint_io, "REST_S", 0.0)
+    monkeypatch.setattr(checkpoint_io, "MIN_INTERVAL_S", 0.0)
     saving.save_checkpoint(content(4.0), last)
     assert value_of(last) == 4.0
     saving.save_checkpoint(content(5.0), best)
