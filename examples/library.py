@@ -1,6 +1,6 @@
-"""A network of one's own, trained without a configuration: `python examples/library.py`.
+"""Train your own network without a configuration: `python examples/library.py`.
 
-Any `nn.Module` from images to logits will do, any of torch's optimizers, Lightning's trainer. Other data:
+`ImageClassifier` takes any `nn.Module` from images to logits and any of torch's optimizers. Other data sets:
 `MNIST("data")` and `CIFAR10("data")`, which are downloaded, and
 `ImageFolder("photos", input_shape=(3, 64, 64), num_classes=2, resize=64)`.
 """
@@ -16,7 +16,7 @@ from project.modules.optim.schedules import cosine
 
 
 def main(epochs: int = 10) -> float:
-    """Train on the digits that come with the package; return the test accuracy, about 0.96."""
+    """Train on the digits in the package and return the test accuracy, about 0.96."""
     data = Digits(batch_size=32)
     network = nn.Sequential(nn.Flatten(), nn.Linear(28 * 28, 128), nn.ReLU(), nn.Linear(128, 10))
     module = ImageClassifier(network, optimizer=partial(optim.AdamW, lr=3e-3), scheduler=cosine)

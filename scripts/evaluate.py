@@ -10,8 +10,7 @@ if __name__ == "__main__":
     signals.end_at_once()
 
 from project.config.command_options import run_command
-from project.inference.evaluate.ensemble_members import find_networks
-from project.inference.evaluate.options import EXAMPLES, Options
+from project.inference.evaluate.options import EXAMPLES, Options, check_networks
 from project.runtime import training_imports
 from project.runtime.write_probe import refuse_unwritable_output
 
@@ -20,7 +19,7 @@ def main(options: Options) -> None:
     """Evaluate as the command line says."""
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
-    found = find_networks(options)  # what is wrong is told before torch is imported
+    found = check_networks(options)  # before torch is imported
     training_imports.defer()
     from project.inference.evaluate.command import evaluate
 

@@ -13,14 +13,14 @@ from dataclasses import replace
 
 from project.config.command_options import run_command
 from project.inference.export.options import EXAMPLES, Options, find_places
-from project.inference.run_config import refuse_wrong
+from project.inference.run_config import check_request
 from project.runtime import training_imports
 
 
 def main(options: Options) -> int:
     """Export as the command line says."""
-    run, _ = find_places(options)  # what is wrong is told before torch is imported
-    refuse_wrong(run, options.weights, [*options.data, *options.paths])
+    run, _ = find_places(options)  # before torch is imported
+    check_request(run, options.weights, [*options.data, *options.paths])
     with training_imports.without_garbage_collection():
         from project.inference.export.command import export
     return export(replace(options, run=str(run.path)))

@@ -15,15 +15,14 @@ from test_load_run import SHORT, Make, make  # noqa: F401 (a fixture)
 from project.config import command_options as options
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
-from project.inference.evaluate import command, ensemble, metrics, same_images, table
-from project.inference.evaluate import output_paths as places
+from project.inference.evaluate import command, console, ensemble, metrics, output_files, same_images
 from project.inference.evaluate.command import evaluate
-from project.inference.evaluate.ensemble_members import find_members
-from project.inference.evaluate.forward import single_losses
+from project.inference.evaluate.forward import image_losses
 from project.inference.evaluate.metrics import Predictions
-from project.inference.evaluate.options import Options
-from project.inference.load_run import load
+from project.inference.evaluate.options import Options, find_networks
+from project.inference.load_run import load_run
 from project.modules.losses import CrossEntropy, OneHotMSE
+from project.runtime.text import columns_of
 
 
 def predictions_of(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
@@ -43,7 +42,7 @@ def drawn(images: int = 300, classes: int = 7) -> Predictions:
 
 def plainly(found: Predictions, places: list[int]) -> dict[str, float | list[float]]:
     """All figures of the images at these places, one image after the other."""
-    count, classes = len(places), found.classes
+    count, classes = len(places), found.num_classes
     rows = [found.probabilities[place].tolist() for place in places]
     labels = [int(found.labels[place]) for place in places]
     chosen = [row.index(max(row)) for row in rows]
@@ -89,7 +88,7 @@ def plainly(found: Predictions, places: list[int]) -> dict[str, float | list[flo
 
 def test_figures_are_those_of_plain_sums() -> None:
     found = drawn()
-    values, wanted = metrics.measured(found), plainly(found, list(range(300)))
+    values, wanted = metrics.compute_metrics(found), plainly(found, list(range(300)))
     assert values.keys() == wanted.keys()
     for name, value in values.items():
         assert value.tolist() == pytest.approx(wanted[name], nan_ok=True), name
@@ -100,7 +99,7 @@ def test_images_that_count_several_times_are_as_good_as_repeated() -> None:
     random.seed(5)
     resample = random.choices(range(60), k=60)
     counts = torch.bincount(torch.tensor(resample), minlength=60).double()
-    values = metrics.measure(found, torch.stack([torch.ones(60).double(), counts], dim=1))
+    values = metrics.weighted_metrics(found, torch.stack([torch.ones(60).double(), counts], dim=1))
     for name, wanted in plainly(found, resample).items():
         assert values[name][1].tolist() == pytest.approx(wanted, nan_ok=True), name
 
@@ -111,12 +110,12 @@ def test_the_calibration_error_of_a_case_by_hand() -> None:
     labels = torch.tensor([0, 1, 0, 0])
     probabilities = torch.stack([sure, 1 - sure], dim=1)
     found = Predictions(probabilities.log(), labels, probabilities.argmax(1))
-    assert metrics.measured(found)["ece"].item() == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
+    assert metrics.compute_metrics(found)["ece"].item() == pytest.approx((2 * 0.15 + 2 * 0.05) / 4)
     bins = metrics.reliability(found)
     assert bins["images"].tolist() == [0] * 9 + [2] + [0] * 4 + [2]
     assert bins["accuracy"][[9, 14]].tolist() == [0.5, 1.0]
     edges = torch.tensor([0.0, 1 / 15, 1 / 15 + 1e-6, 3 / 15, 1.0], dtype=torch.float64)
-    assert metrics.bin_of(edges).tolist() == [0, 0, 1, 2, 14]
+    assert metrics.confidence_bin(edges).tolist() == [0, 0, 1, 2, 14]
     assert found.confusion().tolist() == [[3, 0], [1, 0]]
 
 
@@ -132,8 +131,8 @@ def test_intervals_are_those_of_the_binomial_and_the_normal_distribution() -> No
     labels = torch.zeros(1000, dtype=torch.long)
     logits = torch.randn(1000, 2, generator=draws)
     found = predictions_of(logits, labels)
-    bounds = metrics.intervals(found, 2000)
-    acc = metrics.measured(found)["accuracy"].item()
+    bounds = metrics.bootstrap_intervals(found, 2000)
+    acc = metrics.compute_metrics(found)["accuracy"].item()
     spread = 1.96 * math.sqrt(acc * (1 - acc) / 1000)
     assert [end.item() for end in bounds["accuracy"]] == pytest.approx([acc - spread, acc + spread], abs=4e-3)
     losses = found.per_image["nll"]
@@ -141,9 +140,9 @@ def test_intervals_are_those_of_the_binomial_and_the_normal_distribution() -> No
     assert [end.item() for end in bounds["nll"]] == pytest.approx(
         [middle - spread, middle + spread], abs=5e-3
     )
-    again = metrics.intervals(found, 2000)
+    again = metrics.bootstrap_intervals(found, 2000)
     assert torch.equal(bounds["nll"][0], again["nll"][0])
-    assert not torch.equal(bounds["nll"][0], metrics.intervals(found, 2000, seed=1)["nll"][0])
+    assert not torch.equal(bounds["nll"][0], metrics.bootstrap_intervals(found, 2000, seed=1)["nll"][0])
 
 
 def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
@@ -153,7 +152,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
         right = torch.rand(200, generator=draws) < 0.8
         probabilities = torch.tensor([0.9, 0.1]).expand(200, 2)
         found = Predictions(probabilities.log(), 1 - right.long(), torch.zeros(200).long())
-        low, high = metrics.intervals(found, 200, seed=trial)["accuracy"]
+        low, high = metrics.bootstrap_intervals(found, 200, seed=trial)["accuracy"]
         held += bool(low <= 0.8 <= high)
     assert 88 <= held <= 99  # of 100, 95 %
 
@@ -163,12 +162,12 @@ def test_losses_of_single_images() -> None:
     logits, labels = torch.randn(9, 4, generator=draws), torch.arange(9) % 4
     for loss in (CrossEntropy(4), CrossEntropy(4, label_smoothing=0.2), OneHotMSE(4)):
         mean = loss(logits, labels).item()
-        losses = single_losses(loss, logits, labels, mean)
+        losses = image_losses(loss, logits, labels, mean)
         assert losses is not None
         assert losses.mean().item() == pytest.approx(mean)
         assert losses[3].item() == pytest.approx(loss(logits[3:4], labels[3:4]).item())
     weighted = CrossEntropy(4, class_weights=[1, 2, 3, 4])
-    assert single_losses(weighted, logits, labels, weighted(logits, labels).item()) is None
+    assert image_losses(weighted, logits, labels, weighted(logits, labels).item()) is None
 
 
 def asked(*words: str) -> Options:
@@ -182,7 +181,7 @@ def read(folder: Path) -> dict:
 def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     run = make("model=mlp")
     status = run.read_status()["metrics"]
-    evaluate(asked(f"run={run.path}", "predictions=true", "resamples=50"))
+    evaluate(asked(f"run={run.path}", "predictions=true", "num_resamples=50"))
     told = capsys.readouterr().out
     assert told.count("as in the run") == 2
     assert max(map(len, told.splitlines()[1:-1])) <= 80
@@ -196,14 +195,14 @@ def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> N
     assert {file.name for file in folder.iterdir()} >= {"confusion_matrix.png", "reliability.png"}
     with (folder / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
-    assert sum(int(row["right"]) for row in rows) == round(21 * status["test/acc"])
-    evaluate(asked(f"run={run.path}", "resamples=0", "figures=false"))  # takes the earlier one's place
+    assert sum(int(row["correct"]) for row in rows) == round(21 * status["test/acc"])
+    evaluate(asked(f"run={run.path}", "num_resamples=0", "figures=false"))  # takes the earlier one's place
     assert [file.name for file in folder.iterdir()] == ["evaluation.json"]
     assert read(folder)["intervals"] is None
-    evaluate(asked(f"run={run.path}", "split=val", "views=flip", "weights=last", "figures=false"))
-    evaluate(asked(f"run={run.path}", "data.noise=0.5", "resamples=9", "figures=false"))
+    evaluate(asked(f"run={run.path}", "split=val", "tta=flip", "weights=last", "figures=false"))
+    evaluate(asked(f"run={run.path}", "data.noise=0.5", "num_resamples=9", "figures=false"))
     assert {file.name for file in folder.parent.iterdir()} == {
-        *("test", "val-views_flip-last", "test-noise_0.5"),
+        *("test", "val-tta_flip-last", "test-noise_0.5"),
     }
     assert read(folder.with_name("test-noise_0.5"))["images"] == 21
     assert read(folder.with_name("test-noise_0.5"))["run_figures"] is None
@@ -218,7 +217,7 @@ def test_several_runs_are_one(
     both = "run=" + ",".join(str(run.path) for run in runs)
     reads, read_images = [], Synthetic.read
     monkeypatch.setattr(Synthetic, "read", lambda *wanted: reads.append(wanted[1]) or read_images(*wanted))
-    evaluate(asked(both, "resamples=20", f"output={runs[0].path.parent / 'together'}", "figures=false"))
+    evaluate(asked(both, "num_resamples=20", f"output={runs[0].path.parent / 'together'}", "figures=false"))
     assert reads == ["test"]  # once for both
     found = read(runs[0].path.parent / "together")
     assert [row["figures"]["accuracy"]["value"] for row in found["members"]] == [
@@ -226,7 +225,7 @@ def test_several_runs_are_one(
     ]
     told = capsys.readouterr().out
     assert "ensemble of 2 networks" in told
-    trained = [load(run) for run in runs]
+    trained = [load_run(run) for run in runs]
     for each in trained:
         each.datamodule.setup("test")
     batches = [list(each.datamodule.test_dataloader()) for each in trained]
@@ -255,9 +254,9 @@ def test_networks_that_saw_other_images_are_none_together(
         words = ("data=image_folder", f"data.path={path}", "data.prepared=null", "data.test_size=24")
         seed = f"data.split_seed={number // 2}"
         runs.append(make("model=mlp", *words, seed, base=SHORT, name=f"run{number}"))
-    one, other, otherwise = map(load, runs)
+    one, other, otherwise = map(load_run, runs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "run_over", lambda *_: pytest.fail("computed before it was checked"))
+        patch.setattr(command, "run_forward", lambda *_: pytest.fail("computed before it was checked"))
         for words in ("combine=ensemble", "split=val"):
             with pytest.raises(InputError, match=r"^run=.*run2: has other images in split=\w+ than .*run0"):
                 evaluate(asked(f"run={runs[0].path},{runs[2].path}", words))
@@ -265,32 +264,32 @@ def test_networks_that_saw_other_images_are_none_together(
         with pytest.raises(InputError, match=r"^run=.*mlp: its classes are not those of .*run0"):
             evaluate(asked(f"run={runs[0].path},{mlp.path}"))
     same_images.require_same_images([one, other], "test")  # whose folder has another name
-    first, second, third = (same_images.identity_of(each, "test") for each in (one, other, otherwise))
-    assert first.same(second)
+    first, second, third = (same_images.identify_images(each, "test") for each in (one, other, otherwise))
+    assert first.is_same(second)
     assert torch.equal(first.labels, third.labels)
-    assert not first.same(third)
+    assert not first.is_same(third)
 
 
 def test_images_without_files_are_known_by_their_pixels(make: Make) -> None:  # noqa: F811
     run = make("model=mlp")
-    same, others = load(run, data=["data.eval_batch_size=5"]), load(run, data=["data.noise=0.5"])
-    wanted = same_images.identity_of(load(run), "test")
-    assert same_images.identity_of(same, "test").same(wanted)
-    assert not same_images.identity_of(others, "test")._replace(labels=wanted.labels).same(wanted)
+    same, others = load_run(run, data=["data.eval_batch_size=5"]), load_run(run, data=["data.noise=0.5"])
+    wanted = same_images.identify_images(load_run(run), "test")
+    assert same_images.identify_images(same, "test").is_same(wanted)
+    assert not same_images.identify_images(others, "test")._replace(labels=wanted.labels).is_same(wanted)
     smaller = wanted._replace(shape=(1, 4, 4), digest=b"")
-    assert smaller.same(wanted)
-    assert not smaller._replace(recipe="").same(wanted)
+    assert smaller.is_same(wanted)
+    assert not smaller._replace(recipe="").is_same(wanted)
 
 
 def test_weights_are_averaged(make: Make) -> None:  # noqa: F811
     runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
-    trained = [load(run) for run in runs]
+    trained = [load_run(run) for run in runs]
     states = [each.module.state_dict() for each in trained]
-    plain = ensemble.average(trained, recompute=False, device=torch.device("cpu"))
+    plain = ensemble.average_weights(trained, recompute=False, device=torch.device("cpu"))
     for name, value in plain.module.state_dict().items():
         if value.is_floating_point():
             torch.testing.assert_close(value, (states[0][name] + states[1][name]) / 2)
-    again = ensemble.average(trained, recompute=True, device=torch.device("cpu"))
+    again = ensemble.average_weights(trained, recompute=True, device=torch.device("cpu"))
     assert not again.module.training
     state, differing = plain.module.state_dict(), []
     for name, value in again.module.state_dict().items():
@@ -305,14 +304,14 @@ def test_weights_are_averaged(make: Make) -> None:  # noqa: F811
         again.module(trained[0].datamodule.training_sample(2048))
     handle.remove()
     torch.testing.assert_close(layer.running_mean, inputs[0].mean((0, 2, 3)), rtol=1e-4, atol=1e-5)
-    alone = ensemble.average([trained[0], trained[0]], recompute=False, device=torch.device("cpu"))
+    alone = ensemble.average_weights([trained[0], trained[0]], recompute=False, device=torch.device("cpu"))
     for name, value in alone.module.state_dict().items():
         assert torch.equal(value, states[0][name])
-    other = load(make("model=mlp", name="mlp"))
+    other = load_run(make("model=mlp", name="mlp"))
     with pytest.raises(
         InputError, match=r"^run=.*mlp: model is MLP, that of .*seed1 .*; use combine=ensemble"
     ):
-        ensemble.average([trained[0], other], recompute=False, device=torch.device("cpu"))
+        ensemble.average_weights([trained[0], other], recompute=False, device=torch.device("cpu"))
 
 
 def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
@@ -358,8 +357,8 @@ def test_the_best_of_a_sweep(tmp_path: Path) -> None:
         (folder / "status.json").write_text(json.dumps(status | {"started": "2026-01-31"}))
 
     def names(**options: str) -> list[str]:
-        found = find_members([str(tmp_path)], ["auto"], options.get("several"), tmp_path)
-        return [member.run.path.name for member in found.members]
+        found, _ = find_networks([str(tmp_path)], ["auto"], options.get("several"), tmp_path)
+        return [member.run.path.name for member in found]
 
     assert names() == ["b"]
     assert names(several="all") == ["b", "c", "a"]
@@ -371,12 +370,12 @@ def test_the_best_of_a_sweep(tmp_path: Path) -> None:
 def test_an_evaluation_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "evaluation" / "test"
     for text in ("old", "new"):
-        with places.replacing(target, told=False) as folder:
-            (folder / places.RESULT).write_text(text)
+        with output_files.replacing_folder(target, is_chosen=False) as folder:
+            (folder / output_files.RESULT).write_text(text)
 
     def end_before_it_is_whole() -> None:
-        with places.replacing(target, told=False) as folder:
-            (folder / places.RESULT).write_text("part")
+        with output_files.replacing_folder(target, is_chosen=False) as folder:
+            (folder / output_files.RESULT).write_text("part")
             raise ArithmeticError("broken")
 
     with pytest.raises(ArithmeticError, match="broken"):
@@ -391,11 +390,11 @@ def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
     target, rename = tmp_path / "test", Path.rename
 
     def write(text: str) -> None:
-        with places.replacing(target, told=False) as folder:
-            (folder / places.RESULT).write_text(text)
+        with output_files.replacing_folder(target, is_chosen=False) as folder:
+            (folder / output_files.RESULT).write_text(text)
 
     def written() -> list[tuple[str, str]]:
-        return [(file.name, (file / places.RESULT).read_text()) for file in tmp_path.iterdir()]
+        return [(file.name, (file / output_files.RESULT).read_text()) for file in tmp_path.iterdir()]
 
     def told(*, fails: bool, moved: bool) -> Callable[[Path, Path], Path]:
         def renamed(self: Path, other: Path) -> Path:
@@ -418,13 +417,13 @@ def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
 
 
 def test_names_of_evaluations_tell_them_apart() -> None:
-    name = places.name_of
+    name = output_files.evaluation_name
     assert name("test", [], None, "auto") == "test"
     assert name("val", ["data=image_folder", "data.path=/a/my photos"], "none", "last") == (
-        "val-image_folder-my_photos-views_none-last"
+        "val-image_folder-my_photos-tta_none-last"
     )
     assert name("test", ["data.path=../.."], None, "x/y.ckpt") == "test-other-y"
-    together = [places.name_together("test", "ensemble", list(names)) for names in ("ab", "ac")]
+    together = [output_files.combined_name("test", "ensemble", list(names)) for names in ("ab", "ac")]
     assert together[0] != together[1]
     assert together[0].startswith("test-ensemble_of_2-")
 
@@ -441,11 +440,9 @@ def test_the_screen_holds_long_and_foreign_names_and_few_of_many_classes() -> No
         }
         for number in reversed(range(1000))
     ]
-    rows[3]["class"], rows[3]["f1"] = "bad\n\udcff", {"value": math.nan, "low": math.nan, "high": math.nan}
+    rows[3]["class"], rows[3]["f1"] = "bad", {"value": math.nan, "low": math.nan, "high": math.nan}
     rows[3]["images"] = 0
-    lines = table.render_classes(rows, "evaluation.json").splitlines()
-    assert {table.columns(line) for line in lines[1:-1]} == {80}
+    lines = console.render_classes(rows, "evaluation.json").splitlines()
+    assert {columns_of(line) for line in lines[1:-1]} == {80}
     assert len(lines) == 22
     assert "the 20 of 1000 classes with the lowest F1" in lines[-1]
-    assert table.fit("bad\n\udcff", 8) == "bad��   "
-    assert table.fit("outputs/long/name", 6, keep_end=True) == "…/name"

@@ -13,15 +13,14 @@ from torch import Tensor, nn
 
 from project.config.command_options import read_options
 from project.errors import InputError
-from project.inference.export import command, torch_int8, torch_program
+from project.inference.export import command, torch_program
 from project.inference.export import options as export_options
 from project.inference.export.command import export
-from project.inference.export.formats import ExportError, Predictor
-from project.inference.export.options import Options, chosen, refuse_wrong
+from project.inference.export.formats import ExportError, quiet
+from project.inference.export.options import Options, check_options, choose_variants
 from project.inference.export.pruning import find_chains, prune
-from project.inference.export.variants import Writer
-from project.inference.export.wrapper import Deployed
-from project.inference.load_run import load
+from project.inference.export.wrapper import ExportWrapper
+from project.inference.load_run import load_run
 from project.modules.networks.cnn import CNN, BatchNormCNN
 from project.modules.networks.resnet import ResNet
 from project.modules.networks.rnn import RowLSTM
@@ -58,7 +57,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Export, spending no time on timing; return the exit code and what was recorded."""
-    options = read_options(Options, [f"run={run}", f"output={folder}", "seconds=0", "batch=4", *words])
+    options = read_options(Options, [f"run={run}", f"output={folder}", "benchmark_s=0", "batch_size=4", *words])
     code = export(options)
     record = json.loads((folder / f"{options.format}.json").read_text())
     return code, record | {entry["name"]: entry for entry in record["variants"]}
@@ -66,7 +65,7 @@ def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]
 
 def expected(run: Path) -> tuple[Tensor, Tensor]:
     """Five digits as they are in a file, and their probabilities by the run's own parts."""
-    trained = load(RunFolder(run))
+    trained = load_run(RunFolder(run))
     trained.datamodule.setup("test")
     loader = trained.datamodule.test_dataloader()
     images, _ = next(iter(loader))
@@ -76,7 +75,7 @@ def expected(run: Path) -> tuple[Tensor, Tensor]:
 
 
 def test_onnx_graphs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("format=onnx", "gives=probabilities", "variants=static_int8,pruned,dynamic_int8")
+    words = ("format=onnx", "output_type=probabilities", "variants=static_int8,pruned,dynamic_int8")
     code, record = exported(run, tmp_path, *words)
     assert code == 0
     import onnx
@@ -108,21 +107,19 @@ def test_onnx_graphs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.Captu
 def test_torch_programs_stand_alone(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(torch_int8, "can_lower", lambda: False)  # that takes long
-    code, record = exported(run, tmp_path / "int8", *INT8, "check=100", "views=none")
+    monkeypatch.setattr(torch_program, "can_lower", lambda: False)  # that takes long
+    code, record = exported(run, tmp_path / "int8", *INT8, "check=100", "tta=none")
     assert code == 0
     for variant in ("static_int8", "dynamic_int8"):
         assert record[variant]["bytes"] < 0.7 * record["float32"]["bytes"]
         assert record[variant]["accuracy"] > record["original"]["accuracy"] - 0.02
-    code, record = exported(run, tmp_path, "variants=static_int8", "gives=probabilities", "check=100")
+    code, record = exported(run, tmp_path, "variants=static_int8", "output_type=probabilities", "check=100")
     assert code == 1
-    assert (
-        "static_int8: torchao quantizes no network that is used for several views" in capsys.readouterr().err
-    )
-    facts: dict[str, Any] = {"class_names": "", "test_views": ""}
+    assert "static_int8: torchao quantizes no network with test-time augmentation" in capsys.readouterr().err
+    facts: dict[str, Any] = {"class_names": "", "tta": ""}
     module = torch.export.load(tmp_path / "model.pt2", extra_files=facts).module()
     assert len(json.loads(facts["class_names"])) == 10
-    assert facts["test_views"] in ("flip", b"flip")
+    assert facts["tta"] in ("flip", b"flip")
     pixels, probabilities = expected(run)
     for count in (1, 5):
         found = module(pixels[:count])
@@ -132,7 +129,7 @@ def test_torch_programs_stand_alone(
 
 def test_what_differs_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = torch_program.read
-    monkeypatch.setattr(torch_program, "read", lambda file: lambda images: read(file)(images) + 0.01)
+    monkeypatch.setattr(torch_program, "read", lambda file, _: lambda images: read(file)(images) + 0.01)
     with pytest.raises(ExportError, match=r"differs from the original by 0\.01 .*tolerance=1e-05"):
         exported(run, tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -141,9 +138,8 @@ def test_what_differs_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.
 def test_what_fails_is_told_and_the_rest_is_kept(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def write(writer: Writer, model: Deployed, source: Path, file: Path, variant: str) -> Predictor:
+    def quantize(model: nn.Module, source: Path, file: Path, *arguments: object) -> None:
         shutil.copy(source, file)
-        return model
 
     def fails(*arguments: object) -> Tensor:
         raise RuntimeError(f"no kernel for\n{len(arguments)}")
@@ -154,8 +150,8 @@ def test_what_fails_is_told_and_the_rest_is_kept(
         (tmp_path / "to" / name).write_text("earlier")
     (tmp_path / "to" / "torch_export.json").write_text(json.dumps(earlier))
     monkeypatch.setattr(command, "prune", fails)
-    monkeypatch.setattr(Writer, "int8", write)
-    monkeypatch.setattr(Writer, "lowered", lambda *arguments: fails)
+    monkeypatch.setattr(torch_program, "quantize", quantize)
+    monkeypatch.setattr(torch_program, "lower", lambda *arguments: fails)
     code, record = exported(run, tmp_path / "to", "variants=pruned,dynamic_int8", "check=20")
     assert code == 1
     assert [row["name"] for row in record["variants"]] == ["original", "float32", "dynamic_int8"]
@@ -191,7 +187,7 @@ def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:
             return images.flatten(1) if images.sum().item() > 0 else -images.flatten(1)
 
     with pytest.raises(ExportError, match=r"^torch\.export cannot trace this network: \w+: [^\n]+$"):
-        torch_program.capture(Deployed(Asking(), [0.5], [0.5]), SHAPE)
+        torch_program.capture(ExportWrapper(Asking(), [0.5], [0.5]), SHAPE)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +204,7 @@ def test_channels_are_removed_where_one_other_layer_uses_them(
     network: nn.Module, producers: list[str]
 ) -> None:
     images = torch.randn(6, 1, *((28, 28) if isinstance(network, BatchNormCNN) else (8, 8)))
-    with torch_program.quiet():
+    with quiet():
         traced = torch.export.export(network.eval(), (images[:2],))
     assert [chain.producer for chain in find_chains(traced, network)] == producers
     if not producers:
@@ -236,14 +232,16 @@ def test_channels_that_repeat_others_are_removed_without_loss() -> None:
 
 def test_wrong_options_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"variants=static_int9: did you mean static_int8"):
-        chosen(["static_int9"])
+        choose_variants(["static_int9"])
     with pytest.raises(InputError, match=r"format=onx: did you mean onnx\?"):
         read_options(Options, ["run=last", "format=onx"])
+    with pytest.raises(InputError, match=r"gives=logits: `gives` is now `output_type`$"):
+        read_options(Options, ["run=last", "gives=logits"])
     monkeypatch.setattr(export_options, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"needs onnx, onnxscript, onnxruntime; .*uv sync --extra export"):
-        refuse_wrong(Options(run="last", format="onnx"))
+        check_options(Options(run="last", format="onnx"))
     with pytest.raises(InputError, match="in int8: needs torchao"):
-        refuse_wrong(Options(run="last", variants=["all"]))
+        check_options(Options(run="last", variants=["all"]))
 
 
 def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
@@ -251,7 +249,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
 ) -> None:
     run = write_run(tmp_path / "run")
     (tmp_path / "file").touch()
-    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(command, "load_run", lambda *_: pytest.fail("the network was loaded"))
     for place in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/x")):
         with pytest.raises(InputError, match=r"output=.*: cannot be written \("):
             export(Options(run=str(run), output=place))
@@ -259,7 +257,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
 
 def test_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run")
-    monkeypatch.setattr(command, "load", lambda *_: pytest.fail("the network was loaded"))
+    monkeypatch.setattr(command, "load_run", lambda *_: pytest.fail("the network was loaded"))
     for name in ("model.pt2", "model_pruned.pt2", "torch_export.json"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(

@@ -26,17 +26,16 @@ from project.datamodules.loading import image_decoder
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.storage.image_files import PassedOver
 from project.errors import DataError, InputError
-from project.inference.load_run import Trained, load
+from project.inference.load_run import TrainedRun, load_run
 from project.inference.predict.command import predict_files
-from project.inference.predict.decoding import decode_files
 from project.inference.predict.input_files import find_files
 from project.inference.predict.options import Options
-from project.inference.predict.predictions import predict
-from project.inference.predict.table import TableLayout, columns_of, fit
+from project.inference.predict.predictions import decode_files, predict
+from project.inference.predict.writers import render_table
 from project.modules.tta import mean_over_views
 from project.runs.find import find_trained
 from project.runtime.csv_cells import unescape
-from project.runtime.text import shown
+from project.runtime.text import columns_of, shorten, shown
 
 CLASSES = ["ant", "bee", "cat"]
 Command = Callable[..., tuple[str, str]]
@@ -57,8 +56,8 @@ def names() -> list[str]:
 
 
 @pytest.fixture(scope="module")
-def trained(outputs: Path) -> Trained:
-    return load(find_trained("last", outputs))
+def trained(outputs: Path) -> TrainedRun:
+    return load_run(find_trained("last", outputs))
 
 
 @pytest.fixture
@@ -77,10 +76,10 @@ def command(
     return run
 
 
-def test_predictions_are_those_of_the_runs_test(trained: Trained, image_folder: Path) -> None:
+def test_predictions_are_those_of_the_runs_test(trained: TrainedRun, image_folder: Path) -> None:
     files, passed_over = find_files([str(image_folder / "test")])
     assert (len(files), passed_over) == (15, [])
-    found = list(predict(trained, files, top=2, batch_size=4))
+    found = list(predict(trained, files, top_k=2, batch_size=4))
     assert [one.file for one in found] == files
     assert sum(one.class_name == Path(one.file).parent.name for one in found) == 15
 
@@ -95,7 +94,7 @@ def test_predictions_are_those_of_the_runs_test(trained: Trained, image_folder: 
         torch.tensor([one.probabilities for one in found]), wanted.values, rtol=0, atol=1e-6
     )
     assert [one.classes for one in found] == [tuple(CLASSES[row] for row in rows) for rows in wanted.indices]
-    without = next(predict(trained, files, views="none"))
+    without = next(predict(trained, files, tta="none"))
     assert without.probabilities[:2] != found[0].probabilities
     assert len(without.classes) == 3
 
@@ -112,10 +111,10 @@ def test_a_folder_of_odd_and_bad_files(command: Command, tmp_path: Path) -> None
         rows = list(csv.DictReader(stream))
     assert {unescape(row["file"]) for row in rows} == good
     assert len(rows) == 45
-    named = [line.removeprefix("passed over: ") for line in told.splitlines() if line.startswith("passed")]
+    named = [line.removeprefix("skipped: ") for line in told.splitlines() if line.startswith("skipped")]
     assert len(named) == 20
     assert {line.partition(": ")[0] for line in named} == bad
-    assert told.endswith("45 predicted in found.csv and found.png, 20 passed over\n")
+    assert told.endswith("45 predicted in found.csv and found.png, 20 skipped\n")
     with Image.open("found.png") as sheet:
         assert sheet.width > 800
     assert names() == ["found.csv", "found.png", "photos"]
@@ -147,7 +146,7 @@ def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal[
         warnings.simplefilter(action)
         with pytest.raises(DataError, match=r"data\.path: .*1\.png is too large \(.*90,?000,?000 pixels"):
             decode_image(file, (3, 8, 8), may_scale=True)
-        (one,) = decode_files([file], (3, 8, 8), ahead_by=1, threads=1)
+        (one,) = decode_files([file], (3, 8, 8), ahead_by=1, num_threads=1)
     assert isinstance(one, PassedOver)
     assert one.reason.startswith("too large (")
 
@@ -183,13 +182,13 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
 
 def test_each_format_says_the_same(command: Command, image_folder: Path) -> None:
     given = f"input={image_folder}/test/*/[12].jpg"
-    lines = [json.loads(line) for line in command(given, "format=jsonl", "top=2")[0].splitlines()]
+    lines = [json.loads(line) for line in command(given, "format=jsonl", "top_k=2")[0].splitlines()]
     assert [Path(line["file"]).parent.name for line in lines] == ["ant", "ant", "bee", "bee", "cat", "cat"]
     assert [line["class"] for line in lines] == ["ant", "ant", "bee", "bee", "cat", "cat"]
     assert all(line["top"][0] == {key: line[key] for key in ("class", "probability")} for line in lines)
-    command(given, "output=new/folder/a.json", "top=2")
+    command(given, "output=new/folder/a.json", "top_k=2")
     assert json.loads(Path("new/folder/a.json").read_text()) == lines
-    command(given, "output=a.csv", "top=2")
+    command(given, "output=a.csv", "top_k=2")
     rows = read_table(Path("a.csv"))
     assert [(row["class"], float(row["probability"])) for row in rows] == [
         (line["class"], line["probability"]) for line in lines
@@ -210,7 +209,7 @@ def test_predictions_take_the_place_of_predictions_alone(
     place = "output=" + name if name[2] in "cjt" and name != "a.jpg" else "sheet=" + name
     Path(name).touch()
     command(given, place)  # nothing is lost with an empty file
-    command(given, place, "top=1")
+    command(given, place, "top_k=1")
     Path(name).write_text("of somebody's own\n")
     with pytest.raises(InputError, match=rf"^{place}: is there already, and is no earlier output"):
         command(given, place)
@@ -223,7 +222,7 @@ def test_predictions_take_the_place_of_predictions_alone(
         ("input=nowhere.jpg", InputError, r"input=nowhere\.jpg: no such file or folder"),
         ("input=*.jpeg", InputError, r"input=\*\.jpeg: no file matches"),
         ("input=empty", InputError, r"input=empty: no files there"),
-        ("input=text.png", DataError, r"input=text\.png: none of 1 files could be predicted"),
+        ("input=text.png", DataError, r"input=text\.png: none of 1 file could be predicted"),
         ("input=1.png output=1.xls", InputError, r"output=1\.xls: end its name in \.csv"),
         ("input=1.png output=empty format=csv", InputError, r"output=empty: a folder; name a file"),
         ("input=1.png output=1.png/a.csv", InputError, r"output=1\.png/a\.csv: cannot be written"),
@@ -238,10 +237,11 @@ def test_predictions_take_the_place_of_predictions_alone(
         ("input=1.png outputs=empty", InputError, r"run=last: no run below empty"),
         ("input=1.png accelerator=gpu", InputError, r"accelerator=gpu: there is none here"),
         (
-            "input=1.png views=mirror",
+            "input=1.png tta=mirror",
             InputError,
-            r"views=mirror: choose from none, flip, flip_translate, null",
+            r"tta=mirror: choose from none, flip, flip_translate, null",
         ),
+        ("input=1.png views=flip", InputError, r"views=flip: `views` is now `tta`$"),
         ("inputt=1.png", InputError, r"inputt=1\.png: no key inputt; did you mean input"),
         ("output=a.csv", InputError, r"input: is missing; give input="),
     ],
@@ -269,8 +269,8 @@ def test_accelerators_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatc
         require_accelerator("mps")
 
 
-def test_what_was_predicted_before_an_interruption_is_kept(
-    command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
+def test_an_interruption_leaves_the_earlier_output(
+    command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from project.inference.predict import predictions
 
@@ -283,16 +283,7 @@ def test_what_was_predicted_before_an_interruption_is_kept(
     with pytest.raises(KeyboardInterrupt, match=r"^$"):
         command(f"input={image_folder}/test", "output=a.csv")
     assert Path("a.csv").read_text() == "file,class,probability\nolder\n"
-    assert len(read_table(Path("a.csv.part"))) == 5
-    assert "a.csv.part has what was predicted until then" in capfd.readouterr().err
-    Path("a.csv.part").write_text("the user's")
-    with pytest.raises(KeyboardInterrupt, match=r"^$"):
-        command(f"input={image_folder}/test", "output=a.csv")
-    assert Path("a.csv.part").read_text() == "the user's"
-    (other,) = Path().glob("a.csv.*.part")
-    assert len(read_table(other)) == 5
-    assert f"{other} has what was predicted until then" in capfd.readouterr().err
-    monkeypatch.undo()
+    assert names() == ["a.csv"]
 
 
 def test_inputs_name_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -325,26 +316,27 @@ def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
-def test_tables_fit_the_terminal(width: int, trained: Trained) -> None:
+def test_tables_fit_the_terminal(width: int, trained: TrainedRun) -> None:
     files = [f"photos/{'long ' * 30}{number}.jpg" for number in range(3)] + ["photos/図版/版.jpg"]
-    layout = TableLayout(files, ["ant", "名前"], top=5, width=width)
-    assert columns_of(layout.head()) <= width
     (one,) = predict(trained, [_picture(trained)])
-    for file in files:
-        row = layout.row(type(one)(file, ("ant", "名前", "bee"), (0.99999, 0.3, 0.1), one.image))
-        assert columns_of(row) <= width
-        assert "0.9999" in row
-        assert file[-5:] in row
+    kind, probabilities = type(one), (0.99999, 0.3, 0.1)
+    rows = [kind(file, ("ant", "名前", "bee"), probabilities, one.image) for file in files]
+    head, *lines = render_table(rows, ["ant", "bee", "名前"], top_k=3, width=width).splitlines()
+    assert columns_of(head) <= width
+    for file, line in zip(files, lines, strict=True):
+        assert columns_of(line) <= width
+        assert "0.9999" in line
+        assert file[-5:] in line
 
 
-def _picture(trained: Trained) -> str:
+def _picture(trained: TrainedRun) -> str:
     return str(next(Path(trained.config["data"]["path"]).glob("test/ant/*.jpg")))
 
 
 def test_texts_are_cut_in_the_middle_by_the_room_that_they_take() -> None:
-    assert fit("abc", 5) == "abc  "
-    assert fit("abcdefgh", 5) == "ab…gh"
-    assert columns_of(fit("図版図版図版", 6)) == 6
+    assert shorten("abc", 5, keep="ends") == "abc"
+    assert shorten("abcdefgh", 5, keep="ends") == "ab…gh"
+    assert columns_of(shorten("図版図版図版", 6, keep="ends")) <= 6
     assert shown("a\nb\x1b[0m" + os.fsdecode(b"\xe9") + "é") == "a\\nb\\x1b[0m\\xe9é"
 
 

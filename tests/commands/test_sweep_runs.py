@@ -14,7 +14,8 @@ from conftest import ROOT
 from forked import Forked
 from test_command_line import children_of, train
 
-from project.inference import load_run, run_config
+from project.inference import run_config
+from project.inference.load_run import load_run
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
 
@@ -147,8 +148,8 @@ def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path
     for job in sweep.ledger.read().values():
         folder = sweep.run(job.name)
         assert run_config.read_config(folder)["seed"] == 7
-        assert load_run.load(folder, data=["data=other"]).data_config()["test_size"] == 77
-        assert load_run.load(folder, data=["data=mine"]).data_config()["train_size"] == 200
+        assert load_run(folder, data=["data=other"]).data_config()["test_size"] == 77
+        assert load_run(folder, data=["data=mine"]).data_config()["train_size"] == 200
 
 
 @pytest.mark.parametrize("ranks", [1, 2])

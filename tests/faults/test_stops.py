@@ -23,7 +23,7 @@ from small import make_data, make_module, make_trainer
 from project.callbacks.ema import EMA
 from project.callbacks.last_checkpoint import Last
 from project.config import preflight
-from project.inference.evaluate import output_paths
+from project.inference.evaluate import output_files
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import plateau
@@ -279,12 +279,12 @@ def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, n
             write(partial)
 
     def folder(target: Path) -> None:
-        with output_paths.replacing(target, told=True) as partial:
+        with output_files.replacing_folder(target, is_chosen=True) as partial:
             write(partial / "confusion.png")
 
     earlier = tmp_path / "evaluation"
     earlier.mkdir()
-    (earlier / output_paths.RESULT).write_text("{}")
+    (earlier / output_files.RESULT).write_text("{}")
     (tmp_path / "page.html").write_text("page")
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     for make, names in ((file, ("page.html", "new/page.html")), (folder, ("evaluation", "new/evaluation"))):

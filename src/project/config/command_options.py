@@ -16,6 +16,7 @@ from omegaconf.errors import ValidationError
 
 from project.config import cli, resolvers
 from project.errors import InputError
+from project.runs.migrations import RENAMED_OPTIONS
 from project.runtime.streams import accept_all_text
 from project.runtime.text import did_you_mean, nearest_names
 
@@ -107,7 +108,9 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
                 problems.append(f"{word}: {key} is given twice; leave one out")
             given.setdefault(group, Overrides()).append(word)
         elif key not in known:
-            problems.append(f"{word}: no key {key}; {did_you_mean(key, known)}")
+            renamed = RENAMED_OPTIONS.get(key)
+            hint = f"no key {key}; {did_you_mean(key, known)}"
+            problems.append(f"{word}: {f'`{key}` is now `{renamed}`' if renamed in known else hint}")
             wrong.update(nearest_names(key, known)[:1])
         elif key in given and hints[key] != list[str]:
             twice = f"{key} is given twice; leave one out"

@@ -1,1 +1,1 @@
-"""Load a trained run, and evaluate it, predict with it or export it."""
+"""Trained runs after training: evaluate, predict and export."""

@@ -1,4 +1,4 @@
-"""Another data set for a trained network, or its own from elsewhere: what the command line may change."""
+"""Overrides of a trained run's data set: another data set, or its own in another place."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -16,20 +16,15 @@ from project.runtime.text import did_you_mean
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
-CUTS = ("split_seed", "test_size", "val_size", "folds", "fold")
-"""How a data set's own images are split: otherwise cut, those that are tested were trained on."""
+OTHER_IMAGES = {"data", "data.path"}
+"""Overrides by which the images are others than those of the run."""
+SPLIT_KEYS = ("split_seed", "test_size", "val_size", "folds", "fold")
 
 
-def name_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str]) -> None:
-    """Have a folder of other images tested as a whole, with the labels that the network knows.
-
-    Args:
-        data: the data set's configuration, changed in place.
-        overrides: by which it was given.
-        names: of the network's classes.
-    """
-    given = {word.partition("=")[0] for word in overrides}
-    if not {"data", "data.path"} & given or data._target_ != IMAGE_FOLDER:
+def use_known_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str]) -> None:
+    """Give an `ImageFolder` of other images the network's classes, and test all of its images."""
+    given = _keys(overrides)
+    if not OTHER_IMAGES & given or data._target_ != IMAGE_FOLDER:
         return
     with open_dict(data):
         if "data.classes" not in given:
@@ -45,60 +40,67 @@ def override_data(
     shape: tuple[int, int, int],
     sources: Sequence[Path] = (),
 ) -> None:
-    """Change the data set in a run's composed configuration as the command line says.
+    """Apply data overrides to a run's composed configuration.
 
     Args:
-        config: changed in place.
-        overrides: `data=cifar10`, `data.path=photos`, `paths.data=sets`.
-        fixed: of the data set, what stays as the network was trained with it, unless it is given.
-        shape: (C, H, W) of the images that the network takes.
-        sources: folders of configurations that the run was composed from, beside the project's.
+        config: the configuration, changed in place.
+        overrides: words such as `data=cifar10`, `data.path=photos`, `paths.data=sets`.
+        fixed: values of the data set that stay as in training unless overridden.
+        shape: shape (C, H, W) of the network's input.
+        sources: configuration folders of the run, searched before the project's own.
 
     Raises:
-        InputError: there is no such data set or key, or the run's own images would be split otherwise.
+        InputError: a data set or key is unknown, or an override would split the run's own images
+            differently.
     """
-    given = {word.partition("=")[0] for word in overrides}
+    given = _keys(overrides)
     trained = _plain(config.data)
     with open_dict(config):
         for word in overrides:
-            key, _, value = word.partition("=")
-            if key != "data":
-                continue
-            folders = [*sources, CONF]
-            known = dict.fromkeys(name for folder in folders for name in options(folder, "data"))
-            if value not in known:
-                raise InputError(f"{word}: no such data set; {did_you_mean(value, known)}")
-            config.data = read_option(folders, "data", value)
+            if word.startswith("data="):
+                config.data = _read_data_option(word, [*sources, CONF])
         for key, value in fixed.items():
-            # Not `key in config.data`, which would ask for the folder before it is given.
+            # `key in config.data` would resolve the folder before it is overridden.
             if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":
                 config.data[key] = value
-        if {"data", "data.path"} & given and "resize" in config.data and config.data.resize is None:
+        if OTHER_IMAGES & given and "resize" in config.data and config.data.resize is None:
             config.data.resize = list(shape[1:])
     declared = {f"data.{key}": value for key, value in _plain(config.data).items()}
     for word in overrides:
         if not word.startswith("data="):
             change_config(config, word, CONF)
-    for key in sorted(given & declared.keys()):
-        if problem := find_problem(key, _plain(config.data)[key.removeprefix("data.")], declared):
-            raise InputError(problem)
-    if {"data", "data.path"} & given:
-        return
     changed = _plain(config.data)
-    for cut in CUTS:
-        now, own = changed.get(cut), trained.get(cut)
-        if f"data.{cut}" in given and now != own:
+    for key in sorted(given & declared.keys()):
+        if problem := find_problem(key, changed[key.removeprefix("data.")], declared):
+            raise InputError(problem)
+    if OTHER_IMAGES & given:
+        return
+    for key in SPLIT_KEYS:
+        now, before = changed.get(key), trained.get(key)
+        if f"data.{key}" in given and now != before:
             raise InputError(
-                f"data.{cut}={as_word(now)}: the run had {as_word(own)}; cut otherwise, images that it "
-                "trained on would be tested: leave it out, or give other data (data=… or data.path=…)"
+                f"data.{key}={as_word(now)}: the run had {as_word(before)}; with another split, images that "
+                "it trained on would be tested: leave it out, or give other data (data=… or data.path=…)"
             )
 
 
+def _read_data_option(word: str, folders: Sequence[Path]) -> Any:
+    name = word.removeprefix("data=")
+    known = dict.fromkeys(option for folder in folders for option in options(folder, "data"))
+    if name not in known:
+        raise InputError(f"{word}: no such data set; {did_you_mean(name, known)}")
+    return read_option(folders, "data", name)
+
+
+def _keys(overrides: Sequence[str]) -> set[str]:
+    return {word.partition("=")[0] for word in overrides}
+
+
 def _plain(group: DictConfig) -> dict[str, Any]:
-    found: Any = OmegaConf.to_container(group)
-    return dict(found)
+    values: Any = OmegaConf.to_container(group)
+    return dict(values)
 
 
 def as_word(value: Any) -> str:
-    """A value as it is written on the command line."""
+    """Return a value as it is written on the command line."""
     return "null" if value is None else str(value)

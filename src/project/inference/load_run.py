@@ -1,4 +1,4 @@
-"""A trained run, made again from its folder: its network with the weights that were tested, and its data."""
+"""A trained run loaded from its folder: network, weights and data set."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,28 +17,28 @@ from project.datamodules.base import ImageDataModule
 from project.datamodules.storage.validation import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.inference import run_config
-from project.inference.data_override import name_classes
+from project.inference.data_override import use_known_classes
 from project.modules.classifier import ImageClassifier
-from project.runs import checkpoints as checkpoint
+from project.runs import checkpoints
 from project.runs.run_folder import RunFolder
 from project.runtime.library_warnings import silence_libraries
-from project.runtime.text import shown
+from project.runtime.text import printable
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A run whose network is ready to be asked.
+class TrainedRun:
+    """A run whose network is ready for inference.
 
     Args:
-        run: its folder.
-        config: as it was trained, resolved, plain values.
+        run: the run's folder.
+        config: the run's configuration, resolved to plain values.
         checkpoint: the file that the weights are from.
-        module: with the weights of that file, the average if the run kept one; in evaluation mode, on the
-            CPU, not compiled.
-        class_names: of the labels, in their order.
-        mean: of each channel, on the scale [0, 1], as trained.
-        std: likewise.
-        data_overrides: by which the data set differs from the run's own.
+        module: the network with these weights (the EMA weights if the run kept them), on the CPU, in
+            evaluation mode, not compiled.
+        class_names: names of the classes, in the order of the logits.
+        mean: mean of each channel in [0, 1], from training.
+        std: standard deviation of each channel in [0, 1], from training.
+        data_overrides: overrides by which the data set differs from the run's own.
     """
 
     run: RunFolder
@@ -52,20 +52,22 @@ class Trained:
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
-        """(C, H, W) of the images that the network takes."""
+        """Shape (C, H, W) of the network's input images."""
         channels, height, width = self.config["data"]["input_shape"]
         return channels, height, width
 
+    def choose_tta(self, wanted: str | None) -> str:
+        """Return the wanted test-time augmentation; for None, that of the run's own test."""
+        return wanted or run_config.read_tta(self.config)
+
     @cached_property
     def datamodule(self) -> ImageDataModule:
-        """The data set, not set up yet; images are normalized as in training, whatever they are.
+        """The data set, normalized as in training; `setup` has not been called.
 
         Raises:
-            InputError: the overrides do not make a data set of the network's classes, or the run's own data
-                have others by now.
+            InputError: the overrides are wrong, or the data's classes are not the network's.
         """
-        config = self.data_config()
-        datamodule: ImageDataModule = build({"data": config}, "data")
+        datamodule: ImageDataModule = build({"data": self.data_config()}, "data")
         if datamodule.num_classes != (wanted := self.config["data"]["num_classes"]):
             raise InputError(
                 f"data.num_classes={datamodule.num_classes}: the run's network has {wanted} classes; choose "
@@ -73,44 +75,38 @@ class Trained:
             )
         names = list(datamodule.class_names)
         if self.data_overrides and names == [str(label) for label in range(wanted)]:
-            return datamodule  # other data whose classes have numbers for names
+            return datamodule  # data whose classes are only numbered fits any names
         remedy = "give data of the same classes, in folders of the same names"
         check_classes(self.class_names, names, datamodule.source, remedy)
         return datamodule
 
     def data_config(self) -> dict[str, Any]:
-        """The data set's configuration, resolved, plain values.
-
-        Raises:
-            InputError: the overrides are wrong.
-        """
-        trained = self.config["data"]
-        config = trained
+        """Return the data set's configuration with the overrides applied, resolved to plain values."""
+        config = self.config["data"]
         if self.data_overrides:
             try:
-                composed = run_config.with_other_data(self.run, self.config, self.data_overrides)
-                name_classes(composed.data, self.data_overrides, self.class_names)
+                composed = run_config.compose_data(self.run, self.config, self.data_overrides)
+                use_known_classes(composed.data, self.data_overrides, self.class_names)
                 config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
-                told = one_line(error)
-                for kind in (InputError, DataError):  # by a resolver of ours
-                    if own := told.partition(f"{kind.__name__} raised while resolving interpolation: ")[2]:
+                message = one_line(error)
+                for kind in (InputError, DataError):  # raised by one of our own resolvers
+                    if own := message.partition(f"{kind.__name__} raised while resolving interpolation: ")[2]:
                         raise kind(own) from error
-                raise InputError(f"data: {told}; give it as data.KEY=VALUE") from error
+                raise InputError(f"data: {message}; give it as data.KEY=VALUE") from error
         return {**config, "mean": self.mean, "std": self.std}
 
     def trainer(self, **changes: Any) -> L.Trainer:
-        """A trainer like the run's, on one device, that logs and keeps nothing.
+        """Build a trainer with the run's settings, on one device, without loggers and checkpoints.
 
         Args:
-            changes: of its keys, such as `accelerator`.
+            changes: arguments of `lightning.Trainer` to replace, such as `accelerator`.
         """
         config: dict[str, Any] = {**self.config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
         config |= {"profiler": None, "max_time": None} | changes
-        on_gpu = torch.accelerator.is_available() and config["accelerator"] != "cpu"
-        if not on_gpu:
+        if config["accelerator"] == "cpu" or not torch.accelerator.is_available():
             config["accelerator"] = "cpu"
-            if str(config["precision"]).startswith("16"):  # which only GPUs compute
+            if str(config["precision"]).startswith("16"):  # CPUs do not train or infer in float16
                 config["precision"] = "32-true"
         trainer: L.Trainer = build(
             {"trainer": config},
@@ -125,14 +121,14 @@ class Trained:
         return trainer
 
 
-def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Trained:
-    """Make a run's network again, with its weights.
+def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> TrainedRun:
+    """Load a run's network with its weights.
 
     Args:
-        run: its folder, wherever it lies by now.
-        weights: `auto`, those that the run was tested with; `best`, `last`, `previous`, or a checkpoint file
-            of this network.
-        data: overrides for the data set: `data=cifar10`, `data.path=photos`, `paths.data=sets`.
+        run: the run's folder, at its present path.
+        weights: `auto` (those of the run's test), `best`, `last`, `previous`, or a checkpoint file of the
+            same network.
+        data: overrides of the data set, such as `data=cifar10`, `data.path=photos`, `paths.data=sets`.
 
     Raises:
         InputError: the folder is damaged or has no such checkpoint.
@@ -140,43 +136,34 @@ def load(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> Tra
     silence_libraries()
     config = run_config.read_config(run)
     file = run_config.find_checkpoint(run, weights)
-    module = plain_module(config)
+    module = build_untrained(config)
     try:
-        saved = checkpoint.read(file, module.state_dict())
-    except InputError as error:  # which names the key of training
+        saved = checkpoints.read(file, module.state_dict())
+    except InputError as error:  # names the key of the training command
         raise InputError(str(error).replace("ckpt_path=", "weights=", 1)) from error
-    if config["trainer"].get("precision") == "64-true":
-        module.double()
     module.load_state_dict(saved["state_dict"])
     state = saved.get(config["data"]["_target_"].rpartition(".")[2], {})
     channels = config["data"]["input_shape"][0]
     mean, std = (state.get(key) or config["data"].get(key) for key in ("mean", "std"))
     if mean is None or std is None:
-        raise InputError(f"run={run.shown}: {file} has no statistics of its images; train the run again")
-    names = state.get("class_names") or [str(label) for label in range(config["data"]["num_classes"])]
-    return Trained(
+        raise InputError(f"run={run.shown}: {file} has no mean and std of the images; train the run again")
+    names = state.get("class_names") or range(config["data"]["num_classes"])
+    return TrainedRun(
         run=run,
         config=config,
         checkpoint=file,
         module=module.eval(),
-        class_names=[shown(str(name)) for name in names],
+        class_names=[printable(str(name)) for name in names],
         mean=list(per_channel("mean", mean, channels) or ()),
         std=list(per_channel("std", std, channels) or ()),
         data_overrides=tuple(data),
     )
 
 
-def plain_module(config: dict[str, Any]) -> ImageClassifier:
-    """A run's module, not compiled, with weights as they are before training; those that its network began
-    with need not be there any more.
-
-    Args:
-        config: of the run, resolved.
-
-    Raises:
-        InputError: a constructor refuses the values.
-    """
+def build_untrained(config: dict[str, Any]) -> ImageClassifier:
+    """Build a run's module in the run's precision, not compiled, without downloading pretrained weights."""
     network = dict(config["model"])
     if "weights" in network:
         network |= {"weights": None} | ({"freeze": False} if "freeze" in network else {})
-    return build_module({**config, "model": network, "compile": False}, record=config)
+    module = build_module({**config, "model": network, "compile": False}, record=config)
+    return module.double() if config["trainer"].get("precision") == "64-true" else module

@@ -1,4 +1,4 @@
-"""Configuration, weights' file and other data of a trained run, from its folder. Needs no torch."""
+"""Configuration, checkpoint file and data overrides of a trained run. Imports no torch."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,9 +15,8 @@ from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
 from project.runtime.text import did_you_mean
-from project.runtime.yaml_files import config_folders
 
-GROUPS: dict[str, dict[str, type]] = {
+REQUIRED: dict[str, dict[str, type]] = {
     "model": {"_target_": str},
     "data": {"_target_": str, "input_shape": list, "num_classes": int},
     "loss": {"_target_": str},
@@ -25,46 +24,43 @@ GROUPS: dict[str, dict[str, type]] = {
     "scheduler": {"_target_": str},
     "trainer": {"_target_": str, "accelerator": str},
 }
-"""Of a run's configuration, and keys that its network cannot be made again without."""
-AS_TRAINED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std")
-"""Of another data set, what stays as the network was trained with it."""
-CHOICES = ("auto", "best", "last", "previous")
+"""Groups and keys without which the network cannot be rebuilt."""
+FIXED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std")
+"""Keys of another data set that stay as in training."""
+CHECKPOINTS = ("best", "last", "previous")
+CHOICES = ("auto", *CHECKPOINTS)
 
 
-def refuse_wrong(run: RunFolder, weights: str, data: Sequence[str]) -> None:
-    """Find what is wrong with a command's words about a run before torch is imported.
+def check_request(run: RunFolder, weights: str, data: Sequence[str]) -> None:
+    """Check a command's run, weights and data overrides before torch is imported.
 
     Args:
-        run: its folder.
-        weights: as `project.inference.load_run.load` takes it.
-        data: overrides for the data set.
+        run: the run's folder.
+        weights: see `load_run`.
+        data: overrides of the data set.
 
     Raises:
         InputError: the folder is damaged, has no such weights, or the overrides are wrong.
     """
     config = read_config(run)
     if data:
-        with suppress(OmegaConfBaseException):  # told when all values are resolved
-            with_other_data(run, config, data)
+        with suppress(OmegaConfBaseException):  # reported when all values are resolved
+            compose_data(run, config, data)
     find_checkpoint(run, weights)
 
 
 def read_config(run: RunFolder) -> dict[str, Any]:
-    """Read a run's configuration: resolved, plain values.
-
-    Raises:
-        InputError: the file is damaged.
-    """
+    """Return a run's configuration, resolved to plain values."""
     try:
         config: Any = OmegaConf.to_container(_load(run.config_file, run), resolve=True)
-    except OmegaConfBaseException as error:  # values that refer to others that are not there
+    except OmegaConfBaseException as error:
         raise _damaged(run, run.config_file, one_line(error)) from error
-    for group, keys in GROUPS.items():
+    for group, keys in REQUIRED.items():
         if not isinstance(config.get(group), dict):
-            what = "is no group" if group in config else "is missing"
-            raise _damaged(run, run.config_file, f"{group} {what}")
-        for key in keys:
-            if not isinstance(value := config[group].get(key), keys[key]):
+            problem = "is no group" if group in config else "is missing"
+            raise _damaged(run, run.config_file, f"{group} {problem}")
+        for key, kind in keys.items():
+            if not isinstance(value := config[group].get(key), kind):
                 raise _damaged(run, run.config_file, f"{group}.{key} is {as_word(value)}")
     shape = config["data"]["input_shape"]
     if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
@@ -73,45 +69,40 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     return found
 
 
+def read_tta(config: dict[str, Any]) -> str:
+    """Return the test-time augmentation of a run's own test."""
+    return str(config.get("test_views", "none"))
+
+
 def find_checkpoint(run: RunFolder, weights: str) -> Path:
-    """The file of a run's weights that `weights` names, as `project.inference.load_run.load` takes it.
+    """Return the checkpoint file that `weights` names; see `load_run`.
 
     Raises:
-        InputError: there is none, or it is damaged.
+        InputError: the file is missing or damaged.
     """
-    names = {name: run.checkpoints / f"{name}.ckpt" for name in CHOICES[1:]}
+    files = {name: run.checkpoints / f"{name}.ckpt" for name in CHECKPOINTS}
     if weights not in CHOICES:
         if not (file := Path(weights)).is_file():
             raise InputError(f"weights={weights}: no such file; {did_you_mean(weights, CHOICES)}")
         return file
     if weights == "auto":
         tested = run.read_status().get("weights")
-        weights = tested if tested in names else "best" if names["best"].exists() else "last"
-    if problem := checkpoint_files.find_damage(names[weights]):
-        whole = [name for name, file in names.items() if not checkpoint_files.find_damage(file)]
-        hint = f"there is weights={' or '.join(whole)}" if whole else "there is no other checkpoint"
-        raise InputError(f"run={run.shown}: {names[weights]} {problem}; {hint}")
-    return names[weights]
+        weights = tested if tested in files else "best" if files["best"].exists() else "last"
+    if problem := checkpoint_files.find_damage(files[weights]):
+        intact = [name for name, file in files.items() if not checkpoint_files.find_damage(file)]
+        hint = f"there is weights={' or '.join(intact)}" if intact else "there is no other checkpoint"
+        raise InputError(f"run={run.shown}: {files[weights]} {problem}; {hint}")
+    return files[weights]
 
 
-def with_other_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
-    """A run's configuration as it was composed, with another data set.
-
-    Args:
-        run: its folder.
-        config: as it was trained, resolved, plain values.
-        overrides: for the data set.
-
-    Raises:
-        InputError: the overrides are wrong.
-    """
+def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:
+    """Return a run's composed configuration with another data set."""
     trained = config["data"]
     composed = _load(run.composed_file, run)
     if not isinstance(composed.get("data"), DictConfig):
         raise _damaged(run, run.composed_file, "no key data")
-    fixed = {key: trained[key] for key in AS_TRAINED if key in trained}
     channels, height, width = trained["input_shape"]
-    fixed["grayscale"] = channels == 1
+    fixed = {key: trained[key] for key in FIXED if key in trained} | {"grayscale": channels == 1}
     override_data(composed, overrides, fixed, (channels, height, width), _config_folders(run))
     unresolved: Any = OmegaConf.to_container(composed.data)
     if missing := [key for key, value in unresolved.items() if value == "???"]:
@@ -120,24 +111,24 @@ def with_other_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[
 
 
 def _config_folders(run: RunFolder) -> list[Path]:
-    """Folders of the configuration that the run was composed from, as far as they are still there."""
+    """Return the configuration folders that the run was composed from, if they still exist."""
     recorded = None
     if run.hydra_file.exists():
         recorded = OmegaConf.select(_load(run.hydra_file, run), "hydra.runtime.config_sources")
-    copy = run.path.absolute().parent / "conf"  # of a sweep, wherever that lies by now
-    return [folder for folder in (copy, *config_folders(recorded or ())) if folder.is_dir()]
+    sweep_copy = run.path.absolute().parent / "conf"
+    return [path for path in (sweep_copy, *yaml_files.config_folders(recorded or ())) if path.is_dir()]
 
 
 def _load(file: Path, run: RunFolder) -> DictConfig:
     try:
-        found = yaml_files.load(file)
+        config = yaml_files.load(file)
     except InputError as error:
         raise _damaged(run, file, str(error)) from error
-    if not found:
+    if not config:
         raise _damaged(run, file, "no keys")
-    plain: Any = OmegaConf.to_container(found)
+    plain: Any = OmegaConf.to_container(config)
     return OmegaConf.create(migrate(plain))
 
 
-def _damaged(run: RunFolder, file: Path, what: str) -> InputError:
-    return InputError(f"run={run.shown}: {file} is damaged ({what}); restore it")
+def _damaged(run: RunFolder, file: Path, problem: str) -> InputError:
+    return InputError(f"run={run.shown}: {file} is damaged ({problem}); restore it")

@@ -12,6 +12,19 @@ RENAMED_KEYS: Mapping[str, str] = {
 }
 """Old key to new key, both dotted, as they stand in a configuration; or old to new option, as `model=cnn`."""
 
+RENAMED_OPTIONS: Mapping[str, str] = {
+    "batch": "batch_size",
+    "calibration": "num_calibration_images",
+    "gives": "output_type",
+    "prune": "prune_fraction",
+    "resamples": "num_resamples",
+    "seconds": "benchmark_s",
+    "threads": "num_threads",
+    "top": "top_k",
+    "views": "tta",
+}
+"""Old option to new option of the commands after training."""
+
 RENAMED_CLASSES: Mapping[str, str] = {
     "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.Checkpoint",
     "project.callbacks.freezing.Freeze": "project.callbacks.freeze_backbone.Freeze",

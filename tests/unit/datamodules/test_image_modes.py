@@ -12,9 +12,9 @@ import torch
 from PIL import Image
 
 from project.datamodules.loading.image_decoder import decode_image
+from project.datamodules.storage.image_files import PassedOver
 from project.errors import DataError, InputError
-from project.inference.predict.decoding import decode_files
-from project.inference.predict.input_files import PassedOver
+from project.inference.predict.predictions import decode_files
 
 GRAY = np.array([[0, 1, 64, 100], [127, 128, 200, 255]], dtype=np.uint8)
 COLOUR = np.stack([GRAY, GRAY[::-1], GRAY[:, ::-1]], axis=2)
@@ -133,9 +133,9 @@ def test_floats_are_scaled_alike_in_all_files(tmp_path: Path) -> None:
     assert np.array_equal(decoded(file, 3, white_level=255), np.stack([GRAY] * 3, axis=2))
     with pytest.raises(InputError, match=r"data\.white_level=100: .*2\.tif has values from 0 to 255"):
         decoded(file, white_level=100)
-    (one,) = decode_files([str(file)], (1, 2, 4), ahead_by=1, threads=1)
+    (one,) = decode_files([str(file)], (1, 2, 4), ahead_by=1, num_threads=1)
     assert one == PassedOver(str(file), "values from 0 to 255 (float32; expected 0 to 1)")
-    (one,) = decode_files([str(file)], (1, 2, 4), ahead_by=1, threads=1, white_level=255)
+    (one,) = decode_files([str(file)], (1, 2, 4), ahead_by=1, num_threads=1, white_level=255)
     assert not isinstance(one, PassedOver)
     assert torch.equal(one.image, torch.from_numpy(GRAY)[None])
 

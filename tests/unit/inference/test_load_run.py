@@ -11,8 +11,8 @@ from omegaconf import OmegaConf
 
 from project.datamodules.image_folder import ImageFolder
 from project.errors import DataError, InputError
-from project.inference import load_run
-from project.inference.evaluate.forward import Pass, run_over
+from project.inference.evaluate.forward import ForwardResult, run_forward
+from project.inference.load_run import load_run
 from project.runs.run_folder import RunFolder
 from project.train import train
 
@@ -40,9 +40,9 @@ def make(composed: Compose, tmp_path: Path) -> Make:
     return trained
 
 
-def repeat(run: RunFolder, split: str = "test", **options: str) -> Pass:
-    trained = load_run.load(run, **options)
-    return run_over(trained, split, trained.config["test_views"])
+def repeat(run: RunFolder, split: str = "test", **options: str) -> ForwardResult:
+    trained = load_run(run, **options)
+    return run_forward(trained, split, trained.config["test_views"])
 
 
 def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> None:
@@ -51,9 +51,9 @@ def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> No
     for model in models:
         run = make(f"model={model}", name=model)
         own, again = run.read_status()["metrics"], repeat(run)
-        assert (again.acc, again.loss) == (own["test/acc"], own["test/loss"]), model
+        assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"]), model
         assert len(again.predictions.labels) == 21
-        assert again.predictions.right.double().mean().item() == pytest.approx(again.acc)
+        assert again.predictions.is_correct.double().mean().item() == pytest.approx(again.accuracy)
 
 
 @pytest.mark.parametrize(
@@ -74,7 +74,7 @@ def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> No
 def test_whatever_a_run_was_like_its_test_is_the_same(make: Make, overrides: list[str]) -> None:
     run = make("model=mlp", *overrides)
     own, again = run.read_status()["metrics"], repeat(run)
-    assert (again.acc, again.loss) == (own["test/acc"], own["test/loss"])
+    assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"])
     assert len(again.predictions.labels) == own["test/images"]
 
 
@@ -84,14 +84,14 @@ def test_of_a_compiled_run_the_plain_network_is_tested(make: Make, monkeypatch: 
     run = make("model=mlp", "compile=true")
     own, again = run.read_status()["metrics"], repeat(run)
     assert len(compiled) == 1
-    assert (again.acc, again.loss) == (own["test/acc"], own["test/loss"])
+    assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"])
 
 
 def test_of_a_run_of_two_processes_the_test_is_the_same(make: Make) -> None:
     run = make("model=mlp", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
     assert run.read_status()["ranks"] == 2
     own, again = run.read_status()["metrics"], repeat(run)
-    assert again.acc == own["test/acc"]
+    assert again.accuracy == own["test/acc"]
     assert again.loss == pytest.approx(own["test/loss"], rel=1e-6)  # summed in another order
 
 
@@ -99,12 +99,12 @@ def test_validation_images_and_training_images_come_in_order_and_unchanged(make:
     run = make("model=mlp", "augment=affine")
     own = run.read_status()["metrics"]
     val, train = repeat(run, "val"), repeat(run, "train")
-    assert (val.acc, val.loss) == (own["val/acc"], own["val/loss"])
+    assert (val.accuracy, val.loss) == (own["val/acc"], own["val/loss"])
     assert len(val.rows) == 8
     assert len(train.rows) == 24
     assert sorted([*val.rows.tolist(), *train.rows.tolist()]) == list(range(32))
     assert train.rows.tolist() == sorted(train.rows.tolist())
-    trained = load_run.load(run)
+    trained = load_run(run)
     trained.datamodule.setup("fit")
     assert torch.equal(train.predictions.labels, trained.datamodule.part("train").images.labels[train.rows])
     loader = trained.datamodule.evaluation_loader("train")
@@ -117,8 +117,8 @@ def test_images_that_are_streamed_from_files(make: Make, image_folder: Path) -> 
     places = ("data=image_folder", f"data.path={image_folder}", "data.prepared=null")
     run = make("model=mlp", *places, "data.memory_budget_mb=0", "data.val_size=9", base=SHORT)
     own, again = run.read_status()["metrics"], repeat(run)
-    assert (again.acc, again.loss) == (own["test/acc"], own["test/loss"])
-    trained = load_run.load(run)
+    assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"])
+    trained = load_run(run)
     trained.datamodule.setup("fit")
     files = trained.datamodule.files("val")
     labels = trained.datamodule.part("val").images.labels[trained.datamodule.part("val").rows]
@@ -131,10 +131,10 @@ def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"^split=val: the data has no such images .*data\.val_size=0"):
         repeat(run, "val")
     with pytest.raises(InputError, match=r"best\.ckpt is not there.*; there is weights=last"):
-        load_run.load(run, "best")
+        load_run(run, "best")
     other = make("model=mlp", "model.widths=[7]", name="other")
     with pytest.raises(InputError, match=r"^weights=.*last\.ckpt: of another network"):
-        load_run.load(run, str(other.last_checkpoint))
+        load_run(run, str(other.last_checkpoint))
     whole = run.config_file.read_text()
     for old, new, what in (
         (whole, "a: 1\n", "model is missing"),
@@ -145,17 +145,17 @@ def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
         assert old in whole
         run.config_file.write_text(whole.replace(old, new))
         with pytest.raises(InputError, match=rf"config\.yaml is damaged \({what}"):
-            load_run.load(run)
+            load_run(run)
 
 
 def test_images_that_it_trained_on_are_not_tested(make: Make, image_folder: Path) -> None:
     places = ("data=image_folder", f"data.path={image_folder / 'train'}", "data.prepared=null")
     run = make("model=mlp", *places, "data.val_size=9", base=SHORT)
-    load_run.load(run, data=["data.split_seed=0"]).datamodule  # noqa: B018 (as it was)
+    load_run(run, data=["data.split_seed=0"]).datamodule  # noqa: B018 (as it was)
     for word in ("split_seed=1", "test_size=5", "val_size=0", "folds=3"):
         with pytest.raises(InputError, match=rf"^data\.{word}: the run had .* trained on would be tested"):
-            load_run.load(run, data=[f"data.{word}"]).datamodule  # noqa: B018
-    other = load_run.load(run, data=[f"data.path={image_folder / 'test'}", "data.test_size=6"]).datamodule
+            load_run(run, data=[f"data.{word}"]).datamodule  # noqa: B018
+    other = load_run(run, data=[f"data.path={image_folder / 'test'}", "data.test_size=6"]).datamodule
     other.setup("test")
     assert other.count("test") == 6
 
@@ -166,7 +166,7 @@ def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_
     for split in ("train", "test"):
         (folder / split / "cat").rename(folder / split / "aardvark")
     with pytest.raises(InputError, match=r"^data\.path=.*photos: .* class 0 is aardvark here and was ant"):
-        load_run.load(run).datamodule  # noqa: B018
+        load_run(run).datamodule  # noqa: B018
     assert run.last_checkpoint is not None
     saved = torch.load(run.last_checkpoint, weights_only=True)["ImageFolder"]
     resumed = ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3)
@@ -185,7 +185,7 @@ def test_a_folder_of_other_images_is_tested_as_a_whole(
     run = make(
         "model=mlp", "data=image_folder", f"data.path={image_folder}", "data.prepared=null", base=SHORT
     )
-    names = load_run.load(run).class_names
+    names = load_run(run).class_names
     other = tmp_path / "others"
     shutil.copytree(image_folder / "test" / names[-1], other / names[-1])  # one class alone
     again = repeat(run, data=[f"data.path={other}"])

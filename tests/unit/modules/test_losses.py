@@ -15,8 +15,8 @@ from torch.nn import functional as F
 
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.synthetic import Synthetic
-from project.inference.evaluate.ensemble import ensemble
-from project.inference.evaluate.forward import Pass
+from project.inference.evaluate.ensemble import average_probabilities
+from project.inference.evaluate.forward import ForwardResult
 from project.inference.evaluate.metrics import Predictions
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
@@ -252,10 +252,12 @@ def test_an_ensembles_loss_is_that_of_the_mean_probabilities_with_class_weights_
         loss = LOSSES[kind]()
         member: Any = SimpleNamespace(module=SimpleNamespace(loss=loss))
         passes = [
-            Pass(Predictions(logs, labels, logs.argmax(1)), None, 0.0, torch.arange(12), "cpu", "32-true")
+            ForwardResult(
+                Predictions(logs, labels, logs.argmax(1)), None, 0.0, torch.arange(12), "cpu", "32-true"
+            )
             for logs in each
         ]
-        together = ensemble([member, member], passes)
+        together = average_probabilities([member, member], passes)
         mean = each.exp().mean(0).log()
         assert together.loss == pytest.approx(loss(mean, labels).item(), rel=1e-5)
         assert (together.predictions.losses is None) == (kind != "plain")

@@ -47,9 +47,9 @@ def cases() -> dict[str, Predictions]:
 @pytest.mark.parametrize("kind", cases())
 def test_figures_are_scikit_learns(kind: str) -> None:
     found = cases()[kind]
-    labels, chosen, shares = found.labels.numpy(), found.chosen.numpy(), found.probabilities.numpy()
-    classes = list(range(found.classes))
-    values = {name: value.tolist() for name, value in metrics.measured(found).items()}
+    labels, chosen, shares = found.labels.numpy(), found.predicted.numpy(), found.probabilities.numpy()
+    classes = list(range(found.num_classes))
+    values = {name: value.tolist() for name, value in metrics.compute_metrics(found).items()}
     macro = skl.precision_recall_fscore_support(labels, chosen, average="macro", zero_division=0)
     assert [values[f"macro_{name}"] for name in ("precision", "recall", "f1")] == pytest.approx(macro[:3])
     each = skl.precision_recall_fscore_support(labels, chosen, zero_division=0)
@@ -59,7 +59,7 @@ def test_figures_are_scikit_learns(kind: str) -> None:
         others = np.delete(values[name], named)
         assert (np.isnan(others) | (name == "support")).all(), name
     assert values["accuracy"] == pytest.approx(skl.accuracy_score(labels, chosen))
-    if found.classes > 5:
+    if found.num_classes > 5:
         top = skl.top_k_accuracy_score(labels, shares, k=5, labels=classes)
         assert values["top5_accuracy"] == pytest.approx(top)
     assert values["nll"] == pytest.approx(skl.log_loss(labels, shares, labels=classes))
@@ -67,7 +67,7 @@ def test_figures_are_scikit_learns(kind: str) -> None:
     assert values["brier"] == pytest.approx(brier)
     matrix = skl.confusion_matrix(labels, chosen, labels=classes)
     assert found.confusion().tolist() == matrix.tolist()
-    accuracy, confidence = calibration_curve(found.right.numpy(), found.confidence.numpy(), n_bins=15)
+    accuracy, confidence = calibration_curve(found.is_correct.numpy(), found.confidence.numpy(), n_bins=15)
     bins = metrics.reliability(found)
     filled = bins["images"] > 0
     assert bins["accuracy"][filled].tolist() == pytest.approx(accuracy.tolist())

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from handmade import write_run
 
-from project.inference.evaluate.ensemble_members import find_members
+from project.inference.evaluate.options import find_networks
 from project.reporting.compare.table import render
 from project.reporting.html.sweep_page import read_sweep
 from project.runs.collect import compare
@@ -59,7 +59,7 @@ def test_every_tool_names_the_same_best(tmp_path: Path) -> None:
     assert compare([tmp_path]).best_first[0].folder == tmp_path / "5"
     assert "best run: " + str(tmp_path / "5") in render(compare([tmp_path]), top=9, width=500)
     assert find_trained(tmp_path).path == tmp_path / "5"
-    members = find_members([str(tmp_path)], ["auto"], "top3", tmp_path).members
+    members, _ = find_networks([str(tmp_path)], ["auto"], "top3", tmp_path)
     assert [member.run.path.name for member in members] == ["5", "4", "3"]
     (run,) = [read_sweep(tmp_path).best]
     assert run is not None

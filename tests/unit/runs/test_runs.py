@@ -18,7 +18,7 @@ from project.callbacks.last_checkpoint import Last
 from project.config import resume
 from project.datamodules.downloads import fetch as download
 from project.errors import InputError
-from project.inference.load_run import load
+from project.inference.load_run import load_run
 from project.runs.create import claim
 from project.runs.results import read_runs
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
@@ -292,7 +292,7 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
     assert {file.name for file in run.composed_file.parent.iterdir()} == {
         *("config.yaml", "hydra.yaml", "overrides.yaml")
     }
-    load(run)
+    load_run(run)
     resumed = attempts.run(["resume=run", "trainer.max_epochs=4"], tmp_path)
     assert "Traceback" not in resumed
     assert run.read_status()["progress"]["epoch"] == 4

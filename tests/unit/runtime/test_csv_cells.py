@@ -13,8 +13,8 @@ from handmade import write_run
 from test_sweeps import job
 
 from project.inference.evaluate.metrics import Predictions
-from project.inference.evaluate.result_files import write_predictions
-from project.inference.predict.writers import CsvWriter
+from project.inference.evaluate.output_files import write_predictions
+from project.inference.predict.writers import write_csv as write_predicted
 from project.reporting.compare.table import write_csv
 from project.runs.collect import compare
 from project.runtime.csv_cells import escape, unescape
@@ -76,7 +76,7 @@ def test_no_table_holds_what_a_spreadsheet_runs(tmp_path: Path) -> None:
     formula = "=cmd|' /C calc'!A0"
     stream = io.StringIO(newline="")
     prediction = SimpleNamespace(file=formula, classes=(formula, "b"), probabilities=(0.75, 0.25))
-    CsvWriter(stream, 2).write(prediction)
+    write_predicted(stream, [prediction], 2)
     texts = {"predict": stream.getvalue()}
 
     predictions = Predictions(torch.tensor([[0.75, 0.25]]).log(), torch.tensor([0]), torch.tensor([0]))

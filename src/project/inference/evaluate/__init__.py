@@ -1,1 +1,1 @@
-"""How good a trained network is: what `scripts/evaluate.py` measures, shows and writes."""
+"""Evaluation of trained networks: metrics, intervals, figures."""

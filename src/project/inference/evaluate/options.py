@@ -1,50 +1,131 @@
-"""Keys of `scripts/evaluate.py`. No torch."""
+"""Options of `scripts/evaluate.py`, and the networks that they name. Imports no torch."""
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from project.config.choices import Accelerator, Views
 from project.config.command_options import Overrides, option
-from project.runs.find import LAST
+from project.errors import InputError
+from project.inference.run_config import check_request
+from project.runs.find import LAST, find_last, find_trained, ranked
+from project.runs.run_folder import RunFolder
+from project.runs.sweep_folder import find_sweep
 
 EXAMPLES = """\
 examples:
   python scripts/evaluate.py run=last
-  python scripts/evaluate.py run=last split=val views=flip predictions=true
+  python scripts/evaluate.py run=last split=val tta=flip predictions=true
   python scripts/evaluate.py run=outputs/cnn_mnist_adam/2026-01-31_09-30-00 paths.data=/sets
   python scripts/evaluate.py run=last data=image_folder data.path=photos
   python scripts/evaluate.py run=outputs/sweep/2026-01-31_09-30-00 ensemble=top3
   python scripts/evaluate.py run=first,second combine=average
 """
+ALL = "all"
+TOP_N = re.compile(r"top([1-9]\d*)")
 
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate a trained network as its run did: the same data, the same weights, the
-    same figures; or on another split, on other data, or several networks together.
+    """Evaluate a trained network on its test split, with the weights and the data of
+    the run's own test; or on another split, on other data, or several networks together.
     """
 
-    run: list[str] = option([LAST], "a run's folder; a sweep's, for its best run; or last; several: a,b")
-    split: Literal["test", "val", "train"] = option("test", "images, each once and unchanged")
+    run: list[str] = option([LAST], "run folder, sweep folder (its best run), or last; several: a,b")
+    split: Literal["test", "val", "train"] = option("test", "split; each image once, not augmented")
     data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
-    paths: Overrides = option(Overrides(), "where the data lies by now: paths.data=FOLDER")
-    views: Views | None = option(
-        None, "copies of an image whose logits are averaged; null: as the run was tested"
-    )
-    weights: list[str] = option(["auto"], "auto (those that were tested), best, last, a file; or several")
-    ensemble: str | None = option(None, "of a sweep several runs: all, or the first of its ranking, as top3")
+    paths: Overrides = option(Overrides(), "another place of the data: paths.data=FOLDER")
+    tta: Views | None = option(None, "test-time augmentation; null: as in the run's test")
+    weights: list[str] = option(["auto"], "auto (those of the run's test), best, last, a file; or several")
+    ensemble: str | None = option(None, "runs of a sweep: all, or the best ones, such as top3")
     combine: Literal["ensemble", "average", "none"] | None = option(
         None,
         "several networks: ensemble (mean of probabilities, the default), average (of weights), or none",
     )
     batch_norm: Literal["recompute", "average"] = option(
-        "recompute", "statistics of averaged weights: from training images, or averaged too"
+        "recompute", "statistics of averaged weights: from training images, or averaged as well"
     )
-    predictions: bool = option(False, "write predictions.csv, a row an image")
+    predictions: bool = option(False, "write predictions.csv, one row for each image")
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
-    resamples: int = option(1000, "of the images, for the intervals; 0: none", least=0, most=100_000)
-    seed: int = option(0, "of the resamples", least=0)
-    accelerator: Accelerator | None = option(None, "null: as the run has it")
-    output: Path | None = option(None, "folder to write; null: evaluation/… in the run's folder")
-    outputs: Path = option(Path("outputs"), "where last is looked for")
+    num_resamples: int = option(1000, "bootstrap resamples; 0: no intervals", least=0, most=100_000)
+    seed: int = option(0, "seed of the resampling", least=0)
+    accelerator: Accelerator | None = option(None, "device; null: as in the run")
+    output: Path | None = option(None, "output folder; null: evaluation/… in the run's folder")
+    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
+
+
+@dataclass(frozen=True)
+class Member:
+    """One network to evaluate.
+
+    Args:
+        run: the run that trained it.
+        weights: its checkpoint; see `load_run`.
+    """
+
+    run: RunFolder
+    weights: str
+
+    @property
+    def shown(self) -> str:
+        """Name for messages."""
+        return self.run.shown if self.weights == "auto" else f"{self.run.shown} {self.weights}"
+
+
+def check_networks(options: Options) -> tuple[list[Member], Path]:
+    """Find the networks of a command line and check that they can be evaluated."""
+    members, home = find_networks(options.run, options.weights, options.ensemble, options.outputs)
+    if options.combine in ("ensemble", "average") and len(members) == 1:
+        raise InputError(
+            f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
+            "(weights=best,last), or a sweep with ensemble=all"
+        )
+    for member in members:
+        check_request(member.run, member.weights, [*options.data, *options.paths])
+    return members, home
+
+
+def find_networks(
+    names: list[str], weights: list[str], ensemble: str | None, outputs: Path
+) -> tuple[list[Member], Path]:
+    """Find the networks that are named, each run with each of the weights, and the folder of the first name.
+
+    Args:
+        names: runs, sweeps, or `last`.
+        weights: checkpoints.
+        ensemble: runs of a sweep, `all` or `top3`; None for its best run.
+        outputs: folder in which `last` is searched.
+
+    Raises:
+        InputError: a run is missing or named twice, or `ensemble` is given without a sweep.
+    """
+    if ensemble is not None and ensemble != ALL and not TOP_N.fullmatch(ensemble):
+        raise InputError(f"ensemble={ensemble}: give all, or a number of a sweep's best runs such as top3")
+    joined = ",".join(names)
+    if len(names) > 1 and Path(joined).is_dir():  # one name with commas
+        names = [joined]
+    found = [_find_runs(name, ensemble, outputs) for name in names]
+    members = [Member(run, which) for runs, _ in found for run in runs for which in weights]
+    seen = set()
+    for member in members:
+        if (key := (member.run.path.resolve(), member.weights)) in seen:
+            raise InputError(f"run={member.shown}: is given twice; leave one out")
+        seen.add(key)
+    return members, found[0][1]
+
+
+def _find_runs(name: str, ensemble: str | None, outputs: Path) -> tuple[list[RunFolder], Path]:
+    if ensemble is None:
+        run = find_trained(name, outputs)
+        return [run], run.path
+    folder = find_last(outputs) if name == LAST else Path(name)
+    if find_sweep(folder) is None:
+        raise InputError(f"ensemble={ensemble}: {folder} is no sweep; give one, or leave ensemble out")
+    best = ranked(folder)
+    if match := TOP_N.fullmatch(ensemble):
+        count = int(match[1])
+        if count > len(best):
+            raise InputError(f"ensemble={ensemble}: {folder} has {len(best)} runs with a result")
+        best = best[:count]
+    return [RunFolder(run.folder) for run in best], folder

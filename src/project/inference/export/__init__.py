@@ -1,1 +1,1 @@
-"""Trained networks as files that need nothing of this project: written, checked, measured, made smaller."""
+"""Export of trained networks to files that run without this package."""

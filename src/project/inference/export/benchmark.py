@@ -1,4 +1,4 @@
-"""What a file's network does against the original: how far it is off, how often right, how fast."""
+"""Comparison of exported files with the original network: outputs, accuracy, time."""
 
 import statistics
 import time
@@ -8,73 +8,65 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from project.inference.export.calibration_data import Samples
+from project.inference.export.calibration_data import CalibrationData
 from project.inference.export.formats import ExportError, Predictor
-from project.inference.export.wrapper import Output
+from project.inference.export.options import OutputType
 from project.modules.classifier import ImageClassifier
 from project.modules.tta import mean_over_views
 
-LEAST_ROUNDS, MOST_ROUNDS = 7, 200
+MIN_ROUNDS, MAX_ROUNDS = 7, 200
 
 
 class Agreement(NamedTuple):
-    """A network's outputs against those of the original on the same images."""
+    """Agreement of a network's outputs with the original's on the same images."""
 
     accuracy: float
-    difference: float  # largest absolute one of any output
-    scale: float  # largest absolute output of the original
+    difference: float  # largest absolute difference of an output
+    scale: float  # largest absolute output of the original, at least 1
 
 
 class Timing(NamedTuple):
-    """Milliseconds of a call."""
+    """Time of a call in milliseconds."""
 
     median: float
-    spread: float  # half the distance between the quartiles
+    spread: float  # half the interquartile range
 
 
-def predict_all(predict: Predictor, samples: Samples) -> Tensor:
-    """What a network puts out (n, K) for all images."""
-    return torch.cat([predict(pixels) for pixels in samples.pixels()])
+@torch.no_grad()
+def predict_all(predict: Predictor, images: CalibrationData) -> Tensor:
+    """Return the outputs (n, K) for all images."""
+    return torch.cat([predict(pixels) for pixels in images.pixels()])
 
 
-def original_outputs(module: ImageClassifier, samples: Samples, *, views: str, output: Output) -> Tensor:
-    """What the run's network puts out (n, K): computed as the run's own test would, in single precision.
-
-    Args:
-        module: of the run, in evaluation mode.
-        samples: images.
-        views: see `Deployed`.
-        output: likewise.
-    """
+@torch.no_grad()
+def original_outputs(
+    module: ImageClassifier, images: CalibrationData, *, tta: str, output_type: OutputType
+) -> Tensor:
+    """Return the outputs (n, K) of the run's network, computed as in its own test, in float32."""
     module = module.float().eval()
-    with torch.no_grad():
-        logits = torch.cat([mean_over_views(module, batch, views) for batch in samples.normalized()])
-    return logits.softmax(dim=1) if output == "probabilities" else logits
+    logits = torch.cat([mean_over_views(module, batch, tta) for batch in images.normalized()])
+    return logits.softmax(dim=1) if output_type == "probabilities" else logits
 
 
 class Reference(NamedTuple):
-    """Outputs that others are compared with.
+    """Expected outputs.
 
     Args:
-        samples: images and labels.
-        outputs: (n, K).
+        images: images and labels.
+        outputs: expected outputs (n, K).
     """
 
-    samples: Samples
+    images: CalibrationData
     outputs: Tensor
 
     def compare(self, predict: Predictor) -> Agreement:
-        """Have a network predict the same images.
-
-        Raises:
-            ExportError: it puts out something of another shape, or what is no number.
-        """
-        outputs = predict_all(predict, self.samples)
+        """Compare a network's outputs with the expected ones."""
+        outputs = predict_all(predict, self.images)
         if outputs.shape != self.outputs.shape:
-            wanted, found = list(self.outputs.shape), list(outputs.shape)
-            raise ExportError(f"the file's network puts out {found} where the original puts out {wanted}")
+            expected, found = list(self.outputs.shape), list(outputs.shape)
+            raise ExportError(f"the file's outputs have shape {found} (expected {expected})")
         if not outputs.isfinite().all():
-            raise ExportError("the file's network puts out nan or inf; was the run's training sound?")
+            raise ExportError("the file's network puts out NaN or infinity; check the run's training")
         return Agreement(
             accuracy=self.accuracy_of(outputs),
             difference=(outputs - self.outputs).abs().max().item(),
@@ -82,52 +74,34 @@ class Reference(NamedTuple):
         )
 
     def require_equal(self, predict: Predictor, tolerance: float) -> Agreement:
-        """Compare, and refuse what differs.
-
-        Args:
-            predict: the file's network.
-            tolerance: largest difference of an output in units of the largest output, or of 1 where all are
-                smaller: what rounding does grows with the numbers.
-
-        Raises:
-            ExportError: it differs by more.
-        """
+        """Compare outputs and refuse a difference."""
         found = self.compare(predict)
         if found.difference > tolerance * found.scale:
             raise ExportError(
                 f"the file's network differs from the original by {found.difference:.2g} (outputs are up to "
-                f"{found.scale:.3g}, tolerance={tolerance:g} of that is allowed); it was not kept"
+                f"{found.scale:.3g}, tolerance={tolerance:g} of that is allowed); the file was not kept"
             )
         return found
 
     def accuracy_of(self, outputs: Tensor) -> float:
-        """Share of the images that outputs (n, K) get right."""
-        return (outputs.argmax(dim=1) == self.samples.labels).double().mean().item()
+        """Return the accuracy of outputs (n, K)."""
+        return (outputs.argmax(dim=1) == self.images.labels).double().mean().item()
 
 
+@torch.no_grad()
 def time_calls(predictors: Mapping[str, Predictor], images: Tensor, seconds: float) -> dict[str, Timing]:
-    """Time predictors in turns, so that whatever else the machine does slows all of them alike.
-
-    Args:
-        predictors: by name.
-        images: (B, C, H, W) uint8.
-        seconds: to be spent on each, about.
-    """
-    for predict in predictors.values():  # the first calls set things up
+    """Time predictors in turns, so that other load on the machine slows all of them alike."""
+    for predict in predictors.values():  # warm up
         predict(images)
         predict(images)
-    spent: dict[str, list[float]] = {name: [] for name in predictors}
-    until = time.perf_counter() + seconds * len(predictors)
-    for number in range(MOST_ROUNDS):
-        if number >= LEAST_ROUNDS and time.perf_counter() > until:
+    times: dict[str, list[float]] = {name: [] for name in predictors}
+    end = time.perf_counter() + seconds * len(predictors)
+    for number in range(MAX_ROUNDS):
+        if number >= MIN_ROUNDS and time.perf_counter() > end:
             break
         for name, predict in predictors.items():
-            began = time.perf_counter()
+            start = time.perf_counter()
             predict(images)
-            spent[name].append(1e3 * (time.perf_counter() - began))
-    return {name: _timing(times) for name, times in spent.items()}
-
-
-def _timing(times: list[float]) -> Timing:
-    low, median, high = statistics.quantiles(times, n=4)
-    return Timing(median, (high - low) / 2)
+            times[name].append(1e3 * (time.perf_counter() - start))
+    quartiles = {name: statistics.quantiles(values, n=4) for name, values in times.items()}
+    return {name: Timing(median, (high - low) / 2) for name, (low, median, high) in quartiles.items()}

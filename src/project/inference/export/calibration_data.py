@@ -1,4 +1,4 @@
-"""Real images: what files are checked, calibrated and timed with."""
+"""Images of a run's data for the check, the calibration and the benchmark of exported files."""
 
 from collections.abc import Iterator
 
@@ -10,29 +10,22 @@ from project.datamodules.loading.batch_order import EvaluationOrder
 from project.datamodules.loading.loader import ImageLoader
 
 
-class Samples:
-    """Images of a split, spaced evenly, each as it is in a file and as the loader gives it to the network.
+class CalibrationData:
+    """Evenly spaced images of a split, as stored and as the network receives them."""
 
-    Args:
-        loader: of the split.
-        datamodule: that the loader is from.
-        most: images; None takes all.
-    """
-
-    def __init__(self, loader: ImageLoader, datamodule: ImageDataModule, most: int | None = None) -> None:
+    def __init__(self, loader: ImageLoader, datamodule: ImageDataModule, limit: int | None = None) -> None:
         count = len(loader.rows)
-        size = count if most is None else min(most, count)
+        size = count if limit is None else min(limit, count)
         self.rows = loader.rows[torch.linspace(0, count - 1, size).round().long()]
         self.images = loader.images
         self.labels = loader.images.labels[self.rows]  # n
         self.batch_size = datamodule.eval_batch_size
         assert datamodule.mean is not None
         assert datamodule.std is not None
-        order = EvaluationOrder(size, self.batch_size)
         self._loader = ImageLoader(
             loader.images,
             self.rows,
-            order,
+            EvaluationOrder(size, self.batch_size),
             mean=datamodule.mean,
             std=datamodule.std,
             device=torch.device("cpu"),
@@ -47,20 +40,20 @@ class Samples:
             yield self.images.sample(rows)
 
     def normalized(self) -> Iterator[Tensor]:
-        """Yield the same batches as an evaluation of the run gets them, float32."""
+        """Yield the same batches normalized, float32."""
         for images, _ in self._loader:
             yield images
 
 
-def of_test(datamodule: ImageDataModule, most: int | None = None) -> Samples:
-    """Images of the test split."""
+def read_test_images(datamodule: ImageDataModule, limit: int | None = None) -> CalibrationData:
+    """Read images of the test split."""
     datamodule.prepare_data()
     datamodule.setup("test")
-    return Samples(datamodule.test_dataloader(), datamodule, most)
+    return CalibrationData(datamodule.test_dataloader(), datamodule, limit)
 
 
-def of_training(datamodule: ImageDataModule, most: int) -> Samples:
-    """Images that the network was trained on, not augmented."""
+def read_training_images(datamodule: ImageDataModule, limit: int) -> CalibrationData:
+    """Read images of the training split, not augmented."""
     datamodule.prepare_data()
     datamodule.setup("validate")
-    return Samples(datamodule.train_dataloader(), datamodule, most)
+    return CalibrationData(datamodule.train_dataloader(), datamodule, limit)

@@ -1,40 +1,43 @@
-"""What formats share: what a file says of itself, and how its network is called."""
+"""Parts that all export formats share: metadata, errors, and silence of the libraries."""
 
 import json
-from collections.abc import Callable, Mapping
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-Predictor = Callable[[Tensor], Tensor]
-"""Maps images (B, C, H, W) uint8 to what the file's network puts out, (B, K) float32."""
+from project.errors import summarize
 
-SUFFIXES: Mapping[str, str] = {"torch_export": ".pt2", "onnx": ".onnx"}
-INPUT, OUTPUT_AXIS = "images", "batch"
+Predictor = Callable[[Tensor], Tensor]
+"""Function from images (B, C, H, W) uint8 to outputs (B, K) float32."""
+INPUT = "images"
 
 
 class ExportError(RuntimeError):
-    """A network could not be exported, or the file does not do what the network does. Says why in a line."""
+    """A network cannot be exported, or its file computes something else."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
 class Description:
-    """What a file says of itself, for those who have nothing else.
+    """Metadata of an exported file.
 
     Args:
-        class_names: of the outputs, in their order.
-        input_shape: (C, H, W) of an image.
-        output: `logits` or `probabilities`, the name of what comes out.
-        mean: of each channel on the scale [0, 1]; images are normalized inside.
-        std: likewise.
-        test_views: changed copies of an image that are averaged inside.
-        variant: how the network was made smaller; `float32` if it was not.
-        run: folder of the run, as it was named.
-        checkpoint: name of the file that the weights are from.
+        class_names: names of the outputs, in their order.
+        input_shape: shape (C, H, W) of an image.
+        output: `logits` or `probabilities`; name of the output.
+        mean: mean of each channel in [0, 1]; normalization happens inside.
+        std: standard deviation of each channel in [0, 1].
+        tta: test-time augmentation inside.
+        variant: `float32`, or the way in which the network was made smaller.
+        run: name of the run's folder.
+        checkpoint: name of the checkpoint file.
     """
 
     class_names: list[str]
@@ -42,18 +45,36 @@ class Description:
     output: str
     mean: list[float]
     std: list[float]
-    test_views: str
+    tta: str
     variant: str
     run: str
     checkpoint: str
 
     def entries(self) -> dict[str, str]:
-        """Each fact as a text: lists and numbers as JSON."""
+        """Return the metadata as strings, lists and numbers as JSON."""
         facts: dict[str, Any] = {"input": "uint8 images (batch, channels, height, width), 0 to 255"}
         facts |= asdict(self) | {"torch": torch.__version__}
         return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
-def blank(shape: tuple[int, int, int], batch: int = 2) -> Tensor:
-    """Images (batch, C, H, W) to trace a network with; of no data set, as formats may keep them."""
+def blank_images(shape: tuple[int, int, int], batch: int = 2) -> Tensor:
+    """Return black images (batch, C, H, W) to trace a network with: files may store the example input."""
     return torch.zeros(batch, *shape, dtype=torch.uint8)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's class and the beginning of its message."""
+    return f"{type(error).__name__}: {summarize(error)}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the warnings and log messages of libraries."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

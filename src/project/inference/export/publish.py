@@ -1,37 +1,57 @@
-"""Checked files take their places in the folder of an export, and those of earlier weights go."""
+"""Output folder of an export: checked files, the JSON that lists them, and the table of variants."""
 
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
-from project.inference.export.formats import SUFFIXES
-from project.inference.export.options import FLOAT32, VARIANTS
-from project.inference.export.report import Row, record
+from project.inference.export.benchmark import Agreement, Timing
+from project.inference.export.options import FLOAT32, FORMATS, VARIANTS
+from project.runtime.console import Column, table
 from project.runtime.files import replace_text
 
 
-def file_name(format: str, variant: str) -> str:
-    """What a variant's file is called."""
-    return f"{'model' if variant == FLOAT32 else f'model_{variant}'}{SUFFIXES[format]}"
-
-
-def keep(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) -> list[Path]:
-    """Put files where they belong, each whole or not at all, and say in `FORMAT.json` what they are.
-
-    Files that an earlier export of this format made, and this one did not, are removed: beside the new ones
-    they would pass for variants of the same weights.
+@dataclass
+class Row:
+    """A variant of the network, or a way to run it.
 
     Args:
-        folder: of the export.
-        format: of all files.
-        rows: of the variants; each comes to know where its file is by now.
-        facts: that hold for all of them.
+        name: name of the variant.
+        file: its file; None for the original.
+        size: bytes of the file.
+        agreement: agreement with the original on test images.
+        timings: times by batch size.
+    """
+
+    name: str
+    file: Path | None
+    size: int
+    agreement: Agreement
+    timings: dict[int, Timing] = field(default_factory=dict)
+
+
+def file_name(format: str, variant: str) -> str:
+    """Return the name of a variant's file."""
+    return f"{'model' if variant == FLOAT32 else f'model_{variant}'}{FORMATS[format].suffix}"
+
+
+def publish(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) -> list[Path]:
+    """Move checked files into the output folder and list them in `FORMAT.json`.
+
+    Files of an earlier export in this format that are not replaced are removed: they are variants of other
+    weights.
+
+    Args:
+        folder: the output folder.
+        format: format of all files.
+        rows: the variants; their paths are updated.
+        facts: facts that hold for all of them.
 
     Returns:
-        What was removed.
+        The removed files.
 
     Raises:
         OSError: the folder cannot be written.
@@ -44,19 +64,26 @@ def keep(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) 
     for row in rows:
         if row.file and row.file.parent != folder:
             target = folder / row.file.name
-            if row.file.exists():  # several rows may be of one file
+            if row.file.exists():  # several rows may share one file
                 row.file.replace(target)
             row.file = target
-    replace_text(listing, json.dumps(record(rows, facts), indent=2, ensure_ascii=False) + "\n")
+    variants = [
+        {
+            "name": row.name,
+            "file": row.file.name if row.file else None,
+            "bytes": row.size,
+            "accuracy": row.agreement.accuracy,
+            "largest_difference": row.agreement.difference,
+            "ms": {str(batch): timing._asdict() for batch, timing in row.timings.items()},
+        }
+        for row in rows
+    ]
+    replace_text(listing, json.dumps({**facts, "variants": variants}, indent=2, ensure_ascii=False) + "\n")
     return removed
 
 
 def refuse_foreign(folder: Path, format: str, variants: Sequence[str]) -> None:
-    """Make sure that an export's files are new, or an earlier one's.
-
-    Raises:
-        InputError: one of them is somebody's own.
-    """
+    """Check that an export replaces only files of an earlier export."""
     listing = folder / f"{format}.json"
     wanted = [file_name(format, variant) for variant in (FLOAT32, *variants)]
     earlier = _listed(listing, format)
@@ -66,10 +93,31 @@ def refuse_foreign(folder: Path, format: str, variants: Sequence[str]) -> None:
 
 
 def _listed(listing: Path, format: str) -> list[str]:
-    """Names of files that are on record; none but those that an export gives."""
+    """Return the files that an earlier export listed; other names are ignored."""
     try:
         entries = json.loads(listing.read_bytes())["variants"]
         found = {entry["file"] for entry in entries if entry["file"]}
     except (OSError, ValueError, RecursionError, LookupError, TypeError):
         return []
     return [name for variant in (FLOAT32, *VARIANTS) if (name := file_name(format, variant)) in found]
+
+
+def render(rows: Sequence[Row], batch_sizes: Sequence[int]) -> str:
+    """Lay out the variants; the first row is the original, with which the others are compared."""
+    original = rows[0]
+    cells = []
+    for row in rows:
+        lost = 100 * (row.agreement.accuracy - original.agreement.accuracy)
+        cell = [row.name, f"{row.size / 1e6:.3g}" if row.size else "–"]
+        cell += [f"{100 * row.agreement.accuracy:.2f} %", "" if row is original else f"{lost:+.2f}"]
+        for batch_size in batch_sizes:
+            time, reference = row.timings[batch_size], original.timings[batch_size]
+            speedup = f"{reference.median / time.median:.1f}×"
+            cell.append(f"{_short(time.median)} ±{_short(time.spread)} {speedup:>5}")
+        cells.append(cell)
+    times = [Column(f"batch {batch_size}, ms", right=True, fixed=True) for batch_size in batch_sizes]
+    return table([Column("", right=False), "MB", "accuracy", "points", *times], cells, width=80)
+
+
+def _short(number: float) -> str:
+    return f"{number:.{2 if number < 1 else 1 if number < 100 else 0}f}"

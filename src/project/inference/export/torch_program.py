@@ -1,83 +1,43 @@
-"""`torch.export`: programs that PyTorch runs without the code that they were made from."""
+"""`torch.export` files: programs that PyTorch runs without their source code, in float32 and int8.
 
-import logging
-import warnings
+The int8 files are quantized by torchao (PT2E): a quarter of the size. They hold int8 weights and the places
+where activations are rounded; run as they are, PyTorch computes in float32, and more slowly. `lower` inserts
+oneDNN's int8 kernels, which are faster than float32 on CPUs.
+"""
+
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from project.errors import one_line
-from project.inference.export.formats import Description, ExportError, Predictor, blank
-
-LONGEST_REASON = 200
+from project.inference.export.calibration_data import CalibrationData
+from project.inference.export.formats import (
+    Description,
+    ExportError,
+    Predictor,
+    blank_images,
+    describe_error,
+    quiet,
+)
+from project.inference.export.wrapper import ExportWrapper
 
 
 def capture(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
-    """Trace a network for batches of any size.
-
-    Args:
-        model: maps images (B, C, H, W) uint8 to logits; in evaluation mode.
-        shape: (C, H, W) of an image.
-
-    Raises:
-        ExportError: it cannot be traced.
-    """
+    """Trace a network for any batch size."""
     with quiet(), _plain_attention():
         try:
-            return torch.export.export(model, (blank(shape),), dynamic_shapes=({0: Dim("batch")},))
-        except Exception as error:  # tracing runs the network: it may raise anything
-            raise ExportError(f"torch.export cannot trace this network: {shorten(error)}") from error
-
-
-def write(model: nn.Module, file: Path, description: Description) -> None:
-    """Write a network as a `.pt2` file; its extra files say what it is.
-
-    Raises:
-        ExportError: it cannot be traced or written.
-    """
-    save(capture(model, description.input_shape), file, description)
-
-
-def save(program: ExportedProgram, file: Path, description: Description) -> None:
-    """Write a traced network as a `.pt2` file; its extra files say what it is.
-
-    Raises:
-        ExportError: it cannot be written.
-    """
-    with quiet():
-        try:
-            torch.export.save(program, file, extra_files=description.entries())
-        except OSError:
-            raise
-        except Exception as error:
-            raise ExportError(f"torch.export cannot write this network: {shorten(error)}") from error
-
-
-def read(file: Path) -> Predictor:
-    """Load a file that `write` made."""
-    with quiet():
-        module = torch.export.load(file).module()
-
-    def predict(images: torch.Tensor) -> torch.Tensor:
-        with torch.no_grad():
-            return module(images)
-
-    return predict
-
-
-def shorten(error: BaseException) -> str:
-    """An error's kind and the beginning of its message."""
-    reason = one_line(error)
-    return f"{type(error).__name__}: {reason[:LONGEST_REASON]}{'…' if len(reason) > LONGEST_REASON else ''}"
+            return torch.export.export(model, (blank_images(shape),), dynamic_shapes=({0: Dim("batch")},))
+        except Exception as error:  # tracing runs the network, which may raise anything
+            raise ExportError(f"torch.export cannot trace this network: {describe_error(error)}") from error
 
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Trace attention as single operations, not as the one fused operation that no format knows."""
+    """Trace attention as single operations: no format has the fused one."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -86,14 +46,114 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Do something without what libraries warn and tell of their own insides."""
-    before = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(before)
+def write(model: nn.Module, file: Path, description: Description) -> None:
+    """Write a network as a `.pt2` file, with the description in its extra files."""
+    program = capture(model, description.input_shape)
+    with quiet():
+        try:
+            torch.export.save(program, file, extra_files=description.entries())
+        except OSError:
+            raise
+        except Exception as error:
+            raise ExportError(f"torch.export cannot write this network: {describe_error(error)}") from error
+
+
+def read(file: Path, num_threads: int = 1) -> Predictor:
+    """Load a file in float32."""
+    with quiet():
+        module = torch.export.load(file).module()
+
+    def predict(images: Tensor) -> Tensor:
+        with torch.no_grad():
+            return module(images)
+
+    return predict
+
+
+def quantize(
+    model: ExportWrapper, source: Path, file: Path, description: Description, images: CalibrationData | None
+) -> None:
+    """Write a network with int8 weights as a `.pt2` file, which needs `torchao.quantization.pt2e` to load."""
+    if description.tta != "none":
+        raise ExportError(
+            "torchao quantizes no network with test-time augmentation; give tta=none, or format=onnx"
+        )
+    shape = description.input_shape
+    # int8 kernels choose the memory format themselves; a fixed one slows them down.
+    traced = capture(model.with_network(model.network, torch.contiguous_format), shape).module()
+    with quiet(), torch.no_grad():
+        try:
+            quantized = _quantize(traced, images, blank_images(shape))
+        except Exception as error:
+            raise ExportError(f"torchao cannot quantize this network: {describe_error(error)}") from error
+    write(quantized, file, description)
+
+
+def _quantize(traced: fx.GraphModule, images: CalibrationData | None, example: Tensor) -> fx.GraphModule:
+    from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
+    from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
+
+    quantizer = x86.X86InductorQuantizer()
+    if images is None:
+        dynamic = x86.get_default_x86_inductor_quantization_config(is_dynamic=True)
+        quantizer.set_module_type_qconfig(nn.Linear, dynamic)
+    else:
+        quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
+    prepared = prepare_pt2e(traced, quantizer)
+    # Dynamic quantization needs a batch as well: the ranges of the weights are measured in the forward pass.
+    for pixels in [example] if images is None else images.pixels():
+        prepared(pixels)
+    converted = convert_pt2e(prepared)
+    _drop_unused(converted)
+    return converted
+
+
+def _drop_unused(graph: fx.GraphModule) -> None:
+    """Remove weights that no operation uses: the float32 ones would be written as well."""
+    used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
+    names = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
+    for name in names - used:
+        parent, _, attribute = name.rpartition(".")
+        delattr(graph.get_submodule(parent), attribute)
+
+
+def read_int8(file: Path, num_threads: int = 1) -> Predictor:
+    """Load an int8 file, to run in float32 between the quantized operations."""
+    with quiet():
+        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers its operations)
+
+        return read(file)
+
+
+def can_lower() -> bool:
+    """Return whether this machine has the kernels of `lower`."""
+    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
+
+
+def lower(file: Path, shape: tuple[int, int, int], batch_size: int) -> Predictor | None:
+    """Load an int8 file with oneDNN's int8 kernels for one batch size; None where there are none."""
+    if not can_lower():
+        return None
+    with quiet(), torch.no_grad():
+        from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
+
+        program = torch.export.load(file).module()
+        try:
+            lowered = lower_pt2e_quantized_to_x86(program, (blank_images(shape, batch_size),))
+        except Exception as error:
+            raise ExportError(f"torchao cannot lower this network: {describe_error(error)}") from error
+    for node in lowered.graph.nodes:  # oneDNN's outputs are channels-last, which `view` refuses
+        if node.target == torch.ops.aten.view.default:
+            node.target = torch.ops.aten.reshape.default
+    lowered.recompile()
+
+    def predict(images: Tensor) -> Tensor:
+        outputs = []
+        with torch.no_grad():
+            for part in images.split(batch_size):
+                missing = batch_size - len(part)
+                padded = torch.cat([part, part.new_zeros(missing, *shape)]) if missing else part
+                outputs.append(lowered(padded)[: len(part)])
+        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
+
+    return predict

@@ -1,1 +1,1 @@
-"""What a trained network says of anybody's image files."""
+"""Prediction of image files with a trained network."""

@@ -1,11 +1,11 @@
-"""What `scripts/predict.py` does. Imports torch only when the command line is right."""
+"""Work of `scripts/predict.py`. Imports torch only when the options are right."""
 
 import os
-import shutil
 import sys
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,141 +15,122 @@ from project.datamodules.storage.image_files import PassedOver
 from project.errors import DataError, InputError
 from project.inference.predict.input_files import find_files
 from project.inference.predict.options import Options
-from project.inference.predict.table import TableLayout
-from project.inference.predict.writers import (
-    SCREEN,
-    Format,
-    choose_format,
-    make_writer,
-    opened,
-    replacing,
-)
-from project.inference.run_config import refuse_wrong
+from project.inference.predict.writers import SCREEN, Format, choose_format, open_output, write_predictions
+from project.inference.run_config import check_request
 from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
 from project.runs.find import find_trained
 from project.runtime import training_imports
-from project.runtime.text import shown
-from project.runtime.write_probe import refuse_unwritable_output
+from project.runtime.console import terminal_width
+from project.runtime.text import plural, printable
+from project.runtime.write_probe import refuse_unwritable_output, whole_file
 
 if TYPE_CHECKING:
     from project.inference.predict.predictions import Prediction
 
-PICTURES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-MOST_ON_SHEET = 400
-"""Images of a contact sheet; of more files, every second, third, … one."""
+SHEET_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+MAX_ON_SHEET = 400
+"""Images of a contact sheet; for more files, every second, third, … image."""
 
 
 def predict_files(options: Options) -> None:
-    """Do what the command line says.
+    """Predict image files as the options say.
 
     Raises:
-        InputError: it is wrong.
+        InputError: an option is wrong.
         DataError: no file could be predicted.
     """
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
-    files, bad = find_files(options.input)
-    _check_places(options, kind, files)
-    refuse_wrong(run, options.weights, ())
-    for entry in bad:
-        _tell(entry)
+    files, skipped = find_files(options.input)
+    _check_outputs(options, kind, files)
+    check_request(run, options.weights, ())
+    for entry in skipped:
+        _print_skipped(entry)
+    num_unsuitable = len(skipped)
     if not files:
-        raise _nothing(options, bad)
+        raise _no_prediction(options, skipped)
 
-    warnings.filterwarnings("ignore", module="PIL")  # of images that it reads all the same
+    warnings.filterwarnings("ignore", module="PIL")  # raised for images that are decoded nevertheless
     training_imports.defer()
-    from project.inference.load_run import load
-    from project.inference.predict.predictions import predict  # imports torch
+    from project.inference.load_run import load_run  # imports torch
+    from project.inference.predict.predictions import predict
 
-    trained = load(run, options.weights)
+    trained = load_run(run, options.weights)
     training_imports.settle()
-    top = min(options.top, len(trained.class_names))
 
-    def pass_over(entry: PassedOver) -> None:
-        bad.append(entry)
-        _tell(entry)
+    def on_skip(entry: PassedOver) -> None:
+        skipped.append(entry)
+        _print_skipped(entry)
 
     predictions = predict(
         trained,
         files,
-        top=top,
+        top_k=options.top_k,
         batch_size=options.batch_size,
-        views=options.views,
+        tta=options.tta,
         accelerator=options.accelerator,
-        threads=options.threads,
-        pass_over=pass_over,
+        num_threads=options.num_threads,
+        on_skip=on_skip,
     )
     print(f"{run.shown}, {trained.checkpoint.name}", file=sys.stderr)
-    sheet = Sheet(len(files)) if options.sheet else None
-    count = 0
-    with opened(options.output, kind) as stream:
-        width = shutil.get_terminal_size().columns
-        writer = make_writer(kind, stream, lambda: TableLayout(files, trained.class_names, top, width), top)
-        hidden = None if options.output != SCREEN else True  # None: unless standard error is a terminal
-        for prediction in tqdm(predictions, total=len(files), unit=" images", leave=False, disable=hidden):
-            count += 1
-            writer.write(prediction)
-            if sheet is not None:
-                sheet.take(prediction)
-        if not count:
-            raise _nothing(options, bad)
-        writer.end()
-    if sheet is not None and options.sheet:
-        sheet.draw(options.sheet, count)
-    _sum_up(options, count, bad)
+    first = next(predictions, None)
+    if first is None:
+        raise _no_prediction(options, skipped)
+    on_sheet: list[Prediction] = []
+    every = -(-len(files) // MAX_ON_SHEET) if options.sheet else 0
+    is_streamed = options.output == SCREEN and kind != "table"
+    shown_predictions = tqdm(
+        _collect(chain([first], predictions), on_sheet, every),
+        total=len(files),
+        unit=" images",
+        leave=False,
+        disable=True if is_streamed else None,  # None: unless standard error is a terminal
+    )
+    top_k = min(options.top_k, len(trained.class_names))
+    with open_output(options.output, kind) as stream:
+        write_predictions(kind, stream, shown_predictions, trained.class_names, top_k, terminal_width())
+    count = len(files) - (len(skipped) - num_unsuitable)
+    if options.sheet:
+        _draw_sheet(options.sheet, on_sheet, count)
+    places = [place for place in (options.output, options.sheet) if place not in (None, SCREEN)]
+    written = f" in {' and '.join(map(str, places))}" if places else ""
+    also = f", {len(skipped):,} skipped" if skipped else ""
+    print(f"{count:,} predicted{written}{also}", file=sys.stderr)
 
 
-class Sheet:
-    """Gathers what a contact sheet shows.
-
-    Args:
-        count: of the files; where there are many, images are taken at equal distances.
-    """
-
-    def __init__(self, count: int) -> None:
-        self._every = -(-count // MOST_ON_SHEET)
-        self._seen = 0
-        self._taken: list[Prediction] = []
-
-    def take(self, prediction: "Prediction") -> None:
-        """Keep a prediction if it is its turn."""
-        if self._seen % self._every == 0:  # a copy: the image is part of a batch
-            self._taken.append(replace(prediction, image=prediction.image.clone()))
-        self._seen += 1
-
-    def draw(self, file: str, count: int) -> None:
-        """Draw the images as the network saw them.
-
-        Args:
-            file: written.
-            count: of all predictions.
-        """
-        import torch
-        from PIL import ExifTags
-
-        from project.figures.contact_sheet import contact_sheet
-
-        captions = [
-            f"{shown(Path(one.file).name)}\n{one.probability:.2f} {shown(one.class_name)}"
-            for one in self._taken
-        ]
-        images = torch.stack([one.image for one in self._taken]).numpy()
-        title = f"{len(captions):,} of {count:,} images" if len(captions) < count else ""
-        picture = contact_sheet(images, captions, title=title)
-        with replacing("sheet", file) as path:
-            exif = picture.getexif()
-            exif[ExifTags.Base.Software] = MADE_BY
-            picture.save(path, format=PICTURES[Path(file).suffix.lower()], exif=exif)
+def _collect(
+    predictions: Iterator["Prediction"], collected: list["Prediction"], every: int
+) -> Iterator["Prediction"]:
+    """Pass predictions on and collect every n-th one; none for 0."""
+    for number, prediction in enumerate(predictions):
+        if every and number % every == 0:  # cloned: the image is a view of its whole batch
+            collected.append(replace(prediction, image=prediction.image.clone()))
+        yield prediction
 
 
-def _check_places(options: Options, kind: Format, files: Sequence[str]) -> None:
-    """Refuse outputs that cannot be written, or that would overwrite something else.
+def _draw_sheet(file: str, predictions: Sequence["Prediction"], count: int) -> None:
+    """Draw images as the network saw them."""
+    import torch
+    from PIL import ExifTags
 
-    Raises:
-        InputError: there is one.
-    """
-    if options.sheet and Path(options.sheet).suffix.lower() not in PICTURES:
-        raise InputError(f"sheet={options.sheet}: end its name in {', '.join(PICTURES)}")
+    from project.figures import contact_sheet
+
+    captions = [
+        f"{printable(Path(one.file).name)}\n{one.probability:.2f} {printable(one.class_name)}" for one in predictions
+    ]
+    images = torch.stack([one.image for one in predictions]).numpy()
+    title = f"{len(captions):,} of {count:,} images" if len(captions) < count else ""
+    sheet = contact_sheet(images, captions, title=title)
+    exif = sheet.getexif()
+    exif[ExifTags.Base.Software] = MADE_BY
+    with whole_file(Path(file)) as path:
+        sheet.save(path, format=SHEET_FORMATS[Path(file).suffix.lower()], exif=exif)
+
+
+def _check_outputs(options: Options, kind: Format, files: Sequence[str]) -> None:
+    """Check that the outputs can be written and replace nothing but earlier outputs."""
+    if options.sheet and Path(options.sheet).suffix.lower() not in SHEET_FORMATS:
+        raise InputError(f"sheet={options.sheet}: end its name in {', '.join(SHEET_FORMATS)}")
     if options.sheet and os.path.realpath(options.sheet) == os.path.realpath(options.output):
         raise InputError(f"sheet={options.sheet}: the file of output=…; give another name")
     for key, file in (("output", options.output), ("sheet", options.sheet)):
@@ -161,20 +142,12 @@ def _check_places(options: Options, kind: Format, files: Sequence[str]) -> None:
         refuse_foreign(f"{key}={file}", Path(file), PICTURE if key == "sheet" else PREDICTIONS[kind])
 
 
-def _tell(entry: PassedOver) -> None:
-    tqdm.write(f"passed over: {shown(entry.file)}: {entry.reason}", file=sys.stderr)
+def _print_skipped(entry: PassedOver) -> None:
+    tqdm.write(f"skipped: {printable(entry.file)}: {entry.reason}", file=sys.stderr)
 
 
-def _nothing(options: Options, bad: Sequence[PassedOver]) -> InputError:
-    """What is raised when there is no prediction."""
-    given = shown(",".join(options.input))
-    if not bad:
+def _no_prediction(options: Options, skipped: Sequence[PassedOver]) -> InputError:
+    given = printable(",".join(options.input))
+    if not skipped:
         return InputError(f"input={given}: no files there (hidden ones do not count)")
-    return DataError(f"input={given}: none of {len(bad):,} files could be predicted, as told above")
-
-
-def _sum_up(options: Options, count: int, bad: Sequence[PassedOver]) -> None:
-    places = [place for place in (options.output, options.sheet) if place not in (None, SCREEN)]
-    written = f" in {' and '.join(map(str, places))}" if places else ""
-    passed_over = f", {len(bad):,} passed over" if bad else ""
-    print(f"{count:,} predicted{written}{passed_over}", file=sys.stderr)
+    return DataError(f"input={given}: none of {plural(len(skipped), 'file')} could be predicted; see above")

@@ -1,4 +1,4 @@
-"""Keys of `scripts/predict.py`. No torch."""
+"""Options of `scripts/predict.py`. Imports no torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,20 +21,20 @@ examples:
 class Options:
     """Predict the classes of image files with a trained network.
 
-    Files may be of any size and mode; they are scaled and normalized as in
-    training. What is damaged or no image is named on standard error, and the rest
-    done. Exit codes: 0 done, 2 wrong input, 3 no file could be predicted.
+    Images of any size and mode are scaled and normalized as in training. Damaged
+    files are listed on standard error and skipped. Exit codes: 0 done, 2 wrong
+    input, 3 no file could be predicted.
     """
 
-    run: str = option(LAST, "a run's folder; a sweep's, for its best run; or last")
-    input: list[str] = option(help="images, folders with all below them, patterns: a.jpg,photos,'*/*.png'")
-    format: Format | None = option(None, "null: as the output's name ends")
-    output: str = option(SCREEN, "a file to write; -: standard output")
-    top: int = option(3, "so many classes for each image, most probable first", least=1)
-    sheet: str | None = option(None, "draw a contact sheet of images and their classes: FILE.png")
-    views: Views | None = option(None, "average over changed copies; null: those of the run's test")
-    weights: str = option("auto", "best, last, previous or a checkpoint; auto: those that were tested")
-    accelerator: Accelerator = option("auto", "what computes")
-    batch_size: int = option(64, "images that go through the network together", least=1)
-    threads: int | None = option(None, "that decode; null: one for each available CPU", least=1)
-    outputs: Path = option(Path("outputs"), "where run=last is looked for")
+    run: str = option(LAST, "run folder, sweep folder (its best run), or last")
+    input: list[str] = option(help="images, folders (searched recursively), patterns: a.jpg,photos,'*/*.png'")
+    format: Format | None = option(None, "output format; null: by the suffix of the output")
+    output: str = option(SCREEN, "output file; -: standard output")
+    top_k: int = option(3, "classes for each image, most probable first", least=1)
+    sheet: str | None = option(None, "contact sheet of images and their classes to draw: FILE.png")
+    tta: Views | None = option(None, "test-time augmentation; null: as in the run's test")
+    weights: str = option("auto", "best, last, previous or a checkpoint; auto: those of the run's test")
+    accelerator: Accelerator = option("auto", "device")
+    batch_size: int = option(64, "images in a forward pass", least=1)
+    num_threads: int | None = option(None, "decoding threads; null: one for each available CPU", least=1)
+    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")

@@ -1,43 +1,56 @@
-"""Image files through a trained network.
+"""Predictions of a trained network for image files.
 
 Example::
 
+    from project.inference.load_run import load_run
     from project.inference.predict.predictions import predict
-    from project.inference.load_run import load
     from project.runs.find import find_trained
 
-    trained = load(find_trained("last"))
+    trained = load_run(find_trained("last"))
     for prediction in predict(trained, ["1.jpg", "2.jpg"]):
         print(prediction.file, prediction.class_name, prediction.probability)
 """
 
 import logging
+import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from typing import NamedTuple, TypeVar
 
 import torch
+from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from project.config.choices import require_accelerator
-from project.datamodules.storage.image_files import PassedOver
-from project.errors import NonFiniteError
-from project.inference.load_run import Trained
-from project.inference.predict.decoding import Decoded, chunks, decode_files
+from project.datamodules.loading.image_decoder import OutOfRangeError, decode_image
+from project.datamodules.loading.prefetch import ahead
+from project.datamodules.storage.image_files import NO_IMAGE, PassedOver
+from project.errors import NonFiniteError, one_line
+from project.inference.load_run import TrainedRun
 from project.modules.tta import mean_over_views
-from project.runtime.text import shown
+from project.runtime.devices import available_cpus
+from project.runtime.text import printable
 
 log = logging.getLogger(__name__)
+
+CHUNK = 16
+"""Files that a thread decodes at a time: the handover of a single file would take as long as its decoding."""
+MAX_THREADS = 16
+
+Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a network takes an image for.
+    """Prediction for one image.
 
     Args:
-        file: its path.
-        classes: names of the most probable classes, most probable first.
-        probabilities: of these, by softmax.
-        image: (C, H, W) uint8, as the network saw it before normalization.
+        file: path of the image.
+        classes: names of the most probable classes, the most probable first.
+        probabilities: softmax probabilities of these classes.
+        image: the network's input (C, H, W) uint8, before normalization.
     """
 
     file: str
@@ -52,116 +65,184 @@ class Prediction:
 
     @property
     def probability(self) -> float:
-        """Of that class."""
+        """Probability of the most probable class."""
         return self.probabilities[0]
 
 
 class Predictor:
-    """A trained network on a device, that takes images as they are in files.
+    """A trained network on a device, for images as they are in files.
 
-    It computes as the run's test did: normalized by the same statistics, in the same precision.
+    Normalization, precision and augmentation are those of the run's own test.
 
     Args:
         trained: the run; its network moves to the device.
-        views: changed copies of each image whose logits are averaged (see `modules.views`); None takes those
-            of the run's test.
+        tta: test-time augmentation (see `modules.tta`) [that of the run's test].
         accelerator: see `choices.Accelerator`.
 
     Raises:
-        InputError: there is no such accelerator.
+        InputError: this machine has no such accelerator.
     """
 
-    def __init__(self, trained: Trained, views: str | None = None, accelerator: str = "auto") -> None:
+    def __init__(self, trained: TrainedRun, tta: str | None = None, accelerator: str = "auto") -> None:
         require_accelerator(accelerator)
         self.trained = trained
-        self.views = trained.module.test_views if views is None else views
+        self.tta = trained.choose_tta(tta)
         trainer = trained.trainer(accelerator=accelerator)
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
         self.module = self.precision.convert_module(trained.module.eval()).to(self.device)
         mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (trained.mean, trained.std))
-        self.shift = (255 * mean).to(self.device)  # C, 1, 1; as `ImageLoader` has them
+        self.shift = (255 * mean).to(self.device)  # C, 1, 1; rounded as in `ImageLoader`
         self.scale = (1 / (255 * std)).to(self.device)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Of each class, (B, K) float32 on the CPU, for images (B, C, H, W) uint8.
+        """Return class probabilities (B, K) float32 on the CPU for images (B, C, H, W) uint8.
 
         Raises:
-            NonFiniteError: the network's logits are no numbers.
+            NonFiniteError: a logit is NaN or infinite.
         """
         pixels = images.to(self.device, non_blocking=True).float().sub_(self.shift).mul_(self.scale)
         with self.precision.forward_context():
-            logits = mean_over_views(self.module, self.precision.convert_input(pixels), self.views)
+            logits = mean_over_views(self.module, self.precision.convert_input(pixels), self.tta)
         probabilities = logits.float().softmax(-1).cpu()
         if not probabilities.isfinite().all():
             raise NonFiniteError(
-                f"{self.trained.checkpoint}: this network's logits are nan or inf; try other weights"
+                f"{self.trained.checkpoint}: this network's logits are NaN or infinite; try other weights"
             )
         return probabilities
 
 
-def tell(passed_over: PassedOver) -> None:
-    """Log that a file is passed over."""
-    log.warning("passed over: %s: %s", shown(passed_over.file), passed_over.reason)
+def log_skipped(skipped: PassedOver) -> None:
+    """Log that a file is skipped."""
+    log.warning("skipped: %s: %s", printable(skipped.file), skipped.reason)
 
 
 def predict(
-    trained: Trained,
+    trained: TrainedRun,
     files: Iterable[str],
     *,
-    top: int = 3,
+    top_k: int = 3,
     batch_size: int = 64,
-    views: str | None = None,
+    tta: str | None = None,
     accelerator: str = "auto",
-    threads: int | None = None,
-    pass_over: Callable[[PassedOver], object] = tell,
+    num_threads: int | None = None,
+    on_skip: Callable[[PassedOver], object] = log_skipped,
 ) -> Iterator[Prediction]:
-    """Predict the class of image files, in their order; as many are in memory as a few batches hold.
+    """Predict the classes of image files, in their order; a few batches are in memory at a time.
 
     Args:
         trained: the run.
-        files: paths of images of any size and mode; they are brought to what the network was trained with.
-        top: how many classes a prediction names.
-        batch_size: images that go through the network together.
-        views: see `Predictor`.
+        files: paths of images of any size and mode, which are scaled as in training.
+        top_k: number of classes in a prediction.
+        batch_size: images in a forward pass.
+        tta: see `Predictor`.
         accelerator: see `Predictor`.
-        threads: that decode; None takes one for each CPU that this process may use.
-        pass_over: is called with each file that cannot be read.
+        num_threads: decoding threads [one for each available CPU].
+        on_skip: function called with each file that cannot be decoded.
 
     Raises:
-        InputError: there is no such accelerator.
-        NonFiniteError: while predicting, if the network gives no numbers.
+        InputError: this machine has no such accelerator.
+        NonFiniteError: while predicting, if a logit is NaN or infinite.
     """
-    predictor = Predictor(trained, views, accelerator)
-    top = min(top, len(trained.class_names))
+    predictor = Predictor(trained, tta, accelerator)
     decoded = decode_files(
         files,
         trained.input_shape,
         ahead_by=2 * batch_size,
-        threads=threads,
+        num_threads=num_threads,
         white_level=trained.config["data"].get("white_level"),
     )
-    return _predictions(predictor, _readable(decoded, pass_over), top, batch_size)
+    return _predict_batches(predictor, _without_skipped(decoded, on_skip), top_k, batch_size)
 
 
-def _readable(
-    decoded: Iterator[Decoded | PassedOver], pass_over: Callable[[PassedOver], object]
-) -> Iterator[Decoded]:
+class DecodedImage(NamedTuple):
+    """A file and its image (C, H, W) uint8."""
+
+    file: str
+    image: Tensor
+
+
+def decode_files(
+    files: Iterable[str],
+    shape: tuple[int, int, int],
+    *,
+    ahead_by: int,
+    num_threads: int | None = None,
+    white_level: float | None = None,
+) -> Iterator[DecodedImage | PassedOver]:
+    """Decode files in threads, in their order; yield a reason for each file that cannot be decoded.
+
+    Args:
+        files: images of any size, mode and format that Pillow decodes without other programs.
+        shape: shape (C, H, W) of the decoded images.
+        ahead_by: approximate number of images decoded in advance.
+        num_threads: decoding threads [one for each available CPU, at most 16].
+        white_level: see `decode_image`.
+    """
+    decode = partial(_decode_chunk, shape, white_level)
+    num_threads = num_threads or min(available_cpus(), MAX_THREADS)
+    depth = -(-ahead_by // CHUNK) + num_threads
+    for results in ahead(decode, _chunks(files, CHUNK), depth=depth, threads=num_threads):
+        yield from results
+
+
+def _decode_chunk(
+    shape: tuple[int, int, int], white_level: float | None, files: list[str]
+) -> list[DecodedImage | PassedOver]:
+    results: list[DecodedImage | PassedOver] = []
+    for file in files:
+        try:
+            image = decode_image(file, shape, may_scale=True, white_level=white_level)
+            results.append(DecodedImage(file, image))
+        except Exception as error:  # decoders raise anything on damaged files
+            results.append(PassedOver(file, _reason(file, error.__cause__ or error)))
+    return results
+
+
+def _reason(file: str, error: BaseException) -> str:
+    """Describe in a few words why a file cannot be decoded."""
+    try:
+        if os.path.getsize(file) == 0:  # noqa: PTH202
+            return "empty"
+    except OSError as missing:
+        return missing.strerror or one_line(missing)
+    if isinstance(error, OutOfRangeError):
+        return one_line(error)
+    if isinstance(error, UnidentifiedImageError):
+        return NO_IMAGE
+    if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
+        return f"too large ({one_line(error)})"
+    if isinstance(error, OSError) and "Ghostscript" in str(error):
+        return "PostScript, which is a program: none is run here"
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return f"damaged ({one_line(error)})"
+
+
+def _without_skipped(
+    decoded: Iterator[DecodedImage | PassedOver], on_skip: Callable[[PassedOver], object]
+) -> Iterator[DecodedImage]:
     for entry in decoded:
         if isinstance(entry, PassedOver):
-            pass_over(entry)
+            on_skip(entry)
         else:
             yield entry
 
 
-def _predictions(
-    predictor: Predictor, decoded: Iterator[Decoded], top: int, batch_size: int
+def _predict_batches(
+    predictor: Predictor, decoded: Iterator[DecodedImage], top_k: int, batch_size: int
 ) -> Iterator[Prediction]:
     names = predictor.trained.class_names
-    for batch in chunks(decoded, batch_size):
+    for batch in _chunks(decoded, batch_size):
         images = torch.stack([entry.image for entry in batch])  # B, C, H, W
-        best = predictor.probabilities(images).topk(top)
+        best = predictor.probabilities(images).topk(min(top_k, len(names)))
         rows = zip(batch, best.indices.tolist(), best.values.tolist(), images, strict=True)
-        for entry, labels, values, image in rows:
-            yield Prediction(entry.file, tuple(names[label] for label in labels), tuple(values), image)
+        for entry, labels, probabilities, image in rows:
+            yield Prediction(entry.file, tuple(names[label] for label in labels), tuple(probabilities), image)
+
+
+def _chunks(items: Iterable[Item], size: int) -> Iterator[list[Item]]:
+    remaining = iter(items)
+    while chunk := list(islice(remaining, size)):
+        yield chunk

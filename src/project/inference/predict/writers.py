@@ -1,16 +1,18 @@
-"""Predictions as a table on the screen, CSV, JSON, or JSON a line. Needs no torch."""
+"""Output of predictions: a table, CSV, JSON, or one JSON object a line. Imports no torch."""
 
 import csv
 import json
+import os
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from project.errors import InputError
-from project.inference.predict.table import TableLayout
+from project.runtime.console import Column, has_color, table
 from project.runtime.csv_cells import escape_all
+from project.runtime.text import columns_of, shorten, printable
 from project.runtime.write_probe import whole_file
 
 if TYPE_CHECKING:
@@ -20,128 +22,109 @@ Format = Literal["table", "csv", "json", "jsonl"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".txt": "table"}
 SCREEN = "-"
 DIGITS = 6
-"""Of a probability that is written, significant ones: single precision has no more."""
+"""Significant digits of a probability in a file, as many as single precision has."""
+MIN_FILE_WIDTH = 20
+"""Columns of the terminal for a file's name before a second class is shown."""
+MAX_CLASS_WIDTH = 24
 
 
-class Writer(Protocol):
-    """Writes predictions one by one."""
-
-    def write(self, prediction: "Prediction") -> None:
-        """Write one."""
-        ...
-
-    def end(self) -> None:
-        """Write what stands behind the last one."""
-        ...
-
-
-class TableWriter:
-    """Columns side by side.
-
-    Args:
-        stream: written to.
-        layout: of the columns.
-    """
-
-    def __init__(self, stream: IO[str], layout: TableLayout) -> None:
-        self.stream = stream
-        self.layout = layout
-        self._begun = False
-
-    def write(self, prediction: "Prediction") -> None:
-        """See `Writer`."""
-        if not self._begun:
-            self._begun = True
-            self.stream.write(self.layout.head() + "\n")
-        self.stream.write(self.layout.row(prediction) + "\n")
-
-    def end(self) -> None:
-        """See `Writer`."""
-
-
-class CsvWriter:
-    """A line a file: `file,class,probability`, then `class_2,probability_2` and so on.
-
-    Names with commas or quotes stand in quotes (RFC 4180), and see `csv_cells`.
-
-    Args:
-        stream: written to.
-        top: how many classes a row names.
-    """
-
-    def __init__(self, stream: IO[str], top: int) -> None:
-        self._rows = csv.writer(stream, lineterminator="\n")
-        head = ["file", "class", "probability"]
-        for number in range(2, top + 1):
-            head += [f"class_{number}", f"probability_{number}"]
-        self._rows.writerow(head)
-
-    def write(self, prediction: "Prediction") -> None:
-        """See `Writer`."""
-        row = [prediction.file]
-        for name, value in zip(prediction.classes, prediction.probabilities, strict=True):
-            row += [name, f"{value:.{DIGITS}g}"]
-        self._rows.writerow(escape_all(row))
-
-    def end(self) -> None:
-        """See `Writer`."""
-
-
-class JsonWriter:
-    """An object a file: `{"file": …, "class": …, "probability": …, "top": [{"class": …, …}, …]}`.
-
-    Args:
-        stream: written to.
-        lines: one object a line; else they are the items of one array.
-    """
-
-    def __init__(self, stream: IO[str], *, lines: bool) -> None:
-        self.stream = stream
-        self.lines = lines
-        self._separator = "" if lines else "[\n"
-
-    def write(self, prediction: "Prediction") -> None:
-        """See `Writer`."""
-        top = [
-            {"class": name, "probability": _significant(value)}
-            for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
-        ]
-        self.stream.write(self._separator + json.dumps({"file": prediction.file, **top[0], "top": top}))
-        self._separator = ",\n"
-        if self.lines:
-            self._separator = ""
-            self.stream.write("\n")
-
-    def end(self) -> None:
-        """See `Writer`."""
-        if not self.lines:
-            self.stream.write("[]\n" if self._separator == "[\n" else "\n]\n")
-
-
-def _significant(value: float) -> float:
-    return float(f"{value:.{DIGITS}g}")
-
-
-def make_writer(kind: Format, stream: IO[str], layout: Callable[[], TableLayout], top: int) -> Writer:
-    """The writer of a format.
-
-    Args:
-        kind: the format.
-        stream: written to.
-        layout: is called for a table's columns.
-        top: how many classes a prediction names.
-    """
+def write_predictions(
+    kind: Format,
+    stream: TextIO,
+    predictions: Iterable["Prediction"],
+    class_names: Sequence[str],
+    top_k: int,
+    width: int,
+) -> None:
+    """Write predictions in a format."""
     if kind == "table":
-        return TableWriter(stream, layout())
-    return CsvWriter(stream, top) if kind == "csv" else JsonWriter(stream, lines=kind == "jsonl")
+        color = has_color(stream)
+        stream.write(render_table(predictions, class_names, top_k, width, color=color) + "\n")
+    elif kind == "csv":
+        write_csv(stream, predictions, top_k)
+    elif kind == "jsonl":
+        stream.writelines(f"{_to_json(prediction)}\n" for prediction in predictions)
+    else:
+        separator = "[\n"
+        for prediction in predictions:
+            stream.write(separator + _to_json(prediction))
+            separator = ",\n"
+        stream.write("\n]\n")
+
+
+def write_csv(stream: TextIO, predictions: Iterable["Prediction"], top_k: int) -> None:
+    """Write rows `file,class,probability,class_2,probability_2,…` (RFC 4180; see `csv_cells`)."""
+    rows = csv.writer(stream, lineterminator="\n")
+    suffixes = ["", *(f"_{number}" for number in range(2, top_k + 1))]
+    rows.writerow(["file", *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability"))])
+    for prediction in predictions:
+        pairs = zip(prediction.classes, prediction.probabilities, strict=True)
+        cells = [cell for name, value in pairs for cell in (name, f"{value:.{DIGITS}g}")]
+        rows.writerow(escape_all([prediction.file, *cells]))
+
+
+def _to_json(prediction: "Prediction") -> str:
+    """Return `{"file": …, "class": …, "probability": …, "top": [{"class": …, "probability": …}, …]}`."""
+    top = [
+        {"class": name, "probability": float(f"{value:.{DIGITS}g}")}
+        for name, value in zip(prediction.classes, prediction.probabilities, strict=True)
+    ]
+    return json.dumps({"file": prediction.file, **top[0], "top": top})
+
+
+def render_table(
+    predictions: Iterable["Prediction"],
+    class_names: Sequence[str],
+    top_k: int,
+    width: int,
+    *,
+    color: bool = False,
+) -> str:
+    """Lay out predictions for a terminal; classes after the first are shown where there is room."""
+    class_width = min(max(columns_of(printable(name)) for name in class_names), MAX_CLASS_WIDTH)
+    room = width - MIN_FILE_WIDTH - max(class_width, len("class")) - len("    probability")
+    num_more = max(0, min(top_k - 1, room // (class_width + len("   0.99"))))
+    rows = []
+    for prediction in predictions:
+        names = [shorten(printable(name), class_width, keep="ends") for name in prediction.classes]
+        pairs = list(zip(names, prediction.probabilities, strict=True))
+        more = [f"{name} {_round(value, 2)}" for name, value in pairs[1 : num_more + 1]]
+        rows.append([prediction.file, names[0], _round(prediction.probability, 4), *more])
+    folder = _common_folder([row[0] for row in rows])
+    for row in rows:
+        row[0] = printable(row[0].removeprefix(folder))
+    columns: list[str | Column] = [
+        Column(f"file in {printable(folder)}" if folder else "file", right=False, keep="ends"),
+        Column("class", right=False, fixed=True),
+        "probability",
+        *(Column(_ordinal(number + 2), right=False, fixed=True) for number in range(num_more)),
+    ]
+    return table(columns, rows, width=width, color=color)
+
+
+def _ordinal(number: int) -> str:
+    last = 0 if number % 100 in (11, 12, 13) else number % 10
+    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
+
+
+def _round(probability: float, digits: int) -> str:
+    """Format a probability below 1 without rounding it up to 1."""
+    largest = 1 - 10**-digits
+    return f"{min(probability, largest) if probability < 1 else probability:.{digits}f}"
+
+
+def _common_folder(files: Sequence[str]) -> str:
+    """Return the folder that holds all files, with its slash; empty if there is none, or only one file."""
+    try:
+        common = os.path.commonpath({os.path.dirname(file) for file in files})
+    except ValueError:  # absolute paths among relative ones
+        return ""
+    folder = os.path.join(common, "")
+    return folder if len(files) > 1 and common and all(file.startswith(folder) for file in files) else ""
 
 
 def choose_format(output: str, wanted: Format | None) -> Format:
-    """The format that is asked for, or that the output's name ends in.
-
-    Raises:
-        InputError: neither says one.
-    """
+    """Return the wanted format, or that of the output's suffix."""
     if wanted is not None:
         return wanted
     if output == SCREEN:
@@ -152,30 +135,8 @@ def choose_format(output: str, wanted: Format | None) -> Format:
 
 
 @contextmanager
-def replacing(key: str, file: str, *, keep: bool = False) -> Iterator[Path]:
-    """Where to write a file that is to be whole or not there; see `whole_file`.
-
-    Raises:
-        InputError: it cannot be written.
-    """
-    with ExitStack() as stack:
-        try:
-            path = stack.enter_context(whole_file(Path(file), keep=keep))
-        except OSError as error:
-            raise InputError(
-                f"{key}={file}: cannot be written ({error.strerror}); give one that you may write to"
-            ) from error
-        yield path
-
-
-@contextmanager
-def opened(output: str, kind: Format) -> Iterator[IO[str]]:
-    """The stream that predictions are written to: UTF-8, names that are not as the bytes that they are.
-
-    Args:
-        output: a file, or `-` for standard output.
-        kind: the format.
-    """
+def open_output(output: str, kind: Format) -> Iterator[TextIO]:
+    """Open the output as UTF-8, with bytes of file names that are no text written as they are."""
     if output == SCREEN:
         screen: Any = sys.stdout
         if kind == "table":
@@ -186,14 +147,7 @@ def opened(output: str, kind: Format) -> Iterator[IO[str]]:
         screen.flush()
         return
     with (
-        replacing("output", output, keep=True) as path,
+        whole_file(Path(output)) as path,
         path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
-        try:
-            yield stream
-        except InputError:
-            path.unlink(missing_ok=True)  # there is nothing in it
-            raise
-        except BaseException:
-            print(f"{path} has what was predicted until then", file=sys.stderr)
-            raise
+        yield stream
