@@ -57,7 +57,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
     """Export, spending no time on timing; return the exit code and what was recorded."""
-    options = read_options(Options, [f"run={run}", f"output={folder}", "benchmark_s=0", "batch_size=4", *words])
+    options = read_options(
+        Options, [f"run={run}", f"output={folder}", "benchmark_s=0", "batch_size=4", *words]
+    )
     code = export(options)
     record = json.loads((folder / f"{options.format}.json").read_text())
     return code, record | {entry["name"]: entry for entry in record["variants"]}
