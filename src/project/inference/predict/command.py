@@ -116,7 +116,8 @@ def _draw_sheet(file: str, predictions: Sequence["Prediction"], count: int) -> N
     from project.figures import contact_sheet
 
     captions = [
-        f"{printable(Path(one.file).name)}\n{one.probability:.2f} {printable(one.class_name)}" for one in predictions
+        printable(Path(one.file).name) + f"\n{one.probability:.2f} {printable(one.class_name)}"
+        for one in predictions
     ]
     images = torch.stack([one.image for one in predictions]).numpy()
     title = f"{len(captions):,} of {count:,} images" if len(captions) < count else ""

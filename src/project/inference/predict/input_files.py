@@ -56,5 +56,7 @@ def _matches(text: str) -> list[str]:
     if not glob.has_magic(path):
         raise InputError(f"input={printable(text)}: no such file or folder; see whether it was moved")
     if not (found := sorted(glob.glob(path, recursive=True))):
-        raise InputError(f"input={printable(text)}: no file matches; ** stands for any folders, * for any name")
+        raise InputError(
+            f"input={printable(text)}: no file matches; ** stands for any folders, * for any name"
+        )
     return found

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from project.errors import InputError
 from project.runtime.console import Column, has_color, table
 from project.runtime.csv_cells import escape_all
-from project.runtime.text import columns_of, shorten, printable
+from project.runtime.text import columns_of, printable, shorten
 from project.runtime.write_probe import whole_file
 
 if TYPE_CHECKING:
