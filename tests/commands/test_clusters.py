@@ -19,12 +19,12 @@ from omegaconf import OmegaConf
 from project.errors import InputError
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
-from project.sweeps.device_slots import Need
-from project.sweeps.launchers.ray_cluster import RayTasks
-from project.sweeps.launchers.slurm import SlurmJobs
+from project.sweeps.device_slots import DeviceRequest
+from project.sweeps.launchers.ray import RayLauncher
+from project.sweeps.launchers.slurm import SlurmLauncher
 
 TINY = ["model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu"]
-SUBMITIT = ["hydra/launcher=slurm", "hydra.launcher.cluster=local", "hydra.launcher.poll_s=0.2"]
+SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2"]
 EPOCHS = ["trainer.max_epochs=150", "~callbacks.early_stopping"]
 FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
 
@@ -88,7 +88,7 @@ def status_of(run: Path) -> dict[str, Any]:
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("package", "launcher"),
-    [("submitit", [*SUBMITIT, "hydra.launcher.jobs=2"]), ("ray", ["hydra/launcher=ray"])],
+    [("submitit", [*SLURM, "hydra.launcher.jobs=2"]), ("ray", ["hydra/launcher=ray"])],
 )
 def test_each_job_is_run_once_by_one_process_or_two(
     tmp_path: Path, package: str, launcher: list[str]
@@ -99,11 +99,11 @@ def test_each_job_is_run_once_by_one_process_or_two(
         "optim.lr=0.0001 +optim.eps=-1\n"
     )
     points = ["hydra.sweeper.file=points.txt", "trainer.max_epochs=1"]
-    with sweep(tmp_path, *TINY, *points, *launcher) as process:
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    with sweep(tmp_path, *TINY, *points, *launcher, **slurm) as process:
         shown, _ = process.communicate(timeout=240)
-        left = processes_of(tmp_path)
+        wait_for(lambda: not processes_of(tmp_path))
     assert process.returncode == 1, shown
-    assert left == []
     jobs = jobs_of(tmp_path)
     assert [(job.state, job.attempts) for job in jobs] == [("done", 1)] * 3 + [("failed", 1)], shown
     runs = [only_sweep(tmp_path) / job.name for job in jobs]
@@ -120,11 +120,12 @@ def test_each_job_is_run_once_by_one_process_or_two(
 @pytest.mark.slow
 def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
-    with sweep(tmp_path, *TINY, *FOREVER, *SUBMITIT, "optim.lr=0.001") as process:
+    slurm = fake_slurm.install(tmp_path / "slurm")
+    with sweep(tmp_path, *TINY, *FOREVER, *SLURM, "optim.lr=0.001", **slurm) as process:
         wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), process)
         (run,) = (file.parent for file in only_sweep(tmp_path).glob("*/status.json"))
-        facts = wait_for(lambda: noted(run))
-        os.kill(child_of(int(facts["id"])), signal.SIGUSR2)  # as submitit's watcher does near the end
+        wait_for(lambda: noted(run))
+        os.kill(submitit_process(tmp_path), signal.SIGUSR2)  # as SLURM does near the time limit
         wait_for(lambda: noted(run)["starts"] == 2)
         before = steps(run)[-1]
         wait_for(lambda: steps(run)[-1] > before)
@@ -160,8 +161,13 @@ def noted(run: Path) -> dict[str, Any]:
     return json.loads(file.read_text()) if file.exists() else {}
 
 
-def child_of(pid: int) -> int:
-    return int(Path(f"/proc/{pid}/task/{pid}/children").read_text().split()[0])
+def submitit_process(folder: Path) -> int:
+    """The process in which submitit calls the job."""
+    for pid in processes_of(folder):
+        words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
+        if "submitit.core._submit" in words and not any("fake_slurm" in word for word in words):
+            return pid
+    raise AssertionError("no process of submitit")
 
 
 def steps(run: Path) -> list[int]:
@@ -200,18 +206,22 @@ def trainer(**settings: Any) -> Any:
 
 def test_slurm_starts_the_ranks_of_several_nodes_and_one_process_on_one() -> None:
     pytest.importorskip("submitit")
-    launcher = SlurmJobs(partition="long", timeout_min=90, cpus_per_task=4, mem_gb=1.5, grace_s=60)
-    asked = launcher.parameters(trainer(devices=2, num_nodes=3), "sweep_0")
+    launcher = SlurmLauncher(partition="long", timeout_min=90, cpus_per_task=4, mem_gb=1.5, grace_s=60)
+    asked = launcher.sbatch_options(trainer(devices=2, num_nodes=3), "sweep_0")
     assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (3, 2, 2)
     assert asked["srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=4"]
     assert (asked["partition"], asked["time"], asked["mem"]) == ("long", 90, "1536M")
     assert asked["signal_delay_s"] == 90
     assert "account" not in asked
-    asked = launcher.parameters(trainer(devices=[0, 1]), "sweep_0")
+    asked = launcher.sbatch_options(trainer(devices=[0, 1]), "sweep_0")
     assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (1, 1, 2)
-    assert "gpus_per_node" not in launcher.parameters(trainer(accelerator="cpu", devices=2), "sweep_0")
-    assert launcher.need(OmegaConf.create({"trainer": trainer(devices=2, num_nodes=3)})) == Need(6, 6)
-    whole = SlurmJobs(gpus_per_node=8).parameters(trainer(devices="auto", accelerator="auto"), "sweep_0")
+    assert "gpus_per_node" not in launcher.sbatch_options(trainer(accelerator="cpu", devices=2), "sweep_0")
+    assert launcher.request_devices(
+        OmegaConf.create({"trainer": trainer(devices=2, num_nodes=3)})
+    ) == DeviceRequest(6, 6)
+    whole = SlurmLauncher(gpus_per_node=8).sbatch_options(
+        trainer(devices="auto", accelerator="auto"), "sweep_0"
+    )
     assert (whole["ntasks_per_node"], whole["gpus_per_node"]) == (1, 8)
 
 
@@ -219,8 +229,8 @@ def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", fake_slurm.install(tmp_path / "slurm")["PATH"])
     executor = submitit.SlurmExecutor(tmp_path)
-    launcher = SlurmJobs(account="lab", additional={"constraint": "a100"}, setup=["module load cuda"])
-    executor.update_parameters(**launcher.parameters(trainer(devices=2, num_nodes=2), "sweep_0"))
+    launcher = SlurmLauncher(account="lab", additional={"constraint": "a100"}, setup=["module load cuda"])
+    executor.update_parameters(**launcher.sbatch_options(trainer(devices=2, num_nodes=2), "sweep_0"))
     script = executor._make_submission_file_text("run", "0")
     for line in ("account=lab", "constraint=a100", "nodes=2", "ntasks-per-node=2", "signal=USR2@60"):
         assert f"#SBATCH --{line}\n" in script
@@ -231,11 +241,13 @@ def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize(
     ("launcher", "settings", "line"),
     [
-        ({}, {"accelerator": "auto"}, "trainer.accelerator=auto: what the cluster's nodes have is not known"),
-        ({}, {"devices": "auto"}, "trainer.devices=auto: how many GPUs a node has is not known"),
+        (
+            {},
+            {"accelerator": "auto"},
+            "trainer.accelerator=auto: the devices of the cluster's nodes are unknown",
+        ),
+        ({}, {"devices": "auto"}, "trainer.devices=auto: the number of GPUs of a node is unknown"),
         ({"gpus_per_node": 1}, {"devices": 2}, "hydra.launcher.gpus_per_node=1: a job trains on trainer.dev"),
-        ({"cluster": "local"}, {"num_nodes": 2}, "trainer.num_nodes=2: hydra.launcher.cluster=local is one"),
-        ({"cluster": "debug"}, {}, "hydra.launcher.cluster=debug: choose from slurm, local"),
         ({"jobs": 0}, {}, "hydra.launcher.jobs=0: give a whole number from 1"),
         ({"timeout_min": 0}, {}, "hydra.launcher.timeout_min=0: give a number above 0"),
     ],
@@ -244,28 +256,30 @@ def test_slurm_refuses_what_it_cannot_ask_for(
     launcher: dict[str, Any], settings: dict[str, Any], line: str
 ) -> None:
     with pytest.raises(InputError, match=line.replace(".", r"\.")):
-        SlurmJobs(**launcher).parameters(trainer(**settings), "sweep_0")
+        SlurmLauncher(**launcher).sbatch_options(trainer(**settings), "sweep_0")
 
 
 def test_ray_gives_each_job_its_ranks_and_gpus() -> None:
-    def asked(launcher: RayTasks, **settings: Any) -> dict[str, float]:
-        return launcher.demand(launcher.need(OmegaConf.create({"trainer": trainer(**settings)})))
+    def asked(launcher: RayLauncher, **settings: Any) -> dict[str, float]:
+        return launcher.ray_resources(
+            launcher.request_devices(OmegaConf.create({"trainer": trainer(**settings)}))
+        )
 
-    anywhere = RayTasks(address="auto", resources={"big_disk": 1})
+    anywhere = RayLauncher(address="auto", resources={"big_disk": 1})
     assert asked(anywhere, devices=4) == {"CPU": 4, "GPU": 4, "big_disk": 1}
     assert asked(anywhere, accelerator="cpu", devices=3) == {"CPU": 3, "GPU": 0, "big_disk": 1}
-    assert asked(RayTasks(num_gpus=0.25, num_cpus=0.5)) == {"CPU": 0.5, "GPU": 0.25}
+    assert asked(RayLauncher(num_gpus=0.25, num_cpus=0.5)) == {"CPU": 0.5, "GPU": 0.25}
     with pytest.raises(InputError, match="num_nodes=2: a job is one Ray task"):
         asked(anywhere, num_nodes=2)
     with pytest.raises(InputError, match=r"num_gpus=2: a job trains on trainer\.devices=4"):
-        asked(RayTasks(num_gpus=2), devices=4)
+        asked(RayLauncher(num_gpus=2), devices=4)
 
 
 @pytest.mark.parametrize(
     ("package", "module", "use"),
     [
-        ("submitit", "project.sweeps.launchers.slurm_submit", lambda: SlurmJobs().engine(1, ())),
-        ("ray", "ray", lambda: RayTasks().connect()),
+        ("submitit", "project.sweeps.launchers.slurm_engine", lambda: SlurmLauncher().make_engine(1, ())),
+        ("ray", "ray", lambda: RayLauncher().connect()),
     ],
 )
 def test_a_missing_package_is_told_with_the_command_that_installs_it(

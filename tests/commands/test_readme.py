@@ -20,7 +20,7 @@ from project.inference.export.options import Options as Export
 from project.inference.predict.options import Options as Predict
 from project.reporting.html.command import Options as Report
 from project.sweeps.sweepers.points import grid
-from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
+from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
 README = (ROOT / "README.md").read_text()
 COMMAND = re.compile(
@@ -79,8 +79,8 @@ def points_of(words: list[str]) -> list[list[str]]:
     own = [word for word in words if word.startswith("hydra")]
     words = [word for word in words if word not in own]
     if "hydra/sweeper=optuna" in own:
-        constant, space = space_of(words, hydra.config_loader)
-        return [[*own, *constant, *overrides_of(values)] for values in corners(space)]
+        constant, space = parse_space(words, hydra.config_loader)
+        return [[*own, *constant, *trial_overrides(values)] for values in find_corners(space)]
     return [[*own, *point.constant, *point.varied] for point in grid(words, hydra.config_loader)]
 
 

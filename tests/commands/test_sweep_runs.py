@@ -189,7 +189,7 @@ def test_a_sweep_that_is_told_to_stop_stops_its_jobs(tmp_path: Path, stop: signa
     assert all(is_gone(pid) for pid in jobs)
     assert set(states(only_sweep(tmp_path))) == {"interrupted", "waiting"}
     assert "told to stop: waiting for" in shown
-    assert errors.splitlines()[-1].startswith("error: 3 of 3 jobs are left; resume=outputs/sweep/")
+    assert errors.splitlines()[-1].startswith("error: 3 of 3 jobs left; resume=outputs/sweep/")
 
 
 def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:

@@ -128,7 +128,7 @@ def light_commands() -> Iterator[Case]:
         "an address of a file as a checkpoint": "ckpt_path=file://{here}/evil.ckpt",
         "an address as a run": "resume=https://127.0.0.1:1/run",
         "an address as weights": "model=torchvision  model.weights=http://127.0.0.1:1/evil.pth",
-        "lines of shell before a job": "-m  hydra/launcher=slurm  hydra.launcher.cluster=local  "
+        "lines of shell before a job": "-m  hydra/launcher=slurm  "
         "trainer.accelerator=cpu  hydra.launcher.setup=['touch {mark}']  seed=1,2",
     }
     for name, text in inline.items():
@@ -218,11 +218,11 @@ def heavy_commands() -> Iterator[Case]:
 
 def _sbatch(here: Path, mark: Path) -> int:
     from project.errors import InputError
-    from project.sweeps.launchers.slurm import SlurmJobs
+    from project.sweeps.launchers.slurm import SlurmLauncher
 
     for options in ({"partition": f"x\ntouch {mark}"}, {"additional": {f"x\ntouch {mark}\n#": 1}}):
         try:
-            SlurmJobs(**options)  # type: ignore[arg-type]
+            SlurmLauncher(**options)  # type: ignore[arg-type]
         except InputError as error:
             print(f"error: {error}", file=sys.stderr)
         else:

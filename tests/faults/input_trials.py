@@ -234,7 +234,7 @@ class Composing:
         try:
             overrides, _ = last_of_each(overrides, CONF / "train.yaml")
             refuse_wrong_arguments(overrides)
-            config = self.composer.compose_job(overrides, 0)
+            config = self.composer.compose(overrides, 0)
             config.hydra.runtime.output_dir = "outputs/run"
             self.config.set_config(config)
             lines = list(dict.fromkeys(find_problems(config)))

@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-COMMANDS = ("sbatch", "srun", "sacct", "scancel")
+COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -56,7 +56,12 @@ def run(number: str, script: str) -> int:
         "FAKE_SLURM_GROUP": str(os.getpid()),
     }
     (jobs() / number).with_suffix(".group").write_text(str(os.getpid()))
-    code = subprocess.run(["bash", script], env=environment, check=False).returncode
+    requeue = (jobs() / number).with_suffix(".requeue")
+    while True:
+        code = subprocess.run(["bash", script], env=environment, check=False).returncode
+        if not requeue.exists():
+            break
+        requeue.unlink()
     (jobs() / number).write_text("FAILED" if code else "COMPLETED")
     return code
 
@@ -98,6 +103,12 @@ def sacct(*arguments: str) -> int:
 def scancel(number: str) -> int:
     (jobs() / number).write_text("CANCELLED by 0")
     os.killpg(int((jobs() / number).with_suffix(".group").read_text()), signal.SIGKILL)
+    return 0
+
+
+def scontrol(command: str, number: str) -> int:
+    assert command == "requeue"
+    (jobs() / number).with_suffix(".requeue").touch()
     return 0
 
 

@@ -1,64 +1,23 @@
-"""Launchers under the name that Hydra requires. Imported at every start; what they stand for when used."""
+"""Launchers by the names in `conf/hydra/launcher`."""
 
-from abc import abstractmethod
-from collections.abc import Sequence
-from typing import Any
-
-from hydra.core.utils import JobReturn
 from hydra.plugins.launcher import Launcher
-from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig
+
+from . import Deferred
 
 
-class Found(Launcher):
-    """What Hydra finds of a launcher; to make one is to make what it stands for."""
+class LocalLauncher(Deferred, Launcher):
+    """Plugin of `hydra/launcher=local`."""
 
-    def __new__(cls, **options: Any) -> Any:
-        """Import the launcher and make it."""
-        return cls.launcher()(**options)
-
-    @classmethod
-    @abstractmethod
-    def launcher(cls) -> type[Launcher]:
-        """Import it."""
-
-    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """Never called: nothing is an instance of this class."""
-        raise NotImplementedError
-
-    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Never called: nothing is an instance of this class."""
-        raise NotImplementedError
+    implementation = "project.sweeps.launchers.local.LocalLauncher"
 
 
-class LocalLauncher(Found):
-    """`hydra/launcher=local`."""
+class SlurmLauncher(Deferred, Launcher):
+    """Plugin of `hydra/launcher=slurm`."""
 
-    @classmethod
-    def launcher(cls) -> type[Launcher]:
-        """Import it."""
-        from project.sweeps.launchers.local import LocalProcesses
-
-        return LocalProcesses
+    implementation = "project.sweeps.launchers.slurm.SlurmLauncher"
 
 
-class SlurmLauncher(Found):
-    """`hydra/launcher=slurm`."""
+class RayLauncher(Deferred, Launcher):
+    """Plugin of `hydra/launcher=ray`."""
 
-    @classmethod
-    def launcher(cls) -> type[Launcher]:
-        """Import it."""
-        from project.sweeps.launchers.slurm import SlurmJobs
-
-        return SlurmJobs
-
-
-class RayLauncher(Found):
-    """`hydra/launcher=ray`."""
-
-    @classmethod
-    def launcher(cls) -> type[Launcher]:
-        """Import it."""
-        from project.sweeps.launchers.ray_cluster import RayTasks
-
-        return RayTasks
+    implementation = "project.sweeps.launchers.ray.RayLauncher"

@@ -26,6 +26,7 @@ from project.config.validation.arguments import last_of_each, refuse_wrong_argum
 from project.errors import InputError, one_line, plain
 from project.runs import create
 from project.runs.run_folder import RunFolder
+from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import quoted
 from project.runtime import signals, slurm, torchrun, training_imports
 from project.runtime.files import reason_of
@@ -99,7 +100,7 @@ def _tidy_up(signum: int) -> None:
     """Leave nothing of a single run that is told to stop before it has trained; have SLURM start it again."""
     mine = list(create.claimed())
     for path in mine:
-        if not RunFolder(path).status_file.exists():
+        if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
             create.discard(path)
     if signum == signal.SIGUSR1 and (mine or resume.continued) and torchrun.is_first():
         slurm.requeue()

@@ -62,7 +62,6 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep in processes that belong to one run."""
         training_imports.settle()  # its process goes on for long
-        signals.raise_again()
         with ending_on_errors():
             torchrun.refuse_sweep()
             for text in overrides_of(config):

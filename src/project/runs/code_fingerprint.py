@@ -1,4 +1,4 @@
-"""Whether two states of the code would train alike."""
+"""Fingerprint of the code: two states with the same fingerprint train alike."""
 
 import ast
 import hashlib
@@ -7,12 +7,12 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
-ELSEWHERE = ("sweeps", "runs", "screen.py", "command_line.py", "nearest.py", "preflight.py", "resume.py")
-"""Parts of the package that decide nothing about a run's result."""
+IRRELEVANT = ("sweeps", "runs", "reporting", "inference")
+"""Packages that no result of a run depends on."""
 
 
 def fingerprint(package: Path) -> dict[str, str]:
-    """What decides a run's result besides its configuration: source files and package versions.
+    """Return all that decides a run's result besides its configuration: source files and package versions.
 
     Comments, docstrings and layout do not count.
 
@@ -23,14 +23,14 @@ def fingerprint(package: Path) -> dict[str, str]:
         A hash by file name, a version by package name.
     """
     files = [
-        file for file in sorted(package.rglob("*.py")) if file.relative_to(package).parts[0] not in ELSEWHERE
+        file for file in sorted(package.rglob("*.py")) if file.relative_to(package).parts[0] not in IRRELEVANT
     ]
     hashes = {file.relative_to(package).as_posix(): _hash(file) for file in files}
     return hashes | {name: _version(name) for name in PACKAGES}
 
 
 def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Names that differ."""
+    """Return the names that differ."""
     return sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
 
 
@@ -47,11 +47,8 @@ def _hash(file: Path) -> str:
 
 
 def _is_text(statement: ast.stmt) -> bool:
-    return (
-        isinstance(statement, ast.Expr)
-        and isinstance(statement.value, ast.Constant)
-        and isinstance(statement.value.value, str)
-    )
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
 
 
 def _version(package: str) -> str:

@@ -1,4 +1,4 @@
-"""Optuna's storages, samplers and pruners, by the names that configurations use."""
+"""Optuna's storages, samplers and pruners, by their names in configurations."""
 
 import inspect
 import random
@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.pruners import BasePruner
-from optuna.samplers import BaseSampler
+from optuna import pruners, samplers
 from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
@@ -20,47 +19,44 @@ from project.runtime.text import did_you_mean
 from project.runtime.write_probe import refuse_unwritable_output
 
 LOCK_S = 5
-"""Seconds after which the lock of a journal counts as left by a killed process; a write takes few ms."""
-MADE_BY_OTHERS_S = 10.0
-"""Seconds that other processes may need to make the tables of a new database; it takes them some tenths."""
+"""Age at which the lock of a journal counts as left by a killed process [s]; a write takes few ms."""
+TABLES_S = 10.0
+"""Time that other processes may need to make the tables of a new database [s]; usually some tenths."""
 
-SAMPLERS: Mapping[str, type[BaseSampler]] = {
-    "tpe": optuna.samplers.TPESampler,
-    "gp": optuna.samplers.GPSampler,
-    "cmaes": optuna.samplers.CmaEsSampler,
-    "qmc": optuna.samplers.QMCSampler,
-    "random": optuna.samplers.RandomSampler,
-    "brute_force": optuna.samplers.BruteForceSampler,
-    "nsgaii": optuna.samplers.NSGAIISampler,
-    "nsgaiii": optuna.samplers.NSGAIIISampler,
+SAMPLERS: Mapping[str, type[samplers.BaseSampler]] = {
+    "tpe": samplers.TPESampler,
+    "gp": samplers.GPSampler,
+    "cmaes": samplers.CmaEsSampler,
+    "qmc": samplers.QMCSampler,
+    "random": samplers.RandomSampler,
+    "brute_force": samplers.BruteForceSampler,
+    "nsgaii": samplers.NSGAIISampler,
+    "nsgaiii": samplers.NSGAIIISampler,
 }
-
-NEEDS = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
-"""Packages without which a sampler finds out in the middle of a search that it cannot go on."""
-
-PRUNERS: Mapping[str, type[BasePruner]] = {
-    "none": optuna.pruners.NopPruner,
-    "median": optuna.pruners.MedianPruner,
-    "percentile": optuna.pruners.PercentilePruner,
-    "hyperband": optuna.pruners.HyperbandPruner,
-    "successive_halving": optuna.pruners.SuccessiveHalvingPruner,
-    "threshold": optuna.pruners.ThresholdPruner,
+REQUIRED_PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
+"""Packages that a sampler would miss only in the middle of a search."""
+PRUNERS: Mapping[str, type[pruners.BasePruner]] = {
+    "none": pruners.NopPruner,
+    "median": pruners.MedianPruner,
+    "percentile": pruners.PercentilePruner,
+    "hyperband": pruners.HyperbandPruner,
+    "successive_halving": pruners.SuccessiveHalvingPruner,
+    "threshold": pruners.ThresholdPruner,
 }
 
 JOURNAL = "journal:"
-"""What the address of a journal file begins with; it works on network file systems too."""
-FILES = (JOURNAL, "sqlite:///")
-"""Beginnings of addresses of files."""
+"""Beginning of the address of a journal file, which works on network file systems too."""
+FILE_SCHEMES = (JOURNAL, "sqlite:///")
 
 
 def silence() -> None:
-    """Keep Optuna's own lines off the screen: the sweep tells what happens."""
+    """Switch off Optuna's own messages."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def refuse_unwritable_storage(url: str) -> None:
-    """Make sure that the file of a storage can be written, where the storage is a file.
+    """Refuse a storage whose file cannot be written.
 
     Raises:
         InputError: the file cannot be written.
@@ -70,14 +66,13 @@ def refuse_unwritable_storage(url: str) -> None:
 
 
 def _file_of(url: str) -> Path | None:
-    """The file of a storage; None for databases without one."""
-    path = next((url.removeprefix(start) for start in FILES if url.startswith(start)), "")
+    path = next((url.removeprefix(start) for start in FILE_SCHEMES if url.startswith(start)), "")
     return Path(path.partition("?")[0]) if path and not path.startswith(":") else None
 
 
 def absolute(url: str) -> str:
-    """A storage's address with an absolute path, for processes in other working directories."""
-    for start in FILES:
+    """Return a storage's address with an absolute path, for processes in other working directories."""
+    for start in FILE_SCHEMES:
         if url.startswith(start) and not (path := url.removeprefix(start)).startswith((":", "/")):
             return f"{start}{Path(path).absolute()}"
     return url
@@ -87,20 +82,20 @@ def open_storage(url: str) -> BaseStorage:
     """Open a storage.
 
     Args:
-        url: `journal:FILE`, or what SQLAlchemy takes, such as sqlite:///FILE or postgresql://….
+        url: `journal:FILE`, or an address for SQLAlchemy, such as sqlite:///FILE or postgresql://….
 
     Raises:
-        InputError: there is none, or it cannot be reached.
+        InputError: the storage cannot be opened.
     """
     try:
         if (file := _file_of(url)) is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
         if url.startswith(JOURNAL):
-            file = Path(url.removeprefix(JOURNAL))
-            lock = JournalFileSymlinkLock(str(file), grace_period=LOCK_S)
-            return JournalStorage(JournalFileBackend(str(file), lock_obj=lock))
+            path = url.removeprefix(JOURNAL)
+            lock = JournalFileSymlinkLock(path, grace_period=LOCK_S)
+            return JournalStorage(JournalFileBackend(path, lock_obj=lock))
         return _open_database(url)
-    except Exception as error:  # of whichever database driver
+    except Exception as error:  # of any database driver
         raise InputError(
             f"hydra.sweeper.storage={url}: cannot be opened ({summarize(error)}); give {JOURNAL}FILE, "
             "sqlite:///FILE or another address that SQLAlchemy takes"
@@ -108,41 +103,41 @@ def open_storage(url: str) -> BaseStorage:
 
 
 def _open_database(url: str) -> BaseStorage:
-    """Open a database, and again while other processes make the tables that it lacks."""
-    from sqlalchemy.exc import DBAPIError, IntegrityError  # 0.4 s that journal files do without
+    """Open a database, and try again while other processes make its tables."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError  # 0.4 s, not needed for journal files
 
-    deadline = time.monotonic() + MADE_BY_OTHERS_S
+    deadline = time.monotonic() + TABLES_S
     while True:
         try:
             return optuna.storages.get_storage(url)
         except DBAPIError as error:
-            raced = isinstance(error, IntegrityError) or "already exists" in str(error)
-            if not raced or time.monotonic() > deadline:
+            is_race = isinstance(error, IntegrityError) or "already exists" in str(error)
+            if not is_race or time.monotonic() > deadline:
                 raise
-            time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 (apart from the others)
+            time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 (spreads the processes)
 
 
-def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> BaseSampler:
+def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> samplers.BaseSampler:
     """Make a sampler.
 
     Args:
-        name: a key of `SAMPLERS`.
-        options: of its constructor.
-        seed: of its draws, for those that draw.
+        name: key of `SAMPLERS`.
+        options: arguments of its constructor.
+        seed: seed, for samplers that take one.
 
     Raises:
         InputError: unknown name or option.
     """
-    seeded = {"seed": seed, **options} if "seed" in _options(SAMPLERS.get(name)) else dict(options)
+    seeded = {"seed": seed, **options} if "seed" in _parameters(SAMPLERS.get(name)) else dict(options)
     return _make("sampler", SAMPLERS, name, seeded)
 
 
-def make_pruner(name: str, options: Mapping[str, Any]) -> BasePruner:
+def make_pruner(name: str, options: Mapping[str, Any]) -> pruners.BasePruner:
     """Make a pruner.
 
     Args:
-        name: a key of `PRUNERS`.
-        options: of its constructor.
+        name: key of `PRUNERS`.
+        options: arguments of its constructor.
 
     Raises:
         InputError: unknown name or option.
@@ -154,10 +149,10 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
     key = f"hydra.sweeper.{kind}"
     if name not in known:
         raise InputError(f"{key}={name}: {did_you_mean(name, known)}")
-    allowed = _options(known[name])
+    allowed = _parameters(known[name])
     if wrong := [option for option in options if option not in allowed]:
         raise InputError(f"{key}_options.{wrong[0]}: {name} has none; {did_you_mean(wrong[0], allowed)}")
-    if (package := NEEDS.get(name)) and find_spec(package) is None:
+    if (package := REQUIRED_PACKAGES.get(name)) and find_spec(package) is None:
         raise InputError(
             f"{key}={name}: needs {package}; uv sync --extra search / pip install 'project[search]'"
         )
@@ -167,5 +162,5 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
         raise InputError(f"{key}={name} {key}_options={dict(options)}: {error}") from error
 
 
-def _options(made: type[Any] | None) -> list[str]:
+def _parameters(made: type[Any] | None) -> list[str]:
     return [] if made is None else [name for name in inspect.signature(made).parameters if name != "self"]

@@ -1,4 +1,4 @@
-"""A sweep's folder: its record, the configuration files as they were, and one run folder a job."""
+"""A sweep's folder: its record, the configuration files as they were, and a run folder for each job."""
 
 import json
 import os
@@ -20,17 +20,18 @@ from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
 from project.runtime import yaml_files
+from project.runtime.files import replace_text
 from project.runtime.secrets import find_secrets, redact
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ENTRY = re.compile(r"""^\s*(?:- )?['"]?([\w.+-]+)['"]?:[ \t]+([^\s#].*)""", re.MULTILINE)
-"""A line of YAML with a key and a value, for files that are no YAML as a whole."""
-LAST_BREATH_S = 10.0
-"""Seconds that a killed sweep's processes may need to disappear."""
+"""Line with a key and a value, in files that are not valid YAML."""
+LOCK_TIMEOUT_S = 10.0
+"""Time that the processes of a killed sweep may need to end [s]."""
 
 
 class SweepFolder:
-    """What stands where in a sweep's folder.
+    """Paths and files of a sweep's folder.
 
     Args:
         path: the folder.
@@ -49,11 +50,10 @@ class SweepFolder:
         return RunFolder(self.path).shown
 
     def run(self, name: str) -> RunFolder:
-        """A job's run folder."""
         return RunFolder(self.path / name)
 
     def read_record(self) -> dict[str, Any]:
-        """What the sweep is: the command line's overrides, its start, the code's state.
+        """Return the command line, the start and the state of the code.
 
         Raises:
             InputError: the file is damaged.
@@ -64,14 +64,13 @@ class SweepFolder:
             raise InputError(f"resume={self.shown}: {self.record_file} is damaged ({error})") from error
 
     def read_jobs(self) -> dict[str, Job]:
-        """The jobs on record, by the name of their folders; none where the record is damaged."""
+        """Return the jobs by the name of their folders; none where the record is damaged."""
         try:
             return {job.name: job for job in self.ledger.read().values()}
-        except (OSError, ValueError, TypeError):  # the runs' folders tell as much
+        except (OSError, ValueError, TypeError):  # the runs' folders hold the same
             return {}
 
-    def start_record(self, overrides: Sequence[str], config_name: str) -> None:
-        """Write what the sweep is."""
+    def write_record(self, overrides: Sequence[str], config_name: str) -> None:
         record = {
             "overrides": list(overrides),
             "config_name": config_name,
@@ -82,15 +81,13 @@ class SweepFolder:
             "versions": versions(),
             "code": fingerprint(PACKAGE),
         }
-        partial = self.record_file.with_suffix(".json.partial")
-        partial.write_text(json.dumps(redact(record), indent=2) + "\n")
-        partial.replace(self.record_file)
+        replace_text(self.record_file, json.dumps(redact(record), indent=2) + "\n")
 
     def refuse_changed_code(self) -> None:
-        """Make sure that jobs yet to come are trained by the code that trained the others.
+        """Refuse to resume with other code than the sweep began with.
 
         Raises:
-            InputError: files or packages differ from those that the sweep began with.
+            InputError: source files or packages changed.
         """
         if changed := differences(self.read_record()["code"], fingerprint(PACKAGE)):
             names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
@@ -103,30 +100,44 @@ class SweepFolder:
     def locked(self) -> Iterator[None]:
         """Keep other processes from running this sweep at the same time.
 
-        Forked jobs share the lock: it is free when the last one of a killed sweep has ended.
+        Forked jobs share the lock, so it is free once the last process of a killed sweep has ended.
 
         Raises:
-            InputError: another process runs it.
+            InputError: another process runs the sweep.
         """
+        import fcntl  # Windows has none, and needs it for sweeps alone
+
         with (self.path / ".lock").open("w") as file:
-            deadline = time.monotonic() + LAST_BREATH_S
-            while not _lock(file.fileno()):
-                if time.monotonic() > deadline:
-                    raise InputError(f"{self.shown}: this sweep is running already; end that process first")
+            deadline = time.monotonic() + LOCK_TIMEOUT_S
+            while True:
+                try:
+                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    break
+                except BlockingIOError as error:
+                    if time.monotonic() > deadline:
+                        raise InputError(
+                            f"{self.shown}: this sweep is running already; end that process first"
+                        ) from error
                 time.sleep(0.1)
             yield
+
+
+def find_sweep(path: str | Path) -> SweepFolder | None:
+    """Return the sweep in a folder, None if it holds none."""
+    folder = SweepFolder(path)
+    return folder if folder.record_file.exists() else None
 
 
 def create(
     wanted: str, sources: Sequence[Path], overrides: Sequence[str], config_name: str = "train"
 ) -> SweepFolder:
-    """Make a new sweep's folder, with one copy of all configuration files.
+    """Make a new sweep's folder, with a copy of all configuration files.
 
     Args:
-        wanted: its path; -2, -3, … is appended if it is taken.
-        sources: folders of configurations; a file in one hides those of the same name in the following ones.
-        overrides: of the command line.
-        config_name: of the primary configuration.
+        wanted: path of the folder; -2, -3, … is appended if it exists.
+        sources: folders of configuration files; a file hides those of the same name in later folders.
+        overrides: overrides of the command line.
+        config_name: name of the primary configuration.
 
     Raises:
         InputError: the folder cannot be made, or a file of the configuration holds a secret.
@@ -142,26 +153,26 @@ def create(
             )
         print(f"warning: {path}: {key} is secret; the sweep's configuration lacks this file", file=sys.stderr)
         del files[path]
-    named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
-    folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if named else "paths.outputs"))
+    is_named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
+    folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if is_named else "paths.outputs"))
     for path, (file, _) in files.items():
         copy = folder.conf / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
         yaml_files.originals[copy.resolve()] = file
-    folder.start_record(overrides, config_name)
+    folder.write_record(overrides, config_name)
     return folder
 
 
 def _config_files(top: Path) -> Iterator[Path]:
-    """YAML files below a folder that Hydra could read; not those of runs and sweeps, nor hidden ones."""
-    above: dict[str, tuple[str, ...]] = {}  # by folder, those that it lies in, with all links followed
+    """Yield the YAML files below a folder that Hydra could read, but hidden ones and those of runs."""
+    parents: dict[str, tuple[str, ...]] = {}  # real paths of each folder's parents
     for place, folders, names in os.walk(top, followlinks=True):
-        around, real = above.get(os.path.dirname(place), ()), os.path.realpath(place)
-        if real in around or {"status.json", "sweep.json"} & set(names):  # links may lead in a circle
+        above, real = parents.get(os.path.dirname(place), ()), os.path.realpath(place)
+        if real in above or {"status.json", "sweep.json"} & set(names):  # links may lead in a circle
             folders.clear()
             continue
-        above[place] = (*around, real)
+        parents[place] = (*above, real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (Path(place, name) for name in sorted(names) if name.endswith((".yaml", ".yml"))):
             if file.is_file() and file.stat().st_size <= yaml_files.MOST_BYTES:
@@ -169,26 +180,9 @@ def _config_files(top: Path) -> Iterator[Path]:
 
 
 def _find_secret(file: Path) -> str | None:
-    """Find the first key of a file that holds a secret, which a copy would spread."""
+    """Return the first key of a file with a secret, which a copy would spread."""
     try:
         plain = yaml_files.read_yaml(file)
     except InputError:
         plain = [{key: value} for key, value in ENTRY.findall(yaml_files.read_text(file, errors="replace"))]
     return next((key for key, _ in find_secrets(plain)), None)
-
-
-def find_sweep(path: str | Path) -> SweepFolder | None:
-    """The sweep that a folder is, or None."""
-    folder = SweepFolder(path)
-    return folder if folder.record_file.exists() else None
-
-
-def _lock(descriptor: int) -> bool:
-    """Lock an open file, for this process and all that are forked from it, unless others hold it."""
-    import fcntl  # Windows has none, and needs it for sweeps alone
-
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

@@ -1,8 +1,8 @@
-"""A sweep's jobs and what became of them."""
+"""Jobs of a sweep: their overrides, states and names."""
 
 import re
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from project.runs.ranking import REPETITIONS
@@ -11,13 +11,12 @@ from project.runtime.secrets import redact_text
 State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
 
 SUCCEEDED: tuple[State, ...] = ("done", "pruned")
-"""States of a job that ended as it should."""
 FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
-"""States in which a job is left alone when the sweep goes on (failed ones unless they are retried)."""
+"""States of jobs that a resumed sweep does not run again."""
 
 LONGEST_NAME = 60
 HIDDEN = ("+callbacks.pruning", "hydra.")
-"""Overrides that the framework gives, which no user wants to read."""
+"""Beginnings of overrides that no user gave."""
 
 
 @dataclass
@@ -25,18 +24,18 @@ class Job:
     """One run of a sweep.
 
     Args:
-        number: its place in the sweep.
-        overrides: all of them, as on the command line.
-        varied: those of them in which it differs from the sweep's other jobs.
-        name: of its folder in the sweep's.
-        point: jobs of one point differ in seed or fold alone.
-        state: what became of it.
-        value: of the monitored metric, once it is done.
-        metrics: all that it measured, once it is done.
-        error: one line.
-        started, finished: UTC, ISO 8601.
-        duration_s: seconds of its last attempt.
-        attempts: how often it was started.
+        number: position in the sweep.
+        overrides: all overrides, as on the command line.
+        varied: overrides by which the sweep's jobs differ.
+        name: name of the run folder in the sweep's folder.
+        point: number of the point; jobs of one point differ in seed or fold alone.
+        state: state of the job.
+        value: value of the monitored metric, once done.
+        metrics: all metrics, once done.
+        error: error on one line.
+        started, finished: times (UTC, ISO 8601).
+        duration_s: duration of the last attempt [s].
+        attempts: number of starts.
     """
 
     number: int
@@ -53,13 +52,9 @@ class Job:
     duration_s: float | None = None
     attempts: int = 0
 
-    def as_dict(self) -> dict[str, Any]:
-        """The fields, for JSON."""
-        return asdict(self)
-
     @property
     def label(self) -> str:
-        """What tells it from the others, for a line on the screen."""
+        """Settings that tell the job from others, on one line."""
         return _label(self.settings)
 
     @property
@@ -70,19 +65,19 @@ class Job:
 
     @property
     def point_label(self) -> str:
-        """Settings by which its point differs from others."""
+        """Settings that tell the point of the job from others, on one line."""
         return _label({key: value for key, value in self.settings.items() if key not in REPETITIONS})
 
     @property
     def point_key(self) -> Hashable:
-        """Equal for jobs that differ in seed or fold alone; 0.1 and 1e-1 are equal."""
+        """Key that is equal for jobs of one point; 0.1 and 1e-1 are equal."""
         return frozenset(
             (key, _number(value)) for key, value in self.settings.items() if key not in REPETITIONS
         )
 
     @property
     def repetition(self) -> tuple[Hashable, ...]:
-        """Seed and fold, by which the jobs of one point differ."""
+        """Seed and fold."""
         return tuple(_number(self.settings.get(key, "")) for key in REPETITIONS)
 
 
@@ -99,18 +94,18 @@ def _number(value: str) -> float | str:
 
 
 def shown(overrides: Sequence[str]) -> list[str]:
-    """The overrides that a user gave, without secrets."""
+    """Return the overrides that a user gave, without secrets."""
     return [redact_text(text) for text in overrides if not text.startswith(HIDDEN)]
 
 
 def quoted(text: str) -> str:
-    """A string in the grammar of Hydra's overrides."""
+    """Return a string in the grammar of Hydra's overrides."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def in_grammar(value: Any) -> str:
-    """A plain value in the grammar of Hydra's overrides."""
+    """Return a plain value in the grammar of Hydra's overrides."""
     if isinstance(value, str):
         return quoted(value)
     if isinstance(value, Mapping):
@@ -123,24 +118,24 @@ def in_grammar(value: Any) -> str:
 
 
 def short(value: str) -> str:
-    """A value as tables show it: a number with at most four digits that count."""
+    """Shorten a number to four significant digits; return other values as they are."""
     if re.fullmatch(r"-?\d*\.\d{4,}(e[-+]?\d+)?", value.lower()):
         return f"{float(value):.4g}"
     return value
 
 
 def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
-    """A job's folder: its number, and the values in which it differs.
+    """Return the name of a job's folder: its number, and the values in which it differs.
 
-    Values of groups stand alone (`cnn`), others behind the last part of their key (`lr0.1`). No character
-    needs quoting, in a shell or in an override.
+    Names stand alone (`cnn`), numbers behind the last part of their key (`lr0.1`). No character needs quotes
+    in a shell or an override.
     """
     parts = []
     for text in shown(varied):
         key, _, value = text.partition("=")
         key = key.lstrip("+~").rpartition(".")[2].rpartition("/")[2]
         value = short(value)
-        number_like = re.fullmatch(r"[-+0-9.]+(e[-+]?\d+)?|true|false|null", value.lower())
-        parts.append(f"{key}{value}" if number_like else value or key)
+        is_number = re.fullmatch(r"[-+0-9.]+(e[-+]?\d+)?|true|false|null", value.lower())
+        parts.append(f"{key}{value}" if is_number else value or key)
     words = [re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts]
     return "_".join([f"{number:0{digits}}", *filter(None, words)])[:LONGEST_NAME].rstrip("-_.")

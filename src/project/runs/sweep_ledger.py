@@ -1,9 +1,9 @@
-"""The record of a sweep's jobs: a file that only grows, so that no moment is a bad one to be killed at."""
+"""The record of a sweep's jobs: a file that only grows, so that the sweep can be killed at any moment."""
 
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from project.errors import InputError
@@ -13,28 +13,25 @@ from project.runtime.secrets import redact
 
 
 class Ledger:
-    """One JSON line for each change of a job; the last line of a job counts.
+    """File with a JSON line for each change of a job, of which the last one counts.
 
-    A line is on the disk when `write` returns. Whoever is killed before leaves a line without an end, which
-    is dropped. A line that cannot be written is told of, and written with the next one.
+    A line is on the disk when `write` returns. A line without an end, of a killed process, is dropped. A line
+    that cannot be written is reported, and written with the next one.
 
     Args:
-        file: the record.
+        file: path of the record.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._unwritten: list[Job] = []
-        self._outage = Outage(
-            file,
-            "the sweep goes on, what becomes of its jobs stands in their folders",
-        )
+        self._outage = Outage(file, "the sweep continues, the jobs' folders hold their results")
 
     def read(self) -> dict[int, Job]:
-        """Jobs by number, in order.
+        """Return the jobs by number, in order.
 
         Raises:
-            InputError: a line is damaged. A last one that is torn does not count.
+            InputError: a line is damaged, other than a torn last one.
         """
         jobs: dict[int, Job] = {}
         if self.file.exists():
@@ -44,7 +41,7 @@ class Ledger:
                 except (ValueError, TypeError) as error:
                     raise InputError(
                         f"{self.file}: line {number} is damaged; remove it: earlier lines and the job's "
-                        "folder tell of the job"
+                        "folder hold its state"
                     ) from error
                 jobs[job.number] = job
         jobs |= {job.number: job for job in self._unwritten}
@@ -52,13 +49,13 @@ class Ledger:
 
     @property
     def outage(self) -> str:
-        """Why jobs could not be recorded, after one more try; empty if they all are."""
+        """Reason why jobs could not be recorded, after one more try; empty if all are on record."""
         if self._unwritten:
             self.write()
         return self._outage.reason
 
     def write(self, *jobs: Job) -> None:
-        """Record jobs as they are now.
+        """Record the present state of jobs.
 
         Raises:
             OSError: there is no record yet, and none can be made.
@@ -75,20 +72,20 @@ class Ledger:
             self._outage.end()
 
     def _append(self, jobs: Sequence[Job]) -> None:
-        lines = "".join(json.dumps(redact(job.as_dict())) + "\n" for job in jobs).encode()
+        lines = "".join(json.dumps(redact(asdict(job))) + "\n" for job in jobs).encode()
         partial = self.file.with_suffix(".jsonl.partial")
-        new = not self.file.exists()
+        is_new = not self.file.exists()
         drop_torn_line(self.file)
-        with partial.open("wb") if new else self.file.open("ab") as stream:
+        with partial.open("wb") if is_new else self.file.open("ab") as stream:
             stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
-        if new:  # all of a sweep's first jobs are on record, or none
+        if is_new:  # all of a sweep's first jobs are on record, or none
             partial.replace(self.file)
 
 
 def drop_torn_line(file: Path) -> None:
-    """Cut a file that grows by lines after its last whole one; there may be no such file."""
+    """Truncate a file after its last complete line, if there is such a file."""
     if not file.exists():
         return
     with file.open("rb+") as stream:

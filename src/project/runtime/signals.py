@@ -117,7 +117,7 @@ _start = _Start()
 
 
 def end_at_once(tidy_up: Callable[[int], object] | None = None) -> None:
-    """From now on end the process at once when it is told to stop, until `listening` or `raise_again`.
+    """From now on end the process at once when it is told to stop, until `listening`.
 
     Signals that are ignored, as under `nohup`, stay so. May be called again.
 
@@ -131,14 +131,6 @@ def end_at_once(tidy_up: Callable[[int], object] | None = None) -> None:
     _start.pid = os.getpid()
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     _start.earlier = {number: signal.signal(number, _end) for number in heard}
-
-
-def raise_again() -> None:
-    """Undo `end_at_once`: a sweep has its own ways."""
-    for number, handler in _start.earlier.items():
-        if signal.getsignal(number) == _end:
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
-    _start.earlier = {}
 
 
 @contextmanager

@@ -1,1 +1,1 @@
-"""Many runs from one command: the queue, its record, and where the jobs run."""
+"""Many runs from one command: scheduler, record, launchers and sweepers."""

@@ -1,27 +1,32 @@
-"""Jobs' configurations, as Hydra would compose them, in a tenth of the time."""
+"""Configurations of jobs, composed as Hydra does in a tenth of the time, and checked."""
 
 import pickle
 from collections.abc import Sequence
 
 from hydra.core.config_loader import ConfigLoader
-from hydra.core.config_search_path import ConfigSearchPath
+from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
+from project.config.derived_values import complete
 from project.config.hydra_patches import apply_overrides, is_group, make_loader, set_override_dirname
+from project.config.output_paths import Output, find_misplaced, outside
+from project.config.validation import find_problems
+from project.errors import InputError
+from project.runs.sweep_folder import SweepFolder
+from project.runs.sweep_jobs import Job
+from project.runtime.write_probe import find_unusable
 
 
 class Composer:
-    """Composes the configuration of one job after the other.
+    """Compose the configurations of a sweep's jobs.
 
-    Hydra reads and merges every file again for each job. But files follow from the choices of groups alone,
-    and the jobs of a sweep make few different ones: each is composed once, and a job's values are set on a
-    copy of it.
+    Hydra reads and merges every file again for each job. The files depend on the choices of groups alone, of
+    which a sweep makes few: each is composed once, and a job's values are set on a copy.
 
     Args:
-        loader: Hydra's.
-        master: the sweep's configuration.
+        loader: Hydra's loader.
+        master: configuration of the sweep.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
@@ -29,32 +34,22 @@ class Composer:
         self.master = master
         self._bases: dict[tuple[str, ...], bytes] = {}
 
-    def compose(self, overrides: Sequence[str]) -> DictConfig:
-        """Return what `ConfigLoader.load_sweep_config` returns for these overrides of a job."""
+    def compose(self, overrides: Sequence[str], number: int | None = None) -> DictConfig:
+        """Return the same as `ConfigLoader.load_sweep_config`, with the number of the job."""
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-        choices = [override for override in parsed if self._is_choice(override)]
-        config = self._base(tuple(override.input_line or "" for override in choices))
-        values = [override for override in parsed if override not in choices]
+        choices = [one for one in parsed if is_group(self.loader, one.key_or_group)]
+        config = self._base(tuple(one.input_line or "" for one in choices))
+        values = [one for one in parsed if one not in choices]
         apply_overrides(values, config)
-        task = [override for override in parsed if not override.is_hydra_override()]
-        config.hydra.overrides.task = [override.input_line for override in task]
-        config.hydra.overrides.hydra += [
-            override.input_line for override in values if override.is_hydra_override()
-        ]
+        task = [one for one in parsed if not one.is_hydra_override()]
+        config.hydra.overrides.task = [one.input_line for one in task]
+        config.hydra.overrides.hydra += [one.input_line for one in values if one.is_hydra_override()]
         set_override_dirname(config)
         OmegaConf.copy_cache(from_config=self.master, to_config=config)
+        if number is not None:
+            with open_dict(config):
+                config.hydra.job.num, config.hydra.job.id = number, str(number)
         return config
-
-    def compose_job(self, overrides: Sequence[str], number: int) -> DictConfig:
-        """Compose a job, with its number."""
-        config = self.compose(overrides)
-        with open_dict(config):
-            config.hydra.job.num = number
-            config.hydra.job.id = str(number)
-        return config
-
-    def _is_choice(self, override: Override) -> bool:
-        return is_group(self.loader, override.key_or_group)
 
     def _base(self, choices: tuple[str, ...]) -> DictConfig:
         if choices not in self._bases:
@@ -64,11 +59,43 @@ class Composer:
 
 
 def loader_of(loader: ConfigLoader, folder: str) -> ConfigLoader:
-    """A loader that reads one folder in the place of the main configuration and the folders beside it."""
-    path: ConfigSearchPath = loader.get_search_path()
+    """Return a loader that reads one folder instead of all folders of configuration files."""
+    path = loader.get_search_path()
     elements = path.get_path()
     for element in elements:
         if element.provider == "main":
             element.path = f"file://{folder}"
     elements[:] = [one for one in elements if one.provider == "main" or not str(one.path).startswith("file:")]
     return make_loader(path)
+
+
+def compose_job(composer: Composer, folder: SweepFolder, job: Job, overrides: Sequence[str]) -> DictConfig:
+    """Compose a job's configuration, with the job's folder."""
+    config = composer.compose(overrides, job.number)
+    with read_write(config.hydra):
+        config.hydra.sweep.dir = str(folder.path.absolute())
+        config.hydra.sweep.subdir = job.name
+        config.hydra.runtime.output_dir = str((folder.path / job.name).absolute())
+    complete(config)
+    return config
+
+
+def refuse_problems(config: DictConfig) -> list[Output]:
+    """Check a configuration.
+
+    Returns:
+        The paths outside its folder that the job writes to.
+
+    Raises:
+        InputError: the problems, one a line.
+    """
+    hydra = HydraConfig.instance()
+    earlier = hydra.cfg
+    hydra.set_config(config)  # for the resolver ${hydra:…}
+    try:
+        problems = dict.fromkeys([*find_problems(config), *find_unusable(config), *find_misplaced(config)])
+        if problems:
+            raise InputError("\n".join(problems))
+        return list(outside(config))
+    finally:
+        hydra.cfg = earlier

@@ -1,4 +1,4 @@
-"""What the process of one job does: the same wherever it runs."""
+"""The process of one job: the same on this machine, below SLURM and below Ray."""
 
 import gc
 import importlib.util
@@ -10,49 +10,33 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
-from hydra.core.utils import JobStatus, setup_globals
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, setup_globals
 from hydra.types import TaskFunction
-from omegaconf import DictConfig, open_dict, read_write
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from project.config import hydra_security, resolvers
 from project.config.cli import report
+from project.config.hydra_patches import Callbacks, allowing
+from project.config.hydra_security import BUILT_BY_HYDRA
 from project.errors import one_line
 from project.runs.run_folder import RunFolder
 from project.runtime import training_imports
+from project.runtime.files import replace_text
 from project.runtime.signals import SIGNALS
 from project.runtime.streams import die_with_parent, flush, forget_ranks
-from project.sweeps.device_slots import Grant, Need
-from project.sweeps.hydra_job import run_task
-
-
-@dataclass(frozen=True)
-class Order:
-    """One job, ready to run in any process of any machine that sees its folder.
-
-    Args:
-        number: of the job.
-        config: composed, with Hydra's own node.
-        folder: absolute path of its run folder.
-        task: what is run with the configuration.
-        need: its devices.
-    """
-
-    number: int
-    config: DictConfig
-    folder: Path
-    task: "Task"
-    need: Need
+from project.runtime.yaml_text import to_yaml
+from project.sweeps.device_slots import DeviceLease, DeviceRequest
 
 
 @dataclass(frozen=True)
 class Task:
-    """A script's main function, by name: a fresh process finds it again.
+    """Main function of a script, by name, so that a fresh process can import it.
 
     Args:
-        script: file that it stands in.
-        name: of the function, undecorated or decorated by `hydra.main`.
+        script: file of the function.
+        name: name of the function, undecorated or decorated by `hydra.main`.
     """
 
     script: str
@@ -60,12 +44,11 @@ class Task:
 
     @classmethod
     def of(cls, function: TaskFunction) -> "Task":
-        """Name a function."""
         code = function.__code__
         return cls(str(Path(code.co_filename).resolve()), code.co_name)
 
     def load(self) -> TaskFunction:
-        """Import the function, without running the script."""
+        """Import the function without running the script."""
         spec = importlib.util.spec_from_file_location("project_job_script", self.script)
         assert spec is not None
         assert spec.loader is not None
@@ -75,60 +58,148 @@ class Task:
         return getattr(function, "__wrapped__", function)
 
 
-def log_of(order: Order) -> Path:
-    """Where a job's output goes."""
-    return order.folder / f"{order.config.hydra.job.name}.log"
+@dataclass(frozen=True)
+class JobSpec:
+    """A job that any process of any machine can run that sees its folder.
+
+    Args:
+        number: number of the job.
+        overrides: overrides of the job.
+        config: composed configuration, with Hydra's node.
+        folder: absolute path of the run folder.
+        task: function to call with the configuration.
+        request: devices of the job.
+    """
+
+    number: int
+    overrides: list[str]
+    config: DictConfig
+    folder: Path
+    task: Task
+    request: DeviceRequest
+
+    @property
+    def log_file(self) -> Path:
+        return self.folder / f"{self.config.hydra.job.name}.log"
 
 
-def run_order(order: Order, function: TaskFunction | None = None, *, first: bool = True) -> int:
+@dataclass(frozen=True)
+class JobMessage:
+    """Content of a fresh process's standard input.
+
+    Args:
+        spec: the job.
+        environment: environment variables to set.
+        parent: process id of the parent, with which the job ends.
+        path: Python's search path for modules.
+    """
+
+    spec: JobSpec
+    environment: Mapping[str, str]
+    parent: int
+    path: list[str] = field(default_factory=lambda: list(sys.path))
+
+    @property
+    def rank(self) -> int:
+        """Rank of the process where a cluster starts all ranks, else 0."""
+        return int(self.environment.get("RANK", "0"))
+
+
+def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_first: bool = True) -> int:
     """Run a job in this process, and write its result into its folder.
 
     Args:
-        order: the job.
-        function: the task, if this process has it already.
-        first: this process writes the job's folder; False in further ranks that a cluster has started.
+        spec: the job.
+        function: the task (imported by its name).
+        is_first: write into the folder; false for further ranks, which a cluster started.
 
     Returns:
-        The exit code for this process.
+        The exit code of this process.
     """
-    run = RunFolder(order.folder)
-    config = order.config
+    run = RunFolder(spec.folder)
     try:
-        _use_one_log(config) if first else _write_nothing(config)
-        outcome = run_task(config, function or order.task.load(), order.folder)
-        value = outcome._return_value
-        if outcome.status is not JobStatus.COMPLETED:
-            raise value
-        if first and run.read_status().get("state") == "starting":  # a task that keeps no status itself
-            run.write_status(state="done", value=value if isinstance(value, int | float) else None)
+        _use_one_log(spec.config) if is_first else _write_nothing(spec.config)
+        result = run_task(spec.config, function or spec.task.load(), spec.folder)
+        if is_first:
+            write_result(run, result)
+        if result.status is not JobStatus.COMPLETED:
+            raise result._return_value
         return 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        if first and run.read_status().get("state") in ("starting", "running"):
+        if is_first and run.read_status().get("state") in ("starting", "running"):
             run.write_status(state="failed", error=f"{type(error).__name__}: {one_line(error)}")
         return report(error)
     finally:
         flush()
 
 
-def become_job(log: Path | None, environment: Mapping[str, str], parent: int) -> None:
-    """Make this process the first one of a job: of a process group of its own, and writing to its log.
+def write_result(run: RunFolder, result: JobReturn) -> None:
+    """Write the value of a task that does not write a status itself."""
+    value = result._return_value
+    if result.status is JobStatus.COMPLETED and run.read_status().get("state") == "starting":
+        run.write_status(state="done", value=value if isinstance(value, int | float) else None)
+
+
+def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobReturn:
+    """Do the same as `hydra.core.utils.run_job`, without the copies that the only job of a process can spare.
 
     Args:
-        log: where all output goes, that of libraries and of crashes too; None: where it goes already.
-        environment: variables to set.
-        parent: process id of the sweep, with which the job ends.
+        config: configuration with Hydra's node.
+        function: the task.
+        folder: folder of Hydra's records; the working directory with `hydra.job.chdir=true`.
+
+    Returns:
+        The value that the task returned, or the exception that it raised.
+    """
+    HydraConfig.instance().cfg = config  # type: ignore[assignment]  # without set_config's copy
+    task_config: DictConfig = pickle.loads(pickle.dumps(config))  # noqa: S301 (a copy)
+    with open_dict(task_config):
+        del task_config["hydra"]
+    overrides = list(config.hydra.overrides.task)
+    result = JobReturn(overrides=overrides, cfg=task_config, task_name=config.hydra.job.name)
+    if config.hydra.job.chdir:
+        os.chdir(folder)
+    result.working_dir = str(Path.cwd())
+    with allowing(BUILT_BY_HYDRA):
+        configure_log(config.hydra.job_logging, config.hydra.verbose)
+        callbacks = Callbacks(config)
+    if config.hydra.output_subdir is not None:
+        records = folder / config.hydra.output_subdir
+        records.mkdir(parents=True, exist_ok=True)
+        hydra = OmegaConf.to_container(config.hydra, enum_to_str=True)
+        replace_text(records / "config.yaml", to_yaml(task_config))
+        replace_text(records / "hydra.yaml", to_yaml({"hydra": hydra}))
+        replace_text(records / "overrides.yaml", to_yaml(config.hydra.overrides.task))
+    with env_override(config.hydra.job.env_set):
+        callbacks.on_job_start(config=config, task_function=function)
+        try:
+            result.return_value = function(task_config)
+            result.status = JobStatus.COMPLETED
+        except Exception as error:
+            result.return_value, result.status = error, JobStatus.FAILED
+    callbacks.on_job_end(config=config, job_return=result)
+    return result
+
+
+def become_job(log: Path | None, environment: Mapping[str, str], parent: int) -> None:
+    """Make this process the leader of a job's process group, which ends with the sweep.
+
+    Args:
+        log: file of all output, that of libraries and crashes too (None: leave the streams alone).
+        environment: environment variables to set.
+        parent: process id of the sweep.
     """
     os.setpgid(0, 0)
     die_with_parent(parent)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    for number in {*SIGNALS} - {signal.SIGINT}:
-        signal.signal(number, signal.SIG_DFL)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # some of which a Ray worker blocks
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # by which SLURM warns all processes; the parent acts on it
+    for number in SIGNALS:
+        is_interrupt = number == signal.SIGINT
+        signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a Ray worker blocks some
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM warns all processes; the parent handles it
     if log is not None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for standard in (1, 2):
@@ -140,71 +211,44 @@ def become_job(log: Path | None, environment: Mapping[str, str], parent: int) ->
     os.environ.update(environment)
 
 
-def environment_of(grant: Grant) -> dict[str, str]:
-    """Variables by which a job sees its own devices alone, and no more threads than it was given."""
-    threads = str(grant.threads * grant.need.ranks)  # ranks share them
+def lease_environment(lease: DeviceLease) -> dict[str, str]:
+    """Return the variables that limit a job to its own GPUs and threads."""
+    threads = str(lease.threads * lease.request.ranks)  # the ranks share them
     variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
-    if grant.gpus:
-        variables["CUDA_VISIBLE_DEVICES"] = ",".join(grant.gpus)
-    return variables
+    return variables | ({"CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)} if lease.gpus else {})
 
 
 def _use_one_log(config: DictConfig) -> None:
-    """Keep log messages off the screen, which is the log file here: they would stand there twice."""
+    """Remove log handlers of the screen, which is the log file here: each line would stand there twice."""
     node = config.hydra.job_logging
     if node is None or "handlers" not in node or "root" not in node:
         return
-    screens = [name for name, handler in node.handlers.items() if _writes_to_screen(handler)]
+    screens = [
+        name for name, one in node.handlers.items() if str(one.get("class")).endswith(".StreamHandler")
+    ]
     with read_write(node), open_dict(node):
         if len(node.handlers) > len(screens):
             node.root.handlers = [name for name in node.root.handlers if name not in screens]
 
 
 def _write_nothing(config: DictConfig) -> None:
-    """Leave the job's folder to its first process."""
     with read_write(config.hydra):
         config.hydra.output_subdir = None
         config.hydra.job_logging = {"version": 1, "root": {"handlers": [], "level": "WARNING"}}
 
 
-def _writes_to_screen(handler: Mapping[str, Any]) -> bool:
-    return str(handler.get("class")).endswith(".StreamHandler")
-
-
-@dataclass(frozen=True)
-class Letter:
-    """What a fresh process is told on its standard input.
-
-    Args:
-        order: the job.
-        environment: variables to set.
-        parent: process id of the sweep.
-        path: where Python finds modules.
-    """
-
-    order: Order
-    environment: Mapping[str, str]
-    parent: int
-    path: list[str] = field(default_factory=lambda: list(sys.path))
-
-    @property
-    def rank(self) -> int:
-        """Which of the job's processes this is, where a cluster starts them all."""
-        return int(self.environment.get("RANK", "0"))
-
-
 def main() -> None:
-    """Run the job whose letter stands on the standard input: `python -m project.sweeps.job_process`."""
+    """Run the job of the message on standard input, as `python -m project.sweeps.job_process`."""
     gc.disable()  # until training begins: importing is faster
     training_imports.defer()
     setup_globals()  # Hydra's own resolvers
     resolvers.register()
     hydra_security.install()
-    letter: Letter = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
-    sys.path[:] = letter.path
-    first = letter.rank == 0
-    become_job(log_of(letter.order) if first else None, letter.environment, letter.parent)
-    sys.exit(run_order(letter.order, first=first))
+    message: JobMessage = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
+    sys.path[:] = message.path
+    is_first = message.rank == 0
+    become_job(message.spec.log_file if is_first else None, message.environment, message.parent)
+    sys.exit(run_job(message.spec, is_first=is_first))
 
 
 if __name__ == "__main__":

@@ -1,40 +1,49 @@
-"""What a user sees of a running sweep: a line for each job that ends and, on a terminal, what goes on."""
+"""Lines about a running sweep: one for each job that ends and, on a terminal, a live view of the others."""
 
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
+
+from omegaconf import DictConfig, OmegaConf
 
 from project.runs.ranking import Score, rank
 from project.runs.run_folder import RunFolder
+from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import FINISHED, Job
+from project.runtime.console import STATE_STYLES
 from project.runtime.files import GrowingFile, Outage
-from project.runtime.text import duration
+from project.runtime.text import duration, plural
 from project.sweeps.job_table import point_score
 
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+    from rich.live import Live
+
 LAST_LINES = 8
-"""Of a failed job's log, shown when it fails."""
+"""Lines of a failed job's log that are printed."""
 REFRESH_S = 0.25
-MOST_BARS = 16
+MAX_BARS = 16
 BAR_WIDTH = 20
+STATE_WIDTH = 11
 
 
-class View:
-    """Prints to a stream, and writes the same lines with their time to the sweep's log.
+class LiveView:
+    """Print lines to a stream, and write them with their time to the sweep's log.
 
     Args:
-        log_file: the sweep's log.
-        jobs: expected number.
-        monitor: the metric that is the jobs' value.
-        mode: `max` if larger values are better, `min` otherwise.
-        progress: reads how far a job is: epoch, epochs and latest value.
-        repetitions: jobs that each point is to have.
-        stream: where to print; None: standard output.
+        log_file: log of the sweep.
+        jobs: expected number of jobs.
+        monitor: name of the metric that is the jobs' value.
+        mode: `max` if larger values are better, else `min`.
+        progress: reads the progress of a job: epoch, epochs and latest value.
+        repetitions: number of jobs that each point has in the end.
+        stream: output stream (standard output).
     """
 
     def __init__(
@@ -55,89 +64,103 @@ class View:
         self.repetitions = repetitions
         self.progress = progress
         self.stream = stream or sys.stdout
-        self.live = self.stream.isatty()
+        self._live = _make_live(self.stream) if self.stream.isatty() else None
         self.counts: dict[str, int] = {}
         self._best: str | None = None
         self._points: dict[Hashable, dict[int, Job]] = {}
         self._scores: dict[Hashable, Score] = {}
         self._seconds: list[float] = []
-        self._lines_below = 0
-        self._drawn = 0.0
-        self._began = time.monotonic()
+        self._last_refresh = 0.0
+        self._start = time.monotonic()
 
-    def continued(self, jobs: Iterable[Job]) -> None:
-        """Count what an earlier process of this sweep did."""
+    @classmethod
+    def of(cls, folder: SweepFolder, config: DictConfig, jobs: int, repetitions: int = 1) -> "LiveView":
+        """Make the view of a sweep of our runs, or of any other task without a monitor."""
+        monitor = str(OmegaConf.select(config, "monitor", default="value"))
+        mode = str(OmegaConf.select(config, "mode", default="max"))
+
+        def progress(job: Job) -> dict[str, float]:
+            return folder.run(job.name).read_status().get("progress") or {}
+
+        return cls(folder.log_file, jobs, monitor, mode, progress, repetitions)
+
+    def count_earlier(self, jobs: Iterable[Job]) -> None:
+        """Count the jobs of an earlier process of this sweep."""
         known = list(jobs)
-        for job in known:  # all of them first: points have repetitions that wait
+        for job in known:  # all of them first: the score of a point counts its waiting repetitions
             self._points.setdefault(job.point_key, {})[job.number] = job
         for job in known:
             if job.state in FINISHED:
                 self._count(job)
 
-    def say(self, text: str) -> None:
-        """Print lines, above what goes on now."""
+    def print(self, text: str, style: str = "") -> None:
+        """Print lines above the live view, the first word in a style of rich."""
         stamp = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         self._log.append("".join(f"[{stamp}] {line}\n" for line in text.splitlines()).encode())
         self._log.flush()
-        with suppress(OSError):  # a full disk, a pipe that nobody reads: jobs are worth more
-            self._erase()
-            print(text, file=self.stream, flush=True)
+        with suppress(OSError):  # a full disk or a closed pipe ends no job
+            if self._live is None:
+                print(text, file=self.stream, flush=True)
+            else:
+                from rich.text import Text
 
-    def started(self, job: Job) -> None:
-        """Tell of a start, where no live view does."""
-        if not self.live:
-            self.say(f"{'started':11} {self._place(job)}  {job.label}")
+                line = Text(text)
+                line.stylize(style, 0, STATE_WIDTH)
+                self._live.console.print(line, soft_wrap=True)
 
-    def ended(self, job: Job, run: RunFolder) -> None:
-        """Tell what became of a job; of a failed one, why."""
+    def print_start(self, job: Job) -> None:
+        """Print that a job started, where no live view shows it."""
+        if self._live is None:
+            self.print(f"{'started':{STATE_WIDTH}} {self._number(job)}  {job.label}")
+
+    def print_end(self, job: Job, run: RunFolder) -> None:
+        """Print the result of a job; of a failed job, the error and the end of its log."""
         self._count(job)
-        if job.duration_s:
-            self._seconds.append(job.duration_s)
-        parts = [f"{job.state:11} {self._place(job)}  {job.label}"]
+        parts = [f"{job.state:{STATE_WIDTH}} {self._number(job)}  {job.label}"]
         if job.value is not None:
             parts.append(f"{self.monitor} {job.value:.4f}")
         if job.duration_s is not None:
+            self._seconds.append(job.duration_s)
             parts.append(duration(job.duration_s))
         parts.append(f"({sum(self.counts.values())} of {self.jobs})")
-        self.say("  ".join(parts))
+        self.print("  ".join(parts), STATE_STYLES.get(job.state, ""))
         if job.state == "failed":
-            self.say("\n".join(f"{'':11} {line}" for line in self._why(job, run)))
+            self.print("\n".join(f"{'':{STATE_WIDTH}} {line}" for line in _explain_failure(job, run)))
 
-    def stopping(self, signal_number: int, running: int) -> None:
-        """Tell that the sweep is being stopped."""
-        if not running:
-            return
-        reason = "told to stop" if signal_number else "a job failed (fail_fast)"
-        once_more = "; Ctrl-C again ends them at once" if signal_number else ""
-        self.say(f"{reason}: waiting for {running} running jobs to stop{once_more}")
+    def print_stop(self, running: int, *, is_signal: bool) -> None:
+        """Print that the sweep waits for its running jobs to stop."""
+        if running:
+            reason = "told to stop" if is_signal else "a job failed (fail_fast)"
+            remedy = "; Ctrl-C again ends them at once" if is_signal else ""
+            self.print(f"{reason}: waiting for {plural(running, 'running job')} to stop{remedy}")
 
-    def tick(self, running: Iterable[Job]) -> None:
-        """Show what goes on, a few times a second and on a terminal only."""
+    def refresh(self, running: Iterable[Job]) -> None:
+        """Draw the live view anew, at most a few times a second."""
         now = time.monotonic()
-        if not self.live or now - self._drawn < REFRESH_S:
+        if self._live is None or now - self._last_refresh < REFRESH_S:
             return
-        self._drawn = now
-        columns, rows = shutil.get_terminal_size()
-        jobs = list(running)
-        lines = [self._summary(len(jobs))]
-        lines += [self._bar(job) for job in jobs[: min(MOST_BARS, max(1, rows - 3))]]
-        if len(jobs) >= len(lines):
-            lines.append(f"  … and {len(jobs) - len(lines) + 1} more")
+        self._last_refresh = now
         with suppress(OSError):
-            self._erase()
-            print("\n".join(line[: columns - 1] for line in lines), file=self.stream, flush=True)
-            self._lines_below = len(lines)
+            if not self._live.is_started:
+                self._live.start()
+                self._live.console.show_cursor(True)  # a killed process could not show it again
+            self._live.update(self._render(list(running)), refresh=True)
 
     def close(self) -> None:
-        """Leave the terminal with the lasting lines only."""
+        """Remove the live view from the terminal."""
         self._log.flush(now=True)
-        with suppress(OSError):
-            self._erase()
+        if self._live is not None:
+            with suppress(OSError):
+                self._live.stop()
 
-    def _erase(self) -> None:
-        if self._lines_below:
-            self.stream.write(f"\x1b[{self._lines_below}F\x1b[J")
-            self._lines_below = 0
+    @property
+    def best(self) -> str:
+        """Best point so far and its value; empty if no job has one."""
+        if self._best is None and self._scores:
+            key = rank(self._scores, self._scores.__getitem__, larger_is_better=self.larger_is_better)[0]
+            label = next(iter(self._points[key].values())).point_label
+            self._best = f"{label}: {self._scores[key]}" if math.isfinite(self._scores[key].mean) else ""
+        return self._best or ""
 
     def _count(self, job: Job) -> None:
         self.counts[job.state] = self.counts.get(job.state, 0) + 1
@@ -146,49 +169,62 @@ class View:
         self._scores[job.point_key] = point_score(point.values(), self.repetitions)
         self._best = None
 
-    @property
-    def best(self) -> str:
-        """The best point so far and its value; empty if no job has one."""
-        if self._best is None and self._scores:
-            key = rank(self._scores, self._scores.__getitem__, larger_is_better=self.larger_is_better)[0]
-            label = next(iter(self._points[key].values())).point_label
-            self._best = f"{label}: {self._scores[key]}" if math.isfinite(self._scores[key].mean) else ""
-        return self._best or ""
-
-    def _place(self, job: Job) -> str:
+    def _number(self, job: Job) -> str:
         return f"{job.number:>{len(str(self.jobs))}}"
+
+    def _render(self, jobs: list[Job]) -> "RenderableType":
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        bars = Table.grid(padding=(0, 1))
+        bars.add_column()
+        bars.add_column(width=BAR_WIDTH)
+        bars.add_column(no_wrap=True, overflow="ellipsis")
+        for job in islice(jobs, MAX_BARS):
+            progress = self.progress(job)
+            epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
+            text = f"epoch {epoch:.0f}/{epochs:.0f} " if epochs > 0 else ""
+            if self.monitor in progress:
+                text += f"{self.monitor} {progress[self.monitor]:.4f}  "
+            bar = ProgressBar(total=max(1, epochs), completed=epoch if epochs > 0 else 0, width=BAR_WIDTH)
+            bars.add_row(f"  {self._number(job)}", bar, Text(text + job.label))
+        lines: list[RenderableType] = [
+            Text(self._summary(len(jobs)), no_wrap=True, overflow="ellipsis"),
+            bars,
+        ]
+        if len(jobs) > MAX_BARS:
+            lines.append(f"  … and {len(jobs) - MAX_BARS} more")
+        return Group(*lines)
 
     def _summary(self, running: int) -> str:
         finished = sum(self.counts.values())
         parts = [f"{count} {state}" for state, count in self.counts.items()]
-        parts.append(f"{running} running")
-        parts.append(f"{max(0, self.jobs - finished - running)} waiting")
-        text = f"{', '.join(parts)} · {duration(time.monotonic() - self._began)}"
+        parts += [f"{running} running", f"{max(0, self.jobs - finished - running)} waiting"]
+        text = f"{', '.join(parts)} · {duration(time.monotonic() - self._start)}"
         if self._seconds:
-            left = self.jobs - finished
             mean = sum(self._seconds) / len(self._seconds)
-            text += f", about {duration(mean * left / max(1, running))} left"
-        if self.best:
-            text += f" · best {self.best}"
-        return text
+            text += f", about {duration(mean * (self.jobs - finished) / max(1, running))} left"
+        return text + (f" · best {self.best}" if self.best else "")
 
-    def _bar(self, job: Job) -> str:
-        progress = self.progress(job)
-        epoch, epochs = progress.get("epoch", 0), progress.get("epochs", 0)
-        share = min(1.0, epoch / epochs) if epochs > 0 else 0.0
-        bar = "━" * round(share * BAR_WIDTH) + "╌" * (BAR_WIDTH - round(share * BAR_WIDTH))
-        text = f"  {self._place(job)} {bar}"
-        if epochs > 0:
-            text += f" epoch {epoch:.0f}/{epochs:.0f}"
-        if self.monitor in progress:
-            text += f" {self.monitor} {progress[self.monitor]:.4f}"
-        return f"{text}  {job.label}"
 
-    def _why(self, job: Job, run: RunFolder) -> list[str]:
-        lines = [f"why: {line}" for line in (job.error or "").splitlines()]
-        log = next(iter(sorted(run.path.glob("*.log"))), None)
-        if log is None:
-            return lines
-        with log.open(errors="replace") as stream:
-            tail = [line.rstrip() for line in stream if line.strip()][-LAST_LINES:]
-        return [*lines, *(f"  | {line}" for line in tail), f"log: {RunFolder(log).shown}"]
+def _make_live(stream: TextIO) -> "Live":
+    from rich.console import Console
+    from rich.live import Live
+
+    console = Console(file=stream, highlight=False, markup=False, emoji=False)
+    # Without a thread, which jobs could not be forked beside.
+    return Live(
+        console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+    )
+
+
+def _explain_failure(job: Job, run: RunFolder) -> list[str]:
+    lines = [f"why: {line}" for line in (job.error or "").splitlines()]
+    log = next(iter(sorted(run.path.glob("*.log"))), None)
+    if log is None:
+        return lines
+    with log.open(errors="replace") as stream:
+        tail = [line.rstrip() for line in stream if line.strip()][-LAST_LINES:]
+    return [*lines, *(f"  | {line}" for line in tail), f"log: {RunFolder(log).shown}"]

@@ -1,4 +1,4 @@
-"""Jobs as processes of this machine."""
+"""Engines, which run jobs somewhere; and the engine that runs jobs as processes of this machine."""
 
 import importlib
 import os
@@ -8,185 +8,219 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable
 from contextlib import ExitStack, suppress
-from typing import Literal, NamedTuple, Protocol
+from typing import Any, Literal, NamedTuple
 
 from hydra.types import TaskFunction
 
 from project.runtime.streams import flush
 from project.runtime.training_imports import complete, without_garbage_collection
-from project.sweeps.device_slots import Grant, Slots
-from project.sweeps.job_process import Letter, Order, become_job, environment_of, log_of, run_order
+from project.sweeps.device_slots import DeviceLease, DeviceSlots
+from project.sweeps.job_process import JobMessage, JobSpec, become_job, lease_environment, run_job
 
-POLL_S = 0.01
+POLL_S = 0.05
 
 
-class Ended(NamedTuple):
-    """A job's process has ended.
+class JobExit(NamedTuple):
+    """End of a job.
 
     Args:
-        number: of the job.
-        exit_code: of its process; negative: the signal that killed it; None where nobody knows.
+        number: number of the job.
+        exit_code: exit code of its process; negative: the signal that killed it; None: unknown.
+        duration_s: duration, where it differs from the time between start and end.
     """
 
     number: int
     exit_code: int | None
+    duration_s: float | None = None
 
 
-class Engine(Protocol):
-    """Where jobs run. It starts them and tells of their end; what became of them stands in their folders."""
+class Engine(ABC):
+    """Place where jobs run. The result of a job stands in its folder."""
 
+    handles_signals = True
+    """The scheduler notes signals; else jobs run in this process and handle signals themselves."""
+
+    @abstractmethod
     def has_room(self) -> bool:
-        """Whether some job might be started now."""
-        ...
+        """Return true if some job could start now."""
 
-    def adopt(self, order: Order) -> bool:
-        """Whether an earlier process of this sweep started a job that runs on: `start` then takes it over."""
-        ...
+    def adopt(self, spec: JobSpec) -> bool:
+        """Return true if an earlier process of this sweep started the job and it still runs."""
+        return False
 
-    def start(self, order: Order) -> bool:
-        """Start a job, unless its devices are taken: then return False."""
-        ...
+    @abstractmethod
+    def start(self, spec: JobSpec) -> bool:
+        """Start a job, or take over an adopted one; return false while its devices are taken."""
 
-    def wait(self, timeout_s: float) -> list[Ended]:
-        """Return the jobs that have ended since the last call, after waiting a while for one."""
-        ...
+    @abstractmethod
+    def wait(self, timeout_s: float) -> list[JobExit]:
+        """Wait for an end; return the jobs that ended since the last call."""
 
+    @abstractmethod
     def interrupt(self) -> None:
         """Ask all jobs to stop."""
-        ...
 
+    @abstractmethod
     def kill(self) -> None:
         """End all jobs now."""
-        ...
 
 
-class ProcessEngine:
-    """A process group for each job, on the devices that are free.
+class JobProcess:
+    """Leader of a job's process group, a child of this process.
+
+    Args:
+        pid: its process id.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self._exit_code: int | None = None
+
+    @classmethod
+    def start_fresh(cls, message: JobMessage) -> "JobProcess":
+        """Start a job in a new interpreter."""
+        with message.spec.log_file.open("ab") as log:
+            output: Any = None if message.rank else log
+            process = subprocess.Popen(
+                [sys.executable, "-m", "project.sweeps.job_process"],
+                stdin=subprocess.PIPE,
+                stdout=output,
+                stderr=output,
+                env=os.environ | message.environment,
+                process_group=0,
+            )
+        assert process.stdin is not None
+        with suppress(BrokenPipeError), process.stdin as pipe:
+            pickle.dump(message, pipe)
+        process.returncode = 0  # `poll` waits for the process, not Popen
+        return cls(process.pid)
+
+    def poll(self) -> int | None:
+        """Return the exit code, None while the process runs."""
+        if self._exit_code is None:
+            try:
+                pid, status = os.waitpid(self.pid, os.WNOHANG)
+                code = os.waitstatus_to_exitcode(status) if pid else None
+            except ChildProcessError:  # a signal handler waited for the process
+                code = -signal.SIGKILL
+            if code is not None:
+                self._exit_code = code
+                self.kill()  # processes that it left behind
+        return self._exit_code
+
+    def wait(self, timeout_s: float | None = None) -> int | None:
+        """Return the exit code, None if the process still runs after the time-out."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while (code := self.poll()) is None and (deadline is None or time.monotonic() < deadline):
+            time.sleep(POLL_S)
+        return code
+
+    def interrupt(self) -> None:
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, signal.SIGINT)
+
+    def kill(self) -> None:
+        with suppress(ProcessLookupError, PermissionError):
+            os.killpg(self.pid, signal.SIGKILL)
+
+    def stop(self, grace_s: float) -> None:
+        """Interrupt the job, and kill it after a grace period."""
+        if self.poll() is None:
+            self.interrupt()
+            if self.wait(grace_s) is None:
+                self.kill()
+                self.wait()
+
+
+class ProcessEngine(Engine):
+    """Run each job as a process group on leased devices of this machine.
 
     Args:
         function: the task.
-        slots: the devices.
-        start: `fork`: a copy of this process, in milliseconds; `fresh`: a new interpreter.
+        slots: devices of this machine.
+        method: `fork` copies this process in milliseconds, `fresh` starts a new interpreter.
     """
 
     def __init__(
-        self,
-        function: TaskFunction,
-        slots: Slots,
-        start: Literal["fork", "fresh"] = "fork",
+        self, function: TaskFunction, slots: DeviceSlots, method: Literal["fork", "fresh"] = "fork"
     ) -> None:
         self.function = function
         self.slots = slots
-        self.how = start
-        self._running: dict[int, tuple[int, Grant]] = {}  # process id: job's number, devices
+        self.method = method
+        self._running: dict[int, tuple[JobProcess, DeviceLease]] = {}  # by number of the job
 
     def has_room(self) -> bool:
-        """See `Engine`."""
-        return not self.slots.full
+        return not self.slots.are_full
 
-    def adopt(self, order: Order) -> bool:
-        """See `Engine`. Processes end with their sweep."""
-        return False
-
-    def start(self, order: Order) -> bool:
-        """See `Engine`."""
-        if (grant := self.slots.take(order.need)) is None:
+    def start(self, spec: JobSpec) -> bool:
+        if (lease := self.slots.lease(spec.request)) is None:
             return False
-        process = self._fork(order, grant) if self.how == "fork" else self._start_fresh(order, grant)
-        self._running[process] = (order.number, grant)
+        if self.method == "fork":
+            process = self._fork(spec, lease)
+        else:
+            process = JobProcess.start_fresh(JobMessage(spec, lease_environment(lease), os.getpid()))
+        self._running[spec.number] = (process, lease)
         return True
 
-    def wait(self, timeout_s: float) -> list[Ended]:
-        """See `Engine`."""
+    def wait(self, timeout_s: float) -> list[JobExit]:
         deadline = time.monotonic() + timeout_s
-        while not (ended := list(self._ended())) and time.monotonic() < deadline:
+        while not (ended := self._collect()) and time.monotonic() < deadline:
             self._sleep(deadline - time.monotonic())
         return ended
 
-    def _sleep(self, most_s: float) -> None:
-        """Sleep until a job's process ends, where the system can tell; a moment elsewhere."""
+    def interrupt(self) -> None:
+        for process, _ in self._running.values():
+            process.interrupt()  # the leader interrupts its ranks
+
+    def kill(self) -> None:
+        for process, _ in self._running.values():
+            process.kill()
+
+    def _collect(self) -> list[JobExit]:
+        ended = []
+        for number, (process, lease) in list(self._running.items()):
+            if (code := process.poll()) is not None:
+                del self._running[number]
+                self.slots.release(lease)
+                ended.append(JobExit(number, code))
+        return ended
+
+    def _sleep(self, timeout_s: float) -> None:
+        """Sleep until a process ends, or for a moment where the system has no pidfd."""
         if not hasattr(os, "pidfd_open"):
-            time.sleep(min(most_s, POLL_S))
+            time.sleep(min(timeout_s, POLL_S))
             return
         poll = select.poll()
         with ExitStack() as stack:
-            for process in self._running:
-                end = os.pidfd_open(process)
-                stack.callback(os.close, end)
-                poll.register(end, select.POLLIN)
-            poll.poll(max(0.0, 1000 * most_s))
+            for process, _ in self._running.values():
+                descriptor = os.pidfd_open(process.pid)
+                stack.callback(os.close, descriptor)
+                poll.register(descriptor, select.POLLIN)
+            poll.poll(max(0.0, 1000 * timeout_s))
 
-    def interrupt(self) -> None:
-        """See `Engine`. The first process of a job tells its ranks itself."""
-        for process in self._running:
-            with suppress(ProcessLookupError):
-                os.kill(process, signal.SIGINT)
-
-    def kill(self) -> None:
-        """See `Engine`."""
-        for process in self._running:
-            self._kill_group(process)
-
-    def _ended(self) -> Iterator[Ended]:
-        for process, (number, grant) in list(self._running.items()):
-            pid, status = os.waitpid(process, os.WNOHANG)
-            if pid:
-                self._kill_group(process)  # what it may have left behind
-                del self._running[process]
-                self.slots.give_back(grant)
-                yield Ended(number, os.waitstatus_to_exitcode(status))
-
-    def _fork(self, order: Order, grant: Grant) -> int:
+    def _fork(self, spec: JobSpec, lease: DeviceLease) -> JobProcess:
         flush()
         parent = os.getpid()
-        process = os.fork()
-        if process:
-            with suppress(OSError):  # in both processes, so that it has happened before either goes on
-                os.setpgid(process, process)
-            return process
+        pid = os.fork()
+        if pid:
+            with suppress(OSError):  # in both processes, so that neither continues before
+                os.setpgid(pid, pid)
+            return JobProcess(pid)
         code = 1
         try:
-            become_job(log_of(order), environment_of(grant), parent)
-            _limit_threads(grant)
-            code = run_order(order, self.function)
+            become_job(spec.log_file, lease_environment(lease), parent)
+            if (torch := sys.modules.get("torch")) is not None:
+                torch.set_num_threads(lease.threads * lease.request.ranks)
+            code = run_job(spec, self.function)
         finally:
             os._exit(code)
 
-    def _start_fresh(self, order: Order, grant: Grant) -> int:
-        return start_fresh(Letter(order, environment_of(grant), os.getpid()))
-
-    def _kill_group(self, process: int) -> None:
-        with suppress(ProcessLookupError, PermissionError):
-            os.killpg(process, signal.SIGKILL)
-
-
-def start_fresh(letter: Letter) -> int:
-    """Start a job in a new interpreter; return its process id, for the caller to wait for."""
-    with log_of(letter.order).open("ab") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "project.sweeps.job_process"],
-            stdin=subprocess.PIPE,
-            stdout=None if letter.rank else log,
-            stderr=None if letter.rank else log,
-            env=os.environ | letter.environment,
-            process_group=0,
-        )
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as pipe:
-        pickle.dump(letter, pipe)
-    process.returncode = 0  # waited for by the caller, not by Popen
-    return process.pid
-
-
-def _limit_threads(grant: Grant) -> None:
-    if (torch := sys.modules.get("torch")) is not None:
-        torch.set_num_threads(grant.threads * grant.need.ranks)
-
 
 def preload(modules: Iterable[str]) -> None:
-    """Import what jobs need, once for all of them. What cannot be imported is left to the jobs to tell."""
+    """Import the modules of the jobs once for all of them. Jobs report modules that cannot be imported."""
     with without_garbage_collection():
         for name in filter(None, modules):
             with suppress(Exception):

@@ -1,77 +1,92 @@
-"""The queue: starts jobs as devices get free, and keeps the record of what became of them."""
+"""The scheduler: starts a sweep's jobs as devices get free, and records the state of each."""
 
 import shutil
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from datetime import datetime
 from types import FrameType
 from typing import Any, Protocol
 
-from hydra.core.hydra_config import HydraConfig
 from hydra.errors import HydraException
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config.derived_values import complete
-from project.config.output_paths import Output, find_misplaced, outside
-from project.config.validation import find_problems
 from project.errors import InputError
 from project.runs.provenance import now
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
-from project.runs.sweep_jobs import FINISHED, SUCCEEDED, Job, State
+from project.runs.sweep_jobs import FINISHED, SUCCEEDED, Job
 from project.runtime.signals import REPEAT_S, SIGNALS, exit_code
-from project.runtime.write_probe import find_unusable, probe
-from project.sweeps.compose import Composer
-from project.sweeps.device_slots import Need
-from project.sweeps.job_process import Order, Task
-from project.sweeps.live_view import View
-from project.sweeps.process_engine import Ended, Engine
+from project.runtime.write_probe import probe
+from project.sweeps.compose import Composer, compose_job, refuse_problems
+from project.sweeps.device_slots import DeviceRequest
+from project.sweeps.job_process import JobSpec, Task
+from project.sweeps.live_view import LiveView
+from project.sweeps.process_engine import Engine, JobExit
 
 TICK_S = 0.25
-INTERRUPTED = (
-    *(exit_code(number) for number in SIGNALS),
-    *(-number for number in SIGNALS),
-)
-"""Exit codes of a process that somebody asked to stop."""
+INTERRUPTED = (*(exit_code(number) for number in SIGNALS), *(-number for number in SIGNALS))
+"""Exit codes of a process that was asked to stop."""
 
 
-class Source(Protocol):
-    """Where a sweep's jobs come from.
+class JobSource(Protocol):
+    """Supplier of a sweep's jobs.
 
     Attributes:
-        checked: the jobs' configurations have proved right already.
+        is_checked: the configurations of the jobs passed all checks.
     """
 
-    checked: bool
+    is_checked: bool
 
-    def overrides(self, job: Job) -> list[str]:
-        """All overrides of a job, those included that depend on where and when it runs."""
+    def next_job(self) -> Job | None:
+        """Return the next job to start; None if there is none, for now or for good."""
         ...
 
-    def next(self) -> Job | None:
-        """The next job to start; None if there is none, for now or for good."""
+    def complete_overrides(self, job: Job) -> list[str]:
+        """Return all overrides of a job, also those that depend on the study of a search."""
         ...
 
-    def ended(self, job: Job) -> None:
-        """Take notice of what became of a job."""
+    def finish(self, job: Job) -> None:
+        """Take the result of a job that ended."""
         ...
 
 
-class Dispatcher:
-    """Runs a sweep's jobs.
+class JobList:
+    """Source of jobs that are known from the start.
 
     Args:
-        folder: the sweep's.
-        composer: of the jobs' configurations.
-        engine: where they run.
-        task: what they run.
-        need: says what devices a configuration takes.
-        view: what the user sees.
+        jobs: jobs of the sweep; those that wait are run.
+        is_checked: the configurations of the jobs passed all checks.
+    """
+
+    def __init__(self, jobs: Iterable[Job], *, is_checked: bool = True) -> None:
+        self.is_checked = is_checked
+        self._waiting = iter([job for job in jobs if job.state == "waiting"])
+
+    def next_job(self) -> Job | None:
+        return next(self._waiting, None)
+
+    def complete_overrides(self, job: Job) -> list[str]:
+        return job.overrides
+
+    def finish(self, job: Job) -> None:
+        pass
+
+
+class Scheduler:
+    """Run a sweep's jobs.
+
+    Args:
+        folder: folder of the sweep.
+        composer: composer of the jobs' configurations.
+        engine: place where the jobs run.
+        task: function that the jobs call.
+        request: derives the devices from a configuration.
+        view: lines and live view for the user.
         fail_fast: stop the sweep when a job fails.
-        grace_s: seconds that jobs have to stop when the sweep is stopped.
+        grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
 
     def __init__(
@@ -80,8 +95,8 @@ class Dispatcher:
         composer: Composer,
         engine: Engine,
         task: Task,
-        need: Callable[[DictConfig], Need],
-        view: View,
+        request: Callable[[DictConfig], DeviceRequest],
+        view: LiveView,
         *,
         fail_fast: bool = False,
         grace_s: float = 30.0,
@@ -90,114 +105,117 @@ class Dispatcher:
         self.composer = composer
         self.engine = engine
         self.task = task
-        self.need = need
+        self.request = request
         self.view = view
         self.fail_fast = fail_fast
         self.grace_s = grace_s
         self._running: dict[int, Job] = {}
-        self._waiting: tuple[Job, Order] | None = None
+        self._waiting: tuple[Job, JobSpec] | None = None
         self._signal = 0
         self._stopping_since: float | None = None
-        self._failed = False
+        self._has_failed = False
 
-    def run(self, source: Source) -> int:
+    def run(self, source: JobSource) -> int:
         """Run all jobs of a source.
 
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
         try:
-            with self._signals():
-                while self._start_some(source) or self._running:
+            with self._noting_signals() if self.engine.handles_signals else nullcontext():
+                while self._start_jobs(source) or self._running:
                     for ended in self.engine.wait(TICK_S):
                         self._end(ended, source)
-                    self.view.tick(self._running.values())
-                    self._stop_if_told()
+                    self.view.refresh(self._running.values())
+                    self._stop_if_asked()
         except BaseException:
             self.engine.kill()
             raise
         return self._signal
 
-    def _start_some(self, source: Source) -> bool:
-        """Start jobs while there is room; return whether one is waiting for its turn."""
-        while not self._stopping and self.engine.has_room():
+    @property
+    def _is_stopping(self) -> bool:
+        return bool(self._signal) or self._has_failed
+
+    def _start_jobs(self, source: JobSource) -> bool:
+        """Start jobs while there is room; return true if one waits for its devices."""
+        while not self._is_stopping and self.engine.has_room():
             if self._waiting is None and not self._fetch(source):
                 return False
             assert self._waiting is not None
-            job, order = self._waiting
-            if not self.engine.start(order):
+            job, spec = self._waiting
+            if not self.engine.start(spec):
                 return True
             self._waiting = None
             job.state, job.started = "running", now()
             job.attempts += 1
             self.folder.ledger.write(job)
             self._running[job.number] = job
-            self.view.started(job)
-        return self._waiting is not None and not self._stopping
+            self.view.print_start(job)
+        return self._waiting is not None and not self._is_stopping
 
-    def _fetch(self, source: Source) -> bool:
-        """Take the next job that can run at all from the source."""
-        while not self._stopping and (job := source.next()) is not None:
+    def _fetch(self, source: JobSource) -> bool:
+        """Take the next job with a valid configuration from the source."""
+        while not self._is_stopping and (job := source.next_job()) is not None:
             run = self.folder.run(job.name)
             try:
-                config = compose_job(self.composer, self.folder, job, source.overrides(job))
-                if not source.checked:
+                overrides = source.complete_overrides(job)
+                config = compose_job(self.composer, self.folder, job, overrides)
+                if not source.is_checked:
                     refuse_problems(config)
-                order = Order(job.number, config, run.path.absolute(), self.task, self.need(config))
-                if not self.engine.adopt(order):
+                request = self.request(config)
+                spec = JobSpec(job.number, overrides, config, run.path.absolute(), self.task, request)
+                if not self.engine.adopt(spec):
                     prepare(run, config)
             except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
                 job.state, job.error, job.finished = "failed", str(error), now()
                 self._record(job, source)
                 continue
-            self._waiting = (job, order)
+            self._waiting = (job, spec)
             return True
         return False
 
-    def _end(self, ended: Ended, source: Source) -> None:
+    def _end(self, ended: JobExit, source: JobSource) -> None:
         job = self._running.pop(ended.number)
-        judge(job, self.folder.run(job.name), ended.exit_code, stopped=self._stopping)
+        classify_exit(job, self.folder.run(job.name), ended.exit_code, is_stopping=self._is_stopping)
         job.finished = now()
-        job.duration_s = round(_seconds(job), 2)
+        assert job.started is not None
+        elapsed = datetime.fromisoformat(job.finished) - datetime.fromisoformat(job.started)
+        job.duration_s = round(ended.duration_s or elapsed.total_seconds(), 2)
         self._record(job, source)
 
-    def _record(self, job: Job, source: Source) -> None:
+    def _record(self, job: Job, source: JobSource) -> None:
         self.folder.ledger.write(job)
-        source.ended(job)
-        self.view.ended(job, self.folder.run(job.name))
-        if job.state == "failed" and self.fail_fast:
-            self._failed = True
+        source.finish(job)
+        self.view.print_end(job, self.folder.run(job.name))
+        self._has_failed |= self.fail_fast and job.state == "failed"
 
-    @property
-    def _stopping(self) -> bool:
-        return bool(self._signal) or self._failed
-
-    def _stop_if_told(self) -> None:
-        if not self._stopping:
+    def _stop_if_asked(self) -> None:
+        if not self._is_stopping:
             return
         if self._stopping_since is None:
             self._stopping_since = time.monotonic()
-            self.view.stopping(self._signal, len(self._running))
+            self.view.print_stop(len(self._running), is_signal=bool(self._signal))
             self.engine.interrupt()
         elif time.monotonic() - self._stopping_since > self.grace_s:
             self.engine.kill()
 
     @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Note signals instead of raising wherever the program is; a second one ends the jobs at once."""
+    def _noting_signals(self) -> Iterator[None]:
+        """Note a signal, to be handled between two jobs; kill the jobs at a second one."""
         since = -float("inf")
 
         def note(number: int, frame: FrameType | None) -> None:
             nonlocal since
-            now = time.monotonic()
+            moment = time.monotonic()
             if not self._signal:
-                since = now
-            elif now - since > REPEAT_S and number != signal.SIGUSR1:
+                since = moment
+            elif moment - since > REPEAT_S and number != signal.SIGUSR1:
                 self.engine.kill()
             self._signal = self._signal or number
 
-        heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
-        earlier = {number: signal.signal(number, note) for number in heard}
+        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
+        earlier = {number: signal.signal(number, note) for number in handled}
         try:
             yield
         finally:
@@ -205,43 +223,11 @@ class Dispatcher:
                 signal.signal(number, handler)
 
 
-def compose_job(composer: Composer, folder: SweepFolder, job: Job, overrides: Sequence[str]) -> DictConfig:
-    """Compose a job's configuration, with its folder."""
-    config = composer.compose_job(overrides, job.number)
-    with read_write(config.hydra):
-        config.hydra.sweep.dir = str(folder.path.absolute())
-        config.hydra.sweep.subdir = job.name
-        config.hydra.runtime.output_dir = str((folder.path / job.name).absolute())
-    complete(config)
-    return config
-
-
-def refuse_problems(config: DictConfig) -> list[Output]:
-    """Check a configuration.
-
-    Returns:
-        What the job will write outside its folder.
-
-    Raises:
-        InputError: what is wrong with it, a line each.
-    """
-    hydra = HydraConfig.instance()
-    earlier = hydra.cfg
-    hydra.set_config(config)  # what ${hydra:…} is resolved from
-    try:
-        problems = dict.fromkeys([*find_problems(config), *find_unusable(config), *find_misplaced(config)])
-        if problems:
-            raise InputError("\n".join(problems))
-        return list(outside(config))
-    finally:
-        hydra.cfg = earlier
-
-
 def prepare(run: RunFolder, config: DictConfig) -> None:
-    """Make a job's folder; have the job go on from the checkpoint of an earlier attempt.
+    """Make a job's folder; continue from the checkpoint of an earlier attempt.
 
     Raises:
-        OSError: it cannot be made or written to.
+        OSError: the folder cannot be made or written to.
     """
     if (newest := run.newest_checkpoint().path) is not None:
         config.ckpt_path = str(newest.absolute())
@@ -249,64 +235,53 @@ def prepare(run: RunFolder, config: DictConfig) -> None:
         shutil.rmtree(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     probe(run.path)
-    if not run.write_status(state="starting", value=None, error=None):  # an earlier attempt's would count
+    if not run.write_status(state="starting", value=None, error=None):  # replaces an earlier attempt's
         raise OSError(f"{run.status_file} cannot be written")
 
 
-def judge(job: Job, run: RunFolder, exit_code: int | None, *, stopped: bool = False) -> None:
-    """Say what became of a job: by what it wrote into its folder, for an exit code can lie.
+def classify_exit(job: Job, run: RunFolder, exit_code: int | None, *, is_stopping: bool = False) -> None:
+    """Set state, value and error of a job that ended, from its folder first: an exit code can mislead.
 
     Args:
-        job: to be told.
-        run: its folder.
-        exit_code: of its process, if anybody knows.
-        stopped: it was told to stop, and killed if it did not.
+        job: changed in place.
+        run: folder of the job.
+        exit_code: exit code of its process (None: unknown).
+        is_stopping: the sweep stopped the job.
     """
     status = run.read_status()
-    state: State
-    if status.get("state") in SUCCEEDED:
-        state, job.error = status["state"], None
-        job.value, job.metrics = status.get("value"), _plain(status.get("metrics") or {})
-    elif stopped or exit_code in INTERRUPTED or status.get("state") == "interrupted":
-        state, job.error = "interrupted", None
+    state = status.get("state")
+    if state in SUCCEEDED:
+        job.state, job.error, job.value = state, None, status.get("value")
+        job.metrics = {name: float(value) for name, value in (status.get("metrics") or {}).items()}
+    elif is_stopping or exit_code in INTERRUPTED or state == "interrupted":
+        job.state, job.error = "interrupted", None
     else:
-        state, job.error = "failed", _reason(status, exit_code)
-    job.state = state
+        job.state, job.error = "failed", _explain_failure(status, exit_code)
 
 
-def settle(folder: SweepFolder, jobs: list[Job], *, retry: bool) -> None:
-    """Bring the jobs of a sweep that ended at any moment in order, before it goes on.
+def settle_jobs(folder: SweepFolder, jobs: list[Job], *, retry_failed: bool) -> None:
+    """Bring the record of a sweep that ended at any moment up to date, before it is resumed.
 
     Args:
-        folder: the sweep's.
-        jobs: as recorded.
-        retry: run failed jobs again.
+        folder: folder of the sweep.
+        jobs: jobs as recorded, changed in place.
+        retry_failed: run failed jobs again.
     """
     for job in jobs:
         before = job.state
-        ended = folder.run(job.name).read_status().get("state") in SUCCEEDED
-        if job.state == "running" or (job.state == "waiting" and ended):
-            judge(job, folder.run(job.name), None)
-        if job.state not in FINISHED or (job.state == "failed" and (retry or before == "running")):
+        has_succeeded = folder.run(job.name).read_status().get("state") in SUCCEEDED
+        if job.state == "running" or (job.state == "waiting" and has_succeeded):
+            classify_exit(job, folder.run(job.name), None)
+        if job.state not in FINISHED or (job.state == "failed" and (retry_failed or before == "running")):
             job.state = "waiting"
         if job.state != before:
             folder.ledger.write(job)
 
 
-def _plain(metrics: dict[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
-
-
-def _reason(status: dict[str, Any], exit_code: int | None) -> str:
+def _explain_failure(status: dict[str, Any], exit_code: int | None) -> str:
     if exit_code is not None and exit_code < 0:
         name = signal.Signals(-exit_code).name
         return f"killed by {name}" + (", perhaps for lack of memory" if name == "SIGKILL" else "")
     if status.get("state") == "failed" and status.get("error"):
         return str(status["error"])
     return f"ended with exit code {exit_code}, without a result"
-
-
-def _seconds(job: Job) -> float:
-    assert job.started is not None
-    assert job.finished is not None
-    return (datetime.fromisoformat(job.finished) - datetime.fromisoformat(job.started)).total_seconds()

@@ -5,51 +5,41 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from inspect import signature
 from types import NoneType, UnionType
-from typing import (
-    Annotated,
-    Any,
-    Literal,
-    NamedTuple,
-    TypeVar,
-    Union,
-    cast,
-    get_args,
-    get_origin,
-    get_type_hints,
-)
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from project.errors import InputError
 from project.runtime.text import did_you_mean
 
 
-class Least(NamedTuple):
-    """The smallest value of a number.
+class AtLeast(NamedTuple):
+    """Smallest value of a number.
 
     Args:
-        value: that number.
-        included: the value itself is allowed.
+        value: limit.
+        is_included: the limit itself is allowed.
     """
 
     value: float
-    included: bool = True
+    is_included: bool = True
 
 
-Count = Annotated[int, Least(1)]
-Positive = Annotated[float, Least(0, included=False)]
-Seconds = Annotated[float, Least(0)]
-WITHOUT_PLACE = ("seeds", "folds")
-"""Options that users give by these names alone."""
+Count = Annotated[int, AtLeast(1)]
+NonNegative = Annotated[float, AtLeast(0)]
+Positive = Annotated[float, AtLeast(0, is_included=False)]
+TOP_KEYS = ("seeds", "folds")
+"""Options that users set at the top of the configuration."""
+NAMES = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null", str: "a text"}
 
 Constructor = TypeVar("Constructor", bound=Callable[..., None])
 
 
-def checked_options(place: str) -> Callable[[Constructor], Constructor]:
-    """Have a constructor refuse values that its annotations do not allow.
+def checked_options(parent: str) -> Callable[[Constructor], Constructor]:
+    """Return a decorator that makes a constructor refuse values outside its annotations.
 
-    A whole number in the place of a text becomes one: names of accounts and studies may consist of digits.
+    A whole number in the place of a text becomes a text: names of accounts and studies may be digits.
 
     Args:
-        place: key below which users give the options, such as hydra.launcher.
+        parent: key of the options in the configuration, such as `hydra.launcher`.
     """
 
     def decorate(constructor: Constructor) -> Constructor:
@@ -63,11 +53,11 @@ def checked_options(place: str) -> Callable[[Constructor], Constructor]:
                 if type(value) is int and _fits(str(value), hints[name]):
                     given.arguments[name] = str(value)
                     continue
-                key = name if name in WITHOUT_PLACE else f"{place}.{name}"
+                key = name if name in TOP_KEYS else f"{parent}.{name}"
                 raise InputError(f"{key}={value}: {_remedy(value, hints[name])}")
             constructor(*given.args, **given.kwargs)
 
-        return cast("Constructor", checked)
+        return checked  # type: ignore[return-value]
 
     return decorate
 
@@ -78,21 +68,16 @@ def _fits(value: Any, hint: Any) -> bool:
         return any(_fits(value, one) for one in inner)
     if kind is Annotated:
         least = inner[1]
-        return _fits(value, inner[0]) and (value >= least.value if least.included else value > least.value)
+        return _fits(value, inner[0]) and (value >= least.value if least.is_included else value > least.value)
     if kind is Literal:
         return value in inner
-    if isinstance(kind, type) and issubclass(kind, Mapping):
+    if kind is Mapping:
         return isinstance(value, Mapping) and all(_fits(one, inner[1]) for one in value.values())
-    if isinstance(kind, type) and issubclass(kind, Sequence):
-        return (
-            isinstance(value, Sequence)
-            and not isinstance(value, str)
-            and all(_fits(one, inner[0]) for one in value)
-        )
-    if hint is Any:
-        return True
-    if isinstance(value, bool):
-        return hint is bool
+    if kind is Sequence:
+        is_list = isinstance(value, Sequence) and not isinstance(value, str)
+        return is_list and all(_fits(one, inner[0]) for one in value)
+    if hint is Any or isinstance(value, bool):
+        return hint in (Any, bool)
     if hint is float:
         return isinstance(value, int | float) and math.isfinite(value)
     return isinstance(value, hint)
@@ -109,16 +94,11 @@ def _remedy(value: Any, hint: Any) -> str:
 def _name(hint: Any) -> str:
     kind, inner = get_origin(hint), get_args(hint)
     if kind is Annotated:
-        least = inner[1]
-        return f"{_name(inner[0])} {'from' if least.included else 'above'} {least.value:g}"
+        return f"{_name(inner[0])} {'from' if inner[1].is_included else 'above'} {inner[1].value:g}"
     if kind is Literal:
         return " or ".join(map(str, inner))
-    if isinstance(kind, type) and issubclass(kind, Mapping):
-        value = "" if inner[1] is Any else f" with {_name(inner[1])} each"
-        return f"a group of keys{value}"
-    if isinstance(kind, type) and issubclass(kind, Sequence):
-        return (
-            "a list such as [0,1]" if inner[0] is int else f"a list of {_name(inner[0])}s".replace(" a ", " ")
-        )
-    names = {int: "a whole number", float: "a number", bool: "true or false", NoneType: "null", str: "a text"}
-    return names[hint]
+    if kind is Mapping:
+        return "a group of keys" + ("" if inner[1] is Any else f" with {_name(inner[1])} each")
+    if kind is Sequence:
+        return "a list such as [0,1]" if inner[0] is int else "a list of texts"
+    return NAMES[hint]

@@ -17,7 +17,7 @@ from project.runs.ranking import Score, count_ties, rank, score, wilson
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
 from project.sweeps.job_table import best_line, points_table
-from project.sweeps.live_view import View
+from project.sweeps.live_view import LiveView
 
 Values = dict[tuple[str, str], tuple[float | None, ...]]
 
@@ -45,8 +45,10 @@ def write(folder: Path, values: Values, **status: object) -> list[Job]:
 
 
 def live_line(folder: Path, jobs: list[Job], mode: str = "max", repetitions: int = 1) -> str:
-    view = View(folder / "sweep.log", len(jobs), "val/acc", mode, lambda job: {}, repetitions, io.StringIO())
-    view.continued(jobs)
+    view = LiveView(
+        folder / "sweep.log", len(jobs), "val/acc", mode, lambda job: {}, repetitions, io.StringIO()
+    )
+    view.count_earlier(jobs)
     return view.best
 
 

@@ -90,7 +90,7 @@ def test_no_table_holds_what_a_spreadsheet_runs(tmp_path: Path) -> None:
     assert "'@SUM(A1)" in cells(texts["compare"])
 
     jobs = [job(0, "failed", point=0, error=formula, metrics={formula: -0.5})]
-    job_table.write_csv(tmp_path / "jobs.csv", jobs)
+    job_table.write_jobs(tmp_path / "jobs.csv", jobs)
     texts["sweep"] = (tmp_path / "jobs.csv").read_text()
     assert "-0.5" in cells(texts["sweep"])
 

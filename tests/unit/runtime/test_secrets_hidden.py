@@ -24,8 +24,8 @@ from project.runs.sweep_ledger import Ledger
 from project.runtime import secrets, yaml_files
 from project.runtime.secrets import is_secret, redact, redact_text, restore
 from project.runtime.yaml_text import to_yaml
-from project.sweeps.sweepers.points import grid, listed
-from project.sweeps.sweepers.search_space import space_of
+from project.sweeps.sweepers.points import grid, read_points
+from project.sweeps.sweepers.search_space import parse_space
 
 
 @pytest.fixture(autouse=True)
@@ -248,7 +248,7 @@ def test_what_is_printed_holds_no_secret() -> None:
 def test_a_sweep_over_secrets_is_refused(override: str, tmp_path: Path) -> None:
     key = override.partition("=")[0]
     message = rf"{re.escape(key)}: holds a secret, .* as in '{re.escape(key)}=\${{oc\.env:NAME}}'$"
-    for refuse in (grid, space_of):
+    for refuse in (grid, parse_space):
         with pytest.raises(InputError, match=message) as found:
             refuse(["seed=1,2", override], None)  # type: ignore[arg-type,operator]
         assert "sesame" not in str(found.value)
@@ -256,7 +256,7 @@ def test_a_sweep_over_secrets_is_refused(override: str, tmp_path: Path) -> None:
     file.write_text(f"seed=1\nseed=2 {override.partition(',')[0]}\n" if "range" not in override else override)
     if "'" not in override:
         with pytest.raises(InputError, match=rf"points\.txt: line \d: {message}"):
-            listed(str(file), [], None)  # type: ignore[arg-type]
+            read_points(str(file), [], None)  # type: ignore[arg-type]
 
 
 def test_a_sweep_over_references_to_secrets_is_none_over_secrets() -> None:

@@ -16,18 +16,18 @@ from project.errors import InputError
 from project.runs.sweep_jobs import folder_name, in_grammar, short
 from project.runtime.yaml_text import to_yaml
 from project.sweeps.compose import Composer
-from project.sweeps.settings import Count, Positive, Seconds, checked_options
+from project.sweeps.settings import Count, NonNegative, Positive, checked_options
 from project.sweeps.sweepers.points import (
-    Limit,
     Point,
-    distinct,
+    PointLimit,
+    count_values,
+    drop_duplicates,
     grid,
-    jobs_of,
-    listed,
-    number_of_values,
-    repeated,
+    make_jobs,
+    read_points,
+    repetitions,
 )
-from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
+from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -68,7 +68,7 @@ def test_a_preset_is_a_search_with_a_space_of_its_own(composer: object) -> None:
     assert config.hydra.sweeper._target_.endswith("OptunaSweeper")
     loader, _ = master()
     params = [f"{key}={value}" for key, value in config.hydra.sweeper.params.items()]
-    constant, space = space_of(["model=mlp", *params], loader)  # type: ignore[arg-type]
+    constant, space = parse_space(["model=mlp", *params], loader)  # type: ignore[arg-type]
     assert constant == ["model=mlp"]
     assert space["optim.lr"] == FloatDistribution(1e-4, 1e-1, log=True)
     assert space["data.batch_size"] == CategoricalDistribution(["32", "64", "128"])
@@ -93,7 +93,7 @@ def test_a_file_of_points_is_read_however_it_was_saved(
 ) -> None:
     loader, _ = master()
     (tmp_path / "points.txt").write_bytes(written)
-    points = listed(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
+    points = read_points(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
     assert lines_of(points) == [["model=mlp"], ["optim.lr=0.1", 'name="a #b"']]
 
 
@@ -101,12 +101,12 @@ def test_a_file_of_points_in_another_encoding_is_refused(composer: object, tmp_p
     loader, _ = master()
     (tmp_path / "points.txt").write_bytes("name=größe".encode("latin-1"))
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: no UTF-8 text"):
-        listed(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
+        read_points(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
 
 
 def test_equal_points_are_one() -> None:
     points = [Point(["a=1"], ["b=1"]), Point(["a=1"], ["b=2"]), Point([], ["b=1", "a=1"])]
-    assert lines_of(distinct(points)) == [["a=1", "b=1"], ["a=1", "b=2"]]
+    assert lines_of(drop_duplicates(points)) == [["a=1", "b=1"], ["a=1", "b=2"]]
 
 
 @pytest.mark.parametrize(
@@ -128,23 +128,23 @@ def test_equal_points_are_one() -> None:
 def test_values_are_counted_as_hydra_lists_them(composer: object, text: str) -> None:
     loader, _ = master()
     (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])  # type: ignore[arg-type]
-    assert number_of_values(override) == len(list(override.sweep_iterator()))
+    assert count_values(override) == len(list(override.sweep_iterator()))
 
 
 def test_a_sweep_has_a_largest_number_of_points(composer: object, tmp_path: Path) -> None:
     loader, _ = master()
     words = ["seed=range(0,4)", "optim.lr=0.1,0.2"]
-    assert len(grid(words, loader, Limit(16, 2))) == 8  # type: ignore[arg-type]
+    assert len(grid(words, loader, PointLimit(16, 2))) == 8  # type: ignore[arg-type]
     with pytest.raises(
         InputError, match=r"lr=0.1,0.2: 8 points, each 2 times \(seeds, folds\); sweep at most 15"
     ):
-        grid(words, loader, Limit(15, 2))  # type: ignore[arg-type]
+        grid(words, loader, PointLimit(15, 2))  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"seed=range\(0,1e15\): 1,000,000,000,000,000 points"):
         grid(["seed=range(0,1e15)"], loader)  # type: ignore[arg-type]
     (tmp_path / "points.txt").write_text("model=mlp\nmodel=cnn,vit\n")
-    assert len(listed(str(tmp_path / "points.txt"), words, loader, Limit(24))) == 24  # type: ignore[arg-type]
+    assert len(read_points(str(tmp_path / "points.txt"), words, loader, PointLimit(24))) == 24  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: 24 points"):
-        listed(str(tmp_path / "points.txt"), words, loader, Limit(23))  # type: ignore[arg-type]
+        read_points(str(tmp_path / "points.txt"), words, loader, PointLimit(23))  # type: ignore[arg-type]
 
 
 class Options:
@@ -157,7 +157,7 @@ class Options:
         gpus: Sequence[int] | Literal["auto"] = "auto",
         fast: bool = False,
         seeds: Count = 1,
-        extra: Mapping[str, Seconds] | None = None,
+        extra: Mapping[str, NonNegative] | None = None,
     ) -> None:
         self.account = account
 
@@ -195,7 +195,7 @@ def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:
         "c=interval(0,1)",
         "d=range(0,1,0.5)",
     ]
-    _, space = space_of(words, loader)  # type: ignore[arg-type]
+    _, space = parse_space(words, loader)  # type: ignore[arg-type]
     assert space == {
         "model": CategoricalDistribution(["mlp", "cnn"]),
         "a": IntDistribution(1, 9),
@@ -203,11 +203,11 @@ def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:
         "c": FloatDistribution(0, 1),
         "d": FloatDistribution(0, 0.5, step=0.5),
     }
-    ends = corners(space)
+    ends = find_corners(space)
     assert len(ends) == 2
-    assert overrides_of(ends[1]) == ["model=cnn", "a=9", "b=7", "c=1.0", "d=0.5"]
+    assert trial_overrides(ends[1]) == ["model=cnn", "a=9", "b=7", "c=1.0", "d=0.5"]
     with pytest.raises(InputError, match="nothing to search"):
-        space_of(["model=mlp"], loader)  # type: ignore[arg-type]
+        parse_space(["model=mlp"], loader)  # type: ignore[arg-type]
 
 
 def test_a_grid_is_every_combination(composer: object) -> None:
@@ -224,26 +224,29 @@ def test_points_from_a_file_are_taken_with_each_of_the_command_line(composer: ob
     loader, _ = master()
     file = tmp_path / "points.txt"
     file.write_text("# a comment\nmodel=mlp optim.lr=0.1\n\nmodel=cnn 'name=a b' optim=sgd,adam\n")
-    points = listed(str(file), ["seed=1,2", "data=mnist"], loader)  # type: ignore[arg-type]
+    points = read_points(str(file), ["seed=1,2", "data=mnist"], loader)  # type: ignore[arg-type]
     assert len(points) == 2 * (1 + 2)
     assert points[0].varied == ["seed=1", "model=mlp", "optim.lr=0.1"]
     file.write_text("optim.lr=0.1 # it's high\n  # it's a comment\n\"name='a#b'\"")
-    assert [point.varied for point in listed(str(file), [], loader)] == [["optim.lr=0.1"], ["name='a#b'"]]  # type: ignore[arg-type]
+    assert [point.varied for point in read_points(str(file), [], loader)] == [
+        ["optim.lr=0.1"],
+        ["name='a#b'"],
+    ]  # type: ignore[arg-type]
     file.write_text("name=it's\n")
     with pytest.raises(InputError, match=r"line 1: No closing quotation"):
-        listed(str(file), [], loader)  # type: ignore[arg-type]
+        read_points(str(file), [], loader)  # type: ignore[arg-type]
     file.write_text("model=mlp\nno override\n")
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: line 2: "):
-        listed(str(file), [], loader)  # type: ignore[arg-type]
+        read_points(str(file), [], loader)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=nowhere: No such file"):
-        listed("nowhere", [], loader)  # type: ignore[arg-type]
+        read_points("nowhere", [], loader)  # type: ignore[arg-type]
 
 
 def test_seeds_and_folds_repeat_a_point() -> None:
     point = Point(["data=mnist", "seed=5"], ["model=mlp"])
-    extras = list(repeated(point, 5, seeds=2, folds=2))
+    extras = list(repetitions(point, 5, seeds=2, folds=2))
     assert extras[1] == ["seed=5", "data.folds=2", "data.fold=1"]
-    jobs = jobs_of(8, 3, point, extras, digits=2)
+    jobs = make_jobs(8, 3, point, extras, digits=2)
     assert [one.name for one in jobs][:3] == [
         "08_mlp_seed5_fold0",
         "09_mlp_seed5_fold1",
@@ -252,7 +255,7 @@ def test_seeds_and_folds_repeat_a_point() -> None:
     assert jobs[2].overrides == ["data=mnist", "model=mlp", "seed=6", "data.folds=2", "data.fold=0"]
     assert {one.point for one in jobs} == {3}
     with pytest.raises(InputError, match="seeds=2: seed is swept already"):
-        list(repeated(Point([], ["seed=1"]), 1, seeds=2, folds=None))
+        list(repetitions(Point([], ["seed=1"]), 1, seeds=2, folds=None))
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,9 @@ from project.runs.code_fingerprint import differences, fingerprint
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, folder_name
 from project.runs.sweep_ledger import Ledger
-from project.sweeps.device_slots import Need, Slots, need_of
-from project.sweeps.job_table import jobs_table, points_table, write_csv
-from project.sweeps.scheduler import judge, settle
+from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
+from project.sweeps.job_table import jobs_table, points_table, write_jobs
+from project.sweeps.scheduler import classify_exit, settle_jobs
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -47,69 +47,67 @@ def test_a_damaged_line_of_the_record_is_named(tmp_path: Path, line: bytes) -> N
 
 
 def test_slots_give_every_device_once() -> None:
-    slots = Slots(cpus=16, gpus=("0", "1", "2", "3"), expected=10)
-    two = slots.take(Need(2, 2))
-    halves = [slots.take(Need(1, 0.5)) for _ in range(4)]
+    slots = DeviceSlots(cpus=16, gpus=("0", "1", "2", "3"), expected=10)
+    two = slots.lease(DeviceRequest(2, 2))
+    halves = [slots.lease(DeviceRequest(1, 0.5)) for _ in range(4)]
     assert two is not None
-    assert slots.take(Need(1, 0.5)) is None
-    used = [gpu for grant in halves for gpu in (grant.gpus if grant else ())]
+    assert slots.lease(DeviceRequest(1, 0.5)) is None
+    used = [gpu for lease in halves for gpu in (lease.gpus if lease else ())]
     assert sorted(used) == sorted([*used[:2], *used[:2]])
     assert set(two.gpus).isdisjoint(used)
-    assert slots.full
-    slots.give_back(two)
-    assert not slots.full
-    again = slots.take(Need(2, 2))
+    assert slots.are_full
+    slots.release(two)
+    assert not slots.are_full
+    again = slots.lease(DeviceRequest(2, 2))
     assert again is not None
     assert again.gpus == two.gpus
 
 
 def test_threads_are_divided_fairly_on_cpus() -> None:
-    slots = Slots(cpus=8, expected=100)
-    grants = []
-    while (grant := slots.take(Need(2))) is not None:
-        grants.append(grant)
-    assert len(grants) == 4
-    assert {grant.threads for grant in grants} == {1}
-    few = Slots(cpus=8, expected=2).take(Need(1))
+    slots = DeviceSlots(cpus=8, expected=100)
+    leases = []
+    while (lease := slots.lease(DeviceRequest(2))) is not None:
+        leases.append(lease)
+    assert len(leases) == 4
+    assert {lease.threads for lease in leases} == {1}
+    few = DeviceSlots(cpus=8, expected=2).lease(DeviceRequest(1))
     assert few is not None
     assert few.threads == 4
-    capped = Slots(cpus=8, jobs=1, expected=50)
-    one = capped.take(Need(2))
+    capped = DeviceSlots(cpus=8, jobs=1, expected=50)
+    one = capped.lease(DeviceRequest(2))
     assert one is not None
     assert one.threads == 4
-    assert capped.take(Need(1)) is None
-    large = Slots(cpus=2).take(Need(16))
+    assert capped.lease(DeviceRequest(1)) is None
+    large = DeviceSlots(cpus=2).lease(DeviceRequest(16))
     assert large is not None, "a job that is too large for the machine runs alone"
 
 
 @pytest.mark.parametrize(
-    ("trainer", "gpus", "share", "need"),
+    ("trainer", "gpus", "share", "expected"),
     [
-        ({"accelerator": "cpu", "devices": 2}, 8, "auto", Need(2)),
-        ({"accelerator": "auto", "devices": 1}, 0, "auto", Need(1)),
-        ({"accelerator": "auto", "devices": "auto"}, 4, "auto", Need(4, 4)),
-        ({"accelerator": "gpu", "devices": "2"}, 4, "auto", Need(2, 2)),
-        ({"accelerator": "auto", "devices": 1}, 1, 0.25, Need(1, 0.25)),
-        ({"accelerator": "auto", "devices": "auto"}, 8, 2, Need(2, 2)),
+        ({"accelerator": "cpu", "devices": 2}, 8, "auto", DeviceRequest(2)),
+        ({"accelerator": "auto", "devices": 1}, 0, "auto", DeviceRequest(1)),
+        ({"accelerator": "auto", "devices": "auto"}, 4, "auto", DeviceRequest(4, 4)),
+        ({"accelerator": "gpu", "devices": "2"}, 4, "auto", DeviceRequest(2, 2)),
+        ({"accelerator": "auto", "devices": 1}, 1, 0.25, DeviceRequest(1, 0.25)),
+        ({"accelerator": "auto", "devices": "auto"}, 8, 2, DeviceRequest(2, 2)),
     ],
 )
 def test_a_job_takes_what_its_trainer_says(
-    trainer: dict[str, object], gpus: int, share: float | str, need: Need
+    trainer: dict[str, object], gpus: int, share: float | str, expected: DeviceRequest
 ) -> None:
-    assert need_of(trainer, gpus, share) == need
+    assert request_devices(trainer, gpus, share) == expected
 
 
 def test_devices_that_do_not_exist_or_contradict_are_refused() -> None:
     with pytest.raises(InputError, match=r"trainer\.devices=3: this machine has 2 GPUs"):
-        need_of({"accelerator": "auto", "devices": 3}, 2, "auto")
+        request_devices({"accelerator": "auto", "devices": 3}, 2, "auto")
     with pytest.raises(InputError, match=r"trainer\.accelerator=gpu: torch finds no GPU"):
-        need_of({"accelerator": "gpu", "devices": 1}, 0, "auto")
-    with pytest.raises(
-        InputError, match=r"trainer\.devices=2, and from which with hydra\.launcher\.gpus=\[0, 3\]"
-    ):
-        need_of({"accelerator": "gpu", "devices": [0, 3]}, 4, "auto")
+        request_devices({"accelerator": "gpu", "devices": 1}, 0, "auto")
+    with pytest.raises(InputError, match=r"set trainer\.devices=2 and hydra\.launcher\.gpus=\[0, 3\]"):
+        request_devices({"accelerator": "gpu", "devices": [0, 3]}, 4, "auto")
     with pytest.raises(InputError, match=r"gpus_per_job=2: .* set trainer=ddp trainer\.devices=2"):
-        need_of({"accelerator": "auto", "devices": 1}, 2, 2)
+        request_devices({"accelerator": "auto", "devices": 1}, 2, 2)
 
 
 def write_checkpoint(folder: SweepFolder, name: str, *, damaged: bool = False) -> None:
@@ -140,11 +138,11 @@ def test_what_became_of_a_job_follows_from_its_folder(tmp_path: Path) -> None:
         (tmp_path / name).mkdir()
         folder.run(name).write_status(**status)
         one = job(0, "running")
-        judge(one, folder.run(name), exit_code)
+        classify_exit(one, folder.run(name), exit_code)
         assert (one.state, one.error) == (state, error), name
     assert folder.run("done").read_status()["value"] == 0.5
     one = job(0, "running")
-    judge(one, folder.run("killed"), -9, stopped=True)
+    classify_exit(one, folder.run("killed"), -9, is_stopping=True)
     assert one.state == "interrupted", "killed because it did not stop when it was told to"
 
 
@@ -154,11 +152,11 @@ def test_a_sweep_that_was_killed_is_settled_from_its_folders(tmp_path: Path) -> 
     for one, state in zip(jobs, ("done", "running", "failed", "done", "done"), strict=True):
         (tmp_path / one.name).mkdir()
         folder.run(one.name).write_status(state=state, value=0.25)
-    settle(folder, jobs, retry=False)
+    settle_jobs(folder, jobs, retry_failed=False)
     assert [one.state for one in jobs] == ["done", "waiting", "failed", "done", "done"]
     assert jobs[0].value == 0.25
     assert [one.state for one in folder.ledger.read().values()] == ["done", "waiting", "done"]
-    settle(folder, jobs, retry=True)
+    settle_jobs(folder, jobs, retry_failed=True)
     assert jobs[2].state == "waiting"
 
 
@@ -206,7 +204,7 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
     assert changed == [*whole[:-1], "hydra.launcher.jobs=4"]
     assert resume.continued_sweep is not None
     assert resume.continued_sweep.folder.path == sweep.path
-    assert resume.continued_sweep.retry is True
+    assert resume.continued_sweep.retry_failed is True
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
     with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
         resume.set_aside(["-m", f"resume={sweep.path}", "model=vit"], defaults)
@@ -222,7 +220,7 @@ def test_changed_code_is_refused_by_name(sweep: SweepFolder) -> None:
 
 
 def test_one_process_at_a_time_runs_a_sweep(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("project.runs.sweep_folder.LAST_BREATH_S", 0.1)
+    monkeypatch.setattr("project.runs.sweep_folder.LOCK_TIMEOUT_S", 0.1)
     with sweep.locked(), pytest.raises(InputError, match="this sweep is running already"), sweep.locked():
         pass
     with sweep.locked():
@@ -244,7 +242,7 @@ def test_tables_show_every_job_and_the_spread_over_seeds(tmp_path: Path) -> None
     assert worse.split()[:2] == ["1", "0.6000"]
     assert failed.split() == ["0.01", "0", "of", "1"]
     assert points_table(jobs[:1], "val/acc", "max") == ""
-    write_csv(tmp_path / "jobs.csv", jobs)
+    write_jobs(tmp_path / "jobs.csv", jobs)
     rows = (tmp_path / "jobs.csv").read_text().splitlines()
     assert rows[0] == "job,folder,optim.lr,seed,state,value,test/acc,duration_s,error"
     assert rows[1] == "0,0_lr1_seed1,1,1,done,0.5,0.5,,"

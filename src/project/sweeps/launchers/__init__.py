@@ -1,1 +1,1 @@
-"""Where the jobs of a sweep run: this machine, SLURM, Ray."""
+"""Launchers: where the jobs of a sweep run."""

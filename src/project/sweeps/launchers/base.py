@@ -1,33 +1,33 @@
-"""What our launchers share: they hand out an engine, and serve Hydra's other sweepers batch by batch."""
+"""Base of our launchers, which give the scheduler an engine; and the wrapper of other launchers."""
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
-from hydra.core.config_loader import ConfigLoader
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf
 
+from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
-from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name
+from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name, quoted
 from project.runtime.write_probe import refuse_unwritable_output
 from project.sweeps.compose import Composer
-from project.sweeps.device_slots import Need
-from project.sweeps.job_process import Task
-from project.sweeps.live_view import View
-from project.sweeps.process_engine import Engine
-from project.sweeps.scheduler import Dispatcher, Source
+from project.sweeps.device_slots import DeviceRequest
+from project.sweeps.job_process import JobSpec, Task, write_result
+from project.sweeps.live_view import LiveView
+from project.sweeps.process_engine import Engine, JobExit
+from project.sweeps.scheduler import JobList, JobSource, Scheduler
 
 
-class StreamingLauncher(Launcher):
-    """A launcher that starts jobs one by one as there is room for them.
+class ScheduledLauncher(Launcher):
+    """Launcher whose jobs the scheduler starts one by one.
 
     Args:
         fail_fast: stop the sweep when a job fails.
-        grace_s: seconds that jobs have to stop when the sweep is stopped.
+        grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
 
     def __init__(self, fail_fast: bool = False, grace_s: float = 30.0) -> None:
@@ -35,50 +35,47 @@ class StreamingLauncher(Launcher):
         self.grace_s = grace_s
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """See `hydra.plugins.launcher.Launcher`."""
-        self.loader: ConfigLoader = hydra_context.config_loader
         self.function = task_function
         self.config = config
-        self.composer = Composer(self.loader, config)
+        self.composer = Composer(hydra_context.config_loader, config)
 
     @abstractmethod
-    def engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        """Make what runs the jobs.
+    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
+        """Make the engine that runs the jobs.
 
         Args:
             expected: number of jobs.
-            targets: dotted names of what their configurations instantiate.
+            targets: dotted names of all classes in the configurations of the jobs.
         """
 
     @abstractmethod
-    def need(self, config: DictConfig) -> Need:
-        """What devices a job takes.
+    def request_devices(self, config: DictConfig) -> DeviceRequest:
+        """Derive the devices of a job from its configuration.
 
         Raises:
-            InputError: there are not as many.
+            InputError: the devices do not exist.
         """
 
-    def run(self, folder: SweepFolder, source: Source, view: View, targets: Iterable[str]) -> int:
+    def run(self, folder: SweepFolder, source: JobSource, view: LiveView, targets: Iterable[str]) -> int:
         """Run all jobs of a source.
 
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
-        engine = self.engine(view.jobs, targets)
-        dispatcher = Dispatcher(
+        scheduler = Scheduler(
             folder,
             self.composer,
-            engine,
+            self.make_engine(view.jobs, targets),
             Task.of(self.function),
-            self.need,
+            self.request_devices,
             view,
             fail_fast=self.fail_fast,
             grace_s=self.grace_s,
         )
-        return dispatcher.run(source)
+        return scheduler.run(source)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run a batch of jobs for a sweeper that is not ours."""
+        """Run a batch of jobs for a sweeper of another package."""
         folder = SweepFolder(self.config.hydra.sweep.dir)
         refuse_unwritable_output(f"hydra.sweep.dir={folder.path}", folder.path, folder=True)
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -86,63 +83,109 @@ class StreamingLauncher(Launcher):
             Job(number, list(overrides), list(overrides), folder_name(number, []))
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
-        view = view_of(folder, self.config, len(jobs))
         folder.ledger.write(*jobs)
-        if stopped := self.run(folder, ListSource(jobs, checked=False), view, ()):
+        view = LiveView.of(folder, self.config, len(jobs))
+        if stopped := self.run(folder, JobList(jobs, is_checked=False), view, ()):
             raise SystemExit(128 + stopped)
-        return [_returned(job, folder.path / job.name) for job in jobs]
+        return [_job_return(job, folder) for job in jobs]
 
 
-class ListSource:
-    """Jobs that are known from the start.
-
-    Args:
-        jobs: those that wait are run.
-        checked: their configurations have proved right already.
-    """
-
-    def __init__(self, jobs: Iterable[Job], *, checked: bool = True) -> None:
-        self.checked = checked
-        self._waiting = iter([job for job in jobs if job.state == "waiting"])
-
-    def next(self) -> Job | None:
-        """See `Source`."""
-        return next(self._waiting, None)
-
-    def overrides(self, job: Job) -> list[str]:
-        """See `Source`."""
-        return job.overrides
-
-    def ended(self, job: Job) -> None:
-        """See `Source`."""
-
-
-def view_of(folder: SweepFolder, config: DictConfig, jobs: int, repetitions: int = 1) -> View:
-    """The view of a sweep of our training runs, or of anything else without a monitor."""
-    return View(
-        folder.log_file,
-        jobs,
-        str(OmegaConf.select(config, "monitor", default="value")),
-        str(OmegaConf.select(config, "mode", default="max")),
-        lambda job: folder.run(job.name).read_status().get("progress") or {},
-        repetitions,
+def _job_return(job: Job, folder: SweepFolder) -> JobReturn:
+    is_completed = job.state in SUCCEEDED
+    return JobReturn(
+        overrides=job.overrides,
+        working_dir=str(folder.path / job.name),
+        status=JobStatus.COMPLETED if is_completed else JobStatus.FAILED,
+        _return_value=job.value
+        if is_completed
+        else RuntimeError(f"job {job.number} {job.state}: {job.error}"),
     )
 
 
-def targets_of(config: Any) -> Iterator[str]:
-    """Dotted names of all that a plain configuration instantiates."""
+class ForeignLauncher(ScheduledLauncher):
+    """Scheduled form of a launcher of another package, such as Hydra's `basic`.
+
+    Args:
+        launcher: the launcher.
+        batch: jobs that it gets in one call (None: all).
+    """
+
+    def __init__(self, launcher: Launcher, batch: int | None) -> None:
+        super().__init__()
+        self.launcher = launcher
+        self.batch = batch
+
+    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
+        return ForeignEngine(self.launcher, self.batch)
+
+    def request_devices(self, config: DictConfig) -> DeviceRequest:
+        return DeviceRequest(1)
+
+
+class ForeignEngine(Engine):
+    """Collect jobs, and run them by one call of another package's launcher.
+
+    Args:
+        launcher: the launcher.
+        batch: jobs that it gets in one call (None: all).
+    """
+
+    handles_signals = False
+
+    def __init__(self, launcher: Launcher, batch: int | None) -> None:
+        self.launcher = launcher
+        self.batch = math.inf if batch is None else batch
+        self._collected: list[JobSpec] = []
+
+    def has_room(self) -> bool:
+        return len(self._collected) < self.batch
+
+    def start(self, spec: JobSpec) -> bool:
+        self._collected.append(spec)
+        return True
+
+    def wait(self, timeout_s: float) -> list[JobExit]:
+        specs, self._collected = self._collected, []
+        if not specs:
+            return []
+        returned = self.launcher.launch(list(map(_overrides, specs)), initial_job_idx=specs[0].number)
+        return [_take_result(spec, result) for spec, result in zip(specs, returned, strict=True)]
+
+    def interrupt(self) -> None:
+        pass  # the jobs ran in `wait`
+
+    def kill(self) -> None:
+        pass
+
+
+def _overrides(spec: JobSpec) -> list[str]:
+    """Return a job's overrides, with its folder and the checkpoint to continue from."""
+    checkpoint = spec.config.get("ckpt_path")
+    return [
+        *spec.overrides,
+        *([f"ckpt_path={quoted(checkpoint)}"] if checkpoint else []),
+        f"hydra.sweep.dir={quoted(str(spec.folder.parent))}",
+        f"hydra.sweep.subdir={quoted(spec.folder.name)}",
+    ]
+
+
+def _take_result(spec: JobSpec, result: JobReturn) -> JobExit:
+    run = RunFolder(spec.folder)
+    write_result(run, result)
+    status = run.read_status()
+    is_completed = result.status is JobStatus.COMPLETED
+    if not is_completed and status.get("state") == "starting":
+        error = result._return_value
+        run.write_status(state="failed", error=f"{type(error).__name__}: {error}")
+    return JobExit(spec.number, 0 if is_completed else 1, status.get("duration_s"))
+
+
+def find_targets(config: Any) -> Iterator[str]:
+    """Yield the dotted names of all classes and functions in a configuration."""
+    if OmegaConf.is_config(config):
+        config = OmegaConf.to_container(config)
     if isinstance(config, dict):
         if isinstance(name := config.get("_target_"), str):
             yield name
         for value in config.values():
-            yield from targets_of(value)
-
-
-def _returned(job: Job, folder: Path) -> JobReturn:
-    completed = job.state in SUCCEEDED
-    return JobReturn(
-        overrides=job.overrides,
-        working_dir=str(folder),
-        status=JobStatus.COMPLETED if completed else JobStatus.FAILED,
-        _return_value=job.value if completed else RuntimeError(f"job {job.number} {job.state}: {job.error}"),
-    )
+            yield from find_targets(value)

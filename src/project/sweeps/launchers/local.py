@@ -1,4 +1,4 @@
-"""The default launcher: jobs in processes of this machine."""
+"""The default launcher: jobs as processes of this machine."""
 
 import sys
 from collections.abc import Iterable, Sequence
@@ -9,30 +9,31 @@ from omegaconf import DictConfig
 
 from project.errors import InputError
 from project.runtime.devices import available_cpus, visible_gpus
-from project.sweeps.device_slots import Need, Slots, need_of
-from project.sweeps.launchers.base import StreamingLauncher
+from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
+from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.process_engine import Engine, ProcessEngine, preload
-from project.sweeps.settings import Count, Positive, Seconds, checked_options
+from project.sweeps.settings import Count, NonNegative, Positive, checked_options
 
 ALWAYS_NEEDED = (
     *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),
     *("lightning.pytorch.strategies", "torch.distributed.algorithms.ddp_comm_hooks.default_hooks"),
 )
-
+"""Modules that every job imports."""
 DEFAULT_START: Literal["fork", "fresh"] = "fork" if sys.platform == "linux" else "fresh"
+"""Libraries of other systems do not survive a fork."""
 
 
-class LocalProcesses(StreamingLauncher):
-    """A process for each rank of each job, in one queue for all devices.
+class LocalLauncher(ScheduledLauncher):
+    """Run each job as processes of this machine, one a rank, in one queue for all devices.
 
     Args:
-        jobs: at a time; `auto`: as many as there are devices.
-        gpus: numbers of those to use; `auto`: all that are visible.
-        gpus_per_job: `auto`: as `trainer.devices` says; a number; below 1: several jobs share one.
+        jobs: most jobs at a time (`auto`: as many as there are devices).
+        gpus: numbers of the GPUs to use (`auto`: all visible ones).
+        gpus_per_job: GPUs of a job; below 1, several jobs share one (`auto`: `trainer.devices`).
         start: `fork` copies a process that has imported everything; `fresh` starts an interpreter a job;
-            `auto`: fork on Linux, fresh elsewhere, where libraries do not bear being forked.
+            `auto` forks on Linux.
         fail_fast: stop the sweep when a job fails.
-        grace_s: seconds that jobs have to stop when the sweep is stopped.
+        grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
 
     @checked_options("hydra.launcher")
@@ -43,13 +44,12 @@ class LocalProcesses(StreamingLauncher):
         gpus_per_job: Positive | Literal["auto"] = "auto",
         start: Literal["auto", "fork", "fresh"] = "auto",
         fail_fast: bool = False,
-        grace_s: Seconds = 30.0,
+        grace_s: NonNegative = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        share = gpus_per_job
-        if share != "auto" and share > 1 and share != int(share):
+        if gpus_per_job != "auto" and gpus_per_job > 1 and gpus_per_job != int(gpus_per_job):
             raise InputError(
-                f"hydra.launcher.gpus_per_job={share}: give a whole number, a share such as 0.25, or auto"
+                f"hydra.launcher.gpus_per_job={gpus_per_job}: give a whole number, a share below 1, or auto"
             )
         if len(set(gpus)) < len(gpus):
             raise InputError(f"hydra.launcher.gpus={list(gpus)}: names a GPU twice; leave one out")
@@ -58,30 +58,24 @@ class LocalProcesses(StreamingLauncher):
         self.gpus_per_job = gpus_per_job
         self.start: Literal["fork", "fresh"] = start if start != "auto" else DEFAULT_START
 
-    def engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        """See `StreamingLauncher`."""
+    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
         if self.start == "fork":
             preload([*ALWAYS_NEEDED, *sorted({target.rpartition(".")[0] for target in targets})])
-        slots = Slots(
-            cpus=available_cpus(),
-            gpus=self._visible_gpus,
-            jobs=None if self.jobs == "auto" else self.jobs,
-            expected=expected,
-        )
+        jobs = None if self.jobs == "auto" else self.jobs
+        slots = DeviceSlots(available_cpus(), self._gpu_names, jobs, expected)
         return ProcessEngine(self.function, slots, self.start)
 
-    def need(self, config: DictConfig) -> Need:
-        """See `StreamingLauncher`."""
+    def request_devices(self, config: DictConfig) -> DeviceRequest:
         if config.trainer.num_nodes > 1:
             raise InputError(
                 f"trainer.num_nodes={config.trainer.num_nodes}: hydra/launcher=local has one machine; take "
                 "hydra/launcher=slurm, or trainer.num_nodes=1"
             )
-        return need_of(config.trainer, len(self._visible_gpus), self.gpus_per_job)
+        return request_devices(config.trainer, len(self._gpu_names), self.gpus_per_job)
 
     @cached_property
-    def _visible_gpus(self) -> list[str]:
-        """Names of the GPUs to use, as the jobs' CUDA_VISIBLE_DEVICES takes them; CUDA is not started."""
+    def _gpu_names(self) -> list[str]:
+        """Names of the GPUs to use, as in CUDA_VISIBLE_DEVICES, found without starting CUDA."""
         visible = visible_gpus()
         if self.gpus == "auto":
             return visible

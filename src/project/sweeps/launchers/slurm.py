@@ -1,206 +1,159 @@
-"""The launcher for SLURM: each job of a sweep is one of SLURM's, submitted by submitit.
+"""The SLURM launcher: each job of a sweep is a job of SLURM, submitted by submitit.
 
-The published submitit plugin is not used: its jobs cannot train on several devices (Lightning starts the
-sweep again in each rank), their number has no limit, and a sweep cannot go on after its process was killed.
+Unlike the published submitit plugin it trains on several devices (Lightning would start the sweep again in
+each rank), limits the number of jobs, and resumes a sweep after its process was killed.
 """
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
 from project.errors import InputError
-from project.runtime.devices import visible_gpus
-from project.runtime.torchrun import number_of
-from project.sweeps.device_slots import Need
-from project.sweeps.launchers.base import StreamingLauncher
-from project.sweeps.launchers.slurm_script import refuse_settings, refuse_setup
+from project.sweeps.device_slots import DeviceRequest, request_devices
+from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.process_engine import Engine
-from project.sweeps.settings import Count, Least, Positive, Seconds, checked_options
-
-if TYPE_CHECKING:
-    from project.sweeps.launchers.slurm_submit import Cluster
+from project.sweeps.settings import AtLeast, Count, NonNegative, Positive, checked_options
 
 MARGIN_S = 30
-"""Seconds between the end of a job's grace and that of its time, for SLURM to take it back."""
+"""Time between the end of a job's grace and SLURM's time limit, for SLURM to requeue the job [s]."""
+
+# A configuration may come from somebody else, and must not bring commands of its own into the batch script.
+WORD = r"[\w./:+@%,=~-]+"
+SETUP_LINE = re.compile(
+    rf"(module|ml)( {WORD})+|conda activate {WORD}|source {WORD}|ulimit( {WORD})+|export (?P<name>\w+)={WORD}"
+)
+"""Shell lines before a job: one command each, without expansions and redirections."""
+CODE_VARIABLE = re.compile(r"(LD_|DYLD_|PYTHON|BASH|HYDRA_|TORCH_FORCE|PATH$|ENV$|IFS$)")
+"""Beginnings of variables that load other code or switch checks off."""
+SBATCH_NAME = re.compile(r"[A-Za-z][\w-]*")
+REFUSED_NAMES = frozenset({"wrap", "export", "export_file"})
 
 
-class SlurmJobs(StreamingLauncher):
-    """A SLURM job for each job of the sweep.
+class SlurmLauncher(ScheduledLauncher):
+    """Submit each job of the sweep to SLURM.
 
     Args:
-        cluster: `slurm`; `local`: submitit's stand-in for it on this machine, to try things out.
-        partition, account, qos: as `sbatch` takes them.
-        timeout_min: minutes after which SLURM ends a job; it is requeued before and goes on.
-        gpus_per_node: `auto`: as `trainer.devices` says.
-        cpus_per_task: for a whole job on one node; for each device's process on several.
-        mem_gb: memory on each node.
-        jobs: at a time, waiting ones included; None: all of them.
-        max_requeues: how often a job whose time was over is started again.
-        additional: further parameters of `sbatch`.
-        setup: lines of shell before each job.
+        partition, account, qos: options of `sbatch`.
+        timeout_min: time limit of a job, which is requeued before and continues [min].
+        gpus_per_node: GPUs of each node (`auto`: `trainer.devices`).
+        cpus_per_task: CPUs of a job on one node, or of each device's process on several nodes.
+        mem_gb: memory of each node [GB].
+        jobs: most jobs at a time, waiting ones included (None: all of them).
+        max_requeues: most requeues of a job that reached its time limit.
+        additional: further options of `sbatch`.
+        setup: shell lines before each job.
         fail_fast: stop the sweep when a job fails.
-        grace_s: seconds that jobs have to stop.
-        poll_s: seconds between looks at what became of the jobs.
+        grace_s: time that jobs have to stop [s].
+        poll_s: time between two looks at the jobs [s].
     """
 
     @checked_options("hydra.launcher")
     def __init__(
         self,
-        cluster: Literal["slurm", "local"] = "slurm",
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
         timeout_min: Positive = 60,
-        gpus_per_node: Annotated[int, Least(0)] | Literal["auto"] = "auto",
+        gpus_per_node: Annotated[int, AtLeast(0)] | Literal["auto"] = "auto",
         cpus_per_task: Count | None = None,
         mem_gb: Positive | None = None,
         jobs: Count | None = None,
-        max_requeues: Annotated[int, Least(0)] = 3,
+        max_requeues: Annotated[int, AtLeast(0)] = 3,
         additional: Mapping[str, Any] | None = None,
         setup: Sequence[str] = (),
         fail_fast: bool = False,
-        grace_s: Seconds = 30.0,
+        grace_s: NonNegative = 30.0,
         poll_s: Positive = 2.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
-        refuse_settings("hydra.launcher", {"partition": partition, "account": account, "qos": qos})
-        refuse_settings("hydra.launcher.additional", additional or {})
-        refuse_setup(setup)
-        self.cluster = cluster
         self.options = {"partition": partition, "account": account, "qos": qos}
+        self.additional = dict(additional or {})
+        self.setup_lines = list(setup)
+        refuse_options("hydra.launcher", self.options)
+        refuse_options("hydra.launcher.additional", self.additional)
+        refuse_setup(setup)
         self.timeout_min = timeout_min
         self.gpus_per_node = gpus_per_node
         self.cpus_per_task = cpus_per_task
         self.mem_gb = mem_gb
         self.jobs = jobs
         self.max_requeues = max_requeues
-        self.additional = dict(additional or {})
-        self.setup_lines = list(setup)
         self.poll_s = poll_s
 
-    def engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        """See `StreamingLauncher`."""
+    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
         try:
-            from project.sweeps.launchers.slurm_submit import SubmittingEngine
+            from project.sweeps.launchers.slurm_engine import SlurmEngine
         except ModuleNotFoundError as error:
             raise InputError(
                 "hydra/launcher=slurm: needs submitit; uv sync --extra slurm / pip install 'project[slurm]'"
             ) from error
-        return SubmittingEngine(self._open(), self)
+        return SlurmEngine(self)
 
-    def need(self, config: DictConfig) -> Need:
-        """See `StreamingLauncher`."""
-        shape = self.shape(config.trainer)
-        return Need(shape.nodes * shape.devices, shape.nodes * shape.gpus_per_node)
+    def request_devices(self, config: DictConfig) -> DeviceRequest:
+        request = self._request_on_node(config.trainer)
+        nodes = int(config.trainer.num_nodes)
+        return DeviceRequest(nodes * request.ranks, nodes * self._gpus_on_node(request))
 
-    def shape(self, trainer: Mapping[str, Any]) -> "Shape":
-        """Nodes and devices of a job."""
-        found = len(visible_gpus()) if self.cluster == "local" else None
-        shape = shape_of(trainer, self.gpus_per_node, found)
-        if self.cluster == "local" and shape.nodes > 1:
-            raise InputError(
-                f"trainer.num_nodes={shape.nodes}: hydra.launcher.cluster=local is one machine; set 1"
-            )
-        return shape
-
-    def parameters(self, trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """What submitit is told of a job, in its executor's words.
+    def sbatch_options(self, trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
+        """Return the parameters of a job for submitit's executor.
 
         Args:
-            trainer: the job's settings.
-            name: that SLURM shows.
+            trainer: settings of the job's trainer.
+            name: name of the job in SLURM's lists.
         """
-        shape = self.shape(trainer)
-        delay_s = min(self.grace_s + MARGIN_S, self.timeout_min * 30)  # before at most half of the time
-        common: dict[str, Any] = {"signal_delay_s": math.ceil(delay_s), "setup": self.setup_lines or None}
-        if self.cluster == "local":
-            common |= {"timeout_min": self.timeout_min, "tasks_per_node": shape.tasks_per_node}
-            return _given(common | {"gpus_per_node": shape.gpus_per_node})
-        step = {"kill-on-bad-exit": 1}  # one rank's error ends the others
+        request, nodes = self._request_on_node(trainer), int(trainer["num_nodes"])
+        delay_s = min(self.grace_s + MARGIN_S, self.timeout_min * 30)  # at most half of the time limit
+        step = ["--kill-on-bad-exit=1"]  # an error of one rank ends the others
         if self.cpus_per_task is not None:
-            step["cpus-per-task"] = self.cpus_per_task  # which srun does not take over from sbatch
-        return _given(
-            common
-            | self.options
-            | {
-                "job_name": name,
-                "time": math.ceil(self.timeout_min),
-                "nodes": shape.nodes,
-                "ntasks_per_node": shape.tasks_per_node,
-                "gpus_per_node": shape.gpus_per_node or None,
-                "cpus_per_task": self.cpus_per_task,
-                "mem": None if self.mem_gb is None else f"{math.ceil(self.mem_gb * 1024)}M",
-                "srun_args": [f"--{option}={value}" for option, value in step.items()],
-                "additional_parameters": self.additional or None,
-            }
-        )
+            step.append(f"--cpus-per-task={self.cpus_per_task}")  # srun does not inherit it from sbatch
+        options = {
+            **self.options,
+            "job_name": name,
+            "time": math.ceil(self.timeout_min),
+            "signal_delay_s": math.ceil(delay_s),
+            "setup": self.setup_lines or None,
+            "nodes": nodes,
+            "ntasks_per_node": 1 if nodes == 1 else request.ranks,  # on one node the job forks its ranks
+            "gpus_per_node": self._gpus_on_node(request) or None,
+            "cpus_per_task": self.cpus_per_task,
+            "mem": None if self.mem_gb is None else f"{math.ceil(self.mem_gb * 1024)}M",
+            "srun_args": step,
+            "additional_parameters": self.additional or None,
+        }
+        return {name: value for name, value in options.items() if value is not None}
 
-    def _open(self) -> "Cluster":
-        from project.sweeps.launchers.slurm_submit import LocalCluster, SlurmCluster
+    def _request_on_node(self, trainer: Mapping[str, Any]) -> DeviceRequest:
+        key = "hydra.launcher.gpus_per_node"
+        return request_devices(trainer, None, self.gpus_per_node, key, allow_spare=True)
 
-        kind = SlurmCluster if self.cluster == "slurm" else LocalCluster
-        return kind(self.parameters, self.max_requeues)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """Where a job runs.
-
-    Args:
-        nodes: machines.
-        devices: used on each of them.
-        gpus_per_node: asked for on each of them.
-    """
-
-    nodes: int
-    devices: int
-    gpus_per_node: int
-
-    @property
-    def tasks_per_node(self) -> int:
-        """Processes that SLURM starts: on one node the job forks its ranks, as it does anywhere."""
-        return 1 if self.nodes == 1 else self.devices
+    def _gpus_on_node(self, request: DeviceRequest) -> int:
+        return int(request.gpus) if self.gpus_per_node == "auto" else int(self.gpus_per_node)
 
 
-def shape_of(trainer: Mapping[str, Any], gpus_per_node: int | str, found: int | None) -> Shape:
-    """The nodes and devices that a job asks for.
+def refuse_options(key: str, options: Mapping[str, Any]) -> None:
+    """Refuse options of sbatch that are more than one option, as each is a line of the batch script.
 
     Args:
-        trainer: `accelerator`, `devices` and `num_nodes`.
-        gpus_per_node: `auto`: as `trainer.devices` says.
-        found: GPUs of this machine if the jobs run on it.
-
-    Raises:
-        InputError: the settings contradict each other, or do not say what the nodes must have.
+        key: parent key, for messages.
+        options: values by name.
     """
-    accelerator, devices, nodes = str(trainer["accelerator"]), trainer["devices"], int(trainer["num_nodes"])
-    everything = devices in ("auto", -1, "-1")
-    given = None if gpus_per_node == "auto" else int(gpus_per_node)
-    on_gpu = accelerator in ("gpu", "cuda")
-    if accelerator == "auto":
-        if given is None and found is None:
+    for name, value in options.items():
+        if not SBATCH_NAME.fullmatch(str(name)) or str(name).replace("-", "_") in REFUSED_NAMES:
+            raise InputError(f"{key}.{name!r}: no option that may be given here; see `man sbatch` for names")
+        if any(not character.isprintable() for character in str(value)):
+            raise InputError(f"{key}.{name}={value!r}: holds a line break or the like; give one line of text")
+
+
+def refuse_setup(lines: Sequence[str]) -> None:
+    """Refuse shell lines other than the allowed commands."""
+    for line in lines:
+        found = SETUP_LINE.fullmatch(str(line))
+        if found is None or (found["name"] and CODE_VARIABLE.match(found["name"])):
             raise InputError(
-                "trainer.accelerator=auto: what the cluster's nodes have is not known here; set "
-                "trainer.accelerator=gpu or trainer.accelerator=cpu"
+                f"hydra.launcher.setup: {line!r} may not be run; lines are `module load …`, `conda activate "
+                "…`, `source FILE`, `ulimit …` and `export NAME=value`; put more into a file of your own, "
+                "and source that"
             )
-        on_gpu = bool(found if given is None else given)
-    if not on_gpu:
-        return Shape(nodes, 1 if everything else number_of(devices), given or 0)
-    if everything and given is None:
-        raise InputError(
-            f"trainer.devices={devices}: how many GPUs a node has is not known here; set trainer.devices or "
-            "hydra.launcher.gpus_per_node"
-        )
-    wanted = given if everything and given is not None else number_of(devices)
-    if given is not None and not 0 < wanted <= given:
-        raise InputError(
-            f"hydra.launcher.gpus_per_node={given}: a job trains on trainer.devices={devices} of each node"
-        )
-    return Shape(nodes, wanted, wanted if given is None else given)
-
-
-def _given(parameters: Mapping[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in parameters.items() if value is not None}

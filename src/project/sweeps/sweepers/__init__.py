@@ -1,1 +1,1 @@
-"""Which jobs a sweep has: a grid or a search."""
+"""Sweepers: which jobs a sweep runs."""

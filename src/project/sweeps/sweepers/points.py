@@ -1,8 +1,9 @@
-"""What a sweep goes through: the grid of its overrides, repeated over seeds and folds."""
+"""Points of a sweep: the grid of its overrides, repeated over seeds and folds."""
 
 import math
 import shlex
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from decimal import Decimal
 from itertools import product
 from pathlib import Path
@@ -13,56 +14,55 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from project.config.validation.arguments import repeated as repeated_keys
+from project.config.validation.arguments import repeated as find_repeated
 from project.errors import InputError, one_line
 from project.runs.sweep_jobs import Job, folder_name
 from project.runtime.secrets import redact_text
 from project.runtime.yaml_files import read_text
 
 
+@dataclass
 class Point:
     """Values of the swept keys, and the overrides that all points share.
 
     Args:
         constant: overrides without choices.
-        varied: overrides, one value each.
+        varied: overrides with one value each.
     """
 
-    def __init__(self, constant: Sequence[str], varied: Sequence[str]) -> None:
-        self.constant = list(constant)
-        self.varied = list(varied)
+    constant: list[str]
+    varied: list[str]
 
 
-class Limit(NamedTuple):
+class PointLimit(NamedTuple):
     """Largest number of points of a sweep.
 
     Args:
-        points: at most, repetitions included.
-        repeats: jobs of each point: seeds times folds.
+        points: limit, repetitions included.
+        repeats: number of jobs of each point: seeds times folds.
     """
 
     points: int = 10_000
     repeats: int = 1
 
-    def refuse_more(self, number: int, of: str) -> None:
-        """Raise an InputError if `number` points, of what the text `of` says, are too many."""
+    def refuse_more(self, number: int, source: str) -> None:
+        """Raise an InputError if `number` points, of overrides or a file named by `source`, are too many."""
         if number * self.repeats > self.points:
             each = f", each {self.repeats:,} times (seeds, folds)" if self.repeats > 1 else ""
             raise InputError(
-                f"{of}: {number:,} points{each}; sweep at most {self.points:,}, or raise "
+                f"{source}: {number:,} points{each}; sweep at most {self.points:,}, or raise "
                 "hydra.sweeper.max_points"
             )
 
 
-LIMIT = Limit()
+DEFAULT_LIMIT = PointLimit()
 
 
-def grid(overrides: Sequence[str], loader: ConfigLoader, limit: Limit = LIMIT) -> list[Point]:
-    """Every combination of the values that Hydra's sweep grammar lists (a,b; range; choice; glob).
+def grid(overrides: Sequence[str], loader: ConfigLoader, limit: PointLimit = DEFAULT_LIMIT) -> list[Point]:
+    """Return every combination of the values that Hydra's sweep grammar lists (a,b; range; choice; glob).
 
     Raises:
-        InputError: an interval, which has no end of values, values that are none of a group's options, or
-            more points than the limit.
+        InputError: an interval, values that are no options of a group, or more points than the limit.
     """
     constant, swept = parse_sweep(overrides, loader)
     for override in swept:
@@ -71,17 +71,17 @@ def grid(overrides: Sequence[str], loader: ConfigLoader, limit: Limit = LIMIT) -
                 f"{override.input_line}: a grid needs single values, as in "
                 f"{override.key_or_group}=0.1,0.01; hydra/sweeper=optuna searches intervals"
             )
-    of = " ".join(override.input_line or "" for override in swept) or "one point"
-    limit.refuse_more(math.prod(map(number_of_values, swept)), of)
-    return [Point(constant, values) for values in product(*map(_values, swept))]
+    source = " ".join(override.input_line or "" for override in swept) or "one point"
+    limit.refuse_more(math.prod(map(count_values, swept)), source)
+    return [Point(constant, list(values)) for values in product(*map(_list_values, swept))]
 
 
 def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str], list[Override]]:
-    """Take apart what all points share and what is swept.
+    """Separate the overrides that all points share from the swept ones.
 
     Args:
-        overrides: of the command line.
-        loader: Hydra's, for `glob` and the options of groups.
+        overrides: overrides of the command line.
+        loader: Hydra's loader, for `glob` and the options of groups.
 
     Raises:
         InputError: a range without an end, or values for a group that are no names.
@@ -91,9 +91,10 @@ def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[st
     refuse_secrets(swept)
     for override in swept:
         value = override.value()
-        numbers = isinstance(value, RangeSweep | IntervalSweep)
+        has_numbers = isinstance(value, RangeSweep | IntervalSweep)
         if (known := loader.get_group_options(override.key_or_group)) and (
-            numbers or any(isinstance(one, bool | int | float | dict) for one in override.sweep_iterator())
+            has_numbers
+            or any(isinstance(one, bool | int | float | dict) for one in override.sweep_iterator())
         ):
             raise InputError(
                 f"{override.input_line}: options of a group have names; choose from {', '.join(known)}"
@@ -108,7 +109,7 @@ def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[st
     return [override.input_line or "" for override in parsed if override not in swept], swept
 
 
-def number_of_values(override: Override) -> int:
+def count_values(override: Override) -> int:
     """Count the values of a discrete sweep, those of a range without making them."""
     value = override.value()
     if not isinstance(value, RangeSweep):
@@ -119,25 +120,27 @@ def number_of_values(override: Override) -> int:
     return max(0, math.ceil((stop - start) / step))
 
 
-def distinct(points: Sequence[Point]) -> list[Point]:
-    """Points without those that an earlier one equals, which would count as a repetition of its result."""
+def drop_duplicates(points: Sequence[Point]) -> list[Point]:
+    """Drop points that equal an earlier one: their result would count as a repetition."""
     first: dict[frozenset[str], Point] = {}
     for point in points:
         first.setdefault(frozenset((*point.constant, *point.varied)), point)
     return list(first.values())
 
 
-def listed(file: str, overrides: Sequence[str], loader: ConfigLoader, limit: Limit = LIMIT) -> list[Point]:
-    """The points of a file, one line of overrides each, every one with every point of the command line.
+def read_points(
+    file: str, overrides: Sequence[str], loader: ConfigLoader, limit: PointLimit = DEFAULT_LIMIT
+) -> list[Point]:
+    """Read points from a file, and combine each with every point of the command line.
 
     Args:
-        file: its path, of a text as `read_text` takes it; empty lines and what follows a # do not count.
-        overrides: of the command line.
-        loader: Hydra's, for `glob`.
-        limit: of the number of points.
+        file: path of a text file with the overrides of one point a line; `#` begins a comment.
+        overrides: overrides of the command line.
+        loader: Hydra's loader, for `glob`.
+        limit: largest number of points.
 
     Raises:
-        InputError: the file cannot be read, a line is none of overrides, or there are too many points.
+        InputError: the file cannot be read, a line holds no overrides, or there are too many points.
     """
     shared = grid(overrides, loader, limit)
     try:
@@ -147,12 +150,12 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader, limit: Lim
     points: list[Point] = []
     for number, line in enumerate(lines, start=1):
         try:
-            if not (texts := list(_words(line))):
+            if not (words := list(_split_words(line))):
                 continue
-            if problems := list(repeated_keys(texts)):
+            if problems := list(find_repeated(words)):
                 raise InputError(problems[0])
-            refuse_secrets(OverridesParser.create(config_loader=loader).parse_overrides(texts))
-            own = grid(texts, loader, limit)
+            refuse_secrets(OverridesParser.create(config_loader=loader).parse_overrides(words))
+            own = grid(words, loader, limit)
         except (HydraException, InputError, ValueError) as error:
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
         limit.refuse_more(len(points) + len(own) * len(shared), f"hydra.sweeper.file={file}")
@@ -163,8 +166,8 @@ def listed(file: str, overrides: Sequence[str], loader: ConfigLoader, limit: Lim
     return points
 
 
-def _words(line: str) -> Iterator[str]:
-    """Words of a line as a shell reads them, up to a comment, in which quotes need not be closed."""
+def _split_words(line: str) -> Iterator[str]:
+    """Split a line as a shell does, up to a comment, in which quotes may stay open."""
     if line.lstrip().startswith("#"):
         return
     lexer = shlex.shlex(line, posix=True)
@@ -176,72 +179,65 @@ def _words(line: str) -> Iterator[str]:
 
 
 def refuse_secrets(overrides: Iterable[Override]) -> None:
-    """Refuse secrets where values vary: those name folders and stand in tables, records and a study.
+    """Refuse secrets among varied values, which name folders and stand in tables, records and a study.
 
     Raises:
-        InputError: a value is one.
+        InputError: a value is a secret.
     """
     for override in overrides:
         key = override.get_key_element()
         if isinstance(override.value(), RangeSweep | IntervalSweep):
-            texts = [f"{key}=0"]  # any number of it
+            texts = [f"{key}=0"]  # for any number
         elif override.is_sweep_override():
             texts = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             texts = [override.input_line or ""]
         if any(redact_text(text) != text for text in texts):
             raise InputError(
-                f"{key}: holds a secret, and a sweep writes down what it varies; give all jobs one value, "
+                f"{key}: holds a secret, and a sweep writes down its varied values; give all jobs one value, "
                 f"as in '{key}=${{oc.env:NAME}}'"
             )
 
 
-def repeated(point: Point, base_seed: int, seeds: int, folds: int | None) -> Iterator[list[str]]:
-    """Yield, for each job of a point, what it adds to the point's overrides.
+def repetitions(point: Point, base_seed: int, seeds: int, folds: int | None) -> Iterator[list[str]]:
+    """Yield the additional overrides of each job of a point.
 
     Raises:
-        InputError: the point, or what all points share, sets a seed or fold itself.
+        InputError: the overrides set a seed or fold themselves.
     """
-    keys = {override.partition("=")[0] for override in point.varied}
+    swept = {override.partition("=")[0] for override in point.varied}
     given = {override.partition("=")[0].lstrip("+") for override in point.constant}
     if folds is not None and (others := sorted(given & {"data.fold", "data.folds"})):
         raise InputError(f"folds={folds}: sets data.folds and data.fold; leave out {' and '.join(others)}")
-    for key, number in (("seed", seeds > 1), ("data.fold", folds is not None)):
-        if number and key in keys:
-            plural = {"seed": f"seeds={seeds}", "data.fold": f"folds={folds}"}[key]
-            raise InputError(f"{plural}: {key} is swept already; leave out one of them")
+    if seeds > 1 and "seed" in swept:
+        raise InputError(f"seeds={seeds}: seed is swept already; leave out one of them")
+    if folds is not None and "data.fold" in swept:
+        raise InputError(f"folds={folds}: data.fold is swept already; leave out one of them")
     for seed, fold in product(range(seeds), range(folds or 1)):
         extra = [f"seed={base_seed + seed}"] if seeds > 1 else []
         yield extra + ([f"data.folds={folds}", f"data.fold={fold}"] if folds is not None else [])
 
 
-def jobs_of(
-    number: int, point_number: int, point: Point, extras: Sequence[Sequence[str]], digits: int
+def make_jobs(
+    first: int, point_number: int, point: Point, extras: Sequence[Sequence[str]], digits: int
 ) -> list[Job]:
-    """The jobs of one point, numbered from `number` on."""
+    """Make the jobs of one point, numbered from `first`."""
     jobs = []
-    for index, extra in enumerate(extras):
-        told = [override for override in extra if not override.startswith("data.folds=")]
-        varied = [*point.varied, *told]
-        jobs.append(
-            Job(
-                number=number + index,
-                overrides=[*without(point.constant, [*point.varied, *extra]), *point.varied, *extra],
-                varied=varied,
-                name=folder_name(number + index, varied, digits),
-                point=point_number,
-            )
-        )
+    for number, extra in enumerate(extras, start=first):
+        varied = [*point.varied, *(text for text in extra if not text.startswith("data.folds="))]
+        given = [*point.varied, *extra]
+        replaced = {_key(override) for override in given}
+        kept = [override for override in point.constant if _key(override) not in replaced]
+        name = folder_name(number, varied, digits)
+        jobs.append(Job(number, [*kept, *given], varied, name, point=point_number))
     return jobs
 
 
-def without(constant: Sequence[str], replaced: Sequence[str]) -> list[str]:
-    """Overrides but those whose key is given anew."""
-    keys = {override.partition("=")[0].lstrip("+~") for override in replaced}
-    return [override for override in constant if override.partition("=")[0].lstrip("+~") not in keys]
+def _key(override: str) -> str:
+    return override.partition("=")[0].lstrip("+~")
 
 
-def _values(override: Override) -> list[str]:
+def _list_values(override: Override) -> list[str]:
     key = override.get_key_element()
     values = [f"{key}={value}" for value in override.sweep_string_iterator()]
     if not values:

@@ -1,4 +1,4 @@
-"""Search by Optuna: trials are asked for one by one, whenever devices are free."""
+"""The Optuna sweeper: asks a sampler for one trial after the other, whenever devices are free."""
 
 import json
 import platform
@@ -10,7 +10,6 @@ from typing import Annotated, Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
-from optuna.trial import FrozenTrial
 
 from project.errors import InputError
 from project.runs.studies import (
@@ -22,40 +21,39 @@ from project.runs.studies import (
     refuse_unwritable_storage,
     silence,
 )
-from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job, in_grammar
 from project.runs.sweep_ledger import drop_torn_line
+from project.runtime.files import replace_text
 from project.runtime.secrets import is_redacted, redact
 from project.runtime.text import did_you_mean
-from project.sweeps.launchers.base import StreamingLauncher
-from project.sweeps.settings import Count, Least, Positive, checked_options
+from project.sweeps.settings import AtLeast, Count, Positive, checked_options
 from project.sweeps.sweepers.base import RecordedSweeper
-from project.sweeps.sweepers.search_report import report
-from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
-from project.sweeps.sweepers.trials import Trials
+from project.sweeps.sweepers.search_report import write_report
+from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
+from project.sweeps.sweepers.trials import TrialSource
 
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
-class Search(RecordedSweeper):
-    """Trials suggested by an Optuna sampler, ended early by a pruner.
+class OptunaSweeper(RecordedSweeper):
+    """Search with trials that an Optuna sampler suggests and a pruner may end early.
 
     Args:
-        n_trials: of this sweep; other sweeps that share the study have their own.
-        timeout_s: no trial is started later than so many seconds after the start; null: no limit.
-        sampler: name, see `project.runs.studies.SAMPLERS`.
-        sampler_options: of its constructor.
-        pruner: name, see `project.runs.studies.PRUNERS`.
-        pruner_options: of its constructor.
-        seed: of the sampler.
-        objectives: metrics and `max` or `min`, null for the run's own monitor; several give a Pareto front.
-        storage: address, null for a journal file in the sweep's folder.
-        study: its name, needed with a storage.
-        params: more of the space, key by key, in Hydra's grammar.
+        n_trials: number of trials of this sweep; other sweeps that share the study have their own.
+        timeout_s: time after which no trial starts [s] (None: no limit).
+        sampler: name in `project.runs.studies.SAMPLERS`.
+        sampler_options: arguments of the sampler's constructor.
+        pruner: name in `project.runs.studies.PRUNERS`.
+        pruner_options: arguments of the pruner's constructor.
+        seed: seed of the sampler.
+        objectives: metrics, each with `max` or `min` (None: `monitor`); several give a Pareto front.
+        storage: address of the study's storage (None: a journal file in the sweep's folder).
+        study: name of the study, needed with a storage.
+        params: more keys of the space, in Hydra's grammar.
         seeds: runs of each trial, whose mean is its value.
-        folds: cross-validation, likewise.
-        batch: trials at a time, on launchers that are not ours.
-        changed_code: go on although the code is not what the sweep began with.
+        folds: runs of each trial for cross-validation.
+        batch: trials at a time on launchers of other packages.
+        changed_code: resume although the code changed since the sweep began.
     """
 
     @checked_options("hydra.sweeper")
@@ -67,17 +65,17 @@ class Search(RecordedSweeper):
         sampler_options: Mapping[str, Any] | None = None,
         pruner: str = "none",
         pruner_options: Mapping[str, Any] | None = None,
-        seed: Annotated[int, Least(0)] | None = None,
+        seed: Annotated[int, AtLeast(0)] | None = None,
         objectives: Mapping[str, str] | None = None,
         storage: str | None = None,
         study: str | None = None,
         params: Mapping[str, Any] | None = None,
         seeds: Count = 1,
-        folds: Annotated[int, Least(2)] | None = None,
+        folds: Annotated[int, AtLeast(2)] | None = None,
         batch: Count = 1,
         changed_code: bool = False,
     ) -> None:
-        super().__init__(changed_code)
+        super().__init__(seeds, folds, changed_code)
         silence()
         self.n_trials = n_trials
         self.timeout_s = timeout_s
@@ -87,48 +85,45 @@ class Search(RecordedSweeper):
         self.objectives = dict(objectives or {})
         self.storage, self.study_name = storage, study
         self.params = dict(params or {})
-        self.seeds, self.folds = seeds, folds
         self.batch = batch
         self.identity: dict[str, Any] = {}
-        self._refuse()
+        self._refuse_settings()
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
-        """See `RecordedSweeper`."""
         given = {text.partition("=")[0] for text in overrides}
         params = [f"{key}={value}" for key, value in self.params.items() if key not in given]
-        constant, space = space_of([*params, *overrides], self.loader)
+        constant, space = parse_space([*params, *overrides], self.loader)
         self._refuse_objectives()
-        targets = self._probe(constant, space)
+        probes = [
+            Job(number, [*constant, *trial_overrides(values)], [], "probe")
+            for number, values in enumerate(find_corners(space))
+        ]
+        targets = self.check_jobs(probes)
         self._identify()
-        self.study = self._study(space)
-        source = Trials(self, self.study, constant, space, jobs)
+        self.study = self._open_study(space)
+        source = TrialSource(self, self.study, constant, space, jobs)
         source.settle()
-        expected = self.n_trials * self.seeds * (self.folds or 1)
-        if isinstance(self.launcher, StreamingLauncher):
-            return self.stream(source, jobs, expected, targets)
-        return self._in_batches(source)
+        return self.run_source(source, jobs, self.n_trials * self.seeds * (self.folds or 1), targets)
 
-    def summary(self, folder: SweepFolder) -> str:
-        """See `RecordedSweeper`."""
-        return report(folder, self.study, self.names)
+    def summarize(self) -> str:
+        return write_report(self.folder, self.study, self.metrics)
 
     @property
-    def names(self) -> list[str]:
-        """Metrics that are searched by."""
+    def metrics(self) -> list[str]:
+        """Names of the metrics to optimize."""
         return list(self.objectives) or [self.config.monitor]
 
     @property
     def owner(self) -> str:
-        """By which a study knows the trials of this sweep, wherever its folder is moved."""
+        """Name of this sweep in the study, also after its folder moved."""
         return self.identity["owner"]
 
     @property
     def storage_url(self) -> str:
-        """Where the study is kept."""
         return self.identity["storage"] or f"{JOURNAL}{self._own_journal.absolute()}"
 
-    def pruning(self, trial: int) -> list[str]:
-        """The override that gives a job its pruning."""
+    def pruning_overrides(self, trial: int) -> list[str]:
+        """Return the overrides that add the pruning callback to a job."""
         if self.pruner == "none":
             return []
         fields = {
@@ -146,41 +141,32 @@ class Search(RecordedSweeper):
         return self.folder.path / "study.journal"
 
     def _identify(self) -> None:
-        """Fix what the study is called and where it is kept, once for the life of the sweep."""
+        """Fix the name and the storage of the study for the life of the sweep."""
         file = self.folder.path / "study.json"
+        storage = self.storage and absolute(self.storage)
         if file.exists():
             self.identity = json.loads(file.read_text())
             if is_redacted(self.identity["storage"]):  # a password in its address
-                self.identity["storage"] = self.storage and absolute(self.storage)
+                self.identity["storage"] = storage
             return
-        storage = self.storage and absolute(self.storage)
-        name = self.study_name or self.folder.path.absolute().name
-        owner = f"{platform.node()}:{self.folder.path.absolute()}"
-        self.identity = {"study": name, "storage": storage, "owner": owner}
-        partial = file.with_suffix(".json.partial")
-        partial.write_text(json.dumps(redact(self.identity), indent=2) + "\n")
-        partial.replace(file)
+        folder = self.folder.path.absolute()
+        owner = f"{platform.node()}:{folder}"
+        self.identity = {"study": self.study_name or folder.name, "storage": storage, "owner": owner}
+        replace_text(file, json.dumps(redact(self.identity), indent=2) + "\n")
 
-    def _refuse_objectives(self) -> None:
-        known = [f"{split}/{name}" for split in ("val", "test", "train") for name in ("acc", "loss")]
-        known += ["duration_s", self.config.monitor]
-        for name in self.objectives:
-            if name not in known:
-                raise InputError(f"hydra.sweeper.objectives.{name}: {did_you_mean(name, known)}")
-
-    def _refuse(self) -> None:
+    def _refuse_settings(self) -> None:
         make_sampler(self.sampler, self.sampler_options, self.seed)
         make_pruner(self.pruner, self.pruner_options)
         for name, direction in self.objectives.items():
             if direction not in DIRECTIONS:
-                hint = did_you_mean(direction, ("max", "min"))
+                hint = did_you_mean(direction, DIRECTIONS)
                 raise InputError(f"hydra.sweeper.objectives.{name}={direction}: {hint}")
-        if self.storage is not None and self.study_name is None:
-            raise InputError(
-                f"hydra.sweeper.storage={self.storage}: a storage holds many studies; name one with "
-                "hydra.sweeper.study=NAME"
-            )
         if self.storage is not None:
+            if self.study_name is None:
+                raise InputError(
+                    f"hydra.sweeper.storage={self.storage}: a storage holds many studies; name one with "
+                    "hydra.sweeper.study=NAME"
+                )
             refuse_unwritable_storage(self.storage)
         several = "several objectives" if len(self.objectives) > 1 else ""
         several = several or ("seeds or folds" if self.seeds > 1 or self.folds is not None else "")
@@ -189,15 +175,14 @@ class Search(RecordedSweeper):
                 f"hydra.sweeper.pruner={self.pruner}: cannot prune trials with {several}; set pruner=none"
             )
 
-    def _probe(self, constant: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[str]:
-        """Check points from all over the space before the first trial."""
-        probes = [
-            Job(number, [*constant, *overrides_of(values)], [], "probe")
-            for number, values in enumerate(corners(space))
-        ]
-        return self.checked(probes)
+    def _refuse_objectives(self) -> None:
+        known = [f"{split}/{name}" for split in ("val", "test", "train") for name in ("acc", "loss")]
+        known += ["duration_s", self.config.monitor]
+        for name in self.objectives:
+            if name not in known:
+                raise InputError(f"hydra.sweeper.objectives.{name}: {did_you_mean(name, known)}")
 
-    def _study(self, space: Mapping[str, BaseDistribution]) -> optuna.Study:
+    def _open_study(self, space: Mapping[str, BaseDistribution]) -> optuna.Study:
         directions = [DIRECTIONS[mode] for mode in self.objectives.values()] or [DIRECTIONS[self.config.mode]]
         name = self.identity["study"]
         if self.identity["storage"] is None:
@@ -211,35 +196,25 @@ class Search(RecordedSweeper):
         if study.directions != directions:
             raise InputError(
                 f"hydra.sweeper.study={name}: exists with other directions; choose another name for "
-                f"{', '.join(self.names)}"
+                f"{', '.join(self.metrics)}"
             )
-        known = study.get_trials(deepcopy=False)
-        _refuse_other_choices(known, space, name)
+        _refuse_other_choices(study, space)
         # A seed alone would make a resumed search, or a second machine, suggest the first points again.
         own = zlib.crc32(self.owner.encode()) if self.identity["storage"] else 0
-        seed = None if self.seed is None else (self.seed + len(known) + own) % 2**32
+        known = len(study.get_trials(deepcopy=False))
+        seed = None if self.seed is None else (self.seed + known + own) % 2**32
         study.sampler = make_sampler(self.sampler, self.sampler_options, seed)
         study.pruner = make_pruner(self.pruner, self.pruner_options)
         return study
 
-    def _in_batches(self, source: "Trials") -> int:
-        """Ask for some trials, have them run, tell their results, and again."""
-        while batch := [job for _ in range(self.batch) if (job := source.next()) is not None]:
-            self._run_elsewhere(batch, source.overrides)
-            for job in batch:
-                source.ended(job)
-        return 0
 
-
-def _refuse_other_choices(
-    trials: Sequence[FrozenTrial], space: Mapping[str, BaseDistribution], study: str
-) -> None:
-    """Optuna keeps the categories of a parameter for the whole study."""
-    for trial in trials:
+def _refuse_other_choices(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
+    """Refuse other categories of a parameter: Optuna keeps them for the whole study."""
+    for trial in study.get_trials(deepcopy=False):
         for key, earlier in trial.distributions.items():
             now = space.get(key, earlier)
             if now != earlier and CategoricalDistribution in (type(now), type(earlier)):
                 raise InputError(
-                    f"{key}: the study {study} has trials with {earlier}, this search has {now}; choose "
-                    "another hydra.sweeper.study"
+                    f"{key}: the study {study.study_name} has trials with {earlier}, this search has {now}; "
+                    "choose another hydra.sweeper.study"
                 )

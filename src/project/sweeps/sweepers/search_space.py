@@ -1,38 +1,35 @@
-"""The space that a search goes through, in Hydra's own grammar."""
+"""Space of a search, parsed from Hydra's sweep grammar."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
-from optuna.distributions import (
-    BaseDistribution,
-    CategoricalDistribution,
-    FloatDistribution,
-    IntDistribution,
-)
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from project.errors import InputError
-from project.sweeps.sweepers.points import number_of_values, parse_sweep
+from project.sweeps.sweepers.points import count_values, parse_sweep
 
 LOG = "log"
 
 
-def space_of(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """Tell what is searched from what is given.
+def parse_space(
+    overrides: Sequence[str], loader: ConfigLoader
+) -> tuple[list[str], dict[str, BaseDistribution]]:
+    """Separate the overrides that all trials share from the space of the search.
 
-    `interval(a,b)` is continuous, `int(interval(a,b))` whole, `tag(log,…)` of either logarithmic,
+    `interval(a,b)` is continuous, `int(interval(a,b))` integer, `tag(log,…)` of either logarithmic,
     `range(a,b,step)` has steps, `a,b,c`, `choice(…)` and `glob(…)` are categories.
 
     Args:
-        overrides: of the command line and the sweeper's `params`.
-        loader: Hydra's, for `glob`.
+        overrides: overrides of the command line and the sweeper's `params`.
+        loader: Hydra's loader, for `glob`.
 
     Returns:
-        The overrides that all trials share, and a distribution by key.
+        The shared overrides, and a distribution by key.
 
     Raises:
-        InputError: an empty or impossible interval, or nothing to search.
+        InputError: an empty or impossible interval, or no space at all.
     """
     constant, swept = parse_sweep(overrides, loader)
     space = {str(override.get_key_element()): _distribution(override) for override in swept}
@@ -44,15 +41,15 @@ def space_of(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[str],
     return constant, space
 
 
-def overrides_of(values: Mapping[str, Any]) -> list[str]:
-    """A point of the space as overrides."""
+def trial_overrides(values: Mapping[str, Any]) -> list[str]:
+    """Return the overrides of a trial's values."""
     return [f"{key}={value}" for key, value in values.items()]
 
 
-def corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """Points in which every category and both ends of every interval occur: to be checked beforehand."""
+def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
+    """Return points that cover every category and both ends of every interval, to be checked beforehand."""
     ends = [_ends(distribution) for distribution in space.values()]
-    number = max(len(values) for values in ends)
+    number = max(map(len, ends))
     return [
         {key: values[index % len(values)] for key, values in zip(space, ends, strict=True)}
         for index in range(number)
@@ -69,36 +66,32 @@ def _ends(distribution: BaseDistribution) -> list[Any]:
 def _distribution(override: Override) -> BaseDistribution:
     value = override.value()
     tags: set[str] = getattr(value, "tags", set())
-    logarithmic = isinstance(value, IntervalSweep | RangeSweep)
-    if tags - ({LOG} if logarithmic else set()):
+    has_interval = isinstance(value, IntervalSweep | RangeSweep)
+    if tags - ({LOG} if has_interval else set()):
         raise InputError(
             f"{override.input_line}: the only tag is {LOG}, of an interval or a range; leave others out"
         )
     try:
         if isinstance(value, IntervalSweep):
-            return _interval(value)
+            return _numbers(value.start, value.end, None, log=LOG in tags)
         if isinstance(value, RangeSweep):
-            return _range(value, number_of_values(override))
+            return _range(value, count_values(override))
         return CategoricalDistribution([str(one) for one in override.sweep_string_iterator()])
     except ValueError as error:
         raise InputError(f"{override.input_line}: {error}") from error
 
 
-def _interval(sweep: IntervalSweep) -> BaseDistribution:
-    low, high, log = sweep.start, sweep.end, LOG in sweep.tags
-    assert low is not None
-    assert high is not None
-    if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, log=log)
-    return FloatDistribution(float(low), float(high), log=log)
-
-
 def _range(sweep: RangeSweep, number: int) -> BaseDistribution:
     if not number:
         raise ValueError("an empty range; its end is not part of it")
-    start, step, log = sweep.start, sweep.step, LOG in sweep.tags
-    assert start is not None
-    low, high = sorted((start, start + (number - 1) * step))
+    assert sweep.start is not None
+    low, high = sorted((sweep.start, sweep.start + (number - 1) * sweep.step))
+    return _numbers(low, high, abs(sweep.step), log=LOG in sweep.tags)
+
+
+def _numbers(low: float | None, high: float | None, step: float | None, *, log: bool) -> BaseDistribution:
+    assert low is not None
+    assert high is not None
     if isinstance(low, int) and isinstance(high, int):
-        return IntDistribution(low, high, step=abs(int(step)), log=log)
-    return FloatDistribution(float(low), float(high), step=abs(float(step)), log=log)
+        return IntDistribution(low, high, log=log, step=1 if step is None else int(step))
+    return FloatDistribution(float(low), float(high), log=log, step=None if step is None else float(step))

@@ -1,0 +1,237 @@
+"""The Ray launcher: each job of a sweep is a Ray task.
+
+Unlike the published Ray plugin it trains on several devices (Lightning would start the sweep again in each
+rank), and reports each job as it ends.
+"""
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Literal
+
+from omegaconf import DictConfig
+
+from project.errors import InputError, one_line
+from project.runs.sweep_folder import SweepFolder
+from project.runtime.devices import available_cpus, visible_gpus
+from project.sweeps.device_slots import DeviceRequest, request_devices
+from project.sweeps.job_process import JobMessage, JobSpec
+from project.sweeps.launchers.base import ScheduledLauncher
+from project.sweeps.live_view import LiveView
+from project.sweeps.process_engine import Engine, JobExit, JobProcess
+from project.sweeps.scheduler import JobSource
+from project.sweeps.settings import Count, NonNegative, checked_options
+
+if TYPE_CHECKING:
+    import ray
+
+STORE_BYTES = 100 * 2**20
+"""Memory of a local Ray for objects: jobs exchange only their configuration and exit code."""
+
+ENVIRONMENT = {
+    "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing about this machine
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else each worker below `uv run` makes an environment
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_DEDUP_LOGS": "0",
+}
+"""Variables that Ray reads when it is imported."""
+
+LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+"""Variable by which a local Ray listens on 127.0.0.1, as on Windows; else it listens on all addresses."""
+
+
+class RayLauncher(ScheduledLauncher):
+    """Run each job of the sweep as a Ray task.
+
+    Args:
+        address: None: a Ray of this sweep alone, on this machine; `auto`: the Ray that runs on this machine;
+            `ray://HOST:PORT` or `HOST:PORT`: a cluster, which shares the disk of the sweep's folder.
+        num_cpus: CPUs of a job (`auto`: one for each of its processes).
+        num_gpus: GPUs of a job; below 1, several jobs share one (`auto`: `trainer.devices`).
+        jobs: most jobs at a time (None: as many as Ray has room for).
+        resources: resources of a job, by the cluster's own names.
+        fail_fast: stop the sweep when a job fails.
+        grace_s: time that jobs have to stop when the sweep is stopped [s].
+    """
+
+    @checked_options("hydra.launcher")
+    def __init__(
+        self,
+        address: str | None = None,
+        num_cpus: NonNegative | Literal["auto"] = "auto",
+        num_gpus: NonNegative | Literal["auto"] = "auto",
+        jobs: Count | None = None,
+        resources: Mapping[str, NonNegative] | None = None,
+        fail_fast: bool = False,
+        grace_s: NonNegative = 30.0,
+    ) -> None:
+        super().__init__(fail_fast, grace_s)
+        if num_gpus != "auto" and num_gpus > 1 and num_gpus != int(num_gpus):
+            raise InputError(f"hydra.launcher.num_gpus={num_gpus}: above 1, Ray gives whole ones; round it")
+        self.address = address
+        self.num_cpus = num_cpus
+        self.num_gpus = num_gpus
+        self.jobs = jobs
+        self.resources = {str(name): float(value) for name, value in (resources or {}).items()}
+
+    def run(self, folder: SweepFolder, source: JobSource, view: LiveView, targets: Iterable[str]) -> int:
+        self.connect()
+        import ray
+
+        try:
+            return super().run(folder, source, view, targets)
+        finally:
+            ray.shutdown()  # ends a local Ray, and leaves a cluster running
+
+    def connect(self) -> None:
+        """Start a local Ray, or connect to a running one.
+
+        Raises:
+            InputError: Ray is not installed, or does not answer.
+        """
+        variables = ENVIRONMENT | (LOCAL_ENVIRONMENT if self.address is None else {})
+        os.environ |= {name: os.environ.get(name, value) for name, value in variables.items()}
+        try:
+            import ray
+        except ModuleNotFoundError as error:
+            raise InputError(
+                "hydra/launcher=ray: needs ray; uv sync --extra ray / pip install 'project[ray]'"
+            ) from error
+        options: dict[str, Any] = {"address": self.address, "log_to_driver": False, "logging_level": "ERROR"}
+        if self.address is None:
+            options |= {
+                "address": "local",
+                "num_cpus": available_cpus(),
+                "include_dashboard": False,
+                "object_store_memory": STORE_BYTES,
+                "_node_ip_address": "127.0.0.1",
+            }
+        try:
+            ray.init(**options)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            if self.address is None:
+                raise
+            raise InputError(
+                f"hydra.launcher.address={self.address}: no Ray answers there ({one_line(error)}); start one "
+                "with `ray start --head`, or leave the address out"
+            ) from error
+
+    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
+        return RayEngine(self)
+
+    def request_devices(self, config: DictConfig) -> DeviceRequest:
+        trainer: dict[str, Any] = dict(config.trainer)
+        if trainer["num_nodes"] > 1:
+            raise InputError(
+                f"trainer.num_nodes={trainer['num_nodes']}: a job is one Ray task on one node; set 1, or use "
+                "hydra/launcher=slurm"
+            )
+        if trainer["accelerator"] == "auto" and self.num_gpus == "auto":
+            trainer["accelerator"] = "gpu" if visible_gpus() else "cpu"  # as on the cluster
+        return request_devices(trainer, None, self.num_gpus, "hydra.launcher.num_gpus")
+
+    def ray_resources(self, request: DeviceRequest) -> dict[str, float]:
+        """Return the resources of a job by Ray's names."""
+        cpus = float(request.ranks if self.num_cpus == "auto" else self.num_cpus)
+        if self.address is None and self.num_cpus == "auto":
+            cpus = min(cpus, available_cpus())  # a job too large for this machine runs alone
+        return {"CPU": cpus, "GPU": request.gpus, **self.resources}
+
+
+class RayEngine(Engine):
+    """Run jobs as Ray tasks.
+
+    Args:
+        launcher: settings.
+    """
+
+    def __init__(self, launcher: RayLauncher) -> None:
+        import ray
+
+        self.ray = ray
+        self.launcher = launcher
+        self._running: dict[ray.ObjectRef[int], tuple[int, dict[str, float]]] = {}
+        self._is_interrupted = False
+
+    def has_room(self) -> bool:
+        return self.launcher.jobs is None or len(self._running) < self.launcher.jobs
+
+    def start(self, spec: JobSpec) -> bool:
+        resources = self.launcher.ray_resources(spec.request)
+        if self._running and not self._has_free(resources):  # waits here, where it can be taken back
+            return False
+        others = {name: value for name, value in resources.items() if name not in ("CPU", "GPU")}
+        threads = str(max(1, int(resources["CPU"])))
+        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        if not resources["GPU"]:
+            environment["CUDA_VISIBLE_DEVICES"] = ""
+        task = self.ray.remote(run_in_worker).options(
+            num_cpus=resources["CPU"],
+            num_gpus=resources["GPU"],
+            resources=others,
+            max_retries=0,
+            name=spec.folder.name,
+        )
+        reference = task.remote(spec, environment, self.launcher.grace_s)
+        self._running[reference] = (spec.number, resources)
+        return True
+
+    def wait(self, timeout_s: float) -> list[JobExit]:
+        if not self._running:
+            time.sleep(timeout_s)
+            return []
+        references = list(self._running)
+        ended, _ = self.ray.wait(references, num_returns=1, timeout=timeout_s)
+        if ended:
+            ended, _ = self.ray.wait(references, num_returns=len(references), timeout=0)
+        return [JobExit(self._running.pop(one)[0], self._exit_code(one)) for one in ended]
+
+    def interrupt(self) -> None:
+        """Cancel the workers; each interrupts its job, and kills it after the grace period."""
+        self._is_interrupted = True
+        self._cancel(force=False)
+
+    def kill(self) -> None:
+        self._cancel(force=True)  # a job ends with its worker
+
+    def _cancel(self, *, force: bool) -> None:
+        for reference in self._running:
+            with suppress(self.ray.exceptions.RayError, ValueError):
+                self.ray.cancel(reference, force=force)
+
+    def _exit_code(self, reference: "ray.ObjectRef[int]") -> int | None:
+        exceptions = self.ray.exceptions
+        try:
+            return self.ray.get(reference)
+        except (exceptions.RayError, KeyboardInterrupt) as error:
+            if self._is_interrupted:
+                return 128 + signal.SIGINT
+            has_crashed = isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError)
+            return -signal.SIGKILL if has_crashed else None
+
+    def _has_free(self, resources: Mapping[str, float]) -> bool:
+        total = self.ray.cluster_resources()
+        taken = [other for _, other in self._running.values()]
+        return all(
+            sum(other.get(name, 0) for other in taken) + value <= total.get(name, 0) + 1e-9
+            for name, value in resources.items()
+        )
+
+
+def run_in_worker(spec: JobSpec, environment: Mapping[str, str], grace_s: float) -> int:
+    """Run a job in a process below a Ray worker, on the GPUs that Ray gave the worker.
+
+    A worker has signal handlers and threads of its own, so the job gets a fresh process to fork its ranks.
+
+    Returns:
+        The exit code of the job.
+    """
+    process = JobProcess.start_fresh(JobMessage(spec, environment, os.getpid()))
+    try:
+        code = process.wait()
+        assert code is not None
+        return code
+    finally:
+        process.stop(grace_s)
