@@ -204,7 +204,7 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
     assert changed == [*whole[:-1], "hydra.launcher.jobs=4"]
     assert resume.continued_sweep is not None
     assert resume.continued_sweep.folder.path == sweep.path
-    assert resume.continued_sweep.retry_failed is True
+    assert resume.continued_sweep.retry is True
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
     with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
         resume.set_aside(["-m", f"resume={sweep.path}", "model=vit"], defaults)

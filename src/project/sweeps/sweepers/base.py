@@ -93,7 +93,7 @@ class RecordedSweeper(Sweeper):
                     folder.refuse_changed_code()
                 for job in jobs:
                     job.overrides = restore(job.overrides, continued.given)
-                settle_jobs(folder, jobs, retry_failed=continued.retry_failed)
+                settle_jobs(folder, jobs, retry_failed=continued.retry)
             self._conclude(self.run_jobs(overrides, jobs))
 
     @abstractmethod
