@@ -84,14 +84,14 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
     cropped = transforms.Compose(
         [transforms.RandomCrop(32, padding=4), transforms.RandomHorizontalFlip(), *plain.transforms]
     )
-    augment = Augmentation(10, crop_padding=4, flip=0.5)
+    augment = Augmentation(10, random_crop_padding=4, flip_prob=0.5)
     digits = torchvision.datasets.MNIST(data, transform=gray)
     cases: dict[str, dict[str, Batches]] = {
-        "MNIST, batch 64": {"ours": ours(MNIST(str(data), **GRAY, batch_size=64, prepared=kept))}
+        "MNIST, batch 64": {"ours": ours(MNIST(str(data), **GRAY, batch_size=64, image_cache=kept))}
         | {f"{workers}": tutorial(digits, 64, workers, images) for workers in (0, 2)}
     }
     if (folder := data / "cifar10_jpeg").exists():
-        colour = {**COLOUR, "batch_size": 128, "prepared": kept}
+        colour = {**COLOUR, "batch_size": 128, "image_cache": kept}
         module = ImageFolder(str(folder), **colour, augment=augment)
         cases["CIFAR-10, batch 128, crop + flip"] = {"ours": ours(module)}
         source = module._parts["train"].images
@@ -123,7 +123,7 @@ def batch(rounds: int) -> None:
     for size, shape, augment in (
         *((size, (1, 28, 28), None) for size in (32, 64, 100)),
         *((size, (3, 32, 32), None) for size in (4, 128)),
-        *((size, (3, 32, 32), Augmentation(10, crop_padding=4, flip=0.5)) for size in (4, 128)),
+        *((size, (3, 32, 32), Augmentation(10, random_crop_padding=4, flip_prob=0.5)) for size in (4, 128)),
     ):
         count = min(50_000, 3000 * size)
         pixels, labels = torch.randint(256, (count, *shape), dtype=torch.uint8), torch.arange(count) % 10
@@ -161,13 +161,13 @@ def start(data: Path, rounds: int) -> None:
     folder = data / "cifar10_jpeg"
     cases: dict[str, tuple[Callable[[str], ImageDataModule], Callable[[], Dataset]]] = {
         "MNIST": (
-            lambda kept: MNIST(str(data), **GRAY, prepared=kept),
+            lambda kept: MNIST(str(data), **GRAY, image_cache=kept),
             lambda: torchvision.datasets.MNIST(data, transform=transforms.ToTensor()),
         )
     }
     if folder.exists():
         cases["JPEG files"] = (
-            lambda kept: ImageFolder(str(folder), **COLOUR, prepared=kept),
+            lambda kept: ImageFolder(str(folder), **COLOUR, image_cache=kept),
             lambda: torchvision.datasets.ImageFolder(folder / "train", transforms.ToTensor()),
         )
     for name, (module, dataset) in cases.items():
@@ -226,14 +226,14 @@ class Random(ImageDataModule):
     """Noise that is worth keeping."""
 
     def __init__(self, count: int, kept: str) -> None:
-        super().__init__(name=f"random{count}", **COLOUR, batch_size=128, prepared=kept)
+        super().__init__(name=f"random{count}", **COLOUR, batch_size=128, image_cache=kept)
         self.count = count
 
-    def content(self, split: str) -> dict[str, int] | None:
+    def cache_key(self, split: str) -> dict[str, int] | None:
         """See `ImageDataModule`."""
         return None if split == "val" else {"count": self.count}
 
-    def read(self, split: str) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split: str) -> tuple[Tensor, Tensor] | None:
         """See `ImageDataModule`."""
         if split == "val":
             return None

@@ -25,7 +25,7 @@ from project.config.cli import ending_single_run_on_errors, in_sweep, is_debuggi
 from project.config.derived_values import complete
 from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
-from project.datamodules.loading.workers import naming_worker_failures
+from project.datamodules.loading.prefetch import naming_worker_failures
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoint_files, checkpoints, config_diff

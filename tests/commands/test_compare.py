@@ -119,7 +119,7 @@ def test_options_that_change_no_class_are_shown_by_their_name(tmp_path: Path) ->
     write_run(tmp_path / "c", "seed=2", acc=0.6)  # the same as b, unsaid
     comparison = compare([tmp_path])
     assert comparison.shown.told == ["augment"]
-    assert comparison.shown.following == ["augment.flip", "augment.crop_padding"]
+    assert comparison.shown.following == ["augment.flip_prob", "augment.random_crop_padding"]
     assert told(comparison) == [["crop_flip", "none"]]
     assert comparison.points[1].mean("val/acc") == pytest.approx(0.7)
 

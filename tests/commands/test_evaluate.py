@@ -251,7 +251,7 @@ def test_networks_that_saw_other_images_are_none_together(
     folder.symlink_to(image_folder / "train")
     runs = []
     for number, path in enumerate([image_folder / "train", folder, folder]):
-        words = ("data=image_folder", f"data.path={path}", "data.prepared=null", "data.test_size=24")
+        words = ("data=image_folder", f"data.path={path}", "data.image_cache=null", "data.test_size=24")
         seed = f"data.split_seed={number // 2}"
         runs.append(make("model=mlp", *words, seed, base=SHORT, name=f"run{number}"))
     one, other, otherwise = map(load_run, runs)

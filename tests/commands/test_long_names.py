@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, read_write
 from project.config.cli import report
 from project.config.hydra_patches import set_override_dirname
 from project.config.validation.value_types import find_problem
-from project.datamodules.storage.image_cache import PreparedFolder
+from project.datamodules.storage.image_cache import ImageCache
 from project.errors import InputError
 from project.runtime.files import replacing
 from project.runtime.text import name_length, short_name
@@ -59,8 +59,8 @@ def test_images_of_a_folder_with_a_long_name_are_kept(tmp_path: Path) -> None:
         for channels_last in (False, True):
             for split in ("train", "test"):
                 name = f"{FITTING['of three bytes']}-{split}"
-                images = PreparedFolder(tmp_path).images(name, {}, make, channels_last=channels_last)
-                assert images.mapped
+                images = ImageCache(tmp_path).load(name, {}, make, channels_last=channels_last)
+                assert images.is_mapped
     assert len(made) == 4
 
 

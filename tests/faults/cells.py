@@ -36,7 +36,7 @@ COMMON = (
     *("trainer.log_every_n_steps=3", "deterministic=true", "callbacks.early_stopping.patience=9"),
 )
 STREAMED = (
-    *("data=image_folder", "data.path=IMAGES", "data.memory_budget_mb=0", "data.prepared=null"),
+    *("data=image_folder", "data.path=IMAGES", "data.memory_budget_mb=0", "data.image_cache=null"),
     "data.resize=8",
 )
 OF_SYNTHETIC = (
@@ -84,8 +84,8 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     },
     "augment": {
         "none": (),
-        "strong": ("augment=strong", "augment.crop_padding=1", "augment.erase=3"),
-        "alternating": ("augment=strong", "augment.flip_mode=alternating", "augment.mixup=0"),
+        "strong": ("augment=strong", "augment.random_crop_padding=1", "augment.random_erasing_size=3"),
+        "alternating": ("augment=strong", "augment.flip_schedule=alternating", "augment.mixup=0"),
     },
     "average": {"off": (), "ema": ("callbacks.ema.decay=0.9",)},
     "stopping": {"late": (), "early": ("callbacks.early_stopping.patience=1", "trainer.max_epochs=5")},

@@ -308,7 +308,7 @@ def refused_at_the_start() -> str:
     """Full, read-only, no room for a file, a file in place of a folder: one line, 2, nothing left."""
     seconds = []
     with small_disk(1) as disk:
-        for how in ("full", "read-only", "file", "data", "prepared"):
+        for how in ("full", "read-only", "file", "data", "image_cache"):
             undo = _spoil(disk, how)
             before = sorted(disk.path.rglob("*"))
             began = time.monotonic()
@@ -318,7 +318,7 @@ def refused_at_the_start() -> str:
             command.end(2)
             seconds.append(time.monotonic() - began)
             assert len(command.lines) == len(command.errors) <= 3, command.text
-            key = {"data": "paths.data", "prepared": "paths.prepared", "read-only": "paths."}.get(
+            key = {"data": "paths.data", "image_cache": "paths.image_cache", "read-only": "paths."}.get(
                 how, "paths.outputs"
             )
             assert command.lines[0].startswith(f"error: {key}"), (how, command.text)
@@ -336,7 +336,7 @@ def _spoil(disk: SmallDisk, how: str) -> Callable[[], object]:
     if how == "read-only":
         disk.remount("ro")
         return lambda: disk.remount("rw")
-    file = disk.path / {"file": "runs", "data": "sets", "prepared": "sets/prepared"}[how]
+    file = disk.path / {"file": "runs", "data": "sets", "image_cache": "sets/image_cache"}[how]
     file.parent.mkdir(exist_ok=True)
     file.touch()
     return lambda: (file.unlink(), shutil.rmtree(disk.path / "sets", ignore_errors=True))
@@ -346,7 +346,7 @@ def images_kept_nowhere() -> str:
     """Prepared files have no room: a line, and the run goes on."""
     with small_disk(1) as disk, tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder) / "images", count=1500, side=32)
-        command = Command(*of_images(Path(folder)), f"paths.prepared={disk.path}", cwd=Path(folder))
+        command = Command(*of_images(Path(folder)), f"paths.image_cache={disk.path}", cwd=Path(folder))
         shown = command.end(0)
         assert "decoded images cannot be kept" in shown, shown
         assert not list(disk.path.glob("*.images"))

@@ -21,9 +21,8 @@ from pathlib import Path
 
 from endings import wait_for_end
 
-from project.datamodules.downloads import archives
-from project.datamodules.downloads import fetch as download
-from project.datamodules.downloads.archives import Archive, obtain
+from project.datamodules import download
+from project.datamodules.download import Archive, download_archives
 
 PROCESSES = 4
 SET = Path("set/raw")
@@ -45,10 +44,8 @@ class Served:
     archives: list[Archive]
     checksums: dict[str, str]
 
-    def download(self, root: str) -> None:
-        folder = Path(root) / SET
-        folder.mkdir(parents=True)
-        obtain(self.archives, folder)
+    def download(self, folder: Path) -> None:
+        download_archives(self.archives, folder)
 
     def fetch(self, root: Path) -> None:
         download.fetch("toy", root, SET, self.checksums, self.download, root / "verified.json")
@@ -188,7 +185,7 @@ def _fork(served: Served, root: Path, number: int) -> int:
         return pid
     code = 1
     try:
-        archives.PAUSE_S = 0.01
+        download.PAUSE_S = 0.01
         served.fetch(root)
         bad = [
             name for name, md5 in served.checksums.items() if _md5((root / SET / name).read_bytes()) != md5

@@ -24,7 +24,7 @@ from project.runtime.streams import die_with_parent
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAIR = (
     *("model=mlp", "logger=none", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"),
-    *("trainer.max_epochs=100000", "~callbacks.early_stopping", "paths.prepared=null"),
+    *("trainer.max_epochs=100000", "~callbacks.early_stopping", "paths.image_cache=null"),
 )
 TEST_SIZE = 64
 MADE_UP = ("data=synthetic", "data.train_size=20000", f"data.test_size={TEST_SIZE}")

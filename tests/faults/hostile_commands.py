@@ -108,7 +108,7 @@ def light_commands() -> Iterator[Case]:
         "an alias in torch.nn": _part("torch.nn.modules.module.torch.load,f:'{here}/evil.pt'"),
         "an alias in torchvision": _part("torchvision.models.resnet.load_state_dict_from_url,url:'http://1'"),
         "an alias in this package": _part("project.train.instantiate,config:{a:{_target_:payload.run}}"),
-        "a module of this package": _part("project.datamodules.storage.plain_pickle.pickle.loads,data:''"),
+        "a module of this package": _part("project.datamodules.cifar10.pickle.loads,data:''"),
         "a class's method": _callback("lightning.LightningModule.load_from_checkpoint,hparams_file:x"),
         "Lightning's command line": "+trainer.x={_target_:lightning.pytorch.cli.LightningCLI}",
         "in a list, partially": "+model.x=[[{_target_:payload.run,_partial_:true}]]",

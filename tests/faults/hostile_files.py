@@ -60,7 +60,7 @@ def _batch(content: Callable[[Path], bytes]) -> Attempt:
     """A file that has the right checksum, for this trial's purposes."""
 
     def attempt(here: Path, mark: Path) -> int:
-        from project.datamodules.storage.plain_pickle import load_plain
+        from project.datamodules.cifar10 import load_plain
         from project.errors import DataError
 
         file = here / "data_batch_1"
@@ -142,7 +142,7 @@ def _bomb(here: Path, mark: Path) -> int:
 
 
 def _unpack(here: Path, name: str, members: list[str]) -> int:
-    from project.datamodules.downloads.archives import Archive, ArchiveError, unpack
+    from project.datamodules.download import Archive, ArchiveError, unpack
 
     into = here / "into" / "below"
     into.mkdir(parents=True)

@@ -25,8 +25,8 @@ from disks import (
 from forked import Forked
 
 from project.datamodules.image_folder import ImageFolder
-from project.datamodules.loading.file_images import FileImages
-from project.datamodules.loading.workers import WorkerError, _kill_workers, naming_worker_failures
+from project.datamodules.loading.images import FileImages
+from project.datamodules.loading.prefetch import WorkerError, _kill_workers, naming_worker_failures
 from project.datamodules.mnist import FOLDER, MNIST
 from project.errors import DataError, InputError
 from project.loggers.csv import MetricsCSV
@@ -210,7 +210,7 @@ def lose_a_worker(fault: str, line: str) -> None:
     images = FileImages(files, torch.zeros(601, dtype=torch.long), decode, (1, 2, 2), 2, timeout_s=1)
     began = time.monotonic()
     with pytest.raises(WorkerError, match=line) as raised, naming_worker_failures():
-        images.decoded()
+        images.decode_all()
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 1
     assert time.monotonic() - began < 60
@@ -242,5 +242,5 @@ def test_labels_that_mnist_has_not_are_refused(mnist_root: Path, tmp_path: Path)
     labels[20] = 77
     file.write_bytes(labels)
     data = MNIST(str(tmp_path / "data"), input_shape=(1, 28, 28), num_classes=10)
-    with pytest.raises(DataError, match=r"a label of the train images of data=mnist is 77, they are 0 to 9"):
+    with pytest.raises(DataError, match=r"labels \[200\] up to 77 \(expected .*0 to 9\)"):
         data.setup("fit")

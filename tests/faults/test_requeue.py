@@ -15,7 +15,12 @@ from project.runtime import slurm
 
 TINY = (
     *("model=mlp", "data=synthetic", "data.train_size=20000", "data.test_size=64", "logger=none"),
-    *("trainer.accelerator=cpu", "~callbacks.early_stopping", "trainer.max_epochs=8", "paths.prepared=null"),
+    *(
+        "trainer.accelerator=cpu",
+        "~callbacks.early_stopping",
+        "trainer.max_epochs=8",
+        "paths.image_cache=null",
+    ),
 )
 
 

@@ -18,8 +18,8 @@ def write_run(folder: Path, *overrides: str, acc: float = 0.5, **status: Any) ->
     seed = int(said.get("seed", 1))
     augment = {
         "_target_": "project.datamodules.loading.augmentation.Augmentation",
-        "flip": 0.5 if said.get("augment") == "crop_flip" else 0.0,
-        "crop_padding": 4 if said.get("augment") == "crop_flip" else 0,
+        "flip_prob": 0.5 if said.get("augment") == "crop_flip" else 0.0,
+        "random_crop_padding": 4 if said.get("augment") == "crop_flip" else 0,
     }
     config: dict[str, Any] = {
         "model": {"_target_": CLASSES[model], "input_shape": [1, 28, 28], **OWN[model]},

@@ -16,7 +16,7 @@ class Halves(ImageDataModule):
         super().__init__(name="halves", input_shape=input_shape, num_classes=num_classes, **base)
         self.size = count
 
-    def read(self, split) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split) -> tuple[Tensor, Tensor] | None:
         if split == "val":
             return None
         labels = torch.arange(self.size) % 2

@@ -19,7 +19,7 @@ from project.config.validation.signatures import Signature, signature_of
 from project.errors import InputError
 
 PLACE = re.compile(
-    r"paths\.(?!run$)\w+|ckpt_path|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|prepared)"
+    r"paths\.(?!run$)\w+|ckpt_path|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|image_cache)"
 )
 """Keys whose values are paths, if there are files or folders of these names."""
 READ: Mapping[str, tuple[str, ...]] = {

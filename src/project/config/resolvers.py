@@ -6,8 +6,7 @@ from typing import Any
 
 from omegaconf import ListConfig, OmegaConf, __version__
 
-from project.datamodules.storage.class_folders import class_folders
-from project.datamodules.storage.survey import survey
+from project.datamodules.storage.class_folders import class_folders, survey
 from project.errors import InputError
 from project.runtime import secrets
 

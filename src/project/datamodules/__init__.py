@@ -1,1 +1,1 @@
-"""Data sets: one file each, on a common base, with the in-memory loader and batched augmentations."""
+"""Data sets, one file each, on a common base."""

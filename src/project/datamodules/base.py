@@ -1,8 +1,8 @@
-"""What all data sets share: splits, statistics, preprocessing, checks and loaders."""
+"""Base of all data sets: splits, preprocessing, statistics, checks, loaders and exact resumption."""
 
 import logging
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
@@ -11,32 +11,24 @@ import torch
 from torch import Tensor
 
 from project.datamodules.loading.augmentation import Augmentation
-from project.datamodules.loading.batch_order import EvaluationOrder, TrainingOrder
-from project.datamodules.loading.file_images import join_damage
-from project.datamodules.loading.images import (
-    Images,
-    MemoryImages,
-    cut_validation,
-    memory_of,
-)
+from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
+from project.datamodules.loading.images import Images, MemoryImages, describe_memory, join_errors
 from project.datamodules.loading.loader import ImageLoader
-from project.datamodules.storage.image_cache import PreparedFolder
-from project.datamodules.storage.preprocessing import channel_statistics, preprocess
+from project.datamodules.splits import split_validation
+from project.datamodules.storage.image_cache import ImageCache
+from project.datamodules.storage.preprocessing import PREPROCESSING_VERSION, channel_statistics, preprocess
 from project.datamodules.storage.validation import (
+    as_class_indices,
+    as_pixels,
     check_classes,
     check_images,
-    class_indices,
     digest_of,
-    eight_bit_images,
     per_channel,
 )
 from project.errors import DataError, InputError
-from project.runtime.bounds import Range
+from project.runtime.bounds import Range, check_arguments
 
 log = logging.getLogger(__name__)
-
-PREPROCESSING = 1
-"""To be raised when scaling or graying gives other pixels: then kept images are made anew."""
 
 Split = Literal["train", "val", "test"]
 
@@ -48,50 +40,44 @@ class Part(NamedTuple):
     rows: Tensor  # N', long
 
 
-def _caught(read: Callable[[], None]) -> list[DataError]:
-    try:
-        read()
-    except DataError as error:
-        return [error]
-    return []
-
-
 class ImageDataModule(L.LightningDataModule):
-    """Base of all data sets. A subclass says where the images come from: `read`, and `prepare_data` if
-    they must be fetched.
+    """Base of all data sets. A subclass implements `load_split`, and `prepare_data` if it downloads.
 
-    The test split is the official one where there is one. Validation images are cut from the training
-    images, stratified, by a generator of its own: the same images whatever the run's seed.
+    The test split is the official one where there is one. Validation images are taken from the training
+    images, stratified, by a generator of their own: they are the same whatever the run's seed.
 
     Args:
         name: as in `data=…`, for messages.
-        input_shape: (C, H, W) of an image after preprocessing; what the network is built for.
+        input_shape: (C, H, W) of an image after preprocessing, for which the network is built.
         num_classes: number of classes.
-        batch_size: images of one training step, over all devices together.
-        eval_batch_size: most images of one evaluation batch, on each device.
-        val_size: validation images cut from the training images: a number, or a fraction below 1. With
-            0 all images train, and there is no validation.
-        split_seed: of the generator that cuts.
-        folds: for cross-validation, a number of parts into which the training images are cut, stratified;
-            one of them validates, whatever `val_size`. Null cuts by `val_size`.
-        fold: that part, 0 to `folds` - 1.
-        mean: of each channel on the scale [0, 1]; null computes it from the training images.
+        batch_size: images of one training step, all devices together (default 64).
+        eval_batch_size: most images of one evaluation batch on each device (default 256).
+        val_size: validation images taken from the training images: a number, or a fraction below 1
+            (default 0.1). 0 trains on all images, without validation.
+        split_seed: of the split into training and validation images (default 0).
+        folds: number of stratified parts of the training images for cross-validation, of which one validates
+            whatever `val_size` (default null: split by `val_size`).
+        fold: the part that validates, 0 to `folds` - 1 (default 0).
+        mean: of each channel, or one for all, on the scale [0, 1] (default null: computed from the training
+            images).
         std: likewise.
-        resize: side or (H, W) to which images are scaled beforehand; null keeps their size.
-        grayscale: turn colour images into gray ones beforehand.
-        channels_last: make batches in that memory order, at no cost: images are kept in it.
-        prepared: folder where decoded images are kept for the next start (see `PreparedFolder`), or null.
-        augment: changes training batches, or null.
-        seed: of the run; with the epoch, decides order and augmentation.
+        resize: side or (H, W) to which images are scaled beforehand (default null: their own size).
+        grayscale: convert colour images to gray beforehand (default false).
+        channels_last: memory order of images and batches (default false).
+        image_cache: folder that keeps decoded images for later runs, see `ImageCache` (default null: none).
+        augment: changes training batches (default null).
+        seed: of the run; with the epoch, decides order and augmentation (default 0).
 
     Raises:
         InputError: in `setup`, if the images do not fit `input_shape` or `num_classes`.
     """
 
-    maps_files = False
-    """Whether `read` gives images that are mapped from files."""
+    is_mapped = False
+    """`load_split` returns memory-mapped images."""
     may_have_changed = False
-    """A run may go on although its images are not those that it began with."""
+    """A resumed run may continue with images that differ from those of its start."""
+    batches_on_device = visits_chunks = True
+    """Loaders make batches on the device: no hook needs to see each of them for that."""
 
     def __init__(
         self,
@@ -110,15 +96,18 @@ class ImageDataModule(L.LightningDataModule):
         resize: int | Sequence[int] | None = None,
         grayscale: bool | None = False,
         channels_last: bool = False,
-        prepared: str | None = None,
+        image_cache: str | None = None,
         augment: Augmentation | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.name = name
+        check_arguments("data", ImageDataModule, locals())
         if len(input_shape) != 3:
             raise InputError(f"data.input_shape={list(input_shape)}: give [channels,height,width]")
+        if folds is not None and fold >= folds:
+            raise InputError(f"data.fold={fold}: must be 0 to {folds - 1}, with data.folds={folds}")
         channels, height, width = input_shape
+        self.name = name
         self.input_shape = (channels, height, width)
         self.num_classes = num_classes
         self.batch_size = batch_size
@@ -126,21 +115,32 @@ class ImageDataModule(L.LightningDataModule):
         self.val_size = val_size
         self.split_seed = split_seed
         self.folds = folds
-        if folds is not None and not 0 <= fold < folds:
-            raise InputError(f"data.fold={fold}: must be 0 to {folds - 1}, with data.folds={folds}")
         self.fold = fold
         self.mean = per_channel("mean", mean, channels)
         self.std = per_channel("std", std, channels)
         self.resize = resize
         self.grayscale = grayscale
         self.channels_last = channels_last
-        self.prepared = PreparedFolder(Path(prepared) if prepared else None)
+        self.image_cache = ImageCache(Path(image_cache) if image_cache else None)
         self.augment = augment
         self.seed = seed
         self._given_mean, self._given_std = mean is not None, std is not None
         self._resume_at: tuple[int, int] | None = None
         self._images_digest: str | None = None
         self._parts: dict[str, Part] = {}
+
+    @abstractmethod
+    def load_split(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
+        """Return the images of a split.
+
+        Returns:
+            Images (N, C, H, W) uint8 and class indices (N,), or preprocessed `Images`. None for `val` takes
+            the split from the training images.
+        """
+
+    def cache_key(self, split: Split) -> Mapping[str, Any] | None:
+        """Return everything that the images of `load_split` depend on; None if caching them saves nothing."""
+        return None
 
     @property
     def class_names(self) -> list[str]:
@@ -149,64 +149,73 @@ class ImageDataModule(L.LightningDataModule):
 
     @property
     def source(self) -> str:
-        """Where the images come from, as the key of the configuration that says so: for messages."""
+        """The key of the configuration that chooses the images, for messages."""
         return f"data={self.name}"
 
     @property
     def validates(self) -> bool:
-        """Whether there are validation images."""
+        """Validation images exist."""
         return self.folds is not None or self.val_size > 0
 
     @property
     def memory(self) -> str:
-        """How much memory the images of the splits that are set up take, and of what kind."""
-        return memory_of(images for images, _ in self._parts.values())
+        """Memory of the splits that are set up, and its kind."""
+        return describe_memory(images for images, _ in self._parts.values())
 
-    def content(self, split: Split) -> Mapping[str, Any] | None:
-        """Name all that the images of `read` depend on, where they are worth keeping; else None."""
+    def part(self, split: Split) -> Part:
+        """Return the images of a split that is set up, and its rows in the order of evaluation."""
+        return self._parts[split]
+
+    def count(self, split: Split) -> int:
+        """Return the number of images in a split; 0 if it is empty or not set up."""
+        return len(self._parts[split].rows) if split in self._parts else 0
+
+    def pixels(self, split: Split, positions: Tensor) -> Tensor:
+        """Return images (n, C, H, W) uint8 of a split before normalization, on the CPU.
+
+        Args:
+            split: one that is set up.
+            positions: (n,) in the order in which one device evaluates the split.
+        """
+        images, rows = self._parts[split]
+        return images.sample(rows[positions])
+
+    def files(self, split: Split) -> list[str] | None:
+        """Return the file of each image of a split, in the order of evaluation; None without such files."""
         return None
 
-    @abstractmethod
-    def read(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
-        """Return the images of a split.
+    def training_sample(self, size: int = 5000) -> Tensor:
+        """Return at most `size` normalized training images (n, C, H, W) float32, on the device.
 
-        Returns:
-            Images (N, C, H, W) uint8 and class indices (N,), or an `Images` that is preprocessed already.
-            None for `val` if it is to be cut from `train`.
+        They are spaced evenly, and the same on all ranks: for weights that are computed from images.
         """
+        assert self.mean is not None
+        assert self.std is not None
+        pixels = self._spaced_pixels(size).to(self._place()[2])
+        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
+        return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
     def setup(self, stage: str) -> None:
-        """Read the splits that the stage needs; where a trainer trains, the test split too, for what is wrong
-        with it must not be found when training is over.
-        """
+        """Read the splits of a stage; training reads the test split too, for its errors to come first."""
+        has_test = stage == "test" or (stage == "fit" and self.trainer is not None)
         errors: list[DataError] = []
-        if stage != "test" and "train" not in self._parts:
-            errors += _caught(self._set_up_training)
-        if stage == "test" or (stage == "fit" and self.trainer is not None):
-            errors += _caught(self._set_up_test)
+        for split, is_wanted, set_up in (
+            ("train", stage != "test", self._set_up_training),
+            ("test", has_test, self._set_up_test),
+        ):
+            if is_wanted and split not in self._parts:
+                try:
+                    set_up()
+                except DataError as error:
+                    errors.append(error)
         if errors:
-            raise join_damage(errors)
+            raise join_errors(errors)
         if self.mean is None or self.std is None:
             self._measure_channels()
         if stage == "fit":
             log.info("  images  %s", self.memory)
 
-    def count(self, split: Split) -> int:
-        """Images in a split; 0 if it is empty or not set up."""
-        return len(self._parts[split].rows) if split in self._parts else 0
-
-    def pixels(self, split: Split, places: Tensor) -> Tensor:
-        """Images (n, C, H, W) uint8 of a split as they are before normalization, on the CPU.
-
-        Args:
-            split: one that is set up.
-            places: (n,) in the order in which one device evaluates the split.
-        """
-        images, rows = self._parts[split]
-        return images.sample(rows[places])
-
     def train_dataloader(self) -> ImageLoader:
-        """Shuffled, augmented batches."""
         part = self._parts["train"]
         rank, world_size, _ = self._place()
         order = TrainingOrder(
@@ -215,7 +224,7 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=rank,
             world_size=world_size,
-            same=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
+            repeat_first=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
         )
         if self._resume_at is not None:
             order.resume_at(*self._resume_at)
@@ -223,25 +232,26 @@ class ImageDataModule(L.LightningDataModule):
         return self._loader(part, order, self.augment)
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
-        """Every validation image once; no loader at all without validation images."""
         return self.evaluation_loader("val") if "val" in self._parts else []
 
     def test_dataloader(self) -> ImageLoader:
-        """Every test image once."""
         return self.evaluation_loader("test")
 
-    batches_on_device = visits_chunks = True
-    """Loaders make batches where they are wanted: nothing need see each of them for that."""
+    def evaluation_loader(self, split: Split) -> ImageLoader:
+        """Return a loader of every image of a split once, unchanged, in order."""
+        part = self._parts[split]
+        rank, world_size, _ = self._place()
+        order = EvaluationOrder(len(part.rows), self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(part, order, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """Do nothing: batches are made on the device."""
-        return batch
+        return batch  # made on the device
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the classes, the channels' statistics, and how far the present epoch is."""
+        """Return the classes, the channels' statistics, the images' digest, and the position in the epoch."""
         state: dict[str, Any] = {"mean": self.mean, "std": self.std, "class_names": self.class_names}
         if "train" in self._parts:
-            state["images"] = self._which_images()
+            state["images"] = self._digest()
         if self.trainer is not None and self.trainer.state.fn == "fit":
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             if not progress.is_last_batch:
@@ -249,16 +259,12 @@ class ImageDataModule(L.LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on where the epoch was left, with the statistics that the weights were trained with.
-
-        Raises:
-            InputError: the classes are others by now, or the images of training and validation are.
-        """
-        if learnt := state_dict.get("class_names"):
-            remedy = "give the classes the names that they had, or train anew"
-            check_classes(learnt, self.class_names, self.source, remedy)
+        """Resume within the epoch, with the statistics of the training."""
+        if trained := state_dict.get("class_names"):
+            remedy = "give the classes their former names, or start a new run"
+            check_classes(trained, self.class_names, self.source, remedy)
         known = state_dict.get("images")
-        if known and "train" in self._parts and not self.may_have_changed and known != self._which_images():
+        if known and "train" in self._parts and not self.may_have_changed and known != self._digest():
             raise InputError(
                 f"{self.source}: images were added, removed or renamed since the run began, and those of its "
                 "validation and test may be trained on; restore them, start a new run, or say "
@@ -269,8 +275,8 @@ class ImageDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == "fit" and "batches_done" in state_dict:
             self._resume_at = (state_dict["epoch"], state_dict["batches_done"])
 
-    def _which_images(self) -> str:
-        """A digest of which images are trained on and validated."""
+    def _digest(self) -> str:
+        """Return a digest of which images are trained on and validated."""
         if self._images_digest is None:
             splits: list[Split] = [split for split in ("train", "val") if split in self._parts]
             labels = [self._parts[split].images.labels.cpu()[self._parts[split].rows] for split in splits]
@@ -286,128 +292,83 @@ class ImageDataModule(L.LightningDataModule):
             )
         train = self._required("train")
         if val is not None:
-            self._parts["train"] = self._whole(train)
-            self._parts["val"] = self._whole(val)
+            self._parts["train"] = Part(train, torch.arange(len(train.labels)))
+            self._parts["val"] = Part(val, torch.arange(len(val.labels)))
             return
-        kept, taken = cut_validation(train.labels, self.val_size, self.folds, self.fold, self.split_seed)
-        self._parts["train"] = Part(train, kept)
-        if len(taken):
-            self._parts["val"] = Part(train, taken)
+        rows, val_rows = split_validation(train.labels, self.val_size, self.folds, self.fold, self.split_seed)
+        self._parts["train"] = Part(train, rows)
+        if len(val_rows):
+            self._parts["val"] = Part(train, val_rows)
 
     def _set_up_test(self) -> None:
-        if "test" not in self._parts:
-            self._parts["test"] = self._whole(self._required("test"))
-
-    def _load(self, split: Split) -> Images | None:
-        """Read, preprocess and check a split."""
-        if (found := self._kept(split) or self._read(split)) is None:
-            return None
-        self._check(found, split)
-        return found
-
-    def _read(self, split: Split) -> Images | None:
-        """Read and preprocess a split."""
-        found = self.read(split)
-        what = self._what(split)
-        if not isinstance(found, tuple):
-            if found is not None and not hasattr(found, "labels"):
-                raise InputError(f"data: {what} have no labels; have read return images and labels")
-            return found
-        if len(found) != 2:
-            raise InputError(f"data: {what} are {len(found)} things; have read return images and labels")
-        pixels = eight_bit_images(found[0], what)
-        labels = class_indices(found[1], len(pixels), what)
-        side = self.input_shape[1:] if self.resize is not None else None
-        processed = preprocess(pixels, gray=bool(self.grayscale), side=side)
-        mapped = self.maps_files and processed is pixels
-        return MemoryImages(processed, labels, channels_last=self.channels_last, mapped=mapped)
-
-    def _kept(self, split: Split) -> Images | None:
-        """Get a split from the prepared files; None if its images are not kept."""
-        content = self.content(split)
-        if content is None:
-            return None
-
-        def make() -> tuple[Tensor, Tensor]:
-            images = self._read(split)
-            assert isinstance(images, MemoryImages)
-            self._check(images, split)  # what does not fit must not be kept
-            return images.images, images.labels
-
-        sides = "x".join(map(str, self.input_shape))
-        content = {**content, "preprocessing": PREPROCESSING, "shape": self.input_shape}
-        return self.prepared.images(
-            f"{self.name}-{split}-{sides}", content, make, channels_last=self.channels_last
-        )
-
-    def _check(self, images: Images, split: Split) -> None:
-        check_images(images, self.input_shape, self.num_classes, self._what(split))
-
-    def _what(self, split: Split) -> str:
-        return f"the {split} images of data={self.name}"
+        test = self._required("test")
+        self._parts["test"] = Part(test, torch.arange(len(test.labels)))
 
     def _required(self, split: Split) -> Images:
-        if (found := self._load(split)) is None:
-            raise InputError(
-                f"data: there are none of {self._what(split)}; have read return images and labels"
-            )
-        return found
+        if (images := self._load(split)) is None:
+            raise InputError(f"data: there are none of {self._title(split)}; {RETURN_BOTH}")
+        return images
 
-    def _whole(self, images: Images) -> Part:
-        return Part(images, torch.arange(len(images.labels)))
+    def _load(self, split: Split) -> Images | None:
+        """Load, preprocess and check a split, by way of the cache if it has a key."""
+        if (key := self.cache_key(split)) is None:
+            return self._load_uncached(split)
 
-    def training_sample(self, size: int = 5000) -> Tensor:
-        """Normalized training images (n, C, H, W) float32, at most `size`, spaced evenly, on the device.
+        def make() -> tuple[Tensor, Tensor]:
+            images = self._load_uncached(split)
+            assert isinstance(images, MemoryImages)
+            return images.images, images.labels
 
-        The same on all ranks: for weights that are computed from images.
-        """
-        assert self.mean is not None
-        assert self.std is not None
-        images, rows = self._parts["train"]
-        spaced = torch.linspace(0, len(rows) - 1, min(size, len(rows))).long()
-        pixels = images.sample(rows[spaced]).to(self._place()[2])
-        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
-        return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+        name = f"{self.name}-{split}-{'x'.join(map(str, self.input_shape))}"
+        key = {**key, "preprocessing": PREPROCESSING_VERSION, "shape": self.input_shape}
+        images = self.image_cache.load(name, key, make, channels_last=self.channels_last)
+        check_images(images, self.input_shape, self.num_classes, self._title(split))
+        return images
+
+    def _load_uncached(self, split: Split) -> Images | None:
+        loaded = self.load_split(split)
+        title = self._title(split)
+        if loaded is None:
+            return None
+        if isinstance(loaded, Images):
+            images = loaded
+        elif not isinstance(loaded, tuple) or len(loaded) != 2:
+            raise InputError(f"data: {title} have no labels; {RETURN_BOTH}")
+        else:
+            pixels = as_pixels(loaded[0], title)
+            labels = as_class_indices(loaded[1], len(pixels), title)
+            side = self.input_shape[1:] if self.resize is not None else None
+            processed = preprocess(pixels, gray=bool(self.grayscale), side=side)
+            is_mapped = self.is_mapped and processed is pixels
+            images = MemoryImages(processed, labels, channels_last=self.channels_last, is_mapped=is_mapped)
+        check_images(images, self.input_shape, self.num_classes, title)
+        return images
+
+    def _title(self, split: Split) -> str:
+        return f"the {split} images of data={self.name}"
 
     def _measure_channels(self, sample: int = 10_000) -> None:
-        """Compute the statistics that were not given, from training images (at most `sample` of them)."""
+        """Compute the statistics that are not given, from at most `sample` training images."""
         if "train" not in self._parts:
             self._set_up_training()
-        images, rows = self._parts["train"]
-        spaced = torch.linspace(0, len(rows) - 1, min(sample, len(rows))).long()
-        measured = [channel_statistics(channel) for channel in images.sample(rows[spaced]).unbind(1)]
+        measured = [channel_statistics(channel) for channel in self._spaced_pixels(sample).unbind(1)]
         if self.mean is None:
             self.mean = [mean for mean, _ in measured]
         if self.std is None:
             self.std = [max(std, 1e-3) for _, std in measured]
 
+    def _spaced_pixels(self, size: int) -> Tensor:
+        images, rows = self._parts["train"]
+        return images.sample(rows[torch.linspace(0, len(rows) - 1, min(size, len(rows))).long()])
+
     def _place(self) -> tuple[int, int, torch.device]:
-        """Rank, number of ranks and device of this process; without a trainer, one CPU."""
+        """Return rank, number of ranks and device of this process; without a trainer, one CPU."""
         if self.trainer is None:
             return 0, 1, torch.device("cpu")
         strategy = self.trainer.strategy
         return self.trainer.global_rank, self.trainer.world_size, strategy.root_device
 
-    def part(self, split: Split) -> Part:
-        """The images of a split that is set up, and which of them are its own, in the order of evaluation."""
-        return self._parts[split]
-
-    def files(self, split: Split) -> list[str] | None:
-        """Of each of the split's images the file that it is from, in the order of evaluation; None if they
-        have none of their own.
-        """
-        return None
-
-    def evaluation_loader(self, split: Split) -> ImageLoader:
-        """Every image of a split once, unchanged, in order."""
-        part = self._parts[split]
-        rank, world_size, _ = self._place()
-        order = EvaluationOrder(len(part.rows), self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(part, order, None)
-
-    def _loader(
-        self, part: Part, order: TrainingOrder | EvaluationOrder, augmentation: Augmentation | None
-    ) -> ImageLoader:
+    def _loader(self, part: Part, order: Order, augmentation: Augmentation | None) -> ImageLoader:
         assert self.mean is not None
         assert self.std is not None
         rank, _, device = self._place()
@@ -422,3 +383,6 @@ class ImageDataModule(L.LightningDataModule):
             seed=self.seed,
             rank=rank,
         )
+
+
+RETURN_BOTH = "have load_split return images and labels"

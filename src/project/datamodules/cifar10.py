@@ -1,6 +1,8 @@
 """CIFAR-10: 50,000 training and 10,000 test images of ten classes, 32×32, colour."""
 
+import pickle
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -9,14 +11,11 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.downloads.archives import Archive, obtain
-from project.datamodules.downloads.fetch import fetch, verify
-from project.datamodules.storage.plain_pickle import load_plain
-from project.errors import DataError
+from project.datamodules.download import Archive, download_archives, fetch, verify
+from project.errors import DataError, summarize
 
 FOLDER = Path("cifar-10-batches-py")
 TRAINING_FILES = [f"data_batch_{number}" for number in range(1, 6)]
-TEST_FILES = ["test_batch"]
 CHECKSUMS = {
     "data_batch_1": "c99cafc152244af753f735de768cd75f",
     "data_batch_2": "d4bba439e000b95fd0a9bffe97cbabec",
@@ -26,11 +25,16 @@ CHECKSUMS = {
     "test_batch": "40351d587109b95175f43aff81a1287e",
     "batches.meta": "5ff9c542aee3614f3951f8cda6e48888",
 }
-MIRRORS = ("https://www.cs.toronto.edu/~kriz",)
-ARCHIVE = "cifar-10-python.tar.gz"
-ARCHIVE_MD5, ARCHIVE_SIZE = "c58f30108f718f92721af3b95e74349a", 170_498_071
-LARGEST = 32_000_000
-"""Bytes that none of the files exceeds."""
+ARCHIVES = [
+    Archive(
+        "cifar-10-python.tar.gz",
+        mirrors=["https://www.cs.toronto.edu/~kriz"],
+        md5="c58f30108f718f92721af3b95e74349a",
+        size=170_498_071,
+        members=[f"{FOLDER.name}/{name}" for name in CHECKSUMS],
+        unpacked_size=32_000_000,
+    )
+]
 CLASSES = ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
 
 
@@ -39,9 +43,9 @@ class CIFAR10(ImageDataModule):
 
     Args:
         path: folder of the data sets; the files lie in `cifar-10-batches-py` below it.
-        input_shape: see `ImageDataModule`; another one than the images' own needs `resize` or `grayscale`.
+        input_shape: see `ImageDataModule` (default [3, 32, 32]); other shapes need `resize` or `grayscale`.
         num_classes: ten.
-        base: see `ImageDataModule`.
+        base: arguments of `ImageDataModule`.
     """
 
     def __init__(
@@ -56,22 +60,22 @@ class CIFAR10(ImageDataModule):
         return CLASSES
 
     def prepare_data(self) -> None:
-        """Download the files unless they are there and undamaged."""
-        fetch("cifar10", self.path, FOLDER, CHECKSUMS, download, self.prepared.checksums)
+        download = partial(download_archives, ARCHIVES)
+        fetch("cifar10", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
 
-    def content(self, split: Split) -> Mapping[str, Any] | None:
-        """Name what is kept: the images of the pickled files."""
+    def cache_key(self, split: Split) -> Mapping[str, Any] | None:
+        """Return the key of the unpickled images."""
         return None if split == "val" else {"files": sorted(CHECKSUMS.items())}
 
-    def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split: Split) -> tuple[Tensor, Tensor] | None:
         """Return images (N, 3, 32, 32) uint8 and labels (N,)."""
         if split == "val":
             return None
-        # Only files that are known to the byte are unpickled, and of those only plain values.
-        verify("cifar10", self.path, FOLDER, CHECKSUMS, self.prepared.checksums)
+        # Only files of a known checksum are unpickled, and of those only plain values.
+        verify("cifar10", self.path, FOLDER, CHECKSUMS, self.image_cache.checksums)
         pixels: list[Any] = []
         labels: list[int] = []
-        for name in TEST_FILES if split == "test" else TRAINING_FILES:
+        for name in ["test_batch"] if split == "test" else TRAINING_FILES:
             file = self.path / FOLDER / name
             batch = load_plain(file)
             if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
@@ -82,17 +86,55 @@ class CIFAR10(ImageDataModule):
         return images, torch.tensor(labels)
 
 
-def download(root: str, mirrors: Sequence[str] = MIRRORS) -> None:
-    """Download the seven files into `cifar-10-batches-py` of a folder.
+def load_plain(file: Path) -> Any:
+    """Read a pickle file of Python 2 that holds plain values and arrays of numbers."""
+    try:
+        with file.open("rb") as stream:
+            return PlainUnpickler(stream, encoding="latin1").load()
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
+    except Exception as error:  # a damaged pickle raises anything
+        raise DataError(
+            f"{file} is no file of arrays ({summarize(error)}); remove it and download it again"
+        ) from error
 
-    Args:
-        root: the folder.
-        mirrors: addresses below which the archive lies.
 
-    Raises:
-        ArchiveError: they cannot be had.
+class PlainUnpickler(pickle.Unpickler):
+    """Makes plain values and NumPy arrays of numbers, and refuses to look up anything else.
+
+    Pickle calls what a file names; plain values need no name (Python's documentation, "Restricting Globals").
     """
-    folder = Path(root) / FOLDER
-    folder.mkdir(parents=True)
-    members = [f"{FOLDER.name}/{name}" for name in CHECKSUMS]
-    obtain([Archive(ARCHIVE, mirrors, ARCHIVE_MD5, ARCHIVE_SIZE, members, LARGEST)], folder)
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (found := ARRAY_PARTS.get((module, name))) is None:
+            raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
+        return found
+
+    def persistent_load(self, pid: Any) -> Any:
+        raise pickle.UnpicklingError("it refers to something outside")
+
+
+def _empty_array(subtype: object, shape: object, kind: object) -> np.ndarray:
+    return np.empty(0, np.int8)  # its state follows in the file
+
+
+def _dtype(code: str, *options: object) -> np.dtype[Any]:
+    if np.dtype(code).kind not in "biuf":
+        raise pickle.UnpicklingError(f"it holds values of type {code}")
+    return np.dtype(code, copy=True)  # its state follows in the file
+
+
+def _encode(text: str, encoding: str) -> bytes:
+    if encoding != "latin1":
+        raise pickle.UnpicklingError(f"it encodes words as {encoding}")
+    return text.encode(encoding)
+
+
+ARRAY_PARTS: Mapping[tuple[str, str], Any] = {
+    ("numpy.core.multiarray", "_reconstruct"): _empty_array,
+    ("numpy._core.multiarray", "_reconstruct"): _empty_array,  # since NumPy 2
+    ("numpy", "ndarray"): object,  # an argument of the former only
+    ("numpy", "dtype"): _dtype,
+    ("_codecs", "encode"): _encode,  # by which protocols of Python 2 write bytes
+}
+"""Names that a file may use, and replacements for them."""

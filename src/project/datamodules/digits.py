@@ -1,7 +1,7 @@
-"""Handwritten digits that come with the package: real data without a download.
+"""Digits: 1,797 images by 13 writers that come with the package, scaled from 8×8 to 28×28.
 
-1,797 images of 8×8 pixels by 13 writers, the test part of "Optical Recognition of Handwritten Digits"
-(Alpaydin and Kaynak 1998, UCI Machine Learning Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
+The test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI Machine Learning
+Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
 """
 
 from collections.abc import Sequence
@@ -13,25 +13,22 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.loading.images import images_of, stratified_split
+from project.datamodules.splits import num_images, stratified_split
 from project.datamodules.storage.preprocessing import scale_images
 from project.runtime.seeding import generator
 
-TEST_SHARE = 0.2
+TEST_FRACTION = 0.2
 BRIGHTEST = 16
 SIDE = 28
 
 
 class Digits(ImageDataModule):
-    """The embedded digits, scaled to 28×28.
-
-    The source has no split of its own: a fifth of the images, stratified and always the same, is the test
-    split.
+    """Handwritten digits without a download; a fixed, stratified fifth of them is the test split.
 
     Args:
-        input_shape: see `ImageDataModule`; another one than the images' own needs `resize` or `grayscale`.
+        input_shape: see `ImageDataModule` (default [1, 28, 28]); other shapes need `resize`.
         num_classes: ten.
-        base: see `ImageDataModule`.
+        base: arguments of `ImageDataModule`.
     """
 
     def __init__(
@@ -39,7 +36,7 @@ class Digits(ImageDataModule):
     ) -> None:
         super().__init__(name="digits", input_shape=input_shape, num_classes=num_classes, **base)
 
-    def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split: Split) -> tuple[Tensor, Tensor] | None:
         """Return images (N, 1, 28, 28) uint8 and labels (N,)."""
         if split == "val":
             return None
@@ -47,7 +44,7 @@ class Digits(ImageDataModule):
             arrays = np.load(file, allow_pickle=False)
             images = torch.from_numpy(arrays["images"])[:, None]  # N, 1, 8, 8; 0 to 16
             labels = torch.from_numpy(arrays["labels"]).long()
-        train, test = stratified_split(labels, images_of(TEST_SHARE, len(labels)), generator(0))
+        train, test = stratified_split(labels, num_images(TEST_FRACTION, len(labels)), generator(0))
         rows = test if split == "test" else train
         pixels = (images[rows].float() * (255 / BRIGHTEST)).round().to(torch.uint8)
         return scale_images(pixels, SIDE, SIDE), labels[rows]

@@ -1,15 +1,18 @@
 """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28, gray."""
 
+import math
+import struct
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.downloads.archives import Archive, obtain
-from project.datamodules.downloads.fetch import fetch
-from project.datamodules.storage.idx import map_idx
+from project.datamodules.download import Archive, download_archives, fetch
 from project.errors import DataError
 
 FOLDER = Path("MNIST/raw")
@@ -19,34 +22,34 @@ CHECKSUMS = {
     "t10k-images-idx3-ubyte": "2646ac647ad5339dbf082846283269ea",
     "t10k-labels-idx1-ubyte": "27ae3e4e09519cfbb04c329615203637",
 }
-PREFIXES = {"train": "train", "test": "t10k"}
 MIRRORS = (
     "https://ossci-datasets.s3.amazonaws.com/mnist",
     "https://storage.googleapis.com/cvdf-datasets/mnist",
 )
-ARCHIVES = {  # MD5 and size of each file as it is downloaded, compressed by gzip
-    "train-images-idx3-ubyte": ("f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
-    "train-labels-idx1-ubyte": ("d53e105ee54ea40749a09fcbcd1e9432", 28_881),
-    "t10k-images-idx3-ubyte": ("9fb629c4189551a2d022fa330f9573f3", 1_648_877),
-    "t10k-labels-idx1-ubyte": ("ec29112dd5afa0611ce80d1b7f02629c", 4_542),
-}
-LARGEST = 50_000_000
-"""Bytes that none of the files exceeds."""
+ARCHIVES = [
+    Archive(f"{name}.gz", MIRRORS, md5, size, [name], unpacked_size=50_000_000)
+    for name, md5, size in (
+        ("train-images-idx3-ubyte", "f68b3c2dcbeaaa9fbdd348bbdeb94873", 9_912_422),
+        ("train-labels-idx1-ubyte", "d53e105ee54ea40749a09fcbcd1e9432", 28_881),
+        ("t10k-images-idx3-ubyte", "9fb629c4189551a2d022fa330f9573f3", 1_648_877),
+        ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c", 4_542),
+    )
+]
+UNSIGNED_BYTES = 0x08
+"""Type code of the idx format."""
 
 
 class MNIST(ImageDataModule):
-    """MNIST (LeCun et al. 1998) with its official test split, downloaded.
-
-    The files are mapped: images take memory of no process, and once in the page cache are there for all.
+    """MNIST (LeCun et al. 1998) with its official test split, downloaded and memory-mapped.
 
     Args:
-        path: folder of the data sets; the files lie in `MNIST/raw` below it, as torchvision wants them.
-        input_shape: see `ImageDataModule`; another one than the images' own needs `resize` or `grayscale`.
+        path: folder of the data sets; the files lie in `MNIST/raw` below it, as in torchvision.
+        input_shape: see `ImageDataModule` (default [1, 28, 28]); other shapes need `resize`.
         num_classes: ten.
-        base: see `ImageDataModule`.
+        base: arguments of `ImageDataModule`.
     """
 
-    maps_files = True
+    is_mapped = True
 
     def __init__(
         self, path: str, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, **base: Any
@@ -55,52 +58,80 @@ class MNIST(ImageDataModule):
         self.path = Path(path)
 
     def prepare_data(self) -> None:
-        """Download the files unless they are there and undamaged."""
-        fetch("mnist", self.path, FOLDER, CHECKSUMS, download, self.prepared.checksums)
+        download = partial(download_archives, ARCHIVES)
+        fetch("mnist", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
 
-    def content(self, split: Split) -> Mapping[str, Any] | None:
-        """Name what is kept: scaled images, for others are mapped from the files themselves."""
+    def cache_key(self, split: Split) -> Mapping[str, Any] | None:
+        """Return the key of scaled images; the others are mapped from the files themselves."""
         if split == "val" or self.input_shape[1:] == (28, 28):
             return None
         return {"files": sorted(CHECKSUMS.items())}
 
-    def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split: Split) -> tuple[Tensor, Tensor] | None:
         """Return images (N, 1, 28, 28) uint8, mapped, and labels (N,)."""
         if split == "val":
             return None
         folder = self.path / FOLDER
-        images = map_idx(folder / f"{PREFIXES[split]}-images-idx3-ubyte", "mnist")
-        labels = map_idx(folder / f"{PREFIXES[split]}-labels-idx1-ubyte", "mnist")
-        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1]:
+        prefix = "t10k" if split == "test" else "train"
+        images = map_idx(folder / f"{prefix}-images-idx3-ubyte", "mnist")
+        labels = map_idx(folder / f"{prefix}-labels-idx1-ubyte", "mnist")
+        if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
             raise DataError(
-                f"paths.data={self.path}: the {split} files of data=mnist hold images "
-                f"{list(images.shape)} and labels {list(labels.shape)}; remove {folder}, and they are "
-                "downloaded anew"
-            )
-        if (highest := int(labels.max())) > 9:
-            raise DataError(
-                f"paths.data={self.path}: a label of the {split} images of data=mnist is {highest}, they are "
-                f"0 to 9; remove {folder}, and the files are downloaded anew"
+                f"paths.data={self.path}: the {split} files of data=mnist hold images {list(images.shape)} "
+                f"and labels {list(labels.shape)} up to {int(labels.max())} (expected 28×28 pixels, as many "
+                f"labels, 0 to 9); remove {folder}, and they are downloaded again"
             )
         return images[:, None], labels.long()
 
 
-def download(root: str, mirrors: Sequence[str] = MIRRORS) -> None:
-    """Download the four files into `MNIST/raw` of a folder.
+def map_idx(file: Path, name: str) -> Tensor:
+    """Memory-map an idx file of unsigned bytes: a header of big-endian words, then the values.
 
     Args:
-        root: the folder.
-        mirrors: addresses below which the compressed files lie.
+        file: in the format of http://yann.lecun.com/exdb/mnist, "The IDX file format".
+        name: as in `data=…`, for messages.
+
+    Returns:
+        The values, uint8, with the file's dimensions.
 
     Raises:
-        ArchiveError: they cannot be had.
+        DataError: the file is missing, or disagrees with its header.
     """
-    folder = Path(root) / FOLDER
-    folder.mkdir(parents=True)
-    obtain(
-        [
-            Archive(f"{name}.gz", mirrors, md5, size, [name], LARGEST)
-            for name, (md5, size) in ARCHIVES.items()
-        ],
-        folder,
+    try:
+        with file.open("rb") as stream:
+            zeros, kind, dimensions = struct.unpack(">HBB", stream.read(4))
+            shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
+    except (OSError, struct.error) as error:
+        raise _damaged(file, name, str(error)) from error
+    if (zeros, kind) != (0, UNSIGNED_BYTES) or not 1 <= dimensions <= 3:
+        raise _damaged(file, name, f"it begins with {zeros:04x}{kind:02x}{dimensions:02x}, not 0000080…")
+    first, count = 4 + 4 * dimensions, math.prod(shape)
+    size = file.stat().st_size
+    if size != first + count or not count:
+        sides = "×".join(map(str, shape))
+        raise _damaged(file, name, f"{size:,} bytes, but {sides} values take {first + count:,}")
+    return map_bytes(file, first, count).view(shape)
+
+
+def map_bytes(file: Path, first: int, count: int) -> Tensor:
+    """Return `count` bytes of a file from `first` on, (count,) uint8, without reading them.
+
+    The mapping is private: writing to the tensor copies the page and leaves the file as it is. Where a file
+    system or a limit of memory allows no mapping, the bytes are read.
+
+    Raises:
+        OSError: the file is missing or too short.
+    """
+    size = file.stat().st_size
+    if size < first + count:
+        raise OSError(f"{file} has {size:,} bytes, not {first + count:,}")
+    try:
+        return torch.from_file(str(file), shared=False, size=first + count, dtype=torch.uint8)[first:]
+    except RuntimeError:
+        return torch.from_numpy(np.fromfile(file, dtype=np.uint8, count=count, offset=first))
+
+
+def _damaged(file: Path, name: str, problem: str) -> DataError:
+    return DataError(
+        f"paths.data: {file} of data={name} is damaged ({problem}); remove it, and it is downloaded again"
     )

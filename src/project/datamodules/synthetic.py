@@ -1,4 +1,4 @@
-"""Made-up images of any shape, size and class count: for smoke runs and benchmarks."""
+"""Synthetic images of any shape, size and number of classes, for smoke runs and benchmarks."""
 
 from typing import Annotated, Any
 
@@ -12,14 +12,14 @@ from project.runtime.seeding import generator
 
 
 class Synthetic(ImageDataModule):
-    """Each class is a smooth random pattern; an image is its class's pattern under noise.
+    """A smooth random pattern for each class; an image is the pattern of its class with added noise.
 
     Args:
-        train_size: training images, validation included.
-        test_size: test images.
-        noise: standard deviation of the noise, in units of the pattern's range; more is harder.
-        pattern_seed: of the patterns and the noise.
-        base: see `ImageDataModule`.
+        train_size: number of training images, validation included (default 2048).
+        test_size: number of test images (default 512).
+        noise: standard deviation of the noise, as a fraction of the pixels' range (default 0.3).
+        pattern_seed: of the patterns and the noise (default 0).
+        base: arguments of `ImageDataModule`.
     """
 
     def __init__(
@@ -35,7 +35,7 @@ class Synthetic(ImageDataModule):
         self.noise = noise
         self.pattern_seed = pattern_seed
 
-    def read(self, split: Split) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split: Split) -> tuple[Tensor, Tensor] | None:
         """Return images (N, C, H, W) uint8 and labels (N,)."""
         if split == "val":
             return None

@@ -9,7 +9,7 @@ from project.runs.migrations import migrate
 
 OWN = ("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "seeds", "folds", "logger")
 """Keys that say where a run lies and how it was asked for."""
-FREE_ENDS = ("dirpath", "prepared", "file", "folder", "run")
+FREE_ENDS = ("dirpath", "image_cache", "file", "folder", "run")
 
 FREE = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.memory_budget_mb"),

@@ -10,7 +10,7 @@ from project.runs.results import ClassName, Run
 
 NO_HYPERPARAMETERS = (
     "paths",
-    "data.prepared",
+    "data.image_cache",
     "logger",
     "name",
     "ckpt_path",
@@ -27,7 +27,7 @@ ABSENT = "–"
 class Differences:
     """The keys in which runs differ.
 
-    Left out are what is no hyperparameter and what copies another key (`data.augment.flip`, `data.seed`).
+    Left out are what is no hyperparameter and what copies another key (`data.augment.mixup`, `data.seed`).
     Some of the others only follow: `model.widths` where it is the same for every run with this `model`, and
     nobody set it on a command line. `augment=affine` and `experiment=mnist_mlp` change no class but many
     values: there the option's name tells all that follow from it.

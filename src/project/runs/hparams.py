@@ -6,9 +6,9 @@ HYPERPARAMETERS = {
     "data": ("batch_size", "val_size"),
     "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
 }
-MODES = {"crop_mode": "crop_padding", "flip_mode": "flip"}
+MODES = {"crop_mode": "random_crop_padding", "flip_schedule": "flip_prob"}
 """Keys of the augmentation that count where another one is not 0."""
-LEFT_OUT = ("input_shape", "num_classes", "erase_probability", "fused")
+LEFT_OUT = ("input_shape", "num_classes", "random_erasing_prob", "fused")
 """Last parts of keys whose values follow from the data or from other keys, or change speed alone."""
 
 

@@ -5,6 +5,18 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 RENAMED_KEYS: Mapping[str, str] = {
+    "augment.crop_padding": "augment.random_crop_padding",
+    "augment.erase": "augment.random_erasing_size",
+    "augment.erase_probability": "augment.random_erasing_prob",
+    "augment.flip": "augment.flip_prob",
+    "augment.flip_mode": "augment.flip_schedule",
+    "data.augment.crop_padding": "data.augment.random_crop_padding",
+    "data.augment.erase": "data.augment.random_erasing_size",
+    "data.augment.erase_probability": "data.augment.random_erasing_prob",
+    "data.augment.flip": "data.augment.flip_prob",
+    "data.augment.flip_mode": "data.augment.flip_schedule",
+    "data.prepared": "data.image_cache",
+    "paths.prepared": "paths.image_cache",
     "find": "tune",
     "resume_anyway": "resume_force",
     "retry": "retry_failed",

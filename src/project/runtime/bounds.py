@@ -16,7 +16,10 @@ import ast
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from types import UnionType
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from project.errors import InputError
 
 
 @dataclass(frozen=True)
@@ -221,3 +224,31 @@ def _number(node: ast.expr) -> float:
     found = ast.literal_eval(node)
     assert isinstance(found, int | float)
     return found
+
+
+def check_arguments(group: str, constructor: type, values: Mapping[str, Any]) -> None:
+    """Check arguments against the ranges and choices in the annotations of their constructor.
+
+    Args:
+        group: of the configuration, for the message.
+        constructor: class with the annotations.
+        values: arguments by name.
+
+    Raises:
+        InputError: one is out of its range, or none of its choices.
+    """
+    for name, hint in get_type_hints(vars(constructor)["__init__"], include_extras=True).items():
+        value = values.get(name)
+        options = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
+        extras = [extra for option in options for extra in getattr(option, "__metadata__", ())]
+        ranges = [extra for extra in extras if isinstance(extra, Range)]
+        choices = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
+        numbers = [
+            number
+            for number in (value if isinstance(value, list | tuple) else [value])
+            if isinstance(number, int | float) and not isinstance(number, bool)
+        ]
+        if ranges and not all(any(number in bounds for bounds in ranges) for number in numbers):
+            raise InputError(f"{group}.{name}={value}: must be {ranges[0]}")
+        if choices and value not in choices:
+            raise InputError(f"{group}.{name}={value}: choose from {', '.join(map(str, choices))}")

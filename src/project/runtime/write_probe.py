@@ -142,11 +142,13 @@ def find_unusable(config: DictConfig) -> Iterator[str]:
     Args:
         config: of the run.
     """
-    prepared, data, own = (_value(config, key) for key in ("data.prepared", "paths.data", "data.path"))
+    prepared, data, own = (_value(config, key) for key in ("data.image_cache", "paths.data", "data.path"))
     problems = list(_unusable("paths.data", Path(data), made=True)) if data and own == data else []
     yield from problems
     if prepared and not problems:
-        yield from _unusable("paths.prepared", Path(prepared), made="paths.prepared" in asked(config).keys)
+        yield from _unusable(
+            "paths.image_cache", Path(prepared), made="paths.image_cache" in asked(config).keys
+        )
 
 
 def _value(config: DictConfig, key: str) -> str | None:

@@ -49,7 +49,7 @@ def text_of(events: EventAccumulator, tag: str) -> str:
 def test_a_run_shows_its_test_its_images_and_its_network(tmp_path: Path) -> None:
     board = TensorBoard(str(tmp_path))
     board.log_hyperparams({"optim.lr": 0.1})
-    module, data = make_module(), make_data(augment=Augmentation(3, crop_padding=1, mixup=0.4))
+    module, data = make_module(), make_data(augment=Augmentation(3, random_crop_padding=1, mixup=0.4))
     trainer = make_trainer(
         tmp_path, [Story(budget=1), Measurements()], logger=board, enable_checkpointing=False
     )
@@ -354,6 +354,6 @@ def test_results_come_first_on_the_hparams_page(composed: Compose) -> None:
         map(shown_as, (*logged, "train/lr", "train/acc", "val/best_acc", "val/best_loss", "test/loss"))
     )
     assert shown[:4] == ["best/val/acc", "best/val/loss", "test/acc", "test/loss"]
-    config = OmegaConf.to_container(composed("augment.flip=0.5"), resolve=True)
+    config = OmegaConf.to_container(composed("augment.flip_prob=0.5"), resolve=True)
     names = [name for name in hyperparameters(config) if name.startswith("augment.")]
-    assert names == ["augment.flip", "augment.flip_mode"]
+    assert names == ["augment.flip_prob", "augment.flip_schedule"]

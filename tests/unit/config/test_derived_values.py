@@ -91,7 +91,7 @@ def test_relative_paths_are_those_of_the_command_after_chdir(
     complete(config)
     monkeypatch.chdir("/")  # the run's folder, say
     assert config.data.path == str(tmp_path / "sets")
-    assert config.data.prepared == str(tmp_path / "sets" / "prepared")
+    assert config.data.image_cache == str(tmp_path / "sets" / "image_cache")
     assert config.paths.outputs == str(tmp_path / "outputs")
     assert config.ckpt_path == str(tmp_path / "a" / "b.ckpt")
     assert config.model.weights == str(tmp_path / "weights.pth")

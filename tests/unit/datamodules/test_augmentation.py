@@ -110,19 +110,19 @@ def test_cutmix_targets_are_the_areas() -> None:
 
 def test_targets_stay_labels_unless_images_are_mixed() -> None:
     images, labels = batch(), torch.arange(64) % 10
-    _, same = Augmentation(10, flip=0.5)(images, labels, generator(1))
+    _, same = Augmentation(10, flip_prob=0.5)(images, labels, generator(1))
     assert same is labels
     _, mixed = Augmentation(10, mixup=0.2, cutmix=1.0)(images, labels, generator(1))
     assert mixed.shape == (64, 10)
 
 
 def test_nothing_is_active_by_default() -> None:
-    assert not Augmentation(10).active
-    assert Augmentation(10, shear=1.0).active
+    assert not Augmentation(10).is_active
+    assert Augmentation(10, shear=1.0).is_active
 
 
 @pytest.mark.parametrize(
-    ("option", "value"), [("flip", 1.5), ("crop_padding", -1), ("rotate", 270), ("mixup", -0.1)]
+    ("option", "value"), [("flip_prob", 1.5), ("random_crop_padding", -1), ("rotate", 270), ("mixup", -0.1)]
 )
 def test_values_out_of_range_are_refused(option: str, value: float) -> None:
     with pytest.raises(InputError, match=rf"augment\.{option}={value}: must be at least 0"):

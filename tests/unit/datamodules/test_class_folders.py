@@ -20,7 +20,7 @@ from project.config.validation import find_problems, image_folders
 from project.datamodules.base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.storage import class_folders
-from project.datamodules.storage.image_files import PassedOver, sum_up
+from project.datamodules.storage.image_files import PassedOver, summarize_skipped
 from project.errors import DataError, InputError
 from project.inference.predict.input_files import find_files
 
@@ -190,7 +190,7 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
     (tmp_path / "README").write_text("classes")
     reasons = {
         os.path.relpath(file, tmp_path): reason
-        for file, reason in class_folders.find_images(tmp_path, tmp_path, ["ant", "bee"]).passed_over
+        for file, reason in class_folders.find_images(tmp_path, tmp_path, ["ant", "bee"]).skipped
     }
     assert reasons["README"] == "in no class folder"
     assert (
@@ -207,7 +207,10 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
     assert "README (in no class folder), ant/gone.png (a link to nothing)" in told
     assert told.endswith(f"and {len(reasons) - 3} more")
     hidden = PassedOver("a/.b", "hidden")
-    assert sum_up([hidden, hidden, PassedOver("a/c", "empty")], "a") == "c (empty), .b (hidden), .b (hidden)"
+    assert (
+        summarize_skipped([hidden, hidden, PassedOver("a/c", "empty")], "a")
+        == "c (empty), .b (hidden), .b (hidden)"
+    )
 
 
 @pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".ipynb_checkpoints", "$RECYCLE.BIN", "lost+found"])
@@ -261,7 +264,7 @@ def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
 def problems(composer: Compose, root: Path, *more: str) -> list[str]:
     """What is said of a folder of images before a run begins."""
     image_folders._look.cache_clear()
-    options = ("model=mlp", "data.test_size=2", "data.batch_size=2", "data.prepared=null", *more)
+    options = ("model=mlp", "data.test_size=2", "data.batch_size=2", "data.image_cache=null", *more)
     return list(find_problems(composer("data=image_folder", f"data.path={root}", *options)))
 
 
@@ -326,7 +329,7 @@ def test_headers_are_read_once_as_long_as_the_files_do_not_change(
     composer: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folders, "FEW_FILES", 0)
-    root, kept = fill(tmp_path / "photos", train=3, test=2), f"data.prepared={tmp_path}/kept"
+    root, kept = fill(tmp_path / "photos", train=3, test=2), f"data.image_cache={tmp_path}/kept"
     looked: list[str] = []
     read = image_folders.read_headers
     monkeypatch.setattr(
@@ -350,7 +353,7 @@ def test_headers_are_read_once_as_long_as_the_files_do_not_change(
 class Untested(ImageDataModule):
     """Images of which the test split is damaged."""
 
-    def read(self, split) -> tuple[Tensor, Tensor] | None:
+    def load_split(self, split) -> tuple[Tensor, Tensor] | None:
         if split == "test":
             raise DataError("the test file is damaged")
         return None if split == "val" else (torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.arange(8) % 2)

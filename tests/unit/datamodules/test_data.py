@@ -8,9 +8,10 @@ import torch
 from project.datamodules.cifar10 import CIFAR10
 from project.datamodules.digits import Digits
 from project.datamodules.loading.batch_order import EvaluationOrder, TrainingOrder
-from project.datamodules.loading.images import MemoryImages, stratified_split
+from project.datamodules.loading.images import MemoryImages
 from project.datamodules.loading.loader import ImageLoader
 from project.datamodules.mnist import MNIST
+from project.datamodules.splits import stratified_split
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.runtime.seeding import generator
@@ -185,9 +186,9 @@ def test_grayscale_and_resize_come_before_training(data_overrides, cifar10_root)
 def test_synthetic_images_are_learnable_and_repeatable() -> None:
     options = {"train_size": 300, "test_size": 100, "input_shape": (3, 9, 14), "num_classes": 4}
     data, again = Synthetic(**options), Synthetic(**options)
-    (images, labels), (same, _) = data.read("train"), again.read("train")
+    (images, labels), (same, _) = data.load_split("train"), again.load_split("train")
     assert torch.equal(images, same)
-    test_images, test_labels = data.read("test")
+    test_images, test_labels = data.load_split("test")
     centers = torch.stack([images[labels == label].float().mean(dim=0) for label in range(4)])
     distances = torch.cdist(test_images.float().flatten(1), centers.flatten(1))
     assert (distances.argmin(dim=1) == test_labels).float().mean() > 0.99
@@ -241,7 +242,9 @@ def test_the_loader_augments_the_same_epoch_the_same_way() -> None:
         mean=[0.5],
         std=[0.5],
         device=torch.device("cpu"),
-        augmentation=Augmentation(4, crop_padding=2, flip=0.5, rotate=10, erase=3, mixup=0.5, cutmix=0.5),
+        augmentation=Augmentation(
+            4, random_crop_padding=2, flip_prob=0.5, rotate=10, random_erasing_size=3, mixup=0.5, cutmix=0.5
+        ),
         seed=3,
     )
     first, again = list(loader), list(loader)

@@ -13,15 +13,13 @@ import numpy as np
 import pytest
 import torch
 
-from project.datamodules import image_folder
+from project.datamodules import download, image_folder
 from project.datamodules.cifar10 import CIFAR10
-from project.datamodules.downloads import checksums, fetch
-from project.datamodules.downloads.checksums import digest_of
 from project.datamodules.image_folder import ImageFolder
-from project.datamodules.mnist import FOLDER, MNIST
-from project.datamodules.storage import image_cache as prepared
-from project.datamodules.storage.image_cache import PreparedFolder
-from project.datamodules.storage.memory_map import map_bytes
+from project.datamodules.mnist import FOLDER, MNIST, map_bytes
+from project.datamodules.storage import checksums, image_cache
+from project.datamodules.storage.checksums import cached_digest
+from project.datamodules.storage.image_cache import ImageCache
 from project.datamodules.storage.preprocessing import channel_statistics
 from project.errors import InputError
 
@@ -32,7 +30,7 @@ FOLDER_OPTIONS = {"input_shape": (3, 12, 10), "num_classes": 3, "mean": [0.5], "
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what this process knows of files."""
-    monkeypatch.setattr(checksums, "_known", {})
+    checksums._digest.cache_clear()
 
 
 @pytest.fixture
@@ -46,7 +44,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return decode(file, *args, **options)
 
     monkeypatch.setattr(image_folder, "decode_image", counting)
-    monkeypatch.setattr(image_folder, "WORTH_KEEPING", 0)
+    monkeypatch.setattr(image_folder, "MIN_CACHED_BYTES", 0)
     return files
 
 
@@ -55,7 +53,7 @@ def mnist_of(root: Path, **options) -> MNIST:
 
 
 def opened(folder: Path, kept: Path | None, **options) -> ImageFolder:
-    data = ImageFolder(str(folder), **FOLDER_OPTIONS | options, prepared=kept and str(kept))
+    data = ImageFolder(str(folder), **FOLDER_OPTIONS | options, image_cache=kept and str(kept))
     data.setup("fit")
     return data
 
@@ -76,7 +74,7 @@ def test_mnist_is_mapped_not_copied(mnist_root: Path) -> None:
     data.setup("test")
     file = (mnist_root / FOLDER / "train-images-idx3-ubyte").read_bytes()
     images = data._parts["train"].images
-    assert images.mapped
+    assert images.is_mapped
     assert images.images.numpy().tobytes() == file[16:]
     assert data.memory == "0.2 MB mapped"
     resident = [line for line in mappings_of(mnist_root) if "train-images" in line]
@@ -128,7 +126,7 @@ def test_a_mapped_file_is_shared_and_stays_as_it_is(tmp_path: Path) -> None:
         (lambda data: data[:3], "requires a buffer"),
         (
             lambda data: data[:4] + b"\0\0\0\x01" + data[8:800],
-            "hold images .1, 28, 28. and labels .200.; remove",
+            r"hold images \[1, 28, 28\] and labels \[200\] up to 9 .*; remove",
         ),
         (lambda data: data[:8] + b"\0\0\0\x38\0\0\0\x0e" + data[16:], r"images \[200, 56, 14\]"),
     ],
@@ -159,7 +157,7 @@ def test_an_image_folder_is_decoded_once(
     assert len(decoded) == 60
     for data in (first, second):
         assert torch.equal(pixels_in(data), plain)
-        assert data._parts["train"].images.mapped
+        assert data._parts["train"].images.is_mapped
         assert torch.equal(data._parts["train"].images.labels, first._parts["train"].images.labels)
     assert caplog.messages == ["  images  0.0 MB mapped"]
     assert len(list((tmp_path / "kept").glob("*.images"))) == 1
@@ -179,7 +177,7 @@ def test_kept_batches_are_those_decoded(
             assert torch.equal(labels, same_labels)
             memory = torch.channels_last if channels_last else torch.contiguous_format
             assert images.is_contiguous(memory_format=memory)
-    assert [data._parts["train"].images.mapped for data in kept] == [True, True]
+    assert [data._parts["train"].images.is_mapped for data in kept] == [True, True]
 
 
 def change_a_file(folder: Path) -> None:
@@ -204,7 +202,7 @@ def test_images_are_decoded_anew_when_a_file_changes(
     change(folder)
     caplog.set_level(logging.INFO)
     after = opened(folder, tmp_path / "kept")
-    assert "of other or older images: its images are decoded anew" in caplog.text
+    assert "of other or older images: its images are decoded again" in caplog.text
     expected = opened(folder, None)
     assert torch.equal(pixels_in(after), pixels_in(expected))
     assert torch.equal(after._parts["train"].images.labels, expected._parts["train"].images.labels)
@@ -213,20 +211,25 @@ def test_images_are_decoded_anew_when_a_file_changes(
     assert pixels_in(before).sum() > 0
 
 
-def flip_a_pixel(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[-1000] ^= 1
+def flip_a_bit(file: Path, name: str) -> None:
+    data, stored = bytearray(file.read_bytes()), torch.load(file, weights_only=True)[name].numpy().tobytes()
+    data[data.index(stored) + len(stored) // 2] ^= 1
     file.write_bytes(data)
+
+
+def flip_a_pixel(file: Path) -> None:
+    flip_a_bit(file, "images")
 
 
 def flip_a_label(file: Path) -> None:
-    data = bytearray(file.read_bytes())
-    data[4096] ^= 1
-    file.write_bytes(data)
+    flip_a_bit(file, "labels")
 
 
 def turn_the_images(file: Path) -> None:
-    file.write_bytes(file.read_bytes().replace(b"[60, 3, 12, 10]", b"[60, 3, 10, 12]"))
+    data = file.read_bytes()
+    shape, other = (bytes([40, 75, 60, 75, 3, 75, *sides, 116]) for sides in ((12, 75, 10), (10, 75, 12)))
+    assert data.count(shape) == 1, "the pickled shape"
+    file.write_bytes(data.replace(shape, other))
 
 
 def cut_it_short(file: Path) -> None:
@@ -256,7 +259,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     caplog.set_level(logging.INFO)
     assert torch.equal(pixels_in(opened(image_folder, tmp_path)), expected)
     assert len(decoded) == 120
-    assert "its images are decoded anew" in caplog.text
+    assert "its images are decoded again" in caplog.text
     opened(image_folder, tmp_path)
     assert len(decoded) == 120
 
@@ -271,7 +274,7 @@ def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
 
     def one(_: int) -> torch.Tensor:
         start.wait()
-        return PreparedFolder(tmp_path).images("toy", {"a": 1}, make, channels_last=False).images
+        return ImageCache(tmp_path).load("toy", {"a": 1}, make, channels_last=False).images
 
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(one, range(4)))
@@ -295,20 +298,20 @@ def test_where_nothing_can_be_written_images_are_decoded_as_ever(
         assert torch.equal(pixels_in(opened(image_folder, kept)), expected)
         told = [message for message in caplog.messages if "decoded images cannot be kept" in message]
         assert len(told) == 1
-        assert f"paths.prepared={kept}" in told[0]
-        monkeypatch.setattr(prepared.shutil, "disk_usage", lambda folder: full)
+        assert f"paths.image_cache={kept}" in told[0]
+        monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda folder: full)
     assert "only 0.0 MB free" in told[0]
     assert not list((tmp_path / "full").glob("*.images"))
 
 
 def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = PreparedFolder(tmp_path)
+    folder = ImageCache(tmp_path)
     make = lambda: (torch.zeros(10, 1, 10, 10, dtype=torch.uint8), torch.zeros(10).long())  # noqa: E731
     for age, name in enumerate(("new", "older", "oldest")):
-        folder.images(name, {}, make, channels_last=False)
+        folder.load(name, {}, make, channels_last=False)
         os.utime(tmp_path / f"{name}.images", (time.time() - 3600 * age, time.time()))
-    monkeypatch.setattr(prepared, "LIMIT_BYTES", 2.5 * (tmp_path / "new.images").stat().st_size)
-    folder.images("another", {}, make, channels_last=False)
+    monkeypatch.setattr(image_cache, "LIMIT_BYTES", 2.5 * (tmp_path / "new.images").stat().st_size)
+    folder.load("another", {}, make, channels_last=False)
     assert {file.stem for file in tmp_path.glob("*.images")} == {"new", "another"}
 
 
@@ -316,19 +319,21 @@ def test_cifar10_is_unpickled_once_and_only_as_published(
     cifar10_root: Path, tmp_path: Path, data_overrides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = shutil.copytree(cifar10_root, tmp_path / "data")
-    options = {"input_shape": (3, 32, 32), "num_classes": 10, "prepared": str(tmp_path / "kept")}
+    options = {"input_shape": (3, 32, 32), "num_classes": 10, "image_cache": str(tmp_path / "kept")}
     files = np.concatenate(
         [np.load(file, allow_pickle=True)["data"] for file in sorted(root.glob("*/data_batch_*"))]
     )
-    read = CIFAR10.read
+    read = CIFAR10.load_split
     unpickled: list[str] = []
-    monkeypatch.setattr(CIFAR10, "read", lambda data, split: (unpickled.append(split), read(data, split))[1])
+    monkeypatch.setattr(
+        CIFAR10, "load_split", lambda data, split: (unpickled.append(split), read(data, split))[1]
+    )
     for channels_last in (False, True, False, True):
         data = CIFAR10(str(root), **options, channels_last=channels_last)
         data.prepare_data()
         data.setup("fit")
         images = data._parts["train"].images
-        assert images.mapped
+        assert images.is_mapped
         assert images.images.flatten(1).numpy().tobytes() == files.tobytes()
     assert unpickled.count("train") == 2, "once for each memory order"
     victim = next(root.glob("*/data_batch_2"))
@@ -347,8 +352,8 @@ def test_checksums_are_computed_once_for_each_state_of_a_file(
         return path.read_text().upper()
 
     def next_process() -> str:
-        monkeypatch.setattr(checksums, "_known", {})
-        return digest_of(file, compute, memory)
+        checksums._digest.cache_clear()
+        return cached_digest(file, compute, memory)
 
     file.write_text("one")
     assert next_process() == "ONE"
@@ -369,21 +374,21 @@ def test_a_download_is_verified_once_and_again_when_it_changes(
 ) -> None:
     good = {"one": "f97c5d29941bfb1b2fdab0874906ab82"}  # MD5 of its content, its name
     read = []
-    md5 = fetch._md5
-    monkeypatch.setattr(fetch, "_md5", lambda file: (read.append(file), md5(file))[1])
+    md5 = download.md5_of
+    monkeypatch.setattr(download, "md5_of", lambda file: (read.append(file), md5(file))[1])
     (tmp_path / "set").mkdir()
     file = tmp_path / "set" / "one"
     for content, problem in (("one", ""), ("0ne", "is damaged: MD5")):
         file.write_text(content)
         wait_until_settled(file)
         for _ in range(3):
-            monkeypatch.setattr(checksums, "_known", {})
-            assert problem in fetch._problem(tmp_path / "set", good, tmp_path / "verified.json")
+            checksums._digest.cache_clear()
+            assert problem in download.find_problem(tmp_path / "set", good, tmp_path / "verified.json")
             if not problem:
-                fetch.verify("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
+                download.verify("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
     assert len(read) == 2
     with pytest.raises(InputError, match=r"paths\.data=.*one is damaged: MD5 .* remove it"):
-        fetch.verify("toy", tmp_path, Path("set"), good)
+        download.verify("toy", tmp_path, Path("set"), good)
 
 
 def test_statistics_of_a_channel_are_those_of_its_pixels() -> None:
@@ -402,8 +407,8 @@ def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
     wait_until_settled(file)
 
     def next_process() -> str:
-        monkeypatch.setattr(checksums, "_known", {})
-        found = digest_of(file, Path.read_text, memory)
+        checksums._digest.cache_clear()
+        found = cached_digest(file, Path.read_text, memory)
         for thread in threading.enumerate():
             if thread.name == "checksum":
                 thread.join()
@@ -437,12 +442,12 @@ def test_the_memory_of_digests_is_written_under_a_name_of_ones_own(
     memory, names = tmp_path / "verified.json", []
     replace = Path.replace
     monkeypatch.setattr(Path, "replace", lambda self, to: names.append(self.name) or replace(self, to))
-    left = tmp_path / f".verified.json.other-1-ab{checksums.STAGING}"
+    left = tmp_path / ".verified.json.other-1-ab.part"
     left.write_text("{")
     os.utime(left, (0, 0))
-    young = tmp_path / f".verified.json.other-2-ab{checksums.STAGING}"
+    young = tmp_path / ".verified.json.other-2-ab.part"
     young.write_text("{")
     for _ in range(2):  # of containers with the same name and the same process number
-        checksums._write(memory, {str(tmp_path): (1, 2, 3, 4.0, "digest")})
+        checksums._write(memory, str(tmp_path), (1, 2, 3, 4.0, "digest"))
     assert len(set(names)) == 2
     assert sorted(tmp_path.iterdir()) == sorted([young, memory])

@@ -13,11 +13,10 @@ from PIL import Image
 
 from project.config import resolvers
 from project.datamodules.image_folder import ImageFolder
-from project.datamodules.loading.file_images import FileImages
 from project.datamodules.loading.image_decoder import decode_image
-from project.datamodules.loading.images import MemoryImages
-from project.datamodules.storage import survey as surveys
-from project.datamodules.storage.survey import survey
+from project.datamodules.loading.images import FileImages, MemoryImages
+from project.datamodules.storage import class_folders
+from project.datamodules.storage.class_folders import survey
 from project.errors import DataError, InputError
 
 
@@ -293,14 +292,14 @@ def test_of_many_files_a_sample_decides_and_damaged_ones_do_not(
     folder = folder_of(tmp_path / "photos", *[Image.new("L", (8, 6))] * 60)
     (folder / "ant" / "0000.png").write_bytes(b"no image")
     assert (survey(folder).gray, survey(folder).colour) == (60, 0)
-    monkeypatch.setattr(surveys, "MOST_OPENED", 50)
-    surveys._survey.cache_clear()
+    monkeypatch.setattr(class_folders, "MAX_HEADERS", 50)
+    class_folders._survey.cache_clear()
     first = survey(folder)
-    surveys._survey.cache_clear()
+    class_folders._survey.cache_clear()
     assert survey(folder) == first
-    assert first.opened in (49, 50)
+    assert first.gray + first.colour in (49, 50)
     Image.new("RGB", (8, 6)).save(folder / "ant" / "9999.png")
-    monkeypatch.setattr(surveys, "MOST_OPENED", 100)
+    monkeypatch.setattr(class_folders, "MAX_HEADERS", 100)
     assert survey(folder).colour == 1  # one that was added counts
 
 

@@ -27,7 +27,7 @@ class Own(ImageDataModule):
         self.labels = labels
         self.images = torch.zeros(60, 1, 8, 8, dtype=torch.uint8) if images is None else images
 
-    def read(self, split: str) -> Any:
+    def load_split(self, split: str) -> Any:
         if split == "val":
             return None
         return self.images if self.labels is None else (self.images, self.labels)
@@ -86,8 +86,8 @@ def test_booleans_are_two_classes() -> None:
             r"data: labels of the train images of data=own are no class indices \(expected integers of shape "
             r"\[60\], got float32 of shape \[60\]\); return labels\.long\(\) if",
         ),
-        (torch.rand(60), r"got float32 of shape \[60\]\); .* real values are not trained"),
-        (torch.rand(60, 1), r"got float32 of shape \[60, 1\]\); .* real values are not trained"),
+        (torch.rand(60), r"got float32 of shape \[60\]\); .* real values are not supported"),
+        (torch.rand(60, 1), r"got float32 of shape \[60, 1\]\); .* real values are not supported"),
         (torch.full((60,), torch.nan), r"got float32 of shape \[60\]"),
         (ONE_HOT, r"got int64 of shape \[60, 3\]\); return labels\.argmax\(1\)"),
         (ONE_HOT.float(), r"got float32 of shape \[60, 3\]\); return labels\.argmax\(1\)"),
@@ -100,7 +100,10 @@ def test_booleans_are_two_classes() -> None:
             ["cat"] * 60,
             r"are no numbers \(expected 60 integers, got list\); return a tensor of class indices",
         ),
-        (None, r"data: the train images of data=own have no labels; have read return images and labels"),
+        (
+            None,
+            r"data: the train images of data=own have no labels; have load_split return images and labels",
+        ),
         (CLASSES - 1, r"data\.num_classes=3: labels of .* run from -1 to 1"),
         (CLASSES + 1, r"data\.num_classes=3: labels of .* run from 1 to 3; set data\.num_classes=4"),
     ],
@@ -114,11 +117,11 @@ def test_other_labels_are_refused(labels: Any, told: str) -> None:
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_splits_that_are_not_there_are_refused_before_training(tmp_path: Path, split: str) -> None:
     class Without(Own):
-        def read(self, wanted: str) -> Any:
-            return None if wanted == split else super().read(wanted)
+        def load_split(self, wanted: str) -> Any:
+            return None if wanted == split else super().load_split(wanted)
 
     with pytest.raises(
-        InputError, match=f"^data: there are none of the {split} images of data=own; have read"
+        InputError, match=f"^data: there are none of the {split} images of data=own; have load_split"
     ):
         make_trainer(tmp_path, enable_checkpointing=False).fit(make_module(), Without(CLASSES))
 

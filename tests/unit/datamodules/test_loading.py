@@ -10,7 +10,7 @@ from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
 from project.datamodules.loading.images import MemoryImages
 from project.datamodules.loading.loader import ImageLoader
-from project.datamodules.loading.prefetch import ahead
+from project.datamodules.loading.prefetch import prefetch
 from project.runtime.seeding import (
     AUGMENTATION_STREAM,
     NETWORK_STREAM,
@@ -63,7 +63,7 @@ def one_by_one(loader: ImageLoader, pixels: torch.Tensor, epoch: int, start: int
         shuffled = torch.randperm(count - 3, generator=generator(order.seed, epoch))[: order.size]
         batches = [part[order.rank :: order.world_size] for part in shuffled.split(order.batch_size)]
     else:
-        batches = list(order.shard.tensor_split(order.batches))
+        batches = list(order.shard.tensor_split(order.num_batches))
     for number, batch in list(enumerate(batches))[start:]:
         rows = torch.arange(count).flip(0)[3:][batch]
         images = (pixels[rows].float() - shift) * scale
@@ -81,7 +81,9 @@ def assert_same(found, expected) -> None:
         assert torch.equal(targets, same_targets)
 
 
-AUGMENTATION = Augmentation(7, crop_padding=2, flip=0.5, rotate=10, erase=3, mixup=0.5, cutmix=0.5)
+AUGMENTATION = Augmentation(
+    7, random_crop_padding=2, flip_prob=0.5, rotate=10, random_erasing_size=3, mixup=0.5, cutmix=0.5
+)
 
 
 @pytest.mark.usefixtures("_small_groups")
@@ -185,10 +187,10 @@ def test_work_ahead_keeps_its_order_and_stops_early() -> None:
             raise ValueError("fifty")
         return piece * 2
 
-    results = ahead(work, range(100))
+    results = prefetch(work, range(100))
     assert [next(results) for _ in range(5)] == [0, 2, 4, 6, 8]
     results.close()
     assert len(done) <= 8, "two pieces are done beforehand, not all"
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("ahead")]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("prefetch")]
     with pytest.raises(ValueError, match="fifty"):
-        list(ahead(work, range(100)))
+        list(prefetch(work, range(100)))

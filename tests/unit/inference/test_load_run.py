@@ -114,7 +114,7 @@ def test_validation_images_and_training_images_come_in_order_and_unchanged(make:
 
 
 def test_images_that_are_streamed_from_files(make: Make, image_folder: Path) -> None:
-    places = ("data=image_folder", f"data.path={image_folder}", "data.prepared=null")
+    places = ("data=image_folder", f"data.path={image_folder}", "data.image_cache=null")
     run = make("model=mlp", *places, "data.memory_budget_mb=0", "data.val_size=9", base=SHORT)
     own, again = run.read_status()["metrics"], repeat(run)
     assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"])
@@ -149,7 +149,7 @@ def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
 
 
 def test_images_that_it_trained_on_are_not_tested(make: Make, image_folder: Path) -> None:
-    places = ("data=image_folder", f"data.path={image_folder / 'train'}", "data.prepared=null")
+    places = ("data=image_folder", f"data.path={image_folder / 'train'}", "data.image_cache=null")
     run = make("model=mlp", *places, "data.val_size=9", base=SHORT)
     load_run(run, data=["data.split_seed=0"]).datamodule  # noqa: B018 (as it was)
     for word in ("split_seed=1", "test_size=5", "val_size=0", "folds=3"):
@@ -162,7 +162,7 @@ def test_images_that_it_trained_on_are_not_tested(make: Make, image_folder: Path
 
 def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(image_folder, tmp_path / "photos")
-    run = make("model=mlp", "data=image_folder", f"data.path={folder}", "data.prepared=null", base=SHORT)
+    run = make("model=mlp", "data=image_folder", f"data.path={folder}", "data.image_cache=null", base=SHORT)
     for split in ("train", "test"):
         (folder / split / "cat").rename(folder / split / "aardvark")
     with pytest.raises(InputError, match=r"^data\.path=.*photos: .* class 0 is aardvark here and was ant"):
@@ -183,7 +183,7 @@ def test_a_folder_of_other_images_is_tested_as_a_whole(
     make: Make, image_folder: Path, tmp_path: Path
 ) -> None:
     run = make(
-        "model=mlp", "data=image_folder", f"data.path={image_folder}", "data.prepared=null", base=SHORT
+        "model=mlp", "data=image_folder", f"data.path={image_folder}", "data.image_cache=null", base=SHORT
     )
     names = load_run(run).class_names
     other = tmp_path / "others"

@@ -167,7 +167,9 @@ def test_a_reflected_crop_is_a_window_of_the_padded_image() -> None:
     tops, lefts = torch.randint(5, (2, 100), generator=generator(1))
     for number, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True)):
         assert torch.equal(cropped[number], padded[number, :, top : top + 12, left : left + 10])
-    with pytest.raises(InputError, match=r"augment\.crop_padding=10: must be below the image's side, 10"):
+    with pytest.raises(
+        InputError, match=r"augment\.random_crop_padding=10: must be below the image's side, 10"
+    ):
         random_crop(images, 10, generator(1), "reflect")
 
 
@@ -177,7 +179,7 @@ def make_data(**options) -> Synthetic:
 
 
 def test_alternating_flips_mirror_every_image_in_every_other_epoch() -> None:
-    data = make_data(augment=Augmentation(3, flip=0.5, flip_mode="alternating"), seed=7)
+    data = make_data(augment=Augmentation(3, flip_prob=0.5, flip_schedule="alternating"), seed=7)
     plain = make_data(seed=7)
     for module in (data, plain):
         module.setup("fit")
@@ -244,7 +246,9 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    augment = Augmentation(3, crop_padding=2, crop_mode="reflect", flip=0.5, flip_mode="alternating")
+    augment = Augmentation(
+        3, random_crop_padding=2, crop_mode="reflect", flip_prob=0.5, flip_schedule="alternating"
+    )
     data = make_data(augment=augment, batch_size=batch_size)
     trainer.fit(module, data, ckpt_path=resume, weights_only=True)
     return trainer

@@ -33,11 +33,11 @@ def changed(**values: Any) -> dict[str, Any]:
 def test_changes_are_told_and_copies_are_not() -> None:
     now = changed(optim__lr=0.01, seed=2, data__seed=2, trainer__max_epochs=2.0, paths={"run": "b"})
     now["callbacks"] = {"best": {"dirpath": "b/checkpoints"}}
-    now["augment"] = {"flip": 0.5}
+    now["augment"] = {"flip_prob": 0.5}
     assert [str(change) for change in find_changes(BEFORE, now)] == [
         "optim.lr: 0.1 → 0.01",
         "seed: 1 → 2",
-        "augment.flip: nothing → 0.5",
+        "augment.flip_prob: nothing → 0.5",
     ]
 
 

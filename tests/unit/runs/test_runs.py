@@ -16,7 +16,7 @@ from handmade import write_run
 
 from project.callbacks.last_checkpoint import Last
 from project.config import resume
-from project.datamodules.downloads import fetch as download
+from project.datamodules import download
 from project.errors import InputError
 from project.inference.load_run import load_run
 from project.runs.create import claim
@@ -171,9 +171,8 @@ def test_the_latest_run_is_found(tmp_path: Path) -> None:
 GOOD = {"one": "f97c5d29941bfb1b2fdab0874906ab82", "two": "b8a9f715dbb64fd5c56e7783c6820a61"}
 
 
-def write_files(root: str) -> None:
-    folder = Path(root) / "set"
-    folder.mkdir(parents=True)
+def write_files(folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
     for name in GOOD:
         (folder / name).write_text(name)
 
@@ -185,7 +184,7 @@ def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
     def fetch(_: int) -> None:
         start.wait()
         download.fetch(
-            "toy", tmp_path, Path("set"), GOOD, lambda root: (downloads.append(1), write_files(root))
+            "toy", tmp_path, Path("set"), GOOD, lambda folder: (downloads.append(1), write_files(folder))
         )
 
     with ThreadPoolExecutor(8) as pool:
@@ -196,14 +195,14 @@ def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
 
 
 def test_damaged_files_are_fetched_again(tmp_path: Path) -> None:
-    write_files(str(tmp_path))
+    write_files(tmp_path / "set")
     (tmp_path / "set" / "two").write_text("tvo")
     download.fetch("toy", tmp_path, Path("set"), GOOD, write_files)
     assert (tmp_path / "set" / "two").read_text() == "two"
 
 
 def test_without_a_network_one_line_says_what_to_do(tmp_path: Path) -> None:
-    def offline(root: str) -> None:
+    def offline(folder: Path) -> None:
         raise OSError("Name or service\nnot known")
 
     with pytest.raises(InputError, match=r"paths\.data=.*data=toy .*not known.*data=digits") as raised:
@@ -212,9 +211,9 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_a_download_that_arrives_damaged_is_not_kept(tmp_path: Path) -> None:
-    def damaged(root: str) -> None:
-        write_files(root)
-        (Path(root) / "set" / "one").write_text("0ne")
+    def damaged(folder: Path) -> None:
+        write_files(folder)
+        (folder / "one").write_text("0ne")
 
     with pytest.raises(InputError, match=r"one is damaged: MD5"):
         download.fetch("toy", tmp_path, Path("set"), GOOD, damaged)
@@ -223,9 +222,9 @@ def test_a_download_that_arrives_damaged_is_not_kept(tmp_path: Path) -> None:
 
 @pytest.mark.skipif(os.name != "posix", reason="needs POSIX processes")
 def test_present_files_need_no_lock_and_no_network(tmp_path: Path) -> None:
-    write_files(str(tmp_path))
+    write_files(tmp_path / "set")
 
-    def never(root: str) -> None:
+    def never(folder: Path) -> None:
         raise AssertionError
 
     download.fetch("toy", tmp_path, Path("set"), GOOD, never)

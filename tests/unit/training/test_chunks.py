@@ -85,7 +85,7 @@ def run(folder: Path, chunk: int | None, schedule="cosine", **options) -> dict[s
         **({"max_epochs": 3} | options),
     )
     torch.manual_seed(2)  # dropout
-    data = make_data(augment=Augmentation(3, crop_padding=1, mixup=0.4), seed=3)
+    data = make_data(augment=Augmentation(3, random_crop_padding=1, mixup=0.4), seed=3)
     trainer.fit(module, data)
     checkpoints = {file.name: torch.load(file, weights_only=True) for file in folder.glob("*.ckpt")}
     return {

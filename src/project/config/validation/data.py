@@ -187,10 +187,10 @@ def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(shape, list) or not str(right.get("augment._target_")).startswith("project."):
         return
     side = min(shape[1:])
-    erase, padding = right.get("augment.erase"), right.get("augment.crop_padding")
+    erase, padding = right.get("augment.random_erasing_size"), right.get("augment.random_crop_padding")
     if isinstance(erase, int) and erase > side:
-        yield f"augment.erase={erase}: larger than the image, {side} pixels; choose less"
+        yield f"augment.random_erasing_size={erase}: larger than the image, {side} pixels; choose less"
     if isinstance(padding, int) and padding >= side:
-        yield f"augment.crop_padding={padding}: shifts images of {side} pixels out of sight; choose less"
+        yield f"augment.random_crop_padding={padding}: shifts images of {side} pixels away; choose less"
     if right.get("test_views") == "flip_translate" and side < 2:
         yield f"test_views=flip_translate: images of {side} pixel cannot be shifted; choose none or flip"

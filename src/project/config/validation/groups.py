@@ -34,7 +34,7 @@ KEYS: Mapping[str, str] = {
     "test_views": "as in test_views=none",
     "ckpt_path": "as in ckpt_path=null",
     "paths.data": "a folder, as in paths.data=data",
-    "paths.prepared": "a folder or null, as in paths.prepared=null",
+    "paths.image_cache": "a folder or null, as in paths.image_cache=null",
     "paths.outputs": "a folder, as in paths.outputs=outputs",
     "paths.run": "the run folder; it follows paths.outputs",
 }

@@ -14,8 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.validation.training_length import IMAGE_FOLDER
 from project.datamodules.storage.class_folders import class_names, find_images, find_layout
-from project.datamodules.storage.image_files import damage_of, excess_of, mismatch_of
-from project.datamodules.storage.survey import read_headers
+from project.datamodules.storage.image_files import damage_error, read_headers, size_error, too_large_error
 from project.errors import DataError, InputError
 from project.runtime.text import shown
 
@@ -39,7 +38,7 @@ def refuse_damaged(config: DictConfig) -> None:
     try:
         path, classes, resize, shape, prepared = (
             OmegaConf.select(config, f"data.{key}")
-            for key in ("path", "classes", "resize", "input_shape", "prepared")
+            for key in ("path", "classes", "resize", "input_shape", "image_cache")
         )
     except OmegaConfBaseException:  # of the first image, which is damaged
         path, classes, resize, shape, prepared = config.data.path, None, None, None, None
@@ -87,7 +86,7 @@ def _look(
     files: list[str] = []
     for folder in find_layout(root).splits.values():
         try:
-            files += find_images(root, folder, names, given=classes is not None).files
+            files += find_images(root, folder, names, are_given=classes is not None).files
         except DataError as error:
             damage.append(str(error))
     state = _state(files, sides) if prepared is not None and len(files) > FEW_FILES else ""
@@ -97,11 +96,11 @@ def _look(
     sizes: list[str] = []
     for file, header in zip(files, read_headers(files), strict=True):
         if isinstance(header, Exception):
-            damage.append(str(damage_of(file, header)))
+            damage.append(str(damage_error(file, header)))
         elif (pixels := math.prod(header.size)) > (Image.MAX_IMAGE_PIXELS or math.inf):
-            damage.append(str(excess_of(file, f"{pixels:,} pixels")))
+            damage.append(str(too_large_error(file, f"{pixels:,} pixels")))
         elif sides and header.size != sides:
-            sizes.append(str(mismatch_of(file, header.size, sides)))
+            sizes.append(str(size_error(file, header.size, sides)))
     if state and not damage and not sizes:
         _keep(memory, state)
     return Problems(_few(damage), _few(sizes))

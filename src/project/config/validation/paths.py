@@ -13,7 +13,7 @@ DOWNLOADED = ("project.datamodules.mnist.MNIST", "project.datamodules.cifar10.CI
 
 def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
     """Yield which folders cannot be used; arguments as of `data.find_problems`."""
-    for key in ("paths.outputs", "paths.data", "paths.prepared"):
+    for key in ("paths.outputs", "paths.data", "paths.image_cache"):
         if key in right and isinstance(right[key], str) and not right[key].strip():
             yield f"{key}={right[key]!r}: name a folder, as in {key}={key.removeprefix('paths.')}"
             return
@@ -32,8 +32,9 @@ def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
         )
     if right.get("data._target_") in DOWNLOADED and (problem := _no_folder(right.get("data.path"))):
         yield f"paths.data={right['data.path']}: {problem}; set paths.data to the folder of the data sets"
-    if problem := _no_folder(right.get("data.prepared")):
-        yield f"paths.prepared={right['data.prepared']}: {problem}; set paths.prepared to a folder, or null"
+    if problem := _no_folder(right.get("data.image_cache")):
+        given = right["data.image_cache"]
+        yield f"paths.image_cache={given}: {problem}; set paths.image_cache to a folder, or null"
 
 
 def _no_folder(wanted: Any) -> str:

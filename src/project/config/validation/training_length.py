@@ -3,17 +3,13 @@
 import math
 from collections.abc import Mapping
 from functools import cache
-from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from project.datamodules.storage.class_folders import class_folders, find_layout, first_image
-from project.datamodules.storage.image_files import ImageWalk
+from project.datamodules.storage.class_folders import class_folders, find_layout, training_files
 from project.errors import InputError
 
 MODULES = "project.datamodules."
-MOST_COUNTED = 20_000
-"""Image files that are counted before a run; larger folders are left to the run itself."""
 
 
 class DataSet(NamedTuple):
@@ -80,14 +76,11 @@ def _count(path: str) -> tuple[int | None, int, bool, bool] | None:
     root = Path(path)
     try:
         folders = class_folders(root)
-        first_image(root)  # tells of a folder without images
+        count = len(training_files(root))
         splits = find_layout(root).splits
-        walk = ImageWalk(str(splits.get("train", root)))
-        found = (entry for folder in folders for entry in walk.find(str(folder)) if isinstance(entry, str))
-        count = sum(1 for _ in islice(found, MOST_COUNTED + 1))
     except (InputError, OSError):
         return None
-    return (count if count <= MOST_COUNTED else None), len(folders), "val" in splits, "test" in splits
+    return count, len(folders), "val" in splits, "test" in splits
 
 
 class Length(NamedTuple):

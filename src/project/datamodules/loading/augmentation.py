@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: each image draws its own, a batch costs a few tensor operations."""
+"""Augmentation of whole batches: each image has its own draws, a batch costs a few tensor operations."""
 
 import math
 from typing import Annotated, Literal
@@ -9,34 +9,34 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from project.errors import InputError
-from project.runtime.bounds import Range
+from project.runtime.bounds import Range, check_arguments
 from project.runtime.seeding import generator as seeded
 
-FLIPS = 1_717_536_368
-"""Key of the draws that alternating flips begin with, unlike any epoch's number."""
+FLIP_KEY = 1_717_536_368
+"""Seed key of the first flips of the alternating schedule, unlike any epoch's number."""
 
 
 class Augmentation:
     """Random changes of normalized training images, in the order of the arguments; 0 switches one off.
 
-    Pixels that come from outside an image are 0, the data set's mean, unless `crop_mode` says otherwise.
+    Pixels from outside an image are 0, the mean of the data set, except with `crop_mode=reflect`.
 
     Args:
         num_classes: number of classes, for mixed targets.
-        crop_padding: shift by up to so many pixels in each direction (pad, then crop).
-        crop_mode: what a shift brings in: `zeros`, or by `reflect` the image, mirrored at its edge.
-        flip: probability of a horizontal flip.
-        flip_mode: `random` draws anew each time; with `alternating` an image is flipped in every other epoch,
-            and `flip` of them in the first (Jordan 2024, arXiv 2404.00498, sec. 3.6).
-        rotate: largest rotation, degrees.
-        translate: largest shift, as a fraction of the side; between pixels, unlike `crop_padding`.
-        scale: largest change of size, as a fraction: 0.1 draws from 0.9 to 1.1.
-        shear: largest shear along the rows, degrees.
-        erase: side of the erased square, pixels (DeVries and Taylor 2017, cutout).
-        erase_probability: share of images from which a square is erased.
-        mixup: alpha of the Beta distribution of mixing weights (Zhang et al. 2018, sec. 2).
-        cutmix: alpha of the Beta distribution of areas (Yun et al. 2019, sec. 3.1). With both, each
-            batch draws one of the two.
+        random_crop_padding: largest shift in each direction, pixels: pad, then crop (default 0).
+        crop_mode: padding of the crop: `zeros`, or `reflect`, the image mirrored at its edge (default zeros).
+        flip_prob: probability of a horizontal flip (default 0).
+        flip_schedule: `random` draws in each epoch; `alternating` flips an image in every other epoch, and
+            `flip_prob` of the images in the first (Jordan 2024, arXiv 2404.00498, sec. 3.6) (default random).
+        rotate: largest rotation, degrees (default 0).
+        translate: largest shift, as a fraction of the side; between pixels, unlike the crop (default 0).
+        scale: largest change of size, as a fraction: 0.1 draws from 0.9 to 1.1 (default 0).
+        shear: largest shear along the rows, degrees (default 0).
+        random_erasing_size: side of the erased square, pixels (DeVries and Taylor 2017, cutout) (default 0).
+        random_erasing_prob: probability that an image has a square erased (default 1).
+        mixup: alpha of the Beta distribution of mixing weights (Zhang et al. 2018, sec. 2) (default 0).
+        cutmix: alpha of the Beta distribution of areas (Yun et al. 2019, sec. 3.1); with `mixup` too, each
+            batch draws one of the two (default 0).
 
     Raises:
         InputError: a value is out of its range.
@@ -45,78 +45,44 @@ class Augmentation:
     def __init__(
         self,
         num_classes: Annotated[int, Range(2)],
-        crop_padding: Annotated[int, Range(0)] = 0,
+        random_crop_padding: Annotated[int, Range(0)] = 0,
         crop_mode: Literal["zeros", "reflect"] = "zeros",
-        flip: Annotated[float, Range(0, 1)] = 0.0,
-        flip_mode: Literal["random", "alternating"] = "random",
+        flip_prob: Annotated[float, Range(0, 1)] = 0.0,
+        flip_schedule: Literal["random", "alternating"] = "random",
         rotate: Annotated[float, Range(0, 180)] = 0.0,
         translate: Annotated[float, Range(0, 1)] = 0.0,
         scale: Annotated[float, Range(0, 0.99)] = 0.0,
         shear: Annotated[float, Range(0, 89)] = 0.0,
-        erase: Annotated[int, Range(0)] = 0,
-        erase_probability: Annotated[float, Range(0, 1)] = 1.0,
+        random_erasing_size: Annotated[int, Range(0)] = 0,
+        random_erasing_prob: Annotated[float, Range(0, 1)] = 1.0,
         mixup: Annotated[float, Range(0)] = 0.0,
         cutmix: Annotated[float, Range(0)] = 0.0,
     ) -> None:
-        for name, value, largest in (
-            ("crop_padding", crop_padding, math.inf),
-            ("flip", flip, 1),
-            ("rotate", rotate, 180),
-            ("translate", translate, 1),
-            ("scale", scale, 0.99),
-            ("shear", shear, 89),
-            ("erase", erase, math.inf),
-            ("erase_probability", erase_probability, 1),
-            ("mixup", mixup, math.inf),
-            ("cutmix", cutmix, math.inf),
-        ):
-            if not 0 <= value <= largest:
-                below = "" if math.isinf(largest) else f" and at most {largest}"
-                raise InputError(f"augment.{name}={value}: must be at least 0{below}")
-        for name, word, allowed in (
-            ("crop_mode", crop_mode, ("zeros", "reflect")),
-            ("flip_mode", flip_mode, ("random", "alternating")),
-        ):
-            if word not in allowed:
-                raise InputError(f"augment.{name}={word}: choose from {', '.join(allowed)}")
+        check_arguments("augment", Augmentation, locals())
         self.num_classes = num_classes
-        self.crop_padding = crop_padding
+        self.random_crop_padding = random_crop_padding
         self.crop_mode = crop_mode
-        self.flip = flip
-        self.flip_mode = flip_mode
-        self.rotate = rotate
-        self.translate = translate
-        self.scale = scale
-        self.shear = shear
-        self.erase = erase
-        self.erase_probability = erase_probability
+        self.flip_prob = flip_prob
+        self.flip_schedule = flip_schedule
+        self.affine = {"rotate": rotate, "translate": translate, "scale": scale, "shear": shear}
+        self.random_erasing_size = random_erasing_size if random_erasing_prob else 0
+        self.random_erasing_prob = random_erasing_prob
         self.mixup = mixup
         self.cutmix = cutmix
+        self.is_affine = any(self.affine.values())
+        self.is_mixing = bool(mixup or cutmix)
+        self.is_active = bool(
+            random_crop_padding or flip_prob or self.is_affine or self.random_erasing_size or self.is_mixing
+        )
 
-    @property
-    def active(self) -> bool:
-        """Whether any change is switched on."""
-        return bool(self.crop_padding or self.flip or self._affine or self._erases or self._mixes)
+    def flips_of_epoch(self, count: int, seed: int, epoch: int) -> Tensor | None:
+        """Return which of `count` images are flipped in an epoch, (count,) bool on the CPU.
 
-    @property
-    def _affine(self) -> bool:
-        return bool(self.rotate or self.translate or self.scale or self.shear)
-
-    @property
-    def _erases(self) -> bool:
-        return bool(self.erase and self.erase_probability)
-
-    @property
-    def _mixes(self) -> bool:
-        return bool(self.mixup or self.cutmix)
-
-    def flipped(self, count: int, seed: int, epoch: int) -> Tensor | None:
-        """Which of the `count` images of a data set are flipped in this epoch, (count,) bool on the CPU; None
-        if each batch draws that.
+        None if each batch draws its flips.
         """
-        if not self.flip or self.flip_mode != "alternating":
+        if not self.flip_prob or self.flip_schedule != "alternating":
             return None
-        first = torch.rand(count, generator=seeded(seed, FLIPS)) < self.flip
+        first = torch.rand(count, generator=seeded(seed, FLIP_KEY)) < self.flip_prob
         return first ^ bool(epoch % 2)
 
     def __call__(
@@ -128,35 +94,28 @@ class Augmentation:
             images: (B, C, H, W), normalized.
             labels: (B,) long.
             generator: on the images' device.
-            flipped: (B,) bool, which images to flip, where `flipped` has decided that.
+            flipped: (B,) bool, images to flip, from `flips_of_epoch`; None draws them.
 
         Returns:
-            Images (B, C, H, W), and targets: the labels, or probabilities (B, K) if images were mixed.
+            Images (B, C, H, W), and targets: the labels, or probabilities (B, K) if images are mixed.
         """
-        if self.crop_padding:
-            images = random_crop(images, self.crop_padding, generator, self.crop_mode)
+        if self.random_crop_padding:
+            images = random_crop(images, self.random_crop_padding, generator, self.crop_mode)
         if flipped is not None:
             images = flip_some(images, flipped)
-        elif self.flip:
-            images = random_flip(images, self.flip, generator)
-        if self._affine:
-            images = random_affine(
-                images,
-                generator,
-                rotate=self.rotate,
-                translate=self.translate,
-                scale=self.scale,
-                shear=self.shear,
-            )
-        if self._erases:
-            images = random_erase(images, self.erase, self.erase_probability, generator)
-        if self._mixes:
+        elif self.flip_prob:
+            images = random_flip(images, self.flip_prob, generator)
+        if self.is_affine:
+            images = random_affine(images, generator, **self.affine)
+        if self.random_erasing_size:
+            images = random_erase(images, self.random_erasing_size, self.random_erasing_prob, generator)
+        if self.is_mixing:
             return self._mix(images, labels, generator)
         return images, labels
 
     def _mix(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         targets = F.one_hot(labels, self.num_classes).to(images.dtype)  # B, K
-        # Beta variates take rejection sampling, which torch offers only without a generator.
+        # torch draws Beta variates without a generator only: they take rejection sampling.
         numpy_draws = np.random.default_rng(generator.initial_seed())
         use_cutmix = bool(self.cutmix) and (not self.mixup or numpy_draws.random() < 0.5)
         alpha = self.cutmix if use_cutmix else self.mixup
@@ -166,18 +125,12 @@ class Augmentation:
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode: str = "zeros") -> Tensor:
-    """Shift each image (B, C, H, W) by up to `padding` pixels each way.
-
-    What comes in from outside is zeros, or with mode `reflect` the image itself, mirrored at its edge.
-
-    Raises:
-        InputError: the image is too small to be mirrored so far.
-    """
+    """Shift each image (B, C, H, W) by up to `padding` pixels each way."""
     batch, _, height, width = images.shape
     if mode == "reflect" and padding >= min(height, width):
         raise InputError(
-            f"augment.crop_padding={padding}: must be below the image's side, {min(height, width)}, with "
-            "augment.crop_mode=reflect"
+            f"augment.random_crop_padding={padding}: must be below the image's side, {min(height, width)}, "
+            "with augment.crop_mode=reflect"
         )
     padded = F.pad(images, (padding,) * 4, mode="constant" if mode == "zeros" else mode)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # B, C, 2p + 1, 2p + 1, H, W: a view
@@ -187,7 +140,7 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode: 
 
 def random_flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     """Mirror each image (B, C, H, W) left to right with the given probability."""
-    return flip_some(images, _chance(images, probability, generator))
+    return flip_some(images, _draw(images, probability, generator))
 
 
 def flip_some(images: Tensor, flipped: Tensor) -> Tensor:
@@ -204,8 +157,9 @@ def random_affine(
     scale: float,
     shear: float,
 ) -> Tensor:
-    """Rotate (degrees), shift (fraction of the side), scale and shear each image (B, C, H, W) at random,
-    with bilinear interpolation.
+    """Rotate, shift, scale and shear each image (B, C, H, W) at random, with bilinear interpolation.
+
+    Arguments as in `Augmentation`.
     """
     batch, _, height, width = images.shape
     draws = torch.rand((5, batch), generator=generator, device=images.device) * 2 - 1
@@ -226,16 +180,14 @@ def random_erase(images: Tensor, side: int, probability: float, generator: torch
     """Set a square around a random pixel of each image (B, C, H, W) to zero; it may reach over the edge."""
     batch, _, height, width = images.shape
     centers = torch.rand((2, batch), generator=generator, device=images.device)
-    inside_y = _spans(centers[0], side, height)  # B, H
-    inside_x = _spans(centers[1], side, width)  # B, W
-    erased = inside_y[:, None, :, None] & inside_x[:, None, None, :]  # B, 1, H, W
+    erased = _rectangles(centers, side, side, height, width)
     if probability < 1:
-        erased &= _chance(images, probability, generator).view(-1, 1, 1, 1)
+        erased &= _draw(images, probability, generator).view(-1, 1, 1, 1)
     return images.masked_fill(erased, 0.0)
 
 
 def mixup(images: Tensor, targets: Tensor, kept: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend each image (B, C, H, W) and its target (B, K) with another's, keeping the share `kept` (B,)."""
+    """Blend each image (B, C, H, W) and target (B, K) with another's, keeping the fraction `kept` (B,)."""
     partners = torch.randperm(len(images), generator=generator, device=images.device)
     mixed = images.lerp(images[partners], 1 - kept.view(-1, 1, 1, 1))
     return mixed, targets.lerp(targets[partners], 1 - kept.view(-1, 1))
@@ -246,26 +198,33 @@ def cutmix(
 ) -> tuple[Tensor, Tensor]:
     """Replace a rectangle of each image (B, C, H, W) by another's; targets (B, K) follow the area.
 
-    `kept` (B,) is the area that stays, before the rectangle is cut off at the image's edge.
+    `kept` (B,) is the area that stays, before the rectangle is clipped at the image's edge.
     """
     batch, _, height, width = images.shape
     partners = torch.randperm(batch, generator=generator, device=images.device)
     centers = torch.rand((2, batch), generator=generator, device=images.device)
-    cut = (1 - kept).sqrt()  # side of the rectangle as a fraction of the image's
-    inside_y = _spans(centers[0], cut * height, height)  # B, H
-    inside_x = _spans(centers[1], cut * width, width)  # B, W
-    pasted = inside_y[:, None, :, None] & inside_x[:, None, None, :]  # B, 1, H, W
+    side = (1 - kept).sqrt()  # of the rectangle, as a fraction of the image's
+    pasted = _rectangles(centers, side * height, side * width, height, width)
     mixed = torch.where(pasted, images[partners], images)
-    share = pasted.float().mean(dim=(1, 2, 3)).view(-1, 1)  # B, 1
-    return mixed, targets.lerp(targets[partners], share)
+    area = pasted.float().mean(dim=(1, 2, 3)).view(-1, 1)  # B, 1
+    return mixed, targets.lerp(targets[partners], area)
 
 
-def _spans(centers: Tensor, length: Tensor | float, size: int) -> Tensor:
-    """Which of `size` pixels lie within `length` pixels around each center in [0, 1]: (B, size) bool."""
+Length = Tensor | float
+
+
+def _rectangles(centers: Tensor, tall: Length, wide: Length, height: int, width: int) -> Tensor:
+    """Return masks (B, 1, H, W) of rectangles, `tall` × `wide` pixels, around `centers` (2, B) in [0, 1]."""
+    rows, columns = _spans(centers[0], tall, height), _spans(centers[1], wide, width)
+    return rows[:, None, :, None] & columns[:, None, None, :]
+
+
+def _spans(centers: Tensor, length: Length, size: int) -> Tensor:
+    """Return which of `size` pixels lie within `length` pixels around each center, (B, size) bool."""
     first = (centers * size - length / 2).round()  # B
     pixels = torch.arange(size, device=centers.device)
     return (pixels >= first[:, None]) & (pixels < (first + length).round()[:, None])
 
 
-def _chance(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
+def _draw(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
     return torch.rand(len(images), generator=generator, device=images.device) < probability

@@ -1,4 +1,4 @@
-"""Which images form which batch of an epoch, on which process."""
+"""Order of an epoch: the images of each batch on each rank."""
 
 from collections.abc import Iterator
 
@@ -10,22 +10,17 @@ from project.runtime.seeding import generator
 
 
 class TrainingOrder:
-    """Batches of a shuffled epoch. The order is a function of the seed and the epoch alone.
+    """Batches of a shuffled epoch, a function of the seed and the epoch alone.
 
-    Under DDP every rank takes its share of each global batch, so the steps are the same as on one device.
-    Where the last batch does not divide evenly, fewer than `world_size` images wait for another epoch; so
-    does a last batch of one image a rank, which has no statistics for batch norm.
+    Under DDP every rank takes its share of each global batch of `batch_size` images, so the steps are those
+    of one device. An epoch leaves out fewer than `world_size` images where the last batch does not divide
+    evenly, and a last batch of one image per rank, which has no statistics for batch norm.
 
     Args:
-        size: number of images.
-        batch_size: images of one step over all ranks together.
-        seed: of the run.
-        rank: of this process.
-        world_size: number of processes.
-        same: go through the first epoch's batches in each.
+        repeat_first: use the batches of epoch 0 in every epoch.
 
     Raises:
-        InputError: the batch size cannot be shared evenly, or there are too few images.
+        InputError: the batch size is no multiple of `world_size`, or there are fewer images than ranks.
     """
 
     def __init__(
@@ -36,7 +31,7 @@ class TrainingOrder:
         seed: int,
         rank: int = 0,
         world_size: int = 1,
-        same: bool = False,
+        repeat_first: bool = False,
     ) -> None:
         if batch_size % world_size:
             raise InputError(
@@ -53,18 +48,18 @@ class TrainingOrder:
         self.seed = seed
         self.rank = rank
         self.world_size = world_size
-        self.same = same
+        self.repeat_first = repeat_first
         self.epoch = 0
         self.start = 0
         self._resume_at: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch; Lightning calls this at the start of each."""
+        """Choose the epoch. Lightning calls this at the start of each."""
         epoch, self.start = self._resume_at or (epoch, 0)
-        self.epoch = 0 if self.same else epoch
+        self.epoch = 0 if self.repeat_first else epoch
 
     def resume_at(self, epoch: int, start: int) -> None:
-        """Begin with this epoch, without its first `start` batches, whatever epoch Lightning begins with."""
+        """Begin with batch `start` of an epoch, whichever epoch Lightning sets next."""
         self._resume_at = (epoch, start)
         self.set_epoch(epoch)
 
@@ -72,39 +67,33 @@ class TrainingOrder:
         return -(-self.size // self.batch_size)
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Yield the indices (B,) of each batch of this rank, once without the first `start` of them."""
+        """Yield the indices (B,) of each batch of this rank."""
         indices, sizes = self.draw()
         yield from indices.split(sizes)
 
     def draw(self) -> tuple[Tensor, list[int]]:
-        """Return the indices of what `__iter__` would yield, one batch after the other, and each one's B."""
+        """Return the indices of this rank's batches, concatenated, and their sizes."""
         start, self.start, self._resume_at = self.start, 0, None
         return self.indices(self.epoch, start)
 
     def indices(self, epoch: int, start: int = 0) -> tuple[Tensor, list[int]]:
-        """Return the indices of this rank's batches of an epoch as of batch `start`, and each one's B."""
+        """Return the same as `draw`, for an epoch from batch `start` on."""
         order = torch.randperm(self.total, generator=generator(self.seed, epoch))[: self.size]
         # Batches are multiples of `world_size`: a stride over the epoch is one over each of them.
         indices = order[start * self.batch_size :][self.rank :: self.world_size]
         batch = self.batch_size // self.world_size
-        whole, rest = divmod(len(indices), batch)
-        return indices, [batch] * whole + [rest] * (rest > 0)
+        full, rest = divmod(len(indices), batch)
+        return indices, [batch] * full + [rest] * (rest > 0)
 
 
 class EvaluationOrder:
     """Every image exactly once, in batches of nearly equal size, as many on each rank.
 
-    The batches of the ranks are equal in number because some networks exchange buffers on every forward
-    pass under DDP; a rank with fewer would leave the others waiting.
-
-    Args:
-        size: number of images.
-        batch_size: most images of one batch on one rank; one more where a rank would be left without.
-        rank: of this process.
-        world_size: number of processes.
+    Some networks exchange buffers in every forward pass under DDP: a rank with fewer batches would leave the
+    others waiting. A batch has at most `batch_size` images on one rank, or one more for that reason.
 
     Raises:
-        InputError: fewer images than ranks.
+        InputError: there are fewer images than ranks.
     """
 
     epoch = 0
@@ -114,12 +103,11 @@ class EvaluationOrder:
         if size < world_size:
             raise InputError(f"data: {size} images cannot be shared by {world_size} devices for evaluation")
         self.shard = torch.arange(rank, size, world_size)
-        largest = -(-size // world_size)
-        smallest = size // world_size
-        self.batches = min(-(-largest // batch_size), smallest)
+        largest, smallest = -(-size // world_size), size // world_size
+        self.num_batches = min(-(-largest // batch_size), smallest)
 
     def __len__(self) -> int:
-        return self.batches
+        return self.num_batches
 
     def __iter__(self) -> Iterator[Tensor]:
         """Yield the indices (B,) of each batch of this rank."""
@@ -127,9 +115,9 @@ class EvaluationOrder:
         yield from indices.split(sizes)
 
     def draw(self) -> tuple[Tensor, list[int]]:
-        """Return the indices of all batches of this rank, one after the other, and the B of each."""
-        smaller, larger = divmod(len(self.shard), self.batches)
-        return self.shard, [smaller + 1] * larger + [smaller] * (self.batches - larger)
+        """Return the indices of this rank's batches, concatenated, and their sizes."""
+        size, larger = divmod(len(self.shard), self.num_batches)
+        return self.shard, [size + 1] * larger + [size] * (self.num_batches - larger)
 
 
 Order = TrainingOrder | EvaluationOrder

@@ -1,138 +1,127 @@
-"""Images in memory as one tensor, what batches are made from, and how the images are split."""
+"""Labelled images in memory or in files, as the loader fetches them: whole groups of batches at a time."""
 
 import math
-from collections.abc import Iterable, Iterator
-from typing import NamedTuple, Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
-from project.datamodules.loading.batch_order import Order
-from project.datamodules.loading.prefetch import ahead
-from project.errors import InputError
-from project.runtime.seeding import generator
+from project.datamodules.loading.batch_order import EvaluationOrder, Order
+from project.datamodules.loading.prefetch import prefetch, worker_setup
+from project.errors import DataError, InputError
+
+MAX_NAMED = 10
+"""Damaged files that an error names."""
 
 
-class Group(NamedTuple):
-    """Consecutive batches, one after the other."""
+class BatchGroup(NamedTuple):
+    """Consecutive batches, concatenated."""
 
-    rows: Tensor  # B1 + B2 + …, C * H * W; uint8, as the images lie in memory
+    rows: Tensor  # B1 + B2 + …, C * H * W; uint8, in the memory order of the images
     labels: Tensor  # B1 + B2 + …
     sizes: list[int]  # B1, B2, …
 
 
-class Images(Protocol):
-    """Labelled images that can be fetched in any order."""
-
-    labels: Tensor  # N, long
-    shape: tuple[int, int, int]  # C, H, W
-    nbytes: int  # of memory that the images take
-    mapped: bool  # whether that memory is a file's, shared by all processes that map it
-
-    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[Group]:
-        """Yield the batches of `order` on `device`, several at a time.
-
-        Args:
-            order: draws positions in `rows`.
-            rows: the images of one split, as row numbers (N',).
-            device: where batches are wanted.
-        """
-        ...
-
-    def sample(self, rows: Tensor) -> Tensor:
-        """Return the images (B, C, H, W) uint8 of these rows, on the CPU."""
-        ...
-
-    def to_rows(self, images: Tensor) -> Tensor:
-        """Flatten images (B, C, H, W) to (B, C * H * W), in the memory order of the groups."""
-        ...
-
-    def from_rows(self, rows: Tensor) -> Tensor:
-        """View rows (B, C * H * W) of a group as images (B, C, H, W)."""
-        ...
-
-
-class Layout:
-    """The order of an image's pixels in memory: by channel, row, column; or by row, column, channel.
+class Images(ABC):
+    """Labelled images that can be fetched in any order.
 
     Args:
+        labels: (N,) long.
         shape: (C, H, W).
-        channels_last: the second one. With one channel both are the same.
+        channels_last: order of an image's pixels in memory.
     """
 
-    def __init__(self, shape: tuple[int, int, int], *, channels_last: bool) -> None:
+    nbytes = 0  # of memory
+    is_mapped = False  # from a file, and shared by all processes that map it
+
+    def __init__(self, labels: Tensor, shape: tuple[int, int, int], *, channels_last: bool) -> None:
+        self.labels = labels
         self.shape = shape
-        self.channels_last = channels_last and shape[0] > 1
+        self.channels_last = channels_last and shape[0] > 1  # both orders are the same for one channel
+
+    @abstractmethod
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
+        """Return a function that yields one epoch's batches on `device`, several at a time.
+
+        `order` draws positions in `rows`, the row numbers (N',) of one split.
+        """
+
+    @abstractmethod
+    def sample(self, rows: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) uint8 of these rows, on the CPU."""
 
     def to_rows(self, images: Tensor) -> Tensor:
-        """See `Images.to_rows`; a view where the images lie so already."""
+        """Flatten images (B, C, H, W) to (B, C * H * W) in this memory order; a view where they have it."""
         return (images.permute(0, 2, 3, 1) if self.channels_last else images).flatten(1)
 
     def from_rows(self, rows: Tensor) -> Tensor:
-        """See `Images.from_rows`."""
+        """View rows (B, C * H * W) as images (B, C, H, W)."""
         channels, height, width = self.shape
         if self.channels_last:
             return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
         return rows.view(-1, channels, height, width)
 
 
-class MemoryImages(Layout):
-    """Images in one tensor: a group of batches is one indexing operation, on the device if they fit there.
+class MemoryImages(Images):
+    """Images in one tensor: one indexing operation fetches a group of batches, on the device if they fit.
 
     Args:
-        images: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8; copied unless their memory order is that of `channels_last`.
         labels: (N,) long.
-        channels_last: yield batches in that memory order; costs a copy here unless `images` has it.
-        mapped: whether `images` is a mapped file.
+        channels_last: memory order of the batches.
+        is_mapped: `images` is a memory-mapped file.
     """
 
-    DEVICE_SHARE = 0.25  # of a GPU's free memory that images may take
+    DEVICE_FRACTION = 0.25  # of a GPU's free memory that images may take
     CACHED_BYTES = 2**20
-    """Most bytes of a group's normalized images on a CPU: they are gone over four times, so they must stay
-    in its cache. Larger groups save nothing more.
+    """Most bytes of a group's normalized images on a CPU: four passes go over them, so they must stay in its
+    cache. Larger groups save nothing more.
     """
     DEVICE_BYTES = 2**24
-    """The same on a GPU, where each operation of a group has to be worth its launch."""
+    """The same on a GPU, where each operation on a group has to be worth its launch."""
     ALIGNMENT = 64
-    """Every batch begins at a multiple of so many bytes, as if it had been allocated by itself: results of
-    matrix products could depend on it in their last bits, and so on where in an epoch a run was resumed.
+    """Every batch begins at a multiple of this many bytes, like an allocation of its own: the last bits of
+    matrix products can depend on it, and with them a run that resumes in another group.
     """
 
     def __init__(
-        self, images: Tensor, labels: Tensor, *, channels_last: bool = False, mapped: bool = False
+        self, images: Tensor, labels: Tensor, *, channels_last: bool = False, is_mapped: bool = False
     ) -> None:
         assert images.dtype == torch.uint8
-        assert images.ndim == 4
-        channels, height, width = images.shape[1:]
-        super().__init__((channels, height, width), channels_last=channels_last)
-        self.labels = labels
+        _, channels, height, width = images.shape
+        super().__init__(labels, (channels, height, width), channels_last=channels_last)
         self._rows = self.to_rows(images)  # N, C * H * W
         self.nbytes = self._rows.nbytes
-        self.mapped = mapped and self._rows.data_ptr() == images.data_ptr()
+        self.is_mapped = is_mapped and self._rows.data_ptr() == images.data_ptr()
 
     @property
     def images(self) -> Tensor:
         """All images (N, C, H, W) uint8."""
         return self.from_rows(self._rows)
 
-    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[Group]:
-        """See `Images.groups`."""
-        self._move_near(device)
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
+        return partial(self._groups, order, rows, device)
+
+    def sample(self, rows: Tensor) -> Tensor:
+        return self.from_rows(self._rows.index_select(0, rows.to(self._rows.device)).cpu())
+
+    def _groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[BatchGroup]:
+        self._move_to(device)
         indices, sizes = order.draw()
         chosen = rows[indices].to(self._rows.device)  # one transfer an epoch: a GPU never waits for it
         labels = self.labels[chosen].to(device)
-        together = self._together(sizes, device)
-        grouped = [sizes[first : first + together] for first in range(0, len(sizes), together)]
+        count = self._batches_per_group(sizes, device)
+        grouped = [sizes[first : first + count] for first in range(0, len(sizes), count)]
         lengths = [sum(group) for group in grouped]
-        gathered = self._gather(chosen.split(lengths), device)
-        yield from map(Group, gathered, labels.split(lengths), grouped)
+        yield from map(
+            BatchGroup, self._gather(chosen.split(lengths), device), labels.split(lengths), grouped
+        )
 
-    def sample(self, rows: Tensor) -> Tensor:
-        """See `Images.sample`."""
-        return self.from_rows(self._rows.index_select(0, rows.to(self._rows.device)).cpu())
-
-    def _together(self, sizes: list[int], device: torch.device) -> int:
-        """How many batches make a group."""
+    def _batches_per_group(self, sizes: list[int], device: torch.device) -> int:
         image_bytes = 4 * self._rows.shape[1]
         if any(size * image_bytes % self.ALIGNMENT for size in set(sizes[:-1])):
             return 1
@@ -143,111 +132,154 @@ class MemoryImages(Layout):
         """Yield the rows (B, C * H * W) of each index group on the device."""
         if device.type != "cuda" or self._rows.device == device:
             return (self._rows.index_select(0, group).to(device) for group in groups)
-        # Copies from pinned memory overlap with what the GPU computes; a thread fills it beforehand.
-        pinned = ahead(self._pinned, groups)
-        return (rows.to(device, non_blocking=True) for rows in pinned)
+        # Copies from pinned memory overlap with the GPU's work; a thread fills it in advance.
+        return (rows.to(device, non_blocking=True) for rows in prefetch(self._pinned, groups))
 
     def _pinned(self, group: Tensor) -> Tensor:
         rows = torch.empty((len(group), self._rows.shape[1]), dtype=torch.uint8, pin_memory=True)
         return torch.index_select(self._rows, 0, group, out=rows)
 
-    def _move_near(self, device: torch.device) -> None:
+    def _move_to(self, device: torch.device) -> None:
         if device.type != "cuda" or self._rows.device == device:
             return
         free, _ = torch.cuda.mem_get_info(device)
-        if self._rows.nbytes <= free * self.DEVICE_SHARE:
+        if self._rows.nbytes <= free * self.DEVICE_FRACTION:
             self._rows = self._rows.to(device)
             self.labels = self.labels.to(device)
 
 
-def memory_of(parts: Iterable[Images]) -> str:
-    """Say how much memory images take, and of what kind; those of several splits count once."""
-    sets = {id(images): images for images in parts}.values()
-    mapped = sum(images.nbytes for images in sets if images.mapped)
-    read = sum(images.nbytes for images in sets if not images.mapped)
-    told = [
+class FileImages(Images):
+    """Images in files that worker processes decode while the device computes.
+
+    Args:
+        files: one path per image.
+        labels: (N,) long.
+        decode: reads a file into (C, H, W) uint8.
+        shape: (C, H, W).
+        workers: processes that decode.
+        channels_last: memory order of the batches.
+        timeout_s: seconds after which a missing batch is an error.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: Tensor,
+        decode: Callable[[str], Tensor],
+        shape: tuple[int, int, int],
+        workers: int,
+        *,
+        channels_last: bool = False,
+        timeout_s: float = 120,
+    ) -> None:
+        super().__init__(labels, shape, channels_last=channels_last)
+        self.files = files
+        self.decode = decode
+        self.workers = workers
+        self.timeout_s = timeout_s
+
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
+        return partial(self._groups, self._loader(order, rows, pin=device.type == "cuda"), device)
+
+    def sample(self, rows: Tensor) -> Tensor:
+        return torch.stack([self.decode(self.files[row]) for row in rows.tolist()])
+
+    def decode_all(self) -> Tensor:
+        """Decode all images, to (N, C, H, W) uint8 in the memory order of the batches."""
+        rows = torch.empty((len(self.files), math.prod(self.shape)), dtype=torch.uint8)
+        order = EvaluationOrder(len(self.files), batch_size=256)
+        first = 0
+        errors: list[InputError] = []
+        for batch in self._loader(order, torch.arange(len(self.files)), pin=False):
+            if isinstance(batch, InputError):
+                errors.append(batch)
+            elif not errors:
+                rows[first : first + len(batch[0])] = batch[0]
+                first += len(batch[0])
+            if len(errors) > MAX_NAMED:
+                break
+        if errors:
+            raise join_errors(errors)
+        return self.from_rows(rows)
+
+    def _groups(self, loader: "DataLoader[Batch]", device: torch.device) -> Iterator[BatchGroup]:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # its traceback would keep it, and the workers, until garbage collection
+            images, labels = (part.to(device, non_blocking=True) for part in batch)
+            yield BatchGroup(images, labels, [len(images)])
+
+    def _loader(self, order: Order, rows: Tensor, *, pin: bool) -> "DataLoader[Batch]":
+        return DataLoader(
+            _FileBatches(self),
+            batch_size=None,  # an item is a batch
+            sampler=_RowBatches(order, rows),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,  # starting processes in each epoch is slow
+            pin_memory=pin,
+            timeout=self.timeout_s if self.workers else 0,
+            worker_init_fn=worker_setup() if self.workers else None,
+        )
+
+
+Batch = tuple[Tensor, Tensor] | InputError
+"""Rows (B, C * H * W) uint8 and labels (B,), or the error of their files. Workers return errors instead of
+raising: torch would turn an exception into a text with a traceback.
+"""
+
+
+class _RowBatches:
+    """Row numbers of each batch of the order's epoch, as the sampler of a `DataLoader`."""
+
+    def __init__(self, order: Order, rows: Tensor) -> None:
+        self.order = order
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for positions in self.order:
+            yield self.rows[positions].tolist()
+
+
+class _FileBatches(Dataset[Batch]):
+    def __init__(self, images: FileImages) -> None:
+        self.images = images
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        decoded: list[Tensor] = []
+        errors: list[InputError] = []
+        for row in rows:
+            try:
+                image = self.images.decode(self.images.files[row])
+                decoded.append(self.images.to_rows(image[None])[0])
+            except InputError as error:
+                errors.append(error)
+        if errors:
+            return join_errors(errors)
+        return default_collate(decoded), self.images.labels[rows]
+
+
+def join_errors(errors: Sequence[InputError]) -> InputError:
+    """Return one error that names several damaged files, a line each; an error of another kind alone."""
+    if other := next((error for error in errors if not isinstance(error, DataError)), None):
+        return other
+    lines = list(dict.fromkeys(line for error in errors for line in str(error).splitlines()))
+    if len(lines) > MAX_NAMED:
+        lines[MAX_NAMED:] = ["… and more damaged files"]
+    return DataError("\n".join(lines))
+
+
+def describe_memory(parts: Iterable[Images]) -> str:
+    """Return how much memory images take, and of which kind; images of several splits count once."""
+    distinct = {id(images): images for images in parts}.values()
+    mapped = sum(images.nbytes for images in distinct if images.is_mapped)
+    read = sum(images.nbytes for images in distinct if not images.is_mapped)
+    sizes = [
         f"{size / 1e6:,.1f} MB {kind}" for size, kind in ((mapped, "mapped"), (read, "in memory")) if size
     ]
-    return ", ".join(told) or "streamed from files"
-
-
-def stratified_split(labels: Tensor, size: int, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Split rows so that each class keeps its share on both sides.
-
-    Args:
-        labels: (N,) long.
-        size: rows of the second part.
-        generator: draws them.
-
-    Returns:
-        Row numbers of the first part (N - size,) and of the second (size,), both ascending.
-
-    Raises:
-        InputError: `size` leaves no row for the first part.
-    """
-    count = len(labels)
-    if not 0 <= size < count:
-        raise InputError(f"data: cannot take {size} of {count} images away; choose 0 to {count - 1}")
-    shuffled = torch.randperm(count, generator=generator)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    # Evenly spaced rows of the list sorted by class: each class gives its share, rounded, `size` in all.
-    taken = (torch.arange(size) * count + count // 2) // max(1, size)
-    mask = torch.zeros(count, dtype=torch.bool)
-    mask[by_class[taken]] = True
-    return torch.nonzero(~mask).flatten(), torch.nonzero(mask).flatten()
-
-
-def stratified_fold(
-    labels: Tensor, folds: int, fold: int, generator: torch.Generator
-) -> tuple[Tensor, Tensor]:
-    """Cut rows into `folds` parts of nearly equal size, and set one of them apart.
-
-    The parts are disjoint and hold all rows; how many rows of a class they have differs by one at most.
-
-    Args:
-        labels: (N,) long.
-        folds: number of parts.
-        fold: the part set apart.
-        generator: draws them; the same one gives the same parts.
-
-    Returns:
-        Row numbers of the other parts together and of the one set apart, both ascending.
-
-    Raises:
-        InputError: there are fewer rows than parts.
-    """
-    count = len(labels)
-    if not 2 <= folds <= count:
-        raise InputError(f"data.folds={folds}: choose 2 to {count}, the number of training images")
-    shuffled = torch.randperm(count, generator=generator)
-    by_class = shuffled[labels[shuffled].argsort(stable=True)]
-    apart = torch.zeros(count, dtype=torch.bool)
-    apart[by_class[fold::folds]] = True  # dealt out in turn, class after class
-    return torch.nonzero(~apart).flatten(), torch.nonzero(apart).flatten()
-
-
-def cut_validation(
-    labels: Tensor, val_size: float, folds: int | None, fold: int, split_seed: int
-) -> tuple[Tensor, Tensor]:
-    """Rows that train and rows that validate, of images with these labels (N,); see `ImageDataModule`.
-
-    Raises:
-        InputError: `val_size` leaves none to train, or rounds to none to validate.
-    """
-    if folds is not None:
-        return stratified_fold(labels, folds, fold, generator(split_seed))
-    count = len(labels)
-    size = images_of(val_size, count)
-    if not 0 <= size < count or bool(size) != bool(val_size):
-        raise InputError(
-            f"data.val_size={val_size}: choose 0 to {count - 1} of the {count} training images, "
-            f"or a fraction from {1 / count:.2g} to below 1"
-        )
-    return stratified_split(labels, size, generator(split_seed))
-
-
-def images_of(share: float, count: int) -> int:
-    """Number of images that `share` means: a fraction of `count` below 1, or a whole number; else -1."""
-    if share < 1:
-        return math.floor(share * count + 0.5)
-    return share if isinstance(share, int) else -1
+    return ", ".join(sizes) or "streamed from files"

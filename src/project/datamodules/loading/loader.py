@@ -1,4 +1,4 @@
-"""The loader: ready batches, normalized and augmented whole, on the device."""
+"""The loader: batches made on the device, normalized and augmented as a whole."""
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
@@ -16,15 +16,16 @@ class ImageLoader:
     """Batches of one split for the trainer.
 
     Args:
-        images: all images of the set.
-        rows: row numbers (N',) of this split.
+        images: of the data set.
+        rows: (N',) row numbers of the split.
         order: yields the batches of an epoch as positions in `rows`.
         mean: of each channel, on the scale [0, 1].
-        std: of each channel, on the scale [0, 1].
-        device: where batches are wanted.
-        augmentation: applied to normalized batches, or None for evaluation.
-        seed: with the epoch, the batch's number and the rank, decides what the augmentation draws.
+        std: likewise.
+        device: of the batches.
+        augmentation: of normalized batches; its draws follow from seed, epoch, batch and rank.
     """
+
+    batch_sampler = None  # Lightning asks loaders that have a sampler
 
     def __init__(
         self,
@@ -43,27 +44,26 @@ class ImageLoader:
         self.rows = rows
         self.order = order
         self.device = device
-        self.augmentation = augmentation if augmentation is not None and augmentation.active else None
+        self.augmentation = augmentation if augmentation is not None and augmentation.is_active else None
         self.seed = seed
         self.rank = rank
-        self.shift = 255 * torch.tensor(mean, device=device).view(-1, 1, 1)  # C, 1, 1
-        self.scale = 1 / (255 * torch.tensor(std, device=device).view(-1, 1, 1))
-        # For rows as they lie in memory: an operation on one vector of all pixels runs at full speed.
-        self._row_shift = images.to_rows(self.shift.expand(1, *images.shape))[0]  # C * H * W
-        self._row_scale = images.to_rows(self.scale.expand(1, *images.shape))[0]
-
-    batch_sampler = None  # Lightning asks loaders that have a sampler
+        self._groups = images.groups(order, rows, device)
+        # As rows in the memory order of the images: an operation on one vector of pixels runs at full speed.
+        shift = 255 * torch.tensor(mean, device=device).view(-1, 1, 1)  # C, 1, 1
+        scale = 1 / (255 * torch.tensor(std, device=device).view(-1, 1, 1))
+        self._shift = images.to_rows(shift.expand(1, *images.shape))[0]  # C * H * W
+        self._scale = images.to_rows(scale.expand(1, *images.shape))[0]
 
     @property
     def sampler(self) -> Order:
-        """What Lightning tells the epoch to."""
+        """The order, whose epoch Lightning sets."""
         return self.order
 
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they were mixed."""
+        """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they are mixed."""
         batches = self._normalized()
         if self.augmentation is None:
             yield from batches
@@ -76,15 +76,15 @@ class ImageLoader:
 
     def _normalized(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalized images (B, C, H, W) and labels (B,), computed for a group of batches at once."""
-        for rows, labels, sizes in self.images.groups(self.order, self.rows, self.device):
-            images = self.images.from_rows(rows.float().sub_(self._row_shift).mul_(self._row_scale))
+        for rows, labels, sizes in self._groups():
+            images = self.images.from_rows(rows.float().sub_(self._shift).mul_(self._scale))
             yield from zip(images.split(sizes), labels.split(sizes), strict=True)
 
     def _flips(self, epoch: int, start: int) -> Iterator[Tensor | None]:
-        """Which images (B,) of each batch as of `start` to flip, where the augmentation tells by epoch."""
+        """Yield which images (B,) of each batch to flip; None where each batch draws them."""
         if self.augmentation is None or not isinstance(self.order, TrainingOrder):
             return repeat(None)
-        flipped = self.augmentation.flipped(len(self.images.labels), self.seed, epoch)
+        flipped = self.augmentation.flips_of_epoch(len(self.images.labels), self.seed, epoch)
         if flipped is None:
             return repeat(None)
         indices, sizes = self.order.indices(epoch, start)

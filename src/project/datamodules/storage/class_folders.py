@@ -1,15 +1,29 @@
-"""Where the images of a folder data set lie. Needs no torch: the configuration is made from it."""
+"""Class folders of a data set: folders of its splits, names of its classes, and a survey of its images.
+
+Needs no torch: the configuration is completed from it.
+"""
 
 import os
+import random
 import re
+import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import NamedTuple
 
-from project.datamodules.storage.image_files import ImageWalk, PassedOver, not_listed, sum_up
+from project.datamodules.storage.image_files import (
+    Header,
+    ImageWalk,
+    PassedOver,
+    damage_error,
+    ignored_name,
+    read_headers,
+    summarize_skipped,
+)
 from project.errors import DataError, InputError
-from project.runtime.text import shown
+from project.runtime.text import printable
 
 SPLITS = ("train", "val", "test")
 SPLIT_OF_WORD = {
@@ -19,15 +33,18 @@ SPLIT_OF_WORD = {
 }
 ALL = "all"
 """As `data.test_size`: all images are test images."""
-MOST_NAMED = 3
+MAX_NAMED = 3
+MAX_HEADERS = 2000
+"""Headers that a survey reads, in 0.2 s; of more files it reads a sample, always the same one."""
+SETTLED_NS = 2 * 10**9
+"""Nanoseconds after which a change of a folder also changes its time, whatever the file system's clock."""
 
 
 class Layout(NamedTuple):
-    """Which folders below a data set's folder hold its splits.
+    """Folders of a data set's splits.
 
     Args:
-        splits: folder of each split that has one; of `train`, the data set's folder itself if other folders
-            than those of splits, the classes, lie in it.
+        splits: folder of each split; of `train`, the data set's own folder if classes lie directly in it.
         unused: names of other folders beside a folder `train`.
     """
 
@@ -35,26 +52,13 @@ class Layout(NamedTuple):
     unused: tuple[str, ...]
 
 
-class SplitFiles(NamedTuple):
-    """The images of a split.
-
-    Args:
-        files: class by class.
-        labels: one for each file.
-        passed_over: files and folders beside them.
-    """
-
-    files: list[str]
-    labels: list[int]
-    passed_over: list[PassedOver]
-
-
 def find_layout(path: Path) -> Layout:
     """Find the folders of the splits by their names, in any case: those of `SPLIT_OF_WORD`.
 
-    A name with further words, as `images_train` or `cifar_test`, may be a class's. It is a split's, where the
-    split has no plain name, beside a folder `train`, or beside another split's with the same words. Otherwise
-    what is in it decides. The only folder in a split's takes its place, if its name is that split's too.
+    A name with further words, as `images_train` or `cifar_test`, may be a class's. It is a split's where the
+    split has no plain name and a folder `train`, or another split's with the same words, is beside it.
+    Otherwise its content decides. If the only folder inside a split's folder has that split's name too, it
+    replaces the split's folder.
 
     Raises:
         DataError: two folders name the same split, or one names a split or a class.
@@ -77,12 +81,12 @@ def find_layout(path: Path) -> Layout:
             continue
         alike = {more for other, those in decorated.items() if other != split for more, _ in those}
         for more, name in candidates:
-            if has_train or more in alike or _holds_classes(path, name, split, others):
+            if has_train or more in alike or _contains_classes(path, name, split, others):
                 found[split].append(name)
     for split, several in found.items():
         if len(several) > 1:
             raise DataError(
-                f"data.path={path}: {' and '.join(map(shown, several))} name the same split, {split}; keep "
+                f"data.path={path}: {' and '.join(map(printable, several))} name the same split, {split}; keep "
                 "one, or rename the others"
             )
     splits = {split: _innermost(path / found[split][0], split) for split in SPLITS if split in found}
@@ -92,61 +96,55 @@ def find_layout(path: Path) -> Layout:
     return Layout({"train": path, **splits} if len(splits) < len(names) else splits, ())
 
 
-def _holds_classes(path: Path, name: str, split: str, others: set[str]) -> bool:
-    """Return whether a folder named like a split holds class folders; an ambiguous one is refused."""
+def _contains_classes(path: Path, name: str, split: str, others: set[str]) -> bool:
+    """Return whether a folder named like a split contains class folders; refuse an ambiguous one."""
     inside = set(_folder_names(path / name))
     if not inside:
         return False
     if not others or (split != "train" and inside <= others):
         return True
     raise DataError(
-        f"data.path={path}: {shown(name)} may hold the {split} split or be a class; rename it to {split}, or "
+        f"data.path={path}: {printable(name)} may hold the {split} split or be a class; rename it to {split}, or "
         f"to a name without that word"
     )
 
 
 def _split_of(name: str) -> tuple[str, str]:
-    """The split that a folder's name names, empty if none or several, and its further words."""
-    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_]+", name)]
+    """Return the split that a folder's name names, empty if none or several, and its further words."""
     if (split := SPLIT_OF_WORD.get(name.lower())) is not None:
         return split, ""
+    words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_]+", name)]
     splits = {SPLIT_OF_WORD[word] for word in words if word in SPLIT_OF_WORD}
     more = " ".join(word for word in words if word not in SPLIT_OF_WORD)
     return (splits.pop(), more or name) if len(splits) == 1 else ("", "")
 
 
 def _innermost(folder: Path, split: str) -> Path:
-    """A split's folder, or the one in it that archives put there once more."""
+    """Return a split's folder, or the one in it that archives put there once more."""
     names = _folder_names(folder)
     return folder / names[0] if len(names) == 1 and _split_of(names[0])[0] == split else folder
 
 
 def _folder_names(folder: Path) -> list[str]:
-    """Names of the folders in `folder`, sorted, without hidden ones and those of the system."""
     try:
         with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if not not_listed(entry.name) and entry.is_dir())
+            return sorted(entry.name for entry in entries if not ignored_name(entry.name) and entry.is_dir())
     except OSError as error:
         raise DataError(
-            f"data.path: {folder} cannot be read ({error.strerror}); see who may read it"
+            f"data.path: {folder} cannot be read ({error.strerror}); check its permissions"
         ) from error
 
 
 def class_folders(path: Path) -> list[Path]:
-    """Class folders of the training images, sorted by name.
-
-    Raises:
-        InputError: `path` is no folder.
-        DataError: it holds fewer than two class folders.
-    """
+    """Return the class folders of the training images, sorted by name."""
     if not os.path.isdir(path):  # noqa: PTH112 - `Path.is_dir` raises where a name is too long
         raise InputError(f"data.path={path}: no such folder; give one that holds a folder for each class")
     splits = find_layout(path).splits
     folder = splits.get("train", path)
-    found = subfolders(path, folder)
+    found = _subfolders(path, folder)
     if len(found) < 2:
         beside = [
-            f"{shown(other.name)} is the {split} split" for split, other in splits.items() if split != "train"
+            f"{printable(other.name)} is the {split} split" for split, other in splits.items() if split != "train"
         ]
         raise DataError(
             f"data.path={path}: {len(found)} class folders in {folder}, at least 2 are needed "
@@ -155,103 +153,166 @@ def class_folders(path: Path) -> list[Path]:
     return found
 
 
-def subfolders(path: Path, folder: Path) -> list[Path]:
-    """Class folders in the folder of a split, sorted by name.
-
-    Args:
-        path: of the data set, whose folders of splits are no classes.
-        folder: of the split.
-    """
-    taken = set(find_layout(path).splits.values()) if folder == path else set()
-    return [folder / name for name in _folder_names(folder) if folder / name not in taken]
+def _subfolders(path: Path, folder: Path) -> list[Path]:
+    """Return the class folders in the folder of a split, sorted by name."""
+    splits = set(find_layout(path).splits.values()) if folder == path else set()
+    return [folder / name for name in _folder_names(folder) if folder / name not in splits]
 
 
-def class_name(folder: Path) -> str:
-    """Name of the class in a folder: the same whatever the locale, and shown everywhere as it is, for what is
-    no printable character is spelt out.
-    """
-    return shown(os.fsencode(folder.name).decode(errors="surrogateescape"))
+def _class_name(folder: Path) -> str:
+    """Return the name of a class, the same in every locale, with unprintable characters spelt out."""
+    return printable(os.fsencode(folder.name).decode(errors="surrogateescape"))
 
 
 def class_names(path: Path) -> list[str]:
-    """Names of the training images' classes, in the order of the labels.
-
-    Raises:
-        InputError: see `class_folders`.
-    """
-    names = [class_name(folder) for folder in class_folders(path)]
+    """Return the names of the training images' classes, in the order of the labels."""
+    names = [_class_name(folder) for folder in class_folders(path)]
     twice, count = Counter(names).most_common(1)[0]
     if count > 1:
         raise DataError(f"data.path={path}: two class folders are shown as {twice}; rename one")
     return names
 
 
-def find_images(path: Path, folder: Path, names: Sequence[str], *, given: bool = False) -> SplitFiles:
-    """Find the images of a split, and label them.
+class SplitFiles(NamedTuple):
+    """The image files of a split.
+
+    Args:
+        files: class by class.
+        labels: one for each file.
+        skipped: files and folders beside them.
+    """
+
+    files: list[str]
+    labels: list[int]
+    skipped: list[PassedOver]
+
+
+def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bool = False) -> SplitFiles:
+    """Find and label the images of a split.
 
     Args:
         path: of the data set.
         folder: of the split.
         names: of the classes, in the order of the labels.
-        given: whether `names` are configured; otherwise those of the training images.
+        are_given: `names` are configured; otherwise they are those of the training folders.
 
     Raises:
         DataError: a class is none of `names`, or has no training images; or there are no images at all.
     """
-    classes = subfolders(path, folder)
+    classes = _subfolders(path, folder)
     label_of = {name: label for label, name in enumerate(names)}
-    if unknown := [one for one in classes if class_name(one) not in label_of]:
-        few = shown(", ".join(map(str, unknown[:MOST_NAMED])) + (", …" if unknown[MOST_NAMED:] else ""))
-        if given:
+    if unknown := [one for one in classes if _class_name(one) not in label_of]:
+        few = printable(", ".join(map(str, unknown[:MAX_NAMED])) + (", …" if unknown[MAX_NAMED:] else ""))
+        if are_given:
             raise DataError(
                 f"data.path={path}: {few} is none of the classes {', '.join(names)}; rename or remove it"
             )
         raise DataError(f"data.path={path}: class {few} has no training images; add some, or remove it")
-    walk = ImageWalk(str(folder))
     files: list[str] = []
     labels: list[int] = []
-    passed_over = list(_beside_classes(folder))
-    for one in classes:
-        found = list(walk.find(str(one)))
-        images = [entry for entry in found if isinstance(entry, str)]
-        others = [entry for entry in found if isinstance(entry, PassedOver)]
-        if not images and folder == find_layout(path).splits.get("train"):
-            why = f" (passed over: {sum_up(others, str(one))})" if others else ""
+    skipped = list(_beside_classes(folder))
+    is_training = folder == find_layout(path).splits.get("train")
+    for one, (images, others) in zip(classes, _walk(folder, classes), strict=True):
+        if not images and is_training:
+            why = f" (passed over: {summarize_skipped(others, str(one))})" if others else ""
             raise DataError(
-                f"data.path={path}: no image files in class folder {shown(str(one))}{why}; add some, or "
+                f"data.path={path}: no image files in class folder {printable(str(one))}{why}; add some, or "
                 "remove it"
             )
         files += images
-        labels += [label_of[class_name(one)]] * len(images)
-        passed_over += others
+        labels += [label_of[_class_name(one)]] * len(images)
+        skipped += others
     if not files:
-        why = f" (passed over: {sum_up(passed_over, str(folder))})" if passed_over else ""
+        why = f" (passed over: {summarize_skipped(skipped, str(folder))})" if skipped else ""
         raise DataError(
-            f"data.path={path}: no image files in {folder}/<class>{why}; see whether they were moved, or "
+            f"data.path={path}: no image files in {folder}/<class>{why}; check whether they were moved, or "
             "give another folder"
         )
-    return SplitFiles(files, labels, passed_over)
+    return SplitFiles(files, labels, skipped)
+
+
+def training_files(path: Path) -> list[str]:
+    """Return the image files in the class folders of the training images."""
+    folders = class_folders(path)
+    return _require_files(path, _walk(folders[0].parent, folders))
+
+
+def _require_files(path: str | Path, found: Iterable["ClassFiles"]) -> list[str]:
+    if files := [file for images, _ in found for file in images]:
+        return files
+    raise DataError(f"data.path={path}: no image files in its class folders; check whether they were moved")
+
+
+ClassFiles = tuple[list[str], list[PassedOver]]
+
+
+def _walk(root: Path, folders: Sequence[Path]) -> tuple[ClassFiles, ...]:
+    """Return the images and the other entries of each folder; remembered while the folders do not change."""
+    return _walk_once(str(root), tuple(map(_state, folders)), Path.cwd())
+
+
+@cache
+def _walk_once(root: str, folders: tuple[tuple[str, int], ...], _here: Path) -> tuple[ClassFiles, ...]:
+    walk = ImageWalk(root)
+    found: list[ClassFiles] = []
+    for folder, _ in folders:
+        images: list[str] = []
+        skipped: list[PassedOver] = []
+        for entry in walk.find(folder):
+            if isinstance(entry, str):
+                images.append(entry)
+            else:
+                skipped.append(entry)
+        found.append((images, skipped))
+    return tuple(found)
+
+
+def _state(folder: Path) -> tuple[str, int]:
+    changed, now = folder.stat().st_mtime_ns, time.time_ns()
+    return str(folder), changed if now - changed > SETTLED_NS else now
 
 
 def _beside_classes(folder: Path) -> Iterator[PassedOver]:
     """Yield the entries of a split's folder that are no class folders."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
-            if reason := not_listed(entry.name):
+            if reason := ignored_name(entry.name):
                 yield PassedOver(entry.path, reason)
             elif not entry.is_dir():
                 yield PassedOver(entry.path, "in no class folder")
 
 
-def first_image(path: Path) -> Path:
-    """The first training image.
+class Survey(NamedTuple):
+    """Counts of a folder's training images.
 
-    Raises:
-        DataError: there is none.
+    Args:
+        gray: number of gray images.
+        colour: number of others.
+        sizes: (H, W) of upright images, the commonest first, each with one file of it.
     """
-    walk = ImageWalk(str(path))
-    for folder in class_folders(path):
-        for entry in walk.find(str(folder)):
-            if isinstance(entry, str):
-                return Path(entry)
-    raise DataError(f"data.path={path}: no image files in its class folders; see whether they were moved")
+
+    gray: int
+    colour: int
+    sizes: dict[tuple[int, int], str]
+
+
+def survey(path: str | Path) -> Survey:
+    """Read the headers of a folder's training images, or of a sample of many."""
+    folders = class_folders(Path(path))
+    return _survey(str(path), str(folders[0].parent), tuple(map(_state, folders)), Path.cwd())
+
+
+@cache
+def _survey(path: str, root: str, folders: tuple[tuple[str, int], ...], here: Path) -> Survey:
+    files = _require_files(path, _walk_once(root, folders, here))
+    if len(files) > MAX_HEADERS:
+        rows = random.Random(0).sample(range(len(files)), MAX_HEADERS)  # noqa: S311
+        files = [files[row] for row in sorted(rows)]
+    headers = list(read_headers(files))
+    read = [(file, header) for file, header in zip(files, headers, strict=True) if isinstance(header, Header)]
+    if not read:
+        raise damage_error(files[0], next(error for error in headers if isinstance(error, Exception)))
+    file_of = {size: file for file, (_, size) in reversed(read)}
+    common = Counter(size for _, (_, size) in read).most_common()
+    gray = sum(is_gray for _, (is_gray, _) in read)
+    return Survey(gray, len(read) - gray, {size: file_of[size] for size, _ in common})

@@ -1,68 +1,44 @@
-"""Decoded images kept in files that are mapped at the next start, and shared by the processes of a sweep."""
+"""Decoded images in files that later runs memory-map, and that the processes of a sweep share."""
 
 import hashlib
 import json
 import logging
-import math
 import os
 import shutil
 import time
 import zlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import numpy as np
 import torch
 from filelock import FileLock
 from torch import Tensor
 
-from project.datamodules.downloads.checksums import digest_of
 from project.datamodules.loading.images import MemoryImages
-from project.datamodules.storage.memory_map import map_bytes
+from project.datamodules.storage.checksums import cached_digest
+from project.errors import one_line
 from project.runtime.text import short_name
 
 log = logging.getLogger(__name__)
 
-FORMAT = 1
 SUFFIX = ".images"
-PAGE = 4096
 LIMIT_BYTES = 32 * 2**30
-"""Bytes of all prepared files in a folder, beyond which those are removed that were not used for longest."""
+"""Size of a folder's files beyond which the least recently used ones are removed."""
 DAY_S = 86_400
-LONGEST_STEM = 200
-"""Bytes of a file's name, which others extend: that of its lock and that under which it is written."""
+MAX_STEM = 200
+"""Bytes of a file's name, which its lock and its staging file extend."""
 
 
-class Header(NamedTuple):
-    """The first page of a prepared file, as JSON. Labels (int64) follow, and on new pages the pixels."""
+class ImageCache:
+    """Decoded images by name, each set in a file of its own.
 
-    format: int
-    content: str  # digest of all that the pixels depend on
-    shape: list[int]  # N, C, H, W
-    channels_last: bool  # the order of an image's pixels
-    crc: int  # of the header with a 0 here, the labels and the pixels
-
-    @property
-    def first_pixel(self) -> int:
-        """Where the pixels begin, bytes."""
-        return PAGE + -(-8 * self.shape[0] // PAGE) * PAGE
-
-    @property
-    def size(self) -> int:
-        """Bytes of the whole file."""
-        return self.first_pixel + math.prod(self.shape)
-
-
-class PreparedFolder:
-    """Decoded images by name, each in a file of its own.
-
-    A file whose images were made from something else than is asked for now, or that is damaged, is made
-    anew in its place. Where a file cannot be written, images are decoded at every start.
+    A file that is damaged or has another key is written again. Where a file cannot be written, images are
+    decoded at every start.
 
     Args:
-        folder: where; None keeps nothing.
+        folder: of the files; None keeps nothing.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -70,148 +46,107 @@ class PreparedFolder:
 
     @property
     def checksums(self) -> Path | None:
-        """Where checksums of files are remembered."""
+        """File that remembers verified checksums."""
         return self.folder and self.folder / "verified.json"
 
-    def images(
+    def load(
         self,
         name: str,
-        content: Mapping[str, Any],
+        key: Mapping[str, Any],
         make: Callable[[], tuple[Tensor, Tensor]],
         *,
         channels_last: bool,
     ) -> MemoryImages:
-        """Return kept images, or make and keep them; of several processes one makes them.
+        """Return cached images, or make and cache them; of several processes one makes them.
 
         Args:
-            name: of the file; one for each thing that is wanted again.
-            content: all that the images depend on, in plain values.
-            make: gives images (N, C, H, W) uint8 and labels (N,) long.
-            channels_last: keep and yield them in that memory order.
+            name: of the file.
+            key: everything that the images depend on, in plain values.
+            make: returns images (N, C, H, W) uint8 and labels (N,) long.
+            channels_last: memory order of the images.
         """
         if self.folder is None:
             return MemoryImages(*make(), channels_last=channels_last)
-        stem = f"{short_name(name, LONGEST_STEM)}{'-channels_last' if channels_last else ''}"
+        stem = f"{short_name(name, MAX_STEM)}{'-channels_last' if channels_last else ''}"
         file = self.folder / f"{stem}{SUFFIX}"
-        digest = hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-        if (kept := self._kept(file, digest)) is not None:
-            return kept
-        with _locked(file) as writable:
-            if writable and (kept := self._kept(file, digest)) is not None:  # another process made it
-                return kept
+        digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
+        if (cached := self._find(file, digest)) is not None:
+            return cached
+        with ExitStack() as stack:
+            try:
+                self.folder.mkdir(parents=True, exist_ok=True)
+                stack.enter_context(FileLock(file.with_name(f".{file.name}.lock")))
+            except (OSError, NotImplementedError) as error:  # the latter where there are no locks
+                _log_not_cached(file, error)
+                return MemoryImages(*make(), channels_last=channels_last)
+            if (cached := self._find(file, digest)) is not None:  # of another process
+                return cached
             images = MemoryImages(*make(), channels_last=channels_last)
-            if writable and _keep(file, images, digest):
-                return self._kept(file, digest) or images
-        return images
+            is_written = _write(file, images, digest)
+            return (self._find(file, digest) if is_written else None) or images
 
-    def _kept(self, file: Path, content: str) -> MemoryImages | None:
-        """Map a file, if it is there, undamaged, and of this content."""
+    def _find(self, file: Path, key: str) -> MemoryImages | None:
+        """Map a file that exists, is undamaged, and has this key."""
         try:
             if not file.is_file():
                 return None
-            header = _read_header(file)
-            if header is None:
-                problem = "damaged"
-            elif (header.format, header.content) != (FORMAT, content):
+            images, saved_key, crc = _read(file)
+            if saved_key != key:
                 problem = "of other or older images"
-            elif file.stat().st_size != header.size:
-                problem = "cut short"
-            elif digest_of(file, _crc, self.checksums) != str(header.crc):
+            elif cached_digest(file, _crc_of, self.checksums) != crc:
                 problem = "damaged"
             else:
-                return _mapped(file, header)
-        except OSError as error:
-            problem = f"not readable ({error})"
-        log.info("%s is %s: its images are decoded anew", file, problem)
+                return images
+        except Exception as error:  # a damaged file raises anything
+            problem = f"damaged or not readable ({one_line(error)})"
+        log.info("%s is %s: its images are decoded again", file, problem)
         return None
 
 
-def _mapped(file: Path, header: Header) -> MemoryImages:
+def _read(file: Path) -> tuple[MemoryImages, str, str]:
+    """Memory-map a file; return its images, key and checksum."""
     facts = file.stat()
-    if time.time() - facts.st_atime > DAY_S:  # file systems may not keep the time of the last use
+    if time.time() - facts.st_atime > DAY_S:  # some file systems keep no time of the last use
         with suppress(OSError):
             os.utime(file, ns=(time.time_ns(), facts.st_mtime_ns))
-    count, channels, height, width = header.shape
-    labels = torch.from_numpy(np.fromfile(file, dtype="<i8", count=count, offset=PAGE))
-    pixels = map_bytes(file, header.first_pixel, math.prod(header.shape))
-    if header.channels_last:
-        images = pixels.view(count, height, width, channels).permute(0, 3, 1, 2)
-    else:
-        images = pixels.view(count, channels, height, width)
-    return MemoryImages(images, labels, channels_last=header.channels_last, mapped=True)
+    saved = torch.load(file, mmap=True, weights_only=True)
+    images, labels, channels_last = saved["images"], saved["labels"], saved["channels_last"]
+    mapped = MemoryImages(images, labels, channels_last=channels_last, is_mapped=True)
+    return mapped, saved["key"], saved["crc"]
 
 
-def _page(header: Header) -> bytes:
-    return json.dumps(header._asdict()).encode().ljust(PAGE, b"\0")
+def _crc(images: MemoryImages, key: str) -> str:
+    found = zlib.crc32(f"{key} {images.shape} {images.channels_last}".encode())
+    found = zlib.crc32(images.labels.numpy().data, found)
+    return str(zlib.crc32(images.to_rows(images.images).numpy().data, found))
 
 
-def _read_header(file: Path) -> Header | None:
-    with file.open("rb") as stream:
-        page = stream.read(PAGE)
-    try:
-        header = Header(**json.loads(page.rstrip(b"\0")))
-    except (ValueError, TypeError):
-        return None
-    return header if isinstance(header.shape, list) and len(header.shape) == 4 else None
+def _crc_of(file: Path) -> str:
+    images, key, _ = _read(file)
+    return _crc(images, key)
 
 
-def _crc(file: Path) -> str:
-    """CRC-32 of header, labels and pixels, as a word."""
-    header = _read_header(file)
-    found = zlib.crc32(_page(header._replace(crc=0))) if header else 0
-    with file.open("rb") as stream:
-        stream.seek(PAGE)
-        while part := stream.read(2**24):
-            found = zlib.crc32(part, found)
-    return str(found)
-
-
-@contextmanager
-def _locked(file: Path) -> Iterator[bool]:
-    """Be the only process that makes `file`. Yields whether it can be written at all."""
-    with ExitStack() as stack:
-        try:
-            file.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(FileLock(file.with_name(f".{file.name}.lock")))
-            writable = True
-        except (OSError, NotImplementedError) as error:  # the latter where there are no locks
-            _say_not_kept(file, error)
-            writable = False
-        yield writable
-
-
-def _keep(file: Path, images: MemoryImages, content: str) -> bool:
-    """Write a file, all or nothing; say why if that is not possible."""
-    rows = images.to_rows(images.images).numpy().data
-    labels = images.labels.numpy().astype("<i8").tobytes()
-    shape = [len(rows), *images.shape]
-    header = Header(FORMAT, content, shape, images.channels_last, crc=0)
-    labels += bytes(header.first_pixel - PAGE - len(labels))
-    header = header._replace(crc=zlib.crc32(rows, zlib.crc32(labels, zlib.crc32(_page(header)))))
+def _write(file: Path, images: MemoryImages, key: str) -> bool:
+    """Write a file atomically; log why if that is not possible."""
     staging = file.with_name(f".{file.name}.new")  # the lock is held: nobody else writes it
+    saved = {"images": images.images, "labels": images.labels, "channels_last": images.channels_last}
     try:
-        _make_room(file, header.size)
+        _make_room(file, images.nbytes + images.labels.nbytes)
         with staging.open("wb") as stream:
-            stream.write(_page(header))
-            stream.write(labels)
-            stream.write(rows)
+            torch.save({**saved, "key": key, "crc": _crc(images, key)}, stream)
             stream.flush()
             os.fsync(stream.fileno())
         staging.replace(file)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:  # torch raises the latter while it handles the former
         with suppress(OSError):
             staging.unlink()
-        _say_not_kept(file, error)
+        _log_not_cached(file, error.__context__ or error)
         return False
     return True
 
 
 def _make_room(file: Path, size: int) -> None:
-    """Remove what was not used for longest, beyond `LIMIT_BYTES`.
-
-    Raises:
-        OSError: the disk would be nearly full.
-    """
+    """Remove the least recently used files beyond `LIMIT_BYTES`."""
     others = sorted(
         (other for other in file.parent.glob(f"*{SUFFIX}") if other != file),
         key=lambda other: other.stat().st_atime,
@@ -227,9 +162,9 @@ def _make_room(file: Path, size: int) -> None:
         raise OSError(f"{size / 1e6:,.1f} MB needed, only {free / 1e6:,.1f} MB free")
 
 
-def _say_not_kept(file: Path, reason: object) -> None:
+def _log_not_cached(file: Path, reason: object) -> None:
     log.info(
-        "paths.prepared=%s: decoded images cannot be kept (%s), so they are decoded at every start",
+        "paths.image_cache=%s: decoded images cannot be kept (%s), so they are decoded at every start",
         file.parent,
         reason,
     )

@@ -1,17 +1,22 @@
-"""Image files in a folder: one walk for training and prediction. Needs no torch.
+"""Image files below a folder: one walk and one reading of headers for training, checks and prediction.
 
-Paths are texts: of a million files, making `Path`s takes longer than finding them.
+Needs no torch. Paths are strings: of a million files, making `Path`s takes longer than finding them.
 """
 # ruff: noqa: PTH114, PTH116
 
 import os
 import stat
+import warnings
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from functools import cache
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from project.errors import DataError, InputError, one_line
-from project.runtime.text import shown
+from project.runtime.text import printable
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 EXTENSIONS = frozenset(
     {
@@ -19,9 +24,9 @@ EXTENSIONS = frozenset(
         *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
     }
 )
-"""Of files that are taken for images unopened; of any other file the first bytes decide."""
+"""Of files that count as images unopened; of other files the first bytes decide."""
 NO_PIXELS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow knows, and cannot decode by itself."""
+"""Formats that Pillow identifies and cannot decode by itself."""
 SYSTEM_NAMES = frozenset(
     {
         *("__macosx", "__pycache__", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "recycler"),
@@ -34,7 +39,11 @@ SEEN, BACK, SAME = "a folder seen already", "a link back to a folder that is wal
 UNIMPORTANT = (HIDDEN, SYSTEM, SEEN, BACK, SAME)
 """Reasons for which nobody misses a file."""
 NO_IMAGE = "no image, or of a kind that Pillow does not know"
-MOST_NAMED = 3
+MAX_NAMED = 3
+THREADS = 8
+FILES_PER_TASK = 64
+"""Files that a thread reads at a time: handing over single files would take as long as reading them."""
+ORIENTATION = 0x0112
 
 
 class PassedOver(NamedTuple):
@@ -44,26 +53,20 @@ class PassedOver(NamedTuple):
     reason: str
 
 
-class Folder(NamedTuple):
-    """A folder that a walk comes to."""
-
+class _Folder(NamedTuple):
     path: str
     is_link: bool
 
 
-Entry = str | PassedOver | Folder
-"""Entry of a folder; a text is the path of an image."""
-
-
-def not_listed(name: str) -> str:
-    """The reason why nobody means a file or folder of this name; empty if there is none."""
+def ignored_name(name: str) -> str:
+    """Return why a file or folder of this name is ignored; empty if it is not."""
     if name[0] == ".":
         return HIDDEN
     return SYSTEM if name.lower() in SYSTEM_NAMES else ""
 
 
-def judge(path: str) -> str | PassedOver:
-    """The path, unless it is known to be no file before it is opened: opening a pipe waits for ever."""
+def require_regular(path: str) -> str | PassedOver:
+    """Return the path of a regular file, or why it is none: opening a pipe would wait for ever."""
     try:
         kind = os.stat(path).st_mode
     except FileNotFoundError:
@@ -74,111 +77,93 @@ def judge(path: str) -> str | PassedOver:
 
 
 class ImageWalk:
-    """Walks folders, in the order of their paths; takes each folder and each file once.
+    """Walks folders in the order of their paths, and takes each folder and each linked file once.
 
-    Hidden files and folders, and those of `SYSTEM_NAMES`, are passed over. Links are followed, but for those
-    that lead back into a folder that is walked anyway, or above it.
+    Hidden files and folders and those of `SYSTEM_NAMES` are ignored. Links are followed, except to a folder
+    that is walked anyway and to one above it.
 
     Args:
-        root: all folders that are walked lie in it.
+        root: folder that contains all folders to walk.
     """
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
         self._folders: set[tuple[int, int]] = set()  # device and inode
-        self._listed: list[tuple[int, list[int]]] = []  # device, and inodes of the files of a folder
-        self._files: set[tuple[int, int]] = set()  # device and inode of those that links were compared with
-        self._linked: set[tuple[int, int]] = set()  # of those that a link led to
+        self._files: defaultdict[int, set[int]] = defaultdict(set)  # by device, the inodes of plain files
+        self._linked: set[tuple[int, int]] = set()  # device and inode of targets of links
 
     def find(self, folder: str) -> Iterator[str | PassedOver]:
-        """Yield image files in a folder and below it, however deep, and what is passed over."""
-        waiting: list[Entry] = [Folder(folder, is_link=False)]  # the next one last
-        while waiting:
-            entry = waiting.pop()
-            if not isinstance(entry, Folder):
+        """Yield the image files in a folder and below it, and what is passed over."""
+        stack: list[str | PassedOver | _Folder] = [_Folder(folder, is_link=False)]  # the next one last
+        while stack:
+            entry = stack.pop()
+            if not isinstance(entry, _Folder):
                 yield entry
                 continue
             path = entry.path
-            if entry.is_link and self._leads_back(path):
-                yield PassedOver(path, BACK)
-                continue
             try:
                 facts = os.stat(path)
-                if (key := (facts.st_dev, facts.st_ino)) in self._folders:
+                if entry.is_link and self._leads_back(path):
+                    yield PassedOver(path, BACK)
+                elif (facts.st_dev, facts.st_ino) in self._folders:
                     yield PassedOver(path, SEEN)
-                    continue
-                self._folders.add(key)
-                inside = self._inside(path, facts.st_dev)
+                else:
+                    self._folders.add((facts.st_dev, facts.st_ino))
+                    stack += reversed(self._list(path, facts.st_dev))
             except OSError as error:
                 yield PassedOver(path, f"a folder that cannot be read ({error.strerror})")
-                continue
-            if not inside and has_image_ending(path):
-                yield PassedOver(path, "an empty folder")
-            waiting += reversed(inside)
 
-    def _inside(self, folder: str, device: int) -> list[Entry]:
+    def _list(self, folder: str, device: int) -> list[str | PassedOver | _Folder]:
         """Return the entries of a folder, sorted by name."""
-        found: dict[str, Entry] = {}
-        inodes: list[int] = []
+        found: dict[str, str | PassedOver | _Folder] = {}
         others: list[tuple[str, str]] = []  # links to files, pipes and the like
         with os.scandir(folder) as entries:
             for entry in entries:
                 name, path = entry.name, entry.path
-                if reason := not_listed(name):
+                if reason := ignored_name(name):
                     found[name] = PassedOver(path, reason)
                 elif entry.is_file(follow_symlinks=False):
-                    inodes.append(inode := entry.inode())
-                    if self._linked and (device, inode) in self._linked:
-                        found[name] = PassedOver(path, SAME)
-                    else:
-                        found[name] = path if has_image_ending(name) else _by_content(path)
+                    self._files[device].add(inode := entry.inode())
+                    is_seen = (device, inode) in self._linked
+                    found[name] = PassedOver(path, SAME) if is_seen else _take(path)
                 elif _is_folder(entry):
-                    found[name] = Folder(path, entry.is_symlink())
+                    found[name] = _Folder(path, entry.is_symlink())
                 else:
                     others.append((name, path))
-        self._listed.append((device, inodes))
-        for name, path in sorted(others):
+        for name, path in sorted(others):  # after the files beside them, which they may link to
             found[name] = self._follow(path)
         return [found[name] for name in sorted(found)]
 
     def _follow(self, path: str) -> str | PassedOver:
-        """Judge what is no plain file: a link to one, or a pipe."""
-        if isinstance(judged := judge(path), PassedOver):
-            return judged
-        while self._listed:  # not unless there are links: a set of a million files takes a second
-            device, inodes = self._listed.pop()
-            self._files.update((device, inode) for inode in inodes)
+        if isinstance(checked := require_regular(path), PassedOver):
+            return checked
         facts = os.stat(path)
-        if (key := (facts.st_dev, facts.st_ino)) in self._files:
+        if facts.st_ino in self._files[facts.st_dev] or (facts.st_dev, facts.st_ino) in self._linked:
             return PassedOver(path, SAME)
-        self._files.add(key)
-        self._linked.add(key)
-        return path if has_image_ending(path) else _by_content(path)
+        self._linked.add((facts.st_dev, facts.st_ino))
+        return _take(path)
 
     def _leads_back(self, link: str) -> bool:
-        """Return whether a link leads into the root, or above the root or the folder that it lies in."""
+        """Return whether a link leads into the root, above the root, or above its own folder."""
         target, parent = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
-        return _holds(self._root, target) or _holds(target, self._root) or _holds(target, parent)
+        return _contains(self._root, target) or _contains(target, self._root) or _contains(target, parent)
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or where nobody may look
+    except OSError:  # a link to itself, or a target without permission
         return False
 
 
-def _holds(folder: str, path: str) -> bool:
+def _contains(folder: str, path: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
 
 
-def has_image_ending(name: str) -> bool:
-    """Return whether a file is taken for an image by its name."""
-    return name[name.rfind(".") :].lower() in EXTENSIONS
-
-
-def _by_content(path: str) -> str | PassedOver:
-    """A regular file's path, unless its content says that it is no image."""
+def _take(path: str) -> str | PassedOver:
+    """Return a regular file's path, unless neither its name nor its content is an image's."""
+    if path[path.rfind(".") :].lower() in EXTENSIONS:
+        return path
     from PIL import Image, UnidentifiedImageError
 
     try:
@@ -186,7 +171,7 @@ def _by_content(path: str) -> str | PassedOver:
             return PassedOver(path, "empty")
         with Image.open(path, formats=_formats()):
             return path
-    except Image.DecompressionBombError:  # for the decoder to tell
+    except Image.DecompressionBombError:  # reported when it is decoded
         return path
     except UnidentifiedImageError:
         return PassedOver(path, NO_IMAGE)
@@ -196,38 +181,88 @@ def _by_content(path: str) -> str | PassedOver:
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Formats that a file's first bytes tell of."""
+    """Return the formats that the first bytes of a file identify."""
     from PIL import Image
 
     Image.init()
     return tuple(name for name, (_, accept) in Image.OPEN.items() if accept and name not in NO_PIXELS)
 
 
-def damage_of(file: str | os.PathLike[str], error: BaseException) -> DataError:
+def summarize_skipped(skipped: Sequence[PassedOver], folder: str) -> str:
+    """Return the names of a few skipped files, important ones first, and the number of others."""
+    ranked = sorted(skipped, key=lambda entry: entry.reason in UNIMPORTANT)
+    named = [f"{printable(os.path.relpath(file, folder))} ({reason})" for file, reason in ranked[:MAX_NAMED]]
+    more = f", … and {len(ranked) - MAX_NAMED:,} more" if len(ranked) > MAX_NAMED else ""
+    return f"{', '.join(named)}{more}"
+
+
+class Header(NamedTuple):
+    """Colour and size of an image, from its file's header."""
+
+    is_gray: bool
+    size: tuple[int, int]  # H, W of the upright image
+
+
+def read_headers(files: Sequence[str]) -> Iterator[Header | Exception]:
+    """Yield the header of each file, or its error; in threads, as network drives are slow to answer."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    parts = [files[first : first + FILES_PER_TASK] for first in range(0, len(files), FILES_PER_TASK)]
+    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
+        warnings.simplefilter("ignore")  # on images that can be read all the same
+        for headers in threads.map(lambda part: list(map(_read_header, part)), parts):
+            yield from headers
+
+
+def _read_header(file: str) -> Header | Exception:
+    from PIL import Image
+
+    try:
+        with Image.open(file) as image:
+            if image.format in NO_PIXELS:
+                raise OSError(f"{image.format} holds no pixels")
+            size = image.height, image.width
+            # Pillow turns TIFF files by itself, and reads all of a PNG to look for EXIF behind its pixels.
+            if image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info):
+                is_on_its_side = image.getexif().get(ORIENTATION, 1) >= 5
+                size = size[::-1] if is_on_its_side else size
+            return Header(_is_gray(image), size)
+    except Exception as error:  # plugins raise anything
+        return error
+
+
+def _is_gray(image: "PIL.Image.Image") -> bool:
+    if image.mode in ("P", "PA") and image.palette is not None:
+        layout = image.palette.rawmode or image.palette.mode
+        colours = bytes(image.palette.palette)
+        if layout.endswith(";L"):  # one channel after the other
+            third = len(colours) // 3
+            return colours[:third] == colours[third : 2 * third] == colours[2 * third : 3 * third]
+        width = len(layout)
+        return colours[0::width] == colours[1::width] == colours[2::width]
+    tiles = getattr(image, "tile", None)
+    if image.mode == "RGBA" and tiles and tiles[0][3] == "LA;16B":  # gray of 16 bits with alpha
+        return True
+    return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
+
+
+def damage_error(file: str | os.PathLike[str], error: BaseException) -> DataError:
     """Return the error for a file that cannot be read as an image."""
     what = one_line(error)
     return DataError(
-        f"data.path: {shown(os.fspath(file))} is damaged or no image ({what}); mend or remove it"
+        f"data.path: {printable(os.fspath(file))} is damaged or no image ({what}); repair or remove it"
     )
 
 
-def excess_of(file: str | os.PathLike[str], what: str) -> DataError:
+def too_large_error(file: str | os.PathLike[str], what: str) -> DataError:
     """Return the error for an image of more pixels than are read."""
-    return DataError(f"data.path: {shown(os.fspath(file))} is too large ({what}); shrink or remove it")
+    return DataError(f"data.path: {printable(os.fspath(file))} is too large ({what}); shrink or remove it")
 
 
-def mismatch_of(file: str | os.PathLike[str], size: tuple[int, int], expected: tuple[int, int]) -> InputError:
-    """Return the error for an image of another size (H, W) than the others, which must not be scaled."""
+def size_error(file: str | os.PathLike[str], size: tuple[int, int], expected: tuple[int, int]) -> InputError:
+    """Return the error for an image of another size (H, W) than the others, without `data.resize`."""
     got, others = (f"{height}×{width}" for height, width in (size, expected))
     return InputError(
-        f"data.resize=null: {shown(os.fspath(file))} has {got} pixels, others {others}; set data.resize, "
+        f"data.resize=null: {printable(os.fspath(file))} has {got} pixels, others {others}; set data.resize, "
         f"e.g. data.resize={expected[0]}"
     )
-
-
-def sum_up(passed_over: Sequence[PassedOver], folder: str) -> str:
-    """Name a few of the files that were passed over, those first that somebody may miss, and their number."""
-    ranked = sorted(passed_over, key=lambda entry: entry.reason in UNIMPORTANT)
-    named = [f"{shown(os.path.relpath(file, folder))} ({reason})" for file, reason in ranked[:MOST_NAMED]]
-    more = f", … and {len(ranked) - MOST_NAMED:,} more" if len(ranked) > MOST_NAMED else ""
-    return f"{', '.join(named)}{more}"

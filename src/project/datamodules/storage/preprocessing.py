@@ -6,18 +6,21 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+PREPROCESSING_VERSION = 1
+"""Part of the key of cached images; to be raised when scaling or graying gives other pixels."""
+
 
 def preprocess(pixels: Tensor, *, gray: bool, side: tuple[int, int] | None) -> Tensor:
-    """Turn (N, C, H, W) uint8 gray, scale it to `side` (H, W), or give it back if neither is due."""
+    """Convert (N, C, H, W) uint8 to gray and scale it to `side` (H, W), where that changes it."""
     if gray and pixels.shape[1] == 3:
-        pixels = in_chunks(pixels, to_gray)
+        pixels = _in_chunks(pixels, to_gray)
     if side is not None and pixels.shape[2:] != side:
-        pixels = in_chunks(pixels, lambda chunk: scale_images(chunk, *side))
+        pixels = _in_chunks(pixels, lambda chunk: scale_images(chunk, *side))
     return pixels
 
 
 def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, without aliasing."""
+    """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, antialiased."""
     scaled = F.interpolate(
         pixels.float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )
@@ -25,13 +28,13 @@ def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_gray(pixels: Tensor) -> Tensor:
-    """Luma of (N, 3, H, W) uint8 as (N, 1, H, W), weighted as in ITU-R BT.601."""
+    """Return the luma of (N, 3, H, W) uint8 as (N, 1, H, W), weighted as in ITU-R BT.601."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     return (pixels.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 
 def channel_statistics(channel: Tensor) -> tuple[float, float]:
-    """Mean and standard deviation (of a sample) of uint8 pixels, on the scale [0, 1]."""
+    """Return mean and sample standard deviation of uint8 pixels, on the scale [0, 1]."""
     counts = torch.bincount(channel.flatten(), minlength=256).double()
     values = torch.arange(256).double() / 255
     total = counts.sum()
@@ -40,6 +43,6 @@ def channel_statistics(channel: Tensor) -> tuple[float, float]:
     return mean.item(), variance.sqrt().item()
 
 
-def in_chunks(pixels: Tensor, change: Callable[[Tensor], Tensor], size: int = 4096) -> Tensor:
-    """Apply `change` to some images at a time: floats of a whole set would take four times its memory."""
+def _in_chunks(pixels: Tensor, change: Callable[[Tensor], Tensor], size: int = 4096) -> Tensor:
+    # Floats of a whole set would take four times its memory.
     return torch.cat([change(chunk) for chunk in pixels.split(size)])

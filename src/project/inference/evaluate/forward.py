@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.loading.workers import naming_worker_failures
+from project.datamodules.loading.prefetch import naming_worker_failures
 from project.errors import InputError, NonFiniteError
 from project.inference.evaluate.metrics import Predictions
 from project.inference.load_run import TrainedRun

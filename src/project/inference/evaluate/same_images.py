@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.loading.workers import naming_worker_failures
+from project.datamodules.loading.prefetch import naming_worker_failures
 from project.errors import InputError
 from project.inference.evaluate.forward import set_up_split
 from project.inference.load_run import TrainedRun

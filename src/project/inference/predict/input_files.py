@@ -9,7 +9,7 @@ import os
 from collections.abc import Sequence
 from functools import cache
 
-from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, PassedOver, judge
+from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, PassedOver, require_regular
 from project.errors import InputError
 from project.runtime.text import printable
 
@@ -34,7 +34,7 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[PassedOver]]:
     skipped: list[PassedOver] = []
     for text in inputs:
         for path in _matches(text):
-            for entry in ImageWalk(path).find(path) if os.path.isdir(path) else [judge(path)]:
+            for entry in ImageWalk(path).find(path) if os.path.isdir(path) else [require_regular(path)]:
                 if not isinstance(entry, PassedOver):
                     files[entry] = None
                 elif entry.reason not in UNIMPORTANT:

@@ -25,7 +25,7 @@ from torch import Tensor
 
 from project.config.choices import require_accelerator
 from project.datamodules.loading.image_decoder import OutOfRangeError, decode_image
-from project.datamodules.loading.prefetch import ahead
+from project.datamodules.loading.prefetch import prefetch
 from project.datamodules.storage.image_files import NO_IMAGE, PassedOver
 from project.errors import NonFiniteError, one_line
 from project.inference.load_run import TrainedRun
@@ -183,7 +183,7 @@ def decode_files(
     decode = partial(_decode_chunk, shape, white_level)
     num_threads = num_threads or min(available_cpus(), MAX_THREADS)
     depth = -(-ahead_by // CHUNK) + num_threads
-    for results in ahead(decode, _chunks(files, CHUNK), depth=depth, threads=num_threads):
+    for results in prefetch(decode, _chunks(files, CHUNK), depth=depth, threads=num_threads):
         yield from results
 
 

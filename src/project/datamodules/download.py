@@ -1,0 +1,222 @@
+"""Downloads of published data sets: fetched once by one of many processes, and verified by checksums."""
+
+import gzip
+import logging
+import os
+import shutil
+import tarfile
+import time
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+from filelock import FileLock, SoftFileLock, Timeout
+
+from project.datamodules.storage.checksums import cached_digest, md5_of
+from project.errors import DataError, one_line, summarize
+
+log = logging.getLogger(__name__)
+
+TIMEOUT_S = 30
+"""Seconds without an answer after which a server counts as out of reach."""
+ATTEMPTS = 2
+"""Rounds over all mirrors."""
+PAUSE_S = 1.0
+"""Seconds between two rounds."""
+LOCK_NOTICE_S = 1.0
+"""Seconds of waiting for another process before a log line says so."""
+BLOCK = 2**20
+
+
+class ArchiveError(OSError):
+    """An archive that cannot be downloaded, or is not as published."""
+
+
+@dataclass(frozen=True)
+class Archive:
+    """A file to download and its content."""
+
+    name: str  # below each mirror's URL; a `.tar.gz`, or one file compressed as `.gz`
+    mirrors: Sequence[str]  # tried in order
+    md5: str
+    size: int  # bytes; more is refused
+    members: Sequence[str]  # names of the files to unpack
+    unpacked_size: int  # most bytes of a member
+
+
+def fetch(
+    name: str,
+    root: Path,
+    folder: Path,
+    checksums: Mapping[str, str],
+    download: Callable[[Path], object],
+    memory: Path | None = None,
+) -> None:
+    """Download a data set unless `root / folder` holds the files of `checksums`, undamaged.
+
+    One process downloads while the others wait; if it is killed, another one takes over. Files are moved
+    from a staging folder on the same file system when all of them are verified.
+
+    Args:
+        name: as in `data=…`.
+        root: `paths.data`.
+        folder: below `root`.
+        checksums: MD5 of each file, by its name in `folder`.
+        download: puts the files into an empty folder.
+        memory: see `cached_digest`.
+
+    Raises:
+        DataError: the files are missing or damaged, and cannot be downloaded.
+    """
+    lock, staging = FileLock(root / f".{name}.lock"), root / f".download-{name}"
+    if not (problem := find_problem(root / folder, checksums, memory)):
+        if staging.exists():  # of a killed download, unless another process uses it now
+            with suppress(OSError, NotImplementedError), lock.acquire(timeout=0):
+                shutil.rmtree(staging, ignore_errors=True)
+        return
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        with _acquired(lock, f"another process is downloading {name} to {root}; waiting for it"):
+            shutil.rmtree(staging, ignore_errors=True)
+            if problem := find_problem(root / folder, checksums, memory):
+                log.info("downloading %s to %s", name, root)
+                _download_to(root / folder, staging, checksums, download)
+    except (OSError, NotImplementedError) as error:  # the latter where there are no locks
+        raise DataError(
+            f"paths.data={root}: data={name} is not there ({problem}) and could not be downloaded "
+            f"({one_line(error)}); put its files into {root / folder}, or train on the embedded data=digits"
+        ) from error
+
+
+def verify(
+    name: str, root: Path, folder: Path, checksums: Mapping[str, str], memory: Path | None = None
+) -> None:
+    """Check that `root / folder` holds the files of `checksums`; arguments as in `fetch`."""
+    if problem := find_problem(root / folder, checksums, memory):
+        raise DataError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded again")
+
+
+def find_problem(folder: Path, checksums: Mapping[str, str], memory: Path | None = None) -> str:
+    """Return what is wrong with the files of a folder; empty if nothing is."""
+    for file, expected in checksums.items():
+        path = folder / file
+        if not path.is_file():
+            return f"{path} is missing"
+        if (found := cached_digest(path, md5_of, memory)) != expected:
+            return f"{path} is damaged: MD5 {found}, expected {expected}"
+    return ""
+
+
+def download_archives(archives: Iterable[Archive], folder: Path) -> None:
+    """Download archives and unpack their members directly into an empty folder."""
+    for archive in archives:
+        file = folder / f".{archive.name}"
+        download_archive(archive, file)
+        unpack(archive, file, folder)
+        file.unlink()
+
+
+def download_archive(archive: Archive, file: Path) -> None:
+    """Download an archive from the first mirror that has it undamaged."""
+    import pooch
+    from requests import RequestException
+
+    pooch.get_logger().setLevel(logging.WARNING)
+    request = pooch.HTTPDownloader(
+        timeout=TIMEOUT_S, chunk_size=BLOCK, headers={"Accept-Encoding": "identity"}
+    )
+
+    def bounded(url: str, path: str, _: object) -> None:
+        with Path(path).open("wb") as stream:
+            request(url, _BoundedFile(stream, archive.size, archive.name), None)
+
+    problems: dict[str, None] = {}
+    for attempt in range(ATTEMPTS):
+        time.sleep(PAUSE_S if attempt else 0)
+        for mirror in archive.mirrors:
+            url = f"{mirror.rstrip('/')}/{archive.name}"
+            try:
+                pooch.retrieve(url, f"md5:{archive.md5}", file.name, file.parent, downloader=bounded)
+                return
+            except (RequestException, ArchiveError, ValueError) as error:  # another OSError is of our disk
+                problems[f"{url}: {summarize(error)}"] = None
+    raise ArchiveError("; ".join(problems))
+
+
+def unpack(archive: Archive, file: Path, folder: Path) -> None:
+    """Unpack the members of a file whose checksum is verified, by name: paths in an archive are not used."""
+    try:
+        if not archive.name.endswith((".tar.gz", ".tgz")):
+            with gzip.open(file) as content:
+                _copy_member(archive, archive.members[0], content, folder)
+            return
+        missing = set(archive.members)
+        with tarfile.open(file, "r:gz") as tar:
+            for entry in tar:
+                if entry.name not in missing:
+                    continue
+                if not entry.isreg() or (source := tar.extractfile(entry)) is None:
+                    raise ArchiveError(f"{archive.name}: {entry.name} is no regular file")
+                _copy_member(archive, entry.name, source, folder)
+                missing.remove(entry.name)
+                if not missing:
+                    return
+    except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
+        raise ArchiveError(f"{archive.name} is damaged ({error})") from error
+    raise ArchiveError(f"{archive.name}: {min(missing)} is not in it")
+
+
+def _copy_member(archive: Archive, name: str, source: IO[bytes] | gzip.GzipFile, folder: Path) -> None:
+    with (folder / PurePosixPath(name).name).open("xb") as stream:
+        shutil.copyfileobj(source, _BoundedFile(stream, archive.unpacked_size, name), BLOCK)
+        stream.flush()
+        os.fsync(stream.fileno())
+
+
+class _BoundedFile:
+    """An open file that refuses to grow beyond a size, bytes."""
+
+    def __init__(self, stream: IO[bytes], most: int, name: str) -> None:
+        self.stream = stream
+        self.most = most
+        self.name = name
+        self.flush = stream.flush
+
+    def write(self, block: bytes) -> None:
+        if self.stream.tell() + len(block) > self.most:
+            raise ArchiveError(f"{self.name} is larger than {self.most:,} bytes")
+        self.stream.write(block)
+
+
+@contextmanager
+def _acquired(lock: FileLock, notice: str) -> Iterator[None]:
+    """Hold a lock that the system releases when the process is killed."""
+    try:
+        lock.acquire(timeout=LOCK_NOTICE_S)
+    except Timeout:
+        log.info(notice)
+        lock.acquire()
+    try:
+        if isinstance(lock, SoftFileLock):  # filelock's fallback, which a killed process leaves behind
+            raise OSError("its file system has no locks; copy the files there by hand")
+        yield
+    finally:
+        lock.release()
+
+
+def _download_to(
+    folder: Path, staging: Path, checksums: Mapping[str, str], download: Callable[[Path], object]
+) -> None:
+    staging.mkdir()
+    try:
+        download(staging)
+        if problem := find_problem(staging, checksums):
+            raise OSError(problem)
+        folder.mkdir(parents=True, exist_ok=True)
+        for file in checksums:
+            (staging / file).replace(folder / file)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
