@@ -310,7 +310,7 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, monkeypatch: p
     for age, name in enumerate(("new", "older", "oldest")):
         folder.load(name, {}, make, channels_last=False)
         os.utime(tmp_path / f"{name}.images", (time.time() - 3600 * age, time.time()))
-    monkeypatch.setattr(image_cache, "LIMIT_BYTES", 2.5 * (tmp_path / "new.images").stat().st_size)
+    monkeypatch.setattr(image_cache, "LIMIT_BYTES", 2.2 * (tmp_path / "new.images").stat().st_size)
     folder.load("another", {}, make, channels_last=False)
     assert {file.stem for file in tmp_path.glob("*.images")} == {"new", "another"}
 

@@ -109,7 +109,10 @@ class ImageWalk:
                     yield PassedOver(path, SEEN)
                 else:
                     self._folders.add((facts.st_dev, facts.st_ino))
-                    stack += reversed(self._list(path, facts.st_dev))
+                    inside = self._list(path, facts.st_dev)
+                    if not inside and _has_image_name(path):
+                        yield PassedOver(path, "an empty folder")
+                    stack += reversed(inside)
             except OSError as error:
                 yield PassedOver(path, f"a folder that cannot be read ({error.strerror})")
 
@@ -160,9 +163,13 @@ def _contains(folder: str, path: str) -> bool:
     return path == folder or path.startswith(os.path.join(folder, ""))
 
 
+def _has_image_name(path: str) -> bool:
+    return path[path.rfind(".") :].lower() in EXTENSIONS
+
+
 def _take(path: str) -> str | PassedOver:
     """Return a regular file's path, unless neither its name nor its content is an image's."""
-    if path[path.rfind(".") :].lower() in EXTENSIONS:
+    if _has_image_name(path):
         return path
     from PIL import Image, UnidentifiedImageError
 
