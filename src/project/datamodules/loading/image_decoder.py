@@ -69,8 +69,8 @@ def decode_image(
     except OutOfRangeError as error:
         given = "null" if white_level is None else white_level
         raise InputError(
-            f"data.white_level={given}: {printable(str(file))} has {error}; give the value of white in all such "
-            "files, or convert them to 8 bits"
+            f"data.white_level={given}: {printable(str(file))} has {error}; give the value of white in all "
+            "such files, or convert them to 8 bits"
         ) from error
     except Exception as error:  # decoders raise anything at a damaged file
         raise damage_error(file, error) from error

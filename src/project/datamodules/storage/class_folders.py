@@ -86,8 +86,8 @@ def find_layout(path: Path) -> Layout:
     for split, several in found.items():
         if len(several) > 1:
             raise DataError(
-                f"data.path={path}: {' and '.join(map(printable, several))} name the same split, {split}; keep "
-                "one, or rename the others"
+                f"data.path={path}: {' and '.join(map(printable, several))} name the same split, {split}; "
+                "keep one, or rename the others"
             )
     splits = {split: _innermost(path / found[split][0], split) for split in SPLITS if split in found}
     if "train" in splits:
@@ -104,8 +104,8 @@ def _contains_classes(path: Path, name: str, split: str, others: set[str]) -> bo
     if not others or (split != "train" and inside <= others):
         return True
     raise DataError(
-        f"data.path={path}: {printable(name)} may hold the {split} split or be a class; rename it to {split}, or "
-        f"to a name without that word"
+        f"data.path={path}: {printable(name)} may hold the {split} split or be a class; rename it to {split}, "
+        "or to a name without that word"
     )
 
 
@@ -144,7 +144,9 @@ def class_folders(path: Path) -> list[Path]:
     found = _subfolders(path, folder)
     if len(found) < 2:
         beside = [
-            f"{printable(other.name)} is the {split} split" for split, other in splits.items() if split != "train"
+            f"{printable(other.name)} is the {split} split"
+            for split, other in splits.items()
+            if split != "train"
         ]
         raise DataError(
             f"data.path={path}: {len(found)} class folders in {folder}, at least 2 are needed "
