@@ -20,9 +20,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from endings import wait_for_end
-
-from project.datamodules import download
-from project.datamodules.download import Archive, download_archives
+from project.datamodules.downloads import fetch as download
+from project.datamodules.downloads.fetch import Archive, download_archives
 
 PROCESSES = 4
 SET = Path("set/raw")

@@ -13,10 +13,10 @@ from typing import Any
 import attempts
 import pytest
 from handmade import write_run
+from project.datamodules.downloads import fetch as download
 
 from project.callbacks.last_checkpoint import Last
 from project.config import resume
-from project.datamodules import download
 from project.errors import InputError
 from project.inference.load_run import load_run
 from project.runs.create import claim

@@ -104,8 +104,8 @@ def _contains_classes(path: Path, name: str, split: str, others: set[str]) -> bo
     if not others or (split != "train" and inside <= others):
         return True
     raise DataError(
-        f"data.path={path}: {printable(name)} may hold the {split} split or be a class; rename it to {split}, "
-        "or to a name without that word"
+        f"data.path={path}: {printable(name)} may hold the {split} split or be a class; rename it to {split}"
+        ", or to a name without that word"
     )
 
 
