@@ -20,8 +20,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from endings import wait_for_end
-from project.datamodules.downloads import fetch as download
-from project.datamodules.downloads.fetch import Archive, download_archives
+
+from project.datamodules import downloads
+from project.datamodules.downloads import Archive, download_archives
 
 PROCESSES = 4
 SET = Path("set/raw")
@@ -47,7 +48,7 @@ class Served:
         download_archives(self.archives, folder)
 
     def fetch(self, root: Path) -> None:
-        download.fetch("toy", root, SET, self.checksums, self.download, root / "verified.json")
+        downloads.fetch("toy", root, SET, self.checksums, self.download, root / "verified.json")
 
 
 @contextmanager
@@ -184,7 +185,7 @@ def _fork(served: Served, root: Path, number: int) -> int:
         return pid
     code = 1
     try:
-        download.PAUSE_S = 0.01
+        downloads.PAUSE_S = 0.01
         served.fetch(root)
         bad = [
             name for name, md5 in served.checksums.items() if _md5((root / SET / name).read_bytes()) != md5

@@ -142,7 +142,7 @@ def _bomb(here: Path, mark: Path) -> int:
 
 
 def _unpack(here: Path, name: str, members: list[str]) -> int:
-    from project.datamodules.downloads.fetch import Archive, ArchiveError, unpack
+    from project.datamodules.downloads import Archive, ArchiveError, unpack
 
     into = here / "into" / "below"
     into.mkdir(parents=True)

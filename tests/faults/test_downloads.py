@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 import requests
 from downloads import SET, serving, trial
-from project.datamodules.downloads import fetch
-from project.datamodules.downloads.fetch import Archive, ArchiveError
 
-from project.datamodules import cifar10, mnist
+from project.datamodules import cifar10, downloads, mnist
+from project.datamodules.downloads import Archive, ArchiveError
 from project.errors import DataError
 
 
@@ -24,14 +23,14 @@ def test_killed_downloads_harm_nobody() -> None:
 
 
 def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "PAUSE_S", 0)
     with serving(0.01, cut=True) as served:
         served.fetch(tmp_path)
     assert len(list((tmp_path / SET).iterdir())) == 4
 
 
 def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "PAUSE_S", 0)
     with serving(0.01) as served:
         pass
     with pytest.raises(DataError, match=r"data=toy is not there .*one\.gz.*data=digits"):
@@ -42,7 +41,7 @@ def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: 
 def test_what_is_larger_than_it_should_be_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "PAUSE_S", 0)
     with serving(0.01) as served:
         first = served.archives[0]
         served.archives[0] = Archive(first.name, first.mirrors, first.md5, 1000, first.members, 100_000)
@@ -54,7 +53,7 @@ def test_the_real_sets_come_from_mirrors_in_their_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MNIST's and CIFAR-10's own downloads, of made-up files."""
-    monkeypatch.setattr(fetch, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "PAUSE_S", 0)
     for module, members in ((mnist, mnist.CHECKSUMS), (cifar10, cifar10.CHECKSUMS)):
         asked: list[Archive] = []
 
@@ -69,10 +68,10 @@ def test_the_real_sets_come_from_mirrors_in_their_layout(
             else:
                 file.write_bytes(gzip.compress(b"abc"))
 
-        monkeypatch.setattr(fetch, "download_archive", hand_over)
+        monkeypatch.setattr(downloads, "download_archive", hand_over)
         folder = tmp_path / module.__name__
         folder.mkdir()
-        fetch.download_archives(module.ARCHIVES, folder)
+        downloads.download_archives(module.ARCHIVES, folder)
         assert sorted(file.name for file in folder.iterdir()) == sorted(members)
         assert all(mirror.startswith("https://") for archive in asked for mirror in archive.mirrors)
 
@@ -82,7 +81,7 @@ def test_an_archive_without_the_file_is_refused(tmp_path: Path) -> None:
     with tarfile.open(file, "w:gz"):
         pass
     with pytest.raises(ArchiveError, match="wanted is not in it"):
-        fetch.unpack(Archive("a.tar.gz", [], "", 0, ["wanted"], 9), file, tmp_path)
+        downloads.unpack(Archive("a.tar.gz", [], "", 0, ["wanted"], 9), file, tmp_path)
 
 
 class Answer:
@@ -110,13 +109,13 @@ def test_an_error_of_the_network_has_the_next_mirror_asked(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(url: str, **options: object) -> Answer:
-        assert options["timeout"] == fetch.TIMEOUT_S
+        assert options["timeout"] == downloads.TIMEOUT_S
         return Answer(b"con", error) if url.startswith("http://first") else Answer(b"content")
 
     monkeypatch.setattr(requests, "get", ask)
     mirrors = ["http://first", "http://second"]
     md5 = hashlib.md5(b"content", usedforsecurity=False).hexdigest()
-    fetch.download_archive(Archive("a.gz", mirrors, md5, 100, ["a"], 100), tmp_path / "a.gz")
+    downloads.download_archive(Archive("a.gz", mirrors, md5, 100, ["a"], 100), tmp_path / "a.gz")
     assert (tmp_path / "a.gz").read_bytes() == b"content"
     assert list(tmp_path.iterdir()) == [tmp_path / "a.gz"]
 
@@ -130,8 +129,8 @@ def test_an_error_of_the_own_disk_ends_a_download_at_once(
     def full(file: object, block: bytes) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(fetch._BoundedFile, "write", full)
+    monkeypatch.setattr(downloads._BoundedFile, "write", full)
     archive = Archive("a.gz", ["http://first", "http://second"], "", 100, ["a"], 100)
     with pytest.raises(OSError, match="No space left"):
-        fetch.download_archive(archive, tmp_path / "a.gz")
+        downloads.download_archive(archive, tmp_path / "a.gz")
     assert len(asked) == 1

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.downloads.fetch import Archive, download_archives, fetch, verify
+from project.datamodules.downloads import Archive, download_archives, fetch, verify
 from project.errors import DataError, summarize
 
 FOLDER = Path("cifar-10-batches-py")

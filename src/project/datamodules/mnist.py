@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.downloads.fetch import Archive, download_archives, fetch
+from project.datamodules.downloads import Archive, download_archives, fetch
 from project.errors import DataError
 
 FOLDER = Path("MNIST/raw")

@@ -12,9 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from project.datamodules.downloads import fetch
 
-from project.datamodules import image_folder
+from project.datamodules import downloads, image_folder
 from project.datamodules.cifar10 import CIFAR10
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.mnist import FOLDER, MNIST, map_bytes
@@ -375,8 +374,8 @@ def test_a_download_is_verified_once_and_again_when_it_changes(
 ) -> None:
     good = {"one": "f97c5d29941bfb1b2fdab0874906ab82"}  # MD5 of its content, its name
     read = []
-    md5 = fetch.md5_of
-    monkeypatch.setattr(fetch, "md5_of", lambda file: (read.append(file), md5(file))[1])
+    md5 = downloads.md5_of
+    monkeypatch.setattr(downloads, "md5_of", lambda file: (read.append(file), md5(file))[1])
     (tmp_path / "set").mkdir()
     file = tmp_path / "set" / "one"
     for content, problem in (("one", ""), ("0ne", "is damaged: MD5")):
@@ -384,12 +383,12 @@ def test_a_download_is_verified_once_and_again_when_it_changes(
         wait_until_settled(file)
         for _ in range(3):
             checksums._digest.cache_clear()
-            assert problem in fetch.find_problem(tmp_path / "set", good, tmp_path / "verified.json")
+            assert problem in downloads.find_problem(tmp_path / "set", good, tmp_path / "verified.json")
             if not problem:
-                fetch.verify("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
+                downloads.verify("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
     assert len(read) == 2
     with pytest.raises(InputError, match=r"paths\.data=.*one is damaged: MD5 .* remove it"):
-        fetch.verify("toy", tmp_path, Path("set"), good)
+        downloads.verify("toy", tmp_path, Path("set"), good)
 
 
 def test_statistics_of_a_channel_are_those_of_its_pixels() -> None:

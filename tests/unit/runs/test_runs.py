@@ -13,10 +13,10 @@ from typing import Any
 import attempts
 import pytest
 from handmade import write_run
-from project.datamodules.downloads import fetch as download
 
 from project.callbacks.last_checkpoint import Last
 from project.config import resume
+from project.datamodules import downloads
 from project.errors import InputError
 from project.inference.load_run import load_run
 from project.runs.create import claim
@@ -178,18 +178,18 @@ def write_files(folder: Path) -> None:
 
 
 def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
-    downloads = []
+    calls = []
     start = threading.Barrier(8)
 
     def fetch(_: int) -> None:
         start.wait()
-        download.fetch(
-            "toy", tmp_path, Path("set"), GOOD, lambda folder: (downloads.append(1), write_files(folder))
+        downloads.fetch(
+            "toy", tmp_path, Path("set"), GOOD, lambda folder: (calls.append(1), write_files(folder))
         )
 
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(fetch, range(8)))
-    assert len(downloads) == 1
+    assert len(calls) == 1
     assert {file.read_text() for file in (tmp_path / "set").iterdir()} == set(GOOD)
     assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".download")] == []
 
@@ -197,7 +197,7 @@ def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
 def test_damaged_files_are_fetched_again(tmp_path: Path) -> None:
     write_files(tmp_path / "set")
     (tmp_path / "set" / "two").write_text("tvo")
-    download.fetch("toy", tmp_path, Path("set"), GOOD, write_files)
+    downloads.fetch("toy", tmp_path, Path("set"), GOOD, write_files)
     assert (tmp_path / "set" / "two").read_text() == "two"
 
 
@@ -206,7 +206,7 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path) -> None:
         raise OSError("Name or service\nnot known")
 
     with pytest.raises(InputError, match=r"paths\.data=.*data=toy .*not known.*data=digits") as raised:
-        download.fetch("toy", tmp_path, Path("set"), GOOD, offline)
+        downloads.fetch("toy", tmp_path, Path("set"), GOOD, offline)
     assert "\n" not in str(raised.value)
 
 
@@ -216,7 +216,7 @@ def test_a_download_that_arrives_damaged_is_not_kept(tmp_path: Path) -> None:
         (folder / "one").write_text("0ne")
 
     with pytest.raises(InputError, match=r"one is damaged: MD5"):
-        download.fetch("toy", tmp_path, Path("set"), GOOD, damaged)
+        downloads.fetch("toy", tmp_path, Path("set"), GOOD, damaged)
     assert not (tmp_path / "set").exists()
 
 
@@ -227,7 +227,7 @@ def test_present_files_need_no_lock_and_no_network(tmp_path: Path) -> None:
     def never(folder: Path) -> None:
         raise AssertionError
 
-    download.fetch("toy", tmp_path, Path("set"), GOOD, never)
+    downloads.fetch("toy", tmp_path, Path("set"), GOOD, never)
     assert not (tmp_path / ".toy.lock").exists()
 
 
