@@ -112,7 +112,7 @@ def test_a_run_is_told_by_its_own_numbers(run: Path) -> None:
     }
     low, _ = wilson(0.875, 400)
     lead = page.root.all("p", "lead")[0].text
-    assert "CNN with 1,234 parameters, trained on Digits (3 classes) with SGD" in lead
+    assert "CNN with 1,234 parameters, trained on Digits with SGD (learning rate 0.05)" in lead
     assert "for 3 epochs in 1 min 23 s." in lead
     assert f"Test accuracy 0.8750 on 400 images (95 % interval {low:.4f} to" in lead
     assert 0.0162 < 0.875 - low < 0.0405
@@ -500,6 +500,16 @@ def test_a_chart_is_drawn_the_same_twice_and_no_identifier_is_that_of_another() 
         assert {node.attributes["href"] for node in nodes if "href" in node.attributes} <= found
         assert "#0072b2" not in svg, "colours follow the page"
         assert "var(--c0)" in svg
+
+
+def test_hostile_names_of_lines_stay_text() -> None:
+    name = "\x00\x1b[31m<b>|&\ufffe\udcff \u6f22 $x$"
+    chart = line_chart(name, [Line(name, [0, 1], [1, 2], colour=None)], name="c", x_label=name)
+    nodes = Page(chart.svg).everything()
+    assert not [node for node in nodes if node.tag == "b"]
+    (title,) = [node.all("title")[0].text for node in nodes if node.attributes.get("class") == "line faint"]
+    assert title == "<b>|& \u6f22 $x$"
+    assert "<b>|& \u6f22 $x$" in [node.text for node in nodes if node.tag == "text"]
 
 
 @pytest.mark.parametrize(

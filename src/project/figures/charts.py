@@ -21,7 +21,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
-from matplotlib.ticker import Formatter, FuncFormatter, Locator, LogLocator, MaxNLocator, NullLocator
+from matplotlib.ticker import LogFormatter, LogLocator, MaxNLocator, NullLocator
 from numpy.typing import NDArray
 
 from project.runtime.text import strip_control
@@ -75,7 +75,6 @@ class Line:
         y: values; a gap where one is not finite.
         colour: index of the colour (0); None: a faint line without a place in the legend.
         std: half the height of a band around the line, one value a position (no band).
-        is_dashed: draw dashes (false).
     """
 
     name: str
@@ -83,7 +82,6 @@ class Line:
     y: Sequence[float]
     colour: int | None = 0
     std: Sequence[float] = ()
-    is_dashed: bool = False
 
     @property
     def css_class(self) -> str:
@@ -143,14 +141,15 @@ def draw_lines(
     drawn = drawn[np.isfinite(drawn)]
     is_log = may_be_log and len(drawn) > 0 and 0 < drawn.min() * MIN_RATIO_FOR_LOG <= drawn.max()
     if is_log:
+        decades = math.log10(drawn.max()) - math.log10(drawn.min())
         axes.set_yscale("log")
-        axes.yaxis.set_major_locator(log_locator(drawn.min(), drawn.max()))
+        axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=6))
+        axes.yaxis.set_major_formatter(LogFormatter(labelOnlyBase=False, minor_thresholds=(9, 9)))
         axes.yaxis.set_minor_locator(NullLocator())
     else:
         axes.yaxis.set_major_locator(MaxNLocator(6, min_n_ticks=3))
-    axes.yaxis.set_major_formatter(number_formatter())
+        axes.ticklabel_format(axis="y", useOffset=False)
     axes.xaxis.set_major_locator(MaxNLocator(7, integer=True))
-    axes.xaxis.set_major_formatter(number_formatter())
     axes.grid(axis="y", linewidth=0.8)
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
@@ -178,7 +177,6 @@ def _draw_line(axes: Axes, line: Line) -> None:
         color=colour,
         linewidth=1.0 if is_faint else 1.8,
         alpha=0.55 if is_faint else 1.0,
-        linestyle="--" if line.is_dashed else "-",
         marker="o" if not is_faint and len(x) <= MAX_MARKERS else "",
         markersize=4,
         markerfacecolor=PAPER,
@@ -195,25 +193,6 @@ def _finite(values: Sequence[float]) -> NDArray[np.float64]:
     return found.clip(-LARGEST, LARGEST)
 
 
-def log_locator(low: float, high: float, most: int = 6) -> Locator:
-    """Return ticks at powers of ten; also at twice and five times these where they are few."""
-    decades = math.log10(high) - math.log10(low)
-    return LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=max(most, 3))
-
-
-def number_formatter() -> Formatter:
-    """Return what writes tick labels, see `format_number`."""
-    return FuncFormatter(lambda value, _: format_number(value))
-
-
-def format_number(value: float) -> str:
-    """Return a number in few characters, such as 0.05, 20k, 1.5M or 1e-6."""
-    for unit, size in (("M", 1e6), ("k", 1e3)):
-        if (10 * size if unit == "k" else size) <= abs(value) < 1000 * size:
-            return f"{value / size:.4g}{unit}"
-    return f"{value:.5g}".replace("e-0", "e-").replace("e+0", "e+")
-
-
 def downsample(values: Sequence[float], most: int) -> list[float]:
     """Return at most so many means of neighbours; NaN stays NaN."""
     if len(values) <= most:
@@ -223,7 +202,7 @@ def downsample(values: Sequence[float], most: int) -> list[float]:
 
 def set_css(artist: Artist, classes: str, title: str = "") -> None:
     """Give what an artist draws CSS classes within a page, and a text that the pointer shows."""
-    artist.set_gid(f"{classes}|{title}")
+    artist.set_gid(strip_control(f"{classes}|{title}"))
 
 
 def to_svg(axes: Axes, name: str, title: str, **attributes: str) -> str:

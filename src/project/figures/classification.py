@@ -133,7 +133,7 @@ def reliability_diagram(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from project.figures.charts import DIM, figure_style, number_formatter, to_image
+    from project.figures.charts import DIM, figure_style, to_image
 
     confidences, accuracies, images = (np.asarray(values, float) for values in (confidence, accuracy, counts))
     bins = len(images)
@@ -157,6 +157,5 @@ def reliability_diagram(
         above.set_title(f"calibration error {error:.4f}", loc="right", color=DIM)
         below.bar(left, images, color=DIM, **bar)
         below.yaxis.set_major_locator(MaxNLocator(3, integer=True))
-        below.yaxis.set_major_formatter(number_formatter())
         below.set(xlabel="confidence", ylabel="images")
         return to_image(figure)

@@ -12,7 +12,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import LogLocator, MaxNLocator
 
-from project.figures.charts import COLOURS, DIM, FAINT, INK, PAPER, format_number, set_css
+from project.figures.charts import COLOURS, DIM, FAINT, INK, PAPER, set_css
 from project.runs.hparam_diff import ABSENT
 from project.runs.results import natural
 from project.runtime.text import shorten
@@ -104,7 +104,7 @@ def number_axis(
         locator = LogLocator(numticks=8) if is_log else MaxNLocator(6)
         inner = [float(mark) for mark in locator.tick_values(low, high) if low <= mark <= high]
         marks = inner if len(inner) >= 3 else [low, *inner, high]
-    return _thin([(place(mark), format_number(mark)) for mark in marks]), place
+    return _thin([(place(mark), f"{mark:.4g}") for mark in marks]), place
 
 
 def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -> ParallelAxis:

@@ -3,9 +3,7 @@
 import math
 import statistics
 import textwrap
-from collections import defaultdict
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,10 +19,10 @@ from project.figures.parallel_coordinates import (
     key_axis,
     metric_axis,
 )
+from project.reporting.series import Series, read_series
 from project.runs.collect import RESERVED, Comparison, score_texts
 from project.runs.earlier_output import MADE_BY
 from project.runs.hparam_diff import ABSENT, short_names
-from project.runs.metrics_csv import read_metrics
 from project.runtime.text import plural
 from project.runtime.write_probe import whole_file
 
@@ -36,17 +34,11 @@ DPI = 150
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean of a metric over the runs of a point.
+    """Mean of a metric over the runs of a point."""
 
-    Args:
-        x: epochs or steps done, rising.
-        mean: one value a position.
-        std: sample standard deviation, 0 for one run.
-    """
-
-    x: list[float]
+    x: list[float]  # epochs or steps done, rising
     mean: list[float]
-    std: list[float]
+    std: list[float]  # of the sample, 0 for one run
 
 
 def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
@@ -55,61 +47,41 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
     Returns:
         Name of the metric, `epoch` or `step`, and a curve a point; empty for a point without `metrics.csv`.
     """
-    tables = [[_read(run.folder / "metrics.csv") for run in point.distinct] for point in comparison.points]
-    metric = _choose_metric(comparison, (table for group in tables for table in group))
-    every = [_series(table, metric, "epoch") for group in tables for table in group]
-    epochs = {x for series in every for x, _ in series}
+    groups = [
+        [read_series(run.folder / "metrics.csv") for run in point.distinct] for point in comparison.points
+    ]
+    metric = _choose_metric(comparison, [series for group in groups for series in group])
+    every = [series.get(metric, Series()) for group in groups for series in group]
+    epochs = {epoch for series in every for epoch in series.epochs}
     # Several validations an epoch, or a part of one only: steps tell them apart.
-    is_by_epoch = all(len(series) == len(dict(series)) for series in every) and len(epochs) > 1
-    axis = "epoch" if is_by_epoch else "step"
-    curves = [_mean([dict(_series(table, metric, axis)) for table in group]) for group in tables]
-    return metric, axis, curves
+    is_by_epoch = all(len(series.epochs) == len(set(series.epochs)) for series in every) and len(epochs) > 1
+    curves = []
+    for group in groups:
+        courses = []
+        for series in (run.get(metric, Series()) for run in group):
+            x = [epoch + 1 for epoch in series.epochs] if is_by_epoch else series.steps
+            courses.append(dict(zip(x, series.values, strict=True)))
+        curves.append(_mean(courses))
+    return metric, "epoch" if is_by_epoch else "step", curves
 
 
-def _read(file: Path) -> list[dict[str, str]]:
-    """Return the rows of a table, none if it is missing or damaged."""
-    try:
-        columns, found = read_metrics(file)
-    except OSError:
-        return []
-    rows = [dict(zip(columns, row, strict=True)) for row in found]
-    for row in rows:
-        if any(value for name, value in row.items() if name and name.startswith("test/")):
-            with suppress(KeyError, TypeError, ValueError):
-                row["epoch"] = str(float(row["epoch"]) - 1)  # the test's row counts the epochs done
-    return rows
-
-
-def _choose_metric(comparison: Comparison, tables: Iterable[list[dict[str, str]]]) -> str:
+def _choose_metric(comparison: Comparison, runs: Sequence[Mapping[str, Series]]) -> str:
     """Return the first wanted metric that was measured more than once, unlike the test's."""
     kind = comparison.by.rpartition("/")[2]
     monitors = [run.monitor for point in comparison.points for run in point.runs]
     wanted = list(dict.fromkeys([comparison.by, f"val/{kind}", *monitors, "val/loss", "train/loss"]))
-    lengths: dict[str, int] = defaultdict(int)
-    for table in tables:
-        for metric in wanted:
-            if table and metric in table[0] and lengths[metric] < 2:
-                lengths[metric] = max(lengths[metric], len(_series(table, metric, "step")))
-    return next((metric for metric in wanted if lengths[metric] > 1), wanted[1])
+    several = {name for series in runs for name, one in series.items() if len(one.values) > 1}
+    return next((metric for metric in wanted if metric in several), wanted[1])
 
 
-def _series(table: list[dict[str, str]], metric: str, axis: str) -> list[tuple[float, float]]:
-    pairs = []
-    for row in table:
-        with suppress(KeyError, TypeError, ValueError):  # another metric's row
-            x, value = float(row[axis]), float(row[metric])
-            pairs.append((x + (axis == "epoch"), value))  # epochs are counted from 0, and written when done
-    return pairs
-
-
-def _mean(series: list[dict[float, float]]) -> Curve:
+def _mean(courses: list[dict[float, float]]) -> Curve:
     """Average where at least half of the runs have a value; end where one run's value is not finite."""
     curve = Curve([], [], [])
-    for position in sorted({x for one in series for x in one}):
-        values = [one[position] for one in series if position in one]
+    for position in sorted({x for course in courses for x in course}):
+        values = [course[position] for course in courses if position in course]
         if not all(map(math.isfinite, values)):
             break
-        if 2 * len(values) >= len(series):
+        if 2 * len(values) >= len(courses):
             curve.x.append(position)
             curve.mean.append(statistics.fmean(values))
             curve.std.append(statistics.stdev(values) if len(values) > 1 else 0.0)

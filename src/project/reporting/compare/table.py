@@ -28,19 +28,12 @@ MAX_NAMED = 5
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of ranked points.
-
-    Args:
-        kind: decides which columns stay where there is no room.
-        name: heading.
-        cells: one text a row.
-        values: numbers that the cells show; None for other texts.
-    """
+    """A column of ranked points."""
 
     kind: Literal["rank", "key", "by", "metric", "n", "time", "folder"]
     name: str
     cells: list[str]
-    values: Sequence[float | None]
+    values: Sequence[float | None]  # numbers in the cells; None for other texts
 
     @property
     def width(self) -> int:

@@ -13,14 +13,14 @@ from project.figures.charts import (
     downsample,
     draw_lines,
     figure_style,
-    format_number,
     frame_of,
     make_axes,
     to_svg,
 )
 from project.figures.parallel_coordinates import draw_parallel
 from project.reporting.compare.plot import curve_lines, parallel_axes
-from project.reporting.html.run_data import RunData, Series, steps_per_epoch
+from project.reporting.html.run_data import RunData
+from project.reporting.series import Series, steps_per_epoch
 from project.runs.collect import Comparison
 from project.runtime.text import plural, shorten
 
@@ -46,16 +46,7 @@ MAY_BE_LOG = ("loss", "grad_norm")
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart with its legend.
-
-    Args:
-        title: heading.
-        svg: element for the page.
-        legend: lines that have a name.
-        note: text below.
-        is_wide: takes the page's width.
-        is_log: has a logarithmic vertical axis.
-    """
+    """A drawn chart with its legend, and a note below."""
 
     title: str
     svg: Markup
@@ -76,37 +67,21 @@ def line_chart(
     may_be_log: bool = False,
     is_wide: bool = False,
 ) -> Chart:
-    """Draw lines for a page, with their values for the pointer.
+    """Draw lines for a page, with their values for the pointer; `draw_lines` has the arguments.
 
-    Args:
-        title: of the chart.
-        lines: at least one with a finite value; the first ones lie on top.
-        name: unique on the page.
-        x_label: of the horizontal axis.
-        marked: position of a vertical mark, and its text (none).
-        note: text below the chart (none).
-        may_be_log: allow a logarithmic vertical axis (false).
-        is_wide: take the page's width (false).
+    The name must be unique on the page.
     """
     named = [line for line in lines if line.colour is not None]
     with figure_style(font__size=12):
         width, height = (WIDE, WIDE_HEIGHT) if is_wide else (WIDTH, HEIGHT)
         axes = make_axes(width, height, (54, 16, 22, 42))
         draw_lines(axes, lines, x_label=x_label, marked=marked, may_be_log=may_be_log)
-        ends = "; ".join(map(_describe_ends, named))
+        ends = "; ".join(f"{line.name} from {line.y[0]:.4g} to {line.y[-1]:.4g}" for line in named)
         attributes = {"data_frame": json.dumps(frame_of(axes)), "data_x": x_label}
         if named:
             attributes["data_lines"] = json.dumps([_pointer_data(line) for line in named])
         svg = Markup(to_svg(axes, name, f"{title}: {ends}", **attributes))  # noqa: S704 (escaped there)
         return Chart(title, svg, named, note, is_wide, axes.get_yscale() == "log")
-
-
-def _describe_ends(line: Line) -> str:
-    """Describe a line for those who do not see it."""
-    finite = [y for y in line.y if math.isfinite(y)]
-    return (
-        f"{line.name} from {finite[0]:.4g} to {finite[-1]:.4g}" if finite else f"{line.name} without values"
-    )
 
 
 def _pointer_data(line: Line) -> dict[str, object]:
@@ -133,7 +108,7 @@ def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
     for number, kind in enumerate(order):
         values = {value for one in kinds[kind].values() for value in one.values}
         if len(values) == 1 and kind != "acc":
-            constant.append(f"{TITLES.get(kind, kind)}: {format_number(values.pop())} throughout.")
+            constant.append(f"{TITLES.get(kind, kind)}: {values.pop():g} throughout.")
         else:
             drawn.append(_run_chart(data, kind, kinds[kind], f"chart{number}", per_epoch))
     return (drawn, constant) if drawn or constant else None

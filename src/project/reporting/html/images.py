@@ -24,16 +24,10 @@ SMALL = 300
 
 
 class Image(NamedTuple):
-    """An image of a page.
-
-    Args:
-        name: title.
-        source: file or step that it is from.
-        png: bytes.
-    """
+    """An image of a page."""
 
     name: str
-    source: str
+    source: str  # file or step
     png: bytes
 
     @property

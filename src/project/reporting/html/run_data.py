@@ -2,14 +2,11 @@
 
 import math
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
-from project.runs.metrics_csv import read_metrics
+from project.reporting.series import Series, read_series
 from project.runs.migrations import migrate
 from project.runs.results import is_number
 from project.runs.run_folder import RunFolder
@@ -20,82 +17,52 @@ LOG_BYTES = 2**18
 PARAMETERS = re.compile(r"(?:^|\])\s*model\s+\S.*?\s([\d,]+) parameters$", re.MULTILINE)
 
 
-@dataclass(frozen=True)
-class Series:
-    """Values logged under one name.
-
-    Args:
-        steps: optimizer steps done, rising.
-        epochs: epochs begun before each value, from 0.
-        values: one a step.
-    """
-
-    steps: list[float] = field(default_factory=list)
-    epochs: list[float] = field(default_factory=list)
-    values: list[float] = field(default_factory=list)
-
-
 class RunData:
-    """Status, configuration, log and metrics of a run.
+    """Content of a run's folder.
 
     Args:
         folder: of the run.
+
+    Attributes:
+        run: paths within the folder.
+        status: content of `status.json`.
+        config: the configuration; `config_text` is the same as written.
+        overrides: words of the command line.
+        choices: option of each group.
+        state: `done`, `pruned`, `failed`, `interrupted`, `running` or `unknown`.
+        monitor: name of the monitored metric, or an empty string.
+        metrics: last values by name.
+        duration_s: of a run that has ended.
+        log: the log, or the end of a long one.
+        num_parameters: of the network, where the log has them.
+        series: all that was logged, by name.
+        num_epochs: epochs trained, the last one perhaps in part.
     """
 
     def __init__(self, folder: str | Path) -> None:
         self.run = RunFolder(folder)
         self.status = self.run.read_status()
-        self.config = migrate(
-            as_mapping(_read_yaml(self.run.config_file) or _read_yaml(self.run.composed_file))
-        )
+        config = _read_yaml(self.run.config_file) or _read_yaml(self.run.composed_file)
+        self.config = migrate(as_mapping(config))
+        self.config_text = _read_end(self.run.config_file) or _read_end(self.run.composed_file)
         overrides = _read_yaml(self.run.path / ".hydra" / "overrides.yaml")
         self.overrides = [word for word in overrides or [] if isinstance(word, str)]
         hydra = as_mapping(as_mapping(_read_yaml(self.run.hydra_file)).get("hydra"))
         choices = as_mapping(as_mapping(hydra.get("runtime")).get("choices"))
         self.choices = {key: value for key, value in choices.items() if isinstance(value, str)}
-
-    @property
-    def state(self) -> str:
-        """`done`, `pruned`, `failed`, `interrupted`, `running`, or `unknown`."""
-        return str(self.status.get("state", "unknown"))
-
-    @property
-    def is_done(self) -> bool:
-        """Whether the run came to its end."""
-        return self.state in ("done", "pruned")
-
-    @property
-    def monitor(self) -> str:
-        """Name of the monitored metric, or an empty string."""
-        return str(self.status.get("monitor") or self.config.get("monitor") or "")
-
-    @property
-    def metrics(self) -> dict[str, float]:
-        """Last values by name."""
-        given = as_mapping(self.status.get("metrics"))
-        return {str(name): float(value) for name, value in given.items() if is_number(value)}
-
-    @property
-    def duration_s(self) -> float | None:
-        """Duration of a run that has ended."""
-        value = self.status.get("duration_s")
-        return float(value) if is_number(value) else None
-
-    @property
-    def num_parameters(self) -> int | None:
-        """Parameters of the network, where the log has them."""
+        self.state = str(self.status.get("state", "unknown"))
+        self.monitor = str(self.status.get("monitor") or self.config.get("monitor") or "")
+        metrics = as_mapping(self.status.get("metrics"))
+        self.metrics = {str(name): float(value) for name, value in metrics.items() if is_number(value)}
+        duration_s = self.status.get("duration_s")
+        self.duration_s = float(duration_s) if is_number(duration_s) else None
+        logs = [self.run.path / "train.log", *sorted(self.run.path.glob("*.log"))]
+        self.log = next(filter(None, map(_read_end, logs)), "")
         found = PARAMETERS.search(self.log)
-        return int(found[1].replace(",", "")) if found else None
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs trained, the last one perhaps in part."""
-        ends = [
-            max(series.epochs) + 1
-            for name, series in self.series.items()
-            if series.epochs and not name.startswith("test/")
-        ]
-        return int(max(ends, default=0))
+        self.num_parameters = int(found[1].replace(",", "")) if found else None
+        self.series = read_series(self.run.path / "metrics.csv")
+        trained = [one.epochs for name, one in self.series.items() if not name.startswith("test/")]
+        self.num_epochs = int(max((max(epochs) + 1 for epochs in trained), default=0))
 
     def group(self, name: str) -> dict[str, Any]:
         """Return a group of the configuration, such as `model`."""
@@ -105,25 +72,6 @@ class RunData:
         """Return the last part of a group's `_target_`, or an empty string."""
         return str(self.group(group).get("_target_", "")).rpartition(".")[2]
 
-    @property
-    def config_text(self) -> str:
-        """Configuration as written."""
-        file = self.run.config_file
-        return _read_end(file if file.exists() else self.run.composed_file)
-
-    @cached_property
-    def log(self) -> str:
-        """Log, or the end of a long one."""
-        file = self.run.path / "train.log"
-        if not file.exists():
-            file = next(iter(sorted(self.run.path.glob("*.log"))), file)
-        return _read_end(file)
-
-    @cached_property
-    def series(self) -> dict[str, Series]:
-        """All that was logged, by name."""
-        return read_series(self.run.path / "metrics.csv")
-
     def best_index(self) -> int | None:
         """Return the place of the best value in the monitored metric's series; None without one."""
         monitored = self.series.get(self.monitor, Series())
@@ -132,47 +80,6 @@ class RunData:
             (sign * value, -place) for place, value in enumerate(monitored.values) if math.isfinite(value)
         ]
         return -max(found)[1] if found else None
-
-
-def read_series(file: Path) -> dict[str, Series]:
-    """Read `metrics.csv`: each column with the rows in which it has a number."""
-    found: dict[str, Series] = {}
-    try:
-        head, rows = read_metrics(file)
-    except OSError:
-        return {}
-    if not head:
-        return {}
-    step, epoch = head.index("step"), head.index("epoch") if "epoch" in head else None
-    columns = [(place, name) for place, name in enumerate(head) if name not in ("step", "epoch")]
-    tests = [place for place, name in columns if name.startswith("test/")]
-    for row in rows:
-        # The test's row has the number of epochs done, other rows that of the one begun.
-        is_test = any(row[place] for place in tests)
-        for place, name in columns:
-            if not row[place] or (epoch is not None and not row[epoch]):
-                continue
-            at = float(row[step]), float(row[epoch]) - is_test if epoch is not None else 0.0
-            if all(map(math.isfinite, at)):
-                series = found.setdefault(name, Series())
-                series.steps.append(at[0])
-                series.epochs.append(at[1])
-                series.values.append(float(row[place]))
-    return found
-
-
-def steps_per_epoch(series: Mapping[str, Series]) -> float | None:
-    """Return the steps of an epoch, by the last value in each; None where epochs differ or are not known."""
-    ends: dict[float, float] = {}
-    for one in series.values():
-        for step, epoch in zip(one.steps, one.epochs, strict=True):
-            ends[epoch] = max(step, ends.get(epoch, 0.0))
-    last = max(ends, default=-1.0)
-    finished = {epoch: end for epoch, end in ends.items() if epoch < last} or ends
-    sizes = [end / (epoch + 1) for epoch, end in finished.items()]
-    if last < 1 or not sizes or min(sizes) <= 0 or max(sizes) > 1.02 * min(sizes):
-        return None
-    return max(sizes)
 
 
 def _read_end(file: Path) -> str:

@@ -1,7 +1,7 @@
 """Content of the page of one run."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,9 +13,9 @@ from project.reporting.html.images import run_gallery
 from project.reporting.html.run_data import RunData, as_mapping
 from project.reporting.html.settings import environment, reproduction, run_settings
 from project.reporting.html.tables import Table, format_metric, format_time, points_table
-from project.runs.collect import Comparison, compare
+from project.runs.collect import compare
 from project.runs.provenance import now
-from project.runs.results import natural
+from project.runs.results import is_number, natural
 from project.runtime.secrets import redact_text
 from project.runtime.text import duration, plural
 
@@ -24,16 +24,15 @@ MAX_LOG_LINES = 80
 MAX_OTHERS = 40
 """Runs of the same experiment that are read, the latest ones."""
 MAX_ROWS = 12
+RESULTS = {
+    "failed": "The run failed.",
+    "interrupted": "The run was interrupted and can be continued.",
+    "pruned": "The search pruned the run before its test.",
+}
 
 
 class Section(NamedTuple):
-    """A part of a page.
-
-    Args:
-        title: heading.
-        macro: macro of sections.html that writes the content.
-        content: argument of the macro; nothing leaves the section out.
-    """
+    """A part of a page, written by a macro of sections.html; left out where the content is empty."""
 
     title: str
     macro: str
@@ -51,9 +50,8 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
     data = RunData(folder)
     name = str(data.status.get("name") or data.config.get("name") or folder.name)
     error = str(data.status.get("error") or "")
-    commands = reproduction(
-        data.overrides, data.status.get("git"), Path(data.run.shown), is_done=data.is_done
-    )
+    is_done = data.state in ("done", "pruned")
+    commands = reproduction(data.overrides, data.status.get("git"), Path(data.run.shown), is_done=is_done)
     return {
         "title": f"{name}: {data.state}",
         "kind": "Run",
@@ -62,9 +60,9 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
         "folder": data.run.shown,
         "written": format_time(now()),
         "lead": describe_run(data),
-        "circumstances": circumstances(data.status, data),
+        "circumstances": circumstances(data.status),
         "cards": run_cards(data),
-        "error": redact_text(error) if data.state == "failed" else "",
+        "error": redact_text(error),
         "sections": [
             Section("Curves", "curves", run_charts(data)),
             Section("Evaluation", "evaluations", read_evaluations(folder)),
@@ -113,42 +111,30 @@ def run_cards(data: RunData) -> list[tuple[str, str, str]]:
 
 
 def describe_run(data: RunData) -> str:
-    """Return what was trained on what, for how long, and the result, in a sentence or two."""
-    return " ".join(filter(None, [_describe_task(data), _describe_result(data)]))
-
-
-def _describe_task(data: RunData) -> str:
+    """Return what was trained on what, for how long, and the result."""
     model, dataset, optimizer = (data.class_of(group) for group in ("model", "data", "optim"))
     if not model or not dataset:
-        return "The configuration of this run is missing or damaged."
+        return f"The configuration of this run is missing or damaged. {_describe_result(data)}"
     size = f" with {data.num_parameters:,} parameters" if data.num_parameters else ""
-    shape, classes = (data.group("data").get(key) for key in ("input_shape", "num_classes"))
-    facts = [f"{'×'.join(map(str, shape))} images"] if isinstance(shape, list) else []
-    facts += [f"{classes} classes"] if classes else []
-    text = f"{model}{size}, trained on {dataset}" + (f" ({', '.join(facts)})" if facts else "")
-    rate, schedule = data.group("optim").get("lr"), data.choices.get("scheduler")
-    facts = [f"learning rate {rate:g}"] if isinstance(rate, int | float) else []
-    facts += [f"{schedule} schedule"] if schedule else []
-    text += f" with {optimizer}" + (f" ({', '.join(facts)})" if facts else "")
+    rate = data.group("optim").get("lr")
+    text = f"{model}{size}, trained on {dataset} with {optimizer}"
+    text += f" (learning rate {rate:g})" if is_number(rate) else ""
     text += f" for {plural(data.num_epochs, 'epoch')}" if data.num_epochs else ""
-    return text + (f" in {duration(data.duration_s)}." if data.duration_s is not None else ".")
+    text += f" in {duration(data.duration_s)}" if data.duration_s is not None else ""
+    return f"{text}. {_describe_result(data)}".rstrip()
 
 
 def _describe_result(data: RunData) -> str:
-    error = str(data.status.get("error") or "")
-    if data.state == "failed":
-        return "The run failed." if error else "The run failed; the reason is not on record."
-    if data.state == "interrupted":
-        return redact_text(f"The run was interrupted{f' ({error})' if error else ''} and can be continued.")
     if data.state == "running":
         progress = as_mapping(data.status.get("progress"))
-        epoch, epochs = progress.get("epoch"), progress.get("epochs")
-        at = f" at epoch {epoch} of {epochs}" if epoch and epochs else ""
+        at = (
+            " at epoch {epoch} of {epochs}".format(**progress)
+            if progress.keys() >= {"epoch", "epochs"}
+            else ""
+        )
         return f"The run was still running{at} when this page was written."
-    if data.state == "pruned":
-        return "The search pruned the run before its test."
     if data.state != "done":
-        return "The state of the run is not on record."
+        return RESULTS.get(data.state, "The state of the run is not on record.")
     accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
     if accuracy is None:
         return ""
@@ -157,27 +143,12 @@ def _describe_result(data: RunData) -> str:
     return text + (f" (95 % interval {' to '.join(map(format_metric, interval))})." if interval else ".")
 
 
-def circumstances(record: dict[str, Any], data: RunData | None = None) -> str:
-    """Return time, machine, precision, seed, commit and versions in one line.
-
-    Args:
-        record: status of a run, or record of a sweep.
-        data: the run (none for a sweep).
-    """
-    versions, git, ranks = (
-        as_mapping(record.get("versions")),
-        as_mapping(record.get("git")),
-        record.get("ranks"),
-    )
-    parts = [f"Started {started}" if (started := format_time(record.get("started"))) else ""]
-    parts += [f"on {record['host']}" if record.get("host") else ""]
-    if data is not None:
-        processes = f" × {ranks}" if isinstance(ranks, int) and ranks > 1 else ""
-        precision, accelerator = (data.group("trainer").get(key) for key in ("precision", "accelerator"))
-        parts += [f"{accelerator}{processes}" if accelerator else ""]
-        parts += [f"precision {precision}" if precision else ""]
-        parts += [f"seed {data.config['seed']}" if "seed" in data.config else ""]
+def circumstances(record: Mapping[str, Any]) -> str:
+    """Return time, machine, commit and versions of a run's status or a sweep's record in one line."""
+    versions, git = as_mapping(record.get("versions")), as_mapping(record.get("git"))
     changed = " with changes" if git.get("changed") else ""
+    parts = [f"started {started}" if (started := format_time(record.get("started"))) else ""]
+    parts += [f"on {record['host']}" if record.get("host") else ""]
     parts += [f"commit {str(git['commit'])[:10]}{changed}" if git.get("commit") else ""]
     parts += [f"{name} {versions[name]}" for name in ("torch", "lightning", "python") if name in versions]
     return " · ".join(filter(None, parts))
@@ -196,27 +167,21 @@ def _comparison(data: RunData, page: Path, others: Sequence[str] | None) -> Tabl
         return None
     if ranked.count < 2:
         return None
-    kept = _top_rows(ranked, folder)
+    points = ranked.points
+    shown = [
+        point
+        for rank, point in enumerate(points)
+        if rank < MAX_ROWS or point.runs[0].folder.resolve() == folder.resolve()
+    ]
     caption = f"This run and {names}, by {ranked.by}"
-    if len(kept.points) < len(ranked.points):
-        caption += f": the best of {len(ranked.points)}"
-    return points_table(kept, page, caption, own=[folder])
+    caption += f": the best of {len(points)}" if len(shown) < len(points) else ""
+    return points_table(replace(ranked, points=shown), page, caption, own=[folder])
 
 
 def _siblings(folder: Path) -> list[Path]:
     """Return the latest other runs of the same experiment or sweep."""
-    found = [
-        other
-        for other in folder.absolute().parent.iterdir()
-        if (other / "status.json").exists()
-        and (other / "config.yaml").exists()
-        and other.resolve() != folder.resolve()
+    found = [file.parent for file in folder.absolute().parent.glob("*/status.json")]
+    others = [
+        other for other in found if (other / "config.yaml").exists() and other.resolve() != folder.resolve()
     ]
-    return sorted(found, key=lambda other: natural(other.name))[-MAX_OTHERS:]
-
-
-def _top_rows(ranked: Comparison, folder: Path) -> Comparison:
-    """Return the best runs, and this one."""
-    points = ranked.points[:MAX_ROWS]
-    own = [point for point in ranked.points if point.runs[0].folder.resolve() == folder.resolve()]
-    return replace(ranked, points=points + [point for point in own if point not in points])
+    return sorted(others, key=lambda other: natural(other.name))[-MAX_OTHERS:]

@@ -89,15 +89,7 @@ def environment(status: Mapping[str, Any]) -> dict[str, str]:
 def reproduction(
     overrides: Sequence[str], git: Any, folder: Path, *, is_sweep: bool = False, is_done: bool = True
 ) -> dict[str, Any]:
-    """Return commands that repeat, continue and inspect a run or a sweep, and what to know before.
-
-    Args:
-        overrides: of its command line.
-        git: state of the code, as in records.
-        folder: its own.
-        is_sweep: false for a run.
-        is_done: nothing is left to continue.
-    """
+    """Return commands that repeat, continue and inspect a run or a sweep, and what to know before."""
     commit, place = as_mapping(git).get("commit"), shlex.quote(str(folder))
     is_sound = isinstance(commit, str) and COMMIT.fullmatch(commit) is not None  # pasted into a shell
     warnings = [] if is_sound else ["The commit of the code is not on record."]

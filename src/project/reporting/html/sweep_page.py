@@ -33,23 +33,14 @@ LAST_LINES = 12
 
 @dataclass(frozen=True)
 class Sweep:
-    """Record, jobs and runs of a sweep, or of a folder with runs.
-
-    Args:
-        folder: searched to any depth.
-        record: of the sweep; empty for a folder that is none.
-        jobs: of the sweep's record, by folder name.
-        runs: all that can be read.
-        damaged: reasons why others cannot.
-        ranked: the finished runs, best first; None if none is done.
-    """
+    """Record, jobs and runs of a sweep, or of a folder with runs."""
 
     folder: Path
-    record: dict[str, Any]
-    jobs: dict[str, Job]
+    record: dict[str, Any]  # empty for a folder that is no sweep
+    jobs: dict[str, Job]  # by folder name
     runs: list[Run]
-    damaged: list[str]
-    ranked: Comparison | None
+    damaged: list[str]  # reasons
+    ranked: Comparison | None  # None if no run is done
 
     @property
     def states(self) -> Counter[str]:
@@ -94,12 +85,7 @@ def read_sweep(folder: Path) -> Sweep:
 
 
 def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str, Any]:
-    """Return what the template needs for the page of a sweep.
-
-    Args:
-        folder: of the sweep.
-        page: folder of the page, to which links are relative.
-        others: folders with runs to compare with (none).
+    """Return what the template needs for the page of a sweep, see `run_page`.
 
     Raises:
         InputError: no runs below the folder.
@@ -120,7 +106,7 @@ def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[s
         "lead": _describe_sweep(sweep),
         "best": link_to(best.folder, page, "Best run") if best else None,
         "best_line": f"{best_line(ranked)}." if ranked and best else "",
-        "circumstances": _circumstances(sweep),
+        "circumstances": circumstances(sweep.record),
         "sections": [
             Section("Ranking", "table", points or jobs),
             Section("Parallel coordinates", "chart", parallel_chart(ranked) if ranked else None),
@@ -145,7 +131,9 @@ def _title(sweep: Sweep) -> str:
 def _describe_sweep(sweep: Sweep) -> str:
     states, ranked = sweep.states, sweep.ranked
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    text = f"{plural(states.total(), 'job')}: {counts}."
+    spent = sum(run.metrics.get(DURATION, 0.0) for run in sweep.runs if run.done)
+    text = f"{plural(states.total(), 'job')}: {counts}"
+    text += f"; {duration(spent)} of training in all." if spent else "."
     if ranked is None:
         return text + " None is done yet: nothing to rank."
     first = [point.runs[0] for point in ranked.points]
@@ -158,12 +146,6 @@ def _describe_sweep(sweep: Sweep) -> str:
         repeated = " and ".join(ranked.shown.repetitions) or "nothing"
         text += f" Runs that differ in {repeated} only are one point: {plural(len(ranked.points), 'point')}."
     return text
-
-
-def _circumstances(sweep: Sweep) -> str:
-    spent = sum(run.metrics.get(DURATION, 0.0) for run in sweep.runs if run.done)
-    text = circumstances(sweep.record)
-    return " · ".join(filter(None, [f"{duration(spent)} of training in all" if spent else "", text]))
 
 
 def _points_table(sweep: Sweep, page: Path) -> Table | None:

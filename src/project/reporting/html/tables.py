@@ -32,19 +32,12 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table.
-
-    Args:
-        text: shown.
-        value: number by which its column is sorted, NaN for an empty cell (None: by the text).
-        links: shown before the text (none).
-        state: of a run, shown as a badge (none).
-    """
+    """A cell of a table: text behind a badge and links."""
 
     text: str = ""
-    value: float | None = None
+    value: float | None = None  # sorts the column, NaN in an empty cell; None: the text sorts
     links: Sequence[Link] = ()
-    state: str = ""
+    state: str = ""  # of a run, shown as a badge
 
     @property
     def order(self) -> str:
@@ -57,19 +50,12 @@ EMPTY = Cell("", math.nan)
 
 @dataclass(frozen=True)
 class Table:
-    """A table of which every column can be sorted; the first cell of a row names it.
-
-    Args:
-        caption: content of the table.
-        head: names of the columns.
-        rows: as many cells each.
-        marked: numbers of the rows that stand out (none).
-    """
+    """A table of which every column can be sorted; the first cell of a row names it."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    marked: Sequence[int] = ()
+    marked: Sequence[int] = ()  # rows that stand out
 
     def is_numeric(self, place: int) -> bool:
         """Return true for a column of numbers."""
@@ -100,13 +86,7 @@ def format_time(text: object) -> str:
 
 
 def link_to(folder: Path, page: Path, text: str = "") -> Link:
-    """Return a link from a page to a folder, or to the folder's own report where there is one.
-
-    Args:
-        folder: to link to.
-        page: folder of the page.
-        text: of the link (the folder's name).
-    """
+    """Return a link from a page's folder to a folder, or to the folder's own report where there is one."""
     target = folder / "report.html" if (folder / "report.html").exists() else folder
     try:
         relative = os.path.relpath(target.absolute(), page.absolute())
@@ -120,11 +100,7 @@ def link_to(folder: Path, page: Path, text: str = "") -> Link:
 def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence[Path] = ()) -> Table:
     """Return points best first, with mean ± sample standard deviation over their seeds and folds.
 
-    Args:
-        comparison: ranked points.
-        page: folder of the page, to which links are relative.
-        caption: content of the table.
-        own: folders of the runs whose rows stand out (none).
+    Rows of the runs in the folders `own` stand out.
     """
     points = comparison.points
     columns = _limit(ranked_columns(comparison, points))
@@ -160,14 +136,7 @@ def _link_cell(point: Point, page: Path) -> Cell:
 def jobs_table(
     runs: Sequence[Run], jobs: Mapping[str, Job], comparison: Comparison | None, page: Path
 ) -> Table | None:
-    """Return one row a job: the finished ones best first, then the others with their states.
-
-    Args:
-        runs: all that can be read.
-        jobs: of the sweep's record by folder name; those without a run have a row too.
-        comparison: ranked runs; None if none is done.
-        page: folder of the page, to which links are relative.
-    """
+    """Return one row a job: finished runs best first, then the others, then jobs without a run."""
     if not runs and not jobs:
         return None
     best = comparison.best_first if comparison else []
@@ -176,8 +145,7 @@ def jobs_table(
     differences = Differences(runs) if runs else None
     keys = [*differences.told, *differences.repetitions] if differences else []
     columns = key_columns(differences, ordered, keys) if differences else []
-    measured = comparison.metrics if comparison else []
-    metrics = choose_metrics(measured, comparison.by)[:MAX_METRICS] if comparison else []
+    metrics = choose_metrics(comparison.metrics, comparison.by)[:MAX_METRICS] if comparison else []
     rows = [
         [Cell(links=[link_to(run.folder, page)]), *cells]
         + [number_cell(run.metrics.get(name), format_metric) for name in metrics]
