@@ -177,7 +177,7 @@ def find_value(
     run: RunFolder,
 ) -> None:
     """Do what `tune=…` asks for instead of training."""
-    from project.training.tuning.command import find, show
+    from project.training.tuning.command import show, tune
 
     def make_trainer(**options: Any) -> L.Trainer:
         bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -187,14 +187,14 @@ def find_value(
     trainer, folder = make_trainer(), run.path / "tune"
     if not trainer.is_global_zero:
         logging.getLogger("project").setLevel(logging.WARNING)
-        find(cfg.tune, module, datamodule, make_trainer, folder, first=False)
+        tune(cfg.tune, module, datamodule, make_trainer, folder, first=False)
         return
     with run.recording(name=cfg.name, tune=cfg.tune, trial=True, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(record))
         log.info(run_summary.opening(config, module.network, trainer, run))
         status |= {
             "value": None,
-            "found": find(cfg.tune, module, datamodule, make_trainer, folder, first=True),
+            "found": tune(cfg.tune, module, datamodule, make_trainer, folder, first=True),
         }
         for logger in build(config, "logger").values():
             show(logger, cfg.tune, folder / f"{cfg.tune}.png")

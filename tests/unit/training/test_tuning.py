@@ -18,7 +18,7 @@ from project.runs.run_folder import RunFolder
 from project.train import train
 from project.training.tuning import batch_size
 from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
-from project.training.tuning.learning_rate import rise, suggest
+from project.training.tuning.range_test import run_range_test, suggest
 
 
 def test_the_suggested_rate_trains_and_the_test_leaves_nothing_behind(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_suggested_rate_trains_and_the_test_leaves_nothing_behind(tmp_path: 
     module, data = make_module(), make_data()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     schedule = module.scheduler_factory
-    found = rise(module, data, makes_trainer, steps=100, highest=100.0)
+    found = run_range_test(module, data, makes_trainer, steps=100, highest=100.0)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.scheduler_factory is schedule
     assert found.rates[0] == 1e-7
@@ -74,7 +74,7 @@ def test_batch_sizes_double_until_memory_is_full(tmp_path: Path, monkeypatch: py
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
     module.training_step = training_step  # type: ignore[method-assign]
-    monkeypatch.setattr(batch_size, "_levelled", lambda trials: False)
+    monkeypatch.setattr(batch_size, "_is_saturated", lambda trials: False)
     trials = try_batch_sizes(module, data, partial(make_trainer, tmp_path, enable_checkpointing=False))
     assert [trial.size for trial in trials] == [8, 16, 32, 64]  # of 100 images
     assert all(trial.images_per_s for trial in trials)
@@ -84,8 +84,8 @@ def test_the_smallest_batch_size_near_the_best_throughput_is_chosen() -> None:
     speeds = [100.0, 150.0, 196.0, 200.0, None]
     trials = [Trial(8 * 2**number, speed, None) for number, speed in enumerate(speeds)]
     assert choose(trials) == 32
-    assert not batch_size._levelled(trials[:4])
-    assert batch_size._levelled([*trials[:4], Trial(128, 205.0, None)])
+    assert not batch_size._is_saturated(trials[:4])
+    assert batch_size._is_saturated([*trials[:4], Trial(128, 205.0, None)])
     with pytest.raises(InputError, match=r"tune=batch_size: not even 8 images fit into memory"):
         choose([Trial(8, None, None)])
 

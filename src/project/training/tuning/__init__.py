@@ -1,1 +1,1 @@
-"""Finding a learning rate or a batch size before a run."""
+"""Search for a learning rate or batch size before training."""

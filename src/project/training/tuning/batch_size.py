@@ -1,4 +1,4 @@
-"""Batch sizes by doubling: until memory is full, or there is nothing to gain."""
+"""Search for a batch size by doubling, until memory is full or throughput stops growing."""
 
 import gc
 import math
@@ -14,27 +14,27 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
-from project.training.tuning.restore import as_before
+from project.training.tuning.restore import restoring
 
 SMALLEST = 8
 WARM_STEPS = 3
 MOST_STEPS = 300
 TRIAL_S = 1.0
-"""Seconds that the steps of a size are measured; a size is given at least two."""
-NEAR = 0.95
-"""Share of the best throughput from which a size is as good: a larger one takes fewer steps an epoch."""
-GROWTH = 1.05
-"""By which throughput must grow, on a CPU, for a larger size to be worth trying twice."""
+"""Seconds for which a size is measured, at least two steps."""
+GOOD_FRACTION = 0.95
+"""Fraction of the best throughput from which a size counts as equally fast."""
+MIN_GROWTH = 1.05
+"""Growth of the throughput over two doublings below which the search on a CPU ends."""
 
 
 @dataclass(frozen=True)
 class Trial:
-    """What a batch size was measured to do.
+    """Measurement of one batch size.
 
     Args:
-        size: images of a step.
-        images_per_s: throughput; None if it did not fit into memory.
-        memory_mib: most memory of the GPU that tensors took; None on a CPU.
+        size: images per step.
+        images_per_s: throughput; None if the size did not fit into memory.
+        memory_mib: peak memory of tensors on the GPU in MiB; None on a CPU.
     """
 
     size: int
@@ -42,8 +42,8 @@ class Trial:
     memory_mib: float | None
 
 
-class Pace(Callback):
-    """Times steps after a few that do not count, and ends the trial when it has seen enough."""
+class Stopwatch(Callback):
+    """Measures steps per second after a warm-up, and ends the trial."""
 
     visits_chunks = True
 
@@ -53,22 +53,19 @@ class Pace(Callback):
         self._began = 0.0
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
-        """Count, unless it was done within the chunk."""
         if trainer.global_step > self._steps:
             self.on_step(trainer, pl_module)
 
     def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count a step."""
         self._steps = trainer.global_step
         if self._steps <= WARM_STEPS:
-            _wait_for(pl_module.device)
+            _synchronize(pl_module.device)
             self._began = time.perf_counter()
         elif time.perf_counter() - self._began > TRIAL_S and self._steps > WARM_STEPS + 1:
             trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Take the time."""
-        _wait_for(pl_module.device)
+        _synchronize(pl_module.device)
         self.steps_per_s = (self._steps - WARM_STEPS) / (time.perf_counter() - self._began)
 
 
@@ -77,40 +74,40 @@ def try_batch_sizes(
     datamodule: ImageDataModule,
     make_trainer: Callable[..., L.Trainer],
     *,
-    tell: Callable[[Trial], object] = id,
+    report: Callable[[Trial], object] = id,
 ) -> list[Trial]:
-    """Train a moment with each size, twice as large as the one before; leave the network as it was.
+    """Train briefly with doubling batch sizes, then restore the network.
 
-    Ends when a size does not fit into memory, when there are not that many training images, and on a CPU,
-    where memory is no limit, when throughput has not grown by 5 % over two sizes.
+    The search ends when a size does not fit into memory or exceeds the training set. On a CPU it also ends
+    when throughput grew by less than 5 % over two doublings.
 
     Args:
-        module: to train.
-        datamodule: whose training batches are used.
-        make_trainer: of options.
-        tell: called with each trial.
+        module: module to train.
+        datamodule: source of the training batches.
+        make_trainer: function from options to a trainer.
+        report: called with each trial.
     """
     trials: list[Trial] = []
     before = datamodule.batch_size
     try:
-        with as_before(module):
+        with restoring(module):
             size = SMALLEST
             while True:
                 trial = _try(module, datamodule, make_trainer, size)
                 trials.append(trial)
-                tell(trial)
+                report(trial)
                 size *= 2
-                if trial.images_per_s is None or size > datamodule.count("train") or _levelled(trials):
+                if trial.images_per_s is None or size > datamodule.count("train") or _is_saturated(trials):
                     return trials
     finally:
         datamodule.batch_size = before
 
 
 def choose(trials: Sequence[Trial]) -> int:
-    """The smallest size within 5 % of the best throughput.
+    """Return the smallest size within 5 % of the best throughput.
 
     Raises:
-        InputError: not even the smallest fits.
+        InputError: the smallest size does not fit into memory.
     """
     fitting = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
     if not fitting:
@@ -119,14 +116,14 @@ def choose(trials: Sequence[Trial]) -> int:
             "images (data.resize), or trainer.precision=bf16-mixed"
         )
     best = max(fitting.values())
-    return min(size for size, speed in fitting.items() if speed >= NEAR * best)
+    return min(size for size, speed in fitting.items() if speed >= GOOD_FRACTION * best)
 
 
 def _try(
     module: ImageClassifier, datamodule: ImageDataModule, make_trainer: Callable[..., L.Trainer], size: int
 ) -> Trial:
     datamodule.batch_size = size
-    pace = Pace()
+    stopwatch = Stopwatch()
     on_gpu = torch.cuda.is_available()
     if on_gpu:
         torch.cuda.reset_peak_memory_stats()
@@ -136,7 +133,7 @@ def _try(
             max_epochs=-1,
             max_time=None,
             limit_val_batches=0,
-            callbacks=[pace],
+            callbacks=[stopwatch],
         ).fit(module, datamodule)
     except (RuntimeError, MemoryError) as error:
         if not (isinstance(error, torch.OutOfMemoryError | MemoryError) or is_oom_error(error)):
@@ -149,17 +146,17 @@ def _try(
         if on_gpu:
             torch.cuda.empty_cache()
     used = torch.cuda.max_memory_allocated() / 2**20 if on_gpu else 0.0
-    return Trial(size, pace.steps_per_s * size, used or None)
+    return Trial(size, stopwatch.steps_per_s * size, used or None)
 
 
-def _levelled(trials: Sequence[Trial]) -> bool:
-    """Whether, on a CPU, the last two sizes gained nothing."""
+def _is_saturated(trials: Sequence[Trial]) -> bool:
+    """True if, on a CPU, the last two sizes brought no gain."""
     speeds = [trial.images_per_s or 0.0 for trial in trials]
     on_cpu = all(not trial.memory_mib for trial in trials)
-    return on_cpu and len(speeds) > 3 and max(speeds[-2:]) < GROWTH * max(speeds[:-2])
+    return on_cpu and len(speeds) > 3 and max(speeds[-2:]) < MIN_GROWTH * max(speeds[:-2])
 
 
-def _wait_for(device: torch.device) -> None:
+def _synchronize(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     elif device.type == "mps":

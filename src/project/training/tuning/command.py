@@ -1,4 +1,4 @@
-"""`tune=lr` and `tune=batch_size`: look for a value, say it, and end; nothing is trained."""
+"""`tune=lr` and `tune=batch_size`: search for a value and print it, without training."""
 
 import csv
 import logging
@@ -19,12 +19,12 @@ from project.runtime import signals
 from project.runtime.files import replace_text
 from project.runtime.secrets import redact_text
 from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
-from project.training.tuning.learning_rate import HIGHEST, LOWEST, STEPS, rise
+from project.training.tuning.range_test import HIGHEST, LOWEST, STEPS, run_range_test
 
 log = logging.getLogger(__name__)
 
 
-def find(
+def tune(
     what: str,
     module: ImageClassifier,
     datamodule: ImageDataModule,
@@ -33,59 +33,59 @@ def find(
     *,
     first: bool,
 ) -> dict[str, float]:
-    """Look for a value, print it as an override to copy, and write what was seen.
+    """Search for a value, print it as an override and write the measurements.
 
     Args:
         what: `lr` or `batch_size`.
-        module: with the optimizer as it is configured; as before afterwards.
-        datamodule: to train on.
-        make_trainer: of options; without loggers and callbacks.
-        folder: for a table and a picture of what was tried, and `found.txt`, the override; it is made.
-        first: this process writes and speaks.
+        module: module with its configured optimizer. It is restored afterwards.
+        datamodule: source of the training batches.
+        make_trainer: function from options to a trainer without loggers and callbacks.
+        folder: folder for the table, the figure and `found.txt` with the override; created if missing.
+        first: True in the process that writes and prints.
 
     Returns:
         The value by its key.
 
     Raises:
-        InputError: nothing can be suggested.
+        InputError: no value can be suggested.
     """
     folder.mkdir(exist_ok=True)
     with _quiet():
-        found, told = _OF[what](module, datamodule, make_trainer, folder, first)
+        found, notes = SEARCHES[what](module, datamodule, make_trainer, folder, first)
     (override,) = (f"{key}={value:g}" for key, value in found.items())
     if first:
         replace_text(folder / "found.txt", f"{override}\n")
-        lines = [f"   found  {override}", *(f"          {line}" for line in told)]
+        lines = [f"   found  {override}", *(f"          {line}" for line in notes)]
         lines += [f"   train  {_command(what, override)}", f" picture  {RunFolder(folder).shown}/{what}.png"]
         log.info("%s", "\n".join(["", *lines]))
     return found
 
 
 def show(logger: Logger, what: str, picture: Path) -> None:
-    """Show a picture of what was tried on TensorBoard's Images page, if that is what the logger writes to."""
+    """Add the figure to TensorBoard's Images page if the logger writes event files."""
     from torch.utils.tensorboard import SummaryWriter
 
     writer = getattr(logger, "experiment", None) if hasattr(logger, "log_text") else None
     if isinstance(writer, SummaryWriter):
         from matplotlib.image import imread
 
-        writer.add_image(f"find/{what}", imread(picture)[..., :3], dataformats="HWC")
+        writer.add_image(f"tune/{what}", imread(picture)[..., :3], dataformats="HWC")
         writer.flush()
 
 
-def _find_lr(
+def _tune_lr(
     module: ImageClassifier,
     datamodule: ImageDataModule,
     make_trainer: Callable[..., L.Trainer],
     folder: Path,
     first: bool,
 ) -> tuple[dict[str, float], list[str]]:
-    log.info("    find  lr: up to %s steps, from %g to %g", STEPS, LOWEST, HIGHEST)
-    test = rise(module, datamodule, make_trainer)
-    _refuse_stopped()
+    log.info("    tune  lr: up to %s steps, from %g to %g", STEPS, LOWEST, HIGHEST)
+    test = run_range_test(module, datamodule, make_trainer)
+    _raise_if_stopped()
     if test.suggestion is None:
         raise InputError(
-            "tune=lr: the loss fell at no learning rate; see that data and labels fit each other, or try "
+            "tune=lr: the loss fell at no learning rate; check that the labels fit the images, or try "
             "debug=overfit"
         )
     rows = [(f"{rate:.6g}", f"{loss:.6g}") for rate, loss in zip(test.rates, test.losses, strict=True)]
@@ -96,28 +96,28 @@ def _find_lr(
         draw_range_test(test, folder / "lr.png")
     lowest = min(test.losses)
     at = test.rates[test.losses.index(lowest)]
-    ended = f", and diverged at {test.rates[-1]:.2g}" if len(test.losses) < STEPS else ""
-    told = ["there the loss falls fast and is safe", f"it was lowest, {lowest:.3g}, at {at:.2g}{ended}"]
-    return {"optim.lr": test.suggestion}, told
+    ended = f"; diverged at {test.rates[-1]:.2g}" if len(test.losses) < STEPS else ""
+    notes = ["where the loss falls fastest", f"lowest loss: {lowest:.3g} at {at:.2g}{ended}"]
+    return {"optim.lr": test.suggestion}, notes
 
 
-def _find_batch_size(
+def _tune_batch_size(
     module: ImageClassifier,
     datamodule: ImageDataModule,
     make_trainer: Callable[..., L.Trainer],
     folder: Path,
     first: bool,
 ) -> tuple[dict[str, float], list[str]]:
-    log.info("    find  batch_size: training a moment with each")
+    log.info("    tune  batch_size: training briefly with each")
     log.info("%10s%14s", "images", "images / s")
 
-    def tell(trial: Trial) -> None:
-        _refuse_stopped()
+    def report(trial: Trial) -> None:
+        _raise_if_stopped()
         speed = "out of memory" if trial.images_per_s is None else f"{trial.images_per_s:,.0f}"
         memory = "" if trial.memory_mib is None else f"{trial.memory_mib:,.0f} MiB"
         log.info("%s", f"{trial.size:10}{speed:>14}{memory:>14}".rstrip())
 
-    trials = try_batch_sizes(module, datamodule, make_trainer, tell=tell)
+    trials = try_batch_sizes(module, datamodule, make_trainer, report=report)
     chosen = choose(trials)
     if first:
         from project.training.tuning.figures import draw_batch_sizes  # imports matplotlib
@@ -126,14 +126,14 @@ def _find_batch_size(
         _write_table(folder / "batch_size.csv", ("batch_size", "images_per_s", "memory_mib"), rows)
         draw_batch_sizes(trials, chosen, folder / "batch_size.png")
     largest = max(trial.size for trial in trials if trial.images_per_s is not None)
-    told = ["the smallest within 5 % of the best throughput"]
+    notes = ["the smallest within 5 % of the best throughput"]
     if trials[-1].images_per_s is None:
-        told[0] += f"; up to {largest} fit into memory"
-    told.append("another batch size wants another learning rate: tune=lr looks for it")
-    return {"data.batch_size": chosen}, told
+        notes[0] += f"; up to {largest} fit into memory"
+    notes.append("the best learning rate depends on the batch size: tune=lr searches for it")
+    return {"data.batch_size": chosen}, notes
 
 
-_OF = {"lr": _find_lr, "batch_size": _find_batch_size}
+SEARCHES = {"lr": _tune_lr, "batch_size": _tune_batch_size}
 
 
 def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
@@ -142,20 +142,20 @@ def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[object
 
 
 def _command(what: str, override: str) -> str:
-    """This command, with the value in the place of the search."""
+    """Return the command line with the value in place of the search."""
     key = override.partition("=")[0]
     words = [word for word in sys.argv if not word.startswith((f"tune={what}", f"{key}="))]
     return redact_text(shlex.join(["python", *words, override]))
 
 
-def _refuse_stopped() -> None:
+def _raise_if_stopped() -> None:
     if signum := signals.requested():
         raise signals.Stopped(signum)
 
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without what every training says of its images and its chunks."""
+    """Silence the log lines that every training prints about its images and batches."""
     loggers = [logging.getLogger(f"project.{name}") for name in ("datamodules", "training")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

@@ -1,4 +1,4 @@
-"""What a search found, as pictures."""
+"""Figures of the searches for a learning rate and a batch size."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from project.figures.charts import figure_style
 from project.training.tuning.batch_size import Trial
-from project.training.tuning.learning_rate import RangeTest
+from project.training.tuning.range_test import RangeTest
 
 CURVE, CHOSEN = "#3b6fb6", "#c2452d"
 

@@ -1,4 +1,4 @@
-"""Trying things on a network that is as before afterwards."""
+"""Restore a network after trial steps."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -7,8 +7,8 @@ from project.modules.classifier import ImageClassifier
 
 
 @contextmanager
-def as_before(module: ImageClassifier) -> Iterator[None]:
-    """Give a network back its weights, statistics and schedule, however the trial ends."""
+def restoring(module: ImageClassifier) -> Iterator[None]:
+    """Restore the weights, statistics and schedule of a module on exit."""
     state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
     schedule = module.scheduler_factory
     try:

@@ -1,7 +1,7 @@
 """The learning-rate range test (Smith 2017, arXiv 1506.01186, sec. 3.3).
 
-Not Lightning's `Tuner.lr_find`: it gives all groups one rate, where blocks (`layer_decay`) and roles have
-rates in proportion, and wants a module that keeps its rate as an attribute.
+Lightning's `Tuner.lr_find` sets one rate for all parameter groups and needs a module with the rate as an
+attribute. Here groups keep the ratio of their rates.
 """
 
 import math
@@ -19,26 +19,26 @@ from torch.optim.lr_scheduler import LambdaLR
 from project.errors import NonFiniteError
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import Length, Schedule
-from project.training.tuning.restore import as_before
+from project.training.tuning.restore import restoring
 
 STEPS = 200
 LOWEST, HIGHEST = 1e-7, 10.0
 SMOOTHING = 0.9
-"""Share of the running mean of the loss that a step keeps."""
-DIVERGED = 3.0
-"""The test ends where the smoothed loss is so many times its lowest."""
-FEWEST = 20
-"""Steps before which the test does not end: the first losses are of a network that knows nothing."""
+"""Weight of the previous running mean of the loss."""
+DIVERGENCE_FACTOR = 3.0
+"""Ratio of the smoothed loss to its minimum at which the test ends."""
+MIN_STEPS = 20
+"""Steps before which the test does not end, because the loss of an untrained network is noisy."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """What a range test showed.
+    """Result of a range test.
 
     Args:
-        rates: learning rate of each step, rising.
-        losses: smoothed training loss at each.
-        suggestion: see `suggest`; None if the loss did not fall anywhere.
+        rates: learning rate of each step, increasing.
+        losses: smoothed training loss of each step.
+        suggestion: result of `suggest`; None if the loss never fell.
     """
 
     rates: list[float]
@@ -46,15 +46,10 @@ class RangeTest:
     suggestion: float | None
 
 
-class Watch(Callback):
-    """Keeps the loss of each optimizer step, and ends the test where it diverges.
+class LossRecorder(Callback):
+    """Records the smoothed loss of each optimizer step, and ends the test where it diverges."""
 
-    Args:
-        steps: of the test.
-    """
-
-    def __init__(self, steps: int) -> None:
-        self.steps = steps
+    def __init__(self) -> None:
         self.losses: list[float] = []
         self._batches: list[torch.Tensor] = []
         self._mean = 0.0
@@ -63,10 +58,9 @@ class Watch(Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Look at the loss when the optimizer has taken its step."""
         self._batches.append(outputs["loss"] * trainer.accumulate_grad_batches)
         if trainer.global_step == len(self.losses):
-            return
+            return  # gradients accumulate
         mean = torch.stack(self._batches).mean()
         self._batches.clear()
         loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))  # the same on all ranks
@@ -77,11 +71,11 @@ class Watch(Callback):
         smooth = self._mean / (1 - SMOOTHING ** (len(self.losses) + 1))
         self.losses.append(smooth)
         self._lowest = min(self._lowest, smooth)
-        if len(self.losses) > FEWEST and smooth > DIVERGED * self._lowest:
+        if len(self.losses) > MIN_STEPS and smooth > DIVERGENCE_FACTOR * self._lowest:
             trainer.should_stop = True
 
 
-def rise(
+def run_range_test(
     module: ImageClassifier,
     datamodule: L.LightningDataModule,
     make_trainer: Callable[..., L.Trainer],
@@ -90,25 +84,24 @@ def rise(
     lowest: float = LOWEST,
     highest: float = HIGHEST,
 ) -> RangeTest:
-    """Train for a moment while the learning rate rises exponentially; leave the network as it was.
+    """Train while the learning rate grows exponentially, then restore the network.
 
     Args:
-        module: its optimizer as it is configured. Rates are those of `optim.lr`; groups with others keep
-            their proportion to it.
-        datamodule: whose training batches are used.
-        make_trainer: of options.
-        steps: of the optimizer, from the lowest to the highest rate.
+        module: module with its configured optimizer. Parameter groups keep the ratio of their rates.
+        datamodule: source of the training batches.
+        make_trainer: function from options to a trainer.
+        steps: number of optimizer steps.
         lowest: learning rate of the first step.
-        highest: of the last.
+        highest: learning rate of the last step.
     """
-    watch = Watch(steps)
+    recorder = LossRecorder()
     trainer = make_trainer(
         max_steps=steps,
         max_epochs=-1,
         max_time=None,
         batches_per_hook=1,
         limit_val_batches=0,
-        callbacks=[watch],
+        callbacks=[recorder],
     )
     growth = (highest / lowest) ** (1 / max(1, steps - 1))
 
@@ -119,23 +112,23 @@ def rise(
             "interval": "step",
         }
 
-    with as_before(module):
+    with restoring(module):
         module.scheduler_factory = rising
-        with suppress(NonFiniteError):  # that is an end too
+        with suppress(NonFiniteError):  # divergence ends the test, too
             trainer.fit(module, datamodule)
-    rates = [lowest * growth**step for step in range(len(watch.losses))]
-    return RangeTest(rates, watch.losses, suggest(rates, watch.losses))
+    rates = [lowest * growth**step for step in range(len(recorder.losses))]
+    return RangeTest(rates, recorder.losses, suggest(rates, recorder.losses))
 
 
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Where the loss falls fastest by the logarithm of the rate, but at most a tenth of where it is lowest.
+    """Return the rate at which the loss falls fastest, at most a tenth of the rate of the lowest loss.
 
     Args:
-        rates: rising by a constant factor.
-        losses: smoothed.
+        rates: learning rates, each a constant multiple of the previous one.
+        losses: smoothed losses.
 
     Returns:
-        Two significant digits; None if the loss never falls.
+        The rate with two significant digits; None if the loss never falls.
     """
     lowest = min(range(len(losses)), key=lambda step: losses[step], default=0)
     before = range(1, lowest)
