@@ -15,7 +15,7 @@ from test_load_run import SHORT, Make, make  # noqa: F401 (a fixture)
 from project.config import command_options as options
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
-from project.inference.evaluate import command, console, ensemble, metrics, output_files, same_images
+from project.inference.evaluate import command, console, ensemble, metrics, output_files
 from project.inference.evaluate.command import evaluate
 from project.inference.evaluate.forward import image_losses
 from project.inference.evaluate.metrics import Predictions
@@ -263,8 +263,8 @@ def test_networks_that_saw_other_images_are_none_together(
         mlp = make("model=mlp", name="mlp")
         with pytest.raises(InputError, match=r"^run=.*mlp: its classes are not those of .*run0"):
             evaluate(asked(f"run={runs[0].path},{mlp.path}"))
-    same_images.require_same_images([one, other], "test")  # whose folder has another name
-    first, second, third = (same_images.identify_images(each, "test") for each in (one, other, otherwise))
+    ensemble.require_same_images([one, other], "test")  # whose folder has another name
+    first, second, third = (ensemble.identify_images(each, "test") for each in (one, other, otherwise))
     assert first.is_same(second)
     assert torch.equal(first.labels, third.labels)
     assert not first.is_same(third)
@@ -273,9 +273,9 @@ def test_networks_that_saw_other_images_are_none_together(
 def test_images_without_files_are_known_by_their_pixels(make: Make) -> None:  # noqa: F811
     run = make("model=mlp")
     same, others = load_run(run, data=["data.eval_batch_size=5"]), load_run(run, data=["data.noise=0.5"])
-    wanted = same_images.identify_images(load_run(run), "test")
-    assert same_images.identify_images(same, "test").is_same(wanted)
-    assert not same_images.identify_images(others, "test")._replace(labels=wanted.labels).is_same(wanted)
+    wanted = ensemble.identify_images(load_run(run), "test")
+    assert ensemble.identify_images(same, "test").is_same(wanted)
+    assert not ensemble.identify_images(others, "test")._replace(labels=wanted.labels).is_same(wanted)
     smaller = wanted._replace(shape=(1, 4, 4), digest=b"")
     assert smaller.is_same(wanted)
     assert not smaller._replace(recipe="").is_same(wanted)

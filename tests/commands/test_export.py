@@ -16,10 +16,9 @@ from project.errors import InputError
 from project.inference.export import command, torch_program
 from project.inference.export import options as export_options
 from project.inference.export.command import export
-from project.inference.export.formats import ExportError, quiet
 from project.inference.export.options import Options, check_options, choose_variants
 from project.inference.export.pruning import find_chains, prune
-from project.inference.export.wrapper import ExportWrapper
+from project.inference.export.wrapper import ExportError, ExportWrapper
 from project.inference.load_run import load_run
 from project.modules.networks.cnn import CNN, BatchNormCNN
 from project.modules.networks.resnet import ResNet
@@ -206,7 +205,7 @@ def test_channels_are_removed_where_one_other_layer_uses_them(
     network: nn.Module, producers: list[str]
 ) -> None:
     images = torch.randn(6, 1, *((28, 28) if isinstance(network, BatchNormCNN) else (8, 8)))
-    with quiet():
+    with torch_program.quiet():
         traced = torch.export.export(network.eval(), (images[:2],))
     assert [chain.producer for chain in find_chains(traced, network)] == producers
     if not producers:

@@ -28,8 +28,7 @@ from project.datamodules.storage.image_files import PassedOver
 from project.errors import DataError, InputError
 from project.inference.load_run import TrainedRun, load_run
 from project.inference.predict.command import predict_files
-from project.inference.predict.input_files import find_files
-from project.inference.predict.options import Options
+from project.inference.predict.options import Options, find_files
 from project.inference.predict.predictions import decode_files, predict
 from project.inference.predict.writers import render_table
 from project.modules.tta import mean_over_views

@@ -14,7 +14,6 @@ from project.inference.evaluate.forward import run_forward
 from project.inference.evaluate.metrics import bootstrap_intervals
 from project.inference.evaluate.options import Member, Options, check_networks
 from project.inference.evaluate.result import LEVEL, EvaluationResult
-from project.inference.evaluate.same_images import lend_data, release_data, require_same_images
 from project.inference.load_run import TrainedRun, load_run
 from project.runtime.text import printable
 
@@ -62,7 +61,7 @@ def _evaluate_together(options: Options, members: Sequence[Member], home: Path) 
         results = []
         for member, trained in zip(members, networks, strict=True):
             results.append(_evaluate_one(options, member, trained))
-            release_data(trained, networks[0])
+            ensemble.release_data(trained, networks[0])
         text = _write(options, _combine(options, results, combined), folder, place)
     print(text, flush=True)
 
@@ -75,7 +74,7 @@ def _require_combinable(options: Options, networks: Sequence[TrainedRun], combin
     ttas = sorted({trained.choose_tta(options.tta) for trained in networks})
     if combined == "average" and len(ttas) > 1:
         raise InputError(f"tta=null: the runs were tested with tta {' and '.join(ttas)}; give tta=…")
-    require_same_images(networks, options.split)
+    ensemble.require_same_images(networks, options.split)
 
 
 def _combine(options: Options, results: Sequence[EvaluationResult], combined: str) -> EvaluationResult:
@@ -84,7 +83,7 @@ def _combine(options: Options, results: Sequence[EvaluationResult], combined: st
         device = torch.device(first.forward.device)
         recompute = options.batch_norm == "recompute"
         mean = ensemble.average_weights(networks, recompute=recompute, device=device)
-        lend_data(first.trained, mean)
+        ensemble.lend_data(first.trained, mean)
         forward = run_forward(mean, options.split, first.tta, **_trainer_changes(options))
         title = f"average of {len(networks)} networks' weights"
     else:

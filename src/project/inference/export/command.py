@@ -16,14 +16,15 @@ from project.inference.export.benchmark import (
     Reference,
     original_outputs,
     predict_all,
+    read_test_images,
+    read_training_images,
     time_calls,
 )
-from project.inference.export.calibration_data import read_test_images, read_training_images
-from project.inference.export.formats import Description, ExportError, Predictor, blank_images, describe_error
 from project.inference.export.options import FLOAT32, PRUNED, STATIC, Options, choose_variants, find_places
 from project.inference.export.pruning import prune
 from project.inference.export.publish import Row, file_name, publish, refuse_foreign, render
-from project.inference.export.wrapper import ExportWrapper
+from project.inference.export.torch_program import blank_images, describe_error
+from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
 from project.inference.load_run import TrainedRun, load_run
 from project.runtime.write_probe import missing_folders
 

@@ -6,10 +6,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from project.inference.export.calibration_data import CalibrationData
-from project.inference.export.formats import INPUT, Description, ExportError, Predictor, describe_error, quiet
-from project.inference.export.torch_program import capture
+from project.inference.export.benchmark import CalibrationData
+from project.inference.export.torch_program import capture, describe_error, quiet
+from project.inference.export.wrapper import Description, ExportError, Predictor
 
+INPUT = "images"
 MAX_BYTES = 2**31 - 2**20
 """Weights that fit one file: protobuf's limit of 2 GB, with room for the graph."""
 NORMALIZATION = {"shift", "scale"}

@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, fx, nn
 
-from project.inference.export.formats import ExportError, describe_error, quiet
+from project.inference.export.torch_program import describe_error, quiet
+from project.inference.export.wrapper import ExportError
 
 POINTWISE = {
     "relu", "relu_", "gelu", "silu", "silu_", "hardswish", "hardswish_", "hardtanh", "hardtanh_", "tanh",

@@ -5,7 +5,9 @@ where activations are rounded; run as they are, PyTorch computes in float32, and
 oneDNN's int8 kernels, which are faster than float32 on CPUs.
 """
 
+import logging
 import platform
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,16 +16,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
-from project.inference.export.calibration_data import CalibrationData
-from project.inference.export.formats import (
-    Description,
-    ExportError,
-    Predictor,
-    blank_images,
-    describe_error,
-    quiet,
-)
-from project.inference.export.wrapper import ExportWrapper
+from project.errors import summarize
+from project.inference.export.benchmark import CalibrationData
+from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
 
 
 def capture(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
@@ -157,3 +152,26 @@ def lower(file: Path, shape: tuple[int, int, int], batch_size: int) -> Predictor
         return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
 
     return predict
+
+
+def blank_images(shape: tuple[int, int, int], batch: int = 2) -> Tensor:
+    """Return black images (batch, C, H, W) to trace a network with: files may store the example input."""
+    return torch.zeros(batch, *shape, dtype=torch.uint8)
+
+
+def describe_error(error: BaseException) -> str:
+    """Return an error's class and the beginning of its message."""
+    return f"{type(error).__name__}: {summarize(error)}"
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the warnings and log messages of libraries."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)

@@ -1,13 +1,58 @@
-"""The exported network: uint8 images as input, logits or probabilities as output."""
+"""The exported network and its metadata."""
 
 import copy
-from collections.abc import Sequence
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from project.inference.export.options import OutputType
 from project.modules.tta import mean_over_views
+
+Predictor = Callable[[Tensor], Tensor]
+"""Function from images (B, C, H, W) uint8 to outputs (B, K) float32."""
+
+
+class ExportError(RuntimeError):
+    """A network cannot be exported, or its file computes something else."""
+
+    exit_code = 1
+
+
+@dataclass(frozen=True)
+class Description:
+    """Metadata of an exported file.
+
+    Args:
+        class_names: names of the outputs, in their order.
+        input_shape: shape (C, H, W) of an image.
+        output: `logits` or `probabilities`; name of the output.
+        mean: mean of each channel in [0, 1]; normalization happens inside.
+        std: standard deviation of each channel in [0, 1].
+        tta: test-time augmentation inside.
+        variant: `float32`, or the way in which the network was made smaller.
+        run: name of the run's folder.
+        checkpoint: name of the checkpoint file.
+    """
+
+    class_names: list[str]
+    input_shape: tuple[int, int, int]
+    output: str
+    mean: list[float]
+    std: list[float]
+    tta: str
+    variant: str
+    run: str
+    checkpoint: str
+
+    def entries(self) -> dict[str, str]:
+        """Return the metadata as strings, lists and numbers as JSON."""
+        facts: dict[str, Any] = {"input": "uint8 images (batch, channels, height, width), 0 to 255"}
+        facts |= asdict(self) | {"torch": torch.__version__}
+        return {key: value if isinstance(value, str) else json.dumps(value) for key, value in facts.items()}
 
 
 class ExportWrapper(nn.Module):

@@ -13,8 +13,7 @@ from tqdm import tqdm
 
 from project.datamodules.storage.image_files import PassedOver
 from project.errors import DataError, InputError
-from project.inference.predict.input_files import find_files
-from project.inference.predict.options import Options
+from project.inference.predict.options import Options, find_files
 from project.inference.predict.writers import SCREEN, Format, choose_format, open_output, write_predictions
 from project.inference.run_config import check_request
 from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
