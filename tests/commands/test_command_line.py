@@ -18,7 +18,7 @@ from forked import Forked
 from forked import run as fork
 
 from project.config.cli import _flags_first, with_multirun_flag
-from project.config.validation.arguments import refuse_wrong_arguments
+from project.config.validation.command_request import refuse_wrong_arguments
 
 FOREVER = (
     "model=mlp data=synthetic data.train_size=200 trainer.accelerator=cpu trainer.max_epochs=100000 "
@@ -213,7 +213,7 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
     ("arguments", "line"),
     [
         ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr"),
-        ("optim.lr=fast", "error: optim.lr=fast: a word, but a number is needed, as in optim.lr=0.001"),
+        ("optim.lr=fast", "error: optim.lr=fast: expected a number, got 'fast'; for example optim.lr=0.001"),
         ("--modle=cnn", "error: --modle=cnn: no such flag"),
         ("resume=nowhere", "error: resume=nowhere: no run folder"),
     ],

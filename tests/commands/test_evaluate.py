@@ -334,7 +334,7 @@ def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
         evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
     for word, told in (
         ("data.eval_batch_size=0", "must be at least 1"),
-        ("data.eval_batch_size=x", "a word, but a whole number is needed"),
+        ("data.eval_batch_size=x", "expected a whole number, got 'x'"),
     ):
         with pytest.raises(InputError, match=rf"^{word}: {told}"):
             evaluate(asked(f"run={folder}", word))

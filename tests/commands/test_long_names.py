@@ -12,7 +12,7 @@ from omegaconf import OmegaConf, read_write
 
 from project.config.cli import report
 from project.config.hydra_patches import set_override_dirname
-from project.config.validation.value_types import find_problem
+from project.config.validation.values import find_problem
 from project.datamodules.storage.image_cache import ImageCache
 from project.errors import InputError
 from project.runtime.files import replacing
@@ -84,10 +84,10 @@ def test_the_folder_of_overrides_has_a_name_that_can_be_made(composer: Compose, 
 @pytest.mark.parametrize("kind", ["ascii", "of three bytes"])
 def test_a_name_that_no_folder_can_bear_is_refused(kind: str) -> None:
     name, length = LONG[kind], len(LONG[kind].encode())
-    assert find_problem("name", f"group/{name}") == (
+    assert find_problem("name", f"group/{name}", {}) == (
         f"name=group/{name}: too long for a folder (at most 255 bytes, got {length}); shorten it"
     )
-    assert not find_problem("name", f"group/{FITTING[kind]}")
+    assert not find_problem("name", f"group/{FITTING[kind]}", {})
 
 
 def test_paths_are_refused_in_one_line_by_the_word_that_gives_them(

@@ -225,7 +225,7 @@ class Composing:
         from project.config.output_paths import find_misplaced
         from project.config.suggestions import explain_composition
         from project.config.validation import find_problems
-        from project.config.validation.arguments import last_of_each, refuse_wrong_arguments
+        from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
         from project.errors import InputError
         from project.runtime import torchrun
 

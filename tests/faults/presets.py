@@ -33,7 +33,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         ":3: callbacks.emma._target_: must name a class",
     ),
     "hydra_key": (f"{HEAD}hydra:\n  runn: 3\n", ":3: hydra.runn: no such key; did you mean hydra.run?"),
-    "value": (f"{HEAD}optim:\n  lr: fast\n", ":3: optim.lr=fast: a word, but a number is needed"),
+    "value": (f"{HEAD}optim:\n  lr: fast\n", ":3: optim.lr=fast: expected a number, got 'fast'"),
     # Headers and defaults lists.
     "header": ("# @package _gloabl_\nseed: 2\n", ":1: _gloabl_: nothing reads it; did you mean _global_?"),
     "no_header": ("seed: 2\n", ":1: experiment: nothing reads it; begin its file with # @package _global_"),

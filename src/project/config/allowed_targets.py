@@ -1,14 +1,13 @@
-"""What a configuration may have made: `_target_`s are looked up in an allow-list before anything is made.
+"""Allow-list of the classes and functions that a configuration may name as `_target_`.
 
-A configuration may come from somebody else, and whatever a `_target_` names is called: without a list
-`torch.load` would open a file's pickle, and `os.system` run a command. So each group takes classes and
-functions of certain packages (`ALLOWED`) alone. They must be defined there: names that modules only import
-(`torch.nn.modules.module.torch.load`) lead elsewhere. This is read off the source files, without importing
-any of them, and confirmed on the objects themselves right before they are made.
+A configuration may come from somebody else, and Hydra calls whatever a `_target_` names: without a list
+`torch.load` would open a file's pickle, and `os.system` run a command. Each group takes classes and functions
+that are defined in the packages of `ALLOWED` alone; names that modules only import
+(`torch.nn.modules.module.torch.load`) lead elsewhere. Definitions are read from the source files, without
+importing any of them, and confirmed on the objects right before they are made.
 
-The list grows in code only, never by a key, a flag or a variable. What you write in `project.modules`,
-`project.datamodules`, `project.callbacks` and `project.loggers` is on it. A module of any other package says
-itself what configurations may name:
+The list grows in code only, never by a key, a flag or a variable. `project.modules`, `project.datamodules`,
+`project.callbacks` and `project.loggers` are on it. A module of any other package names its own objects:
 
     CONFIG_TARGETS = ("MyNet", "my_schedule")
 
@@ -42,10 +41,10 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "callbacks": ("project.callbacks", "lightning.pytorch.callbacks", "torchmetrics"),
     "logger": ("project.loggers", "lightning.pytorch.loggers"),
 }
-"""Packages by group. A group that is not here makes nothing."""
+"""Packages by group. From other groups nothing is made."""
 
 WITH_FUNCTIONS = ("project.modules", "torchvision.models")
-"""Packages whose functions may be called, too; of the others only classes are made."""
+"""Packages whose functions may be called too; from the others only classes are made."""
 
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 """A dotted name no part of which is private."""
@@ -54,7 +53,7 @@ REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
 """An interpolation that is another key's value and nothing more."""
 
 ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Of something on a network, or `file:/`; `C:/` is none."""
+"""Beginning of an address on a network, or `file:/`; `C:/` is none."""
 
 FILES = ("ckpt_path", "resume", "model.weights")
 """Keys whose files are loaded."""
@@ -64,8 +63,8 @@ class Target(NamedTuple):
     """A `_target_` in a configuration.
 
     Args:
-        key: where it stands.
-        name: what it says.
+        key: dotted key of the `_target_`.
+        name: its value.
     """
 
     key: str
@@ -73,9 +72,9 @@ class Target(NamedTuple):
 
 
 def find_refusals(config: DictConfig) -> Iterator[str]:
-    """Yield what a composed configuration would have made and may not, a line each.
+    """Yield a line for each `_target_` of a composed configuration that is not allowed.
 
-    What cannot be resolved yet is left to `confirm`.
+    Values that cannot be resolved yet are left to `confirm`.
     """
     for group in map(str, config):
         if group in ALLOWED:
@@ -88,7 +87,7 @@ def find_refusals(config: DictConfig) -> Iterator[str]:
 
 
 def refusals(plain: Any, group: str) -> Iterator[str]:
-    """Yield what is refused in a group's resolved values."""
+    """Yield a line for each refused value of a group, given its resolved values."""
     for found in find(plain, group):
         if line := refusal(found, group):
             yield line
@@ -99,12 +98,12 @@ def refusals(plain: Any, group: str) -> Iterator[str]:
 
 
 def plain_values(config: DictConfig, key: str) -> Any:
-    """Values of a key and below, resolved; None where they cannot be yet."""
+    """Return the values of a key and below, resolved; None where they cannot be yet."""
     return _resolve(config, key, _written(config, key))
 
 
 def _written(config: DictConfig, key: str) -> Any:
-    """Values of a key and below as they were written, with their interpolations; None if it is not there."""
+    """Return the values of a key and below as written, with interpolations; None if there is no such key."""
     node: Any = config
     for part in key.split("."):
         node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
@@ -133,14 +132,14 @@ def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
 
 
 def refuse_address(key: str, value: Any) -> str:
-    """Say that a file is wanted where an address is given; nothing for a file."""
+    """Return a line that refuses an address in the place of a file; empty for a file."""
     if isinstance(value, str) and ADDRESS.match(value):
         return f"{key}={value}: files are loaded from disks alone; download it, and give its path"
     return ""
 
 
 def find(plain: Any, key: str) -> Iterator[Target]:
-    """Find all `_target_`s in plain values."""
+    """Yield all `_target_`s in plain values."""
     if isinstance(plain, Mapping):
         for name, child in plain.items():
             if name == "_target_":
@@ -152,7 +151,7 @@ def find(plain: Any, key: str) -> Iterator[Target]:
 
 
 def refusal(target: Target, group: str) -> str:
-    """Say why something may not be made for a group; nothing if it may."""
+    """Return a line that refuses a target for a group; empty if it is allowed."""
     key, name = target
     packages = ALLOWED.get(group, ())
     if not packages:
@@ -171,19 +170,19 @@ def refusal(target: Target, group: str) -> str:
                 return f"{key}={name}: {module} defines none of that name; did you mean {near}?"
     return (
         f"{key}={name}: not allowed there; {group} may name what is defined in {', '.join(packages)}, or "
-        f"what a module of your own lists in {MARK} (see project/targets.py)"
+        f"what a module of your own lists in {MARK} (see project/config/allowed_targets.py)"
     )
 
 
 def confirm(plain: Any, group: str) -> None:
-    """Check what a group names on the objects themselves, right before they are made.
+    """Check the targets of a group on the objects themselves, right before they are made.
 
     Args:
         plain: resolved values.
-        group: that they stand in.
+        group: name of their group.
 
     Raises:
-        InputError: something is not allowed, or not what its source says.
+        InputError: a target is not allowed, or not the object that its source defines.
     """
     for line in refusals(plain, group):
         raise InputError(line)
@@ -197,7 +196,7 @@ def confirm(plain: Any, group: str) -> None:
         except (ImportError, AttributeError) as error:
             raise InputError(f"{key}={name}: cannot be imported ({error})") from error
         if named is not defined or not (inspect.isclass(named) or inspect.isfunction(named)):
-            raise InputError(f"{key}={name}: is not the {origin.kind} of that name any more; name another")
+            raise InputError(f"{key}={name}: is not the {origin.kind} that its source defines; name another")
 
 
 def _allows(package: str, module: str, name: str, kind: str) -> bool:

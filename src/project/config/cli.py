@@ -22,7 +22,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config import hydra_patches, hydra_security, resolvers, resume
 from project.config.suggestions import explain_composition, options
-from project.config.validation.arguments import last_of_each, refuse_wrong_arguments
+from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
 from project.errors import InputError, one_line, plain
 from project.runs import create
 from project.runs.run_folder import RunFolder

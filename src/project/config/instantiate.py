@@ -10,7 +10,7 @@ from torch import nn
 
 from project.config import allowed_targets, hydra_patches
 from project.config.derived_values import require_image_data
-from project.config.validation import kinds
+from project.config.validation import groups
 from project.errors import InputError, one_line
 from project.modules.classifier import ImageClassifier
 
@@ -41,7 +41,7 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
     is_lightning = isinstance(made, L.LightningModule)
     if group in ("model", "loss") and (is_lightning or not isinstance(made, nn.Module)):
         got = "LightningModule" if is_lightning else type(made).__name__
-        raise InputError(kinds.refusal(group, config[group]["_target_"], got))
+        raise InputError(groups.refusal(group, config[group]["_target_"], got))
     return made
 
 

@@ -13,8 +13,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from project.config.allowed_targets import ADDRESS, plain_values
-from project.config.validation.command_request import asked
-from project.config.validation.familiar import LIBRARIES, is_familiar
+from project.config.source_index import LIBRARIES, Signature, signature_of
+from project.config.validation.command_request import command_request
 from project.config.validation.yaml_defaults import declared_values
 from project.errors import InputError
 from project.runs.checkpoint_files import has_checksum
@@ -58,7 +58,9 @@ def find_misplaced(config: DictConfig) -> Iterator[str]:
     if run is None:
         return
     subfolder = plain_values(config, "hydra.output_subdir")
-    if subfolder != RECORD and (subfolder is not None or "hydra.output_subdir" in asked(config).keys):
+    if subfolder != RECORD and (
+        subfolder is not None or "hydra.output_subdir" in command_request(config).keys
+    ):
         yield f"hydra.output_subdir={subfolder}: runs go on from what stands in {RECORD}; leave it out"
     for group in GROUPS:
         for key, value in _names(group, plain_values(config, group)):
@@ -109,9 +111,15 @@ def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
             yield from _objects(f"{key}.{name}", child)
 
 
-def _is_known(plain: Mapping[str, Any]) -> bool:
+def _is_known(plain: Mapping[str, Any], name: str) -> bool:
+    """Return whether this package or a library declares the argument, whose name says what it means."""
     target = plain.get("_target_")
-    return target is None or (is_familiar(target) and not target.endswith(STORES))
+    if not isinstance(target, str):
+        return target is None
+    found = signature_of(target)
+    argument = found.arguments.get(name) if isinstance(found, Signature) else None
+    owner = target if argument is None else argument.owner
+    return owner.startswith(("project.", *LIBRARIES)) and not target.endswith(STORES)
 
 
 def _is_of_library(plain: Mapping[str, Any]) -> bool:
@@ -131,7 +139,7 @@ def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple
             word = _last_word(name)
             meant = word in FOLDERS or (word in FILES and not in_folder)
             by_its_file = "${paths.run}" in str(declared.get(f"{place}.{name}"))
-            known = _is_known(found) and not ("://" in str(value) and _is_of_library(found))
+            known = _is_known(found, name) and not ("://" in str(value) and _is_of_library(found))
             if isinstance(value, str) and (by_its_file or (meant and known)):
                 yield f"{place}.{name}", value, word not in FILES
 
@@ -139,9 +147,9 @@ def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple
 def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
     """Values beside a folder's key, some of which name what is made in it."""
     for place, found in _objects(key, plain):
-        if _is_known(found) and any(_last_word(name) in FOLDERS for name in found):
+        if any(_last_word(name) in FOLDERS for name in found):
             for name, value in found.items():
-                if isinstance(value, str) and _last_word(name) not in FOLDERS:
+                if isinstance(value, str) and _last_word(name) not in FOLDERS and _is_known(found, name):
                     yield f"{place}.{name}", value
 
 

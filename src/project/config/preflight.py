@@ -15,7 +15,7 @@ from project.config.cli import ending_on_errors
 from project.config.derived_values import complete
 from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
-from project.config.validation.command_request import asked, overrides_of
+from project.config.validation.command_request import command_request, overrides_of
 from project.errors import InputError
 from project.runs.create import claim, next_free
 from project.runs.run_folder import refuse_unwritable
@@ -51,7 +51,7 @@ class Preflight(Callback):
             if earlier is not None:
                 folder = earlier.path
             elif folder is None:
-                named = "hydra.run.dir" in asked(config).keys
+                named = "hydra.run.dir" in command_request(config).keys
                 with signals.holding():
                     folder = claim(
                         torchrun.name_folder(config.hydra), "hydra.run.dir" if named else "paths.outputs"

@@ -1,24 +1,36 @@
-"""Where a dotted name is defined, read off the source files: nothing is imported."""
+"""Index of source files: where a name is defined and what a constructor takes, without importing anything."""
 
 import ast
 import importlib.util
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
+
+from project.runtime.bounds import Kind, Spec, parse
 
 MARK = "CONFIG_TARGETS"
+"""Name of a module's list of the classes and functions that configurations may name."""
+COMPLETE = ("project", "torch", "lightning", "torchvision", "torchmetrics")
+"""Packages whose sources name all that they define."""
+LIBRARIES = ("torch.", "torchvision.", "lightning.", "pytorch_lightning.", "torchmetrics.")
+"""Beginnings of the names of libraries' classes."""
+MAX_DEPTH = 12
+"""Classes that are followed from a class to its bases."""
+UNKNOWN = object()
+"""The default of an argument that has none, or none that is a plain value."""
 
 
 class Origin(NamedTuple):
-    """Where something is defined.
+    """The place of a definition.
 
     Args:
         module: full name.
-        name: in it.
-        kind: of thing.
+        name: name in the module.
+        kind: of definition.
     """
 
     module: str
@@ -26,16 +38,70 @@ class Origin(NamedTuple):
     kind: Literal["class", "function"]
 
 
+class Argument(NamedTuple):
+    """An argument of a class or function.
+
+    Args:
+        owner: dotted name of the class or function that declares it.
+        spec: values that its annotation allows.
+        required: it has no default.
+        by_name: it is given by name alone.
+        default: a plain value, or `UNKNOWN`.
+    """
+
+    owner: str
+    spec: Spec
+    required: bool
+    by_name: bool
+    default: Any = UNKNOWN
+
+
+class Signature(NamedTuple):
+    """The arguments of a class or function.
+
+    Args:
+        arguments: by name, inherited ones included, without `self`.
+        anything: names that are not known here are accepted too.
+    """
+
+    arguments: Mapping[str, Argument]
+    anything: bool
+
+    def required(self, *, by_name: bool) -> tuple[str, ...]:
+        """Return the arguments without a default: those given by name alone, or the others."""
+        return tuple(name for name, one in self.arguments.items() if one.required and one.by_name == by_name)
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """Defaults that are plain values, by name."""
+        known = {name: one.default for name, one in self.arguments.items()}
+        return {name: default for name, default in known.items() if default is not UNKNOWN}
+
+
+class Missing(NamedTuple):
+    """A target that certainly does not exist.
+
+    Args:
+        name: the part that does not exist.
+        where: module or package without it.
+        known: names that exist there.
+    """
+
+    name: str
+    where: str
+    known: tuple[str, ...]
+
+
 @cache
 def find_origin(module: str, name: str) -> Origin | None:
     """Find where a class or function is defined, through imports of the same top-level package.
 
     Args:
-        module: the one that it is asked of.
-        name: there.
+        module: the module that the name is taken from.
+        name: in that module.
 
     Returns:
-        None if there is no such module or name, or if it is something else: a module, a value, or a thing of
+        None if there is no such module or name, or the name stands for a module, a value, or an object of
         another package.
     """
     return _find(module, name, set())
@@ -43,26 +109,83 @@ def find_origin(module: str, name: str) -> Origin | None:
 
 @cache
 def public_names(module: str) -> list[str]:
-    """Names of classes and functions that a module defines or imports one by one."""
+    """Return the names of classes and functions that a module defines or imports one by one."""
     names = [node.name for node in _statements(module) if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-    for _, names_in_it in _imports(module):
-        names += names_in_it
+    for _, imported in _imports(module):
+        names += imported
     return sorted({name for name in names if not name.startswith("_")})
 
 
 @cache
 def marked_names(module: str) -> frozenset[str]:
-    """Names that a module lists in its `CONFIG_TARGETS`, as plain words."""
-    if MARK not in (text_of(module) or ""):
-        return frozenset()
-    for node in _statements(module):
-        targets = node.targets if isinstance(node, ast.Assign) else []
-        if any(isinstance(target, ast.Name) and target.id == MARK for target in targets):
-            assert isinstance(node, ast.Assign)
-            if isinstance(node.value, ast.Tuple | ast.List):
-                entries = [entry.value for entry in node.value.elts if isinstance(entry, ast.Constant)]
-                return frozenset(entry for entry in entries if isinstance(entry, str))
-    return frozenset()
+    """Return the names that a module lists in its `CONFIG_TARGETS`."""
+    found = _constant(text_of(module) or "", MARK)
+    entries = found if isinstance(found, tuple | list) else ()
+    return frozenset(entry for entry in entries if isinstance(entry, str))
+
+
+@cache
+def signature_of(target: str) -> Signature | Missing | None:
+    """Read what a class or function takes.
+
+    Args:
+        target: dotted name, as in `_target_`.
+
+    Returns:
+        None where the source does not say it plainly.
+    """
+    try:
+        return _signature(target, MAX_DEPTH)
+    except (SyntaxError, RecursionError):
+        return None
+
+
+def bases_of(target: str) -> list[str]:
+    """Return the base classes of a class as dotted names; none where its source does not name them."""
+    module, _, name = target.rpartition(".")
+    if (origin := find_origin(module, name)) is None or origin.kind != "class":
+        return []
+    text = text_of(origin.module) or ""
+    body = _body_of(text, origin.name)
+    header = body[: body.index(":\n")] if ":\n" in body else body.partition(":")[0]
+    inside = re.search(r"\((.*)\)", header, re.DOTALL)
+    names = re.sub(r"\[[^\]]*\]", "", inside[1]).split(",") if inside else []
+    plain = [name.strip() for name in names if name.strip() and "=" not in name]
+    return [_absolute(name, text, origin.module) for name in plain]
+
+
+def constant_of(target: str, name: str) -> Any:
+    """Return a plain value that the body of a class, or of a base class, assigns to a name; else None."""
+    waiting = [target]
+    for _ in range(MAX_DEPTH):
+        if not waiting:
+            break
+        module, _, attribute = (current := waiting.pop(0)).rpartition(".")
+        if (origin := find_origin(module, attribute)) is not None:
+            body = _body_of(text_of(origin.module) or "", origin.name)
+            if (found := _constant(body, name, indent="    ")) is not UNKNOWN:
+                return found
+            waiting += bases_of(current)
+    return None
+
+
+def source_of(target: str) -> str:
+    """Return the text of the module that defines a target; empty if there is none."""
+    module, _, name = target.rpartition(".")
+    origin = find_origin(module, name)
+    return (text_of(origin.module) or "") if origin is not None else ""
+
+
+@cache
+def text_of(module: str) -> str | None:
+    """Read a module's source; None where there is none."""
+    spec = _spec(module)
+    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
+        return None
+    try:
+        return Path(spec.origin).read_text(encoding="utf-8")
+    except (OSError, ValueError):
+        return None
 
 
 def _find(module: str, name: str, seen: set[str]) -> Origin | None:
@@ -84,18 +207,27 @@ def _find(module: str, name: str, seen: set[str]) -> Origin | None:
 
 
 def _imports(module: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Modules that a module imports from: what it calls the things, and what they are called there."""
-    spec = _spec(module)
-    package = module if spec and spec.submodule_search_locations else module.rpartition(".")[0]
+    """Yield the modules that a module imports from, with the names in it and what they are called there."""
     for node in _statements(module):
         if isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1] if node.level else []
-            other = ".".join([*above, *([node.module] if node.module else [])])
+            other = _absolute_module(module, "." * node.level + (node.module or ""))
             yield other, {alias.asname or alias.name: alias.name for alias in node.names}
 
 
+def _absolute_module(module: str, name: str) -> str:
+    """Return the full name of a module that another one imports by a relative name."""
+    level = len(name) - len(name.lstrip("."))
+    if not level:
+        return name
+    spec = _spec(module)
+    is_package = spec is not None and spec.submodule_search_locations is not None
+    parts = module.split(".")
+    kept = parts[: len(parts) - level + is_package]
+    return ".".join([*kept, *filter(None, [name.lstrip(".")])])
+
+
 def _statements(module: str) -> Iterator[ast.stmt]:
-    """Statements of a module, those below `if` and `try` among them."""
+    """Yield the statements of a module, those below `if` and `try` included."""
     waiting = list(_tree(module).body)
     while waiting:
         node = waiting.pop(0)
@@ -115,20 +247,8 @@ def _tree(module: str) -> ast.Module:
 
 
 @cache
-def text_of(module: str) -> str | None:
-    """Read a module's source; None where there is none."""
-    spec = _spec(module)
-    if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
-        return None
-    try:
-        return Path(spec.origin).read_text(encoding="utf-8")
-    except (OSError, ValueError):
-        return None
-
-
-@cache
 def _spec(module: str) -> ModuleSpec | None:
-    """What Python would import, found without importing the packages around it."""
+    """Find what Python would import, without importing the packages around it."""
     top, *below = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -141,3 +261,182 @@ def _spec(module: str) -> ModuleSpec | None:
         name = f"{name}.{part}"
         spec = PathFinder.find_spec(name, list(spec.submodule_search_locations))
     return spec
+
+
+def _signature(target: str, depth: int) -> Signature | Missing | None:
+    module, _, name = target.rpartition(".")
+    if not depth or not module:
+        return None
+    if (origin := find_origin(module, name)) is None:
+        return _missing(module, name)
+    text = text_of(origin.module) or ""
+    if origin.kind == "function":
+        start = re.search(rf"^(?:async )?def {name}\(", text, re.MULTILINE)
+        return _of_header(text, start.start(), f"{origin.module}.{name}", origin.module) if start else None
+    body = _body_of(text, origin.name)
+    constructor = re.search(r"^    def __init__\(", body, re.MULTILINE)
+    if constructor is None:
+        is_generated = re.search(r"^    def __new__\(", body, re.MULTILINE) or _is_decorated(
+            text, origin.name
+        )
+        return None if is_generated else _inherited(bases_of(target), depth)
+    own = _of_header(body, constructor.start(), f"{origin.module}.{origin.name}", origin.module)
+    if own is None or not own.anything:
+        return own
+    call = re.search(r"super\(\).__init__\(([^)]*)\)", body[constructor.start() :])
+    if call is None or "**" not in call[1]:  # the options go to others than the base
+        return own
+    more = _inherited(bases_of(target), depth)
+    if more is None:
+        return own
+    given = _passed_on(call[1], list(more.arguments))
+    inherited = {
+        name: one._replace(by_name=True)
+        for name, one in more.arguments.items()
+        if name not in given and name not in own.arguments
+    }
+    return Signature({**own.arguments, **inherited}, more.anything)
+
+
+def _missing(module: str, name: str) -> Missing | None:
+    """Return the part of a target that does not exist; None where that is not certain."""
+    top, *parts = module.split(".")
+    if top not in COMPLETE:
+        return None
+    known: tuple[str, ...]
+    for count, part in enumerate(parts):
+        package = ".".join([top, *parts[:count]])
+        spec = _spec(package)
+        if _spec(f"{package}.{part}") is None:
+            if part[:1].isupper() or spec is None:  # a class, of which the target is an attribute
+                return None
+            folders = spec.submodule_search_locations or ()
+            modules = [file for folder in folders for file in Path(folder).glob("*.py")]
+            packages = [file.parent for folder in folders for file in Path(folder).glob("*/__init__.py")]
+            known = tuple(sorted(path.stem for path in (*modules, *packages) if path.stem != "__init__"))
+            return Missing(part, package, known)
+    text = text_of(module)
+    if text is None or re.search(rf"import \*|__getattr__|\b{re.escape(name)}\b", text):
+        return None
+    found = re.findall(r"^(?:class|def) ([A-Za-z]\w*)|^from .* import ([A-Z]\w*)", text, re.MULTILINE)
+    return Missing(name, module, tuple(one or other for one, other in found))
+
+
+def _body_of(text: str, name: str) -> str:
+    """Return the text of a class, from its header to its last line."""
+    head = re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE)
+    body = text[head.start() :] if head else ""
+    end = re.search(r"\n(?=[^\s#)\]}])", body)
+    return body[: end.start()] if end else body
+
+
+def _is_decorated(text: str, name: str) -> bool:
+    return re.search(rf"^@[^\n]*\nclass {re.escape(name)}\b", text, re.MULTILINE) is not None
+
+
+def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
+    """Return the signature of the first base class that has a constructor."""
+    for base in bases:
+        if base.rpartition(".")[2] not in ("object", "ABC", "Generic", "Protocol"):
+            found = _signature(base, depth - 1)
+            return found if isinstance(found, Signature) else None
+    return None if bases else Signature({}, anything=False)
+
+
+def _absolute(name: str, text: str, module: str) -> str:
+    """Return a name in a module as a dotted name from outside."""
+    first, _, rest = name.partition(".")
+    found = _imported(text, first, module) or f"{module}.{first}"
+    return f"{found}.{rest}" if rest else found
+
+
+def _imported(text: str, name: str, module: str) -> str | None:
+    """Return the dotted name that a module's import statements give to a name."""
+    if found := re.search(rf"^import ([\w.]+) as {name}$|^import ({name})\b", text, re.MULTILINE):
+        return found[1] or found[2]
+    pattern = r"^from ([\w.]+) import (?:\(([^)]*)\)|([^\n(]*))"
+    for found in re.finditer(pattern, text, re.MULTILINE):
+        for entry in re.sub(r"#.*", "", found[2] or found[3] or "").split(","):
+            words = entry.split()
+            if words and words[-1] == name:
+                return f"{_absolute_module(module, found[1])}.{words[0]}"
+    return None
+
+
+def _of_header(text: str, start: int, owner: str, module: str) -> Signature | None:
+    """Return the signature of the `def` that begins at `start`."""
+    end = re.compile(r"\)[^\n]*:\s*(?:#[^\n]*)?\n")
+    position = start
+    while header := end.search(text, position):
+        position = header.end()
+        lines = text[start : header.end()].strip()
+        try:
+            parsed = ast.parse(f"{lines} pass" if "\n" not in lines else f"{lines}\n        pass")
+        except SyntaxError:
+            continue
+        function = parsed.body[0]
+        assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
+        return _of_arguments(function.args, owner, module)
+    return None
+
+
+def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signature:
+    positional = [*arguments.posonlyargs, *arguments.args]
+    blank: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
+    given = [
+        *zip(positional, [*blank, *arguments.defaults], [False] * len(positional), strict=True),
+        *zip(arguments.kwonlyargs, arguments.kw_defaults, [True] * len(arguments.kwonlyargs), strict=True),
+    ]
+    found: dict[str, Argument] = {}
+    for argument, default, by_name in given:
+        value = UNKNOWN
+        with suppress(ValueError, TypeError):  # no plain value
+            value = ast.literal_eval(default) if default is not None else UNKNOWN
+        spec = parse(argument.annotation, lambda name: _meaning(name, module))
+        if spec and value is None and not any(kind.name == "None" for kind in spec):
+            spec = (*spec, Kind("None"))
+        found[argument.arg] = Argument(owner, spec, default is None, by_name, value)
+    found.pop("self", None)
+    return Signature(found, arguments.kwarg is not None)
+
+
+def _meaning(name: str, module: str) -> ast.expr | None:
+    """Return the expression that a module, or the module that it is imported from, assigns to a name."""
+    for _ in range(MAX_DEPTH):
+        text = text_of(module) or ""
+        if (found := _assigned(text, name)) is not None:
+            return found
+        if (origin := _imported(text, name, module)) is None:
+            return None
+        module, _, name = origin.rpartition(".")
+    return None
+
+
+def _assigned(text: str, name: str, indent: str = "") -> ast.expr | None:
+    """Return the expression that is assigned to a name, at the beginning of a line."""
+    start = re.search(rf"^{indent}{re.escape(name)}(?::[^=\n]+)? = ", text, re.MULTILINE)
+    lines = text[start.end() :].split("\n") if start else []
+    for count in range(1, min(len(lines), 60) + 1):
+        with suppress(SyntaxError):
+            return ast.parse("\n".join(lines[:count]).strip(), mode="eval").body
+    return None
+
+
+def _constant(text: str, name: str, indent: str = "") -> Any:
+    """Return the plain value that is assigned to a name; `UNKNOWN` if there is none."""
+    found = _assigned(text, name, indent)
+    try:
+        return UNKNOWN if found is None else ast.literal_eval(found)
+    except (ValueError, TypeError):
+        return UNKNOWN
+
+
+def _passed_on(arguments: str, names: Sequence[str]) -> set[str]:
+    """Return the names that a constructor gives to its base, as in `super().__init__(name="mnist", **base)`.
+
+    Args:
+        arguments: of the call.
+        names: of the base's arguments, in order.
+    """
+    positional = [text for text in arguments.split(",") if text.strip() and not re.search(r"=|\*", text)]
+    return {*re.findall(r"(\w+)=", arguments), *names[: len(positional)]}

@@ -4,7 +4,7 @@ import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
 import lightning as L
 import torch
@@ -71,6 +71,8 @@ class ImageDataModule(L.LightningDataModule):
     Raises:
         InputError: in `setup`, if the images do not fit `input_shape` or `num_classes`.
     """
+
+    FACTS: ClassVar[dict[str, Any] | None] = None
 
     is_mapped = False
     """`load_split` returns memory-mapped images."""

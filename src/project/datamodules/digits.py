@@ -6,7 +6,7 @@ Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
 
 from collections.abc import Sequence
 from importlib.resources import files
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -30,6 +30,8 @@ class Digits(ImageDataModule):
         num_classes: ten.
         base: arguments of `ImageDataModule`.
     """
+
+    FACTS: ClassVar = {"images": 1_438, "shape": (1, 28, 28), "classes": 10}
 
     def __init__(
         self, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, **base: Any

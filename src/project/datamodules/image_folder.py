@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import numpy as np
 import torch
@@ -64,6 +64,8 @@ class ImageFolder(ImageDataModule):
             that of their type, see `image_decoder`).
         base: arguments of `ImageDataModule`.
     """
+
+    FACTS: ClassVar = {"class_folders": "path"}
 
     def __init__(
         self,

@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -48,6 +48,8 @@ class MNIST(ImageDataModule):
         num_classes: ten.
         base: arguments of `ImageDataModule`.
     """
+
+    FACTS: ClassVar = {"images": 60_000, "shape": (1, 28, 28), "classes": 10, "download": "path"}
 
     is_mapped = True
 

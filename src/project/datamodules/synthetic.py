@@ -1,6 +1,6 @@
 """Synthetic images of any shape, size and number of classes, for smoke runs and benchmarks."""
 
-from typing import Annotated, Any
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -21,6 +21,8 @@ class Synthetic(ImageDataModule):
         pattern_seed: of the patterns and the noise (default 0).
         base: arguments of `ImageDataModule`.
     """
+
+    FACTS: ClassVar = {"images": "train_size"}
 
     def __init__(
         self,

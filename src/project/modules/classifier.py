@@ -1,7 +1,7 @@
 """The LightningModule that trains any network on labelled images."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 import lightning as L
 import torch
@@ -52,6 +52,8 @@ class ImageClassifier(L.LightningModule):
         InputError: the loss is no mean over images; in the first training step, the network's outputs are no
             logits, or the targets no classes.
     """
+
+    METRICS: ClassVar = {"acc": "max", "loss": "min"}
 
     visits_chunks = True
     """Its hooks of batches may be called once a chunk, see `project.training.epoch_loop`."""
@@ -114,17 +116,29 @@ class ImageClassifier(L.LightningModule):
     def configure_optimizers(self) -> Any:
         """Build the optimizer and its schedule; the trainer knows how long the training lasts."""
         initialize_from_images(self.network, self.trainer)
+        optimizer = self._make_optimizer()
+        self._configured = [_without_params(group) for group in optimizer.param_groups]
+        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
+        schedule = _made("scheduler", self.scheduler_factory, optimizer, Length.of(self.trainer))
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def try_optimizer(self, length: Length) -> None:
+        """Make an optimizer and a schedule for a training of some length, and drop them.
+
+        Raises:
+            InputError: one of them refuses its options.
+        """
+        _made("scheduler", self.scheduler_factory, self._make_optimizer(), length)
+
+    def _make_optimizer(self) -> Optimizer:
         groups = parameter_groups(
             self.network,
             decay_norms_and_biases=self.decay_norms_and_biases,
             layer_decay=self.layer_decay,
         )
-        optimizer = _made("optim", self.optimizer_factory, groups)
+        optimizer: Optimizer = _made("optim", self.optimizer_factory, groups)
         scale_learning_rates(optimizer)
-        self._configured = [_without_params(group) for group in optimizer.param_groups]
-        self.trainer.fit_loop.setup_data()  # else the number of batches is not known yet
-        schedule = _made("scheduler", self.scheduler_factory, optimizer, Length.of(self.trainer))
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
+        return optimizer
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what `on_train_start` restores, when the loops know how far the training is."""

@@ -99,7 +99,11 @@ def kind_of(value: Any) -> str:
 
 
 def shown(value: Any) -> str:
-    """Return a value as it is written on the command line; words in quotes."""
+    """Return a value as messages name it: words in quotes, lists as on the command line."""
+    if isinstance(value, Mapping):
+        return NAMES["dict"]
+    if value == "":
+        return "an empty value"
     if isinstance(value, bool) or value is None:
         return {None: "null", True: "true", False: "false"}[value]
     return repr(value).replace(" ", "") if isinstance(value, list) else repr(value)
@@ -107,31 +111,42 @@ def shown(value: Any) -> str:
 
 def find_problem(spec: Spec, value: Any) -> str:
     """Return why a value does not fit a spec, as in `expected a number, got 'abc'`; empty if it fits."""
-    if not spec:
-        return ""
     found = kind_of(value)
     kinds = [kind for kind in spec if found == kind.name or (found, kind.name) == ("int", "float")]
-    exact = [kind for kind in kinds if kind.name == found]
-    if not kinds:
-        wanted = " or ".join(NAMES[kind.name] for kind in spec if kind.name != "None")
-        return f"expected {wanted or 'null'}, got {shown(value)}"
-    problems = [_problem_of(kind, value) for kind in exact or kinds]
-    return "" if "" in problems else problems[0]
+    problems = [_problem_of(kind, value) for kind in kinds]
+    if not spec or "" in problems:
+        return ""
+    numbers = [kind for kind in spec if kind.name in ("int", "float")]
+    if kinds and len(numbers) < 2:
+        return problems[0]
+    others = [kind for kind in spec if kind.name != "None"] or spec
+    wanted = (", or " if len(numbers) > 1 else " or ").join(
+        _described(kind, with_range=len(numbers) > 1) for kind in others
+    )
+    return f"expected {wanted}, got {shown(value)}"
+
+
+def _described(kind: Kind, *, with_range: bool) -> str:
+    if kind.choices:
+        return f"{'one of ' if len(kind.choices) > 1 else ''}{', '.join(map(str, kind.choices))}"
+    return f"{NAMES[kind.name]} {kind.range}" if with_range and kind.range else NAMES[kind.name]
 
 
 def _problem_of(kind: Kind, value: Any) -> str:
     if kind.choices:
-        choices = [str(choice) for choice in kind.choices]
-        return "" if str(value) in choices else f"expected one of {', '.join(choices)}, got {shown(value)}"
+        wanted = f"expected {_described(kind, with_range=False)}, got {shown(value)}"
+        return "" if value in kind.choices else wanted
     if isinstance(value, list | tuple | Mapping):
         if kind.size is not None and len(value) != kind.size:
             return f"expected {kind.size} values, got {len(value)}"
         entries = value.values() if isinstance(value, Mapping) else value
         return next((text for entry in entries if (text := find_problem(kind.entries, entry))), "")
-    is_number = isinstance(value, int | float) and not isinstance(value, bool)
-    if is_number and not math.isfinite(value) and not (kind.range and math.isfinite(kind.range.high)):
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return ""
+    is_open = kind.range is None or kind.range.high == kind.range.below == math.inf
+    if (math.isnan(value) and is_open) or (math.isinf(value) and is_open and kind.range):
         return f"expected a finite number, got {value}"
-    return f"must be {kind.range}" if is_number and kind.range and value not in kind.range else ""
+    return f"must be {kind.range}" if kind.range and value not in kind.range else ""
 
 
 Resolve = Callable[[str], ast.expr | None]

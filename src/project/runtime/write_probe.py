@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config.allowed_targets import ADDRESS
-from project.config.validation.command_request import asked
+from project.config.validation.command_request import command_request
 from project.errors import InputError
 from project.runtime import signals
 from project.runtime.files import LONGEST_STEM, reason_of, replacing
@@ -147,7 +147,7 @@ def find_unusable(config: DictConfig) -> Iterator[str]:
     yield from problems
     if prepared and not problems:
         yield from _unusable(
-            "paths.image_cache", Path(prepared), made="paths.image_cache" in asked(config).keys
+            "paths.image_cache", Path(prepared), made="paths.image_cache" in command_request(config).keys
         )
 
 

@@ -43,8 +43,7 @@ def test_the_presets_pass_the_checks_with_whatever_else_and_keep_to_a_folder_of_
         ),
         (
             "profiler=torch callbacks.profiler.wait=x",
-            "callbacks.profiler.wait=x: a word, but a whole number is needed, as in "
-            "callbacks.profiler.wait=5",
+            "callbacks.profiler.wait=x: expected a whole number, got 'x'",
         ),
         (
             "profiler=torch +callbacks.profiler.activ=3",

@@ -8,7 +8,7 @@ from hydra import compose
 
 from project.config.instantiate import build
 from project.config.validation import find_problems
-from project.config.validation.kinds import WANTED, wrong_kinds
+from project.config.validation.groups import WANTED, wrong_kinds
 from project.errors import InputError
 
 LIGHTNING = ("One", "Two", "Three", "Four", "Five", "Six", "Derived", "Mixed")

@@ -9,8 +9,8 @@ import torch
 from conftest import CONF
 from omegaconf import OmegaConf
 
-from project.config.validation import gpus, torchvision_models
-from project.config.validation.signatures import Missing, Signature, signature_of
+from project.config.source_index import Missing, Signature, signature_of
+from project.config.validation import trainer
 
 OTHERS = [
     *(f"torch.optim.{name}" for name in ("Adam", "AdamW", "SGD", "RMSprop", "NAdam", "LBFGS", "Adagrad")),
@@ -56,9 +56,9 @@ def test_signatures_are_read_as_python_has_them(target: str) -> None:
     true = true_parameters(target)
     named = {name for name, one in true.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
     # What a constructor gives to its base itself is no option of it.
-    assert set(found.names) <= named
-    assert named - set(found.names) <= {"name"}
-    for name in (*found.required, *found.required_keywords):
+    assert set(found.arguments) <= named
+    assert named - set(found.arguments) <= {"name"}
+    for name in (*found.required(by_name=False), *found.required(by_name=True)):
         assert true[name].default is inspect.Parameter.empty
 
 
@@ -80,7 +80,7 @@ def test_options_that_go_to_others_than_the_base_may_be_anything(name: str) -> N
 def test_what_does_not_exist_is_told(target: str, what: str) -> None:
     found = signature_of(target)
     assert isinstance(found, Missing)
-    assert found.what == what
+    assert found.name == what
     assert found.known
 
 
@@ -89,17 +89,8 @@ def test_nothing_is_said_of_what_is_not_known(target: str) -> None:
     assert not isinstance(signature_of(target), Missing)
 
 
-def test_models_of_torchvision_are_those_that_it_lists() -> None:
-    from torchvision import models
-
-    assert list(torchvision_models.names()) == models.list_models(module=models)
-    for name in models.list_models(module=models):
-        members = models.get_model_weights(name).__members__
-        assert set(torchvision_models.weights_of(name)) == set(members) - {"DEFAULT"}, name
-
-
 def test_there_are_never_more_gpus_than_are_said_to_be_possible() -> None:
-    most = gpus.most()
+    most = trainer.max_gpus()
     assert most is None or torch.cuda.device_count() <= most
 
 
@@ -110,22 +101,22 @@ def test_there_are_never_more_gpus_than_are_said_to_be_possible() -> None:
 def test_gpus_that_the_environment_hides(
     monkeypatch: pytest.MonkeyPatch, visible: str | None, most: int | None
 ) -> None:
-    for name in gpus.VISIBLE:
+    for name in trainer.VISIBLE:
         monkeypatch.delenv(name, raising=False)
     if visible is not None:
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
-    assert gpus._by_environment() == most
+    assert trainer._by_environment() == most
 
 
 def test_gpus_of_the_driver(tmp_path: Path) -> None:
-    assert gpus._by_devices(tmp_path) == 0
+    assert trainer._by_devices(tmp_path) == 0
     (tmp_path / "nvme0").touch()  # a disk
-    assert gpus._by_devices(tmp_path) == 0
+    assert trainer._by_devices(tmp_path) == 0
     (tmp_path / "nvidia0").touch()
-    assert gpus._by_devices(tmp_path) is None
-    assert gpus._by_nvidia(tmp_path) is None
+    assert trainer._by_devices(tmp_path) is None
+    assert trainer._by_nvidia(tmp_path) is None
     for number in range(2):
         (tmp_path / "gpus" / f"0000:0{number}:00.0").mkdir(parents=True)
-    assert gpus._by_nvidia(tmp_path) in (2, None)  # None where there is AMD's driver too
+    assert trainer._by_nvidia(tmp_path) in (2, None)  # None where there is AMD's driver too
     (tmp_path / "capabilities" / "gpu0" / "mig" / "gi1").mkdir(parents=True)
-    assert gpus._by_nvidia(tmp_path) is None
+    assert trainer._by_nvidia(tmp_path) is None

@@ -41,7 +41,7 @@ def _resolve(name: str) -> ast.expr | None:
         (
             "Annotated[float, Range(0, below=1)] | Annotated[int, Range(0)]",
             1.5,
-            "must be at least 0 and below 1",
+            "expected a number at least 0 and below 1, or a whole number at least 0, got 1.5",
         ),
         ("Literal['relu', 'gelu']", "relu", ""),
         ("Literal['relu', 'gelu']", "selu", "expected one of relu, gelu, got 'selu'"),

@@ -117,7 +117,7 @@ def test_finding_a_rate_is_a_command_that_trains_nothing(
     ("overrides", "line"),
     [
         ("tune=lrr", "tune=lrr: did you mean lr?"),
-        ("tune=true", "tune=True: true or false, but a word is needed, as in tune=lr"),
+        ("tune=true", "tune=true: expected one of lr, batch_size, got true"),
         (
             "tune=batch_size trainer=ddp trainer.devices=2",
             "tune=batch_size: for one device, not trainer.devices=2; set trainer.devices=1 "

@@ -1,7 +1,8 @@
-"""What can be known to be wrong with a configuration without torch: keys, types, ranges, words, combinations.
+"""Checks of a composed configuration that need no torch: keys, values, combinations.
 
-Each module looks at one subject and yields what is wrong, a line each, that names the key, its value, what is
-allowed and the remedy. Where a class or data set is not ours, nothing is said about what only it can know.
+Each module checks one topic and yields a line for each problem: the key, its value, what is expected, and the
+remedy. Allowed values stand in the annotations of constructors and in `rules`; the network itself is tried
+out later, by `network`, where torch is imported anyway.
 """
 
 import re
@@ -13,28 +14,32 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config import allowed_targets, hydra_security
 from project.config.validation import (
-    config_files,
     data,
     image_folders,
-    monitors,
-    networks,
     optimization,
     paths,
     trainer,
     unknown_keys,
     values,
 )
-from project.config.validation.command_request import asked
-from project.config.validation.familiar import is_judged, place_of
-from project.config.validation.groups import removed_groups, removed_keys, wrong_groups
-from project.config.validation.kinds import wrong_kinds
-from project.config.validation.yaml_defaults import declared_values, flat
+from project.config.validation.command_request import command_request
+from project.config.validation.groups import removed_groups, removed_keys, wrong_groups, wrong_kinds
+from project.config.validation.yaml_defaults import declared_values, flat, place_in_file
 from project.errors import DataError, InputError, one_line
 from project.runtime import secrets
 
+SUBJECT = re.compile(r"[^:=]*")
+"""The key that a line is about."""
+REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
+"""An interpolation that is another key's value and nothing more."""
+
+
+class InterpolationLoopError(OmegaConfBaseException):
+    """A value refers to itself."""
+
 
 def find_problems(config: DictConfig) -> Iterator[str]:
-    """Yield what is wrong with a composed configuration: a line for each key that is wrong by itself.
+    """Yield a line for each key of a composed configuration that is wrong by itself.
 
     Of several checks of a key the last one knows most.
 
@@ -42,7 +47,7 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         config: with Hydra's own node.
 
     Raises:
-        DataError: nothing is but images are damaged or missing.
+        DataError: the configuration is right, but images are damaged or missing.
     """
     told: dict[str, str] = {}
     for line in _problems(config):
@@ -50,11 +55,11 @@ def find_problems(config: DictConfig) -> Iterator[str]:
     if not told:
         image_folders.refuse_damaged(config)
     for key in _causes(list(told), config):
-        yield config_files.place_of(key, config, told[key]) + told[key]
+        yield place_in_file(key, config, told[key]) + told[key]
 
 
 def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
-    """Of keys with problems, those that no other one explains: neither one referred to, nor one within."""
+    """Return the keys that no other key with a problem explains, as one that it refers to or within it."""
     if len(keys) < 2:
         return list(keys)
     written = {key: REFERENCE.findall(str(value)) for key, value in _leaves(config)}
@@ -66,19 +71,16 @@ def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
     ]
     if causes:
         return causes
-    circle = next((key for key in keys if config_files.place_of(key, config, "")), keys[0])
+    circle = next((key for key in keys if place_in_file(key, config, "")), keys[0])
     return [circle]
 
 
 def _problems(config: DictConfig) -> Iterator[str]:
-    """Yield what is wrong, for consequences of other mistakes too."""
+    """Yield a line for each problem, for consequences of other mistakes too."""
     yield from (*allowed_targets.find_refusals(config), *hydra_security.find_refusals(config))
     yield from secrets.find_missing_secrets(config)
-    if removed := list(removed_groups(config)):
-        yield from removed
-        return
     leaves = dict(sorted(_leaves(config)))
-    if removed := list(removed_keys(leaves)):
+    if removed := list(removed_groups(config)) or list(removed_keys(leaves)):
         yield from removed
         return
     missing = [key for key, raw in leaves.items() if raw == "???"]
@@ -94,37 +96,30 @@ def _problems(config: DictConfig) -> Iterator[str]:
             if damage := _told_by(DataError, error):  # it decides about values that could be checked
                 image_folders.refuse_damaged(config)
                 raise DataError(damage) from error
-            yield _reason(key, error)
+            message = (
+                "refers to itself; give a value" if isinstance(error, RecursionError) else one_line(error)
+            )
+            yield _told_by(InputError, error) or f"{key}: {message}"
             continue
-        judged = is_judged(key, leaves)
-        if not judged and _is_swapped(key, leaves, declared):
-            right[key] = value  # the YAML file speaks of another class
-        elif problem := values.find_problem(key, value, declared, judged=judged):
-            if ": a word, but" in problem and str(leaves[key]).startswith("${oc.env:"):
+        if problem := values.find_problem(key, value, declared, leaves):
+            if isinstance(value, str) and "number" in problem and str(leaves[key]).startswith("${oc.env:"):
                 read = f"{key}='${{oc.decode:{leaves[key]}}}'"
                 problem += f"; what a variable holds is a word until it is read: {read}"
             yield problem
         else:
             right[key] = value
     yield from wrong_groups(config, leaves, right)
-    if wrong := list(wrong_kinds(right)):  # what a class of another kind takes does not matter
+    if wrong := list(wrong_kinds(right)):  # the arguments of a class of another kind do not matter
         yield from wrong
         return
-    yield from config_files.unknown_keys(config, leaves, declared)
     yield from unknown_keys.find_problems(config, leaves, declared)
-    command = asked(config)
-    for look in (data, networks, optimization, trainer, monitors, paths):
-        yield from look.find_problems(right, command)
-
-
-def _is_swapped(key: str, leaves: Mapping[str, Any], declared: Mapping[str, Any]) -> bool:
-    """Whether a key belongs to another class than its YAML file names."""
-    target = f"{place_of(key)}._target_"
-    return key != target and leaves.get(target) != declared.get(target)
+    command = command_request(config)
+    for topic in (data, optimization, trainer, paths):
+        yield from topic.find_problems(right, command)
 
 
 def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Dotted keys of all values but Hydra's own, with what is written there."""
+    """Yield the dotted keys of all values but Hydra's own, with what is written there."""
     for name in config:
         node = config._get_node(name)
         if name == "hydra":
@@ -134,14 +129,8 @@ def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
         yield from flat(str(name), written)
 
 
-SUBJECT = re.compile(r"[^:=]*")
-"""The key that a line is about."""
-REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
-"""An interpolation of another key: alone it is that key's value and nothing more."""
-
-
 def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
-    """The resolved value of a key. OmegaConf parses each interpolation anew: it is spared simple ones."""
+    """Return the resolved value of a key; simple references without OmegaConf, which parses each one anew."""
     seen = set()
     while isinstance(raw := leaves[key], str) and (found := REFERENCE.fullmatch(raw)):
         if key in seen:
@@ -156,15 +145,6 @@ def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-class InterpolationLoopError(OmegaConfBaseException):
-    """A value that refers to itself."""
-
-
-def _reason(key: str, error: Exception) -> str:
-    message = "refers to itself; give a value" if isinstance(error, RecursionError) else one_line(error)
-    return _told_by(InputError, error) or f"{key}: {message}"
-
-
 def _told_by(kind: type[InputError], error: Exception) -> str:
-    """What a resolver of ours said in an error of this class; empty if it was not one."""
+    """Return what a resolver of ours said in an error of this class; empty if it was not one."""
     return one_line(error).partition(f"{kind.__name__} raised while resolving interpolation: ")[2]

@@ -1,34 +1,42 @@
-"""What the command asks for beside the values: which keys it sets, and where the run will be."""
+"""The command line: as it is typed, before Hydra reads it, and what it requests beside values."""
 
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
-from project.config.hydra_patches import BASIC_LAUNCHER
+from project.config.hydra_patches import BASIC_LAUNCHER, parse_command_line
+from project.config.validation.groups import GROUPS, KEYS, PRESETS
+from project.errors import InputError
 
+OTHER_DEFAULTS = ("--config-path", "-cp", "--config-name", "-cn")
+"""Flags by which another defaults list counts than that of our configuration."""
 LOCAL_LAUNCHERS = (
     "hydra_plugins.project_sweeps.launchers.LocalLauncher",
     BASIC_LAUNCHER,
 )
 
 
-class Asked(NamedTuple):
-    """Of a command line.
+class CommandRequest(NamedTuple):
+    """What a command requests beside values.
 
     Args:
         keys: that it sets one by one.
         here: the run will be on this machine.
         sweeps: it starts a sweep.
+        data: the chosen data set, as in `data=…`.
     """
 
     keys: frozenset[str]
     here: bool
-    sweeps: bool = False
+    sweeps: bool
+    data: str
 
 
 def overrides_of(config: DictConfig) -> list[str]:
-    """Overrides as they were typed, Hydra's own included; they may hold interpolations."""
+    """Return the overrides as they were typed, Hydra's own included; they may hold interpolations."""
     typed: list[str] = []
     for part in (config.hydra.overrides.task, config.hydra.overrides.hydra):
         written = OmegaConf.to_container(part, resolve=False) if part is not None else []
@@ -37,14 +45,112 @@ def overrides_of(config: DictConfig) -> list[str]:
     return typed
 
 
-def asked(config: DictConfig) -> Asked:
-    """Tell what the command asks for.
+def command_request(config: DictConfig) -> CommandRequest:
+    """Return what the command requests.
 
     Args:
         config: composed, with Hydra's own node.
     """
-    return Asked(
+    return CommandRequest(
         frozenset(text.partition("=")[0].lstrip("+~") for text in overrides_of(config)),
         config.hydra.launcher.get("_target_") in LOCAL_LAUNCHERS,
         config.hydra.mode == RunMode.MULTIRUN,
+        str(config.hydra.runtime.choices.get("data")),
     )
+
+
+def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
+    """Refuse arguments that Hydra would ignore, or refuse in many lines.
+
+    Raises:
+        InputError: a flag is wrong, an override has no key, or a key is given twice: a line each.
+    """
+    known, unknown = parse_command_line(arguments)
+    problems = [
+        f"{text}: no such flag; --hydra-help lists them, and keys are given as key=value"
+        for text in unknown
+        if text.startswith("-")
+    ]
+    overrides = [*known.overrides, *(text for text in unknown if not text.startswith("-"))]
+    needed = not any(text.startswith("resume=") for text in overrides)  # a sweep has its own copy
+    if needed and known.config_dir is not None and not Path(known.config_dir).is_dir():
+        problems.append(f"--config-dir={known.config_dir}: no such folder; name one with configuration files")
+    if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides), *_emptied(overrides)]:
+        raise InputError("\n".join(problems))
+
+
+def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], list[str]]:
+    """Keep the last override of each key, as in `train.py optim.lr=0.1 "$@"`.
+
+    A `+` before a group of the defaults list is dropped: `+experiment=x` is `experiment=x`. Of other keys the
+    first override's `+` is kept, which adds what the last one sets. `experiment=null` is dropped.
+
+    Args:
+        arguments: of the command line.
+        defaults: the primary configuration's file.
+
+    Returns:
+        The arguments for Hydra, and a line for each key whose last value is another one than the first.
+    """
+    groups = _groups_of(defaults) if any(text.startswith("+") for text in arguments) else frozenset()
+    if any(text.startswith(OTHER_DEFAULTS) for text in arguments):
+        groups = frozenset()
+    given: dict[str, list[str]] = {}
+    for text in arguments:
+        if not text.startswith(("-", "~")) and "=" in text:
+            given.setdefault(_key(text), []).append(text)
+    deleted = {_key(text) for text in arguments if text.startswith("~")}
+    kept, lines = list(arguments), []
+    for key, texts in given.items():
+        if not key or key in deleted:  # `refuse_wrong_arguments` reports these
+            continue
+        name, _, value = texts[-1].partition("=")
+        prefix = "++" if any(text.startswith("++") for text in texts) else "+" * texts[0].startswith("+")
+        last = f"{'' if key in groups else prefix}{name.lstrip('+')}={value}"
+        place = len(kept) - 1 - kept[::-1].index(texts[-1])
+        kept[place] = last
+        kept = [text for number, text in enumerate(kept) if number == place or text not in texts]
+        if others := dict.fromkeys(text for text in texts if text.lstrip("+") != texts[-1].lstrip("+")):
+            lines.append(f"{last}: the last one counts, not {' or '.join(others)}")
+    none = {f"{preset}=null" for preset in PRESETS}  # for which Hydra has no word
+    return [text for text in kept if text not in none], lines
+
+
+def repeated(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each key that is given more than once, and for each override without a key."""
+    given: dict[str, list[str]] = {}
+    for text in overrides:
+        if not (key := _key(text)):
+            yield f"{text}: no override; write key=value"
+            continue
+        given.setdefault(key, []).append(text)
+    for key, texts in given.items():
+        if len(set(texts)) > 1:
+            times = "twice" if len(texts) == 2 else f"{len(texts)} times"
+            yield f"{key}: given {times}, as {' and '.join(texts)}; leave one"
+
+
+def _groups_of(defaults: Path) -> frozenset[str]:
+    """Return the groups of a configuration's defaults list, each of which has an option already, or null."""
+    entries: Any = OmegaConf.to_container(OmegaConf.load(defaults))
+    entries = entries.get("defaults", ())
+    return frozenset(str(name) for entry in entries if isinstance(entry, dict) for name in entry)
+
+
+def _key(text: str) -> str:
+    return text.partition("=")[0].lstrip("+~").strip().removesuffix("@_global_")
+
+
+def _needed_by_hydra(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each key of the run folder's name that is left out, before Hydra looks for it."""
+    for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
+        if f"~{key}" in overrides:
+            yield f"~{key}: a run needs it; {remedy}"
+
+
+def _emptied(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each group that is set to no keys, which changes nothing in Hydra."""
+    for text in overrides:
+        key, _, value = text.partition("=")
+        if value == "{}" and key in GROUPS:
+            yield f"{text}: changes nothing, keys that are there stay; {GROUPS[key]}"

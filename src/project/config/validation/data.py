@@ -1,4 +1,4 @@
-"""Images: as many, of the shape and in as many classes as is configured."""
+"""Checks of the images: their number, shape and classes, as the configured data set has them."""
 
 from collections.abc import Iterator, Mapping
 from itertools import product
@@ -7,8 +7,8 @@ from typing import Any
 from omegaconf import ListConfig
 
 from project.config.resolvers import folder_shape, image_shape
-from project.config.validation.command_request import Asked
-from project.config.validation.training_length import DataSet, data_set, images_of, training_images
+from project.config.validation.command_request import CommandRequest
+from project.config.validation.training_length import DataFacts, data_facts, num_images, training_images
 from project.errors import InputError
 
 REPEATED = ("num_classes", "input_shape")
@@ -17,23 +17,28 @@ BUILT_FOR_DATA = ("model", "loss", "augment")
 """Groups with arguments of the same names."""
 
 
-def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """Yield what is wrong with the configured images.
+def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line for each key that does not fit the configured images.
 
     Args:
         right: values that are right by themselves, by dotted key.
-        command: what it asks for.
+        command: the command's request.
     """
-    found = data_set(right)
+    facts = data_facts(right)
     yield from _wrong_fold(right)
     yield from _wrong_statistics(right)
     yield from _contradictions(right)
     yield from _wrong_weights(right)
-    if found is not None:
-        yield from _wrong_classes(right, found)
-        yield from _wrong_shape(right, found)
-        cut = list(_wrong_cut(right, found))
-        yield from cut or _wrong_batch(right, found, command)
+    if facts is not None:
+        classes = right.get("data.num_classes")
+        if facts.classes is not None and isinstance(classes, int) and classes != facts.classes:
+            yield (
+                f"data.num_classes={classes}: data={command.data} has {facts.classes} classes; set "
+                f"data.num_classes={facts.classes} or leave it out"
+            )
+        yield from _wrong_shape(right, facts, command)
+        wrong_split = list(_wrong_split(right, facts, command))
+        yield from wrong_split or _wrong_batch(right, facts, command)
     yield from _uneven_batch(right)
     yield from _wrong_augmentation(right)
 
@@ -51,7 +56,10 @@ def _wrong_fold(right: Mapping[str, Any]) -> Iterator[str]:
 
 def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
     shape = right.get("data.input_shape")
-    if not isinstance(shape, list) or not str(right.get("data._target_")).startswith("project."):
+    if not isinstance(shape, list):
+        return
+    if len(shape) != 3:
+        yield f"data.input_shape={shape}: give [channels,height,width]"
         return
     given = {key: values for key in ("data.mean", "data.std") if isinstance(values := right.get(key), list)}
     wrong = [
@@ -66,7 +74,7 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
-    """Arguments of objects, as `model.num_classes`, that repeat a fact of the data with another value.
+    """Yield arguments, as `model.num_classes`, that repeat a fact of the data with another value.
 
     Deeper keys may differ, as `model.backbone.num_classes` of a pretrained network.
     """
@@ -79,13 +87,9 @@ def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
 def _wrong_weights(right: Mapping[str, Any]) -> Iterator[str]:
     classes = right.get("data.num_classes")
     for key, weights in right.items():
-        if (
-            not key.endswith(".class_weights")
-            or not isinstance(weights, list)
-            or not isinstance(classes, int)
-        ):
+        if not key.endswith(".class_weights") or not isinstance(weights, list):
             continue
-        if len(weights) != classes:
+        if isinstance(classes, int) and len(weights) != classes:
             yield (
                 f"{key}={weights}: {len(weights)} weights for data.num_classes={classes}; give one for each "
                 "class"
@@ -94,85 +98,71 @@ def _wrong_weights(right: Mapping[str, Any]) -> Iterator[str]:
             yield f"{key}={weights}: all are 0, and so would be the loss; give some above 0"
 
 
-def _wrong_classes(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
-    classes = right.get("data.num_classes")
-    if found.classes is not None and isinstance(classes, int) and classes != found.classes:
-        yield (
-            f"data.num_classes={classes}: data={found.name} has {found.classes} classes; set "
-            f"data.num_classes={found.classes} or leave it out"
-        )
-
-
-def _wrong_shape(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
+def _wrong_shape(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
     shape, gray, resize = (right.get(f"data.{name}") for name in ("input_shape", "grayscale", "resize"))
-    if not isinstance(shape, list):
+    if not isinstance(shape, list) or len(shape) != 3:
         return
+    resize = ListConfig(resize) if isinstance(resize, list) else resize
     try:
-        resize = ListConfig(resize) if isinstance(resize, list) else resize
-        if found.name == "image_folder":
-            expected = list(folder_shape(right["data.path"], resize, gray))
-        elif found.shape is not None:
-            expected = list(image_shape(found.shape, resize, gray))
+        if facts.folder is not None:
+            expected = list(folder_shape(facts.folder, resize, gray))
+        elif facts.shape is not None:
+            expected = list(image_shape(facts.shape, resize, gray))
         else:
             return
     except InputError:
         return
     if shape != expected:
         yield (
-            f"data.input_shape={shape}: the images of data={found.name} are {expected} (channels, height, "
+            f"data.input_shape={shape}: the images of data={command.data} are {expected} (channels, height, "
             "width); set data.resize or data.grayscale, and let data.input_shape follow"
         )
 
 
-def _wrong_cut(right: Mapping[str, Any], found: DataSet) -> Iterator[str]:
-    """Where validation images cannot be cut from the training images as is configured."""
-    count, folds, share = found.images, right.get("data.folds"), right.get("data.val_size")
-    if found.validates:
+def _wrong_split(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
+    """Yield a line where the training images cannot be split as is configured."""
+    count, folds, share = facts.images, right.get("data.folds"), right.get("data.val_size")
+    if facts.validates:
         if folds is not None:
             yield (
-                f"data.folds={folds}: data={found.name} has validation images of its own; set "
+                f"data.folds={folds}: data={command.data} has validation images of its own; set "
                 "data.folds=null, or move them to the training images"
             )
+    elif count is None:
         return
-    if count is None:
-        return
-    if count < 1:
+    elif count < 1:
         yield f"data.test_size={right.get('data.test_size')}: leaves no images to train on; choose less"
     elif folds is not None:
         if folds > count:
-            yield f"data.folds={folds}: data={found.name} has {count:,} training images; choose fewer folds"
+            yield f"data.folds={folds}: data={command.data} has {count:,} training images; choose fewer folds"
     elif isinstance(share, int | float):
-        size = images_of(share, count)
+        size = num_images(share, count)
         if not 0 <= size < count or bool(size) != bool(share):
             yield (
                 f"data.val_size={share}: choose 0 to {count - 1} of the {count} training images of "
-                f"data={found.name}, or a fraction from {1 / count:.2g} to below 1"
+                f"data={command.data}, or a fraction from {1 / count:.2g} to below 1"
             )
 
 
-def _wrong_batch(right: Mapping[str, Any], found: DataSet, command: Asked) -> Iterator[str]:
-    """A default may be larger than a small data set, which is one batch then."""
-    size, images = right.get("data.batch_size"), training_images(right, found)
+def _wrong_batch(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
+    """Yield a line for a batch that was requested larger than the data set; a default may be."""
+    size, images = right.get("data.batch_size"), training_images(right, facts)
     if "data.batch_size" not in command.keys or not isinstance(size, int) or images is None or size <= images:
         return
-    assert found.images is not None
-    cut = found.images - images
-    rest = f", {cut:,} others validate" if cut else ""
+    assert facts.images is not None
+    rest = f", {others:,} others validate" if (others := facts.images - images) else ""
     yield (
-        f"data.batch_size={size}: more than the {images:,} training images of data={found.name}{rest}; "
+        f"data.batch_size={size}: more than the {images:,} training images of data={command.data}{rest}; "
         f"choose at most {images}"
     )
 
 
 def _uneven_batch(right: Mapping[str, Any]) -> Iterator[str]:
-    """A batch counts the images of all devices; of how many is certain where they are numbered."""
+    """Yield a line for a batch that numbered devices cannot share evenly."""
     size, devices, nodes = (
         right.get(key) for key in ("data.batch_size", "trainer.devices", "trainer.num_nodes")
     )
-    if not str(right.get("data._target_")).startswith("project."):
-        return
-    if isinstance(devices, list):
-        devices = len(devices)
+    devices = len(devices) if isinstance(devices, list) else devices
     if not (isinstance(size, int) and isinstance(devices, int) and isinstance(nodes, int)) or devices < 1:
         return
     if size % (devices * nodes):
@@ -184,7 +174,7 @@ def _uneven_batch(right: Mapping[str, Any]) -> Iterator[str]:
 
 def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
     shape = right.get("data.input_shape")
-    if not isinstance(shape, list) or not str(right.get("augment._target_")).startswith("project."):
+    if not isinstance(shape, list) or len(shape) != 3:
         return
     side = min(shape[1:])
     erase, padding = right.get("augment.random_erasing_size"), right.get("augment.random_crop_padding")

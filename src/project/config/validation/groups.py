@@ -1,10 +1,13 @@
-"""What each group must hold: one object, or a dict of them."""
+"""Groups and keys that a run needs, and the kind of class that each group is for."""
 
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
+from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig
+
+from project.config.source_index import MAX_DEPTH, bases_of
 
 GROUPS: Mapping[str, str] = {
     **dict.fromkeys(("model", "data", "augment", "optim", "loss", "trainer"), "choose another option of it"),
@@ -13,14 +16,16 @@ GROUPS: Mapping[str, str] = {
     "logger": "logger=none logs nothing",
     "paths": "change single ones, as in paths.outputs=DIR",
 }
-"""What a configuration must hold, and what to do instead of leaving it out."""
+"""Groups that a run needs, and what to do instead of leaving one out."""
 
 OBJECTS = ("model", "data", "augment", "optim", "scheduler", "loss", "trainer")
 """Groups of one object each."""
 FACTORIES = ("optim", "scheduler")
-"""Of them, those whose objects are made later, of what is known then."""
+"""Groups of objects that are made later, from what is known then."""
 DICTS = ("callbacks", "logger")
 """Groups of objects by name."""
+PRESETS = ("experiment", "sweep", "debug")
+"""Groups whose options set keys of other groups."""
 
 KEYS: Mapping[str, str] = {
     "name": "the folder of runs bears it, as in name=trial",
@@ -38,17 +43,40 @@ KEYS: Mapping[str, str] = {
     "paths.outputs": "a folder, as in paths.outputs=outputs",
     "paths.run": "the run folder; it follows paths.outputs",
 }
-"""Single values that every run reads."""
+"""Keys outside of groups of objects that a run needs, with an example."""
 
 OPTIONAL = ("resume", "resume_force", "layer_decay", "tune", "seeds", "folds", "retry_failed")
-"""Others at the top that a run or a sweep reads."""
+"""Keys at the top that a run or a sweep reads if they are there."""
 
-PRESETS = ("experiment", "sweep", "debug")
-"""Groups whose options set keys of others."""
+KINDS: Mapping[tuple[str, str], str] = {
+    **{
+        (package, name): name
+        for package in ("lightning", "pytorch_lightning")
+        for name in ("LightningModule", "LightningDataModule", "Callback", "Logger", "Trainer")
+    },
+    ("project", "ImageDataModule"): "ImageDataModule",
+    ("torch", "Module"): "nn.Module",
+    ("torch", "Optimizer"): "Optimizer",
+    ("torch", "LRScheduler"): "LRScheduler",
+    ("torch", "Dataset"): "Dataset",
+}
+"""Kinds of classes, by package and name of the base class."""
+
+WANTED: Mapping[str, str] = {"model": "nn.Module", "loss": "nn.Module", "data": "ImageDataModule"}
+"""The kind of each group's class."""
+
+REMEDIES: Mapping[str, str] = {
+    "model": (
+        "name a torch.nn.Module that maps images to logits; a LightningModule's own training_step, loss and "
+        "optimizer would not be called"
+    ),
+    "loss": "name a torch.nn.Module that maps logits and targets to their mean loss",
+    "data": "name a class derived from project.datamodules.base.ImageDataModule",
+}
 
 
 def removed_groups(config: DictConfig) -> Iterator[str]:
-    """Yield what was left out and a run cannot do without."""
+    """Yield a line for each group that was left out and that a run needs."""
     for group, remedy in GROUPS.items():
         if not isinstance(config.get(group), DictConfig):
             yield f"~{group}: a run needs it; {remedy}"
@@ -58,7 +86,7 @@ def removed_groups(config: DictConfig) -> Iterator[str]:
 
 
 def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
-    """Yield which single values were left out and a run cannot do without.
+    """Yield a line for each key that was left out and that a run needs.
 
     Args:
         leaves: all values, by dotted key.
@@ -69,12 +97,12 @@ def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
 
 
 def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield where a group is not what it says it is: something to be built.
+    """Yield a line for each group that does not hold the objects that it is for.
 
     Args:
         config: composed.
         leaves: all values, by dotted key.
-        right: those that are right by themselves.
+        right: values that are right by themselves, by dotted key.
     """
     for group in OBJECTS:
         yield from _wrong_target(group, leaves, right)
@@ -85,16 +113,15 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
     for group in DICTS:
         for name in config[group]:
             key = f"{group}.{name}"
-            if not isinstance(config[group]._get_node(name), DictConfig):
-                if key in right:
-                    yield (
-                        f"{key}={right[key]}: is no object (expected keys with a _target_); leave it out "
-                        f"with '~{key}'"
-                    )
-            else:
+            if isinstance(config[group]._get_node(name), DictConfig):
                 for line in _wrong_target(key, leaves, right):
                     near = get_close_matches(name, [str(other) for other in config[group] if other != name])
                     yield line + (f"; did you mean {group}.{near[0]}?" if near else "")
+            elif key in right:
+                yield (
+                    f"{key}={right[key]}: is no object (expected keys with a _target_); leave it out "
+                    f"with '~{key}'"
+                )
 
 
 def _wrong_target(place: str, leaves: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
@@ -102,5 +129,40 @@ def _wrong_target(place: str, leaves: Mapping[str, Any], right: Mapping[str, Any
     target = right.get(key)
     if (isinstance(target, str) and target.strip()) or (key in leaves and key not in right):
         return
-    told = "" if key not in right else f"={target}"
-    yield f"{place}._target_{told}: must name a class, as in {place}._target_=package.module.Class"
+    given = "" if key not in right else f"={target}"
+    yield f"{key}{given}: must name a class, as in {key}=package.module.Class"
+
+
+def wrong_kinds(right: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each group that names a class of certainly another kind.
+
+    Args:
+        right: values that are right by themselves, by dotted key.
+    """
+    for group in WANTED:
+        target = right.get(f"{group}._target_")
+        if isinstance(target, str) and (other := kinds_of(target, MAX_DEPTH) - {WANTED[group]}):
+            yield refusal(group, target, min(other))
+
+
+def refusal(group: str, target: str, got: str) -> str:
+    """Return the line that refuses a group's target, which is, or makes, an object of another kind."""
+    kind = f"{group}._target_={target}: no class for {group} (expected {WANTED[group]}, got {got})"
+    return f"{kind}; {REMEDIES[group]}"
+
+
+@cache
+def kinds_of(target: str, depth: int) -> frozenset[str]:
+    """Read from the sources which kinds a class is of; none where they do not say it plainly.
+
+    Args:
+        target: dotted name.
+        depth: most classes from here to a known base class.
+    """
+    if kind := KINDS.get((target.partition(".")[0], target.rpartition(".")[2])):
+        return frozenset([kind])
+    if target.startswith("torch.nn."):  # spares a look into torch's sources, which takes 30 ms
+        return frozenset(["nn.Module"])
+    if not depth:
+        return frozenset()
+    return frozenset().union(*(kinds_of(base, depth - 1) for base in bases_of(target)))

@@ -12,46 +12,15 @@ from typing import NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config.validation.training_length import IMAGE_FOLDER
+from project.config.source_index import constant_of
 from project.datamodules.storage.class_folders import class_names, find_images, find_layout
 from project.datamodules.storage.image_files import damage_error, read_headers, size_error, too_large_error
 from project.errors import DataError, InputError
 from project.runtime.text import shown
 
 FEW_FILES = 1000
-"""Files that are sooner looked at than it is read whether they were before."""
-MOST_NAMED = 5
-
-
-def refuse_damaged(config: DictConfig) -> None:
-    """Refuse images of which one is damaged, or a folder that does not fit the others.
-
-    Args:
-        config: composed; of values that cannot be resolved nothing is said.
-
-    Raises:
-        DataError: for damaged or missing files, a line each; then how many more there are.
-        InputError: for images of several sizes, where they are not scaled.
-    """
-    if OmegaConf.select(config, "data._target_") != IMAGE_FOLDER:
-        return
-    try:
-        path, classes, resize, shape, prepared = (
-            OmegaConf.select(config, f"data.{key}")
-            for key in ("path", "classes", "resize", "input_shape", "image_cache")
-        )
-    except OmegaConfBaseException:  # of the first image, which is damaged
-        path, classes, resize, shape, prepared = config.data.path, None, None, None, None
-    found = _look(
-        str(path),
-        tuple(shown(str(name)) for name in classes) if classes is not None else None,
-        (int(shape[1]), int(shape[2])) if resize is None and shape is not None else None,
-        prepared,
-    )
-    if found.damage:
-        raise DataError("\n".join(found.damage))
-    if found.sizes:
-        raise InputError("\n".join(found.sizes))
+"""Files whose headers are sooner read than a list of those that were read before."""
+MAX_NAMED = 5
 
 
 class Problems(NamedTuple):
@@ -66,9 +35,42 @@ class Problems(NamedTuple):
     sizes: list[str]
 
 
+def refuse_damaged(config: DictConfig) -> None:
+    """Refuse images of which one is damaged, or a folder that does not fit the others.
+
+    Args:
+        config: composed; values that cannot be resolved are passed over.
+
+    Raises:
+        DataError: files are damaged or missing: a line each, then how many more there are.
+        InputError: images have several sizes, and are not scaled.
+    """
+    target = OmegaConf.select(config, "data._target_")
+    facts = (constant_of(target, "FACTS") if isinstance(target, str) else None) or {}
+    if "class_folders" not in facts:
+        return
+    try:
+        path, classes, resize, shape, image_cache = (
+            OmegaConf.select(config, f"data.{key}")
+            for key in (facts["class_folders"], "classes", "resize", "input_shape", "image_cache")
+        )
+    except OmegaConfBaseException:  # of the first image, which is damaged
+        path, classes, resize, shape, image_cache = config.data.path, None, None, None, None
+    found = _read_headers(
+        str(path),
+        tuple(shown(str(name)) for name in classes) if classes is not None else None,
+        (int(shape[1]), int(shape[2])) if resize is None and shape is not None else None,
+        image_cache,
+    )
+    if found.damage:
+        raise DataError("\n".join(found.damage))
+    if found.sizes:
+        raise InputError("\n".join(found.sizes))
+
+
 @cache  # the jobs of a sweep mostly take the same images
-def _look(
-    path: str, classes: tuple[str, ...] | None, sides: tuple[int, int] | None, prepared: str | None
+def _read_headers(
+    path: str, classes: tuple[str, ...] | None, sides: tuple[int, int] | None, image_cache: str | None
 ) -> Problems:
     """Check the headers of the images of all splits.
 
@@ -76,7 +78,7 @@ def _look(
         path: their folder.
         classes: names of the classes, where they are configured.
         sides: height and width of all images, pixels, where they must not be scaled.
-        prepared: folder where it is kept that they were found undamaged.
+        image_cache: folder that remembers which images were found undamaged.
     """
     from PIL import Image
 
@@ -89,9 +91,10 @@ def _look(
             files += find_images(root, folder, names, are_given=classes is not None).files
         except DataError as error:
             damage.append(str(error))
-    state = _state(files, sides) if prepared is not None and len(files) > FEW_FILES else ""
-    memory = Path(prepared or "") / f"{root.absolute().name}-{_digest(str(root.absolute()))[:12]}.headers"
-    if state and not damage and _read(memory) == state:
+    state = _state(files, sides) if image_cache is not None and len(files) > FEW_FILES else ""
+    digest = hashlib.sha256(os.fsencode(root.absolute())).hexdigest()
+    memory = Path(image_cache or "") / f"{root.absolute().name}-{digest[:12]}.headers"
+    if state and not damage and _text_of(memory) == state:
         return Problems([], [])
     sizes: list[str] = []
     for file, header in zip(files, read_headers(files), strict=True):
@@ -102,19 +105,23 @@ def _look(
         elif sides and header.size != sides:
             sizes.append(str(size_error(file, header.size, sides)))
     if state and not damage and not sizes:
-        _keep(memory, state)
-    return Problems(_few(damage), _few(sizes))
+        with suppress(OSError):  # then the headers are read again
+            memory.parent.mkdir(parents=True, exist_ok=True)
+            staging = memory.with_name(f".{memory.name}.{os.getpid()}")
+            staging.write_text(state, encoding="utf-8")
+            staging.replace(memory)
+    return Problems(_first(damage), _first(sizes))
 
 
-def _few(lines: list[str]) -> list[str]:
-    if len(lines) <= MOST_NAMED:
+def _first(lines: list[str]) -> list[str]:
+    if len(lines) <= MAX_NAMED:
         return lines
     key = lines[0].partition(":")[0]
-    return [*lines[:MOST_NAMED], f"{key}: … and {len(lines) - MOST_NAMED:,} more, {len(lines):,} in all"]
+    return [*lines[:MAX_NAMED], f"{key}: … and {len(lines) - MAX_NAMED:,} more, {len(lines):,} in all"]
 
 
 def _state(files: Sequence[str], sides: tuple[int, int] | None) -> str:
-    """A digest of what changes when a file does; empty if one is not there."""
+    """Return a digest of names, sizes and times of files; empty if one is missing."""
     digest = hashlib.sha256(repr(sides).encode())
     try:
         for file in files:
@@ -125,20 +132,8 @@ def _state(files: Sequence[str], sides: tuple[int, int] | None) -> str:
     return digest.hexdigest()
 
 
-def _digest(text: str) -> str:
-    return hashlib.sha256(os.fsencode(text)).hexdigest()
-
-
-def _read(memory: Path) -> str:
+def _text_of(memory: Path) -> str:
     try:
         return memory.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return ""
-
-
-def _keep(memory: Path, state: str) -> None:
-    with suppress(OSError):  # then it is looked at again
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        staging = memory.with_name(f".{memory.name}.{os.getpid()}")
-        staging.write_text(state, encoding="utf-8")
-        staging.replace(memory)

@@ -1,37 +1,33 @@
-"""Optimizers and schedules: options that go together, and that have an effect within the training."""
+"""Checks of optimizer, schedule and monitored metrics: options that go together and have an effect."""
 
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from project.config.validation.command_request import Asked
-from project.config.validation.training_length import Length, length
+from project.config.source_index import LIBRARIES, constant_of, source_of
+from project.config.validation.command_request import CommandRequest
+from project.config.validation.training_length import data_facts, training_length
+from project.runtime.text import did_you_mean
 
-SCHEDULES = "project.modules.optim.schedules."
-NEED_LENGTH = ("cosine", "linear", "onecycle", "warmup_cosine")
-AIRBENCH = "project.modules.networks.airbench.Airbench"
-AIRBENCH_ROLES = ("whitening", "norms", "filters", "head")
+MODULE = "project.modules.classifier.ImageClassifier"
+"""The LightningModule, whose `METRICS` say which metrics are logged, and whether max or min is better."""
+MAY_LOG = ("callbacks.", "model.", "loss.")
+"""Groups whose classes may log metrics of their own."""
+LOGS = re.compile(r"\b(?:self|module|pl_module)\.log(?:_dict)?\(")
 
 
-def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """Yield what is wrong with optimizer and schedule; arguments as of `data.find_problems`."""
+def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line for each wrong option; arguments as of `data.find_problems`."""
     yield from _wrong_optimizer(right)
-    yield from _wrong_search(right, command)
-    target = str(right.get("scheduler._target_"))
-    if not target.startswith(SCHEDULES):
-        return
-    schedule = target.removeprefix(SCHEDULES)
-    if unlimited := list(_unknown_length(schedule, right)):
-        yield from unlimited
-        return
-    yield from _wrong_milestones(right)
-    yield from _wrong_roles(schedule, right)
-    # A short trial of a long schedule is no mistake: only what the command line says itself is.
+    yield from _wrong_tuning(right, command)
+    # A short trial of a long schedule is no mistake: only what the command line itself says is.
     if right.get("trainer.limit_train_batches", 1.0) == 1.0:
-        yield from _too_late(schedule, right, command)
+        yield from _too_late(right, command)
+    yield from _wrong_monitors(right)
 
 
-def _wrong_search(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """A search for a value, `tune`, which is one process's work and no job of a sweep."""
+def _wrong_tuning(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line where `tune` cannot search for a value."""
     tune = right.get("tune")
     if tune is None:
         return
@@ -64,63 +60,99 @@ def _wrong_optimizer(right: Mapping[str, Any]) -> Iterator[str]:
             yield f"optim.{key}=true: does not go with optim.fused=true; set optim.fused=null"
 
 
-def _unknown_length(schedule: str, right: Mapping[str, Any]) -> Iterator[str]:
-    fractions = isinstance(milestones := right.get("scheduler.milestones"), list) and any(
-        milestone < 1 for milestone in milestones
-    )
-    if schedule not in NEED_LENGTH and not (schedule == "multistep" and fractions):
-        return
-    if right.get("trainer.max_epochs") == -1 and right.get("trainer.max_steps") == -1:
-        yield (
-            f"trainer.max_epochs=-1: scheduler={schedule} needs a known length; set trainer.max_epochs or "
-            "trainer.max_steps, or choose scheduler=constant, step, exponential or plateau"
-        )
-
-
-def _wrong_milestones(right: Mapping[str, Any]) -> Iterator[str]:
-    milestones = right.get("scheduler.milestones")
-    if not isinstance(milestones, list):
-        return
-    for milestone in milestones:
-        if milestone >= 1 and milestone % 1:
-            yield (
-                f"scheduler.milestones={milestones}: {milestone} is no fraction below 1 and no whole number"
-            )
-            return
-
-
-def _wrong_roles(schedule: str, right: Mapping[str, Any]) -> Iterator[str]:
-    start, model = "scheduler.role_ends.", str(right.get("model._target_"))
-    if schedule != "linear" or not model.startswith("project."):
-        return
-    known = AIRBENCH_ROLES if model == AIRBENCH else ()
-    for key, end in right.items():
-        if not key.startswith(start):
-            continue
-        role = key.removeprefix(start)
-        if role not in known:
-            why = f"choose from {', '.join(known)}, or" if known else "this model names no roles;"
-            yield f"{key}: {why} leave it out with '~{key}'"
-        elif not isinstance(end, int | float) or not 0 < end <= 1:
-            yield f"{key}={end}: must be above 0 and at most 1"
-
-
-def _too_late(schedule: str, right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+def _too_late(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line where the learning rate would change after the training's end alone."""
     interval = right.get("scheduler.interval")
-    found: Length = length(right)
-    total = found.steps if interval == "step" else found.epochs
-    if total is None or interval not in ("step", "epoch"):
+    if interval not in ("step", "epoch"):
+        return
+    length = training_length(right)
+    total = length.steps if interval == "step" else length.epochs
+    if total is None:
         return
     told = f"the training has {total:,} {interval}s"
-    if schedule == "step" and "scheduler.step_size" in command.keys:
-        size = right.get("scheduler.step_size")
-        if isinstance(size, int) and size >= total:
-            yield f"scheduler.step_size={size}: without effect, {told}; choose less than {total}"
-    if schedule == "multistep" and "scheduler.milestones" in command.keys:
-        milestones = right.get("scheduler.milestones")
-        late = [one for one in milestones if one >= total] if isinstance(milestones, list) else []
-        if late and not any(one < 1 for one in late):
+    size, milestones = right.get("scheduler.step_size"), right.get("scheduler.milestones")
+    if "scheduler.step_size" in command.keys and isinstance(size, int) and size >= total:
+        yield f"scheduler.step_size={size}: without effect, {told}; choose less than {total}"
+    if "scheduler.milestones" in command.keys and isinstance(milestones, list):
+        late = [one for one in milestones if one >= total]
+        if late and late[0] >= 1:
             yield (
                 f"scheduler.milestones={milestones}: {late[0]} comes too late, {told}; choose less than "
                 f"{total}, or a fraction below 1"
             )
+
+
+def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each monitored metric that is not logged, or better in the other direction."""
+    directions = metric_directions()
+    targets = {key: str(target) for key, target in right.items() if key.endswith("._target_")}
+    if "monitor" not in right or any(_may_log(key, target) for key, target in targets.items()):
+        return
+    watched = {
+        key: str(value)
+        for key, value in right.items()
+        if key.rpartition(".")[2] == "monitor"
+        and value is not None
+        and (key in ("monitor", "scheduler.monitor") or f"{key.removesuffix('monitor')}_target_" in right)
+    }
+    for key, metric in watched.items():
+        if metric in directions:
+            yield from _wrong_mode(key, metric, directions[metric], right)
+        elif key == "monitor" or metric != watched.get("monitor"):  # else it follows the other
+            if metric.startswith("test/"):
+                known = ", ".join(directions)
+                yield f"{key}={metric}: the test split is used once, at the end; choose from {known}"
+            else:
+                yield f"{key}={metric}: {did_you_mean(metric, directions)}"
+    yield from _never_validated(watched, right)
+
+
+def metric_directions() -> dict[str, str]:
+    """Return the metrics that a run logs while it trains, and whether max or min is better."""
+    metrics = constant_of(MODULE, "METRICS")
+    assert isinstance(metrics, dict)
+    return {f"{split}/{name}": mode for split in ("val", "train") for name, mode in metrics.items()}
+
+
+def _may_log(key: str, target: str) -> bool:
+    """Return whether a class may log metrics of its own: of this package those whose source says so."""
+    if not key.startswith(MAY_LOG) or target.startswith(LIBRARIES):
+        return False
+    return not target.startswith("project.") or LOGS.search(source_of(target)) is not None
+
+
+def _wrong_mode(key: str, metric: str, better: str, right: Mapping[str, Any]) -> Iterator[str]:
+    where = f"{key.removesuffix('monitor')}mode"
+    mode = right.get(where)
+    if mode not in ("min", "max") or mode == better:
+        return
+    if key != "monitor" and (metric, mode) == (right.get("monitor"), right.get("mode")):
+        return  # it follows the other, which has been told
+    yield f"{where}={mode}: {key}={metric} is better when {better}imal; set {where}={better}"
+
+
+def _never_validated(watched: Mapping[str, str], right: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line where a validation metric is awaited and no validation comes within the training."""
+    schedule = watched.get("scheduler.monitor", "")
+    facts = data_facts(right)
+    no_split = right.get("data.val_size") == 0 and right.get("data.folds") is None
+    reason = ""
+    if no_split and facts is not None and not facts.validates:
+        reason = "data.val_size=0"
+    elif right.get("trainer.limit_val_batches") == 0:
+        reason = "trainer.limit_val_batches=0"
+    if reason:
+        if schedule.startswith("val/"):
+            yield (
+                f"scheduler.monitor={schedule}: there are no validation images ({reason}); watch training "
+                "with monitor=train/loss mode=min, or choose another scheduler"
+            )
+        return
+    every, epochs = right.get("trainer.check_val_every_n_epoch"), right.get("trainer.max_epochs")
+    waiting = [key for key, metric in watched.items() if metric.startswith("val/")]
+    if isinstance(every, int) and isinstance(epochs, int) and 0 < epochs < every and waiting:
+        yield (
+            f"trainer.check_val_every_n_epoch={every}: no validation within trainer.max_epochs={epochs}, but "
+            f"{waiting[0]}={watched[waiting[0]]} waits for one; choose at most {epochs}, or "
+            "trainer.limit_val_batches=0 for none"
+        )

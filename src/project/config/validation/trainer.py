@@ -1,65 +1,101 @@
-"""The trainer: devices that there are, precisions they know, numbers of batches that an epoch has."""
+"""Checks of the trainer: devices of this machine, precisions that they know, numbers of batches of an epoch.
 
+The number of GPUs is what the operating system says of it: asking torch would take seconds. Where it is not
+certain nothing is refused, and torch is asked later.
+"""
+
+import os
+import re
+import sys
 from collections.abc import Iterator, Mapping
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
-from project.config.validation import gpus
-from project.config.validation.command_request import Asked
-from project.config.validation.training_length import length
+from project.config.validation.command_request import CommandRequest
+from project.config.validation.training_length import training_length
 
 ON_GPU = ("gpu", "cuda")
 SIXTEEN_BITS = ("16-mixed", "16")
+DRIVERS = (
+    *("nvidia*", "nvhost*", "nvmap", "nvgpu*", "dxg"),
+    *("kfd", "dri/renderD*", "accel*", "davinci*", "mthreads*"),
+)
+"""Devices in /dev where there may be a GPU: NVIDIA's, in Jetsons and under WSL too; AMD's, Intel's."""
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
+"""Variables that name the GPUs that a process may use."""
+MIN_PROCESSES = 8
+"""CPU processes that are accepted on any machine."""
 
 
-def find_problems(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """Yield what is wrong with the trainer's options; arguments as of `data.find_problems`."""
+def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line for each wrong option of the trainer; arguments as of `data.find_problems`."""
     if missing := list(_missing_devices(right, command)):
         yield from missing
     else:
         yield from _wrong_precision(right, command)
         yield from _wrong_batch_norm(right, command)
     yield from _wrong_batches(right)
-    yield from _wrong_epochs(right)
-    yield from _wrong_interval(right)
+    for unit in ("epochs", "steps"):
+        least, most = right.get(f"trainer.min_{unit}"), right.get(f"trainer.max_{unit}")
+        if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
+            yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}; choose at most that"
 
 
-def _missing_devices(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+def max_gpus() -> int | None:
+    """Return the most GPUs that torch can find on this machine; None where that is not certain."""
+    if sys.platform != "linux":
+        return None
+    bounds = (_by_torch(), _by_devices(), _by_nvidia(), _by_environment())
+    return min((bound for bound in bounds if bound is not None), default=None)
+
+
+def _missing_devices(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
     accelerator, devices = str(right.get("trainer.accelerator")), right.get("trainer.devices")
-    if accelerator == "mps" and command.here and not gpus.may_be_apple():
-        yield "trainer.accelerator=mps: for Apple's chips alone; set trainer.accelerator=auto"
-    elif accelerator == "tpu" and command.here and find_spec("torch_xla") is None:
-        yield "trainer.accelerator=tpu: needs torch_xla, which is not installed; set trainer.accelerator=auto"
-    if accelerator not in ON_GPU or not command.here or (most := gpus.most()) is None:
+    if not command.here:
         return
+    if accelerator == "mps" and sys.platform != "darwin":
+        yield "trainer.accelerator=mps: for Apple's chips alone; set trainer.accelerator=auto"
+    elif accelerator == "tpu" and find_spec("torch_xla") is None:
+        yield "trainer.accelerator=tpu: needs torch_xla, which is not installed; set trainer.accelerator=auto"
+    wanted = devices if isinstance(devices, int) else len(devices) if isinstance(devices, list) else 0
+    processes = max(os.cpu_count() or 1, MIN_PROCESSES)
+    if wanted > processes and _is_on_cpu(right, command):
+        yield (
+            f"trainer.devices={devices}: more processes than this machine's CPU can run (expected at most "
+            f"{processes}, got {wanted}); choose fewer"
+        )
+    if accelerator not in ON_GPU or (most := max_gpus()) is None:
+        return
+    hidden = ", ".join(f"{name}={os.environ[name]}" for name in VISIBLE if name in os.environ)
+    hidden = f" ({hidden})" if hidden else ""
     if not most:
         yield (
-            f"trainer.accelerator={accelerator}: there is no GPU here{gpus.hidden()}; set "
+            f"trainer.accelerator={accelerator}: there is no GPU here{hidden}; set "
             "trainer.accelerator=cpu or auto"
         )
-        return
-    wanted = devices if isinstance(devices, int) else len(devices) if isinstance(devices, list) else 0
-    if wanted > most:
+    elif wanted > most:
         yield (
-            f"trainer.devices={devices}: this machine has {most} GPUs{gpus.hidden()}; choose at most that "
+            f"trainer.devices={devices}: this machine has {most} GPUs{hidden}; choose at most that "
             "many, or trainer.accelerator=cpu"
         )
     elif isinstance(devices, list) and max(devices) >= most:
         yield (
             f"trainer.devices={devices}: there is no GPU {max(devices)}; this machine has {most}"
-            f"{gpus.hidden()}, counted from 0"
+            f"{hidden}, counted from 0"
         )
 
 
-def _is_on_cpu(right: Mapping[str, Any], command: Asked) -> bool:
-    """Tell whether the run certainly trains on CPUs."""
+def _is_on_cpu(right: Mapping[str, Any], command: CommandRequest) -> bool:
+    """Return whether the run certainly trains on CPUs."""
     accelerator = right.get("trainer.accelerator")
-    without = command.here and not gpus.may_be_apple() and find_spec("torch_xla") is None and gpus.most() == 0
-    return accelerator == "cpu" or (accelerator == "auto" and without)
+    has_others = sys.platform == "darwin" or find_spec("torch_xla") is not None
+    has_none = command.here and not has_others and max_gpus() == 0
+    return accelerator == "cpu" or (accelerator == "auto" and has_none)
 
 
-def _wrong_batch_norm(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
-    """On one device there is nothing to synchronize: of CPUs, `auto` is one."""
+def _wrong_batch_norm(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line where batch norm would be synchronized between CPUs; of these `auto` is one."""
     several = right.get("trainer.devices") not in (1, "1", "auto") or right.get("trainer.num_nodes", 1) != 1
     if right.get("trainer.sync_batchnorm") is True and several and _is_on_cpu(right, command):
         yield (
@@ -68,7 +104,7 @@ def _wrong_batch_norm(right: Mapping[str, Any], command: Asked) -> Iterator[str]
         )
 
 
-def _wrong_precision(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
+def _wrong_precision(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
     precision = str(right.get("trainer.precision"))
     if precision in SIXTEEN_BITS and _is_on_cpu(right, command):
         yield (
@@ -82,39 +118,66 @@ def _wrong_precision(right: Mapping[str, Any], command: Asked) -> Iterator[str]:
 
 
 def _wrong_batches(right: Mapping[str, Any]) -> Iterator[str]:
-    batches = length(right).batches
-    if batches is None:
-        return
-    interval, together = (
-        right.get("trainer.val_check_interval"),
-        right.get("trainer.accumulate_grad_batches"),
-    )
+    batches = training_length(right).batches
+    interval, per_step = right.get("trainer.val_check_interval"), right.get("trainer.accumulate_grad_batches")
     across = right.get("trainer.check_val_every_n_epoch", 1) is None
-    if isinstance(interval, int) and not isinstance(interval, bool) and interval > batches and not across:
-        yield (
-            f"trainer.val_check_interval={interval}: an epoch has {batches:,} batches; choose at most that "
-            "many, a fraction, or trainer.check_val_every_n_epoch=null to count across epochs"
-        )
-    if isinstance(together, int) and together > batches:
-        yield (
-            f"trainer.accumulate_grad_batches={together}: an epoch has {batches:,} batches; choose at most "
-            "that many"
-        )
-
-
-def _wrong_epochs(right: Mapping[str, Any]) -> Iterator[str]:
-    for unit in ("epochs", "steps"):
-        least, most = right.get(f"trainer.min_{unit}"), right.get(f"trainer.max_{unit}")
-        if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
-            yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}; choose at most that"
-
-
-def _wrong_interval(right: Mapping[str, Any]) -> Iterator[str]:
-    interval = right.get("trainer.val_check_interval")
-    if right.get("trainer.check_val_every_n_epoch", 1) is None and (
-        interval is None or isinstance(interval, float)
-    ):
+    if across and (interval is None or isinstance(interval, float)):
         yield (
             "trainer.check_val_every_n_epoch=null: validates after so many batches, of any epoch; "
             "say how many, as in trainer.val_check_interval=100, or set trainer.check_val_every_n_epoch=1"
         )
+    if batches is None:
+        return
+    if type(interval) is int and interval > batches and not across:
+        yield (
+            f"trainer.val_check_interval={interval}: an epoch has {batches:,} batches; choose at most that "
+            "many, a fraction, or trainer.check_val_every_n_epoch=null to count across epochs"
+        )
+    if isinstance(per_step, int) and per_step > batches:
+        yield (
+            f"trainer.accumulate_grad_batches={per_step}: an epoch has {batches:,} batches; choose at most "
+            "that many"
+        )
+
+
+def _by_torch() -> int | None:
+    """Return 0 for a torch that was built without any kind of GPU."""
+    spec = find_spec("torch")
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    try:
+        text = (Path(next(iter(spec.submodule_search_locations))) / "version.py").read_text()
+    except OSError:
+        return None
+    kinds = re.findall(r"^(?:cuda|hip|rocm|xpu)\b[^=]*= *(.*)$", text, re.MULTILINE)
+    return 0 if len(kinds) >= 2 and all(kind.strip() == "None" for kind in kinds) else None
+
+
+def _by_devices(root: Path = Path("/dev")) -> int | None:
+    """Return 0 where no driver has made a device."""
+    return None if any(next(root.glob(driver), None) for driver in DRIVERS) else 0
+
+
+def _by_nvidia(root: Path = Path("/proc/driver/nvidia")) -> int | None:
+    """Return the number of GPUs that NVIDIA's driver lists; divided ones (MIG) count otherwise."""
+    try:
+        number = len(list((root / "gpus").iterdir()))
+    except OSError:
+        return None
+    divided = next((root / "capabilities").glob("gpu*/mig/gi*"), None)
+    others = next(Path("/dev").glob("kfd"), None)
+    return number if number and not divided and not others else None
+
+
+def _by_environment() -> int | None:
+    """Return the number of GPUs that a variable names; names behind an invalid one do not count."""
+    numbers = []
+    for name in VISIBLE:
+        if name in os.environ:
+            valid = 0
+            for entry in os.environ[name].split(","):
+                if entry.strip().lower() in ("", "-1", "none", "nodevfiles"):
+                    break
+                valid += 1
+            numbers.append(valid)
+    return min(numbers, default=None)

@@ -1,4 +1,4 @@
-"""How many images and steps a training has, where that is known before any image is read."""
+"""Numbers of images, batches and steps of a training, as far as they are known before images are read."""
 
 import math
 from collections.abc import Mapping
@@ -6,73 +6,119 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from project.config.source_index import constant_of
 from project.datamodules.storage.class_folders import class_folders, find_layout, training_files
 from project.errors import InputError
 
-MODULES = "project.datamodules."
 
-
-class DataSet(NamedTuple):
-    """What is known of a data set of ours.
+class DataFacts(NamedTuple):
+    """Facts of a data set that are known before it is read.
 
     Args:
-        name: as in `data=…`.
-        images: for training, before validation images are cut from them; None if too many to count.
-        shape: (C, H, W) of its images as they are in the files; None if it is configured, or read off them.
-        classes: number of its classes; None if it is configured.
+        images: for training, before validation images are taken from them; None if unknown.
+        shape: (C, H, W) of its images as they are in the files; None if unknown.
+        classes: number of its classes; None if unknown.
         validates: it has validation images of its own.
+        folder: a folder for each class lies there; None for other data sets.
     """
 
-    name: str
     images: int | None
     shape: tuple[int, int, int] | None
     classes: int | None
     validates: bool = False
+    folder: str | None = None
 
 
-FIXED: Mapping[str, DataSet] = {
-    f"{MODULES}mnist.MNIST": DataSet("mnist", 60_000, (1, 28, 28), 10),
-    f"{MODULES}cifar10.CIFAR10": DataSet("cifar10", 50_000, (3, 32, 32), 10),
-    f"{MODULES}digits.Digits": DataSet("digits", 1_438, (1, 28, 28), 10),
-}
-SYNTHETIC = f"{MODULES}synthetic.Synthetic"
-IMAGE_FOLDER = f"{MODULES}image_folder.ImageFolder"
+class TrainingLength(NamedTuple):
+    """Length of a training.
+
+    Args:
+        batches: of an epoch; None if unknown.
+        epochs: None if they have no limit, or are unknown.
+        steps: optimizer steps in all; None likewise.
+    """
+
+    batches: int | None
+    epochs: int | None
+    steps: int | None
 
 
-def data_set(right: Mapping[str, Any]) -> DataSet | None:
-    """Tell what is known of the configured data set; None of one that is not ours.
+def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
+    """Return the facts that the configured data set's class declares as `FACTS`; None if it declares none.
 
     Args:
         right: values that are right by themselves, by dotted key.
     """
     target = right.get("data._target_")
-    if target == SYNTHETIC:
-        size = right.get("data.train_size")
-        return DataSet("synthetic", size if isinstance(size, int) else None, None, None)
-    if target == IMAGE_FOLDER and isinstance(right.get("data.path"), str):
-        return _image_folder(right)
-    return FIXED.get(str(target))
+    declared = constant_of(target, "FACTS") if isinstance(target, str) else None
+    if not isinstance(declared, dict):
+        return None
+    if (key := declared.get("class_folders")) is not None:
+        return _of_folder(right, right.get(f"data.{key}"))
+    images = declared.get("images")
+    if isinstance(images, str):  # the argument that says it
+        images = right.get(f"data.{images}")
+    return DataFacts(
+        images if isinstance(images, int) else None, declared.get("shape"), declared.get("classes")
+    )
 
 
-def images_of(share: float, count: int) -> int:
-    """Number of images that `share` means: a fraction of `count` below 1, or a whole number."""
+def num_images(share: float, count: int) -> int:
+    """Return the number of images that a share means: a fraction of `count` below 1, or a whole number."""
     return math.floor(share * count + 0.5) if share < 1 else int(share)
 
 
-def _image_folder(right: Mapping[str, Any]) -> DataSet | None:
-    counted = _count(right["data.path"])
-    if counted is None:
+def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | None:
+    """Return the number of images left to train on; None if it is unknown."""
+    if facts is None or facts.images is None or facts.validates:
+        return facts.images if facts is not None else None
+    folds, share = right.get("data.folds"), right.get("data.val_size")
+    if folds is not None:
+        return facts.images - facts.images // folds
+    return facts.images - num_images(share, facts.images) if isinstance(share, int | float) else None
+
+
+def training_length(right: Mapping[str, Any]) -> TrainingLength:
+    """Return the length of the configured training, as far as it is known.
+
+    Args:
+        right: values that are right by themselves, by dotted key.
+    """
+    images = training_images(right, data_facts(right))
+    size, limit = right.get("data.batch_size"), right.get("trainer.limit_train_batches", 1.0)
+    batches = None
+    if images and isinstance(size, int) and not right.get("trainer.overfit_batches"):
+        batches = -(-images // size)
+        batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
+    epochs, most = _limit(right.get("trainer.max_epochs")), _limit(right.get("trainer.max_steps"))
+    per_step = right.get("trainer.accumulate_grad_batches")
+    if batches is None or not isinstance(per_step, int):
+        return TrainingLength(batches, None if most is not None else epochs, most)
+    per_epoch = -(-batches // per_step)
+    if most is not None:
+        epochs = -(-most // per_epoch) if epochs is None else min(epochs, -(-most // per_epoch))
+    steps = [most] if most is not None else []
+    steps += [per_epoch * epochs] if epochs is not None else []
+    return TrainingLength(batches, epochs, min(steps, default=None))
+
+
+def _limit(value: Any) -> int | None:
+    return value if isinstance(value, int) and value > 0 else None
+
+
+def _of_folder(right: Mapping[str, Any], path: Any) -> DataFacts | None:
+    if not isinstance(path, str) or (counted := _count(path)) is None:
         return None
     images, classes, validates, tests = counted
     test_size = right.get("data.test_size")
     if images is not None and not tests and isinstance(test_size, int | float):
-        images = max(0, images - images_of(test_size, images))
-    return DataSet("image_folder", images, None, classes, validates)
+        images = max(0, images - num_images(test_size, images))
+    return DataFacts(images, None, classes, validates, path)
 
 
 @cache  # several checks ask, and all jobs of a sweep
-def _count(path: str) -> tuple[int | None, int, bool, bool] | None:
-    """Training images, classes, whether folders to validate and to test are there; None without images."""
+def _count(path: str) -> tuple[int, int, bool, bool] | None:
+    """Count training images and classes, and find folders to validate and to test; None without images."""
     root = Path(path)
     try:
         folders = class_folders(root)
@@ -81,66 +127,3 @@ def _count(path: str) -> tuple[int | None, int, bool, bool] | None:
     except (InputError, OSError):
         return None
     return count, len(folders), "val" in splits, "test" in splits
-
-
-class Length(NamedTuple):
-    """How long a training is.
-
-    Args:
-        images: that are trained on, None if not known.
-        batches: of an epoch, None if not known.
-        epochs: None if they have no limit, or are not known.
-        steps: of the optimizer in all, None likewise.
-    """
-
-    images: int | None
-    batches: int | None
-    epochs: int | None
-    steps: int | None
-
-
-def training_images(right: Mapping[str, Any], found: DataSet | None) -> int | None:
-    """Images left to train on, None if that is not known."""
-    if found is None or found.images is None:
-        return None
-    if found.validates:
-        return found.images
-    folds, share = right.get("data.folds"), right.get("data.val_size")
-    if folds is not None:
-        return found.images - found.images // folds
-    if not isinstance(share, int | float):
-        return None
-    return found.images - images_of(share, found.images)
-
-
-def length(right: Mapping[str, Any]) -> Length:
-    """Tell how long the configured training is, as far as that is known.
-
-    Args:
-        right: values that are right by themselves, by dotted key.
-    """
-    images = training_images(right, data_set(right))
-    size, limit = right.get("data.batch_size"), right.get("trainer.limit_train_batches", 1.0)
-    batches = None
-    if images is not None and images > 0 and isinstance(size, int):
-        batches = -(-images // size)
-        if right.get("trainer.overfit_batches"):
-            batches = None
-        elif isinstance(limit, int) or limit > 1:
-            batches = min(batches, int(limit))
-        else:
-            batches = max(1, int(batches * limit))
-    epochs = right.get("trainer.max_epochs")
-    epochs = epochs if isinstance(epochs, int) and epochs > 0 else None
-    per_step, most = right.get("trainer.accumulate_grad_batches"), right.get("trainer.max_steps")
-    most = most if isinstance(most, int) and most > 0 else None
-    steps = most
-    if batches is not None and isinstance(per_step, int):
-        per_epoch = -(-batches // per_step)
-        if epochs is not None:
-            steps = min(most or math.inf, per_epoch * epochs)  # type: ignore[assignment]
-        if most is not None:
-            epochs = min(epochs or 10**12, -(-most // per_epoch))
-    elif most is not None:
-        epochs = None
-    return Length(images, batches, epochs, steps)

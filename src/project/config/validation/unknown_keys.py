@@ -1,17 +1,24 @@
-"""Keys that nothing reads, and keys that a constructor waits for in vain."""
+"""Checks of names: keys that nothing reads, and arguments that a constructor needs and does not get."""
 
+import re
 from collections.abc import Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any
 
 from hydra.conf import HydraConf
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
+from project.config.source_index import Missing, Signature, signature_of
 from project.config.validation.command_request import overrides_of
-from project.config.validation.groups import DICTS, FACTORIES, GROUPS, OBJECTS
-from project.config.validation.signatures import Missing, Signature, signature_of
+from project.config.validation.groups import DICTS, FACTORIES, GROUPS, KEYS, OBJECTS, OPTIONAL, PRESETS
+from project.config.validation.yaml_defaults import NOTHING_READS, flat, place_in_file
+from project.runtime import yaml_files
 from project.runtime.text import did_you_mean
 
+KNOWN = ("hydra", *dict.fromkeys((*GROUPS, *(key.partition(".")[0] for key in KEYS), *OPTIONAL)))
+"""Keys at the top that a run or a sweep reads."""
+TYPO_LIKENESS = 0.8
+"""Likeness of names from which on one is a typo of the other."""
 SET_BY_THE_RUN: Mapping[str, str] = {
     "trainer.callbacks": "callbacks are keys of the group callbacks",
     "trainer.logger": "loggers are keys of the group logger; logger=none logs nothing",
@@ -23,20 +30,21 @@ SET_BY_THE_RUN: Mapping[str, str] = {
     ),
     "trainer.enable_progress_bar": "callbacks.progress shows it; leave that out with '~callbacks.progress'",
 }
-"""What a trainer takes, but from somewhere else."""
+"""Arguments of a trainer that are not read, and what sets them."""
 
 
 def find_problems(
     config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield keys that nothing reads, and arguments that are missing.
+    """Yield a line for each key that nothing reads, and for each missing argument.
 
     Args:
         config: composed, with Hydra's own node.
         leaves: all values as they are written, by dotted key.
-        declared: those of the YAML files.
+        declared: those of the YAML files of the chosen options.
     """
-    yield from _unread_additions(config, leaves, declared)
+    yield from _unknown_in_files(config, leaves, declared)
+    yield from _unknown_additions(config, leaves, declared)
     for group in OBJECTS:
         yield from _of_object(group, config[group], partial=group in FACTORIES)
     for group in DICTS:
@@ -46,10 +54,58 @@ def find_problems(
                 yield from _of_object(f"{group}.{name}", node, partial=False)
 
 
-def _unread_additions(
+def _unknown_in_files(
     config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Keys that the command line adds outside of what is built, unless another key refers to them."""
+    """Yield keys of files that nothing reads, at the top and in `paths`: those of others are arguments.
+
+    A key that another one refers to is read. So is one that the primary configuration declares, unless its
+    name is nearly that of a key that a run reads.
+    """
+    declared_here = {key.partition(".")[0] for key in declared}.difference(PRESETS)
+    declared_here |= {key for key in declared if key.startswith("paths.")}
+    for name in (*map(str, config), *(key for key in leaves if key.startswith("paths."))):
+        own = name in declared_here and not get_close_matches(name, KNOWN, n=1, cutoff=TYPO_LIKENESS)
+        if own or name in (*KNOWN, *KEYS) or _is_referred_to(name, config, leaves):
+            continue
+        if place_in_file(name, config, NOTHING_READS):  # an earlier run's own configuration is not judged
+            yield f"{name}: {NOTHING_READS}; {_remedy(name, config, declared)}"
+
+
+def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) -> bool:
+    """Return whether an expression refers to a key, as `${name}`, `${..name}` or `${oc.select:name}`, or a
+    file has an alias of its value.
+    """
+    hydra = flat("hydra", OmegaConf.to_container(config.hydra, resolve=False))  # folders are named there
+    written = "\n".join(str(raw) for raw in (*leaves.values(), *dict(hydra).values()) if "${" in str(raw))
+    last = name.rpartition(".")[2]
+    pattern = rf"\$\{{(oc\.select:)?\s*(\.*{re.escape(name)}|\.+{re.escape(last)})(?!\w)"
+    return re.search(pattern, written) is not None or any(
+        yaml_files.has_alias(file, name) for file in yaml_files.loaded.values()
+    )
+
+
+def _remedy(name: str, config: DictConfig, declared: Mapping[str, Any]) -> str:
+    group, _, key = name.partition(".")
+    if name == "_target_":
+        return "write it in the block of a group, as in model:"
+    if name in PRESETS:
+        return "begin its file with # @package _global_"
+    if group == "paths":
+        return did_you_mean(key, _paths(declared), "paths.")
+    if key and group in config:
+        return f"write {key}: … in a block {group}:"
+    return did_you_mean(name, ["_global_"] if name.startswith("_") else KNOWN)
+
+
+def _paths(declared: Mapping[str, Any]) -> list[str]:
+    return [name.removeprefix("paths.") for name in declared if name.startswith("paths.")]
+
+
+def _unknown_additions(
+    config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
+) -> Iterator[str]:
+    """Yield keys that the command line adds outside of objects, unless another key refers to them."""
     roots = {key.partition(".")[0] for key in declared} | set(GROUPS)
     written = " ".join(str(raw) for raw in leaves.values() if "${" in str(raw))
     for text in overrides_of(config):
@@ -58,24 +114,20 @@ def _unread_additions(
         key = text.lstrip("+").partition("=")[0].partition("@")[0]
         root = key.partition(".")[0]
         if root == "hydra":
-            yield from _unknown_to_hydra(text, key)
+            known, part = list(HydraConf.__dataclass_fields__), f"{key}.".split(".")[1]
+            if part and part not in known:
+                yield f"{text}: nothing reads {key}; {did_you_mean(part, known, 'hydra.')}"
         elif "/" in key or key in declared or f"${{{key}" in written or f"${{{root}}}" in written:
             continue
         elif root not in roots:
             yield f"{text}: nothing reads {key}; {did_you_mean(root, sorted(roots))}"
         elif root == "paths":
-            known = [name.removeprefix("paths.") for name in declared if name.startswith("paths.")]
-            yield f"{text}: nothing reads {key}; {did_you_mean(key.removeprefix('paths.'), known, 'paths.')}"
-
-
-def _unknown_to_hydra(text: str, key: str) -> Iterator[str]:
-    known = list(HydraConf.__dataclass_fields__)
-    parts = key.split(".")
-    if len(parts) > 1 and parts[1] not in known:
-        yield f"{text}: nothing reads {key}; {did_you_mean(parts[1], known, 'hydra.')}"
+            hint = did_you_mean(key.removeprefix("paths."), _paths(declared), "paths.")
+            yield f"{text}: nothing reads {key}; {hint}"
 
 
 def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
+    """Yield the keys of an object that its constructor does not take, and those that it lacks."""
     target = node._get_node("_target_", validate_access=False)
     name = None if target is None else target._value()
     if not isinstance(name, str) or "${" in name:
@@ -86,20 +138,26 @@ def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
             yield f"{place}.{key}: is not read; {remedy}"
     found = signature_of(name)
     if isinstance(found, Missing):
-        hint = did_you_mean(found.what, found.known)
-        yield f"{place}._target_={name}: no {found.what} in {found.where}; {hint}"
+        hint = did_you_mean(found.name, found.known)
+        yield f"{place}._target_={name}: no {found.name} in {found.where}; {hint}"
     if not isinstance(found, Signature):
         return
+    required = found.required(by_name=False)
+    short = name.rpartition(".")[2]
     if not found.anything:
-        known = found.names if not partial else [one for one in found.names if one not in found.required]
-        strange = [key for key in keys if key not in found.names and f"{place}.{key}" not in SET_BY_THE_RUN]
+        known = [one for one in found.arguments if not (partial and one in required)]
+        unknown = [key for key in keys if key not in found.arguments]
+        strange = [key for key in unknown if f"{place}.{key}" not in SET_BY_THE_RUN]
         typos = [key for key in strange if get_close_matches(key, known)]
-        others = [key for key in strange if key not in typos]  # which another class has: one mistake
+        others = [key for key in strange if key not in typos]  # arguments of another class: one mistake
         for first, *more in [*([key] for key in typos), *([others] if others else [])]:
-            said = f"{place}.{first}: nothing reads it, {name.rpartition('.')[2]} has no {first}"
-            said += "".join(f", nor {key}" for key in more)
-            yield f"{said}; {did_you_mean(first, known, f'{place}.')}"
-    required = found.required_keywords if partial else (*found.required, *found.required_keywords)
-    for key in required:
+            also = "".join(f", nor {key}" for key in more)
+            if known:
+                reason, hint = f"{short} has no {first}{also}", did_you_mean(first, known, f"{place}.")
+            else:
+                reason, hint = f"{short} takes no options", "leave it out"
+            yield f"{place}.{first}: nothing reads it, {reason}; {hint}"
+    needed = (*(() if partial else required), *found.required(by_name=True))
+    for key in needed:
         if key not in keys:
-            yield f"{place}.{key}: not given, and {name.rpartition('.')[2]} needs it; set {place}.{key}=…"
+            yield f"{place}.{key}: not given, and {short} needs it; set {place}.{key}=…"

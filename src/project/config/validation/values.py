@@ -1,155 +1,146 @@
-"""Single values: of the right type, in their range, one of the allowed words."""
+"""Checks of single values: their kind, their range, the words that a key takes."""
 
-import math
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
+from pathlib import PurePath
 from typing import Any
 
-from project.config.validation import value_types
-from project.config.validation.rules import (
-    ABOVE_0,
-    BELOW_1,
-    CHOICES,
-    FREE_TYPES,
-    INSTEAD_OF_NULL,
-    LENGTHS,
-    NULL_TOO,
-    RANGES,
-)
-from project.runtime.text import did_you_mean
+from project.config.validation.rules import place_of, spec_of, takes_keys
+from project.runtime import bounds
+from project.runtime.bounds import NAMES, Kind, Spec, kind_of, shown
+from project.runtime.text import LONGEST_NAME, did_you_mean, name_length
+
+DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
 
-def find_problem(key: str, value: Any, declared: Mapping[str, Any], *, judged: bool = True) -> str:
-    """Say what is wrong with a value by itself; an empty string if nothing is.
+def find_problem(
+    key: str, value: Any, declared: Mapping[str, Any], leaves: Mapping[str, Any] | None = None
+) -> str:
+    """Say what is wrong with a value by itself; return an empty string if nothing is.
 
     Args:
         key: dotted.
         value: resolved.
-        declared: the values in the YAML files, by key.
-        judged: the name of the key says what its value may be; else the YAML file alone does.
+        declared: values in the YAML files of the chosen options, by key.
+        leaves: all values as they are written, by key [those of the YAML files].
     """
-    if not judged:
-        return _wrong_type(key, value, declared)
-    return (
-        _wrong_type(key, value, declared)
-        or value_types.find_problem(key, value)
-        or _wrong_length(key, value)
-        or _out_of_range(key, value, declared)
-        or _no_choice(key, value)
-    )
+    leaves = declared if leaves is None else leaves
+    if key in PATTERNS:
+        return PATTERNS[key](key, value)
+    if value is None and "${" in str(leaves.get(key)):  # a reference to what cannot be resolved
+        return ""
+    if line := _value_for_group(key, value, declared):
+        return line
+    place, name, *inner = place_of(key, leaves)
+    target = f"{place}._target_"
+    is_of_file = key == target or leaves.get(target) == declared.get(target)
+    if not is_of_file and key in declared and leaves.get(key) == declared[key]:
+        return ""  # the file is of another class: unknown keys are reported first
+    default = declared.get(key) if is_of_file else None
+    if inner and not takes_keys(key, leaves):
+        spec = spec_of(f"{place}.{name}", leaves)
+        return f"{place}.{name}: {bounds.find_problem(spec, {})}{_example(f'{place}.{name}', declared)}"
+    spec = spec_of(key, leaves)
+    problem = bounds.find_problem(spec or _spec_like(default), value)
+    words = [str(choice) for kind in spec for choice in kind.choices if isinstance(choice, str)]
+    if problem and words and isinstance(value, str | int) and not isinstance(value, bool):
+        return f"{key}={value}: {did_you_mean(str(value), words)}"
+    if not problem or problem.startswith("must"):
+        return problem and f"{key}={value}: {problem}"
+    given = value if isinstance(value, str) else shown(value)
+    example = _example(key, declared) if bounds.find_problem(spec, default) == "" else ""
+    return f"{key}={given}: {problem}{example}"
 
 
-def _wrong_type(key: str, value: Any, declared: Mapping[str, Any]) -> str:
-    if problem := _value_and_group(key, value, declared):
-        return problem
-    default = declared.get(key)
-    if default is None and value is not None:
-        default = INSTEAD_OF_NULL.get(key)
+def _spec_like(default: Any) -> Spec:
+    """Return the spec of values of the same kind as a default; that of anything for null and references."""
     if default is None or (isinstance(default, str) and ("${" in default or default == "???")):
-        return ""
-    if value is None:
-        return _null_not_allowed(key, default)
-    expected = type_name(default)
-    if isinstance(default, list) and isinstance(value, list) and len(default):
-        strangers = [entry for entry in value if not _fits(type_name(default[0]), entry)]
-        if strangers:
-            wanted = f"{type_name(default[0])} is needed, as in {key}={_shown(default)}"
-            return f"{key}={value}: {strangers[0]} is {type_name(strangers[0])}, but {wanted}"
-    if key in FREE_TYPES or _fits(expected, value):
-        return ""
-    return f"{key}={value}: {type_name(value)}, but {expected} is needed, as in {key}={_shown(default)}"
+        return ()
+    entries = _spec_like(default[0]) if isinstance(default, list) and default else ()
+    return (Kind(kind_of(default), entries=entries),)
 
 
-def _value_and_group(key: str, value: Any, declared: Mapping[str, Any]) -> str:
-    """A value in the place of a group of keys, or the other way round."""
-    if "." in key and any(other.startswith(f"{key}.") for other in declared) and value != {}:
+def _example(key: str, declared: Mapping[str, Any]) -> str:
+    default = declared.get(key)
+    if default is None or isinstance(default, dict) or "${" in str(default) or default == "???":
+        return ""
+    written = default if isinstance(default, str) else shown(default)
+    return f"; for example {key}={written}"
+
+
+def _value_for_group(key: str, value: Any, declared: Mapping[str, Any]) -> str:
+    """Refuse a value in the place of a group of keys, and keys below a value."""
+    if "." in key and value != {} and any(other.startswith(f"{key}.") for other in declared):
         without = f"; leave it out with '~{key}'" if key.startswith(("callbacks.", "logger.")) else ""
-        return f"{key}={_shown(value)}: {type_name(value)}, but a group of keys is needed{without}"
+        return f"{key}={shown(value)}: expected a group of keys, got {_got(value)}{without}"
     parent = key.rpartition(".")[0]
     while parent:
-        default = declared.get(parent) if declared.get(parent) is not None else INSTEAD_OF_NULL.get(parent)
-        if default is not None and not isinstance(default, dict) and parent not in GROUPS_TOO:
-            return (
-                f"{parent}: a group of keys, but {type_name(default)} is needed, as in "
-                f"{parent}={_shown(default)}"
-            )
+        default = declared.get(parent)
+        is_free = isinstance(default, dict | None) or parent == "trainer.strategy"
+        if not is_free and "${" not in str(default):
+            wanted = NAMES[kind_of(default)]
+            return f"{parent}: expected {wanted}, got a group of keys{_example(parent, declared)}"
         parent = parent.rpartition(".")[0]
     return ""
 
 
-GROUPS_TOO = frozenset({"trainer.strategy", "trainer.max_time"})
-"""Keys of values that may be groups of keys too."""
+def _got(value: Any) -> str:
+    return "null" if value is None else NAMES[kind_of(value)]
 
 
-def _fits(expected: str, value: Any) -> bool:
-    """Whether a value is of the type called `expected`; a whole number is a number too."""
-    found = type_name(value)
-    return found == expected or (expected, found) == ("a number", "a whole number")
-
-
-def _null_not_allowed(key: str, default: Any) -> str:
-    if key == "trainer.max_epochs":
-        return "trainer.max_epochs=null: write -1 for no limit"
-    if key in FREE_TYPES or key in NULL_TOO:
+def _devices(key: str, value: Any) -> str:
+    """Refuse what names no devices, as `0`, `[]` and `[0,0]` do."""
+    wanted = "expected a number from 1, a list such as [0,1], or auto for all"
+    listed = isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*,?", value) and value.rstrip(",") != "0"
+    if listed or value in ("auto", "-1") or (type(value) is int and (value >= 1 or value == -1)):
         return ""
-    return f"{key}=null: {type_name(default)} is needed, as in {key}={_shown(default)}"
+    if isinstance(value, list) and value and all(type(one) is int and one >= 0 for one in value):
+        return f"{key}={value}: names a device twice; {wanted}" if len(set(value)) < len(value) else ""
+    return f"{key}={shown(value) if value is None else value}: {wanted}"
 
 
-def type_name(value: Any) -> str:
-    """What kind of value this is, for users."""
-    if value is None:
-        return "nothing"
-    if isinstance(value, bool):
-        return "true or false"
-    if isinstance(value, int):
-        return "a whole number"
-    if isinstance(value, float):
-        return "a number"
-    if isinstance(value, list):
-        return "a list"
-    return "a group of keys" if isinstance(value, dict) else "a word"
-
-
-def _shown(value: Any) -> str:
-    if value is None:
-        return "null"
-    if isinstance(value, bool):
-        return str(value).lower()
-    return str(value).replace(" ", "") if isinstance(value, list) else str(value)
-
-
-def _wrong_length(key: str, value: Any) -> str:
-    if key not in LENGTHS or not isinstance(value, list) or len(value) == LENGTHS[key]:
+def _duration(key: str, value: Any) -> str:
+    if value in (None, {}) or (isinstance(value, str) and DURATION.fullmatch(value)):
         return ""
-    if key == "data.input_shape":
-        return f"{key}={value}: give [channels,height,width]"
-    return f"{key}={value}: {LENGTHS[key]} values are needed"
+    return f"{key}={value}: expected days:hours:minutes:seconds, as in {key}=00:01:30:00"
 
 
-def _out_of_range(key: str, value: Any, declared: Mapping[str, Any]) -> str:
-    for number in value if isinstance(value, list) else [value]:
-        if isinstance(number, bool) or not isinstance(number, int | float):
-            continue
-        if math.isnan(number) or (math.isinf(number) and key in declared and declared[key] != number):
-            if key in RANGES and RANGES[key][1] < math.inf:
-                return f"{key}={value}: must be {_range(*RANGES[key])}"
-            return f"{key}={value}: a finite number is needed"
-        if key in RANGES and not RANGES[key][0] <= number <= RANGES[key][1]:
-            return f"{key}={value}: must be {_range(*RANGES[key])}"
-    if key == "trainer.max_epochs" and value == 0:
-        return "trainer.max_epochs=0: nothing to train; choose at least 1, or -1 for no limit"
-    if key == "trainer.max_steps" and value == 0:
-        return "trainer.max_steps=0: nothing to train; choose at least 1, or -1 for no limit"
+def _amount(key: str, value: Any) -> str:
+    problem = bounds.find_problem((Kind("float", bounds.Range(0)),), value)
+    return f"{key}={value}: {problem}" if problem else ""
+
+
+def _interval(key: str, value: Any) -> str:
+    """Refuse what is neither a number of batches, a fraction of an epoch nor a duration."""
+    if value is None or (isinstance(value, str) and DURATION.fullmatch(value)):
+        return ""
+    kinds = (Kind("float", bounds.Range(above=0, high=1)), Kind("int", bounds.Range(1)))
+    problem = bounds.find_problem(kinds, value)
+    return f"{key}={value}: {problem}" if problem else ""
+
+
+def _name(key: str, value: Any) -> str:
+    """Refuse what cannot be the name of a folder below `paths.outputs`."""
+    text = str(value)
+    parts = PurePath(text).parts
+    if isinstance(value, list | dict | bool) or value is None:
+        return f"{key}={shown(value)}: expected a word, which run folders are named by, got {_got(value)}"
+    outside = PurePath(text).is_absolute() or ".." in parts or not parts
+    if outside or not text.strip() or not text.isprintable():
+        return (
+            f"{key}={text!r}: names the folder of runs below paths.outputs; give a word, and the place by "
+            "paths.outputs"
+        )
+    if (length := name_length(text)) > LONGEST_NAME:
+        return f"{key}={text}: too long for a folder (at most {LONGEST_NAME} bytes, got {length}); shorten it"
     return ""
 
 
-def _range(lowest: float, highest: float) -> str:
-    above = "above 0" if lowest == ABOVE_0 else f"at least {lowest}"
-    if highest == BELOW_1:
-        return f"{above} and below 1"
-    return above if math.isinf(highest) else f"{above} and at most {highest}"
-
-
-def _no_choice(key: str, value: Any) -> str:
-    if key not in CHOICES or value is None or str(value) in CHOICES[key]:
-        return ""
-    return f"{key}={value}: {did_you_mean(str(value), CHOICES[key])}"
+PATTERNS: Mapping[str, Callable[[str, Any], str]] = {
+    "trainer.devices": _devices,
+    "trainer.val_check_interval": _interval,
+    "trainer.max_time": _duration,
+    **{f"trainer.max_time.{unit}": _amount for unit in ("weeks", "days", "hours", "minutes", "seconds")},
+    "name": _name,
+}
+"""Keys whose values have a form of their own."""

@@ -58,7 +58,9 @@ def _read(file: str) -> Mapping[str, Tensor]:
     try:
         saved: Any = torch.load(file, map_location="cpu", weights_only=True)
     except FileNotFoundError as error:
-        raise InputError(f"model.weights={file}: no such file") from error
+        raise InputError(
+            f"model.weights={file}: no such file; give a file with a state_dict, DEFAULT, or null"
+        ) from error
     except IsADirectoryError as error:
         raise InputError(f"model.weights={file}: a folder; name a file in it") from error
     except Exception as error:  # torch.load raises many kinds, all of them mean no file of plain weights

@@ -46,6 +46,11 @@ class ViT(nn.Module):
         if dim % heads:
             raise InputError(f"model.heads={heads}: must divide model.dim={dim}")
         channels, height, width = input_shape
+        if patch_size > max(height, width):
+            raise InputError(
+                f"model.patch_size={patch_size}: larger than the images, "
+                f"data.input_shape={list(input_shape)}; choose at most {max(height, width)}"
+            )
         self.padding = (0, -width % patch_size, 0, -height % patch_size)
         patches = -(-height // patch_size) * -(-width // patch_size)
         self.embed = nn.Conv2d(channels, dim, kernel_size=patch_size, stride=patch_size)

@@ -198,7 +198,7 @@ def multistep(
     optimizer: Optimizer,
     length: Length,
     *,
-    milestones: Annotated[Sequence[float], Range(above=0)],
+    milestones: Sequence[Annotated[float, Range(above=0, below=1)] | Annotated[int, Range(1)]],
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
 ) -> Schedule:

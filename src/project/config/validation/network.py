@@ -1,0 +1,114 @@
+"""Trial of a network, optimizer and schedule before a run: they are made, and a batch is sent through.
+
+Constructors and layers say themselves which sizes fit each other: nothing of that is computed here. In a
+sweep the trial is made on torch's meta device, which holds no values, before a job starts.
+"""
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+from torch import Tensor, nn
+
+from project.config.instantiate import build
+from project.config.validation.training_length import training_length
+from project.errors import InputError, one_line
+from project.modules.batch_checks import explain_refusal, require_logits
+from project.modules.classifier import ImageClassifier
+from project.modules.optim.schedules import Length
+from project.runtime.yaml_text import to_yaml
+
+REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
+"""Errors by which layers refuse images of another shape."""
+NUM_IMAGES = 2
+"""Images of the trial's batch: of one alone some networks would lose the dimension of the batch."""
+ONLY_WEIGHTS = ("weights", "freeze")
+"""Arguments of networks that change no shape, and may have files loaded."""
+
+
+def try_module(module: ImageClassifier, config: Mapping[str, Any]) -> None:
+    """Send a batch of blank images through a module's network, and make its optimizer and schedule.
+
+    Args:
+        module: not trained yet; its weights and the random state stay as they are.
+        config: of the run, resolved, plain values.
+
+    Raises:
+        InputError: the network does not take images of `data.input_shape`, or gives no logits of
+            `data.num_classes`; the optimizer or the schedule refuses its options.
+    """
+    _try_images(module.network, config["data"])
+    known = training_length(dict(_flat(config)))
+    limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
+    steps = (known.steps or 1000) if limited else math.inf
+    module.try_optimizer(Length(steps, max(1, (known.steps or 1000) // (known.epochs or 1))))
+
+
+def refuse_wrong_network(config: DictConfig) -> None:
+    """Make the network of a sweep's job on torch's meta device, and send a batch through.
+
+    Args:
+        config: composed, with Hydra's own node.
+
+    Raises:
+        InputError: the network does not fit the data.
+    """
+    plain: Any = OmegaConf.to_container(config, resolve=True)
+    model = {key: value for key, value in plain["model"].items() if key not in ONLY_WEIGHTS}
+    facts = {key: plain["data"].get(key) for key in ("input_shape", "num_classes")}
+    if refusal := _refusal(to_yaml({"model": model, "data": facts})):
+        raise InputError(refusal)
+
+
+@lru_cache(maxsize=64)  # most jobs of a sweep have the same network
+def _refusal(text: str) -> str:
+    plain: Any = OmegaConf.to_container(OmegaConf.create(text))
+    try:
+        with torch.device("meta"):
+            _try_images(build(plain, "model"), plain["data"])
+    except InputError as error:
+        return str(error)
+    except Exception:  # the meta device lacks what the network needs: the job itself will tell
+        return ""
+    return ""
+
+
+def _try_images(network: nn.Module, data: Mapping[str, Any]) -> None:
+    shape, classes = data.get("input_shape"), data.get("num_classes")
+    if not isinstance(shape, list | tuple) or len(shape) != 3:
+        return
+    images = torch.zeros(NUM_IMAGES, *shape)
+    training = network.training
+    try:
+        with torch.random.fork_rng(devices=[]), torch.no_grad():
+            logits = network.eval()(images)
+    except REFUSALS as error:
+        if isinstance(error, InputError):
+            raise
+        if _needs_another_device(error):
+            return
+        network.train(training)
+        raise InputError(explain_refusal(network.eval(), images, one_line(error))) from error
+    finally:
+        network.train(training)
+    targets = torch.zeros(NUM_IMAGES, dtype=torch.long)
+    if isinstance(logits, Tensor):
+        require_logits(logits, targets, classes if isinstance(classes, int) else None)
+
+
+def _needs_another_device(error: Exception) -> bool:
+    """Return whether an operation is missing on the CPU or the meta device."""
+    return isinstance(error, NotImplementedError | torch.OutOfMemoryError) or any(
+        word in str(error).lower() for word in ("cuda", "not implemented", "device")
+    )
+
+
+def _flat(plain: Mapping[str, Any], prefix: str = "") -> Any:
+    for name, value in plain.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
