@@ -14,7 +14,7 @@ from project.runtime.text import shorten
 if TYPE_CHECKING:
     import PIL.Image
 
-RIGHT, WRONG = "#08519c", "#d94801"
+RIGHT, WRONG, GAP = "#08519c", "#d94801", "#eb9a70"
 RULE = (222, 226, 230)
 MAX_NUMBERED_CLASSES = 20
 MAX_NAME_LENGTH = 22
@@ -49,7 +49,8 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = ""
     names = {place: shorten(str(class_names[place]), MAX_NAME_LENGTH) for place in shown}
     with figure_style(figure__dpi=DPI):
         figure = Figure()
-        label_width = max(_text_width(figure, name) for name in names.values())
+        longest = sorted(names.values(), key=len)[-3:]  # to measure all takes longer than to draw them
+        label_width = max(_text_width(figure, name) for name in longest)
         is_upright = label_width > cell - 4
         left = MARGIN + 22 + label_width
         top = MARGIN + 30 + (34 if title else 0) + (label_width if is_upright else 12)
@@ -99,8 +100,9 @@ def cell_pixels(classes: int) -> int:
 
 def _cells(fractions: NDArray[Any], cell: int) -> NDArray[np.uint8]:
     """Return the pixels of all cells within a frame, with lines between large ones."""
-    is_right = np.eye(len(fractions), dtype=bool)[..., None]
-    shades = np.where(is_right, blend(fractions, RIGHT), blend(np.sqrt(fractions), WRONG))
+    shades = blend(np.sqrt(fractions), WRONG)
+    diagonal = np.arange(len(fractions))
+    shades[diagonal, diagonal] = blend(fractions.diagonal(), RIGHT)
     pixels = shades.repeat(cell, 0).repeat(cell, 1)
     if len(fractions) <= MAX_NUMBERED_CLASSES:
         pixels[::cell] = RULE
@@ -148,7 +150,7 @@ def reliability_diagram(
         above = figure.add_axes((0.13, 0.33, 0.83, 0.6))
         below = figure.add_axes((0.13, 0.09, 0.83, 0.19), sharex=above)
         above.bar(left, accuracies, color=RIGHT, **bar)
-        above.bar(left, gap, bottom=np.minimum(confidences, accuracies), color=WRONG, alpha=0.55, **bar)
+        above.bar(left, gap, bottom=np.minimum(confidences, accuracies), color=GAP, **bar)
         above.plot([0, 1], [0, 1], color="black", linewidth=1)
         above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")
         above.grid(axis="y")

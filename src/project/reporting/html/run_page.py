@@ -147,7 +147,7 @@ def circumstances(record: Mapping[str, Any]) -> str:
     """Return time, machine, commit and versions of a run's status or a sweep's record in one line."""
     versions, git = as_mapping(record.get("versions")), as_mapping(record.get("git"))
     changed = " with changes" if git.get("changed") else ""
-    parts = [f"started {started}" if (started := format_time(record.get("started"))) else ""]
+    parts = [f"Started {started}" if (started := format_time(record.get("started"))) else ""]
     parts += [f"on {record['host']}" if record.get("host") else ""]
     parts += [f"commit {str(git['commit'])[:10]}{changed}" if git.get("commit") else ""]
     parts += [f"{name} {versions[name]}" for name in ("torch", "lightning", "python") if name in versions]

@@ -212,7 +212,7 @@ def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     if not sweep.record:
         return None
     overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
-    overrides = [word for word in overrides if not word.startswith("hydra.mode=")]
+    overrides = [word for word in overrides if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     is_done = set(sweep.states) <= {"done", "pruned"}
     git = sweep.record.get("git")
     commands = reproduction(overrides, git, folder, is_sweep=True, is_done=is_done)
