@@ -68,9 +68,9 @@ def tell() -> None:
 
 def main() -> None:
     """Run the command."""
-    from project.runtime import training_imports
+    from project.runtime import lazy_imports
 
-    training_imports.defer()
+    lazy_imports.defer_imports()
     from project.callbacks.predictions import Collector
     from project.callbacks.spending import Spending
     from project.callbacks.training_stats import Measurements

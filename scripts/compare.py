@@ -3,20 +3,20 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.lazy_imports.freeze_gc): importing is faster
 
     from project.runtime import signals
 
-    signals.end_at_once()
+    signals.exit_on_signal()
 
 from project.config.command_options import run_command
 from project.reporting.compare.command import EXAMPLES, Options, main
-from project.runtime import training_imports
+from project.runtime import lazy_imports
 
 
 def run(options: Options) -> None:
     """Rank the runs."""
-    training_imports.settle()
+    lazy_imports.freeze_gc()
     main(options)
 
 

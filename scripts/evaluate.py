@@ -3,15 +3,15 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.lazy_imports.freeze_gc): importing is faster
 
     from project.runtime import signals
 
-    signals.end_at_once()
+    signals.exit_on_signal()
 
 from project.config.command_options import run_command
 from project.inference.evaluate.options import EXAMPLES, Options, check_networks
-from project.runtime import training_imports
+from project.runtime import lazy_imports
 from project.runtime.write_probe import refuse_unwritable_output
 
 
@@ -20,10 +20,10 @@ def main(options: Options) -> None:
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
     found = check_networks(options)  # before torch is imported
-    training_imports.defer()
+    lazy_imports.defer_imports()
     from project.inference.evaluate.command import evaluate
 
-    training_imports.settle()
+    lazy_imports.freeze_gc()
     evaluate(options, found)
 
 

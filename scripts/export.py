@@ -3,25 +3,25 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.lazy_imports.freeze_gc): importing is faster
 
     from project.runtime import signals
 
-    signals.end_at_once()
+    signals.exit_on_signal()
 
 from dataclasses import replace
 
 from project.config.command_options import run_command
 from project.inference.export.options import EXAMPLES, Options, find_places
 from project.inference.run_config import check_request
-from project.runtime import training_imports
+from project.runtime import lazy_imports
 
 
 def main(options: Options) -> int:
     """Export as the command line says."""
     run, _ = find_places(options)  # before torch is imported
     check_request(run, options.weights, [*options.data, *options.paths])
-    with training_imports.without_garbage_collection():
+    with lazy_imports.gc_disabled():
         from project.inference.export.command import export
     return export(replace(options, run=str(run.path)))
 

@@ -3,11 +3,11 @@
 import gc
 
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.runtime.training_imports.settle): importing is faster
+    gc.disable()  # until all is imported (project.runtime.lazy_imports.freeze_gc): importing is faster
 
     from project.runtime import signals
 
-    signals.end_at_once()
+    signals.exit_on_signal()
 
 from project.config.command_options import run_command
 from project.inference.predict.command import predict_files

@@ -8,7 +8,7 @@ if __name__ == "__main__":
 
     from project.runtime import signals
 
-    signals.end_at_once()
+    signals.exit_on_signal()
 
 from pathlib import Path
 

@@ -28,14 +28,14 @@ from project.datamodules.base import ImageDataModule
 from project.datamodules.loading.prefetch import naming_worker_failures
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
-from project.runs import checkpoint_files, checkpoints, config_diff
-from project.runs.hparams import hyperparameters
-from project.runs.lock import alone_in
+from project.runs import checkpoints, config_diff, run_summary
+from project.runs.hparam_diff import hyperparameters
+from project.runs.lock import run_lock
 from project.runs.run_folder import RunFolder, describe
-from project.runtime import run_summary, secrets, signals, slurm, torchrun, training_imports
+from project.runtime import lazy_imports, secrets, signals, slurm, torchrun
 from project.runtime.files import replace_text
 from project.runtime.library_warnings import silence_libraries
-from project.runtime.memory import keep_freed_memory
+from project.runtime.process import keep_freed_memory
 from project.runtime.yaml_text import to_yaml
 from project.training.ddp.launch import count_ranks, run_ranks
 from project.training.ddp.supervisor import RankFailedError
@@ -55,11 +55,11 @@ def train(cfg: DictConfig) -> float | None:
     """
     complete(cfg)  # where other launchers than ours have composed it
     run = RunFolder(cfg.paths.run)
-    alone = alone_in(run.path) if torchrun.is_first() else nullcontext()
-    keeping = run.removed_if_never_trained(job=in_sweep()) if torchrun.is_first() else nullcontext()
+    alone = run_lock(run.path) if torchrun.is_rank_zero() else nullcontext()
+    keeping = run.removed_if_untrained(job=in_sweep()) if torchrun.is_rank_zero() else nullcontext()
     with requeueing(), ending_single_run_on_errors(), alone, keeping:
-        if torchrun.world() is not None:
-            torchrun.share(cfg)
+        if torchrun.environment() is not None:
+            torchrun.broadcast_config(cfg)
             return train_rank(cfg, run)
         ranks = count_ranks(cfg.trainer.accelerator, cfg.trainer.devices)
         if ranks == 1:
@@ -68,7 +68,7 @@ def train(cfg: DictConfig) -> float | None:
             run_ranks(lambda: train_rank(cfg, run), ranks)
         except BaseException as error:  # rank 0, which keeps the status, may have been killed
             text = str(error) if isinstance(error, RankFailedError) else describe(error)
-            run.end_unfinished(text, interrupted=isinstance(error, signals.Stopped))
+            run.record_end(text, interrupted=isinstance(error, signals.Stopped))
             raise
         return run.read_status()["value"]
 
@@ -79,7 +79,7 @@ def requeueing() -> Iterator[None]:
     try:
         yield
     except signals.Stopped as stop:
-        if stop.signum == signal.SIGUSR1 and torchrun.is_first() and not in_sweep():
+        if stop.signum == signal.SIGUSR1 and torchrun.is_rank_zero() and not in_sweep():
             slurm.requeue()
         raise
 
@@ -90,7 +90,7 @@ def train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
     Raises:
         Stopped: the process was told to stop.
     """
-    with signals.listening():
+    with signals.raise_on_signal():
         return _train_rank(cfg, run)
 
 
@@ -113,7 +113,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         callbacks = without_validation(callbacks, config["scheduler"])
     if in_sweep() and isinstance(story := callbacks.get("story"), Story):
         story.keep_to_share()
-    if cfg.ckpt_path is not None and torchrun.is_first():  # changes are kept once they have proved right
+    if cfg.ckpt_path is not None and torchrun.is_rank_zero():  # changes are kept once they have proved right
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(run.composed_file, to_yaml(cfg))
         )
@@ -132,7 +132,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
 
     if cfg.ckpt_path is not None:
         taken_up = checkpoints.read(cfg.ckpt_path, module.state_dict())
-        changed = config_diff.check(taken_up, record, anyway=cfg.get("resume_force", False))
+        changed = config_diff.check(taken_up, record, force=cfg.get("resume_force", False))
         if changed and trainer.is_global_zero:
             log.info("changed  %s", "\n         ".join(map(str, changed)))
         refuse_fewer_epochs(taken_up, cfg.trainer.max_epochs)
@@ -155,7 +155,7 @@ def _train_rank(cfg: DictConfig, run: RunFolder) -> float | None:
         if is_pruned(callbacks):
             status["state"] = "pruned"
     log.info(run_summary.closing(metrics, weights, run, run.read_status()["duration_s"]))
-    run.refuse_unrecorded()
+    run.require_recorded()
     return metrics.get(cfg.monitor)
 
 
@@ -164,7 +164,7 @@ def surroundings(run: RunFolder) -> dict[str, Any]:
     return {
         "default_root_dir": str(run.path),
         # Lightning would take a surrounding SLURM allocation for its own.
-        "plugins": [TorchElasticEnvironment() if torchrun.world() else LightningEnvironment()],
+        "plugins": [TorchElasticEnvironment() if torchrun.environment() else LightningEnvironment()],
     }
 
 
@@ -198,7 +198,7 @@ def find_value(
         }
         for logger in build(config, "logger").values():
             show(logger, cfg.tune, folder / f"{cfg.tune}.png")
-    run.refuse_unrecorded()
+    run.require_recorded()
 
 
 def refuse_fewer_epochs(saved: dict[str, Any], max_epochs: int) -> None:
@@ -229,7 +229,7 @@ def fit_and_evaluate(
     Returns:
         The metrics by name, and which weights they are of: `best` or `last`.
     """
-    training_imports.settle()
+    lazy_imports.freeze_gc()
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
     if is_pruned(callbacks):
@@ -248,7 +248,7 @@ def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
     """Path of the best weights; None if none were chosen, or if their file is damaged, which is told."""
     best = callbacks.get("best")
     path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
-    if path and (problem := checkpoint_files.find_damage(Path(path))):
+    if path and (problem := checkpoints.find_damage(Path(path))):
         log.warning("%s %s: the last weights are evaluated instead", path, problem)
         return None
     return path or None

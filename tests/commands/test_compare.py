@@ -25,12 +25,12 @@ def sweep(tmp_path: Path) -> Path:
 def told(comparison: Comparison) -> list[list[str]]:
     """The values by which each point is told, best first."""
     first = [point.runs[0] for point in comparison.points]
-    return [comparison.shown.texts(first, key) for key in comparison.shown.told]
+    return [comparison.shown.texts(first, key) for key in comparison.shown.leading]
 
 
 def test_seeds_are_one_point_with_mean_and_sample_deviation(sweep: Path) -> None:
     comparison = compare([sweep])
-    assert comparison.shown.told == ["model", "optim"]
+    assert comparison.shown.leading == ["model", "optim"]
     assert told(comparison) == [["CNN", "CNN", "MLP", "MLP"], ["Adam", "SGD", "Adam", "SGD"]]
     assert [len(point.runs) for point in comparison.points] == [3, 3, 3, 3]
     best = comparison.points[0]
@@ -89,7 +89,7 @@ def test_only_keys_that_tell_are_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "b", "model=mlp", "optim.lr=0.1")
     write_run(tmp_path / "c", "model=cnn", "optim.lr=0.1", "seed=2")
     differences = Differences(read_runs([tmp_path])[0])
-    assert differences.told == ["model", "optim.lr"]
+    assert differences.leading == ["model", "optim.lr"]
     assert differences.following == ["model.widths", "model.channels"]
     assert differences.repetitions == ["seed"]  # data.seed is a copy; paths, name and dirpath are no choices
 
@@ -98,10 +98,10 @@ def test_a_key_that_was_set_is_shown_though_it_could_follow(tmp_path: Path) -> N
     for name, lr in (("sgd", "0.1"), ("adam", "0.002")):
         write_run(tmp_path / "set" / name, f"optim={name}", f"optim.lr={lr}")
         write_run(tmp_path / "not" / name, f"optim={name}")
-    assert Differences(read_runs([tmp_path / "set"])[0]).told == ["optim", "optim.lr"]
-    assert Differences(read_runs([tmp_path / "not"])[0]).told == ["optim"]
+    assert Differences(read_runs([tmp_path / "set"])[0]).leading == ["optim", "optim.lr"]
+    assert Differences(read_runs([tmp_path / "not"])[0]).leading == ["optim"]
     # Between the two sweeps lr differs for one optimizer: then it tells.
-    assert Differences(read_runs([tmp_path])[0]).told == ["optim", "optim.lr"]
+    assert Differences(read_runs([tmp_path])[0]).leading == ["optim", "optim.lr"]
 
 
 def test_no_difference_is_lost_without_overrides(tmp_path: Path) -> None:
@@ -109,7 +109,7 @@ def test_no_difference_is_lost_without_overrides(tmp_path: Path) -> None:
         write_run(tmp_path / str(number), f"optim.lr={10.0**-number}")
         (tmp_path / str(number) / ".hydra" / "overrides.yaml").unlink()
     differences = Differences(read_runs([tmp_path])[0])
-    assert differences.told == ["optim.lr"]
+    assert differences.leading == ["optim.lr"]
     assert len(compare([tmp_path]).points) == 3
 
 
@@ -118,7 +118,7 @@ def test_options_that_change_no_class_are_shown_by_their_name(tmp_path: Path) ->
     write_run(tmp_path / "b", "augment=none", acc=0.8)
     write_run(tmp_path / "c", "seed=2", acc=0.6)  # the same as b, unsaid
     comparison = compare([tmp_path])
-    assert comparison.shown.told == ["augment"]
+    assert comparison.shown.leading == ["augment"]
     assert comparison.shown.following == ["augment.flip_prob", "augment.random_crop_padding"]
     assert told(comparison) == [["crop_flip", "none"]]
     assert comparison.points[1].mean("val/acc") == pytest.approx(0.7)
@@ -130,7 +130,7 @@ def test_presets_tell_what_they_set(tmp_path: Path) -> None:
     config = (tmp_path / "b" / "config.yaml").read_text()
     (tmp_path / "b" / "config.yaml").write_text(config.replace("- 128", "- 512").replace("0.01", "0.03"))
     comparison = compare([tmp_path])
-    assert comparison.shown.told == ["experiment"]
+    assert comparison.shown.leading == ["experiment"]
     assert comparison.shown.following == ["model.widths", "optim.lr"]
     assert told(comparison) == [["large", "small"]]
 

@@ -15,7 +15,7 @@ import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from project.runtime.lazy_imports import Deferral, Finder, StandIn, run, stand_in, waits
+from project.runtime.lazy_imports import Deferral, LazyClass, LazyFinder, is_pending, lazy_class, load
 from project.runtime.yaml_text import Loader
 
 HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "tensorboard", "optuna", "matplotlib", "numpy")
@@ -158,7 +158,7 @@ RUN = (
 found = {"code": call(told + " +callbacks.probe._target_=probe.Probe")}
 import lightning, torch
 from lightning.fabric.wrappers import OptimizedModule, _unwrap_compiled
-from project.runtime.lazy_imports import waits
+from project.runtime.lazy_imports import is_pending
 from probe import Probe
 
 network = torch.nn.Linear(3, 2)
@@ -173,7 +173,7 @@ train()
 torch.use_deterministic_algorithms(True)  # an option of a module that waits
 found |= Probe.found | {
     "plain": isinstance(network, OptimizedModule),
-    "waited": waits(sys.modules["torch._dynamo"]) and waits(sys.modules["torch._inductor.config"]),
+    "waited": is_pending(sys.modules["torch._dynamo"]) and is_pending(sys.modules["torch._inductor.config"]),
 }
 compiled = torch.compile(network, backend="eager")
 found["compiled"] = isinstance(compiled, OptimizedModule)
@@ -239,9 +239,9 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (folder / "inner.py").write_text("import late_package\nnumber = 7\nmarks = []\n")
     (folder / "light.py").write_text("import late_package\nanswer = late_package.early\n")
     deferral = Deferral(
-        lambda: [("Thing", stand_in("late_package", "Thing")), ("early", 1)], frozenset({"light"})
+        lambda: [("Thing", lazy_class("late_package", "Thing")), ("early", 1)], frozenset({"light"})
     )
-    monkeypatch.setattr(sys, "meta_path", [Finder({"late_package": deferral}), *sys.meta_path])
+    monkeypatch.setattr(sys, "meta_path", [LazyFinder({"late_package": deferral}), *sys.meta_path])
     monkeypatch.syspath_prepend(tmp_path)
     monkeypatch.setattr(sys, "late_runs", 0, raising=False)
     yield "late_package"
@@ -258,14 +258,14 @@ def test_a_waiting_module_runs_once_when_something_unknown_is_asked(package: str
     assert module.early == 1
     assert import_module(f"{package}.light").answer == 1
     assert not hasattr(module, "__warningregistry__")
-    assert (waits(module), runs()) == (True, 0)
+    assert (is_pending(module), runs()) == (True, 0)
     module.option = True
-    assert waits(module)
+    assert is_pending(module)
     assert module.number == 7
-    assert (waits(module), runs(), type(module)) == (False, 1, ModuleType)
+    assert (is_pending(module), runs(), type(module)) == (False, 1, ModuleType)
     assert module.option, "what was assigned before counts"
     assert module.early == 2
-    run(module)
+    load(module)
     assert runs() == 1
 
 
@@ -285,14 +285,14 @@ def test_a_waiting_module_that_fails_may_be_asked_again(
     monkeypatch.setattr(sys, "late_failure", True, raising=False)
     with pytest.raises(ImportError, match="not today"):
         _ = module.number
-    assert (waits(module), module.early) == (True, 1)
+    assert (is_pending(module), module.early) == (True, 1)
     monkeypatch.setattr(sys, "late_failure", False)
     assert (module.number, runs()) == (7, 2)
 
 
-def test_a_stand_in_is_the_class_that_it_stands_for(package: str) -> None:
+def test_a_lazy_class_is_the_class_that_it_stands_for(package: str) -> None:
     early: Any = import_module(package).Thing
-    assert isinstance(early, StandIn)
+    assert isinstance(early, LazyClass)
     assert not isinstance(3, early)
     assert runs() == 0
     thing = early()

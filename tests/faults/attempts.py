@@ -19,7 +19,7 @@ from hydra.core.hydra_config import HydraConfig
 import project.train  # noqa: F401 (imported here once, for all)
 from project.config import cli
 from project.runs.run_folder import RunFolder
-from project.runtime.streams import die_with_parent
+from project.runtime.process import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 300

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from attempts import only_run, run
 
-from project.runs import checkpoint_files, checkpoints
+from project.runs import checkpoints
 from project.runs.run_folder import RunFolder
 
 RUN = [
@@ -111,7 +111,7 @@ def flips_found(whole: RunFolder, work: Path, count: int) -> int:
         flip(copy.last_checkpoint, seed)
         newest = copy.newest_checkpoint()
         assert newest.path is not None
-        found += newest.path.name == checkpoint_files.PREVIOUS and len(newest.damaged) == 1
+        found += newest.path.name == checkpoints.PREVIOUS and len(newest.damaged) == 1
     return found
 
 

@@ -22,7 +22,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from project.runs.create import claim
+from project.runs.create import create_folder
 from project.runs.provenance import git_state, versions
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder, create
@@ -461,7 +461,7 @@ def claims(rounds: int = 50, sweeps: int = 5, processes: int = 8) -> str:
 
             def one(start=start, found=found, wanted=wanted, with_sweep=number < sweeps) -> None:
                 start.wait()
-                run = claim(wanted / "run")
+                run = create_folder(wanted / "run")
                 (run / "mine").write_text(str(os.getpid()))
                 sweep = ""
                 if with_sweep:

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from project.runtime.streams import die_with_parent
+from project.runtime.process import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAIR = (

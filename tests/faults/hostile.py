@@ -143,9 +143,9 @@ def trial(*, heavy: bool) -> str:
 
 def full() -> str:
     """All cases, those that torch refuses among them."""
-    from project.runtime import training_imports
+    from project.runtime import lazy_imports
 
-    training_imports.defer()
+    lazy_imports.defer_imports()
     import project.train  # noqa: F401  (once, for all processes)
 
     return trial(heavy=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from attempts import difference, only_run, run, start, state_of, wait
 
-from project.runs import checkpoint_files, checkpoints
+from project.runs import checkpoints
 from project.training import checkpoint_io, epoch_loop
 
 KINDS: dict[str, list[str]] = {
@@ -94,10 +94,10 @@ def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
 
     def arm() -> None:
         left = {"saves": saves, "calls": calls}
-        write = checkpoint_files.write
+        write = checkpoints.write
 
         def counted(path: Path, *args: object) -> None:
-            if path.name == checkpoint_files.LAST:
+            if path.name == checkpoints.LAST:
                 left["saves"] -= 1
             write(path, *args)
             if left["saves"] < 0 or left == {"saves": 0, "calls": calls}:
@@ -113,10 +113,10 @@ def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
 
             return call
 
-        checkpoint_files.write = counted
-        checkpoint_files._Hashing.write = dying(checkpoint_files._Hashing.write)
-        checkpoint_files.os.fsync = dying(os.fsync)
-        checkpoint_files.os.link = dying(os.link)
+        checkpoints.write = counted
+        checkpoints._HashingStream.write = dying(checkpoints._HashingStream.write)
+        checkpoints.os.fsync = dying(os.fsync)
+        checkpoints.os.link = dying(os.link)
         Path.replace = dying(Path.replace)
 
     return arm
@@ -171,14 +171,14 @@ def _wait_for_save(cwd: Path, pid: int) -> None:
     """Wait for the first checkpoint that this process writes, or its end."""
     began = time.time()
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        files = list(cwd.glob(f"outputs/*/*/checkpoints/{checkpoint_files.LAST}"))
+        files = list(cwd.glob(f"outputs/*/*/checkpoints/{checkpoints.LAST}"))
         if any(file.stat().st_mtime > began - 0.01 for file in files):
             return
         time.sleep(0.002)
 
 
 def _compare(found: Path, wanted: Path) -> None:
-    for name in (checkpoint_files.LAST, checkpoint_files.BEST):
+    for name in (checkpoints.LAST, checkpoints.BEST):
         states = [state_of(folder / "checkpoints" / name) for folder in (found, wanted)]
         assert not (other := difference(*states)), f"{name}: {other} differs"
     metrics = [json_metrics(folder) for folder in (found, wanted)]

@@ -31,12 +31,12 @@ from project.datamodules.mnist import FOLDER, MNIST
 from project.errors import DataError, InputError
 from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard
-from project.runs.create import claim
-from project.runs.log_file import LogFile
+from project.runs.create import create_folder
 from project.runs.run_folder import RunFolder, UnrecordedError
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
 from project.runtime import files as outages
+from project.runtime.files import LogFile
 
 
 class Disk:
@@ -102,13 +102,13 @@ def test_what_could_not_be_written_is_written_later_and_once(
     assert (run.read_status()["step"], sorted(ledger.read())) == (4, [1, 2, 3, 4])
     assert ledger.outage == os.strerror(number)
     with pytest.raises(UnrecordedError, match=rf"status.json: .*not be recorded \({os.strerror(number)}\)"):
-        run.refuse_unrecorded()
+        run.require_recorded()
     disk.mend()
     work(5)
     for logger in (table, events):
         logger.finalize("success")
     lines.close()
-    run.refuse_unrecorded()
+    run.require_recorded()
     assert [int(row["step"]) for row in table_of(run)] == [1, 2, 3, 4, 5]
     assert events_of(run) == ([(step, "train/loss") for step in range(1, 6)], 0)
     assert (tmp_path / "train.log").read_text().split() == [
@@ -165,7 +165,7 @@ def test_a_folder_without_room_for_a_run_is_refused_and_nothing_left(
     disk = Disk(monkeypatch, errno.ENOSPC)
     disk.fail()
     with pytest.raises(InputError, match=r"paths\.outputs: .*No space left on device"):
-        claim(tmp_path / "outputs" / "name" / "run")
+        create_folder(tmp_path / "outputs" / "name" / "run")
     assert not list(tmp_path.iterdir())
 
 

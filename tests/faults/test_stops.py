@@ -30,7 +30,7 @@ from project.modules.optim.schedules import plateau
 from project.reporting.compare import table
 from project.reporting.compare.plot import draw
 from project.reporting.compare.table import write_csv
-from project.runs import checkpoint_files, checkpoints
+from project.runs import checkpoints
 from project.runs.collect import compare
 from project.runtime import signals
 from project.runtime.write_probe import whole_file
@@ -153,13 +153,13 @@ def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[s
             max_epochs=4,
             **options,
         )
-        with signals.listening():
+        with signals.raise_on_signal():
             data = make_data(eval_batch_size=2)
             trainer.fit(module, data, ckpt_path=resume, weights_only=True)
         return module
 
     whole = fit(tmp_path / "whole")
-    with pytest.raises(signals.Stopped, match="told to stop by SIGTERM"):
+    with pytest.raises(signals.Stopped, match="stopped by SIGTERM"):
         fit(tmp_path, Signal())
     assert checkpoints.read(tmp_path / "last.ckpt")["global_step"] == step
     resumed = fit(tmp_path, resume=tmp_path / "last.ckpt")
@@ -172,10 +172,10 @@ def test_a_second_interrupt_within_a_save_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"state_dict": {str(number): torch.randn(1000) for number in range(3)}}
-    last, write = tmp_path / "last.ckpt", checkpoint_files._Hashing.write
+    last, write = tmp_path / "last.ckpt", checkpoints._HashingStream.write
     writes = told_at = 0
 
-    def counted(stream: checkpoint_files._Hashing, data: bytes) -> int:
+    def counted(stream: checkpoints._HashingStream, data: bytes) -> int:
         nonlocal writes
         writes += 1
         if writes == told_at:
@@ -185,18 +185,18 @@ def test_a_second_interrupt_within_a_save_leaves_nothing_behind(
     def save() -> None:
         nonlocal writes
         writes = 0
-        with signals.listening(), signals.deferring():
+        with signals.raise_on_signal(), signals.defer_signals():
             if told_at:
                 os.kill(os.getpid(), signal.SIGINT)
-            checkpoint_files.write(last, lambda stream: checkpoints.save(content, stream), 12_000)
+            checkpoints.write(last, lambda stream: checkpoints.save(content, stream), 12_000)
 
     monkeypatch.setattr(signals, "REPEAT_S", 0.0)
-    monkeypatch.setattr(checkpoint_files._Hashing, "write", counted)
+    monkeypatch.setattr(checkpoints._HashingStream, "write", counted)
     save()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert writes > 10
     for told_at in range(1, writes + 1):
-        with pytest.raises(signals.Stopped, match="told to stop by SIGINT") as told:
+        with pytest.raises(signals.Stopped, match="stopped by SIGINT") as told:
             save()
         assert told.value.code == 130
         assert {file.name: file.read_bytes() for file in tmp_path.iterdir()} == before, told_at
@@ -289,7 +289,7 @@ def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, n
     before = sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*"))
     for make, names in ((file, ("page.html", "new/page.html")), (folder, ("evaluation", "new/evaluation"))):
         for name in names:
-            with pytest.raises(signals.Stopped, match=f"told to stop by {signal.Signals(number).name}"):
+            with pytest.raises(signals.Stopped, match=f"stopped by {signal.Signals(number).name}"):
                 make(tmp_path / name)
     assert sorted(path.relative_to(tmp_path) for path in tmp_path.rglob("*")) == before
     assert (tmp_path / "page.html").read_text() == "page"
@@ -316,7 +316,7 @@ def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
         before = [file.read_bytes() for file in tmp_path.glob("to/*")]
         with monkeypatch.context() as patched:
             patched.setattr(owner, name, interrupted)
-            with pytest.raises(signals.Stopped, match="told to stop by SIGINT"):
+            with pytest.raises(signals.Stopped, match="stopped by SIGINT"):
                 make()
         assert [file.read_bytes() for file in tmp_path.glob("to/*")] == before
         assert (tmp_path / "to").exists() == earlier
@@ -328,20 +328,20 @@ def test_what_a_library_makes_of_being_told_to_stop_counts_as_that() -> None:
         time.sleep(0.1)
 
     def convert() -> None:
-        with signals.listening():
+        with signals.raise_on_signal():
             try:
                 be_told()
             except BaseException as error:
                 raise UnboundLocalError("old") from error
 
     def swallow() -> None:
-        with signals.listening():
+        with signals.raise_on_signal():
             with suppress(BaseException):
                 be_told()
-            with signals.deferring():
+            with signals.defer_signals():
                 pytest.fail("training began")
 
     for library in (convert, swallow):
-        with pytest.raises(signals.Stopped, match="told to stop by SIGTERM") as told:
+        with pytest.raises(signals.Stopped, match="stopped by SIGTERM") as told:
             library()
         assert told.value.code == 143

@@ -8,10 +8,10 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from project.errors import InputError
-from project.runs.checkpoint_files import LAST
+from project.runs.checkpoints import LAST
 from project.runtime import signals
-from project.runtime.all_reduce import largest
 from project.runtime.bounds import Range
+from project.runtime.torchrun import all_reduce_max
 
 
 class Last(Checkpoint):
@@ -71,7 +71,7 @@ class Last(Checkpoint):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of an epoch; stop there if the run was told to."""
-        signum, due = largest(trainer, signals.requested(), self.due)
+        signum, due = all_reduce_max(trainer, signals.requested(), self.due)
         epoch_due = self.every_epochs > 0 and (trainer.current_epoch + 1) % self.every_epochs == 0
         if signum or due or epoch_due or self.due_at(trainer.global_step):
             self.save(trainer)
@@ -80,7 +80,7 @@ class Last(Checkpoint):
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Save the end of the training, again if the file was removed."""
-        (gone,) = largest(trainer, int(not self.path.exists()))
+        (gone,) = all_reduce_max(trainer, int(not self.path.exists()))
         if gone:
             self._saved_step = -1
         self.save(trainer)

@@ -24,7 +24,7 @@ class Record(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Hold what the folder is made whole from if it is removed."""
         if trainer.is_global_zero:
-            self.run.hold_configuration()
+            self.run.keep_config()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Write, unless it was done a moment ago."""

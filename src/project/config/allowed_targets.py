@@ -26,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.source_index import MARK, find_origin, marked_names, public_names
 from project.errors import InputError
+from project.runtime.files import refuse_url
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     "model": ("project.modules", "torch.nn", "torchvision.models"),
@@ -51,9 +52,6 @@ NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 
 REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
 """An interpolation that is another key's value and nothing more."""
-
-ADDRESS = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Beginning of an address on a network, or `file:/`; `C:/` is none."""
 
 FILES = ("ckpt_path", "resume", "model.weights")
 """Keys whose files are loaded."""
@@ -82,7 +80,7 @@ def find_refusals(config: DictConfig) -> Iterator[str]:
         elif group != "hydra":  # of others nothing is made, whatever they refer to
             yield from refusals(_written(config, group), group)
     for key in FILES:
-        if line := refuse_address(key, plain_values(config, key)):
+        if line := refuse_url(key, plain_values(config, key)):
             yield line
 
 
@@ -129,13 +127,6 @@ def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
         return OmegaConf.to_container(resolved, resolve=True) if OmegaConf.is_config(resolved) else resolved
     except (OmegaConfBaseException, ValueError):
         return None
-
-
-def refuse_address(key: str, value: Any) -> str:
-    """Return a line that refuses an address in the place of a file; empty for a file."""
-    if isinstance(value, str) and ADDRESS.match(value):
-        return f"{key}={value}: files are loaded from disks alone; download it, and give its path"
-    return ""
 
 
 def find(plain: Any, key: str) -> Iterator[Target]:

@@ -28,10 +28,10 @@ from project.runs import create
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import quoted
-from project.runtime import signals, slurm, torchrun, training_imports
+from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.files import reason_of
+from project.runtime.process import accept_all_text, flush_streams
 from project.runtime.secrets import redact_text
-from project.runtime.streams import accept_all_text, flush
 from project.runtime.text import LONGEST_NAME, name_length
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
@@ -53,21 +53,21 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         config_name: of its primary configuration.
     """
     global with_traceback
-    signals.end_at_once(_tidy_up)
+    signals.exit_on_signal(_tidy_up)
     accept_all_text()
     with_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
     hydra_patches.share_config_store()
     hydra_security.install()
-    training_imports.defer()
+    lazy_imports.defer_imports()
     decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
-        with torchrun.ending_together(), ending_on_errors(conf, config_name):
+        with torchrun.exiting_together(), ending_on_errors(conf, config_name):
             require_working_folder()
-            torchrun.translate_slurm()
-            if torchrun.is_first():
+            torchrun.set_variables_from_slurm()
+            if torchrun.is_rank_zero():
                 sys.argv[1:] = with_multirun_flag(list(map(with_home, sys.argv[1:])))
                 sys.argv[1:], notes = last_of_each(sys.argv[1:], conf / f"{config_name}.yaml")
                 refuse_wrong_arguments(sys.argv[1:])
@@ -78,7 +78,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
                 with hydra_patches.allowing(hydra_security.BUILT_BY_HYDRA):
                     decorated()
             else:
-                decorated(torchrun.receive())
+                decorated(torchrun.receive_config())
     except SystemExit as end:
         leave(end.code)
     leave(0)
@@ -98,11 +98,11 @@ def require_working_folder() -> None:
 
 def _tidy_up(signum: int) -> None:
     """Leave nothing of a single run that is told to stop before it has trained; have SLURM start it again."""
-    mine = list(create.claimed())
+    mine = list(create.created())
     for path in mine:
         if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
             create.discard(path)
-    if signum == signal.SIGUSR1 and (mine or resume.continued) and torchrun.is_first():
+    if signum == signal.SIGUSR1 and (mine or resume.continued) and torchrun.is_rank_zero():
         slurm.requeue()
 
 
@@ -117,7 +117,7 @@ def leave(code: str | int | None) -> NoReturn:
     # Waits for threads, which pools of other launchers need.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    flush()
+    flush_streams()
     os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 
@@ -147,12 +147,12 @@ def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> It
         print("interrupted", file=sys.stderr)
         raise SystemExit(130) from None
     except signals.Stopped as stopped:
-        if not stopped.told:
+        if not stopped.logged:
             print(stopped, file=sys.stderr)
-            stopped.told = True
+            stopped.logged = True
         raise
     except Exception as error:
-        silent = isinstance(error, InputError) and torchrun.told_elsewhere()
+        silent = isinstance(error, InputError) and torchrun.is_reported_elsewhere()
         raise SystemExit(report(error, conf, config_name, silent=silent)) from error
 
 

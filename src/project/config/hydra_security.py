@@ -32,7 +32,7 @@ HANDLERS = frozenset(
         *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
         *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
         *("logging.handlers.WatchedFileHandler", "logging.Formatter", "colorlog.ColoredFormatter"),
-        "project.runs.log_file.LogFile",
+        "project.runtime.files.LogFile",
     }
 )
 """Classes that log messages may pass through."""

@@ -12,13 +12,14 @@ from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 
-from project.config.allowed_targets import ADDRESS, plain_values
+from project.config.allowed_targets import plain_values
 from project.config.source_index import LIBRARIES, Signature, signature_of
 from project.config.validation.command_request import command_request
 from project.config.validation.yaml_defaults import declared_values
 from project.errors import InputError
-from project.runs.checkpoint_files import has_checksum
+from project.runs.checkpoints import has_checksum
 from project.runs.earlier_output import LOG, METRICS, PROFILE, is_earlier
+from project.runtime.files import URL
 from project.runtime.write_probe import refuse_unwritable_output
 
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
@@ -156,7 +157,7 @@ def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
 def _in_the_way(output: Output, run: Path) -> str:
     """Explain what keeps a run from writing there; an empty string if nothing does."""
     place = output.place
-    if ADDRESS.match(output.told.partition("=")[2]):
+    if URL.match(output.told.partition("=")[2]):
         return "is an address; outputs are written to disks alone"
     if "=~" in output.told:
         return "~ is read on the command line alone, elsewhere ${oc.env:HOME}"

@@ -17,10 +17,8 @@ from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
 from project.config.validation.command_request import command_request, overrides_of
 from project.errors import InputError
-from project.runs.create import claim, next_free
-from project.runs.run_folder import refuse_unwritable
-from project.runtime import signals, torchrun, training_imports
-from project.runtime.write_probe import find_unusable
+from project.runs.create import create_folder, next_free
+from project.runtime import lazy_imports, signals, torchrun
 
 SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
 """Beginnings of overrides that only sweeps read."""
@@ -36,7 +34,7 @@ class Preflight(Callback):
             sources = config.hydra.runtime.config_sources
             conf = next(Path(source.path) for source in sources if source.provider == "main")
             try:
-                folder = torchrun.earlier_folder(config.hydra)
+                folder = torchrun.find_restarted_run(config.hydra)
             except OmegaConfBaseException:  # what the folder's name is made of cannot be resolved
                 _check(config)
                 raise
@@ -47,21 +45,21 @@ class Preflight(Callback):
             _check(config)
             _refuse_sweep_keys(config)
             if earlier is not None:
-                refuse_unwritable(earlier)
+                earlier.require_writable()
             if earlier is not None:
                 folder = earlier.path
             elif folder is None:
                 named = "hydra.run.dir" in command_request(config).keys
-                with signals.holding():
-                    folder = claim(
-                        torchrun.name_folder(config.hydra), "hydra.run.dir" if named else "paths.outputs"
+                with signals.block_exit():
+                    folder = create_folder(
+                        torchrun.run_folder(config.hydra), "hydra.run.dir" if named else "paths.outputs"
                     )
             with read_write(config.hydra.run):
                 config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep in processes that belong to one run."""
-        training_imports.settle()  # its process goes on for long
+        lazy_imports.freeze_gc()  # its process goes on for long
         with ending_on_errors():
             torchrun.refuse_sweep()
             for text in overrides_of(config):
@@ -80,7 +78,7 @@ class Preflight(Callback):
 def _foresee_folder(config: DictConfig, known: Path | None) -> None:
     """Have the configuration know the folder that the run will have, which its outputs are compared with."""
     with suppress(OmegaConfBaseException):  # told by another check
-        folder = known or next_free(torchrun.name_folder(config.hydra))
+        folder = known or next_free(torchrun.run_folder(config.hydra))
         with read_write(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(folder.absolute())
         HydraConfig.instance().set_config(config)
@@ -96,6 +94,6 @@ def _refuse_sweep_keys(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    for find in (find_problems, find_unusable, find_misplaced, torchrun.find_mismatch):
+    for find in (find_problems, find_misplaced, torchrun.find_mismatch):
         if problems := dict.fromkeys(find(config)):  # from which those that follow may come
             raise InputError("\n".join(problems))

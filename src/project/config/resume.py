@@ -8,17 +8,17 @@ from typing import Any, NamedTuple
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from project.config.allowed_targets import refuse_address
 from project.config.hydra_patches import parse_command_line
 from project.config.suggestions import explain_key, options
 from project.errors import InputError
-from project.runs.checkpoint_files import find_damage
+from project.runs.checkpoints import find_damage
 from project.runs.config_diff import find_changes, find_refusals
-from project.runs.lock import working_process, works_elsewhere
+from project.runs.lock import running_host, running_process
 from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runtime import secrets, yaml_files
+from project.runtime.files import refuse_url
 from project.runtime.text import did_you_mean
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
@@ -141,7 +141,7 @@ def _refuse_places(named: Mapping[str, str]) -> None:
     for key, value in named.items():
         if not value:
             raise InputError(f"{key}=: name a {'run folder, or last' if key == 'resume' else 'file'}")
-        if line := refuse_address(key, value):
+        if line := refuse_url(key, value):
             raise InputError(line)
 
 
@@ -303,9 +303,9 @@ def change_config(config: DictConfig, change: str, conf: Path) -> None:
 
 def _refuse_running(run: RunFolder, told: str, *, anyway: bool) -> None:
     status = run.read_status()
-    if (pid := working_process(status)) is not None:
+    if (pid := running_process(status)) is not None:
         raise InputError(f"{told}: {run.shown} is still running, as process {pid}; end that first")
-    if not anyway and (host := works_elsewhere(run.path, status)):
+    if not anyway and (host := running_host(run.path, status)):
         raise InputError(
             f"{told}: {run.shown} seems to be running on {host}; end that first, or say that it has ended "
             "with resume_force=true"

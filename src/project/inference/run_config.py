@@ -10,7 +10,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.errors import InputError, one_line
 from project.inference.data_override import as_word, override_data
-from project.runs import checkpoint_files
+from project.runs import checkpoints
 from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
@@ -88,8 +88,8 @@ def find_checkpoint(run: RunFolder, weights: str) -> Path:
     if weights == "auto":
         tested = run.read_status().get("weights")
         weights = tested if tested in files else "best" if files["best"].exists() else "last"
-    if problem := checkpoint_files.find_damage(files[weights]):
-        intact = [name for name, file in files.items() if not checkpoint_files.find_damage(file)]
+    if problem := checkpoints.find_damage(files[weights]):
+        intact = [name for name, file in files.items() if not checkpoints.find_damage(file)]
         hint = f"there is weights={' or '.join(intact)}" if intact else "there is no other checkpoint"
         raise InputError(f"run={run.shown}: {files[weights]} {problem}; {hint}")
     return files[weights]

@@ -14,8 +14,7 @@ from typing import Any
 from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
-from project.runs.metrics_csv import read_metrics
-from project.runtime.csv_cells import escape_all
+from project.runtime.csv_cells import escape_all, read_metrics
 from project.runtime.files import Outage, write_at
 
 INTERVAL_S = 1.0

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from project.runs.metrics_csv import read_metrics
+from project.runtime.csv_cells import read_metrics
 
 
 @dataclass(frozen=True)

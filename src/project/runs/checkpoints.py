@@ -1,91 +1,131 @@
-"""Checkpoints: reading them safely, and never writing what is worth nothing."""
+"""Checkpoints: written atomically with a checksum, found again, and read without running their code.
 
+A checkpoint is written under another name in its own folder and renamed at the end. `last.ckpt.sha256` is
+what `sha256sum -c` reads; while a checkpoint is replaced it names the digests of the old and of the new file.
+Torch is imported only to read and to serialize.
+"""
+
+import errno
+import hashlib
 import io
+import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping
+import shutil
+import zipfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from torch import Tensor
-
-from project.config.allowed_targets import refuse_address
 from project.errors import InputError, one_line, summarize
-from project.runs import checkpoint_files
+from project.runtime import signals
+from project.runtime.files import reason_of, refuse_url, sync
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 Checkpoint = dict[str, Any]
-Weights = Mapping[str, Tensor]
+
+LAST = "last.ckpt"
+PREVIOUS = "previous.ckpt"
+BEST = "best.ckpt"
+NEWEST_FIRST = (LAST, PREVIOUS, BEST)
+"""Order in which a resumed run tries its checkpoints."""
+KEPT: Mapping[str, str] = {LAST: PREVIOUS}
+"""Names under which replaced files are kept."""
+
+PARTIAL = ".partial"
+SPARE_BYTES = 2**20
+"""Room that a checkpoint leaves on the disk."""
+REMEDIES = {
+    errno.ENOSPC: "make room on the disk",
+    errno.EDQUOT: "make room within your quota",
+    errno.EROFS: "make the file system writable",
+}
 
 
-def read(path: str | Path, weights: Weights | None = None) -> Checkpoint:
-    """Read a checkpoint; no code that it may hold is run.
+class CheckpointError(RuntimeError):
+    """A checkpoint could not be written; the message says why, and which one stays."""
+
+    exit_code = 1
+
+
+class Found(NamedTuple):
+    """The checkpoint from which a run is resumed.
+
+    Args:
+        path: the newest undamaged one (None: there is none).
+        damaged: damage of newer ones, a line each.
+    """
+
+    path: Path | None
+    damaged: list[str]
+
+
+def read(path: str | Path, weights: "Mapping[str, Tensor] | None" = None) -> Checkpoint:
+    """Read a checkpoint onto the CPU; code in it is not run.
 
     Args:
         path: the file.
-        weights: the state_dict of the module that is to take it, to make sure that it can.
-
-    Returns:
-        What was saved, its tensors on the CPU.
+        weights: state_dict of the module that will load the checkpoint, to compare names and shapes.
 
     Raises:
-        InputError: the path is an address, the file is missing, damaged or no checkpoint, or it belongs to
-            another network.
+        InputError: the path is a URL, the file is missing, damaged or no checkpoint, or the weights differ.
     """
-    if line := refuse_address("ckpt_path", str(path)):
+    import torch
+
+    if line := refuse_url("ckpt_path", str(path)):
         raise InputError(line)
-    if problem := checkpoint_files.find_damage(Path(path)):
+    if problem := find_damage(Path(path)):
         raise InputError(f"ckpt_path={path}: {problem}")
     try:
         checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         saved = checkpoint["state_dict"]
         checkpoint["epoch"], checkpoint["loops"]["fit_loop"]
-    except Exception as error:  # torch.load raises many kinds, all of them mean a file that is none
+    except Exception as error:  # torch.load raises many kinds, all of them mean no checkpoint
         raise InputError(f"ckpt_path={path}: damaged or no checkpoint ({summarize(error)})") from error
     if weights is not None:
-        _require_same_network(path, saved, weights)
+        different = [
+            name
+            for name in {*saved, *weights}
+            if name not in saved or name not in weights or saved[name].shape != weights[name].shape
+        ]
+        if different:
+            raise InputError(
+                f"ckpt_path={path}: of another network ({len(different)} weights differ, such as "
+                f"{min(different)}); choose the same model and data"
+            )
     return checkpoint
 
 
-def _require_same_network(path: str | Path, saved: Weights, weights: Weights) -> None:
-    other = [
-        name
-        for name in {*saved, *weights}
-        if name not in saved or name not in weights or saved[name].shape != weights[name].shape
-    ]
-    if other:
-        raise InputError(
-            f"ckpt_path={path}: of another network ({len(other)} weights differ, such as {min(other)}); "
-            "choose the same model and data"
-        )
-
-
 def save(checkpoint: Checkpoint, stream: IO[bytes]) -> None:
-    """Write a checkpoint to a stream."""
+    """Serialize a checkpoint into a stream."""
+    import torch
+
     torch.save(checkpoint, stream)
 
 
 def dump(checkpoint: Checkpoint) -> memoryview:
-    """Return a checkpoint as the bytes of its file."""
+    """Return the bytes of a checkpoint's file."""
     stream = io.BytesIO()
     save(checkpoint, stream)
     return stream.getbuffer()
 
 
 def size(checkpoint: Checkpoint) -> int:
-    """Bytes of its tensors, which are nearly all of its file."""
+    """Return the bytes of a checkpoint's tensors, nearly all of its file."""
     return sum(tensor.nbytes for tensor in _tensors(checkpoint))
 
 
 def require_loadable(content: memoryview) -> None:
-    """Make sure that a checkpoint can be read again, before a long training finds out at its end.
-
-    Args:
-        content: bytes of the file.
+    """Read the bytes of a checkpoint, before a long training finds out at its end that this fails.
 
     Raises:
-        InputError: it holds something else than plain values and tensors.
+        InputError: the checkpoint holds something other than plain values and tensors.
     """
+    import torch
+
     try:
         torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -97,9 +137,178 @@ def require_loadable(content: memoryview) -> None:
         ) from error
 
 
-def _tensors(node: Any) -> Iterator[Tensor]:
-    if isinstance(node, Tensor):
-        yield node
-    elif isinstance(node, dict | list):
+def _tensors(node: Any) -> "Iterator[Tensor]":
+    if isinstance(node, dict | list):
         for child in node.values() if isinstance(node, dict) else node:
             yield from _tensors(child)
+    elif hasattr(node, "nbytes"):
+        yield node
+
+
+def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) -> None:
+    """Write a checkpoint and its checksum; earlier ones stay as they are until that has succeeded.
+
+    Args:
+        path: file to write or replace.
+        serialize: writes the content to a stream.
+        num_bytes: approximate size of the content, for which there must be room.
+
+    Raises:
+        CheckpointError: the disk is full or read-only, for example.
+    """
+    partial = path.with_name(f".{path.name}{PARTIAL}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+        if 0 < free < num_bytes + SPARE_BYTES:
+            needed = (num_bytes + SPARE_BYTES) / 2**20
+            raise OSError(errno.ENOSPC, f"{free / 2**20:,.1f} MiB are free, {needed:,.1f} MiB needed")
+        with partial.open("wb") as file:
+            hashing = _HashingStream(file)
+            try:
+                with signals.raise_swallowed():  # torch finishes its archive all the same
+                    serialize(hashing)  # type: ignore[arg-type]
+            except RuntimeError:
+                if hashing.failure is None:
+                    raise
+                raise hashing.failure from None  # torch finishes its archive all the same, and fails at that
+            _flush_to_disk(file)
+        digest, earlier = hashing.digest.hexdigest(), _digests(path)
+        _write_digests(path, [*earlier, digest], durable=True)
+        if path.name in KEPT and path.exists():
+            _keep(path, path.with_name(KEPT[path.name]), earlier)
+        partial.replace(path)
+    except BaseException as error:
+        remove_partial(path.parent)
+        if isinstance(error, OSError):
+            raise CheckpointError(_failure(path, error)) from error
+        raise
+    with suppress(OSError):  # it is safe now; this tidies up
+        _write_digests(path, [digest])
+        sync(path.parent)
+
+
+def find_damage(path: Path) -> str:
+    """Return what is wrong with a checkpoint file; an empty string if it is as it was written.
+
+    Without its checksum file the sums within the archive are compared, which find most damage, but not all.
+    """
+    try:
+        num_bytes = path.stat().st_size
+    except OSError as error:
+        return f"is not there ({error.strerror})"
+    if not path.is_file():
+        return "is no file"
+    if not num_bytes:
+        return "is empty"
+    try:
+        if known := _digests(path):
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            return (
+                "" if digest in known else f"is damaged: its SHA-256 is not that of {_digest_file(path).name}"
+            )
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        return f"is damaged in {broken}" if broken else ""
+    except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
+        return f"is damaged or no checkpoint ({summarize(error)})"
+
+
+def has_checksum(path: Path) -> bool:
+    """Return true for a file that `write` wrote, be it damaged by now."""
+    return bool(_digests(path))
+
+
+def newest(folder: Path) -> Found:
+    """Return the newest undamaged checkpoint of a folder."""
+    damaged: list[str] = []
+    for path in (folder / name for name in NEWEST_FIRST):
+        if not path.exists() and not _digest_file(path).exists():
+            continue
+        if not (problem := find_damage(path)):
+            return Found(path, damaged)
+        damaged.append(f"{path} {problem}")
+    return Found(None, damaged)
+
+
+def remove(path: Path) -> None:
+    """Remove a checkpoint and its checksum, if they exist."""
+    path.unlink(missing_ok=True)
+    _digest_file(path).unlink(missing_ok=True)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove checkpoints that were written in part."""
+    with suppress(OSError):
+        for partial in folder.glob(f".*{PARTIAL}"):
+            with suppress(OSError):
+                partial.unlink()
+
+
+class _HashingStream:
+    """Hashes what is written to a file."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.failure: OSError | None = None
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        try:
+            return self.file.write(content)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _digest_file(path: Path) -> Path:
+    return path.with_name(f"{path.name}.sha256")
+
+
+def _digests(path: Path) -> list[str]:
+    """Return the digests of which a file has one; none if they are unknown."""
+    with suppress(OSError, UnicodeDecodeError):
+        lines = _digest_file(path).read_text().splitlines()
+        return [line.split()[0] for line in lines if line.strip()]
+    return []
+
+
+def _write_digests(path: Path, digests: list[str], *, durable: bool = False) -> None:
+    target = _digest_file(path)
+    partial = target.with_name(f".{target.name}{PARTIAL}")
+    with partial.open("w") as file:
+        file.writelines(f"{digest}  {path.name}\n" for digest in digests)
+        if durable:
+            _flush_to_disk(file)
+    partial.replace(target)
+
+
+def _keep(path: Path, kept: Path, digests: list[str]) -> None:
+    """Give a file a second name, so that it exists at each moment under one of them at least."""
+    _write_digests(kept, [*_digests(kept), *digests])
+    link = kept.with_name(f".{kept.name}{PARTIAL}")
+    link.unlink(missing_ok=True)
+    try:
+        os.link(path, link)
+    except OSError:  # not on this file system
+        path.replace(kept)
+    else:
+        link.replace(kept)
+    _write_digests(kept, digests)
+
+
+def _flush_to_disk(file: IO[bytes] | IO[str]) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _failure(path: Path, error: OSError) -> str:
+    stays = newest(path.parent).path
+    kept = f"{stays.name} stays as it was" if stays else "there is no earlier one"
+    remedy = REMEDIES.get(error.errno or 0, "see that the folder can be written to")
+    return f"{path}: could not be saved ({reason_of(error)}); {kept}; {remedy} and go on with resume=…"

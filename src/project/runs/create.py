@@ -1,4 +1,4 @@
-"""Run folders that this process makes, and removes again where they came to nothing."""
+"""New run folders: made, and removed again where nothing came of them."""
 
 import os
 import shutil
@@ -6,58 +6,54 @@ from collections.abc import Iterable
 from itertools import chain, count
 from pathlib import Path
 
-from project.config.allowed_targets import ADDRESS
 from project.errors import InputError
-from project.runtime.files import reason_of
+from project.runtime.files import URL, reason_of
 from project.runtime.write_probe import probe, remove_empty
 
-MOST_ATTEMPTS = 100
-"""Times that a folder's parent may be removed by others before the folder counts as impossible to make."""
+MAX_ATTEMPTS = 100
+"""Times that other runs may remove a folder's parent before the folder counts as impossible to make."""
 
 _made_above: dict[Path, list[Path]] = {}
-"""For each folder that this process claimed, those that it made above it, the nearest first."""
+"""For each folder that this process made, those that it made above it, the nearest first."""
 
 
-def claimed() -> Iterable[Path]:
-    """Folders that this process has made and not discarded."""
+def created() -> Iterable[Path]:
+    """Return the folders that this process made and did not discard."""
     return tuple(_made_above)
 
 
 def discard(path: Path) -> None:
-    """Remove a folder that came to nothing, and those that were made for it and hold nothing else.
+    """Remove a folder that this process made, and the folders made for it that hold nothing else."""
+    if (above := _made_above.pop(path.absolute(), None)) is not None:
+        shutil.rmtree(path, ignore_errors=True)
+        remove_empty(above)  # others may use them by now
 
-    Does nothing unless this process's `claim` made it: whatever else is there is not ours to remove.
-    """
-    if (above := _made_above.pop(path.absolute(), None)) is None:
-        return
-    shutil.rmtree(path, ignore_errors=True)
-    remove_empty(above)  # others may use them by now
+
+def _names(wanted: Path) -> Iterable[Path]:
+    return chain([wanted], (wanted.with_name(f"{wanted.name}-{number}") for number in count(2)))
 
 
 def next_free(wanted: Path) -> Path:
-    """The folder that `claim` would make now."""
+    """Return the folder that `create_folder` would make now."""
     if wanted.name in ("", ".."):  # which it refuses
         return wanted
-    numbered = (wanted.with_name(f"{wanted.name}-{number}") for number in count(2))
-    return next(path for path in chain([wanted], numbered) if not os.path.lexists(path))
+    return next(path for path in _names(wanted) if not os.path.lexists(path))
 
 
-def claim(wanted: str | Path, key: str = "paths.outputs") -> Path:
+def create_folder(wanted: str | Path, key: str = "paths.outputs") -> Path:
     """Make a new folder of this name, with -2, -3, … behind it where other runs were first.
 
-    Creating a folder either succeeds or fails as a whole, on network file systems too: two runs that start
-    in the same instant get two folders.
+    Making a folder is atomic, on network file systems, too: two runs that start at once get two folders.
 
     Args:
         wanted: the folder.
-        key: by which the user chose it.
+        key: key of the configuration by which the user chose it.
 
     Raises:
-        InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left of
-            it.
+        InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left.
     """
     wanted = Path(wanted)
-    if ADDRESS.match(str(wanted)):
+    if URL.match(str(wanted)):
         raise InputError(f"{key}: {wanted} is an address; runs are written to disks alone, give a folder")
     if wanted.name in ("", ".."):
         raise InputError(
@@ -66,34 +62,37 @@ def claim(wanted: str | Path, key: str = "paths.outputs") -> Path:
         )
     above = [parent for parent in wanted.absolute().parents if not os.path.lexists(parent)]
     try:
-        for attempt in count(1):
-            try:
-                wanted.parent.mkdir(parents=True, exist_ok=True)
-                return _make_new(wanted, above)
-            except FileNotFoundError:  # another run that came to nothing has just removed a parent
-                if attempt == MOST_ATTEMPTS:  # or a file system such as /proc, which takes no new folders
-                    raise
+        path = _make_new(wanted)
     except OSError as error:
         remove_empty(above)
         raise InputError(
             f"{key}: cannot make the run folder {wanted} ({reason_of(error)}); set {key} to "
             "a folder that you may write to, on a disk that is not full"
         ) from error
-    raise AssertionError("unreachable")
+    _made_above[path.absolute()] = above
+    return path
 
 
-def _make_new(wanted: Path, above: list[Path]) -> Path:
-    for number in count(1):
-        path = wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")
+def _make_new(wanted: Path) -> Path:
+    for attempt in count(1):
+        wanted.parent.mkdir(parents=True, exist_ok=True)
         try:
-            path.mkdir()
-        except FileExistsError:
-            continue
-        try:
-            probe(path)
-        except OSError:
-            remove_empty([path])
-            raise
-        _made_above[path.absolute()] = above
-        return path
-    raise AssertionError("unreachable")
+            path = next(path for path in _names(wanted) if _make(path))
+            break
+        except FileNotFoundError:  # another run has just removed a parent, or a file system such as /proc
+            if attempt == MAX_ATTEMPTS:
+                raise
+    try:
+        probe(path)
+    except OSError:
+        remove_empty([path])
+        raise
+    return path
+
+
+def _make(path: Path) -> bool:
+    try:
+        path.mkdir()
+    except FileExistsError:
+        return False
+    return True

@@ -1,4 +1,4 @@
-"""Recognition of earlier outputs of this program, which may be replaced. Needs no torch."""
+"""Recognition of earlier outputs of this program, which may be replaced; other files may not."""
 
 import re
 from pathlib import Path
@@ -17,22 +17,22 @@ PREDICTIONS = {
     "jsonl": re.compile(rb'\{"file": '),
 }
 MADE_BY = "made by project"
-"""Mark in the metadata of pictures, which no viewer shows."""
+"""Mark in the metadata of images, which no viewer shows."""
 PICTURE = re.compile(rb".*" + MADE_BY.encode(), re.DOTALL)
-MOST_BYTES = 2**24
-"""Of a file, that are looked at."""
+MAX_BYTES = 2**24
+"""Bytes of a file that are compared."""
 
 
 def refuse_foreign(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
-    """Make sure that a file is new, empty, or an earlier output of the same kind; pipes and devices may be.
+    """Refuse to replace a file, unless it is empty or an earlier output of the same kind.
 
     Args:
-        given: key and file as the user would type them, for the message.
-        file: to be written.
-        kind: what files of this kind begin with.
+        given: key and file as the user would type them.
+        file: output to be written; a pipe or a device may be.
+        kind: pattern of the beginning of files of this kind.
 
     Raises:
-        InputError: it is somebody's own.
+        InputError: the file is another one.
     """
     if file.is_file() and not is_earlier(file, kind):
         raise InputError(
@@ -42,14 +42,14 @@ def refuse_foreign(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
 
 
 def is_earlier(file: Path, kind: re.Pattern[bytes]) -> bool:
-    """Tell whether a file is empty or begins as those of a kind do.
+    """Return true for a file that is empty or begins as those of a kind do.
 
     Raises:
         InputError: it cannot be read.
     """
     try:
         with file.open("rb") as stream:
-            start = stream.read(MOST_BYTES)
+            start = stream.read(MAX_BYTES)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give another name") from error
     return not start or kind.match(start) is not None

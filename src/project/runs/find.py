@@ -1,35 +1,34 @@
-"""Runs that are to be looked at after training: by folder, the last one, the best of a sweep. No torch."""
+"""Trained runs: found by their folder, as the last one, or as the best of a sweep."""
 
 import sys
 from pathlib import Path
 
-from project.config.allowed_targets import refuse_address
 from project.errors import InputError
-from project.runs.collect import Comparison, best_line, compare_by_monitor
+from project.runs.collect import Comparison, best_line, compare
 from project.runs.results import Run, read_runs
 from project.runs.run_folder import RunFolder, latest_run
 from project.runs.sweep_folder import find_sweep
+from project.runtime.files import refuse_url
 
 LAST = "last"
 
 
 def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: str = "run") -> RunFolder:
-    """Find the run that a command is to work on; of a sweep, say on standard error which one it is.
+    """Return the run that a command works on; report on standard error which one of a sweep that is.
 
     Args:
-        wanted: a run's folder; a sweep's, which stands for the best run of its best point; `last`, the run
-            or sweep that was started last.
-        outputs: below which `last` is looked for.
-        key: of the command line, for messages.
+        wanted: folder of a run, or of a sweep (the best run of its best point), or `last`.
+        outputs: folder below which `last` is looked for.
+        key: key of the command line, for messages.
 
     Raises:
         InputError: there is no such run.
     """
     folder = find_last(outputs, key=key) if str(wanted) == LAST else Path(wanted).expanduser()
-    if line := refuse_address(key, str(wanted)):
+    if line := refuse_url(key, str(wanted)):
         raise InputError(line)
     if find_sweep(folder) is not None:
-        comparison = _ranking(folder, key)
+        comparison = _compare(folder, key)
         print(f"{key}={wanted}: {best_line(comparison)}", file=sys.stderr)
         return RunFolder(comparison.best_first[0].folder)
     run = RunFolder(folder)
@@ -44,9 +43,7 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
 
 
 def find_last(outputs: str | Path, *, key: str = "run") -> Path:
-    """The folder of the run or the sweep that was started last; for a sweep's job, that of its sweep.
-
-    Trials of `debug=…` and `tune=…` count only where there is nothing else.
+    """Return the folder of the run or sweep that was started last; for a sweep's job, that of its sweep.
 
     Raises:
         InputError: there is none below `outputs`.
@@ -58,18 +55,18 @@ def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     return around if find_sweep(around) is not None else last.path
 
 
-def ranked(folder: Path, *, key: str = "run") -> list[Run]:
-    """The runs of a sweep with a result, see `Comparison.best_first`.
+def find_best(folder: Path, *, key: str = "run") -> list[Run]:
+    """Return the runs of a sweep with a result, see `Comparison.best_first`.
 
     Raises:
         InputError: there is none.
     """
-    return _ranking(folder, key).best_first
+    return _compare(folder, key).best_first
 
 
-def _ranking(folder: Path, key: str) -> Comparison:
+def _compare(folder: Path, key: str) -> Comparison:
     try:
-        comparison = compare_by_monitor([folder])
+        comparison = compare([folder], guess=True)
     except InputError:
         comparison = None
     if comparison is None or not comparison.best_first:

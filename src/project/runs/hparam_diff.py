@@ -1,36 +1,56 @@
-"""In which keys of their configurations runs differ, and which of those tell the rest."""
+"""Hyperparameters of runs, and the keys by which runs differ."""
 
-import json
 from collections.abc import Sequence
 from typing import Any
 
-from project.runs.hparams import LEFT_OUT
 from project.runs.ranking import REPETITIONS
-from project.runs.results import ClassName, Run
+from project.runs.results import ClassName, Run, frozen, text
 
+ABSENT = "–"
+LOGGED_KEYS = {
+    "data": ("batch_size", "val_size"),
+    "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
+}
+AUGMENT_MODES = {"crop_mode": "random_crop_padding", "flip_schedule": "flip_prob"}
+"""Keys of the augmentation that count where another one is not 0."""
+LEFT_OUT = ("input_shape", "num_classes", "random_erasing_prob", "fused")
+"""Last parts of keys whose values follow from the data or from other keys, or change speed alone."""
 NO_HYPERPARAMETERS = (
-    "paths",
-    "data.image_cache",
-    "logger",
-    "name",
-    "ckpt_path",
-    "resume",
-    "callbacks.pruning",
-    "callbacks.progress",
-    "callbacks.measurements",
-    "callbacks.story",
+    *("paths", "data.image_cache", "logger", "name", "ckpt_path", "resume"),
+    *("callbacks.pruning", "callbacks.progress", "callbacks.measurements", "callbacks.story"),
 )
 PRIVATE = (*LEFT_OUT, "dirpath", "_partial_", "_convert_", "_recursive_")
-ABSENT = "–"
+
+
+def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
+    """Return the values for TensorBoard's HParams page: one plain value for each dotted name.
+
+    Left out are values that follow from others, and options that are switched off.
+    """
+    values: dict[str, Any] = {"seed": config["seed"]}
+    for group in ("model", "data", "optim", "scheduler", "loss"):
+        values[group] = config[group]["_target_"].rpartition(".")[2]
+    for group in ("model", "optim", "scheduler", "loss", "augment"):
+        for name, value in config[group].items():
+            follows = name.startswith("_") or name in LEFT_OUT
+            off = group == "augment" and not config[group].get(AUGMENT_MODES.get(name, name))
+            if not follows and not off:
+                values[f"{group}.{name}"] = value
+    for group, names in LOGGED_KEYS.items():
+        values |= {f"{group}.{name}": config[group][name] for name in names if name in config[group]}
+    if config["data"].get("folds") is not None:
+        values.pop("data.val_size", None)
+        values |= {f"data.{name}": config["data"].get(name, 0) for name in ("folds", "fold")}
+    return values
 
 
 class Differences:
     """The keys in which runs differ.
 
-    Left out are what is no hyperparameter and what copies another key (`data.augment.mixup`, `data.seed`).
-    Some of the others only follow: `model.widths` where it is the same for every run with this `model`, and
-    nobody set it on a command line. `augment=affine` and `experiment=mnist_mlp` change no class but many
-    values: there the option's name tells all that follow from it.
+    Left out are keys that are no hyperparameter or copy another one (`data.augment.mixup`, `data.seed`).
+    Some others only follow: `model.widths` where it is the same for every run with this `model`, and no
+    command line sets it. `augment=affine` and `experiment=mnist_mlp` change no class but many values: there
+    the option's name leads, and the values follow.
 
     Args:
         runs: at least one.
@@ -38,7 +58,7 @@ class Differences:
     Attributes:
         keys: all of them, without repetitions.
         repetitions: those of `REPETITIONS` that differ.
-        told: those of `keys`, and groups by their option's name, from which the others follow.
+        leading: those of `keys`, and groups by their option's name, from which the others follow.
         following: the others.
     """
 
@@ -51,28 +71,28 @@ class Differences:
         self.repetitions = [key for key in own if key in REPETITIONS]
         self.keys = [key for key in own if key not in REPETITIONS]
         self._labels = self._name_options()
-        self.told = self._tell()
-        self.following = [key for key in self.keys if key not in self.told]
+        self.leading = self._find_leading()
+        self.following = [key for key in self.keys if key not in self.leading]
 
     def value(self, run: Run, key: str) -> Any:
-        """A run's value of a key of the configuration or option of a group; `ABSENT` if it has none."""
+        """Return a run's value of a key, or its option of a group; `ABSENT` without one."""
         if key in self._labels:
             return self._labels[key][self._places[run.folder]]
         return run.config.get(key, ABSENT)
 
     def texts(self, runs: Sequence[Run], key: str) -> list[str]:
-        """The values of a key to be read: classes by their last name where that is enough."""
+        """Return the values of a key as text: classes by their last name where that is enough."""
         values = [self.value(run, key) for run in runs]
         full = {value for value in values if isinstance(value, ClassName)}
         short = len({_last(name) for name in full}) == len(full)
         return [_last(value) if short and isinstance(value, ClassName) else text(value) for value in values]
 
     def signature(self, run: Run) -> tuple[str, ...]:
-        """What runs have in common that differ in nothing but repetitions."""
+        """Return a key that is equal for runs that differ in nothing but repetitions."""
         return tuple(frozen(run.config.get(key, ABSENT)) for key in self.keys)
 
     def _is_copy(self, key: str) -> bool:
-        """Whether another key has the same value in every run and this one has it from there."""
+        """Return true if another key has the same value in every run and this one has it from there."""
         if key in self.overridden:
             return False
         return any(
@@ -85,7 +105,7 @@ class Differences:
         )
 
     def _name_options(self) -> dict[str, list[str]]:
-        """Options by which keys that nobody set one by one differ: for each run, group by group."""
+        """Return, for each group that differs by keys nobody set one by one, the option of each run."""
         labels = {}
         groups = {key for key in self.overridden if "." not in key and key not in self.keys}
         for group in sorted(groups):
@@ -96,7 +116,7 @@ class Differences:
             ]
             signatures = list(zip(*(self._vectors[key] for key in keys), strict=True))
             options = [run.overrides.get(group, "") for run in self.runs]
-            # A run that was told nothing has an option too: that of the runs with the same values.
+            # A run without an override has an option, too: that of the runs with the same values.
             known = {
                 signature: option for signature, option in zip(signatures, options, strict=False) if option
             }
@@ -105,36 +125,33 @@ class Differences:
                 labels[group] = named
         return labels
 
-    def _tell(self) -> list[str]:
-        """Choose the keys to be shown: what was set on command lines first, then what does not follow."""
-        told = ["experiment"] if "experiment" in self._labels else []
-        told += [group for group in self._labels if group != "experiment"]
-        told += [key for key in self.keys if key in self.overridden]
+    def _find_leading(self) -> list[str]:
+        """Return the keys to show: those set on command lines first, then those that follow from none."""
+        leading = ["experiment"] if "experiment" in self._labels else []
+        leading += [group for group in self._labels if group != "experiment"]
+        leading += [key for key in self.keys if key in self.overridden]
         is_class = {
             key: any(isinstance(run.config.get(key), ClassName) for run in self.runs) for key in self.keys
         }
         for key in sorted(self.keys, key=lambda key: not is_class[key]):  # stable: else their order
-            if key not in told and not any(
-                self._follows(key, leader)
-                for leader in told
-                if leader == "experiment" or key.startswith(f"{leader}.")
-            ):
-                told.append(key)
-        return told
+            above = [other for other in leading if other == "experiment" or key.startswith(f"{other}.")]
+            if key not in leading and not any(self._follows(key, other) for other in above):
+                leading.append(key)
+        return leading
 
-    def _follows(self, key: str, leader: str) -> bool:
-        leading = self._labels.get(leader) or self._vectors[leader]
-        return len(set(zip(leading, self._vectors[key], strict=True))) == len(set(leading))
+    def _follows(self, key: str, other: str) -> bool:
+        values = self._labels.get(other) or self._vectors[other]
+        return len(set(zip(values, self._vectors[key], strict=True))) == len(set(values))
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """The keys that do not have the same value everywhere, each with its values."""
+    """Return the keys that do not have the same value everywhere, each with its values."""
     vectors = {}
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [config.get(key, ABSENT) for config in configs]
         kind, first = type(values[0]), values[0]
         if all(type(value) is kind and value == first for value in values):
-            continue  # most keys: told quickly
+            continue  # most keys, without a look at their texts
         vector = tuple(map(frozen, values))
         if len(set(vector)) > 1:
             vectors[key] = vector
@@ -145,7 +162,7 @@ def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str
     """Shorten dotted keys to the last parts that no other of them ends in: `lr` for `optim.lr`.
 
     Args:
-        keys: full.
+        keys: full keys.
         taken: names that none may get.
     """
     short = {}
@@ -158,20 +175,6 @@ def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str
                 break
         short[key] = name
     return short
-
-
-def text(value: object) -> str:
-    """A value of a configuration, short and as one would type it."""
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    if isinstance(value, str):
-        return value
-    return json.dumps(value, separators=(",", ":"), default=str)
-
-
-def frozen(value: object) -> str:
-    """Equal for equal values: 1 and 1.0 are, 1, true and '1' are not."""
-    return repr(float(value)) if type(value) is int else repr(value)
 
 
 def _last(name: str) -> str:

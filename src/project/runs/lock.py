@@ -1,7 +1,7 @@
-"""Whether a run is at work, and that only one process works in its folder.
+"""Locks of run folders: one process at a time works in each.
 
-A lock of the system holds as long as a process lives, however it ends. It is not seen from other machines
-everywhere, so what a run has just written counts, too.
+A lock of the system lasts as long as its process, however that ends. Some network file systems hide it from
+other machines, so recent writes count, too.
 """
 
 import errno
@@ -18,22 +18,21 @@ from typing import IO, Any
 from project.errors import InputError
 
 FRESH_S = 900.0
-"""Seconds since a run on another machine has written something, within which it is taken to be at work."""
-
+"""Seconds after its last write for which a run on another machine counts as running."""
 ENDING_S = 2.0
-"""Seconds that a process is given which may be about to end: ranks outlive a killed parent by moments."""
+"""Seconds that a process which is about to end is given: ranks outlive a killed parent by moments."""
 
 
 @contextmanager
-def alone_in(folder: Path) -> Iterator[None]:
-    """Be the only process, with the ranks that it forks, that works in a run's folder.
+def run_lock(folder: Path) -> Iterator[None]:
+    """Hold the lock of a run's folder, for this process and the ranks that it forks.
 
     Raises:
-        InputError: another one does.
+        InputError: another process holds it.
     """
     try:
         file = _open(folder / ".lock")
-    except OSError:  # a folder that cannot be written to is told of elsewhere
+    except OSError:  # a read-only folder is reported elsewhere
         yield
         return
     with file:
@@ -46,13 +45,13 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Open a file to be locked: for reading where that will do, so that its disk may be made read-only."""
+    """Open a file to be locked: for reading where possible, so that its disk may be made read-only."""
     path.touch()
     file = path.open("rb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno == errno.EBADF:  # NFS locks alone what is open for writing
+        if error.errno == errno.EBADF:  # NFS locks only what is open for writing
             file.close()
             return path.open("ab")
     return file
@@ -68,8 +67,8 @@ def _lock(file: IO[bytes]) -> bool:
     return True
 
 
-def works_elsewhere(folder: Path, status: Mapping[str, Any]) -> str:
-    """Name of the other machine on which a run seems to be at work, or an empty string."""
+def running_host(folder: Path, status: Mapping[str, Any]) -> str:
+    """Return the other machine on which a run seems to be running; an empty string without one."""
     host = str(status.get("host", ""))
     if status.get("state") != "running" or host == platform.node():
         return ""
@@ -80,19 +79,16 @@ def works_elsewhere(folder: Path, status: Mapping[str, Any]) -> str:
     return ""
 
 
-def working_process(status: Mapping[str, Any]) -> int | None:
-    """Process id of a run that goes on, on this machine; None if it has ended, or runs elsewhere.
+def running_process(status: Mapping[str, Any]) -> int | None:
+    """Return the process id of a run that is running on this machine; None without one.
 
     Args:
-        status: of the run's folder.
+        status: status of the run.
     """
-    if (
-        status.get("state") != "running"
-        or status.get("host") != platform.node()
-        or not isinstance(status.get("pid"), int)
-    ):
+    pid = status.get("pid")
+    local = status.get("state") == "running" and status.get("host") == platform.node()
+    if not local or not isinstance(pid, int):
         return None
-    pid: int = status["pid"]
     deadline = time.monotonic() + ENDING_S
     while _is_alive(pid, status.get("started", "")):
         if time.monotonic() > deadline:
@@ -106,15 +102,12 @@ def _is_alive(pid: int, started: str) -> bool:
         os.kill(pid, 0)
     except OSError:  # there is none, or it is another user's, and so another one
         return False
-    with suppress(OSError, ValueError, IndexError):  # where there is no /proc the number has to do
+    with suppress(OSError, ValueError, IndexError):  # without /proc the number has to do
         fields = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace").rpartition(")")[2].split()
         if fields[0] in "ZX":
             return False
-        began = _boot_time() + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return began <= datetime.fromisoformat(started).timestamp() + 1  # else the number was given anew
+        lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
+        boot_time = float(next(line.split()[1] for line in lines if line.startswith("btime")))
+        began = boot_time + int(fields[19]) / os.sysconf("SC_CLK_TCK")
+        return began <= datetime.fromisoformat(started).timestamp() + 1  # else the number is in use again
     return True
-
-
-def _boot_time() -> float:
-    lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
-    return float(next(line.split()[1] for line in lines if line.startswith("btime")))

@@ -1,4 +1,4 @@
-"""What a run was made with and when: versions, the code's commit, the time."""
+"""Provenance of a run: versions, the code's commit, the time."""
 
 import platform
 import subprocess
@@ -13,7 +13,7 @@ PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "
 
 @cache  # the jobs of a sweep inherit it
 def versions() -> Mapping[str, str]:
-    """Of Python and of what decides a run's result."""
+    """Return the versions of Python and of the packages that decide a run's result."""
     from importlib.metadata import version  # takes longer than all else here
 
     return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
@@ -21,23 +21,18 @@ def versions() -> Mapping[str, str]:
 
 @cache
 def git_state() -> Mapping[str, Any] | None:
-    """Commit of the code and whether it was changed since, or None outside a repository."""
+    """Return the commit of the code and a flag for later changes; None outside of a repository."""
+    git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit, changes = (
-            subprocess.run(
-                ["git", "-C", str(Path(__file__).parent), *command],
-                capture_output=True,
-                text=True,
-                timeout=10,
-                check=True,
-            ).stdout.strip()
+            subprocess.run([*git, *command], capture_output=True, text=True, timeout=10, check=True).stdout
             for command in (["rev-parse", "HEAD"], ["status", "--porcelain", "--untracked-files=no"])
         )
     except (OSError, subprocess.SubprocessError):
         return None
-    return {"commit": commit, "changed": bool(changes)}
+    return {"commit": commit.strip(), "changed": bool(changes.strip())}
 
 
 def now() -> str:
-    """The time as records have it: UTC, ISO 8601."""
+    """Return the time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

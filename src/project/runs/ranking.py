@@ -1,6 +1,6 @@
-"""The one rule by which points are ranked, in every table and for every command that takes a sweep.
+"""The one rule by which runs are ranked, in every table and for every command that takes a sweep.
 
-A point is a configuration without its seed and fold. Its value is the mean over its repetitions: runs with
+A point is a configuration without its seed and fold. Its value is the mean over its repetitions; runs with
 the same seed and fold are one repetition.
 """
 
@@ -23,11 +23,11 @@ class Score:
 
     Args:
         values: one for each repetition that has the metric.
-        asked: number of repetitions that there are to be.
+        planned: number of repetitions, finished or not.
     """
 
     values: tuple[float, ...]
-    asked: int
+    planned: int
 
     @property
     def mean(self) -> float:
@@ -44,7 +44,7 @@ class Score:
     def count(self) -> str:
         """Number of repetitions with a value: `3`, or `1 of 3` where some are missing."""
         n = len(self.values)
-        return f"{n} of {self.asked}" if n < self.asked else str(n)
+        return f"{n} of {self.planned}" if n < self.planned else str(n)
 
     def __str__(self) -> str:
         form = ".4f" if 0.01 <= abs(self.mean) < 1000 else ".4g"
@@ -52,17 +52,17 @@ class Score:
         return f"{self.mean:{form}}{spread} (n = {self.count})"
 
 
-def score(results: Iterable[tuple[Hashable, float | None]], asked: int = 0) -> Score:
-    """Take the results of a point's runs together.
+def score(results: Iterable[tuple[Hashable, float | None]], planned: int = 0) -> Score:
+    """Combine the results of a point's runs.
 
     Args:
-        results: repetition (its seed and fold) and value of each run; None for a run without a value.
-        asked: number of repetitions that there are to be, if more than those in `results`.
+        results: repetition (seed and fold) and value of each run; None for a run without a value.
+        planned: number of repetitions, if more than in `results`.
     """
     values: dict[Hashable, list[float]] = {}
     for repetition, value in results:
         values.setdefault(repetition, []).extend([] if value is None else [value])
-    return Score(tuple(_mean(same) for same in values.values() if same), max(asked, len(values)))
+    return Score(tuple(_mean(same) for same in values.values() if same), max(planned, len(values)))
 
 
 def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_better: bool) -> list[P]:
@@ -72,28 +72,27 @@ def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_bette
     one lucky seed of three does not win. Infinite means come next, NaN and points without a value last.
     """
     scored = [(point, score_of(point)) for point in points]
-    most = max((len(known.values) for _, known in scored), default=0)
+    most = max((len(score.values) for _, score in scored), default=0)
 
-    def merit(known: Score) -> tuple[bool, bool, bool, float]:
-        mean, n = known.mean, len(known.values)
+    def merit(score: Score) -> tuple[bool, bool, bool, float]:
+        mean, n = score.mean, len(score.values)
         value = 0.0 if math.isnan(mean) else -mean if larger_is_better else mean
-        return math.isnan(mean), math.isinf(mean), n < min(most, known.asked), value
+        return math.isnan(mean), math.isinf(mean), n < min(most, score.planned), value
 
     return [point for point, _ in sorted(scored, key=lambda pair: merit(pair[1]))]
 
 
 def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float = math.nan) -> int:
-    """Count the points that are not told from the best one: by the one-standard-error rule.
+    """Count the points within one standard error of the best one's mean.
 
-    They are less than one standard error of the best one's mean behind it (Breiman et al., Classification and
-    Regression Trees, 1984, sec. 3.4.3): std / √n over its repetitions. With one repetition, the error of an
-    accuracy is that of a share of so many images (Wilson's interval at one standard error), that of other
-    metrics is not known.
+    Source: Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3. The error is std / √n over
+    the repetitions. With one repetition, the error of an accuracy is that of a share of so many images
+    (Wilson's interval at one standard error), that of other metrics is not known.
 
     Args:
         scores: of all points, the best first.
-        larger_is_better: of the metric.
-        images: that an accuracy was measured on; NaN for other metrics.
+        larger_is_better: larger values of the metric are better.
+        images: number of images of an accuracy (NaN for other metrics).
     """
     best, others = scores[0], scores[1:]
     n, mean = len(best.values), best.mean
@@ -108,7 +107,7 @@ def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float
 
 
 def tie_note(ties: int) -> str:
-    """Say that the best point is not told from others; empty if there are none."""
+    """Return a note on the points within the best one's standard error; empty if there are none."""
     if not ties:
         return ""
     points = "1 more point is" if ties == 1 else f"{ties} more points are"
@@ -116,7 +115,7 @@ def tie_note(ties: int) -> str:
 
 
 def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
-    """The interval of a share of `count` independent cases: of 95 %, or `z` standard errors.
+    """Return the interval of a share of `count` independent cases: of 95 %, or `z` standard errors.
 
     Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
     """

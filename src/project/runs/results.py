@@ -1,10 +1,10 @@
-"""What the runs below some folders were told to do and what came out: their files, read."""
+"""Configuration and results of the runs below some folders, read from their files."""
 
 import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -35,19 +35,19 @@ class ClassName(str):
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its folder tells it.
+    """One run, as its folder describes it.
 
     Args:
-        folder: where it lies, as found below the folder that was given.
+        folder: path as found below the folder that was given.
         state: one of `STATES`.
         config: a plain value for each full dotted key; the key of a group has the group's class.
-        overrides: what was said on its command line, value by key.
-        metrics: by name, the duration in seconds among them; empty unless it is done.
-        monitor: name of the metric that it watched.
-        mode: `max` or `min`: which values of that are better.
+        overrides: command line, value by key.
+        metrics: by name, the duration in seconds among them; empty unless the run is done.
+        monitor: name of the monitored metric.
+        mode: `max` or `min`: which values of the monitored metric are better.
         started: time, ISO 8601.
-        error: why it ended, if not well.
-        trial: it was one of `debug=…` or `tune=…`, and its metrics are no results.
+        error: reason of a failure.
+        trial: true for `debug=…` and `tune=…`, whose metrics are no results.
     """
 
     folder: Path
@@ -63,7 +63,7 @@ class Run:
 
     @property
     def done(self) -> bool:
-        """Whether its metrics are results."""
+        """True if the metrics are results."""
         return self.state == "done"
 
 
@@ -71,28 +71,26 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     """Read all runs below some folders, the folders themselves included; each once.
 
     Returns:
-        The runs in the order of their names, without trials unless there is nothing else, and for each
-        damaged one why it is passed over.
+        The runs in the order of their names, without trials unless there is nothing else, and a reason for
+        each damaged one.
 
     Raises:
         InputError: a folder does not exist, or there is no run below any.
     """
     tops = [Path(folder) for folder in folders]
     runs, damaged, seen = [], [], set()
-    for folder in tops:
-        for found in _find(folder):
-            if (real := found.resolve()) in seen:
-                continue
-            seen.add(real)
-            try:
-                runs.append(_read(RunFolder(found)))
-            except DamagedError as error:
-                damaged.append(str(error))
+    for found in (run for top in tops for run in _find(top)):
+        if (real := found.resolve()) in seen:
+            continue
+        seen.add(real)
+        try:
+            runs.append(_read(RunFolder(found)))
+        except DamagedError as error:
+            damaged.append(str(error))
     if not seen:
-        names = ", ".join(str(folder) for folder in tops)
         raise InputError(
-            f"{names}: no run below it; a run is a folder with status.json and config.yaml, as "
-            "scripts/train.py makes them below outputs/"
+            f"{', '.join(map(str, tops))}: no run below it; a run is a folder with status.json and "
+            "config.yaml, as scripts/train.py makes them below outputs/"
         )
     return [run for run in runs if not run.trial] or runs, damaged
 
@@ -109,7 +107,7 @@ def _find(top: Path) -> list[Path]:
 
 
 def natural(name: str) -> list[Any]:
-    """Sort key by which job 10 comes behind job 9."""
+    """Return a sort key that puts job 10 behind job 9."""
     return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
 
@@ -126,7 +124,7 @@ def _read(run: RunFolder) -> Run:
         state=status["state"],
         config=flatten(_load_config(run.config_file)),
         overrides=_read_overrides(run.path / ".hydra" / "overrides.yaml"),
-        # A run that is resumed keeps the metrics of its first end in the file until it ends again.
+        # A resumed run keeps the metrics of its first end in the file until it ends again.
         metrics=_metrics(status, monitor) if status["state"] == "done" else {},
         monitor=monitor,
         mode=str(status.get("mode")),
@@ -141,36 +139,53 @@ def _metrics(status: dict[str, Any], monitor: str) -> dict[str, float]:
     named = dict(given) if isinstance(given, dict) else {}
     named.setdefault(monitor, status.get("value"))
     named[DURATION] = status.get(DURATION)
-    return {name: _number(value) for name, value in named.items() if name}
+    return {
+        name: float(value) if isinstance(value, int | float) else math.nan
+        for name, value in named.items()
+        if name
+    }
 
 
-def _number(value: object) -> float:
-    return float(value) if isinstance(value, int | float) else math.nan
+def flatten(config: Mapping[str, Any], prefix: str = "", *, class_names: bool = True) -> dict[str, Any]:
+    """Return the plain values of a configuration by their full dotted keys.
 
-
-def flatten(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Give each plain value its full dotted key, and each group's `_target_` the group's own."""
+    Args:
+        config: nested mappings.
+        prefix: key above them (none).
+        class_names: give a group's `_target_` the group's own key, as a `ClassName`.
+    """
     flat: dict[str, Any] = {}
     for name, value in config.items():
-        if name == "_target_" and prefix:
-            flat[prefix] = ClassName(value)
-            continue
         key = f"{prefix}.{name}" if prefix else str(name)
-        if isinstance(value, dict) and value:
-            flat |= flatten(value, key)
+        if class_names and name == "_target_" and prefix:
+            flat[prefix] = ClassName(value)
+        elif isinstance(value, Mapping) and value:
+            flat |= flatten(value, key, class_names=class_names)
         else:
             flat[key] = value
     return flat
 
 
+def text(value: object) -> str:
+    """Return a value of a configuration, short and as one would type it."""
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
+
+
+def frozen(value: object) -> str:
+    """Return a text that is equal for equal values: 1 and 1.0 are, 1, true and '1' are not."""
+    return repr(float(value)) if type(value) is int else repr(value)
+
+
 def _load_config(file: Path) -> dict[str, Any]:
     try:
-        text = yaml_files.read_text(file)
-        if re.search(r"[&*]\w|^(---|%)", text, re.MULTILINE):  # blocks may depend on each other
+        content = yaml_files.read_text(file)
+        if re.search(r"[&*]\w|^(---|%)", content, re.MULTILINE):  # blocks may depend on each other
             config = yaml_files.read_yaml(file)
         else:
             config = {}
-            for block in BLOCK.split(text):
+            for block in BLOCK.split(content):
                 config |= _load_block(block)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise DamagedError(f"{file}: {one_line(error)}") from error
@@ -180,13 +195,13 @@ def _load_config(file: Path) -> dict[str, Any]:
 
 
 @lru_cache(maxsize=4096)
-def _load_block(text: str) -> dict[str, Any]:
+def _load_block(content: str) -> dict[str, Any]:
     """Read one key of the first level. The runs of a sweep share most of these, and reading YAML is slow."""
-    return yaml.load(text, LOADER) or {}  # noqa: S506
+    return yaml.load(content, LOADER) or {}  # noqa: S506
 
 
 def _read_overrides(file: Path) -> dict[str, str]:
-    """Keys and values as on the command line; none if the file is missing or damaged."""
+    """Return keys and values of the command line; none if the file is missing or damaged."""
     try:
         lines = yaml.load(file.read_text(), LOADER)  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError):

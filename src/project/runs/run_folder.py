@@ -1,4 +1,4 @@
-"""A run's folder: its name, status and configuration. Needs no torch."""
+"""The folder of a run: its files, its status and its configuration."""
 
 import json
 import logging
@@ -11,21 +11,19 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
-
 from project.errors import InputError, plain
-from project.runs import checkpoint_files
+from project.runs import checkpoints
 from project.runs.create import discard
 from project.runs.provenance import git_state, now, versions
-from project.runtime import slurm as slurm_job
+from project.runtime import slurm
 from project.runtime.files import Outage, reason_of, replace_text
 from project.runtime.secrets import redact
 from project.runtime.write_probe import probe
 
 log = logging.getLogger(__name__)
 
-KINDS = {"pid": int, "host": str, "started": str, "state": str}
-"""What these keys of a status hold; anything else there counts as nothing."""
+STATUS_TYPES = {"pid": int, "host": str, "started": str, "state": str}
+"""Types of keys of a status; values of other types are ignored."""
 
 
 class UnrecordedError(RuntimeError):
@@ -35,7 +33,7 @@ class UnrecordedError(RuntimeError):
 
 
 class RunFolder:
-    """What stands where in a run folder.
+    """The files of a run.
 
     Args:
         path: the folder.
@@ -48,90 +46,84 @@ class RunFolder:
         self.composed_file = self.path / ".hydra" / "config.yaml"
         self.hydra_file = self.path / ".hydra" / "hydra.yaml"
         self.checkpoints = self.path / "checkpoints"
-        self._outage = Outage(self.status_file, "what becomes of the run is kept until that works")
+        self._outage = Outage(self.status_file, "the status is kept until that works")
         self._unwritten: dict[str, Any] = {}
-        self._recorded: dict[str, Any] = {}  # the status that was written last
-        self._held: dict[Path, str] = {}
-        self._told_removed = False
+        self._written: dict[str, Any] = {}
+        self._config_texts: dict[Path, str] = {}
+        self._reported_removal = False
 
     @property
     def shown(self) -> str:
         """Path as a user would type it: relative to the working directory where it lies below that."""
-        changed = HydraConfig.initialized() and HydraConfig.get().job.chdir
-        here = Path(HydraConfig.get().runtime.cwd) if changed else Path.cwd()
+        here = Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property
     def last_checkpoint(self) -> Path:
-        """The state from which the run goes on, if it is whole."""
-        return self.checkpoints / checkpoint_files.LAST
+        """Path of the checkpoint from which the run is resumed, if it is undamaged."""
+        return self.checkpoints / checkpoints.LAST
 
-    def newest_checkpoint(self) -> checkpoint_files.Found:
-        """Find the newest checkpoint that is whole."""
-        return checkpoint_files.newest(self.checkpoints)
+    def newest_checkpoint(self) -> checkpoints.Found:
+        """Return the newest undamaged checkpoint."""
+        return checkpoints.newest(self.checkpoints)
 
     def read_status(self) -> dict[str, Any]:
-        """Return the status with what could not be written yet, empty if there is none or it is damaged."""
+        """Return the status with what could not be written yet; empty if it is missing or damaged."""
         try:
             found = json.loads(self.status_file.read_bytes())
         except (OSError, ValueError, RecursionError):
             found = {}
-        if not isinstance(found, dict):
-            found = {}
-        whole = {key: value for key, value in found.items() if isinstance(value, KINDS.get(key, object))}
-        return whole | self._unwritten
+        items = found.items() if isinstance(found, dict) else ()
+        return {
+            key: value for key, value in items if isinstance(value, STATUS_TYPES.get(key, object))
+        } | self._unwritten
 
     def write_status(self, **changes: Any) -> bool:
-        """Change keys of the status file; readers see the old one or the new one, never a part.
+        """Change keys of the status file atomically.
 
-        What cannot be written is told once, and written with what is changed next.
+        A failure is reported once, and the changes are written with the next ones.
 
         Returns:
-            Whether it was written.
+            True if the status was written.
         """
         self._unwritten |= changes
         try:
-            self._make_whole()
-            status = {**({} if self.status_file.exists() else self._recorded), **self.read_status()}
+            self._restore_config()
+            status = {**({} if self.status_file.exists() else self._written), **self.read_status()}
             text = json.dumps(redact(status), indent=2) + "\n"
             replace_text(self.status_file, text, durable="state" in changes)
         except OSError as error:
             self._outage.begin(error)
             return False
-        self._recorded = status
+        self._written = status
         self._unwritten.clear()
         self._outage.end()
         return True
 
-    def hold_configuration(self) -> None:
-        """Keep in memory what a resume and an evaluation read: somebody may remove the folder meanwhile."""
+    def keep_config(self) -> None:
+        """Keep the configuration in memory, to write it again if somebody removes the folder meanwhile."""
         files = [self.config_file, *self.composed_file.parent.glob("*.yaml")]
-        self._held = {file: file.read_text() for file in files if file.is_file()}
+        self._config_texts = {file: file.read_text() for file in files if file.is_file()}
 
-    def _make_whole(self) -> None:
-        """Write again what was held, if it is gone, which is told once.
-
-        Raises:
-            OSError: it cannot be written.
-        """
-        for file, content in self._held.items():
+    def _restore_config(self) -> None:
+        for file, content in self._config_texts.items():
             if file.exists():
                 continue
             file.parent.mkdir(parents=True, exist_ok=True)
             replace_text(file, content)
-            if not self._told_removed:
-                self._told_removed = True
+            if not self._reported_removal:
+                self._reported_removal = True
                 log.warning(
                     "warning: %s was removed while its run goes on; its configuration, status and next "
                     "checkpoint are written again, earlier rows and checkpoints are lost",
                     self.shown,
                 )
 
-    def refuse_unrecorded(self) -> None:
-        """Make sure that the run's end is on record: a sweep, or whoever looks later, knows no other.
+    def require_recorded(self) -> None:
+        """Write what is left of the status: a sweep, or whoever looks later, knows nothing else of the run.
 
         Raises:
-            UnrecordedError: it is not, and cannot be written now either.
+            UnrecordedError: it cannot be written.
         """
         if self._unwritten and not self.write_status():
             raise UnrecordedError(
@@ -139,10 +131,25 @@ class RunFolder:
                 "above, while the file says what the run was before"
             )
 
+    def require_writable(self) -> None:
+        """Try to write into the folder before the run is resumed.
+
+        Raises:
+            InputError: that fails.
+        """
+        for folder in (self.path, self.checkpoints):
+            try:
+                if folder.exists():
+                    probe(folder)
+            except OSError as error:
+                raise InputError(
+                    f"resume={self.shown}: cannot write to {folder} ({reason_of(error)}); make room, or make "
+                    "it writable"
+                ) from error
+
     @contextmanager
-    def removed_if_never_trained(self, *, job: bool = False) -> Iterator[None]:
-        """Leave no folder behind if an error comes before there is anything to keep: only one that this
-        process has made; a run that goes on keeps its own.
+    def removed_if_untrained(self, *, job: bool = False) -> Iterator[None]:
+        """Remove the folder, if this process made it, when an error comes before there is anything to keep.
 
         Args:
             job: the run belongs to a sweep, which keeps its log.
@@ -157,10 +164,13 @@ class RunFolder:
 
     @contextmanager
     def recording(self, **facts: Any) -> Iterator[dict[str, Any]]:
-        """Keep the status file while a run goes on: `running`, then `done`, `failed` or `interrupted`.
+        """Record the state of a run: `running`, then `done`, `failed` or `interrupted`.
+
+        Args:
+            **facts: further keys of the status.
 
         Yields:
-            A dict whose entries are added to the status when the run has ended well.
+            A dict whose entries are added to the status at the end.
         """
         began = time.monotonic()
         self.write_status(
@@ -171,7 +181,7 @@ class RunFolder:
             host=platform.node(),
             pid=os.getpid(),
             command=sys.argv,
-            slurm_job=slurm_job.job_id(),
+            slurm_job=slurm.job_id(),
             versions=versions(),
             git=git_state(),
             **facts,
@@ -179,66 +189,45 @@ class RunFolder:
         result: dict[str, Any] = {}
 
         def end(state: str, **more: Any) -> None:
-            self.write_status(
-                state=state, finished=now(), duration_s=round(time.monotonic() - began, 2), **result, **more
-            )
+            duration_s = round(time.monotonic() - began, 2)
+            self.write_status(state=state, finished=now(), duration_s=duration_s, **result, **more)
 
         try:
             yield result
         except BaseException as error:
             interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
-            end(
-                "interrupted" if interrupted else "failed",
-                error=describe(error),
-            )
-            self._tell_how_to_go_on(interrupted=interrupted)
+            end("interrupted" if interrupted else "failed", error=describe(error))
+            self._print_resume_hint(interrupted)
             raise
         end(result.pop("state", "done"))
 
-    def end_unfinished(self, error: str, *, interrupted: bool) -> None:
-        """Say in the status how a run ended, if the process that keeps it could not: it was killed. One that
-        had its result stays done.
+    def record_end(self, error: str, *, interrupted: bool) -> None:
+        """Record how a run ended whose own process could not; one with a result stays done.
 
         Args:
             error: what happened.
-            interrupted: it was told to stop.
+            interrupted: a signal stopped the run.
         """
         state = "interrupted" if interrupted else "failed"
         before = self.read_status().get("state", "done")
         if before not in ("done", "pruned") and not (interrupted and before == state):
             self.write_status(state=state, error=error, finished=now())
-            self._tell_how_to_go_on(interrupted=interrupted)
+            self._print_resume_hint(interrupted)
 
-    def _tell_how_to_go_on(self, *, interrupted: bool) -> None:
+    def _print_resume_hint(self, interrupted: bool) -> None:
         if interrupted and self.newest_checkpoint().path:
             print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
 
 
 def describe(error: BaseException) -> str:
-    """An error as the status has it."""
+    """Return an error as the status has it."""
     return f"{type(error).__name__}: {plain(str(error))}".strip(": ")
 
 
-def refuse_unwritable(run: RunFolder) -> None:
-    """Make sure that a run can go on in its folder.
-
-    Raises:
-        InputError: it cannot be written to.
-    """
-    for folder in (run.path, run.checkpoints):
-        try:
-            if folder.exists():
-                probe(folder)
-        except OSError as error:
-            raise InputError(
-                f"resume={run.shown}: cannot write to {folder} ({reason_of(error)}); make room, or make it "
-                "writable"
-            ) from error
-
-
 def latest_run(outputs: str | Path) -> RunFolder | None:
-    """The run below a folder that was started last, None if there is none. One that was a trial (`debug=…`,
-    `tune=…`) counts only where there is nothing else.
+    """Return the run below a folder that was started last, None without one.
+
+    Trials (`debug=…`, `tune=…`) count only where there is nothing else.
     """
     runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
     found = [(run.read_status(), run) for run in runs]
@@ -247,7 +236,7 @@ def latest_run(outputs: str | Path) -> RunFolder | None:
 
 
 def find_run(wanted: str, outputs: str | Path) -> RunFolder:
-    """Find a run folder by its path, or the latest below `outputs` as `last`.
+    """Return the run folder of a path, or the latest one below `outputs` for `last`.
 
     Raises:
         InputError: there is none.
@@ -263,6 +252,6 @@ def find_run(wanted: str, outputs: str | Path) -> RunFolder:
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
-    """The run folder in whose `checkpoints` a file lies, or None."""
+    """Return the run folder in whose `checkpoints` a file lies, or None."""
     run = RunFolder(Path(checkpoint).absolute().parent.parent)
     return run if run.composed_file.exists() else None

@@ -14,7 +14,7 @@ from typing import Any
 
 from project.errors import InputError
 from project.runs.code_fingerprint import differences, fingerprint
-from project.runs.create import claim
+from project.runs.create import create_folder
 from project.runs.provenance import git_state, now, versions
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job
@@ -154,7 +154,7 @@ def create(
         print(f"warning: {path}: {key} is secret; the sweep's configuration lacks this file", file=sys.stderr)
         del files[path]
     is_named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
-    folder = SweepFolder(claim(wanted, "hydra.sweep.dir" if is_named else "paths.outputs"))
+    folder = SweepFolder(create_folder(wanted, "hydra.sweep.dir" if is_named else "paths.outputs"))
     for path, (file, _) in files.items():
         copy = folder.conf / path
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -175,7 +175,7 @@ def _config_files(top: Path) -> Iterator[Path]:
         parents[place] = (*above, real)
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for file in (Path(place, name) for name in sorted(names) if name.endswith((".yaml", ".yml"))):
-            if file.is_file() and file.stat().st_size <= yaml_files.MOST_BYTES:
+            if file.is_file() and file.stat().st_size <= yaml_files.MAX_BYTES:
                 yield file
 
 

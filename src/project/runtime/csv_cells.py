@@ -1,11 +1,13 @@
-r"""Cells of CSV files, which spreadsheets take for text and never for a formula; read back as they were.
+r"""Cells of CSV files that spreadsheets take for text and never for a formula, and tables of metrics.
 
 An escaped cell begins with an apostrophe (CWE-1236), and shows control characters as Python does: `'=1+1`,
-`'two\nlines`. So do cells that begin with one by themselves.
+`'two\nlines`. So do cells that begin with an apostrophe themselves.
 """
 
+import csv
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 DANGEROUS = re.compile(r"['=+\-@]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
@@ -15,7 +17,7 @@ ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|[\\tnr])")
 
 
 def escape(value: Any) -> Any:
-    """Escape a text that a spreadsheet would not show as it is; numbers and other values stay."""
+    """Escape a text that a spreadsheet would not show as it is; return numbers and other values unchanged."""
     if value is None or isinstance(value, int | float):
         return value
     text = str(value)
@@ -30,7 +32,39 @@ def escape_all(values: Iterable[Any]) -> list[Any]:
 
 
 def unescape(cell: str) -> str:
-    """The text that was escaped."""
+    """Return the text of an escaped cell."""
     if not cell.startswith("'"):
         return cell
     return ESCAPED.sub(lambda found: found[0].encode("ascii").decode("unicode_escape"), cell[1:])
+
+
+def read_metrics(file: Path) -> tuple[list[str], list[list[str]]]:
+    """Read a table of metrics without what a crash left in it, half a line or other bytes.
+
+    Returns:
+        The columns, and rows of as many cells, each a number or empty; neither if it is no table of metrics.
+
+    Raises:
+        OSError: it cannot be read.
+    """
+    data = file.read_bytes()
+    head, *lines = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")
+    try:
+        columns = [unescape(cell) for cell in next(csv.reader([head.rstrip("\r")]), [])]
+    except csv.Error:
+        columns = []
+    if "step" not in columns:
+        return [], []
+    step = columns.index("step")
+    rows = (line.rstrip("\r").split(",") for line in lines)
+    whole = (row for row in rows if len(row) == len(columns) and row[step])
+    return columns, [row for row in whole if all(map(is_number, row))]
+
+
+def is_number(cell: str) -> bool:
+    """Return true for a cell that holds a number or nothing."""
+    try:
+        float(cell or "0")
+    except ValueError:
+        return False
+    return True

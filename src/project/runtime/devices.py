@@ -1,4 +1,4 @@
-"""What this process may compute on."""
+"""Devices of this process: GPUs, counted without starting CUDA, and CPUs."""
 
 import os
 import signal
@@ -6,7 +6,7 @@ from contextlib import suppress
 
 
 def visible_gpus() -> list[str]:
-    """Names of this process's GPUs."""
+    """Return the names of this process's GPUs."""
     os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # count them without starting CUDA
     count = count_gpus()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
@@ -14,42 +14,42 @@ def visible_gpus() -> list[str]:
 
 
 def count_gpus() -> int:
-    """Number of this process's GPUs, found without starting CUDA in it: it may have to fork.
+    """Return the number of this process's GPUs, without starting CUDA: the process may have to fork.
 
     Torch asks the driver's management library, which starts nothing. Where that does not answer (divided GPUs
-    named by their id, a container without it, ROCm without the package amdsmi) torch would start CUDA itself,
-    and no process forked afterwards could use a GPU: it is then asked in a process that ends at once.
+    named by their id, a container without it, ROCm without the package amdsmi) torch would start CUDA, and no
+    process forked afterwards could use a GPU: there a child process asks torch.
     """
     import torch
 
     if torch.cuda._is_compiled() and not torch.cuda.is_initialized():
         library = "_device_count_amdsmi" if torch.version.hip else "_device_count_nvml"
         if getattr(torch.cuda, library, lambda: -1)() < 0:
-            return _count_elsewhere()
+            return _count_in_child()
     return torch.cuda.device_count()
 
 
-def _count_elsewhere() -> int:
-    """Ask torch in a child; one that dies of it has found none."""
+def _count_in_child() -> int:
+    """Return torch's count in a child process; 0 if the child dies."""
     import torch
 
-    told, tell = os.pipe()
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         with suppress(BaseException):
             for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP):
                 signal.signal(number, signal.SIG_DFL)
-            os.write(tell, str(torch.cuda.device_count()).encode())
+            os.write(writer, str(torch.cuda.device_count()).encode())
         os._exit(0)
-    os.close(tell)
-    with open(told, "rb") as pipe:
+    os.close(writer)
+    with open(reader, "rb") as pipe:
         answer = pipe.read()
     os.waitpid(pid, 0)
     return int(answer or 0)
 
 
 def available_cpus() -> int:
-    """CPUs that this process may run on: what a cluster or container allots, not the machine's number."""
+    """Return the number of CPUs that this process may run on: those of the cluster's or container's share."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

@@ -1,13 +1,14 @@
-"""Files of a run that cannot be written for a while: a full disk, an I/O error, a disk gone read-only.
+"""Atomic writes, and files that cannot be written for a while: a full disk, an I/O error, a read-only disk.
 
-Training is worth more than a row of its table, so what a file lacks is kept and written when it can be. Needs
-no torch.
+A training is worth more than a row of its metrics: what a file lacks is kept and written when it can be.
 """
 
 import errno
 import logging
 import os
+import re
 import secrets
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -18,62 +19,75 @@ from project.runtime.text import LONGEST_NAME, short_name
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""Between two tries: one may take long on a disk that is ailing."""
+"""Between two tries: one may take long on an ailing disk."""
 LONGEST_STEM = 200
-"""Bytes of a file's name, of which those that are written beside it are made."""
+"""Bytes of a file's name that the name of a temporary file beside it begins with."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
+URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
+"""Begins an address on a network, or `file:/`; `C:/` is none."""
+
+
+def refuse_url(key: str, value: object) -> str:
+    """Return an error line for a URL where a file is expected; nothing for a file."""
+    if isinstance(value, str) and URL.match(value):
+        return f"{key}={value}: files are loaded from disks alone; download it, and give its path"
+    return ""
 
 
 class Outage:
-    """Tells once that a file cannot be written, and once that it can be again.
+    """Reports once that a file cannot be written, and once that it can be again.
 
     Args:
-        file: of which it tells.
-        consequence: what becomes of what is to be written, as an end of a sentence.
+        file: the file.
+        consequence: what happens to its content meanwhile, as the end of a sentence.
+        use_log: report to the log (default), else to standard error.
     """
 
-    def __init__(self, file: Path, consequence: str) -> None:
+    def __init__(self, file: Path, consequence: str, *, use_log: bool = True) -> None:
         self.file = file
         self.consequence = consequence
         self.reason = ""
+        self._use_log = use_log
         self._tried = 0.0
 
     @property
     def lasts(self) -> bool:
-        """Whether the last try failed."""
+        """True if the last try failed."""
         return bool(self.reason)
 
     @property
     def tried_just_now(self) -> bool:
-        """Whether the last try failed, and another one should wait."""
+        """True if the last try failed, and the next one should wait."""
         return self.lasts and time.monotonic() - self._tried < RETRY_S
 
     def begin(self, error: OSError) -> None:
-        """Take notice of a try that failed."""
-        told, self.reason = self.lasts, reason_of(error)
+        """Note a failed try."""
+        reported, self.reason = self.lasts, reason_of(error)
         self._tried = time.monotonic()
-        if not told:
-            self.tell(logging.WARNING, f"warning: {self.file}: {self.reason}; {self.consequence}")
+        if not reported:
+            line = f"warning: {self.file}: {self.reason}; {self.consequence}"
+            if self._use_log:
+                log.warning(line)
+            else:
+                with suppress(OSError):
+                    print(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Take notice of a try that succeeded."""
+        """Note a successful try."""
         if self.lasts:
             self.reason = ""
-            self.tell(logging.INFO, f"{self.file} is written again")
-
-    def tell(self, level: int, line: str) -> None:
-        """Show a line to the user."""
-        log.log(level, line)
+            if self._use_log:
+                log.info(f"{self.file} is written again")
 
 
 class GrowingFile:
-    """Bytes appended to a file, of which nothing is repeated or left out whichever try fails.
+    """Bytes appended to a file; a failed try neither repeats nor loses any.
 
     Args:
-        outage: tells of failures; its file is written.
-        shared: others append to the file too. Otherwise what is there beyond the bytes written here is the
-            rest of a failed try, and written over.
-        limit: most bytes kept; what would exceed it takes the place of all that was kept before.
+        outage: reports failures of its file.
+        shared: other processes append to the file, too. Otherwise bytes beyond those written here are of
+            a failed try, and overwritten.
+        limit: most bytes kept; what exceeds it replaces everything kept before.
     """
 
     def __init__(self, outage: Outage, *, shared: bool = False, limit: int = 2**26) -> None:
@@ -85,7 +99,7 @@ class GrowingFile:
         self._written = 0
 
     def append(self, data: bytes) -> None:
-        """Take bytes, to be written by `flush`."""
+        """Keep bytes for `flush`."""
         if len(self._pending) + len(data) > self.limit:
             del self._pending[:]
         self._pending += data
@@ -97,7 +111,7 @@ class GrowingFile:
             now: try even then.
 
         Returns:
-            Whether all is written.
+            True if everything is written.
         """
         if not self._pending:
             return True
@@ -129,7 +143,7 @@ class GrowingFile:
                 os.ftruncate(descriptor, self._written)
             raise
         finally:
-            os.close(descriptor)  # where some file systems tell that there was no room
+            os.close(descriptor)  # where some file systems report that there was no room
         self._written += len(self._pending)
         del self._pending[:]
 
@@ -148,13 +162,11 @@ def write_at(descriptor: int, position: int, data: bytes | bytearray) -> None:
 
 @contextmanager
 def replacing(file: Path, *, keep: bool = False) -> Iterator[Path]:
-    """Where to write a file that is to be whole or not there: beside it, under a name that nothing has.
-
-    It takes the file's name when all is done.
+    """Yield an unused path beside a file, which takes the file's name at the end.
 
     Args:
-        file: to be written; its folder is there.
-        keep: leave what was written before an error, in `NAME.part`, or `NAME.….part` if that is taken.
+        file: file to write; its folder exists.
+        keep: keep what was written before an error, in `NAME.part`, or `NAME.….part` if that is taken.
 
     Raises:
         OSError: it cannot be written.
@@ -177,44 +189,48 @@ def replacing(file: Path, *, keep: bool = False) -> Iterator[Path]:
 
 
 def replace_text(file: Path, text: str, *, durable: bool = True) -> None:
-    """Write a small text file, so that readers see the old text or the new one.
+    """Write a small text file atomically.
 
-    On a full disk there may be no room for both. Then the new text is written over the old one, in one call
-    and in the room that the old one has.
+    A full disk may lack the room for both versions: then the new text overwrites the old one in its place.
 
     Args:
-        file: to write.
-        text: its new content.
-        durable: wait until the text is on the disk before it takes the old one's name. Otherwise a power cut
-            may leave an empty file of that name; one that is written all the time is worth no such wait.
+        file: file to write.
+        text: new content.
+        durable: wait until the text is on the disk. Otherwise a power cut may leave an empty file, which is
+            acceptable for a file that is written all the time.
 
     Raises:
-        OSError: the old text is there still.
+        OSError: the old text is still there.
     """
     data = text.encode()
     partial = file.with_name(f"{file.name}.partial")
     try:
         partial.write_bytes(data)
         if durable:
-            _sync(partial)
+            sync(partial)
         partial.replace(file)
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
         if error.errno not in FULL or not file.exists():
             raise
-        _write_over(file, data)
+        _overwrite(file, data)
 
 
-def _sync(file: Path) -> None:
-    descriptor = os.open(file, os.O_RDONLY)
+def sync(path: Path) -> None:
+    """Wait until a file or folder is on the disk.
+
+    Raises:
+        OSError: it is not.
+    """
+    descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _write_over(file: Path, data: bytes) -> None:
+def _overwrite(file: Path, data: bytes) -> None:
     descriptor = os.open(file, os.O_RDWR)  # not made: there is no room
     try:
         old = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
@@ -231,5 +247,32 @@ def _write_over(file: Path, data: bytes) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """What the system says of an error, without the path."""
+    """Return the system's reason of an error, without the path."""
     return error.strerror or str(error)
+
+
+class LogFile(logging.Handler):
+    """Appends log lines to a file, to which other processes may append, too.
+
+    The standard library's handler prints a traceback for every line that it cannot write, and loses the line.
+
+    Args:
+        filename: the file.
+    """
+
+    def __init__(self, filename: str) -> None:
+        super().__init__()
+        consequence = "lines are kept until it can be written again, lost if the run ends before"
+        outage = Outage(Path(filename), consequence, use_log=False)
+        self._file = GrowingFile(outage, shared=True, limit=2**20)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            self._file.append(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+            self._file.flush()
+        except Exception:
+            self.handleError(record)
+
+    def close(self) -> None:
+        self._file.flush(now=True)
+        super().close()

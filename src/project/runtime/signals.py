@@ -1,13 +1,9 @@
-"""Being told to stop: SIGTERM, Ctrl-C (SIGINT), SIGUSR1, by which clusters warn, SIGHUP of a closed terminal.
+"""Signals that stop a run: SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (a cluster's warning), SIGHUP (terminal closed).
 
-While it trains, a process only notes a signal. The training loop looks at the note between two steps, where
-all ranks agree on it, saves, and then raises `Stopped`. At any other time `Stopped` is raised on the spot.
-
-Before that, while a run is composed and libraries are imported, there is nothing to save, and what is raised
-on the spot often comes to nothing: import hooks, finalizers and `except:` clauses swallow it or make another
-error of it. There the process ends at once, within the signal's handler.
-
-Needs no torch.
+Before training (`exit_on_signal`) there is nothing to save, and import hooks, finalizers and `except:`
+clauses swallow exceptions: the process exits within the handler. Later (`raise_on_signal`) the handler raises
+`Stopped`. While it trains (`defer_signals`) the handler only notes the signal: the training loop asks for
+`requested` between two steps, where all ranks agree on it, saves, and raises `Stopped`.
 """
 
 import math
@@ -27,17 +23,16 @@ REQUEUE = 75
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
 REPEAT_S = 0.5
-"""Seconds within which signals count as one: `timeout`, `uv run` and others send a signal to a process and to
-its group."""
+"""Seconds within which signals count as one: `timeout` and `uv run` signal a process and its group."""
 
 
 def exit_code(signum: int) -> int:
-    """Exit code of a process that a signal stopped."""
+    """Return the exit code of a process that a signal stopped."""
     return REQUEUE if signum == signal.SIGUSR1 else 128 + signum
 
 
 class Stopped(SystemExit):
-    """Raised where a run stops because it was told to; the process ends with this exit code.
+    """Ends a run that a signal stopped, with the exit code of the signal.
 
     Args:
         signum: the signal.
@@ -46,115 +41,118 @@ class Stopped(SystemExit):
     def __init__(self, signum: int) -> None:
         super().__init__(exit_code(signum))
         self.signum = signum
-        self.told = False
+        self.logged = False
 
     def __str__(self) -> str:
-        return f"told to stop by {signal.Signals(self.signum).name}"
+        return f"stopped by {signal.Signals(self.signum).name}"
 
 
-class Request:
-    """Bytes that a process and its ranks share: which signal it was sent, and which of them look for it.
+class StopRequest:
+    """Memory shared by a process and its ranks: the signal it received, and the ranks that ask for it.
 
     Args:
-        count: of ranks; they are forked afterwards.
+        num_ranks: number of ranks; they are forked afterwards.
     """
 
-    def __init__(self, count: int) -> None:
-        self._bytes = mmap.mmap(-1, 1 + count)
+    def __init__(self, num_ranks: int) -> None:
+        self._bytes = mmap.mmap(-1, 1 + num_ranks)
 
     def post(self, signum: int) -> None:
-        """Have all ranks that train stop at their next step."""
+        """Stop all ranks that train at their next step."""
         self._bytes[0] = signum
 
     def read(self) -> int:
-        """The signal posted, 0: none."""
+        """Return the signal posted; 0 is none."""
         return self._bytes[0]
 
-    def note(self, rank: int, *, trains: bool) -> None:
-        """Note whether a rank looks for signals between its steps."""
+    def set_training(self, rank: int, trains: bool) -> None:
+        """Note that a rank asks for signals between its steps, or does not."""
         self._bytes[1 + rank] = trains
 
-    def trains(self) -> bool:
-        """Whether some rank looks for signals between its steps."""
+    def is_training(self) -> bool:
+        """Return true if some rank asks for signals between its steps."""
         return any(self._bytes[1:])
 
 
 class _State:
-    """What this process was told."""
+    """Signals of this process while `raise_on_signal` is active."""
 
     def __init__(self) -> None:
+        self.active = False
+        self.request: StopRequest | None = None
+        self.rank = 0
+        self.reset()
+
+    def reset(self) -> None:
         self.signum = 0
         self.times = 0
-        self.heard = -math.inf
-        self.deferring = False
-        self.listening = False
-        self.raises = 0  # times that it was raised on the spot
-        self.shared: Request | None = None
-        self.rank = 0
+        self.last_s = -math.inf
+        self.num_raised = 0
+        self.deferred = False
 
 
-_state = _State()
-
-
-def obey(request: Request, rank: int) -> None:
-    """In a rank: stop for what its parent posts too."""
-    _state.shared, _state.rank = request, rank
-
-
-class _Start:
-    """How a process ends that is told to stop before it trains."""
+class _ExitState:
+    """Signals of this process while `exit_on_signal` is active."""
 
     def __init__(self) -> None:
         self.pid = 0
         self.earlier: dict[int, Any] = {}
-        self.tidy_up: Callable[[int], object] = lambda _: None
-        self.holding = False
-        self.held = 0
-        self.ending = False
+        self.clean_up: Callable[[int], object] = lambda _: None
+        self.blocked = False
+        self.pending = 0
+        self.exiting = False
 
 
-_start = _Start()
+_state = _State()
+_exit = _ExitState()
 
 
-def end_at_once(tidy_up: Callable[[int], object] | None = None) -> None:
-    """From now on end the process at once when it is told to stop, until `listening`.
+def follow(request: StopRequest, rank: int) -> None:
+    """Stop this rank for signals that its parent posts, too."""
+    _state.request, _state.rank = request, rank
 
-    Signals that are ignored, as under `nohup`, stay so. May be called again.
+
+def _set_handlers(handler: Callable[[int, Any], None]) -> dict[int, Any]:
+    """Handle the signals but those that are ignored, as under `nohup`; return the earlier handlers."""
+    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+    return {number: signal.signal(number, handler) for number in heard}
+
+
+def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
+    """Exit at once on a signal, until `raise_on_signal`; may be called again.
 
     Args:
-        tidy_up: called first, with the signal.
+        clean_up: called first, with the signal.
     """
-    if tidy_up is not None:
-        _start.tidy_up = tidy_up
-    if _start.pid == os.getpid() and _start.earlier:
-        return
-    _start.pid = os.getpid()
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    _start.earlier = {number: signal.signal(number, _end) for number in heard}
+    if clean_up is not None:
+        _exit.clean_up = clean_up
+    if _exit.pid != os.getpid() or not _exit.earlier:
+        _exit.pid = os.getpid()
+        _exit.earlier = _set_handlers(_exit_now)
 
 
 @contextmanager
-def holding() -> Iterator[None]:
-    """Put the end off until the code within is done: what is made half is not tidied up."""
-    _start.holding = True
+def block_exit() -> Iterator[None]:
+    """Postpone the exit until the code within is done: what is half made cannot be cleaned up."""
+    _exit.blocked = True
     try:
         yield
     finally:
-        _start.holding = False
-        if number := _start.held:
-            _start.held = 0
-            _end(number, None)
+        _exit.blocked = False
+        if number := _exit.pending:
+            _exit.pending = 0
+            _exit_now(number, None)
 
 
-def _end(signum: int, frame: object) -> None:
-    if os.getpid() != _start.pid:  # a process forked meanwhile, which has nothing to tidy up
+def _exit_now(signum: int, frame: object) -> None:
+    if os.getpid() != _exit.pid:  # a process forked meanwhile, which has nothing to clean up
         os._exit(exit_code(signum))
-    if _start.holding:
-        _start.held = _start.held or signum
+    if _exit.blocked:
+        _exit.pending = _exit.pending or signum
         return
-    if _start.ending or (_state.signum and signum != signal.SIGINT):  # it ends already, for the first signal
+    if _exit.exiting or (_state.signum and signum != signal.SIGINT):  # it exits for the first signal
         return
-    _start.ending = True
+    _exit.exiting = True
     with suppress(Exception):  # whatever was interrupted
         sys.stdout.flush()
     if os.environ.get("RANK", "0") == "0":
@@ -162,108 +160,99 @@ def _end(signum: int, frame: object) -> None:
         with suppress(OSError):
             os.write(2, f"{line}\n".encode())
     with suppress(Exception):
-        _start.tidy_up(signum)
+        _exit.clean_up(signum)
     os._exit(exit_code(signum))
 
 
 def requested() -> int:
-    """The signal by which this process, or its group, was told to stop; 0: none."""
-    if not _state.signum and _state.shared is not None and (posted := _state.shared.read()):
-        _note(posted)
+    """Return the signal that stops this process or its group; 0 is none."""
+    if not _state.signum and _state.request is not None:
+        _state.signum = _state.request.read()
     return _state.signum
 
 
 @contextmanager
-def listening() -> Iterator[None]:
-    """Turn the signals into `Stopped`, at once or, within `deferring`, at the next step.
-
-    Those that are ignored, as under `nohup`, stay so.
+def raise_on_signal() -> Iterator[None]:
+    """Raise `Stopped` on a signal, at once or, within `defer_signals`, at the next step.
 
     Raises:
-        Stopped: also in the place of what a library has made of it.
+        Stopped: also in the place of the error that a library made of it.
     """
-    if _state.listening or threading.current_thread() is not threading.main_thread():
+    if _state.active or threading.current_thread() is not threading.main_thread():
         yield
         return
-    _state.signum = _state.times = 0
-    _state.heard = -math.inf
-    _state.raises = 0
-    heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-    earlier = {number: signal.signal(number, _hear) for number in heard}
-    _state.listening = True
+    _state.reset()
+    earlier = _set_handlers(_handle)
+    _state.active = True
     try:
         yield
     except Exception as error:
-        if _state.raises:
+        if _state.num_raised:
             raise Stopped(_state.signum) from error
         raise
     finally:
-        _state.listening = False
+        _state.active = False
         for number, handler in earlier.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
 
 
 @contextmanager
-def deferring() -> Iterator[None]:
-    """Leave it to the code within to look at `requested` and to raise `Stopped` at a good moment.
+def defer_signals() -> Iterator[None]:
+    """Leave it to the code within to ask for `requested` and to raise `Stopped` at a good moment.
 
     Raises:
-        Stopped: as it ends, if the code within had no such moment any more; as it begins, if a library has
-            swallowed one.
+        Stopped: at the end, if the code within had no such moment; at the beginning, if a library swallowed
+            an earlier one.
     """
-    if _state.raises:
+    if _state.num_raised:
         raise Stopped(_state.signum)
-    before = _state.deferring
-    _defer(True)
+    before = _state.deferred
+    _set_deferred(True)
     try:
         yield
     finally:
-        _defer(before)
+        _set_deferred(before)
     if signum := requested():
         raise Stopped(signum)
 
 
 @contextmanager
-def surfacing() -> Iterator[None]:
-    """Raise `Stopped` as the code within ends, if it was raised there and a library has swallowed it.
+def raise_swallowed() -> Iterator[None]:
+    """Raise `Stopped` again when the code within ends, if a library swallowed it there.
 
     Raises:
-        Stopped: also in the place of what a library has made of it.
+        Stopped: also in the place of the error that a library made of it.
     """
-    before = _state.raises
+    before = _state.num_raised
     try:
         yield
     except Exception as error:
-        if _state.raises > before:
+        if _state.num_raised > before:
             raise Stopped(_state.signum) from error
         raise
-    if _state.raises > before:
+    if _state.num_raised > before:
         raise Stopped(_state.signum)
 
 
-def _defer(defers: bool) -> None:
-    _state.deferring = defers
-    if _state.shared is not None:
-        _state.shared.note(_state.rank, trains=defers)
+def _set_deferred(deferred: bool) -> None:
+    _state.deferred = deferred
+    if _state.request is not None:
+        _state.request.set_training(_state.rank, deferred)
 
 
-def _hear(signum: int, frame: object) -> None:
-    earlier, _state.heard = _state.heard, time.monotonic()
-    if _state.heard - earlier < REPEAT_S:
+def _handle(signum: int, frame: object) -> None:
+    earlier, _state.last_s = _state.last_s, time.monotonic()
+    if _state.last_s - earlier < REPEAT_S:
         return
     _state.times += 1
     if _state.times > 2:  # something swallows what is raised
         os._exit(128 + signum)
-    impatient = _state.times == 2 and signum == signal.SIGINT
-    if not impatient and _state.times == 2:
+    at_once = _state.times == 2 and signum == signal.SIGINT
+    if _state.times == 2 and not at_once:
         return  # clusters repeat themselves
-    _note(signum)
-    if impatient or not _state.deferring:
-        _state.raises += 1
-        raise Stopped(signum)
-    if signum == signal.SIGINT and _state.shared is None and sys.stderr.isatty():
-        os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")
-
-
-def _note(signum: int) -> None:
     _state.signum = _state.signum or signum
+    if at_once or not _state.deferred:
+        _state.num_raised += 1
+        raise Stopped(signum)
+    if signum == signal.SIGINT and _state.request is None and sys.stderr.isatty():
+        os.write(2, b"\nsaving after this step; Ctrl-C again ends at once\n")

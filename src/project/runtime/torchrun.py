@@ -1,19 +1,17 @@
-"""One run of several processes that something else has started: torchrun or SLURM's srun, on one machine or
-on many.
+"""One run in several processes that torchrun or SLURM's srun started, on one machine or on many.
 
-The first process (rank 0) does what a single run does: it composes the configuration, checks it and makes
-the run folder. The others do nothing of that. They wait until it hands them the resolved configuration, so
-that no time, random number or folder can differ, and so that a mistake is told once. It travels through the
-key-value store that torch's process group meets in later. Torch is imported only for that.
+Rank 0 composes and checks the configuration and makes the run folder. The other ranks wait for the resolved
+configuration, so that no time, random number or folder can differ, and an error is reported once. It travels
+through the key-value store of torch's process group. Torch is imported only for that.
 """
 
-import contextlib
 import os
 import re
 import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,64 +22,64 @@ from project.errors import InputError
 from project.runtime import slurm
 
 if TYPE_CHECKING:
+    import lightning as L
     from torch.distributed import Store
 
 START_LIMIT = timedelta(minutes=10)
-"""How long processes wait for each other to start and for the first to check the configuration."""
-
+"""Time for all ranks to start and for rank 0 to check the configuration."""
 END_LIMIT = timedelta(seconds=60)
-"""How long the first waits for the others to learn that there is no run."""
-
-PATIENCE_S = 3.0
-"""Seconds that the first has to tell of a mistake that all of them may have found."""
+"""Time for the other ranks to learn that there is no run."""
+REPORT_DELAY_S = 3.0
+"""Seconds that rank 0 has to report an error that all ranks may have found."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID")
+ALL_DEVICES = ("auto", -1, "-1")
 
 _store: "Store | None" = None
-_shared = False
+_config_sent = False
 
 
-class World(NamedTuple):
+class Environment(NamedTuple):
     """The processes of this run, one a device.
 
     Args:
-        rank: this process's number.
-        size: number of processes.
-        local_size: of them, those on this machine; as many on each.
+        rank: number of this process.
+        world_size: number of processes.
+        local_world_size: number of processes on each machine.
     """
 
     rank: int
-    size: int
-    local_size: int
+    world_size: int
+    local_world_size: int
 
     @property
-    def nodes(self) -> int:
+    def num_nodes(self) -> int:
         """Number of machines."""
-        return self.size // self.local_size
+        return self.world_size // self.local_world_size
 
 
-def world() -> World | None:
-    """Return what torchrun's variables say, or None for a process that stands alone."""
+def environment() -> Environment | None:
+    """Return what torchrun's variables say; None for a process that stands alone."""
     if any(name not in os.environ for name in VARIABLES):
         return None
-    return World(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+    return Environment(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
 
 
-def is_first() -> bool:
-    """Whether this process writes the run folder and talks to the user."""
-    return (here := world()) is None or here.rank == 0
+def is_rank_zero() -> bool:
+    """Return true in the process that writes the run folder and talks to the user."""
+    return (own := environment()) is None or own.rank == 0
 
 
-def translate_slurm() -> None:
-    """In a step of several tasks that srun started, set the variables that torchrun would have set.
+def set_variables_from_slurm() -> None:
+    """Set torchrun's variables in a step of several tasks that srun started.
 
     Raises:
         InputError: the machines have different numbers of tasks.
     """
     found = os.environ
     tasks = found.get("SLURM_STEP_NUM_TASKS", found.get("SLURM_NTASKS", "1"))
-    if world() is not None or tasks == "1" or any(name not in found for name in SLURM_VARIABLES):
+    if environment() is not None or tasks == "1" or any(name not in found for name in SLURM_VARIABLES):
         return
     counts = found.get("SLURM_STEP_TASKS_PER_NODE", found.get("SLURM_TASKS_PER_NODE", tasks))
     each = re.sub(r"\(x\d+\)", "", counts).split(",")
@@ -103,163 +101,185 @@ def translate_slurm() -> None:
 
 
 def first_host(nodes: str) -> str:
-    """First machine of a list as SLURM writes it: `gpu[03-05,9],login` begins with gpu03."""
+    """Return the first machine of a SLURM list: gpu03 of `gpu[03-05,9],login`."""
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes).split(",")[0]
 
 
 def find_mismatch(config: DictConfig) -> Iterator[str]:
-    """Yield where `trainer` asks for other processes than there are; `devices=auto` takes what there is."""
-    wanted_nodes, devices = config.trainer.num_nodes, config.trainer.devices
-    here = world()
-    if here is None:
-        if wanted_nodes > 1:
-            yield f"trainer.num_nodes={wanted_nodes}: {_how_to_start(wanted_nodes, devices)}"
+    """Yield a line for each mismatch of `trainer` and the processes; set `devices=auto` to their number."""
+    num_nodes, devices = config.trainer.num_nodes, config.trainer.devices
+    own = environment()
+    if own is None:
+        if num_nodes > 1:
+            yield f"trainer.num_nodes={num_nodes}: {_how_to_start(num_nodes, devices)}"
         return
-    if devices in ("auto", -1, "-1"):
-        config.trainer.devices = here.local_size
-    elif (wanted := number_of(devices)) != here.local_size:
+    if devices in ALL_DEVICES:
+        config.trainer.devices = own.local_world_size
+    elif (wanted := num_devices(devices)) != own.local_world_size:
         yield (
-            f"trainer.devices={devices}: {here.local_size} processes were started on each node; set "
-            f"trainer.devices={here.local_size}, or start {wanted} (torchrun --nproc-per-node={wanted}, "
+            f"trainer.devices={devices}: {own.local_world_size} processes were started on each node; set "
+            f"trainer.devices={own.local_world_size}, or start {wanted} (torchrun --nproc-per-node={wanted}, "
             f"srun --ntasks-per-node={wanted})"
         )
-    if wanted_nodes != here.nodes:
+    if num_nodes != own.num_nodes:
         yield (
-            f"trainer.num_nodes={wanted_nodes}: processes were started on {here.nodes} nodes; set "
-            f"trainer.num_nodes={here.nodes}, or start them on {wanted_nodes} (--nnodes={wanted_nodes})"
+            f"trainer.num_nodes={num_nodes}: processes were started on {own.num_nodes} nodes; set "
+            f"trainer.num_nodes={own.num_nodes}, or start them on {num_nodes} (--nnodes={num_nodes})"
         )
 
 
-def number_of(devices: int | str | Sequence[int]) -> int:
-    """How many devices `trainer.devices` means: a number, or a list such as `0,1`."""
+def _how_to_start(num_nodes: int, devices: Any) -> str:
+    each = "N" if devices in ALL_DEVICES else num_devices(devices)
+    return (
+        f"torchrun starts the processes of several machines; on each of them, with its own --node-rank of "
+        f"0 to {num_nodes - 1}: torchrun --nnodes={num_nodes} --nproc-per-node={each} --node-rank=0 "
+        f"--master-addr=HOST --master-port=29500 {shlex.join(sys.argv)}"
+    )
+
+
+def num_devices(devices: int | str | Sequence[int]) -> int:
+    """Return the number of devices of `trainer.devices`: a number, or a list such as `0,1`."""
     if isinstance(devices, str) and not devices.isdigit():
         return len([device for device in devices.split(",") if device])
     return int(devices) if isinstance(devices, int | str) else len(devices)
 
 
 def refuse_sweep() -> None:
-    """Raise an InputError if there are other processes: each job of a sweep starts its own."""
-    if world() is not None:
+    """Refuse to sweep in processes that torchrun or srun started: each job of a sweep starts its own.
+
+    Raises:
+        InputError: this process is one of several.
+    """
+    if environment() is not None:
         raise InputError(
             "-m: torchrun and srun start the processes of one run; start the sweep without them, or leave "
             "out -m"
         )
 
 
-def name_folder(hydra: DictConfig) -> Path:
-    """The run folder that is wanted; where srun started the processes it bears the number of the job and
-    step, by which a requeued job finds it again, unless the command line gives a name.
+def run_folder(hydra: DictConfig) -> Path:
+    """Return the run folder to make: `hydra.run.dir`, or `slurm-JOB.STEP` below srun without that key.
 
     Args:
         hydra: Hydra's own node of the configuration.
     """
     wanted = Path(hydra.run.dir)
     given = any(text.partition("=")[0] == "hydra.run.dir" for text in hydra.overrides.hydra)
-    if given or world() is None or any(name not in os.environ for name in SLURM_VARIABLES):
+    if given or environment() is None or any(name not in os.environ for name in SLURM_VARIABLES):
         return wanted
     return wanted.with_name(f"slurm-{os.environ['SLURM_JOB_ID']}.{os.environ['SLURM_STEP_ID']}")
 
 
-def earlier_folder(hydra: DictConfig) -> Path | None:
-    """Folder of the same run before torchrun or SLURM started it again; None at the first start, and where
-    nothing says that a folder is this run's.
+def find_restarted_run(hydra: DictConfig) -> Path | None:
+    """Return the folder that the run had before torchrun or SLURM restarted it; None at the first start.
 
     Args:
         hydra: Hydra's own node of the configuration.
     """
-    if world() is None:
+    if environment() is None:
         return slurm.find_run(Path(hydra.run.dir))
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         store = _connect()
         return Path(store.get("folder").decode()) if store.check(["folder"]) else None
-    wanted = name_folder(hydra)
-    given = wanted == Path(hydra.run.dir)  # and may bear the time of this start
-    return slurm.find_run(wanted, named_alike=not given)
+    wanted = run_folder(hydra)
+    has_own_name = wanted != Path(hydra.run.dir)  # else it may bear the time of this start
+    return slurm.find_run(wanted, same_name=has_own_name)
 
 
-def share(config: DictConfig) -> None:
-    """Hand the configuration to the others; in the first process, once it is checked and has its folder."""
-    global _shared
-    here = world()
-    assert here is not None
-    if here.rank > 0:
+def broadcast_config(config: DictConfig) -> None:
+    """Send the checked configuration, with its run folder, from rank 0 to the other ranks."""
+    global _config_sent
+    own = environment()
+    assert own is not None
+    if own.rank > 0:
         return
-    _shared = True
-    if here.size > 1:
+    _config_sent = True
+    if own.world_size > 1:
         store = _connect()
         store.set("folder", str(config.paths.run))
-        _say(config=OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        _send(config=OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
 
 
-def receive() -> DictConfig:
-    """Wait for the configuration, in a process that is not the first.
+def receive_config() -> DictConfig:
+    """Wait for the configuration in a rank other than 0.
 
     Raises:
-        SystemExit: there is no run, for example because of a mistake, which the first process has told.
+        SystemExit: there is no run, for example because of an error, which rank 0 reports.
     """
     from torch.distributed import DistError
 
-    here = world()
-    assert here is not None
+    own = environment()
+    assert own is not None
     try:
         store = _connect()
         message: Any = OmegaConf.create(store.get(_key("message")).decode())
-        store.set(_key(f"read/{here.rank}"), "")
+        store.set(_key(f"read/{own.rank}"), "")
     except DistError as error:
-        print(f"rank {here.rank}: nothing was heard of rank 0 ({error})", file=sys.stderr)
+        print(f"rank {own.rank}: nothing was heard of rank 0 ({error})", file=sys.stderr)
         raise SystemExit(1) from error
     if "config" not in message:
         raise SystemExit(message.exit_code)
     return message.config
 
 
-@contextlib.contextmanager
-def ending_together() -> Iterator[None]:
-    """End the other processes with this one's exit code if it ends before there was a run to share."""
+@contextmanager
+def exiting_together() -> Iterator[None]:
+    """End the other ranks with the exit code of this one if it ends before it sent a configuration."""
     try:
         yield
     except SystemExit as error:
-        _tell_others(error.code if isinstance(error.code, int) else 1)
+        _send_exit_code(error.code if isinstance(error.code, int) else 1)
         raise
-    _tell_others(0)
+    _send_exit_code(0)
 
 
-def told_elsewhere() -> bool:
-    """Whether another process tells of the mistake that this one has found; the first one may go first."""
+def is_reported_elsewhere() -> bool:
+    """Return true if another rank reports the error that this one found; rank 0 may go first."""
     if _store is None:
         return False
     from torch.distributed import DistError
 
-    if not is_first():
-        time.sleep(PATIENCE_S)
+    if not is_rank_zero():
+        time.sleep(REPORT_DELAY_S)
     try:
-        return _store.add(_key("told"), 1) > 1
+        return _store.add(_key("reported"), 1) > 1
     except DistError:
-        return True  # the machine that holds the store ended, because of the same mistake
+        return True  # the machine that holds the store ended, because of the same error
 
 
-def _tell_others(exit_code: int) -> None:
-    here = world()
-    if here is None or here.size == 1 or here.rank > 0 or _shared:
+def all_reduce_max(trainer: "L.Trainer", *numbers: int) -> list[int]:
+    """Return the largest of each number over all ranks, which all call this at the same place."""
+    import torch
+
+    if trainer.world_size == 1:
+        return list(numbers)
+    words = torch.tensor(numbers, device=trainer.strategy.root_device)
+    torch.distributed.all_reduce(words, op=torch.distributed.ReduceOp.MAX)
+    return [int(word) for word in words.tolist()]
+
+
+def _send_exit_code(exit_code: int) -> None:
+    own = environment()
+    if own is None or own.world_size == 1 or own.rank > 0 or _config_sent:
         return
     from torch.distributed import DistError
 
-    with contextlib.suppress(DistError):
-        _say(exit_code=exit_code)
-        _connect().wait([_key(f"read/{rank}") for rank in range(1, here.size)], END_LIMIT)
+    with suppress(DistError):
+        _send(exit_code=exit_code)
+        _connect().wait([_key(f"read/{rank}") for rank in range(1, own.world_size)], END_LIMIT)
 
 
-def _say(**message: Any) -> None:
+def _send(**message: Any) -> None:
     _connect().set(_key("message"), OmegaConf.to_yaml(OmegaConf.create(message)))
 
 
 def _key(name: str) -> str:
-    """Of this start: torchrun may start the same run anew, and the store keeps what was said before."""
+    """Return a key of this start: the store keeps messages from before torchrun restarted the run."""
     return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
 
 
 def _connect() -> "Store":
-    """The store of torchrun's agent, or one that rank 0 opens and the process group then shares."""
+    """Return the store of torchrun's agent, or one that rank 0 opens and the process group shares."""
     from torch.distributed import PrefixStore, rendezvous
 
     global _store
@@ -267,12 +287,3 @@ def _connect() -> "Store":
         store, _, _ = next(rendezvous("env://", timeout=START_LIMIT))
         _store = PrefixStore("project", store)
     return _store
-
-
-def _how_to_start(nodes: int, devices: Any) -> str:
-    each = "N" if devices in ("auto", -1, "-1") else number_of(devices)
-    return (
-        f"torchrun starts the processes of several machines; on each of them, with its own --node-rank of "
-        f"0 to {nodes - 1}: torchrun --nnodes={nodes} --nproc-per-node={each} --node-rank=0 "
-        f"--master-addr=HOST --master-port=29500 {shlex.join(sys.argv)}"
-    )

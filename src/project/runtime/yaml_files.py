@@ -1,7 +1,7 @@
-"""Configuration files: read within bounds, each once, with the line of every key.
+"""YAML files: read within bounds, each once, with the line of every key.
 
-Hydra reads its files through `load_for_hydra`, other code through `load` and `read_mapping`: what is no YAML,
-too large, or nested without end is refused with its file and line before anything is composed.
+Hydra reads its files through `load_for_hydra`, other code through `load` and `read_mapping`. A file that is
+no YAML, too large, or nested too deeply is refused with its name and line before anything is composed.
 """
 
 import re
@@ -19,26 +19,23 @@ from project.errors import InputError, one_line
 from project.runtime.files import reason_of
 from project.runtime.yaml_text import Loader
 
-MOST_BYTES = 4 << 20
+MAX_BYTES = 4 << 20
 """Of a file: 100 times what the longest list of class names takes."""
-MOST_VALUES = 200_000
+MAX_VALUES = 200_000
 """In a file, with what its aliases stand for."""
-MOST_LEVELS = 100
+MAX_LEVELS = 100
 """Of brackets and blocks within each other."""
 ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 """By the first bytes of a file; all others are UTF-8."""
-
 HEADER = 512
 """Characters at the start of a file in which Hydra looks for `# @package`."""
 HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
+SEARCH_PATH = "hydra.searchpath="
 
 loaded: dict[str, Path] = {}
 """Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
-SEARCH_PATH = "hydra.searchpath="
-"""Key of the folders beside the main one, with its =."""
-
 originals: dict[Path, Path] = {}
-"""Of copies of files that a sweep made in this process: what they are copies of, as messages name it."""
+"""Original of each copy that a sweep made of a configuration file in this process, for messages."""
 searched: list[Path] = []
 """Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
 
@@ -48,7 +45,7 @@ def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
 
     Args:
         name: path below the folder, without `.yaml`.
-        file: absolute, with links followed.
+        file: absolute path, with links followed.
 
     Returns:
         The configuration, and the start of the text, which may have a header `# @package`.
@@ -75,13 +72,12 @@ def package_of(file: Path) -> str | None:
 
 def set_searched(paths: Iterable[str]) -> None:
     """Keep the folders of a search path in `searched`."""
-    searched[:] = [
-        Path(path.removeprefix("file://")) for path in paths if "://" not in path.removeprefix("file://")
-    ]
+    plain = (path.removeprefix("file://") for path in paths)
+    searched[:] = [Path(path) for path in plain if "://" not in path]
 
 
 def config_folders(sources: Iterable[Any]) -> list[Path]:
-    """Folders of a composed configuration's files, the first one first.
+    """Return the folders of a composed configuration's files, the first one first.
 
     Args:
         sources: `hydra.runtime.config_sources`.
@@ -90,7 +86,7 @@ def config_folders(sources: Iterable[Any]) -> list[Path]:
 
 
 def shown(file: Path) -> str:
-    """A path as a user would type it."""
+    """Return a path as a user would type it."""
     file, here = originals.get(file, file), Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
@@ -99,43 +95,41 @@ def read_text(file: Path, errors: str = "strict") -> str:
     """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
 
     Args:
-        file: its path.
-        errors: what becomes of bytes that are no text, as `bytes.decode` takes it.
+        file: path of the file.
+        errors: treatment of bytes that are no text (see `bytes.decode`).
 
     Raises:
-        InputError: it is no file, cannot be read, is too large, or no text.
+        InputError: it is no regular file, cannot be read, is too large, or no text.
     """
+    name = shown(file)
     try:
-        if not file.is_file():  # opening a pipe would wait for its other end
-            what = (
-                "a folder"
-                if file.is_dir()
-                else "no regular file"
-                if file.exists()
-                else "No such file or directory"
-            )
-            raise InputError(f"{shown(file)}: {what}; name a text file")
+        if file.is_dir():
+            raise InputError(f"{name}: a folder; name a text file")
+        if file.exists() and not file.is_file():  # opening a pipe would wait for its other end
+            raise InputError(f"{name}: no regular file; name a text file")
         with file.open("rb") as stream:
-            data = stream.read(MOST_BYTES + 1)
+            data = stream.read(MAX_BYTES + 1)
+    except FileNotFoundError as error:
+        raise InputError(f"{name}: {reason_of(error)}; name a text file") from error
     except OSError as error:
-        raise InputError(f"{shown(file)}: cannot be read ({reason_of(error)})") from error
-    if len(data) > MOST_BYTES:
-        raise InputError(f"{shown(file)}: larger than {MOST_BYTES >> 20} MiB; a configuration is shorter")
+        raise InputError(f"{name}: cannot be read ({reason_of(error)})") from error
+    if len(data) > MAX_BYTES:
+        raise InputError(f"{name}: larger than {MAX_BYTES >> 20} MiB; a configuration is shorter")
     try:
         return data.decode(ENCODINGS.get(data[:2], "utf-8-sig"), errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{shown(file)}:{line}: no UTF-8 text; save the file as UTF-8") from error
+        raise InputError(f"{name}:{line}: no UTF-8 text; save the file as UTF-8") from error
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
     """Read the keys of a YAML file, as OmegaConf reads YAML; nothing for an empty one.
 
     Returns:
-        Plain values, which belong to a cache: not to be changed.
+        Plain values that belong to a cache: do not change them.
 
     Raises:
-        InputError: as `read_text`; or it is no YAML, too large with its aliases, or something but keys.
+        InputError: as for `read_text`; or it is no YAML, too large with its aliases, or has no keys.
     """
     found = read_yaml(file)
     if isinstance(found, dict | None):
@@ -153,7 +147,7 @@ def load(file: Path) -> DictConfig:
     """Read a YAML file as `OmegaConf.load` does.
 
     Raises:
-        InputError: as `read_mapping`; or OmegaConf cannot hold a value.
+        InputError: as for `read_mapping`; or OmegaConf cannot hold a value.
     """
     plain = read_mapping(file)
     try:
@@ -165,7 +159,7 @@ def load(file: Path) -> DictConfig:
 
 
 def line_of(file: Path, key: str) -> int:
-    """The line in which a file has a dotted key, 0 if it has none. The file was read before."""
+    """Return the line of a dotted key in a file that was read before; 0 if it is not there."""
     node, line = yaml.compose(read_text(file), Loader), 0
     while key:
         found = None
@@ -179,7 +173,7 @@ def line_of(file: Path, key: str) -> int:
 
 
 def has_alias(file: Path, name: str) -> bool:
-    """Tell whether aliases in later blocks of a file stand for what the block of a key at its top defines."""
+    """Return true if aliases in later blocks of a file refer to the block of a key at its top."""
     root = yaml.compose(read_text(file), Loader) if "*" in read_text(file) else None
     before: set[int] = set()
     own: set[int] = set()
@@ -194,17 +188,22 @@ def has_alias(file: Path, name: str) -> bool:
 
 
 def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    """Yield a node and all below it. The file was read before, which bounds them."""
     yield node
-    if isinstance(node, yaml.SequenceNode | yaml.MappingNode):
-        children = node.value if isinstance(node, yaml.SequenceNode) else chain.from_iterable(node.value)
-        for child in children:
-            yield from _nodes(child)
+    for child in _children(node):
+        yield from _nodes(child)
+
+
+def _children(node: yaml.Node) -> Iterable[yaml.Node]:
+    if isinstance(node, yaml.MappingNode):
+        return chain.from_iterable(node.value)
+    return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
 def place(file: Path, key: str) -> str:
-    """Locate a dotted key in a file, or else its name in the defaults list or header, as messages begin:
-    `conf/train.yaml:3: `; empty if it does neither.
+    """Return the start of a message, `conf/train.yaml:3: `, for a dotted key, or its name in the defaults.
+
+    Returns:
+        An empty string if the file has neither.
     """
     if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
         return f"{shown(file)}:{line}: "
@@ -212,12 +211,12 @@ def place(file: Path, key: str) -> str:
 
 
 def place_of(path: str, key: str, root: bool) -> str:
-    """Locate a dotted key of the whole configuration in a file that Hydra has read (see `place`).
+    """Return the start of a message for a key of the configuration in a file of `loaded` (see `place`).
 
     Args:
-        path: a key of `loaded`.
+        path: key of `loaded`.
         key: dotted.
-        root: it stands at the top, and may have dots in it.
+        root: the key stands at the top, and may have dots in it.
     """
     header = package_of(loaded[path])
     group = path.rpartition("/")[0].replace("/", ".")
@@ -230,22 +229,22 @@ def place_of(path: str, key: str, root: bool) -> str:
 
 
 def is_main(path: str) -> bool:
-    """Tell whether a file that Hydra has read lies in the first of the folders that it searches."""
+    """Return true for a file of `loaded` that lies in the first of the folders that Hydra searches."""
     return bool(searched) and loaded[path].is_relative_to(searched[0].resolve())
 
 
 def _line_with(file: Path, word: str) -> int:
-    """The first line with a word in the package header or the defaults list, 0 without one."""
-    word_there = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
+    """Return the first line with a word in the package header or the defaults list, 0 without one."""
+    pattern = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         code = line if "@package" in line else line.partition("#")[0] if line.lstrip().startswith("-") else ""
-        if word_there.search(code):
+        if pattern.search(code):
             return number
     return 0
 
 
 def find_loop() -> str:
-    """Say which of the files that were read name each other in their defaults lists; empty if none do."""
+    """Return an error line for a file of `loaded` whose defaults lead back to it; empty without one."""
 
     def follow(path: str, way: tuple[str, ...]) -> str:
         if path in way:
@@ -259,7 +258,7 @@ def find_loop() -> str:
 
 
 def _named_in_defaults(path: str) -> Iterator[str]:
-    """Files that a file's defaults list names, as keys of `loaded`."""
+    """Yield the files that a file's defaults list names, as keys of `loaded`."""
     here = path.rpartition("/")[0]
     for item in read_mapping(loaded[path]).get("defaults", []):
         (group, option), *_ = item.items() if isinstance(item, dict) else [("", item)]
@@ -283,7 +282,7 @@ def _refuse_wrong_defaults(file: Path) -> None:
 
 
 def _read(file: Path) -> tuple[str, Any]:
-    """A file's first lines and its values, read again when it has changed."""
+    """Return a file's first characters and its values, read again when it has changed."""
     try:
         stat = file.stat()
     except OSError as error:
@@ -316,27 +315,25 @@ def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, Any]:
 
 
 def _measure(node: yaml.Node, name: str, known: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
-    """Count a node's values and the levels below it, with what its aliases stand for."""
+    """Return the number of a node's values and of the levels below it, with what its aliases stand for."""
     if isinstance(node, yaml.ScalarNode):
         return 1, -1
-    line = node.start_mark.line + 1
+    where = f"{name}:{node.start_mark.line + 1}"
+    too_deep = InputError(f"{where}: nested more than {MAX_LEVELS} levels deep")
     if id(node) not in known:
-        if level == MOST_LEVELS:
-            raise InputError(f"{name}:{line}: nested more than {MOST_LEVELS} levels deep")
+        if level == MAX_LEVELS:
+            raise too_deep
         known[id(node)] = (-1, 0)
-        children = node.value if isinstance(node, yaml.SequenceNode) else chain.from_iterable(node.value)
-        values, levels = 1, 0
-        for child in children:
-            more, below = _measure(child, name, known, level + 1)
-            values, levels = values + more, max(levels, below + 1)
-        known[id(node)] = (values, levels)
+        below = [_measure(child, name, known, level + 1) for child in _children(node)]
+        num_levels = max((levels + 1 for _, levels in below), default=0)
+        known[id(node)] = (1 + sum(values for values, _ in below), num_levels)
     values, levels = known[id(node)]
     if values < 0:
-        raise InputError(f"{name}:{line}: holds an alias of itself; write the values out")
-    if level + levels >= MOST_LEVELS:
-        raise InputError(f"{name}:{line}: nested more than {MOST_LEVELS} levels deep")
-    if values > MOST_VALUES:
-        raise InputError(f"{name}:{line}: more than {MOST_VALUES} values, with those of its aliases")
+        raise InputError(f"{where}: holds an alias of itself; write the values out")
+    if level + levels >= MAX_LEVELS:
+        raise too_deep
+    if values > MAX_VALUES:
+        raise InputError(f"{where}: more than {MAX_VALUES} values, with those of its aliases")
     return values, levels
 
 

@@ -15,7 +15,6 @@ from project.config.validation import find_problems
 from project.errors import InputError
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
-from project.runtime.write_probe import find_unusable
 
 
 class Composer:
@@ -93,7 +92,7 @@ def refuse_problems(config: DictConfig) -> list[Output]:
     earlier = hydra.cfg
     hydra.set_config(config)  # for the resolver ${hydra:…}
     try:
-        problems = dict.fromkeys([*find_problems(config), *find_unusable(config), *find_misplaced(config)])
+        problems = dict.fromkeys([*find_problems(config), *find_misplaced(config)])
         if problems:
             raise InputError("\n".join(problems))
         return list(outside(config))

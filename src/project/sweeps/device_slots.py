@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from project.errors import InputError
-from project.runtime.torchrun import number_of
+from project.runtime.torchrun import num_devices
 
 
 @dataclass(frozen=True)
@@ -127,7 +127,7 @@ def request_devices(
     accelerator, devices = str(trainer["accelerator"]), trainer["devices"]
     given = None if gpus_per_job == "auto" else float(gpus_per_job)
     is_any = devices in ("auto", -1, "-1")
-    number = 1 if is_any else max(1, number_of(devices))
+    number = 1 if is_any else max(1, num_devices(devices))
     is_on_gpu = accelerator in ("gpu", "cuda")
     if accelerator == "auto":
         if given is None and available is None:

@@ -22,10 +22,10 @@ from project.config.hydra_patches import Callbacks, allowing
 from project.config.hydra_security import BUILT_BY_HYDRA
 from project.errors import one_line
 from project.runs.run_folder import RunFolder
-from project.runtime import training_imports
+from project.runtime import lazy_imports
 from project.runtime.files import replace_text
+from project.runtime.process import die_with_parent, flush_streams, forget_ranks
 from project.runtime.signals import SIGNALS
-from project.runtime.streams import die_with_parent, flush, forget_ranks
 from project.runtime.yaml_text import to_yaml
 from project.sweeps.device_slots import DeviceLease, DeviceRequest
 
@@ -134,7 +134,7 @@ def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_first: bo
             run.write_status(state="failed", error=f"{type(error).__name__}: {one_line(error)}")
         return report(error)
     finally:
-        flush()
+        flush_streams()
 
 
 def write_result(run: RunFolder, result: JobReturn) -> None:
@@ -240,7 +240,7 @@ def _write_nothing(config: DictConfig) -> None:
 def main() -> None:
     """Run the job of the message on standard input, as `python -m project.sweeps.job_process`."""
     gc.disable()  # until training begins: importing is faster
-    training_imports.defer()
+    lazy_imports.defer_imports()
     setup_globals()  # Hydra's own resolvers
     resolvers.register()
     hydra_security.install()

@@ -55,7 +55,7 @@ def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
         known = point_score(point)
         value = str(known).partition(" (")[0] if known.values else ""
         settings = [short(point[0].settings.get(key, "")) for key in titles]
-        rows.append([*settings, value, f"{len(known.values)} of {known.asked}"])
+        rows.append([*settings, value, f"{len(known.values)} of {known.planned}"])
     return table([*titles.values(), monitor, "n"], rows)
 
 

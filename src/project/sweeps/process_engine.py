@@ -15,8 +15,8 @@ from typing import Any, Literal, NamedTuple
 
 from hydra.types import TaskFunction
 
-from project.runtime.streams import flush
-from project.runtime.training_imports import complete, without_garbage_collection
+from project.runtime.lazy_imports import gc_disabled, import_pending
+from project.runtime.process import flush_streams
 from project.sweeps.device_slots import DeviceLease, DeviceSlots
 from project.sweeps.job_process import JobMessage, JobSpec, become_job, lease_environment, run_job
 
@@ -202,7 +202,7 @@ class ProcessEngine(Engine):
             poll.poll(max(0.0, 1000 * timeout_s))
 
     def _fork(self, spec: JobSpec, lease: DeviceLease) -> JobProcess:
-        flush()
+        flush_streams()
         parent = os.getpid()
         pid = os.fork()
         if pid:
@@ -221,8 +221,8 @@ class ProcessEngine(Engine):
 
 def preload(modules: Iterable[str]) -> None:
     """Import the modules of the jobs once for all of them. Jobs report modules that cannot be imported."""
-    with without_garbage_collection():
+    with gc_disabled():
         for name in filter(None, modules):
             with suppress(Exception):
                 importlib.import_module(name)
-        complete()
+        import_pending()

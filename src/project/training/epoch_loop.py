@@ -18,7 +18,7 @@ from lightning.pytorch.trainer import call
 
 from project.errors import InputError
 from project.runtime import signals
-from project.runtime.all_reduce import largest
+from project.runtime.torchrun import all_reduce_max
 from project.training.exact_resume import ResumableEpochLoop
 from project.training.fallbacks import find_obstacle
 from project.training.optimizer_step import TrainingStep, fetch_from
@@ -178,7 +178,7 @@ class EpochLoop(ResumableEpochLoop):
         """Take rank 0's number of batches on all ranks, after saving or stopping where one of them must."""
         signum, due = signals.requested(), int(any(keeper.due for keeper in self._keepers))
         first = self.trainer.is_global_zero
-        count, signum, due = largest(self.trainer, count if first else 0, signum, due if first else 0)
+        count, signum, due = all_reduce_max(self.trainer, count if first else 0, signum, due if first else 0)
         # At an epoch's begin there is nothing to save: its callbacks' work at the end of the last one has.
         if (signum or due or self._is_due()) and self._between_steps() and self.batch_progress.current.ready:
             self.save()

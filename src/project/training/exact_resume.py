@@ -19,7 +19,7 @@ from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage
 
 from project.runtime import signals
-from project.runtime.all_reduce import largest
+from project.runtime.torchrun import all_reduce_max
 
 
 class ResumableEpochLoop(_TrainingEpochLoop):
@@ -152,6 +152,6 @@ class FitLoop(_FitLoop):
         trainer._logger_connector.update_train_epoch_metrics()
         self.epoch_loop._batches_that_stepped += 1
         self.epoch_progress.increment_completed()
-        (signum,) = largest(trainer, signals.requested())
+        (signum,) = all_reduce_max(trainer, signals.requested())
         if signum:  # callbacks have saved the state
             raise signals.Stopped(signum)

@@ -6,7 +6,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.runtime import signals
-from project.runtime.all_reduce import largest
+from project.runtime.torchrun import all_reduce_max
 from project.training.epoch_loop import EpochLoop
 
 CHECK_EVERY = 16
@@ -34,7 +34,7 @@ class StopDuringValidation(Callback):
             return
         if trainer.world_size > 1 and (batch_idx + 1) % CHECK_EVERY:
             return
-        (signum,) = largest(trainer, signals.requested())
+        (signum,) = all_reduce_max(trainer, signals.requested())
         if signum and not loop.val_loop.batch_progress.is_last_batch and not loop._should_accumulate():
             loop.save()
             raise signals.Stopped(signum)

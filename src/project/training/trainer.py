@@ -61,7 +61,7 @@ class Trainer(L.Trainer):
         super().save_checkpoint(filepath, weights_only, storage_options)
 
     def _run_stage(self) -> Any:
-        with signals.deferring() if self.training else nullcontext():
+        with signals.defer_signals() if self.training else nullcontext():
             return super()._run_stage()
 
 

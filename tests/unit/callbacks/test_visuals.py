@@ -31,7 +31,7 @@ from project.loggers.csv import MetricsCSV
 from project.loggers.graph import record_graph
 from project.loggers.projection import CONFIG, narrowed, write_projection
 from project.loggers.tensorboard import TensorBoard, shown_as
-from project.runs.hparams import hyperparameters
+from project.runs.hparam_diff import hyperparameters
 from project.training.ddp.launch import run_ranks
 
 

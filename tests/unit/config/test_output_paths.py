@@ -13,7 +13,7 @@ from project.config.hydra_security import _hide_secrets
 from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
 from project.errors import InputError
-from project.runtime.streams import flush
+from project.runtime.process import flush_streams
 
 
 @pytest.fixture
@@ -146,4 +146,4 @@ def test_streams_that_were_closed_before_the_start_are_passed_over(monkeypatch: 
     monkeypatch.setattr("sys.stdout", None)
     monkeypatch.setattr("sys.stderr", None)
     _hide_secrets(sys.stdout)
-    flush()
+    flush_streams()

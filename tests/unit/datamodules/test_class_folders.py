@@ -248,7 +248,7 @@ def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from project.datamodules.storage.class_folders import class_names
-        from project.runtime.streams import accept_all_text
+        from project.runtime.process import accept_all_text
         accept_all_text()
         assert sys.stdout.encoding.lower() in ("ascii", "ansi_x3.4-1968"), sys.stdout.encoding
         (names := class_names(Path({str(tmp_path)!r})))

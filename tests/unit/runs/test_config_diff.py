@@ -72,7 +72,5 @@ def test_a_checkpoint_tells_whether_it_is_of_an_epochs_end() -> None:
     )
     with pytest.raises(InputError, match=line):
         check(checkpoint(3, last=False), now)
-    assert [change.key for change in check(checkpoint(3, last=False), now, anyway=True)] == [
-        "data.batch_size"
-    ]
+    assert [change.key for change in check(checkpoint(3, last=False), now, force=True)] == ["data.batch_size"]
     assert [change.key for change in check(checkpoint(7, last=True), now)] == ["data.batch_size"]

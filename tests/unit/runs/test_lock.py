@@ -9,18 +9,18 @@ import pytest
 
 from project.errors import InputError
 from project.runs import lock
-from project.runs.lock import alone_in, working_process, works_elsewhere
+from project.runs.lock import run_lock, running_host, running_process
 
 
 def test_only_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lock, "ENDING_S", 0.1)
     with (
-        alone_in(tmp_path),
+        run_lock(tmp_path),
         pytest.raises(InputError, match="another process works in this run folder"),
-        alone_in(tmp_path),
+        run_lock(tmp_path),
     ):
         pass
-    with alone_in(tmp_path):
+    with run_lock(tmp_path):
         pass
 
 
@@ -28,19 +28,19 @@ def test_a_process_is_the_runs_own_if_it_is_as_old(monkeypatch: pytest.MonkeyPat
     monkeypatch.setattr(lock, "ENDING_S", 0.1)
     status = {"state": "running", "host": platform.node(), "pid": os.getpid()}
     now = "2999-01-01T00:00:00+00:00"
-    assert working_process(status | {"started": now}) == os.getpid()
+    assert running_process(status | {"started": now}) == os.getpid()
     if Path("/proc/stat").exists():
-        assert working_process(status | {"started": "2001-01-01T00:00:00+00:00"}) is None
+        assert running_process(status | {"started": "2001-01-01T00:00:00+00:00"}) is None
     for other in ({"state": "done"}, {"host": "elsewhere"}, {"pid": None}, {"pid": 2**22 + 1}):
-        assert working_process(status | {"started": now} | other) is None
+        assert running_process(status | {"started": now} | other) is None
 
 
 def test_a_run_elsewhere_is_at_work_while_it_writes(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
     file.touch()
     status = {"state": "running", "host": "elsewhere"}
-    assert works_elsewhere(tmp_path, status) == "elsewhere"
-    assert works_elsewhere(tmp_path, status | {"state": "failed"}) == ""
-    assert works_elsewhere(tmp_path, status | {"host": platform.node()}) == ""
+    assert running_host(tmp_path, status) == "elsewhere"
+    assert running_host(tmp_path, status | {"state": "failed"}) == ""
+    assert running_host(tmp_path, status | {"host": platform.node()}) == ""
     os.utime(file, (time.time() - 3600,) * 2)
-    assert works_elsewhere(tmp_path, status) == ""
+    assert running_host(tmp_path, status) == ""

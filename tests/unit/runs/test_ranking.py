@@ -96,7 +96,7 @@ def test_the_same_run_twice_is_one_repetition(tmp_path: Path) -> None:
     write_run(tmp_path / "alone", "model=mlp", "optim.lr=0.1", "seed=1", acc=0.9)
     best = compare([tmp_path]).points[0]
     assert len(best.runs) == 3
-    assert best.score("val/acc") == Score((0.9, 0.8), asked=2)
+    assert best.score("val/acc") == Score((0.9, 0.8), planned=2)
     assert best.std("val/acc") == pytest.approx(np.std([0.9, 0.8], ddof=1))
     table = render(compare([tmp_path]), top=9, width=200)
     assert table.splitlines()[3].split()[-3] == "2"
@@ -146,7 +146,7 @@ def test_order_is_mean_then_infinite_then_nan() -> None:
 
 def test_a_score_is_what_numpy_computes() -> None:
     values = np.random.default_rng(0).normal(size=7)
-    known = score([*enumerate(map(float, values)), (7, None)], asked=3)
+    known = score([*enumerate(map(float, values)), (7, None)], planned=3)
     assert known.mean == pytest.approx(np.mean(values))
     assert known.std == pytest.approx(np.std(values, ddof=1))
     assert known.count == "7 of 8"
@@ -158,7 +158,7 @@ def test_what_lies_within_one_standard_error_of_the_best_is_told(tmp_path: Path)
     low = best.mean() - best.std(ddof=1) / np.sqrt(3)
     others = [Score((low + 1e-9,), 1), Score((low + 1e-9, low), 3), Score((low - 1e-6,), 1)]
     assert count_ties([Score(tuple(best), 3), *others], larger_is_better=True) == 2
-    mirrored = [Score(tuple(-np.array(one.values)), one.asked) for one in others]
+    mirrored = [Score(tuple(-np.array(one.values)), one.planned) for one in others]
     assert count_ties([Score(tuple(-best), 3), *mirrored], larger_is_better=False) == 2
     share, images = 0.9, 100  # Wilson's bounds are the roots of (share - p)² = p (1 - p) / images
     bounds = np.sort(np.roots([1 + 1 / images, -2 * share - 1 / images, share**2]))

@@ -19,7 +19,7 @@ from project.config import resume
 from project.datamodules import downloads
 from project.errors import InputError
 from project.inference.load_run import load_run
-from project.runs.create import claim
+from project.runs.create import create_folder
 from project.runs.results import read_runs
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runtime.write_probe import missing_folders, refuse_unwritable_output
@@ -30,7 +30,7 @@ def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: 
 
     def one(_: int) -> Path:
         start.wait()
-        return claim(tmp_path / "day" / "run")
+        return create_folder(tmp_path / "day" / "run")
 
     with ThreadPoolExecutor(16) as pool:
         folders = list(pool.map(one, range(16)))
@@ -47,7 +47,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, wanted: str) -> No
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = sorted(tmp_path.iterdir())
     with pytest.raises(InputError, match=r"hydra\.run\.dir: cannot make the run folder"):
-        claim(tmp_path / wanted, "hydra.run.dir")
+        create_folder(tmp_path / wanted, "hydra.run.dir")
     with pytest.raises(InputError, match=r"output=x: cannot be written \("):
         refuse_unwritable_output("output=x", tmp_path / wanted, folder=True)
     with pytest.raises(InputError, match=r"output=x: cannot be written \("):
@@ -91,7 +91,7 @@ def test_a_parent_that_others_remove_meanwhile_is_made_again(
         mkdir(path, *args, **options)
 
     monkeypatch.setattr(Path, "mkdir", racing)
-    assert claim(tmp_path / "day" / "run") == tmp_path / "day" / "run"
+    assert create_folder(tmp_path / "day" / "run") == tmp_path / "day" / "run"
 
 
 def test_the_status_tells_how_a_run_ended(tmp_path: Path) -> None:
@@ -117,9 +117,9 @@ def test_a_result_outlives_the_end_of_other_ranks(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     with run.recording() as result:
         result["value"] = 0.5
-        run.end_unfinished("killed", interrupted=False)
+        run.record_end("killed", interrupted=False)
         assert run.read_status()["state"] == "failed"
-    run.end_unfinished("told to stop", interrupted=True)
+    run.record_end("told to stop", interrupted=True)
     assert (run.read_status()["state"], run.read_status()["value"]) == ("done", 0.5)
 
 
@@ -133,19 +133,19 @@ def test_a_status_that_is_damaged_counts_as_none(tmp_path: Path, text: str) -> N
 @pytest.mark.parametrize("wanted", ["", ".", "..", "/"])
 def test_a_run_takes_no_folder_that_cannot_be_new(wanted: str) -> None:
     with pytest.raises(InputError, match=r"hydra.run.dir"):
-        claim(wanted)
+        create_folder(wanted)
 
 
 def test_a_run_that_was_never_trained_leaves_nothing(tmp_path: Path) -> None:
     for name, trained, claimed in (("empty", False, True), ("trained", True, True), ("mine", False, False)):
         run = RunFolder(tmp_path / name)
         if claimed:
-            claim(run.path)
+            create_folder(run.path)
         else:  # a folder that was there before
             run.path.mkdir()
         if trained:
             run.checkpoints.mkdir()
-        with pytest.raises(ValueError, match="wrong"), run.removed_if_never_trained():
+        with pytest.raises(ValueError, match="wrong"), run.removed_if_untrained():
             raise ValueError("wrong")
         assert run.path.exists() == (trained or not claimed)
 
@@ -254,7 +254,7 @@ def test_a_folder_that_is_removed_is_made_whole_from_memory(
     ):
         file.write_text(text)
     run.write_status(state="running", started="now", name="a")
-    run.hold_configuration()
+    run.keep_config()
     for epoch in range(3):
         shutil.rmtree(tmp_path / "day")
         assert run.write_status(progress={"epoch": epoch})

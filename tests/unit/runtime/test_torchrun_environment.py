@@ -45,8 +45,8 @@ def test_slurms_variables_become_torchruns(environment: Callable[..., None]) -> 
     )
     os.environ |= {"SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_NODELIST": "gpu[03-04,7],cpu1"}
     del os.environ["MASTER_ADDR"]
-    torchrun.translate_slurm()
-    assert torchrun.world() == torchrun.World(rank=5, size=6, local_size=2)
+    torchrun.set_variables_from_slurm()
+    assert torchrun.environment() == torchrun.Environment(rank=5, world_size=6, local_world_size=2)
     assert [os.environ[name] for name in ("LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")] == [
         *("1", "2", "gpu03", "19321")
     ]
@@ -62,39 +62,39 @@ def test_the_first_machine_of_a_list(nodelist: str, host: str) -> None:
 
 def test_a_single_slurm_task_stands_alone(environment: Callable[..., None]) -> None:
     environment(**slurm(0, SLURM_NTASKS="1", SLURM_STEP_NUM_TASKS="1"))
-    torchrun.translate_slurm()
-    assert torchrun.world() is None
-    assert torchrun.name_folder(hydra_node("outputs/x/now")) == Path("outputs/x/now")
+    torchrun.set_variables_from_slurm()
+    assert torchrun.environment() is None
+    assert torchrun.run_folder(hydra_node("outputs/x/now")) == Path("outputs/x/now")
 
 
 def test_machines_with_different_numbers_of_tasks_are_refused(environment: Callable[..., None]) -> None:
     environment(**slurm(0, SLURM_STEP_NUM_TASKS="3", SLURM_STEP_TASKS_PER_NODE="2,1"))
     with pytest.raises(InputError, match=r"srun started 2,1 tasks .*--ntasks-per-node=2"):
-        torchrun.translate_slurm()
+        torchrun.set_variables_from_slurm()
 
 
 def test_a_slurm_run_is_named_after_its_job_and_found_again(
     environment: Callable[..., None], tmp_path: Path
 ) -> None:
     environment(**slurm(0, SLURM_STEP_ID="3"))
-    torchrun.translate_slurm()
+    torchrun.set_variables_from_slurm()
     node = hydra_node(f"{tmp_path}/cnn_digits/now", "hydra.verbose=true")
     folder = tmp_path / "cnn_digits" / "slurm-4321.3"
-    assert torchrun.name_folder(node) == folder
-    assert torchrun.name_folder(hydra_node("mine", "hydra.run.dir=mine")) == Path("mine")
+    assert torchrun.run_folder(node) == folder
+    assert torchrun.run_folder(hydra_node("mine", "hydra.run.dir=mine")) == Path("mine")
     folder.mkdir(parents=True)
     own = {"slurm_job": "4321", "command": redact(sys.argv), "started": "1"}
     (folder / "status.json").write_text(json.dumps(own))
-    assert torchrun.earlier_folder(node) is None
+    assert torchrun.find_restarted_run(node) is None
     os.environ["SLURM_RESTART_COUNT"] = "1"
-    assert torchrun.earlier_folder(node) == folder
-    assert torchrun.earlier_folder(hydra_node(str(folder), f"hydra.run.dir={folder}")) == folder
+    assert torchrun.find_restarted_run(node) == folder
+    assert torchrun.find_restarted_run(hydra_node(str(folder), f"hydra.run.dir={folder}")) == folder
     another_step = {**own, "started": "2"}
     (tmp_path / "cnn_digits" / "slurm-4321.30").mkdir()
     (tmp_path / "cnn_digits" / "slurm-4321.30" / "status.json").write_text(json.dumps(another_step))
-    assert torchrun.earlier_folder(node) == folder
+    assert torchrun.find_restarted_run(node) == folder
     (folder / "status.json").write_text("{}")  # a folder of that name, but of something else
-    assert torchrun.earlier_folder(node) is None
+    assert torchrun.find_restarted_run(node) is None
 
 
 def test_torchrun_in_a_batch_script_finds_its_run_again(
@@ -108,7 +108,7 @@ def test_torchrun_in_a_batch_script_finds_its_run_again(
     (tmp_path / "before").mkdir()
     status = {"slurm_job": "4321", "command": redact(sys.argv), "started": "1"}
     (tmp_path / "before" / "status.json").write_text(json.dumps(status))
-    assert torchrun.earlier_folder(hydra_node(f"{tmp_path}/now")) == tmp_path / "before"
+    assert torchrun.find_restarted_run(hydra_node(f"{tmp_path}/now")) == tmp_path / "before"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from small import make_module
 
 from project.errors import InputError, NonFiniteError
 from project.modules.nan_guard import require_finite
-from project.runs import checkpoint_files, checkpoints
-from project.runs.checkpoint_files import CheckpointError, find_damage, newest
+from project.runs import checkpoints
+from project.runs.checkpoints import CheckpointError, find_damage, newest
 from project.training import checkpoint_io
 from project.training.checkpoint_io import SafeCheckpointIO
 
@@ -34,7 +34,7 @@ def value_of(path: Path) -> float:
 
 
 def write(path: Path, value: float) -> None:
-    checkpoint_files.write(path, lambda stream: checkpoints.save(content(value), stream), 1000)
+    checkpoints.write(path, lambda stream: checkpoints.save(content(value), stream), 1000)
 
 
 def test_the_one_before_is_kept_and_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_another_name_is_given_where_there_are_no_links(
     def refuse(*args: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(checkpoint_files.os, "link", refuse)
+    monkeypatch.setattr(checkpoints.os, "link", refuse)
     last = tmp_path / "last.ckpt"
     for value in (1.0, 2.0):
         write(last, value)
@@ -74,7 +74,7 @@ def test_what_cannot_be_written_leaves_the_earlier_ones(
     def fail(*args: object) -> None:
         raise OSError(number, "no")
 
-    monkeypatch.setattr(checkpoint_files.os, "fsync", fail)
+    monkeypatch.setattr(checkpoints.os, "fsync", fail)
     with pytest.raises(CheckpointError, match=r"last\.ckpt: could not be saved \(no\); last\.ckpt stays"):
         write(last, 3.0)
     assert [value_of(last), value_of(tmp_path / "previous.ckpt")] == [2.0, 1.0]
@@ -131,9 +131,9 @@ def test_saves_in_quick_succession_wait_and_keep_their_order(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     written = []
-    write_file = checkpoint_files.write
+    write_file = checkpoints.write
     monkeypatch.setattr(
-        checkpoint_files, "write", lambda path, *args: (written.append(path.name), write_file(path, *args))
+        checkpoints, "write", lambda path, *args: (written.append(path.name), write_file(path, *args))
     )
     best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
     saving = SafeCheckpointIO()

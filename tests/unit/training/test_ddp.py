@@ -148,7 +148,7 @@ def test_ranks_that_train_may_finish_their_step(
 ) -> None:
     monkeypatch.setattr(supervisor, "SAVE_GRACE_S", 3.0)
     thread, began = signals(*sent), time.monotonic()
-    with pytest.raises(Stopped, match="told to stop by SIG") as caught:
+    with pytest.raises(Stopped, match="stopped by SIG") as caught:
         run_ranks(trains(step_s), 2)
     thread.join()
     assert caught.value.signum == sent[0]
@@ -168,7 +168,7 @@ def test_a_run_that_was_done_before_it_could_stop_is_done() -> None:
 
 def test_ranks_that_do_not_train_end_at_once() -> None:
     thread, began = signals(signal.SIGTERM), time.monotonic()
-    with pytest.raises(Stopped, match="told to stop by SIG") as caught:
+    with pytest.raises(Stopped, match="stopped by SIG") as caught:
         run_ranks(sleep_for_ever, 2)
     thread.join()
     assert caught.value.code == 143
@@ -177,7 +177,7 @@ def test_ranks_that_do_not_train_end_at_once() -> None:
 
 def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
     thread, began = signals(signal.SIGTERM, signal.SIGTERM, apart_s=0.2), time.monotonic()
-    with pytest.raises(Stopped, match="told to stop by SIG"):
+    with pytest.raises(Stopped, match="stopped by SIG"):
         run_ranks(trains(2.0), 2)
     thread.join()
     assert time.monotonic() - began > 1.5

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from project.config.allowed_targets import ADDRESS
 from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
+from project.runtime.files import URL, reason_of
+from project.runtime.write_probe import try_write
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
@@ -17,7 +18,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
         if isinstance(value, str) and not value.strip():
             yield f"{key}={value!r}: name a folder, as in {key}={key.removeprefix('paths.')}"
             return
-        if ADDRESS.match(str(value)):
+        if URL.match(str(value)):
             yield f"{key}={value}: an address; give a folder on a disk, be it that of a network"
             return
         if str(value).startswith("~"):
@@ -34,10 +35,12 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     target = right.get("data._target_")
     facts = (constant_of(target, "FACTS") if isinstance(target, str) else None) or {}
     path = right.get(f"data.{facts.get('download')}")
-    if problem := _not_a_folder(path):
+    if problem := _not_makable(path):
         yield f"paths.data={path}: {problem}; set paths.data to the folder of the data sets"
+        return
     image_cache = right.get("data.image_cache")
-    if problem := _not_a_folder(image_cache):
+    find = _not_makable if "paths.image_cache" in command.keys else _not_a_folder
+    if problem := find(image_cache):
         yield f"paths.image_cache={image_cache}: {problem}; set paths.image_cache to a folder, or null"
 
 
@@ -46,6 +49,17 @@ def _not_a_folder(wanted: Any) -> str:
     if not isinstance(wanted, str) or (nearest := _nearest(wanted)).is_dir():
         return ""
     return f"{nearest} is no folder"
+
+
+def _not_makable(wanted: Any) -> str:
+    """Say why a folder does not exist and cannot be made; one that exists need not be writable."""
+    if (problem := _not_a_folder(wanted)) or not isinstance(wanted, str) or Path(wanted).exists():
+        return problem
+    try:
+        try_write(Path(wanted), folder=True)
+    except OSError as error:
+        return f"cannot be made ({reason_of(error)})"
+    return ""
 
 
 def _nearest(wanted: str) -> Path:

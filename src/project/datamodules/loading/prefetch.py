@@ -14,8 +14,8 @@ from itertools import islice
 from typing import TypeVar
 
 from project.errors import summarize
+from project.runtime.process import die_with_parent
 from project.runtime.signals import SIGNALS
-from project.runtime.streams import die_with_parent
 
 In = TypeVar("In")
 Out = TypeVar("Out")

@@ -9,7 +9,7 @@ from project.config.choices import Accelerator, Views
 from project.config.command_options import Overrides, option
 from project.errors import InputError
 from project.inference.run_config import check_request
-from project.runs.find import LAST, find_last, find_trained, ranked
+from project.runs.find import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
 
@@ -122,7 +122,7 @@ def _find_runs(name: str, ensemble: str | None, outputs: Path) -> tuple[list[Run
     folder = find_last(outputs) if name == LAST else Path(name)
     if find_sweep(folder) is None:
         raise InputError(f"ensemble={ensemble}: {folder} is no sweep; give one, or leave ensemble out")
-    best = ranked(folder)
+    best = find_best(folder)
     if match := TOP_N.fullmatch(ensemble):
         count = int(match[1])
         if count > len(best):

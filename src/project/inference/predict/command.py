@@ -18,7 +18,7 @@ from project.inference.predict.writers import SCREEN, Format, choose_format, ope
 from project.inference.run_config import check_request
 from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
 from project.runs.find import find_trained
-from project.runtime import training_imports
+from project.runtime import lazy_imports
 from project.runtime.console import terminal_width
 from project.runtime.text import plural, printable
 from project.runtime.write_probe import refuse_unwritable_output, whole_file
@@ -50,12 +50,12 @@ def predict_files(options: Options) -> None:
         raise _no_prediction(options, skipped)
 
     warnings.filterwarnings("ignore", module="PIL")  # raised for images that are decoded nevertheless
-    training_imports.defer()
+    lazy_imports.defer_imports()
     from project.inference.load_run import load_run  # imports torch
     from project.inference.predict.predictions import predict
 
     trained = load_run(run, options.weights)
-    training_imports.settle()
+    lazy_imports.freeze_gc()
 
     def on_skip(entry: PassedOver) -> None:
         skipped.append(entry)

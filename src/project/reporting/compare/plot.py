@@ -123,7 +123,7 @@ def point_labels(comparison: Comparison) -> list[str]:
 
 
 def _keys(comparison: Comparison) -> list[str]:
-    return [*comparison.shown.told, *(comparison.shown.repetitions if comparison.each else ())]
+    return [*comparison.shown.leading, *(comparison.shown.repetitions if comparison.each else ())]
 
 
 def parallel_axes(comparison: Comparison, most: int = MAX_KEYS) -> list[ParallelAxis]:

@@ -45,7 +45,7 @@ def ranked_columns(comparison: Comparison, points: Sequence[Point]) -> list[Tabl
     """Return rank, keys, metrics, repetitions and duration of points, the ranking metric first."""
     ranks = range(1, len(points) + 1)
     columns = [TableColumn("rank", "#", list(map(str, ranks)), ranks)]
-    keys = [*comparison.shown.told, *(comparison.shown.repetitions if comparison.each else ())]
+    keys = [*comparison.shown.leading, *(comparison.shown.repetitions if comparison.each else ())]
     columns += key_columns(comparison.shown, [point.runs[0] for point in points], keys)
     for metric in choose_metrics(comparison.metrics, comparison.by):
         kind: Literal["by", "metric"] = "by" if metric == comparison.by else "metric"
@@ -224,7 +224,7 @@ def _run_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
 def _key_values(comparison: Comparison, run: Run) -> dict[str, str]:
     """Return a run's value of every key that differs, by full name; empty where it has none."""
     keys = comparison.everywhere
-    values = {key: keys.value(run, key) for key in dict.fromkeys([*keys.told, *keys.keys])}
+    values = {key: keys.value(run, key) for key in dict.fromkeys([*keys.leading, *keys.keys])}
     return {key: "" if value is ABSENT else text(value) for key, value in values.items()}
 
 

@@ -188,7 +188,7 @@ def parallel_chart(comparison: Comparison) -> Chart | None:
         return None
     values = [f"{comparison.by} {point.score(comparison.by)}" for point in points]
     titles = [f"rank {number + 1}: {value}" for number, value in enumerate(values)]
-    left_out = len(comparison.shown.told) - len(scales) + 1
+    left_out = len(comparison.shown.leading) - len(scales) + 1
     count = len(comparison.points)
     notes = [f"The best {len(COLOURS)} are coloured as in the curves."] if len(points) > len(COLOURS) else []
     notes += [f"Without an axis: {plural(left_out, 'key')} that also differ."] if left_out > 0 else []

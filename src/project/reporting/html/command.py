@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from project.config.allowed_targets import refuse_address
 from project.config.command_options import option
 from project.errors import InputError
 from project.runs.earlier_output import PAGE, refuse_foreign
 from project.runs.find import LAST, find_last
 from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
-from project.runtime.files import reason_of
+from project.runtime.files import reason_of, refuse_url
 from project.runtime.text import strip_control
 from project.runtime.write_probe import refuse_unwritable_output, whole_file
 
@@ -85,7 +84,7 @@ def _refuse_missing(others: Sequence[str]) -> None:
 
 
 def _find(wanted: str, outputs: Path) -> Path:
-    if line := refuse_address("run", wanted):
+    if line := refuse_url("run", wanted):
         raise InputError(line)
     folder = find_last(outputs) if wanted == LAST else Path(wanted)
     if not folder.is_dir():

@@ -13,7 +13,7 @@ from project.reporting.html.run_data import RunData
 from project.reporting.html.run_page import Section, circumstances, run_page
 from project.reporting.html.settings import environment, reproduction
 from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
-from project.runs.collect import Comparison, best_line, compare_by_monitor
+from project.runs.collect import Comparison, best_line, compare
 from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs
 from project.runs.run_folder import RunFolder
@@ -70,7 +70,7 @@ def read_sweep(folder: Path) -> Sweep:
             record = {}
         jobs = sweep.read_jobs()
     try:
-        ranked = compare_by_monitor([folder])
+        ranked = compare([folder], guess=True)
         runs = [*(run for point in ranked.points for run in point.runs), *ranked.unfinished]
         return Sweep(folder, record, jobs, runs, ranked.damaged, ranked)
     except InputError:
@@ -123,7 +123,7 @@ def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[s
 
 
 def _title(sweep: Sweep) -> str:
-    keys = sweep.ranked.shown.told if sweep.ranked else []
+    keys = sweep.ranked.shown.leading if sweep.ranked else []
     named = [key.removeprefix("optim.") for key in keys[:MAX_TITLE_KEYS]]
     return " × ".join(named) + (" …" if len(keys) > MAX_TITLE_KEYS else "")
 
@@ -139,7 +139,7 @@ def _describe_sweep(sweep: Sweep) -> str:
     first = [point.runs[0] for point in ranked.points]
     values = [
         f"{key} ({plural(len(set(ranked.shown.texts(first, key))), 'value')})"
-        for key in ranked.shown.told[:MAX_LEAD_KEYS]
+        for key in ranked.shown.leading[:MAX_LEAD_KEYS]
     ]
     text += f" Keys that differ: {', '.join(values)}." if values else ""
     if len(ranked.points) < ranked.count:
@@ -200,7 +200,7 @@ def _comparison(sweep: Sweep, page: Path, others: Sequence[str] | None) -> Table
     if not others:
         return None
     try:
-        ranked = compare_by_monitor([sweep.folder, *map(Path, others)])
+        ranked = compare([sweep.folder, *map(Path, others)], guess=True)
     except InputError:
         return None
     shown = replace(ranked, points=ranked.points[:MAX_COMPARED])

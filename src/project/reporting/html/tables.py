@@ -143,7 +143,7 @@ def jobs_table(
     ranks = {run.folder: rank for rank, run in enumerate(best)}
     ordered = sorted(runs, key=lambda run: (ranks.get(run.folder, len(best)), natural(run.folder.name)))
     differences = Differences(runs) if runs else None
-    keys = [*differences.told, *differences.repetitions] if differences else []
+    keys = [*differences.leading, *differences.repetitions] if differences else []
     columns = key_columns(differences, ordered, keys) if differences else []
     metrics = choose_metrics(comparison.metrics, comparison.by)[:MAX_METRICS] if comparison else []
     rows = [

@@ -19,7 +19,7 @@ from project.runs.create import discard
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
 from project.runtime.secrets import restore
-from project.runtime.signals import exit_code, holding
+from project.runtime.signals import block_exit, exit_code
 from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_of, refuse_problems
@@ -199,7 +199,7 @@ class RecordedSweeper(Sweeper):
             return
         hydra = self.config.hydra
         given = [*map(str, hydra.overrides.hydra), *arguments]
-        with holding():
+        with block_exit():
             folder = create(
                 hydra.sweep.dir, config_folders(hydra.runtime.config_sources), given, hydra.job.config_name
             )

@@ -23,11 +23,11 @@ import torch
 from torch.distributed import Store, TCPStore
 
 from project.errors import InputError
-from project.runtime import signals, training_imports
+from project.runtime import lazy_imports, signals
 from project.runtime.devices import count_gpus
-from project.runtime.signals import Request, Stopped
-from project.runtime.streams import die_with_parent, flush, forget_ranks
-from project.runtime.torchrun import number_of
+from project.runtime.process import die_with_parent, flush_streams, forget_ranks
+from project.runtime.signals import Stopped, StopRequest
+from project.runtime.torchrun import num_devices
 from project.training.ddp.process_group import RankGroup
 from project.training.ddp.shared_status import RankReport, SharedStatus
 from project.training.ddp.supervisor import Supervisor
@@ -49,7 +49,7 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
     if devices in ("auto", -1, "-1"):
         return max(1, gpus) if on_gpu else 1
-    wanted = number_of(devices)
+    wanted = num_devices(devices)
     if on_gpu and not gpus:
         raise InputError(
             f"trainer.accelerator={accelerator}: torch finds no GPU here; set trainer.accelerator=cpu or auto"
@@ -74,11 +74,11 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
         InputError, DataError, NonFiniteError: raised in a rank.
         Stopped: this process or a rank received a stop signal.
     """
-    training_imports.complete()  # once for all ranks, before the fork
-    training_imports.settle()
-    flush()
+    lazy_imports.import_pending()  # once for all ranks, before the fork
+    lazy_imports.freeze_gc()
+    flush_streams()
     parent = os.getpid()
-    group, status, request = RankGroup(count), SharedStatus(count), Request(count)
+    group, status, request = RankGroup(count), SharedStatus(count), StopRequest(count)
     listener = socket.create_server(("127.0.0.1", 0))
     supervisor = Supervisor(group, status, request, count)
     with supervisor.handling_signals():
@@ -128,7 +128,7 @@ def _run_rank(
     count: int,
     listener: socket.socket,
     status: SharedStatus,
-    request: Request,
+    request: StopRequest,
     parent: int,
 ) -> int:
     """Run `work` as one rank and return its exit code."""
@@ -138,7 +138,7 @@ def _run_rank(
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 signal.signal(number, default)
         die_with_parent(parent)
-        signals.obey(request, rank)
+        signals.follow(request, rank)
         forget_ranks()
         address, port = listener.getsockname()
         listener.close()
@@ -172,4 +172,4 @@ def _run_rank(
         return reported.exit_code
     finally:
         with suppress(OSError, ValueError):  # the pipe has no reader any more
-            flush()
+            flush_streams()

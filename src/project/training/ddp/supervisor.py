@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from types import FrameType
 
 from project.errors import DataError, InputError, NonFiniteError
-from project.runtime.signals import REPEAT_S, SIGNALS, Request, Stopped
+from project.runtime.signals import REPEAT_S, SIGNALS, Stopped, StopRequest
 from project.training.ddp.process_group import RankExit, RankGroup
 from project.training.ddp.shared_status import RankReport, SharedStatus
 
@@ -57,7 +57,7 @@ class Supervisor:
         count: number of ranks.
     """
 
-    def __init__(self, group: RankGroup, status: SharedStatus, request: Request, count: int) -> None:
+    def __init__(self, group: RankGroup, status: SharedStatus, request: StopRequest, count: int) -> None:
         self.group = group
         self.status = status
         self.request = request
@@ -126,11 +126,11 @@ class Supervisor:
         cause = self._cause_of(ended)
         if not cause.signal:
             return EXIT_GRACE_S if cause.is_connection_error else FAILURE_GRACE_S
-        return SAVE_GRACE_S if self.request.trains() else EXIT_GRACE_S  # rank 0 may still be saving
+        return SAVE_GRACE_S if self.request.is_training() else EXIT_GRACE_S  # rank 0 may still be saving
 
     def _grace_after_signal(self, number: int) -> float:
         """Return the seconds that the ranks have after a stop signal to this process."""
-        if self.request.trains():
+        if self.request.is_training():
             return SAVE_GRACE_S if number in STOP_SIGNALS else math.inf  # SIGUSR1 only warns of a time limit
         self.group.send(signal.SIGTERM)  # raises `Stopped` in each
         return EXIT_GRACE_S

@@ -6,7 +6,7 @@ import resource
 import pytest
 import torch
 
-from project.runtime.memory import keep_freed_memory
+from project.runtime.process import keep_freed_memory
 
 glibc = pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 
@@ -21,7 +21,7 @@ def test_freed_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
     faults = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
     for _ in range(50):
         torch.ones(2**21)
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 2048
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_minflt - faults < 3 * 2048, "of 50 * 2,048"
 
 
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_"])
