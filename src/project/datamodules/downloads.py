@@ -94,7 +94,7 @@ def fetch(
 def verify(
     name: str, root: Path, folder: Path, checksums: Mapping[str, str], memory: Path | None = None
 ) -> None:
-    """Check that `root / folder` holds the files of `checksums`; arguments as in `fetch`."""
+    """Refuse files that are missing or damaged; arguments as in `fetch`."""
     if problem := find_problem(root / folder, checksums, memory):
         raise DataError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded again")
 

@@ -71,8 +71,6 @@ class MemoryImages(Images):
 
     Args:
         images: (N, C, H, W) uint8; copied unless their memory order is that of `channels_last`.
-        labels: (N,) long.
-        channels_last: memory order of the batches.
         is_mapped: `images` is a memory-mapped file.
     """
 
@@ -153,11 +151,8 @@ class FileImages(Images):
 
     Args:
         files: one path per image.
-        labels: (N,) long.
         decode: reads a file into (C, H, W) uint8.
-        shape: (C, H, W).
-        workers: processes that decode.
-        channels_last: memory order of the batches.
+        workers: number of processes that decode.
         timeout_s: seconds after which a missing batch is an error.
     """
 

@@ -41,15 +41,10 @@ SETTLED_NS = 2 * 10**9
 
 
 class Layout(NamedTuple):
-    """Folders of a data set's splits.
+    """Folders of a data set's splits."""
 
-    Args:
-        splits: folder of each split; of `train`, the data set's own folder if classes lie directly in it.
-        unused: names of other folders beside a folder `train`.
-    """
-
-    splits: dict[str, Path]
-    unused: tuple[str, ...]
+    splits: dict[str, Path]  # of `train`, the data set's own folder if classes lie directly in it
+    unused: tuple[str, ...]  # names of other folders beside a folder `train`
 
 
 def find_layout(path: Path) -> Layout:
@@ -176,27 +171,17 @@ def class_names(path: Path) -> list[str]:
 
 
 class SplitFiles(NamedTuple):
-    """The image files of a split.
-
-    Args:
-        files: class by class.
-        labels: one for each file.
-        skipped: files and folders beside them.
-    """
+    """The image files of a split, class by class."""
 
     files: list[str]
     labels: list[int]
-    skipped: list[PassedOver]
+    skipped: list[PassedOver]  # files and folders beside them
 
 
 def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bool = False) -> SplitFiles:
-    """Find and label the images of a split.
+    """Find and label the images in the folder of a split.
 
-    Args:
-        path: of the data set.
-        folder: of the split.
-        names: of the classes, in the order of the labels.
-        are_given: `names` are configured; otherwise they are those of the training folders.
+    `names` are those of the classes in the order of the labels, configured or of the training folders.
 
     Raises:
         DataError: a class is none of `names`, or has no training images; or there are no images at all.
@@ -285,17 +270,11 @@ def _beside_classes(folder: Path) -> Iterator[PassedOver]:
 
 
 class Survey(NamedTuple):
-    """Counts of a folder's training images.
+    """Colours and sizes of a folder's training images."""
 
-    Args:
-        gray: number of gray images.
-        colour: number of others.
-        sizes: (H, W) of upright images, the commonest first, each with one file of it.
-    """
-
-    gray: int
-    colour: int
-    sizes: dict[tuple[int, int], str]
+    gray: int  # number of gray images
+    colour: int  # number of others
+    sizes: dict[tuple[int, int], str]  # (H, W) of upright images, the commonest first, with one file of each
 
 
 def survey(path: str | Path) -> Survey:

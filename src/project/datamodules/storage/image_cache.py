@@ -122,8 +122,7 @@ def _crc(images: MemoryImages, key: str) -> str:
 
 
 def _crc_of(file: Path) -> str:
-    images, key, _ = _read(file)
-    return _crc(images, key)
+    return _crc(*_read(file)[:2])
 
 
 def _write(file: Path, images: MemoryImages, key: str) -> bool:
@@ -146,7 +145,7 @@ def _write(file: Path, images: MemoryImages, key: str) -> bool:
 
 
 def _make_room(file: Path, size: int) -> None:
-    """Remove the least recently used files beyond `LIMIT_BYTES`."""
+    """Remove the least recently used files beyond `LIMIT_BYTES`; refuse to fill the disk."""
     others = sorted(
         (other for other in file.parent.glob(f"*{SUFFIX}") if other != file),
         key=lambda other: other.stat().st_atime,

@@ -44,15 +44,10 @@ def as_pixels(images: Any, title: str) -> Tensor:
 
 
 def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
-    """Return one class index for each of `count` images, (count,) long.
-
-    Args:
-        labels: integers or booleans, (count,) or (count, 1): a tensor, an array or a list.
-        count: number of images.
-        title: the images, for messages.
+    """Return one class index per image, (count,) long, from integers or booleans (count,) or (count, 1).
 
     Raises:
-        InputError: they have another type or shape, such as floats or several labels for each image.
+        InputError: labels have another type or shape, such as floats or several labels for each image.
     """
     given = _as_tensor(
         labels, f"labels of {title} are no numbers", f"{count} integers", "return a tensor of class indices"
@@ -93,11 +88,8 @@ def check_classes(trained: Sequence[str], found: Sequence[str], source: str, rem
     Args:
         trained: names of the classes that a network was trained on, in the order of the labels.
         found: names of the classes of the data.
-        source: key that chooses the data, as in `data.path=photos`.
+        source: key that chooses the data, as in `data.path=photos`, for the message.
         remedy: end of the message.
-
-    Raises:
-        InputError: the names or their order differ.
     """
     trained, found = [printable(name) for name in trained], [printable(name) for name in found]
     if trained == found:
