@@ -142,8 +142,14 @@ def download_archive(archive: Archive, file: Path) -> None:
                 pooch.retrieve(url, f"md5:{archive.md5}", file.name, file.parent, downloader=bounded)
                 return
             except (RequestException, ArchiveError, ValueError) as error:  # another OSError is of our disk
-                problems[f"{url}: {summarize(error)}"] = None
+                problems[f"{url}: {_reason(error)}"] = None
     raise ArchiveError("; ".join(problems))
+
+
+def _reason(error: Exception) -> str:
+    """Return the cause that urllib3 states, without the names of its connections."""
+    cause = getattr(error.args[0] if error.args else None, "reason", None)
+    return summarize(cause or error).rpartition("): ")[2]
 
 
 def unpack(archive: Archive, file: Path, folder: Path) -> None:
