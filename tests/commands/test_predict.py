@@ -24,7 +24,7 @@ from project.config.choices import require_accelerator
 from project.config.command_options import read_options
 from project.datamodules.loading import image_decoder
 from project.datamodules.loading.image_decoder import decode_image
-from project.datamodules.storage.image_files import PassedOver
+from project.datamodules.storage.image_files import SkippedFile
 from project.errors import DataError, InputError
 from project.inference.load_run import TrainedRun, load_run
 from project.inference.predict.command import predict_files
@@ -127,7 +127,7 @@ def test_images_of_all_modes_become_what_the_network_takes(
     images = {
         Path(one.file).name: one.image
         for one in decode_files(sorted(good), shape, ahead_by=1)
-        if not isinstance(one, PassedOver)
+        if not isinstance(one, SkippedFile)
     }
     assert len(images) == len(good)
     assert {tuple(image.shape) for image in images.values()} == {shape}
@@ -146,7 +146,7 @@ def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal[
         with pytest.raises(DataError, match=r"data\.path: .*1\.png is too large \(.*90,?000,?000 pixels"):
             decode_image(file, (3, 8, 8), may_scale=True)
         (one,) = decode_files([file], (3, 8, 8), ahead_by=1, num_threads=1)
-    assert isinstance(one, PassedOver)
+    assert isinstance(one, SkippedFile)
     assert one.reason.startswith("too large (")
 
 
@@ -174,7 +174,7 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     note[0x0112] = 6  # to be turned clockwise
     sideways.save(tmp_path / "1.jpg", exif=note.tobytes())
     (one,) = decode_files([str(tmp_path / "1.jpg")], (1, 20, 10), ahead_by=1)
-    assert not isinstance(one, PassedOver)
+    assert not isinstance(one, SkippedFile)
     assert one.image[0, :9].min() > 200
     assert one.image[0, 11:].max() < 50
 
@@ -311,7 +311,9 @@ def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "scandir", scan)
     files, passed_over = find_files([str(tmp_path)])
     assert files == [f"{tmp_path}/1.jpg"]
-    assert passed_over == [PassedOver(f"{tmp_path}/shut", "a folder that cannot be read (Permission denied)")]
+    assert passed_over == [
+        SkippedFile(f"{tmp_path}/shut", "a folder that cannot be read (Permission denied)")
+    ]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

@@ -176,7 +176,7 @@ class ImageFolder(ImageDataModule):
         folder = splits.get(split) or splits.get("train", self.path)
         found = find_images(self.path, folder, self.class_names, are_given=self.classes is not None)
         if found.skipped:
-            self._log_once(f"passed over in {folder}: {summarize_skipped(found.skipped, str(folder))}")
+            self._log_once(f"skipped in {folder}: {summarize_skipped(found.skipped, str(folder))}")
         files, labels = found.files, torch.tensor(found.labels)
         if split != "val" and "test" not in splits:
             rows = self._rows_of(split, labels)

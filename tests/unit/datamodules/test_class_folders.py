@@ -20,7 +20,7 @@ from project.config.validation import find_problems, image_folders
 from project.datamodules.base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.storage import class_folders
-from project.datamodules.storage.image_files import PassedOver, summarize_skipped
+from project.datamodules.storage.image_files import SkippedFile, summarize_skipped
 from project.errors import DataError, InputError
 from project.inference.predict.options import find_files
 
@@ -203,12 +203,12 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
     data = ImageFolder(str(tmp_path), **OPTIONS)
     for _ in range(2):
         data._labelled_files("train")
-    (told,) = [message for message in caplog.messages if "passed over" in message]
+    (told,) = [message for message in caplog.messages if "skipped in" in message]
     assert "README (in no class folder), ant/gone.png (a link to nothing)" in told
     assert told.endswith(f"and {len(reasons) - 3} more")
-    hidden = PassedOver("a/.b", "hidden")
+    hidden = SkippedFile("a/.b", "hidden")
     assert (
-        summarize_skipped([hidden, hidden, PassedOver("a/c", "empty")], "a")
+        summarize_skipped([hidden, hidden, SkippedFile("a/c", "empty")], "a")
         == "c (empty), .b (hidden), .b (hidden)"
     )
 
@@ -284,7 +284,7 @@ def spoil(root: Path, count: int) -> None:
         (lambda root: draw(root / "test" / "cow" / "1.png"), ["class .*test/cow has no training images"]),
         (
             lambda root: (shutil.rmtree(root / "test"), draw(root / "test" / "1.png")),
-            [r"no image files in .*test/<class> \(passed over: 1.png \(in no class folder\)\)"],
+            [r"no image files in .*test/<class> \(skipped: 1.png \(in no class folder\)\)"],
         ),
         (
             lambda root: (spoil(root, 1), (root / "train" / "ant" / "0.png").write_bytes(b"no image")),

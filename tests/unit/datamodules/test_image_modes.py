@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 
 from project.datamodules.loading.image_decoder import decode_image
-from project.datamodules.storage.image_files import PassedOver
+from project.datamodules.storage.image_files import SkippedFile
 from project.errors import DataError, InputError
 from project.inference.predict.predictions import decode_files
 
@@ -134,9 +134,9 @@ def test_floats_are_scaled_alike_in_all_files(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.white_level=100: .*2\.tif has values from 0 to 255"):
         decoded(file, white_level=100)
     (one,) = decode_files([str(file)], (1, 2, 4), ahead_by=1, num_threads=1)
-    assert one == PassedOver(str(file), "values from 0 to 255 (float32; expected 0 to 1)")
+    assert one == SkippedFile(str(file), "values from 0 to 255 (float32; expected 0 to 1)")
     (one,) = decode_files([str(file)], (1, 2, 4), ahead_by=1, num_threads=1, white_level=255)
-    assert not isinstance(one, PassedOver)
+    assert not isinstance(one, SkippedFile)
     assert torch.equal(one.image, torch.from_numpy(GRAY)[None])
 
 

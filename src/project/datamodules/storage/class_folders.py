@@ -16,7 +16,7 @@ from typing import NamedTuple
 from project.datamodules.storage.image_files import (
     Header,
     ImageWalk,
-    PassedOver,
+    SkippedFile,
     damage_error,
     ignored_name,
     read_headers,
@@ -175,7 +175,7 @@ class SplitFiles(NamedTuple):
 
     files: list[str]
     labels: list[int]
-    skipped: list[PassedOver]  # files and folders beside them
+    skipped: list[SkippedFile]  # files and folders beside them
 
 
 def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bool = False) -> SplitFiles:
@@ -201,7 +201,7 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bo
     is_training = folder == find_layout(path).splits.get("train")
     for one, (images, others) in zip(classes, _walk(folder, classes), strict=True):
         if not images and is_training:
-            why = f" (passed over: {summarize_skipped(others, str(one))})" if others else ""
+            why = f" (skipped: {summarize_skipped(others, str(one))})" if others else ""
             raise DataError(
                 f"data.path={path}: no image files in class folder {printable(str(one))}{why}; add some, or "
                 "remove it"
@@ -210,7 +210,7 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bo
         labels += [label_of[_class_name(one)]] * len(images)
         skipped += others
     if not files:
-        why = f" (passed over: {summarize_skipped(skipped, str(folder))})" if skipped else ""
+        why = f" (skipped: {summarize_skipped(skipped, str(folder))})" if skipped else ""
         raise DataError(
             f"data.path={path}: no image files in {folder}/<class>{why}; check whether they were moved, or "
             "give another folder"
@@ -230,7 +230,7 @@ def _require_files(path: str | Path, found: Iterable["ClassFiles"]) -> list[str]
     raise DataError(f"data.path={path}: no image files in its class folders; check whether they were moved")
 
 
-ClassFiles = tuple[list[str], list[PassedOver]]
+ClassFiles = tuple[list[str], list[SkippedFile]]
 
 
 def _walk(root: Path, folders: Sequence[Path]) -> tuple[ClassFiles, ...]:
@@ -244,7 +244,7 @@ def _walk_once(root: str, folders: tuple[tuple[str, int], ...], _here: Path) -> 
     found: list[ClassFiles] = []
     for folder, _ in folders:
         images: list[str] = []
-        skipped: list[PassedOver] = []
+        skipped: list[SkippedFile] = []
         for entry in walk.find(folder):
             if isinstance(entry, str):
                 images.append(entry)
@@ -259,14 +259,14 @@ def _state(folder: Path) -> tuple[str, int]:
     return str(folder), changed if now - changed > SETTLED_NS else now
 
 
-def _beside_classes(folder: Path) -> Iterator[PassedOver]:
+def _beside_classes(folder: Path) -> Iterator[SkippedFile]:
     """Yield the entries of a split's folder that are no class folders."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if reason := ignored_name(entry.name):
-                yield PassedOver(entry.path, reason)
+                yield SkippedFile(entry.path, reason)
             elif not entry.is_dir():
-                yield PassedOver(entry.path, "in no class folder")
+                yield SkippedFile(entry.path, "in no class folder")
 
 
 class Survey(NamedTuple):

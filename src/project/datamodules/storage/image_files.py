@@ -46,7 +46,7 @@ FILES_PER_TASK = 64
 ORIENTATION = 0x0112
 
 
-class PassedOver(NamedTuple):
+class SkippedFile(NamedTuple):
     """A file or folder that is not taken, and why."""
 
     file: str
@@ -65,15 +65,15 @@ def ignored_name(name: str) -> str:
     return SYSTEM if name.lower() in SYSTEM_NAMES else ""
 
 
-def require_regular(path: str) -> str | PassedOver:
+def require_regular(path: str) -> str | SkippedFile:
     """Return the path of a regular file, or why it is none: opening a pipe would wait for ever."""
     try:
         kind = os.stat(path).st_mode
     except FileNotFoundError:
-        return PassedOver(path, "a link to nothing" if os.path.islink(path) else "no such file")
+        return SkippedFile(path, "a link to nothing" if os.path.islink(path) else "no such file")
     except OSError as error:
-        return PassedOver(path, error.strerror or "cannot be read")
-    return path if stat.S_ISREG(kind) else PassedOver(path, "no regular file")
+        return SkippedFile(path, error.strerror or "cannot be read")
+    return path if stat.S_ISREG(kind) else SkippedFile(path, "no regular file")
 
 
 class ImageWalk:
@@ -92,9 +92,9 @@ class ImageWalk:
         self._files: defaultdict[int, set[int]] = defaultdict(set)  # by device, the inodes of plain files
         self._linked: set[tuple[int, int]] = set()  # device and inode of targets of links
 
-    def find(self, folder: str) -> Iterator[str | PassedOver]:
-        """Yield the image files in a folder and below it, and what is passed over."""
-        stack: list[str | PassedOver | _Folder] = [_Folder(folder, is_link=False)]  # the next one last
+    def find(self, folder: str) -> Iterator[str | SkippedFile]:
+        """Yield the image files in a folder and below it, and what is skipped."""
+        stack: list[str | SkippedFile | _Folder] = [_Folder(folder, is_link=False)]  # the next one last
         while stack:
             entry = stack.pop()
             if not isinstance(entry, _Folder):
@@ -104,31 +104,31 @@ class ImageWalk:
             try:
                 facts = os.stat(path)
                 if entry.is_link and self._leads_back(path):
-                    yield PassedOver(path, BACK)
+                    yield SkippedFile(path, BACK)
                 elif (facts.st_dev, facts.st_ino) in self._folders:
-                    yield PassedOver(path, SEEN)
+                    yield SkippedFile(path, SEEN)
                 else:
                     self._folders.add((facts.st_dev, facts.st_ino))
                     inside = self._list(path, facts.st_dev)
                     if not inside and _has_image_name(path):
-                        yield PassedOver(path, "an empty folder")
+                        yield SkippedFile(path, "an empty folder")
                     stack += reversed(inside)
             except OSError as error:
-                yield PassedOver(path, f"a folder that cannot be read ({error.strerror})")
+                yield SkippedFile(path, f"a folder that cannot be read ({error.strerror})")
 
-    def _list(self, folder: str, device: int) -> list[str | PassedOver | _Folder]:
+    def _list(self, folder: str, device: int) -> list[str | SkippedFile | _Folder]:
         """Return the entries of a folder, sorted by name."""
-        found: dict[str, str | PassedOver | _Folder] = {}
+        found: dict[str, str | SkippedFile | _Folder] = {}
         others: list[tuple[str, str]] = []  # links to files, pipes and the like
         with os.scandir(folder) as entries:
             for entry in entries:
                 name, path = entry.name, entry.path
                 if reason := ignored_name(name):
-                    found[name] = PassedOver(path, reason)
+                    found[name] = SkippedFile(path, reason)
                 elif entry.is_file(follow_symlinks=False):
                     self._files[device].add(inode := entry.inode())
                     is_seen = (device, inode) in self._linked
-                    found[name] = PassedOver(path, SAME) if is_seen else _take(path)
+                    found[name] = SkippedFile(path, SAME) if is_seen else _take(path)
                 elif _is_folder(entry):
                     found[name] = _Folder(path, entry.is_symlink())
                 else:
@@ -137,12 +137,12 @@ class ImageWalk:
             found[name] = self._follow(path)
         return [found[name] for name in sorted(found)]
 
-    def _follow(self, path: str) -> str | PassedOver:
-        if isinstance(checked := require_regular(path), PassedOver):
+    def _follow(self, path: str) -> str | SkippedFile:
+        if isinstance(checked := require_regular(path), SkippedFile):
             return checked
         facts = os.stat(path)
         if facts.st_ino in self._files[facts.st_dev] or (facts.st_dev, facts.st_ino) in self._linked:
-            return PassedOver(path, SAME)
+            return SkippedFile(path, SAME)
         self._linked.add((facts.st_dev, facts.st_ino))
         return _take(path)
 
@@ -167,7 +167,7 @@ def _has_image_name(path: str) -> bool:
     return path[path.rfind(".") :].lower() in EXTENSIONS
 
 
-def _take(path: str) -> str | PassedOver:
+def _take(path: str) -> str | SkippedFile:
     """Return a regular file's path, unless neither its name nor its content is an image's."""
     if _has_image_name(path):
         return path
@@ -175,15 +175,15 @@ def _take(path: str) -> str | PassedOver:
 
     try:
         if not os.stat(path).st_size:
-            return PassedOver(path, "empty")
+            return SkippedFile(path, "empty")
         with Image.open(path, formats=_formats()):
             return path
     except Image.DecompressionBombError:  # reported when it is decoded
         return path
     except UnidentifiedImageError:
-        return PassedOver(path, NO_IMAGE)
+        return SkippedFile(path, NO_IMAGE)
     except Exception as error:  # plugins raise anything at a damaged file
-        return PassedOver(path, getattr(error, "strerror", None) or f"damaged ({one_line(error)})")
+        return SkippedFile(path, getattr(error, "strerror", None) or f"damaged ({one_line(error)})")
 
 
 @cache
@@ -195,7 +195,7 @@ def _formats() -> tuple[str, ...]:
     return tuple(name for name, (_, accept) in Image.OPEN.items() if accept and name not in NO_PIXELS)
 
 
-def summarize_skipped(skipped: Sequence[PassedOver], folder: str) -> str:
+def summarize_skipped(skipped: Sequence[SkippedFile], folder: str) -> str:
     """Return the names of a few skipped files, important ones first, and the number of others."""
     ranked = sorted(skipped, key=lambda entry: entry.reason in UNIMPORTANT)
     named = [f"{printable(os.path.relpath(file, folder))} ({reason})" for file, reason in ranked[:MAX_NAMED]]

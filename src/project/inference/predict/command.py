@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from project.datamodules.storage.image_files import PassedOver
+from project.datamodules.storage.image_files import SkippedFile
 from project.errors import DataError, InputError
 from project.inference.predict.options import Options, find_files
 from project.inference.predict.writers import SCREEN, Format, choose_format, open_output, write_predictions
@@ -57,7 +57,7 @@ def predict_files(options: Options) -> None:
     trained = load_run(run, options.weights)
     lazy_imports.freeze_gc()
 
-    def on_skip(entry: PassedOver) -> None:
+    def on_skip(entry: SkippedFile) -> None:
         skipped.append(entry)
         _print_skipped(entry)
 
@@ -142,11 +142,11 @@ def _check_outputs(options: Options, kind: Format, files: Sequence[str]) -> None
         refuse_foreign(f"{key}={file}", Path(file), PICTURE if key == "sheet" else PREDICTIONS[kind])
 
 
-def _print_skipped(entry: PassedOver) -> None:
+def _print_skipped(entry: SkippedFile) -> None:
     tqdm.write(f"skipped: {printable(entry.file)}: {entry.reason}", file=sys.stderr)
 
 
-def _no_prediction(options: Options, skipped: Sequence[PassedOver]) -> InputError:
+def _no_prediction(options: Options, skipped: Sequence[SkippedFile]) -> InputError:
     given = printable(",".join(options.input))
     if not skipped:
         return InputError(f"input={given}: no files there (hidden ones do not count)")

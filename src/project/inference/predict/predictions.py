@@ -26,7 +26,7 @@ from torch import Tensor
 from project.config.choices import require_accelerator
 from project.datamodules.loading.image_decoder import OutOfRangeError, decode_image
 from project.datamodules.loading.prefetch import prefetch
-from project.datamodules.storage.image_files import NO_IMAGE, PassedOver
+from project.datamodules.storage.image_files import NO_IMAGE, SkippedFile
 from project.errors import NonFiniteError, one_line
 from project.inference.load_run import TrainedRun
 from project.modules.tta import mean_over_views
@@ -113,7 +113,7 @@ class Predictor:
         return probabilities
 
 
-def log_skipped(skipped: PassedOver) -> None:
+def log_skipped(skipped: SkippedFile) -> None:
     """Log that a file is skipped."""
     log.warning("skipped: %s: %s", printable(skipped.file), skipped.reason)
 
@@ -127,7 +127,7 @@ def predict(
     tta: str | None = None,
     accelerator: str = "auto",
     num_threads: int | None = None,
-    on_skip: Callable[[PassedOver], object] = log_skipped,
+    on_skip: Callable[[SkippedFile], object] = log_skipped,
 ) -> Iterator[Prediction]:
     """Predict the classes of image files, in their order; a few batches are in memory at a time.
 
@@ -170,7 +170,7 @@ def decode_files(
     ahead_by: int,
     num_threads: int | None = None,
     white_level: float | None = None,
-) -> Iterator[DecodedImage | PassedOver]:
+) -> Iterator[DecodedImage | SkippedFile]:
     """Decode files in threads, in their order; yield a reason for each file that cannot be decoded.
 
     Args:
@@ -189,14 +189,14 @@ def decode_files(
 
 def _decode_chunk(
     shape: tuple[int, int, int], white_level: float | None, files: list[str]
-) -> list[DecodedImage | PassedOver]:
-    results: list[DecodedImage | PassedOver] = []
+) -> list[DecodedImage | SkippedFile]:
+    results: list[DecodedImage | SkippedFile] = []
     for file in files:
         try:
             image = decode_image(file, shape, may_scale=True, white_level=white_level)
             results.append(DecodedImage(file, image))
         except Exception as error:  # decoders raise anything on damaged files
-            results.append(PassedOver(file, _reason(file, error.__cause__ or error)))
+            results.append(SkippedFile(file, _reason(file, error.__cause__ or error)))
     return results
 
 
@@ -221,10 +221,10 @@ def _reason(file: str, error: BaseException) -> str:
 
 
 def _without_skipped(
-    decoded: Iterator[DecodedImage | PassedOver], on_skip: Callable[[PassedOver], object]
+    decoded: Iterator[DecodedImage | SkippedFile], on_skip: Callable[[SkippedFile], object]
 ) -> Iterator[DecodedImage]:
     for entry in decoded:
-        if isinstance(entry, PassedOver):
+        if isinstance(entry, SkippedFile):
             on_skip(entry)
         else:
             yield entry
