@@ -170,7 +170,7 @@ def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_
     assert run.last_checkpoint is not None
     saved = torch.load(run.last_checkpoint, weights_only=True)["ImageFolder"]
     resumed = ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3)
-    with pytest.raises(InputError, match=r"class 0 is aardvark here and was ant; .* or train anew"):
+    with pytest.raises(InputError, match=r"class 0 is aardvark here and was ant; .* or start a new run"):
         resumed.load_state_dict(saved)
     for split in ("train", "test"):
         (folder / split / "aardvark").rename(folder / split / "cat")

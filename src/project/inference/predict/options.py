@@ -13,7 +13,7 @@ from pathlib import Path
 
 from project.config.choices import Accelerator, Views
 from project.config.command_options import option
-from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, PassedOver, require_regular
+from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, SkippedFile, require_regular
 from project.errors import InputError
 from project.inference.predict.writers import SCREEN, Format
 from project.runs.find import LAST
@@ -51,7 +51,7 @@ class Options:
     outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
 
 
-def find_files(inputs: Sequence[str]) -> tuple[list[str], list[PassedOver]]:
+def find_files(inputs: Sequence[str]) -> tuple[list[str], list[SkippedFile]]:
     """Find the files that the inputs name.
 
     Folders are searched recursively for image files, as in training (see `ImageWalk`). A file named directly
@@ -68,11 +68,11 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[PassedOver]]:
         InputError: an input is missing, or a pattern matches nothing.
     """
     files: dict[str, None] = {}
-    skipped: list[PassedOver] = []
+    skipped: list[SkippedFile] = []
     for text in inputs:
         for path in _matches(text):
             for entry in ImageWalk(path).find(path) if os.path.isdir(path) else [require_regular(path)]:
-                if not isinstance(entry, PassedOver):
+                if not isinstance(entry, SkippedFile):
                     files[entry] = None
                 elif entry.reason not in UNIMPORTANT:
                     skipped.append(entry)
