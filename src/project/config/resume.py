@@ -165,10 +165,9 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
     if last is None:
         return None
     run = latest_run(outputs)
-    if run is not None and (around := find_sweep(run.path.parent)) is not None:
-        return around
-    later = run is None or run.read_status().get("started", "") <= last.read_record()["started"]
-    return last if later else None
+    if run is None or run.read_status().get("started", "") <= last.read_record()["started"]:
+        return last  # a sweep that ended before its first job has no run
+    return find_sweep(run.path.parent)
 
 
 def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:

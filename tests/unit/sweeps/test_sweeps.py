@@ -8,6 +8,7 @@ import pytest
 from project.config import resume
 from project.errors import InputError
 from project.runs.code_fingerprint import differences, fingerprint
+from project.runs.provenance import now
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, folder_name
 from project.runs.sweep_ledger import Ledger
@@ -208,6 +209,21 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
     with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
         resume.set_aside(["-m", f"resume={sweep.path}", "model=vit"], defaults)
+
+
+def test_the_last_sweep_is_the_newest_one_also_before_its_first_job(sweep: SweepFolder) -> None:
+    outputs = sweep.path.parent.parent
+    job = sweep.run("0_mlp")
+    job.path.mkdir()
+    job.write_status(state="done", started=now())
+    arguments = ["resume=last", f"paths.outputs={outputs}"]
+    later = create(str(outputs / "sweep" / "two"), [CONF], ["model=mlp,cnn"])
+    for started, last in (("", later), (now(), sweep)):  # the first sweep may have been resumed since
+        if started:
+            job.write_status(started=started)
+        resume.set_aside(arguments, CONF / "train.yaml")
+        assert resume.continued_sweep is not None
+        assert resume.continued_sweep.folder.path == last.path
 
 
 def test_changed_code_is_refused_by_name(sweep: SweepFolder) -> None:
