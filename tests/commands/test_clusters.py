@@ -248,8 +248,8 @@ def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
         ),
         ({}, {"devices": "auto"}, "trainer.devices=auto: the number of GPUs of a node is unknown"),
         ({"gpus_per_node": 1}, {"devices": 2}, "hydra.launcher.gpus_per_node=1: a job trains on trainer.dev"),
-        ({"jobs": 0}, {}, "hydra.launcher.jobs=0: give a whole number from 1"),
-        ({"timeout_min": 0}, {}, "hydra.launcher.timeout_min=0: give a number above 0"),
+        ({"jobs": 0}, {}, "hydra.launcher.jobs=0: must be at least 1"),
+        ({"timeout_min": 0}, {}, "hydra.launcher.timeout_min=0: must be above 0"),
     ],
 )
 def test_slurm_refuses_what_it_cannot_ask_for(

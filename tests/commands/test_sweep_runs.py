@@ -212,8 +212,8 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
             ["seed=1,2", "hydra/sweeper=optuna", "hydra.sweeper.n_trial=3"],
             "error: hydra.sweeper.n_trial=3: no key hydra.sweeper.n_trial; did you mean hydra.sweeper",
         ),
-        (["seed=1,2", "hydra.launcher.jobs=0"], "error: hydra.launcher.jobs=0: give a whole number from 1"),
-        (["seed=1,2", "seeds=0"], "error: seeds=0: give a whole number from 1"),
+        (["seed=1,2", "hydra.launcher.jobs=0"], "error: hydra.launcher.jobs=0: must be at least 1"),
+        (["seed=1,2", "seeds=0"], "error: seeds=0: must be at least 1"),
         (["seed=1", "hydra/sweeper=optuna"], "error: hydra/sweeper=optuna: nothing to search"),
         (
             ["seed=1,2", "hydra/sweeper=optuna", "hydra.sweeper.sampler=tpee"],

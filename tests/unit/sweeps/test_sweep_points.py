@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 from hydra.core.global_hydra import GlobalHydra
@@ -14,9 +14,10 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from project.errors import InputError
 from project.runs.sweep_jobs import folder_name, in_grammar, short
+from project.runtime.bounds import Range
 from project.runtime.yaml_text import to_yaml
 from project.sweeps.compose import Composer
-from project.sweeps.settings import Count, NonNegative, Positive, checked_options
+from project.sweeps.settings import checked_options
 from project.sweeps.sweepers.points import (
     Point,
     PointLimit,
@@ -151,36 +152,33 @@ class Options:
     @checked_options("hydra.launcher")
     def __init__(
         self,
-        jobs: Count | None = None,
-        share: Positive | Literal["auto"] = "auto",
+        jobs: Annotated[int, Range(1)] | None = None,
+        share: Annotated[float, Range(above=0)] | Literal["auto"] = "auto",
         account: str | None = None,
         gpus: Sequence[int] | Literal["auto"] = "auto",
         fast: bool = False,
-        seeds: Count = 1,
-        extra: Mapping[str, NonNegative] | None = None,
+        seeds: Annotated[int, Range(1)] = 1,
+        extra: Mapping[str, Annotated[float, Range(0)]] | None = None,
     ) -> None:
         self.account = account
 
 
 def test_options_fit_the_annotations_of_their_constructor() -> None:
-    Options(3, 0.5, gpus=[0, 1], fast=True, extra={"a": 0})
+    Options(jobs=3, share=0.5, gpus=[0, 1], fast=True, extra={"a": 0})
     assert Options(account=123).account == "123"  # type: ignore[arg-type]
     for options, message in (
-        ({"jobs": 0}, "hydra.launcher.jobs=0: give a whole number from 1, or null"),
-        ({"jobs": 1.0}, "hydra.launcher.jobs=1.0: give a whole number from 1, or null"),
-        ({"jobs": True}, "hydra.launcher.jobs=True: give a whole number from 1, or null"),
-        ({"share": 0}, "hydra.launcher.share=0: give a number above 0, or auto"),
-        ({"share": float("inf")}, "hydra.launcher.share=inf: give a number above 0, or auto"),
-        ({"share": "all"}, "hydra.launcher.share=all: give a number above 0, or auto"),
-        ({"account": [1]}, "hydra.launcher.account=[1]: give a text, or null"),
-        ({"gpus": "0"}, "hydra.launcher.gpus=0: give a list such as [0,1], or auto"),
-        ({"gpus": ["a"]}, "hydra.launcher.gpus=['a']: give a list such as [0,1], or auto"),
-        ({"fast": 1}, "hydra.launcher.fast=1: give true or false"),
-        ({"seeds": 0}, "seeds=0: give a whole number from 1"),
-        (
-            {"extra": {"a": -1}},
-            "hydra.launcher.extra={'a': -1}: give a group of keys with a number from 0 each, or",
-        ),
+        ({"jobs": 0}, "hydra.launcher.jobs=0: must be at least 1"),
+        ({"jobs": 1.0}, "hydra.launcher.jobs=1.0: expected a whole number, got 1.0"),
+        ({"jobs": True}, "hydra.launcher.jobs=True: expected a whole number, got true"),
+        ({"share": 0}, "hydra.launcher.share=0: must be above 0"),
+        ({"share": float("inf")}, "hydra.launcher.share=inf: expected a finite number, got inf"),
+        ({"share": "all"}, "hydra.launcher.share=all: expected one of auto, got 'all'"),
+        ({"account": [1]}, "hydra.launcher.account=[1]: expected a word, got [1]"),
+        ({"gpus": "0"}, "hydra.launcher.gpus=0: expected one of auto, got '0'"),
+        ({"gpus": ["a"]}, "hydra.launcher.gpus=['a']: expected a whole number, got 'a'"),
+        ({"fast": 1}, "hydra.launcher.fast=1: expected true or false, got 1"),
+        ({"seeds": 0}, "seeds=0: must be at least 1"),
+        ({"extra": {"a": -1}}, "hydra.launcher.extra={'a': -1}: must be at least 0"),
     ):
         with pytest.raises(InputError, match=re.escape(message)):
             Options(**options)  # type: ignore[arg-type]

@@ -3,16 +3,17 @@
 import sys
 from collections.abc import Iterable, Sequence
 from functools import cached_property
-from typing import Literal
+from typing import Annotated, Literal
 
 from omegaconf import DictConfig
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.process_engine import Engine, ProcessEngine, preload
-from project.sweeps.settings import Count, NonNegative, Positive, checked_options
+from project.sweeps.settings import checked_options
 
 ALWAYS_NEEDED = (
     *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),
@@ -39,12 +40,12 @@ class LocalLauncher(ScheduledLauncher):
     @checked_options("hydra.launcher")
     def __init__(
         self,
-        jobs: Count | Literal["auto"] = "auto",
+        jobs: Annotated[int, Range(1)] | Literal["auto"] = "auto",
         gpus: Sequence[int] | Literal["auto"] = "auto",
-        gpus_per_job: Positive | Literal["auto"] = "auto",
+        gpus_per_job: Annotated[float, Range(above=0)] | Literal["auto"] = "auto",
         start: Literal["auto", "fork", "fresh"] = "auto",
         fail_fast: bool = False,
-        grace_s: NonNegative = 30.0,
+        grace_s: Annotated[float, Range(0)] = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
         if gpus_per_job != "auto" and gpus_per_job > 1 and gpus_per_job != int(gpus_per_job):

@@ -9,12 +9,13 @@ import signal
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from omegaconf import DictConfig
 
 from project.errors import InputError, one_line
 from project.runs.sweep_folder import SweepFolder
+from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.job_process import JobMessage, JobSpec
@@ -22,7 +23,7 @@ from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.live_view import LiveView
 from project.sweeps.process_engine import Engine, JobExit, JobProcess
 from project.sweeps.scheduler import JobSource
-from project.sweeps.settings import Count, NonNegative, checked_options
+from project.sweeps.settings import checked_options
 
 if TYPE_CHECKING:
     import ray
@@ -60,12 +61,12 @@ class RayLauncher(ScheduledLauncher):
     def __init__(
         self,
         address: str | None = None,
-        num_cpus: NonNegative | Literal["auto"] = "auto",
-        num_gpus: NonNegative | Literal["auto"] = "auto",
-        jobs: Count | None = None,
-        resources: Mapping[str, NonNegative] | None = None,
+        num_cpus: Annotated[float, Range(0)] | Literal["auto"] = "auto",
+        num_gpus: Annotated[float, Range(0)] | Literal["auto"] = "auto",
+        jobs: Annotated[int, Range(1)] | None = None,
+        resources: Mapping[str, Annotated[float, Range(0)]] | None = None,
         fail_fast: bool = False,
-        grace_s: NonNegative = 30.0,
+        grace_s: Annotated[float, Range(0)] = 30.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
         if num_gpus != "auto" and num_gpus > 1 and num_gpus != int(num_gpus):

@@ -12,10 +12,11 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from project.errors import InputError
+from project.runtime.bounds import Range
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.process_engine import Engine
-from project.sweeps.settings import AtLeast, Count, NonNegative, Positive, checked_options
+from project.sweeps.settings import checked_options
 
 MARGIN_S = 30
 """Time between the end of a job's grace and SLURM's time limit, for SLURM to requeue the job [s]."""
@@ -56,17 +57,17 @@ class SlurmLauncher(ScheduledLauncher):
         partition: str | None = None,
         account: str | None = None,
         qos: str | None = None,
-        timeout_min: Positive = 60,
-        gpus_per_node: Annotated[int, AtLeast(0)] | Literal["auto"] = "auto",
-        cpus_per_task: Count | None = None,
-        mem_gb: Positive | None = None,
-        jobs: Count | None = None,
-        max_requeues: Annotated[int, AtLeast(0)] = 3,
+        timeout_min: Annotated[float, Range(above=0)] = 60,
+        gpus_per_node: Annotated[int, Range(0)] | Literal["auto"] = "auto",
+        cpus_per_task: Annotated[int, Range(1)] | None = None,
+        mem_gb: Annotated[float, Range(above=0)] | None = None,
+        jobs: Annotated[int, Range(1)] | None = None,
+        max_requeues: Annotated[int, Range(0)] = 3,
         additional: Mapping[str, Any] | None = None,
         setup: Sequence[str] = (),
         fail_fast: bool = False,
-        grace_s: NonNegative = 30.0,
-        poll_s: Positive = 2.0,
+        grace_s: Annotated[float, Range(0)] = 30.0,
+        poll_s: Annotated[float, Range(above=0)] = 2.0,
     ) -> None:
         super().__init__(fail_fast, grace_s)
         self.options = {"partition": partition, "account": account, "qos": qos}

@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from typing import Annotated
 
 from project.runs.sweep_jobs import Job
+from project.runtime.bounds import Range
 from project.runtime.text import plural
 from project.sweeps.scheduler import JobList
-from project.sweeps.settings import AtLeast, Count, checked_options
+from project.sweeps.settings import checked_options
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.points import (
     PointLimit,
@@ -35,10 +36,10 @@ class GridSweeper(RecordedSweeper):
     @checked_options("hydra.sweeper")
     def __init__(
         self,
-        seeds: Count = 1,
-        folds: Annotated[int, AtLeast(2)] | None = None,
+        seeds: Annotated[int, Range(1)] = 1,
+        folds: Annotated[int, Range(2)] | None = None,
         file: str | None = None,
-        max_points: Count = 10_000,
+        max_points: Annotated[int, Range(1)] = 10_000,
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)

@@ -18,6 +18,7 @@ from project.config.validation.command_request import repeated as find_repeated
 from project.errors import InputError, one_line
 from project.runs.sweep_jobs import Job, folder_name
 from project.runtime.secrets import redact_text
+from project.runtime.text import plural
 from project.runtime.yaml_files import read_text
 
 
@@ -50,7 +51,7 @@ class PointLimit(NamedTuple):
         if number * self.repeats > self.points:
             each = f", each {self.repeats:,} times (seeds, folds)" if self.repeats > 1 else ""
             raise InputError(
-                f"{source}: {number:,} points{each}; sweep at most {self.points:,}, or raise "
+                f"{source}: {plural(number, 'point')}{each}; sweep at most {self.points:,}, or raise "
                 "hydra.sweeper.max_points"
             )
 

@@ -23,10 +23,11 @@ from project.runs.studies import (
 )
 from project.runs.sweep_jobs import Job, in_grammar
 from project.runs.sweep_ledger import drop_torn_line
+from project.runtime.bounds import Range
 from project.runtime.files import replace_text
 from project.runtime.secrets import is_redacted, redact
 from project.runtime.text import did_you_mean
-from project.sweeps.settings import AtLeast, Count, Positive, checked_options
+from project.sweeps.settings import checked_options
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.search_report import write_report
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
@@ -59,20 +60,20 @@ class OptunaSweeper(RecordedSweeper):
     @checked_options("hydra.sweeper")
     def __init__(
         self,
-        n_trials: Count = 20,
-        timeout_s: Positive | None = None,
+        n_trials: Annotated[int, Range(1)] = 20,
+        timeout_s: Annotated[float, Range(above=0)] | None = None,
         sampler: str = "tpe",
         sampler_options: Mapping[str, Any] | None = None,
         pruner: str = "none",
         pruner_options: Mapping[str, Any] | None = None,
-        seed: Annotated[int, AtLeast(0)] | None = None,
+        seed: Annotated[int, Range(0)] | None = None,
         objectives: Mapping[str, str] | None = None,
         storage: str | None = None,
         study: str | None = None,
         params: Mapping[str, Any] | None = None,
-        seeds: Count = 1,
-        folds: Annotated[int, AtLeast(2)] | None = None,
-        batch: Count = 1,
+        seeds: Annotated[int, Range(1)] = 1,
+        folds: Annotated[int, Range(2)] | None = None,
+        batch: Annotated[int, Range(1)] = 1,
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
