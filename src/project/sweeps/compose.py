@@ -22,10 +22,6 @@ class Composer:
 
     Hydra reads and merges every file again for each job. The files depend on the choices of groups alone, of
     which a sweep makes few: each is composed once, and a job's values are set on a copy.
-
-    Args:
-        loader: Hydra's loader.
-        master: configuration of the sweep.
     """
 
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:

@@ -24,13 +24,7 @@ class DeviceRequest:
 
 @dataclass(frozen=True)
 class DeviceLease:
-    """Devices that a running job holds.
-
-    Args:
-        request: the devices asked for.
-        gpus: names of GPUs, as in CUDA_VISIBLE_DEVICES.
-        threads: CPU threads of each rank.
-    """
+    """Devices that a running job holds."""
 
     request: DeviceRequest
     gpus: tuple[str, ...]

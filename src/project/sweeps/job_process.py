@@ -32,12 +32,7 @@ from project.sweeps.device_slots import DeviceLease, DeviceRequest
 
 @dataclass(frozen=True)
 class Task:
-    """Main function of a script, by name, so that a fresh process can import it.
-
-    Args:
-        script: file of the function.
-        name: name of the function, undecorated or decorated by `hydra.main`.
-    """
+    """Main function of a script, by name, so that a fresh process can import it."""
 
     script: str
     name: str
@@ -60,16 +55,7 @@ class Task:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job that any process of any machine can run that sees its folder.
-
-    Args:
-        number: number of the job.
-        overrides: overrides of the job.
-        config: composed configuration, with Hydra's node.
-        folder: absolute path of the run folder.
-        task: function to call with the configuration.
-        request: devices of the job.
-    """
+    """A job that any process of any machine can run that sees its folder."""
 
     number: int
     overrides: list[str]
@@ -85,14 +71,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobMessage:
-    """Content of a fresh process's standard input.
-
-    Args:
-        spec: the job.
-        environment: environment variables to set.
-        parent: process id of the parent, with which the job ends.
-        path: Python's search path for modules.
-    """
+    """Content of a fresh process's standard input."""
 
     spec: JobSpec
     environment: Mapping[str, str]
@@ -106,12 +85,7 @@ class JobMessage:
 
 
 def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_first: bool = True) -> int:
-    """Run a job in this process, and write its result into its folder.
-
-    Args:
-        spec: the job.
-        function: the task (imported by its name).
-        is_first: write into the folder; false for further ranks, which a cluster started.
+    """Run a job in this process, and write its result into its folder, but in further ranks of a cluster.
 
     Returns:
         The exit code of this process.
@@ -145,16 +119,7 @@ def write_result(run: RunFolder, result: JobReturn) -> None:
 
 
 def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobReturn:
-    """Do the same as `hydra.core.utils.run_job`, without the copies that the only job of a process can spare.
-
-    Args:
-        config: configuration with Hydra's node.
-        function: the task.
-        folder: folder of Hydra's records; the working directory with `hydra.job.chdir=true`.
-
-    Returns:
-        The value that the task returned, or the exception that it raised.
-    """
+    """Do the same as Hydra's `run_job`, without copies that the only job of a process does not need."""
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # without set_config's copy
     task_config: DictConfig = pickle.loads(pickle.dumps(config))  # noqa: S301 (a copy)
     with open_dict(task_config):
@@ -186,13 +151,7 @@ def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobRet
 
 
 def become_job(log: Path | None, environment: Mapping[str, str], parent: int) -> None:
-    """Make this process the leader of a job's process group, which ends with the sweep.
-
-    Args:
-        log: file of all output, that of libraries and crashes too (None: leave the streams alone).
-        environment: environment variables to set.
-        parent: process id of the sweep.
-    """
+    """Make this process the leader of a job's group, which ends with the sweep and writes all output to a log."""
     os.setpgid(0, 0)
     die_with_parent(parent)
     for number in SIGNALS:

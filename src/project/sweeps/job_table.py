@@ -89,11 +89,7 @@ def point_score(jobs: Iterable[Job], repetitions: int = 0) -> Score:
 
 
 def write_jobs(file: Path, jobs: Sequence[Job]) -> None:
-    """Write every job with its settings and all of its metrics as CSV.
-
-    Raises:
-        OSError: the file cannot be written.
-    """
+    """Write every job with its settings and all of its metrics as CSV."""
     keys = list(find_titles(jobs))
     metrics = sorted({name for job in jobs for name in job.metrics})
     rows = []
@@ -116,11 +112,7 @@ def write_rows(file: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 @contextmanager
 def warn_if_unwritable(sweep: str) -> Iterator[None]:
-    """Warn of tables and figures that cannot be written: the results are printed, and on record.
-
-    Args:
-        sweep: path of the sweep's folder, for the message.
-    """
+    """Warn of tables and figures that cannot be written: the results are printed, and on record."""
     try:
         yield
     except OSError as error:

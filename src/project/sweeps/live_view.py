@@ -34,17 +34,7 @@ STATE_WIDTH = 11
 
 
 class LiveView:
-    """Print lines to a stream, and write them with their time to the sweep's log.
-
-    Args:
-        log_file: log of the sweep.
-        jobs: expected number of jobs.
-        monitor: name of the metric that is the jobs' value.
-        mode: `max` if larger values are better, else `min`.
-        progress: reads the progress of a job: epoch, epochs and latest value.
-        repetitions: number of jobs that each point has in the end.
-        stream: output stream (standard output).
-    """
+    """Print lines to a stream, and write them with their time to the sweep's log."""
 
     def __init__(
         self,

@@ -69,11 +69,7 @@ class Engine(ABC):
 
 
 class JobProcess:
-    """Leader of a job's process group, a child of this process.
-
-    Args:
-        pid: its process id.
-    """
+    """Leader of a job's process group, a child of this process."""
 
     def __init__(self, pid: int) -> None:
         self.pid = pid
@@ -138,10 +134,7 @@ class JobProcess:
 class ProcessEngine(Engine):
     """Run each job as a process group on leased devices of this machine.
 
-    Args:
-        function: the task.
-        slots: devices of this machine.
-        method: `fork` copies this process in milliseconds, `fresh` starts a new interpreter.
+    `fork` copies this process in milliseconds, `fresh` starts a new interpreter.
     """
 
     def __init__(

@@ -32,13 +32,10 @@ INTERRUPTED = (*(exit_code(number) for number in SIGNALS), *(-number for number 
 
 
 class JobSource(Protocol):
-    """Supplier of a sweep's jobs.
-
-    Attributes:
-        is_checked: the configurations of the jobs passed all checks.
-    """
+    """Supplier of a sweep's jobs."""
 
     is_checked: bool
+    """The configurations of the jobs passed all checks."""
 
     def next_job(self) -> Job | None:
         """Return the next job to start; None if there is none, for now or for good."""
@@ -54,12 +51,7 @@ class JobSource(Protocol):
 
 
 class JobList:
-    """Source of jobs that are known from the start.
-
-    Args:
-        jobs: jobs of the sweep; those that wait are run.
-        is_checked: the configurations of the jobs passed all checks.
-    """
+    """Source of jobs that are known from the start."""
 
     def __init__(self, jobs: Iterable[Job], *, is_checked: bool = True) -> None:
         self.is_checked = is_checked
@@ -76,18 +68,7 @@ class JobList:
 
 
 class Scheduler:
-    """Run a sweep's jobs.
-
-    Args:
-        folder: folder of the sweep.
-        composer: composer of the jobs' configurations.
-        engine: place where the jobs run.
-        task: function that the jobs call.
-        request: derives the devices from a configuration.
-        view: lines and live view for the user.
-        fail_fast: stop the sweep when a job fails.
-        grace_s: time that jobs have to stop when the sweep is stopped [s].
-    """
+    """Run a sweep's jobs."""
 
     def __init__(
         self,
@@ -240,14 +221,7 @@ def prepare(run: RunFolder, config: DictConfig) -> None:
 
 
 def classify_exit(job: Job, run: RunFolder, exit_code: int | None, *, is_stopping: bool = False) -> None:
-    """Set state, value and error of a job that ended, from its folder first: an exit code can mislead.
-
-    Args:
-        job: changed in place.
-        run: folder of the job.
-        exit_code: exit code of its process (None: unknown).
-        is_stopping: the sweep stopped the job.
-    """
+    """Set state, value and error of a job that ended, from its folder first: an exit code can mislead."""
     status = run.read_status()
     state = status.get("state")
     if state in SUCCEEDED:
@@ -260,13 +234,7 @@ def classify_exit(job: Job, run: RunFolder, exit_code: int | None, *, is_stoppin
 
 
 def settle_jobs(folder: SweepFolder, jobs: list[Job], *, retry_failed: bool) -> None:
-    """Bring the record of a sweep that ended at any moment up to date, before it is resumed.
-
-    Args:
-        folder: folder of the sweep.
-        jobs: jobs as recorded, changed in place.
-        retry_failed: run failed jobs again.
-    """
+    """Bring the record of a sweep that ended at any moment up to date, before it is resumed."""
     for job in jobs:
         before = job.state
         has_succeeded = folder.run(job.name).read_status().get("state") in SUCCEEDED

@@ -24,7 +24,7 @@ from project.runs.sweep_ledger import Ledger
 from project.runtime import secrets, yaml_files
 from project.runtime.secrets import is_secret, redact, redact_text, restore
 from project.runtime.yaml_text import to_yaml
-from project.sweeps.sweepers.points import grid, read_points
+from project.sweeps.sweepers.grid import grid, read_points
 from project.sweeps.sweepers.search_space import parse_space
 
 

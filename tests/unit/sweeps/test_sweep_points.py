@@ -18,7 +18,7 @@ from project.runtime.bounds import Range
 from project.runtime.yaml_text import to_yaml
 from project.sweeps.compose import Composer
 from project.sweeps.settings import checked_options
-from project.sweeps.sweepers.points import (
+from project.sweeps.sweepers.grid import (
     Point,
     PointLimit,
     count_values,

@@ -23,12 +23,7 @@ from project.sweeps.scheduler import JobList, JobSource, Scheduler
 
 
 class ScheduledLauncher(Launcher):
-    """Launcher whose jobs the scheduler starts one by one.
-
-    Args:
-        fail_fast: stop the sweep when a job fails.
-        grace_s: time that jobs have to stop when the sweep is stopped [s].
-    """
+    """Launcher whose jobs the scheduler starts one by one."""
 
     def __init__(self, fail_fast: bool = False, grace_s: float = 30.0) -> None:
         self.fail_fast = fail_fast
@@ -41,20 +36,11 @@ class ScheduledLauncher(Launcher):
 
     @abstractmethod
     def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        """Make the engine that runs the jobs.
-
-        Args:
-            expected: number of jobs.
-            targets: dotted names of all classes in the configurations of the jobs.
-        """
+        """Make the engine for a number of jobs, whose configurations name the classes `targets`."""
 
     @abstractmethod
     def request_devices(self, config: DictConfig) -> DeviceRequest:
-        """Derive the devices of a job from its configuration.
-
-        Raises:
-            InputError: the devices do not exist.
-        """
+        """Derive the devices of a job from its configuration."""
 
     def run(self, folder: SweepFolder, source: JobSource, view: LiveView, targets: Iterable[str]) -> int:
         """Run all jobs of a source.
@@ -103,12 +89,7 @@ def _job_return(job: Job, folder: SweepFolder) -> JobReturn:
 
 
 class ForeignLauncher(ScheduledLauncher):
-    """Scheduled form of a launcher of another package, such as Hydra's `basic`.
-
-    Args:
-        launcher: the launcher.
-        batch: jobs that it gets in one call (None: all).
-    """
+    """Scheduled form of a launcher of another package, which gets `batch` jobs (None: all) in one call."""
 
     def __init__(self, launcher: Launcher, batch: int | None) -> None:
         super().__init__()
@@ -123,12 +104,7 @@ class ForeignLauncher(ScheduledLauncher):
 
 
 class ForeignEngine(Engine):
-    """Collect jobs, and run them by one call of another package's launcher.
-
-    Args:
-        launcher: the launcher.
-        batch: jobs that it gets in one call (None: all).
-    """
+    """Collect jobs, and run them by one call of another package's launcher."""
 
     handles_signals = False
 

@@ -87,11 +87,7 @@ class RayLauncher(ScheduledLauncher):
             ray.shutdown()  # ends a local Ray, and leaves a cluster running
 
     def connect(self) -> None:
-        """Start a local Ray, or connect to a running one.
-
-        Raises:
-            InputError: Ray is not installed, or does not answer.
-        """
+        """Start a local Ray, or connect to a running one."""
         variables = ENVIRONMENT | (LOCAL_ENVIRONMENT if self.address is None else {})
         os.environ |= {name: os.environ.get(name, value) for name, value in variables.items()}
         try:
@@ -142,11 +138,7 @@ class RayLauncher(ScheduledLauncher):
 
 
 class RayEngine(Engine):
-    """Run jobs as Ray tasks.
-
-    Args:
-        launcher: settings.
-    """
+    """Run jobs as Ray tasks."""
 
     def __init__(self, launcher: RayLauncher) -> None:
         import ray
@@ -225,9 +217,6 @@ def run_in_worker(spec: JobSpec, environment: Mapping[str, str], grace_s: float)
     """Run a job in a process below a Ray worker, on the GPUs that Ray gave the worker.
 
     A worker has signal handlers and threads of its own, so the job gets a fresh process to fork its ranks.
-
-    Returns:
-        The exit code of the job.
     """
     process = JobProcess.start_fresh(JobMessage(spec, environment, os.getpid()))
     try:

@@ -99,12 +99,7 @@ class SlurmLauncher(ScheduledLauncher):
         return DeviceRequest(nodes * request.ranks, nodes * self._gpus_on_node(request))
 
     def sbatch_options(self, trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
-        """Return the parameters of a job for submitit's executor.
-
-        Args:
-            trainer: settings of the job's trainer.
-            name: name of the job in SLURM's lists.
-        """
+        """Return the parameters of a job for submitit's executor."""
         request, nodes = self._request_on_node(trainer), int(trainer["num_nodes"])
         delay_s = min(self.grace_s + MARGIN_S, self.timeout_min * 30)  # at most half of the time limit
         step = ["--kill-on-bad-exit=1"]  # an error of one rank ends the others
@@ -135,12 +130,7 @@ class SlurmLauncher(ScheduledLauncher):
 
 
 def refuse_options(key: str, options: Mapping[str, Any]) -> None:
-    """Refuse options of sbatch that are more than one option, as each is a line of the batch script.
-
-    Args:
-        key: parent key, for messages.
-        options: values by name.
-    """
+    """Refuse options of sbatch that are more than one option, as each is a line of the batch script."""
     for name, value in options.items():
         if not SBATCH_NAME.fullmatch(str(name)) or str(name).replace("-", "_") in REFUSED_NAMES:
             raise InputError(f"{key}.{name!r}: no option that may be given here; see `man sbatch` for names")

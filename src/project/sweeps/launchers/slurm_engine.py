@@ -24,13 +24,7 @@ noticed by the file that it leaves, without a query."""
 
 @dataclass
 class Submission:
-    """Submitted job.
-
-    Args:
-        spec: the job.
-        record: record of its submission.
-        job: submitit's handle.
-    """
+    """Submitted job."""
 
     spec: JobSpec
     record: SubmissionRecord
@@ -41,9 +35,6 @@ class SlurmEngine(Engine):
     """Submit jobs to SLURM one by one, each with nodes and devices of its own.
 
     The id of each job is on record before the next is submitted; a job array would not allow that.
-
-    Args:
-        launcher: settings.
     """
 
     def __init__(self, launcher: "SlurmLauncher") -> None:

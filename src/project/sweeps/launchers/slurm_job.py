@@ -34,10 +34,6 @@ class SubmissionRecord:
     The sweep writes a ticket with a new token before it submits, and SLURM's id afterwards. The job writes
     facts into a file named by the token. A job whose token is not on the ticket was submitted by a sweep that
     was killed before it could note the id, and ends at once: no job runs twice.
-
-    Args:
-        spec: the job.
-        token: token of the submission (that on the ticket).
     """
 
     def __init__(self, spec: JobSpec, token: str | None = None) -> None:
@@ -83,12 +79,6 @@ class SubmittedJob:
 
     SLURM calls it again after a time-out or a preemption, for which submitit calls `checkpoint` before, and
     after the failure of a node.
-
-    Args:
-        spec: the job.
-        token: token of the submission record.
-        environment: environment variables to set.
-        grace_s: time that the job has to stop before its time limit [s].
     """
 
     def __init__(self, spec: JobSpec, token: str, environment: Mapping[str, str], grace_s: float) -> None:
@@ -100,11 +90,7 @@ class SubmittedJob:
         self._process: JobProcess | None = None
 
     def __call__(self) -> None:
-        """Run the job, from its last checkpoint if it started before.
-
-        Raises:
-            JobFailedError: the job ended with an error.
-        """
+        """Run the job, from its last checkpoint if it started before."""
         record, environment = SubmissionRecord(self.spec, self.token), JobEnvironment()
         if not record.is_current():
             print(f"{self.spec.folder.name}: submitted again since; this submission ends")

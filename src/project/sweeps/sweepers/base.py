@@ -36,12 +36,7 @@ MAX_ROWS = 40
 
 
 class SweepFailedError(RuntimeError):
-    """Jobs failed, or the sweep stopped before its end.
-
-    Args:
-        message: number of jobs, and the command to continue.
-        exit_code: exit code of the process.
-    """
+    """Jobs failed, or the sweep stopped before its end."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -49,13 +44,7 @@ class SweepFailedError(RuntimeError):
 
 
 class RecordedSweeper(Sweeper):
-    """Sweeper whose every job is on record, so that the sweep can end at any moment and be resumed.
-
-    Args:
-        seeds: jobs of each point, with the seeds s, s + 1, …
-        folds: jobs of each point for cross-validation, each with another part for validation (None: one job).
-        changed_code: resume although the code changed since the sweep began.
-    """
+    """Sweeper whose every job is on record, so that the sweep can end at any moment and be resumed."""
 
     config: DictConfig  # set before anything else is called
     batch: int | None = None
@@ -74,9 +63,6 @@ class RecordedSweeper(Sweeper):
 
     def sweep(self, arguments: Sequence[str]) -> None:
         """Run a sweep, or the rest of one.
-
-        Args:
-            arguments: overrides of the command line, with choices.
 
         Raises:
             InputError: an override or a job's configuration is wrong.
@@ -100,10 +86,6 @@ class RecordedSweeper(Sweeper):
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         """Run the jobs that are left.
 
-        Args:
-            overrides: overrides of the command line, with choices.
-            jobs: jobs on record.
-
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
@@ -115,17 +97,7 @@ class RecordedSweeper(Sweeper):
     def run_source(
         self, source: JobSource, jobs: Sequence[Job], expected: int, targets: Sequence[str]
     ) -> int:
-        """Run the jobs of a source.
-
-        Args:
-            source: source of the jobs.
-            jobs: jobs on record.
-            expected: number of all jobs.
-            targets: dotted names of the classes in the jobs' configurations.
-
-        Returns:
-            The signal that stopped the sweep, 0 if none did.
-        """
+        """Run the jobs of a source."""
         self.expected = expected
         view = LiveView.of(self.folder, self.config, expected, self.seeds * (self.folds or 1))
         view.count_earlier(jobs)
@@ -142,9 +114,6 @@ class RecordedSweeper(Sweeper):
 
         Returns:
             Dotted names of the classes in their configurations.
-
-        Raises:
-            InputError: the problems, one a line.
         """
         name = self.config.hydra.job.config_name
         problems: dict[str, list[Job]] = {}

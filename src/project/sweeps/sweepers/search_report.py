@@ -18,11 +18,6 @@ MAX_ROWS = 10
 def write_report(folder: SweepFolder, study: optuna.Study, metrics: Sequence[str]) -> str:
     """Write `trials.csv` and figures into a sweep's folder.
 
-    Args:
-        folder: folder of the sweep.
-        study: Optuna's study.
-        metrics: names of its objectives.
-
     Returns:
         The best trials and the importance of the parameters, as text.
     """

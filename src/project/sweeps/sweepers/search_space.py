@@ -8,7 +8,7 @@ from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from project.errors import InputError
-from project.sweeps.sweepers.points import count_values, parse_sweep
+from project.sweeps.sweepers.grid import count_values, parse_sweep
 
 LOG = "log"
 
@@ -20,10 +20,6 @@ def parse_space(
 
     `interval(a,b)` is continuous, `int(interval(a,b))` integer, `tag(log,…)` of either logarithmic,
     `range(a,b,step)` has steps, `a,b,c`, `choice(…)` and `glob(…)` are categories.
-
-    Args:
-        overrides: overrides of the command line and the sweeper's `params`.
-        loader: Hydra's loader, for `glob`.
 
     Returns:
         The shared overrides, and a distribution by key.

@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from project.errors import InputError, NonFiniteError
 from project.runs.sweep_jobs import FINISHED, Job
-from project.sweeps.sweepers.points import Point, make_jobs, repetitions
+from project.sweeps.sweepers.grid import Point, make_jobs, repetitions
 from project.sweeps.sweepers.search_space import trial_overrides
 
 if TYPE_CHECKING:
@@ -26,15 +26,7 @@ EXHAUSTED = "exhausted"
 
 
 class TrialSource:
-    """Source of a search's jobs.
-
-    Args:
-        search: sweeper with the settings of the search.
-        study: Optuna's study.
-        constant: overrides of all trials.
-        space: distributions by key.
-        jobs: jobs on record.
-    """
+    """Source of a search's jobs."""
 
     is_checked = False  # only the corners of the space are
 
