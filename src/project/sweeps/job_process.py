@@ -151,7 +151,7 @@ def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobRet
 
 
 def become_job(log: Path | None, environment: Mapping[str, str], parent: int) -> None:
-    """Make this process the leader of a job's group, which ends with the sweep and writes all output to a log."""
+    """Make this process the leader of a job's group, which ends with the sweep and writes to a log."""
     os.setpgid(0, 0)
     die_with_parent(parent)
     for number in SIGNALS:
