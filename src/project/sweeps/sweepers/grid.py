@@ -14,7 +14,7 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
 
-from project.config.validation.arguments import repeated as find_repeated
+from project.config.validation.command_request import repeated as find_repeated
 from project.errors import InputError, one_line
 from project.runs.sweep_jobs import Job, folder_name
 from project.runtime.bounds import Range
