@@ -89,7 +89,7 @@ def compute(repeats: int = 20) -> float:
     from project.config import resolvers
     from project.config.instantiate import build, build_module
     from project.runtime.library_warnings import silence_libraries
-    from project.train import fit_and_evaluate
+    from project.training.fit import fit_and_evaluate
 
     torch.set_num_threads(1)
     resolvers.register()

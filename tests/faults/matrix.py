@@ -36,6 +36,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from project import train
 from project.config import resolvers
+from project.config.instantiate import ResolvedConfig
+from project.runs.run_context import RunContext
 from project.runs.run_folder import RunFolder
 from project.training.ddp.launch import run_ranks
 
@@ -192,20 +194,21 @@ def run(
         config.ckpt_path = None if ckpt is None else str(ckpt)
     for name in (".hydra", "aside"):
         (folder / name).mkdir(parents=True, exist_ok=True)
-    build = train.build
+    build = ResolvedConfig.build
+    context = RunContext(RunFolder(folder), ckpt_path=config.ckpt_path, resume_force=config.resume_force)
 
-    def with_cut(settings: dict[str, Any], group: str, **more: Any) -> Any:
-        built = build(settings, group, **more)
+    def with_cut(resolved: ResolvedConfig, group: str, **more: Any) -> Any:
+        built = build(resolved, group, **more)
         return built | {"cut": Cut(places, folder / "aside")} if group == "callbacks" else built
 
     # Each run begins with other hidden states than the one before.
     torch.manual_seed(time.time_ns() % 2**31)
     np.random.seed(time.time_ns() % 2**31)
-    with mock.patch.object(train, "build", with_cut):
+    with mock.patch.object(ResolvedConfig, "build", with_cut):
         if cell.ranks == 1:
-            train.train_rank(config, RunFolder(folder))
+            train.train_rank(config, context)
         else:
-            run_ranks(lambda: train.train_rank(config, RunFolder(folder)), cell.ranks)
+            run_ranks(lambda: train.train_rank(config, context), cell.ranks)
 
 
 def copy_run(source: Path, target: Path) -> None:

@@ -14,10 +14,8 @@ from pathlib import Path
 from typing import NoReturn
 
 import hydra
-from hydra.core.hydra_config import HydraConfig
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
-from hydra.types import RunMode
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config import hydra_patches, hydra_security, resolvers, resume
@@ -29,6 +27,7 @@ from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import quoted
 from project.runtime import lazy_imports, signals, slurm, torchrun
+from project.runtime.command_state import command_state
 from project.runtime.files import reason_of
 from project.runtime.process import accept_all_text, flush_streams
 from project.runtime.secrets import redact_text
@@ -38,7 +37,6 @@ UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Of errors of the system, those that a user mends without knowing where they happened."""
 TRACEBACK_FLAG = "--traceback"
 FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
-with_traceback = False
 
 
 def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
@@ -52,10 +50,9 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         conf: the folder of its configuration.
         config_name: of its primary configuration.
     """
-    global with_traceback
     signals.exit_on_signal(_tidy_up)
     accept_all_text()
-    with_traceback = TRACEBACK_FLAG in sys.argv
+    command_state.shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
     hydra_patches.share_config_store()
@@ -102,7 +99,7 @@ def _tidy_up(signum: int) -> None:
     for path in mine:
         if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
             create.discard(path)
-    if signum == signal.SIGUSR1 and (mine or resume.continued) and torchrun.is_rank_zero():
+    if signum == signal.SIGUSR1 and (mine or command_state.resumed_run) and torchrun.is_rank_zero():
         slurm.requeue()
 
 
@@ -156,26 +153,6 @@ def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> It
         raise SystemExit(report(error, conf, config_name, silent=silent)) from error
 
 
-@contextmanager
-def ending_single_run_on_errors() -> Iterator[None]:
-    """Report errors before Hydra adds lines of its own. In a sweep they are left to its launcher."""
-    if in_sweep():
-        yield
-        return
-    with ending_on_errors():
-        yield
-
-
-def in_sweep() -> bool:
-    """Whether this run is a job of a sweep."""
-    return HydraConfig.initialized() and HydraConfig.get().mode == RunMode.MULTIRUN
-
-
-def is_debugging() -> bool:
-    """Whether this run is a trial of a `debug=…` preset."""
-    return HydraConfig.initialized() and bool(HydraConfig.get().runtime.choices.get("debug"))
-
-
 def report(
     error: BaseException, conf: Path | None = None, config_name: str = "train", *, silent: bool = False
 ) -> int:
@@ -192,7 +169,7 @@ def report(
     """
     lines = _explain(error, conf, config_name)
     if not silent:
-        if not lines or with_traceback:
+        if not lines or command_state.shows_traceback:
             print(redact_text(plain("".join(traceback.format_exception(error)))), end="", file=sys.stderr)
         for line in lines:
             with suppress(OSError):  # of standard error itself

@@ -17,6 +17,7 @@ from omegaconf.errors import ValidationError
 from project.config import cli, resolvers
 from project.errors import InputError
 from project.runs.migrations import RENAMED_OPTIONS
+from project.runtime.command_state import command_state
 from project.runtime.process import accept_all_text
 from project.runtime.text import did_you_mean, nearest_names
 
@@ -68,7 +69,7 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the command without a traceback
     accept_all_text()
     arguments = sys.argv[1:]
-    cli.with_traceback = cli.TRACEBACK_FLAG in arguments
+    command_state.shows_traceback = cli.TRACEBACK_FLAG in arguments
     if {"--help", "-h"} & set(arguments):
         print(describe(kind, Path(sys.argv[0]).name, examples))
         return

@@ -11,7 +11,6 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, Node, open_dict
 
 from project.config import allowed_targets
@@ -32,16 +31,17 @@ READ: Mapping[str, tuple[str, ...]] = {
 """Arguments of objects that are read elsewhere too."""
 
 
-def complete(config: DictConfig) -> None:
+def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
     """Fill in values that a configuration leaves open; values that it has stay.
 
     Args:
         config: composed, changed in place.
+        hydra: Hydra's own node, where the configuration does not hold it [None].
 
     Raises:
         InputError: a run cannot train on objects of the data set's class.
     """
-    hydra = config.get("hydra") or (HydraConfig.get() if HydraConfig.initialized() else None)
+    hydra = config.get("hydra") or hydra
     if hydra is not None and hydra.job.chdir:
         _make_paths_absolute(config, Path(hydra.runtime.cwd))
     for group, keys in READ.items():

@@ -6,6 +6,7 @@ import lightning as L
 from hydra.errors import HydraException, InstantiationException
 from hydra.utils import instantiate
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from project.config import allowed_targets, hydra_patches
@@ -13,9 +14,37 @@ from project.config.derived_values import require_image_data
 from project.config.validation import groups
 from project.errors import InputError, one_line
 from project.modules.classifier import ImageClassifier
+from project.runtime import secrets
 
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
 """What constructors raise when they do not take a value."""
+
+
+class ResolvedConfig:
+    """A run's configuration with every value resolved, and without secrets where it is written down.
+
+    Args:
+        composed: the configuration; its secrets are noted, so that no output shows them.
+
+    Attributes:
+        values: plain values.
+        redacted: the same for files, loggers and checkpoints, without secrets.
+    """
+
+    def __init__(self, composed: DictConfig) -> None:
+        self.composed = composed
+        values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+        self.values: dict[str, Any] = values
+        secrets.note_all(self.values)
+        self.redacted: dict[str, Any] = secrets.redact(self.values)
+
+    def build(self, group: str, **more: Any) -> Any:
+        """Build the objects of a group (see `build`)."""
+        return build(self.values, group, **more)
+
+    def build_module(self) -> ImageClassifier:
+        """Build the LightningModule (see `build_module`)."""
+        return build_module(self.values, self.redacted)
 
 
 def build(config: dict[str, Any], group: str, **more: Any) -> Any:

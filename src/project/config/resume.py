@@ -18,6 +18,7 @@ from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runtime import secrets, yaml_files
+from project.runtime.command_state import command_state
 from project.runtime.files import refuse_url
 from project.runtime.text import did_you_mean
 
@@ -33,7 +34,7 @@ FREE_KEYS = (
 """Of a sweep that goes on, these may change: where its jobs run, and how far it goes."""
 
 
-class Continued(NamedTuple):
+class ResumedRun(NamedTuple):
     """What the command line said about an earlier run."""
 
     run: RunFolder
@@ -41,18 +42,12 @@ class Continued(NamedTuple):
     changes: list[str]
 
 
-class ContinuedSweep(NamedTuple):
+class ResumedSweep(NamedTuple):
     """What the command line said about an earlier sweep."""
 
     folder: SweepFolder
     retry: bool
     given: list[str]
-
-
-continued: Continued | None = None
-"""Set by `set_aside`, before Hydra composes; taken up by `configure`."""
-continued_sweep: ContinuedSweep | None = None
-"""Set by `set_aside` likewise; taken up by the sweeper."""
 
 
 def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
@@ -69,7 +64,6 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     Raises:
         InputError: the run or the checkpoint cannot be continued.
     """
-    global continued
     overrides: list[str] = parse_command_line(arguments)[0].overrides
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
     named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
@@ -111,9 +105,11 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
     _refuse_running(run, told, anyway=given.get("resume_force") == "true")
     # What has no = may belong to a flag, such as `job` to --cfg, and is left to Hydra.
     single = [text for text in overrides if "=" in text or text.startswith("~")]
-    changes = [text for text in single if text.partition("=")[0] not in OWN_KEYS]
-    continued = Continued(run, checkpoint, [text for text in changes if not text.startswith("hydra.")])
-    return [argument for argument in arguments if argument not in continued.changes]
+    changes = [
+        text for text in single if text.partition("=")[0] not in OWN_KEYS and not text.startswith("hydra.")
+    ]
+    command_state.resumed_run = ResumedRun(run, checkpoint, changes)
+    return [argument for argument in arguments if argument not in changes]
 
 
 def _named_checkpoint(path: str) -> Path:
@@ -172,7 +168,6 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
 
 def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
     """Have Hydra compose the sweep as it was, from its own copy of the configuration files."""
-    global continued_sweep
     if retry not in ("true", "false"):
         raise InputError(f"retry_failed={retry}: true or false")
     record = sweep.read_record()
@@ -196,20 +191,19 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
     for key in (text.partition("=")[0] for text in kept if secrets.is_redacted(text)):
         raise InputError(f"{key}: {secrets.GIVE_AGAIN.format(key=key)}")
-    continued_sweep = ContinuedSweep(sweep, retry == "true", given)
+    command_state.resumed_sweep = ResumedSweep(sweep, retry == "true", given)
     flags = ["-m", "--config-path", str(sweep.conf.absolute())]
     return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
 
 
 def go_on_after_restart(folder: Path | None) -> None:
     """Continue the run in `folder`, if there is one and it has a checkpoint, unless the command names one."""
-    global continued
     if (
         folder is not None
-        and continued is None
+        and command_state.resumed_run is None
         and (checkpoint := (run := RunFolder(folder)).newest_checkpoint().path)
     ):
-        continued = Continued(run, checkpoint, [])
+        command_state.resumed_run = ResumedRun(run, checkpoint, [])
 
 
 def configure(config: DictConfig, conf: Path) -> RunFolder | None:
@@ -225,9 +219,9 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
     Raises:
         InputError: the folder is damaged, or a change is none that this run can take.
     """
-    if continued is None:
+    if command_state.resumed_run is None:
         return None
-    run, checkpoint, changes = continued
+    run, checkpoint, changes = command_state.resumed_run
     earlier = _read(run, run.composed_file, "trainer")
     recorded = _read(run, run.hydra_file, "hydra")
     choices = OmegaConf.select(recorded, "hydra.runtime.choices")

@@ -22,6 +22,7 @@ from project.inference.load_run import load_run
 from project.runs.create import create_folder
 from project.runs.results import read_runs
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
+from project.runtime.command_state import command_state
 from project.runtime.write_probe import missing_folders, refuse_unwritable_output
 
 
@@ -299,7 +300,7 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
 
 def test_a_run_goes_on_from_no_checkpoint_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resume, "find_damage", lambda _: "")
-    monkeypatch.setattr(resume, "continued", None)
+    monkeypatch.setattr(command_state, "resumed_run", None)
     for name in ("a", "b"):
         (tmp_path / name / ".hydra").mkdir(parents=True)
         (tmp_path / name / ".hydra" / "config.yaml").touch()
@@ -319,5 +320,5 @@ def test_a_run_goes_on_from_no_checkpoint_of_another(tmp_path: Path, monkeypatch
         )
     told = [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "paths.outputs=x"]
     assert resume.set_aside(told, tmp_path / "train.yaml") == told
-    assert resume.continued is not None
-    assert resume.continued.checkpoint == mine
+    assert command_state.resumed_run is not None
+    assert command_state.resumed_run.checkpoint == mine

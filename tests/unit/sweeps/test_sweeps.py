@@ -12,6 +12,7 @@ from project.runs.provenance import now
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, folder_name
 from project.runs.sweep_ledger import Ledger
+from project.runtime.command_state import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.job_table import jobs_table, points_table, write_jobs
 from project.sweeps.scheduler import classify_exit, settle_jobs
@@ -184,7 +185,7 @@ def test_comments_do_not_change_the_code_but_values_do(tmp_path: Path) -> None:
 
 @pytest.fixture
 def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
-    monkeypatch.setattr(resume, "continued_sweep", None)
+    monkeypatch.setattr(command_state, "resumed_sweep", None)
     outputs = tmp_path / "outputs"
     return create(str(outputs / "sweep" / "one"), [CONF], ["model=mlp,cnn", "hydra.launcher.jobs=1"])
 
@@ -203,9 +204,9 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
         [f"resume={sweep.path}", "hydra.launcher.jobs=4", "retry_failed=true"], defaults
     )
     assert changed == [*whole[:-1], "hydra.launcher.jobs=4"]
-    assert resume.continued_sweep is not None
-    assert resume.continued_sweep.folder.path == sweep.path
-    assert resume.continued_sweep.retry is True
+    assert command_state.resumed_sweep is not None
+    assert command_state.resumed_sweep.folder.path == sweep.path
+    assert command_state.resumed_sweep.retry is True
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
     with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
         resume.set_aside(["-m", f"resume={sweep.path}", "model=vit"], defaults)

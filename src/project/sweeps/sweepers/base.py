@@ -12,12 +12,12 @@ from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, read_write
 
-from project.config import resume
 from project.config.suggestions import explain_composition
 from project.errors import InputError
 from project.runs.create import discard
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
+from project.runtime.command_state import command_state
 from project.runtime.secrets import restore
 from project.runtime.signals import block_exit, exit_code
 from project.runtime.text import plural
@@ -74,7 +74,7 @@ class RecordedSweeper(Sweeper):
             self._freeze_config()
             self._refuse_submitted()
             jobs = list(folder.ledger.read().values())
-            if (continued := resume.continued_sweep) is not None:
+            if (continued := command_state.resumed_sweep) is not None:
                 if not self.changed_code:
                     folder.refuse_changed_code()
                 for job in jobs:
@@ -163,8 +163,8 @@ class RecordedSweeper(Sweeper):
     @contextmanager
     def _open_folder(self, arguments: Sequence[str]) -> Iterator[SweepFolder]:
         """Open an earlier sweep's folder or make one, and discard a new folder if no job could start."""
-        if resume.continued_sweep is not None:
-            yield resume.continued_sweep.folder
+        if command_state.resumed_sweep is not None:
+            yield command_state.resumed_sweep.folder
             return
         hydra = self.config.hydra
         given = [*map(str, hydra.overrides.hydra), *arguments]

@@ -6,22 +6,66 @@ import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import lightning as L
 from lightning.pytorch.loggers import Logger
 
+from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
+from project.runs import run_summary
+from project.runs.run_context import RunContext
 from project.runs.run_folder import RunFolder
 from project.runtime import signals
 from project.runtime.files import replace_text
 from project.runtime.secrets import redact_text
+from project.runtime.yaml_text import to_yaml
+from project.training.fit import environment_options
 from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
 from project.training.tuning.range_test import HIGHEST, LOWEST, STEPS, run_range_test
 
 log = logging.getLogger(__name__)
+
+
+def run_tuning(
+    what: str,
+    config: ResolvedConfig,
+    context: RunContext,
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+) -> None:
+    """Search for a value instead of training, and record the search in the run folder.
+
+    Args:
+        what: `lr` or `batch_size`.
+        config: of the run.
+        context: of the run.
+        module: with the configured optimizer; unchanged afterwards.
+        datamodule: images to train on.
+
+    Raises:
+        InputError: nothing can be suggested.
+    """
+    run, folder = context.folder, context.folder.path / "tune"
+    bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    make_trainer = partial(config.build, "trainer", **environment_options(run), **bare)
+    trainer: L.Trainer = make_trainer()
+    if not trainer.is_global_zero:
+        logging.getLogger("project").setLevel(logging.WARNING)
+        tune(what, module, datamodule, make_trainer, folder, first=False)
+        return
+    facts = {"name": config.values["name"], "tune": what, "trial": True}
+    with run.recording(**facts, ranks=trainer.world_size) as status:
+        replace_text(run.config_file, to_yaml(config.redacted))
+        log.info(run_summary.opening(config.values, module.network, trainer, run))
+        status["value"] = None
+        status["found"] = tune(what, module, datamodule, make_trainer, folder, first=True)
+        for logger in config.build("logger").values():
+            show(logger, what, folder / f"{what}.png")
+    run.require_recorded()
 
 
 def tune(

@@ -1,0 +1,192 @@
+"""Build a run's callbacks and trainer, train, and evaluate the best weights."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import (
+    Callback,
+    Checkpoint,
+    EarlyStopping,
+    LambdaCallback,
+    ModelCheckpoint,
+    ProgressBar,
+)
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+
+from project.callbacks.run_status import Record
+from project.callbacks.visuals import Story
+from project.config.instantiate import ResolvedConfig
+from project.datamodules.base import ImageDataModule
+from project.datamodules.loading.prefetch import naming_worker_failures
+from project.errors import InputError
+from project.modules.classifier import ImageClassifier
+from project.runs import checkpoints, config_diff
+from project.runs.run_context import RunContext
+from project.runs.run_folder import RunFolder
+from project.runtime import lazy_imports, torchrun
+from project.runtime.files import replace_text
+from project.runtime.yaml_text import to_yaml
+from project.training.stop_callback import StopDuringValidation
+
+log = logging.getLogger(__name__)
+
+
+def build_callbacks(
+    config: ResolvedConfig, context: RunContext, datamodule: ImageDataModule
+) -> dict[str, Callback]:
+    """Build the configured callbacks, by name, with those that every run has.
+
+    Raises:
+        InputError: a constructor refuses its values, or the schedule needs validation where there is none.
+    """
+    callbacks: dict[str, Callback] = config.build("callbacks")
+    if not datamodule.validates or not config.values["trainer"]["limit_val_batches"]:
+        callbacks = without_validation(callbacks, config.values["scheduler"])
+    if context.in_sweep and isinstance(story := callbacks.get("story"), Story):
+        story.keep_to_share()
+    if context.ckpt_path is not None and context.is_first:  # changes are kept once training accepts them
+        callbacks["changes"] = LambdaCallback(
+            on_train_start=lambda *_: replace_text(context.folder.composed_file, to_yaml(config.composed))
+        )
+    return callbacks | {"record": Record(context.folder), "stop": StopDuringValidation()}
+
+
+def build_trainer(
+    config: ResolvedConfig, context: RunContext, callbacks: dict[str, Callback], loggers: list[Logger]
+) -> L.Trainer:
+    """Build the configured trainer.
+
+    Raises:
+        InputError: the trainer refuses its values.
+    """
+    trainer: L.Trainer = config.build(
+        "trainer",
+        callbacks=list(callbacks.values()),
+        logger=loggers,
+        # Lightning adds its own where there are none.
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks.values()),
+        enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
+        **environment_options(context.folder),
+    )
+    return trainer
+
+
+def environment_options(folder: RunFolder) -> dict[str, Any]:
+    """Return the trainer's options that say where it trains, which Lightning would otherwise look for."""
+    return {
+        "default_root_dir": str(folder.path),
+        # Lightning would take a surrounding SLURM allocation for its own.
+        "plugins": [TorchElasticEnvironment() if torchrun.environment() else LightningEnvironment()],
+    }
+
+
+def check_resumed(config: ResolvedConfig, context: RunContext, module: ImageClassifier) -> None:
+    """Compare a run's configuration with that of the checkpoint it continues from, and log what changed.
+
+    Raises:
+        InputError: the checkpoint is damaged or belongs to another network, or a change would make the run
+            wrong.
+    """
+    if context.ckpt_path is None:
+        return
+    saved = checkpoints.read(context.ckpt_path, module.state_dict())
+    changes = config_diff.check(saved, config.redacted, force=context.resume_force)
+    if changes and context.is_first:
+        log.info("changed  %s", "\n         ".join(map(str, changes)))
+    refuse_fewer_epochs(saved, config.values["trainer"]["max_epochs"])
+
+
+def refuse_fewer_epochs(saved: dict[str, Any], max_epochs: int) -> None:
+    """Refuse to continue a run for fewer epochs than are done, and log if all are done.
+
+    Args:
+        saved: checkpoint.
+        max_epochs: of the whole run; -1: no limit.
+
+    Raises:
+        InputError: more epochs are done.
+    """
+    done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if 0 < max_epochs < done:
+        raise InputError(
+            f"trainer.max_epochs={max_epochs}: {done} epochs are done; set at least that, or more to train on"
+        )
+    if max_epochs == done:
+        log.info("%s epochs are done; to train on, set trainer.max_epochs above that", done)
+
+
+@naming_worker_failures()
+def fit_and_evaluate(
+    trainer: L.Trainer,
+    module: ImageClassifier,
+    datamodule: ImageDataModule,
+    callbacks: dict[str, Callback],
+    ckpt_path: str | None,
+) -> tuple[dict[str, float], str]:
+    """Train, then validate and test the best weights, or the last where there are no best ones.
+
+    Returns:
+        The metrics by name, and the weights that they belong to: `best` or `last`.
+    """
+    lazy_imports.freeze_gc()
+    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    metrics = dict(trainer.callback_metrics)
+    if is_pruned(callbacks):
+        return _to_floats(metrics), "last"
+    path = trainer.strategy.broadcast(best_checkpoint(callbacks) if trainer.is_global_zero else None)
+    options: dict[str, Any] = {"ckpt_path": path, "weights_only": True, "verbose": False}
+    if datamodule.count("val"):
+        trainer.validate(module, datamodule, **options)
+        metrics |= trainer.callback_metrics
+    trainer.test(module, datamodule, **options)
+    metrics |= trainer.callback_metrics
+    return _to_floats(metrics), "best" if path else "last"
+
+
+def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
+    """Return the path of the best weights; None if there are none, or with a warning if they are damaged."""
+    best = callbacks.get("best")
+    path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
+    if path and (problem := checkpoints.find_damage(Path(path))):
+        log.warning("%s %s: the last weights are evaluated instead", path, problem)
+        return None
+    return path or None
+
+
+def is_pruned(callbacks: dict[str, Callback]) -> bool:
+    """Tell whether a search pruned the run, which is not evaluated then."""
+    return any(getattr(callback, "pruned", False) for callback in callbacks.values())
+
+
+def _to_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in metrics.items()}
+
+
+def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:
+    """Return the callbacks without those that monitor a validation metric, and log their names.
+
+    Args:
+        callbacks: by name.
+        scheduler: configuration of the learning-rate schedule.
+
+    Raises:
+        InputError: the schedule monitors a validation metric.
+    """
+    if scheduler.get("monitor", "").startswith("val/"):
+        raise InputError(
+            f"scheduler.monitor={scheduler['monitor']}: there are no validation images (data.val_size=0); "
+            "watch training with monitor=train/loss mode=min, or choose another scheduler"
+        )
+    monitoring = [
+        name
+        for name, callback in callbacks.items()
+        if isinstance(callback, EarlyStopping | ModelCheckpoint)
+        and (callback.monitor or "").startswith("val/")
+    ]
+    if monitoring:
+        log.info("no validation images: callbacks %s are off, the last weights count", ", ".join(monitoring))
+    return {name: callback for name, callback in callbacks.items() if name not in monitoring}
