@@ -29,6 +29,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the ba
 torch.set_num_threads(1)  # before anything is computed: forks that take more threads would wait for lost ones
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark tests of commands and faults as slow: `-m "not slow"` leaves the tests of single packages."""
+    for item in items:
+        if ROOT / "tests" / "unit" not in item.path.parents:
+            item.add_marker(pytest.mark.slow)
+
+
 def options(group: str) -> list[str]:
     return sorted(file.stem for file in (CONF / group).glob("*.yaml"))
 

@@ -28,6 +28,7 @@ def test_conf_holds_what_these_tests_expect() -> None:
     )
 
 
+@pytest.mark.slow
 def test_every_model_data_optimizer_and_schedule_compose_and_build(
     composed: Compose, data_overrides: dict[str, list[str]]
 ) -> None:
@@ -53,6 +54,7 @@ def test_every_model_data_optimizer_and_schedule_compose_and_build(
     assert seen == 10 * 5 * 6 * 9
 
 
+@pytest.mark.slow
 def test_every_model_trains_a_step_on_every_data_set(
     composed: Compose, data_overrides: dict[str, list[str]]
 ) -> None:

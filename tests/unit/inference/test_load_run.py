@@ -45,6 +45,7 @@ def repeat(run: RunFolder, split: str = "test", **options: str) -> ForwardResult
     return run_forward(trained, split, trained.config["test_views"])
 
 
+@pytest.mark.slow
 def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> None:
     models = options("model")
     assert len(models) >= 10

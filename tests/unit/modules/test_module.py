@@ -131,6 +131,7 @@ def test_checkpoints_are_plain_and_rebuild_the_network(tmp_path: Path) -> None:
     assert torch.equal(fresh.eval()(images), module.eval()(images))
 
 
+@pytest.mark.slow
 def test_a_compiled_network_trains_alike_and_saves_plain_keys(tmp_path: Path) -> None:
     calls = []
 

@@ -267,6 +267,7 @@ def test_a_folder_that_is_removed_is_made_whole_from_memory(
     assert "was removed while its run goes on" in told
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Path, epoch: int) -> None:
     """The folder is removed at the end of an epoch, behind all that is written then."""

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pytest
 
 from project.runs.studies import open_storage, silence
 
@@ -23,6 +24,7 @@ def search(together: Any, url: str, ends: Any) -> None:
         ends.put(f"{type(error).__name__}: {error}")
 
 
+@pytest.mark.slow
 def test_searches_that_start_together_share_a_new_database(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     for number in range(ROUNDS):

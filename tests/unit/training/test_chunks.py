@@ -152,6 +152,7 @@ def _train_two_ranks(folder: Path) -> None:
         assert (results[0]["fit_loop"]["epoch_loop.batch_progress"]["total"]["completed"]) > 8
 
 
+@pytest.mark.slow
 def test_chunks_train_as_lightnings_own_loop_does_on_two_ranks(tmp_path: Path) -> None:
     run_ranks(lambda: _train_two_ranks(tmp_path), 2)  # raises if a rank fails
 

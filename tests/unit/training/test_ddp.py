@@ -129,6 +129,7 @@ def trains(seconds: float) -> Callable[[], None]:
     return work
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sent", "step_s", "least_s", "most_s"),
     [
