@@ -195,7 +195,7 @@ def test_each_format_says_the_same(command: Command, image_folder: Path) -> None
     assert [row["class_2"] for row in rows] == [line["top"][1]["class"] for line in lines]
     table = command(given)[0].splitlines()
     assert len(table) == 7
-    assert table[0].split()[-4:] == ["class", "probability", "2nd", "3rd"]
+    assert table[0].split()[-4:] == ["class", "probability", "class_2", "class_3"]
     assert all(len(line) <= 80 for line in table)
     assert table[1].startswith("ant/1.jpg ")
 

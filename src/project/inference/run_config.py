@@ -32,16 +32,7 @@ CHOICES = ("auto", *CHECKPOINTS)
 
 
 def check_request(run: RunFolder, weights: str, data: Sequence[str]) -> None:
-    """Check a command's run, weights and data overrides before torch is imported.
-
-    Args:
-        run: the run's folder.
-        weights: see `load_run`.
-        data: overrides of the data set.
-
-    Raises:
-        InputError: the folder is damaged, has no such weights, or the overrides are wrong.
-    """
+    """Check a command's run, weights and data overrides before torch is imported."""
     config = read_config(run)
     if data:
         with suppress(OmegaConfBaseException):  # reported when all values are resolved
@@ -75,11 +66,7 @@ def read_tta(config: dict[str, Any]) -> str:
 
 
 def find_checkpoint(run: RunFolder, weights: str) -> Path:
-    """Return the checkpoint file that `weights` names; see `load_run`.
-
-    Raises:
-        InputError: the file is missing or damaged.
-    """
+    """Return the checkpoint file that `weights` names; see `load_run`."""
     files = {name: run.checkpoints / f"{name}.ckpt" for name in CHECKPOINTS}
     if weights not in CHOICES:
         if not (file := Path(weights)).is_file():

@@ -19,16 +19,7 @@ from project.runtime.text import printable
 
 
 def evaluate(options: Options, found: tuple[list[Member], Path] | None = None) -> None:
-    """Evaluate networks one by one or together; write and show the results.
-
-    Args:
-        options: options of the command.
-        found: result of `check_networks` [computed here].
-
-    Raises:
-        InputError: the options are wrong, or the networks cannot be combined.
-        NonFiniteError: a logit is NaN or infinite.
-    """
+    """Evaluate networks one by one or together; write and show the results."""
     members, home = found or check_networks(options)
     require_accelerator(options.accelerator)
     if len(members) > 1 and options.combine != "none":

@@ -43,13 +43,6 @@ def average_probabilities(members: Sequence[TrainedRun], results: Sequence[Forwa
     """Average the networks' probabilities (Lakshminarayanan et al. 2017, arXiv 1612.01474, sec. 2.4).
 
     The loss is computed by the first run's loss if that is a cross-entropy, which takes probabilities.
-
-    Args:
-        members: the networks.
-        results: their results on the same images; see `require_same_images`.
-
-    Raises:
-        InputError: a run tests fewer images than the others.
     """
     first = results[0]
     for trained, other in zip(members, results, strict=True):
@@ -186,16 +179,7 @@ def _recompute_statistics(module: nn.Module, trained: TrainedRun, device: torch.
 
 
 class ImageIdentity(NamedTuple):
-    """Identity of the images of a split.
-
-    Args:
-        labels: labels (N,).
-        rows: indices (N,) of the images in the data set's images.
-        files: paths of the images; None for images without files.
-        shape: input shape (C, H, W).
-        digest: digest of all pixels; None if there are files.
-        recipe: configuration that selects the images.
-    """
+    """Identity of the images of a split."""
 
     labels: Tensor
     rows: Tensor
@@ -217,15 +201,7 @@ class ImageIdentity(NamedTuple):
 
 @naming_worker_failures()
 def require_same_images(networks: Sequence[TrainedRun], split: Split) -> None:
-    """Check that a split has the same images for all networks; equal data sets are shared afterwards.
-
-    Args:
-        networks: networks whose data sets are not set up yet.
-        split: the split.
-
-    Raises:
-        InputError: the images differ or cannot be read.
-    """
+    """Check that a split has the same images for all networks; equal data sets are shared afterwards."""
     _share_data(networks)
     first = networks[0]
     others = [other for other in networks[1:] if other.datamodule is not first.datamodule]

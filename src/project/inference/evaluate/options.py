@@ -57,12 +57,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Member:
-    """One network to evaluate.
-
-    Args:
-        run: the run that trained it.
-        weights: its checkpoint; see `load_run`.
-    """
+    """One network to evaluate."""
 
     run: RunFolder
     weights: str
@@ -89,17 +84,7 @@ def check_networks(options: Options) -> tuple[list[Member], Path]:
 def find_networks(
     names: list[str], weights: list[str], ensemble: str | None, outputs: Path
 ) -> tuple[list[Member], Path]:
-    """Find the networks that are named, each run with each of the weights, and the folder of the first name.
-
-    Args:
-        names: runs, sweeps, or `last`.
-        weights: checkpoints.
-        ensemble: runs of a sweep, `all` or `top3`; None for its best run.
-        outputs: folder in which `last` is searched.
-
-    Raises:
-        InputError: a run is missing or named twice, or `ensemble` is given without a sweep.
-    """
+    """Find the named networks, each run with each of the weights, and the folder of the first name."""
     if ensemble is not None and ensemble != ALL and not TOP_N.fullmatch(ensemble):
         raise InputError(f"ensemble={ensemble}: give all, or a number of a sweep's best runs such as top3")
     joined = ",".join(names)

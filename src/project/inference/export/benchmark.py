@@ -100,12 +100,7 @@ def original_outputs(
 
 
 class Reference(NamedTuple):
-    """Expected outputs.
-
-    Args:
-        images: images and labels.
-        outputs: expected outputs (n, K).
-    """
+    """Expected outputs."""
 
     images: CalibrationData
     outputs: Tensor

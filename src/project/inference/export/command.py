@@ -33,15 +33,7 @@ BACKENDS: dict[str, ModuleType] = {"torch_export": torch_program, "onnx": onnx_g
 
 
 def export(options: Options) -> int:
-    """Write, check and time the files of a run.
-
-    Returns:
-        Exit code of the process: 1 if a variant failed.
-
-    Raises:
-        InputError: an option is wrong.
-        ExportError: the network cannot be exported, or its file computes something else.
-    """
+    """Write, check and time the files of a run."""
     run, folder = find_places(options)
     variants = choose_variants(options.variants)
     refuse_foreign(folder, options.format, variants)

@@ -28,13 +28,7 @@ examples:
 
 
 class Format(NamedTuple):
-    """A file format.
-
-    Args:
-        suffix: suffix of its files.
-        packages: packages that write and read it.
-        int8_packages: further packages that quantize it.
-    """
+    """A file format."""
 
     suffix: str
     packages: tuple[str, ...] = ()

@@ -16,15 +16,7 @@ from project.runtime.files import replace_text
 
 @dataclass
 class Row:
-    """A variant of the network, or a way to run it.
-
-    Args:
-        name: name of the variant.
-        file: its file; None for the original.
-        size: bytes of the file.
-        agreement: agreement with the original on test images.
-        timings: times by batch size.
-    """
+    """A variant of the network, or a way to run it."""
 
     name: str
     file: Path | None
@@ -43,18 +35,6 @@ def publish(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any
 
     Files of an earlier export in this format that are not replaced are removed: they are variants of other
     weights.
-
-    Args:
-        folder: the output folder.
-        format: format of all files.
-        rows: the variants; their paths are updated.
-        facts: facts that hold for all of them.
-
-    Returns:
-        The removed files.
-
-    Raises:
-        OSError: the folder cannot be written.
     """
     listing = folder / f"{format}.json"
     names = {row.file.name for row in rows if row.file}

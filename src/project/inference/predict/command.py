@@ -32,12 +32,7 @@ MAX_ON_SHEET = 400
 
 
 def predict_files(options: Options) -> None:
-    """Predict image files as the options say.
-
-    Raises:
-        InputError: an option is wrong.
-        DataError: no file could be predicted.
-    """
+    """Predict image files as the options say."""
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
     files, skipped = find_files(options.input)

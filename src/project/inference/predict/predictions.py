@@ -97,11 +97,7 @@ class Predictor:
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:
-        """Return class probabilities (B, K) float32 on the CPU for images (B, C, H, W) uint8.
-
-        Raises:
-            NonFiniteError: a logit is NaN or infinite.
-        """
+        """Return class probabilities (B, K) float32 on the CPU for images (B, C, H, W) uint8."""
         pixels = images.to(self.device, non_blocking=True).float().sub_(self.shift).mul_(self.scale)
         with self.precision.forward_context():
             logits = mean_over_views(self.module, self.precision.convert_input(pixels), self.tta)
@@ -171,15 +167,7 @@ def decode_files(
     num_threads: int | None = None,
     white_level: float | None = None,
 ) -> Iterator[DecodedImage | SkippedFile]:
-    """Decode files in threads, in their order; yield a reason for each file that cannot be decoded.
-
-    Args:
-        files: images of any size, mode and format that Pillow decodes without other programs.
-        shape: shape (C, H, W) of the decoded images.
-        ahead_by: approximate number of images decoded in advance.
-        num_threads: decoding threads [one for each available CPU, at most 16].
-        white_level: see `decode_image`.
-    """
+    """Decode files in threads, in their order; yield a reason for each file that cannot be decoded."""
     decode = partial(_decode_chunk, shape, white_level)
     num_threads = num_threads or min(available_cpus(), MAX_THREADS)
     depth = -(-ahead_by // CHUNK) + num_threads

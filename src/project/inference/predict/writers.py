@@ -81,8 +81,9 @@ def render_table(
     color: bool = False,
 ) -> str:
     """Lay out predictions for a terminal; classes after the first are shown where there is room."""
-    class_width = min(max(columns_of(printable(name)) for name in class_names), MAX_CLASS_WIDTH)
-    room = width - MIN_FILE_WIDTH - max(class_width, len("class")) - len("    probability")
+    longest = max(columns_of(printable(name)) for name in class_names)
+    class_width = min(max(longest, len("class")), MAX_CLASS_WIDTH)
+    room = width - MIN_FILE_WIDTH - class_width - len("    probability")
     num_more = max(0, min(top_k - 1, room // (class_width + len("   0.99"))))
     rows = []
     for prediction in predictions:
@@ -97,14 +98,9 @@ def render_table(
         Column(f"file in {printable(folder)}" if folder else "file", right=False, keep="ends"),
         Column("class", right=False, fixed=True),
         "probability",
-        *(Column(_ordinal(number + 2), right=False, fixed=True) for number in range(num_more)),
+        *(Column(f"class_{number + 2}", right=False, fixed=True) for number in range(num_more)),
     ]
     return table(columns, rows, width=width, color=color)
-
-
-def _ordinal(number: int) -> str:
-    last = 0 if number % 100 in (11, 12, 13) else number % 10
-    return f"{number}{ {1: 'st', 2: 'nd', 3: 'rd'}.get(last, 'th') }"
 
 
 def _round(probability: float, digits: int) -> str:
