@@ -215,8 +215,10 @@ def test_several_runs_are_one(
 ) -> None:
     runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
     both = "run=" + ",".join(str(run.path) for run in runs)
-    reads, read_images = [], Synthetic.read
-    monkeypatch.setattr(Synthetic, "read", lambda *wanted: reads.append(wanted[1]) or read_images(*wanted))
+    reads, read_images = [], Synthetic.load_split
+    monkeypatch.setattr(
+        Synthetic, "load_split", lambda *wanted: reads.append(wanted[1]) or read_images(*wanted)
+    )
     evaluate(asked(both, "num_resamples=20", f"output={runs[0].path.parent / 'together'}", "figures=false"))
     assert reads == ["test"]  # once for both
     found = read(runs[0].path.parent / "together")
