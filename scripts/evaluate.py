@@ -16,7 +16,7 @@ from project.runtime.write_probe import refuse_unwritable_output
 
 
 def main(options: Options) -> None:
-    """Evaluate as the command line says."""
+    """Check the options without torch, then evaluate."""
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
     found = check_networks(options)  # before torch is imported

@@ -18,7 +18,7 @@ from project.runtime import lazy_imports
 
 
 def main(options: Options) -> int:
-    """Export as the command line says."""
+    """Check the options without torch, then export."""
     run, _ = find_places(options)  # before torch is imported
     check_request(run, options.weights, [*options.data, *options.paths])
     with lazy_imports.gc_disabled():

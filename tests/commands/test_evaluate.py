@@ -344,7 +344,9 @@ def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
         evaluate(asked(f"run={folder}", "data.num_classes=4"))
     assert not (folder / "evaluation").exists()
     (folder / "evaluation").touch()
-    with pytest.raises(InputError, match=r"^output=.*cannot be written .*; say with output=FOLDER"):
+    with pytest.raises(
+        InputError, match=r"^output=.*cannot be written .*; give another folder with output=FOLDER"
+    ):
         evaluate(asked(f"run={folder}"))
 
 

@@ -15,7 +15,6 @@ from project.inference.evaluate.metrics import bootstrap_intervals
 from project.inference.evaluate.options import Member, Options, check_networks
 from project.inference.evaluate.result import LEVEL, EvaluationResult
 from project.inference.load_run import TrainedRun, load_run
-from project.runtime.text import printable
 
 
 def evaluate(options: Options, found: tuple[list[Member], Path] | None = None) -> None:
@@ -117,7 +116,6 @@ def _output_folder(options: Options, member: Member, *, is_alone: bool) -> Path:
 def _write(options: Options, result: EvaluationResult, folder: Path, place: Path) -> str:
     """Write an evaluation and return its text for the terminal."""
     trained, predictions = result.trained, result.forward.predictions
-    names = [printable(name) for name in trained.class_names]
     intervals = {}
     if options.num_resamples:
         intervals = bootstrap_intervals(predictions, options.num_resamples, options.seed, LEVEL)
@@ -126,12 +124,12 @@ def _write(options: Options, result: EvaluationResult, folder: Path, place: Path
     files = [output_files.RESULT]
     if options.predictions:
         file, images = folder / output_files.PREDICTIONS, trained.datamodule.files(options.split)
-        output_files.write_predictions(file, predictions, names, result.forward.rows, images)
+        output_files.write_predictions(file, predictions, trained.class_names, result.forward.rows, images)
         files.append(output_files.PREDICTIONS)
     if options.figures:
         title = f"{options.split}: {len(predictions.labels):,} images"
         part = trained.datamodule.part(options.split)
-        files += output_files.draw_figures(folder, predictions, part, names, title)
+        files += output_files.draw_figures(folder, predictions, part, trained.class_names, title)
     here = Path.cwd()
     shown = place.relative_to(here) if place.is_relative_to(here) else place
     text = console.render(options, result, figures, classes, str(shown / output_files.RESULT))

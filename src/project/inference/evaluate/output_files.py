@@ -57,7 +57,7 @@ def combined_name(name: str, combined: str, members: Sequence[str]) -> str:
 @contextmanager
 def replacing_folder(target: Path, *, is_chosen: bool) -> Iterator[Path]:
     """Yield a new folder that takes the target's place when all is written, and is removed on an error."""
-    remedy = "give another folder" if is_chosen else "say with output=FOLDER where to write"
+    remedy = "give another folder" if is_chosen else "give another folder with output=FOLDER"
     if other := _foreign_file(target):
         raise InputError(f"output={target}: holds something else than an evaluation, {other}; {remedy}")
     refuse_unwritable_output(f"output={target}", target, folder=True, remedy=remedy)

@@ -14,7 +14,6 @@ from project.inference.evaluate.options import Options
 from project.inference.load_run import TrainedRun
 from project.inference.run_config import read_tta
 from project.runs.provenance import now, versions
-from project.runtime.text import printable
 
 CLASS_SCORES = ("precision", "recall", "f1")
 SAME_IMAGES = ("data.path=", "data.eval_batch_size=")
@@ -68,7 +67,7 @@ class EvaluationResult:
         """Return for each class `class`, `images`, and `{value, low, high}` of precision, recall and F1."""
         rows = []
         for number, name in enumerate(self.trained.class_names):
-            row = {"class": printable(name), "images": int(self.metrics["support"][number])}
+            row = {"class": name, "images": int(self.metrics["support"][number])}
             for key in CLASS_SCORES:
                 bounds = intervals.get(key)
                 ends = None if bounds is None else (bounds[0][number], bounds[1][number])

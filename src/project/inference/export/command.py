@@ -33,7 +33,7 @@ BACKENDS: dict[str, ModuleType] = {"torch_export": torch_program, "onnx": onnx_g
 
 
 def export(options: Options) -> int:
-    """Write, check and time the files of a run."""
+    """Write, check and time the files of a run; return the exit code, 1 if a variant failed."""
     run, folder = find_places(options)
     variants = choose_variants(options.variants)
     refuse_foreign(folder, options.format, variants)

@@ -32,7 +32,7 @@ MAX_ON_SHEET = 400
 
 
 def predict_files(options: Options) -> None:
-    """Predict image files as the options say."""
+    """Check the options without torch, then predict, write and draw."""
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
     files, skipped = find_files(options.input)

@@ -91,7 +91,7 @@ def _matches(text: str) -> list[str]:
     if os.path.lexists(path):
         return [path]
     if not glob.has_magic(path):
-        raise InputError(f"input={printable(text)}: no such file or folder; see whether it was moved")
+        raise InputError(f"input={printable(text)}: no such file or folder; check the path")
     if not (found := sorted(glob.glob(path, recursive=True))):
         raise InputError(
             f"input={printable(text)}: no file matches; ** stands for any folders, * for any name"
