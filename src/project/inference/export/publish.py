@@ -96,7 +96,7 @@ def render(rows: Sequence[Row], batch_sizes: Sequence[int]) -> str:
             cell.append(f"{_short(time.median)} ±{_short(time.spread)} {speedup:>5}")
         cells.append(cell)
     times = [Column(f"batch {batch_size}, ms", right=True, fixed=True) for batch_size in batch_sizes]
-    return table([Column("", right=False), "MB", "accuracy", "points", *times], cells, width=80)
+    return table([Column("", right=False), "MB", "accuracy", "delta", *times], cells, width=80)
 
 
 def _short(number: float) -> str:
