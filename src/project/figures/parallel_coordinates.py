@@ -10,7 +10,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
-from matplotlib.ticker import LogLocator, MaxNLocator
+from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from project.figures.charts import COLOURS, DIM, FAINT, INK, PAPER, set_css
 from project.runs.hparam_diff import ABSENT
@@ -63,7 +63,7 @@ def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int
     others = {text for text, missing in zip(texts, is_missing, strict=True) if missing}
     is_numeric = all(type(value) in (int, float) and math.isfinite(value) for value in given)
     if is_numeric and len(set(given)) > 1 and len(others) <= 1:
-        ticks, place = number_axis(given, MISSING_SPACE if others else 0.0)
+        ticks, place = _number_axis(given, MISSING_SPACE if others else 0.0)
         are_few = len(set(given)) <= MAX_TICKS
         if not are_few or len(ticks) == len(set(given)):
             places = [
@@ -83,7 +83,7 @@ def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int
     return ParallelAxis(name, [place_of[text] for text in texts], ticks, is_crowded=True)
 
 
-def number_axis(
+def _number_axis(
     values: Sequence[float], bottom: float
 ) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
     """Return the ticks of an axis and the function from value to place.
@@ -93,18 +93,27 @@ def number_axis(
     """
     low, high = min(values), max(values)
     is_log = low > 0 and high / low >= MIN_RATIO_FOR_LOG * (1 - 1e-9)
-
-    def place(value: float) -> float:
-        if is_log:
-            return bottom + (1 - bottom) * math.log(value / low) / math.log(high / low)
-        return bottom + (1 - bottom) * (value - low) / (high - low)
-
+    place = _placer(low, high, bottom, is_log=is_log)
     marks = sorted(set(values))
     if len(marks) > MAX_TICKS:
-        locator = LogLocator(numticks=8) if is_log else MaxNLocator(6)
-        inner = [float(mark) for mark in locator.tick_values(low, high) if low <= mark <= high]
+        inner = _inner_ticks(LogLocator(numticks=8) if is_log else MaxNLocator(6), low, high)
         marks = inner if len(inner) >= 3 else [low, *inner, high]
     return _thin([(place(mark), f"{mark:.4g}") for mark in marks]), place
+
+
+def _placer(low: float, high: float, bottom: float, *, is_log: bool = False) -> Callable[[float], float]:
+    """Return the function from a value, moved between `low` and `high`, to its place from `bottom` to 1."""
+    scale: Callable[[float], float] = math.log if is_log else float
+
+    def place(value: float) -> float:
+        share = (scale(min(max(value, low), high)) - scale(low)) / (scale(high) - scale(low))
+        return bottom + (1 - bottom) * share
+
+    return place
+
+
+def _inner_ticks(locator: Locator, low: float, high: float) -> list[float]:
+    return [float(mark) for mark in locator.tick_values(low, high) if low <= mark <= high]
 
 
 def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -> ParallelAxis:
@@ -115,25 +124,19 @@ def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -
     """
     given = [value for value in values if math.isfinite(value)]
     others = sorted({f"{value:g}" for value in values if not math.isfinite(value)})
-    below = [(0.0, ", ".join(others))] if others else []
-    if not given or min(given) == max(given):
+    ticks = [(0.0, ", ".join(others))] if others else []
+    if len(set(given)) < 2:
         places = [0.5 if math.isfinite(value) else 0.0 for value in values]
-        return ParallelAxis(
-            name, places, below + [(0.5, f"{value:.6g}") for value in given[:1]], is_crowded=False
-        )
+        ticks += [(0.5, f"{value:.6g}") for value in given[:1]]
+        return ParallelAxis(name, places, ticks, is_crowded=False)
     low, high = _fence(given, larger_is_better=larger_is_better)
-    bottom = MISSING_SPACE if others else 0.0
-
-    def place(value: float) -> float:
-        return bottom + (1 - bottom) * (min(max(value, low), high) - low) / (high - low)
-
+    place = _placer(low, high, MISSING_SPACE if others else 0.0)
+    ticks += [(place(low), f"≤ {low:.3g}")] if low > min(given) else []
+    ticks += [(1.0, f"≥ {high:.3g}")] if high < max(given) else []
+    marks = [(place(mark), f"{mark:.6g}") for mark in _inner_ticks(MaxNLocator(7), low, high)]
+    free = [mark for mark in marks if all(abs(mark[0] - tick) >= MIN_TICK_DISTANCE for tick, _ in ticks)]
     places = [place(value) if math.isfinite(value) else 0.0 for value in values]
-    edges = [(place(low), f"≤ {low:.3g}")] if low > min(given) else []
-    edges += [(1.0, f"≥ {high:.3g}")] if high < max(given) else []
-    inner = [float(mark) for mark in MaxNLocator(7).tick_values(low, high) if low <= mark <= high]
-    marks = [(place(mark), f"{mark:.6g}") for mark in inner]
-    free = [mark for mark in marks if all(abs(mark[0] - edge) >= MIN_TICK_DISTANCE for edge, _ in edges)]
-    return ParallelAxis(name, places, [*below, *edges, *free], is_crowded=False)
+    return ParallelAxis(name, places, ticks + free, is_crowded=False)
 
 
 def _fence(values: Sequence[float], *, larger_is_better: bool) -> tuple[float, float]:

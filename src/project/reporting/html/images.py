@@ -38,12 +38,12 @@ class Image(NamedTuple):
 
     @property
     def is_small(self) -> bool:
-        """Whether its pixels are to be seen as such."""
+        """True for images whose pixels are drawn as squares."""
         return max(self.size) < SMALL
 
     @property
     def is_wide(self) -> bool:
-        """Whether it takes the page's width."""
+        """True for images that take the page's width."""
         width, height = self.size
         return width > 1.7 * height and width > 700
 

@@ -54,18 +54,11 @@ def _group_card(data: RunData, group: str) -> dict[str, Any]:
 
 
 def _card(group: str, title: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    shown = {
-        key: value for key, value in redact(dict(values)).items() if value not in (None, False, [], {}, "")
-    }
-    rows = [
-        (
-            key,
-            shorten(
-                value.rpartition(".")[2] if isinstance(value, ClassName) else text(value), MAX_VALUE_LENGTH
-            ),
-        )
-        for key, value in shown.items()
-    ]
+    rows = []
+    for key, value in redact(dict(values)).items():
+        if value not in (None, False, [], {}, ""):
+            shown = value.rpartition(".")[2] if isinstance(value, ClassName) else text(value)
+            rows.append((key, shorten(shown, MAX_VALUE_LENGTH)))
     num_hidden = max(0, len(rows) - MAX_ROWS)
     return {"group": group, "title": title, "rows": rows[:MAX_ROWS], "num_hidden": num_hidden}
 
