@@ -69,6 +69,7 @@ RENAMED_CLASSES: Mapping[str, str] = {
     "project.modules.torchvision_model.TorchvisionModel": "project.modules.networks.torchvision_model.TorchvisionModel",  # noqa: E501
     "project.modules.vit.ViT": "project.modules.networks.vit.ViT",
     "project.preflight.Preflight": "project.config.preflight.Preflight",
+    "project.runs.log_file.LogFile": "project.runtime.files.LogFile",
 }
 """Dotted path of a class or function that a `_target_` may name, to its path today."""
 

@@ -1,11 +1,17 @@
 """Keys and classes of earlier versions get today's names."""
 
+import json
+import shutil
+import subprocess
+import sys
 from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 from conftest import ROOT
+from PIL import Image
 
 from project.runs import migrations
 from project.runs.migrations import RENAMED_CLASSES, RENAMED_KEYS, migrate, new_name, old_keys
@@ -61,3 +67,44 @@ def test_another_packages_arguments_keep_their_names(monkeypatch: pytest.MonkeyP
     assert migrate(mine) == mine
     ours = {"model": {"_target_": "project.modules.networks.cnn.CNN", "hidden": 3}}
     assert "hidden_dim" in migrate(ours)["model"]
+
+
+@pytest.fixture
+def old_run(tmp_path: Path) -> Path:
+    """A copy of the kept run, with its paths as they would be here."""
+    run = tmp_path / "run"
+    shutil.copytree(OLD_RUN, run)
+    for file in run.rglob("*.*"):
+        if file.suffix in (".yaml", ".json", ".csv", ".log"):
+            text = file.read_text().replace("@PROJECT@", str(ROOT)).replace("@RUN@", str(run))
+            file.write_text(text.replace("@CWD@", str(tmp_path)))
+    return run
+
+
+def command(run: Path, name: str, *words: str) -> str:
+    line = [sys.executable, str(ROOT / "scripts" / f"{name}.py"), *words]
+    done = subprocess.run(line, cwd=run.parent, capture_output=True, text=True, timeout=300, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout + done.stderr
+
+
+def test_commands_take_a_run_of_the_version_before(old_run: Path) -> None:
+    status = json.loads((old_run / "status.json").read_text())
+    command(old_run, "evaluate", "run=run")
+    figures = json.loads((old_run / "evaluation" / "test" / "evaluation.json").read_text())["figures"]
+    for name, metric in (("accuracy", "test/acc"), ("loss", "test/loss")):
+        assert figures[name]["value"] == pytest.approx(status["metrics"][metric], rel=1e-5)
+    Image.new("L", (8, 8), 100).save(old_run.parent / "image.png")
+    assert "1 predicted" in command(old_run, "predict", "run=run", "input=image.png")
+    assert f"{status['metrics']['test/acc']:.4f}" in command(old_run, "compare", "run")
+    command(old_run, "report", "run=run")
+    assert f"{status['metrics']['test/acc']:.4f}" in (old_run / "report.html").read_text()
+
+
+def test_a_run_of_the_version_before_is_exported_and_resumed(old_run: Path) -> None:
+    exported = command(old_run, "export", "run=run", "format=torch_export", "benchmark_s=0.05")
+    assert "+0.00" in exported
+    trained = command(old_run, "train", "resume=run", "trainer.max_epochs=3")
+    assert "3/3" in trained
+    status = json.loads((old_run / "status.json").read_text())
+    assert (status["state"], status["progress"]["epochs"]) == ("done", 3)
