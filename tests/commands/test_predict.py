@@ -34,7 +34,7 @@ from project.inference.predict.writers import render_table
 from project.modules.tta import mean_over_views
 from project.runs.find import find_trained
 from project.runtime.csv_cells import unescape
-from project.runtime.text import columns_of, shorten, shown
+from project.runtime.text import columns_of, printable, shorten
 
 CLASSES = ["ant", "bee", "cat"]
 Command = Callable[..., tuple[str, str]]
@@ -338,7 +338,7 @@ def test_texts_are_cut_in_the_middle_by_the_room_that_they_take() -> None:
     assert shorten("abc", 5, keep="ends") == "abc"
     assert shorten("abcdefgh", 5, keep="ends") == "ab…gh"
     assert columns_of(shorten("図版図版図版", 6, keep="ends")) <= 6
-    assert shown("a\nb\x1b[0m" + os.fsdecode(b"\xe9") + "é") == "a\\nb\\x1b[0m\\xe9é"
+    assert printable("a\nb\x1b[0m" + os.fsdecode(b"\xe9") + "é") == "a\\nb\\x1b[0m\\xe9é"
 
 
 def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:

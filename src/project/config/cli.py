@@ -28,6 +28,7 @@ from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import quoted
 from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.command_state import command_state
+from project.runtime.console import error_block
 from project.runtime.files import reason_of
 from project.runtime.process import accept_all_text, flush_streams
 from project.runtime.secrets import redact_text
@@ -173,7 +174,7 @@ def report(
             print(redact_text(plain("".join(traceback.format_exception(error)))), end="", file=sys.stderr)
         for line in lines:
             with suppress(OSError):  # of standard error itself
-                print(redact_text(f"error: {line}"), file=sys.stderr, flush=True)
+                print(error_block(redact_text(line)), file=sys.stderr, flush=True)
     mistake = lines and (
         not isinstance(error, OSError)
         or isinstance(error, HydraException)  # some are both

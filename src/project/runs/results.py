@@ -20,6 +20,18 @@ from project.runtime import yaml_files
 DURATION = "duration_s"
 LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the one in C is ten times faster
 BLOCK = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)
+METRIC_TITLES = {
+    "accuracy": "accuracy",
+    "top5_accuracy": "top-5 accuracy",
+    "loss": "loss",
+    "nll": "negative log likelihood",
+    "brier": "Brier score",
+    "ece": "calibration error (ECE)",
+    "macro_precision": "precision, macro average",
+    "macro_recall": "recall, macro average",
+    "macro_f1": "F1, macro average",
+}
+"""Titles of an evaluation's metrics by their keys in evaluation.json, in the order of tables."""
 STATES = ("done", "pruned", "failed", "interrupted", "running")
 
 

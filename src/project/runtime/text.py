@@ -73,10 +73,6 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode()
 
 
-shown = printable
-"""Earlier name."""
-
-
 def name_length(path: str | os.PathLike[str]) -> int:
     """Return the bytes of the longest name in a path."""
     return max(map(len, os.fsencode(path).split(b"/")))

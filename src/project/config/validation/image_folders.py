@@ -16,7 +16,7 @@ from project.config.source_index import constant_of
 from project.datamodules.storage.class_folders import class_names, find_images, find_layout
 from project.datamodules.storage.image_files import damage_error, read_headers, size_error, too_large_error
 from project.errors import DataError, InputError
-from project.runtime.text import shown
+from project.runtime.text import printable
 
 FEW_FILES = 1000
 """Files whose headers are sooner read than a list of those that were read before."""
@@ -58,7 +58,7 @@ def refuse_damaged(config: DictConfig) -> None:
         path, classes, resize, shape, image_cache = config.data.path, None, None, None, None
     found = _read_headers(
         str(path),
-        tuple(shown(str(name)) for name in classes) if classes is not None else None,
+        tuple(printable(str(name)) for name in classes) if classes is not None else None,
         (int(shape[1]), int(shape[2])) if resize is None and shape is not None else None,
         image_cache,
     )

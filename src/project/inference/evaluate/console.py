@@ -6,7 +6,7 @@ from typing import Any
 
 from project.inference.evaluate.options import Options
 from project.inference.evaluate.result import EvaluationResult
-from project.runs.metric_titles import TITLES
+from project.runs.results import METRIC_TITLES
 from project.runtime.console import Column, table
 
 WIDTH = 80
@@ -68,7 +68,7 @@ def render_figures(figures: Mapping[str, Any], notes: Mapping[str, str]) -> str:
     """Lay out one row for each metric: value, 95 % interval and note."""
     rows = [
         [title, number(figures[name]["value"]), _interval(figures[name]), notes.get(name)]
-        for name, title in TITLES.items()
+        for name, title in METRIC_TITLES.items()
         if name in figures
     ]
     return _table(["metric", "value", "95 % interval", ""], rows)

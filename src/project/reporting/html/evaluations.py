@@ -8,9 +8,8 @@ from typing import Any
 
 from project.reporting.html.run_data import RunData, as_mapping
 from project.reporting.html.tables import Cell, Table, format_metric, number_cell
-from project.runs.metric_titles import TITLES
 from project.runs.ranking import wilson
-from project.runs.results import is_number
+from project.runs.results import METRIC_TITLES, is_number
 
 EVALUATION, EXPORT = "evaluation", "export"
 """Folders within a run's."""
@@ -19,7 +18,7 @@ MAX_ROWS, MAX_COLUMNS = 200, 10
 """Of a table of classes."""
 SAME_ACCURACY = 1e-6
 """Difference of accuracies of the same predictions that were rounded in files."""
-NAMES = TITLES | {"f1": "F1"}
+NAMES = METRIC_TITLES | {"f1": "F1"}
 
 
 def evaluation_files(folder: Path, ending: str) -> Iterator[Path]:
