@@ -109,7 +109,7 @@ def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path)
     ]
     shown = done.stdout
     assert (
-        f"test{status['metrics']['test/loss']:10.4f}{status['metrics']['test/acc']:10.4f}   of 359 images"
+        f"test  {status['metrics']['test/loss']:.4f}  {status['metrics']['test/acc']:8.4f}  of 359 images"
         in shown
     )
     assert f"tensorboard --logdir {run.relative_to(tmp_path)}" in shown
