@@ -350,7 +350,7 @@ def images_kept_nowhere() -> str:
         shown = command.end(0)
         assert "decoded images cannot be kept" in shown, shown
         assert not list(disk.path.glob("*.images"))
-    return "prepared files without room: exit 0, told in a line"
+    return "cached images without room: exit 0, told in a line"
 
 
 def sweep_on_a_full_disk() -> str:
