@@ -4,10 +4,10 @@
     python benchmarks/board_cost.py paths.data=DIR --presets mnist_mlp --epochs 10 --rounds 3
 
 Whole commands, `scripts/train.py experiment=…`, one after the other on the same core: as it is by default,
-without the callbacks `story` and `measurements`, with `callbacks.story.budget=1`, and with `logger=none`. The
-order changes from round to round. Ratios are of commands of the same round, by the CPU time that they took,
-which other programs on the machine change less, and by the clock. The presets' epochs are cut short, which
-makes the share of the pictures larger than it is in the presets' own length.
+without the callbacks `visuals` and `training_stats`, and with `logger=none`. The order changes from round to
+round. Ratios are of commands of the same round, by the CPU time that they took, which other programs on the
+machine change less, and by the clock. The presets' epochs are cut short, which makes the share of the
+pictures larger than it is in the presets' own length.
 """
 
 import argparse
@@ -21,8 +21,7 @@ PRESETS = {"mnist_mlp": ("trainer.max_epochs=4",), "mnist_cnn": ("trainer.limit_
 """With what cuts them short."""
 VARIANTS: dict[str, tuple[str, ...]] = {
     "default": (),
-    "without": ("~callbacks.story", "~callbacks.measurements"),
-    "all of it": ("callbacks.story.budget=1",),
+    "without": ("~callbacks.visuals", "~callbacks.training_stats"),
     "logger=none": ("logger=none",),
 }
 

@@ -3,8 +3,8 @@
     python benchmarks/board_shares.py experiment=mnist_mlp paths.data=DIR trainer.max_epochs=4
 
 Runs `scripts/train.py` with these overrides in this process, and tells at its end the processor time of each
-thing that the callbacks `story` and `measurements` do, and their share of all processor time since the start
-of the interpreter. Steadier than `board_cost.py` where other programs keep the machine busy.
+thing that the callbacks `visuals` and `training_stats` do, and their share of all processor time since the
+start of the interpreter. Steadier than `board_cost.py` where other programs keep the machine busy.
 With one core for it, set `OMP_NUM_THREADS=1`.
 """
 
@@ -47,16 +47,15 @@ def _noted(function: Callable[..., Any], name: str) -> Callable[..., Any]:
     return called
 
 
-def note_drawing(spending: type) -> None:
-    """Have each thing that is drawn noted under its name."""
-    on = spending.on  # type: ignore[attr-defined]
+def note_pictures(visuals: type) -> None:
+    """Note each picture under its name."""
+    draw = visuals._try  # type: ignore[attr-defined]
 
-    @contextmanager
-    def noted(self: Any, name: str, more_s: float = 0.0) -> Iterator[None]:
-        with noting(name), on(self, name, more_s):
-            yield
+    def noted(self: Any, name: str, function: Callable[[], None]) -> None:
+        with noting(name):
+            draw(self, name, function)
 
-    spending.on = noted  # type: ignore[attr-defined]
+    visuals._try = noted  # type: ignore[attr-defined]
 
 
 def tell() -> None:
@@ -68,16 +67,16 @@ def tell() -> None:
 
 def main() -> None:
     """Run the command."""
-    from project.runtime import lazy_imports
+    from project.runtime import training_imports
 
-    lazy_imports.defer_imports()
-    from project.callbacks.predictions import Collector
-    from project.callbacks.spending import Spending
-    from project.callbacks.training_stats import Measurements
+    training_imports.defer()
+    from project.callbacks.predictions import PredictionCollector
+    from project.callbacks.training_stats import TrainingStats
+    from project.callbacks.visuals import TestVisuals
 
-    note(Collector, "append", "gather")
-    note(Measurements, "measure", "take_gradient")
-    note_drawing(Spending)
+    note(PredictionCollector, "append")
+    note(TrainingStats, "on_optimizer_step", "take_gradient")
+    note_pictures(TestVisuals)
     leave = os._exit
 
     def tell_and_leave(code: int) -> None:

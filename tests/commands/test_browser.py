@@ -83,7 +83,7 @@ def test_a_runs_report_is_all_there(tmp_path: Path, page: Any) -> None:
     assert page.locator("pre.commands button").count() == 3
     assert not page.get_by_text("model:", exact=False).first.is_visible()  # the configuration is folded
     page.get_by_text("Whole configuration").click()
-    assert page.get_by_text("_target_: project.modules.networks.cnn.CNN").is_visible()
+    assert page.get_by_text("_target_: project.modules.networks.cnn.CNN3x3").is_visible()
     background = "getComputedStyle(document.body).backgroundColor"
     light = page.evaluate(background)
     page.emulate_media(color_scheme="dark")

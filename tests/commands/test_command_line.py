@@ -81,7 +81,7 @@ def only_run(cwd: Path) -> Path:
 def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path) -> None:
     done = train(
         *("model=cnn", "optim=adam", "trainer.max_epochs=2", "trainer.log_every_n_steps=10"),
-        "callbacks.story.budget=1",  # whatever the machine
+        "callbacks.visuals.budget=1",  # whatever the machine
         cwd=tmp_path,
     )
     assert done.stderr == "", "libraries' noise"
@@ -105,7 +105,7 @@ def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path)
     assert status["value"] == status["metrics"]["val/acc"]
     assert (run / ".hydra" / "overrides.yaml").read_text().split() == [
         *("-", "model=cnn", "-", "optim=adam", "-", "trainer.max_epochs=2"),
-        *("-", "trainer.log_every_n_steps=10", "-", "callbacks.story.budget=1"),
+        *("-", "trainer.log_every_n_steps=10", "-", "callbacks.visuals.budget=1"),
     ]
     shown = done.stdout
     assert (
@@ -117,7 +117,7 @@ def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path)
     assert "\r" not in shown
     assert "\x1b" not in shown
     best = torch.load(run / "checkpoints" / "best.ckpt", weights_only=True)
-    assert best["config"]["model"]["hidden"] == 128
+    assert best["config"]["model"]["hidden_dim"] == 128
     check_tensorboard(run, status)
 
 

@@ -57,7 +57,7 @@ def test_the_csv_of_points_holds_all(sweep: Path, tmp_path: Path) -> None:
     assert [row["rank"] for row in rows] == ["1", "2", "3", "4"]
     best = rows[0]
     assert (best["n"], best["unfinished"], best["val/acc n"]) == ("3", "1", "3")
-    assert best["model"] == "project.modules.networks.cnn.CNN"
+    assert best["model"] == "project.modules.networks.cnn.CNN3x3"
     assert (best["model.channels"], best["model.widths"], best["optim.lr"]) == ("[32,64]", "", "0.001")
     assert float(best["val/acc"]) == pytest.approx(0.97)
     assert float(best["val/acc std"]) == pytest.approx(0.01)

@@ -213,7 +213,7 @@ def test_several_runs_are_one(
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
+    runs = [make("model=cnn_batchnorm", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
     both = "run=" + ",".join(str(run.path) for run in runs)
     reads, read_images = [], Synthetic.load_split
     monkeypatch.setattr(
@@ -284,7 +284,7 @@ def test_images_without_files_are_known_by_their_pixels(make: Make) -> None:  # 
 
 
 def test_weights_are_averaged(make: Make) -> None:  # noqa: F811
-    runs = [make("model=batchnorm_cnn", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
+    runs = [make("model=cnn_batchnorm", f"seed={seed}", name=f"seed{seed}") for seed in (1, 2)]
     trained = [load_run(run) for run in runs]
     states = [each.module.state_dict() for each in trained]
     plain = ensemble.average_weights(trained, recompute=False, device=torch.device("cpu"))

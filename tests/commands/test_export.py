@@ -20,11 +20,11 @@ from project.inference.export.options import Options, check_options, choose_vari
 from project.inference.export.pruning import find_chains, prune
 from project.inference.export.wrapper import ExportError, ExportWrapper
 from project.inference.load_run import load_run
-from project.modules.networks.cnn import CNN, BatchNormCNN
+from project.modules.networks.cnn import CNN3x3, CNNBatchNorm
 from project.modules.networks.resnet import ResNet
 from project.modules.networks.rnn import RowLSTM
 from project.modules.networks.vit import ViT
-from project.modules.tta import mean_over_views
+from project.modules.tta import tta_logits
 from project.runs.run_folder import RunFolder
 
 SHAPE = (1, 8, 8)
@@ -39,14 +39,14 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
         *(
             "model=cnn",
             "model.channels=[8,16]",
-            "model.hidden=128",
+            "model.hidden_dim=128",
             "trainer.max_epochs=2",
-            "test_views=flip",
+            "tta=flip",
         ),
         *(
             "trainer.accelerator=cpu",
             "channels_last=true",
-            "test_views=flip",
+            "tta=flip",
             f"hydra.run.dir={folder / 'run'}",
         ),
         cwd=folder,
@@ -71,7 +71,7 @@ def expected(run: Path) -> tuple[Tensor, Tensor]:
     loader = trained.datamodule.test_dataloader()
     images, _ = next(iter(loader))
     with torch.no_grad():
-        logits = mean_over_views(trained.module, images[:5], "flip")
+        logits = tta_logits(trained.module, images[:5], "flip")
     return loader.images.sample(loader.rows[:5]), logits.softmax(1)
 
 
@@ -174,7 +174,7 @@ def test_what_fails_is_told_and_the_rest_is_kept(
 
 
 def test_dead_channels_can_be_removed() -> None:
-    network = CNN(SHAPE, 3).eval()
+    network = CNN3x3(SHAPE, 3).eval()
     for layer in (network.get_submodule("body.0"), network.get_submodule("body.2")):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
@@ -194,8 +194,8 @@ def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("network", "producers"),
     [
-        (CNN(SHAPE, 3), ["body.0", "body.2", "head.0"]),
-        (BatchNormCNN((1, 28, 28), 3), ["body.0", "body.4", "body.8"]),
+        (CNN3x3(SHAPE, 3), ["body.0", "body.2", "head.0"]),
+        (CNNBatchNorm((1, 28, 28), 3), ["body.0", "body.4", "body.8"]),
         (ResNet(SHAPE, 3, depth=8, width=4), ["body.3.conv1", "body.4.conv1", "body.5.conv1"]),
         (ViT(SHAPE, 3, dim=8, heads=2, depth=2), ["blocks.layers.0.linear1", "blocks.layers.1.linear1"]),
         (RowLSTM(SHAPE, 3), []),
@@ -204,7 +204,7 @@ def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:
 def test_channels_are_removed_where_one_other_layer_uses_them(
     network: nn.Module, producers: list[str]
 ) -> None:
-    images = torch.randn(6, 1, *((28, 28) if isinstance(network, BatchNormCNN) else (8, 8)))
+    images = torch.randn(6, 1, *((28, 28) if isinstance(network, CNNBatchNorm) else (8, 8)))
     with torch_program.quiet():
         traced = torch.export.export(network.eval(), (images[:2],))
     assert [chain.producer for chain in find_chains(traced, network)] == producers
@@ -221,7 +221,7 @@ def test_channels_are_removed_where_one_other_layer_uses_them(
 
 def test_channels_that_repeat_others_are_removed_without_loss() -> None:
     torch.manual_seed(0)
-    network = BatchNormCNN((1, 28, 28), 3, channels=[8, 8, 8]).eval()
+    network = CNNBatchNorm((1, 28, 28), 3, channels=[8, 8, 8]).eval()
     for position in (0, 4, 8):
         weight = network.get_submodule(f"body.{position}").weight.data
         weight[4:] = 2 * weight[:4]

@@ -31,7 +31,7 @@ from project.inference.predict.command import predict_files
 from project.inference.predict.options import Options, find_files
 from project.inference.predict.predictions import decode_files, predict
 from project.inference.predict.writers import render_table
-from project.modules.tta import mean_over_views
+from project.modules.tta import tta_logits
 from project.runs.find import find_trained
 from project.runtime.csv_cells import unescape
 from project.runtime.text import columns_of, printable, shorten
@@ -45,7 +45,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Pat
     """A network that has learnt to tell red, green and blue images of 8×8."""
     cwd = tmp_path_factory.mktemp("predict")
     words = ["model=mlp", "data=image_folder", f"data.path={image_folder}", "data.resize=8", "logger=none"]
-    words += ["trainer.max_epochs=3", "data.batch_size=8", "test_views=flip"]
+    words += ["trainer.max_epochs=3", "data.batch_size=8", "tta=flip"]
     forked.run(*words, cwd=cwd)
     return cwd / "outputs"
 
@@ -85,8 +85,7 @@ def test_predictions_are_those_of_the_runs_test(trained: TrainedRun, image_folde
     trained.datamodule.setup("test")
     with torch.inference_mode():
         logits = [
-            mean_over_views(trained.module, images, "flip")
-            for images, _ in trained.datamodule.test_dataloader()
+            tta_logits(trained.module, images, "flip") for images, _ in trained.datamodule.test_dataloader()
         ]
     wanted = torch.cat(logits).softmax(-1).topk(2)
     torch.testing.assert_close(

@@ -18,10 +18,10 @@ from pages import Page, rows
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
+from tensorboard.summary.writer.event_file_writer import EventFileWriter
 
 from project.errors import InputError
 from project.figures.charts import Line, downsample, draw_lines, figure_style, make_axes, to_svg
-from project.loggers.events import EventFile
 from project.reporting.html import command, evaluations, images
 from project.reporting.html.charts import HEIGHT, WIDTH, line_chart
 from project.reporting.html.command import write_page, write_report
@@ -233,7 +233,7 @@ def test_exported_variants_are_shown(run: Path) -> None:
 
 
 def test_without_an_evaluation_tensorboards_pictures_are_shown(run: Path) -> None:
-    events = EventFile(str(run))
+    events = EventFileWriter(str(run))
     for step, shade in ((1, 10), (5, 20)):
         image = Summary.Image(encoded_image_string=picture(shade), height=1, width=1)
         events.add_event(

@@ -73,13 +73,13 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer": {
         "sgd": ("optim=sgd", "optim.momentum=0.9"),
         "adam": ("optim=adam",),
-        "adamw": ("optim=adamw", "decay_norms_and_biases=false"),
+        "adamw": ("optim=adamw", "weight_decay_norm_bias=false"),
         "muon": ("optim=muon",),
         "muon_sgd": ("optim=muon_sgd",),
         "rmsprop": ("optim=rmsprop",),
     },
     "network": {
-        "dropout": ("model=cnn", "model.channels=[4,8]", "model.hidden=16"),
+        "dropout": ("model=cnn", "model.channels=[4,8]", "model.hidden_dim=16"),
         "batch_norm": ("model=resnet", "model.depth=8", "model.width=4"),
     },
     "augment": {
@@ -142,7 +142,7 @@ RESTING = (
         "data.input_shape=[3,16,16]",
     ),
     *("+scheduler.role_ends.whitening=0.4", "trainer.gradient_clip_val=0.5"),
-    "+callbacks.rest={_target_:project.callbacks.freeze_finished_params.Rest,role_ends:{whitening:0.4}}",
+    "+callbacks.rest={_target_:project.callbacks.freeze.FreezeFinishedParams,role_ends:{whitening:0.4}}",
 )
 
 

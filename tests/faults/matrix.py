@@ -51,7 +51,7 @@ SPEED = "speed/images_per_s"
 class Cut(Checkpoint):
     """Writes checkpoints aside, after everything else has been done at a place, or sends a signal."""
 
-    visits_chunks = True
+    supports_batched_hooks = True
     due = False
 
     def __init__(self, places: Sequence[Place], folder: Path) -> None:
@@ -69,7 +69,7 @@ class Cut(Checkpoint):
                 epoch = -(-trainer.num_training_batches // accumulate)
                 self.every_steps = place.epoch * epoch + place.batch // accumulate
 
-    def on_step(self, trainer: Any, pl_module: Any) -> None:
+    def on_optimizer_step(self, trainer: Any, pl_module: Any) -> None:
         """In the middle of a chunk too."""
         place = self._here("signal")
         if place in self.places and trainer.is_global_zero:
@@ -77,7 +77,7 @@ class Cut(Checkpoint):
         self._cut(self._here("batch"))
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, *args: Any) -> None:
-        self.on_step(trainer, pl_module)
+        self.on_optimizer_step(trainer, pl_module)
 
     def due_at(self, step: int) -> bool:
         """As a `Keeper`, between two batches."""

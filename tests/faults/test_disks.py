@@ -23,6 +23,7 @@ from disks import (
     wait_until_gone,
 )
 from forked import Forked
+from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.images import FileImages
@@ -80,14 +81,13 @@ def test_what_could_not_be_written_is_written_later_and_once(
     number: int,
 ) -> None:
     run, disk = RunFolder(tmp_path), Disk(monkeypatch, number)
-    table, events = MetricsCSV(str(tmp_path / "metrics.csv")), TensorBoard(str(tmp_path))
+    table = MetricsCSV(str(tmp_path / "metrics.csv"))
     ledger, lines = Ledger(tmp_path / "jobs.jsonl"), LogFile(str(tmp_path / "train.log"))
 
     def work(step: int) -> None:
         outages.RETRY_S, was = 0.0, outages.RETRY_S
-        for logger in (table, events):
-            logger.log_metrics({"train/loss": step / 8}, step=step)
-            logger.save()
+        table.log_metrics({"train/loss": step / 8}, step=step)
+        table.save()
         run.write_status(step=step)
         ledger.write(Job(step, [], [], str(step)))
         lines.emit(logging.makeLogRecord({"msg": f"line number {step}"}))
@@ -98,19 +98,16 @@ def test_what_could_not_be_written_is_written_later_and_once(
     for step in (2, 3, 4):
         work(step)
     assert {int(row["step"]) for row in table_of(run)} <= {1, 2, 3, 4}, "it is a table"
-    assert [step for step, _ in events_of(run)[0]] == [1]
     assert (run.read_status()["step"], sorted(ledger.read())) == (4, [1, 2, 3, 4])
     assert ledger.outage == os.strerror(number)
     with pytest.raises(UnrecordedError, match=rf"status.json: .*not be recorded \({os.strerror(number)}\)"):
         run.require_recorded()
     disk.mend()
     work(5)
-    for logger in (table, events):
-        logger.finalize("success")
+    table.finalize("success")
     lines.close()
     run.require_recorded()
     assert [int(row["step"]) for row in table_of(run)] == [1, 2, 3, 4, 5]
-    assert events_of(run) == ([(step, "train/loss") for step in range(1, 6)], 0)
     assert (tmp_path / "train.log").read_text().split() == [
         word for step in range(1, 6) for word in ("line", "number", str(step))
     ]
@@ -118,11 +115,39 @@ def test_what_could_not_be_written_is_written_later_and_once(
     assert (sorted(Ledger(ledger.file).read()), ledger.outage) == ([1, 2, 3, 4, 5], "")
     told = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
     assert sorted(Path(line.split(": ")[1]).name.partition(".")[0] for line in told) == [
-        *("events", "jobs", "metrics", "status"),
+        *("jobs", "metrics", "status"),
     ]
     assert all(f": {os.strerror(number)}; " in line for line in told), told
     assert capfd.readouterr().err.count("train.log: ") == 1
     assert not list(tmp_path.glob("*.partial"))
+
+
+@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
+def test_a_full_disk_ends_tensorboards_curves_with_one_warning(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    capfd: pytest.CaptureFixture[str],
+    number: int,
+) -> None:
+    board = TensorBoard(str(tmp_path))
+    board.log_metrics({"train/loss": 1.0}, step=1)
+    board.save()
+
+    def refuse(*_: object) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(LocalFileSystem, "append", refuse)
+    for step in (2, 3):
+        board.log_metrics({"train/loss": 1.0}, step=step)
+        assert board.state_dict()["step"] == step
+    monkeypatch.undo()
+    board.log_metrics({"train/loss": 1.0}, step=4)
+    board.finalize("success")
+    assert events_of(RunFolder(tmp_path)) == ([(1, "train/loss")], 0)
+    (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert line.endswith(f": {os.strerror(number)}; TensorBoard's curves end here")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_a_status_takes_the_room_of_the_one_before_it_on_a_full_disk(

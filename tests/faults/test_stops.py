@@ -20,8 +20,8 @@ from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
 from small import make_data, make_module, make_trainer
 
+from project.callbacks.checkpointing import LastCheckpoint
 from project.callbacks.ema import EMA
-from project.callbacks.last_checkpoint import Last
 from project.config import preflight
 from project.inference.evaluate import output_files
 from project.loggers.csv import MetricsCSV
@@ -148,7 +148,7 @@ def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[s
         module.scheduler_factory = partial(plateau, monitor="val/loss", mode="max", factor=0.5, patience=0)
         trainer = make_trainer(
             folder,
-            [EMA(0.9), Last(str(folder)), StopDuringValidation(), *callbacks],
+            [EMA(0.9), LastCheckpoint(str(folder)), StopDuringValidation(), *callbacks],
             MetricsCSV(str(folder / "metrics.csv")),
             max_epochs=4,
             **options,

@@ -6,7 +6,7 @@ from typing import Any
 
 import yaml
 
-CLASSES = {"mlp": "project.modules.networks.mlp.MLP", "cnn": "project.modules.networks.cnn.CNN"}
+CLASSES = {"mlp": "project.modules.networks.mlp.MLP", "cnn": "project.modules.networks.cnn.CNN3x3"}
 OWN = {"mlp": {"widths": [128]}, "cnn": {"channels": [32, 64]}}
 OPTIMIZERS = {"sgd": ("torch.optim.SGD", 0.01), "adam": ("torch.optim.Adam", 0.001)}
 

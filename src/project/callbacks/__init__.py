@@ -1,1 +1,1 @@
-"""What happens beside training."""
+"""Lightning callbacks of a run."""

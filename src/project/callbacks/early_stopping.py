@@ -11,13 +11,14 @@ log = logging.getLogger(__name__)
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's callback, but a resumed run's patience is that of its configuration, and one that had been
-    stopped does not train on unless that is longer now. A training that ends before its first validation,
-    because of `max_steps` or `max_time`, has nothing to check and is no mistake.
+    """Lightning's `EarlyStopping`, for resumed runs.
+
+    A resumed run has the patience of its present configuration. A run that was stopped trains on only if its
+    patience is longer now. A training that ends before its first validation, because of `max_steps` or
+    `max_time`, is no error.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Check the metric, unless the training has ended within an epoch that was not validated."""
         if (
             self.monitor in trainer.callback_metrics
             or trainer.fit_loop.epoch_loop.batch_progress.is_last_batch
@@ -25,7 +26,6 @@ class EarlyStopping(LightningEarlyStopping):
             super().on_train_epoch_end(trainer, pl_module)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore the best score and the checks since it."""
         super().load_state_dict(state_dict | {"patience": self.patience})
         if self.stopping_reason == EarlyStoppingReason.PATIENCE_EXHAUSTED and self.wait_count < self.patience:
             self.stopping_reason = EarlyStoppingReason.NOT_STOPPED
@@ -33,7 +33,6 @@ class EarlyStopping(LightningEarlyStopping):
             self.stopped_epoch = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Stop a run again that had been stopped when its checkpoint was written."""
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             log.info(
                 "stopped early already: %s; to train on, set callbacks.early_stopping.patience above %s",

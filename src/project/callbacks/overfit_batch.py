@@ -1,4 +1,4 @@
-"""Whether a network can learn one batch by heart."""
+"""Overfitting of one batch, as a test that a network can learn."""
 
 import logging
 import math
@@ -14,41 +14,35 @@ log = logging.getLogger(__name__)
 
 
 class NotLearnedError(RuntimeError):
-    """A network has not learned a batch by heart. The message says how far it came, and what may be wrong."""
+    """A network has not learned one batch; the message has the losses and possible causes."""
 
     exit_code = 1
 
 
-class Overfit(Callback):
-    """End a training on few images when all are right and the loss is near 0; else say that it failed.
+class OverfitBatch(Callback):
+    """Ends a training on few images when all are right and the loss is near 0, and fails otherwise.
 
     Args:
-        loss: mean over the images that is near enough, above the least that smoothed labels allow.
+        loss: mean over the images that counts as learned, above the least that smoothed labels allow [0.05].
     """
 
     def __init__(self, loss: Annotated[float, Range(above=0)] = 0.05) -> None:
         self.loss = loss
-        self._first: float | None = None
-        self._last = (math.inf, 0.0)
+        self._first_loss: float | None = None
+        self._last = (math.inf, 0.0)  # loss and accuracy
         self._passed = False
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the epoch's means."""
         loss, acc = (float(trainer.callback_metrics[f"train/{name}"]) for name in ("loss", "acc"))
-        self._first = loss if self._first is None else self._first
+        self._first_loss = loss if self._first_loss is None else self._first_loss
         self._last = (loss, acc)
         least = least_loss(pl_module.loss) if isinstance(pl_module.loss, nn.Module) else 0.0
         if acc == 1 and loss - least < self.loss:
             self._passed = trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Say what came of it.
-
-        Raises:
-            NotLearnedError: the images were not learned.
-        """
         loss, acc = self._last
-        steps, first = trainer.global_step, math.nan if self._first is None else self._first
+        steps, first = trainer.global_step, math.nan if self._first_loss is None else self._first_loss
         if not self._passed:
             raise NotLearnedError(
                 f"overfit failed: {steps} steps took the loss of one batch from {first:.3g} to {loss:.3g}, "
@@ -60,9 +54,9 @@ class Overfit(Callback):
 
 
 def least_loss(loss: nn.Module) -> float:
-    """The least that a loss can be for images of known class: above 0 where labels are smoothed."""
-    share, classes = getattr(loss, "label_smoothing", 0.0), getattr(loss, "num_classes", 0)
-    if not share or not classes:
+    """Return the least value of a loss for images of known class: above 0 where labels are smoothed."""
+    smoothing, classes = getattr(loss, "label_smoothing", 0.0), getattr(loss, "num_classes", 0)
+    if not smoothing or not classes:
         return 0.0
-    right, wrong = 1 - share + share / classes, share / classes
+    right, wrong = 1 - smoothing + smoothing / classes, smoothing / classes
     return -(right * math.log(right) + (classes - 1) * wrong * math.log(wrong))

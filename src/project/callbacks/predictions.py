@@ -1,4 +1,4 @@
-"""What a classifier answered to each image of the test."""
+"""Predictions of a classifier for each image of the test, and a table of its classes."""
 
 import math
 from collections.abc import Sequence
@@ -8,91 +8,70 @@ import torch
 from torch import Tensor
 from torch import distributed as dist
 from torch.nn import functional as F
+from torchmetrics.utilities.distributed import gather_all_tensors
 
-from project.modules.class_scores import class_scores, confusion
+from project.modules.metrics import class_scores, confusion_counts
+
+MAX_CLASS_ROWS = 50
+MAX_PAIR_ROWS = 10
 
 
-class Answers(NamedTuple):
-    """Answers to n images, one entry each, on the CPU.
+class ImagePredictions(NamedTuple):
+    """Predictions for n images, one entry each, on the CPU."""
 
-    Args:
-        places: of the images, in the order in which one device goes through the split.
-        labels: the true classes.
-        predictions: the classes with the largest logits.
-        losses: cross-entropies.
-        confidences: probabilities of the predictions, by softmax.
-    """
+    indices: Tensor  # n, long: in the order in which one device reads the split
+    labels: Tensor  # n, long: true classes
+    predictions: Tensor  # n, long: classes with the largest logits
+    losses: Tensor  # n, float: cross-entropies
+    confidences: Tensor  # n, float: softmax probabilities of the predictions
 
-    places: Tensor  # n, long
-    labels: Tensor  # n, long
-    predictions: Tensor  # n, long
-    losses: Tensor  # n, float
-    confidences: Tensor  # n, float
-
-    def confusion(self, classes: int) -> Tensor:
-        """Count images by true class (row) and prediction (column): (K, K) long."""
-        return confusion(self.labels, self.predictions, classes)
+    def confusion(self, num_classes: int) -> Tensor:
+        """Return counts of images by true class (row) and prediction (column): (K, K), long."""
+        return confusion_counts(self.labels, self.predictions, num_classes)
 
     def worst(self, count: int) -> Tensor:
-        """Positions in these answers (at most `count`) of the wrong ones, the largest loss first."""
+        """Return positions of at most `count` wrong predictions, the largest loss first."""
         wrong = torch.nonzero(self.predictions != self.labels).flatten()
         order = self.losses[wrong].argsort(descending=True, stable=True)
         return wrong[order[:count]]
 
 
-class Collector:
-    """Collects answers batch by batch, where the logits are, without waiting for them."""
+class PredictionCollector:
+    """Collects predictions batch by batch, on the device of the logits and without waiting for it."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
     def append(self, logits: Tensor, targets: Tensor) -> None:
-        """Take a batch.
-
-        Args:
-            logits: (B, K).
-            targets: (B,) class indices, or (B, K) probabilities, of which the largest counts.
-        """
+        """Add logits (B, K) with class indices (B,), or probabilities (B, K), of which the largest counts."""
         labels = targets if targets.ndim == 1 else targets.argmax(1)
-        log_shares = F.log_softmax(logits.float(), 1)
-        confident, predictions = log_shares.max(1)
-        losses = -log_shares.gather(1, labels[:, None])[:, 0]
-        # In single precision class indices are exact up to 2^24.
-        self._parts.append(torch.stack([labels.float(), predictions.float(), losses, confident.exp()]))
+        log_probabilities = F.log_softmax(logits.float(), 1)
+        largest, predictions = log_probabilities.max(1)
+        losses = -log_probabilities.gather(1, labels[:, None])[:, 0]
+        # Single precision holds class indices up to 2^24.
+        self._parts.append(torch.stack([labels.float(), predictions.float(), losses, largest.exp()]))
 
-    def gather(self) -> Answers:
-        """The answers of all ranks, which must all call this, in the order of the places; begin anew.
+    def gather(self) -> ImagePredictions:
+        """Return the predictions of all ranks, which must all call this, in the order of the images.
 
-        Rank r of W has been given the places r, r + W, r + 2W, …
+        Rank r of W has predicted the images r, r + W, r + 2W, …
         """
         parts, self._parts = self._parts, []
         values = torch.cat(parts, 1) if parts else torch.zeros(4, 0)
-        ranks = [values]
-        if dist.is_available() and dist.is_initialized():
-            ranks = _of_all_ranks(values)
+        is_distributed = dist.is_available() and dist.is_initialized()
+        ranks = gather_all_tensors(values) if is_distributed else [values]
         columns = []
         for rank, part in enumerate(ranks):
-            places = rank + len(ranks) * torch.arange(part.shape[1])
-            columns.append(torch.cat([places.double()[None], part.cpu().double()]))
+            indices = rank + len(ranks) * torch.arange(part.shape[1])
+            columns.append(torch.cat([indices.double()[None], part.cpu().double()]))
         table = torch.cat(columns, 1)
         table = table[:, table[0].argsort()]
-        places, labels, predictions = table[:3].long()
-        return Answers(places, labels, predictions, *table[3:].float())
-
-
-def _of_all_ranks(values: Tensor) -> list[Tensor]:
-    """What each rank has (4, n), of different lengths."""
-    lengths = [torch.zeros(1, dtype=torch.long, device=values.device) for _ in range(dist.get_world_size())]
-    dist.all_gather(lengths, torch.tensor([values.shape[1]], device=values.device))
-    most = int(max(lengths))
-    padded = F.pad(values, (0, most - values.shape[1]))
-    gathered = [torch.empty_like(padded) for _ in lengths]
-    dist.all_gather(gathered, padded)
-    return [part[:, : int(length)] for part, length in zip(gathered, lengths, strict=True)]
+        indices, labels, predictions = table[:3].long()
+        return ImagePredictions(indices, labels, predictions, *table[3:].float())
 
 
 class ClassResult(NamedTuple):
-    """Precision, recall and F1 of one class; for what is NaN and what is 0 see `class_scores`."""
+    """Precision, recall and F1 of one class, NaN and 0 as in `class_scores`."""
 
     name: str
     precision: float
@@ -102,30 +81,15 @@ class ClassResult(NamedTuple):
 
 
 def class_results(counts: Tensor, class_names: Sequence[str]) -> list[ClassResult]:
-    """Precision, recall and F1 of each class, in their order.
-
-    Args:
-        counts: (K, K) by true class and prediction.
-        class_names: K names.
-    """
-    right = counts.diag().double()
+    """Return the results of K classes from counts (K, K) by true class and prediction."""
     images, predicted = counts.sum(1).double(), counts.sum(0).double()
-    columns = [*class_scores(right, images, predicted), images.long()]
+    columns = [*class_scores(counts.diag().double(), images, predicted), images.long()]
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [ClassResult(str(name), *row) for name, row in zip(class_names, rows, strict=True)]
 
 
-MOST_ROWS = 50
-MOST_PAIRS = 10
-
-
 def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
-    """Accuracy, a table of the classes, the worst first, and what is confused most often.
-
-    Args:
-        counts: (K, K) by true class and prediction.
-        class_names: K names.
-    """
+    """Return accuracy, a table of the classes, the worst first, and the most frequent mistakes."""
     results = class_results(counts, class_names)
     right, images = int(counts.diag().sum()), int(counts.sum())
     scored = [result.f1 for result in results if not math.isnan(result.f1)]
@@ -139,14 +103,14 @@ def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
     ]
     # Classes without images come last.
     results = sorted(results, key=lambda result: (not result.images, math.isnan(result.f1), result.f1))
-    for result in results[:MOST_ROWS]:
-        shares = " | ".join(_percent(share) for share in result[1:4])
-        lines.append(f"| {_plain(result.name)} | {shares} | {result.images:,} |")
-    if len(results) > MOST_ROWS:
-        lines += ["", f"The {MOST_ROWS} worst of {len(results)} classes."]
-    names = [_plain(name) for name in class_names]
+    for result in results[:MAX_CLASS_ROWS]:
+        scores = " | ".join("–" if math.isnan(score) else f"{100 * score:.2f}" for score in result[1:4])
+        lines.append(f"| {_escape(result.name)} | {scores} | {result.images:,} |")
+    if len(results) > MAX_CLASS_ROWS:
+        lines += ["", f"The {MAX_CLASS_ROWS} worst of {len(results)} classes."]
     wrong = counts - torch.diag(counts.diag())
-    most = wrong.flatten().topk(min(MOST_PAIRS, wrong.numel()))
+    most = wrong.flatten().topk(min(MAX_PAIR_ROWS, wrong.numel()))
+    names = [_escape(name) for name in class_names]
     pairs = [
         f"| {names[pair // len(counts)]} | {names[pair % len(counts)]} | {count:,} |"
         for count, pair in zip(most.values.tolist(), most.indices.tolist(), strict=True)
@@ -158,10 +122,6 @@ def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
     return "\n".join(lines)
 
 
-def _percent(share: float) -> str:
-    return "–" if share != share else f"{100 * share:.2f}"
-
-
-def _plain(name: str) -> str:
-    """A class's name as Markdown, as it is written."""
+def _escape(name: str) -> str:
+    """Return a class name as Markdown text."""
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|<>~" else letter for letter in str(name))

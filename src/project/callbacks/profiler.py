@@ -1,7 +1,9 @@
-"""Where the time of a few steps goes."""
+"""Trace of a few training steps by torch's profiler."""
 
+import gzip
 import logging
 import os
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +12,6 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from project.errors import InputError
 from project.modules.optim.schedules import Length
 from project.runs.run_folder import RunFolder
 from project.runtime.bounds import Range
@@ -18,31 +19,27 @@ from project.runtime.files import replace_text
 
 log = logging.getLogger(__name__)
 
-ROWS = 12
-"""Operators in the table on the screen."""
-MOST_BYTES = 256 * 2**20
-"""A larger trace is packed: browsers take .json.gz too."""
-WIDTH = 40
+NUM_LOGGED_OPERATORS = 12
+MAX_TRACE_BYTES = 256 * 2**20
+"""Size above which a trace is compressed: browsers take .json.gz too."""
+NAME_WIDTH = 40
 
 
-class Profile(Callback):
-    """Record the operators of some steps with torch's profiler, on the CPU and, if there is one, the GPU.
+class StepProfiler(Callback):
+    """Records the operators of some steps with torch's profiler, on the CPU and, if there is one, the GPU.
 
-    Writes `steps.pt.trace.json`, with a `ProfilerStep#N` around each step, and `operators.txt`, the
-    operators by their own time. The other steps of the training cost nothing more, and chunks of batches are
-    trained as ever: not Lightning's `PyTorchProfiler`, which has every batch visited. Rank 0 records.
+    Writes `steps.pt.trace.json`, with a `ProfilerStep#N` around each step, and `operators.txt`, the operators
+    by their own time. Other steps cost nothing, and batches are still trained many at a time: Lightning's
+    `PyTorchProfiler` has its hooks called for each batch. Rank 0 records.
 
     Args:
-        folder: where they are written.
-        wait: steps before, which are not looked at; fewer where the training is short.
-        warmup: steps in which the profiler itself settles.
-        active: steps that are recorded.
-
-    Raises:
-        InputError: nothing would be recorded.
+        folder: of the two files.
+        wait: steps before, which are not profiled [5]; fewer where the training is short.
+        warmup: steps in which the profiler warms up [2].
+        active: recorded steps [5].
     """
 
-    visits_chunks = True
+    supports_batched_hooks = True
 
     def __init__(
         self,
@@ -51,20 +48,16 @@ class Profile(Callback):
         warmup: Annotated[int, Range(0, 100)] = 2,
         active: Annotated[int, Range(1, 100)] = 5,
     ) -> None:
-        for name, value, least in (("wait", wait, 0), ("warmup", warmup, 0), ("active", active, 1)):
-            if value < least:
-                raise InputError(f"callbacks.profiler.{name}={value}: must be at least {least}")
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its messages are for its developers
         self.folder = Path(folder)
         self.wait = wait
         self.warmup = warmup
         self.active = active
         self._profiler: profile | None = None
-        self._written = False
+        self._is_written = False
         self._seen = 0
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to count steps."""
         if not trainer.is_global_zero:
             return
         length = Length.of(trainer)
@@ -78,32 +71,29 @@ class Profile(Callback):
             on_trace_ready=self._write,
             acc_events=True,
         )
-        self._seen, self._written = trainer.global_step, False
+        self._seen, self._is_written = trainer.global_step, False
         self._profiler.start()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Count a step, unless it was done within the chunk."""
-        self.on_step(trainer, pl_module)
+        self.on_optimizer_step(trainer, pl_module)
 
-    def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count a step of the optimizer."""
+    def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        """Count a step."""
         if self._profiler is None or trainer.global_step == self._seen:
             return
         self._seen = trainer.global_step
         self._profiler.step()
-        if self._written:  # its steps cost time even when there is nothing left to record
+        if self._is_written:  # its steps cost time even when there is nothing left to record
             self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Write what there is, where the training was shorter than that."""
         self._stop()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        """Write what there is."""
         self._stop()
 
     def _stop(self) -> None:
@@ -112,49 +102,43 @@ class Profile(Callback):
             profiler.stop()
 
     def _write(self, profiler: profile) -> None:
-        self._written = True
+        self._is_written = True
         self.folder.mkdir(parents=True, exist_ok=True)
         trace = self.folder / "steps.pt.trace.json"
         partial = trace.with_name(f".{trace.name}")
         try:
             profiler.export_chrome_trace(str(partial))
-            if partial.stat().st_size > MOST_BYTES:
-                partial, trace = _packed(partial), trace.with_name(f"{trace.name}.gz")
+            if partial.stat().st_size > MAX_TRACE_BYTES:
+                partial, trace = _compress(partial), trace.with_name(f"{trace.name}.gz")
             partial.replace(trace)
         finally:
             partial.unlink(missing_ok=True)
-        lines = table(profiler.key_averages())
+        lines = operator_table(profiler.key_averages())
         replace_text(self.folder / "operators.txt", "\n".join(lines) + "\n")
-        log.info("\n%s\n", "\n".join([*lines[: ROWS + 1], "", f"trace  {RunFolder(trace).shown}"]))
+        shown = [*lines[: NUM_LOGGED_OPERATORS + 1], "", f"trace  {RunFolder(trace).shown}"]
+        log.info("\n%s\n", "\n".join(shown))
 
 
-def table(averages: Sequence[Any]) -> list[str]:
-    """Operators by the time that they take themselves, on the GPU where there is one, in 80 columns.
-
-    Args:
-        averages: of `torch.profiler.profile.key_averages`.
-    """
-    shown = [one for one in averages if not one.key.startswith("ProfilerStep")]
-    on_gpu = any(one.self_device_time_total for one in shown)
+def operator_table(averages: Sequence[Any]) -> list[str]:
+    """Return operators by their own time, on the GPU where there is one, in 80 columns."""
+    operators = [each for each in averages if not each.key.startswith("ProfilerStep")]
+    on_gpu = any(each.self_device_time_total for each in operators)
     times = {
-        one.key: (one.self_device_time_total if on_gpu else one.self_cpu_time_total, one.count)
-        for one in shown
+        each.key: (each.self_device_time_total if on_gpu else each.self_cpu_time_total, each.count)
+        for each in operators
     }
     total = sum(time for time, _ in times.values()) or 1.0
-    where = "GPU" if on_gpu else "CPU"
-    lines = [f"{'operator':{WIDTH}}{'calls':>8}{f'{where} ms':>12}{'share':>9}"]
+    device = "GPU" if on_gpu else "CPU"
+    lines = [f"{'operator':{NAME_WIDTH}}{'calls':>8}{f'{device} ms':>12}{'share':>9}"]
     for name, (time, count) in sorted(times.items(), key=lambda item: -item[1][0]):
-        short = name if len(name) < WIDTH else f"{name[: WIDTH - 2]}…"
-        lines.append(f"{short:{WIDTH}}{count:8,}{time / 1000:12,.2f}{100 * time / total:8.1f}%")
+        short = name if len(name) < NAME_WIDTH else f"{name[: NAME_WIDTH - 2]}…"
+        lines.append(f"{short:{NAME_WIDTH}}{count:8,}{time / 1000:12,.2f}{100 * time / total:8.1f}%")
     return lines
 
 
-def _packed(file: Path) -> Path:
-    import gzip
-    import shutil
-
-    packed = file.with_name(f"{file.name}.gz")
-    with file.open("rb") as source, gzip.open(packed, "wb") as target:
+def _compress(file: Path) -> Path:
+    compressed = file.with_name(f"{file.name}.gz")
+    with file.open("rb") as source, gzip.open(compressed, "wb") as target:
         shutil.copyfileobj(source, target)
     file.unlink()
-    return packed
+    return compressed

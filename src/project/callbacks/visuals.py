@@ -1,111 +1,76 @@
-"""What TensorBoard shows beside curves: pictures, tables, the network, what it sees in the images."""
+"""Pictures of a run for TensorBoard, beside its curves."""
 
 import logging
-import math
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from typing import Annotated, Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
-from project.callbacks.figures import Drawings
-from project.callbacks.predictions import Answers, Collector
-from project.callbacks.spending import Spending
-from project.errors import InputError, one_line
+from project.callbacks.predictions import ImagePredictions, PredictionCollector, as_markdown
+from project.errors import one_line
+from project.figures import confusion_matrix, contact_sheet, to_uint8
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
-MOST_CLASSES = 1000
-"""Of a confusion matrix that is drawn."""
-COST_S = {
-    "confusion": 0.09,
-    "mistakes": 0.06,
-    "samples": 0.06,
-    "classes": 0.005,
-    "graph": 0.05,
-    "points": 0.2,
-}
-"""What may be drawn, in the order of importance, with the seconds that each takes on a busy core. What a
-machine takes longer for is learned from what was drawn before; the network's own time comes on top, and that
-of the images, which are read again and made smaller.
-"""
-PIXEL_S = 1e-7
-"""Seconds for each pixel of an image that is drawn."""
+MAX_CLASSES = 1000
+"""Largest confusion matrix that is drawn."""
+MAX_TILE = 128
+"""Width of the images on a sheet, pixels: event files hold the sheet."""
 
 
-class Story(Callback):
-    """Writes to loggers that take pictures: of the test its confusion matrix, the worst mistakes, a table of
-    the classes and the network's features of some images; training images as they are augmented; the
-    network's graph.
+class TestVisuals(Callback):
+    """Hands pictures to loggers that have `log_image`, as the TensorBoard logger.
 
-    All that takes at most `budget` of the run's time, or `least_s`; what would exceed it is left out, by
-    the order of `COST_S`, and named in the log. A run that is not tested shows its training images alone.
+    Of the test: confusion matrix, worst mistakes, a table of the classes, the network's graph, and features
+    of some images. Of the training: its first images, as augmented. A run that is not tested has only the
+    latter. A picture that fails costs a line in the log, never the run.
 
     Args:
-        budget: share of the run's time, 0 to 1; 1 draws all, 0 nothing.
-        least_s: seconds that it may take however short the run is, see `keep_to_share`.
-        images: most images on a sheet.
-        points: most test images whose features are shown.
-
-    Raises:
-        InputError: a value is out of its range.
+        max_images: largest number of images on a sheet [24]; 0: no sheets.
+        max_embeddings: largest number of test images whose features are shown [500]; 0: none.
     """
 
-    visits_chunks = True
+    __test__ = False  # no class of tests, whatever pytest takes its name for
+    supports_batched_hooks = True
 
     def __init__(
         self,
-        budget: Annotated[float, Range(0, 1)] = 0.03,
-        least_s: Annotated[float, Range(0)] = 0.6,
-        images: Annotated[int, Range(0, 1000)] = 24,
-        points: Annotated[int, Range(0, 10_000)] = 500,
+        max_images: Annotated[int, Range(0, 1000)] = 24,
+        max_embeddings: Annotated[int, Range(0, 10_000)] = 500,
     ) -> None:
-        if not 0 <= budget <= 1:
-            raise InputError(f"callbacks.story.budget={budget}: must be at least 0 and at most 1")
-        for name, value in (("least_s", least_s), ("images", images), ("points", points)):
-            if value < 0:
-                raise InputError(f"callbacks.story.{name}={value}: must be at least 0")
-        self.images = images
-        self.points = points
-        self.spending = Spending(budget, least_s, COST_S)
-        self._collector = Collector()
-        self._answers: Answers | None = None
-        self._first: tuple[Tensor, Tensor] | None = None
-        self._looked = False
-        self._test_s = 0.0
-
-    def keep_to_share(self) -> None:
-        """Take no more than the share of the run's time, however short it is: where there are many runs."""
-        self.spending.least_s = 0.0
+        self.max_images = max_images
+        self.max_embeddings = max_embeddings
+        self._collector = PredictionCollector()
+        self._predictions: ImagePredictions | None = None
+        self._first_batch: tuple[Tensor, Tensor] | None = None
+        self._has_batch = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Look at the first batch of a training that begins."""
-        self._looked = not self._boards(trainer) or trainer.global_step > 0
+        self._has_batch = not self._boards(trainer) or trainer.global_step > 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Keep some images of it."""
-        if self._looked:
+        if self._has_batch:
             return
-        self._looked = True
+        self._has_batch = True
         images, targets = batch
-        if images.shape[1] in (1, 3) and self.images:
-            kept = [part[: self.images].detach().to("cpu", copy=True) for part in (images, targets)]
-            self._first = kept[0], kept[1]
+        if images.shape[1] in (1, 3) and self.max_images:
+            kept = [part[: self.max_images].detach().to("cpu", copy=True) for part in (images, targets)]
+            self._first_batch = kept[0], kept[1]
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Show them as soon as the time that has passed allows for all that will be drawn."""
-        if self._first is not None and self.spending.allows("samples", self._samples_s(), and_all=True):
-            self._show_samples(trainer)
+        if self._first_batch is not None:
+            (images, targets), self._first_batch = self._first_batch, None
+            self._try("training images", lambda: self._log_training_images(trainer, images, targets))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Begin to collect answers."""
-        self._collector = Collector()
-        self._test_s = -time.perf_counter()
+        self._collector = PredictionCollector()
 
     def on_test_batch_end(
         self,
@@ -116,93 +81,162 @@ class Story(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keep what the network answered."""
-        if isinstance(outputs, Tensor) and self._draws(trainer):
+        if isinstance(outputs, Tensor) and _is_wanted(trainer):
             self._collector.append(outputs, batch[1])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Bring the answers of all ranks together."""
-        self._answers = None
-        if self._draws(trainer):
-            try:
-                self._answers = self._collector.gather()
-            except Exception as error:
-                log.warning("warning: TensorBoard lacks the test: %s", one_line(error))
-        self._test_s += time.perf_counter()
+        self._predictions = None
+        if _is_wanted(trainer):
+            self._try("the test", self._gather)
+
+    def _gather(self) -> None:
+        self._predictions = self._collector.gather()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Draw what there is time for."""
-        answers, self._answers = self._answers, None
-        if not self._boards(trainer) or answers is None or not len(answers.labels):
+        predictions, self._predictions = self._predictions, None
+        if not self._boards(trainer) or predictions is None or not len(predictions.labels):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        shows_images = data.input_shape[0] in (1, 3)
-        drawings = self._drawings(trainer)
-        if data.num_classes <= MOST_CLASSES:
-            more_s = 5e-7 * data.num_classes**2
-            self._try("confusion", lambda: drawings.confusion(answers), more_s)
-        image_s = self._image_s(data, answers) if shows_images else 0.0
-        mistakes = min(self.images, int((answers.predictions != answers.labels).sum()))
-        if shows_images and mistakes:
-            self._try("mistakes", lambda: drawings.mistakes(answers, mistakes), mistakes * image_s)
-        if self._first is not None and self.spending.allows("samples", self._samples_s()):
-            self._show_samples(trainer)
-        self._try("classes", lambda: drawings.classes(answers))
-        # The largest networks take seconds even for one image.
-        each_s = self._test_s * trainer.world_size / len(answers.labels)
-        self._try("graph", lambda: drawings.graph(trainer, pl_module), more_s=2 * each_s)
-        shown = min(self.points, len(answers.labels))
-        if shows_images and shown:
-            more_s = shown * (each_s + image_s)
-            self._try("points", lambda: drawings.points(trainer, pl_module, answers, shown), more_s)
-        for line in self.spending.tell():
-            log.info(line)
+        has_images = data.input_shape[0] in (1, 3)
+        wrong = int((predictions.predictions != predictions.labels).sum())
+        if data.num_classes <= MAX_CLASSES:
+            self._try("confusion", lambda: self._log_confusion(trainer, predictions))
+        if has_images and wrong and self.max_images:
+            self._try("mistakes", lambda: self._log_mistakes(trainer, predictions, wrong))
+        self._try("classes", lambda: self._log_classes(trainer, predictions))
+        self._try("graph", lambda: self._log_graph(trainer, pl_module))
+        if has_images and self.max_embeddings:
+            self._try("embeddings", lambda: self._log_embeddings(trainer, pl_module, predictions))
 
-    def _draws(self, trainer: L.Trainer) -> bool:
-        """The same on all ranks."""
-        wanted = any(hasattr(logger, "log_picture") for logger in trainer.loggers)
-        return wanted and self.spending.budget > 0 and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
+    def _try(self, name: str, draw: Callable[[], None]) -> None:
+        try:
+            draw()
+        except Exception as error:
+            log.warning("warning: TensorBoard lacks %s: %s", name, one_line(error))
 
     def _boards(self, trainer: L.Trainer) -> list[Any]:
-        """The loggers that take pictures, on the first rank."""
-        if not trainer.is_global_zero or not self._draws(trainer):
+        """Return the loggers that take pictures, on the first rank."""
+        if not trainer.is_global_zero or not _is_wanted(trainer):
             return []
-        return [logger for logger in trainer.loggers if hasattr(logger, "log_picture")]
+        return [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
 
-    def _try(self, name: str, draw: Callable[[], None], more_s: float = 0.0) -> None:
-        """Draw one thing if there is time. The run is done: what goes wrong here must not spoil it."""
-        if not self.spending.allows(name, more_s):
-            return
-        with self.spending.on(name, more_s):
-            try:
-                draw()
-            except Exception as error:
-                log.warning("warning: TensorBoard lacks %s: %s", name, one_line(error))
+    def _log_training_images(self, trainer: L.Trainer, images: Tensor, targets: Tensor) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        pixels = to_uint8(images.float(), data.mean, data.std)
+        captions = [_target_caption(target, data.class_names) for target in targets]
+        title = "Training images as the network sees them"
+        self._log_image(trainer, "train/images", _sheet(pixels, captions, title))
 
-    def _drawings(self, trainer: L.Trainer) -> Drawings:
-        return Drawings(self._boards(trainer), trainer.datamodule, trainer.global_step)  # type: ignore[attr-defined]
+    def _log_confusion(self, trainer: L.Trainer, predictions: ImagePredictions) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        counts = predictions.confusion(data.num_classes)
+        right, images = int(counts.diag().sum()), len(predictions.labels)
+        title = f"Test: {right:,} of {images:,} right ({100 * right / images:.2f} %)"
+        self._log_image(trainer, "test/confusion", confusion_matrix(counts, data.class_names, title=title))
 
-    def _image_s(self, data: Any, answers: Answers) -> float:
-        """Seconds that an image of the test takes to read and to draw. One that is not in memory is decoded:
-        two are tried.
-        """
-        read_s = 0.0
-        with self.spending.aside():
-            for place in answers.places[:2]:  # the first time comes with imports
-                began = time.perf_counter()
-                try:
-                    data.pixels("test", place[None])
-                except Exception:  # what needs it says why it cannot be read
-                    break
-                read_s = time.perf_counter() - began
-        return read_s + PIXEL_S * math.prod(data.input_shape[1:])
+    def _log_mistakes(self, trainer: L.Trainer, predictions: ImagePredictions, wrong: int) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        worst, names = predictions.worst(self.max_images), data.class_names
+        columns = (predictions.labels, predictions.predictions, predictions.confidences)
+        captions = [
+            f"{names[label]} → {names[prediction]}\n{100 * confidence:.0f} % sure"
+            for label, prediction, confidence in zip(
+                *(column[worst].tolist() for column in columns), strict=True
+            )
+        ]
+        title = f"Worst of {wrong:,} mistakes in the test: true class → prediction"
+        pixels = data.pixels("test", predictions.indices[worst])
+        self._log_image(trainer, "test/mistakes", _sheet(pixels, captions, title))
 
-    def _samples_s(self) -> float:
-        """Seconds that the size of the kept training images adds."""
-        return PIXEL_S * self._first[0][:, 0].numel() if self._first is not None else 0.0
+    def _log_image(self, trainer: L.Trainer, tag: str, image: Any) -> None:
+        for board in self._boards(trainer):
+            board.log_image(tag, image, trainer.global_step)
 
-    def _show_samples(self, trainer: L.Trainer) -> None:
-        assert self._first is not None
-        more_s = self._samples_s()
-        (images, targets), self._first = self._first, None
-        self._try("samples", lambda: self._drawings(trainer).samples(images, targets), more_s)
+    def _log_classes(self, trainer: L.Trainer, predictions: ImagePredictions) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        text = as_markdown(predictions.confusion(data.num_classes), data.class_names)
+        for board in self._boards(trainer):
+            board.log_markdown("test/classes", text, trainer.global_step)
+
+    def _log_graph(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        images = torch.zeros(1, *data.input_shape, device=module.device)
+        with _plain_forward(trainer, module, images) as (network, run, inputs):
+            for board in self._boards(trainer):
+                board.log_network(network, run, inputs)
+
+    def _log_embeddings(
+        self, trainer: L.Trainer, module: L.LightningModule, predictions: ImagePredictions
+    ) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        count = min(self.max_embeddings, len(predictions.labels))
+        chosen = torch.linspace(0, len(predictions.labels) - 1, count).long()
+        pixels = data.pixels("test", predictions.indices[chosen])
+        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (data.mean, data.std))
+        parts = []
+        for part in pixels.split(data.eval_batch_size):
+            images = ((part / 255 - mean) / std).to(module.device)
+            with _plain_forward(trainer, module, images) as (network, run, _):
+                parts.append(last_features(network, run).cpu())
+        pairs = zip(
+            predictions.labels[chosen].tolist(), predictions.predictions[chosen].tolist(), strict=True
+        )
+        names = data.class_names
+        rows = [(names[label], names[answer], "yes" if label == answer else "no") for label, answer in pairs]
+        for board in self._boards(trainer):
+            board.log_embeddings("test", torch.cat(parts), ("class", "prediction", "right"), rows, pixels)
+
+
+def _is_wanted(trainer: L.Trainer) -> bool:
+    """Return True if pictures are taken; the same on all ranks."""
+    has_board = any(hasattr(logger, "log_image") for logger in trainer.loggers)
+    return has_board and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
+
+
+@contextmanager
+def _plain_forward(
+    trainer: L.Trainer, module: L.LightningModule, images: Tensor
+) -> Iterator[tuple[nn.Module, Callable[[], Tensor], Tensor]]:
+    """Yield the network, a function that computes its logits in the run's precision, uncompiled, and the
+    images as the network takes them.
+    """
+    network: Any = module.network
+    inputs = trainer.precision_plugin.convert_input(images).contiguous(memory_format=module.memory_format)
+    was_training = network.training
+    network.eval()
+    try:
+        with trainer.precision_plugin.forward_context():
+            yield network, lambda: network._call_impl(inputs), inputs
+    finally:
+        network.train(was_training)
+
+
+def last_features(network: nn.Module, run: Callable[[], Tensor]) -> Tensor:
+    """Return the input (B, D) of the last layer that gives the logits of `run`; without one, the logits."""
+    found: list[tuple[Tensor, Tensor]] = []
+
+    def keep(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        if inputs and isinstance(inputs[0], Tensor) and inputs[0].ndim == 2:
+            found.append((inputs[0], output))
+
+    with ExitStack() as hooks, torch.inference_mode():
+        for layer in network.modules():
+            if isinstance(layer, nn.Linear):
+                hooks.callback(layer.register_forward_hook(keep).remove)
+        logits = run()
+    features = [features for features, output in found if output.shape == logits.shape]
+    return (features[-1] if features else logits).float()
+
+
+def _sheet(pixels: Any, captions: Sequence[str], title: str) -> Any:
+    is_large = max(pixels.shape[2:]) > MAX_TILE
+    return contact_sheet(pixels, captions, title=title, tile=MAX_TILE if is_large else None)
+
+
+def _target_caption(target: Tensor, class_names: Sequence[str]) -> str:
+    """Return the class of a training image, or its shares of two classes after mixup and cutmix."""
+    if target.ndim == 0:
+        return class_names[int(target)]
+    shares, classes = target.float().topk(min(2, len(target)))
+    pairs = zip(shares.tolist(), classes.tolist(), strict=True)
+    return "\n".join(f"{class_names[index]} {100 * share:.0f} %" for share, index in pairs if share >= 0.005)

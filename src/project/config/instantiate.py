@@ -12,6 +12,7 @@ from torch import nn
 from project.config import allowed_targets, hydra_patches
 from project.config.derived_values import require_image_data
 from project.config.validation import groups
+from project.config.validation.groups import PARAMETER_GROUP_KEYS
 from project.errors import InputError, one_line
 from project.modules.classifier import ImageClassifier
 from project.runtime import secrets
@@ -56,8 +57,11 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
     """
     allowed_targets.confirm(config[group], group)
     try:
-        with hydra_patches.allowing(str(found.name) for found in allowed_targets.find(config[group], group)):
-            made = instantiate(config[group], _convert_="all", **more)
+        node = config[group]
+        if group == "optim":
+            node = {name: value for name, value in node.items() if name not in PARAMETER_GROUP_KEYS}
+        with hydra_patches.allowing(str(found.name) for found in allowed_targets.find(node, group)):
+            made = instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
         cause = error.__cause__ or error
         if isinstance(cause, InputError):
@@ -84,15 +88,15 @@ def build_module(config: dict[str, Any], record: dict[str, Any]) -> ImageClassif
     Raises:
         InputError: a constructor refuses the values.
     """
+    optim = config["optim"]
     return ImageClassifier(
         network=build(config, "model"),
         loss=build(config, "loss"),
         optimizer=build(config, "optim"),
         scheduler=build(config, "scheduler"),
-        decay_norms_and_biases=config.get("decay_norms_and_biases", True),
-        layer_decay=config.get("layer_decay", 1.0),  # runs of before had none
+        **{name: optim[name] for name in PARAMETER_GROUP_KEYS if name in optim},
         compile=config.get("compile", False),
         channels_last=config.get("channels_last", False),
-        test_views=config.get("test_views", "none"),
+        tta=config.get("tta", "none"),
         config=record,
     )

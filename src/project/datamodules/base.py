@@ -78,7 +78,7 @@ class ImageDataModule(L.LightningDataModule):
     """`load_split` returns memory-mapped images."""
     may_have_changed = False
     """A resumed run may continue with images that differ from those of its start."""
-    batches_on_device = visits_chunks = True
+    batches_on_device = supports_batched_hooks = True
     """Loaders make batches on the device: no hook needs to see each of them for that."""
 
     def __init__(

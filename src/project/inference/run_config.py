@@ -62,7 +62,7 @@ def read_config(run: RunFolder) -> dict[str, Any]:
 
 def read_tta(config: dict[str, Any]) -> str:
     """Return the test-time augmentation of a run's own test."""
-    return str(config.get("test_views", "none"))
+    return str(config.get("tta", "none"))
 
 
 def find_checkpoint(run: RunFolder, weights: str) -> Path:

@@ -1,1 +1,1 @@
-"""Where metrics are written."""
+"""Loggers that write metrics into the run folder."""

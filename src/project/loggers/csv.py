@@ -1,4 +1,4 @@
-"""Metrics as a table that any tool reads."""
+"""Metrics as a CSV table in the run folder."""
 
 import csv
 import io
@@ -17,19 +17,17 @@ from lightning.pytorch.utilities import rank_zero_only
 from project.runtime.csv_cells import escape_all, read_metrics
 from project.runtime.files import Outage, write_at
 
-INTERVAL_S = 1.0
-"""Between two times that rows are written: opening the file takes as long as a step of a small network."""
+WRITE_INTERVAL_S = 1.0
+"""Between two writes: opening the file takes as long as a step of a small network."""
 
 log = logging.getLogger(__name__)
 
 
 class MetricsCSV(Logger):
-    """One row a step at which something was logged, one column a metric, appended as training goes, once a
-    second.
+    """Table with a row per logged step and a column per metric, appended once a second.
 
-    Lightning's own `CSVLogger` deletes the table of a folder that it is opened in again; this one continues
-    it. A resumed run goes on with the table as it was when its checkpoint was written. While the file cannot
-    be written its rows are kept.
+    Lightning's `CSVLogger` deletes the table of a folder that it is opened in again; this one continues it. A
+    resumed run continues from the table at its checkpoint. Rows wait while the file cannot be written.
 
     Args:
         file: the table.
@@ -39,12 +37,12 @@ class MetricsCSV(Logger):
         super().__init__()
         self.file = Path(file)
         self._columns: list[str] = []
-        self._row: dict[str, Any] = {}
+        self._row: dict[str, Any] = {}  # of the present step
         self._waiting: list[dict[str, Any]] = []
-        self._written = time.monotonic()
-        self._opened = False
-        self._rows = 0  # in the table, and where they end, bytes; what follows is being filled
-        self._end = 0
+        self._written_at = time.monotonic()
+        self._is_open = False
+        self._num_rows = 0  # finished rows of the file
+        self._end = 0  # where they end, bytes; an unfinished row follows
         self._outage = Outage(
             self.file, "rows are kept until it can be written again, lost if the run ends before"
         )
@@ -52,75 +50,69 @@ class MetricsCSV(Logger):
 
     @property
     def name(self) -> str:
-        """Nothing: the table stands in the run folder itself."""
-        return ""
+        return ""  # the table stands in the run folder itself
 
     @property
     def version(self) -> str:
-        """Nothing, likewise."""
         return ""
 
     @property
     @rank_zero_experiment
     def experiment(self) -> Path:
-        """The table's file."""
         return self.file
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
-        """Do nothing: the configuration stands in the run folder already."""
+        """Do nothing: the configuration stands in the run folder."""
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add metrics to the row of a step, which ends when the next step's begins."""
+        """Add metrics to the row of a step, which ends when another step's starts."""
         if self._row and self._row["step"] != step:
             self._waiting.append(self._row)
             self._row = {}
-            if time.monotonic() - self._written >= INTERVAL_S:
+            if time.monotonic() - self._written_at >= WRITE_INTERVAL_S:
                 self._append()
         self._row |= {"step": step, **metrics}
 
     @rank_zero_only
     def save(self) -> None:
-        """Write all rows, that which is being filled too; it may grow all the same."""
+        """Write all rows; the last may grow still."""
         if self._row or self._waiting:
             self._append(unfinished=self._row)
 
     @rank_zero_only
     def state_dict(self) -> dict[str, Any]:
-        """How far the table is, for a checkpoint, after writing all rows: a run that is resumed from there
-        does not measure them again.
-        """
+        """Write all rows; return the extent of the table, for a checkpoint."""
         self.save()
-        if self._restored and not self._opened:
-            with suppress(OSError):  # told already
+        if self._restored and not self._is_open:
+            with suppress(OSError):  # reported by `save`
                 self._open({})
-        return {"rows": self._rows, "columns": list(self._columns), "row": dict(self._row)}
+        return {"rows": self._num_rows, "columns": list(self._columns), "row": dict(self._row)}
 
     @rank_zero_only
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there, when the next row is written."""
+        """Continue from a checkpoint's table, once the next row is written."""
         self._restored = state
         self._row = dict(state["row"])
         self._waiting = []
-        self._opened = False
+        self._is_open = False
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left; nothing where a run that was to go on came to nothing."""
-        if self._restored and not self._opened and not self._waiting and self._row == self._restored["row"]:
-            return
-        if self._row or self._waiting:
+        """Write the rest; nothing where a resumed run has logged nothing."""
+        is_untouched = not self._is_open and not self._waiting and self._row == self._restored.get("row")
+        if (self._row or self._waiting) and not is_untouched:
             self._append(unfinished=self._row, now=True)
 
     def _append(self, unfinished: Mapping[str, Any] | None = None, *, now: bool = False) -> None:
-        """Write the rows that wait, and one that is being filled, over which the next time begins.
+        """Write the waiting rows, and an unfinished one, which the next write replaces.
 
-        If that fails they wait on, for the next time or, with `now`, in spite of a failure a moment ago.
+        Rows of a failed write wait for the next one. With `now` it is tried right after a failure too.
         """
         if self._outage.tried_just_now and not now:
             return
-        self._written = time.monotonic()
+        self._written_at = time.monotonic()
         try:
             self._write(unfinished)
         except OSError as error:
@@ -130,13 +122,13 @@ class MetricsCSV(Logger):
 
     def _write(self, unfinished: Mapping[str, Any] | None) -> None:
         new = [*self._waiting, *([unfinished] if unfinished else [])]
-        if not self._opened:
+        if not self._is_open:
             self._open(new[0])
         columns = list(dict.fromkeys([*self._columns, *(name for row in new for name in row)]))
         if columns != self._columns or not self.file.exists():
-            self._write_table(columns, self._read_whole_rows()[1][: self._rows])
-        finished = _as_text(self._columns, self._waiting)
-        data = finished + _as_text(self._columns, [unfinished] if unfinished else [])
+            self._write_table(columns, self._read_table()[1][: self._num_rows])
+        finished = _to_csv(self._columns, self._waiting)
+        data = finished + _to_csv(self._columns, [unfinished] if unfinished else [])
         descriptor = os.open(self.file, os.O_WRONLY)
         try:
             write_at(descriptor, self._end, data)
@@ -148,29 +140,25 @@ class MetricsCSV(Logger):
         finally:
             os.close(descriptor)
         self._end += len(finished)
-        self._rows += len(self._waiting)
+        self._num_rows += len(self._waiting)
         self._waiting = []
 
     def _open(self, first: Mapping[str, Any]) -> None:
-        """Continue a table that is there already, as far as it counts: as a checkpoint says, or up to the
-        row `first`.
-        """
+        """Continue an existing table up to a checkpoint's extent, or up to the row `first`."""
         if self.file.exists():
-            columns, rows = self._read_whole_rows()
+            columns, rows = self._read_table()
             if self._restored:
                 columns = list(self._restored["columns"])
                 rows = [{name: row.get(name, "") for name in columns} for row in rows]
                 rows = rows[: self._restored["rows"]]
-            else:  # a run that was done trains no step anew, and only adds to its last row's step
+            else:  # a finished run only adds to the row of its last step
                 last = first["step"] - 1 if "train/loss" in first else first["step"]
                 rows = [row for row in rows if row["step"].isdigit() and int(row["step"]) <= last]
             self._write_table(columns, rows)
-        self._opened = True
+        self._is_open = True
 
-    def _read_whole_rows(self) -> tuple[list[str], list[dict[str, Any]]]:
-        """Columns and rows of the file, none if it is not there; nor, which is told, if it is no table of
-        ours.
-        """
+    def _read_table(self) -> tuple[list[str], list[dict[str, Any]]]:
+        """Return columns and rows of the file; none if it is missing or, with a warning, damaged."""
         try:
             columns, rows = read_metrics(self.file)
             if not columns and self.file.stat().st_size:
@@ -180,8 +168,8 @@ class MetricsCSV(Logger):
         return columns, [dict(zip(columns, row, strict=True)) for row in rows]
 
     def _write_table(self, columns: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> None:
-        """Write the table anew, all or nothing."""
-        data = _as_text(columns, [dict(zip(columns, columns, strict=True)), *rows])
+        """Replace the table atomically."""
+        data = _to_csv(columns, [dict(zip(columns, columns, strict=True)), *rows])
         partial = self.file.with_suffix(".csv.partial")
         try:
             self.file.parent.mkdir(parents=True, exist_ok=True)
@@ -191,10 +179,10 @@ class MetricsCSV(Logger):
             with suppress(OSError):
                 partial.unlink()
             raise
-        self._columns, self._rows, self._end = list(columns), len(rows), len(data)
+        self._columns, self._num_rows, self._end = list(columns), len(rows), len(data)
 
 
-def _as_text(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
+def _to_csv(columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> bytes:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(escape_all(row.get(name, "") for name in columns) for row in rows)
     return text.getvalue().encode()

@@ -1,7 +1,7 @@
-"""A network as TensorBoard's graph: what it computes of one image, grouped by its modules.
+"""Network as a TensorBoard graph: the operations for one image, grouped by modules.
 
-Not by `torch.jit.trace`, on which torch's own `add_graph` is built: it is deprecated, takes seconds for large
-networks, and fails on some. Here the network runs once, and each operation is noted as it is carried out.
+Not by `torch.jit.trace`, on which torch's `add_graph` is built: it is deprecated, takes seconds for large
+networks, and fails on some. Here the network runs once, and each operation is recorded.
 """
 
 from collections.abc import Callable, Iterator
@@ -19,52 +19,26 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-MOST_NODES = 5000
-
-
-class TooLargeError(RuntimeError):
-    """The graph has more nodes than a browser lays out."""
+MAX_NODES = 5000
+"""A browser lays out no more."""
 
 
 def record_graph(network: nn.Module, run: Callable[[], Any], images: Tensor) -> GraphDef:
-    """Record what a network computes.
-
-    Args:
-        network: whose modules are the groups.
-        run: computes its answer to `images`, with the network not compiled.
-        images: (B, C, H, W), the input.
+    """Record the operations of `run`, which computes a network's output for images (B, C, H, W).
 
     Raises:
-        TooLargeError: there are more than `MOST_NODES` operations.
+        RuntimeError: there are more than `MAX_NODES` operations.
     """
     recorder = _Recorder(network)
-    recorder.begin_with(images)
+    recorder.add("images", "input", [], images)
     with torch.inference_mode(), recorder.following_modules(), recorder:
-        answer = run()
-    recorder.end_with(answer)
-    return GraphDef(node=_without_common_scope(recorder.nodes), versions=VersionDef(producer=22))
-
-
-def _without_common_scope(nodes: list[NodeDef]) -> list[NodeDef]:
-    """Leave out the modules that hold all operations, so that the page opens with what is within."""
-    scopes = [node.name.split("/")[:-1] for node in nodes if "/" in node.name]
-    alike = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
-    common = [parts[0] for parts in alike]
-    first = {scope[len(common)] for scope in scopes if len(scope) > len(common)}
-    if not common or first & {"images", "logits"}:
-        return nodes
-    length = sum(map(len, common)) + len(common)
-    short = {node.name: node.name[length:] if "/" in node.name else node.name for node in nodes}
-    for node in nodes:
-        node.name = short[node.name]
-        taken = [short[name] for name in node.input]
-        del node.input[:]
-        node.input.extend(taken)
-    return nodes
+        logits = run()
+    recorder.add("logits", "output", recorder.sources(tree_leaves(logits)), logits)
+    return GraphDef(node=_strip_common_scope(recorder.nodes), versions=VersionDef(producer=22))
 
 
 class _Recorder(TorchDispatchMode):
-    """Notes each operation as a node in the module that is running."""
+    """Records each operation as a node in the module that is running."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -73,28 +47,13 @@ class _Recorder(TorchDispatchMode):
         self._scopes = [type(network).__name__]
         self._weights = {id(weight): name for name, weight in network.named_parameters()}
         self._weights |= {id(weight): name for name, weight in network.named_buffers()}
-        self._makers: dict[int, str] = {}  # which node made a tensor
-        self._alive: list[Tensor] = []  # so that no other tensor takes its identity
-        self._used: dict[str, int] = {}
-
-    def begin_with(self, images: Tensor) -> None:
-        self._add("images", "input", [], images, scoped=False)
-
-    def end_with(self, answer: Any) -> None:
-        makers = [self._makers[id(leaf)] for leaf in tree_leaves(answer) if id(leaf) in self._makers]
-        self._add("logits", "output", makers, answer, scoped=False)
-
-    def _path(self, name: str) -> str:
-        """A module's path; those that have numbers alone for names bear their class's too."""
-        parts, path = name.split("."), []
-        for end, part in enumerate(parts, 1):
-            module = self.network.get_submodule(".".join(parts[:end]))
-            path.append(f"{type(module).__name__}_{part}" if part.isdigit() else part)
-        return "/".join(path)
+        self._sources: dict[int, str] = {}  # name of the node by the identity of its result
+        self._alive: list[Tensor] = []  # keeps identities unique
+        self._counts: dict[str, int] = {}
 
     @contextmanager
     def following_modules(self) -> Iterator[None]:
-        """Know which module is running."""
+        """Keep track of the running module."""
 
         def enter(scope: str) -> Callable[..., None]:
             return lambda *_: self._scopes.append(scope)
@@ -105,54 +64,71 @@ class _Recorder(TorchDispatchMode):
         root = self._scopes[0]
         with ExitStack() as hooks:
             for name, module in self.network.named_modules():
-                if not name:
-                    continue
-                scope = f"{root}/{self._path(name)}"
-                for handle in (
-                    module.register_forward_pre_hook(enter(scope)),
-                    module.register_forward_hook(leave, always_call=True),
-                ):
-                    hooks.callback(handle.remove)
+                if name:
+                    before = module.register_forward_pre_hook(enter(f"{root}/{self._path(name)}"))
+                    hooks.callback(before.remove)
+                    hooks.callback(module.register_forward_hook(leave, always_call=True).remove)
             yield
+
+    def _path(self, name: str) -> str:
+        """Return a module's path; numbers have the class's name before them."""
+        parts, path = name.split("."), []
+        for end, part in enumerate(parts, 1):
+            module = self.network.get_submodule(".".join(parts[:end]))
+            path.append(f"{type(module).__name__}_{part}" if part.isdigit() else part)
+        return "/".join(path)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         result = func(*args, **(kwargs or {}))
-        taken = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+        inputs = tree_leaves((args, kwargs))
         name = func.__name__.partition(".")[0].strip("_")
-        inputs = list(dict.fromkeys(self._makers[id(leaf)] for leaf in taken if id(leaf) in self._makers))
         weights = [
-            f"{self._weights[id(leaf)]} {list(leaf.shape)}" for leaf in taken if id(leaf) in self._weights
+            f"{self._weights[id(leaf)]} {list(leaf.shape)}" for leaf in inputs if id(leaf) in self._weights
         ]
-        if inputs or weights:  # others make constants
-            self._add(name, f"aten::{name}", inputs, result, weights)
+        sources = self.sources(inputs)
+        if sources or weights:  # others make constants
+            self.add(f"{self._scopes[-1]}/{name}", f"aten::{name}", sources, result, weights)
         return result
 
-    def _add(
-        self,
-        name: str,
-        operation: str,
-        inputs: list[str],
-        result: Any,
-        weights: list[str] | None = None,
-        *,
-        scoped: bool = True,
+    def sources(self, leaves: list[Any]) -> list[str]:
+        """Return the nodes that some values come from."""
+        return list(dict.fromkeys(self._sources[id(leaf)] for leaf in leaves if id(leaf) in self._sources))
+
+    def add(
+        self, name: str, operation: str, inputs: list[str], result: Any, weights: list[str] | None = None
     ) -> None:
-        if len(self.nodes) >= MOST_NODES:
-            raise TooLargeError(f"more than {MOST_NODES} operations")
-        place = f"{self._scopes[-1]}/{name}" if scoped else name
-        number = self._used[place] = self._used.get(place, 0) + 1
-        place = place if number == 1 else f"{place}_{number}"
-        node = NodeDef(name=place, op=operation, input=inputs)
-        made = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
-        shapes = [
-            TensorShapeProto(dim=[TensorShapeProto.Dim(size=size) for size in leaf.shape]) for leaf in made
-        ]
-        node.attr["_output_shapes"].CopyFrom(AttrValue(list=AttrValue.ListValue(shape=shapes)))
+        """Add a node under a unique name."""
+        if len(self.nodes) >= MAX_NODES:
+            raise RuntimeError(f"more than {MAX_NODES} operations")
+        number = self._counts[name] = self._counts.get(name, 0) + 1
+        name = name if number == 1 else f"{name}_{number}"
+        node = NodeDef(name=name, op=operation, input=inputs)
+        tensors = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        dims = [[TensorShapeProto.Dim(size=size) for size in tensor.shape] for tensor in tensors]
+        shapes = AttrValue.ListValue(shape=[TensorShapeProto(dim=each) for each in dims])
+        node.attr["_output_shapes"].CopyFrom(AttrValue(list=shapes))
         if weights:
             node.attr["weights"].CopyFrom(AttrValue(s=", ".join(weights).encode()))
         self.nodes.append(node)
-        for leaf in made:
-            self._makers[id(leaf)] = place
-        self._alive += made
+        self._sources |= {id(tensor): name for tensor in tensors}
+        self._alive += tensors
+
+
+def _strip_common_scope(nodes: list[NodeDef]) -> list[NodeDef]:
+    """Remove the modules that hold all operations, so that the page opens with their parts."""
+    scopes = [node.name.split("/")[:-1] for node in nodes if "/" in node.name]
+    equal = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
+    common = [parts[0] for parts in equal]
+    first = {scope[len(common)] for scope in scopes if len(scope) > len(common)}
+    if not common or first & {"images", "logits"}:
+        return nodes
+    length = sum(map(len, common)) + len(common)
+    short = {node.name: node.name[length:] if "/" in node.name else node.name for node in nodes}
+    for node in nodes:
+        node.name = short[node.name]
+        inputs = [short[name] for name in node.input]
+        del node.input[:]
+        node.input.extend(inputs)
+    return nodes

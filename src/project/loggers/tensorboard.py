@@ -1,9 +1,12 @@
 """TensorBoard events in the run folder."""
 
-import io
+import logging
+import math
 import re
+import shutil
 from argparse import Namespace
 from collections.abc import Callable, Mapping, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,21 +17,22 @@ from lightning.pytorch.utilities import rank_zero_only
 from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars, hparams
-
-from project.loggers.events import Events
 
 if TYPE_CHECKING:
     import PIL.Image
-    from numpy.typing import NDArray
 
-NAMES = (
+log = logging.getLogger(__name__)
+
+SHOWN_NAMES = (
     (re.compile(r"(val|test)/best_(.+)"), r"best/\1/\2"),
     (re.compile(r"train/(lr|grad_norm)"), r"vitals/\1"),
     (re.compile(r"(speed|gpu)/(.+)"), r"vitals/\1_\2"),
 )
-"""How some metrics are called in TensorBoard. Its HParams page shows the first five scalars in alphabetical
-order, whatever they are; so those of a run's result come first, and those of its course last.
+"""Names of metrics in TensorBoard. Its HParams page shows the first five scalars in alphabetical order: so
+results come first, and curves of the training last.
 """
 CHARTS: dict[str, dict[str, list[Any]]] = {
     "training and validation": {
@@ -41,16 +45,23 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
         "images per second": ["Multiline", [r"^vitals/speed_images_per_s$"]],
     },
 }
-"""The page of custom scalars: curves that belong together on one chart, each chart's scalars by name."""
+"""Page of custom scalars: the scalars of each chart by name."""
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d.*")
+FLUSH_S = 1
+PROJECTOR_FOLDER = "projector"
+MAX_SPRITE_SIDE = 4096
+"""Side of the picture of all thumbnails, pixels; WebGL takes no more everywhere."""
+MAX_THUMBNAIL_SIDE = 64
+MAX_DIMENSIONS = 256
+"""Of embeddings; thousands of columns take seconds to write and to load, and the page itself uses fewer."""
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger with events straight in the run folder, so that a run bears the folder's name.
+    """Lightning's logger with events in the run folder itself, so that a run has the folder's name.
 
-    Of what `add_hparams` writes, the list of columns is left out: TensorBoard would take one run's list for
-    all of them. Without it, the HParams page shows every value of every run, those that differ first, and
-    the last value of every metric.
+    Of what `add_hparams` writes, the list of columns is left out, which TensorBoard would take for all runs.
+    Without it the HParams page shows every value of every run, those that differ first, and the last value of
+    every metric.
 
     Args:
         folder: the run folder.
@@ -58,15 +69,15 @@ class TensorBoard(TensorBoardLogger):
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
-        self._latest: tuple[int, dict[str, float]] = (0, {})  # a step and what was written at it
+        self._latest: tuple[int, dict[str, float]] = (0, {})  # a step and its scalars
 
     @property
     @rank_zero_experiment
-    def experiment(self) -> Events:
-        """Torch's interface to the event file, for images, histograms and the like."""
+    def experiment(self) -> "SummaryWriter":
+        """Return torch's writer of the event file, for images, histograms and the like."""
         if self._experiment is None:
-            self._experiment = Events(self.root_dir)
-        assert isinstance(self._experiment, Events)
+            self._experiment = _GuardedWriter(self.root_dir, flush_secs=FLUSH_S)
+        assert isinstance(self._experiment, SummaryWriter)
         return self._experiment
 
     @rank_zero_only
@@ -76,13 +87,7 @@ class TensorBoard(TensorBoardLogger):
         metrics: dict[str, Any] | None = None,
         step: int | None = None,
     ) -> None:
-        """Write a row of the HParams page.
-
-        Args:
-            params: names and plain values.
-            metrics: not needed: the page takes what the run logs.
-            step: not needed.
-        """
+        """Write a row of the HParams page, which takes its metrics from the logged ones, and its charts."""
         values = params if isinstance(params, dict) else vars(params)
         plain = {
             name: value if isinstance(value, bool | int | float) else str(value)
@@ -91,46 +96,44 @@ class TensorBoard(TensorBoardLogger):
         _, start, end = hparams(plain, {})
         _name_row(start, _row_name(Path(self.root_dir).absolute()))
         for summary in (start, end, custom_scalars(CHARTS)):
-            self.experiment._get_file_writer().add_summary(summary)
+            self._writer.add_summary(summary)
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write scalars, as one event; the epoch is no curve that anybody looks at."""
+        """Write scalars but the epoch, as one event."""
         scalars = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         at = step or 0
         self._latest = (at, self._latest[1] | scalars) if self._latest[0] == at else (at, scalars)
-        self._write(scalars, at)
+        self._write_scalars(scalars, at)
 
-    def _write(self, scalars: Mapping[str, float], step: int) -> None:
-        values = [Summary.Value(tag=shown_as(name), simple_value=value) for name, value in scalars.items()]
-        self.experiment._get_file_writer().add_summary(Summary(value=values), step)
+    def _write_scalars(self, scalars: Mapping[str, float], step: int) -> None:
+        values = [Summary.Value(tag=shown_name(name), simple_value=value) for name, value in scalars.items()]
+        self._writer.add_summary(Summary(value=values), step)
 
     @rank_zero_only
     def state_dict(self) -> dict[str, Any]:
-        """How far the curves are, for a checkpoint, after writing them."""
+        """Flush the events; return the last step and its scalars, for a checkpoint."""
         self.experiment.flush()
         step, scalars = self._latest
         return {"step": step, "scalars": dict(scalars)}
 
     @rank_zero_only
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on from there: of what is in the folder, TensorBoard drops what was written at later steps, and
-        at this one, whose values are written again.
+        """Continue from a checkpoint: TensorBoard drops later events, and those of this step, which are
+        written again.
         """
         step, scalars = state["step"], state["scalars"]
         self._latest = step, dict(scalars)
         if not scalars:
-            step = 1  # whatever there is; the configuration stands at 0
-        start = SessionLog(status=SessionLog.START)
-        self.experiment._get_file_writer().add_event(Event(session_log=start), step)
+            step = 1  # drops all scalars; the configuration stands at 0
+        self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
         if scalars:
-            self._write(scalars, step)
+            self._write_scalars(scalars, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str) -> None:
         """Show a text, as written, on the Text page."""
-        indented = "\n".join("    " + line for line in text.splitlines())
-        self.experiment.add_text(tag, indented)
+        self.experiment.add_text(tag, "\n".join("    " + line for line in text.splitlines()))
 
     @rank_zero_only
     def log_markdown(self, tag: str, text: str, step: int) -> None:
@@ -138,37 +141,40 @@ class TensorBoard(TensorBoardLogger):
         self.experiment.add_text(tag, text, step)
 
     @rank_zero_only
-    def log_picture(self, tag: str, picture: "PIL.Image.Image", step: int) -> None:
-        """Show a picture on the Images page, as a PNG file in the events."""
-        data = io.BytesIO()
-        picture.save(data, format="PNG", compress_level=3)  # the default takes three times as long
-        image = Summary.Image(
-            width=picture.width, height=picture.height, colorspace=3, encoded_image_string=data.getvalue()
+    def log_image(self, tag: str, image: "PIL.Image.Image", step: int) -> None:
+        """Show a picture on the Images page."""
+        data = BytesIO()
+        image.save(
+            data, format="PNG", compress_level=3
+        )  # the default level of `add_image` takes three times as long
+        encoded = Summary.Image(
+            width=image.width, height=image.height, colorspace=3, encoded_image_string=data.getvalue()
         )
-        summary = Summary(value=[Summary.Value(tag=tag, image=image)])
-        self.experiment._get_file_writer().add_summary(summary, step)
+        self._writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
 
     @rank_zero_only
-    def draw_graph(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:
-        """Show what a network computes on the Graphs page, see `record_graph`."""
+    def log_network(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:
+        """Show a network on the Graphs page, see `record_graph`."""
         from project.loggers.graph import record_graph
 
         graph = record_graph(network, run, images)
-        self.experiment._get_file_writer().add_event(Event(graph_def=graph.SerializeToString()))
+        self._writer.add_event(Event(graph_def=graph.SerializeToString()))
 
     @rank_zero_only
-    def log_projection(
-        self,
-        name: str,
-        points: "NDArray[np.float32]",
-        columns: Sequence[str],
-        rows: Sequence[Sequence[str]],
-        images: Tensor,
+    def log_embeddings(
+        self, tag: str, points: Tensor, columns: Sequence[str], rows: Sequence[Sequence[str]], images: Tensor
     ) -> None:
-        """Show points on the Projector page, see `write_projection`."""
-        from project.loggers.projection import write_projection
-
-        write_projection(Path(self.root_dir), name, points, columns, rows, images)
+        """Show points (N, D) on the Projector page, with values by column and images (N, C, H, W) uint8."""
+        shutil.rmtree(Path(self.root_dir, PROJECTOR_FOLDER, tag), ignore_errors=True)
+        cells = [[" ".join(cell.split()) or "–" for cell in row] for row in rows]
+        self.experiment.add_embedding(
+            _round(project_points(points.numpy())),
+            metadata=cells,
+            metadata_header=list(columns),
+            label_img=_thumbnails(images),
+            global_step=PROJECTOR_FOLDER,  # names the folder
+            tag=tag,
+        )
 
     @rank_zero_only
     def save(self) -> None:
@@ -177,29 +183,102 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Write what is left; validation and test after training go on with the same file."""
-        self.experiment._get_file_writer().event_writer.close()
+        """Flush the events; validation and test after training continue with the same file."""
+        self.experiment.flush()
+
+    @property
+    def _writer(self) -> FileWriter:
+        return self.experiment._get_file_writer()
 
 
-def shown_as(name: str) -> str:
-    """What a metric is called in TensorBoard."""
-    for pattern, shown in NAMES:
+class _GuardedWriter(SummaryWriter):
+    """torch's `SummaryWriter`, but a full disk ends the curves with a warning, never the run.
+
+    Its thread would raise the error of a write, print a traceback, and let later calls fail.
+    """
+
+    def _get_file_writer(self) -> FileWriter:
+        is_new = self.file_writer is None
+        writer: FileWriter = super()._get_file_writer()
+        if is_new:
+            records = writer.event_writer._async_writer._writer
+            records._writer = _GuardedFile(records._writer)
+        return writer
+
+
+class _GuardedFile:
+    """File of events, which drops all that follows a failed write."""
+
+    def __init__(self, file: Any) -> None:
+        self._file = file
+        self._has_failed = False
+
+    def write(self, record: bytes) -> None:
+        if self._has_failed:
+            return
+        try:
+            self._file.write(record)
+        except OSError as error:
+            self._has_failed = True
+            path = Path(self._file.filename.decode())
+            log.warning("warning: %s: %s; TensorBoard's curves end here", path, error.strerror or error)
+
+    def flush(self) -> None:
+        """Do nothing: each record is written at once."""
+
+    def close(self) -> None:
+        self._file.close()
+
+
+def shown_name(name: str) -> str:
+    """Return the name of a metric in TensorBoard."""
+    for pattern, shown in SHOWN_NAMES:
         if found := pattern.fullmatch(name):
             return found.expand(shown)
     return name
 
 
 def _row_name(folder: Path) -> str:
-    """What tells a run from others at a glance, then what makes it unique: the page cuts names off."""
-    own, above = folder.name, folder.parent.name
-    return f"{above} {own}" if TIMESTAMP.fullmatch(own) else f"{own} {above}".strip()
+    """Return a run's name, its distinguishing part first: the page truncates names."""
+    own, parent = folder.name, folder.parent.name
+    return f"{parent} {own}" if TIMESTAMP.fullmatch(own) else f"{own} {parent}".strip()
 
 
 def _name_row(start: Summary, name: str) -> None:
-    """Name a row of the HParams page, which would bear the run's path."""
+    """Name a row of the HParams page, which has the run's path otherwise."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     for value in start.value:
         content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
         content.session_start_info.group_name = name
         value.metadata.plugin_data.content = content.SerializeToString()
+
+
+def project_points(points: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Return points (N, D) in at most `MAX_DIMENSIONS` dimensions.
+
+    Wider ones are multiplied with a fixed Gaussian matrix, which keeps distances to within some percent
+    (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003).
+    """
+    width = points.shape[1]
+    if width <= MAX_DIMENSIONS:
+        return points
+    draws = np.random.default_rng(0).standard_normal((width, MAX_DIMENSIONS), dtype=np.float32)
+    return points @ (draws / np.float32(np.sqrt(MAX_DIMENSIONS)))
+
+
+def _round(points: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Round to four significant digits of the largest value: files become a third as large."""
+    largest = float(np.abs(points).max())
+    digits = 3 - math.floor(math.log10(largest)) if 0 < largest < math.inf else 3
+    return points.astype(float).round(digits)
+
+
+def _thumbnails(images: Tensor) -> Tensor:
+    """Return images (N, C, H, W) as squares on the scale [0, 1], small enough for one picture of all."""
+    per_row = math.ceil(math.sqrt(len(images)))
+    height, width = images.shape[2:]
+    largest = max(height, width)
+    side = min(largest, MAX_THUMBNAIL_SIDE, MAX_SPRITE_SIDE // per_row)
+    squares = F.pad(images / 255, (0, largest - width, 0, largest - height))  # torch takes no tall ones
+    return F.interpolate(squares, size=side, mode="area")

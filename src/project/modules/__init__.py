@@ -1,1 +1,1 @@
-"""The LightningModule and what it is made of: networks, losses, optimizers, schedules, metrics."""
+"""LightningModule and its parts: networks, losses, optimizers, schedules, metrics."""

@@ -1,4 +1,4 @@
-"""Checks of a loss, a network's outputs and targets: those of which a loss and an accuracy are meaningful."""
+"""Checks of a loss, and of the outputs and targets of a first batch."""
 
 from typing import Any
 
@@ -10,11 +10,7 @@ from project.errors import InputError
 
 
 def require_mean(loss: nn.Module) -> None:
-    """Make sure that one of torch's losses is a mean over images.
-
-    Raises:
-        InputError: it is a sum, or one value an image.
-    """
+    """Raise an `InputError` if a loss of torch is no mean over images."""
     reduction = getattr(loss, "reduction", "mean")
     if type(loss).__module__.startswith("torch.") and reduction in ("sum", "none"):
         raise InputError(
@@ -24,30 +20,20 @@ def require_mean(loss: nn.Module) -> None:
 
 
 def require_scalar(loss: Any) -> None:
-    """Make sure that a loss is one number.
-
-    Raises:
-        InputError: it is something else.
-    """
+    """Raise an `InputError` if a loss is no scalar tensor."""
     if not isinstance(loss, Tensor) or loss.ndim:
         raise InputError(
-            f"loss: not one number (expected a scalar, got {_described(loss)}); return the mean over images"
+            f"loss: not one number (expected a scalar, got {_describe(loss)}); return the mean over images"
         )
 
 
 def explain_refusal(network: nn.Module, images: Tensor, reason: str) -> str:
-    """Say why a network does not take a batch, and what to do.
-
-    Args:
-        network: in training mode.
-        images: the batch, (B, C, H, W).
-        reason: what its layer said.
-    """
+    """Return why a network in training mode does not take a batch (B, C, H, W), and a remedy."""
     name = type(network).__name__
-    normalizing = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
-    if images.device.type == "cpu" and any(isinstance(layer, nn.SyncBatchNorm) for layer in normalizing):
+    norms = [layer for layer in network.modules() if isinstance(layer, _BatchNorm) and layer.training]
+    if images.device.type == "cpu" and any(isinstance(layer, nn.SyncBatchNorm) for layer in norms):
         return f"trainer.sync_batchnorm=true: for GPUs alone ({reason}); set trainer.sync_batchnorm=false"
-    if normalizing and len(images) == 1:
+    if norms and len(images) == 1:
         return (
             f"data.batch_size: {name} does not take one image on each device ({reason}); choose at least 2 "
             "images for each device, or a model without batch norm"
@@ -59,38 +45,32 @@ def explain_refusal(network: nn.Module, images: Tensor, reason: str) -> str:
 
 
 def require_logits(logits: Any, targets: Tensor, num_classes: int | None) -> None:
-    """Make sure that a network gives logits (B, K), and that targets name classes.
+    """Raise an `InputError` for outputs that are no logits (B, K), and targets that are no classes.
 
-    Args:
-        logits: what the network gave.
-        targets: class indices (B,), or probabilities (B, K) whose rows sum to 1.
-        num_classes: K, if it is known.
-
-    Raises:
-        InputError: they are something else.
+    Targets are class indices (B,), or probabilities (B, K) whose rows sum to 1.
     """
-    by_class = targets.ndim == 2 and targets.is_floating_point()
-    if by_class and not torch.allclose(targets.sum(1), targets.new_ones(len(targets)), atol=1e-2):
+    are_probabilities = targets.ndim == 2 and targets.is_floating_point()
+    if are_probabilities and not torch.allclose(targets.sum(1), targets.new_ones(len(targets)), atol=1e-2):
         raise InputError(
             "data: targets are no probabilities of classes (expected rows that sum to 1, got "
             f"{float(targets.sum(1).min()):g} to {float(targets.sum(1).max()):g}); several labels for each "
             "image and regression are not trained"
         )
-    if not by_class and (targets.ndim != 1 or targets.is_floating_point()):
+    if not are_probabilities and (targets.ndim != 1 or targets.is_floating_point()):
         raise InputError(
             f"data: targets are no class indices (expected integers of shape [{len(targets)}], got "
-            f"{_described(targets)}); give one class for each image"
+            f"{_describe(targets)}); give one class for each image"
         )
     shape = [len(targets), num_classes or "classes"]
     fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(targets)
     if not fits or not logits.is_floating_point() or num_classes not in (None, logits.shape[1]):
         raise InputError(
-            f"model: outputs are no logits (expected floats of shape {shape}, got {_described(logits)}); end "
+            f"model: outputs are no logits (expected floats of shape {shape}, got {_describe(logits)}); end "
             "the network with a layer that gives one value for each class"
         )
 
 
-def _described(value: Any) -> str:
+def _describe(value: Any) -> str:
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"

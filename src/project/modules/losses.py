@@ -1,4 +1,4 @@
-"""Losses on logits; targets are class indices (B,) or, after mixup and cutmix, probabilities (B, K)."""
+"""Losses on logits, for class indices (B,) or, after mixup and cutmix, probabilities (B, K)."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,17 +15,17 @@ from project.runtime.bounds import Range
 class CrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy with label smoothing (Szegedy et al. 2016, sec. 7) and class weights.
 
-    With class weights the mean loss of images i with labels y is Σ w[y_i] ℓ_i / Σ w[y_i], as torch has it. In
-    training the sums run over all images of an optimizer step, those of accumulated batches and of other
-    devices included; in what is logged, over all images of the interval, epoch or split.
+    With class weights the mean over images i with labels y is Σ w[y_i] ℓ_i / Σ w[y_i], as in torch. In
+    training the sums run over all images of an optimizer step, on all devices; in logged values over all
+    images of the interval, epoch or split.
 
     Args:
         num_classes: number of logits.
-        label_smoothing: share of the target spread evenly over all classes, in [0, 1].
-        class_weights: one weight a class, or null for equal ones.
+        label_smoothing: share of the target spread evenly over all classes, 0 to 1 [0].
+        class_weights: one weight per class; None: equal ones.
 
     Raises:
-        InputError: as many weights are needed as there are classes.
+        InputError: the number of weights is not `num_classes`.
     """
 
     def __init__(
@@ -45,7 +45,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
 
 
 class OneHotMSE(nn.Module):
-    """Mean squared error between logits and one-hot targets, averaged over images and classes.
+    """Mean squared error between logits and one-hot targets, over images and classes.
 
     Args:
         num_classes: number of logits.
@@ -67,11 +67,11 @@ TotalWeight = Callable[[Tensor], Tensor]
 
 
 def total_weight_of(loss: nn.Module) -> TotalWeight | None:
-    """Return the function of targets that gives the number by which a loss divides its sum over a batch.
+    """Return the function that maps targets to the divisor of a loss's sum over a batch.
 
     Args:
-        loss: of torch's losses with class weights or an ignored class, those; of any other loss a mean over
-            images is assumed.
+        loss: one of torch's with class weights or an ignored class; any other is taken for a mean over
+            images.
 
     Returns:
         None where each image has weight 1.
@@ -82,7 +82,7 @@ def total_weight_of(loss: nn.Module) -> TotalWeight | None:
 
 
 def _total_weight(loss: nn.CrossEntropyLoss | nn.NLLLoss, targets: Tensor) -> Tensor:
-    if targets.is_floating_point():  # probabilities: torch divides by the number of images
+    if targets.is_floating_point():  # torch divides by the number of images where targets are probabilities
         return targets.new_full(targets.shape[:-2], targets.shape[-2])
     counted = targets != loss.ignore_index
     weights = counted.float()

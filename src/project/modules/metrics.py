@@ -1,32 +1,56 @@
-"""What is measured in training, validation and test."""
+"""Metrics of training and evaluation, and the one way by which they reach loggers and callbacks."""
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
+import lightning as L
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
 from project.modules.losses import TotalWeight
 
-MOST_BATCHES = 64
-MOST_LOGITS = 2**22
-"""Of the batches that are held back; beyond that they are summed up."""
+MAX_HELD_BATCHES = 64
+MAX_HELD_LOGITS = 2**22
+"""Limit of the batches that are held back; beyond it they are summed."""
+
+
+def log_metrics(
+    module: L.LightningModule, curves: Mapping[str, float], results: Mapping[str, float] | None = None
+) -> None:
+    """Hand metrics to loggers and callbacks: every metric of a run passes here.
+
+    Not by `LightningModule.log` alone: its interval ignores an epoch's last batch, it writes validation one
+    step early, and a call takes milliseconds.
+
+    Args:
+        module: attached to the trainer.
+        curves: values for the loggers, at the number of optimizer steps taken.
+        results: values for `trainer.callback_metrics`, which callbacks monitor.
+    """
+    trainer = module.trainer
+    if curves:
+        for logger in trainer.loggers:
+            logger.log_metrics({**curves, "epoch": trainer.current_epoch}, step=trainer.global_step)
+    if results and trainer.training:
+        trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in results.items()})
+    elif results:
+        module.log_dict(dict(results), logger=False)  # `trainer.test` returns these too
 
 
 class LossAndAccuracy(Metric):
-    """Mean loss and accuracy over images, summed on the device of the batches and read once per interval.
+    """Mean loss and accuracy over images, summed on the device of the batches.
 
-    Batches are only held back when they come, and summed up many at a time: a few operations instead of a few
-    for each batch. Nothing waits for the device before `read`. Which batches are summed together depends on
-    their number and shape alone. Under DDP `read` sums over all ranks: every image counts exactly once.
+    Batches are held back and summed many at a time: a few operations instead of a few per batch. Nothing
+    waits for the device before `read`. The grouping depends on the number and shape of batches alone. Under
+    DDP `read` sums over all ranks: every image counts exactly once.
 
     With class weights the loss is Σ wℓ / Σ w over all images, not a mean of the batches' quotients.
 
     Args:
-        total_weight: returns Σ w of the targets of n batches (n, B) or (n, B, K), by which the loss divides
-            its sum over each batch (n,); None divides by the number of images.
+        total_weight: maps the targets of n batches, (n, B) or (n, B, K), to Σ w (n,), the divisor of each
+            batch's loss; None divides by the number of images.
     """
 
     full_state_update = False
@@ -42,63 +66,59 @@ class LossAndAccuracy(Metric):
         self.add_state("correct", torch.zeros((), dtype=torch.long))
         self.add_state("images", torch.zeros((), dtype=torch.long))
         self.add_state("weight", torch.zeros(()))
+        self.num_images = 0  # on this rank since the last reading, without those held back
         self._held: list[tuple[Tensor, Tensor, Tensor]] = []
-        # Loss, weight and right answers of the batches before those.
+        # Loss, weight and correct predictions of a checkpoint's batches, which come before those.
         self._restored: list[tuple[Tensor, Tensor, Tensor]] = []
         self._shapes: tuple[torch.Size, ...] = ()
-        self._most = 0
-        self._summed = False
+        self._max_batches = 0
+
+    @property
+    def num_pending_images(self) -> int:
+        """Number of this rank's images since the last reading; asking does not wait for the device."""
+        return self.num_images + (self._num_batches * self._shapes[1][0] if self._shapes else 0)
 
     @property
     def empty(self) -> bool:
-        """Whether there was no batch since the last reset."""
-        return not self._held and not self._restored and not self._summed
+        """Return True if no batch came since the last reading."""
+        return not self._num_batches and not self.num_images
 
     def append(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Hold a batch back.
+        """Hold a batch back: its mean loss, logits (B, K), and targets (B,) or (B, K).
 
-        Args:
-            loss: its mean, a scalar (with class weights, its weighted mean).
-            logits: (B, K); they must keep their values until they are summed up.
-            targets: class indices (B,), or probabilities (B, K), of which the largest counts as the class.
+        The logits must keep their values until they are summed.
         """
         shapes = logits.shape, targets.shape
-        if shapes != self._shapes or self._batches >= self._most:
-            self._sum_up()
+        if shapes != self._shapes or self._num_batches >= self._max_batches:
+            self._sum_held()
             self._shapes = shapes
-            self._most = _most_of(logits.numel())
+            self._max_batches = _max_held_batches(logits.numel())
         self._held.append((loss.detach(), logits.detach(), targets))
 
     def update(self, losses: Tensor, weights: Tensor, correct: Tensor, batch_size: int) -> None:
-        """Add batches of equal size.
-
-        Args:
-            losses: mean loss of each batch (n,).
-            weights: by which each was divided (n,).
-            correct: right answers in each batch (n,), long.
-            batch_size: images of each.
-        """
-        # Where weights are of half precision Lightning makes these sums so too; they would soon stand still.
+        """Add n batches of equal size: mean losses, their divisors and correct predictions, each (n,)."""
+        # Half precision, to which Lightning converts these sums too, would soon stop growing.
         self.loss = self.loss.float() + _weighted_sum(losses, weights)
         self.weight = self.weight.float() + weights.sum()
         self.correct += correct.sum()
         self.images += len(losses) * batch_size
-        self._summed = True
+        self.num_images += len(losses) * batch_size
 
     def compute(self) -> Tensor:
-        """Return the sums (4,) of losses, of right answers, of images and of their weights, of this rank."""
         return self._sums()
 
     def _sums(self) -> Tensor:
+        """Return this rank's sums (4,) of losses, correct predictions, images and weights."""
         exact = torch.float32 if self.device.type == "mps" else torch.float64
-        sums = (self.loss, self.correct, self.images, self.weight)
-        return torch.stack([value.to(exact) for value in sums])
+        return torch.stack([value.to(exact) for value in (self.loss, self.correct, self.images, self.weight)])
 
     def read(self) -> dict[str, float]:
-        """Return `loss` and `acc`, means over the images of all ranks since the last reading, `images`, their
-        number, and `weight`, by which the loss was divided; begin anew.
+        """Return the means since the last reading, over the images of all ranks, and start again.
+
+        Returns:
+            `loss` and `acc`, `images`, the number of images, and `weight`, the divisor of the loss.
         """
-        self._sum_up()
+        self._sum_held()
         sums = self._sums()
         self.reset()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
@@ -108,44 +128,32 @@ class LossAndAccuracy(Metric):
         return {"loss": mean, "acc": correct / images, "images": images, "weight": weight}
 
     def reset(self) -> None:
-        """Forget all batches."""
         self._held.clear()
         self._restored.clear()
-        self._summed = False
+        self.num_images = 0
         super().reset()
 
     def export(self) -> dict[str, Any]:
-        """What was not read yet, on all ranks, for a checkpoint; under DDP all ranks must call this.
-
-        Returns:
-            `sums` (ranks, 4) as `compute` gives them; `losses`, `weights` and `correct` (ranks, n) of the n
-            batches that are held back, and the shapes of one's logits and targets.
-        """
+        """Return what was not read yet, of all ranks, for a checkpoint; all ranks must call this."""
         none = torch.zeros(0, device=self.device)
-        losses, weights, correct = self._held_batches() if self._batches else (none, none, none.long())
+        losses, weights, correct = self._held_batches() if self._num_batches else (none, none, none.long())
         return {
-            "sums": _of_all_ranks(self._sums()),
-            "losses": _of_all_ranks(losses),
-            "weights": _of_all_ranks(weights),
-            "correct": _of_all_ranks(correct),
+            "sums": _gather(self._sums()),
+            "losses": _gather(losses),
+            "weights": _gather(weights),
+            "correct": _gather(correct),
             "shapes": [list(shape) for shape in self._shapes],
         }
 
     def restore(self, exported: Mapping[str, Any], rank: int, world_size: int) -> None:
-        """Go on from what `export` returned. With another number of ranks the sums are the same only in all.
-
-        Args:
-            exported: by `export`.
-            rank: of this process.
-            world_size: number of processes.
-        """
+        """Continue from a result of `export`; with another number of ranks rank 0 takes the sums of all."""
         self.reset()
         self._shapes = tuple(torch.Size(shape) for shape in exported["shapes"])
         size = self._shapes[1][0] if self._shapes else 0
         parts = {"weights": torch.full_like(exported["losses"], size), **exported}
         names = ("sums", "losses", "weights", "correct")
         sums, losses, weights, correct = (parts[name].to(self.device) for name in names)
-        if sums.shape[1] == 3:  # of a checkpoint without weights: each image counts as 1
+        if sums.shape[1] == 3:  # a checkpoint without weights: each image counts as 1
             sums = torch.cat([sums, sums[:, 2:]], dim=1)
         if len(sums) != world_size:
             if rank or not len(sums):
@@ -156,53 +164,90 @@ class LossAndAccuracy(Metric):
         loss, right, images, weight = sums[rank]
         self.loss, self.weight = loss.float(), weight.float()
         self.correct, self.images = right.long(), images.long()
-        self._summed = bool(images)
+        self.num_images = int(images)
         self._restored = list(zip(losses[rank], weights[rank], correct[rank], strict=True))
         if self._shapes:
-            self._most = _most_of(self._shapes[0].numel())
+            self._max_batches = _max_held_batches(self._shapes[0].numel())
 
     @property
-    def _batches(self) -> int:
+    def _num_batches(self) -> int:
         return len(self._restored) + len(self._held)
 
     def _held_batches(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Losses, weights and right answers (n,) of the n batches that are held back, n > 0."""
+        """Return losses, weights and correct predictions (n,) of the n > 0 batches that are held back."""
         parts = [tuple(map(torch.stack, zip(*self._restored, strict=True)))] if self._restored else []
         if self._held:
             losses, logits, targets = map(torch.stack, zip(*self._held, strict=True))
-            answers = logits.argmax(dim=2)  # n, B
             labels = targets if targets.ndim == 2 else targets.argmax(dim=2)
             if self.total_weight is None:
                 weights = torch.full_like(losses, labels.shape[1], dtype=torch.float)
             else:
                 weights = self.total_weight(targets).float()
-            parts.append((losses, weights, (answers == labels).sum(dim=1)))
+            parts.append((losses, weights, (logits.argmax(dim=2) == labels).sum(dim=1)))
         losses, weights, correct = map(torch.cat, zip(*parts, strict=True))
         return losses, weights, correct
 
-    def _sum_up(self) -> None:
-        if self._batches:
+    def _sum_held(self) -> None:
+        if self._num_batches:
             self.update(*self._held_batches(), self._shapes[1][0])
             self._held.clear()
             self._restored.clear()
 
 
 def _weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:
-    """Sum of the mean losses of batches (n,), times their weights (n,)."""
+    """Return the sum of the batches' mean losses (n,), times their weights (n,)."""
     weighted = losses.float() * weights
-    return torch.where(weights != 0, weighted, 0.0).sum()  # of a batch without weight torch's mean is NaN
+    return torch.where(weights != 0, weighted, 0.0).sum()  # torch's mean of a batch without weight is NaN
 
 
-def _most_of(logits: int) -> int:
-    """Batches of so many logits that are held back at most."""
-    return min(MOST_BATCHES, MOST_LOGITS // logits)
+def _max_held_batches(num_logits: int) -> int:
+    return min(MAX_HELD_BATCHES, MAX_HELD_LOGITS // num_logits)
 
 
-def _of_all_ranks(values: Tensor) -> Tensor:
-    """Stack what the ranks have (N,), equally many, to (ranks, N), on the CPU."""
+def _gather(values: Tensor) -> Tensor:
+    """Stack the ranks' values (N,), equally many, to (ranks, N), on the CPU."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return values[None].cpu()
     gathered = [torch.empty_like(values) for _ in range(torch.distributed.get_world_size())]
     if len(values):
         torch.distributed.all_gather(gathered, values)
     return torch.stack(gathered).cpu()
+
+
+def confusion_counts(labels: Tensor, predictions: Tensor, num_classes: int) -> Tensor:
+    """Count N images by true class (row) and predicted class (column): (K, K), long."""
+    pairs = torch.bincount(labels * num_classes + predictions, minlength=num_classes**2)
+    return pairs.view(num_classes, num_classes)
+
+
+class ClassScores(NamedTuple):
+    """Precision, recall and F1 of K classes, each shaped as the counts of `class_scores`."""
+
+    precision: Tensor
+    recall: Tensor
+    f1: Tensor
+
+    def macro(self) -> "ClassScores":
+        """Return the means over the classes, the first dimension, without those that are NaN."""
+        return ClassScores(*(score.nanmean(0) for score in self))
+
+
+def class_scores(correct: Tensor, images: Tensor, predicted: Tensor) -> ClassScores:
+    """Compute precision, recall and F1 (van Rijsbergen 1979, Information Retrieval, ch. 7).
+
+    Equal to scikit-learn's `precision_recall_fscore_support` with `labels=None, zero_division=0`. Precision
+    of a class that is never predicted is 0, and so is recall of a class that is predicted and has no images.
+    All three are NaN for a class with neither, which scikit-learn leaves out. torchmetrics has 0 there, and
+    takes no fractional counts, as of resampled images.
+
+    Args:
+        correct: correctly predicted images of each class (K, …), floats.
+        images: images of each class (K, …).
+        predicted: images that were predicted to be of each class (K, …).
+    """
+    present = images + predicted > 0
+
+    def ratio(total: Tensor) -> Tensor:
+        return torch.where(present & (total == 0), 0.0, correct / total)
+
+    return ClassScores(ratio(predicted), ratio(images), f1=2 * correct / (images + predicted))  # 0 / 0 is NaN

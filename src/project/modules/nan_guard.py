@@ -1,4 +1,4 @@
-"""Losses and weights that are no numbers any more: training on would cost time and change nothing."""
+"""Refusal to train on, or to save, values that are NaN or infinite."""
 
 import math
 from collections.abc import Sequence
@@ -14,23 +14,16 @@ from project.errors import NonFiniteError
 def require_finite_loss(
     name: str, value: float, module: L.LightningModule, *, since: int | None = None
 ) -> None:
-    """Make sure that a loss is a number.
+    """Raise a `NonFiniteError` if a loss, as it was read for logging, is NaN or infinite.
 
-    Args:
-        name: as it is logged.
-        value: as it was read for logging, so that nothing waits for the device but for that.
-        module: that trains; what its gradients and learning rate are is told.
-        since: optimizer steps after which the loss was last known to be a number.
-
-    Raises:
-        NonFiniteError: it is nan or inf.
+    `since` is the number of optimizer steps after which the loss was last finite.
     """
     if math.isfinite(value):
         return
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else math.nan
     rate = module.trainer.optimizers[0].param_groups[0]["lr"]
-    earlier = "" if since is None else f" (a number until step {since})"
+    earlier = "" if since is None else f" (finite until step {since})"
     raise NonFiniteError(
         f"step {module.trainer.global_step}: {name} is {value}{earlier}, learning rate {rate:g}, gradient "
         f"norm {norm:g}; no checkpoint has such weights; lower optim.lr, limit gradients with "
@@ -39,30 +32,22 @@ def require_finite_loss(
 
 
 def require_finite(module: L.LightningModule, optimizers: Sequence[Optimizer], step: int) -> None:
-    """Make sure that a state is worth saving.
+    """Raise a `NonFiniteError` that names the first weight or optimizer state with NaN or inf.
 
-    Buffers may hold inf, as masks of attention do, but not nan.
-
-    Args:
-        module: whose weights are looked at.
-        optimizers: whose states are.
-        step: optimizer steps taken, for the message.
-
-    Raises:
-        NonFiniteError: it names the first tensor that holds nan or inf.
+    Buffers may hold inf, as attention masks do, but not NaN.
     """
-    found = [*module.named_parameters()]
+    tensors = [*module.named_parameters()]
     for optimizer in optimizers:
         for number, state in enumerate(optimizer.state.values()):
-            found += [(f"optimizer state {number}.{name}", value) for name, value in state.items()]
-    wrong = [(name, ~value.isfinite().all()) for name, value in found if _is_float(value)]
-    wrong += [(name, value.isnan().any()) for name, value in module.named_buffers() if _is_float(value)]
-    for device in {flag.device for _, flag in wrong}:
-        flags = [(name, flag) for name, flag in wrong if flag.device == device]
-        held = torch.stack([flag for _, flag in flags]).tolist()  # the only wait for the device
-        if any(held):
+            tensors += [(f"optimizer state {number}.{name}", value) for name, value in state.items()]
+    flags = [(name, ~value.isfinite().all()) for name, value in tensors if _is_float(value)]
+    flags += [(name, value.isnan().any()) for name, value in module.named_buffers() if _is_float(value)]
+    for device in {flag.device for _, flag in flags}:
+        here = [(name, flag) for name, flag in flags if flag.device == device]
+        is_wrong = torch.stack([flag for _, flag in here]).tolist()  # the only wait for the device
+        if any(is_wrong):
             raise NonFiniteError(
-                f"step {step}: {flags[held.index(True)][0]} holds nan or inf and is not saved; the "
+                f"step {step}: {here[is_wrong.index(True)][0]} holds nan or inf and is not saved; the "
                 "checkpoint before it stays; lower optim.lr, or limit gradients with "
                 "trainer.gradient_clip_val=1.0"
             )

@@ -21,8 +21,8 @@ IMAGES_DIFFER = "the images that the rest of the epoch is made of would be other
 ALWAYS_WRONG = {
     "model": "the weights were trained in another network",
     "data": "validation and test images, or their preprocessing, would not be those of the epochs before",
-    "decay_norms_and_biases": GROUPS_DIFFER,
-    "layer_decay": GROUPS_DIFFER,
+    "optim.weight_decay_norm_bias": GROUPS_DIFFER,
+    "optim.layerwise_lr_decay": GROUPS_DIFFER,
     "optim._target_": "the optimizer's state is that of another one",
 }
 WRONG_WITHIN_EPOCH = {

@@ -17,9 +17,21 @@ RENAMED_KEYS: Mapping[str, str] = {
     "data.augment.flip_mode": "data.augment.flip_schedule",
     "data.prepared": "data.image_cache",
     "paths.prepared": "paths.image_cache",
+    "callbacks.freeze": "callbacks.freeze_backbone",
+    "callbacks.measurements": "callbacks.training_stats",
+    "callbacks.rest": "callbacks.freeze_finished_params",
+    "callbacks.story": "callbacks.visuals",
+    "callbacks.story.images": "callbacks.visuals.max_images",
+    "callbacks.story.points": "callbacks.visuals.max_embeddings",
+    "decay_norms_and_biases": "optim.weight_decay_norm_bias",
     "find": "tune",
+    "layer_decay": "optim.layerwise_lr_decay",
+    "model.hidden": "model.hidden_dim",
+    "model=batchnorm_cnn": "model=cnn_batchnorm",
+    "model=convnet": "model=cnn_5x5",
     "resume_anyway": "resume_force",
     "retry": "retry_failed",
+    "test_views": "tta",
     "trainer.chunk": "trainer.batches_per_hook",
 }
 """Old key to new key, both dotted, as they stand in a configuration; or old to new option, as `model=cnn`."""
@@ -37,24 +49,38 @@ RENAMED_OPTIONS: Mapping[str, str] = {
 }
 """Old option to new option of the commands after training."""
 
+REMOVED_KEYS = ("callbacks.story.budget", "callbacks.story.least_s")
+"""Keys of earlier versions that no key replaces."""
+
 RENAMED_CLASSES: Mapping[str, str] = {
     "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.Checkpoint",
-    "project.callbacks.freezing.Freeze": "project.callbacks.freeze_backbone.Freeze",
-    "project.callbacks.last.Last": "project.callbacks.last_checkpoint.Last",
-    "project.callbacks.measurements.Measurements": "project.callbacks.training_stats.Measurements",
-    "project.callbacks.overfitting.Overfit": "project.callbacks.overfit_batch.Overfit",
-    "project.callbacks.profiling.Profile": "project.callbacks.profiler.Profile",
-    "project.callbacks.rest.Rest": "project.callbacks.freeze_finished_params.Rest",
-    "project.callbacks.story.Story": "project.callbacks.visuals.Story",
+    "project.callbacks.freeze_backbone.Freeze": "project.callbacks.freeze.FreezeBackbone",
+    "project.callbacks.freeze_finished_params.Rest": "project.callbacks.freeze.FreezeFinishedParams",
+    "project.callbacks.freezing.Freeze": "project.callbacks.freeze.FreezeBackbone",
+    "project.callbacks.last.Last": "project.callbacks.checkpointing.LastCheckpoint",
+    "project.callbacks.last_checkpoint.Last": "project.callbacks.checkpointing.LastCheckpoint",
+    "project.callbacks.measurements.Measurements": "project.callbacks.training_stats.TrainingStats",
+    "project.callbacks.overfit_batch.Overfit": "project.callbacks.overfit_batch.OverfitBatch",
+    "project.callbacks.overfitting.Overfit": "project.callbacks.overfit_batch.OverfitBatch",
+    "project.callbacks.profiler.Profile": "project.callbacks.profiler.StepProfiler",
+    "project.callbacks.profiling.Profile": "project.callbacks.profiler.StepProfiler",
+    "project.callbacks.rest.Rest": "project.callbacks.freeze.FreezeFinishedParams",
+    "project.callbacks.story.Story": "project.callbacks.visuals.TestVisuals",
+    "project.callbacks.training_stats.Measurements": "project.callbacks.training_stats.TrainingStats",
+    "project.callbacks.visuals.Story": "project.callbacks.visuals.TestVisuals",
     "project.datamodules.augmentation.Augmentation": "project.datamodules.loading.augmentation.Augmentation",
     "project.modules.airbench.Airbench": "project.modules.networks.airbench.Airbench",
-    "project.modules.cnn.BatchNormCNN": "project.modules.networks.cnn.BatchNormCNN",
-    "project.modules.cnn.CNN": "project.modules.networks.cnn.CNN",
-    "project.modules.cnn.ConvNet": "project.modules.networks.cnn.ConvNet",
+    "project.modules.cnn.BatchNormCNN": "project.modules.networks.cnn.CNNBatchNorm",
+    "project.modules.cnn.CNN": "project.modules.networks.cnn.CNN3x3",
+    "project.modules.cnn.ConvNet": "project.modules.networks.cnn.CNN5x5",
     "project.modules.cnn.LeNet": "project.modules.networks.cnn.LeNet",
     "project.modules.mlp.MLP": "project.modules.networks.mlp.MLP",
     "project.modules.muon.MuonSGD": "project.modules.optim.muon.MuonSGD",
-    "project.modules.optimizers.Muon": "project.modules.optim.parameter_groups.Muon",
+    "project.modules.networks.cnn.BatchNormCNN": "project.modules.networks.cnn.CNNBatchNorm",
+    "project.modules.networks.cnn.CNN": "project.modules.networks.cnn.CNN3x3",
+    "project.modules.networks.cnn.ConvNet": "project.modules.networks.cnn.CNN5x5",
+    "project.modules.optim.parameter_groups.Muon": "project.modules.optim.muon.Muon",
+    "project.modules.optimizers.Muon": "project.modules.optim.muon.Muon",
     "project.modules.resnet.ResNet": "project.modules.networks.resnet.ResNet",
     "project.modules.rnn.RowLSTM": "project.modules.networks.rnn.RowLSTM",
     "project.modules.schedules.constant": "project.modules.optim.schedules.constant",
@@ -104,6 +130,10 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
         config: plain values, from the top; interpolations may be unresolved.
     """
     migrated: dict[str, Any] = _rename_values(config)
+    for removed in REMOVED_KEYS:
+        parent, name = _parent_of(migrated, removed)
+        if parent is not None:
+            parent.pop(name, None)
     for old in list(old_keys(migrated)):
         parent, name = _parent_of(migrated, old)
         assert parent is not None

@@ -33,7 +33,7 @@ VISIT_S = 0.2
 class EveryStep(Protocol):
     """A callback or module that acts after every batch, within a chunk too."""
 
-    def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         """Act after a batch. Not called where Lightning's own loop trains: `on_train_batch_end` is there."""
         ...
 
@@ -114,7 +114,7 @@ class EpochLoop(ResumableEpochLoop):
             self._told = True
         self._chunked = obstacle is None and self.batches_per_hook != 1
         acting = (*self.trainer.callbacks, self.trainer.lightning_module)  # type: ignore[attr-defined]
-        self._watchers = [watcher.on_step for watcher in acting if isinstance(watcher, EveryStep)]
+        self._watchers = [watcher.on_optimizer_step for watcher in acting if isinstance(watcher, EveryStep)]
         self._marks = [
             callback._every_n_train_steps
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]

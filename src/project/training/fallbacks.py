@@ -68,5 +68,5 @@ def _once_a_chunk(watching: object, hook: str) -> bool:
     return (
         definer in (Callback, ModelCheckpoint, Timer)
         or definer.__module__.startswith("lightning.pytorch.core.")
-        or bool(vars(definer).get("visits_chunks"))
+        or bool(vars(definer).get("supports_batched_hooks"))
     )

@@ -17,8 +17,7 @@ from lightning.pytorch.callbacks import (
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
-from project.callbacks.run_status import Record
-from project.callbacks.visuals import Story
+from project.callbacks.run_status import RunStatus
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
 from project.datamodules.loading.prefetch import naming_worker_failures
@@ -46,13 +45,11 @@ def build_callbacks(
     callbacks: dict[str, Callback] = config.build("callbacks")
     if not datamodule.validates or not config.values["trainer"]["limit_val_batches"]:
         callbacks = without_validation(callbacks, config.values["scheduler"])
-    if context.in_sweep and isinstance(story := callbacks.get("story"), Story):
-        story.keep_to_share()
     if context.ckpt_path is not None and context.is_first:  # changes are kept once training accepts them
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(context.folder.composed_file, to_yaml(config.composed))
         )
-    return callbacks | {"record": Record(context.folder), "stop": StopDuringValidation()}
+    return callbacks | {"run_status": RunStatus(context.folder), "stop": StopDuringValidation()}
 
 
 def build_trainer(

@@ -11,10 +11,9 @@ from conftest import Compose, options
 from omegaconf import OmegaConf
 from small import make_data, make_module, make_trainer
 
-from project.callbacks.overfit_batch import NotLearnedError, Overfit, least_loss
-from project.callbacks.profiler import Profile
+from project.callbacks.overfit_batch import NotLearnedError, OverfitBatch, least_loss
+from project.callbacks.profiler import StepProfiler
 from project.config.validation import find_problems
-from project.errors import InputError
 from project.modules.losses import CrossEntropy
 from project.modules.optim import schedules
 from project.runs.run_folder import RunFolder
@@ -47,13 +46,15 @@ def test_the_presets_pass_the_checks_with_whatever_else_and_keep_to_a_folder_of_
         ),
         (
             "profiler=torch +callbacks.profiler.activ=3",
-            "callbacks.profiler.activ: nothing reads it, Profile has no activ; did you mean "
+            "callbacks.profiler.activ: nothing reads it, StepProfiler has no activ; did you mean "
             "callbacks.profiler.active?",
         ),
         ("debug=overfit callbacks.overfit.loss=0", "callbacks.overfit.loss=0: must be above 0"),
         ("callbacks.progress.every_epochs=0", "callbacks.progress.every_epochs=0: must be at least 1"),
-        ("callbacks.freeze.epochs=-1", "callbacks.freeze.epochs=-1: must be at least 0"),
-        ("layer_decay=0", "layer_decay=0: must be above 0 and at most 1"),
+        ("callbacks.freeze_backbone.epochs=-1", "callbacks.freeze_backbone.epochs=-1: must be at least 0"),
+        ("callbacks.ema.decay=1.0", "callbacks.ema.decay=1.0: must be at least 0 and below 1"),
+        ("callbacks.last.every_steps=-1", "callbacks.last.every_steps=-1: must be at least 0"),
+        ("optim.layerwise_lr_decay=0", "optim.layerwise_lr_decay=0: must be above 0 and at most 1"),
     ],
 )
 def test_wrong_values_are_one_line(composer: Compose, overrides: str, line: str) -> None:
@@ -81,7 +82,7 @@ def test_a_batch_is_learned_by_heart_or_that_is_told(tmp_path: Path) -> None:
         module.optimizer_factory = partial(torch.optim.Adam, lr=lr)
         module.scheduler_factory = schedules.constant
         options = {"overfit_batches": 1, "check_val_every_n_epoch": 300, "enable_checkpointing": False}
-        trainer = make_trainer(tmp_path, [Overfit()], max_epochs=epochs, **options)
+        trainer = make_trainer(tmp_path, [OverfitBatch()], max_epochs=epochs, **options)
         trainer.fit(module, make_data())
         return trainer.global_step
 
@@ -97,7 +98,7 @@ def test_smoothed_labels_leave_a_loss() -> None:
     assert least_loss(CrossEntropy(4)) == 0
 
 
-class Stops(Profile):
+class Stops(StepProfiler):
     """Notes the step after which it stops."""
 
     stopped_at = 0
@@ -126,9 +127,7 @@ def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | 
 
 
 def test_a_training_shorter_than_the_profile_has_a_trace_too(tmp_path: Path) -> None:
-    profiling = Profile(str(tmp_path), wait=50, warmup=1, active=3)
+    profiling = StepProfiler(str(tmp_path), wait=50, warmup=1, active=3)
     trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, max_steps=3, max_epochs=-1)
     trainer.fit(make_module(), make_data())
     assert (tmp_path / "steps.pt.trace.json").stat().st_size > 0
-    with pytest.raises(InputError, match=r"callbacks\.profiler\.active=0: must be at least 1"):
-        Profile(str(tmp_path), active=0)

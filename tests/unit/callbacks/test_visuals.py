@@ -1,9 +1,7 @@
-"""What a run leaves in TensorBoard beside curves, what that may cost, and that it changes nothing else."""
+"""Pictures and statistics of a run in TensorBoard, which change nothing else."""
 
 import csv
 import logging
-import sys
-import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,23 +13,24 @@ import torch
 from conftest import Compose, read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
+from project.runs.hparams import hyperparameters
 from small import make_data, make_module, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed as dist
 from torch import nn
 
-from project.callbacks import spending as spending_module
-from project.callbacks.features import last_features
-from project.callbacks.predictions import Answers, Collector, as_markdown, class_results
-from project.callbacks.spending import Spending
-from project.callbacks.training_stats import Measurements
-from project.callbacks.visuals import COST_S, Story
+from project.callbacks.predictions import (
+    ImagePredictions,
+    PredictionCollector,
+    as_markdown,
+    class_results,
+)
+from project.callbacks.training_stats import TrainingStats
+from project.callbacks.visuals import TestVisuals, last_features
 from project.datamodules.loading.augmentation import Augmentation
 from project.loggers.csv import MetricsCSV
 from project.loggers.graph import record_graph
-from project.loggers.projection import CONFIG, narrowed, write_projection
-from project.loggers.tensorboard import TensorBoard, shown_as
-from project.runs.hparam_diff import hyperparameters
+from project.loggers.tensorboard import TensorBoard, project_points, shown_name
 from project.training.ddp.launch import run_ranks
 
 
@@ -51,7 +50,7 @@ def test_a_run_shows_its_test_its_images_and_its_network(tmp_path: Path) -> None
     board.log_hyperparams({"optim.lr": 0.1})
     module, data = make_module(), make_data(augment=Augmentation(3, random_crop_padding=1, mixup=0.4))
     trainer = make_trainer(
-        tmp_path, [Story(budget=1), Measurements()], logger=board, enable_checkpointing=False
+        tmp_path, [TestVisuals(), TrainingStats()], logger=board, enable_checkpointing=False
     )
     trainer.fit(module, data)
     trainer.test(module, data, verbose=False)
@@ -70,22 +69,43 @@ def test_a_run_shows_its_test_its_images_and_its_network(tmp_path: Path) -> None
     assert f"{right} of 50 images right" in text_of(events, "test/classes")
     graph = events.Graph()
     assert {"images", "body/Conv2d_0/conv2d", "logits"} <= {node.name for node in graph.node}
-    with (tmp_path / "projector" / "points_known.tsv").open(newline="") as stream:
+    with (tmp_path / "projector" / "test" / "metadata.tsv").open(newline="") as stream:
         known = list(csv.DictReader(stream, delimiter="\t"))
     assert [int(row["class"]) for row in known] == labels.tolist()
     assert [int(row["prediction"]) for row in known] == logits.argmax(1).tolist()
-    points = (tmp_path / "projector" / "points.tsv").read_text().splitlines()
+    points = (tmp_path / "projector" / "test" / "tensors.tsv").read_text().splitlines()
     assert (len(points), len(points[0].split("\t"))) == (50, 16)
-    assert 'tensor_path: "projector/points.tsv"' in (tmp_path / "projector_config.pbtxt").read_text()
+    assert 'tensor_path: "projector/test/tensors.tsv"' in (tmp_path / "projector_config.pbtxt").read_text()
 
 
-def test_nothing_is_drawn_where_nobody_takes_pictures(tmp_path: Path) -> None:
-    story = Story(budget=1)
+def test_nothing_is_drawn_where_nobody_takes_pictures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("drawn")
+
+    visuals = TestVisuals()
+    monkeypatch.setattr(visuals, "_try", refuse)
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
-    trainer = make_trainer(tmp_path, [story], logger=logger, max_epochs=1, enable_checkpointing=False)
+    trainer = make_trainer(tmp_path, [visuals], logger=logger, max_epochs=1, enable_checkpointing=False)
     trainer.fit(make_module(), make_data())
     trainer.test(make_module(), make_data(), verbose=False)
-    assert (story.spending.spent_s, story.spending.left_out) == (0, [])
+
+
+def test_sheets_and_embeddings_are_as_small_as_they_are_asked_for(tmp_path: Path) -> None:
+    for number, kept in ((0, []), (5, ["train/images", "test/mistakes"])):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        board = TensorBoard(str(folder))
+        visuals = TestVisuals(max_images=number, max_embeddings=number)
+        trainer = make_trainer(folder, [visuals], logger=board, max_epochs=1, enable_checkpointing=False)
+        trainer.fit(make_module(), make_data())
+        trainer.test(make_module(), make_data(), verbose=False)
+        board.finalize("success")
+        images = [tag for tag in events_of(folder).Tags()["images"] if tag != "test/confusion"]
+        assert images == kept
+        points = folder / "projector" / "test" / "tensors.tsv"
+        assert (len(points.read_text().splitlines()) if points.exists() else 0) == number
 
 
 def test_what_cannot_be_written_is_told_and_the_rest_is_there(
@@ -93,11 +113,11 @@ def test_what_cannot_be_written_is_told_and_the_rest_is_there(
 ) -> None:
     (tmp_path / "projector").touch()  # where a folder ought to be made
     board = TensorBoard(str(tmp_path))
-    trainer = make_trainer(tmp_path, [Story(budget=1)], logger=board, enable_checkpointing=False)
+    trainer = make_trainer(tmp_path, [TestVisuals()], logger=board, enable_checkpointing=False)
     trainer.test(make_module(), make_data(), verbose=False)
     board.finalize("success")
     (line,) = [record.getMessage() for record in caplog.records if "lacks" in record.getMessage()]
-    assert "TensorBoard lacks points: " in line
+    assert "TensorBoard lacks embeddings: " in line
     assert "test/confusion" in events_of(tmp_path).Tags()["images"]
 
 
@@ -105,72 +125,57 @@ def test_images_of_two_channels_are_not_drawn(tmp_path: Path) -> None:
     board = TensorBoard(str(tmp_path))
     data = make_data()
     data.input_shape = (2, 8, 8)
-    story = Story(budget=1)
-    answers = Answers(*torch.tensor([[0, 1], [0, 1], [0, 2]]), *torch.rand(2, 2))
-    trainer = make_trainer(tmp_path, [story], logger=board, enable_checkpointing=False)
+    visuals = TestVisuals()
+    predictions = ImagePredictions(*torch.tensor([[0, 1], [0, 1], [0, 2]]), *torch.rand(2, 2))
+    trainer = make_trainer(tmp_path, [visuals], logger=board, enable_checkpointing=False)
     trainer.datamodule = data  # type: ignore[attr-defined]
-    story._answers = answers
-    story.on_test_end(trainer, make_module())
+    visuals._predictions = predictions
+    visuals.on_test_end(trainer, make_module())
     board.finalize("success")
     assert events_of(tmp_path).Tags()["images"] == ["test/confusion"]
 
 
-def test_images_that_are_decoded_again_count_among_what_is_spent(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    board, story, data = TensorBoard(str(tmp_path)), Story(0.001, least_s=0.6, images=4), make_data()
-    read: list[int] = []
-    in_memory = data.pixels
-
-    def decoded(split: Any, places: torch.Tensor) -> torch.Tensor:
-        read.extend(places.tolist())
-        time.sleep(0.02 * len(places))  # 1 s for all that the points would take
-        return in_memory(split, places)
-
-    monkeypatch.setattr(data, "pixels", decoded)
-    trainer = make_trainer(tmp_path, [story], logger=board, enable_checkpointing=False)
-    trainer.test(make_module(), data, verbose=False)
-    board.finalize("success")
-    assert "points" in story.spending.left_out
-    assert len(read) <= 2 + story.images
-    assert 0.04 < story.spending.spent_s < 3, "0.6 s, on a machine of any pace"
-
-
-def test_wide_points_are_narrowed_and_keep_their_distances(tmp_path: Path) -> None:
+def test_wide_points_are_projected_and_keep_their_distances(tmp_path: Path) -> None:
     draws = np.random.default_rng(1)
     points = (
         draws.standard_normal((30, 4096)).astype(np.float32) * np.linspace(0.5, 2, 30, dtype="f")[:, None]
     )
-    rows = [[str(number)] for number in range(30)]
+    rows = [(str(number), "a\tb") for number in range(30)]
     images = torch.zeros(30, 1, 100, 50, dtype=torch.uint8)
-    write_projection(tmp_path, "points", points, ["number"], rows, images)
-    written = np.loadtxt(tmp_path / "projector" / "points.tsv")
+    board = TensorBoard(str(tmp_path))
+    board.log_embeddings("wide", torch.from_numpy(points), ("number", "text"), rows, images)
+    written = np.loadtxt(tmp_path / "projector" / "wide" / "tensors.tsv")
     assert written.shape == (30, 256)
-    assert "single_image_dim: 32\n    single_image_dim: 64" in (tmp_path / CONFIG).read_text()
+    config = (tmp_path / "projector_config.pbtxt").read_text()
+    assert "single_image_dim: 64\n    single_image_dim: 64" in config
     pairs = np.triu_indices(30, 1)
     ratios = [np.linalg.norm(each[pairs[0]] - each[pairs[1]], axis=1) for each in (written, points)]
     np.testing.assert_allclose(ratios[0] / ratios[1], 1, atol=0.25)  # of 435, at 4.4 % each
-    np.testing.assert_array_equal(narrowed(points[:, :256]), points[:, :256])
+    np.testing.assert_array_equal(project_points(points[:, :256]), points[:, :256])
+    board.log_embeddings("wide", torch.from_numpy(points[:3] / 1e4), ("number", "text"), rows[:3], images[:3])
+    written = np.loadtxt(tmp_path / "projector" / "wide" / "tensors.tsv")
+    wanted = project_points(points[:3] / 1e4)
+    np.testing.assert_allclose(written, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
-def test_a_test_whose_answers_cannot_be_had_ends_all_the_same(
+def test_a_test_whose_predictions_cannot_be_gathered_ends_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def fail(collector: Collector) -> Answers:
+    def fail(collector: PredictionCollector) -> ImagePredictions:
         raise MemoryError("no room")
 
-    monkeypatch.setattr(Collector, "gather", fail)
+    monkeypatch.setattr(PredictionCollector, "gather", fail)
     board = TensorBoard(str(tmp_path))
-    trainer = make_trainer(tmp_path, [Story(budget=1)], logger=board, enable_checkpointing=False)
+    trainer = make_trainer(tmp_path, [TestVisuals()], logger=board, enable_checkpointing=False)
     trainer.test(make_module(), make_data(), verbose=False)
     board.finalize("success")
     assert "test/acc" in trainer.callback_metrics
     assert "TensorBoard lacks the test: no room" in caplog.text
 
 
-def answers_of(places: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> Answers:
-    collector = Collector()
-    for part in places.split(7):
+def predictions_of(indices: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> ImagePredictions:
+    collector = PredictionCollector()
+    for part in indices.split(7):
         collector.append(logits[part], labels[part])
     return collector.gather()
 
@@ -178,15 +183,15 @@ def answers_of(places: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor)
 def test_answers_are_counted_as_one_by_one_and_the_worst_come_first() -> None:
     draws = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(200, 5, generator=draws), torch.randint(4, (200,), generator=draws)
-    answers = answers_of(torch.arange(200), logits, labels)
+    predictions = predictions_of(torch.arange(200), logits, labels)
     counts = torch.zeros(5, 5, dtype=torch.long)
     for row, label in zip(logits, labels, strict=True):
         counts[label, row.argmax()] += 1
-    assert (answers.confusion(5) == counts).all()
+    assert (predictions.confusion(5) == counts).all()
     losses = nn.functional.cross_entropy(logits, labels, reduction="none")
     wrong = [place for place in range(200) if logits[place].argmax() != labels[place]]
     expected = sorted(wrong, key=lambda place: -losses[place].item())[:6]
-    assert answers.places[answers.worst(6)].tolist() == expected
+    assert predictions.indices[predictions.worst(6)].tolist() == expected
     third = class_results(counts, list("abcde"))[2]
     assert third.recall == pytest.approx(counts[2, 2] / counts[2].sum())
     assert third.precision == pytest.approx(counts[2, 2] / counts[:, 2].sum())
@@ -205,63 +210,19 @@ def gather_as_rank(file: Path) -> None:
     rank = dist.get_rank()
     draws = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(51, 3, generator=draws), torch.randint(3, (51,), generator=draws)
-    answers = answers_of(torch.arange(rank, 51, 2), logits, labels)
+    predictions = predictions_of(torch.arange(rank, 51, 2), logits, labels)
     if rank == 1:
-        torch.save(tuple(answers), file)
+        torch.save(tuple(predictions), file)
     dist.destroy_process_group()
 
 
 def test_the_answers_of_all_ranks_come_in_the_order_of_the_images(tmp_path: Path) -> None:
-    run_ranks(partial(gather_as_rank, tmp_path / "answers.pt"), 2)
+    run_ranks(partial(gather_as_rank, tmp_path / "predictions.pt"), 2)
     draws = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(51, 3, generator=draws), torch.randint(3, (51,), generator=draws)
-    alone = answers_of(torch.arange(51), logits, labels)
-    for one, other in zip(torch.load(tmp_path / "answers.pt"), alone, strict=True):
+    alone = predictions_of(torch.arange(51), logits, labels)
+    for one, other in zip(torch.load(tmp_path / "predictions.pt"), alone, strict=True):
         assert torch.equal(one, other)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The time, to be set."""
-    now = [100.0]
-    monkeypatch.setattr(spending_module.time, "perf_counter", lambda: now[0])
-    monkeypatch.setitem(sys.modules, "PIL.Image", sys.modules[__name__])  # imported, or so it seems
-    return now
-
-
-def spend(account: Spending, clock: list[float], pace: float = 1.0) -> None:
-    for name in COST_S:
-        if account.allows(name):
-            with account.on(name):
-                clock[0] += pace * COST_S[name]
-
-
-def test_what_there_is_no_time_for_is_left_out_by_importance(clock: list[float]) -> None:
-    account = Spending(0.03, 0.0, COST_S)
-    clock[0] += 6.0  # 0.18 s: the confusion matrix, the mistakes, and what takes next to nothing
-    spend(account, clock)
-    assert account.left_out == ["samples", "graph", "points"]
-    assert next(account.tell()).endswith(": samples, graph, points")
-    assert account.spent_s <= 0.18
-    for budget, passed, least_s, left in ((0.03, 60.0, 0.0, 0), (0.03, 0.0, 1.0, 0), (1, 0.0, 0.0, 0)):
-        account = Spending(budget, least_s, COST_S)
-        clock[0] += passed
-        spend(account, clock)
-        assert len(account.left_out) == left, (budget, passed, least_s)
-    assert not Spending(0, 1.0, COST_S).allows("classes")
-
-
-def test_a_slow_machine_is_learned_from_what_it_has_done(clock: list[float]) -> None:
-    account = Spending(0.03, 0.0, COST_S)
-    clock[0] += 16.0  # 0.48 s: enough for everything at the usual pace
-    spend(account, clock, pace=3.0)
-    assert account.left_out == ["samples", "graph", "points"]
-    early = Spending(0.03, 0.0, COST_S)
-    clock[0] += 5.0  # enough for one of them, not for what is more important too
-    assert early.allows("samples")
-    assert not early.allows("samples", and_all=True)
-    clock[0] += 15.0
-    assert early.allows("samples", and_all=True)
 
 
 class Norms(L.Callback):
@@ -291,9 +252,9 @@ def fit(folder: Path, *more: L.Callback, ckpt_path: Path | None = None, **option
 def test_the_gradients_norm_is_that_before_clipping_at_the_logged_steps(tmp_path: Path) -> None:
     norms = Norms()
     (tmp_path / "one").mkdir()
-    single = fit(tmp_path / "one", norms, Measurements(), enable_checkpointing=False)
+    single = fit(tmp_path / "one", norms, TrainingStats(), enable_checkpointing=False)
     (tmp_path / "many").mkdir()
-    chunked = fit(tmp_path / "many", Measurements(), batches_per_hook=16, enable_checkpointing=False)
+    chunked = fit(tmp_path / "many", TrainingStats(), batches_per_hook=16, enable_checkpointing=False)
     assert chunked["rows"] == single["rows"]
     logged = {int(row["step"]): float(row["train/grad_norm"]) for row in single["rows"]}
     assert list(logged) == [2, 4, 6, 8]
@@ -302,19 +263,20 @@ def test_the_gradients_norm_is_that_before_clipping_at_the_logged_steps(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_story_and_measurements_change_no_weight_and_go_on_exactly(tmp_path: Path) -> None:
+def test_visuals_and_stats_change_no_weight_and_go_on_exactly(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("bare", "full", "resumed")]
     for folder in folders:
         folder.mkdir()
     bare = fit(folders[0], batches_per_hook=1, enable_checkpointing=False)
     saving = partial(ModelCheckpoint, filename="{step}", every_n_train_steps=2, save_top_k=-1)
-    full = fit(folders[1], saving(folders[1] / "kept"), Story(budget=1), Measurements(), batches_per_hook=1)
+    full = fit(folders[1], saving(folders[1] / "kept"), TestVisuals(), TrainingStats(), batches_per_hook=1)
     assert all(torch.equal(full["weights"][name], value) for name, value in bare["weights"].items())
-    # This checkpoint was written before the values of its step were.
+    # This checkpoint was written after the stats of its step, and before the module's loss.
     kept = folders[1] / "kept" / "step=2.ckpt"
-    assert torch.load(kept, weights_only=True)["callbacks"]["Measurements"]["norm"] is not None
+    row = torch.load(kept, weights_only=True)["training"]["loggers"]["MetricsCSV"]["row"]
+    assert (row["step"], "train/grad_norm" in row, "train/loss" in row) == (2, True, False)
     again = saving(folders[2] / "kept")
-    resumed = fit(folders[2], again, Story(budget=1), Measurements(), ckpt_path=kept, batches_per_hook=1)
+    resumed = fit(folders[2], again, TestVisuals(), TrainingStats(), ckpt_path=kept, batches_per_hook=1)
     assert resumed["rows"] == full["rows"][-len(resumed["rows"]) :]
     assert all(torch.equal(resumed["weights"][name], value) for name, value in full["weights"].items())
 
@@ -351,7 +313,7 @@ def test_the_graph_connects_what_was_computed() -> None:
 def test_results_come_first_on_the_hparams_page(composed: Compose) -> None:
     logged = ("train/loss", "train/grad_norm", "speed/images_per_s", "gpu/memory_gb", "val/loss", "test/acc")
     shown = sorted(
-        map(shown_as, (*logged, "train/lr", "train/acc", "val/best_acc", "val/best_loss", "test/loss"))
+        map(shown_name, (*logged, "train/lr", "train/acc", "val/best_acc", "val/best_loss", "test/loss"))
     )
     assert shown[:4] == ["best/val/acc", "best/val/loss", "test/acc", "test/loss"]
     config = OmegaConf.to_container(composed("augment.flip_prob=0.5"), resolve=True)

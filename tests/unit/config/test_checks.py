@@ -145,7 +145,10 @@ def test_a_right_value_passes(composer: Compose, overrides: str) -> None:
         ("lr=0.1", "lr=0.1: no key lr; did you mean optim.lr?"),
         ("trainer.epochs=3", "trainer.epochs=3: no key trainer.epochs; did you mean trainer.max_epochs"),
         ("scheduler=cosin", "scheduler=cosin: no such option; did you mean cosine"),
-        ("model.hidden.x=1", "model.hidden.x=1: no key model.hidden.x; model.hidden is a value"),
+        (
+            "model.hidden_dim.x=1",
+            "model.hidden_dim.x=1: no key model.hidden_dim.x; model.hidden_dim is a value",
+        ),
         (
             "~callbacks.early_stoping",
             "~callbacks.early_stoping: no key callbacks.early_stoping; did you mean callbacks.early_stopping",

@@ -10,8 +10,8 @@ from conftest import CONF, Compose, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
+from project.config.instantiate import build, build_module
 from project.config.validation import find_problems
-from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import Length
 
 MODELS, DATA = options("model"), options("data")
@@ -40,9 +40,8 @@ def test_every_model_data_optimizer_and_schedule_compose_and_build(
         networks[model, data] = instantiate(config.model, _convert_="all")
         assert instantiate(config.data, _convert_="all").num_classes == config.data.num_classes
     for optimizer, schedule in product(OPTIMIZERS, SCHEDULES):
-        config = composed(f"optim={optimizer}", f"scheduler={schedule}")
-        sections = (config.optim, config.scheduler)
-        makers[optimizer, schedule] = [instantiate(section, _convert_="all") for section in sections]
+        config = OmegaConf.to_container(composed(f"optim={optimizer}", f"scheduler={schedule}"), resolve=True)
+        makers[optimizer, schedule] = [build(config, section) for section in ("optim", "scheduler")]
     seen = 0
     for network in networks.values():
         for make_optimizer, make_schedule in makers.values():
@@ -61,12 +60,7 @@ def test_every_model_trains_a_step_on_every_data_set(
     seen = 0
     for model, data in product(MODELS, DATA):
         config = composed(f"model={model}", f"data={data}", "data.batch_size=8", *data_overrides[data])
-        module = ImageClassifier(
-            instantiate(config.model, _convert_="all"),
-            instantiate(config.loss),
-            instantiate(config.optim, _convert_="all"),
-            instantiate(config.scheduler, _convert_="all"),
-        )
+        module = build_module(OmegaConf.to_container(config, resolve=True), record={})
         before = [parameter.clone() for parameter in module.network.parameters()]
         trainer = L.Trainer(
             accelerator="cpu",

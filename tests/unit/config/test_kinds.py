@@ -30,7 +30,7 @@ from torch.optim import SGD, Optimizer
 from torch.utils.data import Dataset
 from project.datamodules.synthetic import Synthetic
 from project.modules.classifier import ImageClassifier
-from project.modules.networks.cnn import CNN
+from project.modules.networks.cnn import CNN3x3
 
 ALIAS = L.LightningModule
 
@@ -58,7 +58,7 @@ class Steps(Optimizer): pass
 class Descent(SGD): pass
 class Rows(Dataset): pass
 class Net(nn.Module): pass
-class Deeper(Mixin, CNN):
+class Deeper(Mixin, CNN3x3):
     def __init__(self):
         super().__init__([1, 28, 28], 10)
 class Data(Synthetic):

@@ -42,7 +42,7 @@ def make(composed: Compose, tmp_path: Path) -> Make:
 
 def repeat(run: RunFolder, split: str = "test", **options: str) -> ForwardResult:
     trained = load_run(run, **options)
-    return run_forward(trained, split, trained.config["test_views"])
+    return run_forward(trained, split, trained.config["tta"])
 
 
 @pytest.mark.slow
@@ -64,7 +64,7 @@ def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> No
         ["trainer.precision=bf16-mixed", "channels_last=true", "model=cnn"],
         ["trainer.precision=bf16-true"],
         ["trainer.precision=64-true"],
-        ["test_views=flip_translate"],
+        ["tta=flip_translate"],
         ["data.val_size=0"],
         ["loss=mse"],
         ["trainer.limit_test_batches=2"],

@@ -10,19 +10,19 @@ from torch import nn
 from torch.nn import functional as F
 
 from project.callbacks.checkpointing import Checkpoint
-from project.callbacks.freeze_finished_params import Rest
+from project.callbacks.freeze import FreezeFinishedParams
 from project.datamodules.loading.augmentation import Augmentation, random_crop
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy
 from project.modules.networks.airbench import Airbench, whitening_filters
-from project.modules.networks.cnn import CNN
+from project.modules.networks.cnn import CNN3x3
 from project.modules.optim import schedules
 from project.modules.optim.muon import FilterMuon, MuonSGD, orthogonalize
 from project.modules.optim.parameter_groups import parameter_groups
 from project.modules.optim.schedules import Length
-from project.modules.tta import mean_over_views
+from project.modules.tta import tta_logits
 from project.runtime.seeding import generator
 
 SHAPE = (3, 12, 10)
@@ -121,11 +121,11 @@ def test_muon_sums_gradients_as_sgd_does() -> None:
     torch.testing.assert_close(before - parameter.detach(), expected, rtol=1e-4, atol=1e-5)
 
 
-@pytest.mark.parametrize("decay_norms_and_biases", [True, False])
-@pytest.mark.parametrize("make", [make_network, lambda: CNN((1, 12, 12), 3)])
-def test_every_trainable_parameter_is_in_one_group(make, decay_norms_and_biases: bool) -> None:
+@pytest.mark.parametrize("weight_decay_norm_bias", [True, False])
+@pytest.mark.parametrize("make", [make_network, lambda: CNN3x3((1, 12, 12), 3)])
+def test_every_trainable_parameter_is_in_one_group(make, weight_decay_norm_bias: bool) -> None:
     network = make()
-    groups = parameter_groups(network, decay_norms_and_biases=decay_norms_and_biases)
+    groups = parameter_groups(network, weight_decay_norm_bias=weight_decay_norm_bias)
     for entries in (groups, MuonSGD(groups).param_groups):
         grouped = [id(parameter) for group in entries for parameter in group["params"]]
         trainable = [id(parameter) for parameter in network.parameters() if parameter.requires_grad]
@@ -136,7 +136,7 @@ def test_every_trainable_parameter_is_in_one_group(make, decay_norms_and_biases:
 
 
 def test_muon_sgd_gives_each_kind_its_rate_and_decay() -> None:
-    groups = parameter_groups(make_network(), decay_norms_and_biases=True)
+    groups = parameter_groups(make_network(), weight_decay_norm_bias=True)
     optimizer = MuonSGD(groups, lr=0.2, linear_lr=50.0, bias_lr=5.0, weight_decay=0.01)
     rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
     assert rates == {"filters": 0.2, "whitening": 5.0, "norms": 5.0, "head": 50.0}
@@ -145,7 +145,7 @@ def test_muon_sgd_gives_each_kind_its_rate_and_decay() -> None:
 
 
 def test_a_role_may_come_to_rest_before_the_others() -> None:
-    optimizer = MuonSGD(parameter_groups(make_network(), decay_norms_and_biases=True))
+    optimizer = MuonSGD(parameter_groups(make_network(), weight_decay_norm_bias=True))
     schedule = schedules.linear(optimizer, Length(10, 5), role_ends={"whitening": 0.4})["scheduler"]
     ratios = {"whitening": [], "head": []}
     for _ in range(10):
@@ -213,11 +213,11 @@ def test_views_are_a_weighted_mean_over_changed_copies() -> None:
         mirrored = [network(copy.flip(-1)) for copy in shifted]
         weights = (1 / 4, 1 / 8, 1 / 8)
         six = sum(w * (a + b) for w, a, b in zip(weights, plain, mirrored, strict=True))
-        assert torch.equal(mean_over_views(network, images, "none"), plain[0])
-        torch.testing.assert_close(mean_over_views(network, images, "flip"), (plain[0] + mirrored[0]) / 2)
-        torch.testing.assert_close(mean_over_views(network, images, "flip_translate"), six)
-    with pytest.raises(InputError, match=r"test_views=five: choose from none, flip, flip_translate"):
-        mean_over_views(network, images, "five")
+        assert torch.equal(tta_logits(network, images, "none"), plain[0])
+        torch.testing.assert_close(tta_logits(network, images, "flip"), (plain[0] + mirrored[0]) / 2)
+        torch.testing.assert_close(tta_logits(network, images, "flip_translate"), six)
+    with pytest.raises(InputError, match=r"tta=five: choose from none, flip, flip_translate"):
+        tta_logits(network, images, "five")
 
 
 def fit(
@@ -232,7 +232,7 @@ def fit(
         CrossEntropy(3),
         partial(MuonSGD, lr=0.1, linear_lr=0.1, bias_lr=0.5, weight_decay=0.001),
         partial(schedules.linear, role_ends={"whitening": end}),
-        test_views="flip_translate",
+        tta="flip_translate",
     )
     last = Checkpoint(
         dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
@@ -273,11 +273,11 @@ class Watch(L.Callback):
 
 
 def test_parameters_rest_at_their_part_of_a_resumed_training_with_larger_steps(tmp_path: Path) -> None:
-    fit(tmp_path, Halt(), Rest({"whitening": 0.75}), end=0.75)
+    fit(tmp_path, Halt(), FreezeFinishedParams({"whitening": 0.75}), end=0.75)
     watch = Watch()
     fit(
         tmp_path,
-        Rest({"whitening": 0.75}),
+        FreezeFinishedParams({"whitening": 0.75}),
         watch,
         resume=tmp_path / "last.ckpt",
         end=0.75,
@@ -289,7 +289,7 @@ def test_parameters_rest_at_their_part_of_a_resumed_training_with_larger_steps(t
 def test_parameters_at_rest_change_no_result_and_take_no_gradient(tmp_path: Path) -> None:
     watch = Watch()
     plain = fit(tmp_path / "plain").lightning_module
-    resting = fit(tmp_path / "resting", Rest({"whitening": 0.5}), watch).lightning_module
+    resting = fit(tmp_path / "resting", FreezeFinishedParams({"whitening": 0.5}), watch).lightning_module
     assert watch.trains == [True] * 14 + [False] * 14
     assert resting.network.whitening.bias.requires_grad
     for name, value in plain.state_dict().items():

@@ -12,17 +12,16 @@ from torchvision import models
 
 from project.callbacks.checkpointing import Checkpoint
 from project.callbacks.ema import EMA
-from project.callbacks.freeze_backbone import Freeze
+from project.callbacks.freeze import FreezeBackbone
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy
-from project.modules.networks.blocks import blocks
 from project.modules.networks.mlp import MLP
 from project.modules.networks.resnet import ResNet
 from project.modules.networks.torchvision_model import TorchvisionModel, find_head
 from project.modules.networks.vit import ViT
 from project.modules.optim import schedules
-from project.modules.optim.parameter_groups import parameter_groups, scale_learning_rates
+from project.modules.optim.parameter_groups import blocks, parameter_groups, scale_learning_rates
 from project.training.ddp.launch import run_ranks
 
 
@@ -73,7 +72,7 @@ def test_blocks_of_our_own_networks() -> None:
 
 def test_learning_rates_fall_by_depth_in_whatever_schedule() -> None:
     network = MLP((1, 8, 8), 3, widths=[5, 5])
-    groups = parameter_groups(network, decay_norms_and_biases=False, layer_decay=0.5)
+    groups = parameter_groups(network, weight_decay_norm_bias=False, layerwise_lr_decay=0.5)
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.2)
     scale_learning_rates(optimizer)
     assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.1, 0.05, 0.05, 0.025, 0.025]
@@ -90,9 +89,11 @@ def test_learning_rates_fall_by_depth_in_whatever_schedule() -> None:
 def test_a_decay_that_leaves_nothing_of_the_rate_is_refused() -> None:
     network = MLP((1, 8, 8), 3, widths=[4] * 29)
     for lost in (0.01, 0.001, 1e-20):  # the last is 0 in any precision
-        with pytest.raises(InputError, match=rf"^layer_decay={lost}: of 30 blocks .* set at least 0\.05, or"):
-            parameter_groups(network, decay_norms_and_biases=True, layer_decay=lost)
-    groups = parameter_groups(network, decay_norms_and_biases=True, layer_decay=0.05)
+        with pytest.raises(
+            InputError, match=rf"^optim\.layerwise_lr_decay={lost}: of 30 blocks .* set at least 0\.05, or"
+        ):
+            parameter_groups(network, weight_decay_norm_bias=True, layerwise_lr_decay=lost)
+    groups = parameter_groups(network, weight_decay_norm_bias=True, layerwise_lr_decay=0.05)
     assert min(group["lr_scale"] for group in groups) * torch.ones(()) > 0
 
 
@@ -113,8 +114,8 @@ def make_transfer(seed: int = 0, **options) -> ImageClassifier:
         CrossEntropy(3),
         partial(torch.optim.AdamW, lr=0.01),
         schedules.onecycle,
-        layer_decay=0.5,
-        decay_norms_and_biases=False,
+        layerwise_lr_decay=0.5,
+        weight_decay_norm_bias=False,
         **options,
     )
 
@@ -133,7 +134,7 @@ def test_at_first_only_the_head_trains_then_everything(tmp_path: Path) -> None:
     module = make_transfer()
     seen = []
 
-    class Look(Freeze):
+    class Look(FreezeBackbone):
         def on_validation_end(self, trainer, pl_module) -> None:
             seen.append(body_and_head(pl_module))
 
@@ -153,14 +154,14 @@ def test_a_network_that_is_all_head_trains_as_ever_and_that_is_told_once(
 ) -> None:
     caplog.set_level(logging.INFO, "project")
     modules = []
-    for callbacks in ([Freeze(2)], []):
+    for callbacks in ([FreezeBackbone(2)], []):
         torch.manual_seed(0)
         network = MLP((1, 8, 8), 3, widths=[])
         modules.append(ImageClassifier(network, CrossEntropy(3), torch.optim.SGD, schedules.constant))
         trainer = make_trainer(tmp_path, callbacks, max_epochs=3, enable_checkpointing=False)
         trainer.fit(modules[-1], make_data())
     lines = [line for line in caplog.messages if "head" in line or "everything" in line]
-    assert lines == ["callbacks.freeze.epochs=2: only the head trains anyway"]
+    assert lines == ["callbacks.freeze_backbone.epochs=2: only the head trains anyway"]
     assert same(*([*module.network.parameters()] for module in modules))
 
 
@@ -168,7 +169,7 @@ def test_what_has_no_parameters_rests_with_the_frozen_layer_behind_it() -> None:
     features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
     wide = nn.Sequential(nn.Dropout(), nn.Linear(144, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
     network = nn.Sequential(features, nn.Flatten(), wide)
-    freeze = Freeze(1)
+    freeze = FreezeBackbone(1)
     freeze._freeze(network)
     dropouts = [part.training for part in network.modules() if isinstance(part, nn.Dropout)]
     assert dropouts == [False, True], "the second is in front of the head"
@@ -184,7 +185,7 @@ def test_a_resumed_transfer_ends_as_if_it_had_never_stopped(tmp_path: Path, stop
             folder, "{step}", every_n_train_steps=stop, save_top_k=-1, auto_insert_metric_name=False
         )
         module = make_transfer(seed=0 if ckpt_path is None else 1)
-        callbacks = [Freeze(1), EMA(0.9), keep]
+        callbacks = [FreezeBackbone(1), EMA(0.9), keep]
         trainer = make_trainer(tmp_path, callbacks, max_epochs=3, gradient_clip_val=1.0)
         trainer.fit(module, make_data(), ckpt_path=ckpt_path, weights_only=True)
         return module
@@ -203,7 +204,7 @@ def test_ranks_train_as_one_before_and_after_the_head_alone(tmp_path: Path) -> N
         options = {"strategy": "ddp", "devices": devices, "use_distributed_sampler": False}
         trainer = make_trainer(
             tmp_path,
-            [Freeze(1)],
+            [FreezeBackbone(1)],
             max_epochs=2,
             enable_checkpointing=False,
             limit_val_batches=0,

@@ -12,7 +12,6 @@ from small import make_data, make_module, make_trainer
 
 from project.callbacks.checkpointing import Checkpoint
 from project.callbacks.ema import EMA
-from project.errors import InputError
 from project.loggers.csv import MetricsCSV
 from project.modules.optim import schedules
 from project.modules.optim.schedules import Length
@@ -282,8 +281,3 @@ def test_a_moved_run_folder_keeps_its_best_score(tmp_path: Path) -> None:
     assert second.best_model_score == 0.75
     assert second.best_model_path == str(tmp_path / "there" / "best.ckpt")
     assert list(second.best_k_models) == [second.best_model_path]
-
-
-def test_a_decay_that_is_none_is_refused() -> None:
-    with pytest.raises(InputError, match=r"callbacks\.ema\.decay=1\.0: choose from 0 \(off\)"):
-        EMA(1.0)

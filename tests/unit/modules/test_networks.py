@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from project.errors import InputError
-from project.modules.networks.cnn import CNN, BatchNormCNN, ConvNet, LeNet
+from project.modules.networks.cnn import CNN3x3, CNN5x5, CNNBatchNorm, LeNet
 from project.modules.networks.mlp import MLP
 from project.modules.networks.resnet import ResNet
 from project.modules.networks.rnn import RowLSTM
@@ -24,10 +24,10 @@ def parameters(network: nn.Module) -> int:
     ("network", "expected"),
     [
         (MLP(MNIST, 10), 784 * 128 + 128 + 128 * 10 + 10),
-        (CNN(MNIST, 10), 1_199_882),  # the size that PyTorch's MNIST example has
+        (CNN3x3(MNIST, 10), 1_199_882),  # the size that PyTorch's MNIST example has
         (LeNet(CIFAR, 10), 62_006),  # that of PyTorch's CIFAR-10 tutorial
-        (ConvNet(MNIST, 10), 21_840),
-        (BatchNormCNN(MNIST, 10), 25 * 16 + 9 * (16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 9 * 64 * 10 + 10),
+        (CNN5x5(MNIST, 10), 21_840),
+        (CNNBatchNorm(MNIST, 10), 25 * 16 + 9 * (16 * 32 + 32 * 64) + 2 * (16 + 32 + 64) + 9 * 64 * 10 + 10),
         (ResNet(CIFAR, 10, depth=20), 272_474),  # the paper's 0.27 M, and projections in the shortcuts
         (ResNet(CIFAR, 10, depth=18, width=64), 11_173_962),
     ],
@@ -37,7 +37,7 @@ def test_size(network: nn.Module, expected: int) -> None:
 
 
 def test_cnn_has_9216_inputs_to_its_first_linear_layer() -> None:
-    first = next(layer for layer in CNN(MNIST, 10).head if isinstance(layer, nn.Linear))
+    first = next(layer for layer in CNN3x3(MNIST, 10).head if isinstance(layer, nn.Linear))
     assert first.in_features == 9216
 
 
@@ -69,9 +69,9 @@ def test_vit_sees_every_pixel_of_an_image_that_its_patches_do_not_divide() -> No
 
 def test_building_a_network_draws_the_same_weights_for_the_same_seed() -> None:
     torch.manual_seed(3)
-    first = CNN(MNIST, 10)
+    first = CNN3x3(MNIST, 10)
     torch.manual_seed(3)
-    second = CNN(MNIST, 10)
+    second = CNN3x3(MNIST, 10)
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True))
     assert first.training
 
@@ -105,7 +105,7 @@ def test_torchvision_resizes_images_that_are_too_small() -> None:
     ("build", "message"),
     [
         (lambda: MLP(MNIST, 10, activation="rellu"), r"model\.activation=rellu: choose from relu"),
-        (lambda: BatchNormCNN(MNIST, 10, channels=[8, 8]), r"model\.channels=\[8, 8\]: three are needed"),
+        (lambda: CNNBatchNorm(MNIST, 10, channels=[8, 8]), r"model\.channels=\[8, 8\]: three are needed"),
         (lambda: LeNet((1, 8, 8), 10), r"data\.input_shape=\[1, 8, 8\]: too small"),
         (lambda: ResNet(CIFAR, 10, depth=19), r"model\.depth=19: choose 10, 18, 34"),
         (lambda: ViT(MNIST, 10, dim=30, heads=4), r"model\.heads=4: must divide model\.dim=30"),

@@ -10,11 +10,12 @@ from torch import nn
 from project.errors import InputError
 from project.modules.losses import CrossEntropy, OneHotMSE
 from project.modules.metrics import LossAndAccuracy
-from project.modules.networks.cnn import CNN
+from project.modules.networks.cnn import CNN3x3
 from project.modules.networks.mlp import MLP
 from project.modules.networks.resnet import ResNet
 from project.modules.optim import schedules
-from project.modules.optim.parameter_groups import Muon, parameter_groups
+from project.modules.optim.muon import Muon
+from project.modules.optim.parameter_groups import parameter_groups
 from project.modules.optim.schedules import Length
 
 
@@ -32,7 +33,7 @@ def weights(network: nn.Module) -> list[torch.Tensor]:
 
 
 def test_muon_is_torchs_muon_on_matrices_and_adamw_elsewhere() -> None:
-    ours = CNN((1, 12, 12), 3)
+    ours = CNN3x3((1, 12, 12), 3)
     theirs = copy.deepcopy(ours)
     options = {"lr": 0.01, "weight_decay": 0.1}
     matrices = [parameter for parameter in theirs.parameters() if parameter.ndim == 2]
@@ -56,7 +57,7 @@ def test_muon_is_torchs_muon_on_matrices_and_adamw_elsewhere() -> None:
 
 
 def test_muon_continues_from_its_state_and_follows_a_schedule() -> None:
-    straight, resumed = CNN((1, 12, 12), 3), CNN((1, 12, 12), 3)
+    straight, resumed = CNN3x3((1, 12, 12), 3), CNN3x3((1, 12, 12), 3)
     resumed.load_state_dict(straight.state_dict())
     optimizer = Muon(straight.parameters(), lr=0.01)
     train(straight, optimizer, 3)
@@ -73,19 +74,19 @@ def test_muon_continues_from_its_state_and_follows_a_schedule() -> None:
 
 def test_norms_and_biases_may_be_left_out_of_weight_decay() -> None:
     network = ResNet((3, 16, 16), 5, depth=8)
-    decayed, free = parameter_groups(network, decay_norms_and_biases=False)
+    decayed, free = parameter_groups(network, weight_decay_norm_bias=False)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
     assert all(parameter.ndim == 1 for parameter in free["params"])
     assert free["weight_decay"] == 0
     assert "weight_decay" not in decayed
     assert len(decayed["params"]) + len(free["params"]) == len(list(network.parameters()))
-    assert len(parameter_groups(network, decay_norms_and_biases=True)) == 1
+    assert len(parameter_groups(network, weight_decay_norm_bias=True)) == 1
 
 
 def test_frozen_parameters_are_not_optimized() -> None:
     network = MLP((1, 4, 4), 3)
     network.layers[1].weight.requires_grad_(False)
-    (group,) = parameter_groups(network, decay_norms_and_biases=True)
+    (group,) = parameter_groups(network, weight_decay_norm_bias=True)
     assert len(group["params"]) == 3
 
 

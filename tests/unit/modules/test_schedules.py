@@ -20,7 +20,7 @@ from project.datamodules.synthetic import Synthetic
 from project.modules.classifier import ImageClassifier
 from project.modules.networks.mlp import MLP
 from project.modules.optim import schedules
-from project.modules.optim.parameter_groups import Muon
+from project.modules.optim.muon import Muon
 from project.modules.optim.schedules import Length
 
 IMAGES = 70  # 9 batches of 8, 5 of 16
@@ -144,7 +144,7 @@ def fit(
     optimizer: Callable[..., torch.optim.Optimizer] = torch.optim.SGD,
     lr: float = 0.2,
     key: str = "lr",
-    decay_norms_and_biases: bool = True,
+    weight_decay_norm_bias: bool = True,
     batch_size: int = 8,
     **options: Any,
 ) -> Rates:
@@ -154,8 +154,8 @@ def fit(
         MLP((1, 2, 2), 3, widths=[4]),
         optimizer=partial(optimizer, lr=lr),
         scheduler=schedule,
-        layer_decay=0.5,
-        decay_norms_and_biases=decay_norms_and_biases,
+        layerwise_lr_decay=0.5,
+        weight_decay_norm_bias=weight_decay_norm_bias,
     )
     data = Synthetic(
         input_shape=(1, 2, 2),
@@ -350,7 +350,7 @@ def test_momentum_follows_its_cycle_too(tmp_path: Path) -> None:
 
 
 def test_all_groups_of_an_optimizer_that_is_made_of_two_follow(tmp_path: Path) -> None:
-    options: dict[str, Any] = {"optimizer": Muon, "decay_norms_and_biases": False}
+    options: dict[str, Any] = {"optimizer": Muon, "weight_decay_norm_bias": False}
     for name in ("multistep", "cosine"):
         schedule = CASES[name][0]
         whole = fit(tmp_path / "whole", schedule, max_epochs=12, lr=0.02, **options)

@@ -14,7 +14,7 @@ import attempts
 import pytest
 from handmade import write_run
 
-from project.callbacks.last_checkpoint import Last
+from project.callbacks.checkpointing import LastCheckpoint
 from project.config import resume
 from project.datamodules import downloads
 from project.errors import InputError
@@ -273,14 +273,14 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
     """The folder is removed at the end of an epoch, behind all that is written then."""
 
     def remove_folder_at_the_end_of_an_epoch() -> None:
-        end = Last.on_train_epoch_end
+        end = LastCheckpoint.on_train_epoch_end
 
-        def end_and_remove(self: Last, trainer: Any, module: Any) -> None:
+        def end_and_remove(self: LastCheckpoint, trainer: Any, module: Any) -> None:
             end(self, trainer, module)
             if trainer.current_epoch == epoch:
                 shutil.rmtree(self.path.parent.parent)
 
-        Last.on_train_epoch_end = end_and_remove
+        LastCheckpoint.on_train_epoch_end = end_and_remove
 
     words = ["data=synthetic", "data.train_size=32", "data.val_size=8", "data.test_size=8", "model=mlp"]
     words += ["data.batch_size=16", "trainer.accelerator=cpu", "trainer.max_epochs=3", "hydra.run.dir=run"]

@@ -55,7 +55,7 @@ KINDS: dict[str, dict[str, Any]] = {
 class Chunks(L.Callback):
     """Remembers at which steps it was visited."""
 
-    visits_chunks = True
+    supports_batched_hooks = True
 
     def __init__(self) -> None:
         self.steps: list[int] = []

@@ -182,5 +182,5 @@ def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
         yield f"augment.random_erasing_size={erase}: larger than the image, {side} pixels; choose less"
     if isinstance(padding, int) and padding >= side:
         yield f"augment.random_crop_padding={padding}: shifts images of {side} pixels away; choose less"
-    if right.get("test_views") == "flip_translate" and side < 2:
-        yield f"test_views=flip_translate: images of {side} pixel cannot be shifted; choose none or flip"
+    if right.get("tta") == "flip_translate" and side < 2:
+        yield f"tta=flip_translate: images of {side} pixel cannot be shifted; choose none or flip"

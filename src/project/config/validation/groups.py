@@ -27,6 +27,9 @@ DICTS = ("callbacks", "logger")
 PRESETS = ("experiment", "sweep", "debug")
 """Groups whose options set keys of other groups."""
 
+PARAMETER_GROUP_KEYS = ("layerwise_lr_decay", "weight_decay_norm_bias")
+"""Keys of `optim` for `parameter_groups`; all others are arguments of the optimizer."""
+
 KEYS: Mapping[str, str] = {
     "name": "the folder of runs bears it, as in name=trial",
     "seed": "order and weights are drawn from it, as in seed=1",
@@ -35,8 +38,7 @@ KEYS: Mapping[str, str] = {
     "compile": "true or false, as in compile=false",
     "channels_last": "true or false, as in channels_last=false",
     "deterministic": "true or false, as in deterministic=false",
-    "decay_norms_and_biases": "true or false, as in decay_norms_and_biases=true",
-    "test_views": "as in test_views=none",
+    "tta": "as in tta=none",
     "ckpt_path": "as in ckpt_path=null",
     "paths.data": "a folder, as in paths.data=data",
     "paths.image_cache": "a folder or null, as in paths.image_cache=null",
@@ -45,7 +47,7 @@ KEYS: Mapping[str, str] = {
 }
 """Keys outside of groups of objects that a run needs, with an example."""
 
-OPTIONAL = ("resume", "resume_force", "layer_decay", "tune", "seeds", "folds", "retry_failed")
+OPTIONAL = ("resume", "resume_force", "tune", "seeds", "folds", "retry_failed")
 """Keys at the top that a run or a sweep reads if they are there."""
 
 KINDS: Mapping[tuple[str, str], str] = {

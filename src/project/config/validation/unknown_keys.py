@@ -10,7 +10,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from project.config.source_index import Missing, Signature, signature_of
 from project.config.validation.command_request import overrides_of
-from project.config.validation.groups import DICTS, FACTORIES, GROUPS, KEYS, OBJECTS, OPTIONAL, PRESETS
+from project.config.validation.groups import (
+    DICTS,
+    FACTORIES,
+    GROUPS,
+    KEYS,
+    OBJECTS,
+    OPTIONAL,
+    PARAMETER_GROUP_KEYS,
+    PRESETS,
+)
 from project.config.validation.yaml_defaults import NOTHING_READS, flat, place_in_file
 from project.runtime import yaml_files
 from project.runtime.text import did_you_mean
@@ -145,8 +154,9 @@ def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
     required = found.required(by_name=False)
     short = name.rpartition(".")[2]
     if not found.anything:
-        known = [one for one in found.arguments if not (partial and one in required)]
-        unknown = [key for key in keys if key not in found.arguments]
+        more_keys = PARAMETER_GROUP_KEYS if place == "optim" else ()
+        known = [*(one for one in found.arguments if not (partial and one in required)), *more_keys]
+        unknown = [key for key in keys if key not in (*found.arguments, *more_keys)]
         strange = [key for key in unknown if f"{place}.{key}" not in SET_BY_THE_RUN]
         typos = [key for key in strange if get_close_matches(key, known)]
         others = [key for key in strange if key not in typos]  # arguments of another class: one mistake

@@ -98,7 +98,7 @@ def run_forward(trained: TrainedRun, split: Split, tta: str, **trainer_changes: 
         NonFiniteError: a logit is NaN or infinite.
     """
     module, recorder = trained.module, LogitRecorder(trained.module.total_weight)
-    module.eval_metrics, module.test_views = recorder, tta
+    module.eval_metrics, module.tta = recorder, tta
     trainer, data = trained.trainer(**trainer_changes), trained.datamodule
     data.trainer = trainer  # chooses the device of the batches
     data.prepare_data()

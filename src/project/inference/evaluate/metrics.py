@@ -7,7 +7,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from project.modules.class_scores import class_scores, confusion
+from project.modules.metrics import class_scores, confusion_counts
 
 BINS = 15
 """Confidence bins of equal width (Guo et al. 2017, arXiv 1706.04599, sec. 2 and table 1)."""
@@ -55,7 +55,7 @@ class Predictions:
 
     def confusion(self) -> Tensor:
         """Count images by true and predicted class: (K, K), long."""
-        return confusion(self.labels, self.predicted, self.num_classes)
+        return confusion_counts(self.labels, self.predicted, self.num_classes)
 
     @cached_property
     def per_image(self) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from project.datamodules.loading.loader import ImageLoader
 from project.inference.export.options import OutputType
 from project.inference.export.wrapper import ExportError, Predictor
 from project.modules.classifier import ImageClassifier
-from project.modules.tta import mean_over_views
+from project.modules.tta import tta_logits
 
 MIN_ROUNDS, MAX_ROUNDS = 7, 200
 
@@ -95,7 +95,7 @@ def original_outputs(
 ) -> Tensor:
     """Return the outputs (n, K) of the run's network, computed as in its own test, in float32."""
     module = module.float().eval()
-    logits = torch.cat([mean_over_views(module, batch, tta) for batch in images.normalized()])
+    logits = torch.cat([tta_logits(module, batch, tta) for batch in images.normalized()])
     return logits.softmax(dim=1) if output_type == "probabilities" else logits
 
 

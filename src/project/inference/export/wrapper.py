@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from project.inference.export.options import OutputType
-from project.modules.tta import mean_over_views
+from project.modules.tta import tta_logits
 
 Predictor = Callable[[Tensor], Tensor]
 """Function from images (B, C, H, W) uint8 to outputs (B, K) float32."""
@@ -94,7 +94,7 @@ class ExportWrapper(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) uint8 to logits or probabilities (B, K) float32."""
         normalized = (images.float() - self.shift) * self.scale
-        logits = mean_over_views(self._call_network, normalized, self.tta)
+        logits = tta_logits(self._call_network, normalized, self.tta)
         return logits.softmax(dim=1) if self.output_type == "probabilities" else logits
 
     def with_network(

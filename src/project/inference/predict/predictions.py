@@ -29,7 +29,7 @@ from project.datamodules.loading.prefetch import prefetch
 from project.datamodules.storage.image_files import NO_IMAGE, SkippedFile
 from project.errors import NonFiniteError, one_line
 from project.inference.load_run import TrainedRun
-from project.modules.tta import mean_over_views
+from project.modules.tta import tta_logits
 from project.runtime.devices import available_cpus
 from project.runtime.text import printable
 
@@ -100,7 +100,7 @@ class Predictor:
         """Return class probabilities (B, K) float32 on the CPU for images (B, C, H, W) uint8."""
         pixels = images.to(self.device, non_blocking=True).float().sub_(self.shift).mul_(self.scale)
         with self.precision.forward_context():
-            logits = mean_over_views(self.module, self.precision.convert_input(pixels), self.tta)
+            logits = tta_logits(self.module, self.precision.convert_input(pixels), self.tta)
         probabilities = logits.float().softmax(-1).cpu()
         if not probabilities.isfinite().all():
             raise NonFiniteError(

@@ -1,1 +1,1 @@
-"""Networks: plain modules from images to logits."""
+"""Networks that map images to logits."""

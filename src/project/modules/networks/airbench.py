@@ -1,4 +1,4 @@
-"""The network that learns CIFAR-10 to 94 % in seconds: its first layer is computed from the images."""
+"""Network of airbench94, whose first layer is computed from training images."""
 
 from collections.abc import Mapping, Sequence
 from typing import Annotated
@@ -12,22 +12,15 @@ from project.runtime.bounds import Range
 
 
 class ConvGroup(nn.Module):
-    """Two 3×3 convolutions, each with batch norm and GELU; the first is followed by max-pooling.
-
-    Args:
-        in_channels: of the features that come in.
-        channels: of those that go out.
-        pool: height and width of the pooling window.
-        norm_momentum: share of each batch in the running statistics.
-    """
+    """Two 3×3 convolutions, each with batch norm and GELU; the first is followed by max-pooling."""
 
     def __init__(self, in_channels: int, channels: int, pool: tuple[int, int], norm_momentum: float) -> None:
         super().__init__()
         self.conv1 = _identity_conv(in_channels, channels)
         self.pool = nn.MaxPool2d(pool)
-        self.norm1 = _offset_norm(channels, norm_momentum)
+        self.norm1 = _norm_without_gain(channels, norm_momentum)
         self.conv2 = _identity_conv(channels, channels)
-        self.norm2 = _offset_norm(channels, norm_momentum)
+        self.norm2 = _norm_without_gain(channels, norm_momentum)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Map features (B, in_channels, H, W) to (B, channels, H // pool, W // pool)."""
@@ -36,21 +29,21 @@ class ConvGroup(nn.Module):
 
 
 class Airbench(nn.Module):
-    """The network of airbench94 (Jordan 2024, arXiv 2404.00498, sec. 3.1, 3.2 and appendix).
+    """Network of airbench94 (Jordan 2024, arXiv 2404.00498, sec. 3.1, 3.2 and appendix).
 
-    A frozen convolution whitens patches of 2×2 pixels; three groups of two convolutions follow, the maximum
-    over what is left of the image, and a linear layer without bias. Batch norms have no gain. On images of at
-    most 8 pixels a side later groups do not pool. Where the paper divides the linear layer's output by its
-    number of inputs, its weights are so much smaller here: its learning rate is the paper's, divided by that
-    number twice.
+    A frozen convolution whitens patches of 2×2 pixels. Three groups of two convolutions follow, the maximum
+    over the remaining positions, and a linear layer without bias. Batch norms have no gain. On images of at
+    most 8 pixels a side later groups do not pool. The paper divides the linear layer's output by its number
+    of inputs; here its weights are smaller by that number, and its learning rate is the paper's divided by
+    the number's square.
 
-    The whitening filters are random until `initialize` has seen images.
+    The whitening filters are random until `initialize` is called.
 
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         widths: channels of the three groups.
-        whitening_size: side of the patches that are whitened, pixels.
+        whitening_size: side of the whitened patches, pixels [2].
         norm_momentum: share of each batch in batch norm's running statistics.
 
     Raises:
@@ -103,7 +96,7 @@ class Airbench(nn.Module):
         self.whitening.weight.copy_(torch.cat([filters, -filters]))
 
     def parameter_roles(self) -> Mapping[str, list[Tensor]]:
-        """What the trainable parameters do, for optimizers and schedules that treat them apart."""
+        """Return the trainable parameters by role, for optimizers and schedules that treat roles apart."""
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
         filters = [module for module in self.groups.modules() if isinstance(module, nn.Conv2d)]
         assert self.whitening.bias is not None
@@ -116,30 +109,22 @@ class Airbench(nn.Module):
 
 
 def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
-    """Filters whose outputs are uncorrelated and of equal power on patches of these images.
+    """Return filters whose outputs on patches of these images are uncorrelated and of equal power.
 
-    They are the eigenvectors of the patches' second moments, each divided by the root of its eigenvalue.
-
-    Args:
-        images: (N, C, H, W).
-        size: side of a patch, pixels.
-        eps: added to the eigenvalues, so that what hardly varies is not blown up.
-
-    Returns:
-        Filters (C * size * size, C, size, size), float32, those of the weakest directions first; of the two
-        signs that each may have, always the same one.
+    The filters (C * size * size, C, size, size) are the eigenvectors of the patches' second moments, each
+    divided by the root of its eigenvalue, to which `eps` is added: directions of little variance would be
+    blown up. The weakest directions come first, with a sign that does not depend on rounding.
     """
     channels = images.shape[1]
     features = channels * size * size
     moments = torch.zeros(features, features, device=images.device)
     patches = 0
-    for chunk in images.float().split(500):
-        columns = F.unfold(chunk, size).transpose(0, 1).flatten(1)  # C * size * size, n * positions
+    for part in images.float().split(500):
+        columns = F.unfold(part, size).transpose(0, 1).flatten(1)  # C * size * size, n * positions
         moments += columns @ columns.T
         patches += columns.shape[1]
-    # So small a problem is solved on the CPU, in double precision, alike for every device.
+    # Solved on the CPU, in double precision, so that every device gets the same filters.
     eigenvalues, eigenvectors = torch.linalg.eigh(moments.cpu().double() / patches)
-    # An eigenvector's sign is anyone's choice: this one does not hang on the last bit of the moments.
     signs = (torch.linspace(1, 2, features, dtype=torch.double) @ eigenvectors).sign()
     eigenvectors = eigenvectors * signs
     scaled = eigenvectors.T / (eigenvalues.clamp(min=0).view(-1, 1) + eps).sqrt()
@@ -147,15 +132,14 @@ def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
 
 
 def _identity_conv(in_channels: int, channels: int) -> nn.Conv2d:
-    """A 3×3 convolution whose first filters pass the incoming channels on."""
+    """Return a 3×3 convolution whose first filters pass the incoming channels on."""
     conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(conv.weight[:in_channels])
     return conv
 
 
-def _offset_norm(channels: int, momentum: float) -> nn.BatchNorm2d:
-    """Batch norm that learns offsets alone."""
+def _norm_without_gain(channels: int, momentum: float) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=momentum)
     norm.weight.requires_grad = False
     return norm

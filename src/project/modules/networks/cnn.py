@@ -1,17 +1,17 @@
-"""Small convolutional networks: the classic tutorial models for MNIST and CIFAR-10."""
+"""Small convolutional networks of two or three layers, for MNIST and CIFAR-10."""
 
 from collections.abc import Sequence
 from typing import Annotated
 
+import torch
 from torch import Tensor, nn
 
 from project.errors import InputError
-from project.modules.networks.shapes import flat_features, pair
 from project.runtime.bounds import Range
 
 
 class _ConvClassifier(nn.Module):
-    """A convolutional body and a fully connected head; subclasses say what each holds."""
+    """A convolutional body and a fully connected head."""
 
     def __init__(self, body: nn.Sequential, head: nn.Sequential) -> None:
         super().__init__()
@@ -24,7 +24,7 @@ class _ConvClassifier(nn.Module):
         return self.head(features)
 
 
-class CNN(_ConvClassifier):
+class CNN3x3(_ConvClassifier):
     """Two 3×3 convolutions, one max-pool, one hidden layer, as in PyTorch's MNIST example.
 
     On 28×28 images the first linear layer has 64 · 12 · 12 = 9,216 inputs.
@@ -33,7 +33,7 @@ class CNN(_ConvClassifier):
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         channels: filters of the two convolutions.
-        hidden: width of the hidden layer.
+        hidden_dim: width of the hidden layer.
         dropout: probability before and after the hidden layer.
     """
 
@@ -42,11 +42,11 @@ class CNN(_ConvClassifier):
         input_shape: Sequence[int],
         num_classes: int,
         channels: Annotated[tuple[int, int], Range(1)] = (32, 64),
-        hidden: Annotated[int, Range(1)] = 128,
+        hidden_dim: Annotated[int, Range(1)] = 128,
         dropout: Annotated[tuple[float, float], Range(0, 1)] = (0.25, 0.5),
     ) -> None:
-        pair("model.channels", channels)
-        pair("model.dropout", dropout)
+        _require_pair("model.channels", channels)
+        _require_pair("model.dropout", dropout)
         body = nn.Sequential(
             nn.Conv2d(input_shape[0], channels[0], kernel_size=3),
             nn.ReLU(),
@@ -56,59 +56,22 @@ class CNN(_ConvClassifier):
             nn.Dropout(dropout[0]),
         )
         head = nn.Sequential(
-            nn.Linear(flat_features(body, input_shape), hidden),
+            nn.Linear(_count_features(body, input_shape), hidden_dim),
             nn.ReLU(),
             nn.Dropout(dropout[1]),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(hidden_dim, num_classes),
         )
         super().__init__(body, head)
 
 
-class LeNet(_ConvClassifier):
-    """LeNet-5 in its common ReLU and max-pool form (LeCun et al. 1998, p. 7).
-
-    Args:
-        input_shape: (C, H, W) of one image.
-        num_classes: number of logits.
-        channels: filters of the two 5×5 convolutions.
-        hidden: widths of the two hidden layers.
-    """
-
-    def __init__(
-        self,
-        input_shape: Sequence[int],
-        num_classes: int,
-        channels: Annotated[tuple[int, int], Range(1)] = (6, 16),
-        hidden: Annotated[tuple[int, int], Range(1)] = (120, 84),
-    ) -> None:
-        pair("model.channels", channels)
-        pair("model.hidden", hidden)
-        body = nn.Sequential(
-            nn.Conv2d(input_shape[0], channels[0], kernel_size=5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-            nn.Conv2d(channels[0], channels[1], kernel_size=5),
-            nn.ReLU(),
-            nn.MaxPool2d(2),
-        )
-        head = nn.Sequential(
-            nn.Linear(flat_features(body, input_shape), hidden[0]),
-            nn.ReLU(),
-            nn.Linear(hidden[0], hidden[1]),
-            nn.ReLU(),
-            nn.Linear(hidden[1], num_classes),
-        )
-        super().__init__(body, head)
-
-
-class ConvNet(_ConvClassifier):
-    """Two 5×5 convolutions with Dropout2d, pooling before the activation.
+class CNN5x5(_ConvClassifier):
+    """Two 5×5 convolutions, each pooled before its activation, with channel dropout, and one hidden layer.
 
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         channels: filters of the two convolutions.
-        hidden: width of the hidden layer.
+        hidden_dim: width of the hidden layer.
         dropout: probability of dropping a channel of the second convolution, and a hidden feature.
     """
 
@@ -117,10 +80,10 @@ class ConvNet(_ConvClassifier):
         input_shape: Sequence[int],
         num_classes: int,
         channels: Annotated[tuple[int, int], Range(1)] = (10, 20),
-        hidden: Annotated[int, Range(1)] = 50,
+        hidden_dim: Annotated[int, Range(1)] = 50,
         dropout: Annotated[float, Range(0, 1)] = 0.5,
     ) -> None:
-        pair("model.channels", channels)
+        _require_pair("model.channels", channels)
         body = nn.Sequential(
             nn.Conv2d(input_shape[0], channels[0], kernel_size=5),
             nn.MaxPool2d(2),
@@ -131,25 +94,25 @@ class ConvNet(_ConvClassifier):
             nn.ReLU(),
         )
         head = nn.Sequential(
-            nn.Linear(flat_features(body, input_shape), hidden),
+            nn.Linear(_count_features(body, input_shape), hidden_dim),
             nn.ReLU(),
             nn.Dropout(dropout),
-            nn.Linear(hidden, num_classes),
+            nn.Linear(hidden_dim, num_classes),
         )
         super().__init__(body, head)
 
 
-class BatchNormCNN(_ConvClassifier):
-    """Three convolutions with batch norm, for much accuracy in little time.
+class CNNBatchNorm(_ConvClassifier):
+    """Three convolutions with batch norm and no hidden layer: much accuracy for little arithmetic.
 
-    The first two are pooled before they are normalized: what follows sees a quarter of the pixels, and the
+    The first two are pooled before they are normalized: later layers see a quarter of the pixels, and the
     result is the same as long as gains are positive.
 
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         channels: filters of the three convolutions.
-        kernel_size: side of the first one's filters, pixels; the others' are 3×3.
+        kernel_size: side of the first one's filters, pixels [5]; the others' are 3×3.
         norm_momentum: share of each batch in the running statistics; large enough for short trainings.
     """
 
@@ -172,5 +135,61 @@ class BatchNormCNN(_ConvClassifier):
             layers += [nn.BatchNorm2d(out_channels, momentum=norm_momentum), nn.ReLU()]
             in_channels = out_channels
         body = nn.Sequential(*layers)
-        head = nn.Sequential(nn.Linear(flat_features(body, input_shape), num_classes))
+        head = nn.Sequential(nn.Linear(_count_features(body, input_shape), num_classes))
         super().__init__(body, head)
+
+
+class LeNet(_ConvClassifier):
+    """LeNet-5 in its common ReLU and max-pool form (LeCun et al. 1998, p. 7).
+
+    Args:
+        input_shape: (C, H, W) of one image.
+        num_classes: number of logits.
+        channels: filters of the two 5×5 convolutions.
+        hidden_dim: widths of the two hidden layers.
+    """
+
+    def __init__(
+        self,
+        input_shape: Sequence[int],
+        num_classes: int,
+        channels: Annotated[tuple[int, int], Range(1)] = (6, 16),
+        hidden_dim: Annotated[tuple[int, int], Range(1)] = (120, 84),
+    ) -> None:
+        _require_pair("model.channels", channels)
+        _require_pair("model.hidden_dim", hidden_dim)
+        body = nn.Sequential(
+            nn.Conv2d(input_shape[0], channels[0], kernel_size=5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+            nn.Conv2d(channels[0], channels[1], kernel_size=5),
+            nn.ReLU(),
+            nn.MaxPool2d(2),
+        )
+        head = nn.Sequential(
+            nn.Linear(_count_features(body, input_shape), hidden_dim[0]),
+            nn.ReLU(),
+            nn.Linear(hidden_dim[0], hidden_dim[1]),
+            nn.ReLU(),
+            nn.Linear(hidden_dim[1], num_classes),
+        )
+        super().__init__(body, head)
+
+
+def _require_pair(key: str, values: Sequence[float]) -> None:
+    if len(values) != 2:
+        raise InputError(f"{key}={list(values)}: two values are needed, of the first and the second layer")
+
+
+def _count_features(body: nn.Module, input_shape: Sequence[int]) -> int:
+    """Return the number of features per image of `body`, from a pass of one blank image."""
+    try:
+        with torch.no_grad():
+            output = body.eval()(torch.zeros(1, *input_shape))
+    except RuntimeError as error:
+        raise InputError(
+            f"data.input_shape={list(input_shape)}: too small for this network ({error}); "
+            "use larger images (data.resize=32) or another model"
+        ) from error
+    body.train()
+    return output.numel()

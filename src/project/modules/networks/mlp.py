@@ -20,14 +20,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 
 
 class MLP(nn.Module):
-    """Fully connected layers of the given widths, each followed by an activation and dropout.
+    """Fully connected layers, each followed by an activation and dropout.
 
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         widths: width of each hidden layer; none gives a linear classifier.
-        activation: a key of `ACTIVATIONS`; `identity` makes the whole network linear.
-        dropout: probability of zeroing a hidden feature while training.
+        activation: a key of `ACTIVATIONS`; `identity` makes the network linear.
+        dropout: probability of zeroing a hidden feature in training.
 
     Raises:
         InputError: unknown activation.

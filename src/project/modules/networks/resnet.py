@@ -13,10 +13,10 @@ FOUR_STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 def blocks_per_stage(depth: int) -> tuple[int, ...]:
-    """Basic blocks in each stage: four stages for 10, 18 and 34, three for depths 6n + 2.
+    """Return the basic blocks of each stage: four stages for 10, 18 and 34, three for depths 6n + 2.
 
     Raises:
-        InputError: no network has this depth.
+        InputError: there is no network of this depth.
     """
     if depth in FOUR_STAGES:
         return FOUR_STAGES[depth]
@@ -59,7 +59,7 @@ class ResNet(nn.Module):
         width: channels of the first stage; doubled from stage to stage.
 
     Raises:
-        InputError: no network has this depth.
+        InputError: there is no network of this depth.
     """
 
     def __init__(

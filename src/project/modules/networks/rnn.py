@@ -1,4 +1,4 @@
-"""Recurrent network that reads an image row by row."""
+"""Recurrent network on image rows."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -14,16 +14,16 @@ class RowLSTM(nn.Module):
     Args:
         input_shape: (C, H, W) of one image: a sequence of H rows with C · W features.
         num_classes: number of logits.
-        hidden: size of the hidden state.
+        hidden_dim: size of the hidden state.
         layers: stacked LSTM layers.
-        dropout: probability between stacked layers; without effect on a single layer.
+        dropout: probability between stacked layers; no effect on a single layer.
     """
 
     def __init__(
         self,
         input_shape: Sequence[int],
         num_classes: int,
-        hidden: Annotated[int, Range(1)] = 128,
+        hidden_dim: Annotated[int, Range(1)] = 128,
         layers: Annotated[int, Range(1)] = 1,
         dropout: Annotated[float, Range(0, 1)] = 0.0,
     ) -> None:
@@ -31,15 +31,15 @@ class RowLSTM(nn.Module):
         channels, _, width = input_shape
         self.lstm = nn.LSTM(
             input_size=channels * width,
-            hidden_size=hidden,
+            hidden_size=hidden_dim,
             num_layers=layers,
             dropout=dropout if layers > 1 else 0.0,
             batch_first=True,
         )
-        self.head = nn.Linear(hidden, num_classes)
+        self.head = nn.Linear(hidden_dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, num_classes)."""
         rows = images.transpose(1, 2).flatten(2)  # B, H, C * W
-        outputs, _ = self.lstm(rows)  # B, H, hidden
+        outputs, _ = self.lstm(rows)  # B, H, hidden_dim
         return self.head(outputs[:, -1])

@@ -1,10 +1,11 @@
-"""Any classification network of torchvision, from scratch or pretrained."""
+"""Classification networks of torchvision, from scratch, pretrained, or with weights from a file."""
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterator, Mapping, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.error import URLError
 
 import torch
@@ -13,12 +14,20 @@ from torch.nn import functional as F
 from torchvision import models
 
 from project.errors import InputError, summarize
-from project.modules.networks.pretrained_weights import load_body
 from project.runtime.bounds import Range
+
+STATE_DICT_KEYS = ("state_dict", "model")
+"""Keys under which training scripts save the state_dict; our own checkpoints have the first."""
+PREFIXES = ("", "network.network.", "network.", "module.", "model.")
+"""Prefixes of the names in our own checkpoints, and in those of wrapped networks."""
+AUXILIARY_HEADS = ("AuxLogits.", "aux1.", "aux2.")
+"""Heads of Inception networks that serve training from scratch alone."""
+DENSENET_DOT = re.compile(r"(denselayer\d+\.(?:norm|conv))\.(?=[12]\.)")
+"""Dot in the names of torchvision's DenseNet files that its networks do not have."""
 
 
 class TorchvisionModel(nn.Module):
-    """A torchvision classifier with a head of `num_classes` logits.
+    """A torchvision classifier with a new head of `num_classes` logits.
 
     Images of one channel are repeated to the three that these networks expect.
 
@@ -26,14 +35,14 @@ class TorchvisionModel(nn.Module):
         input_shape: (C, H, W) of one image; C is 1 or 3.
         num_classes: number of logits.
         name: as in torchvision, e.g. `resnet18`, `convnext_tiny`, `vit_b_16`.
-        weights: null for random ones, the name of pretrained ones (`DEFAULT`, `IMAGENET1K_V1`), or
-            a file with a state_dict of this network, for any number of classes; a run's checkpoint too.
-        freeze: train the new head alone; everything else keeps its weights and statistics.
-        resize: side in pixels to which a batch is scaled before the network, e.g. 224.
+        weights: None: random; the name of pretrained weights (`DEFAULT`, `IMAGENET1K_V1`); or a file with a
+            state_dict of this network for any number of classes, such as a run's checkpoint.
+        freeze: train the new head alone; all else keeps its weights and statistics.
+        resize: side to which a batch is scaled before the network, pixels, e.g. 224; None: not scaled.
 
     Raises:
-        InputError: unknown name or weights; weights that cannot be fetched or read; an image that
-            the network cannot take.
+        InputError: unknown name or weights; weights that cannot be fetched or read; images that the network
+            cannot take.
     """
 
     def __init__(
@@ -54,12 +63,11 @@ class TorchvisionModel(nn.Module):
             raise InputError("model.freeze=true: needs pretrained weights (model.weights=DEFAULT)")
         self.resize = resize
         self.freeze = freeze
-        side = resize or input_shape[1]
-        self.network = _build(name, side, weights)
+        self.network = _build(name, resize or input_shape[1], weights)
         self.head_name = _replace_head(self.network, num_classes)
         if freeze:
-            for parameter in self._frozen():
-                parameter.requires_grad_(False)
+            for parameter_name, parameter in self.network.named_parameters():
+                parameter.requires_grad_(parameter_name.startswith(f"{self.head_name}."))
         try:
             with torch.no_grad():
                 self.eval()(torch.zeros(1, *input_shape))
@@ -81,27 +89,22 @@ class TorchvisionModel(nn.Module):
         return self.network(images)
 
     def train(self, mode: bool = True) -> "TorchvisionModel":
-        """Set training mode; a frozen body stays in evaluation mode, so that its statistics stay."""
+        """Set training mode; a frozen body stays in evaluation mode, to keep its statistics."""
         super().train(mode)
         if mode and self.freeze:
             self.network.eval()
             self.network.get_submodule(self.head_name).train()
         return self
 
-    def _frozen(self) -> Iterator[nn.Parameter]:
-        for name, parameter in self.network.named_parameters():
-            if not name.startswith(f"{self.head_name}."):
-                yield parameter
-
 
 def _build(name: str, side: int, weights: str | None) -> nn.Module:
-    """Build the network as torchvision made it (1,000 classes), with its weights loaded."""
+    """Return torchvision's network of 1,000 classes, with its weights loaded."""
     options: dict[str, object] = {}
     if name.startswith("vit_"):
         options["image_size"] = side
     if name.startswith("maxvit"):
         options["input_size"] = (side, side)
-    if name in ("googlenet", "inception_v3"):  # their auxiliary heads return a tuple while training
+    if name in ("googlenet", "inception_v3"):  # their auxiliary heads return a tuple in training
         options |= {"aux_logits": False, "init_weights": True} if weights is None else {}
     if weights is None:
         return models.get_model(name, weights=None, **options)
@@ -137,12 +140,12 @@ def _build(name: str, side: int, weights: str | None) -> nn.Module:
 
 
 def _cached(url: str) -> Path:
-    """Where torch keeps what it has downloaded."""
+    """Return where torch keeps a downloaded file."""
     return Path(torch.hub.get_dir()) / "checkpoints" / url.rsplit("/", 1)[-1]
 
 
 def find_head(network: nn.Module) -> tuple[str, nn.Module]:
-    """The last linear (or 1×1 convolution) layer of a network as torchvision made it, and its name."""
+    """Return name and module of a torchvision network's last linear (or 1×1 convolution) layer."""
     for name, module in reversed(list(network.named_modules())):
         if isinstance(module, nn.Linear) or (isinstance(module, nn.Conv2d) and module.out_channels == 1000):
             return name, module
@@ -150,7 +153,7 @@ def find_head(network: nn.Module) -> tuple[str, nn.Module]:
 
 
 def _replace_head(network: nn.Module, num_classes: int) -> str:
-    """Put a fresh layer in the place of the head; return its name."""
+    """Put a new layer in the place of the head; return its name."""
     name, module = find_head(network)
     if isinstance(module, nn.Linear):
         head: nn.Module = nn.Linear(module.in_features, num_classes)
@@ -160,3 +163,67 @@ def _replace_head(network: nn.Module, num_classes: int) -> str:
     parent, _, attribute = name.rpartition(".")
     setattr(network.get_submodule(parent), attribute, head)
     return name
+
+
+def load_body(network: nn.Module, file: str, head: str, name: str) -> None:
+    """Load all weights but the head's from a state_dict, or a checkpoint that holds one, of any classes.
+
+    Raises:
+        InputError: there is no such file, or its weights do not fit the network.
+    """
+    saved = _read_state_dict(file)
+    own = network.state_dict()
+    body = {entry for entry in own if not entry.startswith(f"{head}.")}
+    candidates = [
+        {key.removeprefix(prefix): value for key, value in saved.items() if key.startswith(prefix)}
+        for prefix in PREFIXES
+    ]
+    best = max(candidates, key=lambda entries: len(body & set(entries)))
+    given = {key: value for key, value in best.items() if not key.startswith((f"{head}.", *AUXILIARY_HEADS))}
+    # Old files lack batch norm's count of batches.
+    missing = [key for key in own if key in body - set(given) and not key.endswith(".num_batches_tracked")]
+    unknown = [key for key in given if key not in body]
+    misshaped = [key for key in given if key in body and given[key].shape != own[key].shape]
+    problems = [*_name_first("lacks", missing), *_name_first("has unknown", unknown)]
+    for problem in _name_first("has another shape of", misshaped):
+        shapes = f"{list(given[misshaped[0]].shape)} for {list(own[misshaped[0]].shape)}"
+        problems.append(f"{problem}: {shapes}")
+    if problems:
+        raise InputError(
+            f"model.weights={file}: not the weights of model.name={name}; it {', '.join(problems)}; name the "
+            "network that they are of, and the model.resize that it had"
+        )
+    network.load_state_dict(given, strict=False)
+
+
+def _read_state_dict(file: str) -> Mapping[str, Tensor]:
+    if "://" in file:
+        raise InputError(f"model.weights={file}: an address; download the file first, and give its path")
+    try:
+        saved: Any = torch.load(file, map_location="cpu", weights_only=True)
+    except FileNotFoundError as error:
+        raise InputError(
+            f"model.weights={file}: no such file; give a file with a state_dict, DEFAULT, or null"
+        ) from error
+    except IsADirectoryError as error:
+        raise InputError(f"model.weights={file}: a folder; name a file in it") from error
+    except Exception as error:  # torch.load raises many kinds, all of them mean no file of plain weights
+        raise InputError(
+            f"model.weights={file}: cannot be read as a state_dict ({summarize(error)})"
+        ) from error
+    for key in STATE_DICT_KEYS:
+        if isinstance(saved, Mapping) and isinstance(saved.get(key), Mapping):
+            saved = saved[key]
+            break
+    if not isinstance(saved, Mapping) or not any(isinstance(value, Tensor) for value in saved.values()):
+        raise InputError(
+            f"model.weights={file}: holds no state_dict; save one with torch.save(network.state_dict(), FILE)"
+        )
+    tensors = {str(key): value for key, value in saved.items() if isinstance(value, Tensor)}
+    return {DENSENET_DOT.sub(r"\1", key): value for key, value in tensors.items()}
+
+
+def _name_first(verb: str, entries: Sequence[str]) -> Iterator[str]:
+    if entries:
+        more = f" and {len(entries) - 1:,} more" if len(entries) > 1 else ""
+        yield f"{verb} {entries[0]}{more}"

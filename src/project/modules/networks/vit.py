@@ -1,4 +1,4 @@
-"""Small vision transformer."""
+"""Vision transformer for small images."""
 
 from collections.abc import Sequence
 from typing import Annotated
@@ -20,11 +20,11 @@ class ViT(nn.Module):
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
-        patch_size: side of a square patch, pixels.
+        patch_size: side of a square patch, pixels [4].
         dim: token features.
         depth: transformer blocks.
         heads: attention heads; divides `dim`.
-        mlp_ratio: width of a block's MLP in units of `dim`.
+        mlp_ratio: width of a block's MLP relative to `dim`.
         dropout: probability in attention and MLP.
 
     Raises:

@@ -1,1 +1,1 @@
-"""Optimizers, parameter groups and learning-rate schedules."""
+"""Parameter groups, optimizers and learning-rate schedules."""

@@ -1,54 +1,100 @@
-"""Muon for convolution filters, with SGD for everything else."""
+"""Muon, which orthogonalizes the momentum of matrices, combined with AdamW or SGD for other parameters."""
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Annotated, Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from project.modules.optim.parameter_groups import Combined, ParameterGroups, as_groups
+from project.modules.optim.parameter_groups import ParameterGroups, as_groups
 from project.runtime.bounds import Range
 
-COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Of the quintic iteration (Jordan 2024, kellerjordan.github.io/posts/muon): steep at 0, so that a few steps
-bring singular values anywhere near 1.
+bring singular values near 1.
 """
 
 
-def orthogonalize(matrices: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
-    """Bring all singular values of each matrix near 1 (0.7 to 1.2 after five steps), by Newton-Schulz.
+class CombinedOptimizer(Optimizer):
+    """Several optimizers that step together, and are one to schedules and checkpoints.
 
     Args:
-        matrices: (..., M, N), each treated on its own, in their dtype.
-        steps: iterations.
-        eps: added to a matrix's norm.
+        parts: optimizers by name, of disjoint parameters.
+        defaults: as of `torch.optim.Optimizer`.
     """
-    a, b, c = COEFFICIENTS
-    tall = matrices.shape[-2] > matrices.shape[-1]
-    current = matrices.mT if tall else matrices  # the smaller Gram matrix costs less
-    current = current / (current.norm(dim=(-2, -1), keepdim=True) + eps)
-    for _ in range(steps):
-        gram = current @ current.mT
-        current = a * current + (b * gram + c * gram @ gram) @ current
-    return current.mT if tall else current
+
+    def __init__(self, parts: Mapping[str, Optimizer], defaults: dict[str, Any]) -> None:
+        self._parts = dict(parts)
+        groups = [dict(group, optimizer=name) for name, part in parts.items() for group in part.param_groups]
+        super().__init__(groups, defaults)
+
+    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+        loss = _call_with_grad(closure)
+        for name, part in self._parts.items():
+            # Groups and state live here, where schedules change them and checkpoints restore them.
+            part.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
+            part.state = self.state
+            part.step()
+        return loss
+
+
+class Muon(CombinedOptimizer):
+    """`torch.optim.Muon` for matrices, `torch.optim.AdamW` for all else, as one optimizer.
+
+    Muon orthogonalizes the momentum of a matrix (Jordan 2024). Its step is scaled to the size of AdamW's (Liu
+    et al. 2025, arXiv 2502.16982, sec. 2.2), so that one `lr` and `weight_decay` serve both. Parameters of
+    other than two dimensions, such as convolution filters and biases, go to AdamW.
+
+    Args:
+        params: parameters or groups of them.
+        lr: peak learning rate of both.
+        weight_decay: decoupled, of both.
+        momentum: Muon's.
+        betas: AdamW's.
+    """
+
+    def __init__(
+        self,
+        params: Iterable[Tensor] | Iterable[dict[str, Any]],
+        lr: Annotated[float, Range(above=0, high=1000)] = 1e-3,
+        weight_decay: Annotated[float, Range(0, 1000)] = 0.1,
+        momentum: Annotated[float, Range(0, 1)] = 0.95,
+        betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.95),
+    ) -> None:
+        matrix_options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        other_options = {"lr": lr, "weight_decay": weight_decay, "betas": betas}
+        matrices: ParameterGroups = []
+        others: ParameterGroups = []
+        for group in as_groups(params):
+            members = list(group["params"])
+            if chosen := [parameter for parameter in members if parameter.ndim == 2]:
+                matrices.append(matrix_options | group | {"params": chosen})
+            if chosen := [parameter for parameter in members if parameter.ndim != 2]:
+                others.append(other_options | group | {"params": chosen})
+        parts: dict[str, Optimizer] = {}
+        if matrices:
+            parts["muon"] = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
+        if others:
+            parts["adamw"] = torch.optim.AdamW(others)
+        super().__init__(parts, defaults={"lr": lr, "weight_decay": weight_decay})
 
 
 class FilterMuon(Optimizer):
-    """Muon (Jordan 2024) on filters as matrices: one row an output channel.
+    """Muon (Jordan 2024) on filters as matrices of one row per output channel.
 
-    All filters of one shape are orthogonalized together, in bfloat16 on a GPU and in their own precision on
-    a CPU. Nothing waits for the device.
+    All filters of one shape are orthogonalized together, in bfloat16 on a GPU and in their own precision on a
+    CPU. Nothing waits for the device.
 
     Args:
         params: parameters or groups of them, of two or more dimensions.
-        lr: change of a filter's singular values a step.
+        lr: change of a filter's singular values per step.
         momentum: share of the sum of gradients that a step keeps.
         nesterov: look one step of the momentum ahead.
         steps: Newton-Schulz iterations.
         normalize: before each step, scale each parameter's norm to the root of its output channels, so that
-            `lr` means the same for all and throughout the training.
+            `lr` means the same for all parameters and throughout the training.
     """
 
     def __init__(
@@ -60,35 +106,26 @@ class FilterMuon(Optimizer):
         steps: int = 3,
         normalize: bool = True,
     ) -> None:
-        defaults = {
-            "lr": lr,
-            "momentum": momentum,
-            "nesterov": nesterov,
-            "steps": steps,
-            "normalize": normalize,
-        }
+        defaults = {"lr": lr, "momentum": momentum, "nesterov": nesterov, "steps": steps}
+        defaults["normalize"] = normalize
         super().__init__(params, defaults)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step; return the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = _call_with_grad(closure)
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for parameter in group["params"]:
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for parameters in by_shape.values():
-                self._step_together(parameters, group)
+                self._step_shape(parameters, group)
         return loss
 
-    def _step_together(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+    def _step_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
         """Change parameters (O, ...) of one shape."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        sums = [self._sum_of_gradients(parameter) for parameter in parameters]
+        sums = [self._momentum_buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(sums, group["momentum"])
         torch._foreach_add_(sums, gradients)
         directions = sums
@@ -106,15 +143,15 @@ class FilterMuon(Optimizer):
         shaped = [change.view(parameters[0].shape) for change in changes]
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"])
 
-    def _sum_of_gradients(self, parameter: Tensor) -> Tensor:
+    def _momentum_buffer(self, parameter: Tensor) -> Tensor:
         state = self.state[parameter]
         if "momentum_buffer" not in state:
             state["momentum_buffer"] = torch.zeros_like(parameter)
         return state["momentum_buffer"]
 
 
-class MuonSGD(Combined):
-    """Muon for convolution filters, SGD with Nesterov momentum for everything else.
+class MuonSGD(CombinedOptimizer):
+    """Muon for convolution filters, SGD with Nesterov momentum for all else.
 
     Args:
         params: parameters or groups of them.
@@ -123,7 +160,7 @@ class MuonSGD(Combined):
         steps: Newton-Schulz iterations.
         normalize: keep the norm of filters, see `FilterMuon`.
         linear_lr: of linear layers' matrices.
-        bias_lr: of everything else, biases and norms above all.
+        bias_lr: of all else, biases and norms above all.
         sgd_momentum: of both.
         weight_decay: of both: the share of a weight that a step at the peak learning rate takes away. Filters
             have none.
@@ -161,3 +198,22 @@ class MuonSGD(Combined):
         if others:
             parts["sgd"] = torch.optim.SGD(others, momentum=sgd_momentum, nesterov=sgd_momentum > 0)
         super().__init__(parts, defaults={"lr": lr})
+
+
+def orthogonalize(matrices: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
+    """Bring the singular values of matrices (..., M, N) near 1, by Newton-Schulz (0.7 to 1.2 in 5 steps)."""
+    a, b, c = NEWTON_SCHULZ_COEFFICIENTS
+    is_tall = matrices.shape[-2] > matrices.shape[-1]
+    current = matrices.mT if is_tall else matrices  # the smaller Gram matrix costs less
+    current = current / (current.norm(dim=(-2, -1), keepdim=True) + eps)
+    for _ in range(steps):
+        gram = current @ current.mT
+        current = a * current + (b * gram + c * gram @ gram) @ current
+    return current.mT if is_tall else current
+
+
+def _call_with_grad(closure: Callable[[], float] | None) -> float | None:
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()

@@ -1,7 +1,7 @@
-"""Parameter groups, and optimizers that are made of two."""
+"""Parameter groups of an optimizer: by role, by weight decay, and by depth of the network."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Any
 
 import torch
@@ -9,57 +9,63 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from project.errors import InputError
-from project.modules.networks.blocks import blocks
 from project.runtime.bounds import Range
 
 ParameterGroups = list[dict[str, Any]]
 
-LEAST_SCALE = torch.finfo(torch.float32).tiny
-"""Of a group's learning rate, in units of the head's: below, single precision loses it."""
+MIN_LR_SCALE = torch.finfo(torch.float32).tiny
+"""Least learning rate of a group relative to the head's: single precision loses smaller ones."""
+NEARLY_ALL_FRACTION = 0.8
+"""Fraction of the parameters above which a module holds several blocks."""
 
 
 def parameter_groups(
-    network: nn.Module, *, decay_norms_and_biases: bool, layer_decay: float = 1.0
+    network: nn.Module,
+    *,
+    weight_decay_norm_bias: bool = True,
+    layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
 ) -> ParameterGroups:
-    """Trainable parameters of `network` as optimizer groups.
+    """Return the trainable parameters of a network as optimizer groups.
 
-    A network may have a method `parameter_roles`, which returns lists of parameters by the name of what
-    they do. Each role is a group then, with its name as `role`.
+    A network may have a method `parameter_roles`, which returns lists of parameters by role. Each role is
+    then a group with its name as `role`.
 
     Args:
-        network: whose parameters are optimized; frozen ones are left out.
-        decay_norms_and_biases: if false, parameters of one dimension (biases, gains and offsets of
-            norms) form a group with `weight_decay` 0.
-        layer_decay: below 1, each block of the network (see `blocks`) has groups of its own, the head's
-            first, with `lr_scale`, by which `scale_learning_rates` multiplies the learning rate: 1 for the
-            head, `layer_decay` for the block before it, its square for the one before that, and so on
+        network: frozen parameters are left out.
+        weight_decay_norm_bias: if False, parameters of one dimension (biases, gains and offsets of norms)
+            form a group with `weight_decay` 0.
+        layerwise_lr_decay: below 1, each block of the network (see `blocks`) has groups of its own, the
+            head's first, with an `lr_scale` for `scale_learning_rates`: 1 for the head,
+            `layerwise_lr_decay` for the block before it, its square for the one before that, and so on
             (discriminative fine-tuning: Howard and Ruder 2018, arXiv 1801.06146, sec. 3.2; block by block:
             Clark et al. 2020, arXiv 2003.10555).
 
     Raises:
-        InputError: `layer_decay` leaves the first blocks no learning rate that single precision can hold.
+        InputError: the first blocks have a learning rate below single precision.
     """
     groups: ParameterGroups = []
-    depths = [list(network.parameters())] if layer_decay == 1 else list(reversed(blocks(network)))
-    for name, members in _roles(network).items():
+    is_layerwise = layerwise_lr_decay != 1
+    depths = list(reversed(blocks(network))) if is_layerwise else [list(network.parameters())]
+    for role, members in _parameters_by_role(network).items():
         for depth, block in enumerate(depths):
-            options: dict[str, Any] = {"role": name} if name else {}
-            if layer_decay != 1:
-                options["lr_scale"] = layer_decay**depth
+            options: dict[str, Any] = {"role": role} if role else {}
+            if is_layerwise:
+                options["lr_scale"] = layerwise_lr_decay**depth
             here = {id(parameter) for parameter in block if parameter.requires_grad}
             parameters = [parameter for parameter in members if id(parameter) in here]
-            if decay_norms_and_biases:
+            if weight_decay_norm_bias:
                 groups.append({"params": parameters} | options)
                 continue
             matrices = [parameter for parameter in parameters if parameter.ndim > 1]
             vectors = [parameter for parameter in parameters if parameter.ndim <= 1]
             groups += [{"params": matrices} | options, {"params": vectors, "weight_decay": 0.0} | options]
     groups = [group for group in groups if group["params"]]
-    if min((group.get("lr_scale", 1.0) for group in groups), default=1.0) < LEAST_SCALE:
-        least = math.ceil(100 * LEAST_SCALE ** (1 / (len(depths) - 1))) / 100
+    if min((group.get("lr_scale", 1.0) for group in groups), default=1.0) < MIN_LR_SCALE:
+        least = math.ceil(100 * MIN_LR_SCALE ** (1 / (len(depths) - 1))) / 100
         raise InputError(
-            f"layer_decay={layer_decay}: of {len(depths)} blocks the first would not learn at all; set at "
-            f"least {least:g}, or train the head alone for some epochs (callbacks.freeze.epochs)"
+            f"optim.layerwise_lr_decay={layerwise_lr_decay}: of {len(depths)} blocks the first would not "
+            f"learn at all; set at least {least:g}, or train the head alone for some epochs "
+            "(callbacks.freeze_backbone.epochs)"
         )
     return groups
 
@@ -67,15 +73,23 @@ def parameter_groups(
 def scale_learning_rates(optimizer: Optimizer) -> None:
     """Multiply the learning rate of each group by its `lr_scale`, and note it as `initial_lr`.
 
-    After the optimizer is made: until then only the optimizer knows the rate of each group.
+    To be called on the finished optimizer, which alone knows the learning rate of each group.
     """
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
-        group.setdefault("initial_lr", group["lr"])  # whatever the schedule; one that begins lower says so
+        group.setdefault("initial_lr", group["lr"])  # a schedule that starts lower overwrites it
 
 
-def _roles(network: nn.Module) -> Mapping[str, list[Tensor]]:
-    """Parameters by role; those of a network that names no roles, or leaves some out, have none: ``""``."""
+def as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterGroups:
+    """Return parameters, or groups of them, as groups."""
+    entries = list(params)
+    if entries and isinstance(entries[0], dict):
+        return entries  # type: ignore[return-value]
+    return [{"params": entries}]
+
+
+def _parameters_by_role(network: nn.Module) -> Mapping[str, list[Tensor]]:
+    """Return parameters by role; the role of those without one is ""."""
     named: Mapping[str, list[Tensor]] = getattr(network, "parameter_roles", dict)()
     taken = [id(parameter) for members in named.values() for parameter in members]
     assert len(taken) == len(set(taken)), "a parameter has two roles"
@@ -83,77 +97,47 @@ def _roles(network: nn.Module) -> Mapping[str, list[Tensor]]:
     return {**named, "": rest}
 
 
-class Combined(Optimizer):
-    """Several optimizers that step together, and are one to schedules and checkpoints.
+def blocks(network: nn.Module) -> list[list[nn.Parameter]]:
+    """Split the parameters of any network into blocks, from the images to the logits.
+
+    Blocks are found from the order in which modules were registered. A module that only holds others in
+    sequence, or has nearly all parameters, is split; any other is a block: a residual block, a transformer
+    layer, a stem's convolution, the head's linear layer. Norms belong to the block before them; parameters
+    beside modules, such as a position embedding, to the first.
 
     Args:
-        parts: by name; each has its own parameters.
-        defaults: see `torch.optim.Optimizer`.
+        network: with modules registered in the order of their use.
+
+    Returns:
+        Lists of at least one parameter; the last is the head.
     """
-
-    def __init__(self, parts: Mapping[str, Optimizer], defaults: dict[str, Any]) -> None:
-        self._parts = dict(parts)
-        groups = [dict(group, optimizer=name) for name, part in parts.items() for group in part.param_groups]
-        super().__init__(groups, defaults)
-
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """Take one step of each; return the closure's loss."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
-        for name, part in self._parts.items():
-            # Groups and state live here, where schedules change them and checkpoints restore them.
-            part.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
-            part.state = self.state
-            part.step()
-        return loss
+    total = sum(parameter.numel() for parameter in network.parameters())
+    loose: list[nn.Parameter] = []
+    found: list[list[nn.Parameter]] = [[]]
+    seen: set[nn.Parameter] = set()  # a parameter that is used twice belongs to its first use
+    for module in _unsplit_modules(network, total, loose):
+        new = [parameter for parameter in module.parameters() if parameter not in seen]
+        seen |= set(new)
+        if found[-1] and any(parameter.ndim > 1 for parameter in new):
+            found.append([])
+        found[-1] += new
+    found[0] = [parameter for parameter in loose if parameter not in seen] + found[0]
+    return [block for block in found if block]
 
 
-class Muon(Combined):
-    """`torch.optim.Muon` for matrices, `torch.optim.AdamW` for everything else, as one optimizer.
-
-    Muon orthogonalizes the momentum of a matrix (Jordan 2024). Its step is scaled to the size of
-    AdamW's (Liu et al. 2025, arXiv 2502.16982, sec. 2.2), so one `lr` and `weight_decay` serve both.
-    Convolution filters, biases, norms and embeddings of other than two dimensions go to AdamW.
-
-    Args:
-        params: parameters or groups of them.
-        lr: peak learning rate of both.
-        weight_decay: decoupled, of both.
-        momentum: Muon's.
-        betas: AdamW's.
-    """
-
-    def __init__(
-        self,
-        params: Iterable[Tensor] | Iterable[dict[str, Any]],
-        lr: Annotated[float, Range(above=0, high=1000)] = 1e-3,
-        weight_decay: Annotated[float, Range(0, 1000)] = 0.1,
-        momentum: Annotated[float, Range(0, 1)] = 0.95,
-        betas: Annotated[tuple[float, float], Range(0, below=1)] = (0.9, 0.95),
-    ) -> None:
-        matrix_options = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
-        other_options = {"lr": lr, "weight_decay": weight_decay, "betas": betas}
-        matrices: ParameterGroups = []
-        others: ParameterGroups = []
-        for group in as_groups(params):
-            group_params = list(group["params"])
-            if chosen := [parameter for parameter in group_params if parameter.ndim == 2]:
-                matrices.append(matrix_options | group | {"params": chosen})
-            if chosen := [parameter for parameter in group_params if parameter.ndim != 2]:
-                others.append(other_options | group | {"params": chosen})
-        parts: dict[str, Optimizer] = {}
-        if matrices:
-            parts["muon"] = torch.optim.Muon(matrices, adjust_lr_fn="match_rms_adamw")
-        if others:
-            parts["adamw"] = torch.optim.AdamW(others)
-        super().__init__(parts, defaults={"lr": lr, "weight_decay": weight_decay})
+def _unsplit_modules(module: nn.Module, total: int, loose: list[nn.Parameter]) -> Iterator[nn.Module]:
+    """Yield the modules that are not split; collect in `loose` the parameters of the others themselves."""
+    size = sum(parameter.numel() for parameter in module.parameters())
+    children = [child for child in module.children() if any(True for _ in child.parameters())]
+    if not children or not (_is_sequence(module, children) or size > NEARLY_ALL_FRACTION * total):
+        yield module
+        return
+    loose.extend(module.parameters(recurse=False))
+    for child in children:
+        yield from _unsplit_modules(child, total, loose)
 
 
-def as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterGroups:
-    """Parameters, or groups of them, as groups."""
-    entries = list(params)
-    if entries and isinstance(entries[0], dict):
-        return entries  # type: ignore[return-value]
-    return [{"params": entries}]
+def _is_sequence(module: nn.Module, children: list[nn.Module]) -> bool:
+    # A subclass of Sequential may be a block, as a convolution with its norm, unless its parts are alike.
+    are_alike = len(children) > 1 and len({type(child) for child in children}) == 1
+    return type(module) in (nn.Sequential, nn.ModuleList) or (are_alike and isinstance(module, nn.Sequential))

@@ -1,9 +1,11 @@
-"""Learning-rate schedules. Each function takes the optimizer and the training's length, and returns
-the entry that Lightning's `configure_optimizers` expects: the torch scheduler, how often it steps, and
-what it watches. A schedule of your own is one more such function and one YAML file.
+"""Learning-rate schedules.
 
-A resumed run makes its schedule anew, for the length and the options configured now, and advances it to
-where the training is: only a plateau schedule has a state that is measured, and keeps it.
+Each function takes the optimizer and the training's length, and returns the entry that Lightning's
+`configure_optimizers` expects: the torch scheduler, its interval, and the metric it monitors. A schedule of
+your own is one more such function and one YAML file.
+
+A resumed run makes its schedule anew, for the length and the options configured now, and advances it to the
+present step; only a plateau schedule has a state that is measured, and keeps it.
 """
 
 import math
@@ -26,20 +28,20 @@ MEASURED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 
 
 class Length:
-    """Length of a training and its progress, in optimizer steps of their present size.
+    """Length and progress of a training, in optimizer steps of their present size.
 
     A resumed run may have steps of another size (`data.batch_size`, `trainer.accumulate_grad_batches`,
-    `trainer.limit_train_batches`). `done` is then the fraction of the training that is done, in steps of
-    today, and `taken` counts what was done. A schedule that asks for the length follows the former, any
-    other, such as `step`, the latter.
+    `trainer.limit_train_batches`). `done` is the finished fraction of the training in present steps, and
+    `taken` counts the steps taken. A schedule that reads the length follows `done`, any other, such as
+    `step`, follows `taken`.
 
     Args:
         steps: optimizer steps, infinite where only a time limit ends the training.
         steps_per_epoch: optimizer steps of one epoch.
-        done: optimizer steps that are done.
+        done: finished optimizer steps.
         into_epoch: those of them that belong to an unfinished epoch.
-        taken: optimizer steps and epochs that were done, whatever the size of a step; null: as `done`.
-        epochs: of the whole training, where their numbers of steps differ.
+        taken: optimizer steps and epochs taken, of any size; None: as `done`.
+        epochs: of the training, where their numbers of steps differ.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Length:
 
     @classmethod
     def of(cls, trainer: L.Trainer) -> "Length":
-        """Read it off a trainer's limits and the counters of its loops; its batches are known by then."""
+        """Return the length of a trainer whose batches are known, from its limits and loop counters."""
         loop, all_batches = trainer.fit_loop, int(trainer.num_training_batches)
         batch = loop.epoch_loop.batch_progress
         epoch: Any = loop.epoch_progress.current
@@ -70,22 +72,21 @@ class Length:
         has_ended = epoch.processed == epoch.started
         if batch.is_last_batch:
             epochs, batches = epochs + (not has_ended), 0
-        elif has_ended and batches:  # a limit ended the epoch early: the run goes on within it
+        elif has_ended and batches:  # a limit ended the epoch early: the run continues within it
             epochs -= 1
         accumulate = accumulated_batches(trainer, epochs)
         steps_per_epoch, into_epoch = max(1, -(-all_batches // accumulate)), batches // accumulate
         differ = accumulation_scheduler(trainer) is not None
 
-        def steps_of(count: int) -> int:
+        def count_steps(num_epochs: int) -> int:
             if not differ:
-                return count * steps_per_epoch
-            return sum(
-                max(1, -(-all_batches // accumulated_batches(trainer, number))) for number in range(count)
-            )
+                return num_epochs * steps_per_epoch
+            windows = (accumulated_batches(trainer, number) for number in range(num_epochs))
+            return sum(max(1, -(-all_batches // window)) for window in windows)
 
         most = math.inf if trainer.max_epochs == -1 else max(trainer.max_epochs or 0, 1)
-        steps = most if math.isinf(most) else steps_of(int(most))
-        done = steps_of(epochs) + into_epoch
+        steps = most if math.isinf(most) else count_steps(int(most))
+        done = count_steps(epochs) + into_epoch
         if trainer.max_steps >= 0 and trainer.max_steps - trainer.global_step < steps - done:
             steps, done, differ = trainer.max_steps, trainer.global_step, False
         return cls(
@@ -99,7 +100,7 @@ class Length:
 
     @property
     def steps(self) -> float:
-        """Optimizer steps of the whole training, infinite where only a time limit ends it."""
+        """Optimizer steps of the training, infinite where only a time limit ends it."""
         self.is_used = True
         return self._steps
 
@@ -110,7 +111,7 @@ class Length:
         return self._steps_per_epoch
 
     def in_units_of(self, interval: str) -> int:
-        """Length in units of `interval`, at least 1.
+        """Return the length in units of `interval`, at least 1.
 
         Raises:
             InputError: `interval` is neither `step` nor `epoch`, or the length is not known.
@@ -127,7 +128,7 @@ class Length:
         return max(1, math.ceil(self.steps / (1 if interval == "step" else self.steps_per_epoch)))
 
     def done_in_units_of(self, interval: str) -> int:
-        """Count the units that are done: all but those that are left."""
+        """Return the finished units of `interval`: all but those that are left."""
         if interval == "step":
             return self.done
         if self._epochs is not None:
@@ -151,7 +152,7 @@ def accumulated_batches(trainer: L.Trainer, epoch: int) -> int:
 
 
 def advance(schedule: Schedule, length: Length) -> None:
-    """Bring a schedule that was just made for `length` to where the training is, for all groups.
+    """Bring a schedule that was just made for `length` to the training's present step, for all groups.
 
     The rates are those of a run that was configured so from the beginning, to the bit.
     """
@@ -163,15 +164,17 @@ def advance(schedule: Schedule, length: Length) -> None:
         done = epochs * (length.steps_per_epoch // frequency) + steps // frequency
     else:
         done //= frequency
-    scheduler.optimizer._opt_called = True  # before the run was resumed; torch would warn
-    if isinstance(scheduler, torch_schedules.LambdaLR | torch_schedules.OneCycleLR):  # no need to go there
+    scheduler.optimizer._opt_called = True  # true before the run was resumed; torch would warn
+    if isinstance(
+        scheduler, torch_schedules.LambdaLR | torch_schedules.OneCycleLR
+    ):  # closed forms: jump there
         scheduler.last_epoch, scheduler._step_count, done = done - 1, done, 1
     for _ in range(done):
         scheduler.step()
 
 
 def constant(optimizer: Optimizer, length: Length) -> Schedule:
-    """Keep the learning rate."""
+    """Keep the learning rate (torch's `LambdaLR`)."""
     return {"scheduler": torch_schedules.LambdaLR(optimizer, _one), "interval": "epoch"}
 
 
@@ -187,11 +190,9 @@ def step(
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
 ) -> Schedule:
-    """Multiply the learning rate by `gamma` every `step_size` intervals."""
-    return {
-        "scheduler": torch_schedules.StepLR(optimizer, step_size=step_size, gamma=gamma),
-        "interval": interval,
-    }
+    """Multiply the learning rate by `gamma` every `step_size` intervals (torch's `StepLR`)."""
+    scheduler = torch_schedules.StepLR(optimizer, step_size=step_size, gamma=gamma)
+    return {"scheduler": scheduler, "interval": interval}
 
 
 def multistep(
@@ -202,18 +203,23 @@ def multistep(
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
 ) -> Schedule:
-    """Multiply the learning rate by `gamma` at each milestone: a fraction of the training below 1, else
-    a number of intervals.
+    """Multiply the learning rate by `gamma` at each milestone (He et al. 2016, arXiv 1512.03385, sec. 4.2).
+
+    Args:
+        optimizer: with the first learning rate.
+        length: of the training.
+        milestones: fractions of the training below 1, else numbers of intervals.
+        gamma: factor.
+        interval: `step` or `epoch`.
     """
     if any(milestone < 1 for milestone in milestones):
         total = length.in_units_of(interval)
         more = length.taken[interval] - length.done_in_units_of(interval)
-        milestones = [round(one * total) if one < 1 else max(0, one - more) for one in milestones]
-    whole = [int(milestone) for milestone in milestones]
-    return {
-        "scheduler": torch_schedules.MultiStepLR(optimizer, milestones=whole, gamma=gamma),
-        "interval": interval,
-    }
+        milestones = [round(each * total) if each < 1 else max(0, each - more) for each in milestones]
+    scheduler = torch_schedules.MultiStepLR(
+        optimizer, milestones=[int(each) for each in milestones], gamma=gamma
+    )
+    return {"scheduler": scheduler, "interval": interval}
 
 
 def exponential(
@@ -223,7 +229,7 @@ def exponential(
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
 ) -> Schedule:
-    """Multiply the learning rate by `gamma` every interval."""
+    """Multiply the learning rate by `gamma` every interval (torch's `ExponentialLR`)."""
     return {"scheduler": torch_schedules.ExponentialLR(optimizer, gamma=gamma), "interval": interval}
 
 
@@ -234,14 +240,14 @@ def cosine(
     final_lr: Annotated[float, Range(0, 1000)] = 0.0,
     interval: Interval = "step",
 ) -> Schedule:
-    """Half a cosine from the learning rate to `final_lr` (Loshchilov and Hutter 2017, eq. 5).
+    """Lower the learning rate by half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5).
 
-    Groups whose learning rate is scaled (see `parameter_groups`) end at as much of `final_lr`.
+    Groups with an `lr_scale` (see `parameter_groups`) end at `final_lr` times that scale.
     """
     total = length.in_units_of(interval)
 
     def ratio_of(peak: float) -> Callable[[int], float]:
-        lowest = final_lr / peak if peak else 1.0  # what does not learn stays as it is
+        lowest = final_lr / peak if peak else 1.0  # a learning rate of 0 stays 0
         return lambda step: lowest + (1 - lowest) * _half_cosine(step / total)
 
     ratios = [ratio_of(group["lr"] / group.get("lr_scale", 1.0)) for group in optimizer.param_groups]
@@ -255,17 +261,17 @@ def linear(
     final_ratio: Annotated[float, Range(0, 1)] = 0.0,
     role_ends: Annotated[Mapping[str, float], Range(above=0, high=1)] | None = None,
 ) -> Schedule:
-    """Straight from the learning rate down to `final_ratio` of it.
+    """Lower the learning rate linearly to `final_ratio` of it (as airbench94, Jordan 2024, arXiv 2404.00498).
 
     Args:
-        optimizer: its learning rates are where it starts.
+        optimizer: with the first learning rate.
         length: of the training.
-        final_ratio: the last learning rate in units of the first.
-        role_ends: for the parameters of a role (see `parameter_groups`), the fraction of the training after
-            which they have arrived there, if it is not 1.
+        final_ratio: last learning rate relative to the first.
+        role_ends: fraction of the training, above 0 to 1, after which the parameters of a role (see
+            `parameter_groups`) reach the last learning rate; 1 for other roles.
 
     Raises:
-        InputError: no parameters have such a role, or the fraction is not above 0 and at most 1.
+        InputError: no parameters have such a role, or a fraction is out of its range.
     """
     total = length.in_units_of("step")
     role_ends = role_ends or {}
@@ -285,10 +291,6 @@ def linear(
     return {"scheduler": torch_schedules.LambdaLR(optimizer, ratios), "interval": "step"}
 
 
-def _half_cosine(done: float) -> float:
-    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
-
-
 def onecycle(
     optimizer: Optimizer,
     length: Length,
@@ -298,14 +300,14 @@ def onecycle(
     final_div_factor: Annotated[float, Range(1)] = 1e4,
     anneal: Literal["cos", "linear"] = "cos",
 ) -> Schedule:
-    """Up to the optimizer's learning rate and down again (Smith and Topin 2018).
+    """Raise the learning rate to its peak and lower it again (Smith and Topin 2018, arXiv 1708.07120).
 
     Args:
-        optimizer: its learning rate is the peak.
+        optimizer: with the peak learning rate.
         length: of the training.
         warmup: fraction of the training that rises.
-        div_factor: peak divided by this is where it starts.
-        final_div_factor: the start divided by this is where it ends.
+        div_factor: peak relative to the start.
+        final_div_factor: start relative to the end.
         anneal: `cos` or `linear`.
     """
     scheduler = torch_schedules.OneCycleLR(
@@ -331,23 +333,18 @@ def plateau(
     patience: Annotated[int, Range(0)],
     frequency: Annotated[int, Range(1)] = 1,
 ) -> Schedule:
-    """Multiply the learning rate by `factor` when `monitor` has not improved for `patience` checks.
+    """Multiply the learning rate by `factor` when a metric stagnates (torch's `ReduceLROnPlateau`).
 
     Args:
-        optimizer: whose learning rate is changed.
-        length: of the training; not needed.
-        monitor: metric that is watched.
+        optimizer: with the first learning rate.
+        length: not needed.
+        monitor: metric.
         mode: `max` if larger is better, else `min`.
         factor: below 1.
-        patience: checks without improvement that are waited for.
-        frequency: epochs from check to check.
+        patience: checks without improvement before the learning rate is lowered.
+        frequency: epochs between checks.
     """
-    scheduler = torch_schedules.ReduceLROnPlateau(
-        optimizer,
-        mode=mode,
-        factor=factor,
-        patience=patience,
-    )
+    scheduler = torch_schedules.ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     return {"scheduler": scheduler, "interval": "epoch", "frequency": frequency, "monitor": monitor}
 
 
@@ -358,8 +355,14 @@ def warmup_cosine(
     warmup: Annotated[float, Range(0, 1)] = 0.05,
     final_ratio: Annotated[float, Range(0, 1)] = 0.0,
 ) -> Schedule:
-    """Rise linearly for the fraction `warmup` of all steps, then half a cosine down to `final_ratio` of the
-    learning rate.
+    """Raise the learning rate linearly (Goyal et al. 2017, arXiv 1706.02677, sec. 2.2), then lower it by
+    half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5).
+
+    Args:
+        optimizer: with the peak learning rate.
+        length: of the training.
+        warmup: fraction of the training that rises.
+        final_ratio: last learning rate relative to the peak.
     """
     total = length.in_units_of("step")
     rising = max(1, round(warmup * total))
@@ -371,3 +374,7 @@ def warmup_cosine(
         return final_ratio + (1 - final_ratio) * _half_cosine(done)
 
     return {"scheduler": torch_schedules.LambdaLR(optimizer, ratio), "interval": "step"}
+
+
+def _half_cosine(done: float) -> float:
+    return 0.5 * (1 + math.cos(math.pi * min(1.0, done)))

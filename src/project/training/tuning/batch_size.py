@@ -45,7 +45,7 @@ class Trial:
 class Stopwatch(Callback):
     """Measures steps per second after a warm-up, and ends the trial."""
 
-    visits_chunks = True
+    supports_batched_hooks = True
 
     def __init__(self) -> None:
         self.steps_per_s = math.nan
@@ -54,9 +54,9 @@ class Stopwatch(Callback):
 
     def on_train_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, *_: object) -> None:
         if trainer.global_step > self._steps:
-            self.on_step(trainer, pl_module)
+            self.on_optimizer_step(trainer, pl_module)
 
-    def on_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+    def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._steps = trainer.global_step
         if self._steps <= WARM_STEPS:
             _synchronize(pl_module.device)
