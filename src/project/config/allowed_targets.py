@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project.config.source_index import MARK, find_origin, marked_names, public_names
 from project.errors import InputError
 from project.runtime.files import refuse_url
+from project.runtime.yaml_files import raw_child
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     "model": ("project.modules", "torch.nn", "torchvision.models"),
@@ -104,10 +105,8 @@ def _written(config: DictConfig, key: str) -> Any:
     """Return the values of a key and below as written, with interpolations; None if there is no such key."""
     node: Any = config
     for part in key.split("."):
-        node = node._get_node(part, validate_access=False) if isinstance(node, DictConfig) else None
-    if node is None:
-        return None
-    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        node = raw_child(node, part) if isinstance(node, DictConfig) else None
+    return OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
 
 
 def _resolve(config: DictConfig, key: str, raw: Any) -> Any:

@@ -11,11 +11,13 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig, Node, open_dict
+from omegaconf import DictConfig, open_dict
 
 from project.config import allowed_targets
 from project.config.source_index import Signature, signature_of
 from project.errors import InputError
+from project.runtime.command_state import command_state
+from project.runtime.yaml_files import raw_child
 
 PATHS = re.compile(
     r"paths\.(?!run$)\w+|ckpt_path|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|image_cache)"
@@ -42,31 +44,26 @@ def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
         InputError: a run cannot train on objects of the data set's class.
     """
     hydra = config.get("hydra") or hydra
+    command_state.folder = Path(hydra.runtime.cwd) if hydra is not None and hydra.job.chdir else None
     if hydra is not None and hydra.job.chdir:
         _make_paths_absolute(config, Path(hydra.runtime.cwd))
     for group, keys in READ.items():
-        node = _written(config, group)
+        node = raw_child(config, group)
         if not isinstance(node, DictConfig):
             continue
         there = set(node)  # `in` denies a value of ???
         missing = [key for key in keys if key not in there]
-        if missing and isinstance(target := _written(node, "_target_"), str) and "${" not in target:
+        if missing and isinstance(target := raw_child(node, "_target_"), str) and "${" not in target:
             defaults = _defaults(target, group, missing)
             with open_dict(node):
                 node.update({key: defaults[key] for key in missing if key in defaults})
 
 
-def _written(node: DictConfig, name: str) -> Any:
-    """Return a group, or a value as it is written, which may be one that cannot be resolved."""
-    found = node._get_node(name)
-    return found._value() if isinstance(found, Node) and not isinstance(found, DictConfig) else found
-
-
 def _make_paths_absolute(config: DictConfig, start: Path) -> None:
     for group in ("", "paths", "data", "model"):
-        node = _written(config, group) if group else config
+        node = raw_child(config, group) if group else config
         for name in map(str, node) if isinstance(node, DictConfig) else ():
-            value = _written(node, name)
+            value = raw_child(node, name)
             if not PATHS.fullmatch(f"{group}.{name}".lstrip(".")) or not isinstance(value, str) or not value:
                 continue
             is_name = name.endswith("weights") and not (start / value).exists()  # one that torchvision knows

@@ -18,7 +18,7 @@ from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
 from project.runs.migrations import new_name
 from project.runtime.text import did_you_mean
-from project.runtime.yaml_files import loaded, place, searched, shown
+from project.runtime.yaml_files import loaded, place, raw_child, searched, shown
 
 NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
@@ -238,7 +238,7 @@ def _keys_named(known: DictConfig, name: str) -> list[str]:
     return [
         f"{group!s}.{name}"
         for group in known
-        if isinstance(node := known._get_node(group), DictConfig) and name in node
+        if isinstance(node := raw_child(known, group), DictConfig) and name in node
     ]
 
 

@@ -16,6 +16,7 @@ from project.runs import checkpoints
 from project.runs.create import discard
 from project.runs.provenance import git_state, now, versions
 from project.runtime import slurm
+from project.runtime.command_state import command_state
 from project.runtime.files import Outage, reason_of, replace_text
 from project.runtime.secrets import redact
 from project.runtime.write_probe import probe
@@ -54,8 +55,8 @@ class RunFolder:
 
     @property
     def shown(self) -> str:
-        """Path as a user would type it: relative to the working directory where it lies below that."""
-        here = Path.cwd()
+        """Path as a user would type it: relative to the command's folder if it lies below that."""
+        here = command_state.folder or Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property

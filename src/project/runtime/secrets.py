@@ -180,10 +180,10 @@ def env(key: str, *default: Any) -> str | None:
 
 def find_missing_secrets(config: DictConfig) -> Iterator[str]:
     """Yield a line for each value of a recorded configuration that was not written because it is secret."""
-    for group in map(str, config):
-        node = config._get_node(group)
-        if group != "hydra" and OmegaConf.is_config(node):
-            yield from _missing(OmegaConf.to_container(node), group)
+    plain: Any = OmegaConf.to_container(config)
+    for group, values in plain.items():
+        if group != "hydra" and isinstance(values, dict | list):
+            yield from _missing(values, group)
 
 
 def _missing(plain: Any, key: str) -> Iterator[str]:

@@ -352,3 +352,20 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
 
 def _reason(error: Exception) -> str:
     return "nested too deeply" if isinstance(error, RecursionError) else one_line(error)
+
+
+def raw_child(node: DictConfig, name: Any) -> Any:
+    """Return a child of a configuration as it is written.
+
+    OmegaConf's public access resolves interpolations, which may fail. This is the only place that uses
+    OmegaConf's private names; tested with 2.3.1 and 2.4.1rc1.
+
+    Args:
+        node: group, or a whole configuration.
+        name: key of the child.
+
+    Returns:
+        A group or list as a node, a value, or the text of an interpolation; None if there is no such key.
+    """
+    child: Any = node._get_node(name, validate_access=False)
+    return child if child is None or OmegaConf.is_config(child) else child._value()

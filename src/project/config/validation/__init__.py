@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from omegaconf import DictConfig, Node, OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config import allowed_targets, hydra_security
@@ -27,6 +27,7 @@ from project.config.validation.groups import removed_groups, removed_keys, wrong
 from project.config.validation.yaml_defaults import declared_values, flat, place_in_file
 from project.errors import DataError, InputError, one_line
 from project.runtime import secrets
+from project.runtime.yaml_files import raw_child
 
 SUBJECT = re.compile(r"[^:=]*")
 """The key that a line is about."""
@@ -121,11 +122,10 @@ def _problems(config: DictConfig) -> Iterator[str]:
 def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
     """Yield the dotted keys of all values but Hydra's own, with what is written there."""
     for name in config:
-        node = config._get_node(name)
         if name == "hydra":
             continue
-        assert isinstance(node, Node)
-        written = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node._value()
+        node = raw_child(config, name)
+        written = OmegaConf.to_container(node) if OmegaConf.is_config(node) else node
         yield from flat(str(name), written)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from project.config.source_index import MAX_DEPTH, bases_of
+from project.runtime.yaml_files import raw_child
 
 GROUPS: Mapping[str, str] = {
     **dict.fromkeys(("model", "data", "augment", "optim", "loss", "trainer"), "choose another option of it"),
@@ -115,7 +116,7 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
     for group in DICTS:
         for name in config[group]:
             key = f"{group}.{name}"
-            if isinstance(config[group]._get_node(name), DictConfig):
+            if isinstance(raw_child(config[group], name), DictConfig):
                 for line in _wrong_target(key, leaves, right):
                     near = get_close_matches(name, [str(other) for other in config[group] if other != name])
                     yield line + (f"; did you mean {group}.{near[0]}?" if near else "")

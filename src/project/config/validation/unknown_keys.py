@@ -23,6 +23,7 @@ from project.config.validation.groups import (
 from project.config.validation.yaml_defaults import NOTHING_READS, flat, place_in_file
 from project.runtime import yaml_files
 from project.runtime.text import did_you_mean
+from project.runtime.yaml_files import raw_child
 
 KNOWN = ("hydra", *dict.fromkeys((*GROUPS, *(key.partition(".")[0] for key in KEYS), *OPTIONAL)))
 """Keys at the top that a run or a sweep reads."""
@@ -58,8 +59,8 @@ def find_problems(
         yield from _of_object(group, config[group], partial=group in FACTORIES)
     for group in DICTS:
         for name in config[group]:
-            node = config[group]._get_node(name)
-            if isinstance(node, DictConfig) and not node._is_interpolation():
+            node = raw_child(config[group], name)
+            if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(config[group], name):
                 yield from _of_object(f"{group}.{name}", node, partial=False)
 
 
@@ -137,8 +138,7 @@ def _unknown_additions(
 
 def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
     """Yield the keys of an object that its constructor does not take, and those that it lacks."""
-    target = node._get_node("_target_", validate_access=False)
-    name = None if target is None else target._value()
+    name = raw_child(node, "_target_")
     if not isinstance(name, str) or "${" in name:
         return
     keys = [str(key) for key in node if not str(key).startswith("_")]

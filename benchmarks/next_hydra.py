@@ -1,0 +1,109 @@
+"""Run the command on the newest Hydra and OmegaConf, pre-releases included.
+
+    python benchmarks/next_hydra.py
+
+Makes an environment of its own by uv in a temporary folder, with what this environment has but hydra-core
+and omegaconf, and lets `--help`, a run, its resume and a sweep pass, deprecation warnings counted as errors.
+Exit codes: 0 passed, 1 failed, 77 skipped (no uv or no network).
+
+Last figures: hydra-core 1.4.0rc3 with omegaconf 2.4.1rc1 passes all four.
+"""
+
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+ROOT = Path(__file__).resolve().parent.parent
+SCRIPT = ROOT / "scripts" / "train.py"
+TINY = (
+    *("model=mlp", "trainer.accelerator=cpu", "trainer.max_epochs=1"),
+    *("trainer.limit_train_batches=3", "logger=none"),
+)
+COMMANDS: Mapping[str, Sequence[str]] = {
+    "help": ("--help",),
+    "run": TINY,
+    "resume": ("resume=last", "trainer.max_epochs=2"),
+    "sweep": ("-m", *TINY, "seed=1,2"),
+    "resumed sweep": ("resume=last",),
+}
+SKIPPED = 77
+
+
+def make_environment(folder: Path) -> Path:
+    """Make an environment with the newest pre-releases and return its interpreter.
+
+    Raises:
+        OSError: there is no uv.
+        subprocess.CalledProcessError: uv failed, for example without a network.
+    """
+    python = folder / "bin" / "python"
+    subprocess.run(["uv", "venv", "-q", "--python", sys.executable, str(folder)], check=True)
+    frozen = subprocess.run(
+        ["uv", "pip", "freeze", "--python", sys.executable, "--exclude-editable"],
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout
+    requirements = folder / "requirements.txt"
+    others = [line for line in frozen.splitlines() if not line.startswith(("hydra-core", "omegaconf"))]
+    requirements.write_text("\n".join([*others, "antlr4-python3-runtime", ""]))
+    newest = folder / "newest.txt"
+    newest.write_text("hydra-core>=1.4.0rc1\nomegaconf>=2.4.0rc1\n")
+    subprocess.run(
+        ["uv", "pip", "install", "-q", "--python", str(python), "--prerelease", "allow",
+         "--override", str(newest), "-r", str(requirements), "-r", str(newest)],
+        check=True,
+    )  # fmt: skip
+    return python
+
+
+def try_commands(python: Path, folder: Path) -> dict[str, str]:
+    """Run the commands in a folder, one after the other.
+
+    Returns:
+        The output of those that failed, by name.
+    """
+    environment = os.environ | {
+        "PYTHONPATH": str(ROOT / "src"),
+        "PYTHONWARNINGS": "error::UserWarning",
+        "OMP_NUM_THREADS": "1",
+    }
+    failed = {}
+    for name, arguments in COMMANDS.items():
+        done = subprocess.run(
+            [str(python), str(SCRIPT), *arguments],
+            cwd=folder,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=600,
+            check=False,
+        )
+        print(f"{name}: {'passed' if done.returncode == 0 else 'failed'}", flush=True)
+        if done.returncode != 0:
+            failed[name] = done.stdout
+    return failed
+
+
+def main() -> int:
+    """Make the environment, run the commands and return the exit code."""
+    with TemporaryDirectory() as folder:
+        try:
+            python = make_environment(Path(folder) / "env")
+        except (OSError, subprocess.CalledProcessError) as error:
+            print(f"skipped: {error}")
+            return SKIPPED
+        versions = "import hydra, omegaconf; print(hydra.__version__, omegaconf.__version__)"
+        subprocess.run([str(python), "-c", versions], check=True)
+        failed = try_commands(python, Path(folder))
+    for name, output in failed.items():
+        print(f"== {name}\n{output[-4000:]}")
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
