@@ -20,12 +20,12 @@ from conftest import read_table
 from handmade import write_run
 from PIL import Image
 
-from project.config.choices import require_accelerator
 from project.config.command_options import read_options
 from project.datamodules.loading import image_decoder
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.storage.image_files import SkippedFile
 from project.errors import DataError, InputError
+from project.inference.choices import require_accelerator
 from project.inference.load_run import TrainedRun, load_run
 from project.inference.predict.command import predict_files
 from project.inference.predict.options import Options, find_files

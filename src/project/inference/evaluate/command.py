@@ -6,9 +6,9 @@ from typing import Any
 
 import torch
 
-from project.config.choices import require_accelerator
 from project.errors import InputError
 from project.inference import run_config
+from project.inference.choices import require_accelerator
 from project.inference.evaluate import console, ensemble, output_files
 from project.inference.evaluate.forward import run_forward
 from project.inference.evaluate.metrics import bootstrap_intervals

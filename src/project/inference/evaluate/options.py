@@ -5,9 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from project.config.choices import Accelerator, Views
 from project.config.command_options import Overrides, option
 from project.errors import InputError
+from project.inference.choices import Accelerator, Tta
 from project.inference.run_config import check_request
 from project.runs.find import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
@@ -36,7 +36,7 @@ class Options:
     split: Literal["test", "val", "train"] = option("test", "split; each image once, not augmented")
     data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
     paths: Overrides = option(Overrides(), "another place of the data: paths.data=FOLDER")
-    tta: Views | None = option(None, "test-time augmentation; null: as in the run's test")
+    tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     weights: list[str] = option(["auto"], "auto (those of the run's test), best, last, a file; or several")
     ensemble: str | None = option(None, "runs of a sweep: all, or the best ones, such as top3")
     combine: Literal["ensemble", "average", "none"] | None = option(

@@ -6,9 +6,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from project.config.choices import Views
 from project.config.command_options import Overrides, option
 from project.errors import InputError
+from project.inference.choices import Tta
 from project.runs.find import LAST, find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime.text import did_you_mean
@@ -52,7 +52,7 @@ class Options:
     format: Literal["torch_export", "onnx"] = option("torch_export", "file format")
     variants: list[str] = option([], "smaller variants: dynamic_int8, static_int8, pruned, or all")
     output_type: OutputType = option("logits", "output of the exported network")
-    tta: Views | None = option(None, "test-time augmentation; null: as in the run's test")
+    tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     check: Literal["test"] | int = option("test", "test images of the check: all, or a number", least=1)
     tolerance: float = option(1e-5, "largest difference, in units of the largest output", least=0)
     prune_fraction: float = option(0.5, "fraction of the channels that `pruned` removes", least=0)

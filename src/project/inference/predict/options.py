@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from project.config.choices import Accelerator, Views
 from project.config.command_options import option
 from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, SkippedFile, require_regular
 from project.errors import InputError
+from project.inference.choices import Accelerator, Tta
 from project.inference.predict.writers import SCREEN, Format
 from project.runs.find import LAST
 from project.runtime.text import printable
@@ -43,7 +43,7 @@ class Options:
     output: str = option(SCREEN, "output file; -: standard output")
     top_k: int = option(3, "classes for each image, most probable first", least=1)
     sheet: str | None = option(None, "contact sheet of images and their classes to draw: FILE.png")
-    tta: Views | None = option(None, "test-time augmentation; null: as in the run's test")
+    tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     weights: str = option("auto", "best, last, previous or a checkpoint; auto: those of the run's test")
     accelerator: Accelerator = option("auto", "device")
     batch_size: int = option(64, "images in a forward pass", least=1)

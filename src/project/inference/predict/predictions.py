@@ -23,11 +23,11 @@ import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
-from project.config.choices import require_accelerator
 from project.datamodules.loading.image_decoder import OutOfRangeError, decode_image
 from project.datamodules.loading.prefetch import prefetch
 from project.datamodules.storage.image_files import NO_IMAGE, SkippedFile
 from project.errors import NonFiniteError, one_line
+from project.inference.choices import require_accelerator
 from project.inference.load_run import TrainedRun
 from project.modules.tta import tta_logits
 from project.runtime.devices import available_cpus
