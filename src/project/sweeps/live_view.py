@@ -1,6 +1,7 @@
 """Lines about a running sweep: one for each job that ends and, on a terminal, a live view of the others."""
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -54,7 +55,8 @@ class LiveView:
         self.repetitions = repetitions
         self.progress = progress
         self.stream = stream or sys.stdout
-        self._live = _make_live(self.stream) if self.stream.isatty() else None
+        is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
+        self._live = _make_live(self.stream) if is_terminal else None
         self.counts: dict[str, int] = {}
         self._best: str | None = None
         self._points: dict[Hashable, dict[int, Job]] = {}
@@ -178,7 +180,14 @@ class LiveView:
             text = f"epoch {epoch:.0f}/{epochs:.0f} " if epochs > 0 else ""
             if self.monitor in progress:
                 text += f"{self.monitor} {progress[self.monitor]:.4f}  "
-            bar = ProgressBar(total=max(1, epochs), completed=epoch if epochs > 0 else 0, width=BAR_WIDTH)
+            bar = ProgressBar(
+                total=max(1, epochs),
+                completed=epoch if epochs > 0 else 0,
+                width=BAR_WIDTH,
+                style="bright_black",
+                complete_style="cyan",
+                finished_style="green",
+            )
             bars.add_row(f"  {self._number(job)}", bar, Text(text + job.label))
         lines: list[RenderableType] = [
             Text(self._summary(len(jobs)), no_wrap=True, overflow="ellipsis"),
