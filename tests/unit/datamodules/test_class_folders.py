@@ -263,7 +263,7 @@ def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
 
 def problems(composer: Compose, root: Path, *more: str) -> list[str]:
     """What is said of a folder of images before a run begins."""
-    image_folders._look.cache_clear()
+    image_folders._read_headers.cache_clear()
     options = ("model=mlp", "data.test_size=2", "data.batch_size=2", "data.image_cache=null", *more)
     return list(find_problems(composer("data=image_folder", f"data.path={root}", *options)))
 
