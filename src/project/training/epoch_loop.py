@@ -1,9 +1,9 @@
-"""Lightning's loop over an epoch, with many batches between two visits to its hooks.
+"""Epoch loop that calls Lightning's hooks once per group of batches.
 
-Around every batch Lightning calls a dozen hooks of each callback, and gathers what was logged; for a small
-network that takes longer than the arithmetic. Here a chunk of batches runs between two such visits. Every
-counter is kept batch by batch, and a chunk ends wherever something looks at one: a run is the same, bit for
-bit, whatever the size of its chunks.
+Lightning calls a dozen hooks of each callback around every batch, and collects logged metrics. For a small
+network that takes longer than the arithmetic. This loop trains several batches between two calls of the
+hooks. Counters are updated per batch, and a group ends wherever a counter is read. Results are therefore
+bit-equal for every group size.
 """
 
 import logging
@@ -25,56 +25,54 @@ from project.training.optimizer_step import TrainingStep, fetch_from
 
 log = logging.getLogger(__name__)
 
-VISIT_S = 0.2
-"""Seconds that an automatic chunk aims at: often enough for a progress bar, a time limit and Ctrl-C."""
+HOOK_INTERVAL_S = 0.2
+"""Target seconds per group: often enough for a progress bar, a time limit and Ctrl-C."""
 
 
 @runtime_checkable
-class EveryStep(Protocol):
-    """A callback or module that acts after every batch, within a chunk too."""
+class StepListener(Protocol):
+    """Callback or module that is called after every batch, also within a group."""
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Act after a batch. Not called where Lightning's own loop trains: `on_train_batch_end` is there."""
+        """Handle the end of a batch. Lightning's own loop calls `on_train_batch_end` instead."""
         ...
 
 
 @runtime_checkable
-class Keeper(Protocol):
-    """A callback that keeps the state from which a run goes on."""
+class CheckpointKeeper(Protocol):
+    """Callback that saves the checkpoint from which a run resumes."""
 
     every_steps: int
 
     @property
     def due(self) -> bool:
-        """Whether the clock says that it is time to save. Rank 0 is asked."""
+        """True if the time between two checkpoints has passed. Read on rank 0 only."""
         ...
 
     def due_at(self, step: int) -> bool:
-        """Whether to save after this many optimizer steps."""
+        """Return True if a checkpoint is due after this number of optimizer steps."""
         ...
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save; called on all ranks after the same optimizer step."""
+        """Save a checkpoint. Called on all ranks after the same optimizer step."""
         ...
 
 
 class EpochLoop(ResumableEpochLoop):
-    """Trains an epoch, a chunk of batches at a time.
+    """Loop over the batches of an epoch, in groups.
 
-    Before each chunk all ranks agree whether to save, and whether they were told to stop: then they save and
+    Before each group all ranks agree whether to save a checkpoint and whether to stop. To stop, they save and
     raise `project.runtime.signals.Stopped`. An optimizer step that accumulates gradients is finished first.
 
     Args:
-        trainer: whose loop this is.
-        batches_per_hook: batches between two visits to Lightning's hooks; 1 visits them with each batch, by
-            Lightning's own loop; null chooses a number that takes about `VISIT_S`. A chunk is cut short where
-            something happens at a certain step: validation, a checkpoint, the end.
-        min_steps: as `lightning.Trainer` takes it.
-        max_steps: likewise.
+        trainer: trainer of the run.
+        batches_per_hook: batches per group; 1 uses Lightning's own loop; null chooses a number that takes
+            about `HOOK_INTERVAL_S`. A group ends early before a validation, a checkpoint or a limit.
+        min_steps: argument of `lightning.Trainer`.
+        max_steps: argument of `lightning.Trainer`.
 
     Raises:
-        InputError: `batches_per_hook` is below 1; or, when training begins, it is more than 1 and something
-            must see every batch.
+        InputError: `batches_per_hook` is below 1, or above 1 where every batch needs all hooks.
     """
 
     def __init__(
@@ -89,17 +87,17 @@ class EpochLoop(ResumableEpochLoop):
             raise InputError(f"trainer.batches_per_hook={batches_per_hook}: must be at least 1, or null")
         super().__init__(trainer, min_steps=min_steps, max_steps=max_steps)
         self.batches_per_hook = batches_per_hook
-        self._paced = 1
-        self._chunked = False
-        self._told = False
+        self._group_size = 1
+        self._grouped = False
+        self._reported = False
         self._first_step = -1
-        self._logs = False  # whether the training step itself does
-        self._marks: list[int] = []
-        self._watchers: list[Callable[[L.Trainer, L.LightningModule], None]] = []
-        self._keepers: list[Keeper] = []
+        self._logs = False  # True if the training step logs
+        self._boundaries: list[int] = []
+        self._listeners: list[Callable[[L.Trainer, L.LightningModule], None]] = []
+        self._keepers: list[CheckpointKeeper] = []
 
     def on_run_start(self, data_fetcher: _DataFetcher) -> None:
-        """Find out, as an epoch begins, whether and where chunks may be cut."""
+        """Determine whether batches can be grouped, and the steps at which a group must end."""
         super().on_run_start(data_fetcher)
         if self._first_step < 0:
             self._first_step = self.global_step
@@ -109,54 +107,54 @@ class EpochLoop(ResumableEpochLoop):
                 f"trainer.batches_per_hook={self.batches_per_hook}: {obstacle}; set "
                 "trainer.batches_per_hook=null or 1"
             )
-        if obstacle and self.batches_per_hook is None and not self._told and self.trainer.is_global_zero:
-            log.info("batches are visited one by one, which takes longer: %s", obstacle)
-            self._told = True
-        self._chunked = obstacle is None and self.batches_per_hook != 1
+        if obstacle and self.batches_per_hook is None and not self._reported and self.trainer.is_global_zero:
+            log.info("hooks are called for every batch, which is slower: %s", obstacle)
+            self._reported = True
+        self._grouped = obstacle is None and self.batches_per_hook != 1
         acting = (*self.trainer.callbacks, self.trainer.lightning_module)  # type: ignore[attr-defined]
-        self._watchers = [watcher.on_optimizer_step for watcher in acting if isinstance(watcher, EveryStep)]
-        self._marks = [
+        self._listeners = [listener.on_optimizer_step for listener in acting if isinstance(listener, StepListener)]
+        self._boundaries = [
             callback._every_n_train_steps
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint)
         ]
-        self._keepers = [callback for callback in acting if isinstance(callback, Keeper)]
-        self._marks += [keeper.every_steps for keeper in self._keepers]
+        self._keepers = [callback for callback in acting if isinstance(callback, CheckpointKeeper)]
+        self._boundaries += [keeper.every_steps for keeper in self._keepers]
 
     def advance(self, data_fetcher: _DataFetcher) -> None:
-        """Train a chunk, or stop before it.
+        """Train a group of batches, or stop before it.
 
         Raises:
-            Stopped: the run was told to stop; its state is saved.
+            Stopped: the process received a stop signal. The state is saved.
         """
-        # The first batch shows whether the training step logs; some callbacks have an epoch without learning.
+        # The first batch shows whether the training step logs. Some callbacks train an epoch without steps.
         begun = self.global_step > self._first_step
-        one_by_one = self.restarting or not (self._chunked and begun)
+        one_by_one = self.restarting or not (self._grouped and begun)
         one_by_one |= self.automatic_optimization._skip_backward
-        count = self._agree_on(1 if one_by_one else min(self._next_chunk(), self._batches_to_mark()))
+        count = self._agree_on(1 if one_by_one else min(self._target_size(), self._batches_to_boundary()))
         if one_by_one:
             super().advance(data_fetcher)
             self._logs |= any(key.startswith("training_step") for key in self._results)
         else:
-            self._advance_chunk(data_fetcher, count)
+            self._advance_group(data_fetcher, count)
         if self._ends_within_epoch():
-            self.save()  # before a last validation, which a run that goes on would not have had
+            self.save()  # before a last validation, which a resumed run would not have had
 
-    def _advance_chunk(self, data_fetcher: _DataFetcher, count: int) -> None:
+    def _advance_group(self, data_fetcher: _DataFetcher, count: int) -> None:
         self.val_loop.restarting = False
         began = time.perf_counter()
         self._run(data_fetcher, count)
         seconds = time.perf_counter() - began
-        if count == self._paced and seconds < VISIT_S / 2:
-            self._paced *= 2
-        elif seconds > VISIT_S:
-            self._paced = max(1, int(self._paced * VISIT_S / seconds))
+        if count == self._group_size and seconds < HOOK_INTERVAL_S / 2:
+            self._group_size *= 2
+        elif seconds > HOOK_INTERVAL_S:
+            self._group_size = max(1, int(self._group_size * HOOK_INTERVAL_S / seconds))
 
-    def _next_chunk(self) -> int:
-        return self._paced if self.batches_per_hook is None else self.batches_per_hook
+    def _target_size(self) -> int:
+        return self._group_size if self.batches_per_hook is None else self.batches_per_hook
 
-    def _batches_to_mark(self) -> int:
-        """Batches until something looks at the counters: at least 1."""
+    def _batches_to_boundary(self) -> int:
+        """Return the number of batches until a counter is read, at least 1."""
         trainer = self.trainer
         ready = self.batch_progress.current.ready
         batches = [int(trainer.num_training_batches) - ready]
@@ -164,7 +162,7 @@ class EpochLoop(ResumableEpochLoop):
             done = self.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else ready
             batches.append(every - done % every)
         step = self.global_step
-        steps = [every - step % every for every in self._marks if every > 0]
+        steps = [every - step % every for every in self._boundaries if every > 0]
         if self._logs:
             every = trainer.log_every_n_steps  # type: ignore[attr-defined]
             steps.append(every - step % every)
@@ -175,11 +173,11 @@ class EpochLoop(ResumableEpochLoop):
         return max(1, min(batches))
 
     def _agree_on(self, count: int) -> int:
-        """Take rank 0's number of batches on all ranks, after saving or stopping where one of them must."""
+        """Return the group size of rank 0 on all ranks, after saving or stopping if one of them must."""
         signum, due = signals.requested(), int(any(keeper.due for keeper in self._keepers))
         first = self.trainer.is_global_zero
         count, signum, due = all_reduce_max(self.trainer, count if first else 0, signum, due if first else 0)
-        # At an epoch's begin there is nothing to save: its callbacks' work at the end of the last one has.
+        # At the start of an epoch the end of the previous one has been saved.
         if (signum or due or self._is_due()) and self._between_steps() and self.batch_progress.current.ready:
             self.save()
             if signum:
@@ -192,26 +190,26 @@ class EpochLoop(ResumableEpochLoop):
         return any(keeper.due_at(self.global_step) for keeper in self._keepers)
 
     def _between_steps(self) -> bool:
-        """Whether no gradients of a step to come are accumulated."""
+        """Return True if no gradients are accumulated."""
         progress = self.batch_progress
         return not self.restarting and progress.current.ready % self.trainer.accumulate_grad_batches == 0
 
     def _ends_within_epoch(self) -> bool:
-        """Whether a limit has just ended the training before the epoch's last batch."""
+        """Return True if a limit has just ended the training within the epoch."""
         trainer = self.trainer
         ended = self._is_training_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
         return ended and not self.batch_progress.is_last_batch and self._between_steps()
 
     def save(self) -> None:
-        """Have the state kept from which the run goes on; all ranks must call this."""
+        """Save the checkpoint from which the run resumes. All ranks must call this."""
         for keeper in self._keepers:
             keeper.save(self.trainer)
 
     def _broadcast_sigterm_tensor(self) -> None:
-        """Do nothing in Lightning's own advance: `_agree_on` has."""
+        """Do nothing: `_agree_on` has synchronized the ranks."""
 
     def _run(self, data_fetcher: _DataFetcher, count: int) -> None:
-        """Train `count` batches between one visit to Lightning's hooks before them and one after."""
+        """Train `count` batches between the hooks before the first and those after the last."""
         trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
         fetch, step = fetch_from(data_fetcher), TrainingStep(trainer, self)
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
@@ -222,17 +220,17 @@ class EpochLoop(ResumableEpochLoop):
         for number in range(count):
             try:
                 fetched = fetch()
-            except StopIteration:  # the loader had promised more
+            except StopIteration:  # the loader is shorter than its length
                 if number:
-                    self._visit_after(outputs, batch)
+                    self._call_hooks_after(outputs, batch)
                 raise
             if number:
-                self._leave_batch()
+                self._count_batch()
             batch = step.convert(fetched)
             progress.is_last_batch = data_fetcher.done
             progress.increment_ready()
             if not number:
-                self._visit_before(batch)
+                self._call_hooks_before(batch)
             results.batch, results.batch_size = batch, None  # for a training step that logs
             progress.increment_started()
             outputs = step(batch, self.batch_idx)
@@ -241,11 +239,11 @@ class EpochLoop(ResumableEpochLoop):
                 self.update_lr_schedulers("step", update_plateau_schedulers=False)
             if number == count - 1 and self._num_ready_batches_reached():
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
-            for watch in self._watchers:
-                watch(trainer, module)
-        self._visit_after(outputs, batch)
+            for listen in self._listeners:
+                listen(trainer, module)
+        self._call_hooks_after(outputs, batch)
 
-    def _visit_before(self, batch: Any) -> None:
+    def _call_hooks_before(self, batch: Any) -> None:
         trainer = self.trainer
         trainer._logger_connector.on_batch_start(batch)
         call._call_callback_hooks(trainer, "on_train_batch_start", batch, self.batch_idx)
@@ -253,7 +251,7 @@ class EpochLoop(ResumableEpochLoop):
         call._call_strategy_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
         trainer.lightning_module._current_fx_name = "training_step"  # for a training step that logs
 
-    def _visit_after(self, outputs: Any, batch: Any) -> None:
+    def _call_hooks_after(self, outputs: Any, batch: Any) -> None:
         trainer = self.trainer
         trainer.lightning_module._current_fx_name = None
         call._call_callback_hooks(trainer, "on_train_batch_end", outputs, batch, self.batch_idx)
@@ -262,8 +260,8 @@ class EpochLoop(ResumableEpochLoop):
         self.batch_progress.increment_completed()
         trainer._logger_connector.update_train_step_metrics()
 
-    def _leave_batch(self) -> None:
-        """Count a batch within a chunk as done."""
+    def _count_batch(self) -> None:
+        """Count a batch within a group as completed."""
         if self.trainer.accumulate_grad_batches == 1 or not self._should_accumulate():
             self._batches_that_stepped += 1
         self.batch_progress.increment_completed()

@@ -45,13 +45,13 @@ def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.interval == "step":
             return "a plateau schedule looks at a metric at every step"
-    watchers: list[tuple[object, tuple[str, ...]]] = [(module, MODULE_HOOKS)]
-    watchers += [(callback, BATCH_HOOKS) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    owners: list[tuple[object, tuple[str, ...]]] = [(module, MODULE_HOOKS)]
+    owners += [(callback, BATCH_HOOKS) for callback in trainer.callbacks]  # type: ignore[attr-defined]
     if trainer.datamodule is not None:  # type: ignore[attr-defined]
-        watchers.append((trainer.datamodule, TRANSFER_HOOKS))  # type: ignore[attr-defined]
-    for watching, hooks in watchers:
-        if hook := next((hook for hook in hooks if not _once_a_chunk(watching, hook)), None):
-            return f"{type(watching).__name__}.{hook} is called for every batch"
+        owners.append((trainer.datamodule, TRANSFER_HOOKS))  # type: ignore[attr-defined]
+    for owner, hooks in owners:
+        if hook := next((hook for hook in hooks if not _supports_groups(owner, hook)), None):
+            return f"{type(owner).__name__}.{hook} is called for every batch"
     return None
 
 
@@ -60,11 +60,11 @@ def _needs_closure(optimizer: Optimizer) -> bool:
     return parameter is not None and parameter.default is inspect.Parameter.empty
 
 
-def _once_a_chunk(watching: object, hook: str) -> bool:
-    """Whether a hook may be called once a chunk: it is Lightning's own, or its class says so."""
-    if hook in vars(watching):
+def _supports_groups(owner: object, hook: str) -> bool:
+    """Return True if a hook may be called once per group: Lightning's own, or allowed by its class."""
+    if hook in vars(owner):
         return False
-    definer = next(cls for cls in type(watching).__mro__ if hook in vars(cls))
+    definer = next(cls for cls in type(owner).__mro__ if hook in vars(cls))
     return (
         definer in (Callback, ModelCheckpoint, Timer)
         or definer.__module__.startswith("lightning.pytorch.core.")

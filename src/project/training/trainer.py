@@ -1,4 +1,4 @@
-"""Lightning's Trainer, with our loops, our checkpoints, and our way of being told to stop."""
+"""Lightning's Trainer with grouped batches, atomic checkpoints and graceful stops."""
 
 from contextlib import nullcontext
 from datetime import timedelta
@@ -18,13 +18,14 @@ from project.training.exact_resume import FitLoop
 
 
 class Trainer(L.Trainer):
-    """`lightning.Trainer` that trains many batches between two visits to Lightning's hooks.
+    """`lightning.Trainer` that calls hooks once per group of batches.
 
     Args:
-        batches_per_hook: how many; null chooses, 1 visits the hooks with every batch (see `EpochLoop`).
-        timeout_min: minutes that a device's process waits for the others before that is an error.
-        plugins: of `lightning.Trainer`; one that writes checkpoints takes the place of `SafeCheckpointIO`.
-        options: of `lightning.Trainer`.
+        batches_per_hook: batches per group; null chooses about 0.2 s, 1 calls the hooks for every batch
+            (see `EpochLoop`).
+        timeout_min: minutes that a rank waits for the others before it raises an error.
+        plugins: plugins of `lightning.Trainer`. A checkpoint plugin replaces `SafeCheckpointIO`.
+        options: further arguments of `lightning.Trainer`.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class Trainer(L.Trainer):
             given = [*given, SafeCheckpointIO()]
         super().__init__(plugins=given, **options)
         self._signal_connector = _NoSignals(self)
-        if hasattr(self.strategy, "_timeout"):  # of those that have several processes
+        if hasattr(self.strategy, "_timeout"):  # strategies with several processes
             self.strategy._timeout = timedelta(minutes=timeout_min)
         epochs, limits = self.fit_loop, self.fit_loop.epoch_loop
         self.fit_loop = FitLoop(self, min_epochs=epochs.min_epochs, max_epochs=epochs.max_epochs)
@@ -51,10 +52,10 @@ class Trainer(L.Trainer):
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
-        """Save, if all weights are numbers; all ranks must call this.
+        """Save a checkpoint if all weights are finite. All ranks must call this.
 
         Raises:
-            NonFiniteError: they are not.
+            NonFiniteError: a weight is NaN or infinite.
             CheckpointError: the file cannot be written.
         """
         require_finite(self.lightning_module, self.optimizers, self.global_step)
@@ -66,7 +67,7 @@ class Trainer(L.Trainer):
 
 
 class _NoSignals(_SignalConnector):
-    """Leaves signals to `project.runtime.signals`: Lightning's own save nothing, or wait for other ranks."""
+    """Leaves signals to `project.runtime.signals`: Lightning's handlers save nothing, or wait for ranks."""
 
     def register_signal_handlers(self) -> None:
         """Register none."""

@@ -120,7 +120,7 @@ def trains(seconds: float) -> Callable[[], None]:
     """A training that takes a while for a step."""
 
     def work() -> None:
-        with stopping.listening(), stopping.deferring():
+        with stopping.raise_on_signal(), stopping.deferring():
             while not stopping.requested():
                 time.sleep(0.05)
             time.sleep(seconds)
@@ -158,7 +158,7 @@ def test_ranks_that_train_may_finish_their_step(
 
 def test_a_run_that_was_done_before_it_could_stop_is_done() -> None:
     def work() -> None:
-        with stopping.listening():
+        with stopping.raise_on_signal():
             stopping._defer(True)
             time.sleep(2.0)
 

@@ -179,9 +179,9 @@ def test_what_must_see_every_batch_does_and_refuses_chunks(
     with caplog.at_level("INFO", "project"):
         make_trainer(tmp_path, [meddling], enable_checkpointing=False).fit(make_module(), make_data())
     assert meddling.steps == 14
-    told = [line for line in caplog.messages if line.startswith("batches are visited one by one")]
+    told = [line for line in caplog.messages if line.startswith("hooks are called for every batch")]
     assert told == [
-        "batches are visited one by one, which takes longer: "
+        "hooks are called for every batch, which is slower: "
         "Meddling.on_before_optimizer_step is called for every batch"
     ]
     for callback in (Meddling(), LearningRateMonitor()):
