@@ -112,7 +112,9 @@ class EpochLoop(ResumableEpochLoop):
             self._reported = True
         self._grouped = obstacle is None and self.batches_per_hook != 1
         acting = (*self.trainer.callbacks, self.trainer.lightning_module)  # type: ignore[attr-defined]
-        self._listeners = [listener.on_optimizer_step for listener in acting if isinstance(listener, StepListener)]
+        self._listeners = [
+            listener.on_optimizer_step for listener in acting if isinstance(listener, StepListener)
+        ]
         self._boundaries = [
             callback._every_n_train_steps
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
