@@ -218,7 +218,7 @@ def check_complete(run: RunFolder, shown: str) -> None:
     """Every logged step stands once in the table, every epoch in the log; the events have the first steps."""
     status = run.read_status()
     assert status["state"] == "done"
-    assert f"{status['metrics']['test/acc']:10.4f}   of 512 images" in shown
+    assert f"{status['metrics']['test/acc']:8.4f}  of 512 images" in shown
     steps = [int(row["step"]) for row in table_of(run)]
     assert steps == sorted(set(steps))
     trained = [int(row["step"]) for row in table_of(run) if row["train/loss"]]

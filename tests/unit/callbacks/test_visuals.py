@@ -13,7 +13,6 @@ import torch
 from conftest import Compose, read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
-from project.runs.hparams import hyperparameters
 from small import make_data, make_module, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed as dist
@@ -31,6 +30,7 @@ from project.datamodules.loading.augmentation import Augmentation
 from project.loggers.csv import MetricsCSV
 from project.loggers.graph import record_graph
 from project.loggers.tensorboard import TensorBoard, project_points, shown_name
+from project.runs.hparam_diff import hyperparameters
 from project.training.ddp.launch import run_ranks
 
 
