@@ -9,6 +9,7 @@ from omegaconf import DictConfig
 
 from project.config.derived_values import complete
 from project.config.instantiate import ResolvedConfig
+from project.config.validation.network import try_module
 from project.datamodules.base import ImageDataModule
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
@@ -54,6 +55,7 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         datamodule: ImageDataModule = config.build("data")
         datamodule.may_have_changed = context.resume_force
         module = config.build_module()
+        try_module(module, config.values)
         if cfg.get("tune"):
             from project.training.tuning.command import run_tuning  # a run does without it
 

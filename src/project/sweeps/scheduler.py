@@ -1,7 +1,9 @@
 """The scheduler: starts a sweep's jobs as devices get free, and records the state of each."""
 
+import importlib
 import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -27,6 +29,8 @@ from project.sweeps.live_view import LiveView
 from project.sweeps.process_engine import Engine, JobExit
 
 TICK_S = 0.25
+NETWORK_CHECK = "project.config.validation.network"
+"""Module that imports torch, which not every sweep's own process does."""
 INTERRUPTED = (*(exit_code(number) for number in SIGNALS), *(-number for number in SIGNALS))
 """Exit codes of a process that was asked to stop."""
 
@@ -144,6 +148,8 @@ class Scheduler:
                 config = compose_job(self.composer, self.folder, job, overrides)
                 if not source.is_checked:
                     refuse_problems(config)
+                if "torch" in sys.modules:  # as jobs need it; else they check their network themselves
+                    importlib.import_module(NETWORK_CHECK).refuse_wrong_network(config)
                 request = self.request(config)
                 spec = JobSpec(job.number, overrides, config, run.path.absolute(), self.task, request)
                 if not self.engine.adopt(spec):

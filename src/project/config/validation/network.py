@@ -56,10 +56,10 @@ def refuse_wrong_network(config: DictConfig) -> None:
     Raises:
         InputError: the network does not fit the data.
     """
-    plain: Any = OmegaConf.to_container(config, resolve=True)
-    model = {key: value for key, value in plain["model"].items() if key not in ONLY_WEIGHTS}
-    facts = {key: plain["data"].get(key) for key in ("input_shape", "num_classes")}
-    if refusal := _refusal(to_yaml({"model": model, "data": facts})):
+    plain: Any = OmegaConf.to_container(config.model, resolve=True)
+    model = {key: value for key, value in plain.items() if key not in ONLY_WEIGHTS}
+    facts = {key: OmegaConf.select(config, f"data.{key}") for key in ("input_shape", "num_classes")}
+    if refusal := _refusal(to_yaml(OmegaConf.create({"model": model, "data": facts}))):
         raise InputError(refusal)
 
 

@@ -1,0 +1,88 @@
+"""Networks, optimizers and schedules that do not fit are refused by what they say themselves."""
+
+import pytest
+import torch
+from conftest import Compose
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from project.config.instantiate import build_module
+from project.config.validation.network import refuse_wrong_network, try_module
+from project.errors import InputError
+
+WRONG = [
+    ("model=lenet data.resize=8", r"data\.input_shape=\[1, 8, 8\]: too small for this network"),
+    ("model=batchnorm_cnn model.kernel_size=27", r"data\.input_shape=\[1, 28, 28\]: too small"),
+    ("model=airbench model.whitening_size=40", r"model\.whitening_size=40: must be at most 28, the side of"),
+    ("model=vit model.heads=3", r"model\.heads=3: must divide model\.dim=128"),
+    ("model=vit model.patch_size=64", r"model\.patch_size=64: larger than the images, .*choose at most 28"),
+    ("model=resnet model.depth=21", r"model\.depth=21: choose 10, 18, 34, or 6n \+ 2"),
+    (
+        "model=torchvision model.name=resnet1",
+        r"model\.name=resnet1: no classification .* did you mean resnet18",
+    ),
+    ("model=torchvision model.name=inception_v3", r"model\.name=inception_v3: cannot take images"),
+]
+LATER = [
+    ("model=torchvision model.freeze=true", r"model\.freeze=true: needs pretrained weights"),
+    ("model=torchvision model.weights=no.pth", r"model\.weights=no\.pth: no such file; give a file"),
+    ("scheduler=cosine trainer.max_epochs=-1", r"trainer\.max_epochs=-1: this schedule needs a known length"),
+    ("scheduler=multistep trainer.max_epochs=-1", r"trainer\.max_epochs=-1: this schedule needs a known"),
+    (
+        "model=mlp scheduler=linear +scheduler.role_ends.head=0.5",
+        r"scheduler\.role_ends\.head: choose from none",
+    ),
+    (
+        "model=airbench scheduler=linear +scheduler.role_ends.haed=0.5",
+        r"role_ends\.haed: choose from whitening",
+    ),
+    ("+optim.eps=-1", r"optim: Invalid epsilon value"),
+]
+
+
+@pytest.mark.parametrize(("overrides", "line"), [*WRONG, *LATER])
+def test_a_run_refuses_what_does_not_fit(composer: Compose, overrides: str, line: str) -> None:
+    config = OmegaConf.to_container(_without_hydra(composer(*overrides.split())), resolve=True)
+    with pytest.raises(InputError, match=line) as raised:
+        try_module(build_module(config, config), config)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize(("overrides", "line"), WRONG)
+def test_a_sweep_refuses_networks_that_do_not_fit(composer: Compose, overrides: str, line: str) -> None:
+    with pytest.raises(InputError, match=line):
+        refuse_wrong_network(_without_hydra(composer(*overrides.split())))
+
+
+@pytest.mark.parametrize(
+    "model", ["cnn", "mlp", "vit", "resnet", "rnn", "airbench", "batchnorm_cnn", "torchvision"]
+)
+def test_a_trial_changes_nothing(composer: Compose, model: str) -> None:
+    config = _without_hydra(composer(f"model={model}", "optim=sgd", "scheduler=onecycle"))
+    refuse_wrong_network(config)
+    plain = OmegaConf.to_container(config, resolve=True)
+    module = build_module(plain, plain)
+    before, state = (
+        {name: value.clone() for name, value in module.state_dict().items()},
+        torch.get_rng_state(),
+    )
+    try_module(module, plain)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(part.training for part in module.network.modules())
+
+
+def test_what_the_cpu_lacks_is_left_to_the_run(composer: Compose) -> None:
+    plain = OmegaConf.to_container(_without_hydra(composer("model=mlp")), resolve=True)
+    module = build_module(plain, plain)
+    module.network.register_forward_pre_hook(_need_gpu)
+    try_module(module, plain)
+
+
+def _need_gpu(*_: object) -> None:
+    raise RuntimeError("this operation needs CUDA")
+
+
+def _without_hydra(config: DictConfig) -> DictConfig:
+    with open_dict(config):
+        del config["hydra"]
+    return config
