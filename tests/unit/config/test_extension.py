@@ -8,6 +8,7 @@ import pytest
 from conftest import CONF
 from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
 from project.config.validation import find_problems
@@ -71,6 +72,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         file.write_text(text)
     yield tmp_path / "conf"
     GlobalHydra.instance().clear()
+    HydraConfig.instance().cfg = None
     assert "own_parts" not in sys.modules, "checks read the source and import nothing"
 
 
@@ -79,6 +81,7 @@ def _composed(conf: Path, overrides: Sequence[str]) -> DictConfig:
         chosen = [f"hydra.searchpath=[{conf}]", *OWN, *overrides]
         config = compose("train", chosen, return_hydra_config=True)
     config.hydra.runtime.output_dir = "outputs/run"
+    HydraConfig.instance().set_config(config)
     return config
 
 

@@ -21,8 +21,8 @@ GROUPS: Mapping[str, str] = {
 
 OBJECTS = ("model", "data", "augment", "optim", "scheduler", "loss", "trainer")
 """Groups of one object each."""
-FACTORIES = ("optim", "scheduler")
-"""Groups of objects that are made later, from what is known then."""
+FACTORIES: Mapping[str, int] = {"optim": 1, "scheduler": 2}
+"""Groups of objects that are made later, and how many arguments the run gives them by position."""
 DICTS = ("callbacks", "logger")
 """Groups of objects by name."""
 PRESETS = ("experiment", "sweep", "debug")

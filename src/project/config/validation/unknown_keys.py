@@ -56,12 +56,12 @@ def find_problems(
     yield from _unknown_in_files(config, leaves, declared)
     yield from _unknown_additions(config, leaves, declared)
     for group in OBJECTS:
-        yield from _of_object(group, config[group], partial=group in FACTORIES)
+        yield from _of_object(group, config[group], given=FACTORIES.get(group, 0))
     for group in DICTS:
         for name in config[group]:
             node = raw_child(config[group], name)
             if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(config[group], name):
-                yield from _of_object(f"{group}.{name}", node, partial=False)
+                yield from _of_object(f"{group}.{name}", node, given=0)
 
 
 def _unknown_in_files(
@@ -136,8 +136,14 @@ def _unknown_additions(
             yield f"{text}: nothing reads {key}; {hint}"
 
 
-def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
-    """Yield the keys of an object that its constructor does not take, and those that it lacks."""
+def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
+    """Yield the keys of an object that its constructor does not take, and those that it lacks.
+
+    Args:
+        place: key of the object.
+        node: its configuration.
+        given: arguments that the run gives by position.
+    """
     name = raw_child(node, "_target_")
     if not isinstance(name, str) or "${" in name:
         return
@@ -155,7 +161,7 @@ def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
     short = name.rpartition(".")[2]
     if not found.anything:
         more_keys = PARAMETER_GROUP_KEYS if place == "optim" else ()
-        known = [*(one for one in found.arguments if not (partial and one in required)), *more_keys]
+        known = [*(one for one in found.arguments if one not in required[:given]), *more_keys]
         unknown = [key for key in keys if key not in (*found.arguments, *more_keys)]
         strange = [key for key in unknown if f"{place}.{key}" not in SET_BY_THE_RUN]
         typos = [key for key in strange if get_close_matches(key, known)]
@@ -167,7 +173,6 @@ def _of_object(place: str, node: DictConfig, *, partial: bool) -> Iterator[str]:
             else:
                 reason, hint = f"{short} takes no options", "leave it out"
             yield f"{place}.{first}: nothing reads it, {reason}; {hint}"
-    needed = (*(() if partial else required), *found.required(by_name=True))
-    for key in needed:
+    for key in (*required[given:], *found.required(by_name=True)):
         if key not in keys:
             yield f"{place}.{key}: not given, and {short} needs it; set {place}.{key}=…"
