@@ -11,7 +11,7 @@ from project.errors import InputError
 
 WRONG = [
     ("model=lenet data.resize=8", r"data\.input_shape=\[1, 8, 8\]: too small for this network"),
-    ("model=batchnorm_cnn model.kernel_size=27", r"data\.input_shape=\[1, 28, 28\]: too small"),
+    ("model=cnn_batchnorm model.kernel_size=27", r"data\.input_shape=\[1, 28, 28\]: too small"),
     ("model=airbench model.whitening_size=40", r"model\.whitening_size=40: must be at most 28, the side of"),
     ("model=vit model.heads=3", r"model\.heads=3: must divide model\.dim=128"),
     ("model=vit model.patch_size=64", r"model\.patch_size=64: larger than the images, .*choose at most 28"),
@@ -54,7 +54,7 @@ def test_a_sweep_refuses_networks_that_do_not_fit(composer: Compose, overrides: 
 
 
 @pytest.mark.parametrize(
-    "model", ["cnn", "mlp", "vit", "resnet", "rnn", "airbench", "batchnorm_cnn", "torchvision"]
+    "model", ["cnn", "mlp", "vit", "resnet", "rnn", "airbench", "cnn_batchnorm", "torchvision"]
 )
 def test_a_trial_changes_nothing(composer: Compose, model: str) -> None:
     config = _without_hydra(composer(f"model={model}", "optim=sgd", "scheduler=onecycle"))
