@@ -1,4 +1,4 @@
-"""What can go wrong by no fault of the code, each kind with an exit code of its own: told in one line."""
+"""Errors that users cause and solve, each kind with an exit code; reported on one line."""
 
 import re
 
@@ -20,35 +20,35 @@ class DataError(InputError):
 
 
 class NonFiniteError(RuntimeError):
-    """The loss is no number any more. The message names the step and what led there."""
+    """The loss is NaN or infinite. The message names the step and the cause."""
 
     exit_code = 4
 
 
 TOLD = (InputError.exit_code, DataError.exit_code, NonFiniteError.exit_code)
-"""Exit codes of processes that have told in one line what went wrong."""
+"""Exit codes of processes that have reported their error on one line."""
 
 
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
-"""Escape sequences, which move or colour a terminal's text."""
+"""Escape sequences of terminals."""
 SENTENCES = re.compile(r"(?<=[.!?:])(?=\s)|(?=\n)")
 ADVICE = re.compile(
     r"`weights_only|weights_only=False|can still be loaded|if you (got|trust)|safe_globals\(\["
     r"|documentation of torch\.load|file an issue|turn off|warn_only|suppress_errors"
     r"|\b(TORCH|PYTORCH|CUDA|NCCL)\w*\s?=\s?[\"']?\w|TORCH_USE_CUDA_DSA|TORCH_LOGS"
 )
-"""In a sentence that tells how to switch a check off, or how torch's own developers look for faults."""
+"""Marks of sentences that tell how to switch off checks or debug torch itself."""
 LONGEST_REASON = 300
-"""Characters of what a library says of an error."""
+"""Characters of a library's message that are kept."""
 
 
 def plain(text: str) -> str:
-    """Give a library's text without what colours it, and without advice that is none for a user of ours."""
+    """Return a library's text without escape sequences and without advice for its developers."""
     return "".join(part for part in SENTENCES.split(ESCAPES.sub("", text)) if not ADVICE.search(part))
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message as plain text on one line, without what Hydra and OmegaConf append to it."""
+    """Return an error's message on one line, without the keys that OmegaConf appends."""
     kept = [
         line.strip()
         for line in plain(str(error)).splitlines()
@@ -58,6 +58,6 @@ def one_line(error: BaseException) -> str:
 
 
 def summarize(error: BaseException) -> str:
-    """Give a library's message on one line that is not too long."""
+    """Return a library's message on one line of at most `LONGEST_REASON` characters."""
     text = one_line(error)
     return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"

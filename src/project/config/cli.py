@@ -1,4 +1,4 @@
-"""What surrounds a script's main function: one line for a user's mistake, a traceback for ours."""
+"""Run a script's main function: one line for wrong input, a traceback for other errors, an exit code."""
 
 import atexit
 import errno
@@ -35,7 +35,7 @@ from project.runtime.secrets import redact_text
 from project.runtime.text import LONGEST_NAME, name_length
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Of errors of the system, those that a user mends without knowing where they happened."""
+"""Errors of the system that a user can solve without a traceback."""
 TRACEBACK_FLAG = "--traceback"
 FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
 
@@ -83,7 +83,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
 
 
 def require_working_folder() -> None:
-    """Make sure that there is a working directory: libraries fail without one in ways of their own.
+    """Refuse to start without a working directory, which libraries need.
 
     Raises:
         InputError: it was removed.
@@ -95,7 +95,7 @@ def require_working_folder() -> None:
 
 
 def _tidy_up(signum: int) -> None:
-    """Leave nothing of a single run that is told to stop before it has trained; have SLURM start it again."""
+    """Remove the folders of a run that a signal ends before training, and requeue its SLURM job."""
     mine = list(create.created())
     for path in mine:
         if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
@@ -105,7 +105,7 @@ def _tidy_up(signum: int) -> None:
 
 
 def leave(code: str | int | None) -> NoReturn:
-    """End the process as the interpreter does, but without taking itself apart: with torch that is a second.
+    """End the process without the interpreter's own cleanup, which takes a second with torch.
 
     Args:
         code: as `sys.exit` takes it.
@@ -120,7 +120,7 @@ def leave(code: str | int | None) -> NoReturn:
 
 
 def end_with(work: Callable[[], int | None]) -> NoReturn:
-    """Do a command's work, and end the process with the exit code that it returns; None is 0."""
+    """Run a command and end the process with the exit code that it returns; None is 0."""
     code: int | None = 1
     try:
         with ending_on_errors():
@@ -157,7 +157,7 @@ def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> It
 def report(
     error: BaseException, conf: Path | None = None, config_name: str = "train", *, silent: bool = False
 ) -> int:
-    """Print an error on standard error: mistakes a line each, anything else as a traceback.
+    """Print an error on standard error: one line for each wrong input, a traceback for other errors.
 
     Args:
         error: what was raised.
@@ -184,7 +184,7 @@ def report(
 
 
 def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[str]:
-    """Say what is wrong with the input, a line a mistake; nothing if the mistake is not the user's."""
+    """Return one line for each wrong input; none if the error is no wrong input."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, InputError):
         error = error.__cause__
     if isinstance(error, InputError):
@@ -204,7 +204,7 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
 
 
 def _explain_long_name(path: str) -> str:
-    """Say which name that the command line gives is too long for a file system."""
+    """Name the word of the command line that is too long for a file system."""
     length, most = name_length(path), LONGEST_NAME
     given = next((word for word in sys.argv[1:] if (word.partition("=")[2] or word) in path), path)
     if length <= most:
@@ -226,7 +226,7 @@ def _refuse_wrong_groups(conf: Path) -> None:
 
 
 def _names_no_option(argument: str) -> bool:
-    """Tell whether the value of a group is a number or the like, for which Hydra has no message."""
+    """Tell whether a group's value is a number or boolean, for which Hydra has no message."""
     with suppress(HydraException):
         value = OverridesParser.create().parse_override(argument).value()
         return any(
@@ -246,7 +246,7 @@ def with_multirun_flag(arguments: Sequence[str]) -> list[str]:
 
 
 def with_home(argument: str) -> str:
-    """An override with the home folder for a `~` at the start of its value, which shells leave there."""
+    """Return an override with the home folder in place of a leading `~`, which shells leave there."""
     if (found := FROM_HOME.fullmatch(argument)) is None:
         return argument
     try:
@@ -256,7 +256,7 @@ def with_home(argument: str) -> str:
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    """Move flags and their values to the front: Hydra's parser takes no overrides behind them."""
+    """Return the flags before the overrides: Hydra's parser takes no overrides between flags."""
     overrides = hydra_patches.parse_command_line(arguments)[0].overrides
     flags = list(arguments)
     for override in overrides:

@@ -1,4 +1,4 @@
-"""What Hydra itself would call while it composes a configuration and starts a run: checked before it does.
+"""Check what Hydra itself builds of a configuration: callbacks, plugins, log handlers.
 
 Its own node of the configuration names callbacks, plugins and log handlers, sets variables of the
 environment, and says where more files are. Each can be a way to run code or to switch checks off.
@@ -25,7 +25,7 @@ from project.runtime.yaml_text import to_yaml
 
 CALLBACKS = ("project.config.preflight.Preflight",)
 PLUGINS = ("hydra_plugins.", hydra_patches.BUILT_IN_PLUGINS)
-"""Where launchers and sweepers stand; Hydra makes only those that it has found there."""
+"""Packages of launchers and sweepers."""
 
 HANDLERS = frozenset(
     {
@@ -35,7 +35,7 @@ HANDLERS = frozenset(
         "project.runtime.files.LogFile",
     }
 )
-"""Classes that log messages may pass through."""
+"""Log handlers and formatters that a configuration may name."""
 BUILT_BY_HYDRA = (*CALLBACKS, *HANDLERS, *(f"{package}*" for package in PLUGINS))
 """Targets that Hydra itself may build."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
@@ -48,10 +48,10 @@ VARIABLES = frozenset(
         *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "GLOO_SOCKET_IFNAME"),
     }
 )
-"""Variables that a configuration may set: none that says what is loaded or from where."""
+"""Environment variables that a configuration may set; none decides which code is loaded."""
 
 SWITCHES = ("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-"""Variables that switch checks of Hydra and torch off."""
+"""Environment variables that switch off checks of Hydra and torch."""
 
 
 def install() -> None:
@@ -71,7 +71,7 @@ def install() -> None:
 
 
 class WithoutSecrets(logging.LogRecord):
-    """A line of a log, with the traceback and the stack below it; whatever handler writes it."""
+    """Log record whose message, traceback and stack show no secrets."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
@@ -81,12 +81,12 @@ class WithoutSecrets(logging.LogRecord):
             self.stack_info = secrets.redact_text(self.stack_info)
 
     def getMessage(self) -> str:  # noqa: N802
-        """Return the message as it may be written."""
+        """Return the message without secrets."""
         return secrets.redact_text(super().getMessage())
 
 
 def _hide_secrets(stream: TextIO | None) -> None:
-    """Write no secret that is printed; what libraries in C write does not pass here."""
+    """Redact secrets in printed text; output of C libraries does not pass here."""
     if stream is None or hasattr(stream.write, "__wrapped__"):  # None: closed before the process started
         return
     write = stream.write
@@ -167,7 +167,7 @@ def _targets(key: str, plain: Any) -> Iterator[str]:
 
 
 def _logging(key: str, plain: Any) -> Iterator[str]:
-    """Of `logging.config.dictConfig`: what it would import or call."""
+    """Yield the classes and streams of a logging configuration that are not allowed."""
     if isinstance(plain, Mapping):
         for name, child in plain.items():
             if name in ("()", "class") and str(child) not in HANDLERS:

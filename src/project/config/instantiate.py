@@ -1,4 +1,4 @@
-"""Objects from groups of a configuration."""
+"""Build objects from groups of a configuration."""
 
 from typing import Any
 
@@ -18,7 +18,7 @@ from project.modules.classifier import ImageClassifier
 from project.runtime import secrets
 
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
-"""What constructors raise when they do not take a value."""
+"""Exceptions of constructors that refuse a value."""
 
 
 class ResolvedConfig:
@@ -49,7 +49,7 @@ class ResolvedConfig:
 
 
 def build(config: dict[str, Any], group: str, **more: Any) -> Any:
-    """Make the object (or the dict of objects) that a group of the configuration describes.
+    """Build the object, or dict of objects, of a configuration group.
 
     Raises:
         InputError: it is not allowed to be made, its constructor refuses the values, or it is of another kind
@@ -79,7 +79,7 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
 
 
 def build_module(config: dict[str, Any], record: dict[str, Any]) -> ImageClassifier:
-    """Make the module that a run's configuration describes, with weights as they are before training.
+    """Build the LightningModule of a run's configuration, with initial weights.
 
     Args:
         config: of the run, resolved, plain values.

@@ -1,4 +1,4 @@
-"""Outputs of a run outside its folder, which may replace only outputs of earlier runs. Needs no torch.
+"""Check the outputs of a run outside its folder: they may replace only outputs of earlier runs.
 
 Which keys name an output is told by the last word of their names (`file`, `dirpath`, `save_dir`), whatever
 callback, logger, profiler or handler of log messages they belong to. A class that is neither ours nor a
@@ -26,17 +26,17 @@ GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_lo
 FOLDERS = ("dir", "dirpath", "directory", "folder")
 FILES = ("file", "filename", "filepath", "path")
 KINDS = {".csv": METRICS, ".log": LOG, ".txt": PROFILE}
-"""Beginnings of our files, by the ends of their names."""
+"""First bytes of our files, by suffix."""
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
-"""Loggers of Lightning that keep many runs in a folder, each under a name of its own."""
+"""Lightning loggers that keep many runs in one folder."""
 VERSION = "version_"
-"""Beginning of the folders that Lightning's other loggers make, one a run, below the logger's name."""
+"""Prefix of the run folders of Lightning's other loggers."""
 
 
 class Output(NamedTuple):
-    """Something that a run writes.
+    """File or folder that a run writes.
 
     Args:
         told: key and value, as a user would type them.
@@ -50,7 +50,7 @@ class Output(NamedTuple):
 
 
 def find_misplaced(config: DictConfig) -> Iterator[str]:
-    """Yield a line for each output that leaves its folder, or would take the place of something else.
+    """Yield a line for each output that leaves its folder or would overwrite other files.
 
     Args:
         config: composed, with Hydra's own node, which knows the run folder.
@@ -78,7 +78,7 @@ def find_misplaced(config: DictConfig) -> Iterator[str]:
 
 
 def outside(config: DictConfig) -> Iterator[Output]:
-    """Yield the outputs that do not lie in the run folder.
+    """Yield the outputs outside the run folder.
 
     Args:
         config: as for `find_misplaced`.
@@ -96,7 +96,7 @@ def outside(config: DictConfig) -> Iterator[Output]:
 
 
 def _run_folder(config: DictConfig) -> Path | None:
-    """With all links followed; None where it is not known yet."""
+    """Return the run folder with links followed, None if unknown."""
     runtime = config.hydra.runtime
     return None if OmegaConf.is_missing(runtime, "output_dir") else _real(Path(runtime.output_dir))
 
@@ -124,7 +124,7 @@ def _is_known(plain: Mapping[str, Any], name: str) -> bool:
 
 
 def _is_of_library(plain: Mapping[str, Any]) -> bool:
-    """Lightning's own classes write to addresses too."""
+    """Tell whether a library's class, which may write to addresses, is meant."""
     return str(plain.get("_target_")).startswith(LIBRARIES)
 
 
@@ -133,7 +133,7 @@ def _last_word(name: str) -> str:
 
 
 def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Keys that name an output, what they say, and whether that is a folder."""
+    """Yield the keys that name an output, their value, and whether that is a folder."""
     for place, found in _objects(key, plain):
         in_folder = any(_last_word(name) in FOLDERS for name in found)
         for name, value in found.items():
@@ -146,7 +146,7 @@ def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple
 
 
 def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
-    """Values beside a folder's key, some of which name what is made in it."""
+    """Yield the other text values of objects that have a folder, such as file names."""
     for place, found in _objects(key, plain):
         if any(_last_word(name) in FOLDERS for name in found):
             for name, value in found.items():
@@ -155,7 +155,7 @@ def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
 
 
 def _in_the_way(output: Output, run: Path) -> str:
-    """Explain what keeps a run from writing there; an empty string if nothing does."""
+    """Return the reason why a run may not write an output; empty if it may."""
     place = output.place
     if URL.match(output.told.partition("=")[2]):
         return "is an address; outputs are written to disks alone"
@@ -177,7 +177,7 @@ def _in_the_way(output: Output, run: Path) -> str:
 
 
 def _is_ours(file: Path) -> bool:
-    """Tell whether a run has written a file, or the remains of one."""
+    """Tell whether a run has written a file, completely or in part."""
     if file.suffix == ".ckpt":
         return has_checksum(file)
     if kind := KINDS.get(file.suffix):

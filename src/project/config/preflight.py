@@ -1,4 +1,4 @@
-"""Before a run: its configuration is checked and its folder found or made, without importing torch."""
+"""Check a run's configuration and find or make its folder, without importing torch."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -21,14 +21,14 @@ from project.runs.create import create_folder, next_free
 from project.runtime import lazy_imports, signals, torchrun
 
 SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
-"""Beginnings of overrides that only sweeps read."""
+"""Prefixes of overrides that only sweeps read."""
 
 
 class Preflight(Callback):
-    """Hydra's hook before a run: refuse a wrong configuration, find or make the run folder."""
+    """Hydra callback that refuses a wrong configuration and finds or makes the run folder."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a single run and give it a folder of its own."""
+        """Check the configuration of a single run and make its folder."""
         HydraConfig.instance().set_config(config)
         with ending_on_errors():  # Hydra would turn an exception of a callback into a warning
             sources = config.hydra.runtime.config_sources
@@ -58,7 +58,7 @@ class Preflight(Callback):
                 config.hydra.run.dir = str(folder)
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Refuse a sweep in processes that belong to one run."""
+        """Refuse a sweep in processes that torchrun or srun started for one run."""
         lazy_imports.freeze_gc()  # its process goes on for long
         with ending_on_errors():
             torchrun.refuse_sweep()
@@ -67,7 +67,7 @@ class Preflight(Callback):
                     raise InputError(f"{text}: of a single run; a sweep's folder is hydra.sweep.dir=FOLDER")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a sweep's job, unless our own launcher did so before it started."""
+        """Check the configuration of a sweep's job if its launcher has not done so."""
         ours = str(config.hydra.launcher.get("_target_")).startswith("hydra_plugins.project_sweeps.")
         if config.hydra.mode == RunMode.MULTIRUN and not ours:
             with ending_on_errors():
@@ -76,7 +76,7 @@ class Preflight(Callback):
 
 
 def _foresee_folder(config: DictConfig, known: Path | None) -> None:
-    """Have the configuration know the folder that the run will have, which its outputs are compared with."""
+    """Set the folder that the run will have, with which the checks compare its outputs."""
     with suppress(OmegaConfBaseException):  # told by another check
         folder = known or next_free(torchrun.run_folder(config.hydra))
         with read_write(config.hydra.runtime):

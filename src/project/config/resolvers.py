@@ -1,4 +1,4 @@
-"""Values that the configuration computes: `${image_shape:…}` and the like. Needs no torch."""
+"""Resolvers of the configuration, such as `${image_shape:…}`."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +14,7 @@ Size = int | Sequence[int] | None
 
 
 def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> ListConfig:
-    """Shape (C, H, W) of images of shape `native` after resizing and turning gray."""
+    """Return the shape (C, H, W) of images after resizing and conversion to grayscale."""
     channels, height, width = native
     if resize is not None:
         height, width = _sides(resize)
@@ -22,7 +22,7 @@ def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> 
 
 
 def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
-    """Shape (C, H, W) of the images in class folders: gray only if all are, and of one size.
+    """Return the shape (C, H, W) of the images in class folders.
 
     Raises:
         InputError: they have several sizes, and are not resized.
@@ -41,12 +41,12 @@ def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
 
 
 def folder_classes(path: str) -> int:
-    """Number of class folders."""
+    """Return the number of class folders."""
     return len(class_folders(Path(path)))
 
 
 def portion(share: float, shape: Sequence[int]) -> int:
-    """So many pixels as a share of the shorter side of images (C, H, W)."""
+    """Return a fraction of the shorter side of images (C, H, W), in pixels."""
     return round(share * min(shape[1:]))
 
 

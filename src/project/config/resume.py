@@ -1,4 +1,4 @@
-"""Continuing an earlier run or sweep: its folder, its checkpoint, and its configuration with what changed."""
+"""Resume an earlier run or sweep: its folder, its checkpoint, and its configuration with changed values."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,18 +24,24 @@ from project.runtime.text import did_you_mean
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")
-"""Of a sweep that goes on: what they name is in its folder."""
+"""Flags that a resumed sweep ignores: its folder holds what they name."""
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_force")
 SWEEP_KEYS = ("resume", "retry_failed", "paths.outputs")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
     *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
 )
-"""Of a sweep that goes on, these may change: where its jobs run, and how far it goes."""
+"""Keys of a resumed sweep that may change: where jobs run, and how many."""
 
 
 class ResumedRun(NamedTuple):
-    """What the command line said about an earlier run."""
+    """Earlier run that the command line resumes.
+
+    Args:
+        run: run folder.
+        checkpoint: file to continue from.
+        changes: overrides of the command line.
+    """
 
     run: RunFolder
     checkpoint: Path
@@ -43,7 +49,13 @@ class ResumedRun(NamedTuple):
 
 
 class ResumedSweep(NamedTuple):
-    """What the command line said about an earlier sweep."""
+    """Earlier sweep that the command line resumes.
+
+    Args:
+        folder: of the sweep.
+        retry: run failed jobs again.
+        given: overrides of the command line.
+    """
 
     folder: SweepFolder
     retry: bool
@@ -51,7 +63,7 @@ class ResumedSweep(NamedTuple):
 
 
 def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
-    """Keep a continued run's changes from Hydra, which would check them against today's defaults.
+    """Take a resumed run's overrides off the command line: Hydra would check them against today's defaults.
 
     Args:
         arguments: of the command line.
@@ -119,7 +131,7 @@ def _named_checkpoint(path: str) -> Path:
 
 
 def _newest(run: RunFolder | None, told: str) -> Path:
-    """The newest checkpoint of a run that is whole; damaged ones are named and passed over."""
+    """Return the newest undamaged checkpoint of a run; name the damaged ones."""
     assert run is not None
     found = run.newest_checkpoint()
     if found.path is None:
@@ -133,7 +145,7 @@ def _newest(run: RunFolder | None, told: str) -> Path:
 
 
 def _refuse_places(named: Mapping[str, str]) -> None:
-    """Refuse what cannot be the place of a run or a checkpoint."""
+    """Refuse empty paths and addresses."""
     for key, value in named.items():
         if not value:
             raise InputError(f"{key}=: name a {'run folder, or last' if key == 'resume' else 'file'}")
@@ -142,14 +154,14 @@ def _refuse_places(named: Mapping[str, str]) -> None:
 
 
 def _nearby(checkpoint: Path) -> str:
-    """What a user may have meant who named a folder."""
+    """Return a hint for a `ckpt_path` that names no file."""
     if str(checkpoint) == "last":
         return "; the last run goes on with resume=last"
     return "; that is a folder, name a file in it" if checkpoint.is_dir() else ""
 
 
 def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
-    """The sweep that is meant, or None if it is a run."""
+    """Return the sweep that `resume` names, None for a run."""
     if wanted != "last":
         return find_sweep(wanted)
     sweeps = [SweepFolder(file.parent) for file in Path(outputs).glob("**/sweep.json")]
@@ -167,7 +179,7 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
 
 
 def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
-    """Have Hydra compose the sweep as it was, from its own copy of the configuration files."""
+    """Return arguments that compose a sweep from its own copy of the configuration files."""
     if retry not in ("true", "false"):
         raise InputError(f"retry_failed={retry}: true or false")
     record = sweep.read_record()
@@ -197,7 +209,7 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
 
 
 def go_on_after_restart(folder: Path | None) -> None:
-    """Continue the run in `folder`, if there is one and it has a checkpoint, unless the command names one."""
+    """Resume the run in `folder` if it has a checkpoint and the command line names no run."""
     if (
         folder is not None
         and command_state.resumed_run is None
@@ -207,7 +219,7 @@ def go_on_after_restart(folder: Path | None) -> None:
 
 
 def configure(config: DictConfig, conf: Path) -> RunFolder | None:
-    """Put the continued run's configuration, changed as the command line says, in the place of `config`.
+    """Replace a configuration by that of the resumed run, with the command line's changes.
 
     Args:
         config: composed by Hydra, with its own node.
@@ -246,7 +258,7 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
 
 
 def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
-    """A record of a run's configuration, in which `key` must be."""
+    """Read a file of a run's configuration, which must hold `key`."""
     try:
         found = yaml_files.load(file)
     except InputError as error:
@@ -261,13 +273,13 @@ def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
 
 
 def _refuse_wrong(before: Any, now: Any) -> None:
-    """Refuse what would be wrong wherever the run is taken up; within an epoch the checkpoint tells more."""
+    """Refuse changes that would make a run wrong; the checkpoint decides about those within an epoch."""
     if lines := find_refusals(find_changes(before, now)):
         raise InputError("\n".join(lines))
 
 
 def change_config(config: DictConfig, change: str, conf: Path) -> None:
-    """Change a value of an earlier run's configuration.
+    """Set one value of an earlier run's configuration.
 
     Args:
         config: changed in place.

@@ -1,4 +1,4 @@
-"""Mistyped keys and options: what there is instead. Works from the files of the configuration folder."""
+"""Explain unknown keys and options, with the nearest names of the configuration files."""
 
 import json
 import re
@@ -24,7 +24,7 @@ NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
 TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: \S+)'")
 IN_FILE = re.compile(r"(?:\bIn|defined in) '?([^':]+)'?(?:: (.*))?$")
-"""Messages of Hydra about mistakes in the defaults lists of files."""
+"""Hydra's messages about wrong defaults lists."""
 HYDRA_KEYS = tuple(HydraConf.__dataclass_fields__)
 SWEEP = re.compile(r"([^=]+)=(\w+)\(.*\)")
 SWEEPS = {
@@ -36,17 +36,17 @@ SWEEPS = {
     "sort": "sort(3,1,2)",
     "shuffle": "shuffle(1,2,3)",
 }
-"""Examples of a sweep's values, by the functions of Hydra's grammar."""
+"""Examples of sweep values, by function of Hydra's grammar."""
 HYDRA_OPTION = re.compile(
     r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
 )
-"""How Hydra tells that one of its own groups has no such option."""
+"""Hydra's message about an unknown option of its own groups."""
 
 
 def explain_composition(
     error: BaseException, overrides: Sequence[str], conf: Path | None, config_name: str
 ) -> list[str]:
-    """Say which overrides the configuration does not know and what is nearest, a line each.
+    """Return one line for each override that the configuration does not know, with the nearest name.
 
     Args:
         error: what Hydra raised.
@@ -106,7 +106,7 @@ def explain_composition(
 
 
 def _explain_file(error: BaseException, message: str, conf: Path) -> str:
-    """Say which file is wrong in which line; nothing if it is the command line that is."""
+    """Return the file and line of a mistake; empty if the command line is wrong."""
     if found := NO_OPTION.search(message):
         group, _, option = found[1].rpartition("/")
         if where := _place(option):
@@ -135,13 +135,13 @@ def _place(word: str) -> str:
 
 
 def _key_of(error: BaseException) -> str:
-    """The key that OmegaConf complains of, empty if it names none."""
+    """Return the key that OmegaConf's message names, empty without one."""
     found = re.search(r"full_key: (\S+)", str(error))
     return found[1] if found else ""
 
 
 def _groups(conf: Path) -> list[str]:
-    """Groups of configuration files, those within others too."""
+    """Return the groups of configuration files, nested ones included."""
     return [
         folder.relative_to(top).as_posix()
         for top in dict.fromkeys([conf, *searched])
@@ -166,7 +166,7 @@ def _no_option(conf: Path, group: str, option: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """The override with its value in quotes; empty if that is not what it lacks."""
+    """Return the override with its value in quotes; empty if quotes do not help."""
     key, sign, value = text.partition("=")
     quoted = f'{key}{sign}"{value}"'
     if not sign or not value or any(character in value for character in "[](){}'\"\\="):
@@ -179,7 +179,7 @@ def _quoted(text: str) -> str:
 
 
 def options(conf: Path, group: str) -> list[str]:
-    """Options of a configuration group of ours; none if `group` is no such group.
+    """Return the options of a configuration group; none if there is no such group.
 
     Args:
         conf: the configuration's folder; those that Hydra searched beside it count too.
@@ -206,7 +206,7 @@ def _explain_option(override: Override, conf: Path) -> str:
 
 
 def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
-    """Say that `known` has no such key and what is nearest, or nothing if it has."""
+    """Return a line about a key that `known` lacks, with the nearest name; empty if the key is there."""
     key = override.key_or_group
     if override.is_add() and not override.is_force_add() and OmegaConf.select(known, key) is not None:
         return f"{override.input_line}: {key} is there already; write it without +"
@@ -234,7 +234,7 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
 
 
 def _keys_named(known: DictConfig, name: str) -> list[str]:
-    """Full keys whose last part is `name`, for those who leave the group out."""
+    """Return the full keys whose last part is `name`."""
     return [
         f"{group!s}.{name}"
         for group in known
