@@ -36,7 +36,7 @@ from project.runs.create import create_folder
 from project.runs.run_folder import RunFolder, UnrecordedError
 from project.runs.sweep_jobs import Job
 from project.runs.sweep_ledger import Ledger
-from project.runtime import files as outages
+from project.runtime import files
 from project.runtime.files import LogFile
 
 
@@ -85,13 +85,13 @@ def test_what_could_not_be_written_is_written_later_and_once(
     ledger, lines = Ledger(tmp_path / "jobs.jsonl"), LogFile(str(tmp_path / "train.log"))
 
     def work(step: int) -> None:
-        outages.RETRY_S, was = 0.0, outages.RETRY_S
+        files.RETRY_S, was = 0.0, files.RETRY_S
         table.log_metrics({"train/loss": step / 8}, step=step)
         table.save()
         run.write_status(step=step)
         ledger.write(Job(step, [], [], str(step)))
         lines.emit(logging.makeLogRecord({"msg": f"line number {step}"}))
-        outages.RETRY_S = was
+        files.RETRY_S = was
 
     work(1)
     disk.fail()

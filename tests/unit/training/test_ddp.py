@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from project.errors import DataError, InputError
-from project.runtime import signals as stopping
+from project.runtime import signals
 from project.runtime.devices import count_gpus
 from project.runtime.signals import Stopped
 from project.training.ddp import supervisor
@@ -103,7 +103,7 @@ def test_what_is_wrong_on_all_ranks_is_told_once(
     assert capfd.readouterr().err == ""
 
 
-def signals(*numbers: int, apart_s: float = 1.0) -> threading.Thread:
+def send_signals(*numbers: int, apart_s: float = 1.0) -> threading.Thread:
     """Send signals to this process, the first after a second."""
 
     def send() -> None:
@@ -120,11 +120,11 @@ def trains(seconds: float) -> Callable[[], None]:
     """A training that takes a while for a step."""
 
     def work() -> None:
-        with stopping.raise_on_signal(), stopping.deferring():
-            while not stopping.requested():
+        with signals.raise_on_signal(), signals.defer_signals():
+            while not signals.requested():
                 time.sleep(0.05)
             time.sleep(seconds)
-            raise Stopped(stopping.requested())
+            raise Stopped(signals.requested())
 
     return work
 
@@ -148,7 +148,7 @@ def test_ranks_that_train_may_finish_their_step(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(supervisor, "SAVE_GRACE_S", 3.0)
-    thread, began = signals(*sent), time.monotonic()
+    thread, began = send_signals(*sent), time.monotonic()
     with pytest.raises(Stopped, match="stopped by SIG") as caught:
         run_ranks(trains(step_s), 2)
     thread.join()
@@ -158,17 +158,17 @@ def test_ranks_that_train_may_finish_their_step(
 
 def test_a_run_that_was_done_before_it_could_stop_is_done() -> None:
     def work() -> None:
-        with stopping.raise_on_signal():
-            stopping._defer(True)
+        with signals.raise_on_signal():
+            signals._set_deferred(True)
             time.sleep(2.0)
 
-    thread = signals(signal.SIGUSR1)
+    thread = send_signals(signal.SIGUSR1)
     run_ranks(work, 2)
     thread.join()
 
 
 def test_ranks_that_do_not_train_end_at_once() -> None:
-    thread, began = signals(signal.SIGTERM), time.monotonic()
+    thread, began = send_signals(signal.SIGTERM), time.monotonic()
     with pytest.raises(Stopped, match="stopped by SIG") as caught:
         run_ranks(sleep_for_ever, 2)
     thread.join()
@@ -177,7 +177,7 @@ def test_ranks_that_do_not_train_end_at_once() -> None:
 
 
 def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
-    thread, began = signals(signal.SIGTERM, signal.SIGTERM, apart_s=0.2), time.monotonic()
+    thread, began = send_signals(signal.SIGTERM, signal.SIGTERM, apart_s=0.2), time.monotonic()
     with pytest.raises(Stopped, match="stopped by SIG"):
         run_ranks(trains(2.0), 2)
     thread.join()
