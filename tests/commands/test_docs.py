@@ -1,0 +1,141 @@
+"""Commands and code of the README and the guide: they compose, pass the checks and train."""
+
+import re
+import shlex
+import sys
+import types
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from conftest import ROOT, Compose
+from hydra.core.global_hydra import GlobalHydra
+from hydra.utils import instantiate
+from omegaconf import OmegaConf
+
+from project.config.command_options import read_options
+from project.config.validation import find_problems
+from project.inference.evaluate.options import Options as Evaluate
+from project.inference.export.options import Options as Export
+from project.inference.predict.options import Options as Predict
+from project.reporting.compare.command import Options as Compared
+from project.reporting.html.command import Options as Report
+from project.sweeps.sweepers.points import grid
+from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
+
+README = ROOT / "README.md"
+PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
+EXTENDING = (ROOT / "docs" / "extending.md").read_text()
+COMMANDS = {
+    "evaluate": Evaluate,
+    "predict": Predict,
+    "export": Export,
+    "report": Report,
+    "compare": Compared,
+}
+
+
+def commands(script: str) -> list[tuple[str, str]]:
+    """Each page and the arguments of each command that it shows."""
+    pattern = re.compile(rf"^.*?scripts/{script}\.py +(.*?)(?: +#.*)?$", re.MULTILINE)
+    return [(page.name, words) for page in PAGES for words in pattern.findall(bash_of(page))]
+
+
+def bash_of(page: Path) -> str:
+    return "\n".join(re.findall(r"```bash\n(.*?)```", page.read_text(), re.DOTALL))
+
+
+def block(start: str) -> str:
+    (found,) = re.findall(rf"```\w+\n({re.escape(start)}.*?)```", EXTENDING, re.DOTALL)
+    return found
+
+
+@pytest.fixture
+def mynet(monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("project.modules.networks.mynet")
+    exec(block("# src/project/modules/networks/mynet.py"), module.__dict__)  # noqa: S102
+    monkeypatch.setitem(sys.modules, "project.modules.networks.mynet", module)
+
+
+@pytest.mark.parametrize("page", sorted({page for page, _ in commands("train")}))
+def test_every_training_command_composes_and_passes_the_checks(
+    page: str, composer: Compose, image_folder: Path, tmp_path: Path
+) -> None:
+    (weights := tmp_path / "convnext.pth").touch()
+    for command in (words for where, words in commands("train") if where == page):
+        words = [word for word in shlex.split(command) if not word.startswith("-")]
+        if any(word.startswith(("resume=", "ckpt_path=")) for word in words):
+            continue  # test_command_line.py runs these
+        words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
+        words = [word.replace("=convnext.pth", f"={weights}") for word in words]
+        if "model=mynet" in words:
+            words = [word for word in words if not word.startswith("model")]  # see below
+        if f"data.path={image_folder}" in words:
+            words.append("data.batch_size=16")  # there are few
+        for overrides in points_of(words):
+            assert list(find_problems(composer(*overrides))) == [], command
+
+
+def test_the_guide_shows_every_command() -> None:
+    assert len(commands("train")) > 40
+    assert all(len(commands(script)) >= 2 for script in COMMANDS)
+
+
+@pytest.mark.parametrize("script", COMMANDS)
+def test_every_command_after_training_has_known_keys(script: str) -> None:
+    for page, command in commands(script):
+        options = read_options(COMMANDS[script], shlex.split(command))
+        assert options, page
+
+
+def points_of(words: list[str]) -> list[list[str]]:
+    """The overrides of each job of a command, or of points from all over the space that it searches."""
+    hydra = GlobalHydra.instance().hydra
+    assert hydra is not None
+    own = [word for word in words if word.startswith("hydra")]
+    words = [word for word in words if word not in own]
+    if "hydra/sweeper=optuna" in own:
+        constant, space = space_of(words, hydra.config_loader)
+        return [[*own, *constant, *overrides_of(values)] for values in corners(space)]
+    return [[*own, *point.constant, *point.varied] for point in grid(words, hydra.config_loader)]
+
+
+def test_the_network_of_the_guide_builds_and_learns(composed: Compose, mynet: None) -> None:
+    config = composed("data=mnist")
+    config.model = OmegaConf.create(block("# conf/model/mynet.yaml"))
+    network = instantiate(config.model, _convert_="all", width=64)
+    logits = network(torch.randn(4, 1, 28, 28))
+    assert logits.shape == (4, 10)
+    logits.sum().backward()
+    assert all(parameter.grad is not None for parameter in network.parameters())
+
+
+def test_the_trees_name_what_is_there() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    (tree,) = re.findall(r"```\n(conf/.*?)```", page, re.DOTALL)
+    paths = [line.split()[0] for line in tree.splitlines()]
+    packages = {path.name for path in (ROOT / "src" / "project").iterdir() if (path / "__init__.py").exists()}
+    assert packages == {Path(path).name for path in paths if path.startswith("src/project/") and path[-1] == "/"}
+    for path in (*paths, *files_named(page)):
+        assert (ROOT / path).exists(), path
+
+
+def files_named(page: str) -> Iterator[str]:
+    """Files of the table of questions."""
+    for path in re.findall(r"\| `([a-z_/]+\.py)` \|", page):
+        yield f"src/project/{path}"
+
+
+def test_links_lead_to_pages_and_pictures() -> None:
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
+            assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
+
+
+def test_the_guide_has_all_its_pages() -> None:
+    navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
+    named = set(re.findall(r"[a-z-]+\.md", str(navigation)))
+    assert named == {page.name for page in PAGES} - {"README.md"}
+    assert len(README.read_text().splitlines()) <= 200
