@@ -23,7 +23,7 @@ from project.inference.predict.options import Options as Predict
 from project.reporting.compare.command import Options as Compared
 from project.reporting.html.command import Options as Report
 from project.sweeps.sweepers.points import grid
-from project.sweeps.sweepers.search_space import corners, overrides_of, space_of
+from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
 README = ROOT / "README.md"
 PAGES = (README, *sorted((ROOT / "docs").glob("*.md")))
@@ -65,7 +65,7 @@ def test_every_training_command_composes_and_passes_the_checks(
 ) -> None:
     (weights := tmp_path / "convnext.pth").touch()
     for command in (words for where, words in commands("train") if where == page):
-        words = [word for word in shlex.split(command) if not word.startswith("-")]
+        words = [word for word in shlex.split(command.replace("--cfg job", "")) if not word.startswith("-")]
         if any(word.startswith(("resume=", "ckpt_path=")) for word in words):
             continue  # test_command_line.py runs these
         words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
@@ -97,8 +97,8 @@ def points_of(words: list[str]) -> list[list[str]]:
     own = [word for word in words if word.startswith("hydra")]
     words = [word for word in words if word not in own]
     if "hydra/sweeper=optuna" in own:
-        constant, space = space_of(words, hydra.config_loader)
-        return [[*own, *constant, *overrides_of(values)] for values in corners(space)]
+        constant, space = parse_space(words, hydra.config_loader)
+        return [[*own, *constant, *trial_overrides(values)] for values in find_corners(space)]
     return [[*own, *point.constant, *point.varied] for point in grid(words, hydra.config_loader)]
 
 
