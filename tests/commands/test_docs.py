@@ -22,7 +22,7 @@ from project.inference.export.options import Options as Export
 from project.inference.predict.options import Options as Predict
 from project.reporting.compare.command import Options as Compared
 from project.reporting.html.command import Options as Report
-from project.sweeps.sweepers.points import grid
+from project.sweeps.sweepers.grid import grid
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
 README = ROOT / "README.md"
