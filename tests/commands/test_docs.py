@@ -117,7 +117,9 @@ def test_the_trees_name_what_is_there() -> None:
     (tree,) = re.findall(r"```\n(conf/.*?)```", page, re.DOTALL)
     paths = [line.split()[0] for line in tree.splitlines()]
     packages = {path.name for path in (ROOT / "src" / "project").iterdir() if (path / "__init__.py").exists()}
-    assert packages == {Path(path).name for path in paths if path.startswith("src/project/") and path[-1] == "/"}
+    assert packages == {
+        Path(path).name for path in paths if path.startswith("src/project/") and path[-1] == "/"
+    }
     for path in (*paths, *files_named(page)):
         assert (ROOT / path).exists(), path
 
