@@ -207,26 +207,30 @@ class _GuardedWriter(SummaryWriter):
 
 
 class _GuardedFile:
-    """File of events, which drops all that follows a failed write."""
+    """File of events, written once per flush, which drops all that follows a failed write."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
+        self._pending = bytearray()
         self._has_failed = False
 
     def write(self, record: bytes) -> None:
-        if self._has_failed:
+        if not self._has_failed:
+            self._pending += record  # the file is opened for each write
+
+    def flush(self) -> None:
+        data, self._pending = bytes(self._pending), bytearray()
+        if not data or self._has_failed:
             return
         try:
-            self._file.write(record)
+            self._file.write(data)
         except OSError as error:
             self._has_failed = True
             path = Path(self._file.filename.decode())
             log.warning("warning: %s: %s; TensorBoard's curves end here", path, error.strerror or error)
 
-    def flush(self) -> None:
-        """Do nothing: each record is written at once."""
-
     def close(self) -> None:
+        self.flush()
         self._file.close()
 
 
