@@ -112,7 +112,7 @@ def test_a_run_is_told_by_its_own_numbers(run: Path) -> None:
     }
     low, _ = wilson(0.875, 400)
     lead = page.root.all("p", "lead")[0].text
-    assert "CNN with 1,234 parameters, trained on Digits with SGD (learning rate 0.05)" in lead
+    assert "CNN3x3 with 1,234 parameters, trained on Digits with SGD (learning rate 0.05)" in lead
     assert "for 3 epochs in 1 min 23 s." in lead
     assert f"Test accuracy 0.8750 on 400 images (95 % interval {low:.4f} to" in lead
     assert 0.0162 < 0.875 - low < 0.0405
@@ -349,7 +349,7 @@ def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
     assert "15 jobs: 12 done" in lead
     best_text = page.root.all("p", "lead")[1].text
     assert best_text.endswith(f": {best_line(compare([sweep]))}.")
-    assert "model CNN, optim Adam, the best of 4 points" in best_text
+    assert "model CNN3x3, optim Adam, the best of 4 points" in best_text
     ranking = rows(page.section("Ranking").all("table")[0])
     assert len(ranking) == 4
     best = compare([sweep]).points[0]

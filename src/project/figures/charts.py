@@ -29,13 +29,8 @@ from project.runtime.text import strip_control
 COLOURS = ("#0072b2", "#d55e00", "#008f6b", "#b0528a", "#b88600", "#3a9bdc", "#6b5bb5", "#5f6b7a")
 """Line colours: Okabe and Ito's palette for colour-blind readers, darkened for white paper."""
 FAINT, INK, DIM, GRID, PAPER = "#9aa5b4", "#1b2330", "#5b6676", "#e8ebf0", "#ffffff"
-CSS_VARIABLES = {colour: f"var(--c{number})" for number, colour in enumerate(COLOURS)} | {
-    FAINT: "var(--faint)",
-    INK: "var(--ink)",
-    DIM: "var(--dim)",
-    GRID: "var(--grid)",
-    PAPER: "var(--card)",
-}
+CSS_NAMES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
+CSS_NAMES |= {FAINT: "faint", INK: "ink", DIM: "dim", GRID: "grid", PAPER: "card"}
 STYLE: dict[str, Any] = {
     "font.size": 9,
     "axes.edgecolor": FAINT,
@@ -53,35 +48,24 @@ STYLE: dict[str, Any] = {
     "ytick.color": FAINT,
     "ytick.labelcolor": DIM,
 }
-LARGEST = 1e100
-"""Values beyond are drawn at the edge."""
+LARGEST = 1e100  # values beyond are drawn at the edge
 MIN_RATIO_FOR_LOG = 50
-MAX_MARKERS = 30
-"""Longer lines have no markers at their points."""
+MAX_MARKERS = 30  # longer lines have no markers at their points
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 DECIMALS = re.compile(r"(\.\d\d)\d+")
-FONT = re.compile(r"font(-size|-family)?: [^;]*(;|$)")
-"""Of a style: size and family, or all in short, which text of the common style has."""
+FONT = re.compile(r"font(-size|-family)?: [^;]*(;|$)")  # size and family in a style, or all in short
 POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart.
+    """A line of a chart."""
 
-    Args:
-        name: text in the legend.
-        x: positions, rising.
-        y: values; a gap where one is not finite.
-        colour: index of the colour (0); None: a faint line without a place in the legend.
-        std: half the height of a band around the line, one value a position (no band).
-    """
-
-    name: str
-    x: Sequence[float]
-    y: Sequence[float]
-    colour: int | None = 0
-    std: Sequence[float] = ()
+    name: str  # in the legend
+    x: Sequence[float]  # positions, rising
+    y: Sequence[float]  # values; a gap where one is not finite
+    colour: int | None = 0  # index; None: a faint line without a place in the legend
+    std: Sequence[float] = ()  # half the height of a band around the line, at each position
 
     @property
     def css_class(self) -> str:
@@ -91,27 +75,19 @@ class Line:
 
 @contextmanager
 def figure_style(**changes: Any) -> Iterator[None]:
-    """Draw in the common style, and without warnings of glyphs that the font lacks.
-
-    Args:
-        **changes: rcParams, with `__` for the dot.
-    """
-    changed = {key.replace("__", "."): value for key, value in changes.items()}
-    style: Any = STYLE | changed
+    """Draw in the common style, changed by rcParams with `__` for the dot, without warnings of glyphs."""
+    style = STYLE | {key.replace("__", "."): value for key, value in changes.items()}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*[Gg]lyph")
         yield
 
 
-def make_axes(width: float, height: float, rectangle: tuple[float, float, float, float]) -> Axes:
-    """Return the axes of a new figure.
+def make_axes(width: float, height: float, margins: tuple[float, float, float, float]) -> Axes:
+    """Return the axes of a new figure; all lengths are points, the units of an SVG.
 
-    Args:
-        width: of the figure (points, which are the units of an SVG).
-        height: likewise.
-        rectangle: free space left, right, above and below the axes (points).
+    `margins` is the space left, right, above and below the axes.
     """
-    left, right, top, bottom = rectangle
+    left, right, top, bottom = margins
     figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
     place = (left / width, bottom / height, 1 - (left + right) / width, 1 - (top + bottom) / height)
     return figure.add_axes(place)
@@ -127,20 +103,15 @@ def draw_lines(
 ) -> None:
     """Draw lines, the first on top.
 
-    Args:
-        axes: empty.
-        lines: at least one with a finite value.
-        x_label: name of the horizontal axis.
-        marked: position of a vertical mark, and its text (none).
-        may_be_log: make the vertical axis logarithmic where the values span a factor of 50 (false).
+    `marked` is the position of a vertical mark and its text. `may_be_log` makes the vertical axis logarithmic
+    where the values span a factor of `MIN_RATIO_FOR_LOG`.
     """
     axes.margins(x=0, y=0.05)
     for line in reversed(lines):
         _draw_line(axes, line)
     drawn = np.concatenate([_finite(line.y) for line in lines])
     drawn = drawn[np.isfinite(drawn)]
-    is_log = may_be_log and len(drawn) > 0 and 0 < drawn.min() * MIN_RATIO_FOR_LOG <= drawn.max()
-    if is_log:
+    if may_be_log and drawn.size and 0 < drawn.min() * MIN_RATIO_FOR_LOG <= drawn.max():
         decades = math.log10(drawn.max()) - math.log10(drawn.min())
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5) if decades < 3 else (1,), numticks=6))
@@ -156,8 +127,8 @@ def draw_lines(
     axes.set_xlabel(x_label)
     if marked:
         x, text = marked
-        low, high = axes.get_xlim()
-        share = (x - low) / (high - low)
+        first, last = axes.get_xlim()
+        share = (x - first) / (last - first)
         axes.axvline(x, color=DIM, linewidth=1, linestyle=":", clip_on=False)
         side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
         axes.text(x, 1.03, text, ha=side, transform=axes.get_xaxis_transform())
@@ -187,10 +158,9 @@ def _draw_line(axes: Axes, line: Line) -> None:
 
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return values with NaN for what is not finite, and within the range that can be drawn."""
+    """Return values within the range that can be drawn, NaN for those that are not finite."""
     found = np.array(values, float)
-    found[~np.isfinite(found)] = math.nan
-    return found.clip(-LARGEST, LARGEST)
+    return np.where(np.isfinite(found), found.clip(-LARGEST, LARGEST), math.nan)
 
 
 def downsample(values: Sequence[float], most: int) -> list[float]:
@@ -206,16 +176,11 @@ def set_css(artist: Artist, classes: str, title: str = "") -> None:
 
 
 def to_svg(axes: Axes, name: str, title: str, **attributes: str) -> str:
-    """Return the figure of some axes as an SVG element for an HTML page.
+    """Return the figure of some axes as an SVG element for an HTML page, whose font its text takes.
 
-    The element has no identifier but those it refers to itself, all of which begin with `name`: several
-    figures of a page do not collide. The same figure gives the same text. Text takes the page's font.
-
-    Args:
-        axes: the main axes of a figure.
-        name: unique on the page.
-        title: description for those who do not see the figure.
-        **attributes: of the element; `_` stands for `-`.
+    All identifiers begin with `name`, so that figures of a page do not collide. The same figure gives the
+    same text. `title` describes the figure to those who do not see it. `attributes` are those of the element,
+    with `_` for `-`.
     """
     figure = axes.figure.figure
     _strip_control(figure)
@@ -232,9 +197,8 @@ def to_svg(axes: Axes, name: str, title: str, **attributes: str) -> str:
     width, height = (POINTS_PER_INCH * inches for inches in figure.get_size_inches())
     classes = attributes.pop("class_", "")
     root.attrib.clear()
-    root.attrib |= {"class": f"chart {classes}".strip(), "role": "img"}
-    root.attrib |= {"viewBox": f"0 0 {width:g} {height:g}"}
-    root.attrib |= {key.replace("_", "-"): strip_control(value) for key, value in attributes.items()}
+    own = {"class": f"chart {classes}".strip(), "role": "img", "viewBox": f"0 0 {width:g} {height:g}"}
+    root.attrib |= own | {key.replace("_", "-"): strip_control(text) for key, text in attributes.items()}
     root.insert(0, _title(strip_control(title)))
     box = axes.get_position()
     vertical = {"y1": f"{height * (1 - box.y1):g}", "y2": f"{height * (1 - box.y0):g}"}
@@ -262,8 +226,8 @@ def _adapt(element: ElementTree.Element, name: str, references: set[str]) -> Non
         if style.startswith("font: bold"):
             style += "; font-weight: 600"
         style = FONT.sub("", style)
-        for colour, variable in CSS_VARIABLES.items():
-            style = style.replace(colour, variable)
+        for colour, variable in CSS_NAMES.items():
+            style = style.replace(colour, f"var(--{variable})")
         element.set("style", style.strip())
 
 
@@ -274,7 +238,7 @@ def _title(text: str) -> ElementTree.Element:
 
 
 def frame_of(axes: Axes) -> list[float]:
-    """Return the limits of the horizontal axis, and where they lie in the SVG."""
+    """Return the limits of the horizontal axis, and their positions in the SVG."""
     box, width = axes.get_position(), POINTS_PER_INCH * axes.figure.figure.get_size_inches()[0]
     return [float(number) for number in (*axes.get_xlim(), width * box.x0, width * box.x1)]
 

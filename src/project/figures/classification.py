@@ -18,8 +18,7 @@ RIGHT, WRONG, GAP = "#08519c", "#d94801", "#eb9a70"
 RULE = (222, 226, 230)
 MAX_NUMBERED_CLASSES = 20
 MAX_NAME_LENGTH = 22
-MATRIX_PIXELS = 900
-"""Side of the matrix of many classes."""
+MATRIX_PIXELS = 900  # side of the matrix of many classes
 DPI = 100
 MARGIN = 16
 LEGEND = "blue: right, orange: wrong; darker: a larger fraction of the row"

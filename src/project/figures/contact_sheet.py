@@ -2,8 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from importlib.util import find_spec
-from pathlib import Path
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -52,8 +51,7 @@ def contact_sheet(
     if not count:
         raise ValueError("images of shape (0, …): nothing to draw; give at least one image")
     factor = _scale_factor(height, width, tile)
-    if factor >= 1:
-        pixels = pixels.repeat(int(factor), 1).repeat(int(factor), 2)
+    resampling = PIL.Image.Resampling.NEAREST if factor >= 1 else PIL.Image.Resampling.LANCZOS
     size = (max(1, round(width * factor)), max(1, round(height * factor)))
     column = max(size[0], tile or MIN_TILE)
     columns = min(columns, count)
@@ -68,10 +66,7 @@ def contact_sheet(
     for number in range(count):
         x = GAP + number % columns * (column + GAP) + (column - size[0]) // 2
         y = top + number // columns * (row + GAP)
-        image = PIL.Image.fromarray(pixels[number])
-        if factor < 1:
-            image = image.resize(size, PIL.Image.Resampling.LANCZOS)
-        sheet.paste(image, (x, y))
+        sheet.paste(PIL.Image.fromarray(pixels[number]).resize(size, resampling), (x, y))
         draw.rectangle((x - 1, y - 1, x + size[0], y + size[1]), outline=RULE)
         for place, line in enumerate(captions[number].split("\n") if captions[number] else []):
             at = (x + size[0] // 2, y + size[1] + 6 + place * (TEXT_SIZE + 4))
@@ -85,17 +80,11 @@ def _scale_factor(height: int, width: int, tile: int | None) -> float:
     longest = max(height, width)
     if tile is not None:
         return max(1, tile // width) if width <= tile else tile / width
-    if longest > MAX_TILE:
-        return MAX_TILE / longest
-    return max(1, MIN_TILE // longest) if longest < MIN_TILE else 1
+    return MAX_TILE / longest if longest > MAX_TILE else max(1, MIN_TILE // longest)
 
 
 def as_rgb(images: Any) -> NDArray[np.uint8]:
-    """Return (N, H, W, 3) of images (N, C, H, W) uint8 with 1 or 3 channels.
-
-    Raises:
-        ValueError: another shape.
-    """
+    """Return (N, H, W, 3) of images (N, C, H, W) uint8 with 1 or 3 channels."""
     pixels: NDArray[np.uint8] = np.asarray(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise ValueError(f"images of shape {pixels.shape}: expected (N, 1, H, W) or (N, 3, H, W)")
@@ -104,16 +93,7 @@ def as_rgb(images: Any) -> NDArray[np.uint8]:
 
 
 def to_uint8(images: Any, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undo the normalization of images.
-
-    Args:
-        images: (N, C, H, W) float.
-        mean: of each channel, on the scale [0, 1].
-        std: likewise.
-
-    Returns:
-        (N, C, H, W) uint8, clipped to the range.
-    """
+    """Undo the normalization of images (N, C, H, W) by channels' statistics on the scale [0, 1]."""
     scale, shift = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (std, mean))
     pixels = (np.asarray(images, np.float32) * scale + shift) * 255
     return np.rint(pixels.clip(0, 255)).astype(np.uint8)
@@ -121,16 +101,12 @@ def to_uint8(images: Any, mean: Sequence[float], std: Sequence[float]) -> NDArra
 
 @cache
 def _font(size: int, *, bold: bool = False) -> Any:
-    """Return DejaVu Sans of matplotlib, which has accents, Greek and Cyrillic; else Pillow's own font."""
+    """Return DejaVu Sans of matplotlib: it has accents, Greek and Cyrillic, unlike Pillow's own font."""
+    from matplotlib import get_data_path
     from PIL import ImageFont
 
-    found = find_spec("matplotlib")  # does not import matplotlib
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
-    if found is not None and found.origin is not None:
-        file = Path(found.origin).parent / "mpl-data" / "fonts" / "ttf" / name
-        if file.exists():
-            return ImageFont.truetype(str(file), size)
-    return ImageFont.load_default(size=size)
+    return ImageFont.truetype(f"{get_data_path()}/fonts/ttf/{name}", size)
 
 
 def text_width(text: str, size: int, *, bold: bool = False) -> int:
@@ -140,9 +116,5 @@ def text_width(text: str, size: int, *, bold: bool = False) -> int:
 
 def fit_text(text: str, size: int, width: int) -> str:
     """Return a line of text, shortened with an ellipsis where it is wider than so many pixels."""
-    if text_width(text, size) <= width:
-        return text
-    for end in range(len(text) - 1, 0, -1):
-        if text_width(short := f"{text[:end].rstrip()}…", size) <= width:
-            return short
-    return ""
+    shorter = (f"{text[:end].rstrip()}…" for end in range(len(text) - 1, 0, -1))
+    return next((line for line in chain([text], shorter) if text_width(line, size) <= width), "")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.patches import PathPatch
 from matplotlib.path import Path
@@ -19,32 +20,21 @@ from project.runtime.text import shorten
 
 MAX_TICKS = 9
 MIN_RATIO_FOR_LOG = 100
-MIN_TICK_DISTANCE = 0.06
-"""Fraction of an axis' height."""
+MIN_TICK_DISTANCE = 0.06  # fraction of an axis' height
 MIN_POINTS_FOR_FENCE = 8
-MISSING_SPACE = 0.14
-"""Fraction of an axis' height kept below the numbers for values that are none."""
-HEADING_CHARACTERS = 104
-"""That fit side by side across all axes."""
-SPREAD = 0.07
-"""Fraction of the height over which lines through one value are spread."""
+MISSING_SPACE = 0.14  # fraction of an axis' height kept below the numbers for values that are none
+HEADING_CHARACTERS = 104  # that fit side by side across all axes
+SPREAD = 0.07  # fraction of the height over which lines through one value are spread
 
 
 @dataclass(frozen=True)
 class ParallelAxis:
-    """One vertical axis.
+    """One vertical axis."""
 
-    Args:
-        name: heading.
-        places: of each point's value, from 0 (bottom) to 1 (top).
-        ticks: place and text of each.
-        is_crowded: many points share a value, and are spread to be told apart.
-    """
-
-    name: str
-    places: list[float]
-    ticks: list[tuple[float, str]]
-    is_crowded: bool
+    name: str  # heading
+    places: list[float]  # of each point's value, from 0 (bottom) to 1 (top)
+    ticks: list[tuple[float, str]]  # place and text
+    is_crowded: bool  # many points share a value: their lines are spread
 
 
 def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int = 14) -> ParallelAxis:
@@ -58,43 +48,40 @@ def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int
         texts: the same as text.
         widest: characters of a tick's text at most.
     """
-    is_missing = [value is None or value is ABSENT for value in values]
-    given = [value for value, missing in zip(values, is_missing, strict=True) if not missing]
-    others = {text for text, missing in zip(texts, is_missing, strict=True) if missing}
-    is_numeric = all(type(value) in (int, float) and math.isfinite(value) for value in given)
-    if is_numeric and len(set(given)) > 1 and len(others) <= 1:
-        ticks, place = _number_axis(given, MISSING_SPACE if others else 0.0)
-        are_few = len(set(given)) <= MAX_TICKS
-        if not are_few or len(ticks) == len(set(given)):
-            places = [
-                0.0 if missing else place(value) for value, missing in zip(values, is_missing, strict=True)
-            ]
-            return ParallelAxis(name, places, ticks + [(0.0, text) for text in others], is_crowded=are_few)
+    absent = sorted({text for value, text in zip(values, texts, strict=True) if _is_missing(value)})
+    given = [(value, text) for value, text in zip(values, texts, strict=True) if not _is_missing(value)]
+    numbers = {value for value, _ in given if type(value) in (int, float) and math.isfinite(value)}
+    is_numeric = all(type(value) in (int, float) and math.isfinite(value) for value, _ in given)
+    if is_numeric and len(numbers) > 1 and len(absent) <= 1:
+        ticks, place = _number_axis(sorted(numbers), MISSING_SPACE if absent else 0.0)
+        are_few = len(numbers) <= MAX_TICKS
+        if not are_few or len(ticks) == len(numbers):
+            places = [0.0 if _is_missing(value) else place(value) for value in values]
+            return ParallelAxis(name, places, ticks + [(0.0, text) for text in absent], is_crowded=are_few)
     # From the bottom up: missing values, then numbers by size, or names from Z to A.
-    pairs = [
-        pair for pair, missing in zip(zip(values, texts, strict=True), is_missing, strict=True) if not missing
-    ]
-    names = (
-        [text for _, text in sorted(pairs)] if is_numeric else sorted({*texts} - others, key=natural)[::-1]
-    )
-    order = [*sorted(others), *dict.fromkeys(names)]
+    names = [text for _, text in (sorted(given) if is_numeric else given)]
+    order = list(dict.fromkeys([*absent, *(names if is_numeric else sorted(names, key=natural)[::-1])]))
     place_of = {text: (number + 0.5) / len(order) for number, text in enumerate(order)}
     ticks = _thin([(place, shorten(text, widest)) for text, place in place_of.items()])
     return ParallelAxis(name, [place_of[text] for text in texts], ticks, is_crowded=True)
 
 
+def _is_missing(value: Any) -> bool:
+    return value is None or value is ABSENT
+
+
 def _number_axis(
     values: Sequence[float], bottom: float
 ) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
-    """Return the ticks of an axis and the function from value to place.
+    """Return the ticks of an axis for distinct, rising values, and the function from value to place.
 
     The axis is logarithmic for positive values that span a factor of `MIN_RATIO_FOR_LOG`. Ticks stand at the
     values themselves where these are few.
     """
-    low, high = min(values), max(values)
+    low, high = values[0], values[-1]
     is_log = low > 0 and high / low >= MIN_RATIO_FOR_LOG * (1 - 1e-9)
     place = _placer(low, high, bottom, is_log=is_log)
-    marks = sorted(set(values))
+    marks = list(values)
     if len(marks) > MAX_TICKS:
         inner = _inner_ticks(LogLocator(numticks=8) if is_log else MaxNLocator(6), low, high)
         marks = inner if len(inner) >= 3 else [low, *inner, high]
@@ -102,14 +89,10 @@ def _number_axis(
 
 
 def _placer(low: float, high: float, bottom: float, *, is_log: bool = False) -> Callable[[float], float]:
-    """Return the function from a value, moved between `low` and `high`, to its place from `bottom` to 1."""
+    """Return the function from a value, clipped to `low` and `high`, to its place from `bottom` to 1."""
     scale: Callable[[float], float] = math.log if is_log else float
-
-    def place(value: float) -> float:
-        share = (scale(min(max(value, low), high)) - scale(low)) / (scale(high) - scale(low))
-        return bottom + (1 - bottom) * share
-
-    return place
+    ends = scale(low), scale(high)
+    return lambda value: float(np.interp(scale(value), ends, (bottom, 1.0)))
 
 
 def _inner_ticks(locator: Locator, low: float, high: float) -> list[float]:
@@ -119,8 +102,7 @@ def _inner_ticks(locator: Locator, low: float, high: float) -> list[float]:
 def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -> ParallelAxis:
     """Lay the values of a metric on an axis, with those that are not finite at the bottom.
 
-    Values far worse than the rest, such as those of runs that diverged, lie at the edge, so that the others
-    stay apart; the tick there says `≤` or `≥`.
+    Values far worse than the rest, as of runs that diverged, lie at the edge, at a tick `≤` or `≥`.
     """
     given = [value for value in values if math.isfinite(value)]
     others = sorted({f"{value:g}" for value in values if not math.isfinite(value)})
@@ -145,11 +127,10 @@ def _fence(values: Sequence[float], *, larger_is_better: bool) -> tuple[float, f
     if len(values) < MIN_POINTS_FOR_FENCE:
         return low, high
     lower, _, upper = statistics.quantiles(values, n=4)
-    if upper == lower:
+    margin = 3 * (upper - lower)
+    if not margin:
         return low, high
-    if larger_is_better:
-        return max(low, lower - 3 * (upper - lower)), high
-    return low, min(high, upper + 3 * (upper - lower))
+    return (max(low, lower - margin), high) if larger_is_better else (low, min(high, upper + margin))
 
 
 def _thin(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
