@@ -3,6 +3,7 @@
 import logging
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
-from project.datamodules.loading.images import Images, MemoryImages, describe_memory, join_errors
+from project.datamodules.loading.images import Images, MemoryImages, join_errors
 from project.datamodules.loading.loader import ImageLoader
 from project.datamodules.splits import split_validation
 from project.datamodules.storage.image_cache import ImageCache
@@ -38,6 +39,11 @@ class Part(NamedTuple):
 
     images: Images
     rows: Tensor  # N', long
+
+    @classmethod
+    def of(cls, images: Images) -> "Part":
+        """Return the part of all images."""
+        return cls(images, torch.arange(len(images.labels)))
 
 
 class ImageDataModule(L.LightningDataModule):
@@ -74,12 +80,9 @@ class ImageDataModule(L.LightningDataModule):
 
     FACTS: ClassVar[dict[str, Any] | None] = None
 
-    is_mapped = False
-    """`load_split` returns memory-mapped images."""
-    may_have_changed = False
-    """A resumed run may continue with images that differ from those of its start."""
-    batches_on_device = supports_batched_hooks = True
-    """Loaders make batches on the device: no hook needs to see each of them for that."""
+    is_mapped = False  # `load_split` returns memory-mapped images
+    may_have_changed = False  # a resumed run may continue with images that differ from those of its start
+    batches_on_device = supports_batched_hooks = True  # loaders make batches on the device
 
     def __init__(
         self,
@@ -128,7 +131,6 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self._given_mean, self._given_std = mean is not None, std is not None
         self._resume_at: tuple[int, int] | None = None
-        self._images_digest: str | None = None
         self._parts: dict[str, Part] = {}
 
     @abstractmethod
@@ -162,7 +164,13 @@ class ImageDataModule(L.LightningDataModule):
     @property
     def memory(self) -> str:
         """Memory of the splits that are set up, and its kind."""
-        return describe_memory(images for images, _ in self._parts.values())
+        distinct = {id(images): images for images, _ in self._parts.values()}.values()
+        mapped = sum(images.nbytes for images in distinct if images.is_mapped)
+        read = sum(images.nbytes for images in distinct if not images.is_mapped)
+        sizes = [
+            f"{size / 1e6:,.1f} MB {kind}" for size, kind in ((mapped, "mapped"), (read, "in memory")) if size
+        ]
+        return ", ".join(sizes) or "streamed from files"
 
     def part(self, split: Split) -> Part:
         """Return the images of a split that is set up, and its rows in the order of evaluation."""
@@ -173,11 +181,9 @@ class ImageDataModule(L.LightningDataModule):
         return len(self._parts[split].rows) if split in self._parts else 0
 
     def pixels(self, split: Split, positions: Tensor) -> Tensor:
-        """Return images (n, C, H, W) uint8 of a split before normalization, on the CPU.
+        """Return images (n, C, H, W) uint8 before normalization, on the CPU.
 
-        Args:
-            split: one that is set up.
-            positions: (n,) in the order in which one device evaluates the split.
+        `positions` (n,) are those in the order in which one device evaluates the split.
         """
         images, rows = self._parts[split]
         return images.sample(rows[positions])
@@ -200,16 +206,14 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the splits of a stage; training reads the test split too, for its errors to come first."""
         has_test = stage == "test" or (stage == "fit" and self.trainer is not None)
+        wanted: list[Split] = [*(["train"] if stage != "test" else []), *(["test"] if has_test else [])]
         errors: list[DataError] = []
-        for split, is_wanted, set_up in (
-            ("train", stage != "test", self._set_up_training),
-            ("test", has_test, self._set_up_test),
-        ):
-            if is_wanted and split not in self._parts:
-                try:
-                    set_up()
-                except DataError as error:
-                    errors.append(error)
+        for split in wanted:
+            try:
+                if split not in self._parts:
+                    self._set_up(split)
+            except DataError as error:
+                errors.append(error)
         if errors:
             raise join_errors(errors)
         if self.mean is None or self.std is None:
@@ -253,7 +257,7 @@ class ImageDataModule(L.LightningDataModule):
         """Return the classes, the channels' statistics, the images' digest, and the position in the epoch."""
         state: dict[str, Any] = {"mean": self.mean, "std": self.std, "class_names": self.class_names}
         if "train" in self._parts:
-            state["images"] = self._digest()
+            state["images"] = self._digest
         if self.trainer is not None and self.trainer.state.fn == "fit":
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
             if not progress.is_last_batch:
@@ -266,7 +270,7 @@ class ImageDataModule(L.LightningDataModule):
             remedy = "give the classes their former names, or start a new run"
             check_classes(trained, self.class_names, self.source, remedy)
         known = state_dict.get("images")
-        if known and "train" in self._parts and not self.may_have_changed and known != self._digest():
+        if known and "train" in self._parts and not self.may_have_changed and known != self._digest:
             raise InputError(
                 f"{self.source}: images were added, removed or renamed since the run began, and those of its "
                 "validation and test may be trained on; restore them, start a new run, or say "
@@ -277,74 +281,64 @@ class ImageDataModule(L.LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn == "fit" and "batches_done" in state_dict:
             self._resume_at = (state_dict["epoch"], state_dict["batches_done"])
 
+    @cached_property
     def _digest(self) -> str:
-        """Return a digest of which images are trained on and validated."""
-        if self._images_digest is None:
-            splits: list[Split] = [split for split in ("train", "val") if split in self._parts]
-            labels = [self._parts[split].images.labels.cpu()[self._parts[split].rows] for split in splits]
-            self._images_digest = digest_of(labels, [self.files(split) or [] for split in splits])
-        return self._images_digest
+        """Digest of which images are trained on and validated."""
+        splits: list[Split] = [split for split in ("train", "val") if split in self._parts]
+        labels = [self._parts[split].images.labels.cpu()[self._parts[split].rows] for split in splits]
+        return digest_of(labels, [self.files(split) or [] for split in splits])
 
-    def _set_up_training(self) -> None:
-        val = self._load("val")
+    def _set_up(self, split: Split) -> None:
+        """Set up a split; with `train` also `val`."""
+        val = self._load("val") if split == "train" else None
         if val is not None and self.folds is not None:
             raise InputError(
                 f"data.folds={self.folds}: data={self.name} has validation images of its own; set "
                 "data.folds=null, or move them to the training images"
             )
-        train = self._required("train")
-        if val is not None:
-            self._parts["train"] = Part(train, torch.arange(len(train.labels)))
-            self._parts["val"] = Part(val, torch.arange(len(val.labels)))
-            return
-        rows, val_rows = split_validation(train.labels, self.val_size, self.folds, self.fold, self.split_seed)
-        self._parts["train"] = Part(train, rows)
-        if len(val_rows):
-            self._parts["val"] = Part(train, val_rows)
-
-    def _set_up_test(self) -> None:
-        test = self._required("test")
-        self._parts["test"] = Part(test, torch.arange(len(test.labels)))
-
-    def _required(self, split: Split) -> Images:
         if (images := self._load(split)) is None:
             raise InputError(f"data: there are none of {self._title(split)}; {RETURN_BOTH}")
-        return images
+        if split == "test":
+            self._parts["test"] = Part.of(images)
+        elif val is not None:
+            self._parts |= {"train": Part.of(images), "val": Part.of(val)}
+        else:
+            parts = split_validation(images.labels, self.val_size, self.folds, self.fold, self.split_seed)
+            rows, val_rows = parts
+            self._parts["train"] = Part(images, rows)
+            if len(val_rows):
+                self._parts["val"] = Part(images, val_rows)
 
     def _load(self, split: Split) -> Images | None:
         """Load, preprocess and check a split, by way of the cache if it has a key."""
-        if (key := self.cache_key(split)) is None:
-            return self._load_uncached(split)
-
-        def make() -> tuple[Tensor, Tensor]:
-            images = self._load_uncached(split)
-            assert isinstance(images, MemoryImages)
-            return images.images, images.labels
-
-        name = f"{self.name}-{split}-{'x'.join(map(str, self.input_shape))}"
-        key = {**key, "preprocessing": PREPROCESSING_VERSION, "shape": self.input_shape}
-        images = self.image_cache.load(name, key, make, channels_last=self.channels_last)
-        check_images(images, self.input_shape, self.num_classes, self._title(split))
-        return images
-
-    def _load_uncached(self, split: Split) -> Images | None:
-        loaded = self.load_split(split)
         title = self._title(split)
-        if loaded is None:
+        images: Images
+        if (key := self.cache_key(split)) is not None:
+            images = self.image_cache.load(
+                f"{self.name}-{split}-{'x'.join(map(str, self.input_shape))}",
+                {**key, "preprocessing": PREPROCESSING_VERSION, "shape": self.input_shape},
+                lambda: self._preprocess(self.load_split(split), title),
+                channels_last=self.channels_last,
+            )
+        elif (loaded := self.load_split(split)) is None:
             return None
-        if isinstance(loaded, Images):
+        elif isinstance(loaded, Images):
             images = loaded
-        elif not isinstance(loaded, tuple) or len(loaded) != 2:
-            raise InputError(f"data: {title} have no labels; {RETURN_BOTH}")
         else:
-            pixels = as_pixels(loaded[0], title)
-            labels = as_class_indices(loaded[1], len(pixels), title)
-            side = self.input_shape[1:] if self.resize is not None else None
-            processed = preprocess(pixels, gray=bool(self.grayscale), side=side)
-            is_mapped = self.is_mapped and processed is pixels
-            images = MemoryImages(processed, labels, channels_last=self.channels_last, is_mapped=is_mapped)
+            pixels, labels = self._preprocess(loaded, title)
+            is_mapped = self.is_mapped and pixels is loaded[0]
+            images = MemoryImages(pixels, labels, channels_last=self.channels_last, is_mapped=is_mapped)
         check_images(images, self.input_shape, self.num_classes, title)
         return images
+
+    def _preprocess(self, loaded: Any, title: str) -> tuple[Tensor, Tensor]:
+        """Check what `load_split` returned, and preprocess it."""
+        if not isinstance(loaded, tuple) or len(loaded) != 2:
+            raise InputError(f"data: {title} have no labels; {RETURN_BOTH}")
+        pixels = as_pixels(loaded[0], title)
+        labels = as_class_indices(loaded[1], len(pixels), title)
+        side = self.input_shape[1:] if self.resize is not None else None
+        return preprocess(pixels, gray=bool(self.grayscale), side=side), labels
 
     def _title(self, split: Split) -> str:
         return f"the {split} images of data={self.name}"
@@ -352,7 +346,7 @@ class ImageDataModule(L.LightningDataModule):
     def _measure_channels(self, sample: int = 10_000) -> None:
         """Compute the statistics that are not given, from at most `sample` training images."""
         if "train" not in self._parts:
-            self._set_up_training()
+            self._set_up("train")
         measured = [channel_statistics(channel) for channel in self._spaced_pixels(sample).unbind(1)]
         if self.mean is None:
             self.mean = [mean for mean, _ in measured]

@@ -1,4 +1,4 @@
-"""Augmentation of whole batches: each image has its own draws, a batch costs a few tensor operations."""
+"""Augmentation of batches: each image has its own draws, a batch costs a few tensor operations."""
 
 import math
 from typing import Annotated, Literal
@@ -76,10 +76,7 @@ class Augmentation:
         )
 
     def flips_of_epoch(self, count: int, seed: int, epoch: int) -> Tensor | None:
-        """Return which of `count` images are flipped in an epoch, (count,) bool on the CPU.
-
-        None if each batch draws its flips.
-        """
+        """Return a mask (count,) of the images flipped in an epoch; None if each batch draws its flips."""
         if not self.flip_prob or self.flip_schedule != "alternating":
             return None
         first = torch.rand(count, generator=seeded(seed, FLIP_KEY)) < self.flip_prob
@@ -157,10 +154,7 @@ def random_affine(
     scale: float,
     shear: float,
 ) -> Tensor:
-    """Rotate, shift, scale and shear each image (B, C, H, W) at random, with bilinear interpolation.
-
-    Arguments as in `Augmentation`.
-    """
+    """Rotate, shift, scale and shear each image (B, C, H, W); arguments as in `Augmentation`."""
     batch, _, height, width = images.shape
     draws = torch.rand((5, batch), generator=generator, device=images.device) * 2 - 1
     angle = draws[0] * math.radians(rotate)
@@ -210,17 +204,16 @@ def cutmix(
     return mixed, targets.lerp(targets[partners], area)
 
 
-Length = Tensor | float
-
-
-def _rectangles(centers: Tensor, tall: Length, wide: Length, height: int, width: int) -> Tensor:
+def _rectangles(
+    centers: Tensor, tall: Tensor | float, wide: Tensor | float, height: int, width: int
+) -> Tensor:
     """Return masks (B, 1, H, W) of rectangles, `tall` × `wide` pixels, around `centers` (2, B) in [0, 1]."""
     rows, columns = _spans(centers[0], tall, height), _spans(centers[1], wide, width)
     return rows[:, None, :, None] & columns[:, None, None, :]
 
 
-def _spans(centers: Tensor, length: Length, size: int) -> Tensor:
-    """Return which of `size` pixels lie within `length` pixels around each center, (B, size) bool."""
+def _spans(centers: Tensor, length: Tensor | float, size: int) -> Tensor:
+    """Return a mask (B, size) of the `length` pixels around each center."""
     first = (centers * size - length / 2).round()  # B
     pixels = torch.arange(size, device=centers.device)
     return (pixels >= first[:, None]) & (pixels < (first + length).round()[:, None])

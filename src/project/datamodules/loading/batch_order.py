@@ -1,5 +1,6 @@
 """Order of an epoch: the images of each batch on each rank."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 
 import torch
@@ -9,15 +10,33 @@ from project.errors import InputError
 from project.runtime.seeding import generator
 
 
-class TrainingOrder:
+class Order(ABC):
+    """Order of the images of an epoch, from batch `start` on."""
+
+    epoch = 0
+    start = 0
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """Return the number of batches of an epoch."""
+
+    @abstractmethod
+    def draw(self) -> tuple[Tensor, list[int]]:
+        """Return the indices of this rank's batches, concatenated, and their sizes."""
+
+    def __iter__(self) -> Iterator[Tensor]:
+        """Yield the indices (B,) of each batch of this rank."""
+        indices, sizes = self.draw()
+        yield from indices.split(sizes)
+
+
+class TrainingOrder(Order):
     """Batches of a shuffled epoch, a function of the seed and the epoch alone.
 
     Under DDP every rank takes its share of each global batch of `batch_size` images, so the steps are those
     of one device. An epoch leaves out fewer than `world_size` images where the last batch does not divide
-    evenly, and a last batch of one image per rank, which has no statistics for batch norm.
-
-    Args:
-        repeat_first: use the batches of epoch 0 in every epoch.
+    evenly. It also leaves out a last batch of one image per rank, which has no statistics for batch norm.
+    `repeat_first` repeats the batches of epoch 0 in every epoch.
 
     Raises:
         InputError: the batch size is no multiple of `world_size`, or there are fewer images than ranks.
@@ -49,8 +68,6 @@ class TrainingOrder:
         self.rank = rank
         self.world_size = world_size
         self.repeat_first = repeat_first
-        self.epoch = 0
-        self.start = 0
         self._resume_at: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
@@ -66,13 +83,7 @@ class TrainingOrder:
     def __len__(self) -> int:
         return -(-self.size // self.batch_size)
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield the indices (B,) of each batch of this rank."""
-        indices, sizes = self.draw()
-        yield from indices.split(sizes)
-
     def draw(self) -> tuple[Tensor, list[int]]:
-        """Return the indices of this rank's batches, concatenated, and their sizes."""
         start, self.start, self._resume_at = self.start, 0, None
         return self.indices(self.epoch, start)
 
@@ -86,7 +97,7 @@ class TrainingOrder:
         return indices, [batch] * full + [rest] * (rest > 0)
 
 
-class EvaluationOrder:
+class EvaluationOrder(Order):
     """Every image exactly once, in batches of nearly equal size, as many on each rank.
 
     Some networks exchange buffers in every forward pass under DDP: a rank with fewer batches would leave the
@@ -95,9 +106,6 @@ class EvaluationOrder:
     Raises:
         InputError: there are fewer images than ranks.
     """
-
-    epoch = 0
-    start = 0
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         if size < world_size:
@@ -109,15 +117,6 @@ class EvaluationOrder:
     def __len__(self) -> int:
         return self.num_batches
 
-    def __iter__(self) -> Iterator[Tensor]:
-        """Yield the indices (B,) of each batch of this rank."""
-        indices, sizes = self.draw()
-        yield from indices.split(sizes)
-
     def draw(self) -> tuple[Tensor, list[int]]:
-        """Return the indices of this rank's batches, concatenated, and their sizes."""
         size, larger = divmod(len(self.shard), self.num_batches)
         return self.shard, [size + 1] * larger + [size] * (self.num_batches - larger)
-
-
-Order = TrainingOrder | EvaluationOrder

@@ -14,8 +14,7 @@ from project.datamodules.loading.batch_order import EvaluationOrder, Order
 from project.datamodules.loading.prefetch import prefetch, worker_setup
 from project.errors import DataError, InputError
 
-MAX_NAMED = 10
-"""Damaged files that an error names."""
+MAX_NAMED = 10  # damaged files that an error names
 
 
 class BatchGroup(NamedTuple):
@@ -75,16 +74,13 @@ class MemoryImages(Images):
     """
 
     DEVICE_FRACTION = 0.25  # of a GPU's free memory that images may take
+    # Most bytes of a group's normalized images. Four passes go over them: on a CPU they must stay in its
+    # cache. On a GPU each operation on a group has to be worth its launch.
     CACHED_BYTES = 2**20
-    """Most bytes of a group's normalized images on a CPU: four passes go over them, so they must stay in its
-    cache. Larger groups save nothing more.
-    """
     DEVICE_BYTES = 2**24
-    """The same on a GPU, where each operation on a group has to be worth its launch."""
+    # Every batch begins at a multiple of this many bytes, like a separate allocation: the last bits of matrix
+    # products can depend on it, and with them a run that resumes in another group.
     ALIGNMENT = 64
-    """Every batch begins at a multiple of this many bytes, like an allocation of its own: the last bits of
-    matrix products can depend on it, and with them a run that resumes in another group.
-    """
 
     def __init__(
         self, images: Tensor, labels: Tensor, *, channels_last: bool = False, is_mapped: bool = False
@@ -146,7 +142,13 @@ class MemoryImages(Images):
             self.labels = self.labels.to(device)
 
 
-class FileImages(Images):
+Batch = tuple[Tensor, Tensor] | InputError
+"""Rows (B, C * H * W) uint8 and labels (B,), or the error of their files. Workers return errors instead of
+raising: torch would turn an exception into a text with a traceback.
+"""
+
+
+class FileImages(Images, Dataset[Batch]):
     """Images in files that worker processes decode while the device computes.
 
     Args:
@@ -197,6 +199,17 @@ class FileImages(Images):
             raise join_errors(errors)
         return self.from_rows(rows)
 
+    def __getitem__(self, rows: list[int]) -> Batch:
+        """Decode a batch."""
+        decoded: list[Tensor] = []
+        errors: list[InputError] = []
+        for row in rows:
+            try:
+                decoded.append(self.to_rows(self.decode(self.files[row])[None])[0])
+            except InputError as error:
+                errors.append(error)
+        return join_errors(errors) if errors else (default_collate(decoded), self.labels[rows])
+
     def _groups(self, loader: "DataLoader[Batch]", device: torch.device) -> Iterator[BatchGroup]:
         for batch in loader:
             if isinstance(batch, InputError):
@@ -209,7 +222,7 @@ class FileImages(Images):
 
     def _loader(self, order: Order, rows: Tensor, *, pin: bool) -> "DataLoader[Batch]":
         return DataLoader(
-            _FileBatches(self),
+            self,
             batch_size=None,  # an item is a batch
             sampler=_RowBatches(order, rows),
             num_workers=self.workers,
@@ -218,12 +231,6 @@ class FileImages(Images):
             timeout=self.timeout_s if self.workers else 0,
             worker_init_fn=worker_setup() if self.workers else None,
         )
-
-
-Batch = tuple[Tensor, Tensor] | InputError
-"""Rows (B, C * H * W) uint8 and labels (B,), or the error of their files. Workers return errors instead of
-raising: torch would turn an exception into a text with a traceback.
-"""
 
 
 class _RowBatches:
@@ -241,24 +248,6 @@ class _RowBatches:
             yield self.rows[positions].tolist()
 
 
-class _FileBatches(Dataset[Batch]):
-    def __init__(self, images: FileImages) -> None:
-        self.images = images
-
-    def __getitem__(self, rows: list[int]) -> Batch:
-        decoded: list[Tensor] = []
-        errors: list[InputError] = []
-        for row in rows:
-            try:
-                image = self.images.decode(self.images.files[row])
-                decoded.append(self.images.to_rows(image[None])[0])
-            except InputError as error:
-                errors.append(error)
-        if errors:
-            return join_errors(errors)
-        return default_collate(decoded), self.images.labels[rows]
-
-
 def join_errors(errors: Sequence[InputError]) -> InputError:
     """Return one error that names several damaged files, a line each; an error of another kind alone."""
     if other := next((error for error in errors if not isinstance(error, DataError)), None):
@@ -267,14 +256,3 @@ def join_errors(errors: Sequence[InputError]) -> InputError:
     if len(lines) > MAX_NAMED:
         lines[MAX_NAMED:] = ["… and more damaged files"]
     return DataError("\n".join(lines))
-
-
-def describe_memory(parts: Iterable[Images]) -> str:
-    """Return how much memory images take, and of which kind; images of several splits count once."""
-    distinct = {id(images): images for images in parts}.values()
-    mapped = sum(images.nbytes for images in distinct if images.is_mapped)
-    read = sum(images.nbytes for images in distinct if not images.is_mapped)
-    sizes = [
-        f"{size / 1e6:,.1f} MB {kind}" for size, kind in ((mapped, "mapped"), (read, "in memory")) if size
-    ]
-    return ", ".join(sizes) or "streamed from files"

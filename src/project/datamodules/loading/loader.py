@@ -1,4 +1,4 @@
-"""The loader: batches made on the device, normalized and augmented as a whole."""
+"""The loader: batches made, normalized and augmented on the device."""
 
 from collections.abc import Iterator, Sequence
 from itertools import repeat
@@ -19,8 +19,8 @@ class ImageLoader:
         images: of the data set.
         rows: (N',) row numbers of the split.
         order: yields the batches of an epoch as positions in `rows`.
-        mean: of each channel, on the scale [0, 1].
-        std: likewise.
+        mean: mean of each channel, on the scale [0, 1].
+        std: standard deviation of each channel.
         device: of the batches.
         augmentation: of normalized batches; its draws follow from seed, epoch, batch and rank.
     """
@@ -42,7 +42,7 @@ class ImageLoader:
     ) -> None:
         self.images = images
         self.rows = rows
-        self.order = order
+        self.order = self.sampler = order  # Lightning sets the sampler's epoch
         self.device = device
         self.augmentation = augmentation if augmentation is not None and augmentation.is_active else None
         self.seed = seed
@@ -54,24 +54,18 @@ class ImageLoader:
         self._shift = images.to_rows(shift.expand(1, *images.shape))[0]  # C * H * W
         self._scale = images.to_rows(scale.expand(1, *images.shape))[0]
 
-    @property
-    def sampler(self) -> Order:
-        """The order, whose epoch Lightning sets."""
-        return self.order
-
     def __len__(self) -> int:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they are mixed."""
-        batches = self._normalized()
         if self.augmentation is None:
-            yield from batches
+            yield from self._normalized()
             return
         epoch, start = self.order.epoch, self.order.start
         generators = batch_generators(self.seed, epoch, start, self.rank, device=self.device)
-        flips = self._flips(epoch, start)
-        for (images, labels), draws, flipped in zip(batches, generators, flips, strict=False):
+        flips = self._flips(self.augmentation, epoch, start)
+        for (images, labels), draws, flipped in zip(self._normalized(), generators, flips, strict=False):
             yield self.augmentation(images, labels, draws, flipped)
 
     def _normalized(self) -> Iterator[tuple[Tensor, Tensor]]:
@@ -80,12 +74,10 @@ class ImageLoader:
             images = self.images.from_rows(rows.float().sub_(self._shift).mul_(self._scale))
             yield from zip(images.split(sizes), labels.split(sizes), strict=True)
 
-    def _flips(self, epoch: int, start: int) -> Iterator[Tensor | None]:
+    def _flips(self, augmentation: Augmentation, epoch: int, start: int) -> Iterator[Tensor | None]:
         """Yield which images (B,) of each batch to flip; None where each batch draws them."""
-        if self.augmentation is None or not isinstance(self.order, TrainingOrder):
-            return repeat(None)
-        flipped = self.augmentation.flips_of_epoch(len(self.images.labels), self.seed, epoch)
-        if flipped is None:
+        flipped = augmentation.flips_of_epoch(len(self.images.labels), self.seed, epoch)
+        if flipped is None or not isinstance(self.order, TrainingOrder):
             return repeat(None)
         indices, sizes = self.order.indices(epoch, start)
         chosen = flipped[self.rows[indices]].to(self.device)  # one transfer an epoch
