@@ -58,7 +58,6 @@ class CIFAR10(ImageDataModule):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of the ten classes."""
         return CLASSES
 
     def prepare_data(self) -> None:
@@ -102,9 +101,9 @@ def load_plain(file: Path) -> Any:
 
 
 class PlainUnpickler(pickle.Unpickler):
-    """Makes plain values and NumPy arrays of numbers, and refuses to look up anything else.
+    """Makes plain values and arrays of numbers alone: pickle would call any function that a file names.
 
-    Pickle calls what a file names; plain values need no name (Python's documentation, "Restricting Globals").
+    See Python's documentation, "Restricting Globals".
     """
 
     def find_class(self, module: str, name: str) -> Any:
@@ -132,6 +131,7 @@ def _encode(text: str, encoding: str) -> bytes:
     return text.encode(encoding)
 
 
+# Names that a file may use, and their replacements.
 ARRAY_PARTS: Mapping[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,  # since NumPy 2
@@ -139,4 +139,3 @@ ARRAY_PARTS: Mapping[tuple[str, str], Any] = {
     ("numpy", "dtype"): _dtype,
     ("_codecs", "encode"): _encode,  # by which protocols of Python 2 write bytes
 }
-"""Names that a file may use, and replacements for them."""

@@ -1,34 +1,38 @@
-"""Downloads of published data sets: fetched once by one of many processes, and verified by checksums."""
+"""Published data sets: downloaded once by one of many processes, and verified by checksums."""
 
 import gzip
+import hashlib
+import json
 import logging
 import os
 import shutil
 import tarfile
+import threading
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path, PurePosixPath
-from typing import IO
+from typing import IO, Any
 
 from filelock import FileLock, SoftFileLock, Timeout
 
-from project.datamodules.storage.checksums import cached_digest, md5_of
 from project.errors import DataError, one_line, summarize
+from project.runtime.files import replacing
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 30
-"""Seconds without an answer after which a server counts as out of reach."""
-ATTEMPTS = 2
-"""Rounds over all mirrors."""
-PAUSE_S = 1.0
-"""Seconds between two rounds."""
-LOCK_NOTICE_S = 1.0
-"""Seconds of waiting for another process before a log line says so."""
+TIMEOUT_S = 30  # without an answer, after which a server counts as out of reach
+ATTEMPTS = 2  # rounds over all mirrors
+PAUSE_S = 1.0  # between two rounds
+LOCK_NOTICE_S = 1.0  # of waiting for another process until it is logged
 BLOCK = 2**20
+SETTLED_S = 2  # after which a change of a file also changes its time, whatever the file system's clock
+TRUSTED_S = 7 * 86_400  # until an unchanged file is verified again, in the background: disks may change data
+CLAIMED_S = 3600  # for which other processes leave that verification to the one that began it
+ABANDONED_S = 3600  # after which nobody is still writing a file of a few kilobytes
 
 
 class ArchiveError(OSError):
@@ -226,3 +230,73 @@ def _download_to(
             (staging / file).replace(folder / file)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def md5_of(file: Path) -> str:
+    """Return the MD5 of a file, in hexadecimal digits."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
+
+
+def cached_digest(file: Path, compute: Callable[[Path], str], memory: Path | None = None) -> str:
+    """Return the digest of a file, computed if it is not known for the file's present state.
+
+    Args:
+        file: must exist.
+        compute: reads the file.
+        memory: JSON file that keeps digests for later processes, where it can be written.
+    """
+    facts = file.stat()
+    return _digest(str(file.absolute()), (facts.st_size, facts.st_mtime_ns, facts.st_ino), compute, memory)
+
+
+@cache
+def _digest(
+    path: str, state: tuple[int, int, int], compute: Callable[[Path], str], memory: Path | None
+) -> str:
+    now = time.time()
+    remembered = _read(memory).get(path, [])  # a state, the time of the last verification, and the digest
+    if memory is None or remembered[:3] != list(state) or len(remembered) != 5:
+        digest = compute(Path(path))
+        if memory is not None and now - state[1] / 1e9 > SETTLED_S:
+            _write(memory, path, (*state, now, digest))
+        return digest
+    digest = str(remembered[4])
+    if not 0 <= now - float(remembered[3]) < TRUSTED_S:
+        _write(memory, path, (*state, now - TRUSTED_S + CLAIMED_S, digest))
+        again = (path, compute, memory, (*state, now, digest))
+        threading.Thread(target=_verify_again, args=again, name="checksum", daemon=True).start()
+    return digest
+
+
+def _verify_again(path: str, compute: Callable[[Path], str], memory: Path, entry: tuple[Any, ...]) -> None:
+    with suppress(OSError):
+        if compute(Path(path)) == entry[-1]:
+            _write(memory, path, entry)
+            return
+        _write(memory, path, ())
+        log.warning(
+            "warning: %s is damaged: its content changed though nobody wrote it, and this run may have used "
+            "it; the next start repairs it or names the remedy",
+            path,
+        )
+
+
+def _read(memory: Path | None) -> dict[str, list[Any]]:
+    with suppress(OSError, ValueError):
+        found = json.loads(memory.read_text()) if memory else None
+        if isinstance(found, dict):
+            return {path: entry for path, entry in found.items() if isinstance(entry, list)}
+    return {}
+
+
+def _write(memory: Path, path: str, entry: tuple[Any, ...]) -> None:
+    """Add an entry. Where two processes write at once, one entry is lost, and its file is read again."""
+    with suppress(OSError):
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        for left in memory.parent.glob(f".{memory.name}.*.part"):
+            if time.time() - left.stat().st_mtime > ABANDONED_S:
+                left.unlink(missing_ok=True)
+        kept: dict[str, Any] = {known: old for known, old in _read(memory).items() if Path(known).exists()}
+        with replacing(memory) as staging:
+            staging.write_text(json.dumps(kept | {path: entry}, indent=1))

@@ -35,8 +35,7 @@ ARCHIVES = [
         ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c", 4_542),
     )
 ]
-UNSIGNED_BYTES = 0x08
-"""Type code of the idx format."""
+UNSIGNED_BYTES = 0x08  # type code of the idx format
 
 
 class MNIST(ImageDataModule):
@@ -75,8 +74,8 @@ class MNIST(ImageDataModule):
             return None
         folder = self.path / FOLDER
         prefix = "t10k" if split == "test" else "train"
-        images = map_idx(folder / f"{prefix}-images-idx3-ubyte", "mnist")
-        labels = map_idx(folder / f"{prefix}-labels-idx1-ubyte", "mnist")
+        images = map_idx(folder / f"{prefix}-images-idx3-ubyte")
+        labels = map_idx(folder / f"{prefix}-labels-idx1-ubyte")
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
             raise DataError(
                 f"paths.data={self.path}: the {split} files of data=mnist hold images {list(images.shape)} "
@@ -86,15 +85,10 @@ class MNIST(ImageDataModule):
         return images[:, None], labels.long()
 
 
-def map_idx(file: Path, name: str) -> Tensor:
+def map_idx(file: Path) -> Tensor:
     """Memory-map an idx file of unsigned bytes: a header of big-endian words, then the values.
 
-    Args:
-        file: in the format of http://yann.lecun.com/exdb/mnist, "The IDX file format".
-        name: as in `data=…`, for messages.
-
-    Returns:
-        The values, uint8, with the file's dimensions.
+    The format is that of http://yann.lecun.com/exdb/mnist, "The IDX file format".
 
     Raises:
         DataError: the file is missing, or disagrees with its header.
@@ -103,16 +97,18 @@ def map_idx(file: Path, name: str) -> Tensor:
         with file.open("rb") as stream:
             zeros, kind, dimensions = struct.unpack(">HBB", stream.read(4))
             shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
-    except (OSError, struct.error) as error:
-        raise _damaged(file, name, str(error)) from error
-    if (zeros, kind) != (0, UNSIGNED_BYTES) or not 1 <= dimensions <= 3:
-        raise _damaged(file, name, f"it begins with {zeros:04x}{kind:02x}{dimensions:02x}, not 0000080…")
-    first, count = 4 + 4 * dimensions, math.prod(shape)
-    size = file.stat().st_size
-    if size != first + count or not count:
-        sides = "×".join(map(str, shape))
-        raise _damaged(file, name, f"{size:,} bytes, but {sides} values take {first + count:,}")
-    return map_bytes(file, first, count).view(shape)
+        if (zeros, kind) != (0, UNSIGNED_BYTES) or not 1 <= dimensions <= 3:
+            raise ValueError(f"it begins with {zeros:04x}{kind:02x}{dimensions:02x}, not 0000080…")
+        first, count = 4 + 4 * dimensions, math.prod(shape)
+        size = file.stat().st_size
+        if size != first + count or not count:
+            sides = "×".join(map(str, shape))
+            raise ValueError(f"{size:,} bytes, but {sides} values take {first + count:,}")
+        return map_bytes(file, first, count).view(shape)
+    except (OSError, ValueError, struct.error) as error:
+        raise DataError(
+            f"paths.data: {file} of data=mnist is damaged ({error}); remove it, and it is downloaded again"
+        ) from error
 
 
 def map_bytes(file: Path, first: int, count: int) -> Tensor:
@@ -131,9 +127,3 @@ def map_bytes(file: Path, first: int, count: int) -> Tensor:
         return torch.from_file(str(file), shared=False, size=first + count, dtype=torch.uint8)[first:]
     except RuntimeError:
         return torch.from_numpy(np.fromfile(file, dtype=np.uint8, count=count, offset=first))
-
-
-def _damaged(file: Path, name: str, problem: str) -> DataError:
-    return DataError(
-        f"paths.data: {file} of data={name} is damaged ({problem}); remove it, and it is downloaded again"
-    )

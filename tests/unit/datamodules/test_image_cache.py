@@ -15,10 +15,10 @@ import torch
 
 from project.datamodules import downloads, image_folder
 from project.datamodules.cifar10 import CIFAR10
+from project.datamodules.downloads import cached_digest
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.mnist import FOLDER, MNIST, map_bytes
-from project.datamodules.storage import checksums, image_cache
-from project.datamodules.storage.checksums import cached_digest
+from project.datamodules.storage import image_cache
 from project.datamodules.storage.image_cache import ImageCache
 from project.datamodules.storage.preprocessing import channel_statistics
 from project.errors import InputError
@@ -30,7 +30,7 @@ FOLDER_OPTIONS = {"input_shape": (3, 12, 10), "num_classes": 3, "mean": [0.5], "
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Forget what this process knows of files."""
-    checksums._digest.cache_clear()
+    downloads._digest.cache_clear()
 
 
 @pytest.fixture
@@ -352,7 +352,7 @@ def test_checksums_are_computed_once_for_each_state_of_a_file(
         return path.read_text().upper()
 
     def next_process() -> str:
-        checksums._digest.cache_clear()
+        downloads._digest.cache_clear()
         return cached_digest(file, compute, memory)
 
     file.write_text("one")
@@ -382,7 +382,7 @@ def test_a_download_is_verified_once_and_again_when_it_changes(
         file.write_text(content)
         wait_until_settled(file)
         for _ in range(3):
-            checksums._digest.cache_clear()
+            downloads._digest.cache_clear()
             assert problem in downloads.find_problem(tmp_path / "set", good, tmp_path / "verified.json")
             if not problem:
                 downloads.verify("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
@@ -407,7 +407,7 @@ def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
     wait_until_settled(file)
 
     def next_process() -> str:
-        checksums._digest.cache_clear()
+        downloads._digest.cache_clear()
         found = cached_digest(file, Path.read_text, memory)
         for thread in threading.enumerate():
             if thread.name == "checksum":
@@ -448,6 +448,6 @@ def test_the_memory_of_digests_is_written_under_a_name_of_ones_own(
     young = tmp_path / ".verified.json.other-2-ab.part"
     young.write_text("{")
     for _ in range(2):  # of containers with the same name and the same process number
-        checksums._write(memory, str(tmp_path), (1, 2, 3, 4.0, "digest"))
+        downloads._write(memory, str(tmp_path), (1, 2, 3, 4.0, "digest"))
     assert len(set(names)) == 2
     assert sorted(tmp_path.iterdir()) == sorted([young, memory])

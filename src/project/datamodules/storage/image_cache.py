@@ -8,7 +8,7 @@ import shutil
 import time
 import zlib
 from collections.abc import Callable, Mapping
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,23 +16,21 @@ import torch
 from filelock import FileLock
 from torch import Tensor
 
+from project.datamodules.downloads import cached_digest
 from project.datamodules.loading.images import MemoryImages
-from project.datamodules.storage.checksums import cached_digest
 from project.errors import one_line
 from project.runtime.text import short_name
 
 log = logging.getLogger(__name__)
 
 SUFFIX = ".images"
-LIMIT_BYTES = 32 * 2**30
-"""Size of a folder's files beyond which the least recently used ones are removed."""
+LIMIT_BYTES = 32 * 2**30  # of a folder's files, beyond which the least recently used ones are removed
 DAY_S = 86_400
-MAX_STEM = 200
-"""Bytes of a file's name, which its lock and its staging file extend."""
+MAX_STEM = 200  # bytes of a file's name, which its lock and its staging file extend
 
 
 class ImageCache:
-    """Decoded images by name, each set in a file of its own.
+    """Sets of decoded images, one file each.
 
     A file that is damaged or has another key is written again. Where a file cannot be written, images are
     decoded at every start.
@@ -72,18 +70,20 @@ class ImageCache:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         if (cached := self._find(file, digest)) is not None:
             return cached
-        with ExitStack() as stack:
-            try:
-                self.folder.mkdir(parents=True, exist_ok=True)
-                stack.enter_context(FileLock(file.with_name(f".{file.name}.lock")))
-            except (OSError, NotImplementedError) as error:  # the latter where there are no locks
-                _log_not_cached(file, error)
-                return MemoryImages(*make(), channels_last=channels_last)
+        lock = FileLock(file.with_name(f".{file.name}.lock"))
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except (OSError, NotImplementedError) as error:  # the latter where there are no locks
+            _log_not_cached(file, error)
+            return MemoryImages(*make(), channels_last=channels_last)
+        try:
             if (cached := self._find(file, digest)) is not None:  # of another process
                 return cached
             images = MemoryImages(*make(), channels_last=channels_last)
-            is_written = _write(file, images, digest)
-            return (self._find(file, digest) if is_written else None) or images
+            return (self._find(file, digest) if _write(file, images, digest) else None) or images
+        finally:
+            lock.release()
 
     def _find(self, file: Path, key: str) -> MemoryImages | None:
         """Map a file that exists, is undamaged, and has this key."""
@@ -91,11 +91,8 @@ class ImageCache:
             if not file.is_file():
                 return None
             images, saved_key, crc = _read(file)
-            if saved_key != key:
-                problem = "of other or older images"
-            elif cached_digest(file, _crc_of, self.checksums) != crc:
-                problem = "damaged"
-            else:
+            problem = "of other or older images" if saved_key != key else "damaged"
+            if saved_key == key and cached_digest(file, _crc_of, self.checksums) == crc:
                 return images
         except Exception as error:  # a damaged file raises anything
             problem = f"damaged or not readable ({one_line(error)})"
@@ -146,14 +143,10 @@ def _write(file: Path, images: MemoryImages, key: str) -> bool:
 
 def _make_room(file: Path, size: int) -> None:
     """Remove the least recently used files beyond `LIMIT_BYTES`; refuse to fill the disk."""
-    others = sorted(
-        (other for other in file.parent.glob(f"*{SUFFIX}") if other != file),
-        key=lambda other: other.stat().st_atime,
-        reverse=True,
-    )
+    others = [(other.stat(), other) for other in file.parent.glob(f"*{SUFFIX}") if other != file]
     total = size
-    for other in others:
-        total += other.stat().st_size
+    for facts, other in sorted(others, key=lambda pair: pair[0].st_atime, reverse=True):
+        total += facts.st_size
         if total > LIMIT_BYTES:
             other.unlink(missing_ok=True)
     free = shutil.disk_usage(file.parent).free
