@@ -206,11 +206,11 @@ class ImageDataModule(L.LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read the splits of a stage; training reads the test split too, for its errors to come first."""
         has_test = stage == "test" or (stage == "fit" and self.trainer is not None)
-        wanted: list[Split] = [*(["train"] if stage != "test" else []), *(["test"] if has_test else [])]
+        wanted: list[tuple[Split, bool]] = [("train", stage != "test"), ("test", has_test)]
         errors: list[DataError] = []
-        for split in wanted:
+        for split, is_wanted in wanted:
             try:
-                if split not in self._parts:
+                if is_wanted and split not in self._parts:
                     self._set_up(split)
             except DataError as error:
                 errors.append(error)

@@ -76,7 +76,7 @@ class Line:
 @contextmanager
 def figure_style(**changes: Any) -> Iterator[None]:
     """Draw in the common style, changed by rcParams with `__` for the dot, without warnings of glyphs."""
-    style = STYLE | {key.replace("__", "."): value for key, value in changes.items()}
+    style: Any = STYLE | {key.replace("__", "."): value for key, value in changes.items()}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*[Gg]lyph")
         yield
