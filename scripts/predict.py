@@ -1,17 +1,12 @@
 """Predict image files with a trained run: `python scripts/predict.py run=last input=photos`."""
 
-import gc
-
 if __name__ == "__main__":
-    gc.disable()  # until all is imported (project.runtime.lazy_imports.freeze_gc): importing is faster
+    from project.runtime.process import begin_command
 
-    from project.runtime import signals
-
-    signals.exit_on_signal()
+    begin_command()
 
 from project.config.command_options import run_command
-from project.inference.predict.command import predict_files
-from project.inference.predict.options import EXAMPLES, Options
+from project.inference.predict.command import EXAMPLES, Options, predict_files
 
 if __name__ == "__main__":
     run_command(predict_files, Options, EXAMPLES)

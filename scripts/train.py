@@ -1,14 +1,9 @@
 """Train one run, or with -m many: `python scripts/train.py model=cnn optim=adam`."""
 
-import gc
-
 if __name__ == "__main__":
-    # Until all is imported and training begins: importing is faster.
-    gc.disable()
+    from project.runtime.process import begin_command
 
-    from project.runtime import signals
-
-    signals.exit_on_signal()
+    begin_command()
 
 from pathlib import Path
 

@@ -27,6 +27,10 @@ Compose = Callable[..., DictConfig]
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 torch.set_num_threads(1)  # before anything is computed: forks that take more threads would wait for lost ones
+if not torch.cuda.is_available():
+    # Tracing (`torch.export`, `compile`) registers eight GPUs that are not there. A later backward starts
+    # a thread for each, and what is forked afterwards cannot train: every later test would have to know.
+    torch._C._ensureCUDADeviceGuardSet = lambda: None
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -9,8 +9,8 @@ import pytest
 from handmade import write_curve, write_run, write_sweep
 
 from project.errors import InputError
-from project.reporting.compare.plot import read_curves
-from project.reporting.compare.table import render
+from project.reporting.compare import render
+from project.reporting.compare_plot import read_curves
 from project.runs.collect import Comparison, compare
 from project.runs.hparam_diff import Differences, short_names
 from project.runs.results import DURATION, read_runs

@@ -11,7 +11,7 @@ from conftest import ROOT, read_table
 from handmade import write_run, write_sweep
 
 from project.errors import InputError
-from project.reporting.compare.table import write_csv
+from project.reporting.compare import write_csv
 from project.runs.collect import compare
 from project.runs.earlier_output import COMPARISON, PICTURE, is_earlier
 from project.runs.results import flatten, read_runs

@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 from project.errors import InputError
 from project.figures.charts import FAINT, figure_style
 from project.figures.parallel_coordinates import key_axis, metric_axis
-from project.reporting.compare.plot import draw, make_figure
+from project.reporting.compare_plot import draw, make_figure
 from project.runs.collect import Comparison, compare
 from project.runs.earlier_output import PICTURE, is_earlier
 from project.runs.hparam_diff import ABSENT

@@ -19,8 +19,8 @@ from project.config.command_options import read_options
 from project.config.validation import find_problems
 from project.inference.evaluate.options import Options as Evaluate
 from project.inference.export.options import Options as Export
-from project.inference.predict.options import Options as Predict
-from project.reporting.compare.command import Options as Compared
+from project.inference.predict.command import Options as Predict
+from project.reporting.compare import Options as Compared
 from project.reporting.html.command import Options as Report
 from project.sweeps.sweepers.grid import grid
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides

@@ -15,7 +15,7 @@ from test_load_run import SHORT, Make, make  # noqa: F401 (a fixture)
 from project.config import command_options as options
 from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
-from project.inference.evaluate import command, console, ensemble, metrics, output_files
+from project.inference.evaluate import command, ensemble, metrics, output_files, result
 from project.inference.evaluate.command import evaluate
 from project.inference.evaluate.forward import image_losses
 from project.inference.evaluate.metrics import Predictions
@@ -446,7 +446,7 @@ def test_the_screen_holds_long_and_foreign_names_and_few_of_many_classes() -> No
     ]
     rows[3]["class"], rows[3]["f1"] = "bad", {"value": math.nan, "low": math.nan, "high": math.nan}
     rows[3]["images"] = 0
-    lines = console.render_classes(rows, "evaluation.json").splitlines()
+    lines = result.render_classes(rows, "evaluation.json").splitlines()
     assert {columns_of(line) for line in lines[1:-1]} == {80}
     assert len(lines) == 22
     assert "the 20 of 1000 classes with the lowest F1" in lines[-1]

@@ -25,10 +25,9 @@ from project.datamodules.loading import image_decoder
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.storage.image_files import SkippedFile
 from project.errors import DataError, InputError
-from project.inference.choices import require_accelerator
 from project.inference.load_run import TrainedRun, load_run
-from project.inference.predict.command import predict_files
-from project.inference.predict.options import Options, find_files
+from project.inference.options import require_accelerator
+from project.inference.predict.command import Options, find_files, predict_files
 from project.inference.predict.predictions import decode_files, predict
 from project.inference.predict.writers import render_table
 from project.modules.tta import tta_logits
@@ -346,7 +345,7 @@ def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:
         import sys
         from project.config.command_options import read_options
         from project.inference.predict.command import predict_files
-        from project.inference.predict.options import Options
+        from project.inference.predict.command import Options
         try:
             predict_files(read_options(Options, ["run=run", "input=nowhere.jpg"]))
         except ValueError as error:

@@ -27,9 +27,8 @@ from project.inference.evaluate import output_files
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import plateau
-from project.reporting.compare import table
-from project.reporting.compare.plot import draw
-from project.reporting.compare.table import write_csv
+from project.reporting.compare import table, write_csv
+from project.reporting.compare_plot import draw
 from project.runs import checkpoints
 from project.runs.collect import compare
 from project.runtime import signals

@@ -95,16 +95,16 @@ def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
     scored = [result.f1 for result in results if not math.isnan(result.f1)]
     f1 = sum(scored) / max(1, len(scored))
     lines = [
-        f"**Test split:** {right:,} of {images:,} images right ({100 * right / max(1, images):.2f} %); "
-        f"mean F1 of the classes {100 * f1:.2f} %",
+        f"**Test split:** {right:,} of {images:,} images right ({right / max(1, images):.4f}); "
+        f"mean F1 of the classes {f1:.4f}",
         "",
-        "| class | precision, % | recall, % | F1, % | images |",
+        "| class | precision | recall | F1 | images |",
         "| --- | ---: | ---: | ---: | ---: |",
     ]
     # Classes without images come last.
     results = sorted(results, key=lambda result: (not result.images, math.isnan(result.f1), result.f1))
     for result in results[:MAX_CLASS_ROWS]:
-        scores = " | ".join("–" if math.isnan(score) else f"{100 * score:.2f}" for score in result[1:4])
+        scores = " | ".join("–" if math.isnan(score) else f"{score:.4f}" for score in result[1:4])
         lines.append(f"| {_escape(result.name)} | {scores} | {result.images:,} |")
     if len(results) > MAX_CLASS_ROWS:
         lines += ["", f"The {MAX_CLASS_ROWS} worst of {len(results)} classes."]

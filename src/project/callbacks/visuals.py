@@ -131,7 +131,7 @@ class TestVisuals(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         counts = predictions.confusion(data.num_classes)
         right, images = int(counts.diag().sum()), len(predictions.labels)
-        title = f"Test: {right:,} of {images:,} right ({100 * right / images:.2f} %)"
+        title = f"Test: {right:,} of {images:,} right ({right / images:.4f})"
         self._log_image(trainer, "test/confusion", confusion_matrix(counts, data.class_names, title=title))
 
     def _log_mistakes(self, trainer: L.Trainer, predictions: ImagePredictions, wrong: int) -> None:
@@ -139,7 +139,7 @@ class TestVisuals(Callback):
         worst, names = predictions.worst(self.max_images), data.class_names
         columns = (predictions.labels, predictions.predictions, predictions.confidences)
         captions = [
-            f"{names[label]} → {names[prediction]}\n{100 * confidence:.0f} % sure"
+            f"{names[label]} → {names[prediction]}\nprobability {confidence:.2f}"
             for label, prediction, confidence in zip(
                 *(column[worst].tolist() for column in columns), strict=True
             )
@@ -239,4 +239,4 @@ def _target_caption(target: Tensor, class_names: Sequence[str]) -> str:
         return class_names[int(target)]
     shares, classes = target.float().topk(min(2, len(target)))
     pairs = zip(shares.tolist(), classes.tolist(), strict=True)
-    return "\n".join(f"{class_names[index]} {100 * share:.0f} %" for share, index in pairs if share >= 0.005)
+    return "\n".join(f"{class_names[index]} {share:.2f}" for share, index in pairs if share >= 0.005)

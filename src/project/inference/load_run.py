@@ -17,7 +17,6 @@ from project.datamodules.base import ImageDataModule
 from project.datamodules.storage.validation import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.inference import run_config
-from project.inference.data_override import use_known_classes
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints
 from project.runs.run_folder import RunFolder
@@ -86,7 +85,7 @@ class TrainedRun:
         if self.data_overrides:
             try:
                 composed = run_config.compose_data(self.run, self.config, self.data_overrides)
-                use_known_classes(composed.data, self.data_overrides, self.class_names)
+                run_config.use_known_classes(composed.data, self.data_overrides, self.class_names)
                 config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
             except OmegaConfBaseException as error:
                 message = one_line(error)

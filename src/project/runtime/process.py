@@ -1,11 +1,14 @@
 """Set-up of a process: its memory allocator, streams, and what it inherits from its parent."""
 
 import ctypes
+import gc
 import os
 import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
+
+from project.runtime import signals
 
 RANK_VARIABLES = (
     *("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ROLE_RANK"),
@@ -19,6 +22,15 @@ MAX_MMAP_THRESHOLD = 32 * 2**20
 """The largest that glibc takes on 64 bits."""
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of <sys/prctl.h>."""
+
+
+def begin_command() -> None:
+    """Prepare a script's process, before its imports: exit on signals, and import without garbage collection.
+
+    `lazy_imports.freeze_gc` switches the collector on again.
+    """
+    gc.disable()
+    signals.exit_on_signal()
 
 
 def forget_ranks() -> None:

@@ -202,7 +202,7 @@ def test_answers_are_counted_as_one_by_one_and_the_worst_come_first() -> None:
     table = as_markdown(counts, ["a|b", *"bcde"])
     assert r"| a\|b |" in table
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
-    assert rows[5].startswith("| e | 0.00 | 0.00 | 0.00 | 0 |"), "no image of it: last"
+    assert rows[5].startswith("| e | 0.0000 | 0.0000 | 0.0000 | 0 |"), "no image of it: last"
 
 
 def gather_as_rank(file: Path) -> None:

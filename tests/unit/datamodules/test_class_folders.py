@@ -22,7 +22,7 @@ from project.datamodules.image_folder import ImageFolder
 from project.datamodules.storage import class_folders
 from project.datamodules.storage.image_files import SkippedFile, summarize_skipped
 from project.errors import DataError, InputError
-from project.inference.predict.options import find_files
+from project.inference.predict.command import find_files
 
 OPTIONS = {"input_shape": (3, 6, 5), "num_classes": 2, "val_size": 0, "mean": [0.5], "std": [0.5]}
 

@@ -9,7 +9,7 @@ import pytest
 from handmade import write_run
 
 from project.inference.evaluate.options import find_networks
-from project.reporting.compare.table import render
+from project.reporting.compare import render
 from project.reporting.html.sweep_page import read_sweep
 from project.runs.collect import compare
 from project.runs.find import find_trained

@@ -15,7 +15,7 @@ from test_sweeps import job
 from project.inference.evaluate.metrics import Predictions
 from project.inference.evaluate.output_files import write_predictions
 from project.inference.predict.writers import write_csv as write_predicted
-from project.reporting.compare.table import write_csv
+from project.reporting.compare import write_csv
 from project.runs.collect import compare
 from project.runtime.csv_cells import escape, unescape
 from project.sweeps import job_table

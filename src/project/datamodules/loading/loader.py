@@ -12,6 +12,20 @@ from project.datamodules.loading.images import Images
 from project.runtime.seeding import batch_generators
 
 
+def normalization(
+    mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
+) -> tuple[Tensor, Tensor]:
+    """Return shift and scale (C, 1, 1), so that `(pixels - shift) * scale` is normalized.
+
+    Args:
+        mean: mean of each channel in [0, 1]; pixels go from 0 to 255.
+        std: standard deviation of each channel in [0, 1].
+        device: of the result (CPU).
+    """
+    shift = 255 * torch.tensor(mean, device=device).view(-1, 1, 1)
+    return shift, 1 / (255 * torch.tensor(std, device=device).view(-1, 1, 1))
+
+
 class ImageLoader:
     """Batches of one split for the trainer.
 
@@ -49,8 +63,7 @@ class ImageLoader:
         self.rank = rank
         self._groups = images.groups(order, rows, device)
         # As rows in the memory order of the images: an operation on one vector of pixels runs at full speed.
-        shift = 255 * torch.tensor(mean, device=device).view(-1, 1, 1)  # C, 1, 1
-        scale = 1 / (255 * torch.tensor(std, device=device).view(-1, 1, 1))
+        shift, scale = normalization(mean, std, device)
         self._shift = images.to_rows(shift.expand(1, *images.shape))[0]  # C * H * W
         self._scale = images.to_rows(scale.expand(1, *images.shape))[0]
 

@@ -8,13 +8,13 @@ import torch
 
 from project.errors import InputError
 from project.inference import run_config
-from project.inference.choices import require_accelerator
-from project.inference.evaluate import console, ensemble, output_files
+from project.inference.evaluate import ensemble, output_files
 from project.inference.evaluate.forward import run_forward
 from project.inference.evaluate.metrics import bootstrap_intervals
 from project.inference.evaluate.options import Member, Options, check_networks
-from project.inference.evaluate.result import LEVEL, EvaluationResult
+from project.inference.evaluate.result import LEVEL, EvaluationResult, render
 from project.inference.load_run import TrainedRun, load_run
+from project.inference.options import require_accelerator
 
 
 def evaluate(options: Options, found: tuple[list[Member], Path] | None = None) -> None:
@@ -132,5 +132,5 @@ def _write(options: Options, result: EvaluationResult, folder: Path, place: Path
         files += output_files.draw_figures(folder, predictions, part, trained.class_names, title)
     here = Path.cwd()
     shown = place.relative_to(here) if place.is_relative_to(here) else place
-    text = console.render(options, result, figures, classes, str(shown / output_files.RESULT))
+    text = render(options, result, figures, classes, str(shown / output_files.RESULT))
     return f"{text}\n\n{shown}: {', '.join(files)}"

@@ -7,11 +7,13 @@ from typing import Literal
 
 from project.config.command_options import Overrides, option
 from project.errors import InputError
-from project.inference.choices import Accelerator, Tta
+from project.inference.options import Accelerator, Tta
 from project.inference.run_config import check_request
 from project.runs.find import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
+from project.runtime import lazy_imports
+from project.runtime.write_probe import refuse_unwritable_output
 
 EXAMPLES = """\
 examples:
@@ -53,6 +55,18 @@ class Options:
     accelerator: Accelerator | None = option(None, "device; null: as in the run")
     output: Path | None = option(None, "output folder; null: evaluation/… in the run's folder")
     outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
+
+
+def main(options: Options) -> None:
+    """Check the options without torch, then evaluate."""
+    if options.output is not None:
+        refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
+    networks = check_networks(options)
+    lazy_imports.defer_imports()
+    from project.inference.evaluate.command import evaluate  # imports torch
+
+    lazy_imports.freeze_gc()
+    evaluate(options, networks)
 
 
 @dataclass(frozen=True)

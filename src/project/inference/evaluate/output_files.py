@@ -143,7 +143,7 @@ def draw_figures(
         columns = (predictions.predicted, predictions.labels, predictions.confidence)
         rows = zip(worst.tolist(), *(column[worst].tolist() for column in columns), strict=True)
         captions = [
-            f"{names[predicted]} ({100 * confidence:.0f} %)\nis {names[label]}\nno. {number}"
+            f"{names[predicted]} {confidence:.2f}\nis {names[label]}\nno. {number}"
             for number, predicted, label, confidence in rows
         ]
         pictures.append(contact_sheet(images.numpy(), captions, title="Most confident mistakes"))

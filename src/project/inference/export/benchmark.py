@@ -8,9 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule
-from project.datamodules.loading.batch_order import EvaluationOrder
-from project.datamodules.loading.loader import ImageLoader
+from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.loading.loader import normalization
 from project.inference.export.options import OutputType
 from project.inference.export.wrapper import ExportError, Predictor
 from project.modules.classifier import ImageClassifier
@@ -19,26 +18,26 @@ from project.modules.tta import tta_logits
 MIN_ROUNDS, MAX_ROUNDS = 7, 200
 
 
-class CalibrationData:
-    """Evenly spaced images of a split, as stored and as the network receives them."""
+class ImageSample:
+    """Evenly spaced images of a split, as stored and as the network receives them; none are augmented.
 
-    def __init__(self, loader: ImageLoader, datamodule: ImageDataModule, limit: int | None = None) -> None:
-        count = len(loader.rows)
-        size = count if limit is None else min(limit, count)
-        self.rows = loader.rows[torch.linspace(0, count - 1, size).round().long()]
-        self.images = loader.images
-        self.labels = loader.images.labels[self.rows]  # n
+    Args:
+        datamodule: the data set.
+        split: `train` or `test`.
+        limit: number of images (all).
+    """
+
+    def __init__(self, datamodule: ImageDataModule, split: Split, limit: int | None = None) -> None:
+        datamodule.prepare_data()
+        datamodule.setup("test" if split == "test" else "validate")
+        self.images, rows = datamodule.part(split)
+        size = len(rows) if limit is None else min(limit, len(rows))
+        self.rows = rows[torch.linspace(0, len(rows) - 1, size).round().long()]
+        self.labels = self.images.labels[self.rows]  # n
         self.batch_size = datamodule.eval_batch_size
         assert datamodule.mean is not None
         assert datamodule.std is not None
-        self._loader = ImageLoader(
-            loader.images,
-            self.rows,
-            EvaluationOrder(size, self.batch_size),
-            mean=datamodule.mean,
-            std=datamodule.std,
-            device=torch.device("cpu"),
-        )
+        self.shift, self.scale = normalization(datamodule.mean, datamodule.std)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -50,22 +49,8 @@ class CalibrationData:
 
     def normalized(self) -> Iterator[Tensor]:
         """Yield the same batches normalized, float32."""
-        for images, _ in self._loader:
-            yield images
-
-
-def read_test_images(datamodule: ImageDataModule, limit: int | None = None) -> CalibrationData:
-    """Read images of the test split."""
-    datamodule.prepare_data()
-    datamodule.setup("test")
-    return CalibrationData(datamodule.test_dataloader(), datamodule, limit)
-
-
-def read_training_images(datamodule: ImageDataModule, limit: int) -> CalibrationData:
-    """Read images of the training split, not augmented."""
-    datamodule.prepare_data()
-    datamodule.setup("validate")
-    return CalibrationData(datamodule.train_dataloader(), datamodule, limit)
+        for pixels in self.pixels():
+            yield (pixels.float() - self.shift) * self.scale
 
 
 class Agreement(NamedTuple):
@@ -84,14 +69,14 @@ class Timing(NamedTuple):
 
 
 @torch.no_grad()
-def predict_all(predict: Predictor, images: CalibrationData) -> Tensor:
+def predict_all(predict: Predictor, images: ImageSample) -> Tensor:
     """Return the outputs (n, K) for all images."""
     return torch.cat([predict(pixels) for pixels in images.pixels()])
 
 
 @torch.no_grad()
 def original_outputs(
-    module: ImageClassifier, images: CalibrationData, *, tta: str, output_type: OutputType
+    module: ImageClassifier, images: ImageSample, *, tta: str, output_type: OutputType
 ) -> Tensor:
     """Return the outputs (n, K) of the run's network, computed as in its own test, in float32."""
     module = module.float().eval()
@@ -102,7 +87,7 @@ def original_outputs(
 class Reference(NamedTuple):
     """Expected outputs."""
 
-    images: CalibrationData
+    images: ImageSample
     outputs: Tensor
 
     def compare(self, predict: Predictor) -> Agreement:

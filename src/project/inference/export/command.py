@@ -1,11 +1,14 @@
 """Work of `scripts/export.py`: write, check and time the files of a run."""
 
+import json
+import os
 import sys
 import tempfile
-from dataclasses import replace
-from functools import partial
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 import torch
 
@@ -13,23 +16,33 @@ from project.errors import InputError
 from project.inference.export import onnx_graph, torch_program
 from project.inference.export.benchmark import (
     Agreement,
+    ImageSample,
     Reference,
+    Timing,
     original_outputs,
     predict_all,
-    read_test_images,
-    read_training_images,
     time_calls,
 )
-from project.inference.export.options import FLOAT32, PRUNED, STATIC, Options, choose_variants, find_places
+from project.inference.export.options import (
+    FLOAT32,
+    FORMATS,
+    PRUNED,
+    STATIC,
+    VARIANTS,
+    Options,
+    choose_variants,
+    find_places,
+)
 from project.inference.export.pruning import prune
-from project.inference.export.publish import Row, file_name, publish, refuse_foreign, render
 from project.inference.export.torch_program import blank_images, describe_error
 from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
 from project.inference.load_run import TrainedRun, load_run
+from project.runtime.console import Column, table
+from project.runtime.files import replace_text
 from project.runtime.write_probe import missing_folders
 
 BACKENDS: dict[str, ModuleType] = {"torch_export": torch_program, "onnx": onnx_graph}
-"""Modules with the functions `write`, `read`, `quantize`, `read_int8` and `lower`, by format."""
+"""Modules with the functions `write`, `read`, `quantize` and `read_int8`, by format."""
 
 
 def export(options: Options) -> int:
@@ -45,6 +58,18 @@ def export(options: Options) -> int:
         return _Export(options, trained, folder, Path(staging)).run(variants)
 
 
+@dataclass
+class Row:
+    """A variant of the network."""
+
+    name: str
+    file: Path | None
+    size: int
+    agreement: Agreement
+    predict: Predictor
+    timings: dict[int, Timing] = field(default_factory=dict)
+
+
 class _Export:
     def __init__(self, options: Options, trained: TrainedRun, folder: Path, staging: Path) -> None:
         self.options, self.trained, self.folder, self.staging = options, trained, folder, staging
@@ -58,12 +83,10 @@ class _Export:
             output_type=output_type,
             memory_format=module.memory_format,
         )
-        images = read_test_images(trained.datamodule, None if options.check == "test" else options.check)
+        limit = None if options.check == "test" else options.check
+        images = ImageSample(trained.datamodule, "test", limit)
         outputs = original_outputs(module, images, tta=tta, output_type=output_type)
         self.reference = Reference(images, outputs)
-        self.read_calibration = partial(
-            read_training_images, trained.datamodule, options.num_calibration_images
-        )
         self.description = Description(
             class_names=trained.class_names,
             input_shape=trained.input_shape,
@@ -78,7 +101,6 @@ class _Export:
         self.backend = BACKENDS[options.format]
         self.batch_sizes = sorted({1, options.batch_size})
         self.rows: list[Row] = []
-        self.calls: dict[str, dict[int, Predictor]] = {}  # by name and batch size
 
     def run(self, variants: list[str]) -> int:
         """Make all files and show them; checked files are kept even if a later step fails."""
@@ -90,13 +112,13 @@ class _Export:
         self._benchmark()
         self._publish()
         print(f"\n{render(self.rows, self.batch_sizes)}\n")
-        for file in dict.fromkeys(row.file for row in self.rows if row.file):
-            print(f"wrote  {file}")
+        for row in self.rows:
+            if row.file:
+                print(f"wrote  {row.file}")
         return 1 if failed else 0
 
     def _add(self, name: str, file: Path | None, agreement: Agreement, predict: Predictor) -> None:
-        self.rows.append(Row(name, file, file.stat().st_size if file else 0, agreement))
-        self.calls[name] = dict.fromkeys(self.batch_sizes, predict)
+        self.rows.append(Row(name, file, file.stat().st_size if file else 0, agreement, predict))
 
     def _file(self, variant: str) -> Path:
         return self.staging / file_name(self.options.format, variant)
@@ -124,53 +146,36 @@ class _Export:
 
     def _export_variant(self, variant: str) -> bool:
         """Make and keep a smaller variant; print an error if that fails."""
-        num_rows = len(self.rows)
+        file = self._file(variant)
         try:
-            if variant == PRUNED:
-                self._export_pruned()
-            else:
-                self._export_int8(variant)
+            predict = self._export_pruned(file) if variant == PRUNED else self._export_int8(variant, file)
+            self._add(variant, file, self.reference.compare(predict), predict)
         except Exception as error:  # quantizers, solvers and checks raise many classes
             message = error if isinstance(error, ExportError | InputError) else describe_error(error)
             print(f"error: {variant}: {message}", file=sys.stderr)
-            del self.rows[num_rows:]
-            self._file(variant).unlink(missing_ok=True)
+            file.unlink(missing_ok=True)
             return False
         self._publish()
         return True
 
-    def _export_int8(self, variant: str) -> None:
-        source = next(row.file for row in self.rows if row.name == FLOAT32)
-        assert source is not None
-        file = self._file(variant)
-        description = replace(self.description, variant=variant)
-        images = self.read_calibration() if variant == STATIC else None
-        self.backend.quantize(self.model, source, file, description, images)
-        predict = self.backend.read_int8(file, self.options.num_threads)
-        self._add(variant, file, self.reference.compare(predict), predict)
-        name = f"{variant}, lowered"
-        try:
-            lowered = {
-                size: self.backend.lower(file, self.trained.input_shape, size) for size in self.batch_sizes
-            }
-            calls = {size: predict for size, predict in lowered.items() if predict is not None}
-            if calls:
-                largest = calls[self.batch_sizes[-1]]
-                self._add(name, file, self.reference.compare(largest), largest)
-                self.calls[name] = calls
-        except Exception as error:  # the file itself is intact
-            message = error if isinstance(error, ExportError) else describe_error(error)
-            print(f"{name}: {message}", file=sys.stderr)
+    def _calibration_images(self) -> ImageSample:
+        return ImageSample(self.trained.datamodule, "train", self.options.num_calibration_images)
 
-    def _export_pruned(self) -> None:
-        pixels = torch.cat(list(self.read_calibration().normalized()))
-        network = prune(self.model.network, pixels, self.options.prune_fraction)
-        model = self.model.with_network(network)
-        file = self._file(PRUNED)
+    def _export_int8(self, variant: str, file: Path) -> Predictor:
+        source = next(row.file for row in self.rows if row.name == FLOAT32)
+        description = replace(self.description, variant=variant)
+        images = self._calibration_images() if variant == STATIC else None
+        self.backend.quantize(self.model, source, file, description, images)
+        predict: Predictor = self.backend.read_int8(file, self.options.num_threads)
+        return predict
+
+    def _export_pruned(self, file: Path) -> Predictor:
+        pixels = torch.cat(list(self._calibration_images().normalized()))
+        model = self.model.with_network(prune(self.model.network, pixels, self.options.prune_fraction))
         predict = self._write_float32(model, file, PRUNED)
         images = self.reference.images
         Reference(images, predict_all(model, images)).require_equal(predict, self.options.tolerance)
-        self._add(PRUNED, file, self.reference.compare(predict), predict)
+        return predict
 
     def _benchmark(self) -> None:
         torch.set_num_threads(self.options.num_threads)
@@ -178,7 +183,7 @@ class _Export:
         for size in self.batch_sizes:
             repeated = [first] * -(-size // len(first))
             images = torch.cat([*repeated, blank_images(self.trained.input_shape, 0)])[:size].clone()
-            predictors = {row.name: self.calls[row.name][size] for row in self.rows}
+            predictors = {row.name: row.predict for row in self.rows}
             timings = time_calls(predictors, images, self.options.benchmark_s)
             for row in self.rows:
                 row.timings[size] = timings[row.name]
@@ -193,3 +198,78 @@ class _Export:
         }
         for file in publish(self.folder, self.options.format, self.rows, facts):
             print(f"removed {file}, of an earlier export")
+
+
+def file_name(format: str, variant: str) -> str:
+    """Return the name of a variant's file."""
+    return f"{'model' if variant == FLOAT32 else f'model_{variant}'}{FORMATS[format].suffix}"
+
+
+def publish(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) -> list[Path]:
+    """Move checked files into the output folder and list them in `FORMAT.json`.
+
+    Files of an earlier export in this format that are not replaced are removed: they are variants of other
+    weights.
+    """
+    listing = folder / f"{format}.json"
+    names = {row.file.name for row in rows if row.file}
+    removed = [folder / name for name in _listed(listing, format) if name not in names]
+    for file in removed:
+        file.unlink(missing_ok=True)
+    for row in rows:
+        if row.file and row.file.parent != folder:
+            row.file = row.file.replace(folder / row.file.name)
+    variants = [
+        {
+            "name": row.name,
+            "file": row.file.name if row.file else None,
+            "bytes": row.size,
+            "accuracy": row.agreement.accuracy,
+            "largest_difference": row.agreement.difference,
+            "ms": {str(batch): timing._asdict() for batch, timing in row.timings.items()},
+        }
+        for row in rows
+    ]
+    replace_text(listing, json.dumps({**facts, "variants": variants}, indent=2, ensure_ascii=False) + "\n")
+    return removed
+
+
+def refuse_foreign(folder: Path, format: str, variants: Sequence[str]) -> None:
+    """Check that an export replaces only files of an earlier export."""
+    listing = folder / f"{format}.json"
+    wanted = [file_name(format, variant) for variant in (FLOAT32, *variants)]
+    earlier = _listed(listing, format)
+    for name in [*wanted, *([] if earlier else [listing.name])]:
+        if os.path.lexists(folder / name) and name not in earlier:
+            raise InputError(f"output={folder}: holds a {name} that no export wrote; give another folder")
+
+
+def _listed(listing: Path, format: str) -> list[str]:
+    """Return the files that an earlier export listed; other names are ignored."""
+    try:
+        entries = json.loads(listing.read_bytes())["variants"]
+        found = {entry["file"] for entry in entries if entry["file"]}
+    except (OSError, ValueError, RecursionError, LookupError, TypeError):
+        return []
+    return [name for variant in (FLOAT32, *VARIANTS) if (name := file_name(format, variant)) in found]
+
+
+def render(rows: Sequence[Row], batch_sizes: Sequence[int]) -> str:
+    """Lay out the variants; the first row is the original, with which the others are compared."""
+    original = rows[0]
+    cells = []
+    for row in rows:
+        accuracy, lost = row.agreement.accuracy, row.agreement.accuracy - original.agreement.accuracy
+        cell = [row.name, f"{row.size / 1e6:.3g}" if row.size else "–"]
+        cell += [f"{accuracy:.4f}", "" if row is original else f"{lost:+.4f}"]
+        for batch_size in batch_sizes:
+            time, reference = row.timings[batch_size], original.timings[batch_size]
+            speedup = f"{reference.median / time.median:.1f}×"
+            cell.append(f"{_short(time.median)} ±{_short(time.spread)} {speedup:>5}")
+        cells.append(cell)
+    times = [Column(f"batch {batch_size}, ms", right=True, fixed=True) for batch_size in batch_sizes]
+    return table([Column("", right=False), "MB", "accuracy", "delta", *times], cells, width=80)
+
+
+def _short(number: float) -> str:
+    return f"{number:.{2 if number < 1 else 1 if number < 100 else 0}f}"

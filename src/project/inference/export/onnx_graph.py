@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from project.inference.export.benchmark import CalibrationData
+from project.inference.export.benchmark import ImageSample
 from project.inference.export.torch_program import capture, describe_error, quiet
 from project.inference.export.wrapper import Description, ExportError, Predictor
 
@@ -75,12 +75,8 @@ def read(file: Path, num_threads: int) -> Predictor:
 read_int8 = read
 
 
-def lower(file: Path, shape: tuple[int, int, int], batch_size: int) -> None:
-    """Return None: onnxruntime inserts its int8 kernels itself."""
-
-
 def quantize(
-    model: nn.Module, source: Path, file: Path, description: Description, images: CalibrationData | None
+    model: nn.Module, source: Path, file: Path, description: Description, images: ImageSample | None
 ) -> None:
     """Write a copy of a float32 file with int8 weights.
 
@@ -119,7 +115,7 @@ def quantize(
 class _CalibrationReader:
     """Calibration images by onnxruntime's protocol."""
 
-    def __init__(self, images: CalibrationData) -> None:
+    def __init__(self, images: ImageSample) -> None:
         self._batches = images.pixels()
 
     def get_next(self) -> dict[str, Any] | None:

@@ -1,16 +1,18 @@
 """Options of `scripts/export.py`, the table of formats, and checks of the options. Imports no torch."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
 from project.config.command_options import Overrides, option
 from project.errors import InputError
-from project.inference.choices import Tta
+from project.inference.options import Tta
+from project.inference.run_config import check_request
 from project.runs.find import LAST, find_trained
 from project.runs.run_folder import RunFolder
+from project.runtime import lazy_imports
 from project.runtime.text import did_you_mean
 from project.runtime.write_probe import refuse_unwritable_output
 
@@ -65,6 +67,15 @@ class Options:
     outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
     data: Overrides = option(Overrides(), "other data, or another place of it: data.path=…")
     paths: Overrides = option(Overrides(), "another place of the data: paths.data=…")
+
+
+def main(options: Options) -> int:
+    """Check the options without torch, then export."""
+    run, _ = find_places(options)
+    check_request(run, options.weights, [*options.data, *options.paths])
+    with lazy_imports.gc_disabled():
+        from project.inference.export.command import export  # imports torch
+    return export(replace(options, run=str(run.path)))
 
 
 def choose_variants(wanted: Sequence[str]) -> list[str]:

@@ -1,12 +1,11 @@
 """`torch.export` files: programs that PyTorch runs without their source code, in float32 and int8.
 
 The int8 files are quantized by torchao (PT2E): a quarter of the size. They hold int8 weights and the places
-where activations are rounded; run as they are, PyTorch computes in float32, and more slowly. `lower` inserts
-oneDNN's int8 kernels, which are faster than float32 on CPUs.
+where activations are rounded; run as they are, PyTorch computes in float32, and more slowly. torchao's
+`lower_pt2e_quantized_to_x86` inserts oneDNN's int8 kernels, which are faster than float32 on CPUs.
 """
 
 import logging
-import platform
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from torch import Tensor, fx, nn
 from torch.export import Dim, ExportedProgram
 
 from project.errors import summarize
-from project.inference.export.benchmark import CalibrationData
+from project.inference.export.benchmark import ImageSample
 from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
 
 
@@ -66,7 +65,7 @@ def read(file: Path, num_threads: int = 1) -> Predictor:
 
 
 def quantize(
-    model: ExportWrapper, source: Path, file: Path, description: Description, images: CalibrationData | None
+    model: ExportWrapper, source: Path, file: Path, description: Description, images: ImageSample | None
 ) -> None:
     """Write a network with int8 weights as a `.pt2` file, which needs `torchao.quantization.pt2e` to load."""
     if description.tta != "none":
@@ -84,7 +83,7 @@ def quantize(
     write(quantized, file, description)
 
 
-def _quantize(traced: fx.GraphModule, images: CalibrationData | None, example: Tensor) -> fx.GraphModule:
+def _quantize(traced: fx.GraphModule, images: ImageSample | None, example: Tensor) -> fx.GraphModule:
     from torchao.quantization.pt2e.quantize_pt2e import convert_pt2e, prepare_pt2e
     from torchao.quantization.pt2e.quantizer import x86_inductor_quantizer as x86
 
@@ -118,40 +117,6 @@ def read_int8(file: Path, num_threads: int = 1) -> Predictor:
         import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers its operations)
 
         return read(file)
-
-
-def can_lower() -> bool:
-    """Return whether this machine has the kernels of `lower`."""
-    return platform.machine().lower() in ("x86_64", "amd64") and torch.backends.mkldnn.is_available()
-
-
-def lower(file: Path, shape: tuple[int, int, int], batch_size: int) -> Predictor | None:
-    """Load an int8 file with oneDNN's int8 kernels for one batch size; None where there are none."""
-    if not can_lower():
-        return None
-    with quiet(), torch.no_grad():
-        from torchao.quantization.pt2e.lowering import lower_pt2e_quantized_to_x86
-
-        program = torch.export.load(file).module()
-        try:
-            lowered = lower_pt2e_quantized_to_x86(program, (blank_images(shape, batch_size),))
-        except Exception as error:
-            raise ExportError(f"torchao cannot lower this network: {describe_error(error)}") from error
-    for node in lowered.graph.nodes:  # oneDNN's outputs are channels-last, which `view` refuses
-        if node.target == torch.ops.aten.view.default:
-            node.target = torch.ops.aten.reshape.default
-    lowered.recompile()
-
-    def predict(images: Tensor) -> Tensor:
-        outputs = []
-        with torch.no_grad():
-            for part in images.split(batch_size):
-                missing = batch_size - len(part)
-                padded = torch.cat([part, part.new_zeros(missing, *shape)]) if missing else part
-                outputs.append(lowered(padded)[: len(part)])
-        return torch.cat(outputs) if len(outputs) > 1 else outputs[0]
-
-    return predict
 
 
 def blank_images(shape: tuple[int, int, int], batch: int = 2) -> Tensor:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from project.datamodules.loading.loader import normalization
 from project.inference.export.options import OutputType
 from project.modules.tta import tta_logits
 
@@ -87,8 +88,8 @@ class ExportWrapper(nn.Module):
         self.tta = tta
         self.output_type = output_type
         self.memory_format = memory_format
-        self.register_buffer("shift", 255 * torch.tensor(mean).view(-1, 1, 1))  # C, 1, 1
-        self.register_buffer("scale", 1 / (255 * torch.tensor(std).view(-1, 1, 1)))
+        for name, values in zip(("shift", "scale"), normalization(mean, std), strict=True):
+            self.register_buffer(name, values)  # C, 1, 1
         self.eval()
 
     def forward(self, images: Tensor) -> Tensor:

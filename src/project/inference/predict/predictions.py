@@ -24,11 +24,12 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from project.datamodules.loading.image_decoder import OutOfRangeError, decode_image
+from project.datamodules.loading.loader import normalization
 from project.datamodules.loading.prefetch import prefetch
 from project.datamodules.storage.image_files import NO_IMAGE, SkippedFile
 from project.errors import NonFiniteError, one_line
-from project.inference.choices import require_accelerator
 from project.inference.load_run import TrainedRun
+from project.inference.options import require_accelerator
 from project.modules.tta import tta_logits
 from project.runtime.devices import available_cpus
 from project.runtime.text import printable
@@ -77,7 +78,7 @@ class Predictor:
     Args:
         trained: the run; its network moves to the device.
         tta: test-time augmentation (see `modules.tta`) [that of the run's test].
-        accelerator: see `choices.Accelerator`.
+        accelerator: see `inference.options.Accelerator`.
 
     Raises:
         InputError: this machine has no such accelerator.
@@ -91,9 +92,7 @@ class Predictor:
         self.device = trainer.strategy.root_device
         self.precision = trainer.precision_plugin
         self.module = self.precision.convert_module(trained.module.eval()).to(self.device)
-        mean, std = (torch.tensor(values).view(-1, 1, 1) for values in (trained.mean, trained.std))
-        self.shift = (255 * mean).to(self.device)  # C, 1, 1; rounded as in `ImageLoader`
-        self.scale = (1 / (255 * std)).to(self.device)
+        self.shift, self.scale = normalization(trained.mean, trained.std, self.device)
 
     @torch.inference_mode()
     def probabilities(self, images: Tensor) -> Tensor:

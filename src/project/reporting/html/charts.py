@@ -18,9 +18,8 @@ from project.figures.charts import (
     to_svg,
 )
 from project.figures.parallel_coordinates import draw_parallel
-from project.reporting.compare.plot import curve_lines, parallel_axes
-from project.reporting.html.run_data import RunData
-from project.reporting.series import Series, steps_per_epoch
+from project.reporting.compare_plot import curve_lines, parallel_axes
+from project.reporting.run_data import RunData, Series, steps_per_epoch
 from project.runs.collect import Comparison
 from project.runtime.text import plural, shorten
 

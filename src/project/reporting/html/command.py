@@ -13,6 +13,7 @@ from project.runs.earlier_output import PAGE, refuse_foreign
 from project.runs.find import LAST, find_last
 from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
+from project.runtime import lazy_imports
 from project.runtime.files import reason_of, refuse_url
 from project.runtime.text import strip_control
 from project.runtime.write_probe import refuse_unwritable_output, whole_file
@@ -41,6 +42,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Write the page, print its name and size, and open it where asked."""
+    lazy_imports.freeze_gc()
     file = write_report(options.run, options.output, options.compare, options.outputs)
     print(f"{file}  {file.stat().st_size / 1000:,.0f} kB")
     if options.open:

@@ -6,8 +6,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from project.reporting.html.run_data import RunData, as_mapping
 from project.reporting.html.tables import Cell, Table, format_metric, number_cell
+from project.reporting.run_data import RunData, as_mapping
 from project.runs.ranking import wilson
 from project.runs.results import METRIC_TITLES, is_number
 

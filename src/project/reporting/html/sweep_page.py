@@ -9,10 +9,9 @@ from typing import Any
 from project.errors import InputError
 from project.reporting.html.charts import curves_chart, parallel_chart
 from project.reporting.html.images import make_gallery, read_pngs
-from project.reporting.html.run_data import RunData
-from project.reporting.html.run_page import Section, circumstances, run_page
-from project.reporting.html.settings import environment, reproduction
+from project.reporting.html.run_page import Section, circumstances, environment, reproduction, run_page
 from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
+from project.reporting.run_data import RunData
 from project.runs.collect import Comparison, best_line, compare
 from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import quote
 
-from project.reporting.compare.table import TableColumn, choose_metrics, key_columns, ranked_columns
+from project.reporting.compare import TableColumn, choose_metrics, key_columns, ranked_columns
 from project.runs.collect import Comparison, Point
 from project.runs.hparam_diff import Differences
 from project.runs.results import DURATION, Run, is_number, natural

@@ -19,7 +19,7 @@ from project.figures.parallel_coordinates import (
     key_axis,
     metric_axis,
 )
-from project.reporting.series import Series, read_series
+from project.reporting.run_data import Series, read_series
 from project.runs.collect import RESERVED, Comparison, score_texts
 from project.runs.earlier_output import MADE_BY
 from project.runs.hparam_diff import ABSENT, short_names

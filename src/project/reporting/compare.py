@@ -1,7 +1,8 @@
-"""A comparison as a table for the terminal, and as a CSV file with all rows and columns."""
+"""`scripts/compare.py`: rank runs in a table for the terminal, and in a CSV file with all columns."""
 
 import csv
 import math
+import os
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -10,20 +11,72 @@ from os.path import commonpath
 from pathlib import Path
 from typing import Any, Literal
 
+from project.config.command_options import option
 from project.errors import InputError
-from project.runs.collect import RESERVED, Comparison, Point, score_texts
+from project.runs.collect import RESERVED, Comparison, Point, compare, score_texts
+from project.runs.earlier_output import COMPARISON, PICTURE, refuse_foreign
 from project.runs.hparam_diff import ABSENT, Differences, short_names, text
 from project.runs.ranking import tie_note
 from project.runs.results import DURATION, Run, is_number
+from project.runtime import lazy_imports
 from project.runtime.console import GAP, Column, table, terminal_width
 from project.runtime.csv_cells import escape_all
 from project.runtime.text import columns_of, duration, plural, shorten
-from project.runtime.write_probe import whole_file
+from project.runtime.write_probe import refuse_unwritable_output, whole_file
 
+FORMATS = (".png", ".svg", ".pdf")
+EXAMPLES = """\
+examples:
+  python scripts/compare.py                          all runs below outputs
+  python scripts/compare.py outputs/sweep/2026-01-31_09-30-00 plot=sweep.png
+  python scripts/compare.py sweep_a sweep_b by=test/acc csv=both.csv
+"""
 MAX_WIDTH = 20
 """Characters of a cell."""
 MAX_NAMED = 5
 """Failed runs and damaged files."""
+
+
+@dataclass
+class Options:
+    """Rank runs by the metric that they monitored.
+
+    Runs that differ only in their seed (or data.fold) count as one point:
+    mean ± sample standard deviation, and their number.
+    """
+
+    runs: list[str] = option(["outputs"], "sweeps, single runs, or folders above them; words without a key")
+    by: str | None = option(None, "metric that ranks, such as test/acc; null: the monitored one")
+    each: bool = option(False, "rank every run by itself, seeds apart")
+    top: int = option(20, "rows of the table", least=1)
+    csv: Path | None = option(None, "file to write with all rows and columns; with each=true a row a run")
+    plot: Path | None = option(None, "figure to write of all points and their curves: .png, .svg or .pdf")
+
+
+def main(options: Options) -> None:
+    """Print the ranking, and write the files asked for.
+
+    Raises:
+        InputError: no runs, no such metric, or a file that cannot be written.
+    """
+    lazy_imports.freeze_gc()
+    if options.plot and options.plot.suffix.lower() not in FORMATS:
+        raise InputError(f"plot={options.plot}: unknown format; end the name in {', '.join(FORMATS)}")
+    if options.csv and options.plot and os.path.realpath(options.csv) == os.path.realpath(options.plot):
+        raise InputError(f"plot={options.plot}: the same file as csv; give another name")
+    for key, file, kind in (("csv", options.csv, COMPARISON), ("plot", options.plot, PICTURE)):
+        if file:
+            refuse_unwritable_output(f"{key}={file}", file)
+            refuse_foreign(f"{key}={file}", file, kind)
+    comparison = compare(options.runs, options.by, each=options.each)
+    print(render(comparison, options.top))
+    if options.csv:
+        print(f"{write_csv(comparison, options.csv)} rows in {options.csv}")
+    if options.plot:
+        from project.reporting.compare_plot import draw  # imports matplotlib, which takes a second or two
+
+        draw(comparison, options.plot)
+        print(f"drawn in {options.plot}")
 
 
 @dataclass(frozen=True)

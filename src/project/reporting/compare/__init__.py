@@ -1,1 +1,0 @@
-"""Ranked runs as a table, a CSV file and a figure."""
