@@ -31,7 +31,7 @@ def told(comparison: Comparison) -> list[list[str]]:
 def test_seeds_are_one_point_with_mean_and_sample_deviation(sweep: Path) -> None:
     comparison = compare([sweep])
     assert comparison.shown.leading == ["model", "optim"]
-    assert told(comparison) == [["CNN", "CNN", "MLP", "MLP"], ["Adam", "SGD", "Adam", "SGD"]]
+    assert told(comparison) == [["CNN3x3", "CNN3x3", "MLP", "MLP"], ["Adam", "SGD", "Adam", "SGD"]]
     assert [len(point.runs) for point in comparison.points] == [3, 3, 3, 3]
     best = comparison.points[0]
     assert best.mean("val/acc") == pytest.approx(0.97)
@@ -50,7 +50,7 @@ def test_each_run_can_be_ranked_by_itself(sweep: Path) -> None:
         ["#", "model", "optim", "seed", "val/acc", "test/acc", "val/loss", "time", "folder"]
     )
     assert table.splitlines()[3].split() == (
-        ["1", "CNN", "Adam", "3", "0.9800", "0.9700", "0.0200", "10", "s", "11"]
+        ["1", "CNN3x3", "Adam", "3", "0.9800", "0.9700", "0.0200", "10", "s", "11"]
     )
     assert "not shown: 9 points; top=12 shows all" in table
     assert f"best run: {sweep}/11" in table
@@ -61,7 +61,9 @@ def test_a_table_in_80_columns(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> 
     lines = render(compare([sweep.name]), top=20, width=80).splitlines()
     assert lines[0] == "12 runs in 4 points: mean ± sample std over n seeds; largest val/acc first"
     assert lines[2].split() == ["#", "model", "optim", "val/acc", "test/acc", "val/loss", "n", "time"]
-    assert " ".join(lines[3].split()) == "1 CNN Adam 0.9700 ± 0.0100 0.9600 ± 0.0100 0.0300 ± 0.0100 3 10 s"
+    assert (
+        " ".join(lines[3].split()) == "1 CNN3x3 Adam 0.9700 ± 0.0100 0.9600 ± 0.0100 0.0300 ± 0.0100 3 10 s"
+    )
     assert max(map(len, lines[:7])) <= 80
     assert lines[8].endswith("sweep/11")  # the best run of the best point
 

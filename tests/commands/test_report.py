@@ -87,7 +87,7 @@ def run(tmp_path: Path) -> Path:
     )
     write_curve(run, 0.5, 0.9, 0.8)
     (run / "train.log").write_text(
-        "[2026-01-31 09:30:00,000][INFO][project.train]    model  CNN, 1,234 parameters\nbye\n"
+        "[2026-01-31 09:30:00,000][INFO][project.train]    model  CNN3x3, 1,234 parameters\nbye\n"
     )
     return run
 
@@ -355,7 +355,7 @@ def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
     best = compare([sweep]).points[0]
     assert ranking[0]["val/acc"] == f"{best.mean('val/acc'):.4f} ± {best.std('val/acc'):.4f}"
     assert ranking[0]["val/acc"] == "0.9700 ± 0.0100"
-    assert (ranking[0]["n"], ranking[0]["model"], ranking[0]["optim"]) == ("3", "CNN", "Adam")
+    assert (ranking[0]["n"], ranking[0]["model"], ranking[0]["optim"]) == ("3", "CNN3x3", "Adam")
     jobs = rows(page.section("All jobs").all("table")[0])
     assert [row["job"] for row in jobs[:2]] == ["11", "10"]
     assert [(row["job"], row["state"]) for row in jobs[12:]] == [
