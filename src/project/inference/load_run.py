@@ -55,9 +55,9 @@ class TrainedRun:
         channels, height, width = self.config["data"]["input_shape"]
         return channels, height, width
 
-    def choose_tta(self, wanted: str | None) -> str:
-        """Return the wanted test-time augmentation; for None, that of the run's own test."""
-        return wanted or run_config.read_tta(self.config)
+    def choose_tta(self, tta: str | None) -> str:
+        """Return the given test-time augmentation; for None, that of the run's own test."""
+        return tta or run_config.read_tta(self.config)
 
     @cached_property
     def datamodule(self) -> ImageDataModule:

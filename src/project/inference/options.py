@@ -10,19 +10,19 @@ Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 """Lightning's names of devices; `gpu` is any GPU."""
 
 
-def require_accelerator(wanted: str | None) -> None:
+def require_accelerator(accelerator: str | None) -> None:
     """Check that this machine has an accelerator: a trainer would use the CPU instead, or fail.
 
     Args:
-        wanted: one of `Accelerator` [the run's own].
+        accelerator: one of `Accelerator` [the run's own].
 
     Raises:
         InputError: this machine has no such accelerator.
     """
-    if wanted in (None, "auto", "cpu"):
+    if accelerator in (None, "auto", "cpu"):
         return
     import torch
 
     current = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
-    if current is None or wanted not in ("gpu", current.type):
-        raise InputError(f"accelerator={wanted}: there is none here; choose auto or cpu")
+    if current is None or accelerator not in ("gpu", current.type):
+        raise InputError(f"accelerator={accelerator}: there is none here; choose auto or cpu")

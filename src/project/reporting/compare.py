@@ -54,7 +54,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Print the ranking, and write the files asked for.
+    """Print the ranking, and write the table and the figure.
 
     Raises:
         InputError: no runs, no such metric, or a file that cannot be written.
@@ -230,7 +230,7 @@ def split_common(folders: Sequence[Path]) -> tuple[str, list[str]]:
 def write_csv(comparison: Comparison, file: Path) -> int:
     """Write all rows and columns: a row a point, or a row a run where each is ranked.
 
-    The rows of runs include unfinished ones, behind the others and without a rank.
+    The rows of runs include unfinished ones, last and without a rank.
 
     Returns:
         Number of rows.

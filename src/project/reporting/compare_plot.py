@@ -66,7 +66,7 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
 
 
 def _choose_metric(comparison: Comparison, runs: Sequence[Mapping[str, Series]]) -> str:
-    """Return the first wanted metric that was measured more than once, unlike the test's."""
+    """Choose the first metric that was logged more than once, which test metrics are not."""
     kind = comparison.by.rpartition("/")[2]
     monitors = [run.monitor for point in comparison.points for run in point.runs]
     wanted = list(dict.fromkeys([comparison.by, f"val/{kind}", *monitors, "val/loss", "train/loss"]))
@@ -107,7 +107,7 @@ def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
 
 
 def point_labels(comparison: Comparison) -> list[str]:
-    """Return the value of each point, and what tells it from the others."""
+    """Return the score of each point with the keys that differ."""
     points, shown = comparison.points, comparison.shown
     keys = _keys(comparison)
     names = short_names(keys, RESERVED)

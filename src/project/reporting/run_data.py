@@ -22,23 +22,8 @@ PARAMETERS = re.compile(r"(?:^|\])\s*model\s+\S.*?\s([\d,]+) parameters$", re.MU
 class RunData:
     """Content of a run's folder.
 
-    Args:
-        folder: of the run.
-
-    Attributes:
-        run: paths within the folder.
-        status: content of `status.json`.
-        config: the configuration; `config_text` is the same as written.
-        overrides: words of the command line.
-        choices: option of each group.
-        state: `done`, `pruned`, `failed`, `interrupted`, `running` or `unknown`.
-        monitor: name of the monitored metric, or an empty string.
-        metrics: last values by name.
-        duration_s: of a run that has ended.
-        log: the log, or the end of a long one.
-        num_parameters: of the network, where the log has them.
-        series: all that was logged, by name.
-        num_epochs: epochs trained, the last one perhaps in part.
+    `state` is `done`, `pruned`, `failed`, `interrupted`, `running` or `unknown`; `choices` has the option of
+    each group, `metrics` the last values; the last of `num_epochs` may be incomplete.
     """
 
     def __init__(self, folder: str | Path) -> None:

@@ -121,7 +121,7 @@ class Reference(NamedTuple):
 
 @torch.no_grad()
 def time_calls(predictors: Mapping[str, Predictor], images: Tensor, seconds: float) -> dict[str, Timing]:
-    """Time predictors in turns, so that other load on the machine slows all of them alike."""
+    """Time predictors in turns, so that other load on the machine slows all of them equally."""
     for predict in predictors.values():  # warm up
         predict(images)
         predict(images)

@@ -45,8 +45,8 @@ FORMATS = {
 
 @dataclass
 class Options:
-    """Export a run's network to a file that runs without this package, and smaller
-    variants beside it. Its input is uint8 images (batch, channels, height, width) of
+    """Export a run's network to a file that runs without this package, with smaller
+    variants if wanted. Its input is uint8 images (batch, channels, height, width) of
     the network's size; they are normalized inside. Files are checked before they are kept.
     """
 
@@ -79,7 +79,7 @@ def main(options: Options) -> int:
 
 
 def choose_variants(wanted: Sequence[str]) -> list[str]:
-    """Return the wanted variants, each once, in the order of the table."""
+    """Return the requested variants, each once, in the order of the table."""
     for name in wanted:
         if name not in (*VARIANTS, ALL):
             raise InputError(f"variants={','.join(wanted)}: {did_you_mean(name, (*VARIANTS, ALL))}")

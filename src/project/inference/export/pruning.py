@@ -1,4 +1,4 @@
-"""Structured pruning: removal of whole channels.
+"""Structured pruning: removal of channels.
 
 The network becomes smaller and faster on any hardware; zeroed single weights would save neither, since dense
 kernels multiply by zeros as well.

@@ -1,15 +1,4 @@
-"""Predictions of a trained network for image files.
-
-Example::
-
-    from project.inference.load_run import load_run
-    from project.inference.predict.predictions import predict
-    from project.runs.find import find_trained
-
-    trained = load_run(find_trained("last"))
-    for prediction in predict(trained, ["1.jpg", "2.jpg"]):
-        print(prediction.file, prediction.class_name, prediction.probability)
-"""
+"""Predictions of a trained network for image files; `examples/use_a_run.py` is an example."""
 
 import logging
 import os
@@ -148,7 +137,7 @@ def predict(
         num_threads=num_threads,
         white_level=trained.config["data"].get("white_level"),
     )
-    return _predict_batches(predictor, _without_skipped(decoded, on_skip), top_k, batch_size)
+    return _predict_batches(predictor, decoded, on_skip, top_k, batch_size)
 
 
 class DecodedImage(NamedTuple):
@@ -207,21 +196,22 @@ def _reason(file: str, error: BaseException) -> str:
     return f"damaged ({one_line(error)})"
 
 
-def _without_skipped(
-    decoded: Iterator[DecodedImage | SkippedFile], on_skip: Callable[[SkippedFile], object]
-) -> Iterator[DecodedImage]:
-    for entry in decoded:
-        if isinstance(entry, SkippedFile):
-            on_skip(entry)
-        else:
-            yield entry
-
-
 def _predict_batches(
-    predictor: Predictor, decoded: Iterator[DecodedImage], top_k: int, batch_size: int
+    predictor: Predictor,
+    decoded: Iterator[DecodedImage | SkippedFile],
+    on_skip: Callable[[SkippedFile], object],
+    top_k: int,
+    batch_size: int,
 ) -> Iterator[Prediction]:
+    def without_skipped() -> Iterator[DecodedImage]:
+        for entry in decoded:
+            if isinstance(entry, SkippedFile):
+                on_skip(entry)
+            else:
+                yield entry
+
     names = predictor.trained.class_names
-    for batch in _chunks(decoded, batch_size):
+    for batch in _chunks(without_skipped(), batch_size):
         images = torch.stack([entry.image for entry in batch])  # B, C, H, W
         best = predictor.probabilities(images).topk(min(top_k, len(names)))
         rows = zip(batch, best.indices.tolist(), best.values.tolist(), images, strict=True)

@@ -119,10 +119,10 @@ def _common_folder(files: Sequence[str]) -> str:
     return folder if len(files) > 1 and common and all(file.startswith(folder) for file in files) else ""
 
 
-def choose_format(output: str, wanted: Format | None) -> Format:
-    """Return the wanted format, or that of the output's suffix."""
-    if wanted is not None:
-        return wanted
+def choose_format(output: str, format: Format | None) -> Format:
+    """Return the given format, or that of the output's suffix."""
+    if format is not None:
+        return format
     if output == SCREEN:
         return "table"
     if (kind := SUFFIXES.get(Path(output).suffix.lower())) is None:

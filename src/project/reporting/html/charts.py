@@ -26,7 +26,7 @@ from project.runtime.text import plural, shorten
 WIDTH, HEIGHT, WIDE, WIDE_HEIGHT = 480, 260, 960, 325
 """Points; the page scales them."""
 MAX_POINTS, MAX_POINTS_OF_MANY = 300, 60
-"""Of a line; beyond that neighbours are averaged."""
+"""Points of a line; neighbours of longer lines are averaged."""
 MAX_LINES = 400
 MAX_KEYS = 9
 TITLES = {
@@ -93,7 +93,7 @@ def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
     """Draw all that a run logged more than once, training and validation of the same kind in one chart.
 
     Returns:
-        Charts, and sentences about what is constant; None if there are neither.
+        Charts, and sentences about constant metrics; None if there are neither.
     """
     series = {name: one for name, one in data.series.items() if _is_curve(name, one)}
     kinds: dict[str, dict[str, Series]] = {}

@@ -35,13 +35,13 @@ class Options:
 
     run: str = option(LAST, "folder of a run, of a sweep or above some runs; or last")
     output: Path | None = option(None, "file to write; null: report.html in that folder")
-    compare: list[str] | None = option(None, "other folders with runs; null: the runs beside this one")
+    compare: list[str] | None = option(None, "other folders with runs; null: the runs next to this one")
     outputs: Path = option(Path("outputs"), "folder in which run=last looks")
     open: bool = option(False, "show the page in a browser")
 
 
 def main(options: Options) -> None:
-    """Write the page, print its name and size, and open it where asked."""
+    """Write the page, print its name and size, and open it with `open=true`."""
     lazy_imports.freeze_gc()
     file = write_report(options.run, options.output, options.compare, options.outputs)
     print(f"{file}  {file.stat().st_size / 1000:,.0f} kB")
@@ -51,13 +51,13 @@ def main(options: Options) -> None:
         webbrowser.open(file.absolute().as_uri())
 
 
-def write_report(wanted: str, output: Path | None, compare: Sequence[str] | None, outputs: Path) -> Path:
+def write_report(run: str, output: Path | None, compare: Sequence[str] | None, outputs: Path) -> Path:
     """Write the page of a run, of a sweep or of the runs below a folder.
 
     Args:
-        wanted: folder, or `last`.
+        run: folder, or `last`.
         output: file to write, or a folder for it (the run's own).
-        compare: other folders with runs (the runs beside this one).
+        compare: other folders with runs (the runs next to this one).
         outputs: folder in which `last` is looked for.
 
     Returns:
@@ -66,23 +66,19 @@ def write_report(wanted: str, output: Path | None, compare: Sequence[str] | None
     Raises:
         InputError: no such folder, no run in it, or a file that cannot be written.
     """
-    folder = _find(wanted, outputs)
+    folder = _find(run, outputs)
     file = folder / NAME if output is None else output / NAME if output.is_dir() else output
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"output={output}: not a page; end the name in .html")
     refuse_unwritable_output(f"output={file}", file, remedy=REMEDY)
     refuse_foreign(f"output={file}", file, PAGE)
-    _refuse_missing(compare or ())
-    write_page(file, render_page(folder, file.parent, compare))
-    return file
-
-
-def _refuse_missing(others: Sequence[str]) -> None:
-    for other in others:
+    for other in compare or ():
         try:
             read_runs([other])
         except InputError as error:
             raise InputError(f"compare={other}: {error}") from error
+    write_page(file, render_page(folder, file.parent, compare))
+    return file
 
 
 def _find(wanted: str, outputs: Path) -> Path:
@@ -102,7 +98,7 @@ def render_page(folder: Path, page: Path, compare: Sequence[str] | None) -> str:
     Args:
         folder: of a run or above some runs.
         page: folder of the page, to which links are relative.
-        compare: other folders with runs (the runs beside this one).
+        compare: other folders with runs (the runs next to this one).
     """
     import jinja2  # takes some tenths of a second, as does matplotlib
 

@@ -15,7 +15,7 @@ EVALUATION, EXPORT = "evaluation", "export"
 """Folders within a run's."""
 MAX_JSON_BYTES = 2**25
 MAX_ROWS, MAX_COLUMNS = 200, 10
-"""Of a table of classes."""
+"""Limits of the table of classes."""
 SAME_ACCURACY = 1e-6
 """Difference of accuracies of the same predictions that were rounded in files."""
 NAMES = METRIC_TITLES | {"f1": "F1"}

@@ -12,10 +12,10 @@ from project.runs.results import natural
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 4 * 2**20
-"""Of an image; larger ones are named only."""
+"""Limit of an image; larger ones are only named."""
 MAX_TOTAL_BYTES = 12 * 2**20
 MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
-"""Of an event, and of all event files of a folder."""
+"""Limits of an event, and of all event files of a folder."""
 FRAME = 12
 """Bytes before an event: its length as a 64-bit number and that number's checksum; four follow the event."""
 PLUGIN = "images"
@@ -101,7 +101,7 @@ def _title(name: str) -> str:
 def read_event_images(folder: Path) -> dict[str, tuple[int, bytes]]:
     """Return step and PNG of the latest image of each tag in a folder's event files.
 
-    Needs no TensorFlow. A damaged file gives what comes before the damage.
+    Needs no TensorFlow. Of a damaged file, the images before the damage count.
     """
     found: dict[str, tuple[int, bytes]] = {}
     room = MAX_EVENTS_BYTES
@@ -119,7 +119,7 @@ def read_event_images(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def _read_records(file: Path) -> Iterator[bytes]:
-    """Yield the events of a file without their frames, up to the first that is cut off."""
+    """Yield the events of a file without their frames, up to the first incomplete one."""
     with file.open("rb") as stream:
         while len(frame := stream.read(FRAME)) == FRAME:
             (length,) = struct.unpack_from("<Q", frame)

@@ -29,7 +29,7 @@ TRAINER_KEYS = (
     *("max_epochs", "max_time", "accelerator", "devices", "num_nodes", "precision", "gradient_clip_val"),
     *("accumulate_grad_batches", "limit_train_batches"),
 )
-"""The trainer has many other keys, which are in the whole configuration."""
+"""The page lists the other keys in the configuration's own text."""
 MAX_SETTINGS, MAX_VALUE_LENGTH = 12, 60
 TRAIN = "python scripts/train.py"
 NOT_REPEATED = ("resume=", "ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.mode=")
@@ -61,7 +61,7 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
     Args:
         folder: of the run.
         page: folder of the page, to which links are relative.
-        others: folders with runs to compare with (the runs beside this one).
+        others: folders with runs to compare with (the runs next to this one).
     """
     data = RunData(folder)
     name = str(data.status.get("name") or data.config.get("name") or folder.name)
@@ -204,7 +204,7 @@ def _siblings(folder: Path) -> list[Path]:
 
 
 def run_settings(data: RunData) -> dict[str, Any]:
-    """Return the overrides of a run, the values of its groups as cards, and the whole configuration."""
+    """Return a run's overrides, the values of its groups as cards, and the text of its configuration."""
     cards = [_group_card(data, group) for group in GROUPS if data.group(group)]
     general = {key: data.config[key] for key in GENERAL if key in data.config}
     if data.config:

@@ -32,7 +32,7 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: text behind a badge and links."""
+    """A cell of a table: a badge, links and text, in this order."""
 
     text: str = ""
     value: float | None = None  # sorts the column, NaN in an empty cell; None: the text sorts
