@@ -37,10 +37,8 @@ log = logging.getLogger(__name__)
 
 MEBIBYTE = 2**20
 MAX_WORKERS = 16
-FEW_FILES = 1000
-"""Images that are decoded sooner than worker processes start."""
-MIN_CACHED_BYTES = 2**20
-"""Size of image files that take longer to decode, 0.1 s or more, than a cached file takes to map."""
+FEW_FILES = 1000  # that are decoded sooner than worker processes start
+MIN_CACHED_BYTES = 2**20  # of image files, which take 0.1 s to decode, longer than a cached file takes to map
 
 
 class ImageFolder(ImageDataModule):
@@ -108,22 +106,20 @@ class ImageFolder(ImageDataModule):
 
     @property
     def source(self) -> str:
-        """See `ImageDataModule.source`."""
         return f"data.path={self.path}"
 
     @property
     def validates(self) -> bool:
-        """See `ImageDataModule.validates`."""
         return super().validates or "val" in self.layout.splits
 
     def prepare_data(self) -> None:
         """Check the number of classes before anything is decoded; log a mix of gray and colour."""
         names = self.class_names
-        if len(names) != self.num_classes and self.classes is not None:
-            raise InputError(
-                f"data.classes={names}: {len(names)} names, while data.num_classes={self.num_classes}"
-            )
         if len(names) != self.num_classes:
+            if self.classes is not None:
+                raise InputError(
+                    f"data.classes={names}: {len(names)} names, while data.num_classes={self.num_classes}"
+                )
             raise InputError(
                 f"data.num_classes={self.num_classes}: {self.path} has {len(names)} class folders; "
                 f"set data.num_classes={len(names)} or leave it out"
@@ -164,7 +160,6 @@ class ImageFolder(ImageDataModule):
         return images
 
     def files(self, split: Split) -> list[str]:
-        """See `ImageDataModule.files`: those that were read, even if they were removed since."""
         files = self._files[split if split in self._files else "train"]
         return [files[row] for row in self.part(split).rows.tolist()]
 
@@ -213,16 +208,11 @@ class ImageFolder(ImageDataModule):
         if sum(size for size, _ in states) < MIN_CACHED_BYTES:
             return MemoryImages(images.decode_all(), images.labels, channels_last=self.channels_last)
         folder = self.path.absolute()
-        wanted = {
-            "folder": str(folder),
-            "split": split,
-            "cut": [self.split_seed, self.test_size],
-            "shape": self.input_shape,
-        }
+        wanted = json.dumps([str(folder), split, self.split_seed, self.test_size, self.input_shape])
         files = hashlib.sha256(os.fsencode("\0".join(images.files)))
         files.update(np.array(states, dtype=np.int64).tobytes() + images.labels.numpy().tobytes())
         return self.image_cache.load(
-            f"{folder.name}-{split}-{hashlib.sha256(json.dumps(wanted).encode()).hexdigest()[:12]}",
+            f"{folder.name}-{split}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}",
             {
                 "files": files.hexdigest(),
                 "decoder": [DECODER_VERSION, PILLOW_VERSION],

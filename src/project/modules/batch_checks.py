@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from project.datamodules.storage.validation import describe
 from project.errors import InputError
 
 
@@ -23,7 +24,7 @@ def require_scalar(loss: Any) -> None:
     """Raise an `InputError` if a loss is no scalar tensor."""
     if not isinstance(loss, Tensor) or loss.ndim:
         raise InputError(
-            f"loss: not one number (expected a scalar, got {_describe(loss)}); return the mean over images"
+            f"loss: not one number (expected a scalar, got {describe(loss)}); return the mean over images"
         )
 
 
@@ -59,18 +60,12 @@ def require_logits(logits: Any, targets: Tensor, num_classes: int | None) -> Non
     if not are_probabilities and (targets.ndim != 1 or targets.is_floating_point()):
         raise InputError(
             f"data: targets are no class indices (expected integers of shape [{len(targets)}], got "
-            f"{_describe(targets)}); give one class for each image"
+            f"{describe(targets)}); give one class for each image"
         )
     shape = [len(targets), num_classes or "classes"]
     fits = isinstance(logits, Tensor) and logits.ndim == 2 and len(logits) == len(targets)
     if not fits or not logits.is_floating_point() or num_classes not in (None, logits.shape[1]):
         raise InputError(
-            f"model: outputs are no logits (expected floats of shape {shape}, got {_describe(logits)}); end "
+            f"model: outputs are no logits (expected floats of shape {shape}, got {describe(logits)}); end "
             "the network with a layer that gives one value for each class"
         )
-
-
-def _describe(value: Any) -> str:
-    if not isinstance(value, Tensor):
-        return type(value).__name__
-    return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"

@@ -10,7 +10,6 @@ from project.datamodules.loading.augmentation import (
     random_affine,
     random_crop,
     random_erase,
-    random_flip,
 )
 from project.errors import InputError
 from project.runtime.seeding import generator
@@ -42,7 +41,7 @@ def test_a_crop_shifts_each_image_by_its_own_draw() -> None:
 
 def test_a_flip_mirrors_some_images_and_leaves_the_others() -> None:
     images = batch(count=200)
-    flipped = random_flip(images, 0.3, generator(1))
+    flipped, _ = Augmentation(2, flip_prob=0.3)(images, torch.zeros(200), generator(1))
     mirrored = [torch.equal(new, old.flip(-1)) for new, old in zip(flipped, images, strict=True)]
     kept = [torch.equal(new, old) for new, old in zip(flipped, images, strict=True)]
     assert all(a != b for a, b in zip(mirrored, kept, strict=True))

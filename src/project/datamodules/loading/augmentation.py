@@ -98,10 +98,10 @@ class Augmentation:
         """
         if self.random_crop_padding:
             images = random_crop(images, self.random_crop_padding, generator, self.crop_mode)
-        if flipped is not None:
-            images = flip_some(images, flipped)
-        elif self.flip_prob:
-            images = random_flip(images, self.flip_prob, generator)
+        if self.flip_prob:
+            if flipped is None:
+                flipped = _draw(images, self.flip_prob, generator)
+            images = torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
         if self.is_affine:
             images = random_affine(images, generator, **self.affine)
         if self.random_erasing_size:
@@ -133,16 +133,6 @@ def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode: 
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # B, C, 2p + 1, 2p + 1, H, W: a view
     shifts = torch.randint(2 * padding + 1, (2, batch), generator=generator, device=images.device)
     return windows[torch.arange(batch, device=images.device), :, shifts[0], shifts[1]]
-
-
-def random_flip(images: Tensor, probability: float, generator: torch.Generator) -> Tensor:
-    """Mirror each image (B, C, H, W) left to right with the given probability."""
-    return flip_some(images, _draw(images, probability, generator))
-
-
-def flip_some(images: Tensor, flipped: Tensor) -> Tensor:
-    """Mirror those images (B, C, H, W) left to right for which `flipped` (B,) is true."""
-    return torch.where(flipped.view(-1, 1, 1, 1), images.flip(-1), images)
 
 
 def random_affine(

@@ -8,7 +8,7 @@ import random
 import re
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -31,13 +31,10 @@ SPLIT_OF_WORD = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "dev", "devset"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
-ALL = "all"
-"""As `data.test_size`: all images are test images."""
+ALL = "all"  # as `data.test_size`: all images are test images
 MAX_NAMED = 3
-MAX_HEADERS = 2000
-"""Headers that a survey reads, in 0.2 s; of more files it reads a sample, always the same one."""
-SETTLED_NS = 2 * 10**9
-"""Nanoseconds after which a change of a folder also changes its time, whatever the file system's clock."""
+MAX_HEADERS = 2000  # that a survey reads, in 0.2 s; of more files it reads a sample, always the same one
+SETTLED_NS = 2 * 10**9  # after which a change of a folder also changes its time, on any file system
 
 
 class Layout(NamedTuple):
@@ -138,14 +135,14 @@ def class_folders(path: Path) -> list[Path]:
     folder = splits.get("train", path)
     found = _subfolders(path, folder)
     if len(found) < 2:
-        beside = [
-            f"{printable(other.name)} is the {split} split"
-            for split, other in splits.items()
-            if split != "train"
+        others = [
+            f"; {printable(other.name)} is the {name} split"
+            for name, other in splits.items()
+            if name != "train"
         ]
         raise DataError(
             f"data.path={path}: {len(found)} class folders in {folder}, at least 2 are needed "
-            f"(train/<class>/*.jpg or <class>/*.jpg{'; ' if beside else ''}{', '.join(beside)})"
+            f"(train/<class>/*.jpg or <class>/*.jpg{''.join(others)})"
         )
     return found
 
@@ -221,11 +218,7 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bo
 def training_files(path: Path) -> list[str]:
     """Return the image files in the class folders of the training images."""
     folders = class_folders(path)
-    return _require_files(path, _walk(folders[0].parent, folders))
-
-
-def _require_files(path: str | Path, found: Iterable["ClassFiles"]) -> list[str]:
-    if files := [file for images, _ in found for file in images]:
+    if files := [file for images, _ in _walk(folders[0].parent, folders) for file in images]:
         return files
     raise DataError(f"data.path={path}: no image files in its class folders; check whether they were moved")
 
@@ -243,14 +236,9 @@ def _walk_once(root: str, folders: tuple[tuple[str, int], ...], _here: Path) -> 
     walk = ImageWalk(root)
     found: list[ClassFiles] = []
     for folder, _ in folders:
-        images: list[str] = []
-        skipped: list[SkippedFile] = []
-        for entry in walk.find(folder):
-            if isinstance(entry, str):
-                images.append(entry)
-            else:
-                skipped.append(entry)
-        found.append((images, skipped))
+        entries = list(walk.find(folder))
+        images = [entry for entry in entries if isinstance(entry, str)]
+        found.append((images, [entry for entry in entries if not isinstance(entry, str)]))
     return tuple(found)
 
 
@@ -279,13 +267,12 @@ class Survey(NamedTuple):
 
 def survey(path: str | Path) -> Survey:
     """Read the headers of a folder's training images, or of a sample of many."""
-    folders = class_folders(Path(path))
-    return _survey(str(path), str(folders[0].parent), tuple(map(_state, folders)), Path.cwd())
+    return _survey(Path(path), tuple(map(_state, class_folders(Path(path)))), Path.cwd())
 
 
 @cache
-def _survey(path: str, root: str, folders: tuple[tuple[str, int], ...], here: Path) -> Survey:
-    files = _require_files(path, _walk_once(root, folders, here))
+def _survey(path: Path, _folders: tuple[tuple[str, int], ...], _here: Path) -> Survey:
+    files = training_files(path)
     if len(files) > MAX_HEADERS:
         rows = random.Random(0).sample(range(len(files)), MAX_HEADERS)  # noqa: S311
         files = [files[row] for row in sorted(rows)]

@@ -24,9 +24,9 @@ EXTENSIONS = frozenset(
         *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
     }
 )
-"""Of files that count as images unopened; of other files the first bytes decide."""
+"""Extensions of files that count as images unopened; the first bytes decide about others."""
+# Formats that Pillow identifies and cannot decode without another program.
 NO_PIXELS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
-"""Formats that Pillow identifies and cannot decode by itself."""
 SYSTEM_NAMES = frozenset(
     {
         *("__macosx", "__pycache__", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "recycler"),
@@ -36,13 +36,11 @@ SYSTEM_NAMES = frozenset(
 """Files and folders that systems and network drives add, in lower case."""
 HIDDEN, SYSTEM = "hidden", "of the system"
 SEEN, BACK, SAME = "a folder seen already", "a link back to a folder that is walked", "a file seen already"
-UNIMPORTANT = (HIDDEN, SYSTEM, SEEN, BACK, SAME)
-"""Reasons for which nobody misses a file."""
+UNIMPORTANT = (HIDDEN, SYSTEM, SEEN, BACK, SAME)  # reasons for which nobody misses a file
 NO_IMAGE = "no image, or of a kind that Pillow does not know"
 MAX_NAMED = 3
 THREADS = 8
-FILES_PER_TASK = 64
-"""Files that a thread reads at a time: handing over single files would take as long as reading them."""
+FILES_PER_TASK = 64  # handing over single files to threads would take as long as reading them
 ORIENTATION = 0x0112
 
 
@@ -93,7 +91,7 @@ class ImageWalk:
         self._linked: set[tuple[int, int]] = set()  # device and inode of targets of links
 
     def find(self, folder: str) -> Iterator[str | SkippedFile]:
-        """Yield the image files in a folder and below it, and what is skipped."""
+        """Yield the image files in a folder and below it, and those skipped."""
         stack: list[str | SkippedFile | _Folder] = [_Folder(folder, is_link=False)]  # the next one last
         while stack:
             entry = stack.pop()

@@ -38,17 +38,13 @@ def as_pixels(images: Any, title: str) -> Tensor:
     if given.dtype == torch.uint8 and given.ndim == 4:
         return given
     raise InputError(
-        f"data: {title} are no 8-bit pixels (expected {expected}, got {_kind(given)}); return whole numbers "
-        "from 0 to 255 as uint8"
+        f"data: {title} are no 8-bit pixels (expected {expected}, got {describe(given)}); return whole "
+        "numbers from 0 to 255 as uint8"
     )
 
 
 def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
-    """Return one class index per image, (count,) long, from integers or booleans (count,) or (count, 1).
-
-    Raises:
-        InputError: labels have another type or shape, such as floats or several labels for each image.
-    """
+    """Return one class index per image, (count,) long, from integers or booleans (count,) or (count, 1)."""
     given = _as_tensor(
         labels, f"labels of {title} are no numbers", f"{count} integers", "return a tensor of class indices"
     )
@@ -65,7 +61,7 @@ def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
         remedy = "return labels.long() if they are class indices; real values are not supported"
     raise InputError(
         f"data: labels of {title} are no class indices (expected integers of shape [{count}], got "
-        f"{_kind(given)}); {remedy}"
+        f"{describe(given)}); {remedy}"
     )
 
 
@@ -73,23 +69,21 @@ def _as_tensor(value: Any, problem: str, expected: str, remedy: str) -> Tensor:
     try:
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError) as error:
-        raise InputError(
-            f"data: {problem} (expected {expected}, got {type(value).__name__}); {remedy}"
-        ) from error
+        raise InputError(f"data: {problem} (expected {expected}, got {describe(value)}); {remedy}") from error
 
 
-def _kind(tensor: Tensor) -> str:
-    return f"{str(tensor.dtype).removeprefix('torch.')} of shape {list(tensor.shape)}"
+def describe(value: Any) -> str:
+    """Return type and shape of a tensor, or the type of another value, for messages."""
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
 
 
 def check_classes(trained: Sequence[str], found: Sequence[str], source: str, remedy: str) -> None:
     """Check that labels mean the same as in training: renamed class folders shift them.
 
-    Args:
-        trained: names of the classes that a network was trained on, in the order of the labels.
-        found: names of the classes of the data.
-        source: key that chooses the data, as in `data.path=photos`, for the message.
-        remedy: end of the message.
+    `trained` and `found` are names of classes in the order of the labels. `source` is the key that chooses
+    the data, as in `data.path=photos`, and `remedy` the end of the message.
     """
     trained, found = [printable(name) for name in trained], [printable(name) for name in found]
     if trained == found:
