@@ -18,7 +18,10 @@ from omegaconf import OmegaConf
 from project.runtime.lazy_imports import Deferral, LazyClass, LazyFinder, is_pending, lazy_class, load
 from project.runtime.yaml_text import Loader
 
-HEAVY = ("torch", "lightning", "torchmetrics", "torchvision", "tensorboard", "optuna", "matplotlib", "numpy")
+HEAVY = (
+    *("torch", "lightning", "torchmetrics", "torchvision", "tensorboard", "optuna", "matplotlib", "numpy"),
+    *("rich", "pooch", "jinja2", "captum", "starlette"),
+)
 LIGHT_COMMANDS = (
     "--help",
     "--cfg job",
@@ -156,6 +159,7 @@ RUN = (
     CALLING
     + """
 found = {"code": call(told + " +callbacks.probe._target_=probe.Probe")}
+found["after"] = [name for name in ("matplotlib", "rich", "jinja2", "pooch") if name in sys.modules]
 import lightning, torch
 from lightning.fabric.wrappers import OptimizedModule, _unwrap_compiled
 from project.runtime.lazy_imports import is_pending
@@ -183,6 +187,11 @@ from torch._dynamo.utils import counters
 found["breaks"] = [reason.splitlines()[0] for reason in counters["graph_break"]]
 found["deterministic"] = torch._inductor.config.deterministic
 from torchmetrics.classification import MulticlassAccuracy
+from lightning.pytorch.callbacks import RichProgressBar
+bar = RichProgressBar()
+from lightning.pytorch.callbacks.progress import rich_progress
+import lightning.pytorch.callbacks
+found["bar"] = type(bar) is rich_progress.RichProgressBar is lightning.pytorch.callbacks.RichProgressBar
 found["accuracy"] = float(MulticlassAccuracy(3)(torch.eye(3), torch.arange(3)))
 sys.stderr.write("\\n" + json.dumps(found) + "\\n")
 sys.stderr.flush()
@@ -202,6 +211,7 @@ def after_a_run(tmp_path_factory: pytest.TempPathFactory) -> dict:
 
 def test_a_run_imports_what_it_needs_alone(after_a_run: dict) -> None:
     assert after_a_run["imported"] == []
+    assert after_a_run["after"] == [], "the test's pictures are drawn by Pillow"
     assert after_a_run["waited"]
 
 
@@ -216,6 +226,7 @@ def test_what_waited_works_as_ever_when_it_is_asked_for(after_a_run: dict) -> No
     assert after_a_run["unwrapped"]
     assert after_a_run["deterministic"]
     assert after_a_run["accuracy"] == 1.0
+    assert after_a_run["bar"]
     # The optimizer's own graph breaks and the methods that are kept from being compiled.
     assert any("graph_break()" in reason for reason in after_a_run["breaks"])
 

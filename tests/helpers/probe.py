@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import Callback
 UNNEEDED = (
     *("torch._dynamo.eval_frame", "torch._inductor.utils", "sympy", "triton", "torchvision", "optuna"),
     *("matplotlib", "torchmetrics.functional", "pandas", "scipy", "sklearn", "PIL.Image"),
+    *("rich", "jinja2", "pooch", "captum", "starlette", "onnx"),
 )
 """Modules that a run on the digits does not need."""
 

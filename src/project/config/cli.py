@@ -56,7 +56,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     command_state.shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     resolvers.register()
-    hydra_patches.share_config_store()
+    hydra_patches.compose_faster()
     hydra_security.install()
     lazy_imports.defer_imports()
     decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)

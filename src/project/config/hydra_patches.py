@@ -17,6 +17,7 @@ from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import get_args_parser
 from hydra.core import utils
@@ -25,6 +26,7 @@ from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
 from project.errors import InputError
@@ -42,13 +44,28 @@ LONGEST_DIRNAME = 240
 """Bytes of a folder named after its overrides; the rest of a file system's 255 tells equal names apart."""
 
 
-def share_config_store() -> None:
-    """Keep Hydra from copying its store of configurations 100 times for `--help`: saves 0.2 s of 0.6 s.
+def compose_faster() -> None:
+    """Save half the time of `--help` and a fifth of that of a mistake; safe to call again.
 
-    The store is one for the process and copies each configuration that it hands out. Safe to call again.
+    Hydra copies its store of configurations 100 times for `--help`, though the store is one for the process
+    and copies each configuration that it hands out. To find out whether a command is a sweep, Hydra composes
+    its configuration, passes over any error, and composes it again.
     """
     if not os.environ.get(SWITCH):
         ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
+        Hydra.get_mode = _get_mode  # type: ignore[method-assign]
+
+
+def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
+    config = self.compose_config(
+        config_name=config_name,
+        overrides=overrides,
+        with_log_configuration=False,
+        run_mode=RunMode.MULTIRUN,
+        validate_sweep_overrides=False,
+    )
+    mode: RunMode | None = config.hydra.mode
+    return mode
 
 
 def check_compositions(check: Callable[[DictConfig], None]) -> None:

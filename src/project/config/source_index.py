@@ -401,7 +401,12 @@ def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signatur
 
 
 def _meaning(name: str, module: str) -> ast.expr | None:
-    """Return the expression that a module, or the module that it is imported from, assigns to a name."""
+    """Return the expression that a module, or the module that it is imported from, assigns to a name.
+
+    Aliases of libraries are left out: what their arguments may be stands in `validation.rules`.
+    """
+    if module.startswith(LIBRARIES):
+        return None
     for _ in range(MAX_DEPTH):
         text = text_of(module) or ""
         if (found := _assigned(text, name)) is not None:

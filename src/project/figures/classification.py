@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from project.figures.contact_sheet import INK, PAPER, RULE, TITLE_SIZE, font, text_width
 from project.runtime.text import shorten
 
 if TYPE_CHECKING:
     import PIL.Image
 
 RIGHT, WRONG, GAP = "#08519c", "#d94801", "#eb9a70"
-RULE = (222, 226, 230)
+DIM = "#5b6676"
+TEXT_SIZE = 12
 MAX_NUMBERED_CLASSES = 20
 MAX_NAME_LENGTH = 22
 MATRIX_PIXELS = 900  # side of the matrix of many classes
@@ -35,9 +37,8 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = ""
         class_names: K names; of many classes every so many-th is shown.
         title: line above (none).
     """
-    from matplotlib.figure import Figure
-
-    from project.figures.charts import DIM, figure_style, to_image
+    import PIL.Image
+    import PIL.ImageDraw
 
     matrix = np.asarray(counts)
     classes = len(matrix)
@@ -46,48 +47,44 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = ""
     side = cell * classes
     shown = range(0, classes, -(-18 // cell))
     names = {place: shorten(str(class_names[place]), MAX_NAME_LENGTH) for place in shown}
-    with figure_style(figure__dpi=DPI):
-        figure = Figure()
-        longest = sorted(names.values(), key=len)[-3:]  # to measure all takes longer than to draw them
-        label_width = max(_text_width(figure, name) for name in longest)
-        is_upright = label_width > cell - 4
-        left = MARGIN + 22 + label_width
-        top = MARGIN + 30 + (34 if title else 0) + (label_width if is_upright else 12)
-        width = max(side, _text_width(figure, LEGEND), round(1.4 * _text_width(figure, title)))
-        height = top + side + 30 + MARGIN
-        figure.set_size_inches((left + width + MARGIN) / DPI, height / DPI)
+    label_width = max(text_width(name, TEXT_SIZE) for name in names.values())
+    is_upright = label_width > cell - 4
+    left = MARGIN + 22 + label_width
+    top = MARGIN + 30 + (34 if title else 0) + (label_width if is_upright else 12)
+    width = max(side, text_width(LEGEND, TEXT_SIZE), text_width(title, TITLE_SIZE, bold=True))
+    image = PIL.Image.new("RGB", (left + width + MARGIN, top + side + 30 + MARGIN), PAPER)
+    draw = PIL.ImageDraw.Draw(image)
 
-        def write(x: float, y: float, text: str, **options: Any) -> None:
-            figure.text(x, height - y, text, transform=None, **options)
+    def write(x: float, y: float, text: str, anchor: str, fill: Any = INK, size: float = TEXT_SIZE) -> None:
+        draw.text((x, y), text, fill, font(size), anchor, align="center")
 
-        figure.figimage(_cells(fractions, cell), left - 1, height - top - side - 1)
-        write(left, MARGIN + 12, title, fontsize=12, fontweight="bold")
-        write(left, top - label_width - 14 if is_upright else top - 26, "prediction", color=DIM)
-        write(MARGIN, top, "true class", color=DIM, rotation=90, ha="left", va="top")
-        for place, name in names.items():
-            middle = cell * (place + 0.5)
-            write(left - 6, top + middle, name, ha="right", va="center_baseline")
-            rotation = 90 if is_upright else 0
-            write(left + middle, top - 6, name, rotation=rotation, ha="center", va="bottom")
-        write(left, top + side + 10, LEGEND, color=DIM, va="top")
-        if classes <= MAX_NUMBERED_CLASSES:
-            for row, column in np.argwhere(matrix):
-                fraction = fractions[row, column]
-                is_dark = (fraction if row == column else np.sqrt(fraction)) > 0.55
-                number = str(matrix[row, column]) + (f"\n{fraction:.3f}" if classes <= 10 else "")
-                size = min(9, 1.2 * cell / len(number.partition("\n")[0]))
-                x, y = left + cell * (column + 0.5), top + cell * (row + 0.5)
-                colour = "white" if is_dark else "black"
-                write(x, y, number, size=size, color=colour, ha="center", va="center")
-        return to_image(figure)
+    def write_upright(x: float, y: float, text: str, fill: Any = INK) -> None:
+        label = PIL.Image.new("RGB", (text_width(text, TEXT_SIZE), TEXT_SIZE + 5), PAPER)
+        PIL.ImageDraw.Draw(label).text((0, 0), text, fill, font(TEXT_SIZE))
+        upright = label.transpose(PIL.Image.Transpose.ROTATE_90)
+        image.paste(upright, (round(x - upright.width / 2), round(y - upright.height)))
 
-
-def _text_width(figure: Any, text: str) -> int:
-    """Return the pixels that a line in the common size takes."""
-    artist = figure.text(0, 0, text)
-    width = round(artist.get_window_extent().width) if text else 0
-    artist.remove()
-    return width
+    image.paste(PIL.Image.fromarray(_cells(fractions, cell)), (left - 1, top - 1))
+    draw.text((left, MARGIN), title, INK, font(TITLE_SIZE, bold=True))
+    write(left, top - label_width - 14 if is_upright else top - 26, "prediction", "ls", DIM)
+    write_upright(MARGIN + 8, top + text_width("true class", TEXT_SIZE), "true class", DIM)
+    for place, name in names.items():
+        middle = cell * (place + 0.5)
+        write(left - 6, top + middle, name, "rm")
+        if is_upright:
+            write_upright(left + middle, top - 6, name)
+        else:
+            write(left + middle, top - 6, name, "ms")
+    write(left, top + side + 10, LEGEND, "la", DIM)
+    if classes <= MAX_NUMBERED_CLASSES:
+        for row, column in np.argwhere(matrix):
+            fraction = fractions[row, column]
+            is_dark = (fraction if row == column else np.sqrt(fraction)) > 0.55
+            number = str(matrix[row, column]) + (f"\n{fraction:.3f}" if classes <= 10 else "")
+            size = min(TEXT_SIZE, int(1.6 * cell / len(number.partition("\n")[0])))
+            middle = left + cell * (column + 0.5), top + cell * (row + 0.5)
+            write(*middle, number, "mm", "white" if is_dark else "black", size)
+    return image
 
 
 def cell_pixels(classes: int) -> int:
@@ -134,7 +131,7 @@ def reliability_diagram(
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
 
-    from project.figures.charts import DIM, figure_style, to_image
+    from project.figures.charts import figure_style, to_image
 
     confidences, accuracies, images = (np.asarray(values, float) for values in (confidence, accuracy, counts))
     bins = len(images)

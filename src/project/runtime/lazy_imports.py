@@ -9,6 +9,7 @@ imported when one of their names is used for the first time:
 - `torch.utils.flop_counter`, with triton: Lightning's model summary can count operations.
 - `torchmetrics`, with all metrics and torchvision; Lightning and our metrics need the base classes.
 - `torchmetrics.utilities.plot`, with matplotlib: for `Metric.plot`.
+- Lightning's `RichProgressBar`, with rich: for configurations that name it.
 
 `importlib.util.LazyLoader` of the standard library does this for `import module`. Here some names have
 placeholders, so that `from module import name` does not import the module either, and submodules that need
@@ -41,6 +42,7 @@ else:
 DYNAMO = "torch._dynamo"
 FLOPS = "torch.utils.flop_counter"
 PLOT = "torchmetrics.utilities.plot"
+RICH = "lightning.pytorch.callbacks.progress.rich_progress"
 PROBED = frozenset({"__path__", "__warningregistry__", "__wrapped__"})
 """Names that Python and tools look for in any module; a pending module lacks them."""
 
@@ -291,6 +293,11 @@ def _plot_placeholders() -> Iterator[tuple[str, Any]]:
     yield "plot_single_or_multi_val", lazy_function(PLOT, "plot_single_or_multi_val")
 
 
+def _replace_rich_placeholder() -> None:
+    for package in ("lightning.pytorch.callbacks.progress", "lightning.pytorch.callbacks"):
+        setattr(sys.modules[package], "RichProgressBar", sys.modules[RICH].RichProgressBar)
+
+
 LAZY: Mapping[str, Deferral] = {
     DYNAMO: Deferral(_dynamo_placeholders, frozenset({"utils"}), after=_exclude_functions),
     f"{DYNAMO}.utils": Deferral(
@@ -303,6 +310,9 @@ LAZY: Mapping[str, Deferral] = {
         _torchmetrics_placeholders, frozenset({"__about__", "collections", "metric", "utilities"})
     ),
     PLOT: Deferral(_plot_placeholders),
+    RICH: Deferral(
+        lambda: [("RichProgressBar", lazy_class(RICH, "RichProgressBar"))], after=_replace_rich_placeholder
+    ),
 }
 
 
