@@ -82,8 +82,8 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = ""
             is_dark = (fraction if row == column else np.sqrt(fraction)) > 0.55
             number = str(matrix[row, column]) + (f"\n{fraction:.3f}" if classes <= 10 else "")
             size = min(TEXT_SIZE, int(1.6 * cell / len(number.partition("\n")[0])))
-            middle = left + cell * (column + 0.5), top + cell * (row + 0.5)
-            write(*middle, number, "mm", "white" if is_dark else "black", size)
+            x, y = left + cell * (column + 0.5), top + cell * (row + 0.5)
+            write(x, y, number, "mm", "white" if is_dark else "black", size)
     return image
 
 
