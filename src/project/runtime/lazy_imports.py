@@ -295,7 +295,7 @@ def _plot_placeholders() -> Iterator[tuple[str, Any]]:
 
 def _replace_rich_placeholder() -> None:
     for package in ("lightning.pytorch.callbacks.progress", "lightning.pytorch.callbacks"):
-        sys.modules[package].RichProgressBar = sys.modules[RICH].RichProgressBar
+        vars(sys.modules[package])["RichProgressBar"] = vars(sys.modules[RICH])["RichProgressBar"]
 
 
 LAZY: Mapping[str, Deferral] = {
