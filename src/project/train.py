@@ -19,8 +19,15 @@ from project.runtime.files import replace_text
 from project.runtime.library_warnings import silence_libraries
 from project.runtime.process import keep_freed_memory
 from project.runtime.yaml_text import to_yaml
-from project.training.fit import build_callbacks, build_trainer, check_resumed, fit_and_evaluate, is_pruned
-from project.training.processes import run_on_devices, run_scope
+from project.training.ddp.launch import run_on_devices
+from project.training.fit import (
+    build_callbacks,
+    build_trainer,
+    check_resumed,
+    fit_and_evaluate,
+    is_pruned,
+    run_scope,
+)
 
 log = logging.getLogger(__name__)
 

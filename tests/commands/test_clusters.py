@@ -17,8 +17,7 @@ from conftest import ROOT, read_table
 from omegaconf import OmegaConf
 
 from project.errors import InputError
-from project.runs.sweep_jobs import Job
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger
 from project.sweeps.device_slots import DeviceRequest
 from project.sweeps.launchers.ray import RayLauncher
 from project.sweeps.launchers.slurm import SlurmLauncher

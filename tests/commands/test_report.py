@@ -29,8 +29,7 @@ from project.reporting.html.images import read_event_images
 from project.reporting.run_data import RunData
 from project.runs.collect import best_line, compare
 from project.runs.ranking import wilson
-from project.runs.sweep_jobs import Job
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger
 
 GIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "changed": True}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&lt;"

@@ -34,8 +34,7 @@ from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard
 from project.runs.create import create_folder
 from project.runs.run_folder import RunFolder, UnrecordedError
-from project.runs.sweep_jobs import Job
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import files
 from project.runtime.files import LogFile
 

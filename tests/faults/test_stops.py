@@ -33,8 +33,7 @@ from project.runs import checkpoints
 from project.runs.collect import compare
 from project.runtime import signals
 from project.runtime.write_probe import whole_file
-from project.training.epoch_loop import EpochLoop
-from project.training.stop_callback import StopDuringValidation
+from project.training.epoch_loop import EpochLoop, StopDuringValidation
 
 FOREVER = [
     *("model=mlp", "model.widths=[16]", "data=digits", "data.batch_size=32", "trainer.max_epochs=100000"),

@@ -96,7 +96,10 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
             raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
         return _set_sweep_aside(sweep, overrides, given.get("retry_failed", "false"))
     if several:
-        raise InputError(f"{told}: no sweep, but one run; leave out -m")
+        preset = f"sweep={given['sweep']}" if "sweep" in given else ""
+        if preset and "resume" in named:
+            find_run(named["resume"], outputs)  # reports a missing folder first
+        raise InputError(f"{told}: no sweep, but one run; leave out {preset or '-m'}")
     if (retry := given.get("retry_failed", "false")) != "false":
         raise InputError(
             f"retry_failed={retry}: runs a sweep's failed jobs again, and {told} is one run; leave it out"

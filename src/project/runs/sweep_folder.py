@@ -17,8 +17,7 @@ from project.runs.code_fingerprint import differences, fingerprint
 from project.runs.create import create_folder
 from project.runs.provenance import git_state, now, versions
 from project.runs.run_folder import RunFolder
-from project.runs.sweep_jobs import Job
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import yaml_files
 from project.runtime.files import replace_text
 from project.runtime.secrets import find_secrets, redact

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher
 from lightning.pytorch.trainer import call
 
@@ -20,10 +20,12 @@ from project.errors import InputError
 from project.runtime import signals
 from project.runtime.torchrun import all_reduce_max
 from project.training.exact_resume import ResumableEpochLoop
-from project.training.fallbacks import find_obstacle
-from project.training.optimizer_step import TrainingStep, fetch_from
+from project.training.optimizer_step import TrainingStep, fetch_from, find_obstacle
 
 log = logging.getLogger(__name__)
+
+CHECK_EVERY = 16
+"""Validation batches between two checks on several ranks. Each check waits for all devices."""
 
 HOOK_INTERVAL_S = 0.2
 """Target seconds per group: often enough for a progress bar, a time limit and Ctrl-C."""
@@ -267,3 +269,30 @@ class EpochLoop(ResumableEpochLoop):
         if self.trainer.accumulate_grad_batches == 1 or not self._should_accumulate():
             self._batches_that_stepped += 1
         self.batch_progress.increment_completed()
+
+
+class StopDuringValidation(Callback):
+    """Saves the state and stops during validation on a stop signal. A resumed run repeats the validation.
+
+    While gradients accumulate, the state cannot be saved. The validation and the optimizer step are finished
+    first. All ranks must have the same number of validation batches.
+    """
+
+    def on_validation_batch_end(
+        self,
+        trainer: L.Trainer,
+        pl_module: L.LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        loop = trainer.fit_loop.epoch_loop
+        if trainer.state.fn != "fit" or not isinstance(loop, EpochLoop):
+            return
+        if trainer.world_size > 1 and (batch_idx + 1) % CHECK_EVERY:
+            return
+        (signum,) = all_reduce_max(trainer, signals.requested())
+        if signum and not loop.val_loop.batch_progress.is_last_batch and not loop._should_accumulate():
+            loop.save()
+            raise signals.Stopped(signum)

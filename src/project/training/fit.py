@@ -1,7 +1,9 @@
-"""Build a run's callbacks and trainer, train, and evaluate the best weights."""
+"""Guard a run, build its callbacks and trainer, train, and evaluate the best weights."""
 
 import logging
-from collections.abc import Mapping
+import signal
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +20,48 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from project.callbacks.run_status import RunStatus
+from project.config.cli import ending_on_errors
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
 from project.datamodules.loading.prefetch import naming_worker_failures
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints, config_diff
+from project.runs.lock import run_lock
 from project.runs.run_context import RunContext
 from project.runs.run_folder import RunFolder
-from project.runtime import lazy_imports, torchrun
+from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.files import replace_text
 from project.runtime.yaml_text import to_yaml
-from project.training.stop_callback import StopDuringValidation
+from project.training.epoch_loop import StopDuringValidation
 
 log = logging.getLogger(__name__)
+
+
+@contextmanager
+def run_scope(context: RunContext) -> Iterator[None]:
+    """Guard a run from its start to its end.
+
+    The process locks the run folder, removes the folder if an error comes before there is anything to keep,
+    and has SLURM start a single run's job again when its time is over. A single run's errors are reported
+    before Hydra adds lines of its own; a sweep's launcher reports those of its jobs.
+
+    Raises:
+        SystemExit: a single run failed; the error has been reported.
+        Stopped: the process received a signal.
+    """
+    try:
+        with ExitStack() as stack:
+            if not context.in_sweep:
+                stack.enter_context(ending_on_errors())
+            if context.is_first:
+                stack.enter_context(run_lock(context.folder.path))
+                stack.enter_context(context.folder.removed_if_untrained(job=context.in_sweep))
+            yield
+    except signals.Stopped as stop:
+        if stop.signum == signal.SIGUSR1 and context.is_first and not context.in_sweep:
+            slurm.requeue()
+        raise
 
 
 def build_callbacks(
@@ -94,19 +124,7 @@ def check_resumed(config: ResolvedConfig, context: RunContext, module: ImageClas
     changes = config_diff.check(saved, config.redacted, force=context.resume_force)
     if changes and context.is_first:
         log.info("changed  %s", "\n         ".join(map(str, changes)))
-    refuse_fewer_epochs(saved, config.values["trainer"]["max_epochs"])
-
-
-def refuse_fewer_epochs(saved: dict[str, Any], max_epochs: int) -> None:
-    """Refuse to continue a run for fewer epochs than are done, and log if all are done.
-
-    Args:
-        saved: checkpoint.
-        max_epochs: of the whole run; -1: no limit.
-
-    Raises:
-        InputError: more epochs are done.
-    """
+    max_epochs = config.values["trainer"]["max_epochs"]  # of the whole run; -1: no limit
     done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if 0 < max_epochs < done:
         raise InputError(
@@ -133,7 +151,7 @@ def fit_and_evaluate(
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
     if is_pruned(callbacks):
-        return _to_floats(metrics), "last"
+        return {name: float(value) for name, value in metrics.items()}, "last"
     path = trainer.strategy.broadcast(best_checkpoint(callbacks) if trainer.is_global_zero else None)
     options: dict[str, Any] = {"ckpt_path": path, "weights_only": True, "verbose": False}
     if datamodule.count("val"):
@@ -141,7 +159,7 @@ def fit_and_evaluate(
         metrics |= trainer.callback_metrics
     trainer.test(module, datamodule, **options)
     metrics |= trainer.callback_metrics
-    return _to_floats(metrics), "best" if path else "last"
+    return {name: float(value) for name, value in metrics.items()}, "best" if path else "last"
 
 
 def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
@@ -159,16 +177,8 @@ def is_pruned(callbacks: dict[str, Callback]) -> bool:
     return any(getattr(callback, "pruned", False) for callback in callbacks.values())
 
 
-def _to_floats(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return {name: float(value) for name, value in metrics.items()}
-
-
 def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:
     """Return the callbacks without those that monitor a validation metric, and log their names.
-
-    Args:
-        callbacks: by name.
-        scheduler: configuration of the learning-rate schedule.
 
     Raises:
         InputError: the schedule monitors a validation metric.

@@ -1,43 +1,45 @@
-"""One training step without the hooks that Lightning calls around it."""
+"""One training step without the hooks that Lightning calls around it, and what prevents its use."""
 
+import inspect
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Protocol, runtime_checkable
+from contextlib import nullcontext
+from typing import Any
 
 import lightning as L
-from lightning.pytorch.loops.fetchers import _DataFetcher
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
+from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.optimization.automatic import ClosureResult
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
-from lightning.pytorch.plugins.precision import Precision
-from lightning.pytorch.strategies import SingleDeviceStrategy
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
+from lightning.pytorch.profilers import PassThroughProfiler
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.combined_loader import _MaxSizeCycle
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 
+from project.callbacks.training_stats import TrainingStats
 
-@runtime_checkable
-class GradientWatcher(Protocol):
-    """Callback that reads the gradients of some steps before they are clipped."""
+BATCH_HOOKS = (
+    *("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward"),
+    *("on_before_optimizer_step", "on_before_zero_grad"),
+)
+TRANSFER_HOOKS = ("on_before_batch_transfer", "transfer_batch_to_device", "on_after_batch_transfer")
+MODULE_HOOKS = (
+    *(*BATCH_HOOKS, *TRANSFER_HOOKS, "lr_scheduler_step"),
+    *("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
+)
+"""Hooks that Lightning calls for every batch, and the batched loop does not."""
 
-    def wants_gradient(self, trainer: L.Trainer) -> bool:
-        """Return True to read the gradients of the next optimizer step."""
-        ...
-
-    def take_gradient(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        """Read the gradients, which are multiplied by `scale` if it is given."""
-        ...
+PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
+STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
 
 
 class TrainingStep:
     """Forward pass, backward pass and, unless gradients accumulate, the optimizer step.
 
-    The order is that of Lightning's automatic optimization.
-
-    Args:
-        trainer: trainer of the run.
-        loop: epoch loop whose progress counters are updated.
+    The order is that of Lightning's automatic optimization. The progress counters of `loop` are updated.
     """
 
     def __init__(self, trainer: L.Trainer, loop: _TrainingEpochLoop) -> None:
@@ -53,10 +55,10 @@ class TrainingStep:
         self.world_size: int = trainer.world_size
         self.progress = loop.automatic_optimization.optim_progress.optimizer
         self.trainer = trainer
-        self.gradient_watchers = [
+        self.training_stats = [
             callback
             for callback in trainer.callbacks  # type: ignore[attr-defined]
-            if isinstance(callback, GradientWatcher)
+            if isinstance(callback, TrainingStats)
         ]
         self._moves = not getattr(trainer.datamodule, "batches_on_device", False)  # type: ignore[attr-defined]
         self._converts = type(self.precision).convert_input is not Precision.convert_input
@@ -75,7 +77,7 @@ class TrainingStep:
     def __call__(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Train on a batch and return the outputs as Lightning passes them to hooks."""
         accumulates = self.accumulate > 1 and self.loop._should_accumulate()
-        with self._without_synchronization() if accumulates else nullcontext():
+        with _block_parallel_sync_behavior(self.strategy) if accumulates else nullcontext():
             outputs, loss = self._outputs_of(self._training_step(batch, batch_idx))
             if batch_idx % self.accumulate == 0:
                 self.optimizer.zero_grad()
@@ -102,9 +104,9 @@ class TrainingStep:
         return result.asdict() if result.loss is not None else {}, result.closure_loss
 
     def _optimize(self) -> None:
-        for watcher in self.gradient_watchers:
-            if watcher.wants_gradient(self.trainer):
-                watcher.take_gradient(self.optimizer, None if self.scaler is None else self.scaler._scale)
+        for stats in self.training_stats:
+            if stats.wants_gradient(self.trainer):
+                stats.take_gradient(self.optimizer, None if self.scaler is None else self.scaler._scale)
         if self.scaler is None:
             if self.clip:
                 self.precision.clip_gradients(self.optimizer, self.clip, self.clip_algorithm)
@@ -116,9 +118,6 @@ class TrainingStep:
             Precision.clip_gradients(self.precision, self.optimizer, self.clip, self.clip_algorithm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
-
-    def _without_synchronization(self) -> AbstractContextManager[None]:
-        return _block_parallel_sync_behavior(self.strategy)
 
 
 def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
@@ -139,3 +138,50 @@ def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
         return batch
 
     return fetch
+
+
+def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
+    """Return the reason why every batch needs all hooks, None if there is none."""
+    module = trainer.lightning_module
+    if not module.automatic_optimization:
+        return f"{type(module).__name__} optimizes by itself (automatic_optimization=False)"
+    if type(trainer.strategy) not in STRATEGIES:
+        return f"trainer.strategy={type(trainer.strategy).__name__} has a training step of its own"
+    if getattr(trainer.strategy, "_model_averager", None) is not None:
+        return "the strategy averages models in a training step of its own"
+    if type(trainer.precision_plugin) not in PRECISIONS:
+        return f"trainer.precision={trainer.precision} has a training step of its own"
+    if type(trainer.profiler) is not PassThroughProfiler:  # type: ignore[attr-defined]
+        return "trainer.profiler measures every batch"
+    if isinstance(data_fetcher, _DataLoaderIterDataFetcher) or data_fetcher.length is None:
+        return "the data loader has no length, or is read by the training step itself"
+    if _needs_closure(trainer.optimizers[0]):
+        return f"{type(trainer.optimizers[0]).__name__} computes the loss several times a step"
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.interval == "step":
+            return "a plateau schedule looks at a metric at every step"
+    owners: list[tuple[object, tuple[str, ...]]] = [(module, MODULE_HOOKS)]
+    owners += [(callback, BATCH_HOOKS) for callback in trainer.callbacks]  # type: ignore[attr-defined]
+    if trainer.datamodule is not None:  # type: ignore[attr-defined]
+        owners.append((trainer.datamodule, TRANSFER_HOOKS))  # type: ignore[attr-defined]
+    for owner, hooks in owners:
+        if hook := next((hook for hook in hooks if not _supports_groups(owner, hook)), None):
+            return f"{type(owner).__name__}.{hook} is called for every batch"
+    return None
+
+
+def _needs_closure(optimizer: Optimizer) -> bool:
+    parameter = inspect.signature(type(optimizer).step).parameters.get("closure")
+    return parameter is not None and parameter.default is inspect.Parameter.empty
+
+
+def _supports_groups(owner: object, hook: str) -> bool:
+    """Return True if a hook may be called once per group: Lightning's own, or allowed by its class."""
+    if hook in vars(owner):
+        return False
+    definer = next(cls for cls in type(owner).__mro__ if hook in vars(cls))
+    return (
+        definer in (Callback, ModelCheckpoint, Timer)
+        or definer.__module__.startswith("lightning.pytorch.core.")
+        or bool(vars(definer).get("supports_batched_hooks"))
+    )

@@ -14,8 +14,7 @@ from project.reporting.html.sweep_page import read_sweep
 from project.runs.collect import compare
 from project.runs.find import find_trained
 from project.runs.ranking import Score, count_ties, rank, score, wilson
-from project.runs.sweep_jobs import Job
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger
 from project.sweeps.job_table import best_line, points_table
 from project.sweeps.live_view import LiveView
 

@@ -19,8 +19,7 @@ from project.config.validation import find_problems
 from project.errors import InputError
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import create
-from project.runs.sweep_jobs import Job, folder_name
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime import secrets, yaml_files
 from project.runtime.secrets import is_secret, redact, redact_text, restore
 from project.runtime.yaml_text import to_yaml

@@ -10,8 +10,7 @@ from project.errors import InputError
 from project.runs.code_fingerprint import differences, fingerprint
 from project.runs.provenance import now
 from project.runs.sweep_folder import SweepFolder, create
-from project.runs.sweep_jobs import Job, folder_name
-from project.runs.sweep_ledger import Ledger
+from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime.command_state import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.job_table import jobs_table, points_table, write_jobs

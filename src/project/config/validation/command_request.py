@@ -14,7 +14,7 @@ from project.errors import InputError
 OTHER_DEFAULTS = ("--config-path", "-cp", "--config-name", "-cn")
 """Flags by which another defaults list counts than that of our configuration."""
 LOCAL_LAUNCHERS = (
-    "hydra_plugins.project_sweeps.launchers.LocalLauncher",
+    "hydra_plugins.project_sweeps.LocalLauncher",
     BASIC_LAUNCHER,
 )
 

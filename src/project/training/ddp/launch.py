@@ -20,27 +20,24 @@ from contextlib import suppress
 from datetime import timedelta
 
 import torch
+from omegaconf import DictConfig
 from torch.distributed import Store, TCPStore
 
 from project.errors import InputError
-from project.runtime import lazy_imports, signals
+from project.runs.run_context import RunContext
+from project.runs.run_folder import describe
+from project.runtime import lazy_imports, signals, torchrun
 from project.runtime.devices import count_gpus
 from project.runtime.process import die_with_parent, flush_streams, forget_ranks
 from project.runtime.signals import Stopped, StopRequest
-from project.runtime.torchrun import num_devices
-from project.training.ddp.process_group import RankGroup
-from project.training.ddp.shared_status import RankReport, SharedStatus
-from project.training.ddp.supervisor import Supervisor
+from project.training.ddp.process_group import RankGroup, RankReport, SharedStatus
+from project.training.ddp.supervisor import RankFailedError, Supervisor
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
     """Count the processes that a run needs on this machine.
-
-    Args:
-        accelerator: argument of `lightning.Trainer`.
-        devices: a number, a list of device numbers, or `auto` (-1) for all.
 
     Raises:
         InputError: `devices` exceeds the number of GPUs.
@@ -49,7 +46,7 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
     on_gpu = accelerator in ("gpu", "cuda") or (accelerator == "auto" and gpus > 0)
     if devices in ("auto", -1, "-1"):
         return max(1, gpus) if on_gpu else 1
-    wanted = num_devices(devices)
+    wanted = torchrun.num_devices(devices)
     if on_gpu and not gpus:
         raise InputError(
             f"trainer.accelerator={accelerator}: torch finds no GPU here; set trainer.accelerator=cpu or auto"
@@ -60,6 +57,33 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
             "trainer.accelerator=cpu"
         )
     return max(1, wanted)
+
+
+def run_on_devices(work: Callable[[], float | None], config: DictConfig, context: RunContext) -> float | None:
+    """Do a run's work once for each of its devices.
+
+    Args:
+        work: trains in one process and returns the value of `monitor`.
+        config: composed; other processes that torchrun or srun started receive it from here.
+        context: of the run.
+
+    Returns:
+        The value of `monitor`.
+    """
+    if torchrun.environment() is not None:
+        torchrun.broadcast_config(config)
+        return work()
+    ranks = count_ranks(config.trainer.accelerator, config.trainer.devices)
+    if ranks == 1:
+        return work()
+    try:
+        run_ranks(work, ranks)
+    except BaseException as error:  # rank 0, which keeps the status, may have been killed
+        text = str(error) if isinstance(error, RankFailedError) else describe(error)
+        context.folder.record_end(text, interrupted=isinstance(error, Stopped))
+        raise
+    value: float | None = context.folder.read_status()["value"]
+    return value
 
 
 def run_ranks(work: Callable[[], object], count: int) -> None:

@@ -1,64 +1,62 @@
-"""The processes of the ranks, as their parent sees them: running, stopped or ended.
+"""Processes of the ranks and their reports, as their parent sees them.
 
 The parent learns from the kernel (`waitpid`) that a rank was stopped by SIGSTOP, a debugger or a scheduler. A
 heartbeat from the rank would also be missed while it imports, compiles or swaps. A deadlocked rank is found
 by the others: their collective operation times out after `trainer.timeout_min`.
+
+A failing rank prints nothing, because its error may only follow from that of another rank. It writes a report
+into shared memory, and the parent prints the first one.
 """
 
-import contextlib
 import faulthandler
+import io
+import json
+import mmap
 import os
+import re
 import signal
+import struct
 import sys
 import time
+from contextlib import redirect_stderr, suppress
 from typing import NamedTuple
+
+from project.config import cli
+from project.errors import summarize
 
 KILL_S = 10.0
 """Seconds to wait for a killed process. One that waits for a dead file system cannot exit."""
 
 DUMP_SIGNAL = signal.SIGUSR2
 DUMP_S = 0.5
+MAX_STEP_S = 1.0
+"""Largest advance of the clock between two readings."""
 
 
 class RunningClock:
-    """Clock that stands while this process is stopped, as by Ctrl-Z or a closed lid.
+    """Clock that stands while this process is stopped, as by Ctrl-Z or a closed lid."""
 
-    Args:
-        max_step_s: largest advance between two readings, in seconds.
-    """
-
-    def __init__(self, max_step_s: float = 1.0) -> None:
-        self.max_step_s = max_step_s
-        self.now = 0.0
+    def __init__(self) -> None:
+        self.now = 0.0  # [s]
         self._last = time.monotonic()
 
     def read(self) -> float:
         now = time.monotonic()
-        self.now += min(now - self._last, self.max_step_s)
+        self.now += min(now - self._last, MAX_STEP_S)
         self._last = now
         return self.now
 
 
 class RankExit(NamedTuple):
-    """Exit of the process of a rank.
-
-    Args:
-        rank: number of the rank.
-        code: exit code, or the negative number of the signal that killed the process.
-        when: time at which the parent noticed, on `time.monotonic`, in seconds.
-    """
+    """Exit of a rank's process."""
 
     rank: int
-    code: int
-    when: float
+    code: int  # or the negative number of the signal that killed the process
+    when: float  # time at which the parent noticed, on `time.monotonic` [s]
 
 
 class RankGroup:
-    """Processes of all ranks.
-
-    Args:
-        count: number of ranks.
-    """
+    """Processes of all ranks."""
 
     def __init__(self, count: int) -> None:
         self.clock = RunningClock()
@@ -72,7 +70,7 @@ class RankGroup:
 
     def join(self, rank: int) -> None:
         """In a rank: let the parent request a stack trace, even while Python's lock is held."""
-        with contextlib.suppress(OSError):  # a limit on open files
+        with suppress(OSError):  # a limit on open files
             faulthandler.register(DUMP_SIGNAL, file=self._dumps[rank][1], all_threads=False)
 
     def poll(self) -> list[RankExit]:
@@ -101,18 +99,18 @@ class RankGroup:
         """Return the stack of a running rank, innermost call first; empty if the rank does not answer."""
         pid = next(pid for pid, number in self.running.items() if number == rank)
         dump, deadline = "", time.monotonic() + DUMP_S
-        with contextlib.suppress(OSError):
+        with suppress(OSError):
             os.kill(pid, DUMP_SIGNAL)
             while time.monotonic() < deadline:
                 time.sleep(DUMP_S / 10)
-                with contextlib.suppress(BlockingIOError):
+                with suppress(BlockingIOError):
                     dump += os.read(self._dumps[rank][0], 65536).decode(errors="replace")
         return [line.strip() for line in dump.splitlines() if line.strip().startswith("File ")]
 
     def send(self, number: int) -> None:
         """Send a signal to all running ranks."""
         for pid in self.running:
-            with contextlib.suppress(ProcessLookupError):
+            with suppress(ProcessLookupError):
                 os.kill(pid, number)
 
     def kill(self) -> None:
@@ -131,3 +129,70 @@ class RankGroup:
         """Close the pipes of the group."""
         for end in (end for pair in self._dumps for end in pair):
             os.close(end)
+
+
+LENGTH = struct.Struct("<Q")
+MAX_CHARACTERS = 16_000
+SLOT_BYTES = 16 * MAX_CHARACTERS  # JSON takes up to 12 per character; untouched pages take no memory
+
+BROKEN_CONNECTION = re.compile(
+    r"connection (was )?(likely )?(closed|reset|refused)|broken pipe|socket (error|timeout|closed)|gloo|nccl"
+    r"|timed out waiting|remote (process|peer)",
+    re.IGNORECASE,
+)
+
+
+class RankReport(NamedTuple):
+    """Reason why a rank ended."""
+
+    when: float  # on `time.monotonic`, which all processes of a machine share [s]
+    exit_code: int
+    output: str = ""  # error message or traceback
+    summary: str = ""  # the error on one line
+    is_connection_error: bool = False  # the error may follow from the end of another rank
+    signal: int = 0  # the stop signal that all ranks obeyed; 0 if the rank failed
+
+    @classmethod
+    def of(cls, error: BaseException) -> "RankReport":
+        when, output = time.monotonic(), io.StringIO()
+        with redirect_stderr(output):
+            exit_code = cli.report(error)
+        summary = ": ".join(dict.fromkeys([type(error).__name__, summarize(error)]))
+        return cls(when, exit_code, output.getvalue(), summary, _is_connection_error(error))
+
+
+def _is_connection_error(error: BaseException | None) -> bool:
+    from torch.distributed import DistError
+
+    while error is not None:
+        if isinstance(error, DistError):
+            return True
+        if isinstance(error, RuntimeError | OSError) and BROKEN_CONNECTION.search(str(error)):
+            return True
+        error = error.__cause__
+    return False
+
+
+class SharedStatus:
+    """Shared memory for one report per rank, made before the fork."""
+
+    def __init__(self, count: int) -> None:
+        self._memory = mmap.mmap(-1, count * SLOT_BYTES)
+
+    def write(self, rank: int, report: RankReport) -> None:
+        """Write the report of a rank. The length is written last, so that no reader sees part of a report."""
+        cut = report._replace(
+            output=report.output[-MAX_CHARACTERS:], summary=report.summary[: MAX_CHARACTERS // 8]
+        )
+        text = json.dumps(cut).encode()
+        start = rank * SLOT_BYTES
+        body = start + LENGTH.size
+        self._memory[body : body + len(text)] = text
+        LENGTH.pack_into(self._memory, start, len(text))
+
+    def read(self, rank: int) -> RankReport | None:
+        """Return the report of a rank, None if there is none."""
+        start = rank * SLOT_BYTES
+        (length,) = LENGTH.unpack_from(self._memory, start)
+        body = start + LENGTH.size
+        return RankReport(*json.loads(self._memory[body : body + length])) if length else None

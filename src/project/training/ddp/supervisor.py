@@ -10,8 +10,7 @@ from types import FrameType
 
 from project.errors import DataError, InputError, NonFiniteError
 from project.runtime.signals import REPEAT_S, SIGNALS, Stopped, StopRequest
-from project.training.ddp.process_group import RankExit, RankGroup
-from project.training.ddp.shared_status import RankReport, SharedStatus
+from project.training.ddp.process_group import RankExit, RankGroup, RankReport, SharedStatus
 
 POLL_S = 0.02
 HEARTBEAT_S = 10.0
@@ -35,12 +34,7 @@ ERRORS_BY_CODE = {kind.exit_code: kind for kind in (InputError, DataError, NonFi
 
 
 class RankFailedError(RuntimeError):
-    """A rank failed.
-
-    Args:
-        message: number of the rank and its error.
-        exit_code: exit code of the rank.
-    """
+    """A rank failed."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -48,14 +42,7 @@ class RankFailedError(RuntimeError):
 
 
 class Supervisor:
-    """Waits for the ranks, forwards stop signals and ends ranks that hang.
-
-    Args:
-        group: processes of the ranks.
-        status: reports of the ranks.
-        request: stop request that the ranks read.
-        count: number of ranks.
-    """
+    """Wait for the ranks, forward stop signals and end ranks that hang."""
 
     def __init__(self, group: RankGroup, status: SharedStatus, request: StopRequest, count: int) -> None:
         self.group = group
@@ -154,11 +141,10 @@ class Supervisor:
 
     def _first_failure(self) -> tuple[int, RankReport] | None:
         """Return the rank that failed first and its report. Connection errors come last."""
-        ours = (-signal.SIGKILL,)
         failed = [
             (ended.rank, self._cause_of(ended))
             for ended in self.group.exits
-            if ended.code and not (ended.rank in self.group.killed and ended.code in ours)
+            if ended.code and not (ended.rank in self.group.killed and ended.code == -signal.SIGKILL)
         ]
         return min(failed, key=lambda found: (found[1].is_connection_error, found[1].when), default=None)
 
@@ -189,9 +175,12 @@ class Supervisor:
             raise Stopped(cause.signal)
         if self._stacks:
             raise RankFailedError(self._describe_timeout(rank, cause), cause.exit_code)
-        _print_traceback(cause)
-        if (error := ERRORS_BY_CODE.get(cause.exit_code)) is not None and (lines := _error_lines(cause)):
-            raise error("\n".join(lines))
+        lines = cause.output.splitlines()
+        if trace := [line for line in lines if not line.startswith(ERROR_PREFIX)]:
+            print("\n".join(trace), file=sys.stderr)
+        errors = [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]
+        if errors and (kind := ERRORS_BY_CODE.get(cause.exit_code)) is not None:
+            raise kind("\n".join(errors))
         summary = cause.summary if not cause.output else f"rank {rank} of {self.count}: {cause.summary}"
         raise RankFailedError(summary, cause.exit_code)
 
@@ -209,14 +198,3 @@ class Supervisor:
 
 def _name(number: int) -> str:
     return signal.Signals(number).name if number in set(signal.Signals) else f"signal {number}"
-
-
-def _print_traceback(cause: RankReport) -> None:
-    text = [line for line in cause.output.splitlines() if not line.startswith(ERROR_PREFIX)]
-    if text:
-        print("\n".join(text), file=sys.stderr)
-
-
-def _error_lines(cause: RankReport) -> list[str]:
-    lines = cause.output.splitlines()
-    return [line.removeprefix(ERROR_PREFIX) for line in lines if line.startswith(ERROR_PREFIX)]

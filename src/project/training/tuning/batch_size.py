@@ -14,7 +14,7 @@ from lightning.pytorch.utilities.memory import is_oom_error
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
-from project.training.tuning.restore import restoring
+from project.training.tuning.range_test import restoring
 
 SMALLEST = 8
 WARM_STEPS = 3
@@ -29,17 +29,11 @@ MIN_GROWTH = 1.05
 
 @dataclass(frozen=True)
 class Trial:
-    """Measurement of one batch size.
+    """Measurement of one batch size."""
 
-    Args:
-        size: images per step.
-        images_per_s: throughput; None if the size did not fit into memory.
-        memory_mib: peak memory of tensors on the GPU in MiB; None on a CPU.
-    """
-
-    size: int
-    images_per_s: float | None
-    memory_mib: float | None
+    size: int  # images per step
+    images_per_s: float | None  # None if the size did not fit into memory
+    memory_mib: float | None  # peak memory of tensors on the GPU; None on a CPU
 
 
 class Stopwatch(Callback):
@@ -79,13 +73,7 @@ def try_batch_sizes(
     """Train briefly with doubling batch sizes, then restore the network.
 
     The search ends when a size does not fit into memory or exceeds the training set. On a CPU it also ends
-    when throughput grew by less than 5 % over two doublings.
-
-    Args:
-        module: module to train.
-        datamodule: source of the training batches.
-        make_trainer: function from options to a trainer.
-        report: called with each trial.
+    when throughput grew by less than 5 % over two doublings. `report` is called with each trial.
     """
     trials: list[Trial] = []
     before = datamodule.batch_size

@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import lightning as L
-from lightning.pytorch.loggers import Logger
 
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
@@ -27,7 +27,26 @@ from project.training.fit import environment_options
 from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
 from project.training.tuning.range_test import HIGHEST, LOWEST, STEPS, run_range_test
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
 log = logging.getLogger(__name__)
+
+CURVE, CHOSEN = "#3b6fb6", "#c2452d"
+
+MakeTrainer = Callable[..., L.Trainer]
+"""Function from options to a trainer without loggers and callbacks."""
+
+
+class Finding(NamedTuple):
+    """Result of a search."""
+
+    key: str
+    value: float
+    notes: list[str]
+    columns: tuple[str, ...]
+    rows: Sequence[Sequence[object]]
+    draw: "Callable[[Axes], None]"
 
 
 def run_tuning(
@@ -49,109 +68,103 @@ def run_tuning(
     Raises:
         InputError: nothing can be suggested.
     """
-    run, folder = context.folder, context.folder.path / "tune"
+    run = context.folder
     bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     make_trainer = partial(config.build, "trainer", **environment_options(run), **bare)
+    search = partial(SEARCHES[what], module, datamodule, make_trainer)
     trainer: L.Trainer = make_trainer()
     if not trainer.is_global_zero:
         logging.getLogger("project").setLevel(logging.WARNING)
-        tune(what, module, datamodule, make_trainer, folder, first=False)
+        search()
         return
     facts = {"name": config.values["name"], "tune": what, "trial": True}
     with run.recording(**facts, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(config.redacted))
         log.info(run_summary.opening(config.values, module.network, trainer, run))
-        status["value"] = None
-        status["found"] = tune(what, module, datamodule, make_trainer, folder, first=True)
+        with _quiet():
+            found = search()
+        status |= {"value": None, "found": {found.key: found.value}}
+        figure = _record(found, what, run.path / "tune")
         for logger in config.build("logger").values():
-            show(logger, what, folder / f"{what}.png")
+            if hasattr(logger, "log_text"):
+                _show(logger.experiment, what, figure)
     run.require_recorded()
 
 
-def tune(
-    what: str,
-    module: ImageClassifier,
-    datamodule: ImageDataModule,
-    make_trainer: Callable[..., L.Trainer],
-    folder: Path,
-    *,
-    first: bool,
-) -> dict[str, float]:
-    """Search for a value, print it as an override and write the measurements.
-
-    Args:
-        what: `lr` or `batch_size`.
-        module: module with its configured optimizer. It is restored afterwards.
-        datamodule: source of the training batches.
-        make_trainer: function from options to a trainer without loggers and callbacks.
-        folder: folder for the table, the figure and `found.txt` with the override; created if missing.
-        first: True in the process that writes and prints.
-
-    Returns:
-        The value by its key.
-
-    Raises:
-        InputError: no value can be suggested.
-    """
+def _record(found: Finding, what: str, folder: Path) -> Path:
+    """Write and print what a search found; return its figure."""
+    override, figure = f"{found.key}={found.value:g}", folder / f"{what}.png"
     folder.mkdir(exist_ok=True)
-    with _quiet():
-        found, notes = SEARCHES[what](module, datamodule, make_trainer, folder, first)
-    (override,) = (f"{key}={value:g}" for key, value in found.items())
-    if first:
-        replace_text(folder / "found.txt", f"{override}\n")
-        lines = [f"   found  {override}", *(f"          {line}" for line in notes)]
-        lines += [f"   train  {_command(what, override)}", f" picture  {RunFolder(folder).shown}/{what}.png"]
-        log.info("%s", "\n".join(["", *lines]))
-    return found
+    with (folder / f"{what}.csv").open("w", newline="", encoding="utf-8") as stream:
+        csv.writer(stream).writerows([found.columns, *found.rows])
+    _draw(found, figure)
+    replace_text(folder / "found.txt", f"{override}\n")
+    words = [word for word in sys.argv if not word.startswith((f"tune={what}", f"{found.key}="))]
+    command = redact_text(shlex.join(["python", *words, override]))
+    lines = [f"   found  {override}", *(f"          {line}" for line in found.notes)]
+    lines += [f"   train  {command}", f" picture  {RunFolder(figure).shown}"]
+    log.info("%s", "\n".join(["", *lines]))
+    return figure
 
 
-def show(logger: Logger, what: str, picture: Path) -> None:
-    """Add the figure to TensorBoard's Images page if the logger writes event files."""
+def _draw(found: Finding, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    from project.figures.charts import figure_style
+
+    with figure_style(text__parse_math=True):  # powers of ten on an axis
+        figure = Figure(figsize=(7, 4), dpi=120, layout="constrained")
+        axes = figure.add_subplot()
+        axes.grid(color="#e3e5e8", linewidth=0.6)
+        found.draw(axes)
+        figure.savefig(file)
+
+
+def _mark(axes: "Axes", x: float, y: float, text: str, *, above: int) -> None:
+    axes.plot([x], [y], color=CHOSEN, marker="o", markersize=7)
+    axes.annotate(text, (x, y), xytext=(8, above), textcoords="offset points", color=CHOSEN, weight="bold")
+
+
+def _show(writer: object, what: str, figure: Path) -> None:
+    """Add the figure to TensorBoard's Images page if the writer writes event files."""
     from torch.utils.tensorboard import SummaryWriter
 
-    writer = getattr(logger, "experiment", None) if hasattr(logger, "log_text") else None
     if isinstance(writer, SummaryWriter):
         from matplotlib.image import imread
 
-        writer.add_image(f"tune/{what}", imread(picture)[..., :3], dataformats="HWC")
+        writer.add_image(f"tune/{what}", imread(figure)[..., :3], dataformats="HWC")
         writer.flush()
 
 
-def _tune_lr(
-    module: ImageClassifier,
-    datamodule: ImageDataModule,
-    make_trainer: Callable[..., L.Trainer],
-    folder: Path,
-    first: bool,
-) -> tuple[dict[str, float], list[str]]:
+def _tune_lr(module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer) -> Finding:
     log.info("    tune  lr: up to %s steps, from %g to %g", STEPS, LOWEST, HIGHEST)
     test = run_range_test(module, datamodule, make_trainer)
     _raise_if_stopped()
-    if test.suggestion is None:
+    rates, losses, suggestion = test.rates, test.losses, test.suggestion
+    if suggestion is None:
         raise InputError(
             "tune=lr: the loss fell at no learning rate; check that the labels fit the images, or try "
             "debug=overfit"
         )
-    rows = [(f"{rate:.6g}", f"{loss:.6g}") for rate, loss in zip(test.rates, test.losses, strict=True)]
-    if first:
-        from project.training.tuning.figures import draw_range_test  # imports matplotlib
-
-        _write_table(folder / "lr.csv", ("lr", "smoothed_loss"), rows)
-        draw_range_test(test, folder / "lr.png")
-    lowest = min(test.losses)
-    at = test.rates[test.losses.index(lowest)]
-    ended = f"; diverged at {test.rates[-1]:.2g}" if len(test.losses) < STEPS else ""
+    lowest, top = min(losses), losses[0]
+    ended = f"; diverged at {rates[-1]:.2g}" if len(losses) < STEPS else ""
+    at = rates[losses.index(lowest)]
     notes = ["where the loss falls fastest", f"lowest loss: {lowest:.3g} at {at:.2g}{ended}"]
-    return {"optim.lr": test.suggestion}, notes
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlabel="learning rate", ylabel="training loss, smoothed", xscale="log")
+        axes.set_ylim(lowest - 0.08 * (top - lowest), top + 0.25 * (top - lowest))
+        axes.plot(rates, losses, color=CURVE)
+        near = min(range(len(rates)), key=lambda step: abs(rates[step] - suggestion))
+        _mark(axes, suggestion, losses[near], f"optim.lr={suggestion:g}", above=8)
+
+    rows = [(f"{rate:.6g}", f"{loss:.6g}") for rate, loss in zip(rates, losses, strict=True)]
+    return Finding("optim.lr", suggestion, notes, ("lr", "smoothed_loss"), rows, draw)
 
 
 def _tune_batch_size(
-    module: ImageClassifier,
-    datamodule: ImageDataModule,
-    make_trainer: Callable[..., L.Trainer],
-    folder: Path,
-    first: bool,
-) -> tuple[dict[str, float], list[str]]:
+    module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer
+) -> Finding:
     log.info("    tune  batch_size: training briefly with each")
     log.info("%10s%14s", "images", "images / s")
 
@@ -163,33 +176,26 @@ def _tune_batch_size(
 
     trials = try_batch_sizes(module, datamodule, make_trainer, report=report)
     chosen = choose(trials)
-    if first:
-        from project.training.tuning.figures import draw_batch_sizes  # imports matplotlib
-
-        rows = [(trial.size, trial.images_per_s, trial.memory_mib) for trial in trials]
-        _write_table(folder / "batch_size.csv", ("batch_size", "images_per_s", "memory_mib"), rows)
-        draw_batch_sizes(trials, chosen, folder / "batch_size.png")
-    largest = max(trial.size for trial in trials if trial.images_per_s is not None)
+    measured = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
     notes = ["the smallest within 5 % of the best throughput"]
     if trials[-1].images_per_s is None:
-        notes[0] += f"; up to {largest} fit into memory"
+        notes[0] += f"; up to {max(measured)} fit into memory"
     notes.append("the best learning rate depends on the batch size: tune=lr searches for it")
-    return {"data.batch_size": chosen}, notes
+
+    def draw(axes: "Axes") -> None:
+        axes.set(xlabel="batch size", ylabel="training images per second")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(list(measured), [str(size) for size in measured])
+        axes.set_ylim(0, 1.15 * max(measured.values()))
+        axes.plot(list(measured), list(measured.values()), color=CURVE, marker="o", markersize=4)
+        _mark(axes, chosen, measured[chosen], f"data.batch_size={chosen}", above=-16)
+
+    rows = [(trial.size, trial.images_per_s, trial.memory_mib) for trial in trials]
+    columns = ("batch_size", "images_per_s", "memory_mib")
+    return Finding("data.batch_size", chosen, notes, columns, rows, draw)
 
 
 SEARCHES = {"lr": _tune_lr, "batch_size": _tune_batch_size}
-
-
-def _write_table(file: Path, head: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-    with file.open("w", newline="", encoding="utf-8") as stream:
-        csv.writer(stream).writerows([head, *rows])
-
-
-def _command(what: str, override: str) -> str:
-    """Return the command line with the value in place of the search."""
-    key = override.partition("=")[0]
-    words = [word for word in sys.argv if not word.startswith((f"tune={what}", f"{key}="))]
-    return redact_text(shlex.join(["python", *words, override]))
 
 
 def _raise_if_stopped() -> None:
@@ -200,7 +206,7 @@ def _raise_if_stopped() -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Silence the log lines that every training prints about its images and batches."""
-    loggers = [logging.getLogger(f"project.{name}") for name in ("datamodules", "training")]
+    loggers = [logging.getLogger(f"project.{name}") for name in ("datamodules", "training.epoch_loop")]
     before = [logger.level for logger in loggers]
     for logger in loggers:
         logger.setLevel(logging.WARNING)

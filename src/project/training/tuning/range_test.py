@@ -5,8 +5,8 @@ attribute. Here groups keep the ratio of their rates.
 """
 
 import math
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ from torch.optim.lr_scheduler import LambdaLR
 from project.errors import NonFiniteError
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import Length, Schedule
-from project.training.tuning.restore import restoring
 
 STEPS = 200
 LOWEST, HIGHEST = 1e-7, 10.0
@@ -33,17 +32,11 @@ MIN_STEPS = 20
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Result of a range test.
+    """Result of a range test."""
 
-    Args:
-        rates: learning rate of each step, increasing.
-        losses: smoothed training loss of each step.
-        suggestion: result of `suggest`; None if the loss never fell.
-    """
-
-    rates: list[float]
-    losses: list[float]
-    suggestion: float | None
+    rates: list[float]  # of each step, increasing
+    losses: list[float]  # of each step, smoothed
+    suggestion: float | None  # None if the loss never fell
 
 
 class LossRecorder(Callback):
@@ -84,16 +77,7 @@ def run_range_test(
     lowest: float = LOWEST,
     highest: float = HIGHEST,
 ) -> RangeTest:
-    """Train while the learning rate grows exponentially, then restore the network.
-
-    Args:
-        module: module with its configured optimizer. Parameter groups keep the ratio of their rates.
-        datamodule: source of the training batches.
-        make_trainer: function from options to a trainer.
-        steps: number of optimizer steps.
-        lowest: learning rate of the first step.
-        highest: learning rate of the last step.
-    """
+    """Train while the learning rate grows exponentially, then restore the network."""
     recorder = LossRecorder()
     trainer = make_trainer(
         max_steps=steps,
@@ -120,15 +104,24 @@ def run_range_test(
     return RangeTest(rates, recorder.losses, suggest(rates, recorder.losses))
 
 
+@contextmanager
+def restoring(module: ImageClassifier) -> Iterator[None]:
+    """Restore the weights, statistics and schedule of a module on exit."""
+    state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    schedule = module.scheduler_factory
+    try:
+        yield
+    finally:
+        module.zero_grad()
+        module.load_state_dict(state)
+        module.scheduler_factory = schedule
+        module.train_metrics.reset()
+
+
 def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
     """Return the rate at which the loss falls fastest, at most a tenth of the rate of the lowest loss.
 
-    Args:
-        rates: learning rates, each a constant multiple of the previous one.
-        losses: smoothed losses.
-
-    Returns:
-        The rate with two significant digits; None if the loss never falls.
+    The rate has two significant digits; None if the loss never falls.
     """
     lowest = min(range(len(losses)), key=lambda step: losses[step], default=0)
     before = range(1, lowest)

@@ -3,6 +3,9 @@
 from importlib import import_module
 from typing import Any
 
+from hydra.plugins.launcher import Launcher
+from hydra.plugins.sweeper import Sweeper
+
 
 class Deferred:
     """Plugin whose constructor imports and makes the class named by `implementation`.
@@ -24,3 +27,23 @@ class Deferred:
 
     def sweep(self, arguments: list[str]) -> Any:
         raise NotImplementedError
+
+
+class LocalLauncher(Deferred, Launcher):
+    implementation = "project.sweeps.launchers.local.LocalLauncher"
+
+
+class SlurmLauncher(Deferred, Launcher):
+    implementation = "project.sweeps.launchers.slurm.SlurmLauncher"
+
+
+class RayLauncher(Deferred, Launcher):
+    implementation = "project.sweeps.launchers.ray.RayLauncher"
+
+
+class GridSweeper(Deferred, Sweeper):
+    implementation = "project.sweeps.sweepers.grid.GridSweeper"
+
+
+class OptunaSweeper(Deferred, Sweeper):
+    implementation = "project.sweeps.sweepers.search.OptunaSweeper"
