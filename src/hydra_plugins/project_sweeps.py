@@ -30,20 +30,30 @@ class Deferred:
 
 
 class LocalLauncher(Deferred, Launcher):
+    """Plugin of `hydra/launcher=local`."""
+
     implementation = "project.sweeps.launchers.local.LocalLauncher"
 
 
 class SlurmLauncher(Deferred, Launcher):
+    """Plugin of `hydra/launcher=slurm`."""
+
     implementation = "project.sweeps.launchers.slurm.SlurmLauncher"
 
 
 class RayLauncher(Deferred, Launcher):
+    """Plugin of `hydra/launcher=ray`."""
+
     implementation = "project.sweeps.launchers.ray.RayLauncher"
 
 
 class GridSweeper(Deferred, Sweeper):
+    """Plugin of `hydra/sweeper=grid`."""
+
     implementation = "project.sweeps.sweepers.grid.GridSweeper"
 
 
 class OptunaSweeper(Deferred, Sweeper):
+    """Plugin of `hydra/sweeper=optuna`."""
+
     implementation = "project.sweeps.sweepers.search.OptunaSweeper"

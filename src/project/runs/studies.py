@@ -56,11 +56,7 @@ def silence() -> None:
 
 
 def refuse_unwritable_storage(url: str) -> None:
-    """Refuse a storage whose file cannot be written.
-
-    Raises:
-        InputError: the file cannot be written.
-    """
+    """Raise an InputError if the file of a storage cannot be written."""
     if (file := _file_of(url)) is not None:
         refuse_unwritable_output(f"hydra.sweeper.storage={url}", file)
 
@@ -118,12 +114,7 @@ def _open_database(url: str) -> BaseStorage:
 
 
 def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> samplers.BaseSampler:
-    """Make a sampler.
-
-    Args:
-        name: key of `SAMPLERS`.
-        options: arguments of its constructor.
-        seed: seed, for samplers that take one.
+    """Make a sampler of `SAMPLERS`, with the seed if it takes one.
 
     Raises:
         InputError: unknown name or option.
@@ -133,11 +124,7 @@ def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> sam
 
 
 def make_pruner(name: str, options: Mapping[str, Any]) -> pruners.BasePruner:
-    """Make a pruner.
-
-    Args:
-        name: key of `PRUNERS`.
-        options: arguments of its constructor.
+    """Make a pruner of `PRUNERS`.
 
     Raises:
         InputError: unknown name or option.

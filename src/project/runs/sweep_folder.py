@@ -30,11 +30,7 @@ LOCK_TIMEOUT_S = 10.0
 
 
 class SweepFolder:
-    """Paths and files of a sweep's folder.
-
-    Args:
-        path: the folder.
-    """
+    """Paths and files of a sweep's folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -135,8 +131,8 @@ def create(
     Args:
         wanted: path of the folder; -2, -3, … is appended if it exists.
         sources: folders of configuration files; a file hides those of the same name in later folders.
-        overrides: overrides of the command line.
-        config_name: name of the primary configuration.
+        overrides: of the command line.
+        config_name: of the primary configuration.
 
     Raises:
         InputError: the folder cannot be made, or a file of the configuration holds a secret.

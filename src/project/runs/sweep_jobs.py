@@ -1,4 +1,4 @@
-"""Jobs of a sweep: their overrides, states and names."""
+"""Jobs of a sweep: their overrides, states and names, and the record of them on disk."""
 
 import json
 import os
@@ -26,40 +26,25 @@ HIDDEN = ("+callbacks.pruning", "hydra.")
 
 @dataclass
 class Job:
-    """One run of a sweep.
+    """One run of a sweep."""
 
-    Args:
-        number: position in the sweep.
-        overrides: all overrides, as on the command line.
-        varied: overrides by which the sweep's jobs differ.
-        name: name of the run folder in the sweep's folder.
-        point: number of the point; jobs of one point differ in seed or fold alone.
-        state: state of the job.
-        value: value of the monitored metric, once done.
-        metrics: all metrics, once done.
-        error: error on one line.
-        started, finished: times (UTC, ISO 8601).
-        duration_s: duration of the last attempt [s].
-        attempts: number of starts.
-    """
-
-    number: int
-    overrides: list[str]
-    varied: list[str]
-    name: str
-    point: int = 0
+    number: int  # position in the sweep
+    overrides: list[str]  # all of them, as on the command line
+    varied: list[str]  # overrides by which the sweep's jobs differ
+    name: str  # of the run folder in the sweep's folder
+    point: int = 0  # number of the point; jobs of one point differ in seed or fold alone
     state: State = "waiting"
-    value: float | None = None
-    metrics: dict[str, float] = field(default_factory=dict)
-    error: str | None = None
-    started: str | None = None
+    value: float | None = None  # of the monitored metric, once done
+    metrics: dict[str, float] = field(default_factory=dict)  # all metrics, once done
+    error: str | None = None  # on one line
+    started: str | None = None  # UTC, ISO 8601
     finished: str | None = None
-    duration_s: float | None = None
+    duration_s: float | None = None  # of the last attempt
     attempts: int = 0
 
     @property
     def label(self) -> str:
-        """Settings that tell the job from others, on one line."""
+        """Settings that tell the job from others."""
         return _label(self.settings)
 
     @property
@@ -151,9 +136,6 @@ class Ledger:
 
     A line is on the disk when `write` returns. A line without an end, of a killed process, is dropped. A line
     that cannot be written is reported, and written with the next one.
-
-    Args:
-        file: path of the record.
     """
 
     def __init__(self, file: Path) -> None:

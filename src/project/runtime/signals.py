@@ -118,6 +118,17 @@ def _set_handlers(handler: Callable[[int, Any], None]) -> dict[int, Any]:
     return {number: signal.signal(number, handler) for number in heard}
 
 
+@contextmanager
+def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
+    """Handle the signals by a function within, but those that are ignored, as under `nohup`."""
+    earlier = _set_handlers(handler)
+    try:
+        yield
+    finally:
+        for number, before in earlier.items():
+            signal.signal(number, signal.SIG_DFL if before is None else before)
+
+
 def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
     """Exit at once on a signal, until `raise_on_signal`; may be called again.
 
@@ -182,18 +193,16 @@ def raise_on_signal() -> Iterator[None]:
         yield
         return
     _state.reset()
-    earlier = _set_handlers(_handle)
-    _state.active = True
-    try:
-        yield
-    except Exception as error:
-        if _state.num_raised:
-            raise Stopped(_state.signum) from error
-        raise
-    finally:
-        _state.active = False
-        for number, handler in earlier.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)
+    with handling_signals(_handle):
+        _state.active = True
+        try:
+            yield
+        except Exception as error:
+            if _state.num_raised:
+                raise Stopped(_state.signum) from error
+            raise
+        finally:
+            _state.active = False
 
 
 @contextmanager

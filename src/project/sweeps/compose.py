@@ -76,10 +76,7 @@ def compose_job(composer: Composer, folder: SweepFolder, job: Job, overrides: Se
 
 
 def refuse_problems(config: DictConfig) -> list[Output]:
-    """Check a configuration.
-
-    Returns:
-        The paths outside its folder that the job writes to.
+    """Check a configuration, and return the paths outside its folder that the job writes to.
 
     Raises:
         InputError: the problems, one a line.

@@ -11,15 +11,10 @@ from project.runtime.torchrun import num_devices
 
 @dataclass(frozen=True)
 class DeviceRequest:
-    """Devices that one job needs.
+    """Devices that one job needs."""
 
-    Args:
-        ranks: number of processes.
-        gpus: number of GPUs, one a rank; below 1 a share of one GPU; 0 on CPUs.
-    """
-
-    ranks: int
-    gpus: float = 0.0
+    ranks: int  # number of processes
+    gpus: float = 0.0  # one a rank; below 1 a share of one GPU; 0 on CPUs
 
 
 @dataclass(frozen=True)

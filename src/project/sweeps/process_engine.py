@@ -24,17 +24,11 @@ POLL_S = 0.05
 
 
 class JobExit(NamedTuple):
-    """End of a job.
-
-    Args:
-        number: number of the job.
-        exit_code: exit code of its process; negative: the signal that killed it; None: unknown.
-        duration_s: duration, where it differs from the time between start and end.
-    """
+    """End of a job."""
 
     number: int
-    exit_code: int | None
-    duration_s: float | None = None
+    exit_code: int | None  # negative: the signal that killed its process; None: unknown
+    duration_s: float | None = None  # where it differs from the time between start and end
 
 
 class Engine(ABC):

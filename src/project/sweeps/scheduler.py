@@ -1,12 +1,13 @@
 """The scheduler: starts a sweep's jobs as devices get free, and records the state of each."""
 
 import importlib
+import math
 import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable
+from contextlib import nullcontext
 from datetime import datetime
 from types import FrameType
 from typing import Any, Protocol
@@ -20,7 +21,7 @@ from project.runs.provenance import now
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import FINISHED, SUCCEEDED, Job
-from project.runtime.signals import REPEAT_S, SIGNALS, exit_code
+from project.runtime.signals import REPEAT_S, SIGNALS, exit_code, handling_signals
 from project.runtime.write_probe import probe
 from project.sweeps.compose import Composer, compose_job, refuse_problems
 from project.sweeps.device_slots import DeviceRequest
@@ -97,6 +98,7 @@ class Scheduler:
         self._running: dict[int, Job] = {}
         self._waiting: tuple[Job, JobSpec] | None = None
         self._signal = 0
+        self._signal_s = -math.inf
         self._stopping_since: float | None = None
         self._has_failed = False
 
@@ -107,7 +109,7 @@ class Scheduler:
             The signal that stopped the sweep, 0 if none did.
         """
         try:
-            with self._noting_signals() if self.engine.handles_signals else nullcontext():
+            with handling_signals(self._note_signal) if self.engine.handles_signals else nullcontext():
                 while self._start_jobs(source) or self._running:
                     for ended in self.engine.wait(TICK_S):
                         self._end(ended, source)
@@ -187,27 +189,13 @@ class Scheduler:
         elif time.monotonic() - self._stopping_since > self.grace_s:
             self.engine.kill()
 
-    @contextmanager
-    def _noting_signals(self) -> Iterator[None]:
+    def _note_signal(self, number: int, frame: FrameType | None) -> None:
         """Note a signal, to be handled between two jobs; kill the jobs at a second one."""
-        since = -float("inf")
-
-        def note(number: int, frame: FrameType | None) -> None:
-            nonlocal since
-            moment = time.monotonic()
-            if not self._signal:
-                since = moment
-            elif moment - since > REPEAT_S and number != signal.SIGUSR1:
-                self.engine.kill()
-            self._signal = self._signal or number
-
-        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]  # nohup
-        earlier = {number: signal.signal(number, note) for number in handled}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
+        now_s = time.monotonic()
+        if not self._signal:
+            self._signal, self._signal_s = number, now_s
+        elif now_s - self._signal_s > REPEAT_S and number != signal.SIGUSR1:
+            self.engine.kill()
 
 
 def prepare(run: RunFolder, config: DictConfig) -> None:

@@ -38,15 +38,10 @@ class Point:
 
 
 class PointLimit(NamedTuple):
-    """Largest number of points of a sweep.
+    """Largest number of points of a sweep."""
 
-    Args:
-        points: limit, repetitions included.
-        repeats: number of jobs of each point: seeds times folds.
-    """
-
-    points: int = 10_000
-    repeats: int = 1
+    points: int = 10_000  # repetitions included
+    repeats: int = 1  # jobs of each point: seeds times folds
 
     def refuse_more(self, number: int, source: str) -> None:
         """Raise an InputError if `number` points, of overrides or a file named by `source`, are too many."""

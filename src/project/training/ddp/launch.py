@@ -105,7 +105,7 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
     group, status, request = RankGroup(count), SharedStatus(count), StopRequest(count)
     listener = socket.create_server(("127.0.0.1", 0))
     supervisor = Supervisor(group, status, request, count)
-    with supervisor.handling_signals():
+    with signals.handling_signals(supervisor.handle_signal):
         try:
             for rank in range(count):
                 pid = os.fork()

@@ -4,12 +4,10 @@ import math
 import signal
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import FrameType
 
 from project.errors import DataError, InputError, NonFiniteError
-from project.runtime.signals import REPEAT_S, SIGNALS, Stopped, StopRequest
+from project.runtime.signals import REPEAT_S, Stopped, StopRequest
 from project.training.ddp.process_group import RankExit, RankGroup, RankReport, SharedStatus
 
 POLL_S = 0.02
@@ -57,18 +55,8 @@ class Supervisor:
         self._stopped: list[int] = []
         self._stacks: dict[int, list[str]] = {}  # of ranks that others waited for
 
-    @contextmanager
-    def handling_signals(self) -> Iterator[None]:
-        """Forward signals to the ranks. Signals that are ignored, as under `nohup`, stay ignored."""
-        handled = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
-        earlier = {number: signal.signal(number, self._handle) for number in handled}
-        try:
-            yield
-        finally:
-            for number, handler in earlier.items():
-                signal.signal(number, handler)
-
-    def _handle(self, number: int, frame: FrameType | None) -> None:
+    def handle_signal(self, number: int, frame: FrameType | None) -> None:
+        """Forward a signal to the ranks."""
         now = time.monotonic()
         if not self._signal:
             self._signal = self._limiting = number
