@@ -77,10 +77,19 @@ def set_variables_from_slurm() -> None:
     Raises:
         InputError: the machines have different numbers of tasks.
     """
+    os.environ |= variables_from_slurm()
+
+
+def variables_from_slurm() -> dict[str, str]:
+    """Return torchrun's variables in a step of several tasks that srun started; none elsewhere.
+
+    Raises:
+        InputError: the machines have different numbers of tasks.
+    """
     found = os.environ
     tasks = found.get("SLURM_STEP_NUM_TASKS", found.get("SLURM_NTASKS", "1"))
     if environment() is not None or tasks == "1" or any(name not in found for name in SLURM_VARIABLES):
-        return
+        return {}
     counts = found.get("SLURM_STEP_TASKS_PER_NODE", found.get("SLURM_TASKS_PER_NODE", tasks))
     each = re.sub(r"\(x\d+\)", "", counts).split(",")
     if len(set(each)) > 1:
@@ -89,7 +98,7 @@ def set_variables_from_slurm() -> None:
         )
     nodes = found.get("SLURM_STEP_NODELIST", found.get("SLURM_JOB_NODELIST", "127.0.0.1"))
     steps = int(found["SLURM_JOB_ID"]) + int(found["SLURM_STEP_ID"])
-    os.environ |= {
+    return {
         "RANK": found["SLURM_PROCID"],
         "WORLD_SIZE": tasks,
         "LOCAL_RANK": found["SLURM_LOCALID"],

@@ -170,10 +170,14 @@ def become_job(log: Path | None, environment: Mapping[str, str], parent: int) ->
     os.environ.update(environment)
 
 
+def thread_variables(threads: int) -> dict[str, str]:
+    """Return the variables that limit a process's threads."""
+    return {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+
+
 def lease_environment(lease: DeviceLease) -> dict[str, str]:
     """Return the variables that limit a job to its own GPUs and threads."""
-    threads = str(lease.threads * lease.request.ranks)  # the ranks share them
-    variables = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+    variables = thread_variables(lease.threads * lease.request.ranks)  # the ranks share them
     return variables | ({"CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)} if lease.gpus else {})
 
 

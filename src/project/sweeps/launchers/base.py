@@ -2,13 +2,12 @@
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig
 
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
@@ -154,14 +153,3 @@ def _take_result(spec: JobSpec, result: JobReturn) -> JobExit:
         error = result._return_value
         run.write_status(state="failed", error=f"{type(error).__name__}: {error}")
     return JobExit(spec.number, 0 if is_completed else 1, status.get("duration_s"))
-
-
-def find_targets(config: Any) -> Iterator[str]:
-    """Yield the dotted names of all classes and functions in a configuration."""
-    if OmegaConf.is_config(config):
-        config = OmegaConf.to_container(config)
-    if isinstance(config, dict):
-        if isinstance(name := config.get("_target_"), str):
-            yield name
-        for value in config.values():
-            yield from find_targets(value)

@@ -18,7 +18,7 @@ from project.runs.sweep_folder import SweepFolder
 from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, request_devices
-from project.sweeps.job_process import JobMessage, JobSpec
+from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.live_view import LiveView
 from project.sweeps.process_engine import Engine, JobExit, JobProcess
@@ -156,8 +156,7 @@ class RayEngine(Engine):
         if self._running and not self._has_free(resources):  # waits here, where it can be taken back
             return False
         others = {name: value for name, value in resources.items() if name not in ("CPU", "GPU")}
-        threads = str(max(1, int(resources["CPU"])))
-        environment = {"OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        environment = thread_variables(max(1, int(resources["CPU"])))
         if not resources["GPU"]:
             environment["CUDA_VISIBLE_DEVICES"] = ""
         task = self.ray.remote(run_in_worker).options(

@@ -6,8 +6,6 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +17,8 @@ from submitit.helpers import DelayedSubmission
 from project.errors import InputError, one_line
 from project.runs.run_folder import RunFolder
 from project.runtime.files import replace_text
-from project.sweeps.job_process import JobMessage, JobSpec
+from project.runtime.torchrun import variables_from_slurm
+from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
 from project.sweeps.process_engine import Engine, JobExit, JobProcess
 from project.sweeps.scheduler import prepare
 
@@ -28,6 +27,11 @@ if TYPE_CHECKING:
 
 FOLDER = ".submitit"
 """Folder of the records and of submitit's files, in the sweep's folder."""
+
+
+ACCOUNTING_S = 30.0
+"""Time between two queries of SLURM's accounting, which all users share [s]. A job that ends by itself is
+noticed by the file that it leaves, without a query."""
 
 
 class JobFailedError(RuntimeError):
@@ -43,6 +47,7 @@ class SubmissionRecord:
     """
 
     def __init__(self, spec: JobSpec, token: str | None = None) -> None:
+        self.spec = spec
         self.folder = spec.folder.parent / FOLDER
         self.ticket = self.folder / f"{spec.folder.name}.json"
         self.token: str | None = token or _read(self.ticket).get("token")
@@ -50,7 +55,8 @@ class SubmissionRecord:
     def renew(self) -> str:
         """Invalidate earlier submissions before a new one; return the new token."""
         self.token = uuid.uuid4().hex
-        make_private(self.folder)
+        self.folder.mkdir(mode=0o700, exist_ok=True)
+        self.folder.chmod(0o700)  # its files are unpickled, and may hold secrets
         self.write_ticket(None)
         return self.token
 
@@ -87,7 +93,7 @@ class SubmittedJob:
     after the failure of a node.
     """
 
-    def __init__(self, spec: JobSpec, token: str, environment: Mapping[str, str], grace_s: float) -> None:
+    def __init__(self, spec: JobSpec, token: str, environment: dict[str, str], grace_s: float) -> None:
         self.spec = spec
         self.token = token
         self.environment = environment
@@ -110,7 +116,7 @@ class SubmittedJob:
             record.note(id=environment.job_id, starts=starts + 1)
         elif (newest := run.newest_checkpoint().path) is not None:
             self.spec.config.ckpt_path = str(newest.absolute())
-        variables = {**self.environment, **rank_variables(environment)}
+        variables = self.environment | variables_from_slurm()  # without ranks where the job forks them
         message = JobMessage(self.spec, variables, os.getpid(), self.path)
         process = self._process = JobProcess.start_fresh(message)
         try:
@@ -130,50 +136,6 @@ class SubmittedJob:
         return DelayedSubmission(self)
 
 
-def make_private(folder: Path) -> None:
-    """Make a folder for its owner alone: its files are unpickled, and may hold secrets."""
-    folder.mkdir(mode=0o700, exist_ok=True)
-    folder.chmod(0o700)
-
-
-def rank_variables(environment: JobEnvironment) -> dict[str, str]:
-    """Return torchrun's variables where SLURM started all ranks; none for a process that forks its ranks."""
-    if environment.num_tasks == 1:
-        return {}
-    digits = "".join(filter(str.isdigit, environment.raw_job_id))
-    return {
-        "RANK": str(environment.global_rank),
-        "LOCAL_RANK": str(environment.local_rank),
-        "WORLD_SIZE": str(environment.num_tasks),
-        "LOCAL_WORLD_SIZE": str(environment.num_tasks // environment.num_nodes),
-        "NODE_RANK": str(environment.node),
-        "GROUP_RANK": str(environment.node),
-        "MASTER_ADDR": environment.hostnames[0] if environment.num_nodes > 1 else "127.0.0.1",
-        "MASTER_PORT": str(15000 + int(digits) % 10000),
-    }
-
-
-def _read(file: Path) -> dict[str, Any]:
-    try:
-        return json.loads(file.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
-        return {}
-
-
-ACCOUNTING_S = 30.0
-"""Time between two queries of SLURM's accounting, which all users share [s]. A job that ends by itself is
-noticed by the file that it leaves, without a query."""
-
-
-@dataclass
-class Submission:
-    """Submitted job."""
-
-    spec: JobSpec
-    record: SubmissionRecord
-    job: submitit.Job[None]
-
-
 class SlurmEngine(Engine):
     """Submit jobs to SLURM one by one, each with nodes and devices of its own.
 
@@ -182,7 +144,7 @@ class SlurmEngine(Engine):
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
         self.launcher = launcher
-        self._running: dict[int, Submission] = {}
+        self._running: dict[int, tuple[SubmissionRecord, submitit.Job[None]]] = {}
         self._is_interrupted = self._is_abandoned = False
         self._last_look = self._last_query = -float("inf")
 
@@ -196,7 +158,7 @@ class SlurmEngine(Engine):
         job: submitit.Job[None] = submitit.SlurmJob(record.folder, slurm_id)
         if job.done(force_check=True):
             return False
-        self._running[spec.number] = Submission(spec, record, job)
+        self._running[spec.number] = (record, job)
         return True
 
     def start(self, spec: JobSpec) -> bool:
@@ -204,10 +166,10 @@ class SlurmEngine(Engine):
             return True
         record = SubmissionRecord(spec)
         cpus = self.launcher.cpus_per_task
-        threads = {"OMP_NUM_THREADS": str(cpus), "MKL_NUM_THREADS": str(cpus)} if cpus else {}
+        threads = thread_variables(cpus) if cpus else {}
         job = self._submit(spec, SubmittedJob(spec, record.renew(), threads, self.launcher.grace_s))
         record.write_ticket(job.job_id)
-        self._running[spec.number] = Submission(spec, record, job)
+        self._running[spec.number] = (record, job)
         return True
 
     def wait(self, timeout_s: float) -> list[JobExit]:
@@ -217,16 +179,15 @@ class SlurmEngine(Engine):
         self._last_look = time.monotonic()
         if self._running and (self._is_interrupted or time.monotonic() - self._last_query > ACCOUNTING_S):
             self._last_query = time.monotonic()
-            next(iter(self._running.values())).job.watcher.update()  # asks for all jobs
-        return [
-            self._end(one) for one in list(self._running.values()) if self._is_abandoned or one.job.done()
-        ]
+            next(iter(self._running.values()))[1].watcher.update()  # asks for all jobs
+        running = list(self._running.values())
+        return [self._end(record, job) for record, job in running if self._is_abandoned or job.done()]
 
     def interrupt(self) -> None:
         """Cancel all jobs: SLURM drops waiting ones, and gives running ones its own grace period."""
         self._is_interrupted = True
-        for running in self._running.values():
-            running.job.cancel(check=False)
+        for _, job in self._running.values():
+            job.cancel(check=False)
 
     def kill(self) -> None:
         """Cancel all jobs and wait for none of them: SLURM kills cancelled jobs by itself."""
@@ -253,16 +214,22 @@ class SlurmEngine(Engine):
                 "hydra.launcher.partition, account, qos, additional"
             ) from error
 
-    def _end(self, running: Submission) -> JobExit:
-        del self._running[running.spec.number]
-        code = running.record.facts.get("exit_code")
+    def _end(self, record: SubmissionRecord, job: submitit.Job[None]) -> JobExit:
+        spec, code = record.spec, record.facts.get("exit_code")
+        del self._running[spec.number]
         if code is None and self._is_interrupted:
             code = 128 + signal.SIGINT
-        state = running.job.watcher.get_state(running.job.job_id, mode="cache")
-        run = RunFolder(running.spec.folder)
+        state = job.watcher.get_state(job.job_id, mode="cache")
+        run = RunFolder(spec.folder)
         is_lost = code is None and state not in ("UNKNOWN", "COMPLETED")
         if is_lost and run.read_status().get("state") in ("starting", "running"):
-            job_id = running.job.job_id
-            error = f"SLURM ended job {job_id}: {state}; see {FOLDER}/{job_id}_*"
+            error = f"SLURM ended job {job.job_id}: {state}; see {FOLDER}/{job.job_id}_*"
             run.write_status(state="failed", error=error)
-        return JobExit(running.spec.number, code)
+        return JobExit(spec.number, code)
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        return json.loads(file.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return {}

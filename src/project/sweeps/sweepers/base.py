@@ -10,8 +10,9 @@ from hydra.core.plugins import Plugins
 from hydra.errors import HydraException
 from hydra.plugins.sweeper import Sweeper
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, read_write
+from omegaconf import DictConfig, OmegaConf, read_write
 
+from project.config import allowed_targets
 from project.config.suggestions import explain_composition
 from project.errors import InputError
 from project.runs.create import discard
@@ -24,7 +25,7 @@ from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_of, refuse_problems
 from project.sweeps.job_table import best_line, jobs_table, points_table, warn_if_unwritable, write_jobs
-from project.sweeps.launchers.base import ForeignLauncher, ScheduledLauncher, find_targets
+from project.sweeps.launchers.base import ForeignLauncher, ScheduledLauncher
 from project.sweeps.live_view import LiveView
 from project.sweeps.scheduler import JobSource, settle_jobs
 
@@ -135,7 +136,7 @@ class RecordedSweeper(Sweeper):
             except InputError as error:
                 for line in str(error).splitlines():
                     problems.setdefault(line, []).append(job)
-            targets |= set(find_targets(config))
+            targets |= {str(name) for _, name in allowed_targets.find(OmegaConf.to_container(config), "")}
             trainers.setdefault(str(config.get("trainer", {})), config)
         if problems:
             lines = [
