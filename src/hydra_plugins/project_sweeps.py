@@ -6,9 +6,11 @@ from typing import Any
 from hydra.plugins.launcher import Launcher
 from hydra.plugins.sweeper import Sweeper
 
+from project.runtime.bounds import check_arguments
+
 
 class Deferred:
-    """Plugin whose constructor imports and makes the class named by `implementation`.
+    """Plugin whose constructor imports, checks and makes the class named by `implementation`.
 
     Its methods are never called; Hydra ignores plugins without them as abstract.
     """
@@ -17,7 +19,9 @@ class Deferred:
 
     def __new__(cls, **options: Any) -> Any:
         module, _, name = cls.implementation.rpartition(".")
-        return getattr(import_module(module), name)(**options)
+        made = getattr(import_module(module), name)
+        group = "hydra.launcher" if issubclass(cls, Launcher) else "hydra.sweeper"
+        return made(**check_arguments(group, made, options))
 
     def setup(self, **options: Any) -> None:
         raise NotImplementedError

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 
 from project.errors import InputError
 from project.runs.sweep_jobs import Job, Ledger
+from project.runtime.bounds import check_arguments
 from project.sweeps.device_slots import DeviceRequest
 from project.sweeps.launchers.ray import RayLauncher
 from project.sweeps.launchers.slurm import SlurmLauncher
@@ -254,8 +255,12 @@ def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
 def test_slurm_refuses_what_it_cannot_ask_for(
     launcher: dict[str, Any], settings: dict[str, Any], line: str
 ) -> None:
+    def ask() -> None:
+        options = check_arguments("hydra.launcher", SlurmLauncher, launcher)
+        SlurmLauncher(**options).sbatch_options(trainer(**settings), "sweep_0")
+
     with pytest.raises(InputError, match=line.replace(".", r"\.")):
-        SlurmLauncher(**launcher).sbatch_options(trainer(**settings), "sweep_0")
+        ask()
 
 
 def test_ray_gives_each_job_its_ranks_and_gpus() -> None:

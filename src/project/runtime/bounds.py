@@ -13,11 +13,14 @@ The range of a sequence or mapping holds for each of its numbers. The annotation
 """
 
 import ast
+import inspect
 import math
+import textwrap
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any
+
+from omegaconf import OmegaConf
 
 from project.errors import InputError
 
@@ -71,6 +74,9 @@ class Kind:
     entries: "Spec" = ()
     size: int | None = None
 
+
+TOP_KEYS = ("seeds", "folds")
+"""Options of sweepers that users set at the top of the configuration."""
 
 Spec = tuple[Kind, ...]
 """The kinds of values that an argument takes; empty for any value."""
@@ -157,6 +163,34 @@ LISTS = ("Sequence", "list", "tuple", "Iterable", "List", "Tuple", "ListConfig")
 GROUPS = ("Mapping", "dict", "Dict")
 
 
+def check_arguments(group: str, made: type, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Check arguments against the annotations of their constructor, and return them as plain values.
+
+    An integer in the place of a text becomes a text: names of accounts and studies may be digits.
+
+    Args:
+        group: key of the arguments in the configuration, such as `hydra.launcher`.
+        made: class with the annotations.
+        values: arguments by name; others are returned as they are.
+
+    Raises:
+        InputError: a value does not fit its annotation.
+    """
+    (constructor,) = ast.parse(textwrap.dedent(inspect.getsource(vars(made)["__init__"]))).body
+    assert isinstance(constructor, ast.FunctionDef)
+    specs = {argument.arg: parse(argument.annotation, lambda _: None) for argument in constructor.args.args}
+    checked = {}
+    for name, given in values.items():
+        value = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
+        if problem := find_problem(specs.get(name, ()), value):
+            if type(value) is not int or find_problem(specs[name], str(value)):
+                key = name if name in TOP_KEYS else f"{group}.{name}"
+                raise InputError(f"{key}={value}: {problem}")
+            value = str(value)
+        checked[name] = value
+    return checked
+
+
 def parse(annotation: ast.expr | None, resolve: Resolve) -> Spec:
     """Read the spec that an annotation declares; empty where it leaves open what is allowed.
 
@@ -239,31 +273,3 @@ def _number(node: ast.expr) -> float:
     found = ast.literal_eval(node)
     assert isinstance(found, int | float)
     return found
-
-
-def check_arguments(group: str, constructor: type, values: Mapping[str, Any]) -> None:
-    """Check arguments against the ranges and choices in the annotations of their constructor.
-
-    Args:
-        group: of the configuration, for the message.
-        constructor: class with the annotations.
-        values: arguments by name.
-
-    Raises:
-        InputError: one is out of its range, or none of its choices.
-    """
-    for name, hint in get_type_hints(vars(constructor)["__init__"], include_extras=True).items():
-        value = values.get(name)
-        options = get_args(hint) if isinstance(hint, UnionType) or get_origin(hint) is Union else (hint,)
-        extras = [extra for option in options for extra in getattr(option, "__metadata__", ())]
-        ranges = [extra for extra in extras if isinstance(extra, Range)]
-        choices = [word for option in options if get_origin(option) is Literal for word in get_args(option)]
-        numbers = [
-            number
-            for number in (value if isinstance(value, list | tuple) else [value])
-            if isinstance(number, int | float) and not isinstance(number, bool)
-        ]
-        if ranges and not all(any(number in bounds for bounds in ranges) for number in numbers):
-            raise InputError(f"{group}.{name}={value}: must be {ranges[0]}")
-        if choices and value not in choices:
-            raise InputError(f"{group}.{name}={value}: choose from {', '.join(map(str, choices))}")

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 def find_titles(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return the keys in which the jobs differ, with the shortest title that tells them apart."""
+    """Return the keys in which the jobs differ, each with its shortest unambiguous title."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     last = [key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}

@@ -3,14 +3,13 @@
 import importlib
 import os
 import pickle
-import select
 import signal
 import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from typing import Any, Literal, NamedTuple
 
 from hydra.types import TaskFunction
@@ -20,7 +19,7 @@ from project.runtime.process import flush_streams
 from project.sweeps.device_slots import DeviceLease, DeviceSlots
 from project.sweeps.job_process import JobMessage, JobSpec, become_job, lease_environment, run_job
 
-POLL_S = 0.05
+POLL_S = 0.01
 
 
 class JobExit(NamedTuple):
@@ -155,7 +154,7 @@ class ProcessEngine(Engine):
     def wait(self, timeout_s: float) -> list[JobExit]:
         deadline = time.monotonic() + timeout_s
         while not (ended := self._collect()) and time.monotonic() < deadline:
-            self._sleep(deadline - time.monotonic())
+            time.sleep(POLL_S)
         return ended
 
     def interrupt(self) -> None:
@@ -174,19 +173,6 @@ class ProcessEngine(Engine):
                 self.slots.release(lease)
                 ended.append(JobExit(number, code))
         return ended
-
-    def _sleep(self, timeout_s: float) -> None:
-        """Sleep until a process ends, or for a moment where the system has no pidfd."""
-        if not hasattr(os, "pidfd_open"):
-            time.sleep(min(timeout_s, POLL_S))
-            return
-        poll = select.poll()
-        with ExitStack() as stack:
-            for process, _ in self._running.values():
-                descriptor = os.pidfd_open(process.pid)
-                stack.callback(os.close, descriptor)
-                poll.register(descriptor, select.POLLIN)
-            poll.poll(max(0.0, 1000 * timeout_s))
 
     def _fork(self, spec: JobSpec, lease: DeviceLease) -> JobProcess:
         flush_streams()

@@ -42,9 +42,9 @@ log = logging.getLogger(__name__)
 def run_scope(context: RunContext) -> Iterator[None]:
     """Guard a run from its start to its end.
 
-    The process locks the run folder, removes the folder if an error comes before there is anything to keep,
-    and has SLURM start a single run's job again when its time is over. A single run's errors are reported
-    before Hydra adds lines of its own; a sweep's launcher reports those of its jobs.
+    The process locks the run folder, and removes it if an error comes before there is anything to keep. SLURM
+    requeues the job of a single run when its time is over. Errors of a single run are reported here, before
+    Hydra adds lines; a sweep's launcher reports those of its jobs.
 
     Raises:
         SystemExit: a single run failed; the error has been reported.

@@ -222,8 +222,8 @@ def test_the_last_sweep_is_the_newest_one_also_before_its_first_job(sweep: Sweep
         if started:
             job.write_status(started=started)
         resume.set_aside(arguments, CONF / "train.yaml")
-        assert resume.continued_sweep is not None
-        assert resume.continued_sweep.folder.path == last.path
+        assert command_state.resumed_sweep is not None
+        assert command_state.resumed_sweep.folder.path == last.path
 
 
 def test_changed_code_is_refused_by_name(sweep: SweepFolder) -> None:

@@ -13,7 +13,6 @@ from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.process_engine import Engine, ProcessEngine, preload
-from project.sweeps.settings import checked_options
 
 ALWAYS_NEEDED = (
     *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),
@@ -37,7 +36,6 @@ class LocalLauncher(ScheduledLauncher):
         grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
 
-    @checked_options("hydra.launcher")
     def __init__(
         self,
         jobs: Annotated[int, Range(1)] | Literal["auto"] = "auto",

@@ -23,7 +23,6 @@ from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.live_view import LiveView
 from project.sweeps.process_engine import Engine, JobExit, JobProcess
 from project.sweeps.scheduler import JobSource
-from project.sweeps.settings import checked_options
 
 if TYPE_CHECKING:
     import ray
@@ -57,7 +56,6 @@ class RayLauncher(ScheduledLauncher):
         grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
 
-    @checked_options("hydra.launcher")
     def __init__(
         self,
         address: str | None = None,

@@ -1,7 +1,7 @@
 """The SLURM launcher: each job of a sweep is a job of SLURM, submitted by submitit.
 
-Unlike the published submitit plugin it trains on several devices (Lightning would start the sweep again in
-each rank), limits the number of jobs, and resumes a sweep after its process was killed.
+Unlike the published submitit plugin it trains on several devices, where Lightning would start the sweep again
+in each rank. It limits the number of jobs, and resumes a sweep after its process was killed.
 """
 
 import math
@@ -16,7 +16,6 @@ from project.runtime.bounds import Range
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.process_engine import Engine
-from project.sweeps.settings import checked_options
 
 MARGIN_S = 30
 """Time between the end of a job's grace and SLURM's time limit, for SLURM to requeue the job [s]."""
@@ -51,7 +50,6 @@ class SlurmLauncher(ScheduledLauncher):
         poll_s: time between two looks at the jobs [s].
     """
 
-    @checked_options("hydra.launcher")
     def __init__(
         self,
         partition: str | None = None,

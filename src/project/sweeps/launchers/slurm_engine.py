@@ -42,8 +42,8 @@ class SubmissionRecord:
     """Two files that tie a sweep's job to its job in SLURM.
 
     The sweep writes a ticket with a new token before it submits, and SLURM's id afterwards. The job writes
-    facts into a file named by the token. A job whose token is not on the ticket was submitted by a sweep that
-    was killed before it could note the id, and ends at once: no job runs twice.
+    facts into a file named by the token. A job whose token is not on the ticket ends at once, so that no job
+    runs twice: the sweep that submitted it was killed before it could note the id.
     """
 
     def __init__(self, spec: JobSpec, token: str | None = None) -> None:

@@ -22,7 +22,6 @@ from project.runtime.secrets import redact_text
 from project.runtime.text import plural
 from project.runtime.yaml_files import read_text
 from project.sweeps.scheduler import JobList
-from project.sweeps.settings import checked_options
 from project.sweeps.sweepers.base import RecordedSweeper
 
 MANY_JOBS = 500
@@ -236,7 +235,6 @@ class GridSweeper(RecordedSweeper):
         changed_code: resume although the code changed since the sweep began.
     """
 
-    @checked_options("hydra.sweeper")
     def __init__(
         self,
         seeds: Annotated[int, Range(1)] = 1,

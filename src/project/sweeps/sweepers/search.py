@@ -29,7 +29,6 @@ from project.runtime.bounds import Range
 from project.runtime.files import replace_text
 from project.runtime.secrets import is_redacted, redact
 from project.runtime.text import did_you_mean
-from project.sweeps.settings import checked_options
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.grid import Point, make_jobs, repetitions
 from project.sweeps.sweepers.search_report import write_report
@@ -65,7 +64,6 @@ class OptunaSweeper(RecordedSweeper):
         changed_code: resume although the code changed since the sweep began.
     """
 
-    @checked_options("hydra.sweeper")
     def __init__(
         self,
         n_trials: Annotated[int, Range(1)] = 20,
