@@ -178,7 +178,8 @@ def check_arguments(group: str, made: type, values: Mapping[str, Any]) -> dict[s
     """
     (constructor,) = ast.parse(textwrap.dedent(inspect.getsource(vars(made)["__init__"]))).body
     assert isinstance(constructor, ast.FunctionDef)
-    specs = {argument.arg: parse(argument.annotation, lambda _: None) for argument in constructor.args.args}
+    arguments = [*constructor.args.args, *constructor.args.kwonlyargs]
+    specs = {argument.arg: parse(argument.annotation, lambda _: None) for argument in arguments}
     checked = {}
     for name, given in values.items():
         value = OmegaConf.to_container(given) if OmegaConf.is_config(given) else given
