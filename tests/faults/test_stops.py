@@ -27,7 +27,8 @@ from project.inference.evaluate import output_files
 from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import plateau
-from project.reporting.compare import table, write_csv
+from project.reporting import compare as compare_command
+from project.reporting.compare import write_csv
 from project.reporting.compare_plot import draw
 from project.runs import checkpoints
 from project.runs.collect import compare
@@ -306,7 +307,7 @@ def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
 
     write_run(tmp_path / "runs" / "1")
     comparison, target = compare([str(tmp_path / "runs")]), tmp_path / "to" / wanted
-    owner, name = (table, "escape_all") if wanted.endswith("csv") else (Figure, "savefig")
+    owner, name = (compare_command, "escape_all") if wanted.endswith("csv") else (Figure, "savefig")
     write = getattr(owner, name)
     for earlier in (False, True):
         if earlier:

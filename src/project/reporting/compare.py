@@ -22,7 +22,7 @@ from project.runtime import lazy_imports
 from project.runtime.console import GAP, Column, table, terminal_width
 from project.runtime.csv_cells import escape_all
 from project.runtime.text import columns_of, duration, plural, shorten
-from project.runtime.write_probe import refuse_unwritable_output, whole_file
+from project.runtime.write_probe import output_file, refuse_unwritable_output
 
 FORMATS = (".png", ".svg", ".pdf")
 EXAMPLES = """\
@@ -239,14 +239,12 @@ def write_csv(comparison: Comparison, file: Path) -> int:
         InputError: the file cannot be written.
     """
     rows = list(_run_rows(comparison) if comparison.each else _point_rows(comparison))
-    try:
-        with whole_file(file) as partial, partial.open("w", newline="", encoding="utf-8") as stream:
-            cells = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
-            csv.writer(stream).writerows(map(escape_all, cells))
-    except OSError as error:
-        raise InputError(
-            f"csv={file}: cannot be written ({error.strerror}); give one that you may write to"
-        ) from error
+    with (
+        output_file(f"csv={file}", file) as partial,
+        partial.open("w", newline="", encoding="utf-8") as stream,
+    ):
+        cells = [list(rows[0]), *([row.get(key, "") for key in rows[0]] for row in rows)]
+        csv.writer(stream).writerows(map(escape_all, cells))
     return len(rows)
 
 

@@ -10,7 +10,6 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from project.errors import InputError
 from project.figures.charts import COLOURS, Line, draw_lines, figure_style
 from project.figures.parallel_coordinates import (
     HEADING_CHARACTERS,
@@ -24,7 +23,7 @@ from project.runs.collect import RESERVED, Comparison, score_texts
 from project.runs.earlier_output import MADE_BY
 from project.runs.hparam_diff import ABSENT, short_names
 from project.runtime.text import plural
-from project.runtime.write_probe import whole_file
+from project.runtime.write_probe import output_file
 
 MAX_KEYS = 10
 LEGEND_WIDTH = 42
@@ -153,15 +152,8 @@ def draw(comparison: Comparison, file: Path) -> None:
     """
     kind = file.suffix.lower().removeprefix(".")
     metadata = {"Software" if kind == "png" else "Creator": MADE_BY}
-    with figure_style():
-        figure = make_figure(comparison)
-        try:
-            with whole_file(file) as partial:
-                figure.savefig(partial, format=kind, metadata=metadata)
-        except OSError as error:
-            raise InputError(
-                f"plot={file}: cannot be written ({error.strerror}); give one that you may write to"
-            ) from error
+    with figure_style(), output_file(f"plot={file}", file) as partial:
+        make_figure(comparison).savefig(partial, format=kind, metadata=metadata)
 
 
 def make_figure(comparison: Comparison) -> Figure:

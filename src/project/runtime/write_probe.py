@@ -134,6 +134,20 @@ def whole_file(file: Path, *, keep: bool = False) -> Iterator[Path]:
         yield partial
 
 
+@contextmanager
+def output_file(given: str, file: Path, remedy: str = "give one that you may write to") -> Iterator[Path]:
+    """Yield the path at which to write an output, as `whole_file` does.
+
+    Raises:
+        InputError: it cannot be written, where `whole_file` raises `OSError`.
+    """
+    try:
+        with whole_file(file) as partial:
+            yield partial
+    except OSError as error:
+        raise InputError(f"{given}: cannot be written ({reason_of(error)}); {remedy}") from error
+
+
 def remove_empty(folders: Iterable[Path]) -> None:
     """Remove folders, the innermost first, except for those that hold something or do not exist."""
     for folder in folders:

@@ -14,9 +14,9 @@ from project.runs.find import LAST, find_last
 from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports
-from project.runtime.files import reason_of, refuse_url
+from project.runtime.files import refuse_url
 from project.runtime.text import strip_control
-from project.runtime.write_probe import refuse_unwritable_output, whole_file
+from project.runtime.write_probe import output_file, refuse_unwritable_output
 
 NAME = "report.html"
 REMEDY = "give output=FILE in a folder that you may write to"
@@ -143,8 +143,5 @@ def write_page(file: Path, text: str) -> None:
     Raises:
         InputError: the file cannot be written.
     """
-    try:
-        with whole_file(file) as partial:
-            partial.write_bytes(text.encode("utf-8", "replace"))
-    except OSError as error:
-        raise InputError(f"output={file}: cannot be written ({reason_of(error)}); {REMEDY}") from error
+    with output_file(f"output={file}", file, REMEDY) as partial:
+        partial.write_bytes(text.encode("utf-8", "replace"))
