@@ -29,8 +29,7 @@ from project.datamodules.base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import TrainingOrder
-from project.datamodules.loading.images import MemoryImages
-from project.datamodules.loading.loader import ImageLoader
+from project.datamodules.loading.loader import ImageLoader, MemoryImages
 from project.datamodules.mnist import MNIST
 from project.runtime.seeding import generator
 

@@ -26,7 +26,7 @@ from forked import Forked
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from project.datamodules.image_folder import ImageFolder
-from project.datamodules.loading.images import FileImages
+from project.datamodules.loading.loader import FileImages
 from project.datamodules.loading.prefetch import WorkerError, _kill_workers, naming_worker_failures
 from project.datamodules.mnist import FOLDER, MNIST
 from project.errors import DataError, InputError

@@ -13,18 +13,19 @@ from torch import Tensor
 
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
-from project.datamodules.loading.images import Images, MemoryImages, join_errors
-from project.datamodules.loading.loader import ImageLoader
+from project.datamodules.loading.loader import ImageLoader, Images, MemoryImages, join_errors
 from project.datamodules.splits import split_validation
 from project.datamodules.storage.image_cache import ImageCache
-from project.datamodules.storage.preprocessing import PREPROCESSING_VERSION, channel_statistics, preprocess
-from project.datamodules.storage.validation import (
+from project.datamodules.storage.preprocessing import (
+    PREPROCESSING_VERSION,
     as_class_indices,
     as_pixels,
+    channel_statistics,
     check_classes,
     check_images,
     digest_of,
     per_channel,
+    preprocess,
 )
 from project.errors import DataError, InputError
 from project.runtime.bounds import Range, check_arguments

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
-from project.datamodules.storage.validation import check_classes, per_channel
+from project.datamodules.storage.preprocessing import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.inference import run_config
 from project.modules.classifier import ImageClassifier

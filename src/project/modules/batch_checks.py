@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from project.datamodules.storage.validation import describe
+from project.datamodules.storage.preprocessing import describe
 from project.errors import InputError
 
 

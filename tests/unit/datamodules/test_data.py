@@ -8,8 +8,7 @@ import torch
 from project.datamodules.cifar10 import CIFAR10
 from project.datamodules.digits import Digits
 from project.datamodules.loading.batch_order import EvaluationOrder, TrainingOrder
-from project.datamodules.loading.images import MemoryImages
-from project.datamodules.loading.loader import ImageLoader
+from project.datamodules.loading.loader import ImageLoader, MemoryImages
 from project.datamodules.mnist import MNIST
 from project.datamodules.splits import stratified_split
 from project.datamodules.synthetic import Synthetic

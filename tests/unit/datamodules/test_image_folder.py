@@ -14,7 +14,7 @@ from PIL import Image
 from project.config import resolvers
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.image_decoder import decode_image
-from project.datamodules.loading.images import FileImages, MemoryImages
+from project.datamodules.loading.loader import FileImages, MemoryImages
 from project.datamodules.storage import class_folders
 from project.datamodules.storage.class_folders import survey
 from project.errors import DataError, InputError

@@ -8,8 +8,7 @@ import torch
 
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
-from project.datamodules.loading.images import MemoryImages
-from project.datamodules.loading.loader import ImageLoader
+from project.datamodules.loading.loader import ImageLoader, MemoryImages
 from project.datamodules.loading.prefetch import prefetch
 from project.runtime.seeding import (
     AUGMENTATION_STREAM,

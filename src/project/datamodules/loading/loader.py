@@ -1,15 +1,264 @@
-"""The loader: batches made, normalized and augmented on the device."""
+"""Labelled images in memory or in files, and the loader that makes batches of them on the device."""
 
-from collections.abc import Iterator, Sequence
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from itertools import repeat
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from project.datamodules.loading.augmentation import Augmentation
-from project.datamodules.loading.batch_order import Order, TrainingOrder
-from project.datamodules.loading.images import Images
+from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
+from project.datamodules.loading.prefetch import prefetch, worker_setup
+from project.errors import DataError, InputError
 from project.runtime.seeding import batch_generators
+
+MAX_NAMED = 10  # damaged files that an error names
+
+
+class BatchGroup(NamedTuple):
+    """Consecutive batches, concatenated."""
+
+    rows: Tensor  # B1 + B2 + …, C * H * W; uint8, in the memory order of the images
+    labels: Tensor  # B1 + B2 + …
+    sizes: list[int]  # B1, B2, …
+
+
+class Images(ABC):
+    """Labelled images that can be fetched in any order.
+
+    Args:
+        labels: (N,) long.
+        shape: (C, H, W).
+        channels_last: order of an image's pixels in memory.
+    """
+
+    nbytes = 0  # of memory
+    is_mapped = False  # from a file, and shared by all processes that map it
+
+    def __init__(self, labels: Tensor, shape: tuple[int, int, int], *, channels_last: bool) -> None:
+        self.labels = labels
+        self.shape = shape
+        self.channels_last = channels_last and shape[0] > 1  # both orders are the same for one channel
+
+    @abstractmethod
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
+        """Return a function that yields one epoch's batches on `device`, several at a time.
+
+        `order` draws positions in `rows`, the row numbers (N',) of one split.
+        """
+
+    @abstractmethod
+    def sample(self, rows: Tensor) -> Tensor:
+        """Return the images (B, C, H, W) uint8 of these rows, on the CPU."""
+
+    def to_rows(self, images: Tensor) -> Tensor:
+        """Flatten images (B, C, H, W) to (B, C * H * W) in this memory order; a view where they have it."""
+        return (images.permute(0, 2, 3, 1) if self.channels_last else images).flatten(1)
+
+    def from_rows(self, rows: Tensor) -> Tensor:
+        """View rows (B, C * H * W) as images (B, C, H, W)."""
+        channels, height, width = self.shape
+        if self.channels_last:
+            return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
+        return rows.view(-1, channels, height, width)
+
+
+class MemoryImages(Images):
+    """Images in one tensor: one indexing operation fetches a group of batches, on the device if they fit.
+
+    Args:
+        images: (N, C, H, W) uint8; copied unless their memory order is that of `channels_last`.
+        is_mapped: `images` is a memory-mapped file.
+    """
+
+    DEVICE_FRACTION = 0.25  # of a GPU's free memory that images may take
+    # Most bytes of a group's normalized images. Four passes go over them: on a CPU they must stay in its
+    # cache. On a GPU each operation on a group has to be worth its launch.
+    CACHED_BYTES = 2**20
+    DEVICE_BYTES = 2**24
+    # Every batch begins at a multiple of this many bytes, like a separate allocation: the last bits of matrix
+    # products can depend on it, and with them a run that resumes in another group.
+    ALIGNMENT = 64
+
+    def __init__(
+        self, images: Tensor, labels: Tensor, *, channels_last: bool = False, is_mapped: bool = False
+    ) -> None:
+        assert images.dtype == torch.uint8
+        _, channels, height, width = images.shape
+        super().__init__(labels, (channels, height, width), channels_last=channels_last)
+        self._rows = self.to_rows(images)  # N, C * H * W
+        self.nbytes = self._rows.nbytes
+        self.is_mapped = is_mapped and self._rows.data_ptr() == images.data_ptr()
+
+    @property
+    def images(self) -> Tensor:
+        """All images (N, C, H, W) uint8."""
+        return self.from_rows(self._rows)
+
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
+        return partial(self._groups, order, rows, device)
+
+    def sample(self, rows: Tensor) -> Tensor:
+        return self.from_rows(self._rows.index_select(0, rows.to(self._rows.device)).cpu())
+
+    def _groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[BatchGroup]:
+        self._move_to(device)
+        indices, sizes = order.draw()
+        chosen = rows[indices].to(self._rows.device)  # one transfer an epoch: a GPU never waits for it
+        labels = self.labels[chosen].to(device)
+        count = self._batches_per_group(sizes, device)
+        grouped = [sizes[first : first + count] for first in range(0, len(sizes), count)]
+        lengths = [sum(group) for group in grouped]
+        yield from map(
+            BatchGroup, self._gather(chosen.split(lengths), device), labels.split(lengths), grouped
+        )
+
+    def _batches_per_group(self, sizes: list[int], device: torch.device) -> int:
+        image_bytes = 4 * self._rows.shape[1]
+        if any(size * image_bytes % self.ALIGNMENT for size in set(sizes[:-1])):
+            return 1
+        most = self.DEVICE_BYTES if device.type == "cuda" else self.CACHED_BYTES
+        return max(1, most // (image_bytes * max(sizes, default=1)))
+
+    def _gather(self, groups: Iterable[Tensor], device: torch.device) -> Iterator[Tensor]:
+        """Yield the rows (B, C * H * W) of each index group on the device."""
+        if device.type != "cuda" or self._rows.device == device:
+            return (self._rows.index_select(0, group).to(device) for group in groups)
+        # Copies from pinned memory overlap with the GPU's work; a thread fills it in advance.
+        return (rows.to(device, non_blocking=True) for rows in prefetch(self._pinned, groups))
+
+    def _pinned(self, group: Tensor) -> Tensor:
+        rows = torch.empty((len(group), self._rows.shape[1]), dtype=torch.uint8, pin_memory=True)
+        return torch.index_select(self._rows, 0, group, out=rows)
+
+    def _move_to(self, device: torch.device) -> None:
+        if device.type != "cuda" or self._rows.device == device:
+            return
+        free, _ = torch.cuda.mem_get_info(device)
+        if self._rows.nbytes <= free * self.DEVICE_FRACTION:
+            self._rows = self._rows.to(device)
+            self.labels = self.labels.to(device)
+
+
+Batch = tuple[Tensor, Tensor] | InputError
+"""Rows (B, C * H * W) uint8 and labels (B,), or the error of their files. Workers return errors instead of
+raising: torch would turn an exception into a text with a traceback.
+"""
+
+
+class FileImages(Images, Dataset[Batch]):
+    """Images in files that worker processes decode while the device computes.
+
+    Args:
+        files: one path per image.
+        decode: reads a file into (C, H, W) uint8.
+        workers: number of processes that decode.
+        timeout_s: seconds after which a missing batch is an error.
+    """
+
+    def __init__(
+        self,
+        files: Sequence[str],
+        labels: Tensor,
+        decode: Callable[[str], Tensor],
+        shape: tuple[int, int, int],
+        workers: int,
+        *,
+        channels_last: bool = False,
+        timeout_s: float = 120,
+    ) -> None:
+        super().__init__(labels, shape, channels_last=channels_last)
+        self.files = files
+        self.decode = decode
+        self.workers = workers
+        self.timeout_s = timeout_s
+
+    def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
+        return partial(self._groups, self._loader(order, rows, pin=device.type == "cuda"), device)
+
+    def sample(self, rows: Tensor) -> Tensor:
+        return torch.stack([self.decode(self.files[row]) for row in rows.tolist()])
+
+    def decode_all(self) -> Tensor:
+        """Decode all images, to (N, C, H, W) uint8 in the memory order of the batches."""
+        rows = torch.empty((len(self.files), math.prod(self.shape)), dtype=torch.uint8)
+        order = EvaluationOrder(len(self.files), batch_size=256)
+        first = 0
+        errors: list[InputError] = []
+        for batch in self._loader(order, torch.arange(len(self.files)), pin=False):
+            if isinstance(batch, InputError):
+                errors.append(batch)
+            elif not errors:
+                rows[first : first + len(batch[0])] = batch[0]
+                first += len(batch[0])
+            if len(errors) > MAX_NAMED:
+                break
+        if errors:
+            raise join_errors(errors)
+        return self.from_rows(rows)
+
+    def __getitem__(self, rows: list[int]) -> Batch:
+        """Decode a batch."""
+        decoded: list[Tensor] = []
+        errors: list[InputError] = []
+        for row in rows:
+            try:
+                decoded.append(self.to_rows(self.decode(self.files[row])[None])[0])
+            except InputError as error:
+                errors.append(error)
+        return join_errors(errors) if errors else (default_collate(decoded), self.labels[rows])
+
+    def _groups(self, loader: "DataLoader[Batch]", device: torch.device) -> Iterator[BatchGroup]:
+        for batch in loader:
+            if isinstance(batch, InputError):
+                try:
+                    raise batch
+                finally:
+                    del batch  # its traceback would keep it, and the workers, until garbage collection
+            images, labels = (part.to(device, non_blocking=True) for part in batch)
+            yield BatchGroup(images, labels, [len(images)])
+
+    def _loader(self, order: Order, rows: Tensor, *, pin: bool) -> "DataLoader[Batch]":
+        return DataLoader(
+            self,
+            batch_size=None,  # an item is a batch
+            sampler=_RowBatches(order, rows),
+            num_workers=self.workers,
+            persistent_workers=self.workers > 0,  # starting processes in each epoch is slow
+            pin_memory=pin,
+            timeout=self.timeout_s if self.workers else 0,
+            worker_init_fn=worker_setup() if self.workers else None,
+        )
+
+
+class _RowBatches:
+    """Row numbers of each batch of the order's epoch, as the sampler of a `DataLoader`."""
+
+    def __init__(self, order: Order, rows: Tensor) -> None:
+        self.order = order
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.order)
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for positions in self.order:
+            yield self.rows[positions].tolist()
+
+
+def join_errors(errors: Sequence[InputError]) -> InputError:
+    """Return one error that names several damaged files, a line each; an error of another kind alone."""
+    if other := next((error for error in errors if not isinstance(error, DataError)), None):
+        return other
+    lines = list(dict.fromkeys(line for error in errors for line in str(error).splitlines()))
+    if len(lines) > MAX_NAMED:
+        lines[MAX_NAMED:] = ["… and more damaged files"]
+    return DataError("\n".join(lines))
 
 
 def normalization(

@@ -17,7 +17,7 @@ from filelock import FileLock
 from torch import Tensor
 
 from project.datamodules.downloads import cached_digest
-from project.datamodules.loading.images import MemoryImages
+from project.datamodules.loading.loader import MemoryImages
 from project.errors import one_line
 from project.runtime.text import short_name
 
