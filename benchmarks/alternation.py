@@ -19,11 +19,11 @@ AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
 CONFIG_TARGETS = ("Alternation",)
-"""What configurations may name (see project.config.allowed_targets)."""
+"""Classes that configurations may name (see project.config.allowed_targets)."""
 
 
 class BareLoop:
-    """What training costs without a framework: index, forward, backward, step.
+    """Train without a framework: index, forward, backward, step.
 
     Args:
         network: is trained.
@@ -81,7 +81,7 @@ class GraphedLoop(BareLoop):
 
     Args:
         loop: arguments of `BareLoop`.
-        options: likewise.
+        options: keyword arguments of `BareLoop`.
     """
 
     def __init__(self, *loop: object, **options: object) -> None:
@@ -121,7 +121,7 @@ class Alternation(Stopwatch):
         shape: (C, H, W) of an image: which data set it is.
         batch_size: images of a step.
         mean: of each channel, on the scale [0, 1].
-        std: likewise.
+        std: standard deviation of each channel.
         channels_last: memory order of the images.
         precision: as `lightning.Trainer` takes it.
         batches: of an epoch at most.

@@ -1,7 +1,7 @@
 """The preset cifar10_94 under the framework, and the same recipe as a bare PyTorch loop.
 
     python benchmarks/cifar10_94.py --check               one epoch of both: do the losses of all steps agree?
-    python benchmarks/cifar10_94.py --runs 40             on a GPU: seconds and accuracy of whole trainings
+    python benchmarks/cifar10_94.py --runs 40             on a GPU: seconds and accuracy of full trainings
 
 Overrides follow, as of the training command: data=image_folder data.path=DIR, trainer.precision=32-true,
 compile=true. `--check` trains both on the same batches. A timed training begins with images in the GPU's
@@ -150,7 +150,7 @@ class Recipe:
     Args:
         network: a `project.modules.networks.airbench.Airbench`.
         steps_per_epoch: optimizer steps of one epoch.
-        epochs: of the whole training.
+        epochs: number of epochs.
         precision: of the forward pass; bfloat16 by autocast.
     """
 

@@ -1,4 +1,4 @@
-"""What the data path costs: samples a second, starts, memory and growth, against torchvision and DataLoader.
+"""Measure the data path: samples a second, starts, memory, growth, against torchvision and DataLoader.
 
     python benchmarks/data_path.py --data DIR                 all tables
     python benchmarks/data_path.py --data DIR --only speed    one of batch, speed, start, memory, growth
@@ -116,7 +116,7 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
 
 
 def batch(rounds: int) -> None:
-    """Print what a batch costs beside indexing float images in memory."""
+    """Print the time of a batch, compared with indexing float images in memory."""
     print("| µs a batch | `images[index]`, float in memory | our loader | ours to it |")
     print("| --- | --- | --- | --- |")
     for size, shape, augment in (
@@ -290,7 +290,7 @@ def in_a_fork(work: Callable[[], float]) -> float:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """How long `work` takes."""
+    """Return the seconds that `work` takes."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start

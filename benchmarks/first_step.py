@@ -1,4 +1,4 @@
-"""A callback that tells when the first batch was trained, and ends the process there."""
+"""Callback that prints the time after the first training batch, and ends the process."""
 
 import os
 import sys
@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch.callbacks import Callback
 
 CONFIG_TARGETS = ("FirstStep",)
-"""What configurations may name (see project.config.allowed_targets)."""
+"""Classes that configurations may name (see project.config.allowed_targets)."""
 
 
 class FirstStep(Callback):

@@ -1,4 +1,4 @@
-"""What the benchmarks share: cores, whole commands, medians with their spread, tables."""
+"""Shared by the benchmarks: pinning to cores, commands, medians with their spread, tables."""
 
 import fcntl
 import os
@@ -94,7 +94,7 @@ def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def machine() -> str:
-    """One line on what the figures are of."""
+    """Return one line about the machine and the versions of libraries."""
     packages = " ".join(f"{name} {version(name)}" for name in ("torch", "torchvision", "lightning"))
     cores = len(os.sched_getaffinity(0))
     load = os.getloadavg()[0]

@@ -2,8 +2,8 @@
 
     python benchmarks/next_hydra.py
 
-Makes an environment of its own by uv in a temporary folder, with what this environment has but hydra-core
-and omegaconf, and lets `--help`, a run, its resume and a sweep pass, deprecation warnings counted as errors.
+uv makes an environment in a temporary folder with this one's packages but the newest hydra-core and
+omegaconf. There `--help`, a run, its resume and a sweep are tried; deprecation warnings count as errors.
 Exit codes: 0 passed, 1 failed, 77 skipped (no uv or no network).
 
 Last figures: hydra-core 1.4.0rc3 with omegaconf 2.4.1rc1 passes all four.

@@ -1,4 +1,4 @@
-"""What starting costs: commands that train nothing, and the way to the first training step.
+"""Measure start-up: commands that do not train, and the time until the first training step.
 
 python benchmarks/startup.py --rounds 7
 
@@ -52,7 +52,7 @@ HEAVY = {
 
 
 def seconds(command: list[str], folder: str) -> float:
-    """Time of a command: until its first step if it tells of one, else until its end."""
+    """Return the time of a command until its first step if it prints one, else until its end [s]."""
     environment = os.environ | COMPLETION | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)

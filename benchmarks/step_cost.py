@@ -1,4 +1,4 @@
-"""What a training step costs beside its arithmetic: our runs against a bare loop on tensors in memory.
+"""Measure the overhead of a training step: our runs against a bare loop on tensors in memory.
 
     python benchmarks/step_cost.py --data DIR                     all networks, five pairs of epochs each
     python benchmarks/step_cost.py --data DIR --networks mlp --chunks 1 4 16 64
@@ -7,9 +7,9 @@
 Runs `scripts/train.py experiment=…` with everything on (bar, metrics, checkpoints, TensorBoard, CSV) and, in
 the same process, an epoch of a bare loop before and after each of its epochs: randperm, index, zero_grad,
 forward, cross-entropy, backward, step, with the same network, memory order, precision and optimizer options.
-Ours are timed from the start of one epoch to the start of the next, without the bare loop's, and compared
-with the mean of the two bare ones beside them. The first warms up and does not count. A part of an epoch
-(`--batches`) bears the whole epoch's checkpoint and shuffling, so that it shows ours a little dearer.
+Ours are timed from the start of one epoch to the start of the next, without the bare loop's time. Each is
+compared with the mean of its two bare neighbours. The first warms up and does not count. A part of an epoch
+(`--batches`) bears a full epoch's checkpoint and shuffling, so it shows ours a little slower.
 `of the least` is the fastest of our epochs to the fastest bare one: what a quiet machine would show.
 """
 
@@ -47,7 +47,7 @@ KEYS = {
     "channels_last": "channels_last",
     "precision": "trainer.precision",
 }
-"""What the bare loop must know of the configuration."""
+"""Keys of the configuration that the bare loop takes."""
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 CONFIG_TARGETS = ("Stopwatch",)
-"""What configurations may name (see project.config.allowed_targets)."""
+"""Classes that configurations may name (see project.config.allowed_targets)."""
 
 
 class Reading(NamedTuple):

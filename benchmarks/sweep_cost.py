@@ -1,10 +1,10 @@
-"""What a sweep costs beside its arithmetic.
+"""Measure the overhead of a sweep.
 
     python benchmarks/sweep_cost.py launchers --data DIR  20 one-epoch MLP jobs on MNIST, by three launchers
     python benchmarks/sweep_cost.py marginal              cost of one more job of one batch, on one core
     python benchmarks/sweep_cost.py memory                growth of the sweep's process over 50 jobs
 
-`launchers` needs hydra-joblib-launcher beside the project: uv run --with hydra-joblib-launcher python ….
+`launchers` needs hydra-joblib-launcher, too: uv run --with hydra-joblib-launcher python ….
 Commands are interleaved; ratios are of neighbours in time.
 """
 
@@ -47,7 +47,7 @@ def main() -> None:
 
 
 def launchers(data: Path, pairs: int) -> None:
-    """Time whole commands, one launcher after the other, several times."""
+    """Time commands, one launcher after the other, several times."""
     sweep = [
         *("-m", "model=mlp", "data=mnist", f"paths.data={data}", "optim=sgd", "trainer.accelerator=cpu"),
         *("trainer.max_epochs=1", "seed=range(20)"),
@@ -88,7 +88,7 @@ def compute(repeats: int = 20) -> float:
 
     from project.config import resolvers
     from project.config.instantiate import build, build_module
-    from project.runtime.library_warnings import silence_libraries
+    from project.runtime.process import silence_libraries
     from project.training.fit import fit_and_evaluate
 
     torch.set_num_threads(1)
@@ -134,7 +134,7 @@ def memory() -> None:
 
 
 def timed(arguments: list[str], folder: str | None = None) -> float:
-    """Seconds of a whole command."""
+    """Return the seconds of a command."""
     with tempfile.TemporaryDirectory() as own:
         began = time.perf_counter()
         subprocess.run(

@@ -1,11 +1,10 @@
-"""Kill a sweep's whole process tree at random moments, resume it each time, and count what came of its jobs.
+"""Kill a sweep's process tree at random moments, resume it each time, and count its finished jobs.
 
     python benchmarks/sweep_kills.py --kills 20
     python benchmarks/sweep_kills.py --kills 20 --ranks 2
 
-Every job has to end done exactly once, and no process may be left. A job counts as done anew whenever its
-line `done` appears in the sweep's record after a state that was not `done`, or a second table of results
-in its log.
+Every job has to end done exactly once, and no process may be left. A job counts as done again when its line
+`done` follows another state in the sweep's record, or when its log holds a second table of results.
 """
 
 import argparse
@@ -166,7 +165,7 @@ def still_there(pids: list[int]) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Whether a process runs, other than as a zombie."""
+    """Return true for a process that runs and is no zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:

@@ -6,8 +6,8 @@
 
 A round runs the tutorial's command (`benchmarks/tutorials/*.py`) and ours, one after the other, on the same
 core. The seconds of an epoch are of training alone in the tutorials, and of training with all that follows it
-(records, checkpoints) in ours; the tests are in the whole commands. `fast` is experiment=mnist_fast with all
-its epochs against the cnn tutorial's ten, of which `--epochs` are measured and the rest extrapolated.
+(records, checkpoints) in ours; the tests count in the time of the command. `fast` is experiment=mnist_fast
+with all its epochs against the cnn tutorial's ten: `--epochs` are measured and the rest is extrapolated.
 Our command decodes image files of CIFAR-10 within its time; the tutorial finds them decoded, as it would
 find the official files.
 """
@@ -27,7 +27,7 @@ TUTORIAL_EPOCHS = 10
 
 
 class Pair(NamedTuple):
-    """What is compared."""
+    """Networks to compare, with their presets."""
 
     script: str  # in benchmarks/tutorials
     preset: str
@@ -143,7 +143,7 @@ def our_command(pair: Pair, seed: int, arguments: argparse.Namespace) -> Measure
 
 
 def _rows(name: str, workers: int, theirs: Sequence[Measured], ours: Sequence[Measured]) -> list[list[str]]:
-    """Rows of the table, for training and for the whole command."""
+    """Return the rows of the table, for training and for the command."""
     rows = []
     for what in ("training", "whole"):
         rows.append([name, str(workers), str(len(ours)), what])

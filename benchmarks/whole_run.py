@@ -1,4 +1,4 @@
-"""A whole one-epoch run against the same by Lightning's defaults, and against importing the libraries.
+"""Compare a run of one epoch with the same by Lightning's defaults, and with importing the libraries.
 
     python benchmarks/whole_run.py --data DIR
 

@@ -6,7 +6,7 @@ import torch
 
 from project.inference.load_run import load_run
 from project.inference.predict.predictions import predict
-from project.runs.find import find_trained
+from project.runs.comparison import find_trained
 
 
 def main(run: str, *files: str) -> None:

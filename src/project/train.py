@@ -13,12 +13,11 @@ from project.config.validation.network import try_module
 from project.datamodules.base import ImageDataModule
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
-from project.runs.run_context import RunContext
+from project.runs.run_folder import RunContext
 from project.runtime import signals
 from project.runtime.files import replace_text
-from project.runtime.library_warnings import silence_libraries
-from project.runtime.process import keep_freed_memory
-from project.runtime.yaml_text import to_yaml
+from project.runtime.process import keep_freed_memory, silence_libraries
+from project.runtime.yaml_files import to_yaml
 from project.training.ddp.launch import run_on_devices
 from project.training.fit import (
     build_callbacks,

@@ -11,7 +11,7 @@ from handmade import write_curve, write_run, write_sweep
 from project.errors import InputError
 from project.reporting.compare import render
 from project.reporting.compare_plot import read_curves
-from project.runs.collect import Comparison, compare
+from project.runs.comparison import Comparison, compare
 from project.runs.hparam_diff import Differences, short_names
 from project.runs.results import DURATION, read_runs
 from project.runtime.text import duration, shorten

@@ -11,10 +11,10 @@ from conftest import ROOT, read_table
 from handmade import write_run, write_sweep
 
 from project.errors import InputError
-from project.reporting.compare import write_csv
-from project.runs.collect import compare
-from project.runs.earlier_output import COMPARISON, PICTURE, is_earlier
+from project.reporting.compare import COMPARISON, write_csv
+from project.runs.comparison import compare
 from project.runs.results import flatten, read_runs
+from project.runtime.write_probe import IMAGE, is_earlier
 
 
 @pytest.fixture
@@ -91,7 +91,7 @@ def compare_by_script(*arguments: str, code: int = 0, columns: int = 80) -> subp
     )
     assert done.returncode == code, done.stdout + done.stderr
     imported = {line.rpartition("|")[2].strip() for line in done.stderr.splitlines() if "|" in line}
-    assert "project.runs.collect" in imported
+    assert "project.runs.comparison" in imported
     assert "torch" not in imported
     has_plot = any(argument.startswith("plot=") for argument in arguments)
     assert ("matplotlib" in imported) == (has_plot and code == 0)
@@ -105,7 +105,7 @@ def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
     assert len(read_table(table)) == 4
     assert picture.read_text().count("<svg") == 1
     assert is_earlier(table, COMPARISON)
-    assert is_earlier(picture, PICTURE)
+    assert is_earlier(picture, IMAGE)
     table.write_text("name,grade\n")
     compare_by_script(str(sweep), f"csv={table}", code=2)
     assert table.read_text() == "name,grade\n"

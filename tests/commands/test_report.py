@@ -27,7 +27,7 @@ from project.reporting.html.charts import HEIGHT, WIDTH, line_chart
 from project.reporting.html.command import write_page, write_report
 from project.reporting.html.images import read_event_images
 from project.reporting.run_data import RunData
-from project.runs.collect import best_line, compare
+from project.runs.comparison import best_line, compare
 from project.runs.ranking import wilson
 from project.runs.sweep_jobs import Job, Ledger
 

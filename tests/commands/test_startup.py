@@ -15,8 +15,8 @@ import yaml
 from conftest import ROOT
 from omegaconf import OmegaConf
 
-from project.runtime.lazy_imports import Deferral, LazyClass, LazyFinder, is_pending, lazy_class, load
-from project.runtime.yaml_text import Loader
+from project.runtime.lazy_imports import Deferral, LazyFinder, Placeholder, is_pending, load
+from project.runtime.yaml_files import Loader
 
 HEAVY = (
     *("torch", "lightning", "torchmetrics", "torchvision", "tensorboard", "optuna", "matplotlib", "numpy"),
@@ -250,7 +250,7 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     (folder / "inner.py").write_text("import late_package\nnumber = 7\nmarks = []\n")
     (folder / "light.py").write_text("import late_package\nanswer = late_package.early\n")
     deferral = Deferral(
-        lambda: [("Thing", lazy_class("late_package", "Thing")), ("early", 1)], frozenset({"light"})
+        lambda: [("Thing", Placeholder("late_package", "Thing")), ("early", 1)], frozenset({"light"})
     )
     monkeypatch.setattr(sys, "meta_path", [LazyFinder({"late_package": deferral}), *sys.meta_path])
     monkeypatch.syspath_prepend(tmp_path)
@@ -301,9 +301,9 @@ def test_a_waiting_module_that_fails_may_be_asked_again(
     assert (module.number, runs()) == (7, 2)
 
 
-def test_a_lazy_class_is_the_class_that_it_stands_for(package: str) -> None:
+def test_a_placeholder_is_the_class_that_it_stands_for(package: str) -> None:
     early: Any = import_module(package).Thing
-    assert isinstance(early, LazyClass)
+    assert isinstance(early, Placeholder)
     assert not isinstance(3, early)
     assert runs() == 0
     thing = early()

@@ -22,7 +22,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
-from project.runs.create import create_folder
+from project.runs.folders import create_folder
 from project.runs.provenance import git_state, versions
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder, create

@@ -37,8 +37,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from project import train
 from project.config import resolvers
 from project.config.instantiate import ResolvedConfig
-from project.runs.run_context import RunContext
-from project.runs.run_folder import RunFolder
+from project.runs.run_folder import RunContext, RunFolder
 from project.training.ddp.launch import run_ranks
 
 CONF = Path(__file__).resolve().parents[2] / "conf"

@@ -32,7 +32,7 @@ from project.datamodules.mnist import FOLDER, MNIST
 from project.errors import DataError, InputError
 from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard
-from project.runs.create import create_folder
+from project.runs.folders import create_folder
 from project.runs.run_folder import RunFolder, UnrecordedError
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import files

@@ -31,7 +31,7 @@ from project.reporting import compare as compare_command
 from project.reporting.compare import write_csv
 from project.reporting.compare_plot import draw
 from project.runs import checkpoints
-from project.runs.collect import compare
+from project.runs.comparison import compare
 from project.runtime import signals
 from project.runtime.write_probe import whole_file
 from project.training.epoch_loop import EpochLoop, StopDuringValidation

@@ -22,15 +22,14 @@ from project.config import hydra_patches, hydra_security, resolvers, resume
 from project.config.suggestions import explain_composition, options
 from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
 from project.errors import InputError, one_line, plain
-from project.runs import create
+from project.runs import folders
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import quoted
 from project.runtime import lazy_imports, signals, slurm, torchrun
-from project.runtime.command_state import command_state
 from project.runtime.console import error_block
 from project.runtime.files import reason_of
-from project.runtime.process import accept_all_text, flush_streams
+from project.runtime.process import accept_all_text, command_state, flush_streams
 from project.runtime.secrets import redact_text
 from project.runtime.text import LONGEST_NAME, name_length
 
@@ -96,10 +95,10 @@ def require_working_folder() -> None:
 
 def _tidy_up(signum: int) -> None:
     """Remove the folders of a run that a signal ends before training, and requeue its SLURM job."""
-    mine = list(create.created())
+    mine = list(folders.created())
     for path in mine:
         if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
-            create.discard(path)
+            folders.discard(path)
     if signum == signal.SIGUSR1 and (mine or command_state.resumed_run) and torchrun.is_rank_zero():
         slurm.requeue()
 

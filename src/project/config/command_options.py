@@ -17,8 +17,7 @@ from omegaconf.errors import ValidationError
 from project.config import cli, resolvers
 from project.errors import InputError
 from project.runs.migrations import RENAMED_OPTIONS
-from project.runtime.command_state import command_state
-from project.runtime.process import accept_all_text
+from project.runtime.process import accept_all_text, command_state
 from project.runtime.text import did_you_mean, nearest_names
 
 WIDTH = 80

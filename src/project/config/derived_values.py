@@ -16,7 +16,7 @@ from omegaconf import DictConfig, open_dict
 from project.config import allowed_targets
 from project.config.source_index import Signature, signature_of
 from project.errors import InputError
-from project.runtime.command_state import command_state
+from project.runtime.process import command_state
 from project.runtime.yaml_files import raw_child
 
 PATHS = re.compile(

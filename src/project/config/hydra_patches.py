@@ -29,8 +29,8 @@ from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 
+from project.config import config_files
 from project.errors import InputError
-from project.runtime import yaml_files
 from project.runtime.text import short_name
 
 __all__ = ["Callbacks"]
@@ -86,7 +86,7 @@ def check_compositions(check: Callable[[DictConfig], None]) -> None:
         try:
             config: DictConfig = load(*arguments, **options)
         except RecursionError as error:
-            raise InputError(yaml_files.find_loop() or "the configuration is nested too deeply") from error
+            raise InputError(config_files.find_loop() or "the configuration is nested too deeply") from error
         check(config)
         set_override_dirname(config)
         return config
@@ -110,7 +110,7 @@ def check_search_paths(check: Callable[[ConfigSearchPath], None]) -> None:
     def initialize_checked(self: ConfigRepository, config_search_path: ConfigSearchPath) -> None:
         check(config_search_path)
         SourcesRegistry.instance().types["file"] = ConfigFolder
-        yaml_files.set_searched(str(element.path) for element in config_search_path.get_path())
+        config_files.set_searched(str(element.path) for element in config_search_path.get_path())
         initialize(self, config_search_path)
 
     ConfigRepository.initialize_sources = initialize_checked  # type: ignore[method-assign]
@@ -127,7 +127,7 @@ class ConfigFolder(FileConfigSource):
     def load_config(self, config_path: str) -> ConfigResult:
         name = self._normalize_file_name(config_path)
         file = Path(os.path.realpath(os.path.join(self.path, name)))
-        config, text = yaml_files.load_for_hydra(name.removesuffix(".yaml"), file)
+        config, text = config_files.load_for_hydra(name.removesuffix(".yaml"), file)
         header = self._get_header_dict(text)
         return ConfigResult(provider=self.provider, path=f"file://{self.path}", config=config, header=header)
 

@@ -15,13 +15,13 @@ from typing import Any, TextIO
 from hydra.core.config_search_path import ConfigSearchPath
 from omegaconf import DictConfig, OmegaConf
 
-from project.config import hydra_patches
+from project.config import config_files, hydra_patches
 from project.config.allowed_targets import find, plain_values
 from project.errors import InputError
 from project.runs.migrations import new_name, old_keys
 from project.runtime import secrets, yaml_files
 from project.runtime.files import replace_text
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 
 CALLBACKS = ("project.config.preflight.Preflight",)
 PLUGINS = ("hydra_plugins.", hydra_patches.BUILT_IN_PLUGINS)
@@ -113,7 +113,7 @@ def check_composition(config: DictConfig) -> None:
     secrets.note_all(config)
     plain: Any = OmegaConf.to_container(config)
     if old := next(old_keys(plain), ""):
-        place = next(filter(None, (yaml_files.place(file, old) for file in yaml_files.loaded.values())), "")
+        place = next(filter(None, (config_files.place(file, old) for file in yaml_files.loaded.values())), "")
         raise InputError(f"{place}`{old}` is now `{new_name(old)}`; rename the key")
     if problems := dict.fromkeys(find_refusals(config)):
         raise InputError("\n".join(problems))

@@ -6,6 +6,7 @@ library's may mean a file to read by such a name: of its keys those count whose 
 """
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,15 +19,18 @@ from project.config.validation.command_request import command_request
 from project.config.validation.yaml_defaults import declared_values
 from project.errors import InputError
 from project.runs.checkpoints import has_checksum
-from project.runs.earlier_output import LOG, METRICS, PROFILE, is_earlier
 from project.runtime.files import URL
-from project.runtime.write_probe import refuse_unwritable_output
+from project.runtime.write_probe import is_earlier, refuse_unwritable_output
 
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
 FOLDERS = ("dir", "dirpath", "directory", "folder")
 FILES = ("file", "filename", "filepath", "path")
-KINDS = {".csv": METRICS, ".log": LOG, ".txt": PROFILE}
-"""First bytes of our files, by suffix."""
+KINDS = {
+    ".csv": re.compile(rb"step,[^\n]*\b(train|val|test)/"),
+    ".log": re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+\]\[[A-Z]+\]\["),
+    ".txt": re.compile(rb"(FIT|VALIDATE|TEST|PREDICT) Profiler Report"),
+}
+"""First bytes of our metrics, logs and profiles, by suffix."""
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))

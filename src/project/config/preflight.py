@@ -17,7 +17,7 @@ from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
 from project.config.validation.command_request import command_request, overrides_of
 from project.errors import InputError
-from project.runs.create import create_folder, next_free
+from project.runs.folders import create_folder, next_free
 from project.runtime import lazy_imports, signals, torchrun
 
 SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")

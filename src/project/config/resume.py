@@ -13,13 +13,13 @@ from project.config.suggestions import explain_key, options
 from project.errors import InputError
 from project.runs.checkpoints import find_damage
 from project.runs.config_diff import find_changes, find_refusals
-from project.runs.lock import running_host, running_process
+from project.runs.folders import running_host, running_process
 from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runtime import secrets, yaml_files
-from project.runtime.command_state import command_state
 from project.runtime.files import refuse_url
+from project.runtime.process import command_state
 from project.runtime.text import did_you_mean
 
 MULTIRUN_FLAGS = ("-m", "--multirun")

@@ -14,11 +14,12 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
+from project.config.config_files import place
 from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
 from project.runs.migrations import new_name
 from project.runtime.text import did_you_mean
-from project.runtime.yaml_files import loaded, place, raw_child, searched, shown
+from project.runtime.yaml_files import loaded, raw_child, searched, shown
 
 NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")

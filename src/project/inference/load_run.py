@@ -20,7 +20,7 @@ from project.inference import run_config
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints
 from project.runs.run_folder import RunFolder
-from project.runtime.library_warnings import silence_libraries
+from project.runtime.process import silence_libraries
 from project.runtime.text import printable
 
 

@@ -3,6 +3,7 @@
 import csv
 import math
 import os
+import re
 import textwrap
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
@@ -13,8 +14,7 @@ from typing import Any, Literal
 
 from project.config.command_options import option
 from project.errors import InputError
-from project.runs.collect import RESERVED, Comparison, Point, compare, score_texts
-from project.runs.earlier_output import COMPARISON, PICTURE, refuse_foreign
+from project.runs.comparison import RESERVED, Comparison, Point, compare, score_texts
 from project.runs.hparam_diff import ABSENT, Differences, short_names, text
 from project.runs.ranking import tie_note
 from project.runs.results import DURATION, Run, is_number
@@ -22,9 +22,11 @@ from project.runtime import lazy_imports
 from project.runtime.console import GAP, Column, table, terminal_width
 from project.runtime.csv_cells import escape_all
 from project.runtime.text import columns_of, duration, plural, shorten
-from project.runtime.write_probe import output_file, refuse_unwritable_output
+from project.runtime.write_probe import IMAGE, output_file, refuse_foreign, refuse_unwritable_output
 
 FORMATS = (".png", ".svg", ".pdf")
+COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")
+"""Start of a CSV file of ours."""
 EXAMPLES = """\
 examples:
   python scripts/compare.py                          all runs below outputs
@@ -64,7 +66,7 @@ def main(options: Options) -> None:
         raise InputError(f"plot={options.plot}: unknown format; end the name in {', '.join(FORMATS)}")
     if options.csv and options.plot and os.path.realpath(options.csv) == os.path.realpath(options.plot):
         raise InputError(f"plot={options.plot}: the same file as csv; give another name")
-    for key, file, kind in (("csv", options.csv, COMPARISON), ("plot", options.plot, PICTURE)):
+    for key, file, kind in (("csv", options.csv, COMPARISON), ("plot", options.plot, IMAGE)):
         if file:
             refuse_unwritable_output(f"{key}={file}", file)
             refuse_foreign(f"{key}={file}", file, kind)

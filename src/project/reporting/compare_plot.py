@@ -19,11 +19,10 @@ from project.figures.parallel_coordinates import (
     metric_axis,
 )
 from project.reporting.run_data import Series, read_series
-from project.runs.collect import RESERVED, Comparison, score_texts
-from project.runs.earlier_output import MADE_BY
+from project.runs.comparison import RESERVED, Comparison, score_texts
 from project.runs.hparam_diff import ABSENT, short_names
 from project.runtime.text import plural
-from project.runtime.write_probe import output_file
+from project.runtime.write_probe import MADE_BY, output_file
 
 MAX_KEYS = 10
 LEGEND_WIDTH = 42

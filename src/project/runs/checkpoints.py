@@ -32,8 +32,6 @@ PREVIOUS = "previous.ckpt"
 BEST = "best.ckpt"
 NEWEST_FIRST = (LAST, PREVIOUS, BEST)
 """Order in which a resumed run tries its checkpoints."""
-KEPT: Mapping[str, str] = {LAST: PREVIOUS}
-"""Names under which replaced files are kept."""
 
 PARTIAL = ".partial"
 SPARE_BYTES = 2**20
@@ -46,18 +44,13 @@ REMEDIES = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; the message says why, and which one stays."""
+    """A checkpoint could not be written; the message has the reason and the checkpoint that stays."""
 
     exit_code = 1
 
 
 class Found(NamedTuple):
-    """The checkpoint from which a run is resumed.
-
-    Args:
-        path: the newest undamaged one (None: there is none).
-        damaged: damage of newer ones, a line each.
-    """
+    """Newest undamaged checkpoint of a folder (None without one), and a line for each damaged newer one."""
 
     path: Path | None
     damaged: list[str]
@@ -175,8 +168,8 @@ def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) 
             _flush_to_disk(file)
         digest, earlier = hashing.digest.hexdigest(), _digests(path)
         _write_digests(path, [*earlier, digest], durable=True)
-        if path.name in KEPT and path.exists():
-            _keep(path, path.with_name(KEPT[path.name]), earlier)
+        if path.name == LAST and path.exists():
+            _keep(path, path.with_name(PREVIOUS), earlier)
         partial.replace(path)
     except BaseException as error:
         remove_partial(path.parent)
@@ -189,7 +182,7 @@ def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) 
 
 
 def find_damage(path: Path) -> str:
-    """Return what is wrong with a checkpoint file; an empty string if it is as it was written.
+    """Return the damage of a checkpoint file; an empty string if it is as it was written.
 
     Without its checksum file the sums within the archive are compared, which find most damage, but not all.
     """
@@ -247,7 +240,7 @@ def remove_partial(folder: Path) -> None:
 
 
 class _HashingStream:
-    """Hashes what is written to a file."""
+    """Hashes all bytes that are written to a file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file

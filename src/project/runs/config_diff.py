@@ -15,7 +15,7 @@ FREE_DATA_KEYS = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.memory_budget_mb"),
     *("data.timeout_s", "data.augment", "data.channels_last", "data.seed"),
 )
-"""Keys below `data` that may change; elsewhere all may that are not named below."""
+"""Keys below `data` that may change. Outside `data` all keys may change but those below."""
 GROUPS_DIFFER = "the optimizer's parameter groups would not be those of its state"
 IMAGES_DIFFER = "the images that the rest of the epoch is made of would be others"
 ALWAYS_WRONG = {
@@ -47,11 +47,7 @@ class Change(NamedTuple):
 
 
 def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Compare two resolved configurations.
-
-    Returns:
-        The keys that differ, without those that only copy others, as `data.seed` does `seed`.
-    """
+    """Return the keys by which two resolved configurations differ, without copies such as `data.seed`."""
     flat_before, flat_now = (flatten(config, class_names=False) for config in (before, now))
     changes = []
     for key in dict.fromkeys([*flat_before, *flat_now]):
@@ -65,9 +61,7 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chan
 def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]:
     """Return a line for each change that would make a run wrong.
 
-    Args:
-        changes: result of `find_changes`.
-        batches_done: batches of the epoch at which the run is resumed (0: an epoch's end).
+    `batches_done` counts batches of the epoch at which the run is resumed (0: an epoch's end).
     """
     lines = []
     for change in changes:
@@ -89,18 +83,10 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
 
 
 def check(checkpoint: Mapping[str, Any], config: Mapping[str, Any], *, force: bool = False) -> list[Change]:
-    """Compare the configuration of a checkpoint to the one with which it is resumed.
-
-    Args:
-        checkpoint: as it was saved.
-        config: resolved.
-        force: refuse nothing.
-
-    Returns:
-        The changes.
+    """Return the changes of a resumed run's configuration since its checkpoint.
 
     Raises:
-        InputError: a change would make the run wrong.
+        InputError: a change would make the run wrong, and `force` is false.
     """
     changes = find_changes(migrate(checkpoint.get("config") or config), config)
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -119,7 +105,7 @@ def _reason(key: str, reasons: Mapping[str, str]) -> str | None:
 
 
 def _copies(change: Change, other: Change) -> bool:
-    """Return true for a key that has its value from another one, which lies less deep."""
+    """Return true for a key that repeats the value of another one with fewer groups above it."""
     same = str(change).partition(": ")[2] == str(other).partition(": ")[2]
     names = [one.key.rpartition(".")[2] for one in (change, other)]
     return same and names[0] == names[1] and other.key.count(".") < change.key.count(".")

@@ -159,12 +159,7 @@ def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 
 def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
-    """Shorten dotted keys to the last parts that no other of them ends in: `lr` for `optim.lr`.
-
-    Args:
-        keys: full keys.
-        taken: names that none may get.
-    """
+    """Shorten dotted keys to last parts that no other key ends in and that are not `taken`, as `lr`."""
     short = {}
     for key in keys:
         parts = key.split(".")

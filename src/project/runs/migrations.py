@@ -4,17 +4,12 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-RENAMED_KEYS: Mapping[str, str] = {
+RENAMED_KEYS: dict[str, str] = {
     "augment.crop_padding": "augment.random_crop_padding",
     "augment.erase": "augment.random_erasing_size",
     "augment.erase_probability": "augment.random_erasing_prob",
     "augment.flip": "augment.flip_prob",
     "augment.flip_mode": "augment.flip_schedule",
-    "data.augment.crop_padding": "data.augment.random_crop_padding",
-    "data.augment.erase": "data.augment.random_erasing_size",
-    "data.augment.erase_probability": "data.augment.random_erasing_prob",
-    "data.augment.flip": "data.augment.flip_prob",
-    "data.augment.flip_mode": "data.augment.flip_schedule",
     "data.prepared": "data.image_cache",
     "paths.prepared": "paths.image_cache",
     "callbacks.freeze": "callbacks.freeze_backbone",
@@ -34,6 +29,9 @@ RENAMED_KEYS: Mapping[str, str] = {
     "test_views": "tta",
     "trainer.chunk": "trainer.batches_per_hook",
 }
+RENAMED_KEYS |= {
+    f"data.{old}": f"data.{new}" for old, new in RENAMED_KEYS.items() if old.startswith("augment.")
+}
 """Old key to new key, both dotted, as they stand in a configuration; or old to new option, as `model=cnn`."""
 
 RENAMED_OPTIONS: Mapping[str, str] = {
@@ -52,7 +50,7 @@ RENAMED_OPTIONS: Mapping[str, str] = {
 REMOVED_KEYS = ("callbacks.story.budget", "callbacks.story.least_s")
 """Keys of earlier versions that no key replaces."""
 
-RENAMED_CLASSES: Mapping[str, str] = {
+RENAMED_CLASSES: dict[str, str] = {
     "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.Checkpoint",
     "project.callbacks.freeze_backbone.Freeze": "project.callbacks.freeze.FreezeBackbone",
     "project.callbacks.freeze_finished_params.Rest": "project.callbacks.freeze.FreezeFinishedParams",
@@ -69,34 +67,30 @@ RENAMED_CLASSES: Mapping[str, str] = {
     "project.callbacks.training_stats.Measurements": "project.callbacks.training_stats.TrainingStats",
     "project.callbacks.visuals.Story": "project.callbacks.visuals.TestVisuals",
     "project.datamodules.augmentation.Augmentation": "project.datamodules.loading.augmentation.Augmentation",
-    "project.modules.airbench.Airbench": "project.modules.networks.airbench.Airbench",
     "project.modules.cnn.BatchNormCNN": "project.modules.networks.cnn.CNNBatchNorm",
     "project.modules.cnn.CNN": "project.modules.networks.cnn.CNN3x3",
     "project.modules.cnn.ConvNet": "project.modules.networks.cnn.CNN5x5",
-    "project.modules.cnn.LeNet": "project.modules.networks.cnn.LeNet",
-    "project.modules.mlp.MLP": "project.modules.networks.mlp.MLP",
     "project.modules.muon.MuonSGD": "project.modules.optim.muon.MuonSGD",
     "project.modules.networks.cnn.BatchNormCNN": "project.modules.networks.cnn.CNNBatchNorm",
     "project.modules.networks.cnn.CNN": "project.modules.networks.cnn.CNN3x3",
     "project.modules.networks.cnn.ConvNet": "project.modules.networks.cnn.CNN5x5",
     "project.modules.optim.parameter_groups.Muon": "project.modules.optim.muon.Muon",
     "project.modules.optimizers.Muon": "project.modules.optim.muon.Muon",
-    "project.modules.resnet.ResNet": "project.modules.networks.resnet.ResNet",
-    "project.modules.rnn.RowLSTM": "project.modules.networks.rnn.RowLSTM",
-    "project.modules.schedules.constant": "project.modules.optim.schedules.constant",
-    "project.modules.schedules.cosine": "project.modules.optim.schedules.cosine",
-    "project.modules.schedules.exponential": "project.modules.optim.schedules.exponential",
-    "project.modules.schedules.linear": "project.modules.optim.schedules.linear",
-    "project.modules.schedules.multistep": "project.modules.optim.schedules.multistep",
-    "project.modules.schedules.onecycle": "project.modules.optim.schedules.onecycle",
-    "project.modules.schedules.plateau": "project.modules.optim.schedules.plateau",
-    "project.modules.schedules.step": "project.modules.optim.schedules.step",
-    "project.modules.schedules.warmup_cosine": "project.modules.optim.schedules.warmup_cosine",
-    "project.modules.torchvision_model.TorchvisionModel": "project.modules.networks.torchvision_model.TorchvisionModel",  # noqa: E501
-    "project.modules.vit.ViT": "project.modules.networks.vit.ViT",
     "project.preflight.Preflight": "project.config.preflight.Preflight",
     "project.runs.log_file.LogFile": "project.runtime.files.LogFile",
 }
+_SCHEDULES = (
+    *("constant", "cosine", "exponential", "linear", "multistep", "onecycle", "plateau", "step"),
+    "warmup_cosine",
+)
+_NETWORKS = (
+    *("airbench.Airbench", "cnn.LeNet", "mlp.MLP", "resnet.ResNet", "rnn.RowLSTM"),
+    *("torchvision_model.TorchvisionModel", "vit.ViT"),
+)
+RENAMED_CLASSES |= {
+    f"project.modules.schedules.{n}": f"project.modules.optim.schedules.{n}" for n in _SCHEDULES
+}
+RENAMED_CLASSES |= {f"project.modules.{name}": f"project.modules.networks.{name}" for name in _NETWORKS}
 """Dotted path of a class or function that a `_target_` may name, to its path today."""
 
 OWN_PACKAGES = ("project.", "torch.optim.")
@@ -112,11 +106,7 @@ def new_name(key: str) -> str:
 
 
 def old_keys(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the renamed keys that a configuration still holds, the most specific first.
-
-    Args:
-        config: plain values, from the top.
-    """
+    """Yield the renamed keys that a configuration still holds, the most specific first."""
     for old in sorted(RENAMED_KEYS, key=len, reverse=True):
         parent, name = _parent_of(config, old)
         if parent is not None and name in parent and _is_own(parent):
@@ -124,11 +114,7 @@ def old_keys(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration of an earlier version with today's keys, classes and references.
-
-    Args:
-        config: plain values, from the top; interpolations may be unresolved.
-    """
+    """Return a configuration of an earlier version, resolved or not, with today's names."""
     migrated: dict[str, Any] = _rename_values(config)
     for removed in REMOVED_KEYS:
         parent, name = _parent_of(migrated, removed)

@@ -1,5 +1,7 @@
-"""Provenance of a run: versions, the code's commit, the time."""
+"""Provenance of a run: versions, the code's commit and fingerprint, the time."""
 
+import ast
+import hashlib
 import platform
 import subprocess
 from collections.abc import Mapping
@@ -9,14 +11,16 @@ from pathlib import Path
 from typing import Any
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "tensorboard")
+FINGERPRINTED = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
+"""Packages on whose versions the result of a run depends."""
+IRRELEVANT = ("sweeps", "runs", "reporting", "inference")
+"""Packages of this project on which no result of a run depends."""
 
 
 @cache  # the jobs of a sweep inherit it
 def versions() -> Mapping[str, str]:
     """Return the versions of Python and of the packages that decide a run's result."""
-    from importlib.metadata import version  # takes longer than all else here
-
-    return {"python": platform.python_version()} | {name: version(name) for name in PACKAGES}
+    return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 @cache
@@ -36,3 +40,46 @@ def git_state() -> Mapping[str, Any] | None:
 def now() -> str:
     """Return the time in UTC, ISO 8601."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def fingerprint(package: Path) -> dict[str, str]:
+    """Return a hash of each source file below a folder, and the versions of packages.
+
+    Two states with equal fingerprints train equally. Comments, docstrings and layout do not count.
+    """
+    files = [
+        file for file in sorted(package.rglob("*.py")) if file.relative_to(package).parts[0] not in IRRELEVANT
+    ]
+    hashes = {file.relative_to(package).as_posix(): _hash(file) for file in files}
+    return hashes | {name: _version(name) for name in FINGERPRINTED}
+
+
+def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+    """Return the names with different values."""
+    return sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
+
+
+def _hash(file: Path) -> str:
+    source = file.read_bytes()
+    try:
+        tree = ast.parse(source)
+    except SyntaxError:
+        return hashlib.sha256(source).hexdigest()[:16]
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            node.body = [statement for statement in node.body if not _is_text(statement)]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()[:16]
+
+
+def _is_text(statement: ast.stmt) -> bool:
+    value = statement.value if isinstance(statement, ast.Expr) else None
+    return isinstance(value, ast.Constant) and isinstance(value.value, str)
+
+
+def _version(package: str) -> str:
+    from importlib.metadata import PackageNotFoundError, version  # takes longer than all else here
+
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "none"

@@ -1,4 +1,4 @@
-"""The one rule by which runs are ranked, in every table and for every command that takes a sweep.
+"""Ranking of points, the same in every table and for every command that takes a sweep.
 
 A point is a configuration without its seed and fold. Its value is the mean over its repetitions; runs with
 the same seed and fold are one repetition.
@@ -19,12 +19,7 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Score:
-    """One metric of a point.
-
-    Args:
-        values: one for each repetition that has the metric.
-        planned: number of repetitions, finished or not.
-    """
+    """Values of a metric, one for each repetition that has it, and the planned number of repetitions."""
 
     values: tuple[float, ...]
     planned: int
@@ -53,12 +48,7 @@ class Score:
 
 
 def score(results: Iterable[tuple[Hashable, float | None]], planned: int = 0) -> Score:
-    """Combine the results of a point's runs.
-
-    Args:
-        results: repetition (seed and fold) and value of each run; None for a run without a value.
-        planned: number of repetitions, if more than in `results`.
-    """
+    """Combine pairs of repetition (seed and fold) and value, None for a run without a value."""
     values: dict[Hashable, list[float]] = {}
     for repetition, value in results:
         values.setdefault(repetition, []).extend([] if value is None else [value])
@@ -68,8 +58,8 @@ def score(results: Iterable[tuple[Hashable, float | None]], planned: int = 0) ->
 def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_better: bool) -> list[P]:
     """Sort points, the best mean first.
 
-    A point that lacks repetitions and has fewer than another point stands behind those that lack none:
-    one lucky seed of three does not win. Infinite means come next, NaN and points without a value last.
+    A point that lacks repetitions and has fewer than another point follows those that lack none: one lucky
+    seed of three does not win. Infinite means come next, NaN and points without a value last.
     """
     scored = [(point, score_of(point)) for point in points]
     most = max((len(score.values) for _, score in scored), default=0)
@@ -86,11 +76,11 @@ def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float
     """Count the points within one standard error of the best one's mean.
 
     Source: Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3. The error is std / √n over
-    the repetitions. With one repetition, the error of an accuracy is that of a share of so many images
-    (Wilson's interval at one standard error), that of other metrics is not known.
+    the repetitions. With one repetition, the error of an accuracy is that of a share of `images` (Wilson's
+    interval at one standard error). The error of other metrics is unknown then.
 
     Args:
-        scores: of all points, the best first.
+        scores: scores of all points, the best first.
         larger_is_better: larger values of the metric are better.
         images: number of images of an accuracy (NaN for other metrics).
     """
@@ -107,7 +97,7 @@ def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float
 
 
 def tie_note(ties: int) -> str:
-    """Return a note on the points within the best one's standard error; empty if there are none."""
+    """Return a note on the points within the best one's standard error; empty without any."""
     if not ties:
         return ""
     points = "1 more point is" if ties == 1 else f"{ties} more points are"

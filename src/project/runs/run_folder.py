@@ -1,4 +1,4 @@
-"""The folder of a run: its files, its status and its configuration."""
+"""Folder of a run: its files, status and configuration; and the context that the run's parts share."""
 
 import json
 import logging
@@ -8,16 +8,19 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from omegaconf import DictConfig
+
 from project.errors import InputError, plain
 from project.runs import checkpoints
-from project.runs.create import discard
+from project.runs.folders import discard
 from project.runs.provenance import git_state, now, versions
-from project.runtime import slurm
-from project.runtime.command_state import command_state
+from project.runtime import slurm, torchrun
 from project.runtime.files import Outage, reason_of, replace_text
+from project.runtime.process import command_state
 from project.runtime.secrets import redact
 from project.runtime.write_probe import probe
 
@@ -34,11 +37,7 @@ class UnrecordedError(RuntimeError):
 
 
 class RunFolder:
-    """The files of a run.
-
-    Args:
-        path: the folder.
-    """
+    """Files of a run."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -55,7 +54,7 @@ class RunFolder:
 
     @property
     def shown(self) -> str:
-        """Path as a user would type it: relative to the command's folder if it lies below that."""
+        """Path as a user would type it: relative to the command's folder if that contains it."""
         here = command_state.folder or Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
@@ -65,7 +64,7 @@ class RunFolder:
         return self.checkpoints / checkpoints.LAST
 
     def newest_checkpoint(self) -> checkpoints.Found:
-        """Return the newest undamaged checkpoint."""
+        """Return the newest undamaged checkpoint and the damage of newer ones."""
         return checkpoints.newest(self.checkpoints)
 
     def read_status(self) -> dict[str, Any]:
@@ -80,12 +79,9 @@ class RunFolder:
         } | self._unwritten
 
     def write_status(self, **changes: Any) -> bool:
-        """Change keys of the status file atomically.
+        """Change keys of the status file atomically; return true if that worked.
 
         A failure is reported once, and the changes are written with the next ones.
-
-        Returns:
-            True if the status was written.
         """
         self._unwritten |= changes
         try:
@@ -121,7 +117,7 @@ class RunFolder:
                 )
 
     def require_recorded(self) -> None:
-        """Write what is left of the status: a sweep, or whoever looks later, knows nothing else of the run.
+        """Write the unwritten part of the status, from which a sweep learns the result.
 
         Raises:
             UnrecordedError: it cannot be written.
@@ -133,11 +129,7 @@ class RunFolder:
             )
 
     def require_writable(self) -> None:
-        """Try to write into the folder before the run is resumed.
-
-        Raises:
-            InputError: that fails.
-        """
+        """Refuse to resume the run in a folder that cannot be written to."""
         for folder in (self.path, self.checkpoints):
             try:
                 if folder.exists():
@@ -152,8 +144,7 @@ class RunFolder:
     def removed_if_untrained(self, *, job: bool = False) -> Iterator[None]:
         """Remove the folder, if this process made it, when an error comes before there is anything to keep.
 
-        Args:
-            job: the run belongs to a sweep, which keeps its log.
+        A `job` of a sweep keeps its log.
         """
         try:
             yield
@@ -167,11 +158,7 @@ class RunFolder:
     def recording(self, **facts: Any) -> Iterator[dict[str, Any]]:
         """Record the state of a run: `running`, then `done`, `failed` or `interrupted`.
 
-        Args:
-            **facts: further keys of the status.
-
-        Yields:
-            A dict whose entries are added to the status at the end.
+        The status gets `facts` at the beginning, and the entries of the yielded dict at the end.
         """
         began = time.monotonic()
         self.write_status(
@@ -203,12 +190,7 @@ class RunFolder:
         end(result.pop("state", "done"))
 
     def record_end(self, error: str, *, interrupted: bool) -> None:
-        """Record how a run ended whose own process could not; one with a result stays done.
-
-        Args:
-            error: what happened.
-            interrupted: a signal stopped the run.
-        """
+        """Record the end of a run whose own process could not; one with a result stays done."""
         state = "interrupted" if interrupted else "failed"
         before = self.read_status().get("state", "done")
         if before not in ("done", "pruned") and not (interrupted and before == state):
@@ -218,6 +200,41 @@ class RunFolder:
     def _print_resume_hint(self, interrupted: bool) -> None:
         if interrupted and self.newest_checkpoint().path:
             print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """Facts about a run: made once from its composed configuration and passed down.
+
+    Args:
+        folder: run folder.
+        in_sweep: the run is a job of a sweep.
+        is_debugging: the run is a trial of a `debug=…` preset.
+        ckpt_path: checkpoint to continue from [None].
+        resume_force: continue with changes that make the run wrong.
+    """
+
+    folder: RunFolder
+    in_sweep: bool = False
+    is_debugging: bool = False
+    ckpt_path: str | None = None
+    resume_force: bool = False
+
+    @classmethod
+    def from_config(cls, config: DictConfig, hydra: DictConfig | None = None) -> "RunContext":
+        """Read a run's context from its composed configuration and Hydra's own node, if there is one."""
+        return cls(
+            folder=RunFolder(config.paths.run),
+            in_sweep=hydra is not None and hydra.mode is not None and hydra.mode.name == "MULTIRUN",
+            is_debugging=hydra is not None and bool(hydra.runtime.choices.get("debug")),
+            ckpt_path=config.get("ckpt_path"),
+            resume_force=config.get("resume_force", False),
+        )
+
+    @property
+    def is_first(self) -> bool:
+        """True in the process that writes the run folder and the screen."""
+        return torchrun.is_rank_zero()
 
 
 def describe(error: BaseException) -> str:
@@ -237,11 +254,7 @@ def latest_run(outputs: str | Path) -> RunFolder | None:
 
 
 def find_run(wanted: str, outputs: str | Path) -> RunFolder:
-    """Return the run folder of a path, or the latest one below `outputs` for `last`.
-
-    Raises:
-        InputError: there is none.
-    """
+    """Return the run folder of a path, or the latest one below `outputs` for `last`; refuse other folders."""
     if wanted == "last":
         if (last := latest_run(outputs)) is None:
             raise InputError(f"resume=last: no run folder below paths.outputs={outputs}")
@@ -253,6 +266,6 @@ def find_run(wanted: str, outputs: str | Path) -> RunFolder:
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
-    """Return the run folder in whose `checkpoints` a file lies, or None."""
+    """Return the run folder whose `checkpoints` contain a file; None for other files."""
     run = RunFolder(Path(checkpoint).absolute().parent.parent)
     return run if run.composed_file.exists() else None

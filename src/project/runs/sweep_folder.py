@@ -6,16 +6,14 @@ import platform
 import re
 import shutil
 import sys
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
-from project.runs.code_fingerprint import differences, fingerprint
-from project.runs.create import create_folder
-from project.runs.provenance import git_state, now, versions
+from project.runs.folders import create_folder, folder_lock
+from project.runs.provenance import differences, fingerprint, git_state, now, versions
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import yaml_files
@@ -100,20 +98,8 @@ class SweepFolder:
         Raises:
             InputError: another process runs the sweep.
         """
-        import fcntl  # Windows has none, and needs it for sweeps alone
-
-        with (self.path / ".lock").open("w") as file:
-            deadline = time.monotonic() + LOCK_TIMEOUT_S
-            while True:
-                try:
-                    fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    break
-                except BlockingIOError as error:
-                    if time.monotonic() > deadline:
-                        raise InputError(
-                            f"{self.shown}: this sweep is running already; end that process first"
-                        ) from error
-                time.sleep(0.1)
+        busy = f"{self.shown}: this sweep is running already; end that process first"
+        with folder_lock(self.path, busy, LOCK_TIMEOUT_S):
             yield
 
 

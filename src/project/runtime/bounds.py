@@ -16,7 +16,7 @@ import ast
 import inspect
 import math
 import textwrap
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -42,7 +42,6 @@ class Range:
     below: float = math.inf
 
     def __contains__(self, number: float) -> bool:
-        """Return whether a number is finite and within the bounds."""
         return (
             math.isfinite(number)
             and self.low <= number <= self.high
@@ -51,7 +50,6 @@ class Range:
         )
 
     def __str__(self) -> str:
-        """Return the bounds in words, as in `at least 0 and below 1`."""
         bounds = {"at least": self.low, "above": self.above, "at most": self.high, "below": self.below}
         return " and ".join(f"{word} {bound}" for word, bound in bounds.items() if math.isfinite(bound))
 
@@ -158,9 +156,11 @@ def _problem_of(kind: Kind, value: Any) -> str:
 Resolve = Callable[[str], ast.expr | None]
 """Returns the expression that a name of a module stands for, None if the source does not say it."""
 
-PLAIN = ("bool", "int", "float", "str")
 LISTS = ("Sequence", "list", "tuple", "Iterable", "List", "Tuple", "ListConfig")
 GROUPS = ("Mapping", "dict", "Dict")
+BARE = {name: name for name in ("bool", "int", "float", "str")}
+BARE |= dict.fromkeys(LISTS, "list") | dict.fromkeys(GROUPS, "dict")
+"""Kinds by the names of types without parameters."""
 
 
 def check_arguments(group: str, made: type, values: Mapping[str, Any]) -> dict[str, Any]:
@@ -193,23 +193,14 @@ def check_arguments(group: str, made: type, values: Mapping[str, Any]) -> dict[s
 
 
 def parse(annotation: ast.expr | None, resolve: Resolve) -> Spec:
-    """Read the spec that an annotation declares; empty where it leaves open what is allowed.
-
-    Args:
-        annotation: of an argument.
-        resolve: of the names in its module.
-    """
+    """Return the spec that an annotation declares; empty where it allows any value."""
     match annotation:
         case ast.Constant(value=None):
             return (Kind("None"),)
         case ast.Constant(value=str(text)):
             return parse(ast.parse(text, mode="eval").body, resolve)
-        case ast.Name(id=name) if name in PLAIN:
-            return (Kind(name),)
-        case ast.Name(id=name) if name in LISTS:
-            return (Kind("list"),)
-        case ast.Name(id=name) if name in GROUPS:
-            return (Kind("dict"),)
+        case ast.Name(id=name) if name in BARE:
+            return (Kind(BARE[name]),)
         case ast.Name(id=name):
             meant = resolve(name)
             return parse(meant, resolve) if meant is not None else ()
@@ -227,8 +218,7 @@ def _subscripted(name: str, arguments: list[ast.expr], resolve: Resolve) -> Spec
         ranges = [found for extra in arguments[1:] if (found := _range(extra)) is not None]
         return tuple(_bounded(kind, ranges[0]) for kind in spec) if ranges else spec
     if name == "Literal":
-        choices = tuple(ast.literal_eval(argument) for argument in arguments)
-        return _by_kind(choices)
+        return _by_kind(ast.literal_eval(argument) for argument in arguments)
     if name in ("Optional", "Union"):
         more: list[Spec] = [(Kind("None"),)] if name == "Optional" else []
         return _union(*(parse(argument, resolve) for argument in arguments), *more)
@@ -244,7 +234,7 @@ def _union(*specs: Spec) -> Spec:
     return tuple(kind for spec in specs for kind in spec) if all(specs) else ()
 
 
-def _by_kind(choices: tuple[Any, ...]) -> Spec:
+def _by_kind(choices: Iterable[Any]) -> Spec:
     words: dict[str, list[Any]] = {}
     for choice in choices:
         words.setdefault(kind_of(choice), []).append(choice)

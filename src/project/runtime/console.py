@@ -10,15 +10,14 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TextIO
+from typing import TextIO
 
 from project.runtime.text import Kept, columns_of, shorten
 
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+Line = list[tuple[str, str]]
+"""Pieces of text, each with its style."""
 GAP = "  "
 LEAST_WIDTH = 8
 """Columns of a terminal to which a cell is shortened at most."""
@@ -54,11 +53,7 @@ class Column:
 
 
 def has_color(stream: TextIO | None = None) -> bool:
-    """Return true for a terminal that takes colours.
-
-    Args:
-        stream: output stream (standard output).
-    """
+    """Return true for a terminal that takes colours [standard output]."""
     stream = sys.stdout if stream is None else stream
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream is not None and stream.isatty()
@@ -100,58 +95,30 @@ def table(
     widths = [max(columns_of(row[place]) for row in every) for place in range(len(heads))]
     room = (terminal_width() if width is None else width) - indent - len(GAP) * (len(widths) - 1)
     _narrow(widths, flexible, room)
-    lines = []
-    for row in every:
-        fitted = [
-            shorten(cell, most, keep=head.keep) for cell, most, head in zip(row, widths, heads, strict=True)
-        ]
-        padded = [_pad(cell, most, right=end) for cell, most, end in zip(fitted, widths, right, strict=True)]
-        lines.append(padded)
-    if has_color() if color is None else color:
-        return _colored_table(lines, indent)
-    return "\n".join((" " * indent + GAP.join(line)).rstrip() for line in lines)
+    lines: list[Line] = []
+    for number, row in enumerate(every):
+        line: Line = [(" " * indent, "")]
+        for cell, most, head, at_end in zip(row, widths, heads, right, strict=True):
+            style = STATE_STYLES.get(cell, "") if number else "bold"
+            line += [(_pad(shorten(cell, most, keep=head.keep), most, right=at_end), style), (GAP, "")]
+        lines.append(line)
+    return _render(lines, has_color() if color is None else color)
 
 
 def error_block(message: str, *, color: bool | None = None) -> str:
-    """Return the lines of an error, each with `error: ` before it.
-
-    Args:
-        message: one problem a line, as `key=value: problem; fix`.
-        color: mark the key and the word error (where standard error takes colours).
-    """
-    lines = message.splitlines() or [""]
-    if not (has_color(sys.stderr) if color is None else color):
-        return "\n".join(f"error: {line}" for line in lines)
-    from rich.text import Text
-
-    text = Text()
-    for number, line in enumerate(lines):
+    """Return the lines of an error, each after `error: `, in colours [if standard error has them]."""
+    lines: list[Line] = []
+    for line in message.splitlines() or [""]:
         key, separator, rest = line.partition(": ")
-        text.append("\n" * (number > 0)).append("error: ", "bold red")
-        text.append(key, "bold" if separator else "").append(separator + rest)
-    return _render(text)
+        lines.append([("error: ", "bold red"), (key, "bold" if separator else ""), (separator + rest, "")])
+    return _render(lines, has_color(sys.stderr) if color is None else color)
 
 
 def fact_block(facts: Mapping[str, str], *, color: bool | None = None, indent: int = 2) -> str:
-    """Return one line a fact, its name before it, as commands begin and close with.
-
-    Args:
-        facts: text by name.
-        color: draw the names in colours (where standard output takes them).
-        indent: spaces before each line.
-    """
+    """Return one line a fact, its name first, in colours [if standard output has them]."""
     most = max(map(columns_of, facts), default=0)
-    if not (has_color() if color is None else color):
-        return "\n".join(
-            f"{' ' * indent}{_pad(name, most)}{GAP}{text}".rstrip() for name, text in facts.items()
-        )
-    from rich.text import Text
-
-    block = Text()
-    for number, (name, text) in enumerate(facts.items()):
-        block.append("\n" * (number > 0) + " " * indent)
-        block.append(_pad(name, most), "cyan").append(GAP + text)
-    return _render(block)
+    lines = [[(" " * indent + _pad(name, most), "cyan"), (GAP + text, "")] for name, text in facts.items()]
+    return _render(lines, has_color() if color is None else color)
 
 
 def _narrow(widths: list[int], flexible: Sequence[int], room: int) -> None:
@@ -168,23 +135,14 @@ def _pad(text: str, width: int, *, right: bool = False) -> str:
     return spaces + text if right else text + spaces
 
 
-def _colored_table(lines: Sequence[Sequence[str]], indent: int) -> str:
-    from rich.text import Text
-
-    text = Text()
-    for number, line in enumerate(lines):
-        text.append("\n" * (number > 0) + " " * indent)
-        for place, cell in enumerate(line):
-            style = "bold" if number == 0 else STATE_STYLES.get(cell.strip(), "")
-            text.append(GAP * (place > 0)).append(cell, style)
-    return _render(text)
-
-
-def _render(renderable: "RenderableType") -> str:
-    """Return what rich draws, with the escape codes of the terminal's colours."""
+def _render(lines: Iterable[Line], color: bool) -> str:
+    """Join lines, with the escape codes of a terminal's colours if wanted."""
+    if not color:
+        return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
     from rich.console import Console
+    from rich.text import Text
 
     console = Console(force_terminal=True, soft_wrap=True, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
-        console.print(renderable, end="")
+        console.print(Text("\n").join(Text.assemble(*line) for line in lines), end="")
     return "\n".join(line.rstrip() for line in capture.get().splitlines())

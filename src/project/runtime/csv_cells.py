@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from project.runtime.text import is_numeric
+
 DANGEROUS = re.compile(r"['=+\-@]|.*[\x00-\x1f\x7f-\x9f]", re.DOTALL)
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|[+-]?(inf|nan)", re.IGNORECASE)
 CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\\]")
@@ -39,13 +41,9 @@ def unescape(cell: str) -> str:
 
 
 def read_metrics(file: Path) -> tuple[list[str], list[list[str]]]:
-    """Read a table of metrics without what a crash left in it, half a line or other bytes.
+    """Read the columns and rows of a table of metrics; none from other files.
 
-    Returns:
-        The columns, and rows of as many cells, each a number or empty; neither if it is no table of metrics.
-
-    Raises:
-        OSError: it cannot be read.
+    Damaged rows are left out: a crash may leave half a line. Cells are numbers or empty.
     """
     data = file.read_bytes()
     head, *lines = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")
@@ -58,13 +56,4 @@ def read_metrics(file: Path) -> tuple[list[str], list[list[str]]]:
     step = columns.index("step")
     rows = (line.rstrip("\r").split(",") for line in lines)
     whole = (row for row in rows if len(row) == len(columns) and row[step])
-    return columns, [row for row in whole if all(map(is_number, row))]
-
-
-def is_number(cell: str) -> bool:
-    """Return true for a cell that holds a number or nothing."""
-    try:
-        float(cell or "0")
-    except ValueError:
-        return False
-    return True
+    return columns, [row for row in whole if all(not cell or is_numeric(cell) for cell in row)]

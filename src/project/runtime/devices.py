@@ -16,9 +16,9 @@ def visible_gpus() -> list[str]:
 def count_gpus() -> int:
     """Return the number of this process's GPUs, without starting CUDA: the process may have to fork.
 
-    Torch asks the driver's management library, which starts nothing. Where that does not answer (divided GPUs
-    named by their id, a container without it, ROCm without the package amdsmi) torch would start CUDA, and no
-    process forked afterwards could use a GPU: there a child process asks torch.
+    Torch asks the driver's management library, which starts nothing. The library does not answer for divided
+    GPUs named by their id, in some containers, or for ROCm without the package amdsmi. Torch would start CUDA
+    then, and no process forked afterwards could use a GPU. A child process asks torch in these cases.
     """
     import torch
 

@@ -11,11 +11,10 @@ imported when one of their names is used for the first time:
 - `torchmetrics.utilities.plot`, with matplotlib: for `Metric.plot`.
 - Lightning's `RichProgressBar`, with rich: for configurations that name it.
 
-`importlib.util.LazyLoader` of the standard library does this for `import module`. Here some names have
-placeholders, so that `from module import name` does not import the module either, and submodules that need
-nothing of their package are imported without it. A version of a library that uses another name imports the
-module earlier, and a start takes longer. `PROJECT_LAZY_IMPORTS=0` switches all of this off. Tested with
-torch 2.11, lightning 2.6 and torchmetrics 1.9.
+`importlib.util.LazyLoader` of the standard library does this for `import module`. Here some names also have
+placeholders, so that `from module import name` does not import the module. Submodules that need nothing of
+their package are imported without it. Where a library uses another name, a start only takes longer.
+`PROJECT_LAZY_IMPORTS=0` switches all of this off. Tested with torch 2.11, lightning 2.6, torchmetrics 1.9.
 """
 
 import atexit
@@ -30,7 +29,7 @@ from functools import wraps
 from importlib import import_module
 from importlib.machinery import ModuleSpec, PathFinder
 from threading import RLock
-from types import FunctionType, ModuleType, new_class
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -85,67 +84,40 @@ class LazyModule(ModuleType):
         ModuleType.__setattr__(self, name, value)
 
 
-class LazyClass(type):
-    """The placeholder of a class of a pending module, made by `lazy_class`.
+class Placeholder:
+    """Stands for a class or function of a pending module, which is imported when it is called or subclassed.
 
-    Nothing is an instance of the class while the module is pending: making one imports the module.
+    Nothing is an instance of the class while the module is pending.
     """
 
-    __module__: str
-    __qualname__: str
+    def __init__(self, module: str, name: str) -> None:
+        self._module, self._name = module, name
 
-    def __new__(
-        mcs, name: str, bases: tuple[type, ...], namespace: dict[str, Any], **options: Any
-    ) -> "LazyClass | type":
-        if not bases:
-            return super().__new__(mcs, name, bases, namespace)
-        real = tuple(_real_class(base) if isinstance(base, LazyClass) else base for base in bases)
-        return new_class(name, real, options, lambda body: body.update(namespace))
+    def _load(self) -> Any:
+        module = import_module(self._module)
+        load(module)
+        return getattr(module, self._name)
 
-    def __call__(cls, *arguments: Any, **options: Any) -> Any:
-        return _real_class(cls)(*arguments, **options)
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        return self._load()(*arguments, **options)
 
-    def __instancecheck__(cls, instance: object) -> bool:
-        return not is_pending(sys.modules.get(cls.__module__)) and isinstance(instance, _real_class(cls))
+    def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+        return (self._load(),)
 
-    def __subclasscheck__(cls, subclass: type) -> bool:
-        pending = is_pending(sys.modules.get(cls.__module__))
-        return subclass is cls or (not pending and issubclass(subclass, _real_class(cls)))
+    def __instancecheck__(self, instance: object) -> bool:
+        return not is_pending(sys.modules.get(self._module)) and isinstance(instance, self._load())
 
-    def __getattr__(cls, name: str) -> Any:
-        return getattr(_real_class(cls), name)
+    def __subclasscheck__(self, subclass: type) -> bool:
+        return not is_pending(sys.modules.get(self._module)) and issubclass(subclass, self._load())
 
-
-def lazy_class(module: str, name: str) -> LazyClass:
-    """Return the placeholder of a class of a pending module."""
-    made = LazyClass(name, (), {"__module__": module})
-    assert isinstance(made, LazyClass)
-    return made
-
-
-def lazy_function(module: str, name: str) -> Callable[..., Any]:
-    """Return the placeholder of a function of a pending module."""
-
-    def call(*arguments: Any, **options: Any) -> Any:
-        load(sys.modules[module])
-        return getattr(sys.modules[module], name)(*arguments, **options)
-
-    return call
-
-
-def _real_class(cls: LazyClass) -> Any:
-    module = import_module(cls.__module__)
-    load(module)
-    return getattr(module, cls.__name__)
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("__"):  # tools look for such names
+            raise AttributeError(name)
+        return getattr(self._load(), name)
 
 
 class LazyLoader(Loader):
-    """Makes a pending module, and keeps the loader that imports it.
-
-    Args:
-        real: loader that Python found.
-        deferral: placeholders of the module.
-    """
+    """Makes a pending module, and keeps the loader that imports it."""
 
     def __init__(self, real: Loader, deferral: Deferral) -> None:
         self.real = real
@@ -178,11 +150,7 @@ class PresentLoader(Loader):
 
 
 class LazyFinder(MetaPathFinder):
-    """Finds the modules to be imported lazily, first of all finders.
-
-    Args:
-        deferrals: by full module name.
-    """
+    """Finds the modules to be imported lazily, by their full names."""
 
     def __init__(self, deferrals: Mapping[str, Deferral]) -> None:
         self.deferrals = deferrals
@@ -244,7 +212,7 @@ def _lazy_loader(module: ModuleType) -> LazyLoader | None:
 
 
 def _dynamo_placeholders() -> Iterator[tuple[str, Any]]:
-    yield "OptimizedModule", lazy_class(DYNAMO, "OptimizedModule")
+    yield "OptimizedModule", Placeholder(DYNAMO, "OptimizedModule")
     yield "disable", _disable
     yield "graph_break", _graph_break
 
@@ -290,7 +258,7 @@ def _torchmetrics_placeholders() -> Iterator[tuple[str, Any]]:
 def _plot_placeholders() -> Iterator[tuple[str, Any]]:
     yield "_AX_TYPE", object  # these two stand in annotations
     yield "_PLOT_OUT_TYPE", object
-    yield "plot_single_or_multi_val", lazy_function(PLOT, "plot_single_or_multi_val")
+    yield "plot_single_or_multi_val", Placeholder(PLOT, "plot_single_or_multi_val")
 
 
 def _replace_rich_placeholder() -> None:
@@ -301,17 +269,17 @@ def _replace_rich_placeholder() -> None:
 LAZY: Mapping[str, Deferral] = {
     DYNAMO: Deferral(_dynamo_placeholders, frozenset({"utils"}), after=_exclude_functions),
     f"{DYNAMO}.utils": Deferral(
-        lambda: [("is_compile_supported", lazy_function(f"{DYNAMO}.utils", "is_compile_supported"))]
+        lambda: [("is_compile_supported", Placeholder(f"{DYNAMO}.utils", "is_compile_supported"))]
     ),
     "torch._inductor": Deferral(submodules=frozenset({"config"})),
     "torch._inductor.config": Deferral(),
-    FLOPS: Deferral(lambda: [("FlopCounterMode", lazy_class(FLOPS, "FlopCounterMode"))]),
+    FLOPS: Deferral(lambda: [("FlopCounterMode", Placeholder(FLOPS, "FlopCounterMode"))]),
     "torchmetrics": Deferral(
         _torchmetrics_placeholders, frozenset({"__about__", "collections", "metric", "utilities"})
     ),
     PLOT: Deferral(_plot_placeholders),
     RICH: Deferral(
-        lambda: [("RichProgressBar", lazy_class(RICH, "RichProgressBar"))], after=_replace_rich_placeholder
+        lambda: [("RichProgressBar", Placeholder(RICH, "RichProgressBar"))], after=_replace_rich_placeholder
     ),
 }
 

@@ -1,4 +1,4 @@
-"""Set-up of a process: its memory allocator, streams, and what it inherits from its parent."""
+"""Set-up of a process: memory allocator, streams, warnings, what it inherits, and its command's state."""
 
 import ctypes
 import gc
@@ -7,8 +7,12 @@ import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
+from typing import TYPE_CHECKING, Any
 
 from project.runtime import signals
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 RANK_VARIABLES = (
     *("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ROLE_RANK"),
@@ -40,10 +44,9 @@ def forget_ranks() -> None:
 
 
 def die_with_parent(parent: int) -> None:
-    """Have Linux kill this process when its parent ends, however that happens.
+    """Have Linux kill this process when its parent ends.
 
-    Args:
-        parent: process id of the parent, taken before this process began.
+    Take the process id of the parent before this process begins.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
@@ -66,15 +69,12 @@ def flush_streams() -> None:
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for the next step, instead of returning it to the system.
+    """Have glibc keep freed memory for the next step; return true if that worked.
 
     A step frees its activations and gradients, and the next one allocates as many: pages that were returned
     are cleared and mapped anew, a sixth of a small CNN's training time on a CPU core. Blocks above
-    `MAX_MMAP_THRESHOLD` are returned as ever. Another allocator (`LD_PRELOAD`) or settings in the environment
+    `MAX_MMAP_THRESHOLD` are still returned. Another allocator (`LD_PRELOAD`) or settings in the environment
     (`MALLOC_…`, `GLIBC_TUNABLES`) are left as they are.
-
-    Returns:
-        True if that was done.
     """
     if any(name in ("LD_PRELOAD", "GLIBC_TUNABLES") or name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -83,3 +83,46 @@ def keep_freed_memory() -> bool:
     except (AttributeError, OSError, TypeError):  # no glibc
         return False
     return bool(mallopt(MMAP_THRESHOLD, MAX_MMAP_THRESHOLD) and mallopt(TRIM_THRESHOLD, 2**31 - 1))
+
+
+def silence_libraries() -> None:
+    """Hide Lightning's messages of every start, and tracebacks of logging itself."""
+    import logging  # not before signals are handled
+    import warnings
+
+    logging.raiseExceptions = False  # a full disk would print a traceback for each line
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for message in (
+        ".*does not have many workers.*",
+        ".*exists and is not empty.*",
+        ".*is smaller than the logging interval.*",
+        ".*LeafSpec.*",  # Lightning's own use of torch
+        ".*across ranks is zero.*",  # there may be no validation images
+        ".*your dataloader is not resumable.*",  # the data module keeps its place
+        ".*`srun` command is available.*",  # a job of a sweep starts its ranks itself
+        ".*requested to overfit.*",  # the order is that of the first epoch then
+        ".*callbacks used to create the checkpoint.*",  # resumed runs show what changed themselves
+        ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+class CommandState:
+    """State of the command that Hydra does not pass on.
+
+    Attributes:
+        shows_traceback: errors come with their traceback.
+        resumed_run: a `project.config.resume.ResumedRun`, or None for a new run.
+        resumed_sweep: a `project.config.resume.ResumedSweep`, or None for a new sweep.
+        folder: where the command was given, if `hydra.job.chdir` left it; else None.
+    """
+
+    def __init__(self) -> None:
+        self.shows_traceback = False
+        self.resumed_run: Any = None
+        self.resumed_sweep: Any = None
+        self.folder: Path | None = None
+
+
+command_state = CommandState()

@@ -1,7 +1,7 @@
 """Secrets: kept out of a run's files, a sweep's records, logs and the screen.
 
-A secret is the value of a key whose name says so (`api_key`, `password`), a password in a URL, and what an
-environment variable with such a name holds that the configuration refers to (`${oc.env:WANDB_API_KEY}`).
+A secret is the value of a key with a secret's name (`api_key`, `password`), a password in a URL, or the value
+of an environment variable with such a name to which the configuration refers (`${oc.env:WANDB_API_KEY}`).
 Values are hidden below their keys and, from `SHORTEST` characters on, wherever they occur as a word.
 References are written as they are: a resumed run gets the secret from the environment again.
 """
@@ -27,7 +27,7 @@ ALWAYS = frozenset(
 LAST = frozenset({"auth", "pat"})
 """Words that make a key secret as its last one."""
 AMBIGUOUS = frozenset({"key", "token"})
-"""Words that make a key secret as its last one, behind one of `SERVICES`."""
+"""Words that make a key secret as its last one, after one of `SERVICES`."""
 SERVICES = frozenset(
     {
         *("api", "access", "secret", "private", "auth", "signing", "encryption", "license", "licence"),
@@ -37,7 +37,7 @@ SERVICES = frozenset(
     }
 )
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
-"""Of a name in snake_case, kebab-case or camelCase."""
+"""Word of a name in snake_case, kebab-case or camelCase."""
 
 SHORTEST = 8
 """Characters of a value that is hidden in any text; shorter ones are words and numbers of other texts."""
@@ -48,7 +48,7 @@ OPEN = ("", "null", "none", "true", "false", REDACTED.lower())
 
 _PART = r"""(?:'[^']*'|"[^"]*"|\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)|[^\s,;:&'"{}\[\]()]|:(?!\s))+"""
 VALUE = re.compile(rf"""{_PART}(?:,(?![\w.'"]+\s*[:=]){_PART})*""")
-"""Of a key in an override or a mapping; brackets are part of it."""
+"""Value of a key in an override or a mapping, with its brackets."""
 KEY = re.compile(r"""(?<![\w.@/-])[\w.@/-]+=|(?<=[{,])\s*['"]?\w+['"]?\s*:\s*""")
 URL_PASSWORD = re.compile(r"""(?<=[\w+.-])(://[^\s:/?#@'"]*):(?!\$\{)([^\s/?#'"]+)@""")
 
@@ -60,7 +60,7 @@ _values: dict[str, None] = {}
 
 @lru_cache(10_000)
 def is_secret(key: str) -> bool:
-    """Return true for a dotted key, or a variable, whose last part says that its value is secret."""
+    """Return true for a dotted key, or a variable, whose last part is a secret's name."""
     words = _words(key)
     if not words or not ALWAYS.isdisjoint(words):
         return bool(words)
@@ -78,12 +78,7 @@ def is_open(value: Any) -> bool:
 
 
 def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the secrets among plain values, each with the key that makes it one.
-
-    Args:
-        values: mappings, lists and scalars.
-        key: secret key above the values (none).
-    """
+    """Yield the secrets among plain values, each with its key; all values below a secret `key` are secret."""
     if isinstance(values, Mapping):
         for name, child in values.items():
             yield from find_secrets(child, str(name) if is_secret(str(name)) else key)
@@ -95,12 +90,7 @@ def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def note(value: Any, key: str = "") -> None:
-    """Remember a secret, to hide it in all text that is written later; short values are left alone.
-
-    Args:
-        value: the secret.
-        key: its key.
-    """
+    """Remember a secret, to hide it in all text that is written later; short values are left alone."""
     text = str(value)
     password = not ALWAYS.isdisjoint(_words(key)) and not text.isdecimal()
     if len(text) >= (SHORTEST_PASSWORD if password else SHORTEST) and not is_open(value):
@@ -114,12 +104,7 @@ def note_all(values: Any) -> None:
 
 
 def redact(values: Any, *, secret: bool = False) -> Any:
-    """Return plain values without secrets.
-
-    Args:
-        values: mappings, lists and scalars.
-        secret: the values stand below a secret key.
-    """
+    """Return plain values without secrets; below a `secret` key all values are hidden."""
     if isinstance(values, Mapping):
         return {
             name: child if name == "_target_" else redact(child, secret=secret or is_secret(str(name)))
@@ -162,20 +147,13 @@ def _redact_below_keys(text: str) -> Iterator[str]:
 
 
 def env(key: str, *default: Any) -> str | None:
-    """Resolve `oc.env`; the value of a variable with a secret's name is remembered as a secret.
-
-    Raises:
-        KeyError: the variable is not set and there is no default.
-    """
-    if key in os.environ:
-        value: str | None = os.environ[key]
-    elif default:
-        value = None if default[0] is None else str(default[0])
-    else:
+    """Resolve `oc.env`; remember the value of a variable with a secret's name."""
+    if key not in os.environ and not default:
         raise KeyError(f"Environment variable '{key}' not found")
+    value = os.environ.get(key, *default)
     if value is not None and (is_secret(key) or not AMBIGUOUS.isdisjoint(_words(key)[-1:])):
         note(value, key)
-    return value
+    return None if value is None else str(value)
 
 
 def find_missing_secrets(config: DictConfig) -> Iterator[str]:
@@ -203,11 +181,6 @@ def is_redacted(value: Any) -> bool:
 
 
 def restore(overrides: Iterable[str], given: Sequence[str]) -> list[str]:
-    """Replace recorded overrides without their secrets by those that are given again.
-
-    Args:
-        overrides: recorded.
-        given: on the command line now.
-    """
+    """Replace recorded overrides that lack their secrets by those given again on the command line."""
     known = {redact_text(text): text for text in given}
     return [known.get(text, text) if is_redacted(text) else text for text in overrides]

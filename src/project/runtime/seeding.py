@@ -36,7 +36,7 @@ def batch_generators(
 ) -> Iterator[torch.Generator]:
     """Yield a generator for the augmentation of each batch `first`, `first` + 1, … without end.
 
-    All are one object, seeded anew: a batch must have drawn before the next one is asked for.
+    All are one object, seeded anew: a batch must have drawn before the next generator is taken.
     """
     draws = torch.Generator(device=device)
     for batch in count(first):

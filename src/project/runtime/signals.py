@@ -32,11 +32,7 @@ def exit_code(signum: int) -> int:
 
 
 class Stopped(SystemExit):
-    """Ends a run that a signal stopped, with the exit code of the signal.
-
-    Args:
-        signum: the signal.
-    """
+    """Ends a run that a signal stopped, with the exit code of the signal."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(exit_code(signum))
@@ -48,11 +44,7 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Memory shared by a process and its ranks: the signal it received, and the ranks that ask for it.
-
-    Args:
-        num_ranks: number of ranks; they are forked afterwards.
-    """
+    """Memory shared by a process and its future ranks: its signal, and the ranks that ask for signals."""
 
     def __init__(self, num_ranks: int) -> None:
         self._bytes = mmap.mmap(-1, 1 + num_ranks)
@@ -130,11 +122,7 @@ def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
-    """Exit at once on a signal, until `raise_on_signal`; may be called again.
-
-    Args:
-        clean_up: called first, with the signal.
-    """
+    """Exit at once on a signal, after `clean_up`, until `raise_on_signal`; may be called again."""
     if clean_up is not None:
         _exit.clean_up = clean_up
     if _exit.pid != os.getpid() or not _exit.earlier:
@@ -144,7 +132,7 @@ def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
 
 @contextmanager
 def block_exit() -> Iterator[None]:
-    """Postpone the exit until the code within is done: what is half made cannot be cleaned up."""
+    """Postpone the exit until the code within is done: unfinished folders cannot be cleaned up."""
     _exit.blocked = True
     try:
         yield
@@ -186,8 +174,7 @@ def requested() -> int:
 def raise_on_signal() -> Iterator[None]:
     """Raise `Stopped` on a signal, at once or, within `defer_signals`, at the next step.
 
-    Raises:
-        Stopped: also in the place of the error that a library made of it.
+    `Stopped` also replaces an error that a library made of it.
     """
     if _state.active or threading.current_thread() is not threading.main_thread():
         yield
@@ -209,9 +196,8 @@ def raise_on_signal() -> Iterator[None]:
 def defer_signals() -> Iterator[None]:
     """Leave it to the code within to ask for `requested` and to raise `Stopped` at a good moment.
 
-    Raises:
-        Stopped: at the end, if the code within had no such moment; at the beginning, if a library swallowed
-            an earlier one.
+    `Stopped` is raised at the end if there was no such moment, and at the beginning if a library swallowed an
+    earlier one.
     """
     if _state.num_raised:
         raise Stopped(_state.signum)
@@ -227,11 +213,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def raise_swallowed() -> Iterator[None]:
-    """Raise `Stopped` again when the code within ends, if a library swallowed it there.
-
-    Raises:
-        Stopped: also in the place of the error that a library made of it.
-    """
+    """Raise `Stopped` again when the code within ends, if a library swallowed or replaced it there."""
     before = _state.num_raised
     try:
         yield

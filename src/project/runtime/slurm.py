@@ -24,7 +24,7 @@ def job_id() -> str | None:
 def requeue() -> None:
     """Have SLURM start this job again, and report it; do nothing outside of SLURM.
 
-    SLURM ends what is left of the job at once: this comes last.
+    Call it last: SLURM ends the remaining processes of the job at once.
     """
     if (job := job_id()) is None:
         return
@@ -43,11 +43,8 @@ def requeue() -> None:
 def find_run(wanted: Path, *, same_name: bool = False) -> Path | None:
     """Return the folder of the run that the same command of this job began before the job's restart.
 
-    The status of the run tells: a folder of the right name may be anything.
-
-    Args:
-        wanted: folder that the run would have now; its own lies beside it, or is it.
-        same_name: its own has the wanted name, too, with -2, -3, … where that was taken.
+    The status identifies the run: a folder of the right name may be anything. The folder has the parent of
+    `wanted`, the folder that the run would have now; with `same_name` its name, too, or that with -2, -3, ….
     """
     job = job_id()
     if job is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":

@@ -35,12 +35,9 @@ def duration(seconds: float) -> str:
 
 
 def shorten(text: str, width: int, *, keep: Kept = "ends") -> str:
-    """Return a text in at most so many columns of a terminal, with an ellipsis for what is left out.
+    """Return a text in at most `width` columns of a terminal, with an ellipsis in place of the rest.
 
-    Args:
-        text: of any script.
-        width: columns.
-        keep: part of the text that stays (`ends`: leave out the middle, where paths and lists differ least).
+    `ends` keeps both ends: paths and lists differ least in the middle.
     """
     if columns_of(text) <= width:
         return text
@@ -89,27 +86,15 @@ def short_name(name: str, most: int = LONGEST_NAME) -> str:
     return f"{begin}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
-def nearest_names(name: str, known: Iterable[str], *, cutoff: float = 0.6) -> list[str]:
-    """Return at most three names that resemble one, the nearest first.
-
-    Args:
-        name: unknown name.
-        known: names to choose from.
-        cutoff: least similarity, from 0 to 1 (equal).
-    """
+def nearest_names(name: str, known: Iterable[str]) -> list[str]:
+    """Return at most three names that resemble one, the nearest first."""
     from difflib import get_close_matches  # of errors alone
 
-    return get_close_matches(name, list(known), n=3, cutoff=cutoff)
+    return get_close_matches(name, list(known), n=3)
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the nearest of the known names, or all if none is near.
-
-    Args:
-        name: unknown name.
-        known: names to choose from.
-        prefix: put before each.
-    """
+    """Return the nearest of the known names, or all if none is near, each after a prefix."""
     candidates = list(dict.fromkeys(str(candidate) for candidate in known))
     if near := nearest_names(name, candidates):
         return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
@@ -117,6 +102,15 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
     if len(names) > MAX_NAMES:
         names = [*names[:MAX_NAMES], "…"]
     return f"choose from {', '.join(names)}" if names else "there is nothing to choose from"
+
+
+def is_numeric(text: str) -> bool:
+    """Return true for the text of a number."""
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def strip_control(text: str) -> str:

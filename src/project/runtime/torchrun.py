@@ -41,13 +41,7 @@ _config_sent = False
 
 
 class Environment(NamedTuple):
-    """The processes of this run, one a device.
-
-    Args:
-        rank: number of this process.
-        world_size: number of processes.
-        local_world_size: number of processes on each machine.
-    """
+    """Processes of this run, one a device: rank of this one, and their numbers in all and on each machine."""
 
     rank: int
     world_size: int
@@ -154,11 +148,7 @@ def num_devices(devices: int | str | Sequence[int]) -> int:
 
 
 def refuse_sweep() -> None:
-    """Refuse to sweep in processes that torchrun or srun started: each job of a sweep starts its own.
-
-    Raises:
-        InputError: this process is one of several.
-    """
+    """Refuse to sweep in processes that torchrun or srun started: each job of a sweep starts its own."""
     if environment() is not None:
         raise InputError(
             "-m: torchrun and srun start the processes of one run; start the sweep without them, or leave "
@@ -167,11 +157,7 @@ def refuse_sweep() -> None:
 
 
 def run_folder(hydra: DictConfig) -> Path:
-    """Return the run folder to make: `hydra.run.dir`, or `slurm-JOB.STEP` below srun without that key.
-
-    Args:
-        hydra: Hydra's own node of the configuration.
-    """
+    """Return the run folder to make: `hydra.run.dir`, or `slurm-JOB.STEP` below srun without that key."""
     wanted = Path(hydra.run.dir)
     given = any(text.partition("=")[0] == "hydra.run.dir" for text in hydra.overrides.hydra)
     if given or environment() is None or any(name not in os.environ for name in SLURM_VARIABLES):
@@ -180,11 +166,7 @@ def run_folder(hydra: DictConfig) -> Path:
 
 
 def find_restarted_run(hydra: DictConfig) -> Path | None:
-    """Return the folder that the run had before torchrun or SLURM restarted it; None at the first start.
-
-    Args:
-        hydra: Hydra's own node of the configuration.
-    """
+    """Return the folder that the run had before torchrun or SLURM restarted it; None at the first start."""
     if environment() is None:
         return slurm.find_run(Path(hydra.run.dir))
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
@@ -210,11 +192,7 @@ def broadcast_config(config: DictConfig) -> None:
 
 
 def receive_config() -> DictConfig:
-    """Wait for the configuration in a rank other than 0.
-
-    Raises:
-        SystemExit: there is no run, for example because of an error, which rank 0 reports.
-    """
+    """Wait for the configuration in a rank other than 0; exit if there is no run, as rank 0 reports."""
     from torch.distributed import DistError
 
     own = environment()

@@ -1,10 +1,12 @@
 """Output paths: tried by writing before the work, made with their folders, written atomically.
 
-Permissions do not tell: the superuser has all of them, and a disk may be full or mounted read-only.
+Permissions are not enough: the superuser has all of them, and a disk may be full or mounted read-only.
+Earlier outputs of this program are recognized and may be replaced; other files may not.
 """
 
 import errno
 import os
+import re
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -17,12 +19,18 @@ from project.runtime.text import LONGEST_NAME, name_length, short_name
 
 PROBE_BYTES = 2**18
 """More than a run writes before its first step."""
+MADE_BY = "made by project"
+"""Mark in the metadata of images, which no viewer shows."""
+IMAGE = re.compile(rb".*" + MADE_BY.encode(), re.DOTALL)
+"""Start of an image of ours."""
+MAX_BYTES = 2**24
+"""Bytes of a file that are compared."""
 
 
 def refuse_unwritable_output(
     given: str, path: Path, *, folder: bool = False, remedy: str = "give one that you may write to"
 ) -> None:
-    """Try to write an output of a command, and leave nothing behind.
+    """Try to write an output of a command, and remove the traces.
 
     Args:
         given: key and path as the user would type them.
@@ -44,15 +52,7 @@ def refuse_unwritable_output(
 
 
 def try_write(path: Path, *, folder: bool = False) -> None:
-    """Write a small file where an output will be, and remove it with the folders made for it.
-
-    Args:
-        path: output to be written.
-        folder: the output is a folder.
-
-    Raises:
-        OSError: the output cannot be written.
-    """
+    """Write a small file in the place of an output, and remove it with the folders made for it."""
     if path.exists() and not folder:
         if not os.access(path, os.W_OK):
             raise PermissionError(None, "no permission")
@@ -63,15 +63,7 @@ def try_write(path: Path, *, folder: bool = False) -> None:
 
 
 def probe(folder: Path, name: str = "") -> None:
-    """Write a small file into a folder, and remove it.
-
-    Args:
-        folder: an existing folder.
-        name: name of a file to be written there; that of the small file is about as long.
-
-    Raises:
-        OSError: that fails.
-    """
+    """Write a small file into a folder, and remove it; its name is about as long as `name`."""
     if name_length(name) > LONGEST_NAME:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(folder / name))
     file = folder / f".{short_name(name, LONGEST_STEM)}.{secrets.token_hex(8)}.probe"
@@ -89,16 +81,9 @@ def probe(folder: Path, name: str = "") -> None:
 
 @contextmanager
 def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
-    """Make a folder and those above it; after an error remove those that are empty.
+    """Make a folder and those above it; after an error, or without `keep`, remove those that are empty.
 
-    A signal raises `Stopped` within, so that nothing half made stays behind.
-
-    Args:
-        folder: folder to make, which may exist.
-        keep: keep the new folders where no error comes.
-
-    Raises:
-        OSError: the folder cannot be made.
+    A signal raises `Stopped` within, so that nothing unfinished stays.
     """
     missing = [one for one in (folder, *folder.absolute().parents) if not os.path.lexists(one)]
     with signals.raise_on_signal():
@@ -114,23 +99,16 @@ def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(file: Path, *, keep: bool = False) -> Iterator[Path]:
+def whole_file(file: Path) -> Iterator[Path]:
     """Yield the path at which to write a command's output, which is replaced atomically at the end.
 
-    A pipe or a device is written to itself; a link stays one.
-
-    Args:
-        file: output to be written; its folders may be missing.
-        keep: keep what was written before an error (see `files.replacing`).
-
-    Raises:
-        OSError: it cannot be written.
+    Missing folders are made. A pipe or a device is written to itself; a link stays one.
     """
     if file.exists() and not file.is_file():
         yield file
         return
     target = file.resolve() if file.is_symlink() else file
-    with missing_folders(target.parent), replacing(target, keep=keep) as partial:
+    with missing_folders(target.parent), replacing(target) as partial:
         yield partial
 
 
@@ -153,3 +131,22 @@ def remove_empty(folders: Iterable[Path]) -> None:
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
+
+
+def refuse_foreign(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
+    """Refuse to replace a file, unless it is empty or its beginning matches that of earlier outputs."""
+    if file.is_file() and not is_earlier(file, kind):
+        raise InputError(
+            f"{given}: is there already, and is no earlier output of this kind; give another name, or remove "
+            "it"
+        )
+
+
+def is_earlier(file: Path, kind: re.Pattern[bytes]) -> bool:
+    """Return true for a file that is empty or whose beginning matches a pattern."""
+    try:
+        with file.open("rb") as stream:
+            start = stream.read(MAX_BYTES)
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read ({error.strerror}); give another name") from error
+    return not start or kind.match(start) is not None

@@ -1,11 +1,11 @@
-"""YAML files: read within bounds, each once, with the line of every key.
+"""YAML files: read within bounds, each once, with the line of every key; and texts in YAML.
 
-Hydra reads its files through `load_for_hydra`, other code through `load` and `read_mapping`. A file that is
-no YAML, too large, or nested too deeply is refused with its name and line before anything is composed.
+A file that is no YAML, too large, or nested too deeply is refused with its name and line. YAML is read and
+written as OmegaConf does, but by libyaml: PyYAML's own parser takes five times as long.
 """
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from functools import lru_cache
 from itertools import chain
 from pathlib import Path
@@ -17,20 +17,38 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.errors import InputError, one_line
 from project.runtime.files import reason_of
-from project.runtime.yaml_text import Loader
+from project.runtime.secrets import redact
+from project.runtime.text import is_numeric
+
+try:
+    from yaml import CSafeDumper as SafeDumper
+    from yaml import CSafeLoader as SafeLoader
+except ImportError:  # PyYAML was built without libyaml
+    from yaml import SafeDumper, SafeLoader
 
 MAX_BYTES = 4 << 20
-"""Of a file: 100 times what the longest list of class names takes."""
+"""Largest file: 100 times the size of the longest list of class names."""
 MAX_VALUES = 200_000
-"""In a file, with what its aliases stand for."""
+"""Most values in a file, those of its aliases counted each time."""
 MAX_LEVELS = 100
-"""Of brackets and blocks within each other."""
+"""Most brackets and blocks within each other."""
 ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
 """By the first bytes of a file; all others are UTF-8."""
 HEADER = 512
 """Characters at the start of a file in which Hydra looks for `# @package`."""
-HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
 SEARCH_PATH = "hydra.searchpath="
+
+FLOAT = re.compile(
+    r"""^(?:[-+]?[0-9]+(?:_[0-9]+)*\.[0-9_]*(?:[eE][-+]?[0-9]+)?
+    |[-+]?[0-9]+(?:_[0-9]+)*(?:[eE][-+]?[0-9]+)
+    |\.[0-9]+(?:_[0-9]+)*(?:[eE][-+][0-9]+)?
+    |[-+]?[0-9]+(?:_[0-9]+)*(?::[0-5]?[0-9])+\.[0-9_]*
+    |[-+]?\.(?:inf|Inf|INF)
+    |\.(?:nan|NaN|NAN))$""",
+    re.VERBOSE,
+)
+"""Numbers such as 1e-3, which YAML 1.1 reads as text."""
+BOOLEANS = frozenset(["y", "n", "yes", "no", "true", "false", "on", "off"])
 
 loaded: dict[str, Path] = {}
 """Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
@@ -40,48 +58,54 @@ searched: list[Path] = []
 """Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
 
 
-def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
-    """Read a file on Hydra's behalf and keep its path in `loaded`.
+class Loader(SafeLoader):  # type: ignore[misc]
+    """Reads 1e-3 as a number and dates as text, and refuses repeated keys, as OmegaConf's loader does."""
 
-    Args:
-        name: path below the folder, without `.yaml`.
-        file: absolute path, with links followed.
-
-    Returns:
-        The configuration, and the start of the text, which may have a header `# @package`.
-
-    Raises:
-        InputError: see `load`; or the defaults list is wrong.
-    """
-    loaded[name] = file
-    config = load(file)
-    _refuse_wrong_defaults(file)
-    return config, _read(file)[0]
-
-
-def package_of(file: Path) -> str | None:
-    """Return the package of a file's header, as in `# @package _global_`. The file was read before."""
-    package = None
-    for line in filter(None, map(str.strip, _read(file)[0].splitlines())):
-        if not (found := HEADER_LINE.match(line)):
-            break
-        if found[1] == "package":
-            package = found[2]
-    return package
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
+        keys: set[str] = set()
+        for key, _ in node.value:
+            if key.tag == yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG:
+                if key.value in keys:
+                    raise yaml.constructor.ConstructorError(
+                        "while constructing a mapping",
+                        node.start_mark,
+                        f"found duplicate key {key.value}",
+                        key.start_mark,
+                    )
+                keys.add(key.value)
+        return super().construct_mapping(node, deep=deep)
 
 
-def set_searched(paths: Iterable[str]) -> None:
-    """Keep the folders of a search path in `searched`."""
-    plain = (path.removeprefix("file://") for path in paths)
-    searched[:] = [Path(path) for path in plain if "://" not in path]
+Loader.add_implicit_resolver("tag:yaml.org,2002:float", FLOAT, list("-+0123456789."))
+Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    for first, resolvers in Loader.yaml_implicit_resolvers.items()
+}
+
+
+class _Dumper(SafeDumper):  # type: ignore[misc]
+    """Quotes strings that would be read as another type."""
+
+
+def _represent_text(dumper: Any, text: str) -> yaml.ScalarNode:
+    is_boolean = text.lower() in BOOLEANS and text in (text.lower(), text.upper(), text.capitalize())
+    tag = yaml.resolver.BaseResolver.DEFAULT_SCALAR_TAG
+    return dumper.represent_scalar(tag, text, style="'" if is_boolean or is_numeric(text) else None)
+
+
+_Dumper.add_representer(str, _represent_text)
+
+
+def to_yaml(config: Any) -> str:
+    """Return the text of `OmegaConf.to_yaml`, without secrets, for a node or plain values."""
+    plain = OmegaConf.to_container(config, enum_to_str=True) if OmegaConf.is_config(config) else config
+    return yaml.dump(
+        redact(plain), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
+    )
 
 
 def config_folders(sources: Iterable[Any]) -> list[Path]:
-    """Return the folders of a composed configuration's files, the first one first.
-
-    Args:
-        sources: `hydra.runtime.config_sources`.
-    """
+    """Return the folders of a composed configuration from `hydra.runtime.config_sources`."""
     return [Path(source.path) for source in sources if source.schema == "file"]
 
 
@@ -93,10 +117,6 @@ def shown(file: Path) -> str:
 
 def read_text(file: Path, errors: str = "strict") -> str:
     """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
-
-    Args:
-        file: path of the file.
-        errors: treatment of bytes that are no text (see `bytes.decode`).
 
     Raises:
         InputError: it is no regular file, cannot be read, is too large, or no text.
@@ -144,11 +164,7 @@ def read_yaml(file: Path) -> Any:
 
 
 def load(file: Path) -> DictConfig:
-    """Read a YAML file as `OmegaConf.load` does.
-
-    Raises:
-        InputError: as for `read_mapping`; or OmegaConf cannot hold a value.
-    """
+    """Read a YAML file as `OmegaConf.load` does; refuse a value that OmegaConf cannot hold."""
     plain = read_mapping(file)
     try:
         return OmegaConf.create(plain)
@@ -160,7 +176,7 @@ def load(file: Path) -> DictConfig:
 
 def line_of(file: Path, key: str) -> int:
     """Return the line of a dotted key in a file that was read before; 0 if it is not there."""
-    node, line = yaml.compose(read_text(file), Loader), 0
+    node, line = read_nodes(file), 0
     while key:
         found = None
         for name, child in node.value if isinstance(node, yaml.MappingNode) else ():
@@ -172,113 +188,21 @@ def line_of(file: Path, key: str) -> int:
     return line
 
 
-def has_alias(file: Path, name: str) -> bool:
-    """Return true if aliases in later blocks of a file refer to the block of a key at its top."""
-    root = yaml.compose(read_text(file), Loader) if "*" in read_text(file) else None
-    before: set[int] = set()
-    own: set[int] = set()
-    for key, child in root.value if isinstance(root, yaml.MappingNode) else ():
-        nodes = set(map(id, _nodes(child)))
-        if own & nodes:
-            return True
-        if key.value == name:
-            own = nodes - before
-        before |= nodes
-    return False
-
-
-def _nodes(node: yaml.Node) -> Iterator[yaml.Node]:
-    yield node
-    for child in _children(node):
-        yield from _nodes(child)
-
-
-def _children(node: yaml.Node) -> Iterable[yaml.Node]:
+def children(node: yaml.Node) -> Iterable[yaml.Node]:
+    """Return the nodes directly below a node of YAML; keys are nodes, too."""
     if isinstance(node, yaml.MappingNode):
         return chain.from_iterable(node.value)
     return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
-def place(file: Path, key: str) -> str:
-    """Return the start of a message, `conf/train.yaml:3: `, for a dotted key, or its name in the defaults.
-
-    Returns:
-        An empty string if the file has neither.
-    """
-    if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
-        return f"{shown(file)}:{line}: "
-    return ""
+def read_nodes(file: Path) -> Any:
+    """Return the tree of a YAML file's nodes, which know their lines."""
+    return yaml.compose(read_text(file), Loader)
 
 
-def place_of(path: str, key: str, root: bool) -> str:
-    """Return the start of a message for a key of the configuration in a file of `loaded` (see `place`).
-
-    Args:
-        path: key of `loaded`.
-        key: dotted.
-        root: the key stands at the top, and may have dots in it.
-    """
-    header = package_of(loaded[path])
-    group = path.rpartition("/")[0].replace("/", ".")
-    package = group if header is None else "" if header == "_global_" else header
-    if key == package:
-        return f"{shown(loaded[path])}:1: "
-    if package and (root or not key.startswith(f"{package}.")):
-        return ""
-    return place(loaded[path], key[len(package) :].lstrip("."))
-
-
-def is_main(path: str) -> bool:
-    """Return true for a file of `loaded` that lies in the first of the folders that Hydra searches."""
-    return bool(searched) and loaded[path].is_relative_to(searched[0].resolve())
-
-
-def _line_with(file: Path, word: str) -> int:
-    """Return the first line with a word in the package header or the defaults list, 0 without one."""
-    pattern = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
-    for number, line in enumerate(read_text(file).splitlines(), start=1):
-        code = line if "@package" in line else line.partition("#")[0] if line.lstrip().startswith("-") else ""
-        if pattern.search(code):
-            return number
-    return 0
-
-
-def find_loop() -> str:
-    """Return an error line for a file of `loaded` whose defaults lead back to it; empty without one."""
-
-    def follow(path: str, way: tuple[str, ...]) -> str:
-        if path in way:
-            loop = [*way[way.index(path) :], path]
-            where = place(loaded[path], loop[1].rpartition("/")[2])
-            return f"{where}defaults: lead back to this file ({' → '.join(loop)}); leave one out"
-        named = _named_in_defaults(path) if path in loaded else ()
-        return next(filter(None, (follow(name, (*way, path)) for name in named)), "")
-
-    return next(filter(None, (follow(path, ()) for path in loaded)), "")
-
-
-def _named_in_defaults(path: str) -> Iterator[str]:
-    """Yield the files that a file's defaults list names, as keys of `loaded`."""
-    here = path.rpartition("/")[0]
-    for item in read_mapping(loaded[path]).get("defaults", []):
-        (group, option), *_ = item.items() if isinstance(item, dict) else [("", item)]
-        group = str(group).rpartition(" ")[2].partition("@")[0]
-        for name in option if isinstance(option, list) else [option]:
-            inner = "/".join(filter(None, (group, str(name).partition("@")[0])))
-            yield inner[1:] if inner.startswith("/") else f"{here}/{inner}".lstrip("/")
-
-
-def _refuse_wrong_defaults(file: Path) -> None:
-    """Refuse a defaults list that Hydra cannot read."""
-    listed = read_mapping(file).get("defaults", [])
-    if not isinstance(listed, list):
-        raise InputError(f"{place(file, 'defaults')}defaults: must be a list, a line '- GROUP: OPTION' each")
-    for item in listed:
-        options = list(item.values()) if isinstance(item, dict) else [item]
-        names = options[0] if len(options) == 1 and isinstance(options[0], list) else options
-        right = isinstance(item, str | dict) and len(options) == 1
-        if not right or not all(isinstance(name, str | None) for name in names):
-            raise InputError(f"{place(file, 'defaults')}defaults: {item}: write - GROUP: OPTION, or - FILE")
+def read_header(file: Path) -> str:
+    """Return the start of a YAML file, which may hold `# @package`."""
+    return _read(file)[0]
 
 
 def _read(file: Path) -> tuple[str, Any]:
@@ -324,7 +248,7 @@ def _measure(node: yaml.Node, name: str, known: dict[int, tuple[int, int]], leve
         if level == MAX_LEVELS:
             raise too_deep
         known[id(node)] = (-1, 0)
-        below = [_measure(child, name, known, level + 1) for child in _children(node)]
+        below = [_measure(child, name, known, level + 1) for child in children(node)]
         num_levels = max((levels + 1 for _, levels in below), default=0)
         known[id(node)] = (1 + sum(values for values, _ in below), num_levels)
     values, levels = known[id(node)]
@@ -355,17 +279,10 @@ def _reason(error: Exception) -> str:
 
 
 def raw_child(node: DictConfig, name: Any) -> Any:
-    """Return a child of a configuration as it is written.
+    """Return a child of a configuration as it is written; None if there is no such key.
 
     OmegaConf's public access resolves interpolations, which may fail. This is the only place that uses
     OmegaConf's private names; tested with 2.3.1 and 2.4.1rc1.
-
-    Args:
-        node: group, or a whole configuration.
-        name: key of the child.
-
-    Returns:
-        A group or list as a node, a value, or the text of an interpolation; None if there is no such key.
     """
     child: Any = node._get_node(name, validate_access=False)
     return child if child is None or OmegaConf.is_config(child) else child._value()

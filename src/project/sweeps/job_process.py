@@ -26,7 +26,7 @@ from project.runtime import lazy_imports
 from project.runtime.files import replace_text
 from project.runtime.process import die_with_parent, flush_streams, forget_ranks
 from project.runtime.signals import SIGNALS
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 from project.sweeps.device_slots import DeviceLease, DeviceRequest
 
 

@@ -48,7 +48,7 @@ class LiveView:
         stream: TextIO | None = None,
     ) -> None:
         outage = Outage(log_file, "lines are kept until it can be written, lost if the sweep ends before")
-        self._log = GrowingFile(outage, shared=True)
+        self._log = GrowingFile(outage)
         self.jobs = jobs
         self.monitor = monitor
         self.larger_is_better = mode == "max"

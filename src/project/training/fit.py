@@ -27,12 +27,11 @@ from project.datamodules.loading.prefetch import naming_worker_failures
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints, config_diff
-from project.runs.lock import run_lock
-from project.runs.run_context import RunContext
-from project.runs.run_folder import RunFolder
+from project.runs.folders import folder_lock
+from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.files import replace_text
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 from project.training.epoch_loop import StopDuringValidation
 
 log = logging.getLogger(__name__)
@@ -55,7 +54,7 @@ def run_scope(context: RunContext) -> Iterator[None]:
             if not context.in_sweep:
                 stack.enter_context(ending_on_errors())
             if context.is_first:
-                stack.enter_context(run_lock(context.folder.path))
+                stack.enter_context(folder_lock(context.folder.path))
                 stack.enter_context(context.folder.removed_if_untrained(job=context.in_sweep))
             yield
     except signals.Stopped as stop:

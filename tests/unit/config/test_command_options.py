@@ -9,7 +9,7 @@ from handmade import write_run, write_sweep
 
 from project.config.command_options import Overrides, describe, option, read_options
 from project.errors import InputError
-from project.runs.find import find_trained
+from project.runs.comparison import find_trained
 
 
 @dataclass(frozen=True, kw_only=True)

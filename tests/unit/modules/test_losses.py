@@ -22,7 +22,7 @@ from project.loggers.csv import MetricsCSV
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy, OneHotMSE, total_weight_of
 from project.modules.metrics import LossAndAccuracy
-from project.runtime.library_warnings import silence_libraries
+from project.runtime.process import silence_libraries
 from project.training.ddp.launch import run_ranks
 
 WEIGHTS = [50.0, 1.0, 3.0]

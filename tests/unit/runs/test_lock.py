@@ -8,24 +8,24 @@ from pathlib import Path
 import pytest
 
 from project.errors import InputError
-from project.runs import lock
-from project.runs.lock import run_lock, running_host, running_process
+from project.runs import folders
+from project.runs.folders import folder_lock, running_host, running_process
 
 
 def test_only_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "ENDING_S", 0.1)
+    monkeypatch.setattr(folders, "ENDING_S", 0.1)
     with (
-        run_lock(tmp_path),
+        folder_lock(tmp_path),
         pytest.raises(InputError, match="another process works in this run folder"),
-        run_lock(tmp_path),
+        folder_lock(tmp_path),
     ):
         pass
-    with run_lock(tmp_path):
+    with folder_lock(tmp_path):
         pass
 
 
 def test_a_process_is_the_runs_own_if_it_is_as_old(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lock, "ENDING_S", 0.1)
+    monkeypatch.setattr(folders, "ENDING_S", 0.1)
     status = {"state": "running", "host": platform.node(), "pid": os.getpid()}
     now = "2999-01-01T00:00:00+00:00"
     assert running_process(status | {"started": now}) == os.getpid()

@@ -11,8 +11,7 @@ from handmade import write_run
 from project.inference.evaluate.options import find_networks
 from project.reporting.compare import render
 from project.reporting.html.sweep_page import read_sweep
-from project.runs.collect import compare
-from project.runs.find import find_trained
+from project.runs.comparison import compare, find_trained
 from project.runs.ranking import Score, count_ties, rank, score, wilson
 from project.runs.sweep_jobs import Job, Ledger
 from project.sweeps.job_table import best_line, points_table

@@ -19,10 +19,10 @@ from project.config import resume
 from project.datamodules import downloads
 from project.errors import InputError
 from project.inference.load_run import load_run
-from project.runs.create import create_folder
+from project.runs.folders import create_folder
 from project.runs.results import read_runs
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
-from project.runtime.command_state import command_state
+from project.runtime.process import command_state
 from project.runtime.write_probe import missing_folders, refuse_unwritable_output
 
 

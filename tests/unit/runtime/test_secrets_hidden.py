@@ -22,7 +22,7 @@ from project.runs.sweep_folder import create
 from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime import secrets, yaml_files
 from project.runtime.secrets import is_secret, redact, redact_text, restore
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 from project.sweeps.sweepers.grid import grid, read_points
 from project.sweeps.sweepers.search_space import parse_space
 

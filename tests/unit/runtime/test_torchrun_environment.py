@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from project.errors import InputError
 from project.runtime import torchrun
-from project.runtime.library_warnings import silence_libraries
+from project.runtime.process import silence_libraries
 from project.runtime.secrets import redact
 
 

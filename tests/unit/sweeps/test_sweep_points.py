@@ -15,7 +15,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from project.errors import InputError
 from project.runs.sweep_jobs import folder_name, in_grammar, short
 from project.runtime.bounds import Range, check_arguments
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 from project.sweeps.compose import Composer
 from project.sweeps.sweepers.grid import (
     Point,

@@ -7,11 +7,10 @@ import pytest
 
 from project.config import resume
 from project.errors import InputError
-from project.runs.code_fingerprint import differences, fingerprint
-from project.runs.provenance import now
+from project.runs.provenance import differences, fingerprint, now
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, Ledger, folder_name
-from project.runtime.command_state import command_state
+from project.runtime.process import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.job_table import jobs_table, points_table, write_jobs
 from project.sweeps.scheduler import classify_exit, settle_jobs

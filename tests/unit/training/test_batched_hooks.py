@@ -25,7 +25,7 @@ from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.loggers.csv import MetricsCSV
 from project.modules.optim import schedules
-from project.runtime.library_warnings import silence_libraries
+from project.runtime.process import silence_libraries
 from project.training.ddp.launch import run_ranks
 from project.training.trainer import Trainer
 

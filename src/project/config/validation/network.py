@@ -19,7 +19,7 @@ from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_refusal, require_logits
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import Length
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 
 REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
 """Errors by which layers refuse images of another shape."""

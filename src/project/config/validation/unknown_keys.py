@@ -8,6 +8,7 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
+from project.config import config_files
 from project.config.source_index import Missing, Signature, signature_of
 from project.config.validation.command_request import overrides_of
 from project.config.validation.groups import (
@@ -91,7 +92,7 @@ def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) ->
     last = name.rpartition(".")[2]
     pattern = rf"\$\{{(oc\.select:)?\s*(\.*{re.escape(name)}|\.+{re.escape(last)})(?!\w)"
     return re.search(pattern, written) is not None or any(
-        yaml_files.has_alias(file, name) for file in yaml_files.loaded.values()
+        config_files.has_alias(file, name) for file in yaml_files.loaded.values()
     )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
+from project.config import config_files
 from project.config.validation.command_request import command_request
 from project.config.validation.groups import PRESETS
 from project.runtime import yaml_files
@@ -95,8 +96,8 @@ def place_in_file(key: str, config: DictConfig, line: str) -> str:
     is_at_top = wanted in map(str, config)
     last_first = list(reversed(yaml_files.loaded))
     for path in sorted(last_first, key=lambda path: path not in choices):
-        is_preset = path.partition("/")[0] in PRESETS or not yaml_files.is_main(path)
+        is_preset = path.partition("/")[0] in PRESETS or not config_files.is_main(path)
         is_to_blame = is_preset or NOTHING_READS in line
-        if is_to_blame and (where := yaml_files.place_of(path, wanted, is_at_top)):
+        if is_to_blame and (where := config_files.place_of(path, wanted, is_at_top)):
             return where
     return ""

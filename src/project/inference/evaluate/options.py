@@ -9,7 +9,7 @@ from project.config.command_options import Overrides, option
 from project.errors import InputError
 from project.inference.options import Accelerator, Tta
 from project.inference.run_config import check_request
-from project.runs.find import LAST, find_best, find_last, find_trained
+from project.runs.comparison import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports

@@ -10,7 +10,7 @@ from project.config.command_options import Overrides, option
 from project.errors import InputError
 from project.inference.options import Tta
 from project.inference.run_config import check_request
-from project.runs.find import LAST, find_trained
+from project.runs.comparison import LAST, find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
 from project.runtime.text import did_you_mean

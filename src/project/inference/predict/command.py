@@ -21,14 +21,20 @@ from project.config.command_options import option
 from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, SkippedFile, require_regular
 from project.errors import DataError, InputError
 from project.inference.options import Accelerator, Tta
-from project.inference.predict.writers import SCREEN, Format, choose_format, open_output, write_predictions
+from project.inference.predict.writers import (
+    EARLIER,
+    SCREEN,
+    Format,
+    choose_format,
+    open_output,
+    write_predictions,
+)
 from project.inference.run_config import check_request
-from project.runs.earlier_output import MADE_BY, PICTURE, PREDICTIONS, refuse_foreign
-from project.runs.find import LAST, find_trained
+from project.runs.comparison import LAST, find_trained
 from project.runtime import lazy_imports
 from project.runtime.console import terminal_width
 from project.runtime.text import plural, printable
-from project.runtime.write_probe import refuse_unwritable_output, whole_file
+from project.runtime.write_probe import IMAGE, MADE_BY, refuse_foreign, refuse_unwritable_output, whole_file
 
 if TYPE_CHECKING:
     from project.inference.predict.predictions import Prediction
@@ -220,7 +226,7 @@ def _check_outputs(options: Options, kind: Format, files: Sequence[str]) -> None
         refuse_unwritable_output(f"{key}={file}", Path(file))
         if Path(file).exists() and os.path.realpath(file) in map(os.path.realpath, files):
             raise InputError(f"{key}={file}: one of the images of input=…; give another name")
-        refuse_foreign(f"{key}={file}", Path(file), PICTURE if key == "sheet" else PREDICTIONS[kind])
+        refuse_foreign(f"{key}={file}", Path(file), IMAGE if key == "sheet" else EARLIER[kind])
 
 
 def _print_skipped(entry: SkippedFile) -> None:

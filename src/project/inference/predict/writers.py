@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -22,6 +23,13 @@ Format = Literal["table", "csv", "json", "jsonl"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".txt": "table"}
 SCREEN = "-"
 DIGITS = 6
+EARLIER: dict[Format, re.Pattern[bytes]] = {
+    "table": re.compile(rb"file\b[^\n]*\bclass +probability"),
+    "csv": re.compile(rb"file,class,probability\b"),
+    "json": re.compile(rb'\[\n\{"file": |\[\]\n'),
+    "jsonl": re.compile(rb'\{"file": '),
+}
+"""Starts of files of predictions, which may be replaced."""
 """Significant digits of a probability in a file, as many as single precision has."""
 MIN_FILE_WIDTH = 20
 """Columns of the terminal for a file's name before a second class is shown."""

@@ -20,7 +20,7 @@ from project.figures.charts import (
 from project.figures.parallel_coordinates import draw_parallel
 from project.reporting.compare_plot import curve_lines, parallel_axes
 from project.reporting.run_data import RunData, Series, steps_per_epoch
-from project.runs.collect import Comparison
+from project.runs.comparison import Comparison
 from project.runtime.text import plural, shorten
 
 WIDTH, HEIGHT, WIDE, WIDE_HEIGHT = 480, 260, 960, 325

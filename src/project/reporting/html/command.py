@@ -2,6 +2,7 @@
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +10,17 @@ from typing import Any
 
 from project.config.command_options import option
 from project.errors import InputError
-from project.runs.earlier_output import PAGE, refuse_foreign
-from project.runs.find import LAST, find_last
+from project.runs.comparison import LAST, find_last
 from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports
 from project.runtime.files import refuse_url
 from project.runtime.text import strip_control
-from project.runtime.write_probe import output_file, refuse_unwritable_output
+from project.runtime.write_probe import output_file, refuse_foreign, refuse_unwritable_output
 
 NAME = "report.html"
+PAGE = re.compile(rb'<!doctype html>\n<html[^>]*><head><meta[^>]*><meta http-equiv="Content-Security-Policy"')
+"""Start of a page of ours."""
 REMEDY = "give output=FILE in a folder that you may write to"
 ENDINGS = (".html", ".htm")
 EXAMPLES = """\

@@ -13,7 +13,7 @@ from project.reporting.html.evaluations import accuracy_interval, read_evaluatio
 from project.reporting.html.images import run_gallery
 from project.reporting.html.tables import Table, format_metric, format_time, points_table
 from project.reporting.run_data import RunData, as_mapping
-from project.runs.collect import compare
+from project.runs.comparison import compare
 from project.runs.hparam_diff import text
 from project.runs.provenance import now
 from project.runs.results import ClassName, flatten, is_number, natural

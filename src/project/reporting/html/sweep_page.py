@@ -12,7 +12,7 @@ from project.reporting.html.images import make_gallery, read_pngs
 from project.reporting.html.run_page import Section, circumstances, environment, reproduction, run_page
 from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
 from project.reporting.run_data import RunData
-from project.runs.collect import Comparison, best_line, compare
+from project.runs.comparison import Comparison, best_line, compare
 from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs
 from project.runs.run_folder import RunFolder

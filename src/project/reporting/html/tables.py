@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from urllib.parse import quote
 
 from project.reporting.compare import TableColumn, choose_metrics, key_columns, ranked_columns
-from project.runs.collect import Comparison, Point
+from project.runs.comparison import Comparison, Point
 from project.runs.hparam_diff import Differences
 from project.runs.results import DURATION, Run, is_number, natural
 from project.runs.sweep_jobs import Job

@@ -15,10 +15,10 @@ from omegaconf import DictConfig, OmegaConf, read_write
 from project.config import allowed_targets
 from project.config.suggestions import explain_composition
 from project.errors import InputError
-from project.runs.create import discard
+from project.runs.folders import discard
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
-from project.runtime.command_state import command_state
+from project.runtime.process import command_state
 from project.runtime.secrets import restore
 from project.runtime.signals import block_exit, exit_code
 from project.runtime.text import plural

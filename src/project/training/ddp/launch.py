@@ -24,8 +24,7 @@ from omegaconf import DictConfig
 from torch.distributed import Store, TCPStore
 
 from project.errors import InputError
-from project.runs.run_context import RunContext
-from project.runs.run_folder import describe
+from project.runs.run_folder import RunContext, describe
 from project.runtime import lazy_imports, signals, torchrun
 from project.runtime.devices import count_gpus
 from project.runtime.process import die_with_parent, flush_streams, forget_ranks

@@ -17,12 +17,11 @@ from project.datamodules.base import ImageDataModule
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.runs import run_summary
-from project.runs.run_context import RunContext
-from project.runs.run_folder import RunFolder
+from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import signals
 from project.runtime.files import replace_text
 from project.runtime.secrets import redact_text
-from project.runtime.yaml_text import to_yaml
+from project.runtime.yaml_files import to_yaml
 from project.training.fit import environment_options
 from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
 from project.training.tuning.range_test import HIGHEST, LOWEST, STEPS, run_range_test

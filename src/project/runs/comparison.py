@@ -2,6 +2,7 @@
 
 import math
 import re
+import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
 from dataclasses import dataclass
@@ -13,10 +14,14 @@ from project.errors import InputError
 from project.runs.hparam_diff import Differences
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.runs.results import DURATION, Run, frozen, read_runs
+from project.runs.run_folder import RunFolder, latest_run
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import Job
+from project.runtime.files import refuse_url
 from project.runtime.text import did_you_mean, plural
 
+LAST = "last"
+"""Stands for the run or sweep that was started last."""
 RESERVED = ("#", "n", "time", "folder")
 """Column names of tables that no key is shortened to."""
 SMALLER_IS_BETTER = re.compile(r"loss|error|duration|time|perplexity")
@@ -237,3 +242,58 @@ def score_texts(points: Sequence[Point], metric: str) -> list[str]:
         value = f"{mean:{form}}" if point.score(metric).values else ""
         texts.append(value if math.isnan(std) else f"{value} ± {std:{form}}")
     return texts
+
+
+def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: str = "run") -> RunFolder:
+    """Return the run that a command works on; for a sweep print its name on standard error.
+
+    Args:
+        wanted: folder of a run, or of a sweep (the best run of its best point), or `last`.
+        outputs: folder in which `last` is looked for.
+        key: key of the command line, for messages.
+
+    Raises:
+        InputError: there is no such run.
+    """
+    folder = find_last(outputs, key=key) if str(wanted) == LAST else Path(wanted).expanduser()
+    if line := refuse_url(key, str(wanted)):
+        raise InputError(line)
+    if find_sweep(folder) is not None:
+        comparison = _compare(folder, key)
+        print(f"{key}={wanted}: {best_line(comparison)}", file=sys.stderr)
+        return RunFolder(comparison.best_first[0].folder)
+    run = RunFolder(folder)
+    if not folder.is_dir():
+        what = "that is a file" if folder.is_file() else "no such folder"
+        raise InputError(f"{key}={wanted}: {what}; give the folder of a run or of a sweep, or last")
+    if not run.config_file.exists():
+        inside = sorted(file.parent for file in folder.glob("**/config.yaml") if file.parent.name != ".hydra")
+        hint = f"name one below it, such as {inside[-1]}" if inside else "give a folder that train.py made"
+        raise InputError(f"{key}={wanted}: no run folder (config.yaml is missing); {hint}")
+    return run
+
+
+def find_last(outputs: str | Path, *, key: str = "run") -> Path:
+    """Return the run or sweep that was started last, see `find_trained`; for a sweep's job, its sweep."""
+    last = latest_run(Path(outputs).expanduser())
+    if last is None:
+        raise InputError(f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER")
+    around = last.path.parent
+    return around if find_sweep(around) is not None else last.path
+
+
+def find_best(folder: Path, *, key: str = "run") -> list[Run]:
+    """Return the runs of a sweep with a result, see `Comparison.best_first`; refuse a sweep without any."""
+    return _compare(folder, key).best_first
+
+
+def _compare(folder: Path, key: str) -> Comparison:
+    try:
+        comparison = compare([folder], guess=True)
+    except InputError:
+        comparison = None
+    if comparison is None or not comparison.best_first:
+        runs, _ = read_runs([folder])
+        states = ", ".join(sorted({run.state for run in runs}))
+        raise InputError(f"{key}={folder}: none of the sweep's {len(runs)} runs has a result ({states})")
+    return comparison

@@ -1,0 +1,153 @@
+"""Files that Hydra reads: checks before Hydra composes them, and places of keys in them, for messages."""
+
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import yaml
+from omegaconf import DictConfig
+
+from project.errors import InputError
+from project.runtime.yaml_files import (
+    children,
+    line_of,
+    load,
+    loaded,
+    read_header,
+    read_mapping,
+    read_nodes,
+    read_text,
+    searched,
+    shown,
+)
+
+HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
+
+
+def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
+    """Return a file's configuration and the start of its text, and keep its path in `loaded`.
+
+    Args:
+        name: path below the folder, without `.yaml`.
+        file: absolute path, with links followed.
+
+    Raises:
+        InputError: see `load`; or the defaults list is wrong.
+    """
+    loaded[name] = file
+    config = load(file)
+    _refuse_wrong_defaults(file)
+    return config, read_header(file)
+
+
+def package_of(file: Path) -> str | None:
+    """Return the package of a file's header, as in `# @package _global_`. The file was read before."""
+    package = None
+    for line in filter(None, map(str.strip, read_header(file).splitlines())):
+        if not (found := HEADER_LINE.match(line)):
+            break
+        if found[1] == "package":
+            package = found[2]
+    return package
+
+
+def set_searched(paths: Iterable[str]) -> None:
+    """Keep the folders of a search path in `searched`."""
+    plain = (path.removeprefix("file://") for path in paths)
+    searched[:] = [Path(path) for path in plain if "://" not in path]
+
+
+def has_alias(file: Path, name: str) -> bool:
+    """Return true if aliases in later blocks of a file refer to the block of a key at its top."""
+    root = read_nodes(file) if "*" in read_text(file) else None
+    before: set[int] = set()
+    own: set[int] = set()
+    for key, child in root.value if isinstance(root, yaml.MappingNode) else ():
+        nodes = set(map(id, _descendants(child)))
+        if own & nodes:
+            return True
+        if key.value == name:
+            own = nodes - before
+        before |= nodes
+    return False
+
+
+def _descendants(node: yaml.Node) -> Iterator[yaml.Node]:
+    yield node
+    for child in children(node):
+        yield from _descendants(child)
+
+
+def place(file: Path, key: str) -> str:
+    """Return the start of a message, `conf/train.yaml:3: `, for a dotted key; empty if it is not there."""
+    if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
+        return f"{shown(file)}:{line}: "
+    return ""
+
+
+def place_of(path: str, key: str, root: bool) -> str:
+    """Return the start of a message for a dotted key of the configuration in a file of `loaded`.
+
+    A key at the `root` may have dots in its name.
+    """
+    header = package_of(loaded[path])
+    group = path.rpartition("/")[0].replace("/", ".")
+    package = group if header is None else "" if header == "_global_" else header
+    if key == package:
+        return f"{shown(loaded[path])}:1: "
+    if package and (root or not key.startswith(f"{package}.")):
+        return ""
+    return place(loaded[path], key[len(package) :].lstrip("."))
+
+
+def is_main(path: str) -> bool:
+    """Return true for a file of `loaded` in the first of the folders that Hydra searches."""
+    return bool(searched) and loaded[path].is_relative_to(searched[0].resolve())
+
+
+def _line_with(file: Path, word: str) -> int:
+    """Return the first line with a word in the package header or the defaults list, 0 without one."""
+    pattern = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
+        code = line if "@package" in line else line.partition("#")[0] if line.lstrip().startswith("-") else ""
+        if pattern.search(code):
+            return number
+    return 0
+
+
+def find_loop() -> str:
+    """Return an error line for a file of `loaded` whose defaults lead back to it; empty without one."""
+
+    def follow(path: str, way: tuple[str, ...]) -> str:
+        if path in way:
+            loop = [*way[way.index(path) :], path]
+            where = place(loaded[path], loop[1].rpartition("/")[2])
+            return f"{where}defaults: lead back to this file ({' → '.join(loop)}); leave one out"
+        named = _named_in_defaults(path) if path in loaded else ()
+        return next(filter(None, (follow(name, (*way, path)) for name in named)), "")
+
+    return next(filter(None, (follow(path, ()) for path in loaded)), "")
+
+
+def _named_in_defaults(path: str) -> Iterator[str]:
+    """Yield the files that a file's defaults list names, as keys of `loaded`."""
+    here = path.rpartition("/")[0]
+    for item in read_mapping(loaded[path]).get("defaults", []):
+        (group, option), *_ = item.items() if isinstance(item, dict) else [("", item)]
+        group = str(group).rpartition(" ")[2].partition("@")[0]
+        for name in option if isinstance(option, list) else [option]:
+            inner = "/".join(filter(None, (group, str(name).partition("@")[0])))
+            yield inner[1:] if inner.startswith("/") else f"{here}/{inner}".lstrip("/")
+
+
+def _refuse_wrong_defaults(file: Path) -> None:
+    """Refuse a defaults list that Hydra cannot read."""
+    listed = read_mapping(file).get("defaults", [])
+    if not isinstance(listed, list):
+        raise InputError(f"{place(file, 'defaults')}defaults: must be a list, a line '- GROUP: OPTION' each")
+    for item in listed:
+        options = list(item.values()) if isinstance(item, dict) else [item]
+        names = options[0] if len(options) == 1 and isinstance(options[0], list) else options
+        right = isinstance(item, str | dict) and len(options) == 1
+        if not right or not all(isinstance(name, str | None) for name in names):
+            raise InputError(f"{place(file, 'defaults')}defaults: {item}: write - GROUP: OPTION, or - FILE")
