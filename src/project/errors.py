@@ -25,10 +25,6 @@ class NonFiniteError(RuntimeError):
     exit_code = 4
 
 
-TOLD = (InputError.exit_code, DataError.exit_code, NonFiniteError.exit_code)
-"""Exit codes of processes that have reported their error on one line."""
-
-
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 """Escape sequences of terminals."""
 SENTENCES = re.compile(r"(?<=[.!?:])(?=\s)|(?=\n)")

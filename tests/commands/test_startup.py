@@ -53,7 +53,7 @@ def call(command, script=None):
         return end.code
 
 SCRIPT, told = sys.argv[1], json.loads(sys.argv[2])
-cli.leave = leave
+cli.exit_process = leave
 """
 LIGHT = (
     CALLING

@@ -31,7 +31,7 @@ def command(arguments: str | Callable[[Path], Sequence[str]], **variables: str) 
             sys.stderr.flush()
             os._exit(code if isinstance(code, int) else 0 if code is None else 1)
 
-        cli.leave = leave  # type: ignore[assignment]
+        cli.exit_process = leave  # type: ignore[assignment]
         runpy.run_path(str(SCRIPT), run_name="__main__")
         raise AssertionError("unreachable")
 

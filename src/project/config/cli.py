@@ -61,7 +61,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
-        with torchrun.exiting_together(), ending_on_errors(conf, config_name):
+        with torchrun.exiting_together(), exit_on_errors(conf, config_name):
             require_working_folder()
             torchrun.set_variables_from_slurm()
             if torchrun.is_rank_zero():
@@ -71,14 +71,14 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
                 for note in notes:
                     print(redact_text(f"note: {note}"), file=sys.stderr)
                 _refuse_wrong_groups(conf)
-                sys.argv[1:] = resume.set_aside(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
+                sys.argv[1:] = resume.detach_resumed(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
                 with hydra_patches.allowing(hydra_security.BUILT_BY_HYDRA):
                     decorated()
             else:
                 decorated(torchrun.receive_config())
     except SystemExit as end:
-        leave(end.code)
-    leave(0)
+        exit_process(end.code)
+    exit_process(0)
 
 
 def require_working_folder() -> None:
@@ -103,7 +103,7 @@ def _tidy_up(signum: int) -> None:
         slurm.requeue()
 
 
-def leave(code: str | int | None) -> NoReturn:
+def exit_process(code: str | int | None) -> NoReturn:
     """End the process without the interpreter's own cleanup, which takes a second with torch.
 
     Args:
@@ -122,16 +122,16 @@ def end_with(work: Callable[[], int | None]) -> NoReturn:
     """Run a command and end the process with the exit code that it returns; None is 0."""
     code: int | None = 1
     try:
-        with ending_on_errors():
+        with exit_on_errors():
             require_working_folder()
             code = work()
     except SystemExit as end:
-        leave(end.code)
-    leave(code)
+        exit_process(end.code)
+    exit_process(code)
 
 
 @contextmanager
-def ending_on_errors(conf: Path | None = None, config_name: str = "train") -> Iterator[None]:
+def exit_on_errors(conf: Path | None = None, config_name: str = "train") -> Iterator[None]:
     """Report an error and end the process with its exit code.
 
     Args:

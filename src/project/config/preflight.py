@@ -11,7 +11,7 @@ from omegaconf import DictConfig, read_write
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config import resume
-from project.config.cli import ending_on_errors
+from project.config.cli import exit_on_errors
 from project.config.derived_values import complete
 from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
@@ -30,7 +30,7 @@ class Preflight(Callback):
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Check the configuration of a single run and make its folder."""
         HydraConfig.instance().set_config(config)
-        with ending_on_errors():  # Hydra would turn an exception of a callback into a warning
+        with exit_on_errors():  # Hydra would turn an exception of a callback into a warning
             sources = config.hydra.runtime.config_sources
             conf = next(Path(source.path) for source in sources if source.provider == "main")
             try:
@@ -38,7 +38,7 @@ class Preflight(Callback):
             except OmegaConfBaseException:  # what the folder's name is made of cannot be resolved
                 _check(config)
                 raise
-            resume.go_on_after_restart(folder)
+            resume.resume_restarted_run(folder)
             earlier = resume.configure(config, conf)
             complete(config)
             _foresee_folder(config, earlier.path if earlier is not None else folder)
@@ -46,7 +46,6 @@ class Preflight(Callback):
             _refuse_sweep_keys(config)
             if earlier is not None:
                 earlier.require_writable()
-            if earlier is not None:
                 folder = earlier.path
             elif folder is None:
                 named = "hydra.run.dir" in command_request(config).keys
@@ -60,7 +59,7 @@ class Preflight(Callback):
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep in processes that torchrun or srun started for one run."""
         lazy_imports.freeze_gc()  # its process goes on for long
-        with ending_on_errors():
+        with exit_on_errors():
             torchrun.refuse_sweep()
             for text in overrides_of(config):
                 if text.startswith("hydra.run.dir="):
@@ -70,7 +69,7 @@ class Preflight(Callback):
         """Check the configuration of a sweep's job if its launcher has not done so."""
         ours = str(config.hydra.launcher.get("_target_")).startswith("hydra_plugins.project_sweeps.")
         if config.hydra.mode == RunMode.MULTIRUN and not ours:
-            with ending_on_errors():
+            with exit_on_errors():
                 complete(config)
                 _check(config)
 

@@ -62,7 +62,7 @@ class ResumedSweep(NamedTuple):
     given: list[str]
 
 
-def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
+def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
     """Take a resumed run's overrides off the command line: Hydra would check them against today's defaults.
 
     Args:
@@ -94,7 +94,7 @@ def set_aside(arguments: Sequence[str], defaults: Path) -> list[str]:
         flags = [text for text in arguments if text.startswith("-") and not text.startswith(SWEEP_FLAGS)]
         if flags:
             raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
-        return _set_sweep_aside(sweep, overrides, given.get("retry_failed", "false"))
+        return _detach_sweep(sweep, overrides, given.get("retry_failed", "false"))
     if several:
         preset = f"sweep={given['sweep']}" if "sweep" in given else ""
         if preset and "resume" in named:
@@ -181,7 +181,7 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
     return find_sweep(run.path.parent)
 
 
-def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
+def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
     """Return arguments that compose a sweep from its own copy of the configuration files."""
     if retry not in ("true", "false"):
         raise InputError(f"retry_failed={retry}: true or false")
@@ -211,7 +211,7 @@ def _set_sweep_aside(sweep: SweepFolder, overrides: Sequence[str], retry: str) -
     return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
 
 
-def go_on_after_restart(folder: Path | None) -> None:
+def resume_restarted_run(folder: Path | None) -> None:
     """Resume the run in `folder` if it has a checkpoint and the command line names no run."""
     if (
         folder is not None

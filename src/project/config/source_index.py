@@ -403,7 +403,7 @@ def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signatur
 def _meaning(name: str, module: str) -> ast.expr | None:
     """Return the expression that a module, or the module that it is imported from, assigns to a name.
 
-    Aliases of libraries are left out: what their arguments may be stands in `validation.rules`.
+    Aliases of libraries are left out: what their arguments may be stands in `validation.values`.
     """
     if module.startswith(LIBRARIES):
         return None

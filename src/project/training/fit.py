@@ -20,7 +20,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 
 from project.callbacks.run_status import RunStatus
-from project.config.cli import ending_on_errors
+from project.config.cli import exit_on_errors
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
 from project.datamodules.loading.prefetch import naming_worker_failures
@@ -52,7 +52,7 @@ def run_scope(context: RunContext) -> Iterator[None]:
     try:
         with ExitStack() as stack:
             if not context.in_sweep:
-                stack.enter_context(ending_on_errors())
+                stack.enter_context(exit_on_errors())
             if context.is_first:
                 stack.enter_context(folder_lock(context.folder.path))
                 stack.enter_context(context.folder.removed_if_untrained(job=context.in_sweep))

@@ -309,17 +309,17 @@ def test_a_run_goes_on_from_no_checkpoint_of_another(tmp_path: Path, monkeypatch
     with pytest.raises(
         InputError, match=r"resume=.*/a ckpt_path=.*/b/.*: the checkpoint is none of that run"
     ):
-        resume.set_aside(
+        resume.detach_resumed(
             [f"resume={tmp_path / 'a'}", f"ckpt_path={other}", "paths.outputs=x"], tmp_path / "train.yaml"
         )
     with pytest.raises(
         InputError, match=r"retry_failed=true: runs a sweep's failed jobs again, and resume=.*/a .* is one"
     ):
-        resume.set_aside(
+        resume.detach_resumed(
             [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "retry_failed=true", "paths.outputs=x"],
             tmp_path / "train.yaml",
         )
     told = [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "paths.outputs=x"]
-    assert resume.set_aside(told, tmp_path / "train.yaml") == told
+    assert resume.detach_resumed(told, tmp_path / "train.yaml") == told
     assert command_state.resumed_run is not None
     assert command_state.resumed_run.checkpoint == mine

@@ -197,8 +197,8 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
         ["-m", "resume=last", outputs, "model=mlp,cnn"],
         ["resume=last", outputs],
     ):
-        assert resume.set_aside(arguments, defaults) == whole
-    changed = resume.set_aside(
+        assert resume.detach_resumed(arguments, defaults) == whole
+    changed = resume.detach_resumed(
         [f"resume={sweep.path}", "hydra.launcher.jobs=4", "retry_failed=true"], defaults
     )
     assert changed == [*whole[:-1], "hydra.launcher.jobs=4"]
@@ -207,7 +207,7 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
     assert command_state.resumed_sweep.retry is True
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
     with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
-        resume.set_aside(["-m", f"resume={sweep.path}", "model=vit"], defaults)
+        resume.detach_resumed(["-m", f"resume={sweep.path}", "model=vit"], defaults)
 
 
 def test_the_last_sweep_is_the_newest_one_also_before_its_first_job(sweep: SweepFolder) -> None:
@@ -220,7 +220,7 @@ def test_the_last_sweep_is_the_newest_one_also_before_its_first_job(sweep: Sweep
     for started, last in (("", later), (now(), sweep)):  # the first sweep may have been resumed since
         if started:
             job.write_status(started=started)
-        resume.set_aside(arguments, CONF / "train.yaml")
+        resume.detach_resumed(arguments, CONF / "train.yaml")
         assert command_state.resumed_sweep is not None
         assert command_state.resumed_sweep.folder.path == last.path
 

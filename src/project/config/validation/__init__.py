@@ -1,7 +1,7 @@
 """Checks of a composed configuration that need no torch: keys, values, combinations.
 
 Each module checks one topic and yields a line for each problem: the key, its value, what is expected, and the
-remedy. Allowed values stand in the annotations of constructors and in `rules`; the network itself is tried
+remedy. Allowed values stand in the annotations of constructors and in `values`; the network itself is tried
 out later, by `network`, where torch is imported anyway.
 """
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config import allowed_targets, hydra_security
+from project.config.allowed_targets import REFERENCE
 from project.config.validation import (
     data,
     image_folders,
@@ -31,8 +32,6 @@ from project.runtime.yaml_files import raw_child
 
 SUBJECT = re.compile(r"[^:=]*")
 """The key that a line is about."""
-REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
-"""An interpolation that is another key's value and nothing more."""
 
 
 class InterpolationLoopError(OmegaConfBaseException):

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from project.config.instantiate import build
 from project.config.validation.training_length import training_length
+from project.config.validation.yaml_defaults import flat
 from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_refusal, require_logits
 from project.modules.classifier import ImageClassifier
@@ -41,7 +42,7 @@ def try_module(module: ImageClassifier, config: Mapping[str, Any]) -> None:
             `data.num_classes`; the optimizer or the schedule refuses its options.
     """
     _try_images(module.network, config["data"])
-    known = training_length(dict(_flat(config)))
+    known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf
     module.try_optimizer(Length(steps, max(1, (known.steps or 1000) // (known.epochs or 1))))
@@ -104,11 +105,3 @@ def _needs_another_device(error: Exception) -> bool:
     return isinstance(error, NotImplementedError | torch.OutOfMemoryError) or any(
         word in str(error).lower() for word in ("cuda", "not implemented", "device")
     )
-
-
-def _flat(plain: Mapping[str, Any], prefix: str = "") -> Any:
-    for name, value in plain.items():
-        if isinstance(value, Mapping):
-            yield from _flat(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
