@@ -1,1 +1,1 @@
-"""From the command line to a checked configuration and the objects it names."""
+"""Composition, checks and instantiation of configurations."""

@@ -11,7 +11,7 @@ The list grows in code only, never by a key, a flag or a variable. `project.modu
 
     CONFIG_TARGETS = ("MyNet", "my_schedule")
 
-or a whole package is added to `ALLOWED` below.
+or its package is added to `ALLOWED` below.
 """
 
 import importlib
@@ -110,7 +110,7 @@ def _written(config: DictConfig, key: str) -> Any:
 
 
 def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
-    """Replace interpolations one by one: most values hold none, and resolving a whole group takes longer."""
+    """Replace interpolations one by one: most values hold none, and resolving each group takes longer."""
     if isinstance(raw, dict):
         return {name: _resolve(config, f"{key}.{name}", child) for name, child in raw.items()}
     if isinstance(raw, list):

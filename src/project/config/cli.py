@@ -42,8 +42,8 @@ FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
 def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     """Run a Hydra main function as a script and end the process with its exit code.
 
-    0: done; 1: failure; 2: wrong input, told in one line on standard error (`--traceback` shows the
-    traceback too); 75, 129, 130, 143: told to stop (see `stopping`).
+    0: success; 1: failure; 2: wrong input, reported in one line on standard error (with `--traceback` also
+    with its traceback); 75, 129, 130, 143: stopped by a signal (see `runtime.signals`).
 
     Args:
         main: function of the composed configuration.

@@ -1,6 +1,6 @@
 """Values that follow from others in a composed configuration: absolute paths and defaults of constructors.
 
-- Relative paths mean the folder in which the command was given, whatever `hydra.job.chdir` says.
+- Relative paths start from the folder of the command, even with `hydra.job.chdir`.
 - A YAML file may leave out keys that others read, if the constructor has defaults for them.
 """
 
@@ -107,5 +107,5 @@ def require_image_data(made: Any, target: str) -> None:
         raise InputError(
             f"data._target_={target}: cannot be trained on (expected a class derived from "
             f"{ImageDataModule.__module__}.{ImageDataModule.__name__}, got {kind}); derive it from that and "
-            "write its read(split), as the README shows"
+            "write its load_split(split), as the README shows"
         )

@@ -48,12 +48,13 @@ def compose_faster() -> None:
     """Save half the time of `--help` and a fifth of that of a mistake; safe to call again.
 
     Hydra copies its store of configurations 100 times for `--help`, though the store is one for the process
-    and copies each configuration that it hands out. To find out whether a command is a sweep, Hydra composes
-    its configuration, passes over any error, and composes it again.
+    and copies each configuration that it hands out. To find out whether a command is a sweep, Hydra 1.3
+    composes its configuration, passes over any error, and composes it again.
     """
     if not os.environ.get(SWITCH):
         ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
-        Hydra.get_mode = _get_mode  # type: ignore[method-assign]
+        if VERSION_BASE:
+            Hydra.get_mode = _get_mode  # type: ignore[method-assign]
 
 
 def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:

@@ -1,7 +1,7 @@
 """Check what Hydra itself builds of a configuration: callbacks, plugins, log handlers.
 
-Its own node of the configuration names callbacks, plugins and log handlers, sets variables of the
-environment, and says where more files are. Each can be a way to run code or to switch checks off.
+Hydra's node of the configuration names callbacks, plugins and log handlers, sets environment variables, and
+adds folders of configuration files. Each could run code or switch off checks.
 """
 
 import logging
@@ -142,7 +142,7 @@ def check_search_path(search_path: ConfigSearchPath) -> None:
 
 
 def find_refusals(config: DictConfig) -> Iterator[str]:
-    """Yield what is not allowed in Hydra's own node of a composed configuration, a line each."""
+    """Yield a line for each forbidden value in Hydra's node of a composed configuration."""
     for key in ("hydra.callbacks", "hydra.launcher", "hydra.sweeper"):
         yield from _targets(key, plain_values(config, key))
     for key in ("hydra.job_logging", "hydra.hydra_logging"):

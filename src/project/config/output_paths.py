@@ -1,8 +1,8 @@
 """Check the outputs of a run outside its folder: they may replace only outputs of earlier runs.
 
-Which keys name an output is told by the last word of their names (`file`, `dirpath`, `save_dir`), whatever
-callback, logger, profiler or handler of log messages they belong to. A class that is neither ours nor a
-library's may mean a file to read by such a name: of its keys those count whose YAML says `${paths.run}`.
+A key names an output if the last word of its name is one of `FOLDERS` or `FILES`, such as `save_dir`. This
+holds for all callbacks, loggers, profilers and log handlers of this package and of libraries. Other classes
+may read files of such names: of their keys, only those count that are `${paths.run}` in a YAML file.
 """
 
 import os
@@ -43,12 +43,12 @@ class Output(NamedTuple):
     """File or folder that a run writes.
 
     Args:
-        told: key and value, as a user would type them.
+        shown: key and value, as a user would type them.
         place: absolute, with all links followed.
         is_folder: else a file.
     """
 
-    told: str
+    shown: str
     place: Path
     is_folder: bool
 
@@ -73,10 +73,10 @@ def find_misplaced(config: DictConfig) -> Iterator[str]:
                 yield f"{key}={value}: leads out of its folder, which another key gives; give a name alone"
     for output in outside(config):
         if problem := _in_the_way(output, run):
-            yield f"{output.told}: {problem}; give a new one, or leave it out: the run folder takes it"
+            yield f"{output.shown}: {problem}; give a new one, or leave it out: the run folder takes it"
             continue
         try:
-            refuse_unwritable_output(output.told, output.place, folder=output.is_folder)
+            refuse_unwritable_output(output.shown, output.place, folder=output.is_folder)
         except InputError as error:
             yield str(error)
 
@@ -117,7 +117,7 @@ def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _is_known(plain: Mapping[str, Any], name: str) -> bool:
-    """Return whether this package or a library declares the argument, whose name says what it means."""
+    """Return whether this package or a library declares the argument, whose name shows its meaning."""
     target = plain.get("_target_")
     if not isinstance(target, str):
         return target is None
@@ -161,9 +161,9 @@ def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
 def _in_the_way(output: Output, run: Path) -> str:
     """Return the reason why a run may not write an output; empty if it may."""
     place = output.place
-    if URL.match(output.told.partition("=")[2]):
+    if URL.match(output.shown.partition("=")[2]):
         return "is an address; outputs are written to disks alone"
-    if "=~" in output.told:
+    if "=~" in output.shown:
         return "~ is read on the command line alone, elsewhere ${oc.env:HOME}"
     for above in place.parents:
         if (above / RECORD / "config.yaml").exists() and not run.is_relative_to(above):

@@ -67,8 +67,7 @@ def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
 
     Args:
         arguments: of the command line.
-        defaults: the primary configuration's file, which says where run folders are unless the command line
-            does.
+        defaults: the primary configuration's file, for `paths.outputs` if the command line does not set it.
 
     Returns:
         The arguments for Hydra.

@@ -183,7 +183,7 @@ def options(conf: Path, group: str) -> list[str]:
     """Return the options of a configuration group; none if there is no such group.
 
     Args:
-        conf: the configuration's folder; those that Hydra searched beside it count too.
+        conf: the configuration's folder; the other folders that Hydra searched count too.
         group: its path.
     """
     if group.startswith("hydra"):

@@ -1,8 +1,8 @@
 """Checks of a composed configuration that need no torch: keys, values, combinations.
 
-Each module checks one topic and yields a line for each problem: the key, its value, what is expected, and the
-remedy. Allowed values stand in the annotations of constructors and in `values`; the network itself is tried
-out later, by `network`, where torch is imported anyway.
+Each module checks one topic and yields a line for each problem: the key, its value, the expected values and
+the remedy. Allowed values stand in the annotations of constructors and in `values`. `network` tries out the
+network itself, after torch is imported.
 """
 
 import re
@@ -39,7 +39,7 @@ class InterpolationLoopError(OmegaConfBaseException):
 
 
 def find_problems(config: DictConfig) -> Iterator[str]:
-    """Yield a line for each key of a composed configuration that is wrong by itself.
+    """Yield a line for each wrong key of a composed configuration.
 
     Of several checks of a key the last one knows most.
 
@@ -119,7 +119,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
 
 
 def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of all values but Hydra's own, with what is written there."""
+    """Yield the dotted keys of all values but Hydra's own, as written."""
     for name in config:
         if name == "hydra":
             continue

@@ -1,4 +1,4 @@
-"""The command line: as it is typed, before Hydra reads it, and what it requests beside values."""
+"""The command line: its arguments before Hydra reads them, and the request that they make."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +20,7 @@ LOCAL_LAUNCHERS = (
 
 
 class CommandRequest(NamedTuple):
-    """What a command requests beside values.
+    """The request of a command, apart from values.
 
     Args:
         keys: that it sets one by one.

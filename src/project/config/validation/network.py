@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from project.config.instantiate import build
-from project.config.validation.training_length import training_length
+from project.config.validation.data import training_length
 from project.config.validation.yaml_defaults import flat
 from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_refusal, require_logits

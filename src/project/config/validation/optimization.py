@@ -6,7 +6,7 @@ from typing import Any
 
 from project.config.source_index import LIBRARIES, constant_of, source_of
 from project.config.validation.command_request import CommandRequest
-from project.config.validation.training_length import data_facts, training_length
+from project.config.validation.data import data_facts, training_length
 from project.runtime.text import did_you_mean
 
 MODULE = "project.modules.classifier.ImageClassifier"

@@ -1,7 +1,7 @@
 """Checks of the trainer: devices of this machine, precisions that they know, numbers of batches of an epoch.
 
-The number of GPUs is what the operating system says of it: asking torch would take seconds. Where it is not
-certain nothing is refused, and torch is asked later.
+The operating system gives the number of GPUs, because importing torch would take seconds. Where the number is
+uncertain, torch counts the GPUs later.
 """
 
 import os
@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from project.config.validation.command_request import CommandRequest
-from project.config.validation.training_length import training_length
+from project.config.validation.data import training_length
 
 ON_GPU = ("gpu", "cuda")
 SIXTEEN_BITS = ("16-mixed", "16")
@@ -170,7 +170,7 @@ def _by_nvidia(root: Path = Path("/proc/driver/nvidia")) -> int | None:
 
 
 def _by_environment() -> int | None:
-    """Return the number of GPUs that a variable names; names behind an invalid one do not count."""
+    """Return the number of GPUs that a variable names; names after an invalid one do not count."""
     numbers = []
     for name in VISIBLE:
         if name in os.environ:

@@ -144,7 +144,7 @@ def place_of(key: str, leaves: Mapping[str, Any]) -> list[str]:
 def find_problem(
     key: str, value: Any, declared: Mapping[str, Any], leaves: Mapping[str, Any] | None = None
 ) -> str:
-    """Say what is wrong with a value by itself; return an empty string if nothing is.
+    """Return a line about a value that is wrong, whatever the others are; empty if it is right.
 
     Args:
         key: dotted.
@@ -239,7 +239,7 @@ def _amount(key: str, value: Any) -> str:
 
 
 def _interval(key: str, value: Any) -> str:
-    """Refuse what is neither a number of batches, a fraction of an epoch nor a duration."""
+    """Refuse all but a number of batches, a fraction of an epoch and a duration."""
     if value is None or (isinstance(value, str) and DURATION.fullmatch(value)):
         return ""
     kinds = (Kind("float", bounds.Range(above=0, high=1)), Kind("int", bounds.Range(1)))

@@ -131,7 +131,7 @@ class RecordedSweeper(Sweeper):
             try:
                 for output in refuse_problems(config):
                     if outputs.setdefault(output.place, job) is not job:
-                        line = f"{output.told}: all jobs would write there; {REMEDY}"
+                        line = f"{output.shown}: all jobs would write there; {REMEDY}"
                         problems.setdefault(line, []).append(job)
             except InputError as error:
                 for line in str(error).splitlines():
