@@ -75,7 +75,7 @@ class Comparison:
         damaged: reasons for which folders are left out.
         shown: differences of the runs that are done.
         everywhere: differences of all runs, the unfinished ones included.
-        each: every run is a point of its own.
+        each: points hold a single run.
     """
 
     points: list[Point]

@@ -117,7 +117,7 @@ def short(value: str) -> str:
 def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
     """Return the name of a job's folder: its number, and the values in which it differs.
 
-    Names stand alone (`cnn`), numbers behind the last part of their key (`lr0.1`). No character needs quotes
+    Names stand alone (`cnn`), numbers follow the last part of their key (`lr0.1`). No character needs quotes
     in a shell or an override.
     """
     parts = []

@@ -136,7 +136,7 @@ def _pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def _render(lines: Iterable[Line], color: bool) -> str:
-    """Join lines, with the escape codes of a terminal's colours if wanted."""
+    """Join lines, with a terminal's escape codes if `color` is set."""
     if not color:
         return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
     from rich.console import Console

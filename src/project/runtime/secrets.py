@@ -1,7 +1,7 @@
 """Secrets: kept out of a run's files, a sweep's records, logs and the screen.
 
-A secret is the value of a key with a secret's name (`api_key`, `password`), a password in a URL, or the value
-of an environment variable with such a name to which the configuration refers (`${oc.env:WANDB_API_KEY}`).
+A secret is the value of a key with a secret's name (`api_key`, `password`) or a password in a URL. So is the
+value of an environment variable with such a name in the configuration (`${oc.env:WANDB_API_KEY}`).
 Values are hidden below their keys and, from `SHORTEST` characters on, wherever they occur as a word.
 References are written as they are: a resumed run gets the secret from the environment again.
 """
