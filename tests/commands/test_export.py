@@ -15,9 +15,9 @@ from project.config.command_options import read_options
 from project.errors import InputError
 from project.inference.export import command, torch_program
 from project.inference.export import options as export_options
+from project.inference.export.channel_pruning import find_chains, prune
 from project.inference.export.command import export
 from project.inference.export.options import Options, check_options, choose_variants
-from project.inference.export.pruning import find_chains, prune
 from project.inference.export.wrapper import ExportError, ExportWrapper
 from project.inference.load_run import load_run
 from project.modules.networks.cnn import CNN3x3, CNNBatchNorm

@@ -155,7 +155,7 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_only
     def log_network(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:
         """Show a network on the Graphs page, see `record_graph`."""
-        from project.loggers.graph import record_graph
+        from project.loggers.tensorboard_graph import record_graph
 
         graph = record_graph(network, run, images)
         self._writer.add_event(Event(graph_def=graph.SerializeToString()))

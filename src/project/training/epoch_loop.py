@@ -3,7 +3,7 @@
 Lightning calls a dozen hooks of each callback around every batch, and collects logged metrics. For a small
 network that takes longer than the arithmetic. This loop trains several batches between two calls of the
 hooks. Counters are updated per batch, and a group ends wherever a counter is read. Results are therefore
-bit-equal for every group size.
+bit-identical for every group size.
 """
 
 import logging

@@ -28,8 +28,8 @@ from project.callbacks.training_stats import TrainingStats
 from project.callbacks.visuals import TestVisuals, last_features
 from project.datamodules.loading.augmentation import Augmentation
 from project.loggers.csv import MetricsCSV
-from project.loggers.graph import record_graph
 from project.loggers.tensorboard import TensorBoard, project_points, shown_name
+from project.loggers.tensorboard_graph import record_graph
 from project.runs.hparam_diff import hyperparameters
 from project.training.ddp.launch import run_ranks
 

@@ -16,7 +16,7 @@ from project.runtime.devices import count_gpus
 from project.runtime.signals import Stopped
 from project.training.ddp import supervisor
 from project.training.ddp.launch import run_ranks
-from project.training.ddp.process_group import RankReport, SharedStatus
+from project.training.ddp.rank_processes import RankReport, SharedStatus
 from project.training.ddp.supervisor import RankFailedError
 
 

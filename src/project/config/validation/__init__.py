@@ -17,7 +17,7 @@ from project.config.allowed_targets import REFERENCE
 from project.config.validation import (
     data,
     image_folders,
-    optimization,
+    optimizer_combinations,
     paths,
     trainer,
     unknown_keys,
@@ -114,7 +114,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
         return
     yield from unknown_keys.find_problems(config, leaves, declared)
     command = command_request(config)
-    for topic in (data, optimization, trainer, paths):
+    for topic in (data, optimizer_combinations, trainer, paths):
         yield from topic.find_problems(right, command)
 
 

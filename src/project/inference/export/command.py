@@ -23,6 +23,7 @@ from project.inference.export.benchmark import (
     predict_all,
     time_calls,
 )
+from project.inference.export.channel_pruning import prune
 from project.inference.export.options import (
     FLOAT32,
     FORMATS,
@@ -33,7 +34,6 @@ from project.inference.export.options import (
     choose_variants,
     find_places,
 )
-from project.inference.export.pruning import prune
 from project.inference.export.torch_program import blank_images, describe_error
 from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
 from project.inference.load_run import TrainedRun, load_run

@@ -29,7 +29,7 @@ from project.runtime import lazy_imports, signals, torchrun
 from project.runtime.devices import count_gpus
 from project.runtime.process import die_with_parent, flush_streams, forget_ranks
 from project.runtime.signals import Stopped, StopRequest
-from project.training.ddp.process_group import RankGroup, RankReport, SharedStatus
+from project.training.ddp.rank_processes import RankGroup, RankReport, SharedStatus
 from project.training.ddp.supervisor import RankFailedError, Supervisor
 
 RENDEZVOUS_TIMEOUT = timedelta(minutes=10)

@@ -8,7 +8,7 @@ from types import FrameType
 
 from project.errors import DataError, InputError, NonFiniteError
 from project.runtime.signals import REPEAT_S, Stopped, StopRequest
-from project.training.ddp.process_group import RankExit, RankGroup, RankReport, SharedStatus
+from project.training.ddp.rank_processes import RankExit, RankGroup, RankReport, SharedStatus
 
 POLL_S = 0.02
 HEARTBEAT_S = 10.0
