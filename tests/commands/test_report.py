@@ -445,7 +445,7 @@ def test_the_command_imports_no_torch(run: Path) -> None:
         "    heavy = {'torch', 'lightning', 'tensorboard', 'matplotlib.pyplot'} & set(sys.modules)\n"
         "    print(sorted(heavy), flush=True)\n"
         "    raise SystemExit(code)\n"
-        "line.leave = leave\n"
+        "line.exit_process = leave\n"
         "import project.config.command_options\n"
         "runpy.run_path(sys.argv.pop(1), run_name='__main__')\n"
     )
