@@ -37,7 +37,7 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
 def test_a_difference_would_be_seen(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(ImageClassifier, "_go_on", lambda self: None)
+    monkeypatch.setattr(ImageClassifier, "_restore_metrics", lambda self: None)
     cell = SPECIAL["all places"]
     with pytest.raises(AssertionError, match=r"^resumed at Place\(hook='batch', epoch=1, batch=2\)"):
         check(cell._replace(places=cell.places[2:3]), composed, tmp_path, thorough=False)

@@ -70,9 +70,10 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         file = tmp_path / "conf" / f"{name}.yaml"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-    yield tmp_path / "conf"
+    hydra, config = GlobalHydra.instance().hydra, HydraConfig.instance().cfg
     GlobalHydra.instance().clear()
-    HydraConfig.instance().cfg = None
+    yield tmp_path / "conf"
+    GlobalHydra.instance().hydra, HydraConfig.instance().cfg = hydra, config  # of the other tests' composer
     assert "own_parts" not in sys.modules, "checks read the source and import nothing"
 
 
