@@ -124,8 +124,8 @@ class TrainingStep:
         self.scaler.update()
 
 
-# torch wraps `zero_grad` and `step` in profiler records and calls of hooks. On a CPU, a step of a small network
-# takes a tenth less time without them (`benchmarks/step_cost.py`, mlp). Tested with torch 2.15.
+# torch wraps `zero_grad` and `step` in profiler records and calls of hooks. On a CPU, a step of a small
+# network takes a tenth less time without them (`benchmarks/step_cost.py`, mlp). Tested with torch 2.15.
 
 
 def _bare_zero_grad(optimizer: Optimizer) -> Callable[[], object]:
