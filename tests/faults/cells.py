@@ -73,7 +73,7 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     "optimizer": {
         "sgd": ("optim=sgd", "optim.momentum=0.9"),
         "adam": ("optim=adam",),
-        "adamw": ("optim=adamw", "weight_decay_norm_bias=false"),
+        "adamw": ("optim=adamw", "optim.weight_decay_norm_bias=false"),
         "muon": ("optim=muon",),
         "muon_sgd": ("optim=muon_sgd",),
         "rmsprop": ("optim=rmsprop",),

@@ -204,7 +204,7 @@ def describe(kind: type[Any], script: str, examples: str = "") -> str:
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         name = f"{entry.name}.…=…" if hints[entry.name] is Overrides else f"{entry.name}={_shown(default)}"
         rows.append((name, entry.metadata["help"] + (f": {choices}" if choices else "")))
-    rows.append((cli.TRACEBACK_FLAG, "show where a mistake was found"))
+    rows.append((cli.TRACEBACK_FLAG, "show the traceback of an error"))
     indent = max(len(name) for name, _ in rows) + 4
     lines = [f"usage: python scripts/{script} KEY=VALUE …", "", cleandoc(kind.__doc__ or ""), ""]
     for name, text in rows:

@@ -47,12 +47,14 @@ class Options:
     mean ± sample standard deviation, and their number.
     """
 
-    runs: list[str] = option(["outputs"], "sweeps, single runs, or folders above them; words without a key")
-    by: str | None = option(None, "metric that ranks, such as test/acc; null: the monitored one")
-    each: bool = option(False, "rank every run by itself, seeds apart")
+    runs: list[str] = option(
+        ["outputs"], "sweeps, single runs, or folders above them; `runs=` may be left out"
+    )
+    by: str | None = option(None, "metric to rank by, such as test/acc; null: the monitored one")
+    each: bool = option(False, "rank each run separately instead of averaging over seeds")
     top: int = option(20, "rows of the table", least=1)
-    csv: Path | None = option(None, "file to write with all rows and columns; with each=true a row a run")
-    plot: Path | None = option(None, "figure to write of all points and their curves: .png, .svg or .pdf")
+    csv: Path | None = option(None, "file for all rows and columns; with each=true, one row per run")
+    plot: Path | None = option(None, "file for a figure of all points and their curves: .png, .svg or .pdf")
 
 
 def main(options: Options) -> None:

@@ -30,14 +30,14 @@ TOP_N = re.compile(r"top([1-9]\d*)")
 
 @dataclass(frozen=True)
 class Options:
-    """Evaluate a trained network on its test split, with the weights and the data of
-    the run's own test; or on another split, on other data, or several networks together.
+    """Evaluate a trained network, by default exactly as in the run's own test. The keys
+    choose another split, other data, or several networks.
     """
 
     run: list[str] = option([LAST], "run folder, sweep folder (its best run), or last; several: a,b")
-    split: Literal["test", "val", "train"] = option("test", "split; each image once, not augmented")
+    split: Literal["test", "val", "train"] = option("test", "split to evaluate, without augmentation")
     data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
-    paths: Overrides = option(Overrides(), "another place of the data: paths.data=FOLDER")
+    paths: Overrides = option(Overrides(), "another location of the data: paths.data=FOLDER")
     tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     weights: list[str] = option(["auto"], "auto (those of the run's test), best, last, a file; or several")
     ensemble: str | None = option(None, "runs of a sweep: all, or the best ones, such as top3")
@@ -46,7 +46,7 @@ class Options:
         "several networks: ensemble (mean of probabilities, the default), average (of weights), or none",
     )
     batch_norm: Literal["recompute", "average"] = option(
-        "recompute", "statistics of averaged weights: from training images, or averaged as well"
+        "recompute", "batch-norm statistics of averaged weights: recompute them, or average them, too"
     )
     predictions: bool = option(False, "write predictions.csv, one row for each image")
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
@@ -54,7 +54,7 @@ class Options:
     seed: int = option(0, "seed of the resampling", least=0)
     accelerator: Accelerator | None = option(None, "device; null: as in the run")
     output: Path | None = option(None, "output folder; null: evaluation/… in the run's folder")
-    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
+    outputs: Path = option(Path("outputs"), "folder to search for run=last")
 
 
 def main(options: Options) -> None:

@@ -55,18 +55,20 @@ class Options:
     variants: list[str] = option([], "smaller variants: dynamic_int8, static_int8, pruned, or all")
     output_type: OutputType = option("logits", "output of the exported network")
     tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
-    check: Literal["test"] | int = option("test", "test images of the check: all, or a number", least=1)
-    tolerance: float = option(1e-5, "largest difference, in units of the largest output", least=0)
+    check: Literal["test"] | int = option(
+        "test", "number of test images to compare outputs on; test: all of them", least=1
+    )
+    tolerance: float = option(1e-5, "largest difference of outputs, relative to the largest output", least=0)
     prune_fraction: float = option(0.5, "fraction of the channels that `pruned` removes", least=0)
     num_calibration_images: int = option(512, "training images for static int8 and pruning", least=1)
-    batch_size: int = option(64, "larger batch of the benchmark", least=1, most=65_536)
-    benchmark_s: float = option(2.0, "seconds of benchmark for each file and batch size", least=0)
+    batch_size: int = option(64, "larger of the two batch sizes of the benchmark", least=1, most=65_536)
+    benchmark_s: float = option(2.0, "benchmark duration for each file and batch size, seconds", least=0)
     num_threads: int = option(1, "CPU threads of the benchmark", least=1)
     weights: str = option("auto", "auto (those of the run's test), best, last, previous, or a file")
     output: Path | None = option(None, "output folder; null: export/ in the run's folder")
-    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
-    data: Overrides = option(Overrides(), "other data, or another place of it: data.path=…")
-    paths: Overrides = option(Overrides(), "another place of the data: paths.data=…")
+    outputs: Path = option(Path("outputs"), "folder to search for run=last")
+    data: Overrides = option(Overrides(), "other data, or another location: data.path=…")
+    paths: Overrides = option(Overrides(), "another location of the data: paths.data=…")
 
 
 def main(options: Options) -> int:

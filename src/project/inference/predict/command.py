@@ -63,16 +63,16 @@ class Options:
 
     run: str = option(LAST, "run folder, sweep folder (its best run), or last")
     input: list[str] = option(help="images, folders (searched recursively), patterns: a.jpg,photos,'*/*.png'")
-    format: Format | None = option(None, "output format; null: by the suffix of the output")
+    format: Format | None = option(None, "output format; null: chosen by the suffix of the output")
     output: str = option(SCREEN, "output file; -: standard output")
     top_k: int = option(3, "classes for each image, most probable first", least=1)
-    sheet: str | None = option(None, "contact sheet of images and their classes to draw: FILE.png")
+    sheet: str | None = option(None, "file for a contact sheet of images and predicted classes: FILE.png")
     tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     weights: str = option("auto", "best, last, previous or a checkpoint; auto: those of the run's test")
     accelerator: Accelerator = option("auto", "device")
     batch_size: int = option(64, "images in a forward pass", least=1)
     num_threads: int | None = option(None, "decoding threads; null: one for each available CPU", least=1)
-    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
+    outputs: Path = option(Path("outputs"), "folder to search for run=last")
 
 
 def predict_files(options: Options) -> None:

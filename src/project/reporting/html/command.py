@@ -35,10 +35,10 @@ examples:
 class Options:
     """Write one HTML page about a run or a sweep. It needs no other file and no network."""
 
-    run: str = option(LAST, "folder of a run, of a sweep or above some runs; or last")
+    run: str = option(LAST, "run folder, sweep folder, or a folder that contains runs; or last")
     output: Path | None = option(None, "file to write; null: report.html in that folder")
     compare: list[str] | None = option(None, "other folders with runs; null: the runs next to this one")
-    outputs: Path = option(Path("outputs"), "folder in which run=last looks")
+    outputs: Path = option(Path("outputs"), "folder to search for run=last")
     open: bool = option(False, "show the page in a browser")
 
 
