@@ -18,7 +18,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
@@ -27,6 +26,7 @@ from omegaconf.errors import OmegaConfBaseException
 from project.config.source_index import MARK, find_origin, marked_names, public_names
 from project.errors import InputError
 from project.runtime.files import refuse_url
+from project.runtime.text import nearest_names
 from project.runtime.yaml_files import raw_child
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
@@ -194,7 +194,7 @@ def _allows(package: str, module: str, name: str, kind: str) -> bool:
 
 
 def _nearest(module: str, name: str, packages: tuple[str, ...]) -> str:
-    near = get_close_matches(name, [known for known in public_names(module) if known != name])
+    near = nearest_names(name, [known for known in public_names(module) if known != name])
     origins = {found: find_origin(module, found) for found in near}
     return " or ".join(
         f"{module}.{found}"

@@ -244,7 +244,7 @@ def _keys_named(known: DictConfig, name: str) -> list[str]:
 
 
 def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
-    # A sweep's choices are told by their first one.
+    # The first choice of a sweep stands for the others.
     lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
     others = [str(folder.absolute()) for folder in searched if folder.is_dir()]
     if others := [folder for folder in others if folder != str(conf.absolute())]:

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.splits import num_images, stratified_split
+from project.datamodules.split_size import num_images
+from project.datamodules.splits import stratified_split
 from project.datamodules.storage.preprocessing import scale_images
 from project.runtime.seeding import generator
 

@@ -17,7 +17,8 @@ from torch import Tensor
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.loading.image_decoder import DECODER_VERSION, decode_image
 from project.datamodules.loading.loader import FileImages, Images, MemoryImages
-from project.datamodules.splits import num_images, stratified_split
+from project.datamodules.split_size import num_images
+from project.datamodules.splits import stratified_split
 from project.datamodules.storage.class_folders import (
     ALL,
     Layout,

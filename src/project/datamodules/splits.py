@@ -1,10 +1,9 @@
 """Splits of labelled images into disjoint parts that keep the share of each class."""
 
-import math
-
 import torch
 from torch import Tensor
 
+from project.datamodules.split_size import num_images
 from project.errors import InputError
 from project.runtime.seeding import generator
 
@@ -57,13 +56,6 @@ def split_validation(
             f"or a fraction from {1 / count:.2g} to below 1"
         )
     return stratified_split(labels, size, generator(split_seed))
-
-
-def num_images(size: float, count: int) -> int:
-    """Return the number of images of a size: a fraction of `count` below 1, or a whole number; else -1."""
-    if size < 1:
-        return math.floor(size * count + 0.5)
-    return size if isinstance(size, int) else -1
 
 
 def _shuffled_by_class(labels: Tensor, generator: torch.Generator) -> Tensor:

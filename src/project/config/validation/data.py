@@ -3,7 +3,6 @@
 All of it is known before an image is read: from the data set's `FACTS`, or from the names of its files.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from itertools import product
@@ -15,6 +14,7 @@ from omegaconf import ListConfig
 from project.config.resolvers import folder_shape, image_shape
 from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
+from project.datamodules.split_size import num_images
 from project.datamodules.storage.class_folders import class_folders, find_layout, training_files
 from project.errors import InputError
 
@@ -74,11 +74,6 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
     return DataFacts(
         images if isinstance(images, int) else None, declared.get("shape"), declared.get("classes")
     )
-
-
-def num_images(share: float, count: int) -> int:
-    """Return the number of images that a share means: a fraction of `count` below 1, or a whole number."""
-    return math.floor(share * count + 0.5) if share < 1 else int(share)
 
 
 def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | None:

@@ -1,13 +1,13 @@
 """Groups and keys that a run needs, and the kind of class that each group is for."""
 
 from collections.abc import Iterator, Mapping
-from difflib import get_close_matches
 from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig
 
 from project.config.source_index import MAX_DEPTH, bases_of
+from project.runtime.text import nearest_names
 from project.runtime.yaml_files import raw_child
 
 GROUPS: Mapping[str, str] = {
@@ -118,7 +118,7 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
             key = f"{group}.{name}"
             if isinstance(raw_child(config[group], name), DictConfig):
                 for line in _wrong_target(key, leaves, right):
-                    near = get_close_matches(name, [str(other) for other in config[group] if other != name])
+                    near = nearest_names(name, [str(other) for other in config[group] if other != name])
                     yield line + (f"; did you mean {group}.{near[0]}?" if near else "")
             elif key in right:
                 yield (

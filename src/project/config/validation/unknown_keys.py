@@ -23,7 +23,7 @@ from project.config.validation.groups import (
 )
 from project.config.validation.yaml_defaults import NOTHING_READS, flat, place_in_file
 from project.runtime import yaml_files
-from project.runtime.text import did_you_mean
+from project.runtime.text import did_you_mean, nearest_names
 from project.runtime.yaml_files import raw_child
 
 KNOWN = ("hydra", *dict.fromkeys((*GROUPS, *(key.partition(".")[0] for key in KEYS), *OPTIONAL)))
@@ -165,7 +165,7 @@ def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
         known = [*(one for one in found.arguments if one not in required[:given]), *more_keys]
         unknown = [key for key in keys if key not in (*found.arguments, *more_keys)]
         strange = [key for key in unknown if f"{place}.{key}" not in SET_BY_THE_RUN]
-        typos = [key for key in strange if get_close_matches(key, known)]
+        typos = [key for key in strange if nearest_names(key, known)]
         others = [key for key in strange if key not in typos]  # arguments of another class: one mistake
         for first, *more in [*([key] for key in typos), *([others] if others else [])]:
             also = "".join(f", nor {key}" for key in more)

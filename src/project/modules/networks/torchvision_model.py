@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Annotated, Any
@@ -15,6 +14,7 @@ from torchvision import models
 
 from project.errors import InputError, summarize
 from project.runtime.bounds import Range
+from project.runtime.text import nearest_names
 
 STATE_DICT_KEYS = ("state_dict", "model")
 """Keys under which training scripts save the state_dict; our own checkpoints have the first."""
@@ -56,7 +56,7 @@ class TorchvisionModel(nn.Module):
     ) -> None:
         super().__init__()
         if name not in (known := models.list_models(module=models)):
-            nearest = get_close_matches(name, known, n=3)
+            nearest = nearest_names(name, known)
             hint = f"did you mean {' or '.join(nearest)}?" if nearest else f"one of {', '.join(known)}"
             raise InputError(f"model.name={name}: no classification model of torchvision; {hint}")
         if freeze and weights is None:
