@@ -60,4 +60,4 @@ class GridSweeper(Deferred, Sweeper):
 class OptunaSweeper(Deferred, Sweeper):
     """Plugin of `hydra/sweeper=optuna`."""
 
-    implementation = "project.sweeps.sweepers.search.OptunaSweeper"
+    implementation = "project.sweeps.sweepers.optuna_search.OptunaSweeper"

@@ -15,7 +15,7 @@ from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
 from project.runs.run_folder import RunContext
 from project.runtime import signals
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.process import keep_freed_memory, silence_libraries
 from project.runtime.yaml_files import to_yaml
 from project.training.ddp.launch import run_on_devices

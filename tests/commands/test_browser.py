@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from handmade import write_curve, write_run, write_sweep
 from test_report import picture
+from written_runs import write_curve, write_run, write_sweep
 
 from project.loggers.tensorboard import TensorBoard
 from project.reporting.html.command import write_report

@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, read_table
-from forked import Forked
-from forked import run as fork
+from forked_command import Forked
+from forked_command import run as fork
 
 from project.config.cli import _flags_first, with_multirun_flag
 from project.config.validation.command_request import refuse_wrong_arguments

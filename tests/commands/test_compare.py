@@ -6,7 +6,7 @@ import statistics
 from pathlib import Path
 
 import pytest
-from handmade import write_curve, write_run, write_sweep
+from written_runs import write_curve, write_run, write_sweep
 
 from project.errors import InputError
 from project.reporting.compare import render

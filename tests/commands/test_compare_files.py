@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import yaml
 from conftest import ROOT, read_table
-from handmade import write_run, write_sweep
+from written_runs import write_run, write_sweep
 
 from project.errors import InputError
 from project.reporting.compare import COMPARISON, write_csv
 from project.runs.comparison import compare
 from project.runs.results import flatten, read_runs
-from project.runtime.write_probe import IMAGE, is_earlier
+from project.runtime.output_files import IMAGE, is_earlier
 
 
 @pytest.fixture

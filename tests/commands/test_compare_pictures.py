@@ -5,11 +5,11 @@ import math
 from pathlib import Path
 
 import pytest
-from handmade import write_curve, write_run
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.text import Text
 from matplotlib.transforms import Bbox
+from written_runs import write_curve, write_run
 
 from project.errors import InputError
 from project.figures.charts import FAINT, figure_style
@@ -17,7 +17,7 @@ from project.figures.parallel_coordinates import key_axis, metric_axis
 from project.reporting.compare_plot import draw, make_figure
 from project.runs.comparison import Comparison, compare
 from project.runs.hparam_diff import ABSENT
-from project.runtime.write_probe import IMAGE, is_earlier
+from project.runtime.output_files import IMAGE, is_earlier
 
 
 def write_runs(folder: Path, count: int) -> Path:

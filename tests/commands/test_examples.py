@@ -4,9 +4,9 @@ import json
 import runpy
 from pathlib import Path
 
-import forked
-import odd_files
+import forked_command
 import pytest
+import unusual_images
 from conftest import ROOT
 
 
@@ -30,8 +30,8 @@ def test_a_run_is_used_from_python(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    forked.run("model=mlp", "trainer.max_epochs=1", "logger=none", cwd=tmp_path)
-    Path("1.png").write_bytes(odd_files.encoded(odd_files.noise("RGBA"), "png"))
+    forked_command.run("model=mlp", "trainer.max_epochs=1", "logger=none", cwd=tmp_path)
+    Path("1.png").write_bytes(unusual_images.encoded(unusual_images.noise("RGBA"), "png"))
     example("use_a_run")["main"]("last", "1.png")
     lines = capfd.readouterr().out.splitlines()
     status = json.loads(next(tmp_path.glob("outputs/*/*/status.json")).read_text())

@@ -5,11 +5,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-import forked
+import forked_command
 import pytest
 import torch
-from handmade import write_run
 from torch import Tensor, nn
+from written_runs import write_run
 
 from project.config.command_options import read_options
 from project.errors import InputError
@@ -35,7 +35,7 @@ INT8 = ("variants=static_int8,dynamic_int8",)
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A network that learned the digits for a few epochs; it is tested on mirror images too."""
     folder = tmp_path_factory.mktemp("export")
-    forked.run(
+    forked_command.run(
         *(
             "model=cnn",
             "model.channels=[8,16]",

@@ -4,7 +4,7 @@ import os
 import sys
 from pathlib import Path
 
-import attempts
+import forked_attempts
 import pytest
 import torch
 from conftest import Compose
@@ -15,9 +15,9 @@ from project.config.hydra_patches import set_override_dirname
 from project.config.validation.values import find_problem
 from project.datamodules.storage.image_cache import ImageCache
 from project.errors import InputError
-from project.runtime.files import replacing
+from project.runtime.atomic_files import replacing
+from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import name_length, short_name
-from project.runtime.write_probe import refuse_unwritable_output
 
 LONG = {"ascii": "a" * 300, "of three bytes": "図" * 90, "no text": "\udce9" * 256}
 FITTING = {"ascii": "b" * 255, "of three bytes": "図" * 85, "no text": "\udce9" * 255}
@@ -109,7 +109,7 @@ def test_paths_are_refused_in_one_line_by_the_word_that_gives_them(
 
 @pytest.mark.parametrize("word", ["name=", "resume=", "ckpt_path=", "paths.outputs=", "hydra.run.dir=x/"])
 def test_commands_refuse_long_names_without_a_traceback(tmp_path: Path, word: str) -> None:
-    printed = attempts.run([f"{word}{LONG['ascii']}"], tmp_path, code=2)
+    printed = forked_attempts.run([f"{word}{LONG['ascii']}"], tmp_path, code=2)
     assert printed.startswith("error: ")
     assert printed.count("\n") == 1
     assert [path.name for path in tmp_path.iterdir()] == ["log"]

@@ -11,14 +11,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
-import forked
+import forked_command
 import numpy as np
-import odd_files
 import pytest
 import torch
+import unusual_images
 from conftest import read_table
-from handmade import write_run
 from PIL import Image
+from written_runs import write_run
 
 from project.config.command_options import read_options
 from project.datamodules.loading import image_decoder
@@ -45,7 +45,7 @@ def outputs(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Pat
     cwd = tmp_path_factory.mktemp("predict")
     words = ["model=mlp", "data=image_folder", f"data.path={image_folder}", "data.resize=8", "logger=none"]
     words += ["trainer.max_epochs=3", "data.batch_size=8", "tta=flip"]
-    forked.run(*words, cwd=cwd)
+    forked_command.run(*words, cwd=cwd)
     return cwd / "outputs"
 
 
@@ -97,7 +97,7 @@ def test_predictions_are_those_of_the_runs_test(trained: TrainedRun, image_folde
 
 
 def test_a_folder_of_odd_and_bad_files(command: Command, tmp_path: Path) -> None:
-    good, bad = odd_files.fill(Path("photos"), good=45, bad=20)
+    good, bad = unusual_images.fill(Path("photos"), good=45, bad=20)
     Path("photos/.hidden").mkdir()
     for hidden in ("photos/.DS_Store", "photos/.hidden/1.jpg", "photos/._0000.jpg"):
         Path(hidden).write_bytes(b"no image")
@@ -121,7 +121,7 @@ def test_a_folder_of_odd_and_bad_files(command: Command, tmp_path: Path) -> None
 def test_images_of_all_modes_become_what_the_network_takes(
     tmp_path: Path, shape: tuple[int, int, int]
 ) -> None:
-    good, _ = odd_files.fill(tmp_path, good=30, bad=0)
+    good, _ = unusual_images.fill(tmp_path, good=30, bad=0)
     images = {
         Path(one.file).name: one.image
         for one in decode_files(sorted(good), shape, ahead_by=1)
@@ -138,7 +138,7 @@ def test_images_of_all_modes_become_what_the_network_takes(
 @pytest.mark.parametrize("action", ["ignore", "error"])
 def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal["ignore", "error"]) -> None:
     file = str(tmp_path / "1.png")
-    Path(file).write_bytes(odd_files.png_of_size(10_000, 9_000))
+    Path(file).write_bytes(unusual_images.png_of_size(10_000, 9_000))
     with warnings.catch_warnings():
         warnings.simplefilter(action)
         with pytest.raises(DataError, match=r"data\.path: .*1\.png is too large \(.*90,?000,?000 pixels"):
@@ -249,7 +249,7 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     Path("empty").mkdir()
     Path("text.png").write_text("no image")
-    Path("1.png").write_bytes(odd_files.encoded(odd_files.noise("RGB"), "png"))
+    Path("1.png").write_bytes(unusual_images.encoded(unusual_images.noise("RGB"), "png"))
     with pytest.raises(InputError, match=message) as found:
         command(*words.split())
     assert type(found.value) is kind

@@ -13,12 +13,12 @@ from typing import Any
 
 import pytest
 from conftest import ROOT
-from handmade import write_curve, write_run, write_sweep
-from pages import Page, rows
+from html_pages import Page, rows
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
 from tensorboard.summary.writer.event_file_writer import EventFileWriter
+from written_runs import write_curve, write_run, write_sweep
 
 from project.errors import InputError
 from project.figures.charts import Line, downsample, draw_lines, figure_style, make_axes, to_svg

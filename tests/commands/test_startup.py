@@ -158,12 +158,12 @@ def test_mistakes_in_commands_after_training_import_no_torch(tmp_path: Path) -> 
 RUN = (
     CALLING
     + """
-found = {"code": call(told + " +callbacks.probe._target_=probe.Probe")}
+found = {"code": call(told + " +callbacks.probe._target_=probe_callback.Probe")}
 found["after"] = [name for name in ("matplotlib", "rich", "jinja2", "pooch") if name in sys.modules]
 import lightning, torch
 from lightning.fabric.wrappers import OptimizedModule, _unwrap_compiled
 from project.runtime.lazy_imports import is_pending
-from probe import Probe
+from probe_callback import Probe
 
 network = torch.nn.Linear(3, 2)
 optimizer = torch.optim.Adam(network.parameters())

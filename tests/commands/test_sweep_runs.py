@@ -8,10 +8,10 @@ import subprocess
 import time
 from pathlib import Path
 
-import forked
+import forked_command
 import pytest
 from conftest import ROOT
-from forked import Forked
+from forked_command import Forked
 from test_command_line import children_of, train
 
 from project.inference import run_config
@@ -23,10 +23,16 @@ TINY = [
     *("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101"),
     *("trainer.accelerator=cpu", "trainer.max_epochs=3"),
 ]
-FAULT = "+callbacks.fault={_target_:toys.Fault,kind:none,folder:'${paths.run}'}"
+FAULT = "+callbacks.fault={_target_:sweep_objectives.Fault,kind:none,folder:'${paths.run}'}"
 BOWL = [
     *("model=mlp", "data=synthetic", "data.train_size=60", "data.test_size=20", "loss=mse"),
-    *("loss._target_=toys.Bowl", "monitor=val/loss", "mode=min", "trainer.accelerator=cpu", "logger=none"),
+    *(
+        "loss._target_=sweep_objectives.Bowl",
+        "monitor=val/loss",
+        "mode=min",
+        "trainer.accelerator=cpu",
+        "logger=none",
+    ),
 ]
 
 
@@ -40,7 +46,7 @@ def begin(*arguments: str, cwd: Path) -> Forked:
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:
-    return forked.run(*arguments, cwd=cwd, code=code, COLUMNS="100")
+    return forked_command.run(*arguments, cwd=cwd, code=code, COLUMNS="100")
 
 
 def only_sweep(cwd: Path) -> SweepFolder:
@@ -249,7 +255,7 @@ def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -
     assert [process.returncode for process in processes] == [0, 0], outputs
     import optuna
 
-    from project.runs.studies import open_storage
+    from project.runs.optuna_studies import open_storage
 
     study = optuna.load_study(study_name="bowl", storage=open_storage(storage))
     ends = [trial.state.name for trial in study.trials]
@@ -309,7 +315,7 @@ def test_a_killed_search_loses_no_trial_and_pruning_stops_all_ranks(tmp_path: Pa
     assert status["progress"]["epoch"] < 40
     import optuna
 
-    from project.runs.studies import open_storage
+    from project.runs.optuna_studies import open_storage
 
     study = optuna.load_study(
         study_name=None, storage=open_storage(f"journal:{sweep.path / 'study.journal'}")

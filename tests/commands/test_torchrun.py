@@ -7,10 +7,10 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-import forked
+import forked_command
 import pytest
 from conftest import ROOT, read_table, slurm
-from forked import Forked
+from forked_command import Forked
 from omegaconf import OmegaConf
 from torch.distributed.run import main
 
@@ -88,7 +88,7 @@ def only_run(cwd: Path) -> Path:
 def losses_alone(cwd: Path, *more: str) -> list[float]:
     """Losses of the same run in one process."""
     cwd.mkdir()
-    forked.run(*TINY.split(), *more, cwd=cwd)
+    forked_command.run(*TINY.split(), *more, cwd=cwd)
     return losses(only_run(cwd))
 
 

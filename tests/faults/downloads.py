@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from endings import wait_for_end
+from exit_kinds import wait_for_end
 
 from project.datamodules import downloads
 from project.datamodules.downloads import Archive, download_archives

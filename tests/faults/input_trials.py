@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-import presets
+import wrong_presets
 
 ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
@@ -108,7 +108,7 @@ def fixtures() -> Iterator[Path]:
             ("none", "# nothing"),
         ):
             (root / f"points_{kind}.txt").write_text(f"{line}\n")
-        presets.write(root / "own")
+        wrong_presets.write(root / "own")
         yield root
 
 

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from attempts import difference, only_run, run, start, state_of, wait
+from forked_attempts import difference, only_run, run, start, state_of, wait
 
 from project.runs import checkpoints
 from project.training import checkpoint_io, epoch_loop

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from groups import START_LIMIT_S, Run, only_run, preload, wait_until
+from process_groups import START_LIMIT_S, Run, only_run, preload, wait_until
 
 from project.runs import checkpoints
 from project.runtime import slurm

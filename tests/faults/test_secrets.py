@@ -5,8 +5,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile import Seen, try_out
 from hostile_commands import command
+from hostile_inputs import Seen, try_out
 from hostile_payload import Case
 
 LITERAL, PASSED = "literal-sesame", "passed-sesame"

@@ -14,8 +14,8 @@ from torch.profiler import ProfilerActivity, profile, schedule
 
 from project.modules.optim.schedules import Length
 from project.runs.run_folder import RunFolder
+from project.runtime.atomic_files import replace_text
 from project.runtime.bounds import Range
-from project.runtime.files import replace_text
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.source_index import MARK, find_origin, marked_names, public_names
 from project.errors import InputError
-from project.runtime.files import refuse_url
+from project.runtime.atomic_files import refuse_url
 from project.runtime.text import nearest_names
 from project.runtime.yaml_files import raw_child
 

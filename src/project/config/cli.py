@@ -27,8 +27,8 @@ from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import quoted
 from project.runtime import lazy_imports, signals, slurm, torchrun
+from project.runtime.atomic_files import reason_of
 from project.runtime.console import error_block
-from project.runtime.files import reason_of
 from project.runtime.process import accept_all_text, command_state, flush_streams
 from project.runtime.secrets import redact_text
 from project.runtime.text import LONGEST_NAME, name_length

@@ -20,7 +20,7 @@ from project.config.allowed_targets import find, plain_values
 from project.errors import InputError
 from project.runs.migrations import new_name, old_keys
 from project.runtime import secrets, yaml_files
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.yaml_files import to_yaml
 
 CALLBACKS = ("project.config.preflight.Preflight",)
@@ -32,7 +32,7 @@ HANDLERS = frozenset(
         *("logging.StreamHandler", "logging.FileHandler", "logging.NullHandler"),
         *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
         *("logging.handlers.WatchedFileHandler", "logging.Formatter", "colorlog.ColoredFormatter"),
-        "project.runtime.files.LogFile",
+        "project.runtime.atomic_files.LogFile",
     }
 )
 """Log handlers and formatters that a configuration may name."""

@@ -19,8 +19,8 @@ from project.config.validation.command_request import command_request
 from project.config.validation.yaml_defaults import declared_values
 from project.errors import InputError
 from project.runs.checkpoints import has_checksum
-from project.runtime.files import URL
-from project.runtime.write_probe import is_earlier, refuse_unwritable_output
+from project.runtime.atomic_files import URL
+from project.runtime.output_files import is_earlier, refuse_unwritable_output
 
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
 FOLDERS = ("dir", "dirpath", "directory", "folder")

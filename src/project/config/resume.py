@@ -18,7 +18,7 @@ from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runtime import secrets, yaml_files
-from project.runtime.files import refuse_url
+from project.runtime.atomic_files import refuse_url
 from project.runtime.process import command_state
 from project.runtime.text import did_you_mean
 

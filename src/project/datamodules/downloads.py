@@ -20,7 +20,7 @@ from typing import IO, Any
 from filelock import FileLock, SoftFileLock, Timeout
 
 from project.errors import DataError, one_line, summarize
-from project.runtime.files import replacing
+from project.runtime.atomic_files import replacing
 
 log = logging.getLogger(__name__)
 

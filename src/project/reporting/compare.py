@@ -21,8 +21,8 @@ from project.runs.results import DURATION, Run, is_number
 from project.runtime import lazy_imports
 from project.runtime.console import GAP, Column, table, terminal_width
 from project.runtime.csv_cells import escape_all
+from project.runtime.output_files import IMAGE, output_file, refuse_foreign, refuse_unwritable_output
 from project.runtime.text import columns_of, duration, plural, shorten
-from project.runtime.write_probe import IMAGE, output_file, refuse_foreign, refuse_unwritable_output
 
 FORMATS = (".png", ".svg", ".pdf")
 COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")

@@ -21,8 +21,8 @@ from project.figures.parallel_coordinates import (
 from project.reporting.run_data import Series, read_series
 from project.runs.comparison import RESERVED, Comparison, score_texts
 from project.runs.hparam_diff import ABSENT, short_names
+from project.runtime.output_files import MADE_BY, output_file
 from project.runtime.text import plural
-from project.runtime.write_probe import MADE_BY, output_file
 
 MAX_KEYS = 10
 LEGEND_WIDTH = 42

@@ -20,7 +20,7 @@ from typing import IO, TYPE_CHECKING, Any, NamedTuple
 
 from project.errors import InputError, one_line, summarize
 from project.runtime import signals
-from project.runtime.files import reason_of, refuse_url, sync
+from project.runtime.atomic_files import reason_of, refuse_url, sync
 
 if TYPE_CHECKING:
     from torch import Tensor

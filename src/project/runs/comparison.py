@@ -17,7 +17,7 @@ from project.runs.results import DURATION, Run, frozen, read_runs
 from project.runs.run_folder import RunFolder, latest_run
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import Job
-from project.runtime.files import refuse_url
+from project.runtime.atomic_files import refuse_url
 from project.runtime.text import did_you_mean, plural
 
 LAST = "last"

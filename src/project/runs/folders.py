@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from project.errors import InputError
-from project.runtime.files import URL, reason_of
-from project.runtime.write_probe import probe, remove_empty
+from project.runtime.atomic_files import URL, reason_of
+from project.runtime.output_files import probe, remove_empty
 
 MAX_ATTEMPTS = 100
 """Times that other runs may remove a folder's parent before the folder counts as impossible to make."""

@@ -77,7 +77,7 @@ RENAMED_CLASSES: dict[str, str] = {
     "project.modules.optim.parameter_groups.Muon": "project.modules.optim.muon.Muon",
     "project.modules.optimizers.Muon": "project.modules.optim.muon.Muon",
     "project.preflight.Preflight": "project.config.preflight.Preflight",
-    "project.runs.log_file.LogFile": "project.runtime.files.LogFile",
+    "project.runs.log_file.LogFile": "project.runtime.atomic_files.LogFile",
 }
 _SCHEDULES = (
     *("constant", "cosine", "exponential", "linear", "multistep", "onecycle", "plateau", "step"),

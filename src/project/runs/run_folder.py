@@ -19,10 +19,10 @@ from project.runs import checkpoints
 from project.runs.folders import discard
 from project.runs.provenance import git_state, now, versions
 from project.runtime import slurm, torchrun
-from project.runtime.files import Outage, reason_of, replace_text
+from project.runtime.atomic_files import Outage, reason_of, replace_text
+from project.runtime.output_files import probe
 from project.runtime.process import command_state
 from project.runtime.secrets import redact
-from project.runtime.write_probe import probe
 
 log = logging.getLogger(__name__)
 

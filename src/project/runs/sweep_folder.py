@@ -17,7 +17,7 @@ from project.runs.provenance import differences, fingerprint, git_state, now, ve
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import yaml_files
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.secrets import find_secrets, redact
 
 PACKAGE = Path(__file__).resolve().parent.parent

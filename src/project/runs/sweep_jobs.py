@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from project.errors import InputError
 from project.runs.ranking import REPETITIONS
-from project.runtime.files import Outage
+from project.runtime.atomic_files import Outage
 from project.runtime.secrets import redact, redact_text
 
 State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]

@@ -16,7 +16,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.errors import InputError, one_line
-from project.runtime.files import reason_of
+from project.runtime.atomic_files import reason_of
 from project.runtime.secrets import redact
 from project.runtime.text import is_numeric
 

@@ -23,7 +23,7 @@ from project.config.hydra_security import BUILT_BY_HYDRA
 from project.errors import one_line
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.process import die_with_parent, flush_streams, forget_ranks
 from project.runtime.signals import SIGNALS
 from project.runtime.yaml_files import to_yaml

@@ -10,9 +10,9 @@ from typing import Any
 
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.runs.sweep_jobs import Job, short
+from project.runtime.atomic_files import reason_of, replacing
 from project.runtime.console import table
 from project.runtime.csv_cells import escape_all
-from project.runtime.files import reason_of, replacing
 from project.runtime.text import duration
 
 log = logging.getLogger(__name__)

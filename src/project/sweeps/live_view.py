@@ -17,8 +17,8 @@ from project.runs.ranking import Score, rank
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import FINISHED, Job
+from project.runtime.atomic_files import GrowingFile, Outage
 from project.runtime.console import STATE_STYLES
-from project.runtime.files import GrowingFile, Outage
 from project.runtime.text import duration, plural
 from project.sweeps.job_table import point_score
 

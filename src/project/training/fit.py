@@ -30,7 +30,7 @@ from project.runs import checkpoints, config_diff
 from project.runs.folders import folder_lock
 from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import lazy_imports, signals, slurm, torchrun
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.yaml_files import to_yaml
 from project.training.epoch_loop import StopDuringValidation
 

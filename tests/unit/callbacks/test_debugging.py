@@ -9,7 +9,7 @@ import pytest
 import torch
 from conftest import Compose, options
 from omegaconf import OmegaConf
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
 
 from project.callbacks.overfit_batch import NotLearnedError, OverfitBatch, least_loss
 from project.callbacks.profiler import StepProfiler

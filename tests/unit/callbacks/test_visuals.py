@@ -13,7 +13,7 @@ import torch
 from conftest import Compose, read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
 from omegaconf import OmegaConf
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import distributed as dist
 from torch import nn

@@ -128,8 +128,8 @@ def test_all_problems_are_told_at_once(composer: Compose) -> None:
         "+trainer.benchmark=true",
         "trainer.check_val_every_n_epoch=null trainer.val_check_interval=500",
         "trainer.batches_per_hook=8 trainer.gradient_clip_val=1",
-        "loss=mse loss._target_=toys.Bowl +loss.x=1 monitor=train/f1",
-        "loss=mse loss._target_=toys.Distillation +loss.teacher={num_classes:1000}",
+        "loss=mse loss._target_=sweep_objectives.Bowl +loss.x=1 monitor=train/f1",
+        "loss=mse loss._target_=sweep_objectives.Distillation +loss.teacher={num_classes:1000}",
     ],
 )
 def test_a_right_value_passes(composer: Compose, overrides: str) -> None:
@@ -185,7 +185,7 @@ def _arguments(target: str) -> set[str]:
 
 def test_a_class_that_was_added_judges_its_values_itself(composer: Compose) -> None:
     config = composer("model=mlp", "+model.width=0.5", "optim.lr=2000", "callbacks.ema.decay=1")
-    config.model._target_ = "toys.Own"  # which has no source
+    config.model._target_ = "sweep_objectives.Own"  # which has no source
     assert not any("model.width=0.5: " in line for line in find_problems(config))
     config.model._target_ = "project.modules.networks.resnet.ResNet"
     assert "model.width=0.5: expected a whole number, got 0.5" in list(find_problems(config))

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Literal
 
 import pytest
-from handmade import write_run, write_sweep
+from written_runs import write_run, write_sweep
 
 from project.config.command_options import Overrides, describe, option, read_options
 from project.errors import InputError

@@ -3,8 +3,8 @@
 import os
 from pathlib import Path
 
-import own_data
 import pytest
+import user_datamodules
 from conftest import Compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
@@ -30,7 +30,11 @@ def test_a_yaml_file_may_leave_out_what_the_constructor_knows(composer: Compose,
     config = own(composer, "Halves", tmp_path / "run", count=128)
     complete(config)
     expected = {"input_shape": [1, 8, 8], "num_classes": 2, "batch_size": 64, "val_size": 0.1}
-    assert OmegaConf.to_container(config.data) == {"_target_": "own_data.Halves", "count": 128, **expected}
+    assert OmegaConf.to_container(config.data) == {
+        "_target_": "user_datamodules.Halves",
+        "count": 128,
+        **expected,
+    }
     assert list(find_problems(config)) == []
     before = OmegaConf.to_container(config.data)
     complete(config)
@@ -75,7 +79,9 @@ def test_a_plain_datamodule_is_refused_in_a_line(composer: Compose, name: str) -
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=message):
         build({"data": {"_target_": f"own_data.{name}"}}, "data")
-    assert isinstance(build({"data": {"_target_": "own_data.Halves"}}, "data"), own_data.Halves)
+    assert isinstance(
+        build({"data": {"_target_": "user_datamodules.Halves"}}, "data"), user_datamodules.Halves
+    )
 
 
 def test_relative_paths_are_those_of_the_command_after_chdir(

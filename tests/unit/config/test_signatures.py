@@ -84,7 +84,9 @@ def test_what_does_not_exist_is_told(target: str, what: str) -> None:
     assert found.known
 
 
-@pytest.mark.parametrize("target", ["toys.Own", "no.such.package", "torch.nn.CrossEntropyLoss", "Class"])
+@pytest.mark.parametrize(
+    "target", ["sweep_objectives.Own", "no.such.package", "torch.nn.CrossEntropyLoss", "Class"]
+)
 def test_nothing_is_said_of_what_is_not_known(target: str) -> None:
     assert not isinstance(signature_of(target), Missing)
 

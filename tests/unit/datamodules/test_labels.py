@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
 from torch import Tensor, nn
 
 from project.datamodules.base import ImageDataModule

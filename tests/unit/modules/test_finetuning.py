@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from small import make_data, make_trainer
+from small_training import make_data, make_trainer
 from torch import nn
 from torchvision import models
 

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 import torch
 from conftest import read_table
-from small import make_data, make_trainer
+from small_training import make_data, make_trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 from conftest import read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
 
 from project.callbacks.checkpointing import Checkpoint
 from project.callbacks.ema import EMA

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import GradientAccumulationScheduler
-from small import make_trainer
+from small_training import make_trainer
 from torch.optim import lr_scheduler as torch_schedules
 
 from project.callbacks.checkpointing import Checkpoint

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from handmade import write_run
+from written_runs import write_run
 
 from project.inference.evaluate.options import find_networks
 from project.reporting.compare import render

@@ -10,9 +10,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-import attempts
+import forked_attempts
 import pytest
-from handmade import write_run
+from written_runs import write_run
 
 from project.callbacks.checkpointing import LastCheckpoint
 from project.config import resume
@@ -22,8 +22,8 @@ from project.inference.load_run import load_run
 from project.runs.folders import create_folder
 from project.runs.results import read_runs
 from project.runs.run_folder import RunFolder, find_run, latest_run, run_of_checkpoint
+from project.runtime.output_files import missing_folders, refuse_unwritable_output
 from project.runtime.process import command_state
-from project.runtime.write_probe import missing_folders, refuse_unwritable_output
 
 
 def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: Path) -> None:
@@ -284,7 +284,7 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
 
     words = ["data=synthetic", "data.train_size=32", "data.val_size=8", "data.test_size=8", "model=mlp"]
     words += ["data.batch_size=16", "trainer.accelerator=cpu", "trainer.max_epochs=3", "hydra.run.dir=run"]
-    printed = attempts.run(words, tmp_path, before=remove_folder_at_the_end_of_an_epoch)
+    printed = forked_attempts.run(words, tmp_path, before=remove_folder_at_the_end_of_an_epoch)
     assert printed.count("was removed while its run goes on") == 1
     assert "Traceback" not in printed
     run = RunFolder(tmp_path / "run")
@@ -294,7 +294,7 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
         *("config.yaml", "hydra.yaml", "overrides.yaml")
     }
     load_run(run)
-    resumed = attempts.run(["resume=run", "trainer.max_epochs=4"], tmp_path)
+    resumed = forked_attempts.run(["resume=run", "trainer.max_epochs=4"], tmp_path)
     assert "Traceback" not in resumed
     assert run.read_status()["progress"]["epoch"] == 4
 

@@ -9,8 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from handmade import write_run
 from test_sweeps import job
+from written_runs import write_run
 
 from project.inference.evaluate.metrics import Predictions
 from project.inference.evaluate.output_files import write_predictions

@@ -20,17 +20,17 @@ from project.runtime import yaml_files
 from project.runtime.yaml_files import line_of, load, read_mapping, read_text
 
 sys.path.insert(0, str(ROOT / "tests" / "faults"))
-import presets
+import wrong_presets
 
 
 @pytest.fixture(scope="module")
 def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("own")
-    presets.write(folder)
+    wrong_presets.write(folder)
     return folder
 
 
-@pytest.mark.parametrize("name", [name for name in presets.GOOD if name != "based"])
+@pytest.mark.parametrize("name", [name for name in wrong_presets.GOOD if name != "based"])
 def test_encodings_and_line_ends_change_nothing(own: Path, name: str) -> None:
     found = ConfigFolder("main", str(own)).load_config(f"experiment/{name}")
     assert found.header["package"] == "_global_"
@@ -106,7 +106,10 @@ def test_the_first_of_several_folders_counts_and_caches_are_left_alone(tmp_path:
     ("text", "says"),
     [
         (b"model: {a: 1\n", r"config\.yaml:1: while parsing a flow mapping"),
-        (presets.LAUGHS.encode(), r"config\.yaml:6: more than 200000 values, with those of its aliases"),
+        (
+            wrong_presets.LAUGHS.encode(),
+            r"config\.yaml:6: more than 200000 values, with those of its aliases",
+        ),
         (b"name: caf\xe9\n", r"config\.yaml:1: no UTF-8 text"),
         (b"- a\n", r"config\.yaml:1: a list, but keys with values are needed"),
     ],

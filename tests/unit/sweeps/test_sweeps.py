@@ -12,8 +12,8 @@ from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime.process import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
+from project.sweeps.job_scheduler import classify_exit, settle_jobs
 from project.sweeps.job_table import jobs_table, points_table, write_jobs
-from project.sweeps.scheduler import classify_exit, settle_jobs
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 

@@ -16,7 +16,7 @@ from lightning.pytorch.callbacks import (
     StochasticWeightAveraging,
 )
 from lightning.pytorch.profilers import SimpleProfiler
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
 from torch import nn
 
 from project.callbacks.ema import EMA

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-from small import make_module
+from small_training import make_module
 
 from project.errors import InputError, NonFiniteError
 from project.modules.nan_guard import require_finite

@@ -9,7 +9,7 @@ import torch
 from conftest import Compose
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
 
 from project.config.validation import find_problems
 from project.errors import InputError

@@ -7,8 +7,8 @@ from typing import Any
 
 from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
-from project.runtime.files import URL, reason_of
-from project.runtime.write_probe import try_write
+from project.runtime.atomic_files import URL, reason_of
+from project.runtime.output_files import try_write
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:

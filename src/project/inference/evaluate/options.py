@@ -13,7 +13,7 @@ from project.runs.comparison import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports
-from project.runtime.write_probe import refuse_unwritable_output
+from project.runtime.output_files import refuse_unwritable_output
 
 EXAMPLES = """\
 examples:

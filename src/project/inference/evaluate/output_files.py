@@ -18,8 +18,8 @@ from project.datamodules.base import Part
 from project.errors import InputError
 from project.inference.evaluate.metrics import Predictions, reliability
 from project.runtime.csv_cells import escape_all
+from project.runtime.output_files import missing_folders, refuse_unwritable_output
 from project.runtime.text import printable
-from project.runtime.write_probe import missing_folders, refuse_unwritable_output
 
 FOLDER = "evaluation"
 RESULT = "evaluation.json"

@@ -37,9 +37,9 @@ from project.inference.export.options import (
 from project.inference.export.torch_program import blank_images, describe_error
 from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
 from project.inference.load_run import TrainedRun, load_run
+from project.runtime.atomic_files import replace_text
 from project.runtime.console import Column, table
-from project.runtime.files import replace_text
-from project.runtime.write_probe import missing_folders
+from project.runtime.output_files import missing_folders
 
 BACKENDS: dict[str, ModuleType] = {"torch_export": torch_program, "onnx": onnx_graph}
 """Modules with the functions `write`, `read`, `quantize` and `read_int8`, by format."""

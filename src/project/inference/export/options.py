@@ -13,8 +13,8 @@ from project.inference.run_config import check_request
 from project.runs.comparison import LAST, find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
+from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import did_you_mean
-from project.runtime.write_probe import refuse_unwritable_output
 
 OutputType = Literal["logits", "probabilities"]
 FLOAT32, DYNAMIC, STATIC, PRUNED = "float32", "dynamic_int8", "static_int8", "pruned"

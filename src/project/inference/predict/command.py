@@ -33,8 +33,8 @@ from project.inference.run_config import check_request
 from project.runs.comparison import LAST, find_trained
 from project.runtime import lazy_imports
 from project.runtime.console import terminal_width
+from project.runtime.output_files import IMAGE, MADE_BY, refuse_foreign, refuse_unwritable_output, whole_file
 from project.runtime.text import plural, printable
-from project.runtime.write_probe import IMAGE, MADE_BY, refuse_foreign, refuse_unwritable_output, whole_file
 
 if TYPE_CHECKING:
     from project.inference.predict.predictions import Prediction

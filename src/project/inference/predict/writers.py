@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 from project.errors import InputError
 from project.runtime.console import Column, has_color, table
 from project.runtime.csv_cells import escape_all
+from project.runtime.output_files import whole_file
 from project.runtime.text import columns_of, printable, shorten
-from project.runtime.write_probe import whole_file
 
 if TYPE_CHECKING:
     from project.inference.predict.predictions import Prediction

@@ -14,9 +14,9 @@ from project.runs.comparison import LAST, find_last
 from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports
-from project.runtime.files import refuse_url
+from project.runtime.atomic_files import refuse_url
+from project.runtime.output_files import output_file, refuse_foreign, refuse_unwritable_output
 from project.runtime.text import strip_control
-from project.runtime.write_probe import output_file, refuse_foreign, refuse_unwritable_output
 
 NAME = "report.html"
 PAGE = re.compile(rb'<!doctype html>\n<html[^>]*><head><meta[^>]*><meta http-equiv="Content-Security-Policy"')

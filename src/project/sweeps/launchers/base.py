@@ -12,13 +12,13 @@ from omegaconf import DictConfig
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name, quoted
-from project.runtime.write_probe import refuse_unwritable_output
+from project.runtime.output_files import refuse_unwritable_output
 from project.sweeps.compose import Composer
 from project.sweeps.device_slots import DeviceRequest
 from project.sweeps.job_process import JobSpec, Task, write_result
+from project.sweeps.job_scheduler import JobList, JobSource, Scheduler
 from project.sweeps.live_view import LiveView
-from project.sweeps.process_engine import Engine, JobExit
-from project.sweeps.scheduler import JobList, JobSource, Scheduler
+from project.sweeps.local_engine import Engine, JobExit
 
 
 class ScheduledLauncher(Launcher):

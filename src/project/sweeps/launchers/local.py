@@ -12,7 +12,7 @@ from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.launchers.base import ScheduledLauncher
-from project.sweeps.process_engine import Engine, ProcessEngine, preload
+from project.sweeps.local_engine import Engine, ProcessEngine, preload
 
 ALWAYS_NEEDED = (
     *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),

@@ -19,10 +19,10 @@ from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
+from project.sweeps.job_scheduler import JobSource
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.live_view import LiveView
-from project.sweeps.process_engine import Engine, JobExit, JobProcess
-from project.sweeps.scheduler import JobSource
+from project.sweeps.local_engine import Engine, JobExit, JobProcess
 
 if TYPE_CHECKING:
     import ray

@@ -15,7 +15,7 @@ from project.errors import InputError
 from project.runtime.bounds import Range
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.launchers.base import ScheduledLauncher
-from project.sweeps.process_engine import Engine
+from project.sweeps.local_engine import Engine
 
 MARGIN_S = 30
 """Time between the end of a job's grace and SLURM's time limit, for SLURM to requeue the job [s]."""

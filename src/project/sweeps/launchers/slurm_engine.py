@@ -16,11 +16,11 @@ from submitit.helpers import DelayedSubmission
 
 from project.errors import InputError, one_line
 from project.runs.run_folder import RunFolder
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.torchrun import variables_from_slurm
 from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
-from project.sweeps.process_engine import Engine, JobExit, JobProcess
-from project.sweeps.scheduler import prepare
+from project.sweeps.job_scheduler import prepare
+from project.sweeps.local_engine import Engine, JobExit, JobProcess
 
 if TYPE_CHECKING:
     from project.sweeps.launchers.slurm import SlurmLauncher

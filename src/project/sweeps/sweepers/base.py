@@ -24,10 +24,10 @@ from project.runtime.signals import block_exit, exit_code
 from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_of, refuse_problems
+from project.sweeps.job_scheduler import JobSource, settle_jobs
 from project.sweeps.job_table import best_line, jobs_table, points_table, warn_if_unwritable, write_jobs
 from project.sweeps.launchers.base import ForeignLauncher, ScheduledLauncher
 from project.sweeps.live_view import LiveView
-from project.sweeps.scheduler import JobSource, settle_jobs
 
 OWN_KEYS = ("seeds", "folds", "retry_failed", "resume")
 """Keys of the sweep, which its jobs do not get."""

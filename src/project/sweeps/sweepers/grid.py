@@ -21,7 +21,7 @@ from project.runtime.bounds import Range
 from project.runtime.secrets import redact_text
 from project.runtime.text import plural
 from project.runtime.yaml_files import read_text
-from project.sweeps.scheduler import JobList
+from project.sweeps.job_scheduler import JobList
 from project.sweeps.sweepers.base import RecordedSweeper
 
 MANY_JOBS = 500

@@ -19,7 +19,7 @@ from project.modules.classifier import ImageClassifier
 from project.runs import run_summary
 from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import signals
-from project.runtime.files import replace_text
+from project.runtime.atomic_files import replace_text
 from project.runtime.secrets import redact_text
 from project.runtime.yaml_files import to_yaml
 from project.training.fit import environment_options

@@ -13,12 +13,12 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from attempts import ROOT, only_run, run, start, wait
 from conftest import read_table
-from handmade import write_run
+from forked_attempts import ROOT, only_run, run, start, wait
 from lightning.pytorch.callbacks import Callback
 from matplotlib.figure import Figure
-from small import make_data, make_module, make_trainer
+from small_training import make_data, make_module, make_trainer
+from written_runs import write_run
 
 from project.callbacks.checkpointing import LastCheckpoint
 from project.callbacks.ema import EMA
@@ -33,7 +33,7 @@ from project.reporting.compare_plot import draw
 from project.runs import checkpoints
 from project.runs.comparison import compare
 from project.runtime import signals
-from project.runtime.write_probe import whole_file
+from project.runtime.output_files import whole_file
 from project.training.epoch_loop import EpochLoop, StopDuringValidation
 
 FOREVER = [

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from disks import (
+from failing_disks import (
     Command,
     LimitedFiles,
     children_of,
@@ -22,7 +22,7 @@ from disks import (
     table_of,
     wait_until_gone,
 )
-from forked import Forked
+from forked_command import Forked
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from project.datamodules.image_folder import ImageFolder
@@ -35,8 +35,8 @@ from project.loggers.tensorboard import TensorBoard
 from project.runs.folders import create_folder
 from project.runs.run_folder import RunFolder, UnrecordedError
 from project.runs.sweep_jobs import Job, Ledger
-from project.runtime import files
-from project.runtime.files import LogFile
+from project.runtime import atomic_files
+from project.runtime.atomic_files import LogFile
 
 
 class Disk:
@@ -84,13 +84,13 @@ def test_what_could_not_be_written_is_written_later_and_once(
     ledger, lines = Ledger(tmp_path / "jobs.jsonl"), LogFile(str(tmp_path / "train.log"))
 
     def work(step: int) -> None:
-        files.RETRY_S, was = 0.0, files.RETRY_S
+        atomic_files.RETRY_S, was = 0.0, atomic_files.RETRY_S
         table.log_metrics({"train/loss": step / 8}, step=step)
         table.save()
         run.write_status(step=step)
         ledger.write(Job(step, [], [], str(step)))
         lines.emit(logging.makeLogRecord({"msg": f"line number {step}"}))
-        files.RETRY_S = was
+        atomic_files.RETRY_S = was
 
     work(1)
     disk.fail()

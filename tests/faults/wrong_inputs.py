@@ -1,8 +1,7 @@
-"""Bad inputs are refused in a line or a few that name the key, at once and before torch is imported; nothing
-is left behind. Good ones are not refused.
+"""Wrong inputs are refused in a few lines with the key, before torch is imported, and leave nothing behind.
 
-`python tests/faults/inputs.py` tries all of them in one process, which has imported what a start imports, and
-prints what came out as JSON; with `--full`, bad ones as processes of their own, as users start them.
+Right inputs are accepted. `python tests/faults/wrong_inputs.py` tries all inputs in one process and prints
+the outcome as JSON; `--full` tries wrong ones in processes of their own.
 """
 
 import json
@@ -14,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-import presets
+import wrong_presets
 from input_trials import (
     ACCEPTED,
     Composing,
@@ -57,9 +56,9 @@ def read_bad() -> dict[str, list[tuple[str, ...]]]:
 
 BAD = read_bad()
 LATE = BAD.pop("late")
-BAD["presets"] = presets.bad_inputs()
+BAD["presets"] = wrong_presets.bad_inputs()
 GOOD = _lines_of("good_inputs.txt") + [
-    f"--config-dir FILES/own experiment={name} optim=adam" for name in presets.GOOD
+    f"--config-dir FILES/own experiment={name} optim=adam" for name in wrong_presets.GOOD
 ]
 
 

@@ -21,13 +21,13 @@ from project.runs.provenance import now
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import FINISHED, SUCCEEDED, Job
+from project.runtime.output_files import probe
 from project.runtime.signals import REPEAT_S, SIGNALS, exit_code, handling_signals
-from project.runtime.write_probe import probe
 from project.sweeps.compose import Composer, compose_job, refuse_problems
 from project.sweeps.device_slots import DeviceRequest
 from project.sweeps.job_process import JobSpec, Task
 from project.sweeps.live_view import LiveView
-from project.sweeps.process_engine import Engine, JobExit
+from project.sweeps.local_engine import Engine, JobExit
 
 TICK_S = 0.25
 NETWORK_CHECK = "project.config.validation.network"

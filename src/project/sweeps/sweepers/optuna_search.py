@@ -15,7 +15,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
 from project.errors import InputError, NonFiniteError
-from project.runs.studies import (
+from project.runs.optuna_studies import (
     JOURNAL,
     absolute,
     make_pruner,
@@ -25,8 +25,8 @@ from project.runs.studies import (
     silence,
 )
 from project.runs.sweep_jobs import FINISHED, Job, drop_torn_line, in_grammar
+from project.runtime.atomic_files import replace_text
 from project.runtime.bounds import Range
-from project.runtime.files import replace_text
 from project.runtime.secrets import is_redacted, redact
 from project.runtime.text import did_you_mean
 from project.sweeps.sweepers.base import RecordedSweeper
@@ -49,9 +49,9 @@ class OptunaSweeper(RecordedSweeper):
     Args:
         n_trials: number of trials of this sweep; other sweeps that share the study have their own.
         timeout_s: time after which no trial starts [s] (None: no limit).
-        sampler: name in `project.runs.studies.SAMPLERS`.
+        sampler: name in `project.runs.optuna_studies.SAMPLERS`.
         sampler_options: arguments of the sampler's constructor.
-        pruner: name in `project.runs.studies.PRUNERS`.
+        pruner: name in `project.runs.optuna_studies.PRUNERS`.
         pruner_options: arguments of the pruner's constructor.
         seed: seed of the sampler.
         objectives: metrics, each with `max` or `min` (None: `monitor`); several give a Pareto front.
@@ -134,7 +134,7 @@ class OptunaSweeper(RecordedSweeper):
         if self.pruner == "none":
             return []
         fields = {
-            "_target_": "project.callbacks.pruning.Pruning",
+            "_target_": "project.callbacks.trial_pruning.Pruning",
             "storage": self.storage_url,
             "study": self.identity["study"],
             "trial": trial,

@@ -7,7 +7,7 @@ from typing import Any
 import optuna
 import pytest
 
-from project.runs.studies import open_storage, silence
+from project.runs.optuna_studies import open_storage, silence
 
 SEARCHES, ROUNDS = 3, 4
 

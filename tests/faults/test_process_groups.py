@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from groups import MADE_UP, STREAMED, Cell, preload, try_cell
+from process_groups import MADE_UP, STREAMED, Cell, preload, try_cell
 
 from project.training.ddp import supervisor
 

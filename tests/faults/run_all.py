@@ -1,4 +1,4 @@
-"""All trials of faults in full: `python tests/faults/full.py`, or some of them by name.
+"""All trials of faults in full: `python tests/faults/run_all.py`, or some of them by name.
 
 CI runs a short form of each, in the test file of its name.
 """

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import TracebackType
 
-import attempts
+import forked_attempts
 
 
 class Forked:
@@ -34,7 +34,9 @@ class Forked:
         self._kept = [] if streams else [os.memfd_create(name) for name in ("output", "errors")]
         self._texts: tuple[str, ...] = ()
         streams = streams or (self._kept[0], self._kept[1])
-        self.pid = attempts.start(arguments, cwd, variables=variables, streams=streams, command=command)
+        self.pid = forked_attempts.start(
+            arguments, cwd, variables=variables, streams=streams, command=command
+        )
 
     def poll(self) -> int | None:
         """Its exit code, negative for the signal that killed it; None while it runs."""
@@ -47,7 +49,7 @@ class Forked:
                     os.close(kept)
         return self.returncode
 
-    def wait(self, timeout: float = attempts.LIMIT_S) -> int:
+    def wait(self, timeout: float = forked_attempts.LIMIT_S) -> int:
         """Wait for its end."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
@@ -57,7 +59,7 @@ class Forked:
         assert self.returncode is not None
         return self.returncode
 
-    def communicate(self, timeout: float = attempts.LIMIT_S) -> tuple[str, str]:
+    def communicate(self, timeout: float = forked_attempts.LIMIT_S) -> tuple[str, str]:
         """Wait for its end; return what it wrote to its standard output and error."""
         self.wait(timeout)
         output, errors = self._texts

@@ -3,7 +3,7 @@
 from typing import Any
 
 import pytest
-from inputs import BAD, GOOD, in_one_process
+from wrong_inputs import BAD, GOOD, in_one_process
 
 
 @pytest.fixture(scope="module")

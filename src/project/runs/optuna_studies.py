@@ -15,8 +15,8 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from project.errors import InputError, summarize
+from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import did_you_mean
-from project.runtime.write_probe import refuse_unwritable_output
 
 LOCK_S = 5
 """Age at which the lock of a journal counts as left by a killed process [s]; a write takes few ms."""

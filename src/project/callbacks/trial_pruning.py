@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.errors import InputError
-from project.runs.studies import make_pruner, open_storage, silence
+from project.runs.optuna_studies import make_pruner, open_storage, silence
 
 
 class Pruning(Callback):
@@ -17,11 +17,11 @@ class Pruning(Callback):
     trained its last epoch is not pruned.
 
     Args:
-        storage: address of the study's storage, see `project.runs.studies.open_storage`.
+        storage: address of the study's storage, see `project.runs.optuna_studies.open_storage`.
         study: its name.
         trial: number of this run's trial.
         monitor: the metric.
-        pruner: name of the pruner, see `project.runs.studies.PRUNERS`.
+        pruner: name of the pruner, see `project.runs.optuna_studies.PRUNERS`.
         pruner_options: arguments of its constructor.
     """
 

@@ -5,7 +5,7 @@ writes checkpoints aside at these places. From each of them a run goes on in a c
 folder, as if that had been killed later, and everything that is left at the end is compared: weights,
 optimizer, schedule, averages, counters, callbacks, metrics, the table, the curves.
 
-    python tests/faults/matrix.py [cell …]
+    python tests/faults/resume_matrix.py [cell …]
 """
 
 import csv
@@ -26,10 +26,10 @@ from unittest import mock
 
 import numpy as np
 import torch
-from cells import COMMON, OF_SYNTHETIC, SPECIAL, Cell, Place, pairwise
 from hydra import compose, initialize_config_dir
 from hydra.core.hydra_config import HydraConfig
 from lightning.pytorch.callbacks import Checkpoint
+from matrix_cells import COMMON, OF_SYNTHETIC, SPECIAL, Cell, Place, pairwise
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator

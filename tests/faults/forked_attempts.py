@@ -12,7 +12,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import torch
-from endings import wait_for_end
+from exit_kinds import wait_for_end
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 

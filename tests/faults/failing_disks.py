@@ -1,8 +1,7 @@
-"""Disks that fill up, are read-only or become so, workers that die, files that are damaged: what a run does.
+"""Runs on disks that fill up, are read-only or become so, with workers that die and files that are damaged.
 
-In full it needs Linux and the right to mount a small tmpfs: `python tests/faults/disks.py` as root, or as a
-user who may have namespaces (`unshare --user`). The short form has the kernel refuse writes by a limit on the
-size of files, which needs no right.
+The full form needs Linux and the right to mount a small tmpfs: `python tests/faults/failing_disks.py` as root
+or as a user with namespaces (`unshare --user`). The short form limits file sizes, which needs no right.
 """
 
 import csv
@@ -34,7 +33,7 @@ STEPS = 29 * EPOCHS
 LONG = [
     *("model=mlp", "data=synthetic", "trainer.accelerator=cpu", f"trainer.max_epochs={EPOCHS}"),
     *("trainer.log_every_n_steps=5", "callbacks.early_stopping.patience=1000"),
-    "+callbacks.pace={_target_:pace.Pace,seconds:0.15}",
+    "+callbacks.pace={_target_:minimum_epoch_time.Pace,seconds:0.15}",
 ]
 """Lasts for some seconds at least: files are written each second, and are to be so while a disk is full."""
 NO_CHECKPOINTS = ["~callbacks.best", "callbacks.last.every_epochs=1000", "callbacks.last.every_minutes=1000"]

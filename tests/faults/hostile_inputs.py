@@ -16,7 +16,7 @@ import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from endings import wait_for_end
+from exit_kinds import wait_for_end
 from hostile_commands import heavy_commands, light_commands
 from hostile_files import entries, files
 from hostile_payload import MARK, PAYLOAD, Case, write_pickle

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from attempts import only_run, run
-from damage import KINDS, RUN, flips_found, newest_is_passed_over, one_line_if_none_is_left
+from damaged_checkpoints import KINDS, RUN, flips_found, newest_is_passed_over, one_line_if_none_is_left
+from forked_attempts import only_run, run
 
 from project.runs.run_folder import RunFolder
 

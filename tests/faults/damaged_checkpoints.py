@@ -7,7 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
-from attempts import only_run, run
+from forked_attempts import only_run, run
 
 from project.runs import checkpoints
 from project.runs.run_folder import RunFolder

@@ -1,6 +1,6 @@
 """Hostile inputs run nothing. Torch's own refusals, which need more imports, are tried by `hostile.full`."""
 
-from hostile import cases, trial
+from hostile_inputs import cases, trial
 from hostile_payload import Case
 
 

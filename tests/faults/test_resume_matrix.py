@@ -3,9 +3,9 @@
 from pathlib import Path
 
 import pytest
-from cells import SPECIAL, pairwise
 from conftest import Compose
-from matrix import check
+from matrix_cells import SPECIAL, pairwise
+from resume_matrix import check
 
 from project.modules.classifier import ImageClassifier
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from project.errors import InputError
 from project.runtime import signals
-from project.runtime.files import LONGEST_STEM, URL, reason_of, replacing
+from project.runtime.atomic_files import LONGEST_STEM, URL, reason_of, replacing
 from project.runtime.text import LONGEST_NAME, name_length, short_name
 
 PROBE_BYTES = 2**18
