@@ -22,7 +22,7 @@ def own(composer: Compose, name: str, run: Path | str = "outputs/run", **data) -
     """The default configuration with a data set's YAML of nothing but its class."""
     config = composer("model=mlp", "trainer.max_epochs=20", "trainer.accelerator=cpu", "logger=none", run=run)
     with open_dict(config):
-        config.data = {"_target_": f"own_data.{name}", **data}
+        config.data = {"_target_": f"user_datamodules.{name}", **data}
     return config
 
 
@@ -73,12 +73,12 @@ def test_defaults_are_read_from_the_source() -> None:
 
 @pytest.mark.parametrize("name", ["Plain", "Fixed"])
 def test_a_plain_datamodule_is_refused_in_a_line(composer: Compose, name: str) -> None:
-    message = rf"data\._target_=own_data\.{name}: .*ImageDataModule, got a LightningDataModule\); derive"
+    message = rf"data\._target_=user_datamodules\.{name}: .*ImageDataModule, got a LightningDataModule\); derive"
     with pytest.raises(InputError, match=message) as raised:
         complete(own(composer, name))
     assert "\n" not in str(raised.value)
     with pytest.raises(InputError, match=message):
-        build({"data": {"_target_": f"own_data.{name}"}}, "data")
+        build({"data": {"_target_": f"user_datamodules.{name}"}}, "data")
     assert isinstance(
         build({"data": {"_target_": "user_datamodules.Halves"}}, "data"), user_datamodules.Halves
     )
