@@ -59,7 +59,7 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         config = ResolvedConfig(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule: ImageDataModule = config.build("data")
-        datamodule.may_have_changed = context.resume_force
+        datamodule.allow_changed_images = context.resume_force
         module = config.build_module()
         try_module(module, config.values)
         if cfg.get("tune"):

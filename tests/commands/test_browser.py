@@ -23,7 +23,7 @@ from project.reporting.html.command import write_report
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-PATIENCE_S = 90.0
+TIMEOUT_S = 90.0
 """For a machine that does much else."""
 
 
@@ -40,7 +40,7 @@ def browser() -> Iterator[Any]:
 @pytest.fixture
 def page(browser: Any) -> Iterator[Any]:
     context = browser.new_context(viewport={"width": 1280, "height": 900})
-    context.set_default_timeout(1000 * PATIENCE_S)
+    context.set_default_timeout(1000 * TIMEOUT_S)
     yield context.new_page()
     context.close()
 
@@ -147,14 +147,14 @@ def tensorboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1"]
     command += ["--port", "0", "--load_fast", "false", "--reload_interval", "2"]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    watchdog = threading.Timer(5 * PATIENCE_S, process.kill)
+    watchdog = threading.Timer(5 * TIMEOUT_S, process.kill)
     watchdog.start()
     try:
         assert process.stderr is not None
         found = (re.search(r"http://127\.0\.0\.1:\d+/", line) for line in process.stderr)
         address = next((match[0] for match in found if match), "")
         assert address, "TensorBoard did not start"
-        deadline = time.monotonic() + PATIENCE_S
+        deadline = time.monotonic() + TIMEOUT_S
         while len(session_groups(address)) < 6:
             assert time.monotonic() < deadline
             time.sleep(0.5)
@@ -171,7 +171,7 @@ def post(address: str, route: str, content: dict[str, Any]) -> dict[str, Any]:
     request = urllib.request.Request(  # noqa: S310
         f"{address}data/plugin/hparams/{route}", body, {"Content-Type": "application/json"}
     )
-    with urllib.request.urlopen(request, timeout=PATIENCE_S) as answer:  # noqa: S310
+    with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
         return json.loads(answer.read())
 
 

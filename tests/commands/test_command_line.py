@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ROOT, read_table
-from forked_command import Forked
+from forked_command import ForkedCommand
 from forked_command import run as fork
 
 from project.config.cli import _flags_first, with_multirun_flag
@@ -58,10 +58,12 @@ def popen(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
 
 
 @contextmanager
-def training(cwd: Path, *arguments: str, fresh: bool = False) -> Iterator[subprocess.Popen[str] | Forked]:
+def training(
+    cwd: Path, *arguments: str, fresh: bool = False
+) -> Iterator[subprocess.Popen[str] | ForkedCommand]:
     """A run that would go on for ever, with its first checkpoint written."""
     arguments = (*FOREVER.split(), *arguments)
-    process = popen(cwd, *arguments) if fresh else Forked(arguments, cwd)
+    process = popen(cwd, *arguments) if fresh else ForkedCommand(arguments, cwd)
     try:
         deadline = time.monotonic() + 120
         while not list(cwd.glob("outputs/*/*/checkpoints/last.ckpt")):

@@ -11,7 +11,7 @@ from pathlib import Path
 import forked_command
 import pytest
 from conftest import ROOT
-from forked_command import Forked
+from forked_command import ForkedCommand
 from test_command_line import children_of, train
 
 from project.inference import run_config
@@ -27,7 +27,7 @@ FAULT = "+callbacks.fault={_target_:sweep_objectives.Fault,kind:none,folder:'${p
 BOWL = [
     *("model=mlp", "data=synthetic", "data.train_size=60", "data.test_size=20", "loss=mse"),
     *(
-        "loss._target_=sweep_objectives.Bowl",
+        "loss._target_=sweep_objectives.QuadraticLoss",
         "monitor=val/loss",
         "mode=min",
         "trainer.accelerator=cpu",
@@ -41,8 +41,8 @@ def run_fresh(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     return train(*arguments, cwd=cwd, PYTHONPATH=path, COLUMNS="100")
 
 
-def begin(*arguments: str, cwd: Path) -> Forked:
-    return Forked(arguments, cwd, COLUMNS="100")
+def begin(*arguments: str, cwd: Path) -> ForkedCommand:
+    return ForkedCommand(arguments, cwd, COLUMNS="100")
 
 
 def run(*arguments: str, cwd: Path, code: int = 0) -> subprocess.CompletedProcess[str]:

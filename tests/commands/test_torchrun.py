@@ -10,7 +10,7 @@ from pathlib import Path
 import forked_command
 import pytest
 from conftest import ROOT, read_table, slurm
-from forked_command import Forked
+from forked_command import ForkedCommand
 from omegaconf import OmegaConf
 from torch.distributed.run import main
 
@@ -29,7 +29,7 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def run_all(processes: Sequence[Forked]) -> list[tuple[int, str, str]]:
+def run_all(processes: Sequence[ForkedCommand]) -> list[tuple[int, str, str]]:
     """Wait for processes; return the exit code, the output and the errors of each."""
     try:
         outputs = [process.communicate(timeout=LIMIT_S) for process in processes]
@@ -43,13 +43,13 @@ def run_all(processes: Sequence[Forked]) -> list[tuple[int, str, str]]:
                 process.kill()
 
 
-def torchrun(*options: str, arguments: str, cwd: Path) -> Forked:
+def torchrun(*options: str, arguments: str, cwd: Path) -> ForkedCommand:
     """An agent, forked; its workers are what it starts anew."""
     script = str(ROOT / "scripts" / "train.py")
-    return Forked([], cwd, lambda: main([*options, script, *arguments.split()]), **VARIABLES)
+    return ForkedCommand([], cwd, lambda: main([*options, script, *arguments.split()]), **VARIABLES)
 
 
-def static_agents(arguments: str, cwd: Path) -> list[Forked]:
+def static_agents(arguments: str, cwd: Path) -> list[ForkedCommand]:
     port = free_port()
     return [
         torchrun(
@@ -62,7 +62,7 @@ def static_agents(arguments: str, cwd: Path) -> list[Forked]:
     ]
 
 
-def dynamic_agents(arguments: str, cwd: Path) -> list[Forked]:
+def dynamic_agents(arguments: str, cwd: Path) -> list[ForkedCommand]:
     port = free_port()
     return [
         torchrun(
@@ -158,7 +158,7 @@ def test_a_slurm_job_is_one_run_that_goes_on_when_it_is_requeued(tmp_path: Path)
 
     def step(**more: str) -> list[tuple[int, str, str]]:
         tasks = [VARIABLES | slurm(rank, MASTER_PORT=port, **more) for rank in range(2)]
-        return run_all([Forked([*TINY.split(), "trainer=ddp"], tmp_path, **task) for task in tasks])
+        return run_all([ForkedCommand([*TINY.split(), "trainer=ddp"], tmp_path, **task) for task in tasks])
 
     first = step()
     run = only_run(tmp_path)

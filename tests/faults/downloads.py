@@ -48,7 +48,7 @@ class Served:
         download_archives(self.archives, folder)
 
     def fetch(self, root: Path) -> None:
-        downloads.fetch("toy", root, SET, self.checksums, self.download, root / "verified.json")
+        downloads.ensure_downloaded("toy", root, SET, self.checksums, self.download, root / "verified.json")
 
 
 @contextmanager
@@ -185,7 +185,7 @@ def _fork(served: Served, root: Path, number: int) -> int:
         return pid
     code = 1
     try:
-        downloads.PAUSE_S = 0.01
+        downloads.RETRY_PAUSE_S = 0.01
         served.fetch(root)
         bad = [
             name for name, md5 in served.checksums.items() if _md5((root / SET / name).read_bytes()) != md5

@@ -60,13 +60,13 @@ def _batch(content: Callable[[Path], bytes]) -> Attempt:
     """A file that has the right checksum, for this trial's purposes."""
 
     def attempt(here: Path, mark: Path) -> int:
-        from project.datamodules.cifar10 import load_plain
+        from project.datamodules.cifar10 import load_array_pickle
         from project.errors import DataError
 
         file = here / "data_batch_1"
         file.write_bytes(content(mark))
         try:
-            load_plain(file)
+            load_array_pickle(file)
         except DataError as error:
             print(f"error: {error}", file=sys.stderr)
             return 3

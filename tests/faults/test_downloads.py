@@ -23,14 +23,14 @@ def test_killed_downloads_harm_nobody() -> None:
 
 
 def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01, cut=True) as served:
         served.fetch(tmp_path)
     assert len(list((tmp_path / SET).iterdir())) == 4
 
 
 def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(downloads, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01) as served:
         pass
     with pytest.raises(DataError, match=r"data=toy is not there .*one\.gz.*data=digits"):
@@ -41,7 +41,7 @@ def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: 
 def test_what_is_larger_than_it_should_be_is_not_taken(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(downloads, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01) as served:
         first = served.archives[0]
         served.archives[0] = Archive(first.name, first.mirrors, first.md5, 1000, first.members, 100_000)
@@ -53,7 +53,7 @@ def test_the_real_sets_come_from_mirrors_in_their_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """MNIST's and CIFAR-10's own downloads, of made-up files."""
-    monkeypatch.setattr(downloads, "PAUSE_S", 0)
+    monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     for module, members in ((mnist, mnist.CHECKSUMS), (cifar10, cifar10.CHECKSUMS)):
         asked: list[Archive] = []
 

@@ -22,12 +22,12 @@ from failing_disks import (
     table_of,
     wait_until_gone,
 )
-from forked_command import Forked
+from forked_command import ForkedCommand
 from tensorboard.compat.tensorflow_stub.io.gfile import LocalFileSystem
 
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.loader import FileImages
-from project.datamodules.loading.prefetch import WorkerError, _kill_workers, naming_worker_failures
+from project.datamodules.loading.prefetch import WorkerError, _kill_workers, explain_worker_failures
 from project.datamodules.mnist import FOLDER, MNIST
 from project.errors import DataError, InputError
 from project.loggers.csv import MetricsCSV
@@ -167,8 +167,8 @@ def test_a_status_takes_the_room_of_the_one_before_it_on_a_full_disk(
 def _forking(monkeypatch: pytest.MonkeyPatch) -> None:
     """Commands begin as forks of this process, which has imported everything."""
 
-    def fork(arguments: tuple[str, ...], cwd: Path, output: int) -> Forked:
-        return Forked(arguments, cwd, streams=(output, output))
+    def fork(arguments: tuple[str, ...], cwd: Path, output: int) -> ForkedCommand:
+        return ForkedCommand(arguments, cwd, streams=(output, output))
 
     monkeypatch.setattr(Command, "begin", staticmethod(fork))
 
@@ -233,7 +233,7 @@ def lose_a_worker(fault: str, line: str) -> None:
     files = [*["good"] * 300, fault, *["good"] * 300]
     images = FileImages(files, torch.zeros(601, dtype=torch.long), decode, (1, 2, 2), 2, timeout_s=1)
     began = time.monotonic()
-    with pytest.raises(WorkerError, match=line) as raised, naming_worker_failures():
+    with pytest.raises(WorkerError, match=line) as raised, explain_worker_failures():
         images.decode_all()
     assert "\n" not in str(raised.value)
     assert raised.value.exit_code == 1

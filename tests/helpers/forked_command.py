@@ -11,7 +11,7 @@ from types import TracebackType
 import forked_attempts
 
 
-class Forked:
+class ForkedCommand:
     """A command in a process of its own, whose output is kept; killed at the end of a `with`.
 
     Args:
@@ -74,7 +74,7 @@ class Forked:
         """Kill this process alone."""
         self.send_signal(signal.SIGKILL)
 
-    def __enter__(self) -> "Forked":
+    def __enter__(self) -> "ForkedCommand":
         return self
 
     def __exit__(
@@ -90,7 +90,7 @@ def run(*arguments: str, cwd: Path, code: int = 0, **variables: str) -> subproce
     Raises:
         AssertionError: its exit code is not `code`.
     """
-    with Forked(arguments, cwd, **variables) as process:
+    with ForkedCommand(arguments, cwd, **variables) as process:
         output, errors = process.communicate()
     assert process.returncode == code, output + errors
     return subprocess.CompletedProcess(arguments, code, output, errors)

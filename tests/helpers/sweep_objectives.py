@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 CONFIG_TARGETS = (
     "Fault",
-    "Bowl",
+    "QuadraticLoss",
     "Distillation",
 )
 """What configurations may name (see project.config.allowed_targets)."""
@@ -42,7 +42,7 @@ class Fault(Callback):
         torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
 
 
-class Bowl(nn.Module):
+class QuadraticLoss(nn.Module):
     """A loss that no training changes: (x - 0.3)².
 
     Args:

@@ -183,7 +183,7 @@ def _latest(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
 
 def _columns(trainer: L.Trainer) -> list[str]:
     # Lightning knows of validation batches only after the first validation.
-    ours = getattr(trainer.datamodule, "validates", None)  # type: ignore[attr-defined]
+    ours = getattr(trainer.datamodule, "has_validation", None)  # type: ignore[attr-defined]
     validates = sum(trainer.num_val_batches) > 0 if ours is None else ours and trainer.limit_val_batches != 0
     return [name for name in COLUMNS if validates or not name.startswith("val/")]
 

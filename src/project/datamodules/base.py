@@ -23,7 +23,7 @@ from project.datamodules.storage.preprocessing import (
     channel_statistics,
     check_classes,
     check_images,
-    digest_of,
+    digest_splits,
     per_channel,
     preprocess,
 )
@@ -35,14 +35,14 @@ log = logging.getLogger(__name__)
 Split = Literal["train", "val", "test"]
 
 
-class Part(NamedTuple):
+class Subset(NamedTuple):
     """One split: rows of an image set."""
 
     images: Images
     rows: Tensor  # N', long
 
     @classmethod
-    def of(cls, images: Images) -> "Part":
+    def of(cls, images: Images) -> "Subset":
         """Return the part of all images."""
         return cls(images, torch.arange(len(images.labels)))
 
@@ -79,10 +79,10 @@ class ImageDataModule(L.LightningDataModule):
         InputError: in `setup`, if the images do not fit `input_shape` or `num_classes`.
     """
 
-    FACTS: ClassVar[dict[str, Any] | None] = None
+    DATASET_FACTS: ClassVar[dict[str, Any] | None] = None
 
     is_mapped = False  # `load_split` returns memory-mapped images
-    may_have_changed = False  # a resumed run may continue with images that differ from those of its start
+    allow_changed_images = False  # a resumed run may continue with images that differ from those of its start
     batches_on_device = supports_batched_hooks = True  # loaders make batches on the device
 
     def __init__(
@@ -132,7 +132,7 @@ class ImageDataModule(L.LightningDataModule):
         self.seed = seed
         self._given_mean, self._given_std = mean is not None, std is not None
         self._resume_at: tuple[int, int] | None = None
-        self._parts: dict[str, Part] = {}
+        self._subsets: dict[str, Subset] = {}
 
     @abstractmethod
     def load_split(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
@@ -158,14 +158,14 @@ class ImageDataModule(L.LightningDataModule):
         return f"data={self.name}"
 
     @property
-    def validates(self) -> bool:
+    def has_validation(self) -> bool:
         """Validation images exist."""
         return self.folds is not None or self.val_size > 0
 
     @property
-    def memory(self) -> str:
+    def memory_summary(self) -> str:
         """Memory of the splits that are set up, and its kind."""
-        distinct = {id(images): images for images, _ in self._parts.values()}.values()
+        distinct = {id(images): images for images, _ in self._subsets.values()}.values()
         mapped = sum(images.nbytes for images in distinct if images.is_mapped)
         read = sum(images.nbytes for images in distinct if not images.is_mapped)
         sizes = [
@@ -173,20 +173,20 @@ class ImageDataModule(L.LightningDataModule):
         ]
         return ", ".join(sizes) or "streamed from files"
 
-    def part(self, split: Split) -> Part:
+    def subset(self, split: Split) -> Subset:
         """Return the images of a split that is set up, and its rows in the order of evaluation."""
-        return self._parts[split]
+        return self._subsets[split]
 
     def count(self, split: Split) -> int:
         """Return the number of images in a split; 0 if it is empty or not set up."""
-        return len(self._parts[split].rows) if split in self._parts else 0
+        return len(self._subsets[split].rows) if split in self._subsets else 0
 
     def pixels(self, split: Split, positions: Tensor) -> Tensor:
         """Return images (n, C, H, W) uint8 before normalization, on the CPU.
 
         `positions` (n,) are those in the order in which one device evaluates the split.
         """
-        images, rows = self._parts[split]
+        images, rows = self._subsets[split]
         return images.sample(rows[positions])
 
     def files(self, split: Split) -> list[str] | None:
@@ -200,7 +200,7 @@ class ImageDataModule(L.LightningDataModule):
         """
         assert self.mean is not None
         assert self.std is not None
-        pixels = self._spaced_pixels(size).to(self._place()[2])
+        pixels = self._spaced_pixels(size).to(self._rank_and_device()[2])
         mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
         return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
@@ -211,7 +211,7 @@ class ImageDataModule(L.LightningDataModule):
         errors: list[DataError] = []
         for split, is_wanted in wanted:
             try:
-                if is_wanted and split not in self._parts:
+                if is_wanted and split not in self._subsets:
                     self._set_up(split)
             except DataError as error:
                 errors.append(error)
@@ -220,13 +220,13 @@ class ImageDataModule(L.LightningDataModule):
         if self.mean is None or self.std is None:
             self._measure_channels()
         if stage == "fit":
-            log.info("  images  %s", self.memory)
+            log.info("  images  %s", self.memory_summary)
 
     def train_dataloader(self) -> ImageLoader:
-        part = self._parts["train"]
-        rank, world_size, _ = self._place()
+        subset = self._subsets["train"]
+        rank, world_size, _ = self._rank_and_device()
         order = TrainingOrder(
-            len(part.rows),
+            len(subset.rows),
             self.batch_size,
             seed=self.seed,
             rank=rank,
@@ -236,20 +236,20 @@ class ImageDataModule(L.LightningDataModule):
         if self._resume_at is not None:
             order.resume_at(*self._resume_at)
             self._resume_at = None
-        return self._loader(part, order, self.augment)
+        return self._loader(subset, order, self.augment)
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
-        return self.evaluation_loader("val") if "val" in self._parts else []
+        return self.evaluation_loader("val") if "val" in self._subsets else []
 
     def test_dataloader(self) -> ImageLoader:
         return self.evaluation_loader("test")
 
     def evaluation_loader(self, split: Split) -> ImageLoader:
         """Return a loader of every image of a split once, unchanged, in order."""
-        part = self._parts[split]
-        rank, world_size, _ = self._place()
-        order = EvaluationOrder(len(part.rows), self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(part, order, None)
+        subset = self._subsets[split]
+        rank, world_size, _ = self._rank_and_device()
+        order = EvaluationOrder(len(subset.rows), self.eval_batch_size, rank=rank, world_size=world_size)
+        return self._loader(subset, order, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # made on the device
@@ -257,7 +257,7 @@ class ImageDataModule(L.LightningDataModule):
     def state_dict(self) -> dict[str, Any]:
         """Return the classes, the channels' statistics, the images' digest, and the position in the epoch."""
         state: dict[str, Any] = {"mean": self.mean, "std": self.std, "class_names": self.class_names}
-        if "train" in self._parts:
+        if "train" in self._subsets:
             state["images"] = self._digest
         if self.trainer is not None and self.trainer.state.fn == "fit":
             progress = self.trainer.fit_loop.epoch_loop.batch_progress
@@ -271,7 +271,7 @@ class ImageDataModule(L.LightningDataModule):
             remedy = "give the classes their former names, or start a new run"
             check_classes(trained, self.class_names, self.source, remedy)
         known = state_dict.get("images")
-        if known and "train" in self._parts and not self.may_have_changed and known != self._digest:
+        if known and "train" in self._subsets and not self.allow_changed_images and known != self._digest:
             raise InputError(
                 f"{self.source}: images were added, removed or renamed since the run began, and those of its "
                 "validation and test may be trained on; restore them, start a new run, or say "
@@ -285,9 +285,9 @@ class ImageDataModule(L.LightningDataModule):
     @cached_property
     def _digest(self) -> str:
         """Digest of which images are trained on and validated."""
-        splits: list[Split] = [split for split in ("train", "val") if split in self._parts]
-        labels = [self._parts[split].images.labels.cpu()[self._parts[split].rows] for split in splits]
-        return digest_of(labels, [self.files(split) or [] for split in splits])
+        splits: list[Split] = [split for split in ("train", "val") if split in self._subsets]
+        labels = [self._subsets[split].images.labels.cpu()[self._subsets[split].rows] for split in splits]
+        return digest_splits(labels, [self.files(split) or [] for split in splits])
 
     def _set_up(self, split: Split) -> None:
         """Set up a split; with `train` also `val`."""
@@ -298,17 +298,17 @@ class ImageDataModule(L.LightningDataModule):
                 "data.folds=null, or move them to the training images"
             )
         if (images := self._load(split)) is None:
-            raise InputError(f"data: there are none of {self._title(split)}; {RETURN_BOTH}")
+            raise InputError(f"data: there are none of {self._title(split)}; {LOAD_SPLIT_REMEDY}")
         if split == "test":
-            self._parts["test"] = Part.of(images)
+            self._subsets["test"] = Subset.of(images)
         elif val is not None:
-            self._parts |= {"train": Part.of(images), "val": Part.of(val)}
+            self._subsets |= {"train": Subset.of(images), "val": Subset.of(val)}
         else:
             parts = split_validation(images.labels, self.val_size, self.folds, self.fold, self.split_seed)
             rows, val_rows = parts
-            self._parts["train"] = Part(images, rows)
+            self._subsets["train"] = Subset(images, rows)
             if len(val_rows):
-                self._parts["val"] = Part(images, val_rows)
+                self._subsets["val"] = Subset(images, val_rows)
 
     def _load(self, split: Split) -> Images | None:
         """Load, preprocess and check a split, by way of the cache if it has a key."""
@@ -335,7 +335,7 @@ class ImageDataModule(L.LightningDataModule):
     def _preprocess(self, loaded: Any, title: str) -> tuple[Tensor, Tensor]:
         """Check what `load_split` returned, and preprocess it."""
         if not isinstance(loaded, tuple) or len(loaded) != 2:
-            raise InputError(f"data: {title} have no labels; {RETURN_BOTH}")
+            raise InputError(f"data: {title} have no labels; {LOAD_SPLIT_REMEDY}")
         pixels = as_pixels(loaded[0], title)
         labels = as_class_indices(loaded[1], len(pixels), title)
         side = self.input_shape[1:] if self.resize is not None else None
@@ -346,7 +346,7 @@ class ImageDataModule(L.LightningDataModule):
 
     def _measure_channels(self, sample: int = 10_000) -> None:
         """Compute the statistics that are not given, from at most `sample` training images."""
-        if "train" not in self._parts:
+        if "train" not in self._subsets:
             self._set_up("train")
         measured = [channel_statistics(channel) for channel in self._spaced_pixels(sample).unbind(1)]
         if self.mean is None:
@@ -355,23 +355,23 @@ class ImageDataModule(L.LightningDataModule):
             self.std = [max(std, 1e-3) for _, std in measured]
 
     def _spaced_pixels(self, size: int) -> Tensor:
-        images, rows = self._parts["train"]
+        images, rows = self._subsets["train"]
         return images.sample(rows[torch.linspace(0, len(rows) - 1, min(size, len(rows))).long()])
 
-    def _place(self) -> tuple[int, int, torch.device]:
+    def _rank_and_device(self) -> tuple[int, int, torch.device]:
         """Return rank, number of ranks and device of this process; without a trainer, one CPU."""
         if self.trainer is None:
             return 0, 1, torch.device("cpu")
         strategy = self.trainer.strategy
         return self.trainer.global_rank, self.trainer.world_size, strategy.root_device
 
-    def _loader(self, part: Part, order: Order, augmentation: Augmentation | None) -> ImageLoader:
+    def _loader(self, subset: Subset, order: Order, augmentation: Augmentation | None) -> ImageLoader:
         assert self.mean is not None
         assert self.std is not None
-        rank, _, device = self._place()
+        rank, _, device = self._rank_and_device()
         return ImageLoader(
-            part.images,
-            part.rows,
+            subset.images,
+            subset.rows,
             order,
             mean=self.mean,
             std=self.std,
@@ -382,4 +382,4 @@ class ImageDataModule(L.LightningDataModule):
         )
 
 
-RETURN_BOTH = "have load_split return images and labels"
+LOAD_SPLIT_REMEDY = "have load_split return images and labels"

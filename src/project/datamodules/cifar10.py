@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.downloads import Archive, download_archives, fetch, verify
+from project.datamodules.downloads import Archive, download_archives, ensure_downloaded, require_undamaged
 from project.errors import DataError, summarize
 
 FOLDER = Path("cifar-10-batches-py")
@@ -48,7 +48,7 @@ class CIFAR10(ImageDataModule):
         base: arguments of `ImageDataModule`.
     """
 
-    FACTS: ClassVar = {"images": 50_000, "shape": (3, 32, 32), "classes": 10, "download": "path"}
+    DATASET_FACTS: ClassVar = {"images": 50_000, "shape": (3, 32, 32), "classes": 10, "download": "path"}
 
     def __init__(
         self, path: str, *, input_shape: Sequence[int] = (3, 32, 32), num_classes: int = 10, **base: Any
@@ -62,7 +62,7 @@ class CIFAR10(ImageDataModule):
 
     def prepare_data(self) -> None:
         download = partial(download_archives, ARCHIVES)
-        fetch("cifar10", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
+        ensure_downloaded("cifar10", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
 
     def cache_key(self, split: Split) -> Mapping[str, Any] | None:
         """Return the key of the unpickled images."""
@@ -73,12 +73,12 @@ class CIFAR10(ImageDataModule):
         if split == "val":
             return None
         # Only files of a known checksum are unpickled, and of those only plain values.
-        verify("cifar10", self.path, FOLDER, CHECKSUMS, self.image_cache.checksums)
+        require_undamaged("cifar10", self.path, FOLDER, CHECKSUMS, self.image_cache.checksums)
         pixels: list[Any] = []
         labels: list[int] = []
         for name in ["test_batch"] if split == "test" else TRAINING_FILES:
             file = self.path / FOLDER / name
-            batch = load_plain(file)
+            batch = load_array_pickle(file)
             if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
                 raise DataError(f"paths.data={self.path}: {file} holds no images; remove it")
             pixels.append(batch["data"])
@@ -87,11 +87,11 @@ class CIFAR10(ImageDataModule):
         return images, torch.tensor(labels)
 
 
-def load_plain(file: Path) -> Any:
+def load_array_pickle(file: Path) -> Any:
     """Read a pickle file of Python 2 that holds plain values and arrays of numbers."""
     try:
         with file.open("rb") as stream:
-            return PlainUnpickler(stream, encoding="latin1").load()
+            return ArrayUnpickler(stream, encoding="latin1").load()
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle raises anything
@@ -100,14 +100,14 @@ def load_plain(file: Path) -> Any:
         ) from error
 
 
-class PlainUnpickler(pickle.Unpickler):
+class ArrayUnpickler(pickle.Unpickler):
     """Makes plain values and arrays of numbers alone: pickle would call any function that a file names.
 
     See Python's documentation, "Restricting Globals".
     """
 
     def find_class(self, module: str, name: str) -> Any:
-        if (found := ARRAY_PARTS.get((module, name))) is None:
+        if (found := ALLOWED_GLOBALS.get((module, name))) is None:
             raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
         return found
 
@@ -132,7 +132,7 @@ def _encode(text: str, encoding: str) -> bytes:
 
 
 # Names that a file may use, and their replacements.
-ARRAY_PARTS: Mapping[tuple[str, str], Any] = {
+ALLOWED_GLOBALS: Mapping[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,  # since NumPy 2
     ("numpy", "ndarray"): object,  # an argument of the former only

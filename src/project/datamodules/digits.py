@@ -13,8 +13,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.split_size import num_images
-from project.datamodules.splits import stratified_split
+from project.datamodules.splits import split_size, stratified_split
 from project.datamodules.storage.preprocessing import scale_images
 from project.runtime.seeding import generator
 
@@ -32,7 +31,7 @@ class Digits(ImageDataModule):
         base: arguments of `ImageDataModule`.
     """
 
-    FACTS: ClassVar = {"images": 1_438, "shape": (1, 28, 28), "classes": 10}
+    DATASET_FACTS: ClassVar = {"images": 1_438, "shape": (1, 28, 28), "classes": 10}
 
     def __init__(
         self, *, input_shape: Sequence[int] = (1, 28, 28), num_classes: int = 10, **base: Any
@@ -47,7 +46,7 @@ class Digits(ImageDataModule):
             arrays = np.load(file, allow_pickle=False)
             images = torch.from_numpy(arrays["images"])[:, None]  # N, 1, 8, 8; 0 to 16
             labels = torch.from_numpy(arrays["labels"]).long()
-        train, test = stratified_split(labels, num_images(TEST_FRACTION, len(labels)), generator(0))
+        train, test = stratified_split(labels, split_size(TEST_FRACTION, len(labels)), generator(0))
         rows = test if split == "test" else train
         pixels = (images[rows].float() * (255 / BRIGHTEST)).round().to(torch.uint8)
         return scale_images(pixels, SIDE, SIDE), labels[rows]

@@ -25,14 +25,18 @@ from project.runtime.atomic_files import replacing
 log = logging.getLogger(__name__)
 
 TIMEOUT_S = 30  # without an answer, after which a server counts as out of reach
-ATTEMPTS = 2  # rounds over all mirrors
-PAUSE_S = 1.0  # between two rounds
+MAX_ATTEMPTS = 2  # rounds over all mirrors
+RETRY_PAUSE_S = 1.0  # between two rounds
 LOCK_NOTICE_S = 1.0  # of waiting for another process until it is logged
-BLOCK = 2**20
-SETTLED_S = 2  # after which a change of a file also changes its time, whatever the file system's clock
-TRUSTED_S = 7 * 86_400  # until an unchanged file is verified again, in the background: disks may change data
-CLAIMED_S = 3600  # for which other processes leave that verification to the one that began it
-ABANDONED_S = 3600  # after which nobody is still writing a file of a few kilobytes
+BLOCK_BYTES = 2**20
+MTIME_RESOLUTION_S = (
+    2  # after which a change of a file also changes its time, whatever the file system's clock
+)
+REVERIFY_AFTER_S = (
+    7 * 86_400
+)  # until an unchanged file is verified again, in the background: disks may change data
+REVERIFY_LEASE_S = 3600  # for which other processes leave that verification to the one that began it
+STALE_PART_S = 3600  # after which nobody is still writing a file of a few kilobytes
 
 
 class ArchiveError(OSError):
@@ -51,13 +55,13 @@ class Archive:
     unpacked_size: int  # most bytes of a member
 
 
-def fetch(
+def ensure_downloaded(
     name: str,
     root: Path,
     folder: Path,
     checksums: Mapping[str, str],
     download: Callable[[Path], object],
-    memory: Path | None = None,
+    digest_file: Path | None = None,
 ) -> None:
     """Download a data set unless `root / folder` holds the files of `checksums`, undamaged.
 
@@ -70,22 +74,22 @@ def fetch(
         folder: below `root`.
         checksums: MD5 of each file, by its name in `folder`.
         download: puts the files into an empty folder.
-        memory: see `cached_digest`.
+        digest_file: see `cached_digest`.
 
     Raises:
         DataError: the files are missing or damaged, and cannot be downloaded.
     """
     lock, staging = FileLock(root / f".{name}.lock"), root / f".download-{name}"
-    if not (problem := find_problem(root / folder, checksums, memory)):
+    if not (problem := find_problem(root / folder, checksums, digest_file)):
         if staging.exists():  # of a killed download, unless another process uses it now
             with suppress(OSError, NotImplementedError), lock.acquire(timeout=0):
                 shutil.rmtree(staging, ignore_errors=True)
         return
     try:
         root.mkdir(parents=True, exist_ok=True)
-        with _acquired(lock, f"another process is downloading {name} to {root}; waiting for it"):
+        with _hold_lock(lock, f"another process is downloading {name} to {root}; waiting for it"):
             shutil.rmtree(staging, ignore_errors=True)
-            if problem := find_problem(root / folder, checksums, memory):
+            if problem := find_problem(root / folder, checksums, digest_file):
                 log.info("downloading %s to %s", name, root)
                 _download_to(root / folder, staging, checksums, download)
     except (OSError, NotImplementedError) as error:  # the latter where there are no locks
@@ -95,21 +99,21 @@ def fetch(
         ) from error
 
 
-def verify(
-    name: str, root: Path, folder: Path, checksums: Mapping[str, str], memory: Path | None = None
+def require_undamaged(
+    name: str, root: Path, folder: Path, checksums: Mapping[str, str], digest_file: Path | None = None
 ) -> None:
-    """Refuse files that are missing or damaged; arguments as in `fetch`."""
-    if problem := find_problem(root / folder, checksums, memory):
+    """Refuse files that are missing or damaged; arguments as in `ensure_downloaded`."""
+    if problem := find_problem(root / folder, checksums, digest_file):
         raise DataError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded again")
 
 
-def find_problem(folder: Path, checksums: Mapping[str, str], memory: Path | None = None) -> str:
+def find_problem(folder: Path, checksums: Mapping[str, str], digest_file: Path | None = None) -> str:
     """Return what is wrong with the files of a folder; empty if nothing is."""
     for file, expected in checksums.items():
         path = folder / file
         if not path.is_file():
             return f"{path} is missing"
-        if (found := cached_digest(path, md5_of, memory)) != expected:
+        if (found := cached_digest(path, md5_of, digest_file)) != expected:
             return f"{path} is damaged: MD5 {found}, expected {expected}"
     return ""
 
@@ -130,7 +134,7 @@ def download_archive(archive: Archive, file: Path) -> None:
 
     pooch.get_logger().setLevel(logging.WARNING)
     request = pooch.HTTPDownloader(
-        timeout=TIMEOUT_S, chunk_size=BLOCK, headers={"Accept-Encoding": "identity"}
+        timeout=TIMEOUT_S, chunk_size=BLOCK_BYTES, headers={"Accept-Encoding": "identity"}
     )
 
     def bounded(url: str, path: str, _: object) -> None:
@@ -138,8 +142,8 @@ def download_archive(archive: Archive, file: Path) -> None:
             request(url, _BoundedFile(stream, archive.size, archive.name), None)
 
     problems: dict[str, None] = {}
-    for attempt in range(ATTEMPTS):
-        time.sleep(PAUSE_S if attempt else 0)
+    for attempt in range(MAX_ATTEMPTS):
+        time.sleep(RETRY_PAUSE_S if attempt else 0)
         for mirror in archive.mirrors:
             url = f"{mirror.rstrip('/')}/{archive.name}"
             try:
@@ -181,7 +185,7 @@ def unpack(archive: Archive, file: Path, folder: Path) -> None:
 
 def _copy_member(archive: Archive, name: str, source: IO[bytes] | gzip.GzipFile, folder: Path) -> None:
     with (folder / PurePosixPath(name).name).open("xb") as stream:
-        shutil.copyfileobj(source, _BoundedFile(stream, archive.unpacked_size, name), BLOCK)
+        shutil.copyfileobj(source, _BoundedFile(stream, archive.unpacked_size, name), BLOCK_BYTES)
         stream.flush()
         os.fsync(stream.fileno())
 
@@ -202,7 +206,7 @@ class _BoundedFile:
 
 
 @contextmanager
-def _acquired(lock: FileLock, notice: str) -> Iterator[None]:
+def _hold_lock(lock: FileLock, notice: str) -> Iterator[None]:
     """Hold a lock that the system releases when the process is killed."""
     try:
         lock.acquire(timeout=LOCK_NOTICE_S)
@@ -238,43 +242,48 @@ def md5_of(file: Path) -> str:
         return hashlib.file_digest(stream, lambda: hashlib.md5(usedforsecurity=False)).hexdigest()
 
 
-def cached_digest(file: Path, compute: Callable[[Path], str], memory: Path | None = None) -> str:
+def cached_digest(file: Path, compute: Callable[[Path], str], digest_file: Path | None = None) -> str:
     """Return the digest of a file, computed if it is not known for the file's present state.
 
     Args:
         file: must exist.
         compute: reads the file.
-        memory: JSON file that keeps digests for later processes, where it can be written.
+        digest_file: JSON file that keeps digests for later processes, where it can be written.
     """
     facts = file.stat()
-    return _digest(str(file.absolute()), (facts.st_size, facts.st_mtime_ns, facts.st_ino), compute, memory)
+    return _digest(
+        str(file.absolute()), (facts.st_size, facts.st_mtime_ns, facts.st_ino), compute, digest_file
+    )
 
 
 @cache
 def _digest(
-    path: str, state: tuple[int, int, int], compute: Callable[[Path], str], memory: Path | None
+    path: str, state: tuple[int, int, int], compute: Callable[[Path], str], digest_file: Path | None
 ) -> str:
     now = time.time()
-    remembered = _read(memory).get(path, [])  # a state, the time of the last verification, and the digest
-    if memory is None or remembered[:3] != list(state) or len(remembered) != 5:
+    # Size, modification time and inode of the file; time of the last verification; digest.
+    entry = _read_digests(digest_file).get(path, [])
+    if digest_file is None or entry[:3] != list(state) or len(entry) != 5:
         digest = compute(Path(path))
-        if memory is not None and now - state[1] / 1e9 > SETTLED_S:
-            _write(memory, path, (*state, now, digest))
+        if digest_file is not None and now - state[1] / 1e9 > MTIME_RESOLUTION_S:
+            _write_digest(digest_file, path, (*state, now, digest))
         return digest
-    digest = str(remembered[4])
-    if not 0 <= now - float(remembered[3]) < TRUSTED_S:
-        _write(memory, path, (*state, now - TRUSTED_S + CLAIMED_S, digest))
-        again = (path, compute, memory, (*state, now, digest))
+    digest = str(entry[4])
+    if not 0 <= now - float(entry[3]) < REVERIFY_AFTER_S:
+        _write_digest(digest_file, path, (*state, now - REVERIFY_AFTER_S + REVERIFY_LEASE_S, digest))
+        again = (path, compute, digest_file, (*state, now, digest))
         threading.Thread(target=_verify_again, args=again, name="checksum", daemon=True).start()
     return digest
 
 
-def _verify_again(path: str, compute: Callable[[Path], str], memory: Path, entry: tuple[Any, ...]) -> None:
+def _verify_again(
+    path: str, compute: Callable[[Path], str], digest_file: Path, entry: tuple[Any, ...]
+) -> None:
     with suppress(OSError):
         if compute(Path(path)) == entry[-1]:
-            _write(memory, path, entry)
+            _write_digest(digest_file, path, entry)
             return
-        _write(memory, path, ())
+        _write_digest(digest_file, path, ())
         log.warning(
             "warning: %s is damaged: its content changed though nobody wrote it, and this run may have used "
             "it; the next start repairs it or names the remedy",
@@ -282,21 +291,23 @@ def _verify_again(path: str, compute: Callable[[Path], str], memory: Path, entry
         )
 
 
-def _read(memory: Path | None) -> dict[str, list[Any]]:
+def _read_digests(digest_file: Path | None) -> dict[str, list[Any]]:
     with suppress(OSError, ValueError):
-        found = json.loads(memory.read_text()) if memory else None
+        found = json.loads(digest_file.read_text()) if digest_file else None
         if isinstance(found, dict):
             return {path: entry for path, entry in found.items() if isinstance(entry, list)}
     return {}
 
 
-def _write(memory: Path, path: str, entry: tuple[Any, ...]) -> None:
+def _write_digest(digest_file: Path, path: str, entry: tuple[Any, ...]) -> None:
     """Add an entry. Where two processes write at once, one entry is lost, and its file is read again."""
     with suppress(OSError):
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        for left in memory.parent.glob(f".{memory.name}.*.part"):
-            if time.time() - left.stat().st_mtime > ABANDONED_S:
+        digest_file.parent.mkdir(parents=True, exist_ok=True)
+        for left in digest_file.parent.glob(f".{digest_file.name}.*.part"):
+            if time.time() - left.stat().st_mtime > STALE_PART_S:
                 left.unlink(missing_ok=True)
-        kept: dict[str, Any] = {known: old for known, old in _read(memory).items() if Path(known).exists()}
-        with replacing(memory) as staging:
+        kept: dict[str, Any] = {
+            known: old for known, old in _read_digests(digest_file).items() if Path(known).exists()
+        }
+        with replacing(digest_file) as staging:
             staging.write_text(json.dumps(kept | {path: entry}, indent=1))

@@ -17,8 +17,7 @@ from torch import Tensor
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.loading.image_decoder import DECODER_VERSION, decode_image
 from project.datamodules.loading.loader import FileImages, Images, MemoryImages
-from project.datamodules.split_size import num_images
-from project.datamodules.splits import stratified_split
+from project.datamodules.splits import split_size, stratified_split
 from project.datamodules.storage.class_folders import (
     ALL,
     Layout,
@@ -64,7 +63,7 @@ class ImageFolder(ImageDataModule):
         base: arguments of `ImageDataModule`.
     """
 
-    FACTS: ClassVar = {"class_folders": "path"}
+    DATASET_FACTS: ClassVar = {"class_folders": "path"}
 
     def __init__(
         self,
@@ -110,8 +109,8 @@ class ImageFolder(ImageDataModule):
         return f"data.path={self.path}"
 
     @property
-    def validates(self) -> bool:
-        return super().validates or "val" in self.layout.splits
+    def has_validation(self) -> bool:
+        return super().has_validation or "val" in self.layout.splits
 
     def prepare_data(self) -> None:
         """Check the number of classes before anything is decoded; log a mix of gray and colour."""
@@ -162,7 +161,7 @@ class ImageFolder(ImageDataModule):
 
     def files(self, split: Split) -> list[str]:
         files = self._files[split if split in self._files else "train"]
-        return [files[row] for row in self.part(split).rows.tolist()]
+        return [files[row] for row in self.subset(split).rows.tolist()]
 
     def _labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Return the files of a split and their labels (N,); None if `train` provides the split."""
@@ -170,7 +169,7 @@ class ImageFolder(ImageDataModule):
         if split == "val" and "val" not in splits:
             return None
         folder = splits.get(split) or splits.get("train", self.path)
-        found = find_images(self.path, folder, self.class_names, are_given=self.classes is not None)
+        found = find_images(self.path, folder, self.class_names, are_configured=self.classes is not None)
         if found.skipped:
             self._log_once(f"skipped in {folder}: {summarize_skipped(found.skipped, str(folder))}")
         files, labels = found.files, torch.tensor(found.labels)
@@ -194,7 +193,7 @@ class ImageFolder(ImageDataModule):
                 f"data.test_size={ALL}: the images in {self.path} are all for the test, none is left for "
                 f"{split}; choose split=test, or a number"
             )
-        size = num_images(self.test_size, count)
+        size = split_size(self.test_size, count)
         if not 0 < size < count:
             raise InputError(
                 f"data.test_size={self.test_size}: choose 1 to {count - 1} of the {count} images in "

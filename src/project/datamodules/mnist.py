@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.downloads import Archive, download_archives, fetch
+from project.datamodules.downloads import Archive, download_archives, ensure_downloaded
 from project.errors import DataError
 
 FOLDER = Path("MNIST/raw")
@@ -48,7 +48,7 @@ class MNIST(ImageDataModule):
         base: arguments of `ImageDataModule`.
     """
 
-    FACTS: ClassVar = {"images": 60_000, "shape": (1, 28, 28), "classes": 10, "download": "path"}
+    DATASET_FACTS: ClassVar = {"images": 60_000, "shape": (1, 28, 28), "classes": 10, "download": "path"}
 
     is_mapped = True
 
@@ -60,7 +60,7 @@ class MNIST(ImageDataModule):
 
     def prepare_data(self) -> None:
         download = partial(download_archives, ARCHIVES)
-        fetch("mnist", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
+        ensure_downloaded("mnist", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
 
     def cache_key(self, split: Split) -> Mapping[str, Any] | None:
         """Return the key of scaled images; the others are mapped from the files themselves."""
@@ -74,8 +74,8 @@ class MNIST(ImageDataModule):
             return None
         folder = self.path / FOLDER
         prefix = "t10k" if split == "test" else "train"
-        images = map_idx(folder / f"{prefix}-images-idx3-ubyte")
-        labels = map_idx(folder / f"{prefix}-labels-idx1-ubyte")
+        images = map_idx_file(folder / f"{prefix}-images-idx3-ubyte")
+        labels = map_idx_file(folder / f"{prefix}-labels-idx1-ubyte")
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
             raise DataError(
                 f"paths.data={self.path}: the {split} files of data=mnist hold images {list(images.shape)} "
@@ -85,7 +85,7 @@ class MNIST(ImageDataModule):
         return images[:, None], labels.long()
 
 
-def map_idx(file: Path) -> Tensor:
+def map_idx_file(file: Path) -> Tensor:
     """Memory-map an idx file of unsigned bytes: a header of big-endian words, then the values.
 
     The format is that of http://yann.lecun.com/exdb/mnist, "The IDX file format".

@@ -22,7 +22,7 @@ class Synthetic(ImageDataModule):
         base: arguments of `ImageDataModule`.
     """
 
-    FACTS: ClassVar = {"images": "train_size"}
+    DATASET_FACTS: ClassVar = {"images": "train_size"}
 
     def __init__(
         self,

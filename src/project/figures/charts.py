@@ -48,7 +48,7 @@ STYLE: dict[str, Any] = {
     "ytick.color": FAINT,
     "ytick.labelcolor": DIM,
 }
-LARGEST = 1e100  # values beyond are drawn at the edge
+MAX_DRAWN_VALUE = 1e100  # values beyond are drawn at the edge
 MIN_RATIO_FOR_LOG = 50
 MAX_MARKERS = 30  # longer lines have no markers at their points
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
@@ -160,7 +160,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:
     """Return values within the range that can be drawn, NaN for those that are not finite."""
     found = np.array(values, float)
-    return np.where(np.isfinite(found), found.clip(-LARGEST, LARGEST), math.nan)
+    return np.where(np.isfinite(found), found.clip(-MAX_DRAWN_VALUE, MAX_DRAWN_VALUE), math.nan)
 
 
 def downsample(values: Sequence[float], most: int) -> list[float]:
@@ -237,7 +237,7 @@ def _title(text: str) -> ElementTree.Element:
     return element
 
 
-def frame_of(axes: Axes) -> list[float]:
+def x_axis_mapping(axes: Axes) -> list[float]:
     """Return the limits of the horizontal axis, and their positions in the SVG."""
     box, width = axes.get_position(), POINTS_PER_INCH * axes.figure.figure.get_size_inches()[0]
     return [float(number) for number in (*axes.get_xlim(), width * box.x0, width * box.x1)]

@@ -55,7 +55,7 @@ class RunData:
         """Return a group of the configuration, such as `model`."""
         return as_mapping(self.config.get(name))
 
-    def class_of(self, group: str) -> str:
+    def class_name_of(self, group: str) -> str:
         """Return the last part of a group's `_target_`, or an empty string."""
         return str(self.group(group).get("_target_", "")).rpartition(".")[2]
 

@@ -23,7 +23,7 @@ from project.callbacks.run_status import RunStatus
 from project.config.cli import exit_on_errors
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
-from project.datamodules.loading.prefetch import naming_worker_failures
+from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints, config_diff
@@ -72,7 +72,7 @@ def build_callbacks(
         InputError: a constructor refuses its values, or the schedule needs validation where there is none.
     """
     callbacks: dict[str, Callback] = config.build("callbacks")
-    if not datamodule.validates or not config.values["trainer"]["limit_val_batches"]:
+    if not datamodule.has_validation or not config.values["trainer"]["limit_val_batches"]:
         callbacks = without_validation(callbacks, config.values["scheduler"])
     if context.ckpt_path is not None and context.is_first:  # changes are kept once training accepts them
         callbacks["changes"] = LambdaCallback(
@@ -133,7 +133,7 @@ def check_resumed(config: ResolvedConfig, context: RunContext, module: ImageClas
         log.info("%s epochs are done; to train on, set trainer.max_epochs above that", done)
 
 
-@naming_worker_failures()
+@explain_worker_failures()
 def fit_and_evaluate(
     trainer: L.Trainer,
     module: ImageClassifier,

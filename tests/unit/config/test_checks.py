@@ -128,7 +128,7 @@ def test_all_problems_are_told_at_once(composer: Compose) -> None:
         "+trainer.benchmark=true",
         "trainer.check_val_every_n_epoch=null trainer.val_check_interval=500",
         "trainer.batches_per_hook=8 trainer.gradient_clip_val=1",
-        "loss=mse loss._target_=sweep_objectives.Bowl +loss.x=1 monitor=train/f1",
+        "loss=mse loss._target_=sweep_objectives.QuadraticLoss +loss.x=1 monitor=train/f1",
         "loss=mse loss._target_=sweep_objectives.Distillation +loss.teacher={num_classes:1000}",
     ],
 )

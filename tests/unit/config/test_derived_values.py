@@ -73,7 +73,9 @@ def test_defaults_are_read_from_the_source() -> None:
 
 @pytest.mark.parametrize("name", ["Plain", "Fixed"])
 def test_a_plain_datamodule_is_refused_in_a_line(composer: Compose, name: str) -> None:
-    message = rf"data\._target_=user_datamodules\.{name}: .*ImageDataModule, got a LightningDataModule\); derive"
+    message = (
+        rf"data\._target_=user_datamodules\.{name}: .*ImageDataModule, got a LightningDataModule\); derive"
+    )
     with pytest.raises(InputError, match=message) as raised:
         complete(own(composer, name))
     assert "\n" not in str(raised.value)

@@ -38,7 +38,7 @@ class OwnNet(nn.Module):
 
 
 class OwnData(ImageDataModule):
-    FACTS = {"images": 100, "shape": (1, 8, 8), "classes": 2}
+    DATASET_FACTS = {"images": 100, "shape": (1, 8, 8), "classes": 2}
 
     def __init__(self, shade: Annotated[float, Range(0, below=1)] = 0.5, **base) -> None:
         super().__init__(name="own", **base)

@@ -19,7 +19,7 @@ DIGITS = {"input_shape": (1, 28, 28), "num_classes": 10}
 
 
 def rows_of(datamodule, split: str) -> set[int]:
-    return set(datamodule._parts[split].rows.tolist())
+    return set(datamodule._subsets[split].rows.tolist())
 
 
 def test_digits_are_the_real_ones() -> None:
@@ -29,7 +29,7 @@ def test_digits_are_the_real_ones() -> None:
     counts = {split: data.count(split) for split in ("train", "val", "test")}
     assert sum(counts.values()) == 1797
     assert counts == {"train": 1294, "val": 144, "test": 359}
-    labels = data._parts["test"].images.labels
+    labels = data._subsets["test"].images.labels
     assert labels.bincount().tolist() == [36, 36, 35, 37, 36, 36, 37, 35, 35, 36]  # the source's shares
     images, _ = next(iter(data.test_dataloader()))
     assert images.shape[1:] == (1, 28, 28)
@@ -51,7 +51,7 @@ def test_val_size_is_a_number_or_a_fraction(val_size: float, expected: int) -> N
     data.setup("fit")
     assert data.count("val") == expected
     assert data.count("train") == 1438 - expected
-    assert data.validates == bool(expected)
+    assert data.has_validation == bool(expected)
     assert bool(data.val_dataloader()) == bool(expected)
 
 
@@ -60,12 +60,12 @@ def test_the_folds_are_disjoint_stratified_and_hold_every_training_image(folds: 
     cuts = [Digits(**DIGITS, val_size=0, folds=folds, fold=fold, seed=fold) for fold in range(folds)]
     for data in cuts:
         data.setup("fit")
-        assert data.validates
+        assert data.has_validation
         assert rows_of(data, "val") | rows_of(data, "train") == set(range(1438))
         assert not rows_of(data, "val") & rows_of(data, "train")
     assert sorted(row for data in cuts for row in rows_of(data, "val")) == list(range(1438))
-    labels = cuts[0]._parts["val"].images.labels
-    shares = torch.stack([labels[data._parts["val"].rows].bincount(minlength=10) for data in cuts])
+    labels = cuts[0]._subsets["val"].images.labels
+    shares = torch.stack([labels[data._subsets["val"].rows].bincount(minlength=10) for data in cuts])
     assert (shares.amax(dim=0) - shares.amin(dim=0)).max() <= 1, shares
     assert max(data.count("val") for data in cuts) - min(data.count("val") for data in cuts) <= 1
     other = Digits(**DIGITS, folds=folds, split_seed=1)

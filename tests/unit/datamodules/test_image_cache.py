@@ -59,7 +59,7 @@ def opened(folder: Path, kept: Path | None, **options) -> ImageFolder:
 
 
 def pixels_in(data: ImageFolder) -> torch.Tensor:
-    return data._parts["train"].images.images
+    return data._subsets["train"].images.images
 
 
 def wait_until_settled(*files: Path) -> None:
@@ -73,15 +73,15 @@ def test_mnist_is_mapped_not_copied(mnist_root: Path) -> None:
     data.setup("fit")
     data.setup("test")
     file = (mnist_root / FOLDER / "train-images-idx3-ubyte").read_bytes()
-    images = data._parts["train"].images
+    images = data._subsets["train"].images
     assert images.is_mapped
     assert images.images.numpy().tobytes() == file[16:]
-    assert data.memory == "0.2 MB mapped"
+    assert data.memory_summary == "0.2 MB mapped"
     resident = [line for line in mappings_of(mnist_root) if "train-images" in line]
     assert len(resident) == 1, "one mapping of the file, and batches are made from it"
     scaled = mnist_of(mnist_root, input_shape=(1, 14, 14), resize=14)
     scaled.setup("fit")
-    assert scaled.memory == "0.0 MB in memory"
+    assert scaled.memory_summary == "0.0 MB in memory"
 
 
 def mappings_of(folder: Path) -> list[str]:
@@ -157,8 +157,8 @@ def test_an_image_folder_is_decoded_once(
     assert len(decoded) == 60
     for data in (first, second):
         assert torch.equal(pixels_in(data), plain)
-        assert data._parts["train"].images.is_mapped
-        assert torch.equal(data._parts["train"].images.labels, first._parts["train"].images.labels)
+        assert data._subsets["train"].images.is_mapped
+        assert torch.equal(data._subsets["train"].images.labels, first._subsets["train"].images.labels)
     assert caplog.messages == ["  images  0.0 MB mapped"]
     assert len(list((tmp_path / "kept").glob("*.images"))) == 1
 
@@ -177,7 +177,7 @@ def test_kept_batches_are_those_decoded(
             assert torch.equal(labels, same_labels)
             memory = torch.channels_last if channels_last else torch.contiguous_format
             assert images.is_contiguous(memory_format=memory)
-    assert [data._parts["train"].images.is_mapped for data in kept] == [True, True]
+    assert [data._subsets["train"].images.is_mapped for data in kept] == [True, True]
 
 
 def change_a_file(folder: Path) -> None:
@@ -205,7 +205,7 @@ def test_images_are_decoded_anew_when_a_file_changes(
     assert "of other or older images: its images are decoded again" in caplog.text
     expected = opened(folder, None)
     assert torch.equal(pixels_in(after), pixels_in(expected))
-    assert torch.equal(after._parts["train"].images.labels, expected._parts["train"].images.labels)
+    assert torch.equal(after._subsets["train"].images.labels, expected._subsets["train"].images.labels)
     assert len(list((tmp_path / "kept").glob("*.images"))) == 1, "what is stale is replaced"
     assert len(pixels_in(before)) == 60, "who mapped the old file keeps it"
     assert pixels_in(before).sum() > 0
@@ -310,7 +310,7 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, monkeypatch: p
     for age, name in enumerate(("new", "older", "oldest")):
         folder.load(name, {}, make, channels_last=False)
         os.utime(tmp_path / f"{name}.images", (time.time() - 3600 * age, time.time()))
-    monkeypatch.setattr(image_cache, "LIMIT_BYTES", 2.2 * (tmp_path / "new.images").stat().st_size)
+    monkeypatch.setattr(image_cache, "MAX_FOLDER_BYTES", 2.2 * (tmp_path / "new.images").stat().st_size)
     folder.load("another", {}, make, channels_last=False)
     assert {file.stem for file in tmp_path.glob("*.images")} == {"new", "another"}
 
@@ -332,7 +332,7 @@ def test_cifar10_is_unpickled_once_and_only_as_published(
         data = CIFAR10(str(root), **options, channels_last=channels_last)
         data.prepare_data()
         data.setup("fit")
-        images = data._parts["train"].images
+        images = data._subsets["train"].images
         assert images.is_mapped
         assert images.images.flatten(1).numpy().tobytes() == files.tobytes()
     assert unpickled.count("train") == 2, "once for each memory order"
@@ -385,10 +385,10 @@ def test_a_download_is_verified_once_and_again_when_it_changes(
             downloads._digest.cache_clear()
             assert problem in downloads.find_problem(tmp_path / "set", good, tmp_path / "verified.json")
             if not problem:
-                downloads.verify("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
+                downloads.require_undamaged("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
     assert len(read) == 2
     with pytest.raises(InputError, match=r"paths\.data=.*one is damaged: MD5 .* remove it"):
-        downloads.verify("toy", tmp_path, Path("set"), good)
+        downloads.require_undamaged("toy", tmp_path, Path("set"), good)
 
 
 def test_statistics_of_a_channel_are_those_of_its_pixels() -> None:
@@ -448,6 +448,6 @@ def test_the_memory_of_digests_is_written_under_a_name_of_ones_own(
     young = tmp_path / ".verified.json.other-2-ab.part"
     young.write_text("{")
     for _ in range(2):  # of containers with the same name and the same process number
-        downloads._write(memory, str(tmp_path), (1, 2, 3, 4.0, "digest"))
+        downloads._write_digest(memory, str(tmp_path), (1, 2, 3, 4.0, "digest"))
     assert len(set(names)) == 2
     assert sorted(tmp_path.iterdir()) == sorted([young, memory])

@@ -54,7 +54,8 @@ def test_an_image_folder_without_a_test_folder_is_cut_in_three(image_folder: Pat
     data.setup("test")
     assert [data.count(split) for split in ("train", "val", "test")] == [36, 12, 12]
     train, test = (
-        {image.numpy().tobytes() for image in data._parts[split].images.images} for split in ("train", "test")
+        {image.numpy().tobytes() for image in data._subsets[split].images.images}
+        for split in ("train", "test")
     )
     assert (len(train), len(test)) == (48, 12)
     assert not train & test
@@ -75,7 +76,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(image_folder: Path, tm
     with pytest.raises(InputError, match=r"moved: images were added, removed or renamed since the run began"):
         changed.load_state_dict(state)
     changed.load_state_dict({name: value for name, value in state.items() if name != "images"})
-    changed.may_have_changed = True
+    changed.allow_changed_images = True
     changed.load_state_dict(state)
 
 
@@ -112,8 +113,8 @@ def test_streamed_images_are_those_in_memory(image_folder: Path) -> None:
     streamed = ImageFolder(str(image_folder), **options, memory_budget_mb=0, num_workers=2)
     for data in (memory, streamed):
         data.setup("fit")
-    assert isinstance(memory._parts["train"].images, MemoryImages)
-    assert isinstance(streamed._parts["train"].images, FileImages)
+    assert isinstance(memory._subsets["train"].images, MemoryImages)
+    assert isinstance(streamed._subsets["train"].images, FileImages)
     loaders = memory.train_dataloader(), streamed.train_dataloader()
     for epoch in range(2):
         for loader in loaders:
@@ -156,10 +157,10 @@ def test_a_damaged_image_is_named_in_one_line(image_folder: Path, tmp_path: Path
     data = ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3, **options)
     data.setup("fit")
     if workers:
-        data._parts["train"].images.workers = workers  # few files are decoded without any
+        data._subsets["train"].images.workers = workers  # few files are decoded without any
     with pytest.raises(InputError, match=r"^[^\n]*bee/3\.jpg is damaged or no image[^\n]*\Z"):
         list(data.train_dataloader())
-    ended = weakref.ref(data._parts["train"].images)
+    ended = weakref.ref(data._subsets["train"].images)
     del data
     assert not workers or ended() is None  # and with it the processes
 
@@ -248,7 +249,7 @@ def test_one_gray_image_among_colour_ones_decides_nothing(
         "(data.grayscale)"
     ]
     data.setup("test")
-    pixels = data._parts["test"].images.images
+    pixels = data._subsets["test"].images.images
     assert max(tuple(image[:, 0, 0].tolist()) for image in pixels) == (200, 10, 30)
     assert (90, 90, 90) in {tuple(image[:, 0, 0].tolist()) for image in pixels}
 

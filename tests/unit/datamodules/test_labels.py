@@ -46,7 +46,7 @@ class Own(ImageDataModule):
 def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
     data = Own(labels)
     data.setup("fit")
-    found = data.part("train").images.labels
+    found = data.subset("train").images.labels
     assert found.dtype == torch.long
     assert torch.equal(found, CLASSES)
 
@@ -69,13 +69,13 @@ def test_arrays_of_numpy_are_images_too() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
     data = Own(CLASSES, pixels)
     data.setup("fit")
-    assert torch.equal(data.part("train").images.images, torch.from_numpy(pixels))
+    assert torch.equal(data.subset("train").images.images, torch.from_numpy(pixels))
 
 
 def test_booleans_are_two_classes() -> None:
     data = Own(CLASSES > 0)
     data.setup("fit")
-    assert torch.equal(data.part("train").images.labels, (CLASSES > 0).long())
+    assert torch.equal(data.subset("train").images.labels, (CLASSES > 0).long())
 
 
 @pytest.mark.parametrize(

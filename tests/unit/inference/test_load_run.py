@@ -107,7 +107,7 @@ def test_validation_images_and_training_images_come_in_order_and_unchanged(make:
     assert train.rows.tolist() == sorted(train.rows.tolist())
     trained = load_run(run)
     trained.datamodule.setup("fit")
-    assert torch.equal(train.predictions.labels, trained.datamodule.part("train").images.labels[train.rows])
+    assert torch.equal(train.predictions.labels, trained.datamodule.subset("train").images.labels[train.rows])
     loader = trained.datamodule.evaluation_loader("train")
     with torch.inference_mode():
         logits = torch.cat([trained.module(images) for images, _ in loader])
@@ -122,7 +122,7 @@ def test_images_that_are_streamed_from_files(make: Make, image_folder: Path) -> 
     trained = load_run(run)
     trained.datamodule.setup("fit")
     files = trained.datamodule.files("val")
-    labels = trained.datamodule.part("val").images.labels[trained.datamodule.part("val").rows]
+    labels = trained.datamodule.subset("val").images.labels[trained.datamodule.subset("val").rows]
     assert files is not None
     assert [Path(file).parent.name for file in files] == [trained.class_names[label] for label in labels]
 

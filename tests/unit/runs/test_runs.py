@@ -184,7 +184,7 @@ def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
 
     def fetch(_: int) -> None:
         start.wait()
-        downloads.fetch(
+        downloads.ensure_downloaded(
             "toy", tmp_path, Path("set"), GOOD, lambda folder: (calls.append(1), write_files(folder))
         )
 
@@ -198,7 +198,7 @@ def test_one_process_downloads_and_the_others_wait(tmp_path: Path) -> None:
 def test_damaged_files_are_fetched_again(tmp_path: Path) -> None:
     write_files(tmp_path / "set")
     (tmp_path / "set" / "two").write_text("tvo")
-    downloads.fetch("toy", tmp_path, Path("set"), GOOD, write_files)
+    downloads.ensure_downloaded("toy", tmp_path, Path("set"), GOOD, write_files)
     assert (tmp_path / "set" / "two").read_text() == "two"
 
 
@@ -207,7 +207,7 @@ def test_without_a_network_one_line_says_what_to_do(tmp_path: Path) -> None:
         raise OSError("Name or service\nnot known")
 
     with pytest.raises(InputError, match=r"paths\.data=.*data=toy .*not known.*data=digits") as raised:
-        downloads.fetch("toy", tmp_path, Path("set"), GOOD, offline)
+        downloads.ensure_downloaded("toy", tmp_path, Path("set"), GOOD, offline)
     assert "\n" not in str(raised.value)
 
 
@@ -217,7 +217,7 @@ def test_a_download_that_arrives_damaged_is_not_kept(tmp_path: Path) -> None:
         (folder / "one").write_text("0ne")
 
     with pytest.raises(InputError, match=r"one is damaged: MD5"):
-        downloads.fetch("toy", tmp_path, Path("set"), GOOD, damaged)
+        downloads.ensure_downloaded("toy", tmp_path, Path("set"), GOOD, damaged)
     assert not (tmp_path / "set").exists()
 
 
@@ -228,7 +228,7 @@ def test_present_files_need_no_lock_and_no_network(tmp_path: Path) -> None:
     def never(folder: Path) -> None:
         raise AssertionError
 
-    downloads.fetch("toy", tmp_path, Path("set"), GOOD, never)
+    downloads.ensure_downloaded("toy", tmp_path, Path("set"), GOOD, never)
     assert not (tmp_path / ".toy.lock").exists()
 
 

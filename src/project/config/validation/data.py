@@ -1,6 +1,6 @@
 """Checks of the images: their number, shape and classes; the length of a training on them.
 
-All of it is known before an image is read: from the data set's `FACTS`, or from the names of its files.
+No image is decoded: the facts come from `DATASET_FACTS` of the data set, or from the names of its files.
 """
 
 from collections.abc import Iterator, Mapping
@@ -14,7 +14,7 @@ from omegaconf import ListConfig
 from project.config.resolvers import folder_shape, image_shape
 from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
-from project.datamodules.split_size import num_images
+from project.datamodules.splits import split_size
 from project.datamodules.storage.class_folders import class_folders, find_layout, training_files
 from project.errors import InputError
 
@@ -31,14 +31,14 @@ class DataFacts(NamedTuple):
         images: for training, before validation images are taken from them; None if unknown.
         shape: (C, H, W) of its images as they are in the files; None if unknown.
         classes: number of its classes; None if unknown.
-        validates: the data set has a validation split.
+        has_validation: the data set has a validation split.
         folder: the folder of the class folders; None for other data sets.
     """
 
     images: int | None
     shape: tuple[int, int, int] | None
     classes: int | None
-    validates: bool = False
+    has_validation: bool = False
     folder: str | None = None
 
 
@@ -57,13 +57,13 @@ class TrainingLength(NamedTuple):
 
 
 def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
-    """Return the facts that the configured data set's class declares as `FACTS`; None if it declares none.
+    """Return the `DATASET_FACTS` that the configured data set's class declares; None if it declares none.
 
     Args:
         right: values that are right by themselves, by dotted key.
     """
     target = right.get("data._target_")
-    declared = constant_of(target, "FACTS") if isinstance(target, str) else None
+    declared = constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None
     if not isinstance(declared, dict):
         return None
     if (key := declared.get("class_folders")) is not None:
@@ -78,12 +78,12 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
 
 def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | None:
     """Return the number of images left to train on; None if it is unknown."""
-    if facts is None or facts.images is None or facts.validates:
+    if facts is None or facts.images is None or facts.has_validation:
         return facts.images if facts is not None else None
     folds, share = right.get("data.folds"), right.get("data.val_size")
     if folds is not None:
         return facts.images - facts.images // folds
-    return facts.images - num_images(share, facts.images) if isinstance(share, int | float) else None
+    return facts.images - split_size(share, facts.images) if isinstance(share, int | float) else None
 
 
 def training_length(right: Mapping[str, Any]) -> TrainingLength:
@@ -117,11 +117,11 @@ def _limit(value: Any) -> int | None:
 def _of_folder(right: Mapping[str, Any], path: Any) -> DataFacts | None:
     if not isinstance(path, str) or (counted := _count(path)) is None:
         return None
-    images, classes, validates, tests = counted
+    images, classes, has_validation, has_test = counted
     test_size = right.get("data.test_size")
-    if images is not None and not tests and isinstance(test_size, int | float):
-        images = max(0, images - num_images(test_size, images))
-    return DataFacts(images, None, classes, validates, path)
+    if images is not None and not has_test and isinstance(test_size, int | float):
+        images = max(0, images - split_size(test_size, images))
+    return DataFacts(images, None, classes, has_validation, path)
 
 
 @cache  # several checks ask, and all jobs of a sweep
@@ -242,7 +242,7 @@ def _wrong_shape(right: Mapping[str, Any], facts: DataFacts, command: CommandReq
 def _wrong_split(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
     """Yield a line where the training images cannot be split as is configured."""
     count, folds, share = facts.images, right.get("data.folds"), right.get("data.val_size")
-    if facts.validates:
+    if facts.has_validation:
         if folds is not None:
             yield (
                 f"data.folds={folds}: data={command.data} has validation images of its own; set "
@@ -256,7 +256,7 @@ def _wrong_split(right: Mapping[str, Any], facts: DataFacts, command: CommandReq
         if folds > count:
             yield f"data.folds={folds}: data={command.data} has {count:,} training images; choose fewer folds"
     elif isinstance(share, int | float):
-        size = num_images(share, count)
+        size = split_size(share, count)
         if not 0 <= size < count or bool(size) != bool(share):
             yield (
                 f"data.val_size={share}: choose 0 to {count - 1} of the {count} training images of "

@@ -46,7 +46,7 @@ def refuse_damaged(config: DictConfig) -> None:
         InputError: images have several sizes, and are not scaled.
     """
     target = OmegaConf.select(config, "data._target_")
-    facts = (constant_of(target, "FACTS") if isinstance(target, str) else None) or {}
+    facts = (constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None) or {}
     if "class_folders" not in facts:
         return
     try:
@@ -88,7 +88,7 @@ def _read_headers(
     files: list[str] = []
     for folder in find_layout(root).splits.values():
         try:
-            files += find_images(root, folder, names, are_given=classes is not None).files
+            files += find_images(root, folder, names, are_configured=classes is not None).files
         except DataError as error:
             damage.append(str(error))
     state = _state(files, sides) if image_cache is not None and len(files) > FEW_FILES else ""

@@ -137,7 +137,7 @@ def _never_validated(watched: Mapping[str, str], right: Mapping[str, Any]) -> It
     facts = data_facts(right)
     no_split = right.get("data.val_size") == 0 and right.get("data.folds") is None
     reason = ""
-    if no_split and facts is not None and not facts.validates:
+    if no_split and facts is not None and not facts.has_validation:
         reason = "data.val_size=0"
     elif right.get("trainer.limit_val_batches") == 0:
         reason = "trainer.limit_val_batches=0"

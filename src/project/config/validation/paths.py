@@ -33,7 +33,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     if problem:
         yield f"paths.outputs={outputs}: {problem}; set paths.outputs to a folder that you may write to"
     target = right.get("data._target_")
-    facts = (constant_of(target, "FACTS") if isinstance(target, str) else None) or {}
+    facts = (constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None) or {}
     path = right.get(f"data.{facts.get('download')}")
     if problem := _not_makable(path):
         yield f"paths.data={path}: {problem}; set paths.data to the folder of the data sets"

@@ -75,7 +75,7 @@ class Augmentation:
             random_crop_padding or flip_prob or self.is_affine or self.random_erasing_size or self.is_mixing
         )
 
-    def flips_of_epoch(self, count: int, seed: int, epoch: int) -> Tensor | None:
+    def epoch_flips(self, count: int, seed: int, epoch: int) -> Tensor | None:
         """Return a mask (count,) of the images flipped in an epoch; None if each batch draws its flips."""
         if not self.flip_prob or self.flip_schedule != "alternating":
             return None
@@ -91,7 +91,7 @@ class Augmentation:
             images: (B, C, H, W), normalized.
             labels: (B,) long.
             generator: on the images' device.
-            flipped: (B,) bool, images to flip, from `flips_of_epoch`; None draws them.
+            flipped: (B,) bool, images to flip, from `epoch_flips`; None draws them.
 
         Returns:
             Images (B, C, H, W), and targets: the labels, or probabilities (B, K) if images are mixed.

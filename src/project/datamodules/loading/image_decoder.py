@@ -27,12 +27,12 @@ from project.runtime.text import printable
 EpsImagePlugin.gs_binary = False  # PostScript is a program, which Pillow would run by Ghostscript
 
 DECODER_VERSION = 2  # part of the key of cached images; to be raised when `decode_image` gives other pixels
-STRIP = 256  # rows of an image that are scaled at a time, which bounds the memory of the floats
-BITS, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
+STRIP_ROWS = 256  # rows of an image that are scaled at a time, which bounds the memory of the floats
+BITS_PER_SAMPLE, PHOTOMETRIC, SAMPLE_FORMAT = 258, 262, 339  # tags of TIFF
 # Integers in TIFF files that Pillow reads with the wrong sign, by mode and sign.
 MISREAD_TYPES: dict[tuple[str, bool], type[np.generic]] = {("L", True): np.int8, ("I", False): np.uint32}
 # Factor of gray values that Pillow applies to PNG files of low depth, by the raw mode of their rows.
-LOW_DEPTHS = {"L;2": 85, "L;4": 17}
+LOW_DEPTH_FACTORS = {"L;2": 85, "L;4": 17}
 
 
 class OutOfRangeError(ValueError):
@@ -88,25 +88,27 @@ def _to_eight_bits(opened: Image.Image, white_level: float | None) -> Image.Imag
     """Return an upright image on white, in a mode of 8 bits that converts to gray and RGB."""
     tags: Any = getattr(opened, "tag_v2", {})
     tiles: Any = getattr(opened, "tile", None)  # gone once the pixels are read
-    factor = LOW_DEPTHS.get(tiles[0][3], 1) if tiles and isinstance(tiles[0][3], str) else 1
+    factor = LOW_DEPTH_FACTORS.get(tiles[0][3], 1) if tiles and isinstance(tiles[0][3], str) else 1
     is_signed = tags.get(SAMPLE_FORMAT, (1,))[0] == 2
     dtype = MISREAD_TYPES.get((opened.mode, is_signed)) if tags else None
     is_deep = opened.mode.startswith(("I", "F"))
-    white = _usual_white(opened, tags) if white_level is None else white_level
+    white = _default_white_level(opened, tags) if white_level is None else white_level
     image = ImageOps.exif_transpose(opened)
-    clear = image.info.get("transparency")
+    transparent = image.info.get("transparency")
     if is_deep or dtype:
         values = np.asarray(image)  # H, W
         pixels = _scale(values.view(dtype or values.dtype), white)
         if tags.get(PHOTOMETRIC) == 0:  # black is the white level
             pixels = 255 - pixels
-        if isinstance(clear, int):  # the value of transparent pixels
-            pixels[values == clear] = 255
+        if isinstance(transparent, int):  # the value of transparent pixels
+            pixels[values == transparent] = 255
         return Image.fromarray(pixels)
-    if isinstance(clear, tuple) and max(clear) > 255:  # of 16 bits, while the pixels have their upper 8
-        image.info["transparency"] = tuple(value >> 8 for value in clear)
-    elif isinstance(clear, int) and image.mode == "L":
-        image.info["transparency"] = clear * factor
+    if (
+        isinstance(transparent, tuple) and max(transparent) > 255
+    ):  # of 16 bits, while the pixels have their upper 8
+        image.info["transparency"] = tuple(value >> 8 for value in transparent)
+    elif isinstance(transparent, int) and image.mode == "L":
+        image.info["transparency"] = transparent * factor
     if image.mode == "La":  # converts to nothing else
         image = image.convert("LA")
     if image.has_transparency_data:
@@ -115,12 +117,12 @@ def _to_eight_bits(opened: Image.Image, white_level: float | None) -> Image.Imag
     return image.convert("RGB") if image.mode == "LAB" else image
 
 
-def _usual_white(image: Image.Image, tags: Any) -> float:
+def _default_white_level(image: Image.Image, tags: Any) -> float:
     """Return the white level of a file's type, by its header."""
     if image.mode == "F":
         return 1.0
     if image.mode.startswith("I;16") or image.format in ("PPM", "PNG"):
-        return 4095 if tags.get(BITS) == (12,) else 65535
+        return 4095 if tags.get(BITS_PER_SAMPLE) == (12,) else 65535
     return 255
 
 
@@ -134,6 +136,8 @@ def _scale(values: NDArray[Any], white: float) -> NDArray[np.uint8]:
             f"values from {low:g} to {high:g} ({values.dtype.name}; expected 0 to {white:g})"
         )
     pixels = np.empty(values.shape, dtype=np.uint8)
-    for top in range(0, len(values), STRIP):
-        pixels[top : top + STRIP] = np.rint(values[top : top + STRIP].astype(np.float64) * 255 / white)
+    for top in range(0, len(values), STRIP_ROWS):
+        pixels[top : top + STRIP_ROWS] = np.rint(
+            values[top : top + STRIP_ROWS].astype(np.float64) * 255 / white
+        )
     return pixels

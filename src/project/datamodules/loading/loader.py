@@ -338,7 +338,7 @@ class ImageLoader:
 
     def _flips(self, augmentation: Augmentation, epoch: int, start: int) -> Iterator[Tensor | None]:
         """Yield which images (B,) of each batch to flip; None where each batch draws them."""
-        flipped = augmentation.flips_of_epoch(len(self.images.labels), self.seed, epoch)
+        flipped = augmentation.epoch_flips(len(self.images.labels), self.seed, epoch)
         if flipped is None or not isinstance(self.order, TrainingOrder):
             return repeat(None)
         indices, sizes = self.order.indices(epoch, start)

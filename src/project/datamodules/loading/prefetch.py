@@ -80,7 +80,7 @@ def _kill_workers(owner: int) -> None:
 
 
 @contextmanager
-def naming_worker_failures() -> Iterator[None]:
+def explain_worker_failures() -> Iterator[None]:
     """Turn torch's errors about workers into one line; torch raises them from a signal handler, anywhere."""
     try:
         yield

@@ -34,7 +34,7 @@ SPLIT_OF_WORD = {
 ALL = "all"  # as `data.test_size`: all images are test images
 MAX_NAMED = 3
 MAX_HEADERS = 2000  # that a survey reads, in 0.2 s; of more files it reads a sample, always the same one
-SETTLED_NS = 2 * 10**9  # after which a change of a folder also changes its time, on any file system
+MTIME_RESOLUTION_NS = 2 * 10**9  # after which a change of a folder also changes its time, on any file system
 
 
 class Layout(NamedTuple):
@@ -175,7 +175,9 @@ class SplitFiles(NamedTuple):
     skipped: list[SkippedFile]  # files and folders beside them
 
 
-def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bool = False) -> SplitFiles:
+def find_images(
+    path: Path, folder: Path, names: Sequence[str], *, are_configured: bool = False
+) -> SplitFiles:
     """Find and label the images in the folder of a split.
 
     `names` are those of the classes in the order of the labels, configured or of the training folders.
@@ -187,14 +189,14 @@ def find_images(path: Path, folder: Path, names: Sequence[str], *, are_given: bo
     label_of = {name: label for label, name in enumerate(names)}
     if unknown := [one for one in classes if _class_name(one) not in label_of]:
         few = printable(", ".join(map(str, unknown[:MAX_NAMED])) + (", …" if unknown[MAX_NAMED:] else ""))
-        if are_given:
+        if are_configured:
             raise DataError(
                 f"data.path={path}: {few} is none of the classes {', '.join(names)}; rename or remove it"
             )
         raise DataError(f"data.path={path}: class {few} has no training images; add some, or remove it")
     files: list[str] = []
     labels: list[int] = []
-    skipped = list(_beside_classes(folder))
+    skipped = list(_outside_class_folders(folder))
     is_training = folder == find_layout(path).splits.get("train")
     for one, (images, others) in zip(classes, _walk(folder, classes), strict=True):
         if not images and is_training:
@@ -244,10 +246,10 @@ def _walk_once(root: str, folders: tuple[tuple[str, int], ...], _here: Path) -> 
 
 def _state(folder: Path) -> tuple[str, int]:
     changed, now = folder.stat().st_mtime_ns, time.time_ns()
-    return str(folder), changed if now - changed > SETTLED_NS else now
+    return str(folder), changed if now - changed > MTIME_RESOLUTION_NS else now
 
 
-def _beside_classes(folder: Path) -> Iterator[SkippedFile]:
+def _outside_class_folders(folder: Path) -> Iterator[SkippedFile]:
     """Yield the entries of a split's folder that are no class folders."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):

@@ -24,7 +24,7 @@ from project.runtime.text import short_name
 log = logging.getLogger(__name__)
 
 SUFFIX = ".images"
-LIMIT_BYTES = 32 * 2**30  # of a folder's files, beyond which the least recently used ones are removed
+MAX_FOLDER_BYTES = 32 * 2**30  # of a folder's files, beyond which the least recently used ones are removed
 DAY_S = 86_400
 MAX_STEM = 200  # bytes of a file's name, which its lock and its staging file extend
 
@@ -142,12 +142,12 @@ def _write(file: Path, images: MemoryImages, key: str) -> bool:
 
 
 def _make_room(file: Path, size: int) -> None:
-    """Remove the least recently used files beyond `LIMIT_BYTES`; refuse to fill the disk."""
+    """Remove the least recently used files beyond `MAX_FOLDER_BYTES`; refuse to fill the disk."""
     others = [(other.stat(), other) for other in file.parent.glob(f"*{SUFFIX}") if other != file]
     total = size
     for facts, other in sorted(others, key=lambda pair: pair[0].st_atime, reverse=True):
         total += facts.st_size
-        if total > LIMIT_BYTES:
+        if total > MAX_FOLDER_BYTES:
             other.unlink(missing_ok=True)
     free = shutil.disk_usage(file.parent).free
     if free < 2 * size:

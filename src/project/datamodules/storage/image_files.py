@@ -26,7 +26,7 @@ EXTENSIONS = frozenset(
 )
 """Extensions of files that count as images unopened; the first bytes decide about others."""
 # Formats that Pillow identifies and cannot decode without another program.
-NO_PIXELS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
+UNDECODABLE_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 SYSTEM_NAMES = frozenset(
     {
         *("__macosx", "__pycache__", "lost+found", "thumbs.db", "ehthumbs.db", "desktop.ini", "recycler"),
@@ -35,11 +35,15 @@ SYSTEM_NAMES = frozenset(
 )
 """Files and folders that systems and network drives add, in lower case."""
 HIDDEN, SYSTEM = "hidden", "of the system"
-SEEN, BACK, SAME = "a folder seen already", "a link back to a folder that is walked", "a file seen already"
-UNIMPORTANT = (HIDDEN, SYSTEM, SEEN, BACK, SAME)  # reasons for which nobody misses a file
-NO_IMAGE = "no image, or of a kind that Pillow does not know"
+SEEN_FOLDER, LINK_BACK, SEEN_FILE = (
+    "a folder seen already",
+    "a link back to a folder that is walked",
+    "a file seen already",
+)
+UNIMPORTANT = (HIDDEN, SYSTEM, SEEN_FOLDER, LINK_BACK, SEEN_FILE)  # reasons for which nobody misses a file
+NOT_AN_IMAGE = "no image, or of a kind that Pillow does not know"
 MAX_NAMED = 3
-THREADS = 8
+NUM_THREADS = 8
 FILES_PER_TASK = 64  # handing over single files to threads would take as long as reading them
 ORIENTATION = 0x0112
 
@@ -102,9 +106,9 @@ class ImageWalk:
             try:
                 facts = os.stat(path)
                 if entry.is_link and self._leads_back(path):
-                    yield SkippedFile(path, BACK)
+                    yield SkippedFile(path, LINK_BACK)
                 elif (facts.st_dev, facts.st_ino) in self._folders:
-                    yield SkippedFile(path, SEEN)
+                    yield SkippedFile(path, SEEN_FOLDER)
                 else:
                     self._folders.add((facts.st_dev, facts.st_ino))
                     inside = self._list(path, facts.st_dev)
@@ -126,7 +130,7 @@ class ImageWalk:
                 elif entry.is_file(follow_symlinks=False):
                     self._files[device].add(inode := entry.inode())
                     is_seen = (device, inode) in self._linked
-                    found[name] = SkippedFile(path, SAME) if is_seen else _take(path)
+                    found[name] = SkippedFile(path, SEEN_FILE) if is_seen else _accept_image(path)
                 elif _is_folder(entry):
                     found[name] = _Folder(path, entry.is_symlink())
                 else:
@@ -140,9 +144,9 @@ class ImageWalk:
             return checked
         facts = os.stat(path)
         if facts.st_ino in self._files[facts.st_dev] or (facts.st_dev, facts.st_ino) in self._linked:
-            return SkippedFile(path, SAME)
+            return SkippedFile(path, SEEN_FILE)
         self._linked.add((facts.st_dev, facts.st_ino))
-        return _take(path)
+        return _accept_image(path)
 
     def _leads_back(self, link: str) -> bool:
         """Return whether a link leads into the root, above the root, or above its own folder."""
@@ -165,7 +169,7 @@ def _has_image_name(path: str) -> bool:
     return path[path.rfind(".") :].lower() in EXTENSIONS
 
 
-def _take(path: str) -> str | SkippedFile:
+def _accept_image(path: str) -> str | SkippedFile:
     """Return a regular file's path, unless neither its name nor its content is an image's."""
     if _has_image_name(path):
         return path
@@ -179,7 +183,7 @@ def _take(path: str) -> str | SkippedFile:
     except Image.DecompressionBombError:  # reported when it is decoded
         return path
     except UnidentifiedImageError:
-        return SkippedFile(path, NO_IMAGE)
+        return SkippedFile(path, NOT_AN_IMAGE)
     except Exception as error:  # plugins raise anything at a damaged file
         return SkippedFile(path, getattr(error, "strerror", None) or f"damaged ({one_line(error)})")
 
@@ -190,7 +194,9 @@ def _formats() -> tuple[str, ...]:
     from PIL import Image
 
     Image.init()
-    return tuple(name for name, (_, accept) in Image.OPEN.items() if accept and name not in NO_PIXELS)
+    return tuple(
+        name for name, (_, accept) in Image.OPEN.items() if accept and name not in UNDECODABLE_FORMATS
+    )
 
 
 def summarize_skipped(skipped: Sequence[SkippedFile], folder: str) -> str:
@@ -213,7 +219,7 @@ def read_headers(files: Sequence[str]) -> Iterator[Header | Exception]:
     from concurrent.futures import ThreadPoolExecutor
 
     parts = [files[first : first + FILES_PER_TASK] for first in range(0, len(files), FILES_PER_TASK)]
-    with warnings.catch_warnings(), ThreadPoolExecutor(THREADS) as threads:
+    with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as threads:
         warnings.simplefilter("ignore")  # on images that can be read all the same
         for headers in threads.map(lambda part: list(map(_read_header, part)), parts):
             yield from headers
@@ -224,7 +230,7 @@ def _read_header(file: str) -> Header | Exception:
 
     try:
         with Image.open(file) as image:
-            if image.format in NO_PIXELS:
+            if image.format in UNDECODABLE_FORMATS:
                 raise OSError(f"{image.format} holds no pixels")
             size = image.height, image.width
             # Pillow turns TIFF files by itself, and reads all of a PNG to look for EXIF behind its pixels.

@@ -152,7 +152,7 @@ def per_channel(key: str, values: Sequence[float] | None, channels: int) -> list
     return [float(value) for value in values] * (channels if len(values) == 1 else 1)
 
 
-def digest_of(labels: Sequence[Tensor], files: Sequence[Sequence[str]]) -> str:
+def digest_splits(labels: Sequence[Tensor], files: Sequence[Sequence[str]]) -> str:
     """Return a digest of which images the splits have, independent of the folder that they lie in."""
     digest = hashlib.sha256()
     for numbers, names in zip(labels, files, strict=True):

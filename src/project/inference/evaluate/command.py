@@ -128,7 +128,7 @@ def _write(options: Options, result: EvaluationResult, folder: Path, place: Path
         files.append(output_files.PREDICTIONS)
     if options.figures:
         title = f"{options.split}: {len(predictions.labels):,} images"
-        part = trained.datamodule.part(options.split)
+        part = trained.datamodule.subset(options.split)
         files += output_files.draw_figures(folder, predictions, part, trained.class_names, title)
     here = Path.cwd()
     shown = place.relative_to(here) if place.is_relative_to(here) else place

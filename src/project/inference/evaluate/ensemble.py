@@ -16,7 +16,7 @@ from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.loading.prefetch import naming_worker_failures
+from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError
 from project.inference.evaluate.forward import ForwardResult, set_up_split
 from project.inference.evaluate.metrics import Predictions
@@ -199,7 +199,7 @@ class ImageIdentity(NamedTuple):
         return self.recipe == other.recipe and torch.equal(self.rows, other.rows)
 
 
-@naming_worker_failures()
+@explain_worker_failures()
 def require_same_images(networks: Sequence[TrainedRun], split: Split) -> None:
     """Check that a split has the same images for all networks; equal data sets are shared afterwards."""
     _share_data(networks)
@@ -222,7 +222,7 @@ def identify_images(trained: TrainedRun, split: Split) -> ImageIdentity:
     data = trained.datamodule
     data.prepare_data()
     set_up_split(data, split)
-    images, rows = data.part(split)
+    images, rows = data.subset(split)
     files = data.files(split)
     return ImageIdentity(
         labels=images.labels.cpu()[rows],

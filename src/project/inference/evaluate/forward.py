@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.datamodules.base import ImageDataModule, Split
-from project.datamodules.loading.prefetch import naming_worker_failures
+from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError, NonFiniteError
 from project.inference.evaluate.metrics import Predictions
 from project.inference.load_run import TrainedRun
@@ -83,7 +83,7 @@ class ForwardResult:
     precision: str
 
 
-@naming_worker_failures()
+@explain_worker_failures()
 def run_forward(trained: TrainedRun, split: Split, tta: str, **trainer_changes: Any) -> ForwardResult:
     """Pass a split through a network on one device, by the code of the run's own test.
 
@@ -127,7 +127,7 @@ def run_forward(trained: TrainedRun, split: Split, tta: str, **trainer_changes: 
         predictions=predictions,
         loss=loss,
         accuracy=float(trainer.callback_metrics["test/acc"]),
-        rows=data.part(split).rows[: len(labels)],
+        rows=data.subset(split).rows[: len(labels)],
         device=str(trainer.strategy.root_device.type),
         precision=str(trainer.precision),
     )

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from project.datamodules.base import Part
+from project.datamodules.base import Subset
 from project.errors import InputError
 from project.inference.evaluate.metrics import Predictions, reliability
 from project.runtime.csv_cells import escape_all
@@ -126,7 +126,7 @@ def write_predictions(
 
 
 def draw_figures(
-    folder: Path, predictions: Predictions, part: Part, names: Sequence[str], title: str
+    folder: Path, predictions: Predictions, part: Subset, names: Sequence[str], title: str
 ) -> list[str]:
     """Draw confusion matrix, reliability diagram, and the most confident mistakes if there are any."""
     from project.figures import confusion_matrix, contact_sheet, reliability_diagram

@@ -30,7 +30,7 @@ class ImageSample:
     def __init__(self, datamodule: ImageDataModule, split: Split, limit: int | None = None) -> None:
         datamodule.prepare_data()
         datamodule.setup("test" if split == "test" else "validate")
-        self.images, rows = datamodule.part(split)
+        self.images, rows = datamodule.subset(split)
         size = len(rows) if limit is None else min(limit, len(rows))
         self.rows = rows[torch.linspace(0, len(rows) - 1, size).round().long()]
         self.labels = self.images.labels[self.rows]  # n

@@ -15,7 +15,7 @@ from torch import Tensor
 from project.datamodules.loading.image_decoder import OutOfRangeError, decode_image
 from project.datamodules.loading.loader import normalization
 from project.datamodules.loading.prefetch import prefetch
-from project.datamodules.storage.image_files import NO_IMAGE, SkippedFile
+from project.datamodules.storage.image_files import NOT_AN_IMAGE, SkippedFile
 from project.errors import NonFiniteError, one_line
 from project.inference.load_run import TrainedRun
 from project.inference.options import require_accelerator
@@ -186,7 +186,7 @@ def _reason(file: str, error: BaseException) -> str:
     if isinstance(error, OutOfRangeError):
         return one_line(error)
     if isinstance(error, UnidentifiedImageError):
-        return NO_IMAGE
+        return NOT_AN_IMAGE
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large ({one_line(error)})"
     if isinstance(error, OSError) and "Ghostscript" in str(error):

@@ -13,9 +13,9 @@ from project.figures.charts import (
     downsample,
     draw_lines,
     figure_style,
-    frame_of,
     make_axes,
     to_svg,
+    x_axis_mapping,
 )
 from project.figures.parallel_coordinates import draw_parallel
 from project.reporting.compare_plot import curve_lines, parallel_axes
@@ -76,7 +76,7 @@ def line_chart(
         axes = make_axes(width, height, (54, 16, 22, 42))
         draw_lines(axes, lines, x_label=x_label, marked=marked, may_be_log=may_be_log)
         ends = "; ".join(f"{line.name} from {line.y[0]:.4g} to {line.y[-1]:.4g}" for line in named)
-        attributes = {"data_frame": json.dumps(frame_of(axes)), "data_x": x_label}
+        attributes = {"data_frame": json.dumps(x_axis_mapping(axes)), "data_x": x_label}
         if named:
             attributes["data_lines"] = json.dumps([_pointer_data(line) for line in named])
         svg = Markup(to_svg(axes, name, f"{title}: {ends}", **attributes))  # noqa: S704 (escaped there)

@@ -16,7 +16,7 @@ EVALUATION, EXPORT = "evaluation", "export"
 MAX_JSON_BYTES = 2**25
 MAX_ROWS, MAX_COLUMNS = 200, 10
 """Limits of the table of classes."""
-SAME_ACCURACY = 1e-6
+ACCURACY_TOLERANCE = 1e-6
 """Difference of accuracies of the same predictions that were rounded in files."""
 NAMES = METRIC_TITLES | {"f1": "F1"}
 
@@ -45,13 +45,13 @@ def read_evaluations(folder: Path) -> list[tuple[str, list[Table]]]:
     evaluations = []
     for file, found in _read_json(evaluation_files(folder, ".json")):
         name = file.parent.name if file.parent.name != EVALUATION else file.stem
-        tables = [_figures_table(found), _classes_table(found)]
+        tables = [_metrics_table(found), _classes_table(found)]
         if known := [table for table in tables if table]:
             evaluations.append((name.replace("_", " "), known))
     return evaluations
 
 
-def _figures_table(found: Mapping[str, Any]) -> Table | None:
+def _metrics_table(found: Mapping[str, Any]) -> Table | None:
     rows = []
     for name, figure in as_mapping(found.get("figures")).items():
         if (value := _value(figure)) is not None:
@@ -107,7 +107,7 @@ def accuracy_interval(data: RunData) -> tuple[float, float] | None:
         value, low, high = (_value(figure.get(key)) for key in ("value", "low", "high"))
         if found.get("split") != "test" or found.get("combined") or value is None:
             continue
-        if low is not None and high is not None and abs(value - accuracy) <= SAME_ACCURACY:
+        if low is not None and high is not None and abs(value - accuracy) <= ACCURACY_TOLERANCE:
             return low, high
     return wilson(accuracy, count) if count else None
 

@@ -67,7 +67,9 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
     name = str(data.status.get("name") or data.config.get("name") or folder.name)
     error = str(data.status.get("error") or "")
     is_done = data.state in ("done", "pruned")
-    commands = reproduction(data.overrides, data.status.get("git"), Path(data.run.shown), is_done=is_done)
+    commands = reproduction_commands(
+        data.overrides, data.status.get("git"), Path(data.run.shown), is_done=is_done
+    )
     return {
         "title": f"{name}: {data.state}",
         "kind": "Run",
@@ -76,7 +78,7 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
         "folder": data.run.shown,
         "written": format_time(now()),
         "lead": describe_run(data),
-        "circumstances": circumstances(data.status),
+        "provenance_line": provenance_line(data.status),
         "cards": run_cards(data),
         "error": redact_text(error),
         "sections": [
@@ -87,7 +89,7 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
             Section("Comparison", "table", _comparison(data, page, others)),
             Section("Configuration", "settings", run_settings(data)),
             Section("How to reproduce", "reproduction", commands),
-            Section("Environment", "environment", environment(data.status)),
+            Section("Environment", "environment", environment_rows(data.status)),
             Section("Log", "log", _log(data)),
         ],
     }
@@ -122,13 +124,13 @@ def run_cards(data: RunData) -> list[tuple[str, str, str]]:
         pace = f"{duration(data.duration_s / data.num_epochs)} an epoch" if data.num_epochs else ""
         cards.append(("duration", duration(data.duration_s), pace))
     if data.num_parameters:
-        cards.append(("parameters", f"{data.num_parameters:,}", data.class_of("model")))
+        cards.append(("parameters", f"{data.num_parameters:,}", data.class_name_of("model")))
     return cards
 
 
 def describe_run(data: RunData) -> str:
     """Return what was trained on what, for how long, and the result."""
-    model, dataset, optimizer = (data.class_of(group) for group in ("model", "data", "optim"))
+    model, dataset, optimizer = (data.class_name_of(group) for group in ("model", "data", "optim"))
     if not model or not dataset:
         return f"The configuration of this run is missing or damaged. {_describe_result(data)}"
     size = f" with {data.num_parameters:,} parameters" if data.num_parameters else ""
@@ -159,7 +161,7 @@ def _describe_result(data: RunData) -> str:
     return text + (f" (95 % interval {' to '.join(map(format_metric, interval))})." if interval else ".")
 
 
-def circumstances(record: Mapping[str, Any]) -> str:
+def provenance_line(record: Mapping[str, Any]) -> str:
     """Return time, machine, commit and versions of a run's status or a sweep's record in one line."""
     versions, git = as_mapping(record.get("versions")), as_mapping(record.get("git"))
     changed = " with changes" if git.get("changed") else ""
@@ -221,7 +223,7 @@ def _group_card(data: RunData, group: str) -> dict[str, Any]:
         and not (group == "data" and key.startswith("augment"))
         and (group != "trainer" or key in TRAINER_KEYS)
     }
-    option, name = data.choices.get(group, ""), data.class_of(group)
+    option, name = data.choices.get(group, ""), data.class_name_of(group)
     is_same = name.lower() == option.replace("_", "")
     title = name if is_same or not option else f"{option} ({name})" if name else option
     return _card(group, title, values)
@@ -237,7 +239,7 @@ def _card(group: str, title: str, values: Mapping[str, Any]) -> dict[str, Any]:
     return {"group": group, "title": title, "rows": rows[:MAX_SETTINGS], "num_hidden": num_hidden}
 
 
-def environment(status: Mapping[str, Any]) -> dict[str, str]:
+def environment_rows(status: Mapping[str, Any]) -> dict[str, str]:
     """Return machine, versions, processes and the code's state of a run or a sweep, by name."""
     git = as_mapping(status.get("git"))
     rows = {
@@ -253,7 +255,7 @@ def environment(status: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in rows.items() if value not in (None, "")}
 
 
-def reproduction(
+def reproduction_commands(
     overrides: Sequence[str], git: Any, folder: Path, *, is_sweep: bool = False, is_done: bool = True
 ) -> dict[str, Any]:
     """Return commands that repeat, continue and inspect a run or a sweep, and what to know before."""

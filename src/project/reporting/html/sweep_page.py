@@ -9,7 +9,13 @@ from typing import Any
 from project.errors import InputError
 from project.reporting.html.charts import curves_chart, parallel_chart
 from project.reporting.html.images import make_gallery, read_pngs
-from project.reporting.html.run_page import Section, circumstances, environment, reproduction, run_page
+from project.reporting.html.run_page import (
+    Section,
+    environment_rows,
+    provenance_line,
+    reproduction_commands,
+    run_page,
+)
 from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
 from project.reporting.run_data import RunData
 from project.runs.comparison import Comparison, best_line, compare
@@ -105,7 +111,7 @@ def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[s
         "lead": _describe_sweep(sweep),
         "best": link_to(best.folder, page, "Best run") if best else None,
         "best_line": f"{best_line(ranked)}." if ranked and best else "",
-        "circumstances": circumstances(sweep.record),
+        "provenance_line": provenance_line(sweep.record),
         "sections": [
             Section("Ranking", "table", points or jobs),
             Section("Parallel coordinates", "chart", parallel_chart(ranked) if ranked else None),
@@ -116,7 +122,7 @@ def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[s
             Section("Best run", "best_run", _best_run(best, page)),
             Section("Comparison", "table", _comparison(sweep, page, others)),
             Section("How to reproduce", "sweep_reproduction", _reproduction(sweep, Path(shown))),
-            Section("Environment", "environment", environment(sweep.record)),
+            Section("Environment", "environment", environment_rows(sweep.record)),
         ],
     }
 
@@ -214,5 +220,5 @@ def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     overrides = [word for word in overrides if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     is_done = set(sweep.states) <= {"done", "pruned"}
     git = sweep.record.get("git")
-    commands = reproduction(overrides, git, folder, is_sweep=True, is_done=is_done)
+    commands = reproduction_commands(overrides, git, folder, is_sweep=True, is_done=is_done)
     return {"overrides": overrides, "reproduction": commands}

@@ -45,7 +45,7 @@ class Cell:
         return "" if self.value is None or math.isnan(self.value) else f"{self.value:.8g}"
 
 
-EMPTY = Cell("", math.nan)
+EMPTY_CELL = Cell("", math.nan)
 
 
 @dataclass(frozen=True)
@@ -64,7 +64,7 @@ class Table:
 
 def number_cell(value: Any, form: Callable[[float], str]) -> Cell:
     """Return a cell with a number, empty for anything else."""
-    return Cell(form(value), value) if is_number(value) and not math.isnan(value) else EMPTY
+    return Cell(form(value), value) if is_number(value) and not math.isnan(value) else EMPTY_CELL
 
 
 def format_metric(value: float) -> str:
@@ -158,7 +158,7 @@ def jobs_table(
             label = name if keys or not job.label else f"{name}: {job.label}"
             cells = [Cell(shorten(job.settings.get(key, ""), MAX_LINK)) for key in keys]
             ends = [Cell(state=job.state), number_cell(job.duration_s, duration)]
-            rows.append([Cell(label), *cells, *[EMPTY] * len(metrics), *ends])
+            rows.append([Cell(label), *cells, *[EMPTY_CELL] * len(metrics), *ends])
     caption = plural(len(rows), "job")
     if comparison and best:
         order = "largest" if comparison.larger_is_better else "smallest"
