@@ -22,7 +22,7 @@ from project.training.ddp.launch import run_on_devices
 from project.training.fit import (
     build_callbacks,
     build_trainer,
-    check_resumed,
+    check_resumed_config,
     fit_and_evaluate,
     is_pruned,
     run_scope,
@@ -70,7 +70,7 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         callbacks = build_callbacks(config, context, datamodule)
         loggers = list(config.build("logger").values())
         trainer = build_trainer(config, context, callbacks, loggers)
-        check_resumed(config, context, module)
+        check_resumed_config(config, context, module)
         fitted = (trainer, module, datamodule, callbacks, context.ckpt_path)
         if not trainer.is_global_zero:
             logging.getLogger("project").setLevel(logging.WARNING)

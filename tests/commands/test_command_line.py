@@ -246,7 +246,7 @@ def test_looking_at_the_configuration_does_not_import_torch(tmp_path: Path, argu
 
 def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tmp_path: Path) -> None:
     done = fork(*TINY.split(), "data.val_size=0", cwd=tmp_path)
-    assert "no validation images: callbacks early_stopping, best are off" in done.stdout
+    assert "no validation images: disabled callbacks early_stopping, best" in done.stdout
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
     assert status["weights"] == "last"
     assert status["value"] is None

@@ -168,4 +168,4 @@ def test_a_slurm_job_is_one_run_that_goes_on_when_it_is_requeued(tmp_path: Path)
     assert [code for code, _, _ in second] == [0, 0], second
     assert only_run(tmp_path) == run
     (spoken,) = [output for _, output, _ in second if output]
-    assert "2 epochs are done" in spoken
+    assert "2 epochs already trained" in spoken

@@ -1,1 +1,1 @@
-"""Lightning callbacks of a run."""
+"""Lightning callbacks."""

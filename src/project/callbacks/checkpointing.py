@@ -1,4 +1,4 @@
-"""Checkpoints of a run: the best weights, and the last state, from which a run is resumed."""
+"""Checkpoint callbacks: the best weights, and the last training state for resuming."""
 
 import time
 from pathlib import Path
@@ -14,11 +14,17 @@ from project.runtime.bounds import Range
 from project.runtime.torchrun import all_reduce_max
 
 
-class Checkpoint(ModelCheckpoint):
-    """Lightning's `ModelCheckpoint`, for run folders that may have been moved since a checkpoint was written.
+class BestCheckpoint(ModelCheckpoint):
+    """Saves the best weights, also in a run folder that was moved.
 
-    Lightning's own forgets the best score of a moved folder, and replaces the best weights by worse ones.
+    Lightning's `ModelCheckpoint` discards the best score if the folder was moved, and then overwrites the
+    best weights with worse ones.
     """
+
+    @property
+    def state_key(self) -> str:
+        # Checkpoints of earlier versions hold the state under the class's former name.
+        return super().state_key.removeprefix("Best")
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         moved = {}
@@ -35,16 +41,16 @@ class Checkpoint(ModelCheckpoint):
 
 
 class LastCheckpoint(callbacks.Checkpoint):
-    """Saves the last state of a training by epochs, steps or minutes, and at its end.
+    """Saves the last training state at intervals of epochs, steps or minutes, and at the end.
 
-    The state before it stays as `previous.ckpt`, in case that the disk damages the last one. A training that
-    is stopped by a signal saves after its present step, whatever these intervals.
+    The checkpoint saved before stays as `previous.ckpt`, in case the last one is damaged. After a stop
+    signal, the state is saved at the end of the current step, regardless of the intervals.
 
     Args:
         dirpath: folder of the checkpoints.
-        every_epochs: epochs between saves; 0: not by epochs.
-        every_steps: optimizer steps between saves; 0: not by steps.
-        every_minutes: minutes between saves, within an epoch too; 0: not by time.
+        every_epochs: epochs between saves [1]; 0: do not save by epochs.
+        every_steps: optimizer steps between saves [0]; 0: do not save by steps.
+        every_minutes: minutes between saves, also within an epoch [0]; 0: do not save by time.
     """
 
     def __init__(
@@ -62,20 +68,20 @@ class LastCheckpoint(callbacks.Checkpoint):
         self._saved_at = time.monotonic()
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._saved_step = trainer.global_step  # there is nothing to save before the next step
+        self._saved_step = trainer.global_step  # the checkpoint on disk is up to date until the next step
         self._saved_at = time.monotonic()
 
     @property
     def due(self) -> bool:
-        """Return True if it is time to save, by the clock of this process."""
+        """Return True if `every_minutes` have passed on this rank's clock since the last save."""
         return self.every_minutes > 0 and time.monotonic() - self._saved_at >= 60 * self.every_minutes
 
     def due_at(self, step: int) -> bool:
-        """Return True if a save is due after this many optimizer steps."""
+        """Return True if `every_steps` requires a save after optimizer step `step`."""
         return bool(self.every_steps) and step % self.every_steps == 0 and step != self._saved_step
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save, unless no step was taken since the last save; all ranks must call this at the same step."""
+        """Save the state if a step was taken since the last save; all ranks must call at the same step."""
         if trainer.global_step == self._saved_step:
             return
         trainer.save_checkpoint(self.path, weights_only=False)

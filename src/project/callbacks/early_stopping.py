@@ -1,4 +1,4 @@
-"""Early stopping."""
+"""Early stopping that supports resumed runs."""
 
 import logging
 from typing import Any
@@ -11,11 +11,11 @@ log = logging.getLogger(__name__)
 
 
 class EarlyStopping(LightningEarlyStopping):
-    """Lightning's `EarlyStopping`, for resumed runs.
+    """Lightning's `EarlyStopping` with support for resumed runs.
 
-    A resumed run has the patience of its present configuration. A run that was stopped trains on only if its
-    patience is longer now. A training that ends before its first validation, because of `max_steps` or
-    `max_time`, is no error.
+    A resumed run uses the patience of its current configuration. A run that was stopped early continues only
+    if the patience was raised. Training that ends before its first validation, because of `max_steps` or
+    `max_time`, raises no error.
     """
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -35,7 +35,8 @@ class EarlyStopping(LightningEarlyStopping):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.stopping_reason != EarlyStoppingReason.NOT_STOPPED:
             log.info(
-                "stopped early already: %s; to train on, set callbacks.early_stopping.patience above %s",
+                "run already stopped early: %s; to continue training, set "
+                "callbacks.early_stopping.patience above %s",
                 self.stopping_reason_message or self.stopping_reason.value,
                 self.wait_count,
             )

@@ -11,17 +11,17 @@ from project.runtime.bounds import Range
 
 
 class EMA(Callback):
-    """Averages the weights in training; evaluates and keeps the average (Polyak and Juditsky 1992).
+    """Exponential moving average of the weights, for evaluation (Polyak and Juditsky 1992).
 
-    Validation, checkpoints and the trained network hold the average. Training continues from the raw weights,
-    which a checkpoint keeps under `ema`. The decay rises with the steps taken, min(decay, (1 + step) / (10 +
-    step)), so that short trainings forget their start.
+    Validation, checkpoints and the trained network use the averaged weights. Training continues from the raw
+    weights, which a checkpoint stores under `ema`. The decay grows with the number of steps, as
+    min(decay, (1 + step) / (10 + step)), so that the average soon forgets the initial weights.
 
-    Lightning's `EMAWeightAveraging` is not used: after `fit` it swaps or restores weights in `validate` and
-    `test` of a loaded checkpoint too, and averages one parameter at a time.
+    Lightning's `EMAWeightAveraging` is not used: it also swaps or restores weights in `validate` and `test`
+    of a loaded checkpoint after `fit`, and averages one parameter at a time.
 
     Args:
-        decay: share of the average that a step keeps, 0 to below 1 [0]; 0: off.
+        decay: weight of the previous average in each step, 0 to below 1 [0]; 0: off.
     """
 
     supports_batched_hooks = True
@@ -31,14 +31,14 @@ class EMA(Callback):
         self.average: dict[str, Tensor] = {}
         self._raw: dict[str, Tensor] = {}
         self._step = 0
-        self._is_swapped = False  # the module holds the average, and `average` the raw weights
-        self._pairs: tuple[list[Tensor], list[Tensor]] | tuple[()] = ()  # averages and weights, in training
+        self._is_swapped = False  # if True, the module holds the average, and `average` the raw weights
+        self._pairs: tuple[list[Tensor], list[Tensor]] | tuple[()] = ()  # averages and weights
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         weights = _float_tensors(pl_module)
         if self.decay:
             self.average = {name: weight.clone() for name, weight in weights.items()}
-        # The module of a resumed run holds the checkpoint's average.
+        # In a resumed run the module holds the average from the checkpoint.
         _copy(self._raw, weights)
         self._raw = {}
 
@@ -51,7 +51,7 @@ class EMA(Callback):
         self.on_optimizer_step(trainer, pl_module)
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Update the average, once per optimizer step."""
+        """Update the average if an optimizer step was taken."""
         if not self.decay or trainer.global_step == self._step:
             return
         self._step = trainer.global_step
@@ -100,7 +100,7 @@ class EMA(Callback):
 
 
 def _float_tensors(module: L.LightningModule) -> dict[str, Tensor]:
-    """Return parameters and statistics, without counters such as those of batch norm."""
+    """Return floating-point parameters and buffers; integer counters of batch norm are left out."""
     return {name: value for name, value in module.state_dict().items() if value.is_floating_point()}
 
 

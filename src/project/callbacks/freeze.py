@@ -1,4 +1,4 @@
-"""Freezing of parameters for a part of the training: a pretrained backbone at first, finished ones later."""
+"""Callbacks that freeze a pretrained backbone at first, or parameters whose training is finished."""
 
 import logging
 from collections.abc import Mapping
@@ -12,27 +12,28 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from project.errors import InputError
-from project.modules.optim.parameter_groups import blocks
-from project.modules.optim.schedules import Length
+from project.modules.optim.parameter_groups import parameter_blocks
+from project.modules.optim.schedules import TrainingLength
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
 
 class FreezeBackbone(Callback):
-    """Trains the head alone at first, because gradients of its random weights would spoil the backbone.
+    """Freezes the backbone in the first epochs, in which only the head trains.
 
-    In these epochs the backbone computes no gradients, keeps its batch norm statistics and uses no dropout; a
-    dropout behind its last layer belongs to the head. The optimizer has the backbone's parameters from the
-    start and skips them while they have no gradients: the schedule runs over the whole training, and a
-    resumed run finds its groups. A compiled network is compiled once more when the backbone thaws. Where only
-    the head trains anyway, a line says so.
+    Otherwise gradients of the head's random weights would damage the pretrained backbone. The frozen backbone
+    computes no gradients, keeps its batch norm statistics and applies no dropout. Dropout after the
+    backbone's last layer belongs to the head. The optimizer holds the backbone's parameters from the start
+    and skips them while they have no gradients. The schedule therefore covers all epochs, and the parameter
+    groups of a resumed run are the same. A compiled network is recompiled after unfreezing. If the network
+    has no trainable parameters besides the head, the callback logs this and does nothing.
 
     Args:
-        epochs: of head-only training [0]; 0: all parameters train from the start.
+        epochs: number of head-only epochs [0]; 0: all parameters train from the start.
 
     Raises:
-        InputError: `epochs` is above 0 under a strategy other than auto and ddp.
+        InputError: `epochs` is above 0 and the strategy is neither `auto` nor `ddp`.
     """
 
     def __init__(self, epochs: Annotated[int, Range(0)] = 0) -> None:
@@ -44,7 +45,7 @@ class FreezeBackbone(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self.epochs and type(trainer.strategy) not in (SingleDeviceStrategy, DDPStrategy):
             raise InputError(
-                f"callbacks.freeze_backbone.epochs={self.epochs}: not with the strategy "
+                f"callbacks.freeze_backbone.epochs={self.epochs}: not supported by "
                 f"{type(trainer.strategy).__name__}; set trainer.strategy=auto or ddp, or 0 epochs"
             )
         self._update(trainer, pl_module)
@@ -53,51 +54,51 @@ class FreezeBackbone(Callback):
         self._update(trainer, pl_module)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._thaw()
+        self._unfreeze()
 
     def on_exception(
         self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException
     ) -> None:
-        self._thaw()
+        self._unfreeze()
 
     def _update(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Freeze or thaw, as the epoch asks."""
-        freezes = trainer.current_epoch < self.epochs
-        if freezes == self._is_frozen:
+        """Freeze or unfreeze the backbone according to the current epoch."""
+        should_freeze = trainer.current_epoch < self.epochs
+        if should_freeze == self._is_frozen:
             return
-        self._is_frozen = freezes
-        if freezes:
+        self._is_frozen = should_freeze
+        if should_freeze:
             network = pl_module.network
             assert isinstance(network, nn.Module)
             self._freeze(network)
             if not self._frozen:
                 key = f"callbacks.freeze_backbone.epochs={self.epochs}"
-                _log_once(trainer, f"{key}: only the head trains anyway")
+                _log_once(trainer, f"{key}: no effect, the network has no trainable parameters but the head")
                 return
             until = f"the first {self.epochs} epochs" if self.epochs > 1 else "the first epoch"
             _log_once(trainer, f"only the head trains in {until}")
         elif self._frozen:
-            self._thaw()
-            _log_once(trainer, "everything trains now")
+            self._unfreeze()
+            _log_once(trainer, "all parameters train from now on")
         else:
             return
         if isinstance(trainer.strategy, DDPStrategy):
             _rewrap(trainer.strategy)
 
     def _freeze(self, network: nn.Module) -> None:
-        *body, head = blocks(network)
+        *body, head = parameter_blocks(network)
         self._frozen = [parameter for block in body for parameter in block if parameter.requires_grad]
         for parameter in self._frozen:
             parameter.requires_grad = False
             parameter.grad = None
         backbone = _modules_without(network, set(head)) if self._frozen else []
         while backbone and not any(True for _ in backbone[-1].parameters()):
-            backbone.pop()  # without parameters, such as a dropout: it belongs to the layer behind it
+            backbone.pop()  # without parameters, such as dropout: part of the head that follows
         self._in_eval_mode = [part for module in backbone for part in module.modules() if part.training]
         for part in self._in_eval_mode:
             part.training = False
 
-    def _thaw(self) -> None:
+    def _unfreeze(self) -> None:
         for parameter in self._frozen:
             parameter.requires_grad = True
         for part in self._in_eval_mode:
@@ -106,14 +107,15 @@ class FreezeBackbone(Callback):
 
 
 class FreezeFinishedParams(Callback):
-    """Stops gradient computation for parameters whose learning rate reached zero for good.
+    """Stops gradient computation for parameters whose learning rate reached zero.
 
-    Results are the same; a finished first layer saves the backward pass through it. Checked once per epoch. A
-    compiled network is compiled once more. Under DDP, where ranks wait for all gradients, nothing is frozen.
+    Results do not change; freezing a finished first layer saves its backward pass. Learning rates are checked
+    once per epoch. A compiled network is recompiled. Under DDP nothing is frozen, because ranks wait for all
+    gradients.
 
     Args:
-        role_ends: fraction of the training after which the parameters of a role (see `parameter_groups`) are
-            finished, as for the schedule `linear`.
+        role_ends: maps a parameter role (see `parameter_groups`) to the fraction of the training after which
+            its learning rate is zero, as in the schedule `linear`.
     """
 
     def __init__(self, role_ends: Mapping[str, float]) -> None:
@@ -129,13 +131,18 @@ class FreezeFinishedParams(Callback):
     def _freeze(self, trainer: L.Trainer) -> None:
         if trainer.world_size > 1:
             return
-        length = Length.of(trainer)
-        done = (length.done - length.into_epoch) / length.steps  # a resumed run may be within an epoch
+        length = TrainingLength.of(trainer)
+        # At the start of the epoch, also where a run resumes within it.
+        done_fraction = (length.done - length.into_epoch) / length.steps
         groups = trainer.optimizers[0].param_groups
-        ended = [group for group in groups if done >= self.role_ends.get(group.get("role", ""), float("inf"))]
-        if len(ended) == len(groups):  # a loss needs a gradient
+        finished = [
+            group
+            for group in groups
+            if done_fraction >= self.role_ends.get(group.get("role", ""), float("inf"))
+        ]
+        if len(finished) == len(groups):  # the backward pass fails without any gradient
             return
-        for group in ended:
+        for group in finished:
             for parameter in group["params"]:
                 if parameter.requires_grad:
                     parameter.requires_grad = False
@@ -154,7 +161,7 @@ class FreezeFinishedParams(Callback):
 
 
 def _modules_without(network: nn.Module, head: set[nn.Parameter]) -> list[nn.Module]:
-    """Return the largest modules that have none of the head's parameters, in the order of the network."""
+    """Return the largest modules that hold no parameter of the head, in registration order."""
     found = []
     for child in network.children():
         if head.isdisjoint(child.parameters()):
@@ -170,7 +177,7 @@ def _log_once(trainer: L.Trainer, line: str) -> None:
 
 
 def _rewrap(strategy: DDPStrategy) -> None:
-    """Wrap the model again: DDP decides only then which gradients it waits for."""
+    """Wrap the model in DDP again, which then waits only for gradients of unfrozen parameters."""
     wrapped = strategy.model
     assert isinstance(wrapped, DistributedDataParallel)
     wrapped._remove_autograd_hooks()

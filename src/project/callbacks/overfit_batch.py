@@ -1,4 +1,4 @@
-"""Overfitting of one batch, as a test that a network can learn."""
+"""Sanity check that a network can overfit one batch."""
 
 import logging
 import math
@@ -14,16 +14,19 @@ log = logging.getLogger(__name__)
 
 
 class NotLearnedError(RuntimeError):
-    """A network has not learned one batch; the message has the losses and possible causes."""
+    """Error that the network did not overfit one batch."""
 
     exit_code = 1
 
 
 class OverfitBatch(Callback):
-    """Ends a training on few images when all are right and the loss is near 0, and fails otherwise.
+    """Stops training once all images are classified correctly with a loss near 0; else fails at the end.
 
     Args:
-        loss: mean over the images that counts as learned, above the least that smoothed labels allow [0.05].
+        loss: largest mean loss that passes, above the minimum that label smoothing allows [0.05].
+
+    Raises:
+        NotLearnedError: training ends before the check passes.
     """
 
     def __init__(self, loss: Annotated[float, Range(above=0)] = 0.05) -> None:
@@ -36,8 +39,8 @@ class OverfitBatch(Callback):
         loss, acc = (float(trainer.callback_metrics[f"train/{name}"]) for name in ("loss", "acc"))
         self._first_loss = loss if self._first_loss is None else self._first_loss
         self._last = (loss, acc)
-        least = least_loss(pl_module.loss) if isinstance(pl_module.loss, nn.Module) else 0.0
-        if acc == 1 and loss - least < self.loss:
+        minimum = minimum_loss(pl_module.loss) if isinstance(pl_module.loss, nn.Module) else 0.0
+        if acc == 1 and loss - minimum < self.loss:
             self._passed = trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -45,16 +48,16 @@ class OverfitBatch(Callback):
         steps, first = trainer.global_step, math.nan if self._first_loss is None else self._first_loss
         if not self._passed:
             raise NotLearnedError(
-                f"overfit failed: {steps} steps took the loss of one batch from {first:.3g} to {loss:.3g}, "
-                f"with {acc:.0%} right; it should come near 0: raise optim.lr (tune=lr looks for one) or "
-                "trainer.max_epochs, switch dropout off, look at the loss and the labels"
+                f"overfit failed: {steps} steps changed the loss of a batch from {first:.3g} to {loss:.3g}, "
+                f"with {acc:.0%} correct (expected a loss near 0 and 100%); raise optim.lr (tune=lr finds a "
+                "value) or trainer.max_epochs, switch dropout off, check the loss and the labels"
             )
         if trainer.is_global_zero:
-            log.info("\n overfit  passed: loss %.3g and all right after %s steps", loss, steps)
+            log.info("\n overfit  passed: loss %.3g, accuracy 100%% after %s steps", loss, steps)
 
 
-def least_loss(loss: nn.Module) -> float:
-    """Return the least value of a loss for images of known class: above 0 where labels are smoothed."""
+def minimum_loss(loss: nn.Module) -> float:
+    """Return the minimum of a loss for class indices: above 0 with label smoothing (its entropy)."""
     smoothing, classes = getattr(loss, "label_smoothing", 0.0), getattr(loss, "num_classes", 0)
     if not smoothing or not classes:
         return 0.0

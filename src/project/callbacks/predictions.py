@@ -1,4 +1,4 @@
-"""Predictions of a classifier for each image of the test, and a table of its classes."""
+"""Per-image predictions on the test split, and a classification report."""
 
 import math
 from collections.abc import Sequence
@@ -17,44 +17,44 @@ MAX_PAIR_ROWS = 10
 
 
 class ImagePredictions(NamedTuple):
-    """Predictions for n images, one entry each, on the CPU."""
+    """Predictions for n images, on the CPU."""
 
-    indices: Tensor  # n, long: in the order in which one device reads the split
+    indices: Tensor  # n, long: positions in the split
     labels: Tensor  # n, long: true classes
     predictions: Tensor  # n, long: classes with the largest logits
     losses: Tensor  # n, float: cross-entropies
     confidences: Tensor  # n, float: softmax probabilities of the predictions
 
     def confusion(self, num_classes: int) -> Tensor:
-        """Return counts of images by true class (row) and prediction (column): (K, K), long."""
+        """Return the confusion matrix (K, K), long: rows are true classes, columns predictions."""
         return confusion_counts(self.labels, self.predictions, num_classes)
 
     def worst(self, count: int) -> Tensor:
-        """Return positions of at most `count` wrong predictions, the largest loss first."""
+        """Return positions of at most `count` wrong predictions, in descending order of loss."""
         wrong = torch.nonzero(self.predictions != self.labels).flatten()
         order = self.losses[wrong].argsort(descending=True, stable=True)
         return wrong[order[:count]]
 
 
 class PredictionCollector:
-    """Collects predictions batch by batch, on the device of the logits and without waiting for it."""
+    """Collects predictions on the device of the logits, without synchronizing with it."""
 
     def __init__(self) -> None:
         self._parts: list[Tensor] = []
 
     def append(self, logits: Tensor, targets: Tensor) -> None:
-        """Add logits (B, K) with class indices (B,), or probabilities (B, K), of which the largest counts."""
+        """Add logits (B, K) with class indices (B,), or probabilities (B, K), which give their argmax."""
         labels = targets if targets.ndim == 1 else targets.argmax(1)
         log_probabilities = F.log_softmax(logits.float(), 1)
         largest, predictions = log_probabilities.max(1)
         losses = -log_probabilities.gather(1, labels[:, None])[:, 0]
-        # Single precision holds class indices up to 2^24.
+        # Single precision represents class indices up to 2^24 exactly.
         self._parts.append(torch.stack([labels.float(), predictions.float(), losses, largest.exp()]))
 
     def gather(self) -> ImagePredictions:
-        """Return the predictions of all ranks, which must all call this, in the order of the images.
+        """Return the predictions of all ranks, sorted by image index; collective.
 
-        Rank r of W has predicted the images r, r + W, r + 2W, …
+        Rank r of W holds the images r, r + W, r + 2W, …
         """
         parts, self._parts = self._parts, []
         values = torch.cat(parts, 1) if parts else torch.zeros(4, 0)
@@ -71,7 +71,7 @@ class PredictionCollector:
 
 
 class ClassResult(NamedTuple):
-    """Precision, recall and F1 of one class, NaN and 0 as in `class_scores`."""
+    """Scores of one class, NaN and 0 as in `class_scores`, and its number of images."""
 
     name: str
     precision: float
@@ -81,22 +81,27 @@ class ClassResult(NamedTuple):
 
 
 def class_results(counts: Tensor, class_names: Sequence[str]) -> list[ClassResult]:
-    """Return the results of K classes from counts (K, K) by true class and prediction."""
+    """Return the results of K classes from a confusion matrix (K, K) with true classes as rows."""
     images, predicted = counts.sum(1).double(), counts.sum(0).double()
     columns = [*class_scores(counts.diag().double(), images, predicted), images.long()]
     rows = zip(*(column.tolist() for column in columns), strict=True)
     return [ClassResult(str(name), *row) for name, row in zip(class_names, rows, strict=True)]
 
 
-def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
-    """Return accuracy, a table of the classes, the worst first, and the most frequent mistakes."""
+def classification_report(counts: Tensor, class_names: Sequence[str]) -> str:
+    """Return accuracy, scores per class in ascending order of F1, and frequent mistakes, as Markdown.
+
+    Args:
+        counts: confusion matrix (K, K) with true classes as rows.
+        class_names: names of the K classes.
+    """
     results = class_results(counts, class_names)
-    right, images = int(counts.diag().sum()), int(counts.sum())
+    correct, images = int(counts.diag().sum()), int(counts.sum())
     scored = [result.f1 for result in results if not math.isnan(result.f1)]
     f1 = sum(scored) / max(1, len(scored))
     lines = [
-        f"**Test split:** {right:,} of {images:,} images right ({right / max(1, images):.4f}); "
-        f"mean F1 of the classes {f1:.4f}",
+        f"**Test split:** {correct:,} of {images:,} images correct ({correct / max(1, images):.4f}); "
+        f"macro F1 {f1:.4f}",
         "",
         "| class | precision | recall | F1 | images |",
         "| --- | ---: | ---: | ---: | ---: |",
@@ -123,5 +128,5 @@ def as_markdown(counts: Tensor, class_names: Sequence[str]) -> str:
 
 
 def _escape(name: str) -> str:
-    """Return a class name as Markdown text."""
+    """Return a class name with Markdown's special characters escaped."""
     return "".join(f"\\{letter}" if letter in r"\`*_{}[]()#+!|<>~" else letter for letter in str(name))

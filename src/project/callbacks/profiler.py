@@ -1,4 +1,4 @@
-"""Trace of a few training steps by torch's profiler."""
+"""Profiling of training steps with torch's profiler."""
 
 import gzip
 import logging
@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 from project.runs.run_folder import RunFolder
 from project.runtime.atomic_files import replace_text
 from project.runtime.bounds import Range
@@ -21,21 +21,21 @@ log = logging.getLogger(__name__)
 
 NUM_LOGGED_OPERATORS = 12
 MAX_TRACE_BYTES = 256 * 2**20
-"""Size above which a trace is compressed: browsers take .json.gz too."""
+"""Size above which a trace is compressed: trace viewers open .json.gz too."""
 NAME_WIDTH = 40
 
 
 class StepProfiler(Callback):
-    """Records the operators of some steps with torch's profiler, on the CPU and, if there is one, the GPU.
+    """Profiles a few training steps on rank 0, on the CPU and on an NVIDIA GPU if the run uses one.
 
-    Writes `steps.pt.trace.json`, with a `ProfilerStep#N` around each step, and `operators.txt`, the operators
-    by their own time. Other steps cost nothing, and batches are still trained many at a time: Lightning's
-    `PyTorchProfiler` has its hooks called for each batch. Rank 0 records.
+    Writes the trace `steps.pt.trace.json`, with a `ProfilerStep#N` span per step, and `operators.txt`,
+    operators sorted by self time. Other steps are not slowed down, and batched hooks stay enabled;
+    Lightning's `PyTorchProfiler` needs hooks for each batch.
 
     Args:
-        folder: of the two files.
-        wait: steps before, which are not profiled [5]; fewer where the training is short.
-        warmup: steps in which the profiler warms up [2].
+        folder: folder of the two files.
+        wait: steps before the warm-up [5]; fewer if training is short.
+        warmup: warm-up steps of the profiler, not recorded [2].
         active: recorded steps [5].
     """
 
@@ -48,7 +48,7 @@ class StepProfiler(Callback):
         warmup: Annotated[int, Range(0, 100)] = 2,
         active: Annotated[int, Range(1, 100)] = 5,
     ) -> None:
-        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its messages are for its developers
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # its messages concern only its developers
         self.folder = Path(folder)
         self.wait = wait
         self.warmup = warmup
@@ -60,7 +60,7 @@ class StepProfiler(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not trainer.is_global_zero:
             return
-        length = Length.of(trainer)
+        length = TrainingLength.of(trainer)
         wait = int(max(0, min(self.wait, length.steps - length.done - self.warmup - self.active)))
         activities = [ProfilerActivity.CPU]
         if pl_module.device.type == "cuda":
@@ -80,12 +80,12 @@ class StepProfiler(Callback):
         self.on_optimizer_step(trainer, pl_module)
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Count a step."""
+        """Advance the profiler if an optimizer step was taken."""
         if self._profiler is None or trainer.global_step == self._seen:
             return
         self._seen = trainer.global_step
         self._profiler.step()
-        if self._is_written:  # its steps cost time even when there is nothing left to record
+        if self._is_written:  # the profiler slows steps down even after recording
             self._stop()
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -120,7 +120,7 @@ class StepProfiler(Callback):
 
 
 def operator_table(averages: Sequence[Any]) -> list[str]:
-    """Return operators by their own time, on the GPU where there is one, in 80 columns."""
+    """Return table rows of operators sorted by self time (GPU time if any), at most 80 characters wide."""
     operators = [each for each in averages if not each.key.startswith("ProfilerStep")]
     on_gpu = any(each.self_device_time_total for each in operators)
     times = {

@@ -1,4 +1,4 @@
-"""Progress of a training on the screen: a line per epoch and, on a terminal, a bar over the training."""
+"""Training progress: one log line per epoch, and a progress bar on a terminal."""
 
 import logging
 import sys
@@ -9,24 +9,24 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
 COLUMNS = ("train/loss", "train/acc", "val/loss", "val/acc")
-FIRST_WIDE_NUMBER = 1e5
+MIN_SCIENTIFIC_VALUE = 1e5
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
 
 
 class Progress(ProgressBar):
-    """Logs a line per epoch, which stands in the run's log too, and draws a bar on standard error.
+    """Logs one line per epoch, and draws a progress bar on standard error.
 
-    Without a terminal there is no bar; long epochs have a line every `heartbeat_s` instead.
+    Without a terminal, a line every `heartbeat_s` replaces the bar within long epochs.
 
     Args:
-        heartbeat_s: time between such lines, s [60].
-        every_epochs: epochs between lines [1]; the last epoch has a line in any case.
+        heartbeat_s: time between lines within an epoch, without a terminal, in s [60].
+        every_epochs: epochs between lines [1]; the last epoch is always logged.
     """
 
     supports_batched_hooks = True
@@ -39,34 +39,37 @@ class Progress(ProgressBar):
         self.every_epochs = every_epochs
         self._enabled = True
         self._bar: tqdm[Any] | None = None
-        self._is_validated = False  # since the last line
-        self._ended: tuple[L.Trainer, str, float] | None = None  # an epoch whose line is not printed yet
-        self._epoch_began = 0.0
-        self._last_heartbeat = 0.0
-        self._batches = 0
+        self._has_new_validation = False  # since the last line
+        # Trainer, number and duration in s of a finished epoch that is not logged yet.
+        self._finished_epoch: tuple[L.Trainer, str, float] | None = None
+        self._epoch_started_at = 0.0
+        self._last_heartbeat_at = 0.0
+        self._num_batches = 0
 
     def enable(self) -> None:
         self._enabled = True
 
-    def disable(self) -> None:  # called by Lightning on all ranks but the first
+    def disable(self) -> None:  # called by Lightning on all ranks except rank 0
         self._enabled = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self._enabled:
             return
-        self._epoch_began = self._last_heartbeat = time.monotonic()  # a resumed run may be within an epoch
+        self._epoch_started_at = self._last_heartbeat_at = (
+            time.monotonic()
+        )  # a resumed run may be within an epoch
         titles = "".join(f"{name.replace('/', ' '):>12}" for name in _columns(trainer))
         self._print(f"{'epoch':>9}{titles}{'lr':>10}{'seconds':>9}")
-        self._batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        self._num_batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._open_bar(self._count_batches(trainer), "training")
         assert self._bar is not None
-        self._bar.update(self._batches)
+        self._bar.update(self._num_batches)
         self._bar.unpause()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.current_epoch % self.every_epochs == 0:
-            self._print_epoch()  # the one before, whose metrics are complete now
-        self._epoch_began = self._last_heartbeat = time.monotonic()
+            self._print_epoch()  # the previous epoch: its metrics are complete only now
+        self._epoch_started_at = self._last_heartbeat_at = time.monotonic()
         if self._bar is not None:
             self._bar.set_description_str(f"epoch {_epoch(trainer)}")
 
@@ -75,15 +78,15 @@ class Progress(ProgressBar):
     ) -> None:
         if self._bar is None:
             return
-        before, self._batches = self._batches, trainer.fit_loop.epoch_loop.total_batch_idx + 1
+        before, self._num_batches = self._num_batches, trainer.fit_loop.epoch_loop.total_batch_idx + 1
         if self._bar.disable:
             self._print_heartbeat(trainer, pl_module, batch_idx)
-        elif self._bar.update(self._batches - before):
-            self._bar.set_postfix_str(_latest(trainer, pl_module), refresh=False)
+        elif self._bar.update(self._num_batches - before):
+            self._bar.set_postfix_str(_interval_cells(trainer, pl_module), refresh=False)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._enabled:
-            self._ended = (trainer, _epoch(trainer), time.monotonic() - self._epoch_began)
+            self._finished_epoch = (trainer, _epoch(trainer), time.monotonic() - self._epoch_started_at)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._print_epoch()
@@ -104,7 +107,7 @@ class Progress(ProgressBar):
             self._bar.update(1)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._is_validated = True
+        self._has_new_validation = True
         if trainer.state.fn == "validate":
             self._close_bar()
 
@@ -120,14 +123,17 @@ class Progress(ProgressBar):
         self._close_bar()
 
     def _count_batches(self, trainer: L.Trainer) -> float | None:
-        """Return the batches of the training, of which some may have been larger; None: only time ends it."""
-        length, accumulate, left = Length.of(trainer), trainer.accumulate_grad_batches, []
+        """Return the total number of batches; None if only a time limit ends training.
+
+        A resumed run counts the batches it has trained already as they were, of whatever size.
+        """
+        length, accumulate, left = TrainingLength.of(trainer), trainer.accumulate_grad_batches, []
         if trainer.max_epochs is not None and trainer.max_epochs > 0:
             epochs = trainer.max_epochs - length.taken["epoch"]
             left.append(epochs * trainer.num_training_batches - length.into_epoch * accumulate)
         if trainer.max_steps > 0:
             left.append((trainer.max_steps - trainer.global_step) * accumulate)
-        return self._batches + min(left) if left else None
+        return self._num_batches + min(left) if left else None
 
     def _open_bar(self, total: float | None, description: str) -> None:
         self._close_bar()
@@ -148,11 +154,11 @@ class Progress(ProgressBar):
             self._bar = None
 
     def _print_epoch(self) -> None:
-        if self._ended is not None:
-            trainer, epoch, seconds = self._ended
-            self._print(f"{epoch:>9}{_metric_cells(trainer, self._is_validated)} {seconds:8.1f}")
-            self._is_validated = False
-            self._ended = None
+        if self._finished_epoch is not None:
+            trainer, epoch, seconds = self._finished_epoch
+            self._print(f"{epoch:>9}{_metric_cells(trainer, self._has_new_validation)} {seconds:8.1f}")
+            self._has_new_validation = False
+            self._finished_epoch = None
 
     def _print(self, line: str) -> None:
         if self._bar is not None and not self._bar.disable:
@@ -164,10 +170,10 @@ class Progress(ProgressBar):
 
     def _print_heartbeat(self, trainer: L.Trainer, pl_module: L.LightningModule, batch_idx: int) -> None:
         now = time.monotonic()
-        if now - self._last_heartbeat >= self.heartbeat_s:
-            self._last_heartbeat = now
+        if now - self._last_heartbeat_at >= self.heartbeat_s:
+            self._last_heartbeat_at = now
             done = (batch_idx + 1) / trainer.num_training_batches
-            log.info("epoch %s %3.0f%% %s", _epoch(trainer), 100 * done, _latest(trainer, pl_module))
+            log.info("epoch %s %3.0f%% %s", _epoch(trainer), 100 * done, _interval_cells(trainer, pl_module))
 
 
 def _epoch(trainer: L.Trainer) -> str:
@@ -175,27 +181,27 @@ def _epoch(trainer: L.Trainer) -> str:
     return f"{trainer.current_epoch + 1}/{last}"
 
 
-def _latest(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
-    metrics: dict[str, Any] = getattr(pl_module, "latest", None) or trainer.progress_bar_metrics
+def _interval_cells(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
+    metrics: dict[str, Any] = getattr(pl_module, "interval_metrics", None) or trainer.progress_bar_metrics
     known = [name for name in ("loss", "acc") if f"train/{name}" in metrics]
     return " ".join(f"{name} {metrics[f'train/{name}']:.3f}" for name in known)
 
 
 def _columns(trainer: L.Trainer) -> list[str]:
-    # Lightning knows of validation batches only after the first validation.
+    # Lightning sets `num_val_batches` only at the first validation.
     ours = getattr(trainer.datamodule, "has_validation", None)  # type: ignore[attr-defined]
     validates = sum(trainer.num_val_batches) > 0 if ours is None else ours and trainer.limit_val_batches != 0
     return [name for name in COLUMNS if validates or not name.startswith("val/")]
 
 
-def _metric_cells(trainer: L.Trainer, is_validated: bool) -> str:
-    """Return the cells of a line; those of a validation stay empty in an epoch without one."""
+def _metric_cells(trainer: L.Trainer, has_validation: bool) -> str:
+    """Return the metric cells of a line; validation cells are empty in epochs without validation."""
     metrics = trainer.callback_metrics
-    known = {key: float(value) for key, value in metrics.items() if is_validated or key[:4] != "val/"}
+    known = {key: float(value) for key, value in metrics.items() if has_validation or key[:4] != "val/"}
     cells = [f"{_format(known[name]) if name in known else '':>12}" for name in _columns(trainer)]
     lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
     return "".join(cells) + f"{lr:10.2g}"
 
 
 def _format(value: float) -> str:
-    return f"{value:.4f}" if abs(value) < FIRST_WIDE_NUMBER else f"{value:.3g}"
+    return f"{value:.4f}" if abs(value) < MIN_SCIENTIFIC_VALUE else f"{value:.3g}"

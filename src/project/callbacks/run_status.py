@@ -1,4 +1,4 @@
-"""Progress of a training in the run's status file."""
+"""Training progress in the status file of a run."""
 
 import time
 
@@ -11,10 +11,10 @@ MIN_INTERVAL_S = 0.5
 
 
 class RunStatus(Callback):
-    """Writes epoch, number of epochs and the latest metrics as `progress` of the status file.
+    """Writes the epoch, the number of epochs and the metrics to `progress` in the status file.
 
     Args:
-        run: folder of the run.
+        run: run folder.
     """
 
     def __init__(self, run: RunFolder) -> None:

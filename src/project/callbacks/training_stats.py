@@ -1,4 +1,4 @@
-"""Gradient norm, throughput and GPU memory of a training."""
+"""Logging of gradient norm, throughput and GPU memory."""
 
 import math
 import time
@@ -12,30 +12,30 @@ from torch.optim import Optimizer
 
 from project.modules.metrics import log_metrics
 
-MIN_SPEED_S = 1.0
-"""Least time over which throughput is measured within an epoch; shorter epochs have it at their end."""
+MIN_THROUGHPUT_WINDOW_S = 1.0
+"""Minimum time over which throughput is averaged, s; in shorter epochs it is logged at the epoch's end."""
 
 
 class TrainingStats(Callback):
     """Logs the gradient norm, throughput and GPU memory at the end of each logging interval.
 
-    `train/grad_norm` is the norm of the gradient at the interval's last step: of all accumulated batches,
-    over all ranks, unscaled and before clipping. `speed/images_per_s` counts the training images of all ranks
-    over the time of training alone, without validation. `gpu/memory_gb` (10⁹ bytes) is the peak of allocated
-    memory. Nothing is computed at other steps, and without loggers at none.
+    `train/grad_norm` is the L2 norm of the gradient in the interval's last step, accumulated over batches and
+    ranks, unscaled and before clipping. `speed/images_per_s` is the training throughput of all ranks; time
+    spent in validation does not count. `gpu/memory_gb` is the peak of allocated memory (10⁹ bytes). Nothing
+    is computed in other steps, or without loggers.
     """
 
     supports_batched_hooks = True
 
     def __init__(self) -> None:
-        self._norm: Tensor | None = None
+        self._grad_norm: Tensor | None = None
         self._is_active = False
-        self._is_due = False
+        self._ends_interval = False
         self._step = 0
-        self._images = 0
+        self._num_images = 0
         self._train_s = 0.0
-        self._started: float | None = None  # None while the clock is stopped
-        self._has_logged_speed = False  # in this epoch
+        self._clock_started_at: float | None = None  # None while the clock is stopped
+        self._has_logged_throughput = False  # in this epoch
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -43,40 +43,45 @@ class TrainingStats(Callback):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._is_active = trainer.is_global_zero and bool(trainer.loggers)
-        self._step = trainer.global_step  # counted from here, because asking the trainer takes longer
+        self._step = trainer.global_step  # counted here, because `trainer.global_step` is slow
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._images, self._train_s = 0, 0.0
-        self._started = time.perf_counter()
-        self._has_logged_speed = False
+        self._num_images, self._train_s = 0, 0.0
+        self._clock_started_at = time.perf_counter()
+        self._has_logged_throughput = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self._started is not None:
-            self._train_s += time.perf_counter() - self._started
-            self._started = None
+        if self._clock_started_at is not None:
+            self._train_s += time.perf_counter() - self._clock_started_at
+            self._clock_started_at = None
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._started = time.perf_counter()
+        self._clock_started_at = time.perf_counter()
 
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
         if self.wants_gradient(trainer):
-            # Fused optimizers divide by the scale themselves, in their step.
+            # Fused optimizers unscale gradients only within their step.
             scaler = getattr(trainer.precision_plugin, "scaler", None)
             fused = getattr(optimizer, "_step_supports_amp_scaling", False)
             self.take_gradient(optimizer, scaler._scale if scaler is not None and fused else None)
 
     def wants_gradient(self, trainer: L.Trainer) -> bool:
-        """Return True if the next step ends an interval; to be called once per optimizer step."""
+        """Return True if the next step ends a logging interval; call once per optimizer step."""
         if not self._is_active:
             return False
         self._step += 1
-        self._is_due = self._step % trainer.log_every_n_steps == 0 or trainer.is_last_batch  # type: ignore[attr-defined]
-        return self._is_due
+        self._ends_interval = self._step % trainer.log_every_n_steps == 0 or trainer.is_last_batch  # type: ignore[attr-defined]
+        return self._ends_interval
 
     def take_gradient(self, optimizer: Optimizer, scale: Tensor | None) -> None:
-        """Compute the norm of gradients that are still multiplied by `scale`, without waiting for it."""
+        """Compute the gradient norm without synchronizing with the device.
+
+        Args:
+            optimizer: optimizer of the parameters.
+            scale: loss scale by which the gradients are still multiplied; None: they are unscaled.
+        """
         gradients = [
             weight.grad
             for group in optimizer.param_groups
@@ -86,7 +91,7 @@ class TrainingStats(Callback):
         if gradients:
             norms = torch._foreach_norm(gradients)
             norm = torch.stack([norm.float() for norm in norms]).norm()
-            self._norm = norm if scale is None else norm / scale
+            self._grad_norm = norm if scale is None else norm / scale
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -94,24 +99,24 @@ class TrainingStats(Callback):
         self.on_optimizer_step(trainer, pl_module)
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log at the end of an interval; called after every batch, before the module starts another."""
-        if not self._is_due:
+        """Log if a logging interval ends; called after every batch, before the module resets its metrics."""
+        if not self._ends_interval:
             return
-        self._is_due = False
+        self._ends_interval = False
         stats = {}
-        if self._norm is not None:
-            norm, self._norm = float(self._norm), None
-            if math.isfinite(norm):  # not so for a step that mixed precision skips
+        if self._grad_norm is not None:
+            norm, self._grad_norm = float(self._grad_norm), None
+            if math.isfinite(norm):  # mixed precision skips steps with infinite gradients
                 stats["train/grad_norm"] = norm
         metrics = getattr(pl_module, "train_metrics", None)
-        self._images += trainer.world_size * getattr(metrics, "num_pending_images", 0)
+        self._num_images += trainer.world_size * getattr(metrics, "num_pending_images", 0)
         now = time.perf_counter()
-        seconds = self._train_s + (0.0 if self._started is None else now - self._started)
-        is_first_of_epoch = trainer.is_last_batch and seconds > 0 and not self._has_logged_speed
-        if self._images and (seconds >= MIN_SPEED_S or is_first_of_epoch):
-            stats["speed/images_per_s"] = self._images / seconds
+        seconds = self._train_s + (0.0 if self._clock_started_at is None else now - self._clock_started_at)
+        is_first_of_epoch = trainer.is_last_batch and seconds > 0 and not self._has_logged_throughput
+        if self._num_images and (seconds >= MIN_THROUGHPUT_WINDOW_S or is_first_of_epoch):
+            stats["speed/images_per_s"] = self._num_images / seconds
             if pl_module.device.type == "cuda":
                 stats["gpu/memory_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
-            self._images, self._train_s = 0, 0.0
-            self._started, self._has_logged_speed = now, True
+            self._num_images, self._train_s = 0, 0.0
+            self._clock_started_at, self._has_logged_throughput = now, True
         log_metrics(pl_module, stats)

@@ -1,4 +1,4 @@
-"""Pruning of unpromising trials of a search."""
+"""Pruning of unpromising trials of an Optuna study."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -10,19 +10,22 @@ from project.errors import InputError
 from project.runs.optuna_studies import make_pruner, open_storage, silence
 
 
-class Pruning(Callback):
-    """Reports a metric after each validation to an Optuna study, and stops the run if the study prunes it.
+class TrialPruning(Callback):
+    """Reports a metric to an Optuna study after each epoch, and stops the run if the trial is pruned.
 
-    Rank 0 reports, through the study's storage; all ranks stop at the end of the same epoch. A run that has
-    trained its last epoch is not pruned.
+    A metric named `val/…` is reported after each validation. Rank 0 reports through the study's storage; all
+    ranks stop at the end of the same epoch. A run is not pruned after its last epoch.
 
     Args:
-        storage: address of the study's storage, see `project.runs.optuna_studies.open_storage`.
-        study: its name.
-        trial: number of this run's trial.
-        monitor: the metric.
-        pruner: name of the pruner, see `project.runs.optuna_studies.PRUNERS`.
-        pruner_options: arguments of its constructor.
+        storage: storage URL of the study (see `project.runs.optuna_studies.open_storage`).
+        study: name of the study.
+        trial: trial number of this run.
+        monitor: name of the metric.
+        pruner: name of the pruner (see `project.runs.optuna_studies.PRUNERS`).
+        pruner_options: arguments of the pruner's constructor.
+
+    Raises:
+        InputError: the metric is not logged.
     """
 
     def __init__(
@@ -42,6 +45,10 @@ class Pruning(Callback):
         self.pruner_options = dict(pruner_options or {})
         self.pruned = False
         self._num_reports = 0
+
+    @property
+    def state_key(self) -> str:
+        return "Pruning"  # the class's name in checkpoints of earlier versions
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.monitor.startswith("val/"):
@@ -63,9 +70,9 @@ class Pruning(Callback):
 
     def _report(self, trainer: L.Trainer) -> None:
         if self.monitor not in trainer.callback_metrics:
-            raise InputError(f"monitor={self.monitor}: pruning needs it, but nobody logs it")
+            raise InputError(f"monitor={self.monitor}: pruning needs this metric, but it is not logged")
         value = float(trainer.callback_metrics[self.monitor])
-        should_prune = trainer.is_global_zero and self._ask_study(value)
+        should_prune = trainer.is_global_zero and self._is_pruned_at(value)
         self._num_reports += 1
         should_prune = trainer.strategy.broadcast(should_prune)
         epochs = trainer.max_epochs or -1
@@ -73,19 +80,19 @@ class Pruning(Callback):
             self.pruned = True
             trainer.should_stop = True
 
-    def _ask_study(self, value: float) -> bool:
-        """Report a value; return True if the study prunes the trial."""
+    def _is_pruned_at(self, value: float) -> bool:
+        """Report a value to the study; return True if the pruner stops the trial."""
         import optuna
 
         silence()
         storage = open_storage(self.storage)
-        number = storage.get_trial_id_from_study_id_trial_number(
+        trial_id = storage.get_trial_id_from_study_id_trial_number(
             storage.get_study_id_from_name(self.study), self.trial
         )
-        if value != value:  # storages take no NaN, and a trial that has come to it is lost
+        if value != value:  # storages reject NaN, and a diverged trial cannot recover
             return True
-        storage.set_trial_intermediate_value(number, self._num_reports, value)
+        storage.set_trial_intermediate_value(trial_id, self._num_reports, value)
         study = optuna.load_study(
             study_name=self.study, storage=storage, pruner=make_pruner(self.pruner, self.pruner_options)
         )
-        return study.pruner.prune(study, storage.get_trial(number))
+        return study.pruner.prune(study, storage.get_trial(trial_id))

@@ -1,4 +1,4 @@
-"""Pictures of a run for TensorBoard, beside its curves."""
+"""Images, tables, embeddings and the network graph of a run, for TensorBoard."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -10,7 +10,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor, nn
 
-from project.callbacks.predictions import ImagePredictions, PredictionCollector, as_markdown
+from project.callbacks.predictions import ImagePredictions, PredictionCollector, classification_report
 from project.errors import one_line
 from project.figures import confusion_matrix, contact_sheet, to_uint8
 from project.runtime.bounds import Range
@@ -18,24 +18,24 @@ from project.runtime.bounds import Range
 log = logging.getLogger(__name__)
 
 MAX_CLASSES = 1000
-"""Largest confusion matrix that is drawn."""
+"""Largest number of classes of a confusion matrix that is drawn."""
 MAX_TILE = 128
-"""Width of the images on a sheet, pixels: event files hold the sheet."""
+"""Maximum width of an image on a contact sheet, pixels; limits the size of event files."""
 
 
 class TestVisuals(Callback):
-    """Hands pictures to loggers that have `log_image`, as the TensorBoard logger.
+    """Sends images to loggers that have a method `log_image`, such as `TensorBoardLogger`.
 
-    Of the test: confusion matrix, worst mistakes, a table of the classes, the network's graph, and features
-    of some images. Of the training: its first images, as augmented. A run that is not tested has only the
-    latter. A picture that fails costs a line in the log, never the run.
+    After the first epoch: the first augmented training images. After the test: the confusion matrix, the
+    worst mistakes, a classification report, the network graph and embeddings of some test images. A failure
+    to draw is logged as a warning and does not stop the run.
 
     Args:
-        max_images: largest number of images on a sheet [24]; 0: no sheets.
-        max_embeddings: largest number of test images whose features are shown [500]; 0: none.
+        max_images: maximum number of images on a contact sheet [24]; 0: no contact sheets.
+        max_embeddings: maximum number of test images with embeddings [500]; 0: no embeddings.
     """
 
-    __test__ = False  # no class of tests, whatever pytest takes its name for
+    __test__ = False  # pytest would collect the class because of its name
     supports_batched_hooks = True
 
     def __init__(
@@ -48,17 +48,17 @@ class TestVisuals(Callback):
         self._collector = PredictionCollector()
         self._predictions: ImagePredictions | None = None
         self._first_batch: tuple[Tensor, Tensor] | None = None
-        self._has_batch = False
+        self._has_first_batch = False
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._has_batch = not self._boards(trainer) or trainer.global_step > 0
+        self._has_first_batch = not self._image_loggers(trainer) or trainer.global_step > 0
 
     def on_train_batch_start(
         self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        if self._has_batch:
+        if self._has_first_batch:
             return
-        self._has_batch = True
+        self._has_first_batch = True
         images, targets = batch
         if images.shape[1] in (1, 3) and self.max_images:
             kept = [part[: self.max_images].detach().to("cpu", copy=True) for part in (images, targets)]
@@ -67,7 +67,7 @@ class TestVisuals(Callback):
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if self._first_batch is not None:
             (images, targets), self._first_batch = self._first_batch, None
-            self._try("training images", lambda: self._log_training_images(trainer, images, targets))
+            self._draw_or_warn("training images", lambda: self._log_training_images(trainer, images, targets))
 
     def on_test_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._collector = PredictionCollector()
@@ -81,42 +81,42 @@ class TestVisuals(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(outputs, Tensor) and _is_wanted(trainer):
+        if isinstance(outputs, Tensor) and _accepts_images(trainer):
             self._collector.append(outputs, batch[1])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._predictions = None
-        if _is_wanted(trainer):
-            self._try("the test", self._gather)
+        if _accepts_images(trainer):
+            self._draw_or_warn("test predictions", self._gather)
 
     def _gather(self) -> None:
         self._predictions = self._collector.gather()
 
     def on_test_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         predictions, self._predictions = self._predictions, None
-        if not self._boards(trainer) or predictions is None or not len(predictions.labels):
+        if not self._image_loggers(trainer) or predictions is None or not len(predictions.labels):
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         has_images = data.input_shape[0] in (1, 3)
         wrong = int((predictions.predictions != predictions.labels).sum())
         if data.num_classes <= MAX_CLASSES:
-            self._try("confusion", lambda: self._log_confusion(trainer, predictions))
+            self._draw_or_warn("confusion matrix", lambda: self._log_confusion(trainer, predictions))
         if has_images and wrong and self.max_images:
-            self._try("mistakes", lambda: self._log_mistakes(trainer, predictions, wrong))
-        self._try("classes", lambda: self._log_classes(trainer, predictions))
-        self._try("graph", lambda: self._log_graph(trainer, pl_module))
+            self._draw_or_warn("worst mistakes", lambda: self._log_mistakes(trainer, predictions, wrong))
+        self._draw_or_warn("classification report", lambda: self._log_classes(trainer, predictions))
+        self._draw_or_warn("network graph", lambda: self._log_graph(trainer, pl_module))
         if has_images and self.max_embeddings:
-            self._try("embeddings", lambda: self._log_embeddings(trainer, pl_module, predictions))
+            self._draw_or_warn("embeddings", lambda: self._log_embeddings(trainer, pl_module, predictions))
 
-    def _try(self, name: str, draw: Callable[[], None]) -> None:
+    def _draw_or_warn(self, name: str, draw: Callable[[], None]) -> None:
         try:
             draw()
         except Exception as error:
-            log.warning("warning: TensorBoard lacks %s: %s", name, one_line(error))
+            log.warning("warning: not logged to TensorBoard: %s: %s", name, one_line(error))
 
-    def _boards(self, trainer: L.Trainer) -> list[Any]:
-        """Return the loggers that take pictures, on the first rank."""
-        if not trainer.is_global_zero or not _is_wanted(trainer):
+    def _image_loggers(self, trainer: L.Trainer) -> list[Any]:
+        """Return the loggers that accept images; an empty list except on rank 0."""
+        if not trainer.is_global_zero or not _accepts_images(trainer):
             return []
         return [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
 
@@ -124,14 +124,14 @@ class TestVisuals(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         pixels = to_uint8(images.float(), data.mean, data.std)
         captions = [_target_caption(target, data.class_names) for target in targets]
-        title = "Training images as the network sees them"
+        title = "Augmented training images"
         self._log_image(trainer, "train/images", _sheet(pixels, captions, title))
 
     def _log_confusion(self, trainer: L.Trainer, predictions: ImagePredictions) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         counts = predictions.confusion(data.num_classes)
-        right, images = int(counts.diag().sum()), len(predictions.labels)
-        title = f"Test: {right:,} of {images:,} right ({right / images:.4f})"
+        correct, images = int(counts.diag().sum()), len(predictions.labels)
+        title = f"Test: {correct:,} of {images:,} correct ({correct / images:.4f})"
         self._log_image(trainer, "test/confusion", confusion_matrix(counts, data.class_names, title=title))
 
     def _log_mistakes(self, trainer: L.Trainer, predictions: ImagePredictions, wrong: int) -> None:
@@ -144,26 +144,26 @@ class TestVisuals(Callback):
                 *(column[worst].tolist() for column in columns), strict=True
             )
         ]
-        title = f"Worst of {wrong:,} mistakes in the test: true class → prediction"
+        title = f"Worst of {wrong:,} mistakes on the test split: true class → prediction"
         pixels = data.pixels("test", predictions.indices[worst])
         self._log_image(trainer, "test/mistakes", _sheet(pixels, captions, title))
 
     def _log_image(self, trainer: L.Trainer, tag: str, image: Any) -> None:
-        for board in self._boards(trainer):
-            board.log_image(tag, image, trainer.global_step)
+        for logger in self._image_loggers(trainer):
+            logger.log_image(tag, image, trainer.global_step)
 
     def _log_classes(self, trainer: L.Trainer, predictions: ImagePredictions) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        text = as_markdown(predictions.confusion(data.num_classes), data.class_names)
-        for board in self._boards(trainer):
-            board.log_markdown("test/classes", text, trainer.global_step)
+        text = classification_report(predictions.confusion(data.num_classes), data.class_names)
+        for logger in self._image_loggers(trainer):
+            logger.log_markdown("test/classes", text, trainer.global_step)
 
     def _log_graph(self, trainer: L.Trainer, module: L.LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         images = torch.zeros(1, *data.input_shape, device=module.device)
-        with _plain_forward(trainer, module, images) as (network, run, inputs):
-            for board in self._boards(trainer):
-                board.log_network(network, run, inputs)
+        with _uncompiled_forward(trainer, module, images) as (network, run, inputs):
+            for logger in self._image_loggers(trainer):
+                logger.log_network(network, run, inputs)
 
     def _log_embeddings(
         self, trainer: L.Trainer, module: L.LightningModule, predictions: ImagePredictions
@@ -176,29 +176,34 @@ class TestVisuals(Callback):
         parts = []
         for part in pixels.split(data.eval_batch_size):
             images = ((part / 255 - mean) / std).to(module.device)
-            with _plain_forward(trainer, module, images) as (network, run, _):
-                parts.append(last_features(network, run).cpu())
+            with _uncompiled_forward(trainer, module, images) as (network, run, _):
+                parts.append(penultimate_features(network, run).cpu())
         pairs = zip(
             predictions.labels[chosen].tolist(), predictions.predictions[chosen].tolist(), strict=True
         )
         names = data.class_names
-        rows = [(names[label], names[answer], "yes" if label == answer else "no") for label, answer in pairs]
-        for board in self._boards(trainer):
-            board.log_embeddings("test", torch.cat(parts), ("class", "prediction", "right"), rows, pixels)
+        rows = [
+            (names[label], names[prediction], "yes" if label == prediction else "no")
+            for label, prediction in pairs
+        ]
+        for logger in self._image_loggers(trainer):
+            logger.log_embeddings("test", torch.cat(parts), ("class", "prediction", "correct"), rows, pixels)
 
 
-def _is_wanted(trainer: L.Trainer) -> bool:
-    """Return True if pictures are taken; the same on all ranks."""
-    has_board = any(hasattr(logger, "log_image") for logger in trainer.loggers)
-    return has_board and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
+def _accepts_images(trainer: L.Trainer) -> bool:
+    """Return True if a logger accepts images and the data module provides them; equal on all ranks."""
+    has_image_logger = any(hasattr(logger, "log_image") for logger in trainer.loggers)
+    return has_image_logger and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
 
 
 @contextmanager
-def _plain_forward(
+def _uncompiled_forward(
     trainer: L.Trainer, module: L.LightningModule, images: Tensor
 ) -> Iterator[tuple[nn.Module, Callable[[], Tensor], Tensor]]:
-    """Yield the network, a function that computes its logits in the run's precision, uncompiled, and the
-    images as the network takes them.
+    """Yield the network in evaluation mode, a function that returns its logits, and its input.
+
+    The function runs the uncompiled network in the precision of the run. The input has the precision and
+    memory format of the run.
     """
     network: Any = module.network
     inputs = trainer.precision_plugin.convert_input(images).contiguous(memory_format=module.memory_format)
@@ -211,8 +216,8 @@ def _plain_forward(
         network.train(was_training)
 
 
-def last_features(network: nn.Module, run: Callable[[], Tensor]) -> Tensor:
-    """Return the input (B, D) of the last layer that gives the logits of `run`; without one, the logits."""
+def penultimate_features(network: nn.Module, run: Callable[[], Tensor]) -> Tensor:
+    """Return the input (B, D) of the linear layer that outputs the logits; if none, the logits (B, K)."""
     found: list[tuple[Tensor, Tensor]] = []
 
     def keep(layer: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
@@ -234,7 +239,7 @@ def _sheet(pixels: Any, captions: Sequence[str], title: str) -> Any:
 
 
 def _target_caption(target: Tensor, class_names: Sequence[str]) -> str:
-    """Return the class of a training image, or its shares of two classes after mixup and cutmix."""
+    """Return the class of a training image, or its two largest class probabilities after mixup and cutmix."""
     if target.ndim == 0:
         return class_names[int(target)]
     shares, classes = target.float().topk(min(2, len(target)))

@@ -1,4 +1,4 @@
-"""LightningModule that trains any network on labelled images."""
+"""LightningModule for image classification with any network."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
@@ -10,19 +10,24 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from project.errors import InputError, one_line
-from project.modules.batch_checks import explain_refusal, require_logits, require_mean, require_scalar
+from project.modules.batch_checks import (
+    explain_forward_error,
+    require_logits,
+    require_mean_reduction,
+    require_scalar_loss,
+)
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.losses import total_weight_of
 from project.modules.metrics import LossAndAccuracy, log_metrics
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
 from project.modules.optim.schedules import (
-    MEASURED,
-    Length,
+    PLATEAU_STATE_KEYS,
     Schedule,
+    TrainingLength,
     accumulated_batches,
-    advance,
     constant,
+    fast_forward,
 )
 from project.modules.tta import tta_logits
 from project.runtime.bounds import Range
@@ -33,29 +38,28 @@ Batch = tuple[Tensor, Tensor]
 
 
 class ImageClassifier(L.LightningModule):
-    """Any network that maps images to logits, with its loss, metrics, optimizer and schedule.
+    """Image classifier: a network with its loss, metrics, optimizer and learning-rate schedule.
 
-    Logs `train/loss`, `train/acc` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of an
-    epoch, `val/…` and `test/…` once per evaluation, and `val/best_…` for the chosen weights.
+    Logs `train/loss`, `train/acc` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of
+    each epoch. Logs `val/…` and `test/…` once per evaluation, and `val/best_…` for the best checkpoint.
 
     Args:
         network: maps images (B, C, H, W) to logits (B, K).
-        loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar; None: cross-entropy.
-        optimizer: makes the optimizer from parameter groups.
-        scheduler: makes the schedule from the optimizer and the training's length (see `optim.schedules`).
-        weight_decay_norm_bias: apply weight decay to norms and biases too.
-        layerwise_lr_decay: learning rate of each block relative to that of the next one, above 0 to 1.
-        compile: run the network through `torch.compile`, on a GPU as one CUDA graph per batch shape;
-            checkpoints keep their plain keys.
-        channels_last: keep images and filters in channels-last memory order.
-        tta: test-time augmentation, `none`, `flip` or `flip_translate` (see `tta`).
-        config: plain values, written into every checkpoint, from which the run can be rebuilt.
-        seed: with the epoch, the batch index and the rank, decides what dropout draws; None: that of
-            `config`, else 0.
+        loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar [cross-entropy].
+        optimizer: builds the optimizer from parameter groups.
+        scheduler: builds the schedule from the optimizer and the training length (see `optim.schedules`).
+        weight_decay_norm_bias: if True, apply weight decay to normalization parameters and biases too.
+        layerwise_lr_decay: learning rate of each block relative to the next block, above 0 to 1 [1].
+        compile: compile the network with `torch.compile`, on a GPU with one CUDA graph per batch shape;
+            checkpoint keys are those of the uncompiled network.
+        channels_last: store images and convolution weights in channels-last memory format.
+        tta: test-time augmentation: `none`, `flip` or `flip_translate` (see `tta_logits`).
+        config: plain values, saved in every checkpoint, from which the run can be rebuilt.
+        seed: seeds dropout, together with the epoch, batch index and rank [`config["seed"]`, else 0].
 
     Raises:
-        InputError: the loss is no mean over images; in the first training step, the network's outputs are no
-            logits, or the targets no classes.
+        InputError: the loss does not average over images; in the first training step, the network's outputs
+            are not logits, or the targets are not classes.
     """
 
     METRICS: ClassVar = {"acc": "max", "loss": "min"}
@@ -67,7 +71,7 @@ class ImageClassifier(L.LightningModule):
         network: nn.Module,
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
-        scheduler: Callable[[Optimizer, Length], Schedule] = constant,
+        scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
         *,
         weight_decay_norm_bias: bool = True,
         layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
@@ -83,7 +87,7 @@ class ImageClassifier(L.LightningModule):
         self.compile_network = compile
         self._uses_cuda_graphs = False
         self.loss = nn.CrossEntropyLoss() if loss is None else loss
-        require_mean(self.loss)
+        require_mean_reduction(self.loss)
         self.optimizer_factory = optimizer
         self.scheduler_factory = scheduler
         self.weight_decay_norm_bias = weight_decay_norm_bias
@@ -94,10 +98,10 @@ class ImageClassifier(L.LightningModule):
         self.total_weight = total_weight_of(self.loss)
         self.train_metrics = LossAndAccuracy(self.total_weight)
         self.eval_metrics = LossAndAccuracy(self.total_weight)
-        self.latest: dict[str, float] = {}  # of the last interval, for the progress bar
+        self.interval_metrics: dict[str, float] = {}  # means of the last logging interval
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
-        self._gradient: MeanGradient | None = None
+        self._mean_gradient: MeanGradient | None = None
         self._is_checked = False
         self._group_options: list[dict[str, Any]] = []
         self._generators: list[torch.Generator] = []
@@ -105,7 +109,7 @@ class ImageClassifier(L.LightningModule):
         self._restored_schedules: list[dict[str, Any]] | None = None
 
     def setup(self, stage: str) -> None:
-        if self.compile_network:  # here the device is known
+        if self.compile_network:  # not in the constructor: the device is unknown there
             self.compile_network = False
             self._uses_cuda_graphs = self.trainer.strategy.root_device.type == "cuda"
             options = {"mode": "reduce-overhead", "dynamic": False} if self._uses_cuda_graphs else {}
@@ -114,7 +118,7 @@ class ImageClassifier(L.LightningModule):
     def forward(self, images: Tensor) -> Tensor:
         """Map images (B, C, H, W) to logits (B, K)."""
         logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
-        return logits.clone() if self._uses_cuda_graphs else logits  # the next run writes to the same memory
+        return logits.clone() if self._uses_cuda_graphs else logits  # the next replay overwrites them
 
     def configure_optimizers(self) -> Any:
         initialize_from_images(self.network, self.trainer)
@@ -123,15 +127,17 @@ class ImageClassifier(L.LightningModule):
             {name: value for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ]
-        self.trainer.fit_loop.setup_data()  # the number of batches is not known before
-        schedule = _call_factory("scheduler", self.scheduler_factory, optimizer, Length.of(self.trainer))
+        self.trainer.fit_loop.setup_data()  # counts the batches, which the schedule needs
+        schedule = _call_factory(
+            "scheduler", self.scheduler_factory, optimizer, TrainingLength.of(self.trainer)
+        )
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def try_optimizer(self, length: Length) -> None:
-        """Make an optimizer and a schedule for a training of some length, and drop them.
+    def check_optimizer(self, length: TrainingLength) -> None:
+        """Build and discard an optimizer and a schedule, to check their options before training.
 
         Raises:
-            InputError: one of them refuses its options.
+            InputError: the optimizer or the schedule rejects its options.
         """
         _call_factory("scheduler", self.scheduler_factory, self._make_optimizer(), length)
 
@@ -153,20 +159,22 @@ class ImageClassifier(L.LightningModule):
         logits = self.forward(images) if self._is_checked else self._first_logits(images)
         loss: Tensor = self.loss(logits, targets) if self._is_checked else self._first_loss(logits, targets)
         self.train_metrics.append(loss, logits, targets)
-        if self._gradient is not None:
-            self._gradient.share(loss, targets, batch_idx)
+        if self._mean_gradient is not None:
+            self._mean_gradient.share(loss, targets, batch_idx)
         return loss
 
     def _first_logits(self, images: Tensor) -> Tensor:
+        """Return the logits (B, K) of the first batch, with an `InputError` if the network rejects it."""
         try:
             return self.forward(images)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            ours = isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError)
-            if ours or is_oom_error(error) or self.network._compiled_call_impl is not None:
+            is_unrelated = isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError)
+            if is_unrelated or is_oom_error(error) or self.network._compiled_call_impl is not None:
                 raise
-            raise InputError(explain_refusal(self.network, images, one_line(error))) from error
+            raise InputError(explain_forward_error(self.network, images, one_line(error))) from error
 
     def _first_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the loss of the first batch; check logits, targets and loss."""
         datamodule = getattr(self._trainer, "datamodule", None)
         require_logits(logits, targets, getattr(datamodule, "num_classes", None))
         try:
@@ -174,8 +182,8 @@ class ImageClassifier(L.LightningModule):
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             if isinstance(error, torch.OutOfMemoryError) or is_oom_error(error):
                 raise
-            raise InputError(f"loss: {one_line(error)}; choose another loss, or mend this one") from error
-        require_scalar(loss)
+            raise InputError(f"loss: {one_line(error)}; choose another loss, or fix this one") from error
+        require_scalar_loss(loss)
         self._is_checked = True
         return loss
 
@@ -183,21 +191,21 @@ class ImageClassifier(L.LightningModule):
         self.on_optimizer_step(self.trainer, self)
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log at the end of an interval or epoch; called after every batch."""
+        """Log if a logging interval or an epoch ends; called after every batch."""
         step = trainer.global_step
         interval_ends = step % trainer.log_every_n_steps == 0 and step > self._logged_step  # type: ignore[attr-defined]
-        if interval_ends or (trainer.is_last_batch and not self.train_metrics.empty):
+        if interval_ends or (trainer.is_last_batch and not self.train_metrics.is_empty):
             self._log_interval()
         if trainer.is_last_batch:
             self._log_epoch_means()
 
     def on_train_epoch_start(self) -> None:
-        # Callbacks may change by the epoch how many batches accumulate.
-        self._gradient = mean_gradient(self.trainer, self.total_weight)
+        # A GradientAccumulationScheduler may change the number of accumulated batches each epoch.
+        self._mean_gradient = mean_gradient(self.trainer, self.total_weight)
         self._epoch_sums = dict.fromkeys(self._epoch_sums, 0.0)
 
     def on_train_epoch_end(self) -> None:
-        if not self.train_metrics.empty:  # a limit of steps or time ended the epoch early
+        if not self.train_metrics.is_empty:  # max_steps or max_time ended the epoch early
             self._log_interval()
         self._log_epoch_means()
 
@@ -208,9 +216,9 @@ class ImageClassifier(L.LightningModule):
         sums = {"loss": means["loss"] * weight, "acc": means["acc"] * images}
         for name, value in (sums | {"images": images, "weight": weight}).items():
             self._epoch_sums[name] += value
-        self.latest = {f"train/{name}": value for name, value in means.items()}
+        self.interval_metrics = {f"train/{name}": value for name, value in means.items()}
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        log_metrics(self, self.latest | {"train/lr": optimizer.param_groups[0]["lr"]})
+        log_metrics(self, self.interval_metrics | {"train/lr": optimizer.param_groups[0]["lr"]})
         require_finite_loss("train/loss", means["loss"], self, since=since)
 
     def _log_epoch_means(self) -> None:
@@ -222,7 +230,7 @@ class ImageClassifier(L.LightningModule):
         self._evaluate(batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Measure one batch; return its logits (B, K), for callbacks."""
+        """Update the metrics with one batch, and return its logits (B, K) for callbacks."""
         return self._evaluate(batch, self.tta)
 
     def _evaluate(self, batch: Batch, tta: str = "none") -> Tensor:
@@ -240,7 +248,7 @@ class ImageClassifier(L.LightningModule):
     def _log_evaluation(self, split: str) -> None:
         means = self.eval_metrics.read()
         images, _ = means.pop("images"), means.pop("weight")
-        # The validation of the chosen weights after training is no point of the curve val/….
+        # The final validation of the best weights is not a point of the curve val/….
         prefix = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
         results = {f"{split}/{name}": value for name, value in means.items()} | {f"{split}/images": images}
         log_metrics(self, {f"{prefix}{name}": value for name, value in means.items()}, results)
@@ -256,7 +264,7 @@ class ImageClassifier(L.LightningModule):
         checkpoint["training"] = {
             "epoch_sums": dict(self._epoch_sums),
             "logged_step": self._logged_step,
-            "metrics": self.train_metrics.export(),  # a collective call: all ranks save together
+            "metrics": self.train_metrics.export(),  # collective: called on all ranks
             "callback_metrics": metrics,
             "loggers": {type(logger).__name__: logger.state_dict() for logger in loggers},
         }
@@ -265,9 +273,9 @@ class ImageClassifier(L.LightningModule):
         if self._trainer is None:
             return
         if self._trainer.precision == "64-true":
-            self.double()  # Lightning does so after the weights were put into single precision
+            self.double()  # Lightning converts only after loading the weights in single precision
         if self._trainer.state.fn == "fit":
-            # Lightning would give a schedule its former length and options.
+            # Lightning would restore the schedule's previous length and options.
             self._restored_schedules, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
             self._restored = checkpoint.get("training", {})
             for logger in self._trainer.loggers:
@@ -277,67 +285,67 @@ class ImageClassifier(L.LightningModule):
     def on_train_start(self) -> None:
         self._generators = _device_generators(self.device)
         self._logged_step = self.trainer.global_step
-        epoch = Length.of(self.trainer).taken["epoch"]
-        # Lightning's callback sets it at the start of an epoch alone, and the run may resume within one.
+        epoch = TrainingLength.of(self.trainer).taken["epoch"]
+        # Lightning's callback sets the value only at the start of an epoch; a run may resume within one.
         self.trainer.accumulate_grad_batches = accumulated_batches(self.trainer, epoch)
-        self._gradient = mean_gradient(self.trainer, self.total_weight)
+        self._mean_gradient = mean_gradient(self.trainer, self.total_weight)
         if self._restored_schedules is not None:
             self._restore_schedule()
         if self._restored:
             self._restore_metrics()
 
     def _restore_schedule(self) -> None:
-        """Give the optimizer's groups the options configured now, and the learning rates that follow."""
+        """Apply the configured options to the optimizer's groups, and fast-forward a new schedule."""
         saved, self._restored_schedules = self._restored_schedules or [], None
         optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        before = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
+        saved_rates = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
         for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
             group.update(options)
-        length = Length.of(self.trainer)
+        length = TrainingLength.of(self.trainer)
         schedule = _call_factory("scheduler", self.scheduler_factory, optimizer, length)
         (config,) = self.trainer.lr_scheduler_configs
         config.scheduler = schedule["scheduler"]
         if not config.reduce_on_plateau:
-            advance(schedule, length)
+            fast_forward(schedule, length)
         elif saved and saved[0].get("mode") == schedule["scheduler"].mode:
-            schedule["scheduler"].load_state_dict({name: saved[0][name] for name in MEASURED})
-            for group, (rate, initial) in zip(optimizer.param_groups, before, strict=True):
+            schedule["scheduler"].load_state_dict({name: saved[0][name] for name in PLATEAU_STATE_KEYS})
+            for group, (rate, initial) in zip(optimizer.param_groups, saved_rates, strict=True):
                 group["lr"] = rate * (group["lr"] / initial if initial else 1.0)
 
     def _restore_metrics(self) -> None:
         restored, self._restored = self._restored, {}
         sums = restored["epoch_sums"]
-        self._epoch_sums = {"weight": sums["images"], **sums}  # older checkpoints have no weights
+        self._epoch_sums = {"weight": sums["images"], **sums}  # older checkpoints have no "weight"
         self._logged_step = restored["logged_step"]
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         self.train_metrics.restore(restored["metrics"], rank, world_size)
         log_metrics(self, {}, restored["callback_metrics"])
-        self.on_optimizer_step(self.trainer, self)  # a callback may have saved before this step was logged
+        self.on_optimizer_step(self.trainer, self)  # the checkpoint may precede the logging of its step
 
     def on_fit_end(self) -> None:
         self._restored_schedules = None
-        if self._restored:  # nothing was left to train
+        if self._restored:  # no training step remained
             restored, self._restored = self._restored, {}
             self.trainer.callback_metrics.update(restored["callback_metrics"])
 
 
 @runtime_checkable
 class InitializedFromImages(Protocol):
-    """A network with weights that are computed from images before training."""
+    """Network that computes some of its weights from training images before training."""
 
     def initialize(self, images: Tensor) -> None:
-        """Set these weights from normalized, unaugmented training images (N, C, H, W)."""
+        """Set the weights from normalized, unaugmented training images (N, C, H, W)."""
         ...
 
 
 def initialize_from_images(network: nn.Module, trainer: L.Trainer) -> None:
-    """Show a sample of training images to a network that asks for it, but not when a run continues.
+    """Initialize an `InitializedFromImages` network from a sample of training images.
 
-    Every rank shows the same images. To be called once the trainer knows its checkpoint, and before anything
-    copies the weights.
+    A resumed run skips the initialization. All ranks use the same images. Call this function after the
+    trainer knows its checkpoint, and before anything copies the weights.
 
     Raises:
-        InputError: the trainer's data module offers no sample.
+        InputError: the data module has no method `training_sample`.
     """
     if not isinstance(network, InitializedFromImages) or trainer.ckpt_path is not None:
         return
@@ -351,7 +359,7 @@ def initialize_from_images(network: nn.Module, trainer: L.Trainer) -> None:
 
 
 def _call_factory(key: str, factory: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a factory whose options come from the configuration's group `key`."""
+    """Call a factory, and report its errors as an `InputError` of the config group `key`."""
     try:
         return factory(*arguments)
     except InputError:
@@ -361,7 +369,7 @@ def _call_factory(key: str, factory: Callable[..., Any], *arguments: Any) -> Any
 
 
 def _device_generators(device: torch.device) -> list[torch.Generator]:
-    """Return the generators that networks draw from on a device: its own, and the CPU's."""
+    """Return the random generators of a device and of the CPU, which dropout uses."""
     found = [torch.default_generator]
     if device.type in ("cuda", "xpu"):
         generators = torch.get_device_module(device).default_generators

@@ -51,7 +51,8 @@ REMOVED_KEYS = ("callbacks.story.budget", "callbacks.story.least_s")
 """Keys of earlier versions that no key replaces."""
 
 RENAMED_CLASSES: dict[str, str] = {
-    "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.Checkpoint",
+    "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.BestCheckpoint",
+    "project.callbacks.checkpointing.Checkpoint": "project.callbacks.checkpointing.BestCheckpoint",
     "project.callbacks.freeze_backbone.Freeze": "project.callbacks.freeze.FreezeBackbone",
     "project.callbacks.freeze_finished_params.Rest": "project.callbacks.freeze.FreezeFinishedParams",
     "project.callbacks.freezing.Freeze": "project.callbacks.freeze.FreezeBackbone",
@@ -65,6 +66,8 @@ RENAMED_CLASSES: dict[str, str] = {
     "project.callbacks.rest.Rest": "project.callbacks.freeze.FreezeFinishedParams",
     "project.callbacks.story.Story": "project.callbacks.visuals.TestVisuals",
     "project.callbacks.training_stats.Measurements": "project.callbacks.training_stats.TrainingStats",
+    "project.callbacks.pruning.Pruning": "project.callbacks.trial_pruning.TrialPruning",
+    "project.callbacks.trial_pruning.Pruning": "project.callbacks.trial_pruning.TrialPruning",
     "project.callbacks.visuals.Story": "project.callbacks.visuals.TestVisuals",
     "project.datamodules.augmentation.Augmentation": "project.datamodules.loading.augmentation.Augmentation",
     "project.modules.cnn.BatchNormCNN": "project.modules.networks.cnn.CNNBatchNorm",

@@ -1,4 +1,4 @@
-"""Guard a run, build its callbacks and trainer, train, and evaluate the best weights."""
+"""Functions that build callbacks and trainer, train, and evaluate the best weights."""
 
 import logging
 import signal
@@ -39,15 +39,15 @@ log = logging.getLogger(__name__)
 
 @contextmanager
 def run_scope(context: RunContext) -> Iterator[None]:
-    """Guard a run from its start to its end.
+    """Lock the run folder, report errors and handle stop signals while a run lasts.
 
-    The process locks the run folder, and removes it if an error comes before there is anything to keep. SLURM
-    requeues the job of a single run when its time is over. Errors of a single run are reported here, before
-    Hydra adds lines; a sweep's launcher reports those of its jobs.
+    A run folder in which no training has started is removed after an error. If SLURM's time limit ends a
+    single run, its job is requeued. Errors of a single run are reported here, before Hydra adds its own
+    lines; a sweep's launcher reports the errors of its jobs.
 
     Raises:
         SystemExit: a single run failed; the error has been reported.
-        Stopped: the process received a signal.
+        Stopped: the process received a stop signal.
     """
     try:
         with ExitStack() as stack:
@@ -66,15 +66,16 @@ def run_scope(context: RunContext) -> Iterator[None]:
 def build_callbacks(
     config: ResolvedConfig, context: RunContext, datamodule: ImageDataModule
 ) -> dict[str, Callback]:
-    """Build the configured callbacks, by name, with those that every run has.
+    """Build the configured callbacks by name, and add those that every run needs.
 
     Raises:
-        InputError: a constructor refuses its values, or the schedule needs validation where there is none.
+        InputError: a constructor rejects its arguments, or the schedule monitors a validation metric although
+            there is no validation.
     """
     callbacks: dict[str, Callback] = config.build("callbacks")
     if not datamodule.has_validation or not config.values["trainer"]["limit_val_batches"]:
-        callbacks = without_validation(callbacks, config.values["scheduler"])
-    if context.ckpt_path is not None and context.is_first:  # changes are kept once training accepts them
+        callbacks = drop_validation_callbacks(callbacks, config.values["scheduler"])
+    if context.ckpt_path is not None and context.is_first:  # saved only once training has started
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(context.folder.composed_file, to_yaml(config.composed))
         )
@@ -87,13 +88,13 @@ def build_trainer(
     """Build the configured trainer.
 
     Raises:
-        InputError: the trainer refuses its values.
+        InputError: the trainer rejects its arguments.
     """
     trainer: L.Trainer = config.build(
         "trainer",
         callbacks=list(callbacks.values()),
         logger=loggers,
-        # Lightning adds its own where there are none.
+        # Otherwise Lightning adds its own progress bar and checkpoint callback.
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks.values()),
         enable_checkpointing=any(isinstance(callback, Checkpoint) for callback in callbacks.values()),
         **environment_options(context.folder),
@@ -102,20 +103,20 @@ def build_trainer(
 
 
 def environment_options(folder: RunFolder) -> dict[str, Any]:
-    """Return the trainer's options that say where it trains, which Lightning would otherwise look for."""
+    """Return the trainer arguments for folder and cluster environment, which Lightning would detect."""
     return {
         "default_root_dir": str(folder.path),
-        # Lightning would take a surrounding SLURM allocation for its own.
+        # Lightning would start its ranks through SLURM if the process runs inside an allocation.
         "plugins": [TorchElasticEnvironment() if torchrun.environment() else LightningEnvironment()],
     }
 
 
-def check_resumed(config: ResolvedConfig, context: RunContext, module: ImageClassifier) -> None:
-    """Compare a run's configuration with that of the checkpoint it continues from, and log what changed.
+def check_resumed_config(config: ResolvedConfig, context: RunContext, module: ImageClassifier) -> None:
+    """Compare the configuration of a resumed run with its checkpoint's, and log the changes.
 
     Raises:
-        InputError: the checkpoint is damaged or belongs to another network, or a change would make the run
-            wrong.
+        InputError: the checkpoint is damaged or belongs to another network, or a changed key makes resuming
+            invalid.
     """
     if context.ckpt_path is None:
         return
@@ -123,14 +124,15 @@ def check_resumed(config: ResolvedConfig, context: RunContext, module: ImageClas
     changes = config_diff.check(saved, config.redacted, force=context.resume_force)
     if changes and context.is_first:
         log.info("changed  %s", "\n         ".join(map(str, changes)))
-    max_epochs = config.values["trainer"]["max_epochs"]  # of the whole run; -1: no limit
+    max_epochs = config.values["trainer"]["max_epochs"]  # including epochs before resuming; -1: no limit
     done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if 0 < max_epochs < done:
         raise InputError(
-            f"trainer.max_epochs={max_epochs}: {done} epochs are done; set at least that, or more to train on"
+            f"trainer.max_epochs={max_epochs}: below the {done} epochs already trained; set it "
+            f"above {done} to continue training"
         )
     if max_epochs == done:
-        log.info("%s epochs are done; to train on, set trainer.max_epochs above that", done)
+        log.info("%s epochs already trained; to continue training, set trainer.max_epochs above that", done)
 
 
 @explain_worker_failures()
@@ -141,10 +143,10 @@ def fit_and_evaluate(
     callbacks: dict[str, Callback],
     ckpt_path: str | None,
 ) -> tuple[dict[str, float], str]:
-    """Train, then validate and test the best weights, or the last where there are no best ones.
+    """Train, then validate and test the best weights, or the last weights if there are no best ones.
 
     Returns:
-        The metrics by name, and the weights that they belong to: `best` or `last`.
+        Metrics by name, and the weights that were evaluated: `best` or `last`.
     """
     lazy_imports.freeze_gc()
     trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
@@ -162,22 +164,24 @@ def fit_and_evaluate(
 
 
 def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
-    """Return the path of the best weights; None if there are none, or with a warning if they are damaged."""
+    """Return the path of the best checkpoint; None if there is none, or if it is damaged (with a warning)."""
     best = callbacks.get("best")
     path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
     if path and (problem := checkpoints.find_damage(Path(path))):
-        log.warning("%s %s: the last weights are evaluated instead", path, problem)
+        log.warning("%s %s; evaluating the last weights instead", path, problem)
         return None
     return path or None
 
 
 def is_pruned(callbacks: dict[str, Callback]) -> bool:
-    """Tell whether a search pruned the run, which is not evaluated then."""
+    """Return True if an Optuna pruner stopped the run; pruned runs are not evaluated."""
     return any(getattr(callback, "pruned", False) for callback in callbacks.values())
 
 
-def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]) -> dict[str, Callback]:
-    """Return the callbacks without those that monitor a validation metric, and log their names.
+def drop_validation_callbacks(
+    callbacks: dict[str, Callback], scheduler: dict[str, Any]
+) -> dict[str, Callback]:
+    """Drop the callbacks that monitor a validation metric, and log their names.
 
     Raises:
         InputError: the schedule monitors a validation metric.
@@ -185,7 +189,7 @@ def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]
     if scheduler.get("monitor", "").startswith("val/"):
         raise InputError(
             f"scheduler.monitor={scheduler['monitor']}: there are no validation images (data.val_size=0); "
-            "watch training with monitor=train/loss mode=min, or choose another scheduler"
+            "monitor training with monitor=train/loss mode=min, or choose another scheduler"
         )
     monitoring = [
         name
@@ -194,5 +198,8 @@ def without_validation(callbacks: dict[str, Callback], scheduler: dict[str, Any]
         and (callback.monitor or "").startswith("val/")
     ]
     if monitoring:
-        log.info("no validation images: callbacks %s are off, the last weights count", ", ".join(monitoring))
+        log.info(
+            "no validation images: disabled callbacks %s; the last weights are evaluated",
+            ", ".join(monitoring),
+        )
     return {name: callback for name, callback in callbacks.items() if name not in monitoring}

@@ -11,7 +11,7 @@ from conftest import Compose, options
 from omegaconf import OmegaConf
 from small_training import make_data, make_module, make_trainer
 
-from project.callbacks.overfit_batch import NotLearnedError, OverfitBatch, least_loss
+from project.callbacks.overfit_batch import NotLearnedError, OverfitBatch, minimum_loss
 from project.callbacks.profiler import StepProfiler
 from project.config.validation import find_problems
 from project.modules.losses import CrossEntropy
@@ -87,15 +87,15 @@ def test_a_batch_is_learned_by_heart_or_that_is_told(tmp_path: Path) -> None:
         return trainer.global_step
 
     assert fit(0.01, 200) < 200
-    with pytest.raises(NotLearnedError, match=r"overfit failed: 3 steps took .* with \d+% right.*optim\.lr"):
+    with pytest.raises(NotLearnedError, match=r"overfit failed: 3 steps changed .* \d+% correct.*optim\.lr"):
         fit(1e-6, 3)
 
 
 def test_smoothed_labels_leave_a_loss() -> None:
     loss = CrossEntropy(4, label_smoothing=0.2)
     best = torch.tensor([[math.log(0.85), *[math.log(0.05)] * 3]])  # the smoothed label itself
-    assert least_loss(loss) == pytest.approx(loss(best, torch.tensor([0])).item())
-    assert least_loss(CrossEntropy(4)) == 0
+    assert minimum_loss(loss) == pytest.approx(loss(best, torch.tensor([0])).item())
+    assert minimum_loss(CrossEntropy(4)) == 0
 
 
 class Stops(StepProfiler):

@@ -21,11 +21,11 @@ from torch import nn
 from project.callbacks.predictions import (
     ImagePredictions,
     PredictionCollector,
-    as_markdown,
     class_results,
+    classification_report,
 )
 from project.callbacks.training_stats import TrainingStats
-from project.callbacks.visuals import TestVisuals, last_features
+from project.callbacks.visuals import TestVisuals, penultimate_features
 from project.datamodules.loading.augmentation import Augmentation
 from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard, project_points, shown_name
@@ -65,8 +65,8 @@ def test_a_run_shows_its_test_its_images_and_its_network(tmp_path: Path) -> None
     assert "custom_scalars__config__" in tags["tensors"]
     logits = torch.cat([module.eval()(images) for images, _ in data.test_dataloader()])
     labels = torch.cat([labels for _, labels in data.test_dataloader()])
-    right = int((logits.argmax(1) == labels).sum())
-    assert f"{right} of 50 images right" in text_of(events, "test/classes")
+    correct = int((logits.argmax(1) == labels).sum())
+    assert f"{correct} of 50 images correct" in text_of(events, "test/classes")
     graph = events.Graph()
     assert {"images", "body/Conv2d_0/conv2d", "logits"} <= {node.name for node in graph.node}
     with (tmp_path / "projector" / "test" / "metadata.tsv").open(newline="") as stream:
@@ -85,7 +85,7 @@ def test_nothing_is_drawn_where_nobody_takes_pictures(
         raise AssertionError("drawn")
 
     visuals = TestVisuals()
-    monkeypatch.setattr(visuals, "_try", refuse)
+    monkeypatch.setattr(visuals, "_draw_or_warn", refuse)
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
     trainer = make_trainer(tmp_path, [visuals], logger=logger, max_epochs=1, enable_checkpointing=False)
     trainer.fit(make_module(), make_data())
@@ -116,8 +116,8 @@ def test_what_cannot_be_written_is_told_and_the_rest_is_there(
     trainer = make_trainer(tmp_path, [TestVisuals()], logger=board, enable_checkpointing=False)
     trainer.test(make_module(), make_data(), verbose=False)
     board.finalize("success")
-    (line,) = [record.getMessage() for record in caplog.records if "lacks" in record.getMessage()]
-    assert "TensorBoard lacks embeddings: " in line
+    (line,) = [record.getMessage() for record in caplog.records if "not logged" in record.getMessage()]
+    assert "not logged to TensorBoard: embeddings: " in line
     assert "test/confusion" in events_of(tmp_path).Tags()["images"]
 
 
@@ -170,7 +170,7 @@ def test_a_test_whose_predictions_cannot_be_gathered_ends_all_the_same(
     trainer.test(make_module(), make_data(), verbose=False)
     board.finalize("success")
     assert "test/acc" in trainer.callback_metrics
-    assert "TensorBoard lacks the test: no room" in caplog.text
+    assert "not logged to TensorBoard: test predictions: no room" in caplog.text
 
 
 def predictions_of(indices: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> ImagePredictions:
@@ -199,7 +199,7 @@ def test_answers_are_counted_as_one_by_one_and_the_worst_come_first() -> None:
     never = counts.clone()
     never[:, 2] = 0  # chosen for no image: as `evaluate` has it
     assert class_results(never, list("abcde"))[2][1:4] == (0.0, 0.0, 0.0)
-    table = as_markdown(counts, ["a|b", *"bcde"])
+    table = classification_report(counts, ["a|b", *"bcde"])
     assert r"| a\|b |" in table
     rows = [line for line in table.splitlines() if line.startswith("| ")][1:]
     assert rows[5].startswith("| e | 0.0000 | 0.0000 | 0.0000 | 0 |"), "no image of it: last"
@@ -307,7 +307,7 @@ def test_the_graph_connects_what_was_computed() -> None:
     assert inputs["cat"] == ["mul", "add"]
     (mul,) = [node for node in graph.node if node.name == "mul"]
     assert b"scale [6]" in mul.attr["weights"].s
-    assert last_features(network, lambda: network(images)).shape == (2, 3)
+    assert penultimate_features(network, lambda: network(images)).shape == (2, 3)
 
 
 def test_results_come_first_on_the_hparams_page(composed: Compose) -> None:

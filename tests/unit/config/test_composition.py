@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from project.config.instantiate import build, build_module
 from project.config.validation import find_problems
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 
 MODELS, DATA = options("model"), options("data")
 OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
@@ -46,7 +46,7 @@ def test_every_model_data_optimizer_and_schedule_compose_and_build(
     for network in networks.values():
         for make_optimizer, make_schedule in makers.values():
             optimizer = make_optimizer([{"params": list(network.parameters())}])
-            schedule = make_schedule(optimizer, Length(steps=100, steps_per_epoch=10))
+            schedule = make_schedule(optimizer, TrainingLength(steps=100, steps_per_epoch=10))
             assert schedule["scheduler"].optimizer is optimizer
             assert schedule["interval"] in ("step", "epoch")
             seen += 1

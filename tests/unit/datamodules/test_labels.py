@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError
-from project.modules.batch_checks import explain_refusal
+from project.modules.batch_checks import explain_forward_error
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy, OneHotMSE
 
@@ -160,7 +160,9 @@ class Outputs(nn.Module):
 )
 def test_outputs_that_are_no_logits_are_refused(tmp_path: Path, loss: Any, kind: str, got: str) -> None:
     module = ImageClassifier(Outputs(kind), loss(3))
-    told = rf"model: outputs are no logits \(expected floats of shape \[16, 3\], got {got}\); end the network"
+    told = (
+        rf"model: outputs are not logits \(expected floats of shape \[16, 3\], got {got}\); end the network"
+    )
     with pytest.raises(InputError, match=told):
         make_trainer(tmp_path, enable_checkpointing=False).fit(module, make_data())
 
@@ -184,13 +186,13 @@ class Batches:
     [
         (
             torch.ones(4, 3),
-            r"data: targets are no probabilities .* rows that sum to 1, got 3 to 3\); several",
+            r"data: targets are not class probabilities .* rows that sum to 1, got sums from 3 to 3\)",
         ),
         (
             torch.rand(4),
-            r"data: targets are no class indices .* got float32 of shape \[4\]\); give one class",
+            r"data: targets are not class indices .* got float32 of shape \[4\]\); return one class",
         ),
-        (torch.ones(4, 3).long(), r"data: targets are no class indices .* got int64 of shape \[4, 3\]"),
+        (torch.ones(4, 3).long(), r"data: targets are not class indices .* got int64 of shape \[4, 3\]"),
         (torch.tensor([0, 1, 2, 9]), r"loss: Target 9 is out of bounds"),
     ],
 )
@@ -206,10 +208,12 @@ class PerImage(nn.Module):
 
 def test_losses_that_are_no_means_are_refused(tmp_path: Path) -> None:
     for reduction in ("sum", "none"):
-        with pytest.raises(InputError, match=rf"loss\.reduction={reduction}: no mean over images"):
+        with pytest.raises(
+            InputError, match=rf"loss\.reduction={reduction}: the loss must average over images"
+        ):
             ImageClassifier(Outputs("logits"), nn.CrossEntropyLoss(reduction=reduction))
     with pytest.raises(
-        InputError, match=r"loss: not one number \(expected a scalar, got float32 of shape \[16\]"
+        InputError, match=r"loss: not a scalar \(expected a scalar tensor, got float32 of shape \[16\]"
     ):
         make_trainer(tmp_path, enable_checkpointing=False).fit(
             ImageClassifier(Outputs("logits"), PerImage()), make_data()
@@ -237,10 +241,10 @@ def fit(folder: Path, network: nn.Module, batch_size: int = 16) -> None:
 @pytest.mark.parametrize(
     ("network", "told"),
     [
-        (Flat(784), r"model: Flat does not take images of data\.input_shape=\[1, 8, 8\] \(.*mat1"),
+        (Flat(784), r"model: Flat does not accept images of data\.input_shape=\[1, 8, 8\] \(.*mat1"),
         (
             nn.Conv2d(3, 3, 3),
-            r"model: Conv2d does not take images of data\.input_shape=\[1, 8, 8\] \(.*channels",
+            r"model: Conv2d does not accept images of data\.input_shape=\[1, 8, 8\] \(.*channels",
         ),
         (nn.Sequential(nn.Conv2d(1, 3, 3), nn.MaxPool2d(8)), r"model: Sequential does not .*too small"),
     ],
@@ -253,13 +257,13 @@ def test_images_that_a_network_does_not_take_are_told(tmp_path: Path, network: n
 def test_batch_norm_that_cannot_be_synchronized_is_told(tmp_path: Path) -> None:
     synchronized = Flat(64, nn.SyncBatchNorm(3))
     fit(tmp_path, synchronized)  # one process: there is nothing to synchronize
-    told = explain_refusal(synchronized, torch.zeros(4, 1, 8, 8), "SyncBatchNorm expected input on GPU")
-    assert told.startswith("trainer.sync_batchnorm=true: for GPUs alone (SyncBatchNorm")
+    told = explain_forward_error(synchronized, torch.zeros(4, 1, 8, 8), "SyncBatchNorm expected input on GPU")
+    assert told.startswith("trainer.sync_batchnorm=true: needs GPUs (SyncBatchNorm")
 
 
 def test_one_image_on_a_device_is_refused_where_batch_norm_has_one_value(tmp_path: Path) -> None:
     with pytest.raises(
-        InputError, match=r"data\.batch_size: Flat does not take one image .* at least 2 images"
+        InputError, match=r"data\.batch_size: Flat does not accept one image .* at least 2 images"
     ):
         fit(tmp_path, Flat(64, nn.BatchNorm1d(3)), batch_size=1)
 

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from project.callbacks.checkpointing import Checkpoint
+from project.callbacks.checkpointing import BestCheckpoint
 from project.callbacks.freeze import FreezeFinishedParams
 from project.datamodules.loading.augmentation import Augmentation, random_crop
 from project.datamodules.synthetic import Synthetic
@@ -21,7 +21,7 @@ from project.modules.networks.cnn import CNN3x3
 from project.modules.optim import schedules
 from project.modules.optim.muon import FilterMuon, MuonSGD, orthogonalize
 from project.modules.optim.parameter_groups import parameter_groups
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 from project.modules.tta import tta_logits
 from project.runtime.seeding import generator
 
@@ -146,7 +146,7 @@ def test_muon_sgd_gives_each_kind_its_rate_and_decay() -> None:
 
 def test_a_role_may_come_to_rest_before_the_others() -> None:
     optimizer = MuonSGD(parameter_groups(make_network(), weight_decay_norm_bias=True))
-    schedule = schedules.linear(optimizer, Length(10, 5), role_ends={"whitening": 0.4})["scheduler"]
+    schedule = schedules.linear(optimizer, TrainingLength(10, 5), role_ends={"whitening": 0.4})["scheduler"]
     ratios = {"whitening": [], "head": []}
     for _ in range(10):
         for group in optimizer.param_groups:
@@ -157,7 +157,7 @@ def test_a_role_may_come_to_rest_before_the_others() -> None:
     assert ratios["head"] == pytest.approx([1 - step / 10 for step in range(10)])
     assert ratios["whitening"] == pytest.approx([1, 0.75, 0.5, 0.25] + [0] * 6)
     with pytest.raises(InputError, match=r"scheduler\.role_ends\.tail: choose from filters, whitening"):
-        schedules.linear(optimizer, Length(10, 5), role_ends={"tail": 0.4})
+        schedules.linear(optimizer, TrainingLength(10, 5), role_ends={"tail": 0.4})
 
 
 def test_a_reflected_crop_is_a_window_of_the_padded_image() -> None:
@@ -234,7 +234,7 @@ def fit(
         partial(schedules.linear, role_ends={"whitening": end}),
         tta="flip_translate",
     )
-    last = Checkpoint(
+    last = BestCheckpoint(
         dirpath=folder, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
     )
     trainer = L.Trainer(

@@ -10,11 +10,11 @@ from conftest import read_table
 from lightning.pytorch.callbacks import ModelCheckpoint
 from small_training import make_data, make_module, make_trainer
 
-from project.callbacks.checkpointing import Checkpoint
+from project.callbacks.checkpointing import BestCheckpoint
 from project.callbacks.ema import EMA
 from project.loggers.csv import MetricsCSV
 from project.modules.optim import schedules
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 
 
 def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_checkpoint_keeps_the_rows_before_it(tmp_path: Path) -> None:
 
     cut = Cut()
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
-    last = Checkpoint(tmp_path, "last", save_on_train_epoch_end=True, enable_version_counter=False)
+    last = BestCheckpoint(tmp_path, "last", save_on_train_epoch_end=True, enable_version_counter=False)
     make_trainer(tmp_path, [cut, last], logger=logger, max_epochs=3).fit(make_module(), make_data())
     assert [int(row["step"]) for row in cut.rows] == [3, 6, 7, 9, 12, 14]
     assert [int(row["step"]) for row in read_table(logger.file)] == [3, 6, 7, 9, 12, 14, 15, 18, 21]
@@ -92,7 +92,7 @@ def test_training_is_a_bare_loops_to_the_bit(tmp_path: Path) -> None:
         bare.network.train(),
         torch.optim.SGD(bare.network.parameters(), lr=0.05, momentum=0.9),
     )
-    schedule = schedules.cosine(optimizer, Length(14, 7))["scheduler"]
+    schedule = schedules.cosine(optimizer, TrainingLength(14, 7))["scheduler"]
     for epoch in range(2):
         loader.sampler.set_epoch(epoch)
         for images, labels in loader:
@@ -195,7 +195,7 @@ def test_validation_sees_the_average_and_training_the_raw_weights(tmp_path: Path
 
 
 def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None, **options):
-    last = Checkpoint(
+    last = BestCheckpoint(
         dirpath=folder,
         filename="last",
         every_n_epochs=1,
@@ -253,7 +253,7 @@ def test_a_resumed_run_follows_the_configuration_it_has_now(tmp_path: Path, make
         module = make_module()
         module.scheduler_factory = make
         module.optimizer_factory = partial(torch.optim.SGD, lr=lr, momentum=0.5)
-        last = Checkpoint(
+        last = BestCheckpoint(
             dirpath=tmp_path, filename="last", save_on_train_epoch_end=True, enable_version_counter=False
         )
         rates = Rates()
@@ -269,8 +269,8 @@ def test_a_resumed_run_follows_the_configuration_it_has_now(tmp_path: Path, make
 
 
 def test_a_moved_run_folder_keeps_its_best_score(tmp_path: Path) -> None:
-    def best(folder: Path) -> Checkpoint:
-        return Checkpoint(dirpath=folder, filename="best", monitor="val/acc", mode="max")
+    def best(folder: Path) -> BestCheckpoint:
+        return BestCheckpoint(dirpath=folder, filename="best", monitor="val/acc", mode="max")
 
     first = best(tmp_path / "here")
     first.best_model_path = first.kth_best_model_path = str(tmp_path / "here" / "best.ckpt")

@@ -16,7 +16,7 @@ from project.modules.networks.resnet import ResNet
 from project.modules.optim import schedules
 from project.modules.optim.muon import Muon
 from project.modules.optim.parameter_groups import parameter_groups
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:
@@ -90,7 +90,7 @@ def test_frozen_parameters_are_not_optimized() -> None:
     assert len(group["params"]) == 3
 
 
-def rates(make, steps: int, length: Length, **options) -> list[float]:
+def rates(make, steps: int, length: TrainingLength, **options) -> list[float]:
     parameter = nn.Parameter(torch.zeros(1))
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     scheduler = make(optimizer, length, **options)["scheduler"]
@@ -103,7 +103,7 @@ def rates(make, steps: int, length: Length, **options) -> list[float]:
 
 
 def test_schedules_have_their_shapes() -> None:
-    length = Length(steps=100, steps_per_epoch=10)
+    length = TrainingLength(steps=100, steps_per_epoch=10)
     assert rates(schedules.constant, 5, length) == [1.0] * 5
     assert rates(schedules.step, 5, length, step_size=2, gamma=0.5) == [1, 1, 0.5, 0.5, 0.25]
     assert rates(schedules.exponential, 3, length, gamma=0.5) == [1, 0.5, 0.25]
@@ -124,7 +124,7 @@ def test_schedules_have_their_shapes() -> None:
 def test_plateau_waits_for_what_it_watches() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     entry = schedules.plateau(
-        optimizer, Length(10, 1), monitor="val/acc", mode="max", factor=0.5, patience=1, frequency=2
+        optimizer, TrainingLength(10, 1), monitor="val/acc", mode="max", factor=0.5, patience=1, frequency=2
     )
     assert (entry["monitor"], entry["interval"], entry["frequency"]) == ("val/acc", "epoch", 2)
     for value in (0.5, 0.6, 0.6, 0.6):
@@ -134,9 +134,9 @@ def test_plateau_waits_for_what_it_watches() -> None:
 
 def test_a_schedule_that_needs_an_end_says_so() -> None:
     with pytest.raises(InputError, match=r"trainer\.max_epochs=-1: this schedule needs a known length"):
-        rates(schedules.cosine, 1, Length(math.inf, 10))
+        rates(schedules.cosine, 1, TrainingLength(math.inf, 10))
     with pytest.raises(InputError, match=r"scheduler\.interval=epochs: choose from step, epoch"):
-        rates(schedules.cosine, 1, Length(10, 10), interval="epochs")
+        rates(schedules.cosine, 1, TrainingLength(10, 10), interval="epochs")
 
 
 def test_losses_take_labels_and_probabilities() -> None:
@@ -159,12 +159,12 @@ def test_class_weights_must_fit_the_classes() -> None:
 
 def test_metrics_are_means_over_images_not_batches() -> None:
     metric = LossAndAccuracy()
-    assert metric.empty
+    assert metric.is_empty
     metric.append(torch.tensor(1.0), torch.eye(3), torch.tensor([0, 1, 2]))
-    assert not metric.empty
+    assert not metric.is_empty
     metric.append(torch.tensor(5.0), torch.eye(3)[:1], torch.tensor([2]))
     assert metric.read() == {"loss": 2.0, "acc": 0.75, "images": 4, "weight": 4}
-    assert metric.empty
+    assert metric.is_empty
     metric.append(torch.tensor(1.0), torch.eye(3), torch.eye(3))
     assert metric.read()["acc"] == 1
 
@@ -173,8 +173,8 @@ def test_metrics_hold_few_batches_back() -> None:
     metric = LossAndAccuracy()
     for number in range(200):
         metric.append(torch.tensor(float(number)), torch.eye(3), torch.tensor([0, 0, 0]))
-        assert len(metric._held) <= 64
+        assert len(metric._buffer) <= 64
     assert metric.read() == {"loss": 99.5, "acc": pytest.approx(1 / 3), "images": 600, "weight": 600}
     metric.append(torch.tensor(1.0), torch.zeros(2, 2**21), torch.tensor([0, 1]))
     metric.append(torch.tensor(1.0), torch.zeros(2, 2**21), torch.tensor([0, 1]))
-    assert len(metric._held) == 1
+    assert len(metric._buffer) == 1

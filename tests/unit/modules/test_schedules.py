@@ -14,14 +14,14 @@ from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from small_training import make_trainer
 from torch.optim import lr_scheduler as torch_schedules
 
-from project.callbacks.checkpointing import Checkpoint
+from project.callbacks.checkpointing import BestCheckpoint
 from project.callbacks.progress import Progress
 from project.datamodules.synthetic import Synthetic
 from project.modules.classifier import ImageClassifier
 from project.modules.networks.mlp import MLP
 from project.modules.optim import schedules
 from project.modules.optim.muon import Muon
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 
 IMAGES = 70  # 9 batches of 8, 5 of 16
 BASES = np.array([0.2, 0.1])  # of the head, and of the block before it
@@ -31,7 +31,7 @@ Rates = list[list[float]]
 Reference = Callable[[torch.optim.Optimizer, int, int], Any]
 
 
-def warm_then_cosine(optimizer: torch.optim.Optimizer, length: Length) -> dict[str, Any]:
+def warm_then_cosine(optimizer: torch.optim.Optimizer, length: TrainingLength) -> dict[str, Any]:
     """A schedule of one's own, of torch's parts, which compute each rate from the one before."""
     warm = torch_schedules.LinearLR(optimizer, 0.1, total_iters=6)
     rest = torch_schedules.CosineAnnealingLR(optimizer, length.in_units_of("step") - 6)
@@ -108,7 +108,7 @@ CASES: dict[str, tuple[Callable[..., Any], str, Reference]] = {
     "own": (
         warm_then_cosine,
         "step",
-        lambda optimizer, steps, epochs: warm_then_cosine(optimizer, Length(steps, 1))["scheduler"],
+        lambda optimizer, steps, epochs: warm_then_cosine(optimizer, TrainingLength(steps, 1))["scheduler"],
     ),
 }
 CHANGES: dict[str, dict[str, Any]] = {
@@ -166,7 +166,7 @@ def fit(
         batch_size=batch_size,
     )
     record = Record(stop_after, key)
-    last = Checkpoint(
+    last = BestCheckpoint(
         dirpath=folder,
         filename="last" if resume is None else "second",
         save_on_train_epoch_end=True,
@@ -337,7 +337,7 @@ def test_another_schedule_takes_over_at_the_same_place(tmp_path: Path) -> None:
 
 
 def test_momentum_follows_its_cycle_too(tmp_path: Path) -> None:
-    def cycle(optimizer: torch.optim.Optimizer, length: Length) -> dict[str, Any]:
+    def cycle(optimizer: torch.optim.Optimizer, length: TrainingLength) -> dict[str, Any]:
         total = length.in_units_of("step") + 1
         scheduler = torch_schedules.OneCycleLR(optimizer, BASES.tolist(), total_steps=total)
         return {"scheduler": scheduler, "interval": "step"}
@@ -363,7 +363,7 @@ def test_all_groups_of_an_optimizer_that_is_made_of_two_follow(tmp_path: Path) -
 def test_the_progress_bar_ends_where_the_training_does(tmp_path: Path) -> None:
     class Shown(Progress):
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-            shown.append((self._bar.total, self._batches))
+            shown.append((self._bar.total, self._num_batches))
             super().on_train_end(trainer, pl_module)
 
     shown: list[tuple[int, int]] = []
@@ -375,7 +375,7 @@ def test_the_progress_bar_ends_where_the_training_does(tmp_path: Path) -> None:
 
 
 def test_a_frequency_in_steps_is_counted_as_lightning_counts_it(tmp_path: Path) -> None:
-    def every_other(optimizer: torch.optim.Optimizer, length: Length) -> dict[str, Any]:
+    def every_other(optimizer: torch.optim.Optimizer, length: TrainingLength) -> dict[str, Any]:
         scheduler = torch_schedules.ExponentialLR(optimizer, 0.9)
         return {"scheduler": scheduler, "interval": "step", "frequency": 2}
 

@@ -6,7 +6,7 @@ import torch
 from sklearn import metrics as skl
 from sklearn.calibration import calibration_curve
 
-from project.callbacks.predictions import as_markdown, class_results
+from project.callbacks.predictions import class_results, classification_report
 from project.inference.evaluate import metrics
 from project.inference.evaluate.metrics import Predictions
 
@@ -73,6 +73,6 @@ def test_figures_are_scikit_learns(kind: str) -> None:
     assert bins["accuracy"][filled].tolist() == pytest.approx(accuracy.tolist())
     assert bins["confidence"][filled].tolist() == pytest.approx(confidence.tolist())
     results = class_results(found.confusion(), list(map(str, classes)))
-    told = as_markdown(found.confusion(), list(map(str, classes)))
+    told = classification_report(found.confusion(), list(map(str, classes)))
     assert [result.f1 for result in results] == pytest.approx(values["f1"], nan_ok=True)
-    assert f"mean F1 of the classes {macro[2]:.4f}" in told
+    assert f"macro F1 {macro[2]:.4f}" in told

@@ -17,9 +17,9 @@ from project.config.instantiate import build
 from project.config.validation.data import training_length
 from project.config.validation.yaml_defaults import flat
 from project.errors import InputError, one_line
-from project.modules.batch_checks import explain_refusal, require_logits
+from project.modules.batch_checks import explain_forward_error, require_logits
 from project.modules.classifier import ImageClassifier
-from project.modules.optim.schedules import Length
+from project.modules.optim.schedules import TrainingLength
 from project.runtime.yaml_files import to_yaml
 
 REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
@@ -45,7 +45,7 @@ def try_module(module: ImageClassifier, config: Mapping[str, Any]) -> None:
     known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf
-    module.try_optimizer(Length(steps, max(1, (known.steps or 1000) // (known.epochs or 1))))
+    module.check_optimizer(TrainingLength(steps, max(1, (known.steps or 1000) // (known.epochs or 1))))
 
 
 def refuse_wrong_network(config: DictConfig) -> None:
@@ -92,7 +92,7 @@ def _try_images(network: nn.Module, data: Mapping[str, Any]) -> None:
         if _needs_another_device(error):
             return
         network.train(training)
-        raise InputError(explain_refusal(network.eval(), images, one_line(error))) from error
+        raise InputError(explain_forward_error(network.eval(), images, one_line(error))) from error
     finally:
         network.train(training)
     targets = torch.zeros(NUM_IMAGES, dtype=torch.long)

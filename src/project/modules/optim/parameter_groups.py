@@ -34,8 +34,8 @@ def parameter_groups(
         network: frozen parameters are left out.
         weight_decay_norm_bias: if False, parameters of one dimension (biases, gains and offsets of norms)
             form a group with `weight_decay` 0.
-        layerwise_lr_decay: below 1, each block of the network (see `blocks`) has groups of its own, the
-            head's first, with an `lr_scale` for `scale_learning_rates`: 1 for the head,
+        layerwise_lr_decay: below 1, each block of the network (see `parameter_blocks`) has groups of its own,
+            the head's first, with an `lr_scale` for `scale_learning_rates`: 1 for the head,
             `layerwise_lr_decay` for the block before it, its square for the one before that, and so on
             (discriminative fine-tuning: Howard and Ruder 2018, arXiv 1801.06146, sec. 3.2; block by block:
             Clark et al. 2020, arXiv 2003.10555).
@@ -45,7 +45,7 @@ def parameter_groups(
     """
     groups: ParameterGroups = []
     is_layerwise = layerwise_lr_decay != 1
-    depths = list(reversed(blocks(network))) if is_layerwise else [list(network.parameters())]
+    depths = list(reversed(parameter_blocks(network))) if is_layerwise else [list(network.parameters())]
     for role, members in _parameters_by_role(network).items():
         for depth, block in enumerate(depths):
             options: dict[str, Any] = {"role": role} if role else {}
@@ -97,7 +97,7 @@ def _parameters_by_role(network: nn.Module) -> Mapping[str, list[Tensor]]:
     return {**named, "": rest}
 
 
-def blocks(network: nn.Module) -> list[list[nn.Parameter]]:
+def parameter_blocks(network: nn.Module) -> list[list[nn.Parameter]]:
     """Split the parameters of any network into blocks, from the images to the logits.
 
     Blocks are found from the order in which modules were registered. A module that only holds others in

@@ -23,12 +23,12 @@ from project.runtime.bounds import Range
 Schedule = dict[str, Any]
 Interval = Literal["epoch", "step"]
 
-MEASURED = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
+PLATEAU_STATE_KEYS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 """Entries of a plateau schedule's state that do not repeat its arguments."""
 
 
-class Length:
-    """Length and progress of a training, in optimizer steps of their present size.
+class TrainingLength:
+    """TrainingLength and progress of a training, in optimizer steps of their present size.
 
     A resumed run may have steps of another size (`data.batch_size`, `trainer.accumulate_grad_batches`,
     `trainer.limit_train_batches`). `done` is the finished fraction of the training in present steps, and
@@ -63,7 +63,7 @@ class Length:
         self.is_used = False
 
     @classmethod
-    def of(cls, trainer: L.Trainer) -> "Length":
+    def of(cls, trainer: L.Trainer) -> "TrainingLength":
         """Return the length of a trainer whose batches are known, from its limits and loop counters."""
         loop, all_batches = trainer.fit_loop, int(trainer.num_training_batches)
         batch = loop.epoch_loop.batch_progress
@@ -151,7 +151,7 @@ def accumulated_batches(trainer: L.Trainer, epoch: int) -> int:
     return scheduler.get_accumulate_grad_batches(epoch) if scheduler else trainer.accumulate_grad_batches
 
 
-def advance(schedule: Schedule, length: Length) -> None:
+def fast_forward(schedule: Schedule, length: TrainingLength) -> None:
     """Bring a schedule that was just made for `length` to the training's present step, for all groups.
 
     The rates are those of a run that was configured so from the beginning, to the bit.
@@ -173,7 +173,7 @@ def advance(schedule: Schedule, length: Length) -> None:
         scheduler.step()
 
 
-def constant(optimizer: Optimizer, length: Length) -> Schedule:
+def constant(optimizer: Optimizer, length: TrainingLength) -> Schedule:
     """Keep the learning rate (torch's `LambdaLR`)."""
     return {"scheduler": torch_schedules.LambdaLR(optimizer, _one), "interval": "epoch"}
 
@@ -184,7 +184,7 @@ def _one(step: int) -> float:
 
 def step(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     step_size: Annotated[int, Range(1)],
     gamma: Annotated[float, Range(above=0)],
@@ -197,7 +197,7 @@ def step(
 
 def multistep(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     milestones: Sequence[Annotated[float, Range(above=0, below=1)] | Annotated[int, Range(1)]],
     gamma: Annotated[float, Range(above=0)],
@@ -224,7 +224,7 @@ def multistep(
 
 def exponential(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
@@ -235,7 +235,7 @@ def exponential(
 
 def cosine(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     final_lr: Annotated[float, Range(0, 1000)] = 0.0,
     interval: Interval = "step",
@@ -256,7 +256,7 @@ def cosine(
 
 def linear(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     final_ratio: Annotated[float, Range(0, 1)] = 0.0,
     role_ends: Annotated[Mapping[str, float], Range(above=0, high=1)] | None = None,
@@ -293,7 +293,7 @@ def linear(
 
 def onecycle(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     warmup: Annotated[float, Range(0, 1)] = 0.3,
     div_factor: Annotated[float, Range(1)] = 25.0,
@@ -325,7 +325,7 @@ def onecycle(
 
 def plateau(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     monitor: str,
     mode: Literal["max", "min"],
@@ -350,7 +350,7 @@ def plateau(
 
 def warmup_cosine(
     optimizer: Optimizer,
-    length: Length,
+    length: TrainingLength,
     *,
     warmup: Annotated[float, Range(0, 1)] = 0.05,
     final_ratio: Annotated[float, Range(0, 1)] = 0.0,

@@ -134,7 +134,7 @@ class OptunaSweeper(RecordedSweeper):
         if self.pruner == "none":
             return []
         fields = {
-            "_target_": "project.callbacks.trial_pruning.Pruning",
+            "_target_": "project.callbacks.trial_pruning.TrialPruning",
             "storage": self.storage_url,
             "study": self.identity["study"],
             "trial": trial,

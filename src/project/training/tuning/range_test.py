@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from project.errors import NonFiniteError
 from project.modules.classifier import ImageClassifier
-from project.modules.optim.schedules import Length, Schedule
+from project.modules.optim.schedules import Schedule, TrainingLength
 
 STEPS = 200
 LOWEST, HIGHEST = 1e-7, 10.0
@@ -89,7 +89,7 @@ def run_range_test(
     )
     growth = (highest / lowest) ** (1 / max(1, steps - 1))
 
-    def rising(optimizer: Optimizer, length: Length) -> Schedule:
+    def rising(optimizer: Optimizer, length: TrainingLength) -> Schedule:
         peak = optimizer.defaults["lr"]
         return {
             "scheduler": LambdaLR(optimizer, lambda step: lowest / peak * growth**step),
