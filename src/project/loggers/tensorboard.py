@@ -21,6 +21,8 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars, hparams
 
+from project.runtime import lightning_private
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -75,10 +77,12 @@ class TensorBoard(TensorBoardLogger):
     @rank_zero_experiment
     def experiment(self) -> "SummaryWriter":
         """Return torch's writer of the event file, for images, histograms and the like."""
-        if self._experiment is None:
-            self._experiment = _GuardedWriter(self.root_dir, flush_secs=FLUSH_S)
-        assert isinstance(self._experiment, SummaryWriter)
-        return self._experiment
+        writer = lightning_private.experiment_of(self)
+        if writer is None:
+            writer = _GuardedWriter(self.root_dir, flush_secs=FLUSH_S)
+            lightning_private.set_experiment(self, writer)
+        assert isinstance(writer, SummaryWriter)
+        return writer
 
     @rank_zero_only
     def log_hyperparams(

@@ -31,6 +31,7 @@ from project.modules.optim.schedules import (
 )
 from project.modules.tta import tta_logits
 from project.runtime.bounds import Range
+from project.runtime.lightning_private import trainer_of
 from project.runtime.seeding import NETWORK_STREAM, batch_seed
 
 Batch = tuple[Tensor, Tensor]
@@ -175,7 +176,7 @@ class ImageClassifier(L.LightningModule):
 
     def _first_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the loss of the first batch; check logits, targets and loss."""
-        datamodule = getattr(self._trainer, "datamodule", None)
+        datamodule = getattr(trainer_of(self), "datamodule", None)
         require_logits(logits, targets, getattr(datamodule, "num_classes", None))
         try:
             loss = self.loss(logits, targets)
@@ -270,17 +271,18 @@ class ImageClassifier(L.LightningModule):
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if self._trainer is None:
+        trainer = trainer_of(self)
+        if trainer is None:
             return
-        if self._trainer.precision == "64-true":
+        if trainer.precision == "64-true":
             self.double()  # Lightning converts only after loading the weights in single precision
-        if self._trainer.state.fn == "fit":
+        if trainer.state.fn == "fit":
             # Lightning would restore the schedule's previous length and options.
             self._restored_schedules, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
             self._restored = checkpoint.get("training", {})
-            for logger in self._trainer.loggers:
+            for logger in trainer.loggers:
                 if (name := type(logger).__name__) in self._restored.get("loggers", {}):
-                    logger.load_state_dict(self._restored["loggers"][name])  # type: ignore[attr-defined]
+                    logger.load_state_dict(self._restored["loggers"][name])
 
     def on_train_start(self) -> None:
         self._generators = _device_generators(self.device)

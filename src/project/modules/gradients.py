@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from project.modules.losses import TotalWeight
+from project.runtime import lightning_private
 
 
 class MeanGradient:
@@ -29,6 +30,7 @@ class MeanGradient:
     def __init__(self, trainer: L.Trainer, total_weight: TotalWeight | None) -> None:
         self.trainer: Any = trainer
         self.total_weight = total_weight
+        self._should_accumulate = lightning_private.accumulation_test(trainer)
         self._unit = 0
         self._total: Any = 0
 
@@ -43,7 +45,7 @@ class MeanGradient:
         weight = len(targets) if self.total_weight is None else self.total_weight(targets)
         self._total += weight
         factor = weight / self._unit
-        if not self.trainer.fit_loop._should_accumulate():
+        if not self._should_accumulate():
             correction = batches * self._unit / self._mean_over_ranks(self._total)
             if not starts_window:
                 self._scale_accumulated(correction)

@@ -13,11 +13,10 @@ from typing import Any, Protocol, runtime_checkable
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.trainer import call
 
 from project.errors import InputError
 from project.runtime import signals
+from project.runtime.lightning_private import DataFetcher, can_stop_early, checkpoint_interval, logged_results
 from project.runtime.torchrun import all_reduce_max
 from project.training.exact_resume import ResumableEpochLoop
 from project.training.optimizer_step import TrainingStep, fetch_from, find_obstacle
@@ -98,7 +97,7 @@ class EpochLoop(ResumableEpochLoop):
         self._listeners: list[Callable[[L.Trainer, L.LightningModule], None]] = []
         self._keepers: list[CheckpointKeeper] = []
 
-    def on_run_start(self, data_fetcher: _DataFetcher) -> None:
+    def on_run_start(self, data_fetcher: DataFetcher) -> None:
         """Determine whether batches can be grouped, and the steps at which a group must end."""
         super().on_run_start(data_fetcher)
         if self._first_step < 0:
@@ -118,14 +117,14 @@ class EpochLoop(ResumableEpochLoop):
             listener.on_optimizer_step for listener in acting if isinstance(listener, StepListener)
         ]
         self._boundaries = [
-            callback._every_n_train_steps
+            checkpoint_interval(callback)
             for callback in self.trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(callback, ModelCheckpoint)
         ]
         self._keepers = [callback for callback in acting if isinstance(callback, CheckpointKeeper)]
         self._boundaries += [keeper.every_steps for keeper in self._keepers]
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
+    def advance(self, data_fetcher: DataFetcher) -> None:
         """Train a group of batches, or stop before it.
 
         Raises:
@@ -134,17 +133,17 @@ class EpochLoop(ResumableEpochLoop):
         # The first batch shows whether the training step logs. Some callbacks train an epoch without steps.
         begun = self.global_step > self._first_step
         one_by_one = self.restarting or not (self._grouped and begun)
-        one_by_one |= self.automatic_optimization._skip_backward
+        one_by_one |= self.skips_backward
         count = self._agree_on(1 if one_by_one else min(self._target_size(), self._batches_to_boundary()))
         if one_by_one:
             super().advance(data_fetcher)
-            self._logs |= any(key.startswith("training_step") for key in self._results)
+            self._logs |= self.has_logged_in_step()
         else:
             self._advance_group(data_fetcher, count)
         if self._ends_within_epoch():
             self.save()  # before a last validation, which a resumed run would not have had
 
-    def _advance_group(self, data_fetcher: _DataFetcher, count: int) -> None:
+    def _advance_group(self, data_fetcher: DataFetcher, count: int) -> None:
         self.val_loop.restarting = False
         began = time.perf_counter()
         self._run(data_fetcher, count)
@@ -162,7 +161,7 @@ class EpochLoop(ResumableEpochLoop):
         trainer = self.trainer
         ready = self.batch_progress.current.ready
         batches = [int(trainer.num_training_batches) - ready]
-        if self._should_check_val_epoch() and isinstance(every := trainer.val_check_batch, int):
+        if self.validates_in_epoch() and isinstance(every := trainer.val_check_batch, int):
             done = self.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else ready
             batches.append(every - done % every)
         step = self.global_step
@@ -201,7 +200,7 @@ class EpochLoop(ResumableEpochLoop):
     def _ends_within_epoch(self) -> bool:
         """Return True if a limit has just ended the training within the epoch."""
         trainer = self.trainer
-        ended = self._is_training_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
+        ended = self.is_training_done or (trainer.should_stop and can_stop_early(trainer))
         return ended and not self.batch_progress.is_last_batch and self._between_steps()
 
     def save(self) -> None:
@@ -209,16 +208,12 @@ class EpochLoop(ResumableEpochLoop):
         for keeper in self._keepers:
             keeper.save(self.trainer)
 
-    def _broadcast_sigterm_tensor(self) -> None:
-        """Do nothing: `_agree_on` has synchronized the ranks."""
-
-    def _run(self, data_fetcher: _DataFetcher, count: int) -> None:
+    def _run(self, data_fetcher: DataFetcher, count: int) -> None:
         """Train `count` batches between the hooks before the first and those after the last."""
         trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
         fetch, step = fetch_from(data_fetcher), TrainingStep(trainer, self)
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
-        results = trainer._results
-        assert results is not None
+        results = logged_results(trainer)
         outputs: dict[str, Any] = {}
         batch = None
         for number in range(count):
@@ -226,49 +221,26 @@ class EpochLoop(ResumableEpochLoop):
                 fetched = fetch()
             except StopIteration:  # the loader is shorter than its length
                 if number:
-                    self._call_hooks_after(outputs, batch)
+                    self.call_hooks_after(outputs, batch)
                 raise
             if number:
-                self._count_batch()
+                self.count_batch()
             batch = step.convert(fetched)
             progress.is_last_batch = data_fetcher.done
             progress.increment_ready()
             if not number:
-                self._call_hooks_before(batch)
+                self.call_hooks_before(batch)
             results.batch, results.batch_size = batch, None  # for a training step that logs
             progress.increment_started()
             outputs = step(batch, self.batch_idx)
             progress.increment_processed()
             if schedules:
                 self.update_lr_schedulers("step", update_plateau_schedulers=False)
-            if number == count - 1 and self._num_ready_batches_reached():
+            if number == count - 1 and self.is_last_batch_done():
                 self.update_lr_schedulers("epoch", update_plateau_schedulers=False)
             for listen in self._listeners:
                 listen(trainer, module)
-        self._call_hooks_after(outputs, batch)
-
-    def _call_hooks_before(self, batch: Any) -> None:
-        trainer = self.trainer
-        trainer._logger_connector.on_batch_start(batch)
-        call._call_callback_hooks(trainer, "on_train_batch_start", batch, self.batch_idx)
-        call._call_lightning_module_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
-        call._call_strategy_hook(trainer, "on_train_batch_start", batch, self.batch_idx)
-        trainer.lightning_module._current_fx_name = "training_step"  # for a training step that logs
-
-    def _call_hooks_after(self, outputs: Any, batch: Any) -> None:
-        trainer = self.trainer
-        trainer.lightning_module._current_fx_name = None
-        call._call_callback_hooks(trainer, "on_train_batch_end", outputs, batch, self.batch_idx)
-        call._call_lightning_module_hook(trainer, "on_train_batch_end", outputs, batch, self.batch_idx)
-        trainer._logger_connector.on_batch_end()
-        self.batch_progress.increment_completed()
-        trainer._logger_connector.update_train_step_metrics()
-
-    def _count_batch(self) -> None:
-        """Count a batch within a group as completed."""
-        if self.trainer.accumulate_grad_batches == 1 or not self._should_accumulate():
-            self._batches_that_stepped += 1
-        self.batch_progress.increment_completed()
+        self.call_hooks_after(outputs, batch)
 
 
 class StopDuringValidation(Callback):
@@ -293,6 +265,6 @@ class StopDuringValidation(Callback):
         if trainer.world_size > 1 and (batch_idx + 1) % CHECK_EVERY:
             return
         (signum,) = all_reduce_max(trainer, signals.requested())
-        if signum and not loop.val_loop.batch_progress.is_last_batch and not loop._should_accumulate():
+        if signum and not loop.val_loop.batch_progress.is_last_batch and not loop.should_accumulate():
             loop.save()
             raise signals.Stopped(signum)

@@ -9,20 +9,14 @@ last batch, and a resumed run does the rest. Tested with Lightning 2.6.
 from typing import Any
 
 import torch
-from lightning.pytorch.loops.fetchers import _DataFetcher
-from lightning.pytorch.loops.fit_loop import RestartStage, _FitLoop
-from lightning.pytorch.loops.loop import _Loop
-from lightning.pytorch.loops.progress import _ProcessedTracker
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.loops.utilities import _is_max_limit_reached
-from lightning.pytorch.trainer import call
 from lightning.pytorch.trainer.states import RunningStage
 
-from project.runtime import signals
+from project.runtime import lightning_private, signals
+from project.runtime.lightning_private import DataFetcher, EpochCounts, EpochLoopBase, FitLoopBase
 from project.runtime.torchrun import all_reduce_max
 
 
-class ResumableEpochLoop(_TrainingEpochLoop):
+class ResumableEpochLoop(EpochLoopBase):
     """Epoch loop that stores in checkpoints which work was done for the last batch."""
 
     def __init__(self, trainer: Any, min_steps: int | None = None, max_steps: int = -1) -> None:
@@ -40,7 +34,7 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         return self.restarting and self._ended_at != self.batch_progress.total.ready
 
     @property
-    def _is_validation_done(self) -> bool:
+    def is_validation_done(self) -> bool:
         return not self._batch_pending
 
     def reset(self) -> None:
@@ -56,14 +50,14 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         else:
             super().reset()
 
-    def advance(self, data_fetcher: _DataFetcher) -> None:
+    def advance(self, data_fetcher: DataFetcher) -> None:
         if not self._batch_pending:
-            self._restarting = False
+            self.clear_restarting()
             super().advance(data_fetcher)
 
-    def on_advance_end(self, data_fetcher: _DataFetcher) -> None:
+    def on_advance_end(self, data_fetcher: DataFetcher) -> None:
         trained = self.batch_progress.total.ready
-        self._skip_next_val = self._validated_at == trained
+        self.skip_next_validation(self._validated_at == trained)
         super().on_advance_end(data_fetcher)
         self._validated_at = self._ended_at = trained
 
@@ -86,7 +80,7 @@ class ResumableEpochLoop(_TrainingEpochLoop):
         self._validated_at = total.ready if state_dict.get("validated", ended) else -1
 
 
-class FitLoop(_FitLoop):
+class FitLoop(FitLoopBase):
     """Loop over epochs that resumes within an epoch or between two.
 
     At the end of an epoch, plateau schedules step before callbacks write checkpoints, not after.
@@ -96,14 +90,13 @@ class FitLoop(_FitLoop):
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
         self._reopens = False  # the last epoch was ended early by a limit
 
-    @_Loop.restarting.setter  # type: ignore[attr-defined, untyped-decorator]
-    def restarting(self, restarting: bool) -> None:
+    def can_restart(self, restarting: bool) -> bool:
         # Only within an epoch that was started and not finished.
         _, epoch = self._epochs
-        _Loop.restarting.fset(self, restarting and epoch.started > epoch.processed)  # type: ignore[attr-defined]
+        return restarting and epoch.started > epoch.processed
 
     @property
-    def _epochs(self) -> tuple[_ProcessedTracker, _ProcessedTracker]:
+    def _epochs(self) -> tuple[EpochCounts, EpochCounts]:
         """Progress counters of epochs: total and current."""
         return self.epoch_progress.total, self.epoch_progress.current  # type: ignore[return-value]
 
@@ -111,7 +104,7 @@ class FitLoop(_FitLoop):
     def done(self) -> bool:
         if self.restarting and self.max_batches:
             assert self.max_epochs is not None
-            return bool(_is_max_limit_reached(self._epochs[1].processed, self.max_epochs))
+            return bool(lightning_private.is_limit_reached(self._epochs[1].processed, self.max_epochs))
         return bool(super().done)
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
@@ -126,7 +119,7 @@ class FitLoop(_FitLoop):
 
     def reset(self) -> None:
         torch.set_grad_enabled(True)
-        self._restart_stage = RestartStage.RESTARTED_MID_EPOCH if self.restarting else RestartStage.NONE
+        self.note_restart(within_epoch=self.restarting)
 
     def on_advance_start(self) -> None:
         if self._reopens:
@@ -135,22 +128,21 @@ class FitLoop(_FitLoop):
                 progress.processed -= 1
                 progress.completed -= 1
             self.restarting = True
-            self._restart_stage = RestartStage.RESTARTED_MID_EPOCH
+            self.note_restart(within_epoch=True)
         super().on_advance_start()
 
     def on_advance_end(self) -> None:
         trainer = self.trainer
-        trainer._logger_connector.epoch_end_reached()
+        results = lightning_private.logger_connector(trainer)
+        results.epoch_end_reached()
         self.epoch_progress.increment_processed()
-        call._call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=False)
-        call._call_lightning_module_hook(trainer, "on_train_epoch_end")
-        if self.epoch_loop._num_ready_batches_reached():
+        lightning_private.call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=False)
+        lightning_private.call_module_hook(trainer, "on_train_epoch_end")
+        if self.epoch_loop.is_last_batch_done():
             self.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
-        call._call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=True)
-        trainer._logger_connector.on_epoch_end()
-        self.epoch_loop._batches_that_stepped -= 1  # loggers expect the step of the last batch
-        trainer._logger_connector.update_train_epoch_metrics()
-        self.epoch_loop._batches_that_stepped += 1
+        lightning_private.call_callback_hooks(trainer, "on_train_epoch_end", monitoring_callbacks=True)
+        results.on_epoch_end()
+        self.epoch_loop.log_epoch_metrics()
         self.epoch_progress.increment_completed()
         (signum,) = all_reduce_max(trainer, signals.requested())
         if signum:  # callbacks have saved the state

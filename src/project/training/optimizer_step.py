@@ -8,20 +8,18 @@ from typing import Any
 
 import lightning as L
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint, Timer
-from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.optimization.automatic import ClosureResult
-from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
-from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior
 from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
-from lightning.pytorch.utilities.combined_loader import _MaxSizeCycle
 from lightning.pytorch.utilities.enums import GradClipAlgorithmType
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 from project.callbacks.training_stats import TrainingStats
+from project.runtime import lightning_private
+from project.runtime.lightning_private import DataFetcher, EpochLoopBase, StepReadsLoader, block_gradient_sync
 
 BATCH_HOOKS = (
     *("on_train_batch_start", "on_train_batch_end", "on_before_backward", "on_after_backward"),
@@ -44,7 +42,7 @@ class TrainingStep:
     The order is that of Lightning's automatic optimization. The progress counters of `loop` are updated.
     """
 
-    def __init__(self, trainer: L.Trainer, loop: _TrainingEpochLoop) -> None:
+    def __init__(self, trainer: L.Trainer, loop: EpochLoopBase) -> None:
         self.loop = loop
         self.strategy = trainer.strategy
         self.precision = trainer.precision_plugin
@@ -64,6 +62,7 @@ class TrainingStep:
             for callback in trainer.callbacks  # type: ignore[attr-defined]
             if isinstance(callback, TrainingStats)
         ]
+        self._before_transfer = lightning_private.transfer_hook(self.module)
         self._moves = not getattr(trainer.datamodule, "batches_on_device", False)  # type: ignore[attr-defined]
         self._converts = type(self.precision).convert_input is not Precision.convert_input
         plain = type(self.precision) is Precision and type(self.strategy) is SingleDeviceStrategy
@@ -74,14 +73,14 @@ class TrainingStep:
         if self._converts:
             batch = self.precision.convert_input(batch)
         if self._moves:
-            batch = self.module._on_before_batch_transfer(batch, dataloader_idx=0)
+            batch = self._before_transfer(batch, dataloader_idx=0)
             batch = self.strategy.batch_to_device(batch, dataloader_idx=0)
         return batch
 
     def __call__(self, batch: Any, batch_idx: int) -> dict[str, Any]:
         """Train on a batch and return the outputs as Lightning passes them to hooks."""
-        accumulates = self.accumulate > 1 and self.loop._should_accumulate()
-        with _block_parallel_sync_behavior(self.strategy) if accumulates else nullcontext():
+        accumulates = self.accumulate > 1 and self.loop.should_accumulate()
+        with block_gradient_sync(self.strategy) if accumulates else nullcontext():
             outputs, loss = self._outputs_of(self._training_step(batch, batch_idx))
             if batch_idx % self.accumulate == 0:
                 self._zero_grad()
@@ -155,15 +154,14 @@ def _bare_step(optimizer: Optimizer) -> Callable[[], object]:
     return partial(step.__wrapped__, optimizer)  # type: ignore[attr-defined]
 
 
-def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
+def fetch_from(data_fetcher: DataFetcher) -> Callable[[], Any]:
     """Return a function that fetches the next batch, of a single loader from its own iterator.
 
     Lightning's iterator can combine several loaders, and takes as long as a step of a small network.
     """
-    cycle = data_fetcher.combined_loader._iterator
-    if not isinstance(cycle, _MaxSizeCycle) or len(cycle.iterators) != 1:
+    batches, length = lightning_private.iterator_of_only_loader(data_fetcher), data_fetcher.length
+    if batches is None:
         return lambda: next(data_fetcher)[0]
-    batches, length = cycle.iterators[0], data_fetcher.length
     assert length is not None  # `find_obstacle` refuses loaders without a length
 
     def fetch() -> Any:
@@ -175,20 +173,20 @@ def fetch_from(data_fetcher: _DataFetcher) -> Callable[[], Any]:
     return fetch
 
 
-def find_obstacle(trainer: L.Trainer, data_fetcher: _DataFetcher) -> str | None:
+def find_obstacle(trainer: L.Trainer, data_fetcher: DataFetcher) -> str | None:
     """Return the reason why every batch needs all hooks, None if there is none."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
         return f"{type(module).__name__} optimizes by itself (automatic_optimization=False)"
     if type(trainer.strategy) not in STRATEGIES:
         return f"trainer.strategy={type(trainer.strategy).__name__} has a training step of its own"
-    if getattr(trainer.strategy, "_model_averager", None) is not None:
+    if lightning_private.averages_models(trainer):
         return "the strategy averages models in a training step of its own"
     if type(trainer.precision_plugin) not in PRECISIONS:
         return f"trainer.precision={trainer.precision} has a training step of its own"
     if type(trainer.profiler) is not PassThroughProfiler:  # type: ignore[attr-defined]
         return "trainer.profiler measures every batch"
-    if isinstance(data_fetcher, _DataLoaderIterDataFetcher) or data_fetcher.length is None:
+    if isinstance(data_fetcher, StepReadsLoader) or data_fetcher.length is None:
         return "the data loader has no length, or is read by the training step itself"
     if _needs_closure(trainer.optimizers[0]):
         return f"{type(trainer.optimizers[0]).__name__} computes the loss several times a step"

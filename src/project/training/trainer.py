@@ -1,23 +1,21 @@
 """Lightning's Trainer with grouped batches, atomic checkpoints and graceful stops."""
 
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Any
 
-import lightning as L
 from lightning.fabric.plugins.io import CheckpointIO
-from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from project.modules.nan_guard import require_finite
-from project.runtime import signals
+from project.runtime import lightning_private, signals
 from project.runtime.bounds import Range
 from project.training.checkpoint_io import SafeCheckpointIO
 from project.training.epoch_loop import EpochLoop
 from project.training.exact_resume import FitLoop
 
 
-class Trainer(L.Trainer):
+class Trainer(lightning_private.TrainerBase):
     """`lightning.Trainer` that calls hooks once per group of batches.
 
     Args:
@@ -40,9 +38,9 @@ class Trainer(L.Trainer):
         if not any(isinstance(plugin, CheckpointIO) for plugin in given):
             given = [*given, SafeCheckpointIO()]
         super().__init__(plugins=given, **options)
-        self._signal_connector = _NoSignals(self)
-        if hasattr(self.strategy, "_timeout"):  # strategies with several processes
-            self.strategy._timeout = timedelta(minutes=timeout_min)
+        # Lightning's handlers save nothing, or wait for other ranks: `project.runtime.signals` has its own.
+        lightning_private.disable_signal_handlers(self)
+        lightning_private.set_timeout(self, timedelta(minutes=timeout_min))
         epochs, limits = self.fit_loop, self.fit_loop.epoch_loop
         self.fit_loop = FitLoop(self, min_epochs=epochs.min_epochs, max_epochs=epochs.max_epochs)
         self.fit_loop.epoch_loop = EpochLoop(
@@ -61,13 +59,6 @@ class Trainer(L.Trainer):
         require_finite(self.lightning_module, self.optimizers, self.global_step)
         super().save_checkpoint(filepath, weights_only, storage_options)
 
-    def _run_stage(self) -> Any:
-        with signals.defer_signals() if self.training else nullcontext():
-            return super()._run_stage()
-
-
-class _NoSignals(_SignalConnector):
-    """Leaves signals to `project.runtime.signals`: Lightning's handlers save nothing, or wait for ranks."""
-
-    def register_signal_handlers(self) -> None:
-        """Register none."""
+    def stage_context(self) -> AbstractContextManager[object]:
+        """Leave stop signals to the loop while it trains."""
+        return signals.defer_signals() if self.training else nullcontext()
