@@ -1,4 +1,4 @@
-"""Launchers and sweepers where Hydra looks for them, imported from `project.sweeps` when one is used."""
+"""Hydra plugins for our launchers and sweepers, imported from `project.sweeps` when first used."""
 
 from importlib import import_module
 from typing import Any
@@ -9,19 +9,19 @@ from hydra.plugins.sweeper import Sweeper
 from project.runtime.bounds import check_arguments
 
 
-class Deferred:
-    """Plugin whose constructor imports, checks and makes the class named by `implementation`.
+class LazyPlugin:
+    """Plugin whose constructor imports the class `implementation`, checks its arguments and creates it.
 
-    Its methods are never called; Hydra ignores plugins without them as abstract.
+    The methods are never called, but Hydra ignores abstract plugins.
     """
 
     implementation: str
 
     def __new__(cls, **options: Any) -> Any:
         module, _, name = cls.implementation.rpartition(".")
-        made = getattr(import_module(module), name)
+        plugin_class = getattr(import_module(module), name)
         group = "hydra.launcher" if issubclass(cls, Launcher) else "hydra.sweeper"
-        return made(**check_arguments(group, made, options))
+        return plugin_class(**check_arguments(group, plugin_class, options))
 
     def setup(self, **options: Any) -> None:
         raise NotImplementedError
@@ -33,31 +33,31 @@ class Deferred:
         raise NotImplementedError
 
 
-class LocalLauncher(Deferred, Launcher):
+class LocalLauncher(LazyPlugin, Launcher):
     """Plugin of `hydra/launcher=local`."""
 
     implementation = "project.sweeps.launchers.local.LocalLauncher"
 
 
-class SlurmLauncher(Deferred, Launcher):
+class SlurmLauncher(LazyPlugin, Launcher):
     """Plugin of `hydra/launcher=slurm`."""
 
     implementation = "project.sweeps.launchers.slurm.SlurmLauncher"
 
 
-class RayLauncher(Deferred, Launcher):
+class RayLauncher(LazyPlugin, Launcher):
     """Plugin of `hydra/launcher=ray`."""
 
     implementation = "project.sweeps.launchers.ray.RayLauncher"
 
 
-class GridSweeper(Deferred, Sweeper):
+class GridSweeper(LazyPlugin, Sweeper):
     """Plugin of `hydra/sweeper=grid`."""
 
     implementation = "project.sweeps.sweepers.grid.GridSweeper"
 
 
-class OptunaSweeper(Deferred, Sweeper):
+class OptunaSweeper(LazyPlugin, Sweeper):
     """Plugin of `hydra/sweeper=optuna`."""
 
     implementation = "project.sweeps.sweepers.optuna_search.OptunaSweeper"

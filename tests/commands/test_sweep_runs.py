@@ -194,7 +194,7 @@ def test_a_sweep_that_is_told_to_stop_stops_its_jobs(tmp_path: Path, stop: signa
     assert process.returncode == code, shown + errors
     assert all(is_gone(pid) for pid in jobs)
     assert set(states(only_sweep(tmp_path))) == {"interrupted", "waiting"}
-    assert "told to stop: waiting for" in shown
+    assert "stop requested: waiting for" in shown
     assert errors.splitlines()[-1].startswith("error: 3 of 3 jobs left; resume=outputs/sweep/")
 
 

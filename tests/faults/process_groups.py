@@ -220,8 +220,7 @@ def _wait_for_ever() -> None:
 
 def preload() -> None:
     """Import what runs need, once for all that are forked."""
-    from project.sweeps.launchers.local import ALWAYS_NEEDED
-    from project.sweeps.local_engine import preload
+    from project.sweeps.launchers.local import ALWAYS_NEEDED, preload
 
     preload(ALWAYS_NEEDED)
     import torch

@@ -1,1 +1,1 @@
-"""Many runs from one command: scheduler, record, launchers and sweepers."""
+"""Sweeps (many runs from one command): scheduler, launchers and sweepers."""

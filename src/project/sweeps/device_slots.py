@@ -1,4 +1,4 @@
-"""Devices of this machine, leased to one job of a sweep after the other."""
+"""Pool of this machine's devices, which are leased to the jobs of a sweep."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -14,7 +14,7 @@ class DeviceRequest:
     """Devices that one job needs."""
 
     ranks: int  # number of processes
-    gpus: float = 0.0  # one a rank; below 1 a share of one GPU; 0 on CPUs
+    gpus: float = 0.0  # one per rank; below 1: share of one GPU; 0: CPU only
 
 
 @dataclass(frozen=True)
@@ -28,19 +28,19 @@ class DeviceLease:
 
 @dataclass
 class DeviceSlots:
-    """Free devices of this machine.
+    """Pool of this machine's devices.
 
     Args:
         cpus: number of CPUs that this process may use.
         gpus: names of GPUs.
-        jobs: most jobs at a time (None: as many as there are devices for).
-        expected: number of jobs of the sweep; fewer jobs than devices get more threads each.
+        max_jobs: maximum number of simultaneous jobs (None: limited by devices alone).
+        num_jobs: number of jobs of the sweep; fewer jobs than devices get more threads each.
     """
 
     cpus: int
     gpus: Sequence[str] = ()
-    jobs: int | None = None
-    expected: int = 1
+    max_jobs: int | None = None
+    num_jobs: int = 1
     _free: dict[str, float] = field(init=False)
     _ranks: int = field(init=False, default=0)
     _running: int = field(init=False, default=0)
@@ -50,21 +50,21 @@ class DeviceSlots:
 
     @property
     def are_full(self) -> bool:
-        """True while no request could be granted."""
+        """True while no job can start."""
         if not self._running:
             return False
-        if self.jobs is not None:
-            return self._running >= self.jobs
+        if self.max_jobs is not None:
+            return self._running >= self.max_jobs
         return max(self._free.values()) < 1e-9 if self._free else self._ranks >= self.cpus
 
     def lease(self, request: DeviceRequest) -> DeviceLease | None:
-        """Lease devices to a job; return None if the job has to wait."""
-        if self._running and self._running >= (self.jobs or math.inf):
+        """Lease devices to a job; return None if too few are free."""
+        if self._running and self._running >= (self.max_jobs or math.inf):
             return None
         gpus: tuple[str, ...] | None = ()
         if request.gpus:
-            gpus = self._pick(request.gpus)
-        elif self.jobs is None and self._ranks and self._ranks + request.ranks > self.cpus:
+            gpus = self._choose_gpus(request.gpus)
+        elif self.max_jobs is None and self._ranks and self._ranks + request.ranks > self.cpus:
             return None  # a job with more ranks than the machine has CPUs runs alone
         if gpus is None:
             return None
@@ -75,22 +75,22 @@ class DeviceSlots:
         return DeviceLease(request, gpus, self._threads(request))
 
     def release(self, lease: DeviceLease) -> None:
-        """Take back the devices of a job."""
+        """Return a job's devices to the pool."""
         for gpu in lease.gpus:
             self._free[gpu] = min(1.0, self._free[gpu] + min(lease.request.gpus, 1.0))
         self._running -= 1
         self._ranks -= lease.request.ranks
 
-    def _pick(self, wanted: float) -> tuple[str, ...] | None:
+    def _choose_gpus(self, wanted: float) -> tuple[str, ...] | None:
         share, number = min(wanted, 1.0), max(1, round(wanted))
         roomy = [gpu for gpu, free in self._free.items() if free >= share - 1e-9]
-        roomy.sort(key=lambda gpu: self._free[gpu], reverse=True)  # spreads shares over the GPUs
+        roomy.sort(key=lambda gpu: self._free[gpu], reverse=True)  # spread the shares evenly over the GPUs
         return tuple(roomy[:number]) if len(roomy) >= number else None
 
     def _threads(self, request: DeviceRequest) -> int:
         room = int(len(self.gpus) / request.gpus) if request.gpus else max(1, self.cpus // request.ranks)
-        at_once = max(1, min(self.jobs or room, self.expected))
-        return max(1, self.cpus // (request.ranks * at_once))
+        num_simultaneous = max(1, min(self.max_jobs or room, self.num_jobs))
+        return max(1, self.cpus // (request.ranks * num_simultaneous))
 
 
 def request_devices(
@@ -101,14 +101,14 @@ def request_devices(
     *,
     allow_spare: bool = False,
 ) -> DeviceRequest:
-    """Derive the devices of a job on each of its nodes from the settings of its trainer.
+    """Derive a job's devices on each of its nodes from its trainer configuration.
 
     Args:
         trainer: configuration with `accelerator` and `devices`.
-        available: number of GPUs of this machine; None where the machine of the job is unknown.
-        gpus_per_job: setting of the launcher: a number, a share below 1, or `auto` for `trainer.devices`.
+        available: number of GPUs of this machine; None if the job runs on an unknown machine.
+        gpus_per_job: launcher setting: a number, a share below 1, or `auto` for `trainer.devices`.
         key: key of `gpus_per_job`, for error messages.
-        allow_spare: let `gpus_per_job` exceed the devices that the job trains on.
+        allow_spare: allow `gpus_per_job` to exceed the number of devices that the job uses.
 
     Raises:
         InputError: the GPUs are missing or unknown, or the settings contradict each other.

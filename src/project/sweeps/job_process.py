@@ -1,4 +1,4 @@
-"""The process of one job: the same on this machine, below SLURM and below Ray."""
+"""Process of one sweep job, shared by the local, SLURM and Ray launchers."""
 
 import gc
 import importlib.util
@@ -31,14 +31,15 @@ from project.sweeps.device_slots import DeviceLease, DeviceRequest
 
 
 @dataclass(frozen=True)
-class Task:
-    """Main function of a script, by name, so that a fresh process can import it."""
+class TaskReference:
+    """Reference to a script's main function, which a new process can import."""
 
     script: str
     name: str
 
     @classmethod
-    def of(cls, function: TaskFunction) -> "Task":
+    def to(cls, function: TaskFunction) -> "TaskReference":
+        """Return a reference to a function that is defined in a script."""
         code = function.__code__
         return cls(str(Path(code.co_filename).resolve()), code.co_name)
 
@@ -55,13 +56,13 @@ class Task:
 
 @dataclass(frozen=True)
 class JobSpec:
-    """A job that any process of any machine can run that sees its folder."""
+    """Description of a job, sufficient for any process that can access the job's folder."""
 
     number: int
     overrides: list[str]
     config: DictConfig
     folder: Path
-    task: Task
+    task: TaskReference
     request: DeviceRequest
 
     @property
@@ -71,7 +72,7 @@ class JobSpec:
 
 @dataclass(frozen=True)
 class JobMessage:
-    """Content of a fresh process's standard input."""
+    """Message that a new job process reads from its standard input."""
 
     spec: JobSpec
     environment: Mapping[str, str]
@@ -80,21 +81,21 @@ class JobMessage:
 
     @property
     def rank(self) -> int:
-        """Rank of the process where a cluster starts all ranks, else 0."""
+        """Rank of the process if the cluster starts all ranks, otherwise 0."""
         return int(self.environment.get("RANK", "0"))
 
 
-def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_first: bool = True) -> int:
-    """Run a job in this process, and write its result into its folder, but in further ranks of a cluster.
+def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_rank_zero: bool = True) -> int:
+    """Run a job in this process and write the result to the job's folder (rank 0 only).
 
     Returns:
         The exit code of this process.
     """
     run = RunFolder(spec.folder)
     try:
-        _use_one_log(spec.config) if is_first else _write_nothing(spec.config)
+        _remove_console_handlers(spec.config) if is_rank_zero else _disable_output(spec.config)
         result = run_task(spec.config, function or spec.task.load(), spec.folder)
-        if is_first:
+        if is_rank_zero:
             write_result(run, result)
         if result.status is not JobStatus.COMPLETED:
             raise result._return_value
@@ -104,7 +105,7 @@ def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_first: bo
     except SystemExit as error:
         return error.code if isinstance(error.code, int) else 1
     except BaseException as error:
-        if is_first and run.read_status().get("state") in ("starting", "running"):
+        if is_rank_zero and run.read_status().get("state") in ("starting", "running"):
             run.write_status(state="failed", error=f"{type(error).__name__}: {one_line(error)}")
         return report(error)
     finally:
@@ -112,14 +113,14 @@ def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_first: bo
 
 
 def write_result(run: RunFolder, result: JobReturn) -> None:
-    """Write the value of a task that does not write a status itself."""
+    """Write the status of a job whose task function does not write one."""
     value = result._return_value
     if result.status is JobStatus.COMPLETED and run.read_status().get("state") == "starting":
         run.write_status(state="done", value=value if isinstance(value, int | float) else None)
 
 
 def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobReturn:
-    """Do the same as Hydra's `run_job`, without copies that the only job of a process does not need."""
+    """Run a task function like Hydra's `run_job`, without copies that a single job does not need."""
     HydraConfig.instance().cfg = config  # type: ignore[assignment]  # without set_config's copy
     task_config: DictConfig = pickle.loads(pickle.dumps(config))  # noqa: S301 (a copy)
     with open_dict(task_config):
@@ -151,14 +152,14 @@ def run_task(config: DictConfig, function: TaskFunction, folder: Path) -> JobRet
 
 
 def become_job(log: Path | None, environment: Mapping[str, str], parent: int) -> None:
-    """Make this process the leader of a job's group, which ends with the sweep and writes to a log."""
+    """Make this process the leader of a job's process group, which dies with the sweep; log to a file."""
     os.setpgid(0, 0)
     die_with_parent(parent)
     for number in SIGNALS:
         is_interrupt = number == signal.SIGINT
         signal.signal(number, signal.default_int_handler if is_interrupt else signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)  # a Ray worker blocks some
-    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM warns all processes; the parent handles it
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)  # SLURM sends it to all processes; the parent handles it
     if log is not None:
         descriptor = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o666)
         for standard in (1, 2):
@@ -177,31 +178,34 @@ def thread_variables(threads: int) -> dict[str, str]:
 
 def lease_environment(lease: DeviceLease) -> dict[str, str]:
     """Return the variables that limit a job to its own GPUs and threads."""
-    variables = thread_variables(lease.threads * lease.request.ranks)  # the ranks share them
+    variables = thread_variables(lease.threads * lease.request.ranks)  # shared by the ranks
     return variables | ({"CUDA_VISIBLE_DEVICES": ",".join(lease.gpus)} if lease.gpus else {})
 
 
-def _use_one_log(config: DictConfig) -> None:
-    """Remove log handlers of the screen, which is the log file here: each line would stand there twice."""
+def _remove_console_handlers(config: DictConfig) -> None:
+    """Remove console log handlers: standard output is the log file, where each line would appear twice."""
     node = config.hydra.job_logging
     if node is None or "handlers" not in node or "root" not in node:
         return
-    screens = [
-        name for name, one in node.handlers.items() if str(one.get("class")).endswith(".StreamHandler")
+    console = [
+        name
+        for name, handler in node.handlers.items()
+        if str(handler.get("class")).endswith(".StreamHandler")
     ]
     with read_write(node), open_dict(node):
-        if len(node.handlers) > len(screens):
-            node.root.handlers = [name for name in node.root.handlers if name not in screens]
+        if len(node.handlers) > len(console):
+            node.root.handlers = [name for name in node.root.handlers if name not in console]
 
 
-def _write_nothing(config: DictConfig) -> None:
+def _disable_output(config: DictConfig) -> None:
+    """Disable log files and Hydra's records, which rank 0 writes."""
     with read_write(config.hydra):
         config.hydra.output_subdir = None
         config.hydra.job_logging = {"version": 1, "root": {"handlers": [], "level": "WARNING"}}
 
 
 def main() -> None:
-    """Run the job of the message on standard input, as `python -m project.sweeps.job_process`."""
+    """Run the job described on standard input (`python -m project.sweeps.job_process`)."""
     gc.disable()  # until training begins: importing is faster
     lazy_imports.defer_imports()
     setup_globals()  # Hydra's own resolvers
@@ -209,9 +213,9 @@ def main() -> None:
     hydra_security.install()
     message: JobMessage = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
     sys.path[:] = message.path
-    is_first = message.rank == 0
-    become_job(message.spec.log_file if is_first else None, message.environment, message.parent)
-    sys.exit(run_job(message.spec, is_first=is_first))
+    is_rank_zero = message.rank == 0
+    become_job(message.spec.log_file if is_rank_zero else None, message.environment, message.parent)
+    sys.exit(run_job(message.spec, is_rank_zero=is_rank_zero))
 
 
 if __name__ == "__main__":

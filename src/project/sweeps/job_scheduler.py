@@ -1,4 +1,4 @@
-"""The scheduler: starts a sweep's jobs as devices get free, and records the state of each."""
+"""Scheduler that starts the jobs of a sweep when devices become free, and records their states."""
 
 import importlib
 import math
@@ -25,38 +25,38 @@ from project.runtime.output_files import probe
 from project.runtime.signals import REPEAT_S, SIGNALS, exit_code, handling_signals
 from project.sweeps.compose import Composer, compose_job, refuse_problems
 from project.sweeps.device_slots import DeviceRequest
-from project.sweeps.job_process import JobSpec, Task
+from project.sweeps.engine import Engine, JobExit
+from project.sweeps.job_process import JobSpec, TaskReference
 from project.sweeps.live_view import LiveView
-from project.sweeps.local_engine import Engine, JobExit
 
 TICK_S = 0.25
 NETWORK_CHECK = "project.config.validation.network"
-"""Module that imports torch, which not every sweep's own process does."""
+"""Module that is imported only if the sweep's process has imported torch already."""
 INTERRUPTED = (*(exit_code(number) for number in SIGNALS), *(-number for number in SIGNALS))
 """Exit codes of a process that was asked to stop."""
 
 
 class JobSource(Protocol):
-    """Supplier of a sweep's jobs."""
+    """Source of a sweep's jobs."""
 
     is_checked: bool
-    """The configurations of the jobs passed all checks."""
+    """True if the configurations of all jobs were checked before the sweep started."""
 
     def next_job(self) -> Job | None:
-        """Return the next job to start; None if there is none, for now or for good."""
+        """Return the next job to start; None if no job is available."""
         ...
 
     def complete_overrides(self, job: Job) -> list[str]:
-        """Return all overrides of a job, also those that depend on the study of a search."""
+        """Return all overrides of a job, including those that a search adds for pruning."""
         ...
 
     def finish(self, job: Job) -> None:
-        """Take the result of a job that ended."""
+        """Process the result of a finished job."""
         ...
 
 
 class JobList:
-    """Source of jobs that are known from the start."""
+    """Source of jobs that are known before the sweep starts."""
 
     def __init__(self, jobs: Iterable[Job], *, is_checked: bool = True) -> None:
         self.is_checked = is_checked
@@ -73,14 +73,25 @@ class JobList:
 
 
 class Scheduler:
-    """Run a sweep's jobs."""
+    """Run a sweep's jobs on an engine.
+
+    Args:
+        folder: the sweep's folder.
+        composer: composer of the jobs' configurations.
+        engine: place where the jobs run.
+        task: main function of a job.
+        request: function that derives the devices of a job from its configuration.
+        view: progress output.
+        fail_fast: stop the sweep when a job fails.
+        grace_s: time that jobs have to stop before they are killed [s].
+    """
 
     def __init__(
         self,
         folder: SweepFolder,
         composer: Composer,
         engine: Engine,
-        task: Task,
+        task: TaskReference,
         request: Callable[[DictConfig], DeviceRequest],
         view: LiveView,
         *,
@@ -109,12 +120,12 @@ class Scheduler:
             The signal that stopped the sweep, 0 if none did.
         """
         try:
-            with handling_signals(self._note_signal) if self.engine.handles_signals else nullcontext():
+            with handling_signals(self._record_signal) if self.engine.handles_signals else nullcontext():
                 while self._start_jobs(source) or self._running:
                     for ended in self.engine.wait(TICK_S):
                         self._end(ended, source)
                     self.view.refresh(self._running.values())
-                    self._stop_if_asked()
+                    self._stop_if_requested()
         except BaseException:
             self.engine.kill()
             raise
@@ -125,9 +136,9 @@ class Scheduler:
         return bool(self._signal) or self._has_failed
 
     def _start_jobs(self, source: JobSource) -> bool:
-        """Start jobs while there is room; return true if one waits for its devices."""
-        while not self._is_stopping and self.engine.has_room():
-            if self._waiting is None and not self._fetch(source):
+        """Start jobs while the engine has capacity; return true if a job waits for devices."""
+        while not self._is_stopping and self.engine.has_capacity():
+            if self._waiting is None and not self._fetch_job(source):
                 return False
             assert self._waiting is not None
             job, spec = self._waiting
@@ -141,7 +152,7 @@ class Scheduler:
             self.view.print_start(job)
         return self._waiting is not None and not self._is_stopping
 
-    def _fetch(self, source: JobSource) -> bool:
+    def _fetch_job(self, source: JobSource) -> bool:
         """Take the next job with a valid configuration from the source."""
         while not self._is_stopping and (job := source.next_job()) is not None:
             run = self.folder.run(job.name)
@@ -150,12 +161,12 @@ class Scheduler:
                 config = compose_job(self.composer, self.folder, job, overrides)
                 if not source.is_checked:
                     refuse_problems(config)
-                if "torch" in sys.modules:  # as jobs need it; else they check their network themselves
+                if "torch" in sys.modules:  # imported for the jobs; otherwise each job checks its own network
                     importlib.import_module(NETWORK_CHECK).refuse_wrong_network(config)
                 request = self.request(config)
                 spec = JobSpec(job.number, overrides, config, run.path.absolute(), self.task, request)
-                if not self.engine.adopt(spec):
-                    prepare(run, config)
+                if not self.engine.reattach(spec):
+                    prepare_job_folder(run, config)
             except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
                 job.state, job.error, job.finished = "failed", str(error), now()
                 self._record(job, source)
@@ -179,7 +190,7 @@ class Scheduler:
         self.view.print_end(job, self.folder.run(job.name))
         self._has_failed |= self.fail_fast and job.state == "failed"
 
-    def _stop_if_asked(self) -> None:
+    def _stop_if_requested(self) -> None:
         if not self._is_stopping:
             return
         if self._stopping_since is None:
@@ -189,8 +200,8 @@ class Scheduler:
         elif time.monotonic() - self._stopping_since > self.grace_s:
             self.engine.kill()
 
-    def _note_signal(self, number: int, frame: FrameType | None) -> None:
-        """Note a signal, to be handled between two jobs; kill the jobs at a second one."""
+    def _record_signal(self, number: int, frame: FrameType | None) -> None:
+        """Record a signal, which `run` handles; kill the jobs on a second signal."""
         now_s = time.monotonic()
         if not self._signal:
             self._signal, self._signal_s = number, now_s
@@ -198,11 +209,11 @@ class Scheduler:
             self.engine.kill()
 
 
-def prepare(run: RunFolder, config: DictConfig) -> None:
-    """Make a job's folder; continue from the checkpoint of an earlier attempt.
+def prepare_job_folder(run: RunFolder, config: DictConfig) -> None:
+    """Create a job's folder and set `ckpt_path` to the newest checkpoint of an earlier attempt.
 
     Raises:
-        OSError: the folder cannot be made or written to.
+        OSError: the folder cannot be created or written to.
     """
     if (newest := run.newest_checkpoint().path) is not None:
         config.ckpt_path = str(newest.absolute())
@@ -210,12 +221,12 @@ def prepare(run: RunFolder, config: DictConfig) -> None:
         shutil.rmtree(run.path)
     run.path.mkdir(parents=True, exist_ok=True)
     probe(run.path)
-    if not run.write_status(state="starting", value=None, error=None):  # replaces an earlier attempt's
+    if not run.write_status(state="starting", value=None, error=None):  # replaces that of an earlier attempt
         raise OSError(f"{run.status_file} cannot be written")
 
 
 def classify_exit(job: Job, run: RunFolder, exit_code: int | None, *, is_stopping: bool = False) -> None:
-    """Set state, value and error of a job that ended, from its folder first: an exit code can mislead."""
+    """Set a finished job's state, value and error from its status, which is safer than the exit code."""
     status = run.read_status()
     state = status.get("state")
     if state in SUCCEEDED:
@@ -227,8 +238,8 @@ def classify_exit(job: Job, run: RunFolder, exit_code: int | None, *, is_stoppin
         job.state, job.error = "failed", _explain_failure(status, exit_code)
 
 
-def settle_jobs(folder: SweepFolder, jobs: list[Job], *, retry_failed: bool) -> None:
-    """Bring the record of a sweep that ended at any moment up to date, before it is resumed."""
+def reconcile_jobs(folder: SweepFolder, jobs: list[Job], *, retry_failed: bool) -> None:
+    """Update the job record of a sweep that was killed, before it is resumed."""
     for job in jobs:
         before = job.state
         has_succeeded = folder.run(job.name).read_status().get("state") in SUCCEEDED

@@ -1,4 +1,4 @@
-"""Tables of a sweep's result: every job, and every point over its seeds and folds."""
+"""Result tables of a sweep: one row per job, and one row per point (averaged over seeds and folds)."""
 
 import csv
 import logging
@@ -18,16 +18,16 @@ from project.runtime.text import duration
 log = logging.getLogger(__name__)
 
 
-def find_titles(jobs: Sequence[Job]) -> dict[str, str]:
-    """Return the keys in which the jobs differ, each with its shortest unambiguous title."""
+def column_titles(jobs: Sequence[Job]) -> dict[str, str]:
+    """Return the keys in which the jobs differ, each with its shortest unambiguous column title."""
     keys = list(dict.fromkeys(key for job in jobs for key in job.settings))
     last = [key.rpartition(".")[2] for key in keys]
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
 def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
-    """Lay out every job with state, value and time."""
-    titles = find_titles(jobs)
+    """Return a table of all jobs with state, value and time."""
+    titles = column_titles(jobs)
     rows = [
         [
             str(job.number),
@@ -42,14 +42,14 @@ def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
 
 
 def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
-    """Lay out every point with mean and standard deviation over its seeds and folds, the best first.
+    """Return a table of all points with mean and standard deviation over seeds and folds, best first.
 
-    Empty if each point is one job.
+    The text is empty if each point is a single job.
     """
     points = rank_points(jobs, mode)
     if len(points) == len(jobs):
         return ""
-    titles = {key: title for key, title in find_titles(jobs).items() if key not in REPETITIONS}
+    titles = {key: title for key, title in column_titles(jobs).items() if key not in REPETITIONS}
     rows = []
     for point in points:
         known = point_score(point)
@@ -60,7 +60,7 @@ def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
 
 
 def best_line(jobs: Sequence[Job], monitor: str, mode: str) -> str:
-    """Name the best point, its value and its best job; empty if no job is done."""
+    """Return a line about the best point, its value and its best job; empty if no job is done."""
     points = rank_points(jobs, mode)
     scores = [point_score(point) for point in points]
     if not scores or not math.isfinite(scores[0].mean):
@@ -84,13 +84,13 @@ def rank_points(jobs: Iterable[Job], mode: str) -> list[list[Job]]:
 
 
 def point_score(jobs: Iterable[Job], repetitions: int = 0) -> Score:
-    """Return the score of a point over its jobs that are done, of `repetitions` in the end, if more."""
+    """Return the score of a point over its completed jobs; `repetitions` is the planned number of jobs."""
     return score(((job.repetition, job.value if job.state == "done" else None) for job in jobs), repetitions)
 
 
 def write_jobs(file: Path, jobs: Sequence[Job]) -> None:
-    """Write every job with its settings and all of its metrics as CSV."""
-    keys = list(find_titles(jobs))
+    """Write a CSV file with the settings and metrics of every job."""
+    keys = list(column_titles(jobs))
     metrics = sorted({name for job in jobs for name in job.metrics})
     rows = []
     for job in jobs:
@@ -112,9 +112,9 @@ def write_rows(file: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -
 
 @contextmanager
 def warn_if_unwritable(sweep: str) -> Iterator[None]:
-    """Warn of tables and figures that cannot be written: the results are printed, and on record."""
+    """Log a warning if tables or figures cannot be written; the results are also printed and recorded."""
     try:
         yield
     except OSError as error:
-        file = error.filename or f"{sweep}: tables and pictures"
+        file = error.filename or f"{sweep}: tables and figures"
         log.warning("warning: %s: %s; resume=%s writes it when there is room", file, reason_of(error), sweep)

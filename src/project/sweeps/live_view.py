@@ -1,4 +1,4 @@
-"""Lines about a running sweep: one for each job that ends and, on a terminal, a live view of the others."""
+"""Progress output of a sweep: one line per finished job and, on a terminal, a live table of running jobs."""
 
 import math
 import os
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 LAST_LINES = 8
-"""Lines of a failed job's log that are printed."""
+"""Number of lines of a failed job's log that are printed."""
 REFRESH_S = 0.25
 MAX_BARS = 16
 BAR_WIDTH = 20
@@ -35,49 +35,63 @@ STATE_WIDTH = 11
 
 
 class LiveView:
-    """Print lines to a stream, and write them with their time to the sweep's log."""
+    """Print lines to a stream and write them with a timestamp to the sweep's log.
+
+    Args:
+        log_file: the sweep's log.
+        num_jobs: number of jobs of the sweep.
+        monitor: name of the metric that ranks the jobs.
+        mode: `max` or `min`.
+        progress: function that returns a running job's epoch, number of epochs and latest metrics.
+        repetitions: planned number of jobs per point.
+        stream: stream for the lines [standard output].
+    """
 
     def __init__(
         self,
         log_file: Path,
-        jobs: int,
+        num_jobs: int,
         monitor: str,
         mode: str,
         progress: Callable[[Job], dict[str, float]],
         repetitions: int = 1,
         stream: TextIO | None = None,
     ) -> None:
-        outage = Outage(log_file, "lines are kept until it can be written, lost if the sweep ends before")
+        outage = Outage(
+            log_file, "lines are buffered until it can be written, and lost if the sweep ends first"
+        )
         self._log = GrowingFile(outage)
-        self.jobs = jobs
+        self.num_jobs = num_jobs
         self.monitor = monitor
         self.larger_is_better = mode == "max"
         self.repetitions = repetitions
         self.progress = progress
         self.stream = stream or sys.stdout
         is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
-        self._live = _make_live(self.stream) if is_terminal else None
+        self._live = _make_live_table(self.stream) if is_terminal else None
         self.counts: dict[str, int] = {}
         self._best: str | None = None
         self._points: dict[Hashable, dict[int, Job]] = {}
         self._scores: dict[Hashable, Score] = {}
-        self._seconds: list[float] = []
+        self._durations_s: list[float] = []
         self._last_refresh = 0.0
         self._start = time.monotonic()
 
     @classmethod
-    def of(cls, folder: SweepFolder, config: DictConfig, jobs: int, repetitions: int = 1) -> "LiveView":
-        """Make the view of a sweep of our runs, or of any other task without a monitor."""
+    def from_config(
+        cls, folder: SweepFolder, config: DictConfig, num_jobs: int, repetitions: int = 1
+    ) -> "LiveView":
+        """Create the view from a sweep's configuration, where `monitor` and `mode` are optional."""
         monitor = str(OmegaConf.select(config, "monitor", default="value"))
         mode = str(OmegaConf.select(config, "mode", default="max"))
 
         def progress(job: Job) -> dict[str, float]:
             return folder.run(job.name).read_status().get("progress") or {}
 
-        return cls(folder.log_file, jobs, monitor, mode, progress, repetitions)
+        return cls(folder.log_file, num_jobs, monitor, mode, progress, repetitions)
 
     def count_earlier(self, jobs: Iterable[Job]) -> None:
-        """Count the jobs of an earlier process of this sweep."""
+        """Count the jobs that finished before the sweep was resumed."""
         known = list(jobs)
         for job in known:  # all of them first: the score of a point counts its waiting repetitions
             self._points.setdefault(job.point_key, {})[job.number] = job
@@ -86,11 +100,11 @@ class LiveView:
                 self._count(job)
 
     def print(self, text: str, style: str = "") -> None:
-        """Print lines above the live view, the first word in a style of rich."""
+        """Print lines above the live table, the first word in a rich style."""
         stamp = datetime.now().astimezone().isoformat(sep=" ", timespec="seconds")
         self._log.append("".join(f"[{stamp}] {line}\n" for line in text.splitlines()).encode())
         self._log.flush()
-        with suppress(OSError):  # a full disk or a closed pipe ends no job
+        with suppress(OSError):  # a full disk or a closed pipe must not stop the jobs
             if self._live is None:
                 print(text, file=self.stream, flush=True)
             else:
@@ -101,20 +115,20 @@ class LiveView:
                 self._live.console.print(line, soft_wrap=True)
 
     def print_start(self, job: Job) -> None:
-        """Print that a job started, where no live view shows it."""
+        """Print that a job started, unless the live table shows it."""
         if self._live is None:
-            self.print(f"{'started':{STATE_WIDTH}} {self._number(job)}  {job.label}")
+            self.print(f"{'started':{STATE_WIDTH}} {self._format_number(job)}  {job.label}")
 
     def print_end(self, job: Job, run: RunFolder) -> None:
-        """Print the result of a job; of a failed job, the error and the end of its log."""
+        """Print the result of a job; for a failed job also the error and the end of its log."""
         self._count(job)
-        parts = [f"{job.state:{STATE_WIDTH}} {self._number(job)}  {job.label}"]
+        parts = [f"{job.state:{STATE_WIDTH}} {self._format_number(job)}  {job.label}"]
         if job.value is not None:
             parts.append(f"{self.monitor} {job.value:.4f}")
         if job.duration_s is not None:
-            self._seconds.append(job.duration_s)
+            self._durations_s.append(job.duration_s)
             parts.append(duration(job.duration_s))
-        parts.append(f"({sum(self.counts.values())} of {self.jobs})")
+        parts.append(f"({sum(self.counts.values())} of {self.num_jobs})")
         self.print("  ".join(parts), STATE_STYLES.get(job.state, ""))
         if job.state == "failed":
             self.print("\n".join(f"{'':{STATE_WIDTH}} {line}" for line in _explain_failure(job, run)))
@@ -122,12 +136,12 @@ class LiveView:
     def print_stop(self, running: int, *, is_signal: bool) -> None:
         """Print that the sweep waits for its running jobs to stop."""
         if running:
-            reason = "told to stop" if is_signal else "a job failed (fail_fast)"
-            remedy = "; Ctrl-C again ends them at once" if is_signal else ""
+            reason = "stop requested" if is_signal else "a job failed (fail_fast)"
+            remedy = "; Ctrl-C again kills them" if is_signal else ""
             self.print(f"{reason}: waiting for {plural(running, 'running job')} to stop{remedy}")
 
     def refresh(self, running: Iterable[Job]) -> None:
-        """Draw the live view anew, at most a few times a second."""
+        """Redraw the live table, at most every `REFRESH_S` seconds."""
         now = time.monotonic()
         if self._live is None or now - self._last_refresh < REFRESH_S:
             return
@@ -139,7 +153,7 @@ class LiveView:
             self._live.update(self._render(list(running)), refresh=True)
 
     def close(self) -> None:
-        """Remove the live view from the terminal."""
+        """Remove the live table from the terminal."""
         self._log.flush(now=True)
         if self._live is not None:
             with suppress(OSError):
@@ -147,7 +161,7 @@ class LiveView:
 
     @property
     def best(self) -> str:
-        """Best point so far and its value; empty if no job has one."""
+        """Best point so far and its value; empty if no job has a value."""
         if self._best is None and self._scores:
             key = rank(self._scores, self._scores.__getitem__, larger_is_better=self.larger_is_better)[0]
             label = next(iter(self._points[key].values())).point_label
@@ -161,8 +175,8 @@ class LiveView:
         self._scores[job.point_key] = point_score(point.values(), self.repetitions)
         self._best = None
 
-    def _number(self, job: Job) -> str:
-        return f"{job.number:>{len(str(self.jobs))}}"
+    def _format_number(self, job: Job) -> str:
+        return f"{job.number:>{len(str(self.num_jobs))}}"
 
     def _render(self, jobs: list[Job]) -> "RenderableType":
         from rich.console import Group
@@ -188,7 +202,7 @@ class LiveView:
                 complete_style="cyan",
                 finished_style="green",
             )
-            bars.add_row(f"  {self._number(job)}", bar, Text(text + job.label))
+            bars.add_row(f"  {self._format_number(job)}", bar, Text(text + job.label))
         lines: list[RenderableType] = [
             Text(self._summary(len(jobs)), no_wrap=True, overflow="ellipsis"),
             bars,
@@ -200,20 +214,20 @@ class LiveView:
     def _summary(self, running: int) -> str:
         finished = sum(self.counts.values())
         parts = [f"{count} {state}" for state, count in self.counts.items()]
-        parts += [f"{running} running", f"{max(0, self.jobs - finished - running)} waiting"]
+        parts += [f"{running} running", f"{max(0, self.num_jobs - finished - running)} waiting"]
         text = f"{', '.join(parts)} · {duration(time.monotonic() - self._start)}"
-        if self._seconds:
-            mean = sum(self._seconds) / len(self._seconds)
-            text += f", about {duration(mean * (self.jobs - finished) / max(1, running))} left"
+        if self._durations_s:
+            mean = sum(self._durations_s) / len(self._durations_s)
+            text += f", about {duration(mean * (self.num_jobs - finished) / max(1, running))} left"
         return text + (f" · best {self.best}" if self.best else "")
 
 
-def _make_live(stream: TextIO) -> "Live":
+def _make_live_table(stream: TextIO) -> "Live":
     from rich.console import Console
     from rich.live import Live
 
     console = Console(file=stream, highlight=False, markup=False, emoji=False)
-    # Without a thread, which jobs could not be forked beside.
+    # No refresh thread: forking jobs from a process with threads is unsafe.
     return Live(
         console=console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
     )

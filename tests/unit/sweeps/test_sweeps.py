@@ -12,7 +12,7 @@ from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime.process import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
-from project.sweeps.job_scheduler import classify_exit, settle_jobs
+from project.sweeps.job_scheduler import classify_exit, reconcile_jobs
 from project.sweeps.job_table import jobs_table, points_table, write_jobs
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -47,7 +47,7 @@ def test_a_damaged_line_of_the_record_is_named(tmp_path: Path, line: bytes) -> N
 
 
 def test_slots_give_every_device_once() -> None:
-    slots = DeviceSlots(cpus=16, gpus=("0", "1", "2", "3"), expected=10)
+    slots = DeviceSlots(cpus=16, gpus=("0", "1", "2", "3"), num_jobs=10)
     two = slots.lease(DeviceRequest(2, 2))
     halves = [slots.lease(DeviceRequest(1, 0.5)) for _ in range(4)]
     assert two is not None
@@ -64,16 +64,16 @@ def test_slots_give_every_device_once() -> None:
 
 
 def test_threads_are_divided_fairly_on_cpus() -> None:
-    slots = DeviceSlots(cpus=8, expected=100)
+    slots = DeviceSlots(cpus=8, num_jobs=100)
     leases = []
     while (lease := slots.lease(DeviceRequest(2))) is not None:
         leases.append(lease)
     assert len(leases) == 4
     assert {lease.threads for lease in leases} == {1}
-    few = DeviceSlots(cpus=8, expected=2).lease(DeviceRequest(1))
+    few = DeviceSlots(cpus=8, num_jobs=2).lease(DeviceRequest(1))
     assert few is not None
     assert few.threads == 4
-    capped = DeviceSlots(cpus=8, jobs=1, expected=50)
+    capped = DeviceSlots(cpus=8, max_jobs=1, num_jobs=50)
     one = capped.lease(DeviceRequest(2))
     assert one is not None
     assert one.threads == 4
@@ -152,11 +152,11 @@ def test_a_sweep_that_was_killed_is_settled_from_its_folders(tmp_path: Path) -> 
     for one, state in zip(jobs, ("done", "running", "failed", "done", "done"), strict=True):
         (tmp_path / one.name).mkdir()
         folder.run(one.name).write_status(state=state, value=0.25)
-    settle_jobs(folder, jobs, retry_failed=False)
+    reconcile_jobs(folder, jobs, retry_failed=False)
     assert [one.state for one in jobs] == ["done", "waiting", "failed", "done", "done"]
     assert jobs[0].value == 0.25
     assert [one.state for one in folder.ledger.read().values()] == ["done", "waiting", "done"]
-    settle_jobs(folder, jobs, retry_failed=True)
+    reconcile_jobs(folder, jobs, retry_failed=True)
     assert jobs[2].state == "waiting"
 
 

@@ -1,1 +1,1 @@
-"""Launchers: where the jobs of a sweep run."""
+"""Launchers, which run the jobs of a sweep."""

@@ -1,4 +1,4 @@
-"""Base of our launchers, which give the scheduler an engine; and the wrapper of other launchers."""
+"""Base class of launchers that use the scheduler, and an adapter for third-party launchers."""
 
 import math
 from abc import abstractmethod
@@ -15,14 +15,14 @@ from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name, quoted
 from project.runtime.output_files import refuse_unwritable_output
 from project.sweeps.compose import Composer
 from project.sweeps.device_slots import DeviceRequest
-from project.sweeps.job_process import JobSpec, Task, write_result
+from project.sweeps.engine import Engine, JobExit
+from project.sweeps.job_process import JobSpec, TaskReference, write_result
 from project.sweeps.job_scheduler import JobList, JobSource, Scheduler
 from project.sweeps.live_view import LiveView
-from project.sweeps.local_engine import Engine, JobExit
 
 
 class ScheduledLauncher(Launcher):
-    """Launcher whose jobs the scheduler starts one by one."""
+    """Base class of launchers whose jobs are started one by one by the scheduler."""
 
     def __init__(self, fail_fast: bool = False, grace_s: float = 30.0) -> None:
         self.fail_fast = fail_fast
@@ -34,12 +34,12 @@ class ScheduledLauncher(Launcher):
         self.composer = Composer(hydra_context.config_loader, config)
 
     @abstractmethod
-    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        """Make the engine for a number of jobs, whose configurations name the classes `targets`."""
+    def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
+        """Create the engine for `num_jobs` jobs, whose configurations name the classes `targets`."""
 
     @abstractmethod
     def request_devices(self, config: DictConfig) -> DeviceRequest:
-        """Derive the devices of a job from its configuration."""
+        """Derive a job's devices from its configuration."""
 
     def run(self, folder: SweepFolder, source: JobSource, view: LiveView, targets: Iterable[str]) -> int:
         """Run all jobs of a source.
@@ -50,8 +50,8 @@ class ScheduledLauncher(Launcher):
         scheduler = Scheduler(
             folder,
             self.composer,
-            self.make_engine(view.jobs, targets),
-            Task.of(self.function),
+            self.make_engine(view.num_jobs, targets),
+            TaskReference.to(self.function),
             self.request_devices,
             view,
             fail_fast=self.fail_fast,
@@ -60,7 +60,7 @@ class ScheduledLauncher(Launcher):
         return scheduler.run(source)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run a batch of jobs for a sweeper of another package."""
+        """Run a batch of jobs for a third-party sweeper."""
         folder = SweepFolder(self.config.hydra.sweep.dir)
         refuse_unwritable_output(f"hydra.sweep.dir={folder.path}", folder.path, folder=True)
         folder.path.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ class ScheduledLauncher(Launcher):
             for number, overrides in enumerate(job_overrides, start=initial_job_idx)
         ]
         folder.ledger.write(*jobs)
-        view = LiveView.of(folder, self.config, len(jobs))
+        view = LiveView.from_config(folder, self.config, len(jobs))
         if stopped := self.run(folder, JobList(jobs, is_checked=False), view, ()):
             raise SystemExit(128 + stopped)
         return [_job_return(job, folder) for job in jobs]
@@ -87,23 +87,23 @@ def _job_return(job: Job, folder: SweepFolder) -> JobReturn:
     )
 
 
-class ForeignLauncher(ScheduledLauncher):
-    """Scheduled form of a launcher of another package, which gets `batch` jobs (None: all) in one call."""
+class ThirdPartyLauncher(ScheduledLauncher):
+    """Adapter of a third-party launcher, which gets `batch` jobs (None: all) per call."""
 
     def __init__(self, launcher: Launcher, batch: int | None) -> None:
         super().__init__()
         self.launcher = launcher
         self.batch = batch
 
-    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
-        return ForeignEngine(self.launcher, self.batch)
+    def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
+        return BatchEngine(self.launcher, self.batch)
 
     def request_devices(self, config: DictConfig) -> DeviceRequest:
         return DeviceRequest(1)
 
 
-class ForeignEngine(Engine):
-    """Collect jobs, and run them by one call of another package's launcher."""
+class BatchEngine(Engine):
+    """Collect jobs and run them in one call of a third-party launcher."""
 
     handles_signals = False
 
@@ -112,7 +112,7 @@ class ForeignEngine(Engine):
         self.batch = math.inf if batch is None else batch
         self._collected: list[JobSpec] = []
 
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return len(self._collected) < self.batch
 
     def start(self, spec: JobSpec) -> bool:
@@ -127,14 +127,14 @@ class ForeignEngine(Engine):
         return [_take_result(spec, result) for spec, result in zip(specs, returned, strict=True)]
 
     def interrupt(self) -> None:
-        pass  # the jobs ran in `wait`
+        pass  # `wait` returns only when all jobs have ended
 
     def kill(self) -> None:
         pass
 
 
 def _overrides(spec: JobSpec) -> list[str]:
-    """Return a job's overrides, with its folder and the checkpoint to continue from."""
+    """Return a job's overrides, including its folder and the checkpoint to resume from."""
     checkpoint = spec.config.get("ckpt_path")
     return [
         *spec.overrides,

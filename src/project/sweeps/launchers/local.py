@@ -1,18 +1,26 @@
-"""The default launcher: jobs as processes of this machine."""
+"""The default launcher and its engine, which run jobs as processes on this machine."""
 
+import importlib
+import os
 import sys
+import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from functools import cached_property
 from typing import Annotated, Literal
 
+from hydra.types import TaskFunction
 from omegaconf import DictConfig
 
 from project.errors import InputError
 from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
-from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
+from project.runtime.lazy_imports import gc_disabled, import_pending
+from project.runtime.process import flush_streams
+from project.sweeps.device_slots import DeviceLease, DeviceRequest, DeviceSlots, request_devices
+from project.sweeps.engine import POLL_S, Engine, JobExit, JobProcess
+from project.sweeps.job_process import JobMessage, JobSpec, become_job, lease_environment, run_job
 from project.sweeps.launchers.base import ScheduledLauncher
-from project.sweeps.local_engine import Engine, ProcessEngine, preload
 
 ALWAYS_NEEDED = (
     *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),
@@ -20,18 +28,18 @@ ALWAYS_NEEDED = (
 )
 """Modules that every job imports."""
 DEFAULT_START: Literal["fork", "fresh"] = "fork" if sys.platform == "linux" else "fresh"
-"""Libraries of other systems do not survive a fork."""
+"""On other systems, libraries may fail after a fork."""
 
 
 class LocalLauncher(ScheduledLauncher):
-    """Run each job as processes of this machine, one a rank, in one queue for all devices.
+    """Run each job as processes on this machine, one per rank, with one queue for all devices.
 
     Args:
-        jobs: most jobs at a time (`auto`: as many as there are devices).
-        gpus: numbers of the GPUs to use (`auto`: all visible ones).
-        gpus_per_job: GPUs of a job; below 1, several jobs share one (`auto`: `trainer.devices`).
-        start: `fork` copies a process that has imported everything; `fresh` starts an interpreter a job;
-            `auto` forks on Linux.
+        jobs: maximum number of simultaneous jobs (`auto`: limited by the devices alone).
+        gpus: indices of the GPUs to use (`auto`: all visible GPUs).
+        gpus_per_job: GPUs per job; below 1, several jobs share a GPU (`auto`: `trainer.devices`).
+        start: `fork` copies this process after all imports; `fresh` starts a new interpreter per job; `auto`:
+            `fork` on Linux, otherwise `fresh`.
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
@@ -57,11 +65,11 @@ class LocalLauncher(ScheduledLauncher):
         self.gpus_per_job = gpus_per_job
         self.start: Literal["fork", "fresh"] = start if start != "auto" else DEFAULT_START
 
-    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
+    def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
         if self.start == "fork":
             preload([*ALWAYS_NEEDED, *sorted({target.rpartition(".")[0] for target in targets})])
         jobs = None if self.jobs == "auto" else self.jobs
-        slots = DeviceSlots(available_cpus(), self._gpu_names, jobs, expected)
+        slots = DeviceSlots(available_cpus(), self._gpu_names, jobs, num_jobs)
         return ProcessEngine(self.function, slots, self.start)
 
     def request_devices(self, config: DictConfig) -> DeviceRequest:
@@ -84,3 +92,80 @@ class LocalLauncher(ScheduledLauncher):
                 f"{len(visible)}, counted from 0"
             )
         return [visible[number] for number in self.gpus]
+
+
+class ProcessEngine(Engine):
+    """Run each job as a process group on leased devices of this machine.
+
+    `fork` copies this process within milliseconds, `fresh` starts a new interpreter.
+    """
+
+    def __init__(
+        self, function: TaskFunction, slots: DeviceSlots, method: Literal["fork", "fresh"] = "fork"
+    ) -> None:
+        self.function = function
+        self.slots = slots
+        self.method = method
+        self._running: dict[int, tuple[JobProcess, DeviceLease]] = {}  # by number of the job
+
+    def has_capacity(self) -> bool:
+        return not self.slots.are_full
+
+    def start(self, spec: JobSpec) -> bool:
+        if (lease := self.slots.lease(spec.request)) is None:
+            return False
+        if self.method == "fork":
+            process = self._fork(spec, lease)
+        else:
+            process = JobProcess.start_fresh(JobMessage(spec, lease_environment(lease), os.getpid()))
+        self._running[spec.number] = (process, lease)
+        return True
+
+    def wait(self, timeout_s: float) -> list[JobExit]:
+        deadline = time.monotonic() + timeout_s
+        while not (ended := self._collect()) and time.monotonic() < deadline:
+            time.sleep(POLL_S)
+        return ended
+
+    def interrupt(self) -> None:
+        for process, _ in self._running.values():
+            process.interrupt()  # the leader interrupts the other ranks
+
+    def kill(self) -> None:
+        for process, _ in self._running.values():
+            process.kill()
+
+    def _collect(self) -> list[JobExit]:
+        ended = []
+        for number, (process, lease) in list(self._running.items()):
+            if (code := process.poll()) is not None:
+                del self._running[number]
+                self.slots.release(lease)
+                ended.append(JobExit(number, code))
+        return ended
+
+    def _fork(self, spec: JobSpec, lease: DeviceLease) -> JobProcess:
+        flush_streams()
+        parent = os.getpid()
+        pid = os.fork()
+        if pid:
+            with suppress(OSError):  # in both processes, to avoid a race
+                os.setpgid(pid, pid)
+            return JobProcess(pid)
+        code = 1
+        try:
+            become_job(spec.log_file, lease_environment(lease), parent)
+            if (torch := sys.modules.get("torch")) is not None:
+                torch.set_num_threads(lease.threads * lease.request.ranks)
+            code = run_job(spec, self.function)
+        finally:
+            os._exit(code)
+
+
+def preload(modules: Iterable[str]) -> None:
+    """Import modules once for all forked jobs; a job reports a module that cannot be imported."""
+    with gc_disabled():
+        for name in filter(None, modules):
+            with suppress(Exception):
+                importlib.import_module(name)
+        import_pending()

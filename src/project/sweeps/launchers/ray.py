@@ -1,7 +1,7 @@
-"""The Ray launcher: each job of a sweep is a Ray task.
+"""The Ray launcher, which runs each job of a sweep as a Ray task.
 
-Unlike the published Ray plugin it trains on several devices (Lightning would start the sweep again in each
-rank), and reports each job as it ends.
+Unlike Hydra's Ray plugin, this launcher supports several devices per job (Lightning would start the sweep
+again in each rank), and reports each job when it ends.
 """
 
 import os
@@ -18,40 +18,41 @@ from project.runs.sweep_folder import SweepFolder
 from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
 from project.sweeps.device_slots import DeviceRequest, request_devices
+from project.sweeps.engine import Engine, JobExit, JobProcess
 from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
 from project.sweeps.job_scheduler import JobSource
 from project.sweeps.launchers.base import ScheduledLauncher
 from project.sweeps.live_view import LiveView
-from project.sweeps.local_engine import Engine, JobExit, JobProcess
 
 if TYPE_CHECKING:
     import ray
 
 STORE_BYTES = 100 * 2**20
-"""Memory of a local Ray for objects: jobs exchange only their configuration and exit code."""
+"""Object store of a local Ray instance [bytes]: jobs exchange only configurations and exit codes."""
 
 ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",  # sends nothing about this machine
-    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # else each worker below `uv run` makes an environment
+    "RAY_USAGE_STATS_ENABLED": "0",  # no telemetry
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # otherwise each worker below `uv run` creates an environment
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_DEDUP_LOGS": "0",
 }
-"""Variables that Ray reads when it is imported."""
+"""Environment variables that Ray reads when it is imported."""
 
 LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Variable by which a local Ray listens on 127.0.0.1, as on Windows; else it listens on all addresses."""
+"""Makes a local Ray instance listen on 127.0.0.1 only, as on Windows, instead of on all addresses."""
 
 
 class RayLauncher(ScheduledLauncher):
     """Run each job of the sweep as a Ray task.
 
     Args:
-        address: None: a Ray of this sweep alone, on this machine; `auto`: the Ray that runs on this machine;
-            `ray://HOST:PORT` or `HOST:PORT`: a cluster, which shares the disk of the sweep's folder.
-        num_cpus: CPUs of a job (`auto`: one for each of its processes).
-        num_gpus: GPUs of a job; below 1, several jobs share one (`auto`: `trainer.devices`).
-        jobs: most jobs at a time (None: as many as Ray has room for).
-        resources: resources of a job, by the cluster's own names.
+        address: None: start a local Ray instance for this sweep; `auto`: connect to the instance on this
+            machine; `ray://HOST:PORT` or `HOST:PORT`: connect to a cluster, which must share the file system
+            of the sweep's folder.
+        num_cpus: CPUs per job (`auto`: one per process).
+        num_gpus: GPUs per job; below 1, several jobs share a GPU (`auto`: `trainer.devices`).
+        jobs: maximum number of simultaneous jobs (None: limited by Ray's resources alone).
+        resources: custom Ray resources per job, by name.
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
@@ -68,7 +69,9 @@ class RayLauncher(ScheduledLauncher):
     ) -> None:
         super().__init__(fail_fast, grace_s)
         if num_gpus != "auto" and num_gpus > 1 and num_gpus != int(num_gpus):
-            raise InputError(f"hydra.launcher.num_gpus={num_gpus}: above 1, Ray gives whole ones; round it")
+            raise InputError(
+                f"hydra.launcher.num_gpus={num_gpus}: above 1, Ray needs a whole number; round it"
+            )
         self.address = address
         self.num_cpus = num_cpus
         self.num_gpus = num_gpus
@@ -82,10 +85,10 @@ class RayLauncher(ScheduledLauncher):
         try:
             return super().run(folder, source, view, targets)
         finally:
-            ray.shutdown()  # ends a local Ray, and leaves a cluster running
+            ray.shutdown()  # stops a local instance; a cluster keeps running
 
     def connect(self) -> None:
-        """Start a local Ray, or connect to a running one."""
+        """Start a local Ray instance, or connect to a running one."""
         variables = ENVIRONMENT | (LOCAL_ENVIRONMENT if self.address is None else {})
         os.environ |= {name: os.environ.get(name, value) for name, value in variables.items()}
         try:
@@ -113,7 +116,7 @@ class RayLauncher(ScheduledLauncher):
                 "with `ray start --head`, or leave the address out"
             ) from error
 
-    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
+    def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
         return RayEngine(self)
 
     def request_devices(self, config: DictConfig) -> DeviceRequest:
@@ -128,7 +131,7 @@ class RayLauncher(ScheduledLauncher):
         return request_devices(trainer, None, self.num_gpus, "hydra.launcher.num_gpus")
 
     def ray_resources(self, request: DeviceRequest) -> dict[str, float]:
-        """Return the resources of a job by Ray's names."""
+        """Return a job's resources by Ray's names."""
         cpus = float(request.ranks if self.num_cpus == "auto" else self.num_cpus)
         if self.address is None and self.num_cpus == "auto":
             cpus = min(cpus, available_cpus())  # a job too large for this machine runs alone
@@ -146,12 +149,14 @@ class RayEngine(Engine):
         self._running: dict[ray.ObjectRef[int], tuple[int, dict[str, float]]] = {}
         self._is_interrupted = False
 
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return self.launcher.jobs is None or len(self._running) < self.launcher.jobs
 
     def start(self, spec: JobSpec) -> bool:
         resources = self.launcher.ray_resources(spec.request)
-        if self._running and not self._has_free(resources):  # waits here, where it can be taken back
+        if self._running and not self._are_free(
+            resources
+        ):  # queued here instead of by Ray, so that a stopped sweep can drop it
             return False
         others = {name: value for name, value in resources.items() if name not in ("CPU", "GPU")}
         environment = thread_variables(max(1, int(resources["CPU"])))
@@ -176,15 +181,15 @@ class RayEngine(Engine):
         ended, _ = self.ray.wait(references, num_returns=1, timeout=timeout_s)
         if ended:
             ended, _ = self.ray.wait(references, num_returns=len(references), timeout=0)
-        return [JobExit(self._running.pop(one)[0], self._exit_code(one)) for one in ended]
+        return [JobExit(self._running.pop(reference)[0], self._exit_code(reference)) for reference in ended]
 
     def interrupt(self) -> None:
-        """Cancel the workers; each interrupts its job, and kills it after the grace period."""
+        """Cancel the workers, each of which interrupts its job and kills it after the grace period."""
         self._is_interrupted = True
         self._cancel(force=False)
 
     def kill(self) -> None:
-        self._cancel(force=True)  # a job ends with its worker
+        self._cancel(force=True)  # a job dies with its worker
 
     def _cancel(self, *, force: bool) -> None:
         for reference in self._running:
@@ -201,7 +206,7 @@ class RayEngine(Engine):
             has_crashed = isinstance(error, exceptions.WorkerCrashedError | exceptions.OutOfMemoryError)
             return -signal.SIGKILL if has_crashed else None
 
-    def _has_free(self, resources: Mapping[str, float]) -> bool:
+    def _are_free(self, resources: Mapping[str, float]) -> bool:
         total = self.ray.cluster_resources()
         taken = [other for _, other in self._running.values()]
         return all(
@@ -211,9 +216,9 @@ class RayEngine(Engine):
 
 
 def run_in_worker(spec: JobSpec, environment: Mapping[str, str], grace_s: float) -> int:
-    """Run a job in a process below a Ray worker, on the GPUs that Ray gave the worker.
+    """Run a job in a child process of a Ray worker, on the worker's GPUs.
 
-    A worker has signal handlers and threads of its own, so the job gets a fresh process to fork its ranks.
+    A worker has signal handlers and threads of its own, so ranks are forked from a new process.
     """
     process = JobProcess.start_fresh(JobMessage(spec, environment, os.getpid()))
     try:

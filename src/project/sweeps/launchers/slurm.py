@@ -1,7 +1,7 @@
-"""The SLURM launcher: each job of a sweep is a job of SLURM, submitted by submitit.
+"""The SLURM launcher, which submits each job of a sweep to SLURM through submitit.
 
-Unlike the published submitit plugin it trains on several devices, where Lightning would start the sweep again
-in each rank. It limits the number of jobs, and resumes a sweep after its process was killed.
+Unlike Hydra's submitit plugin, this launcher supports several devices per job (Lightning would start the
+sweep again in each rank), limits the number of submitted jobs, and resumes a sweep whose process was killed.
 """
 
 import math
@@ -14,20 +14,20 @@ from omegaconf import DictConfig
 from project.errors import InputError
 from project.runtime.bounds import Range
 from project.sweeps.device_slots import DeviceRequest, request_devices
+from project.sweeps.engine import Engine
 from project.sweeps.launchers.base import ScheduledLauncher
-from project.sweeps.local_engine import Engine
 
-MARGIN_S = 30
-"""Time between the end of a job's grace and SLURM's time limit, for SLURM to requeue the job [s]."""
+REQUEUE_MARGIN_S = 30
+"""Time between the end of a job's grace period and SLURM's time limit, for SLURM to requeue the job [s]."""
 
-# A configuration may come from somebody else, and must not bring commands of its own into the batch script.
+# Configurations may come from other people and must not inject commands into the batch script.
 WORD = r"[\w./:+@%,=~-]+"
 SETUP_LINE = re.compile(
     rf"(module|ml)( {WORD})+|conda activate {WORD}|source {WORD}|ulimit( {WORD})+|export (?P<name>\w+)={WORD}"
 )
-"""Shell lines before a job: one command each, without expansions and redirections."""
+"""Allowed shell lines before a job: one command each, without expansions and redirections."""
 CODE_VARIABLE = re.compile(r"(LD_|DYLD_|PYTHON|BASH|HYDRA_|TORCH_FORCE|PATH$|ENV$|IFS$)")
-"""Beginnings of variables that load other code or switch checks off."""
+"""Prefixes of environment variables that load code or disable checks."""
 SBATCH_NAME = re.compile(r"[A-Za-z][\w-]*")
 REFUSED_NAMES = frozenset({"wrap", "export", "export_file"})
 
@@ -37,17 +37,17 @@ class SlurmLauncher(ScheduledLauncher):
 
     Args:
         partition, account, qos: options of `sbatch`.
-        timeout_min: time limit of a job, which is requeued before and continues [min].
-        gpus_per_node: GPUs of each node (`auto`: `trainer.devices`).
-        cpus_per_task: CPUs of a job on one node, or of each device's process on several nodes.
-        mem_gb: memory of each node [GB].
-        jobs: most jobs at a time, waiting ones included (None: all of them).
-        max_requeues: most requeues of a job that reached its time limit.
+        timeout_min: time limit of a job, which is requeued shortly before and resumes [min].
+        gpus_per_node: GPUs per node (`auto`: `trainer.devices`).
+        cpus_per_task: CPUs per job on one node, or per rank on several nodes.
+        mem_gb: memory per node [GB].
+        jobs: maximum number of submitted jobs, queued ones included (None: all of them).
+        max_requeues: maximum number of requeues of a job that reached its time limit.
         additional: further options of `sbatch`.
         setup: shell lines before each job.
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop [s].
-        poll_s: time between two looks at the jobs [s].
+        poll_s: interval between checks of the jobs' states [s].
     """
 
     def __init__(
@@ -82,7 +82,7 @@ class SlurmLauncher(ScheduledLauncher):
         self.max_requeues = max_requeues
         self.poll_s = poll_s
 
-    def make_engine(self, expected: int, targets: Iterable[str]) -> Engine:
+    def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
         try:
             from project.sweeps.launchers.slurm_engine import SlurmEngine
         except ModuleNotFoundError as error:
@@ -99,8 +99,10 @@ class SlurmLauncher(ScheduledLauncher):
     def sbatch_options(self, trainer: Mapping[str, Any], name: str) -> dict[str, Any]:
         """Return the parameters of a job for submitit's executor."""
         request, nodes = self._request_on_node(trainer), int(trainer["num_nodes"])
-        delay_s = min(self.grace_s + MARGIN_S, self.timeout_min * 30)  # at most half of the time limit
-        step = ["--kill-on-bad-exit=1"]  # an error of one rank ends the others
+        delay_s = min(
+            self.grace_s + REQUEUE_MARGIN_S, self.timeout_min * 30
+        )  # at most half of the time limit
+        step = ["--kill-on-bad-exit=1"]  # an error in one rank ends the others
         if self.cpus_per_task is not None:
             step.append(f"--cpus-per-task={self.cpus_per_task}")  # srun does not inherit it from sbatch
         options = {
@@ -110,7 +112,7 @@ class SlurmLauncher(ScheduledLauncher):
             "signal_delay_s": math.ceil(delay_s),
             "setup": self.setup_lines or None,
             "nodes": nodes,
-            "ntasks_per_node": 1 if nodes == 1 else request.ranks,  # on one node the job forks its ranks
+            "ntasks_per_node": 1 if nodes == 1 else request.ranks,  # on one node, the job forks its ranks
             "gpus_per_node": self._gpus_on_node(request) or None,
             "cpus_per_task": self.cpus_per_task,
             "mem": None if self.mem_gb is None else f"{math.ceil(self.mem_gb * 1024)}M",
@@ -128,12 +130,12 @@ class SlurmLauncher(ScheduledLauncher):
 
 
 def refuse_options(key: str, options: Mapping[str, Any]) -> None:
-    """Refuse options of sbatch that are more than one option, as each is a line of the batch script."""
+    """Refuse sbatch options that could add lines to the batch script."""
     for name, value in options.items():
         if not SBATCH_NAME.fullmatch(str(name)) or str(name).replace("-", "_") in REFUSED_NAMES:
-            raise InputError(f"{key}.{name!r}: no option that may be given here; see `man sbatch` for names")
+            raise InputError(f"{key}.{name!r}: not an allowed option; see `man sbatch` for names")
         if any(not character.isprintable() for character in str(value)):
-            raise InputError(f"{key}.{name}={value!r}: holds a line break or the like; give one line of text")
+            raise InputError(f"{key}.{name}={value!r}: contains a control character; give one line of text")
 
 
 def refuse_setup(lines: Sequence[str]) -> None:

@@ -1,4 +1,4 @@
-"""The engine of SLURM: its jobs outlive the sweep's process, and a resumed sweep takes them over."""
+"""SLURM engine, whose jobs outlive the sweep's process; a resumed sweep reattaches to them."""
 
 import json
 import os
@@ -18,32 +18,33 @@ from project.errors import InputError, one_line
 from project.runs.run_folder import RunFolder
 from project.runtime.atomic_files import replace_text
 from project.runtime.torchrun import variables_from_slurm
+from project.sweeps.engine import Engine, JobExit, JobProcess
 from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
-from project.sweeps.job_scheduler import prepare
-from project.sweeps.local_engine import Engine, JobExit, JobProcess
+from project.sweeps.job_scheduler import prepare_job_folder
 
 if TYPE_CHECKING:
     from project.sweeps.launchers.slurm import SlurmLauncher
 
 FOLDER = ".submitit"
-"""Folder of the records and of submitit's files, in the sweep's folder."""
+"""Subfolder of the sweep's folder for submission records and submitit's files."""
 
+ACCOUNTING_INTERVAL_S = 30.0
+"""Interval between queries of SLURM's accounting, which all users share [s].
 
-ACCOUNTING_S = 30.0
-"""Time between two queries of SLURM's accounting, which all users share [s]. A job that ends by itself is
-noticed by the file that it leaves, without a query."""
+Most finished jobs are detected by the files that they write, without a query.
+"""
 
 
 class JobFailedError(RuntimeError):
-    """A job's process ended with an error; raised so that SLURM notices."""
+    """A job's process ended with an error; raised so that SLURM marks the job as failed."""
 
 
 class SubmissionRecord:
-    """Two files that tie a sweep's job to its job in SLURM.
+    """Two files that link a sweep's job to a SLURM job.
 
-    The sweep writes a ticket with a new token before it submits, and SLURM's id afterwards. The job writes
-    facts into a file named by the token. A job whose token is not on the ticket ends at once, so that no job
-    runs twice: the sweep that submitted it was killed before it could note the id.
+    The sweep writes a ticket with a new token before submission, and adds the SLURM id afterwards. The job
+    writes facts to a file named after the token. A job whose token is not on the ticket ends at once. No job
+    runs twice, even if the sweep is killed between submission and recording the id.
     """
 
     def __init__(self, spec: JobSpec, token: str | None = None) -> None:
@@ -53,7 +54,7 @@ class SubmissionRecord:
         self.token: str | None = token or _read(self.ticket).get("token")
 
     def renew(self) -> str:
-        """Invalidate earlier submissions before a new one; return the new token."""
+        """Invalidate earlier submissions and return a new token."""
         self.token = uuid.uuid4().hex
         self.folder.mkdir(mode=0o700, exist_ok=True)
         self.folder.chmod(0o700)  # its files are unpickled, and may hold secrets
@@ -69,16 +70,16 @@ class SubmissionRecord:
 
     @property
     def slurm_id(self) -> str | None:
-        """SLURM's id; None if nothing was submitted."""
+        """SLURM's job id; None if nothing was submitted."""
         return _read(self.ticket).get("id") or self.facts.get("id")
 
     @property
     def facts(self) -> dict[str, Any]:
-        """Facts that the job noted: `id`, `starts` and, at its end, `exit_code`."""
+        """Facts that the job recorded: `id`, `starts` and, at its end, `exit_code`."""
         return _read(self._facts_file)
 
-    def note(self, **facts: Any) -> None:
-        """Note facts, in the job."""
+    def add_facts(self, **facts: Any) -> None:
+        """Record facts; called by the job."""
         replace_text(self._facts_file, json.dumps(self.facts | facts))
 
     @property
@@ -87,10 +88,10 @@ class SubmissionRecord:
 
 
 class SubmittedJob:
-    """Function of one job, which submitit pickles and calls.
+    """Callable of one job, which submitit pickles and calls.
 
-    SLURM calls it again after a time-out or a preemption, for which submitit calls `checkpoint` before, and
-    after the failure of a node.
+    SLURM repeats the call after a time-out, a preemption or a node failure. Before a time-out or preemption,
+    submitit calls `checkpoint`.
     """
 
     def __init__(self, spec: JobSpec, token: str, environment: dict[str, str], grace_s: float) -> None:
@@ -102,34 +103,34 @@ class SubmittedJob:
         self._process: JobProcess | None = None
 
     def __call__(self) -> None:
-        """Run the job, from its last checkpoint if it started before."""
+        """Run the job, or resume it from its last checkpoint."""
         record, environment = SubmissionRecord(self.spec, self.token), JobEnvironment()
         if not record.is_current():
-            print(f"{self.spec.folder.name}: submitted again since; this submission ends")
+            print(f"{self.spec.folder.name}: a newer submission exists; this one ends")
             return
-        is_first = environment.global_rank == 0
+        is_rank_zero = environment.global_rank == 0
         run = RunFolder(self.spec.folder)
-        if is_first:
+        if is_rank_zero:
             starts = record.facts.get("starts", 0)
             if starts:
-                prepare(run, self.spec.config)
-            record.note(id=environment.job_id, starts=starts + 1)
+                prepare_job_folder(run, self.spec.config)
+            record.add_facts(id=environment.job_id, starts=starts + 1)
         elif (newest := run.newest_checkpoint().path) is not None:
             self.spec.config.ckpt_path = str(newest.absolute())
-        variables = self.environment | variables_from_slurm()  # without ranks where the job forks them
+        variables = self.environment | variables_from_slurm()  # no rank variables if the job forks its ranks
         message = JobMessage(self.spec, variables, os.getpid(), self.path)
         process = self._process = JobProcess.start_fresh(message)
         try:
             code = process.wait()
         finally:
             process.stop(self.grace_s)
-        if is_first:
-            record.note(exit_code=code)
+        if is_rank_zero:
+            record.add_facts(exit_code=code)
         if code:
             raise JobFailedError(f"exit code {code}; see {self.spec.folder}")
 
     def checkpoint(self) -> DelayedSubmission:
-        """Stop the job, which saves, and have SLURM call it again."""
+        """Stop the job, which saves a checkpoint, and requeue it."""
         if self._process is not None:
             self._process.stop(self.grace_s)
             self._process = None
@@ -139,19 +140,19 @@ class SubmittedJob:
 class SlurmEngine(Engine):
     """Submit jobs to SLURM one by one, each with nodes and devices of its own.
 
-    The id of each job is on record before the next is submitted; a job array would not allow that.
+    The id of each job is recorded before the next job is submitted; a job array would not allow that.
     """
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
         self.launcher = launcher
         self._running: dict[int, tuple[SubmissionRecord, submitit.Job[None]]] = {}
         self._is_interrupted = self._is_abandoned = False
-        self._last_look = self._last_query = -float("inf")
+        self._last_poll = self._last_query = -float("inf")
 
-    def has_room(self) -> bool:
+    def has_capacity(self) -> bool:
         return self.launcher.jobs is None or len(self._running) < self.launcher.jobs
 
-    def adopt(self, spec: JobSpec) -> bool:
+    def reattach(self, spec: JobSpec) -> bool:
         record = SubmissionRecord(spec)
         if (slurm_id := record.slurm_id) is None:
             return False
@@ -173,24 +174,26 @@ class SlurmEngine(Engine):
         return True
 
     def wait(self, timeout_s: float) -> list[JobExit]:
-        if not self._is_abandoned and time.monotonic() - self._last_look < self.launcher.poll_s:
+        if not self._is_abandoned and time.monotonic() - self._last_poll < self.launcher.poll_s:
             time.sleep(timeout_s)
             return []
-        self._last_look = time.monotonic()
-        if self._running and (self._is_interrupted or time.monotonic() - self._last_query > ACCOUNTING_S):
+        self._last_poll = time.monotonic()
+        if self._running and (
+            self._is_interrupted or time.monotonic() - self._last_query > ACCOUNTING_INTERVAL_S
+        ):
             self._last_query = time.monotonic()
-            next(iter(self._running.values()))[1].watcher.update()  # asks for all jobs
+            next(iter(self._running.values()))[1].watcher.update()  # queries all jobs
         running = list(self._running.values())
         return [self._end(record, job) for record, job in running if self._is_abandoned or job.done()]
 
     def interrupt(self) -> None:
-        """Cancel all jobs: SLURM drops waiting ones, and gives running ones its own grace period."""
+        """Cancel all jobs: SLURM drops queued jobs and gives running ones its own grace period."""
         self._is_interrupted = True
         for _, job in self._running.values():
             job.cancel(check=False)
 
     def kill(self) -> None:
-        """Cancel all jobs and wait for none of them: SLURM kills cancelled jobs by itself."""
+        """Cancel all jobs without waiting: SLURM kills cancelled jobs itself."""
         if not self._is_abandoned:
             self._is_abandoned = True
             self.interrupt()

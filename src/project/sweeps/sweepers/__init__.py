@@ -1,1 +1,1 @@
-"""Sweepers: which jobs a sweep runs."""
+"""Sweepers, which choose the jobs of a sweep."""

@@ -1,4 +1,4 @@
-"""Base of our sweepers: a sweep's folder, from its first job to its closing table."""
+"""Base class of sweepers: the sweep's folder, the checks before the first job, and the final tables."""
 
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
@@ -23,15 +23,15 @@ from project.runtime.secrets import restore
 from project.runtime.signals import block_exit, exit_code
 from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
-from project.sweeps.compose import compose_job, loader_of, refuse_problems
-from project.sweeps.job_scheduler import JobSource, settle_jobs
+from project.sweeps.compose import compose_job, loader_for_folder, refuse_problems
+from project.sweeps.job_scheduler import JobSource, reconcile_jobs
 from project.sweeps.job_table import best_line, jobs_table, points_table, warn_if_unwritable, write_jobs
-from project.sweeps.launchers.base import ForeignLauncher, ScheduledLauncher
+from project.sweeps.launchers.base import ScheduledLauncher, ThirdPartyLauncher
 from project.sweeps.live_view import LiveView
 
 OWN_KEYS = ("seeds", "folds", "retry_failed", "resume")
-"""Keys of the sweep, which its jobs do not get."""
-REMEDY = "put ${hydra:job.num} into it, or leave it out"
+"""Keys of the sweep that its jobs do not receive."""
+SHARED_PATH_REMEDY = "put ${hydra:job.num} into it, or leave it out"
 MAX_PROBLEMS = 10
 MAX_ROWS = 40
 
@@ -45,17 +45,17 @@ class SweepFailedError(RuntimeError):
 
 
 class RecordedSweeper(Sweeper):
-    """Sweeper whose every job is on record, so that the sweep can end at any moment and be resumed."""
+    """Sweeper that records every job, so that a killed sweep can be resumed."""
 
     config: DictConfig  # set before anything else is called
     batch: int | None = None
-    """Jobs in one call of another package's launcher (None: all)."""
+    """Jobs per call of a third-party launcher (None: all)."""
 
     def __init__(self, seeds: int, folds: int | None, changed_code: bool) -> None:
         self.seeds = seeds
         self.folds = folds
         self.changed_code = changed_code
-        self.expected = 0
+        self.num_jobs = 0
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
@@ -63,7 +63,7 @@ class RecordedSweeper(Sweeper):
         self.config = config
 
     def sweep(self, arguments: Sequence[str]) -> None:
-        """Run a sweep, or the rest of one.
+        """Run a sweep, or the remaining jobs of a resumed sweep.
 
         Raises:
             InputError: an override or a job's configuration is wrong.
@@ -73,38 +73,48 @@ class RecordedSweeper(Sweeper):
         with self._open_folder(arguments) as folder, folder.locked():
             self.folder = folder
             self._freeze_config()
-            self._refuse_submitted()
+            self._refuse_changed_launcher()
             jobs = list(folder.ledger.read().values())
             if (continued := command_state.resumed_sweep) is not None:
                 if not self.changed_code:
                     folder.refuse_changed_code()
                 for job in jobs:
                     job.overrides = restore(job.overrides, continued.given)
-                settle_jobs(folder, jobs, retry_failed=continued.retry)
-            self._conclude(self.run_jobs(overrides, jobs))
+                reconcile_jobs(folder, jobs, retry_failed=continued.retry)
+            self._report_results(self.run_jobs(overrides, jobs))
 
     @abstractmethod
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
-        """Run the jobs that are left.
+        """Run the remaining jobs.
 
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
 
     def summarize(self) -> str:
-        """Return text for the end of the closing table."""
+        """Return text to print below the final tables."""
         return ""
 
     def run_source(
-        self, source: JobSource, jobs: Sequence[Job], expected: int, targets: Sequence[str]
+        self, source: JobSource, jobs: Sequence[Job], num_jobs: int, targets: Sequence[str]
     ) -> int:
-        """Run the jobs of a source."""
-        self.expected = expected
-        view = LiveView.of(self.folder, self.config, expected, self.seeds * (self.folds or 1))
+        """Run the jobs of a source.
+
+        Args:
+            source: source of the jobs.
+            jobs: jobs on record.
+            num_jobs: number of jobs of the sweep, including those that the source has not supplied yet.
+            targets: dotted names of the classes in the jobs' configurations.
+
+        Returns:
+            The signal that stopped the sweep, 0 if none did.
+        """
+        self.num_jobs = num_jobs
+        view = LiveView.from_config(self.folder, self.config, num_jobs, self.seeds * (self.folds or 1))
         view.count_earlier(jobs)
         finished = sum(job.state != "waiting" for job in jobs)
         done = f", {finished} of them finished before" if finished else ""
-        view.print(f"sweep of {plural(expected, 'job')}{done}, in {self.folder.shown}")
+        view.print(f"sweep of {plural(num_jobs, 'job')}{done}, in {self.folder.shown}")
         try:
             return self.scheduled_launcher.run(self.folder, source, view, targets)
         finally:
@@ -114,7 +124,7 @@ class RecordedSweeper(Sweeper):
         """Compose and check the waiting jobs, all of them before the first one starts.
 
         Returns:
-            Dotted names of the classes in their configurations.
+            Dotted names of the classes in the jobs' configurations.
         """
         name = self.config.hydra.job.config_name
         problems: dict[str, list[Job]] = {}
@@ -131,7 +141,7 @@ class RecordedSweeper(Sweeper):
             try:
                 for output in refuse_problems(config):
                     if outputs.setdefault(output.place, job) is not job:
-                        line = f"{output.shown}: all jobs would write there; {REMEDY}"
+                        line = f"{output.shown}: all jobs would write there; {SHARED_PATH_REMEDY}"
                         problems.setdefault(line, []).append(job)
             except InputError as error:
                 for line in str(error).splitlines():
@@ -154,16 +164,18 @@ class RecordedSweeper(Sweeper):
         parsed = OverridesParser.create().parse_overrides(list(arguments))
         for override in parsed:
             if override.key_or_group in OWN_KEYS and override.is_sweep_override():
-                raise InputError(f"{override.input_line}: a key of the whole sweep; give one value")
+                raise InputError(
+                    f"{override.input_line}: a key of the sweep, not of its jobs; give one value"
+                )
         if any(text.startswith("hydra.sweep.subdir=") for text in self.config.hydra.overrides.hydra):
             raise InputError(
-                "hydra.sweep.subdir: the jobs' number and values name their folders; leave it out"
+                "hydra.sweep.subdir: job folders are named after the jobs' numbers and values; leave it out"
             )
-        return [one.input_line or "" for one in parsed if one.key_or_group not in OWN_KEYS]
+        return [override.input_line or "" for override in parsed if override.key_or_group not in OWN_KEYS]
 
     @contextmanager
     def _open_folder(self, arguments: Sequence[str]) -> Iterator[SweepFolder]:
-        """Open an earlier sweep's folder or make one, and discard a new folder if no job could start."""
+        """Open the folder of a resumed sweep, or create one and discard it if no job starts."""
         if command_state.resumed_sweep is not None:
             yield command_state.resumed_sweep.folder
             return
@@ -181,34 +193,34 @@ class RecordedSweeper(Sweeper):
             raise
 
     def _freeze_config(self) -> None:
-        """Work from the configuration files as they were when the sweep began."""
+        """Use the sweep's own copies of the configuration files, made when it began."""
         with read_write(self.config.hydra):
             self.config.hydra.sweep.dir = str(self.folder.path)
-            if self.config.hydra.searchpath:  # the sweep's folder has its files
+            if self.config.hydra.searchpath:  # its files were copied to the sweep's folder
                 given = self.config.hydra.overrides.hydra
                 kept = [text for text in given if not text.startswith(SEARCH_PATH)]
                 self.config.hydra.overrides.hydra = [*kept, f"{SEARCH_PATH}[]"]
-        self.loader = loader_of(self.context.config_loader, str(self.folder.conf.absolute()))
+        self.loader = loader_for_folder(self.context.config_loader, str(self.folder.conf.absolute()))
         context = HydraContext(config_loader=self.loader, callbacks=self.context.callbacks)
         launcher = Plugins.instance().instantiate_launcher(
             hydra_context=context, task_function=self.function, config=self.config
         )
         if not isinstance(launcher, ScheduledLauncher):
-            launcher = ForeignLauncher(launcher, self.batch)
+            launcher = ThirdPartyLauncher(launcher, self.batch)
             launcher.setup(hydra_context=context, task_function=self.function, config=self.config)
         self.scheduled_launcher = launcher
 
-    def _refuse_submitted(self) -> None:
-        """Refuse another launcher while SLURM may still run jobs of the sweep."""
+    def _refuse_changed_launcher(self) -> None:
+        """Refuse a change of launcher while SLURM may still run jobs of the sweep."""
         submitted = self.folder.path / ".submitit"
         if submitted.exists() and "Slurm" not in type(self.scheduled_launcher).__name__:
             raise InputError(
-                f"resume={self.folder.shown}: SLURM may still run jobs of this sweep; continue with "
-                f"hydra/launcher=slurm, or wait for their end and remove {submitted}"
+                f"resume={self.folder.shown}: SLURM may still run jobs of this sweep; resume it with "
+                f"hydra/launcher=slurm, or wait until they end and remove {submitted}"
             )
 
-    def _conclude(self, stopped: int) -> None:
-        """Print and write the tables, and raise an error if some job is not done."""
+    def _report_results(self, stopped: int) -> None:
+        """Print and write the final tables; raise an error unless all jobs are done."""
         folder = self.folder
         jobs = list(folder.ledger.read().values())
         monitor, mode = str(self.config.get("monitor", "value")), str(self.config.get("mode", "max"))
@@ -223,15 +235,15 @@ class RecordedSweeper(Sweeper):
             print(f"\n{text}")
         if unrecorded:
             raise SweepFailedError(
-                f"{folder.ledger.file}: the results could not be recorded ({unrecorded}); make room, and "
+                f"{folder.ledger.file}: the results could not be recorded ({unrecorded}); free space, and "
                 f"resume={folder.shown} reads them from the jobs' folders",
                 1,
             )
         print(f"\ncompare them: python scripts/compare.py {folder.shown}")
         print(f"look at them: tensorboard --logdir {folder.shown}")
-        total = max(len(jobs), self.expected)
+        total = max(len(jobs), self.num_jobs)
         left = sum(job.state not in FINISHED for job in jobs)
-        if stopped:  # also jobs that no source has supplied yet
+        if stopped:  # includes jobs that the source has not supplied yet
             left += total - len(jobs)
         if stopped or left:
             message = f"{left} of {plural(total, 'job')} left; resume={folder.shown} runs the rest"

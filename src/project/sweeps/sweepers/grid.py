@@ -1,4 +1,4 @@
-"""The default sweeper: the grid of its overrides, repeated over seeds and folds."""
+"""The default sweeper: all combinations of the swept values, repeated over seeds and folds."""
 
 import math
 import shlex
@@ -25,7 +25,7 @@ from project.sweeps.job_scheduler import JobList
 from project.sweeps.sweepers.base import RecordedSweeper
 
 MANY_JOBS = 500
-"""Number of jobs whose check takes seconds."""
+"""Number of jobs above which a message announces the checks, which then take seconds."""
 
 
 @dataclass
@@ -37,13 +37,13 @@ class Point:
 
 
 class PointLimit(NamedTuple):
-    """Largest number of points of a sweep."""
+    """Maximum number of points of a sweep."""
 
-    points: int = 10_000  # repetitions included
-    repeats: int = 1  # jobs of each point: seeds times folds
+    points: int = 10_000  # including repetitions
+    repeats: int = 1  # jobs per point: seeds times folds
 
     def refuse_more(self, number: int, source: str) -> None:
-        """Raise an InputError if `number` points, of overrides or a file named by `source`, are too many."""
+        """Raise an InputError if `number` points are too many; `source` names their overrides or file."""
         if number * self.repeats > self.points:
             each = f", each {self.repeats:,} times (seeds, folds)" if self.repeats > 1 else ""
             raise InputError(
@@ -59,7 +59,7 @@ def grid(overrides: Sequence[str], loader: ConfigLoader, limit: PointLimit = DEF
     """Return every combination of the values that Hydra's sweep grammar lists (a,b; range; choice; glob).
 
     Raises:
-        InputError: an interval, values that are no options of a group, or more points than the limit.
+        InputError: an interval, values that are not options of a group, or more points than the limit.
     """
     constant, swept = parse_sweep(overrides, loader)
     for override in swept:
@@ -77,7 +77,7 @@ def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[st
     """Separate the overrides that all points share from the swept ones.
 
     Raises:
-        InputError: a range without an end, or values for a group that are no names.
+        InputError: an infinite range, or numbers as options of a group.
     """
     parsed = OverridesParser.create(config_loader=loader).parse_overrides(list(overrides))
     swept = [override for override in parsed if override.is_sweep_override()]
@@ -87,7 +87,7 @@ def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[st
         has_numbers = isinstance(value, RangeSweep | IntervalSweep)
         if (known := loader.get_group_options(override.key_or_group)) and (
             has_numbers
-            or any(isinstance(one, bool | int | float | dict) for one in override.sweep_iterator())
+            or any(isinstance(option, bool | int | float | dict) for option in override.sweep_iterator())
         ):
             raise InputError(
                 f"{override.input_line}: options of a group have names; choose from {', '.join(known)}"
@@ -103,7 +103,7 @@ def parse_sweep(overrides: Sequence[str], loader: ConfigLoader) -> tuple[list[st
 
 
 def count_values(override: Override) -> int:
-    """Count the values of a discrete sweep, those of a range without making them."""
+    """Count the values of a discrete sweep, without listing those of a range."""
     value = override.value()
     if not isinstance(value, RangeSweep):
         return sum(1 for _ in override.sweep_iterator())
@@ -114,7 +114,7 @@ def count_values(override: Override) -> int:
 
 
 def drop_duplicates(points: Sequence[Point]) -> list[Point]:
-    """Drop points that equal an earlier one: their result would count as a repetition."""
+    """Drop points equal to an earlier one, whose results would count as repetitions."""
     first: dict[frozenset[str], Point] = {}
     for point in points:
         first.setdefault(frozenset((*point.constant, *point.varied)), point)
@@ -127,7 +127,7 @@ def read_points(
     """Read points from a file, and combine each with every point of the command line.
 
     Raises:
-        InputError: the file cannot be read, a line holds no overrides, or there are too many points.
+        InputError: the file cannot be read, a line is not a list of overrides, or there are too many points.
     """
     shared = grid(overrides, loader, limit)
     try:
@@ -147,14 +147,14 @@ def read_points(
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
         limit.refuse_more(len(points) + len(own) * len(shared), f"hydra.sweeper.file={file}")
         for base in shared:
-            points += [Point(base.constant, [*base.varied, *one.constant, *one.varied]) for one in own]
+            points += [Point(base.constant, [*base.varied, *point.constant, *point.varied]) for point in own]
     if not points:
         raise InputError(f"hydra.sweeper.file={file}: no line with overrides, such as model=cnn optim.lr=0.1")
     return points
 
 
 def _split_words(line: str) -> Iterator[str]:
-    """Split a line as a shell does, up to a comment, in which quotes may stay open."""
+    """Split a line like a shell, without its comment, in which quotes may be unbalanced."""
     if line.lstrip().startswith("#"):
         return
     lexer = shlex.shlex(line, posix=True)
@@ -166,24 +166,24 @@ def _split_words(line: str) -> Iterator[str]:
 
 
 def refuse_secrets(overrides: Iterable[Override]) -> None:
-    """Refuse secrets among varied values, which name folders and stand in tables, records and a study."""
+    """Refuse secrets among swept values, which appear in folder names, tables, records and studies."""
     for override in overrides:
         key = override.get_key_element()
         if isinstance(override.value(), RangeSweep | IntervalSweep):
-            texts = [f"{key}=0"]  # for any number
+            texts = [f"{key}=0"]  # stands for any number
         elif override.is_sweep_override():
             texts = [f"{key}={value}" for value in override.sweep_string_iterator()]
         else:
             texts = [override.input_line or ""]
         if any(redact_text(text) != text for text in texts):
             raise InputError(
-                f"{key}: holds a secret, and a sweep writes down its varied values; give all jobs one value, "
+                f"{key}: holds a secret, but a sweep records its varied values; give all jobs one value, "
                 f"as in '{key}=${{oc.env:NAME}}'"
             )
 
 
 def repetitions(point: Point, base_seed: int, seeds: int, folds: int | None) -> Iterator[list[str]]:
-    """Yield the additional overrides of each job of a point."""
+    """Yield the additional overrides (seed and fold) of each job of a point."""
     swept = {override.partition("=")[0] for override in point.varied}
     given = {override.partition("=")[0].lstrip("+") for override in point.constant}
     if folds is not None and (others := sorted(given & {"data.fold", "data.folds"})):
@@ -200,7 +200,7 @@ def repetitions(point: Point, base_seed: int, seeds: int, folds: int | None) -> 
 def make_jobs(
     first: int, point_number: int, point: Point, extras: Sequence[Sequence[str]], digits: int
 ) -> list[Job]:
-    """Make the jobs of one point, numbered from `first`."""
+    """Create the jobs of one point, numbered from `first`."""
     jobs = []
     for number, extra in enumerate(extras, start=first):
         varied = [*point.varied, *(text for text in extra if not text.startswith("data.folds="))]
@@ -225,14 +225,14 @@ def _list_values(override: Override) -> list[str]:
 
 
 class GridSweeper(RecordedSweeper):
-    """Sweep all combinations of the values, optionally with several seeds or folds.
+    """Sweep over all combinations of the values, optionally with several seeds or folds.
 
     Args:
-        seeds: jobs of each point, with the seeds s, s + 1, …
-        folds: jobs of each point for cross-validation, each with another part for validation (None: one job).
-        file: text file with the overrides of one point a line, combined with each point of the command line.
-        max_points: most points of the sweep, each seed and fold counted.
-        changed_code: resume although the code changed since the sweep began.
+        seeds: number of seeds per point: `seed`, `seed + 1`, …
+        folds: number of cross-validation folds per point (None: no cross-validation).
+        file: text file with the overrides of one point per line, combined with each command-line point.
+        max_points: maximum number of points, counting each seed and fold.
+        changed_code: resume even if the code has changed since the sweep began.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The Optuna sweeper: asks a sampler for one trial after the other, whenever devices are free."""
+"""The Optuna sweeper, which asks a sampler for a new trial whenever devices are free."""
 
 import json
 import platform
@@ -35,19 +35,19 @@ from project.sweeps.sweepers.search_report import write_report
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
 OWNER = "sweep"
-"""Attribute of a trial: name of the sweep that runs it."""
+"""Trial attribute: name of the sweep that runs the trial."""
 RETRY_OF = "again"
-"""Attribute of a trial: number of the failed trial whose jobs it runs again."""
+"""Trial attribute: number of the failed trial that the trial repeats."""
 EXHAUSTED = "exhausted"
-"""Attribute of a study: true once its sampler has suggested every point."""
+"""Study attribute: true once the sampler has suggested every point."""
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
 class OptunaSweeper(RecordedSweeper):
-    """Search with trials that an Optuna sampler suggests and a pruner may end early.
+    """Search with an Optuna sampler and, optionally, a pruner that ends trials early.
 
     Args:
-        n_trials: number of trials of this sweep; other sweeps that share the study have their own.
+        n_trials: number of trials of this sweep, not counting other sweeps that share the study.
         timeout_s: time after which no trial starts [s] (None: no limit).
         sampler: name in `project.runs.optuna_studies.SAMPLERS`.
         sampler_options: arguments of the sampler's constructor.
@@ -55,13 +55,13 @@ class OptunaSweeper(RecordedSweeper):
         pruner_options: arguments of the pruner's constructor.
         seed: seed of the sampler.
         objectives: metrics, each with `max` or `min` (None: `monitor`); several give a Pareto front.
-        storage: address of the study's storage (None: a journal file in the sweep's folder).
-        study: name of the study, needed with a storage.
-        params: more keys of the space, in Hydra's grammar.
-        seeds: runs of each trial, whose mean is its value.
-        folds: runs of each trial for cross-validation.
-        batch: trials at a time on launchers of other packages.
-        changed_code: resume although the code changed since the sweep began.
+        storage: URL of the study's storage (None: a journal file in the sweep's folder).
+        study: name of the study, required with `storage`.
+        params: additional parameters of the search space, in Hydra's grammar.
+        seeds: runs per trial, whose mean is the trial's value.
+        folds: cross-validation folds per trial (None: no cross-validation).
+        batch: simultaneous trials with third-party launchers.
+        changed_code: resume even if the code has changed since the sweep began.
     """
 
     def __init__(
@@ -106,10 +106,10 @@ class OptunaSweeper(RecordedSweeper):
             for number, values in enumerate(find_corners(space))
         ]
         targets = self.check_jobs(probes)
-        self._identify()
+        self._load_identity()
         self.study = self._open_study(space)
         source = TrialSource(self, self.study, constant, space, jobs)
-        source.settle()
+        source.reconcile()
         return self.run_source(source, jobs, self.n_trials * self.seeds * (self.folds or 1), targets)
 
     def summarize(self) -> str:
@@ -122,11 +122,12 @@ class OptunaSweeper(RecordedSweeper):
 
     @property
     def owner(self) -> str:
-        """Name of this sweep in the study, also after its folder moved."""
+        """Name of this sweep in the study, unchanged when the folder is moved."""
         return self.identity["owner"]
 
     @property
     def storage_url(self) -> str:
+        """URL of the study's storage."""
         return self.identity["storage"] or f"{JOURNAL}{self._own_journal.absolute()}"
 
     def pruning_overrides(self, trial: int) -> list[str]:
@@ -147,13 +148,13 @@ class OptunaSweeper(RecordedSweeper):
     def _own_journal(self) -> Path:
         return self.folder.path / "study.journal"
 
-    def _identify(self) -> None:
-        """Fix the name and the storage of the study for the life of the sweep."""
+    def _load_identity(self) -> None:
+        """Read or write the study's name and storage, which stay the same for all processes of the sweep."""
         file = self.folder.path / "study.json"
         storage = self.storage and absolute(self.storage)
         if file.exists():
             self.identity = json.loads(file.read_text())
-            if is_redacted(self.identity["storage"]):  # a password in its address
+            if is_redacted(self.identity["storage"]):  # the URL contains a password
                 self.identity["storage"] = storage
             return
         folder = self.folder.path.absolute()
@@ -171,7 +172,7 @@ class OptunaSweeper(RecordedSweeper):
         if self.storage is not None:
             if self.study_name is None:
                 raise InputError(
-                    f"hydra.sweeper.storage={self.storage}: a storage holds many studies; name one with "
+                    f"hydra.sweeper.storage={self.storage}: a storage can hold many studies; name one with "
                     "hydra.sweeper.study=NAME"
                 )
             refuse_unwritable_storage(self.storage)
@@ -205,7 +206,7 @@ class OptunaSweeper(RecordedSweeper):
                 f"hydra.sweeper.study={name}: exists with other directions; choose another name for "
                 f"{', '.join(self.metrics)}"
             )
-        _refuse_other_choices(study, space)
+        _refuse_changed_categories(study, space)
         # A seed alone would make a resumed search, or a second machine, suggest the first points again.
         own = zlib.crc32(self.owner.encode()) if self.identity["storage"] else 0
         known = len(study.get_trials(deepcopy=False))
@@ -215,8 +216,8 @@ class OptunaSweeper(RecordedSweeper):
         return study
 
 
-def _refuse_other_choices(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
-    """Refuse other categories of a parameter: Optuna keeps them for the whole study."""
+def _refuse_changed_categories(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
+    """Refuse changed categories of a parameter, which Optuna does not allow within a study."""
     for trial in study.get_trials(deepcopy=False):
         for key, earlier in trial.distributions.items():
             now = space.get(key, earlier)
@@ -230,7 +231,7 @@ def _refuse_other_choices(study: optuna.Study, space: Mapping[str, BaseDistribut
 class TrialSource:
     """Source of a search's jobs."""
 
-    is_checked = False  # only the corners of the space are
+    is_checked = False  # only the corners of the space are checked
 
     def __init__(
         self,
@@ -251,11 +252,11 @@ class TrialSource:
         self._waiting = deque(job for job in jobs if job.state == "waiting")
         self._start = time.monotonic()
         self._is_exhausted = bool(study.user_attrs.get(EXHAUSTED))
-        # Samplers that have suggested every point call this method, which Optuna has for its own loop alone.
+        # Exhausted samplers call `study.stop`, which Optuna supports only in its own loop.
         study.stop = self._stop  # type: ignore[method-assign]
 
-    def settle(self) -> None:
-        """Bring the study up to date with the record of jobs, after an end at any moment."""
+    def reconcile(self) -> None:
+        """Update the study from the job record after the sweep was killed."""
         trials = self.study.get_trials(deepcopy=False)
         if unknown := [number for number in self.jobs if number >= len(trials)]:
             raise InputError(
@@ -271,7 +272,9 @@ class TrialSource:
             elif trial.state == TrialState.RUNNING and (
                 self.search.storage is None or trial.user_attrs.get(OWNER) == self.search.owner
             ):
-                self.study.tell(trial.number, state=TrialState.FAIL)  # killed before its jobs were recorded
+                self.study.tell(
+                    trial.number, state=TrialState.FAIL
+                )  # the sweep was killed before recording its jobs
 
     def next_job(self) -> Job | None:
         if not self._waiting:
@@ -293,7 +296,7 @@ class TrialSource:
         self.study.set_user_attr(EXHAUSTED, True)
 
     def _retry(self, failed: FrozenTrial) -> None:
-        """Move the jobs of a failed trial, which a study never changes, to a new trial of the same values."""
+        """Move the jobs of a failed trial, which Optuna cannot reopen, to a new trial with equal values."""
         attributes = {OWNER: self.search.owner, RETRY_OF: failed.number}
         self.study.add_trial(
             create_trial(
@@ -312,7 +315,7 @@ class TrialSource:
         self.search.folder.ledger.write(*jobs)
 
     def _ask(self) -> None:
-        """Ask the sampler for a trial, and make its jobs."""
+        """Ask the sampler for a trial and create its jobs."""
         search = self.search
         trial = self.study.ask(self.space)
         trial.set_user_attr(OWNER, search.owner)
@@ -326,13 +329,13 @@ class TrialSource:
         self._waiting.extend(jobs)
 
     def _report(self, number: int) -> None:
-        """Report the result of a trial to the study once all of its jobs ended."""
+        """Report a trial's result to the study once all jobs of the trial have ended."""
         jobs = self.jobs[number]
         if any(job.state not in FINISHED for job in jobs):
             return
         if self.study.get_trials(deepcopy=False)[number].state.is_finished():
             return
-        # The sampler learns from pruned trials, so also from diverged ones, but never from failed ones.
+        # Diverged trials are reported as pruned: samplers learn from pruned trials, but not from failed ones.
         has_diverged = any((job.error or "").startswith(NonFiniteError.__name__) for job in jobs)
         if has_diverged or any(job.state == "pruned" for job in jobs):
             self.study.tell(number, state=TrialState.PRUNED)

@@ -1,4 +1,4 @@
-"""Report of a search: the best trials, the importance of its parameters, and figures of both."""
+"""Report of a search: best trials, parameter importance, and figures of both."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,7 +19,7 @@ def write_report(folder: SweepFolder, study: optuna.Study, metrics: Sequence[str
     """Write `trials.csv` and figures into a sweep's folder.
 
     Returns:
-        The best trials and the importance of the parameters, as text.
+        Text with the best trials and the parameter importance.
     """
     trials = study.get_trials(deepcopy=False)
     with warn_if_unwritable(folder.shown):
@@ -45,18 +45,18 @@ def write_report(folder: SweepFolder, study: optuna.Study, metrics: Sequence[str
 
 
 def _importances(study: optuna.Study, done: Sequence[FrozenTrial]) -> dict[str, float]:
-    """Return shares that add up to 1, the largest first; none for few or equal trials.
+    """Return the importance of each parameter (sum 1, largest first); empty for too few or equal trials.
 
     Method: PED-ANOVA, Watanabe et al., https://arxiv.org/abs/2304.10255.
     """
     if len(done) < 4 or len({trial.value for trial in done}) < 2:
         return {}
-    # Imported here: takes 2 s where scikit-learn is installed, which the start of a search does not wait for.
+    # Imported here, not at the start of a search: takes 2 s if scikit-learn is installed.
     from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 
     try:
         return get_param_importances(study, evaluator=PedAnovaImportanceEvaluator())
-    except (RuntimeError, ValueError):  # of parameters that never varied
+    except (RuntimeError, ValueError):  # raised if a parameter never varied
         return {}
 
 
@@ -87,7 +87,7 @@ def _write_trials(file: Path, trials: Sequence[FrozenTrial], metrics: Sequence[s
 
 
 def _draw(folder: Path, study: optuna.Study, metrics: Sequence[str], *, has_importances: bool) -> None:
-    """Draw the history or the Pareto front, and the importance of the parameters."""
+    """Draw the optimization history or Pareto front, and the parameter importance."""
     import matplotlib as mpl
 
     mpl.use("agg")

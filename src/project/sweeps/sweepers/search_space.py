@@ -1,4 +1,4 @@
-"""Space of a search, parsed from Hydra's sweep grammar."""
+"""Search space, parsed from Hydra's sweep grammar."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,13 +16,13 @@ LOG = "log"
 def parse_space(
     overrides: Sequence[str], loader: ConfigLoader
 ) -> tuple[list[str], dict[str, BaseDistribution]]:
-    """Separate the overrides that all trials share from the space of the search.
+    """Separate the overrides that all trials share from the search space.
 
-    `interval(a,b)` is continuous, `int(interval(a,b))` integer, `tag(log,…)` of either logarithmic,
-    `range(a,b,step)` has steps, `a,b,c`, `choice(…)` and `glob(…)` are categories.
+    `interval(a,b)` is continuous and `int(interval(a,b))` integer; `tag(log,…)` makes either logarithmic.
+    `range(a,b,step)` is discrete; `a,b,c`, `choice(…)` and `glob(…)` are categorical.
 
     Returns:
-        The shared overrides, and a distribution by key.
+        The shared overrides, and a distribution for each swept key.
 
     Raises:
         InputError: an empty or impossible interval, or no space at all.
@@ -38,12 +38,12 @@ def parse_space(
 
 
 def trial_overrides(values: Mapping[str, Any]) -> list[str]:
-    """Return the overrides of a trial's values."""
+    """Return a trial's values as overrides."""
     return [f"{key}={value}" for key, value in values.items()]
 
 
 def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
-    """Return points that cover every category and both ends of every interval, to be checked beforehand."""
+    """Return points that cover every category and both ends of every interval, to check before the search."""
     ends = [_ends(distribution) for distribution in space.values()]
     number = max(map(len, ends))
     return [
@@ -65,14 +65,14 @@ def _distribution(override: Override) -> BaseDistribution:
     has_interval = isinstance(value, IntervalSweep | RangeSweep)
     if tags - ({LOG} if has_interval else set()):
         raise InputError(
-            f"{override.input_line}: the only tag is {LOG}, of an interval or a range; leave others out"
+            f"{override.input_line}: the only tag is {LOG}, for an interval or a range; leave others out"
         )
     try:
         if isinstance(value, IntervalSweep):
             return _numbers(value.start, value.end, None, log=LOG in tags)
         if isinstance(value, RangeSweep):
             return _range(value, count_values(override))
-        return CategoricalDistribution([str(one) for one in override.sweep_string_iterator()])
+        return CategoricalDistribution(list(map(str, override.sweep_string_iterator())))
     except ValueError as error:
         raise InputError(f"{override.input_line}: {error}") from error
 
