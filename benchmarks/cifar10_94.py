@@ -24,7 +24,7 @@ from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project.config import resolvers
+from project.config.derived_values import register_resolvers
 from project.config.instantiate import build, build_module
 from project.datamodules.base import ImageDataModule
 from project.modules.classifier import ImageClassifier
@@ -266,7 +266,7 @@ def restart(network: nn.Module, config: dict[str, Any], seed: int) -> None:
 
 def composed(overrides: list[str]) -> dict[str, Any]:
     """The configuration that the training command would have, as plain values."""
-    resolvers.register()
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("train", overrides), resolve=True)  # type: ignore[return-value]
 

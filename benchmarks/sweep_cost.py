@@ -86,13 +86,13 @@ def compute(repeats: int = 20) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from project.config import resolvers
+    from project.config.derived_values import register_resolvers
     from project.config.instantiate import build, build_module
     from project.runtime.process import silence_libraries
     from project.training.fit import fit_and_evaluate
 
     torch.set_num_threads(1)
-    resolvers.register()
+    register_resolvers()
     silence_libraries()
     times = []
     with (

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 
-from project.config import resolvers
+from project.config.derived_values import register_resolvers
 from project.runtime import signals
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -47,7 +47,7 @@ def options(group: str) -> list[str]:
 @pytest.fixture(scope="session")
 def composer() -> Any:
     """Compose as `scripts/train.py` does, Hydra's own node included."""
-    resolvers.register()
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
 
         def composed(*overrides: str, run: str | Path = "outputs/run") -> DictConfig:

@@ -222,10 +222,10 @@ class Composing:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
-        from project.config.output_paths import find_misplaced
         from project.config.suggestions import explain_composition
         from project.config.validation import find_problems
         from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
+        from project.config.validation.paths import find_misplaced_outputs
         from project.errors import InputError
         from project.runtime import torchrun
 
@@ -238,7 +238,7 @@ class Composing:
             config.hydra.runtime.output_dir = "outputs/run"
             self.config.set_config(config)
             lines = list(dict.fromkeys(find_problems(config)))
-            lines = lines or [*find_misplaced(config), *torchrun.find_mismatch(config)]
+            lines = lines or [*find_misplaced_outputs(config), *torchrun.find_mismatch(config)]
         except InputError as error:
             lines = str(error).splitlines()
         except (HydraException, OmegaConfBaseException) as error:
@@ -262,12 +262,13 @@ def warm_up() -> None:
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
-    from project.config import cli, hydra_patches, preflight, resolvers, validation
+    from project.config import cli, hydra_patches, preflight, validation
+    from project.config.derived_values import register_resolvers
     from project.sweeps.launchers import local
     from project.sweeps.sweepers import base
 
     assert all((validation, cli, preflight, local, base))
-    resolvers.register()
+    register_resolvers()
     hydra_patches.compose_faster()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", ["model=mlp"], return_hydra_config=True)

@@ -35,7 +35,7 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project import train
-from project.config import resolvers
+from project.config.derived_values import register_resolvers
 from project.config.instantiate import ResolvedConfig
 from project.runs.run_folder import RunContext, RunFolder
 from project.training.ddp.launch import run_ranks
@@ -325,7 +325,7 @@ def write_images(root: Path) -> None:
 @contextmanager
 def composing() -> Iterator[Compose]:
     """Compose as `scripts/train.py` does."""
-    resolvers.register()
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
 
         def composed(*overrides: str, run: str | Path) -> DictConfig:

@@ -18,7 +18,8 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config import hydra_patches, hydra_security, resolvers, resume
+from project.config import hydra_patches, hydra_security, resume
+from project.config.derived_values import register_resolvers
 from project.config.suggestions import explain_composition, options
 from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
 from project.errors import InputError, one_line, plain
@@ -54,7 +55,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     accept_all_text()
     command_state.shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
-    resolvers.register()
+    register_resolvers()
     hydra_patches.compose_faster()
     hydra_security.install()
     lazy_imports.defer_imports()

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
-from project.config import cli, resolvers
+from project.config import cli
+from project.config.derived_values import register_resolvers
 from project.errors import InputError
 from project.runs.migrations import RENAMED_OPTIONS
 from project.runtime.process import accept_all_text, command_state
@@ -72,7 +73,7 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
     if {"--help", "-h"} & set(arguments):
         print(describe(kind, Path(sys.argv[0]).name, examples))
         return
-    resolvers.register()
+    register_resolvers()
     words = [word for word in arguments if word != cli.TRACEBACK_FLAG]
     cli.end_with(lambda: main(read_options(kind, words)))
 

@@ -13,9 +13,9 @@ from omegaconf.errors import OmegaConfBaseException
 from project.config import resume
 from project.config.cli import exit_on_errors
 from project.config.derived_values import complete
-from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
 from project.config.validation.command_request import command_request, overrides_of
+from project.config.validation.paths import find_misplaced_outputs
 from project.errors import InputError
 from project.runs.folders import create_folder, next_free
 from project.runtime import lazy_imports, signals, torchrun
@@ -93,6 +93,6 @@ def _refuse_sweep_keys(config: DictConfig) -> None:
 
 
 def _check(config: DictConfig) -> None:
-    for find in (find_problems, find_misplaced, torchrun.find_mismatch):
+    for find in (find_problems, find_misplaced_outputs, torchrun.find_mismatch):
         if problems := dict.fromkeys(find(config)):  # from which those that follow may come
             raise InputError("\n".join(problems))

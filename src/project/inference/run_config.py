@@ -13,8 +13,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.resume import change_config
 from project.config.suggestions import options
+from project.config.validation.declared_keys import read_option
 from project.config.validation.values import find_problem
-from project.config.validation.yaml_defaults import read_option
 from project.datamodules.storage.class_folders import ALL
 from project.errors import InputError, one_line
 from project.runs import checkpoints

@@ -10,8 +10,8 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from project.config.derived_values import complete
 from project.config.hydra_patches import apply_overrides, is_group, make_loader, set_override_dirname
-from project.config.output_paths import Output, find_misplaced, outside
 from project.config.validation import find_problems
+from project.config.validation.paths import Output, find_misplaced_outputs, find_outside_outputs
 from project.errors import InputError
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
@@ -92,9 +92,9 @@ def refuse_problems(config: DictConfig) -> list[Output]:
     earlier = hydra.cfg
     hydra.set_config(config)  # for the resolver ${hydra:…}
     try:
-        problems = dict.fromkeys([*find_problems(config), *find_misplaced(config)])
+        problems = dict.fromkeys([*find_problems(config), *find_misplaced_outputs(config)])
         if problems:
             raise InputError("\n".join(problems))
-        return list(outside(config))
+        return list(find_outside_outputs(config))
     finally:
         hydra.cfg = earlier

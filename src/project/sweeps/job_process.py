@@ -16,8 +16,9 @@ from hydra.core.utils import JobReturn, JobStatus, configure_log, env_override, 
 from hydra.types import TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from project.config import hydra_security, resolvers
+from project.config import hydra_security
 from project.config.cli import report
+from project.config.derived_values import register_resolvers
 from project.config.hydra_patches import Callbacks, allowing
 from project.config.hydra_security import BUILT_BY_HYDRA
 from project.errors import one_line
@@ -209,7 +210,7 @@ def main() -> None:
     gc.disable()  # until training begins: importing is faster
     lazy_imports.defer_imports()
     setup_globals()  # Hydra's own resolvers
-    resolvers.register()
+    register_resolvers()
     hydra_security.install()
     message: JobMessage = pickle.load(sys.stdin.buffer)  # noqa: S301 (from the sweep itself, through a pipe)
     sys.path[:] = message.path

@@ -9,8 +9,8 @@ from project.config.source_index import Signature, signature_of
 from project.config.suggestions import explain_composition
 from project.config.validation import find_problems
 from project.config.validation.command_request import last_of_each
+from project.config.validation.declared_keys import flat
 from project.config.validation.values import LIBRARIES, RUN, TRAINER
-from project.config.validation.yaml_defaults import flat
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from project.config import resolvers
+from project.config.derived_values import folder_shape
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.loading.loader import FileImages, MemoryImages
@@ -28,7 +28,7 @@ def test_a_phones_photo_stands_upright(tmp_path: Path) -> None:
         exif = Image.Exif()
         exif[0x0112] = 6  # orientation: to be turned by 90° clockwise
         image.save(tmp_path / name / "1.png", exif=exif)
-    shape = tuple(resolvers.folder_shape(str(tmp_path), None, None))
+    shape = tuple(folder_shape(str(tmp_path), None, None))
     assert shape == (3, 8, 4)
     pixels = decode_image(tmp_path / "ant" / "1.png", shape, may_scale=False)
     assert pixels[:, :4].max() == 0
@@ -234,9 +234,9 @@ def test_one_gray_image_among_colour_ones_decides_nothing(
 ) -> None:
     images = [Image.new("L", (8, 6), 90), Image.new("RGB", (8, 6), (200, 10, 30))]
     folder = folder_of(tmp_path / "photos", *(images[first], images[1 - first]))
-    shape = tuple(resolvers.folder_shape(str(folder), None, None))
+    shape = tuple(folder_shape(str(folder), None, None))
     assert shape == (3, 6, 8)
-    assert tuple(resolvers.folder_shape(str(folder), None, True)) == (1, 6, 8)
+    assert tuple(folder_shape(str(folder), None, True)) == (1, 6, 8)
     options = {"num_classes": 2, "test_size": "all", "mean": [0.5], "std": [0.5]}
     data = ImageFolder(str(folder), input_shape=shape, grayscale=None, **options)
     with caplog.at_level(logging.INFO):
@@ -258,8 +258,8 @@ def test_gray_images_alone_stay_gray_and_are_not_told(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(tmp_path / "photos", Image.new("L", (8, 6)), palette([0, 0, 0, 9, 9, 9]))
-    assert tuple(resolvers.folder_shape(str(folder), None, None)) == (1, 6, 8)
-    assert tuple(resolvers.folder_shape(str(folder), 4, False)) == (3, 4, 4)
+    assert tuple(folder_shape(str(folder), None, None)) == (1, 6, 8)
+    assert tuple(folder_shape(str(folder), 4, False)) == (3, 4, 4)
     with caplog.at_level(logging.INFO):
         ImageFolder(str(folder), input_shape=(1, 6, 8), num_classes=2, grayscale=None).prepare_data()
     assert not caplog.records
@@ -283,8 +283,8 @@ def test_several_sizes_are_refused_by_the_commonest_and_a_file_of_each(tmp_path:
         InputError,
         match=r"data\.resize=null: images of 2 sizes \(6×8 as .*ant/0001\.png, 9×9 as .*ant/0000\.png\); set",
     ):
-        resolvers.folder_shape(str(folder), None, None)
-    assert tuple(resolvers.folder_shape(str(folder), [5, 7], None)) == (3, 5, 7)
+        folder_shape(str(folder), None, None)
+    assert tuple(folder_shape(str(folder), [5, 7], None)) == (3, 5, 7)
 
 
 def test_of_many_files_a_sample_decides_and_damaged_ones_do_not(

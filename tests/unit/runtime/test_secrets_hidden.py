@@ -13,7 +13,7 @@ import yaml
 from conftest import Compose
 from omegaconf import OmegaConf
 
-from project.config import resolvers
+from project.config.derived_values import register_resolvers
 from project.config.hydra_security import WithoutSecrets, _hide_secrets
 from project.config.validation import find_problems
 from project.errors import InputError
@@ -85,7 +85,7 @@ def test_what_is_secret_in_a_text(text: str, written: str) -> None:
 def test_a_configuration_is_written_without_secrets_and_with_its_references(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    resolvers.register()
+    register_resolvers()
     monkeypatch.setenv("SOME_API_KEY", "sesame-open")
     config = OmegaConf.create(
         {

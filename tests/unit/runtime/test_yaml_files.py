@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 
 from project.config import resume
 from project.config.hydra_patches import ConfigFolder
-from project.config.validation.yaml_defaults import read_option
+from project.config.validation.declared_keys import read_option
 from project.errors import InputError
 from project.inference import run_config
 from project.runs import results

@@ -16,16 +16,16 @@ from project.config import allowed_targets, hydra_security
 from project.config.allowed_targets import REFERENCE
 from project.config.validation import (
     data,
+    declared_keys,
     image_folders,
     optimizer_combinations,
     paths,
     trainer,
-    unknown_keys,
     values,
 )
 from project.config.validation.command_request import command_request
+from project.config.validation.declared_keys import declared_values, flat, place_in_file
 from project.config.validation.groups import removed_groups, removed_keys, wrong_groups, wrong_kinds
-from project.config.validation.yaml_defaults import declared_values, flat, place_in_file
 from project.errors import DataError, InputError, one_line
 from project.runtime import secrets
 from project.runtime.yaml_files import raw_child
@@ -112,7 +112,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
     if wrong := list(wrong_kinds(right)):  # the arguments of a class of another kind do not matter
         yield from wrong
         return
-    yield from unknown_keys.find_problems(config, leaves, declared)
+    yield from declared_keys.find_problems(config, leaves, declared)
     command = command_request(config)
     for topic in (data, optimizer_combinations, trainer, paths):
         yield from topic.find_problems(right, command)

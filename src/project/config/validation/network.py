@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from project.config.instantiate import build
 from project.config.validation.data import training_length
-from project.config.validation.yaml_defaults import flat
+from project.config.validation.declared_keys import flat
 from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_forward_error, require_logits
 from project.modules.classifier import ImageClassifier

@@ -10,8 +10,8 @@ from lightning.pytorch.profilers import SimpleProfiler
 
 from project.config.cli import report, require_working_folder, with_home
 from project.config.hydra_security import _hide_secrets
-from project.config.output_paths import find_misplaced
 from project.config.validation import find_problems
+from project.config.validation.paths import find_misplaced_outputs
 from project.errors import InputError
 from project.runtime.process import flush_streams
 
@@ -30,7 +30,7 @@ def run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def misplaced(composer: Compose, run: Path, *overrides: str) -> list[str]:
-    return list(find_misplaced(composer(*overrides, run=run)))
+    return list(find_misplaced_outputs(composer(*overrides, run=run)))
 
 
 def test_what_runs_have_written_may_be_written_again(composer: Compose, run: Path) -> None:
