@@ -7,12 +7,13 @@ from torch import Tensor
 from project.datamodules.base import ImageDataModule
 
 CONFIG_TARGETS = ("Halves", "Plain", "Fixed")
+NUM_CLASSES = 2
 
 
 class Halves(ImageDataModule):
     """Images whose left or right half is white, which is their class; the constructor knows their shape."""
 
-    def __init__(self, input_shape=(1, 8, 8), num_classes=2, count=64, **base) -> None:
+    def __init__(self, input_shape=(1, 8, 8), num_classes=NUM_CLASSES, count=64, **base) -> None:
         super().__init__(name="halves", input_shape=input_shape, num_classes=num_classes, **base)
         self.size = count
 

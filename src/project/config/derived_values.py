@@ -5,7 +5,6 @@
 - Relative paths start from the working directory of the command, even with `hydra.job.chdir=true`.
 """
 
-import inspect
 import re
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -131,26 +130,19 @@ def _make_paths_absolute(config: DictConfig, start: Path) -> None:
 
 
 def _defaults(target: str, group: str, missing: Sequence[str]) -> Mapping[str, Any]:
-    """Return a constructor's defaults, inherited ones included: read from its source, or from the class."""
+    """Return the defaults of a constructor, inherited ones included.
+
+    A data set whose source leaves some of them open is imported, to see whether a run can train on it.
+    """
     found = signature_of(target)
     known = found.defaults if isinstance(found, Signature) else {}
     plain = {"_target_": target}
-    is_refused = next(allowed_targets.refusals(plain, group), None) is not None  # by another check
-    if group != "data" or all(key in known for key in missing) or is_refused:
-        return known
-    allowed_targets.confirm(plain, group)
-    module, _, name = target.rpartition(".")
-    made = getattr(import_module(module), name)
-    require_image_data(made, target)
-    defaults: dict[str, Any] = {}
-    for base in made.__mro__:
-        if "__init__" in vars(base):
-            parameters = inspect.signature(base.__init__).parameters.values()
-            own = {each.name: each.default for each in parameters if each.default is not each.empty}
-            defaults = own | defaults
-            if all(each.kind is not each.VAR_KEYWORD for each in parameters):
-                break
-    return defaults
+    is_refused = next(allowed_targets.refusals(plain, group), None) is not None  # reported by another check
+    if group == "data" and not is_refused and not all(key in known for key in missing):
+        allowed_targets.confirm(plain, group)
+        module, _, name = target.rpartition(".")
+        require_image_data(getattr(import_module(module), name), target)
+    return known
 
 
 def require_image_data(made: Any, target: str) -> None:

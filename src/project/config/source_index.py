@@ -3,6 +3,7 @@
 import ast
 import importlib.util
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cache
@@ -151,7 +152,7 @@ def bases_of(target: str) -> list[str]:
     inside = re.search(r"\((.*)\)", header, re.DOTALL)
     names = re.sub(r"\[[^\]]*\]", "", inside[1]).split(",") if inside else []
     plain = [name.strip() for name in names if name.strip() and "=" not in name]
-    return [_absolute(name, text, origin.module) for name in plain]
+    return [_absolute(name, origin.module) for name in plain]
 
 
 def constant_of(target: str, name: str) -> Any:
@@ -343,23 +344,23 @@ def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
     return None if bases else Signature({}, anything=False)
 
 
-def _absolute(name: str, text: str, module: str) -> str:
+def _absolute(name: str, module: str) -> str:
     """Return a name in a module as a dotted name from outside."""
     first, _, rest = name.partition(".")
-    found = _imported(text, first, module) or f"{module}.{first}"
+    found = _imported(module, first) or f"{module}.{first}"
     return f"{found}.{rest}" if rest else found
 
 
-def _imported(text: str, name: str, module: str) -> str | None:
-    """Return the dotted name that a module's import statements give to a name."""
-    if found := re.search(rf"^import ([\w.]+) as {name}$|^import ({name})\b", text, re.MULTILINE):
-        return found[1] or found[2]
-    pattern = r"^from ([\w.]+) import (?:\(([^)]*)\)|([^\n(]*))"
-    for found in re.finditer(pattern, text, re.MULTILINE):
-        for entry in re.sub(r"#.*", "", found[2] or found[3] or "").split(","):
-            words = entry.split()
-            if words and words[-1] == name:
-                return f"{_absolute_module(module, found[1])}.{words[0]}"
+def _imported(module: str, name: str) -> str | None:
+    """Return the dotted name that a module's import statements bind to a name."""
+    for node in _statements(module):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                if name == (alias.asname or alias.name.partition(".")[0]):
+                    return alias.name if alias.asname else name
+    for other, pairs in _imports(module):
+        if name in pairs:
+            return f"{other}.{pairs[name]}"
     return None
 
 
@@ -389,9 +390,7 @@ def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signatur
     ]
     found: dict[str, Argument] = {}
     for argument, default, by_name in given:
-        value = UNKNOWN
-        with suppress(ValueError, TypeError):  # no plain value
-            value = ast.literal_eval(default) if default is not None else UNKNOWN
+        value = _plain(_meaning(default.id, module) if isinstance(default, ast.Name) else default)
         spec = parse(argument.annotation, lambda name: _meaning(name, module))
         if spec and value is None and not any(kind.name == "None" for kind in spec):
             spec = (*spec, Kind("None"))
@@ -403,15 +402,14 @@ def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signatur
 def _meaning(name: str, module: str) -> ast.expr | None:
     """Return the expression that a module, or the module that it is imported from, assigns to a name.
 
-    Aliases of libraries are left out: what their arguments may be stands in `validation.values`.
+    Aliases of libraries are left out: `validation.values` declares the values of their arguments.
     """
-    if module.startswith(LIBRARIES):
-        return None
     for _ in range(MAX_DEPTH):
-        text = text_of(module) or ""
-        if (found := _assigned(text, name)) is not None:
+        if f"{module}.".startswith(LIBRARIES) or module.partition(".")[0] in sys.stdlib_module_names:
+            return None
+        if (found := _assigned(text_of(module) or "", name)) is not None:
             return found
-        if (origin := _imported(text, name, module)) is None:
+        if (origin := _imported(module, name)) is None:
             return None
         module, _, name = origin.rpartition(".")
     return None
@@ -429,9 +427,13 @@ def _assigned(text: str, name: str, indent: str = "") -> ast.expr | None:
 
 def _constant(text: str, name: str, indent: str = "") -> Any:
     """Return the plain value that is assigned to a name; `UNKNOWN` if there is none."""
-    found = _assigned(text, name, indent)
+    return _plain(_assigned(text, name, indent))
+
+
+def _plain(expression: ast.expr | None) -> Any:
+    """Return the value of an expression of literals; `UNKNOWN` for any other."""
     try:
-        return UNKNOWN if found is None else ast.literal_eval(found)
+        return UNKNOWN if expression is None else ast.literal_eval(expression)
     except (ValueError, TypeError):
         return UNKNOWN
 
