@@ -20,7 +20,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         f"{HEAD}a:\n  _target_: torch.nn.ReLU\n",
         ":3: a._target_=torch.nn.ReLU: nothing is made",
     ),
-    "dots": (f"{HEAD}optim.lr: 0.5\n", ":2: optim.lr: nothing reads it; write lr: … in a block optim:"),
+    "dots": (f"{HEAD}optim.lr: 0.5\n", ":2: optim.lr: nothing reads it; write lr: … below optim:"),
     "number": (f"{HEAD}1: 2\n", ":2: 1: nothing reads it; choose from"),
     "argument": (
         f"{HEAD}optim:\n  lrr: 1\n",
@@ -36,7 +36,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "value": (f"{HEAD}optim:\n  lr: fast\n", ":3: optim.lr=fast: expected a number, got 'fast'"),
     # Headers and defaults lists.
     "header": ("# @package _gloabl_\nseed: 2\n", ":1: _gloabl_: nothing reads it; did you mean _global_?"),
-    "no_header": ("seed: 2\n", ":1: experiment: nothing reads it; begin its file with # @package _global_"),
+    "no_header": ("seed: 2\n", ":1: experiment: nothing reads it; start its file with # @package _global_"),
     "no_option": (
         f"{HEAD}defaults:\n  - override /model: cnnn\n",
         ":3: model=cnnn: no such option; did you mean cnn?",

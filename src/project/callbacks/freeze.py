@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from project.errors import InputError
 from project.modules.optim.parameter_groups import parameter_blocks
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)

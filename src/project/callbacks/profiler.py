@@ -12,7 +12,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 from torch.profiler import ProfilerActivity, profile, schedule
 
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 from project.runs.run_folder import RunFolder
 from project.runtime.atomic_files import replace_text
 from project.runtime.bounds import Range

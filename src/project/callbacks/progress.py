@@ -9,7 +9,7 @@ import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from tqdm import tqdm
 
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)

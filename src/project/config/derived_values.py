@@ -25,15 +25,15 @@ Size = int | Sequence[int] | None
 PATHS = re.compile(
     r"paths\.(?!run$)\w+|ckpt_path|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|image_cache)"
 )
-"""Keys whose values are paths, if there are files or folders of these names."""
-READ: Mapping[str, tuple[str, ...]] = {
+"""Keys whose values are paths."""
+GROUP_DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "data": ("input_shape", "num_classes", "batch_size", "val_size"),
     "trainer": (
         *("accelerator", "devices", "num_nodes", "precision", "max_epochs", "max_steps", "max_time"),
         *("limit_val_batches", "accumulate_grad_batches", "gradient_clip_val"),
     ),
 }
-"""Arguments of objects that are read elsewhere too."""
+"""Arguments that other groups refer to, filled in from the constructor if the YAML file lacks them."""
 
 
 def image_shape(native: Sequence[int], resize: Size, grayscale: bool | None) -> ListConfig:
@@ -48,7 +48,7 @@ def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
     """Return the shape (C, H, W) of the images in class folders.
 
     Raises:
-        InputError: they have several sizes, and are not resized.
+        InputError: the images have several sizes, and `resize` is None.
     """
     found = survey(path)
     if resize is None and len(found.sizes) > 1:
@@ -69,20 +69,20 @@ def folder_classes(path: str) -> int:
 
 
 def portion(share: float, shape: Sequence[int]) -> int:
-    """Return a fraction of the shorter side of images (C, H, W), in pixels."""
+    """Return a fraction of the shorter image side in pixels, for a shape (C, H, W)."""
     return round(share * min(shape[1:]))
 
 
 def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
     sides = [resize, resize] if isinstance(resize, int) else list(resize)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
-        raise InputError(f"data.resize={resize}: give a side in pixels, or [height,width]")
+        raise InputError(f"data.resize={resize}: expected a side in pixels, or [height,width]")
     return sides[0], sides[1]
 
 
 def register_resolvers() -> None:
     """Register the resolvers with OmegaConf; safe to call again."""
-    # OmegaConf 2.4 renames the function; the earlier function of the new name was another one.
+    # OmegaConf 2.4 renames the function; in earlier versions the new name belongs to another function.
     register_one: Any = (
         OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
     )
@@ -92,24 +92,24 @@ def register_resolvers() -> None:
 
 
 def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
-    """Fill in values that a configuration leaves open; values that it has stay.
+    """Fill in missing values of a configuration; existing values stay.
 
     Args:
-        config: composed, changed in place.
-        hydra: Hydra's own node, where the configuration does not hold it [None].
+        config: composed configuration, changed in place.
+        hydra: Hydra's own node, if the configuration does not contain it [None].
 
     Raises:
-        InputError: a run cannot train on objects of the data set's class.
+        InputError: the class of the data set does not derive from `ImageDataModule`.
     """
     hydra = config.get("hydra") or hydra
     command_state.folder = Path(hydra.runtime.cwd) if hydra is not None and hydra.job.chdir else None
     if hydra is not None and hydra.job.chdir:
         _make_paths_absolute(config, Path(hydra.runtime.cwd))
-    for group, keys in READ.items():
+    for group, keys in GROUP_DEFAULTS.items():
         node = raw_child(config, group)
         if not isinstance(node, DictConfig):
             continue
-        there = set(node)  # `in` denies a value of ???
+        there = set(node)  # `in` is false for a value of ???
         missing = [key for key in keys if key not in there]
         if missing and isinstance(target := raw_child(node, "_target_"), str) and "${" not in target:
             defaults = _defaults(target, group, missing)
@@ -124,7 +124,7 @@ def _make_paths_absolute(config: DictConfig, start: Path) -> None:
             value = raw_child(node, name)
             if not PATHS.fullmatch(f"{group}.{name}".lstrip(".")) or not isinstance(value, str) or not value:
                 continue
-            is_name = name.endswith("weights") and not (start / value).exists()  # one that torchvision knows
+            is_name = name.endswith("weights") and not (start / value).exists()  # a name of torchvision
             if "${" not in value and "://" not in value and value != "???" and not is_name:
                 node[name] = str(start / value)
 
@@ -132,7 +132,7 @@ def _make_paths_absolute(config: DictConfig, start: Path) -> None:
 def _defaults(target: str, group: str, missing: Sequence[str]) -> Mapping[str, Any]:
     """Return the defaults of a constructor, inherited ones included.
 
-    A data set whose source leaves some of them open is imported, to see whether a run can train on it.
+    A data set is imported if its source does not give all missing defaults, to check its base class.
     """
     found = signature_of(target)
     known = found.defaults if isinstance(found, Signature) else {}
@@ -146,17 +146,17 @@ def _defaults(target: str, group: str, missing: Sequence[str]) -> Mapping[str, A
 
 
 def require_image_data(made: Any, target: str) -> None:
-    """Refuse a class whose objects a run cannot train on.
+    """Refuse a data set whose class does not derive from `ImageDataModule`.
 
     Raises:
-        InputError: it does not derive from `ImageDataModule`.
+        InputError: the class has another base class.
     """
-    from project.datamodules.base import ImageDataModule  # imports torch, as the class did
+    from project.datamodules.base import ImageDataModule  # imports torch, as the class itself does
 
     if not (isinstance(made, type) and issubclass(made, ImageDataModule)):
         kind = "a LightningDataModule" if hasattr(made, "train_dataloader") else "another class"
         raise InputError(
-            f"data._target_={target}: cannot be trained on (expected a class derived from "
-            f"{ImageDataModule.__module__}.{ImageDataModule.__name__}, got {kind}); derive it from that and "
-            "write its load_split(split), as the README shows"
+            f"data._target_={target}: not usable for training (expected a class derived from "
+            f"{ImageDataModule.__module__}.{ImageDataModule.__name__}, got {kind}); derive it from "
+            "ImageDataModule and implement load_split(split), as the README shows"
         )

@@ -173,7 +173,7 @@ def unpack(archive: Archive, file: Path, folder: Path) -> None:
                 if entry.name not in missing:
                     continue
                 if not entry.isreg() or (source := tar.extractfile(entry)) is None:
-                    raise ArchiveError(f"{archive.name}: {entry.name} is no regular file")
+                    raise ArchiveError(f"{archive.name}: {entry.name} is not a regular file")
                 _copy_member(archive, entry.name, source, folder)
                 missing.remove(entry.name)
                 if not missing:

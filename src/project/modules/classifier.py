@@ -21,14 +21,8 @@ from project.modules.losses import total_weight_of
 from project.modules.metrics import LossAndAccuracy, log_metrics
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
-from project.modules.optim.schedules import (
-    PLATEAU_STATE_KEYS,
-    Schedule,
-    TrainingLength,
-    accumulated_batches,
-    constant,
-    fast_forward,
-)
+from project.modules.optim.schedules import PLATEAU_STATE_KEYS, Schedule, constant, fast_forward
+from project.modules.optim.training_length import TrainingLength, accumulated_batches
 from project.modules.tta import tta_logits
 from project.runtime.bounds import Range
 from project.runtime.lightning_private import trainer_of

@@ -119,7 +119,7 @@ def read_text(file: Path, errors: str = "strict") -> str:
     """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
-        InputError: it is no regular file, cannot be read, is too large, or no text.
+        InputError: it is not a regular file, cannot be read, is too large, or no text.
     """
     name = shown(file)
     try:

@@ -56,16 +56,16 @@ from project.config.validation.values import LIBRARIES, RUN, TRAINER
         ("monitor=val/ac", "monitor=val/ac: did you mean val/acc?"),
         (
             "+trainer.enable_progress_bar=false",
-            "trainer.enable_progress_bar: is not read; callbacks.progress shows it; leave that out with "
+            "trainer.enable_progress_bar: is not read; callbacks.progress shows progress; remove it with "
             "'~callbacks.progress'",
         ),
         (
             "+trainer.logger=false",
-            "trainer.logger: is not read; loggers are keys of the group logger; logger=none logs nothing",
+            "trainer.logger: is not read; set loggers in the group logger; logger=none logs nothing",
         ),
         (
             "+trainer.callbacks=[]",
-            "trainer.callbacks: is not read; callbacks are keys of the group callbacks",
+            "trainer.callbacks: is not read; set callbacks in the group callbacks",
         ),
         (
             "trainer.check_val_every_n_epoch=null trainer.val_check_interval=0.5",
@@ -96,7 +96,7 @@ from project.config.validation.values import LIBRARIES, RUN, TRAINER
             "data=image_folder data.path=/nowhere",
             "data.path=/nowhere: no such folder; give one that holds a folder for each class",
         ),
-        ("data.resize=0", "data.resize=0: give a side in pixels, or [height,width]"),
+        ("data.resize=0", "data.resize=0: expected a side in pixels, or [height,width]"),
     ],
 )
 def test_a_wrong_value_is_one_line(composer: Compose, overrides: str, line: str) -> None:

@@ -12,7 +12,7 @@ from omegaconf import OmegaConf
 
 from project.config.instantiate import build, build_module
 from project.config.validation import find_problems
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 
 MODELS, DATA = options("model"), options("data")
 OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")

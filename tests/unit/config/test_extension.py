@@ -109,7 +109,7 @@ def _composed(conf: Path, overrides: Sequence[str]) -> DictConfig:
             "+optim.warm_step=1",
             "optim.warm_step: nothing reads it, OwnSGD has no warm_step; did you",
         ),
-        ("~optim.lr", "optim.lr: not given, and OwnSGD needs it; set optim.lr=…"),
+        ("~optim.lr", "optim.lr: missing (OwnSGD requires it); set optim.lr=…"),
     ],
 )
 def test_a_mistake_in_parts_of_ones_own_is_one_line(parts: Path, override: str, line: str) -> None:

@@ -147,7 +147,7 @@ def test_what_is_made_is_looked_at_too(group: str, name: str, got: str) -> None:
 
 def test_data_that_is_no_image_data_set_is_refused_when_it_is_made() -> None:
     for name in ("Net", "make", "Images"):
-        told = rf"data\._target_=own_kinds\.{name}: cannot be trained on \(expected a class derived from"
+        told = rf"data\._target_=own_kinds\.{name}: not usable for training \(expected a class derived from"
         with pytest.raises(InputError, match=told):
             build({"data": {"_target_": f"own_kinds.{name}"}}, "data")
 

@@ -67,7 +67,7 @@ def test_loggers_of_lightning_share_a_folder_in_which_each_run_is_a_version(
         assert Path(made.log_dir).name == f"version_{version}"
     Path("logs", "mine.txt").write_text("mine")
     (line,) = misplaced(composer, run, *overrides)
-    assert line.startswith("logger.more.save_dir=logs: holds other files, such as mine.txt")
+    assert line.startswith("logger.more.save_dir=logs: contains other files, such as mine.txt")
 
 
 @pytest.mark.parametrize("name", ["MLFlowLogger", "WandbLogger"])
@@ -79,11 +79,11 @@ def test_stores_of_many_runs_are_no_outputs_of_one(composer: Compose, run: Path,
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("logger.csv.file=table.csv", "is there already, and is of no run"),
-        ("logger.csv.file=outputs/run/../../notes.txt", "is there already, and is of no run"),
-        ("logger.csv.file='~/table.csv'", "~ is read on the command line alone"),
-        ("callbacks.best.dirpath=full", "holds other files, such as best.ckpt"),
-        ("callbacks.last.dirpath=outputs/../full", "holds other files, such as best.ckpt"),
+        ("logger.csv.file=table.csv", "exists already and was not written by a run"),
+        ("logger.csv.file=outputs/run/../../notes.txt", "exists already and was not written by a run"),
+        ("logger.csv.file='~/table.csv'", "~ is expanded on the command line only"),
+        ("callbacks.best.dirpath=full", "contains other files, such as best.ckpt"),
+        ("callbacks.last.dirpath=outputs/../full", "contains other files, such as best.ckpt"),
     ],
 )
 def test_others_files_are_told(composer: Compose, run: Path, override: str, told: str) -> None:
@@ -107,7 +107,7 @@ def test_another_runs_folder_is_no_place(composer: Compose, run: Path) -> None:
     override = f"logger.csv.file={run}/metrics.csv"
     assert misplaced(composer, run, override) == []
     (line,) = misplaced(composer, run.parent / "other", override)
-    assert line.startswith(f"{override}: lies in the folder of another run, {run}")
+    assert line.startswith(f"{override}: is inside the folder of another run, {run}")
 
 
 def test_relative_places_follow_the_working_directory(composer: Compose, run: Path) -> None:
@@ -117,7 +117,7 @@ def test_relative_places_follow_the_working_directory(composer: Compose, run: Pa
 
 def test_a_tilde_that_nothing_reads_is_told(composer: Compose) -> None:
     (line,) = find_problems(composer("paths.outputs='~/runs'"))
-    assert line == "paths.outputs=~/runs: ~ is read on the command line alone; write ${oc.env:HOME}"
+    assert line == "paths.outputs=~/runs: ~ is expanded on the command line only; write ${oc.env:HOME}"
 
 
 def test_a_tilde_on_the_command_line_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:

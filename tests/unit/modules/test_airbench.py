@@ -21,7 +21,7 @@ from project.modules.networks.cnn import CNN3x3
 from project.modules.optim import schedules
 from project.modules.optim.muon import FilterMuon, MuonSGD, orthogonalize
 from project.modules.optim.parameter_groups import parameter_groups
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 from project.modules.tta import tta_logits
 from project.runtime.seeding import generator
 

@@ -14,7 +14,7 @@ from project.callbacks.checkpointing import BestCheckpoint
 from project.callbacks.ema import EMA
 from project.loggers.csv import MetricsCSV
 from project.modules.optim import schedules
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 
 
 def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> None:

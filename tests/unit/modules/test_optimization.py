@@ -16,7 +16,7 @@ from project.modules.networks.resnet import ResNet
 from project.modules.optim import schedules
 from project.modules.optim.muon import Muon
 from project.modules.optim.parameter_groups import parameter_groups
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 
 
 def train(network: nn.Module, optimizer: torch.optim.Optimizer, steps: int) -> None:

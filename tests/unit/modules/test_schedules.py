@@ -21,7 +21,7 @@ from project.modules.classifier import ImageClassifier
 from project.modules.networks.mlp import MLP
 from project.modules.optim import schedules
 from project.modules.optim.muon import Muon
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 
 IMAGES = 70  # 9 batches of 8, 5 of 16
 BASES = np.array([0.2, 0.1])  # of the head, and of the block before it

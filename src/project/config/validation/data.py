@@ -17,6 +17,7 @@ from project.config.validation.command_request import CommandRequest
 from project.datamodules.splits import split_size
 from project.datamodules.storage.class_folders import class_folders, find_layout, training_files
 from project.errors import InputError
+from project.modules.optim.training_length import TrainingLength
 
 REPEATED = ("num_classes", "input_shape")
 """Facts of the data that other objects are built for."""
@@ -42,13 +43,13 @@ class DataFacts(NamedTuple):
     folder: str | None = None
 
 
-class TrainingLength(NamedTuple):
-    """Length of a training.
+class PlannedLength(NamedTuple):
+    """Length of a configured training.
 
     Args:
-        batches: of an epoch; None if unknown.
-        epochs: None if they have no limit, or are unknown.
-        steps: optimizer steps in all; None as for epochs.
+        batches: batches per epoch; None if unknown.
+        epochs: epochs; None if unlimited or unknown.
+        steps: optimizer steps of all epochs; None if unlimited or unknown.
     """
 
     batches: int | None
@@ -86,7 +87,7 @@ def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | 
     return facts.images - split_size(share, facts.images) if isinstance(share, int | float) else None
 
 
-def training_length(right: Mapping[str, Any]) -> TrainingLength:
+def training_length(right: Mapping[str, Any]) -> PlannedLength:
     """Return the length of the configured training, as far as it is known.
 
     Args:
@@ -98,16 +99,14 @@ def training_length(right: Mapping[str, Any]) -> TrainingLength:
     if images and isinstance(size, int) and not right.get("trainer.overfit_batches"):
         batches = -(-images // size)
         batches = min(batches, limit) if isinstance(limit, int) else max(1, int(batches * limit))
-    epochs, most = _limit(right.get("trainer.max_epochs")), _limit(right.get("trainer.max_steps"))
+    epochs, steps = _limit(right.get("trainer.max_epochs")), _limit(right.get("trainer.max_steps"))
     per_step = right.get("trainer.accumulate_grad_batches")
     if batches is None or not isinstance(per_step, int):
-        return TrainingLength(batches, None if most is not None else epochs, most)
-    per_epoch = -(-batches // per_step)
-    if most is not None:
-        epochs = -(-most // per_epoch) if epochs is None else min(epochs, -(-most // per_epoch))
-    steps = [most] if most is not None else []
-    steps += [per_epoch * epochs] if epochs is not None else []
-    return TrainingLength(batches, epochs, min(steps, default=None))
+        return PlannedLength(batches, None if steps is not None else epochs, steps)
+    if epochs is None and steps is None:
+        return PlannedLength(batches, None, None)
+    length = TrainingLength.of_limits(batches, per_step, max_epochs=epochs or -1, max_steps=steps or -1)
+    return PlannedLength(batches, length.in_units_of("epoch"), length.in_units_of("step"))
 
 
 def _limit(value: Any) -> int | None:

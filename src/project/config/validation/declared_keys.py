@@ -33,28 +33,28 @@ from project.runtime.yaml_files import config_folders, raw_child, read_mapping
 
 NOTHING_READS = "nothing reads it"
 KNOWN = ("hydra", *dict.fromkeys((*GROUPS, *(key.partition(".")[0] for key in KEYS), *OPTIONAL)))
-"""Keys at the top that a run or a sweep reads."""
-TYPO_LIKENESS = 0.8
-"""Likeness of names from which on one is a typo of the other."""
-SET_BY_THE_RUN: Mapping[str, str] = {
-    "trainer.callbacks": "callbacks are keys of the group callbacks",
-    "trainer.logger": "loggers are keys of the group logger; logger=none logs nothing",
+"""Top-level keys that a run or a sweep reads."""
+TYPO_SIMILARITY = 0.8
+"""Similarity of two names (0 to 1) from which one counts as a typo of the other."""
+SET_ELSEWHERE: Mapping[str, str] = {
+    "trainer.callbacks": "set callbacks in the group callbacks",
+    "trainer.logger": "set loggers in the group logger; logger=none logs nothing",
     "trainer.default_root_dir": "the run folder follows paths.outputs and name",
-    "trainer.plugins": "the run sets it, for its own processes",
+    "trainer.plugins": "each run sets its own",
     "trainer.enable_checkpointing": (
-        "checkpoints are written by callbacks.best and callbacks.last; leave those out with "
+        "callbacks.best and callbacks.last write checkpoints; remove them with "
         "'~callbacks.best' '~callbacks.last'"
     ),
-    "trainer.enable_progress_bar": "callbacks.progress shows it; leave that out with '~callbacks.progress'",
+    "trainer.enable_progress_bar": "callbacks.progress shows progress; remove it with '~callbacks.progress'",
 }
-"""Arguments of a trainer that are not read, and what sets them."""
+"""Arguments of the trainer that are not read, with the keys to set instead."""
 
 
 def declared_values(config: DictConfig) -> Mapping[str, Any]:
     """Return the values in the YAML files of the chosen options, by dotted key.
 
     Args:
-        config: composed by Hydra, with its own node.
+        config: composed configuration with Hydra's own node.
     """
     sources = config_folders(config.hydra.runtime.config_sources)
     choices = [
@@ -66,7 +66,7 @@ def declared_values(config: DictConfig) -> Mapping[str, Any]:
 
 
 def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of all values in `written`, which stands at `key`. A list is one value."""
+    """Yield the dotted keys and values below `key`; a list is one value."""
     if not isinstance(written, dict) or not written:
         yield key, written
         return
@@ -74,7 +74,7 @@ def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
         yield from flat(f"{key}.{name}" if key else str(name), child)
 
 
-@cache  # the jobs of a sweep make the same few choices
+@cache  # the jobs of a sweep share a few combinations of options
 def _declared_by(
     folders: tuple[Path, ...], choices: tuple[tuple[str, str], ...], config_name: str
 ) -> Mapping[str, Any]:
@@ -84,14 +84,14 @@ def _declared_by(
 
 
 def read_option(folders: Sequence[Path], group: str, option: str) -> dict[str, Any]:
-    """Return a YAML file on top of those that its defaults list names in the same group.
+    """Return the values of a YAML file, merged over the files of its group in its defaults list.
 
-    The files are parsed plainly: OmegaConf's own objects take five times as long to make.
+    Values are plain dicts, because building OmegaConf objects takes five times as long.
 
     Args:
-        folders: of configurations; the first one that has the file counts.
-        group: path of its folder in them.
-        option: its name, without `.yaml`.
+        folders: configuration folders; the first folder that contains the file is used.
+        group: path of the group below a folder.
+        option: file name without `.yaml`.
     """
     file = next((file for one in folders if (file := one / group / f"{option}.yaml").is_file()), None)
     written = dict(read_mapping(file)) if file is not None else {}
@@ -105,7 +105,7 @@ def read_option(folders: Sequence[Path], group: str, option: str) -> dict[str, A
 
 def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
     for name, value in above.items():
-        if isinstance(value, dict):  # which belongs to the cache of files
+        if isinstance(value, dict):  # copied, because the cache of files holds it
             inner = below[name] = dict(found) if isinstance(found := below.get(name), dict) else {}
             _merge(inner, value)
         else:
@@ -113,15 +113,15 @@ def _merge(below: dict[str, Any], above: Mapping[str, Any]) -> None:
 
 
 def place_in_file(key: str, config: DictConfig, line: str) -> str:
-    """Return where a key's value stands, as messages begin, if a file is to blame for it.
+    """Return the file and line that set a key, as the start of a message; empty if no file is the cause.
 
-    That is the file of a preset or of a folder beside the main one, and for names that nothing reads any
-    file; never one whose key the command line sets.
+    A file is the cause if it is a preset or belongs to a folder other than the main one. For a key that
+    nothing reads, any file is. A key on the command line has no file.
 
     Args:
-        key: dotted.
-        config: composed, with Hydra's own node.
-        line: what is said of the key.
+        key: dotted key.
+        config: composed configuration with Hydra's own node.
+        line: message about the key.
     """
     if key in command_request(config).keys.difference(PRESETS) or key.startswith(("+", "~")):
         return ""
@@ -131,8 +131,8 @@ def place_in_file(key: str, config: DictConfig, line: str) -> str:
     last_first = list(reversed(yaml_files.loaded))
     for path in sorted(last_first, key=lambda path: path not in choices):
         is_preset = path.partition("/")[0] in PRESETS or not config_files.is_main(path)
-        is_to_blame = is_preset or NOTHING_READS in line
-        if is_to_blame and (where := config_files.place_of(path, wanted, is_at_top)):
+        is_cause = is_preset or NOTHING_READS in line
+        if is_cause and (where := config_files.place_of(path, wanted, is_at_top)):
             return where
     return ""
 
@@ -143,9 +143,9 @@ def find_problems(
     """Yield a line for each key that nothing reads, and for each missing argument.
 
     Args:
-        config: composed, with Hydra's own node.
-        leaves: all values as they are written, by dotted key.
-        declared: those of the YAML files of the chosen options.
+        config: composed configuration with Hydra's own node.
+        leaves: all values before interpolation, by dotted key.
+        declared: values in the YAML files of the chosen options, by dotted key.
     """
     yield from _unknown_in_files(config, leaves, declared)
     yield from _unknown_additions(config, leaves, declared)
@@ -161,26 +161,27 @@ def find_problems(
 def _unknown_in_files(
     config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield keys of files that nothing reads, at the top and in `paths`: those of others are arguments.
+    """Yield a line for each unread key at the top and in `paths`; keys of other groups are arguments.
 
-    A key that another one refers to is read. So is one that the primary configuration declares, unless its
-    name is nearly that of a key that a run reads.
+    A key is read if another key refers to it. A key that the primary configuration declares also counts as
+    read, unless its name looks like a typo of a known key.
     """
     declared_here = {key.partition(".")[0] for key in declared}.difference(PRESETS)
     declared_here |= {key for key in declared if key.startswith("paths.")}
     for name in (*map(str, config), *(key for key in leaves if key.startswith("paths."))):
-        own = name in declared_here and not get_close_matches(name, KNOWN, n=1, cutoff=TYPO_LIKENESS)
+        own = name in declared_here and not get_close_matches(name, KNOWN, n=1, cutoff=TYPO_SIMILARITY)
         if own or name in (*KNOWN, *KEYS) or _is_referred_to(name, config, leaves):
             continue
-        if place_in_file(name, config, NOTHING_READS):  # an earlier run's own configuration is not judged
+        if place_in_file(name, config, NOTHING_READS):  # keys of a resumed run come from no file
             yield f"{name}: {NOTHING_READS}; {_remedy(name, config, declared)}"
 
 
 def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) -> bool:
-    """Return whether an expression refers to a key, as `${name}`, `${..name}` or `${oc.select:name}`, or a
-    file has an alias of its value.
+    """Return true if an interpolation refers to a key, or a file contains a YAML alias of its value.
+
+    Interpolations are `${name}`, `${..name}` and `${oc.select:name}`.
     """
-    hydra = flat("hydra", OmegaConf.to_container(config.hydra, resolve=False))  # folders are named there
+    hydra = flat("hydra", OmegaConf.to_container(config.hydra, resolve=False))  # contains the folder names
     written = "\n".join(str(raw) for raw in (*leaves.values(), *dict(hydra).values()) if "${" in str(raw))
     last = name.rpartition(".")[2]
     pattern = rf"\$\{{(oc\.select:)?\s*(\.*{re.escape(name)}|\.+{re.escape(last)})(?!\w)"
@@ -192,13 +193,13 @@ def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) ->
 def _remedy(name: str, config: DictConfig, declared: Mapping[str, Any]) -> str:
     group, _, key = name.partition(".")
     if name == "_target_":
-        return "write it in the block of a group, as in model:"
+        return "write it below a group, as in model:"
     if name in PRESETS:
-        return "begin its file with # @package _global_"
+        return "start its file with # @package _global_"
     if group == "paths":
         return did_you_mean(key, _paths(declared), "paths.")
     if key and group in config:
-        return f"write {key}: … in a block {group}:"
+        return f"write {key}: … below {group}:"
     return did_you_mean(name, ["_global_"] if name.startswith("_") else KNOWN)
 
 
@@ -209,7 +210,7 @@ def _paths(declared: Mapping[str, Any]) -> list[str]:
 def _unknown_additions(
     config: DictConfig, leaves: Mapping[str, Any], declared: Mapping[str, Any]
 ) -> Iterator[str]:
-    """Yield keys that the command line adds outside of objects, unless another key refers to them."""
+    """Yield a line for each key that `+` adds outside of objects and that no other key refers to."""
     roots = {key.partition(".")[0] for key in declared} | set(GROUPS)
     written = " ".join(str(raw) for raw in leaves.values() if "${" in str(raw))
     for text in overrides_of(config):
@@ -231,19 +232,19 @@ def _unknown_additions(
 
 
 def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
-    """Yield the keys of an object that its constructor does not take, and those that it lacks.
+    """Yield a line for each key that a constructor does not take, and for each required key that is missing.
 
     Args:
-        place: key of the object.
-        node: its configuration.
-        given: arguments that the run gives by position.
+        place: dotted key of the object.
+        node: configuration of the object.
+        given: number of arguments that the run passes by position.
     """
     name = raw_child(node, "_target_")
     if not isinstance(name, str) or "${" in name:
         return
     keys = [str(key) for key in node if not str(key).startswith("_")]
     for key in keys:
-        if remedy := SET_BY_THE_RUN.get(f"{place}.{key}"):
+        if remedy := SET_ELSEWHERE.get(f"{place}.{key}"):
             yield f"{place}.{key}: is not read; {remedy}"
     found = signature_of(name)
     if isinstance(found, Missing):
@@ -257,9 +258,9 @@ def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
         more_keys = PARAMETER_GROUP_KEYS if place == "optim" else ()
         known = [*(one for one in found.arguments if one not in required[:given]), *more_keys]
         unknown = [key for key in keys if key not in (*found.arguments, *more_keys)]
-        strange = [key for key in unknown if f"{place}.{key}" not in SET_BY_THE_RUN]
+        strange = [key for key in unknown if f"{place}.{key}" not in SET_ELSEWHERE]
         typos = [key for key in strange if nearest_names(key, known)]
-        others = [key for key in strange if key not in typos]  # arguments of another class: one mistake
+        others = [key for key in strange if key not in typos]  # arguments of another class: one line for all
         for first, *more in [*([key] for key in typos), *([others] if others else [])]:
             also = "".join(f", nor {key}" for key in more)
             if known:
@@ -269,4 +270,4 @@ def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
             yield f"{place}.{first}: nothing reads it, {reason}; {hint}"
     for key in (*required[given:], *found.required(by_name=True)):
         if key not in keys:
-            yield f"{place}.{key}: not given, and {short} needs it; set {place}.{key}=…"
+            yield f"{place}.{key}: missing ({short} requires it); set {place}.{key}=…"

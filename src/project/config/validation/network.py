@@ -19,7 +19,7 @@ from project.config.validation.declared_keys import flat
 from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_forward_error, require_logits
 from project.modules.classifier import ImageClassifier
-from project.modules.optim.schedules import TrainingLength
+from project.modules.optim.training_length import TrainingLength
 from project.runtime.yaml_files import to_yaml
 
 REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)

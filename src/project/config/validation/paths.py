@@ -28,32 +28,32 @@ from project.runtime.output_files import is_earlier, refuse_unwritable_output, t
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
 FOLDERS = ("dir", "dirpath", "directory", "folder")
 FILES = ("file", "filename", "filepath", "path")
-KINDS = {
+FILE_PATTERNS = {
     ".csv": re.compile(rb"step,[^\n]*\b(train|val|test)/"),
     ".log": re.compile(rb"\[\d{4}-\d\d-\d\d [\d:,]+\]\[[A-Z]+\]\["),
     ".txt": re.compile(rb"(FIT|VALIDATE|TEST|PREDICT) Profiler Report"),
 }
-"""First bytes of our metrics, logs and profiles, by suffix."""
+"""Patterns that files of earlier runs match (metrics, logs, profiles), by suffix."""
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
-"""Lightning loggers that keep many runs in one folder."""
+"""Endings of the class names of Lightning loggers that keep many runs in one folder."""
 VERSION = "version_"
 """Prefix of the run folders of Lightning's other loggers."""
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line for each folder that cannot be used; arguments as of `data.find_problems`."""
+    """Yield a line for each unusable folder; arguments as for `data.find_problems`."""
     for key in ("paths.outputs", "paths.data", "paths.image_cache"):
         value = right.get(key)
         if isinstance(value, str) and not value.strip():
-            yield f"{key}={value!r}: name a folder, as in {key}={key.removeprefix('paths.')}"
+            yield f"{key}={value!r}: empty; name a folder, as in {key}={key.removeprefix('paths.')}"
             return
         if URL.match(str(value)):
-            yield f"{key}={value}: an address; give a folder on a disk, be it that of a network"
+            yield f"{key}={value}: is a URL; give a folder of a local or network file system"
             return
         if str(value).startswith("~"):
-            yield f"{key}={value}: ~ is read on the command line alone; write ${{oc.env:HOME}}"
+            yield f"{key}={value}: ~ is expanded on the command line only; write ${{oc.env:HOME}}"
             return
     if "paths.run" in command.keys:
         yield "paths.run: follows paths.outputs and name; set those, or hydra.run.dir"
@@ -66,35 +66,35 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     target = right.get("data._target_")
     facts = (constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None) or {}
     path = right.get(f"data.{facts.get('download')}")
-    if problem := _not_makable(path):
+    if problem := _not_creatable(path):
         yield f"paths.data={path}: {problem}; set paths.data to the folder of the data sets"
         return
     image_cache = right.get("data.image_cache")
-    find = _not_makable if "paths.image_cache" in command.keys else _not_a_folder
+    find = _not_creatable if "paths.image_cache" in command.keys else _not_a_folder
     if problem := find(image_cache):
         yield f"paths.image_cache={image_cache}: {problem}; set paths.image_cache to a folder, or null"
 
 
 def _not_a_folder(wanted: Any) -> str:
-    """Say that something else is in the place of a folder; return an empty string if nothing is."""
+    """Return the reason why a path cannot be a folder; empty if it can."""
     if not isinstance(wanted, str) or (nearest := _nearest(wanted)).is_dir():
         return ""
-    return f"{nearest} is no folder"
+    return f"{nearest} is not a folder"
 
 
-def _not_makable(wanted: Any) -> str:
-    """Say why a folder does not exist and cannot be made; one that exists need not be writable."""
+def _not_creatable(wanted: Any) -> str:
+    """Return the reason why a folder cannot be created; empty if it exists, even read-only."""
     if (problem := _not_a_folder(wanted)) or not isinstance(wanted, str) or Path(wanted).exists():
         return problem
     try:
         try_write(Path(wanted), folder=True)
     except OSError as error:
-        return f"cannot be made ({reason_of(error)})"
+        return f"cannot be created ({reason_of(error)})"
     return ""
 
 
 def _nearest(wanted: str) -> Path:
-    """Return the folder, or the nearest one above it that exists."""
+    """Return a path, or the nearest of its parents that exists."""
     path = Path(wanted).absolute()
     while not os.path.lexists(path) and path != path.parent:
         path = path.parent
@@ -106,8 +106,8 @@ class Output(NamedTuple):
 
     Args:
         shown: key and value, as a user would type them.
-        place: absolute, with all links followed.
-        is_folder: else a file.
+        place: absolute path, symbolic links resolved.
+        is_folder: true for a folder, false for a file.
     """
 
     shown: str
@@ -119,7 +119,7 @@ def find_misplaced_outputs(config: DictConfig) -> Iterator[str]:
     """Yield a line for each output that leaves its folder or would overwrite other files.
 
     Args:
-        config: composed, with Hydra's own node, which knows the run folder.
+        config: composed configuration with Hydra's own node, which holds the run folder.
     """
     run = _run_folder(config)
     if run is None:
@@ -128,14 +128,14 @@ def find_misplaced_outputs(config: DictConfig) -> Iterator[str]:
     if subfolder != RECORD and (
         subfolder is not None or "hydra.output_subdir" in command_request(config).keys
     ):
-        yield f"hydra.output_subdir={subfolder}: runs go on from what stands in {RECORD}; leave it out"
+        yield f"hydra.output_subdir={subfolder}: runs are resumed from {RECORD}; leave it out"
     for group in GROUPS:
-        for key, value in _names(group, plain_values(config, group)):
+        for key, value in _file_names(group, plain_values(config, group)):
             if Path(value).is_absolute() or ".." in Path(value).parts:
-                yield f"{key}={value}: leads out of its folder, which another key gives; give a name alone"
+                yield f"{key}={value}: leaves the folder that another key sets; give a plain file name"
     for output in find_outside_outputs(config):
-        if problem := _in_the_way(output, run):
-            yield f"{output.shown}: {problem}; give a new one, or leave it out: the run folder takes it"
+        if problem := _obstacle(output, run):
+            yield f"{output.shown}: {problem}; give a new path, or leave it out to use the run folder"
             continue
         try:
             refuse_unwritable_output(output.shown, output.place, folder=output.is_folder)
@@ -162,13 +162,13 @@ def find_outside_outputs(config: DictConfig) -> Iterator[Output]:
 
 
 def _run_folder(config: DictConfig) -> Path | None:
-    """Return the run folder with links followed, None if unknown."""
+    """Return the run folder with symbolic links resolved; None if unknown."""
     runtime = config.hydra.runtime
     return None if OmegaConf.is_missing(runtime, "output_dir") else _real(Path(runtime.output_dir))
 
 
 def _real(path: Path) -> Path:
-    return Path(os.path.realpath(path))  # Path.resolve raises where links lead in a circle
+    return Path(os.path.realpath(path))  # Path.resolve raises an error for circular links
 
 
 def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -179,7 +179,7 @@ def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _is_known(plain: Mapping[str, Any], name: str) -> bool:
-    """Return whether this package or a library declares the argument, whose name shows its meaning."""
+    """Return true if this package or a known library declares the argument: its name shows its meaning."""
     target = plain.get("_target_")
     if not isinstance(target, str):
         return target is None
@@ -190,7 +190,7 @@ def _is_known(plain: Mapping[str, Any], name: str) -> bool:
 
 
 def _is_of_library(plain: Mapping[str, Any]) -> bool:
-    """Tell whether a library's class, which may write to addresses, is meant."""
+    """Return true for a class of a known library, which may write to URLs."""
     return str(plain.get("_target_")).startswith(LIBRARIES)
 
 
@@ -199,20 +199,20 @@ def _last_word(name: str) -> str:
 
 
 def _places(key: str, plain: Any, declared: Mapping[str, Any]) -> Iterator[tuple[str, str, bool]]:
-    """Yield the keys that name an output, their value, and whether that is a folder."""
+    """Yield each key that names an output, with its value, and true for a folder."""
     for place, found in _objects(key, plain):
         in_folder = any(_last_word(name) in FOLDERS for name in found)
         for name, value in found.items():
             word = _last_word(name)
-            meant = word in FOLDERS or (word in FILES and not in_folder)
-            by_its_file = "${paths.run}" in str(declared.get(f"{place}.{name}"))
+            is_output_name = word in FOLDERS or (word in FILES and not in_folder)
+            in_run_folder = "${paths.run}" in str(declared.get(f"{place}.{name}"))
             known = _is_known(found, name) and not ("://" in str(value) and _is_of_library(found))
-            if isinstance(value, str) and (by_its_file or (meant and known)):
+            if isinstance(value, str) and (in_run_folder or (is_output_name and known)):
                 yield f"{place}.{name}", value, word not in FILES
 
 
-def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
-    """Yield the other text values of objects that have a folder, such as file names."""
+def _file_names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
+    """Yield the other strings of objects that have a folder, such as file names."""
     for place, found in _objects(key, plain):
         if any(_last_word(name) in FOLDERS for name in found):
             for name, value in found.items():
@@ -220,33 +220,33 @@ def _names(key: str, plain: Any) -> Iterator[tuple[str, str]]:
                     yield f"{place}.{name}", value
 
 
-def _in_the_way(output: Output, run: Path) -> str:
+def _obstacle(output: Output, run: Path) -> str:
     """Return the reason why a run may not write an output; empty if it may."""
     place = output.place
     if URL.match(output.shown.partition("=")[2]):
-        return "is an address; outputs are written to disks alone"
+        return "is a URL; outputs are written to a file system"
     if "=~" in output.shown:
-        return "~ is read on the command line alone, elsewhere ${oc.env:HOME}"
+        return "~ is expanded on the command line only; write ${oc.env:HOME}"
     for above in place.parents:
         if (above / RECORD / "config.yaml").exists() and not run.is_relative_to(above):
-            return f"lies in the folder of another run, {above}"
+            return f"is inside the folder of another run, {above}"
     if not os.path.lexists(place):
         return ""
     if output.is_folder:
         if not place.is_dir():
             return "is a file"
-        others = [entry.name for entry in place.iterdir() if not _is_ours(entry)]
-        return f"holds other files, such as {min(others)}" if others else ""
+        others = [entry.name for entry in place.iterdir() if not _is_of_run(entry)]
+        return f"contains other files, such as {min(others)}" if others else ""
     if not place.is_file():
-        return "is no regular file"
-    return "" if _is_ours(place) else "is there already, and is of no run"
+        return "is not a regular file"
+    return "" if _is_of_run(place) else "exists already and was not written by a run"
 
 
-def _is_ours(file: Path) -> bool:
-    """Tell whether a run has written a file, completely or in part."""
+def _is_of_run(file: Path) -> bool:
+    """Return true for a file that a run has written, completely or in part."""
     if file.suffix == ".ckpt":
         return has_checksum(file)
-    if kind := KINDS.get(file.suffix):
+    if kind := FILE_PATTERNS.get(file.suffix):
         return file.is_file() and is_earlier(file, kind)
     if any(file.glob(f"{VERSION}*")):
         return True

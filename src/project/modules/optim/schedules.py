@@ -12,12 +12,11 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-import lightning as L
-from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch.optim import Optimizer
 from torch.optim import lr_scheduler as torch_schedules
 
 from project.errors import InputError
+from project.modules.optim.training_length import TrainingLength
 from project.runtime.bounds import Range
 
 Schedule = dict[str, Any]
@@ -25,130 +24,6 @@ Interval = Literal["epoch", "step"]
 
 PLATEAU_STATE_KEYS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
 """Entries of a plateau schedule's state that do not repeat its arguments."""
-
-
-class TrainingLength:
-    """TrainingLength and progress of a training, in optimizer steps of their present size.
-
-    A resumed run may have steps of another size (`data.batch_size`, `trainer.accumulate_grad_batches`,
-    `trainer.limit_train_batches`). `done` is the finished fraction of the training in present steps, and
-    `taken` counts the steps taken. A schedule that reads the length follows `done`, any other, such as
-    `step`, follows `taken`.
-
-    Args:
-        steps: optimizer steps, infinite where only a time limit ends the training.
-        steps_per_epoch: optimizer steps of one epoch.
-        done: finished optimizer steps.
-        into_epoch: those of them that belong to an unfinished epoch.
-        taken: optimizer steps and epochs taken, of any size; None: as `done`.
-        epochs: of the training, where their numbers of steps differ.
-    """
-
-    def __init__(
-        self,
-        steps: float,
-        steps_per_epoch: int,
-        *,
-        done: int = 0,
-        into_epoch: int = 0,
-        taken: Mapping[str, int] | None = None,
-        epochs: int | None = None,
-    ) -> None:
-        self._steps = steps
-        self._epochs = epochs
-        self._steps_per_epoch = steps_per_epoch
-        self.done = int(min(done, steps))
-        self.into_epoch = into_epoch
-        self.taken = taken or {interval: self.done_in_units_of(interval) for interval in ("step", "epoch")}
-        self.is_used = False
-
-    @classmethod
-    def of(cls, trainer: L.Trainer) -> "TrainingLength":
-        """Return the length of a trainer whose batches are known, from its limits and loop counters."""
-        loop, all_batches = trainer.fit_loop, int(trainer.num_training_batches)
-        batch = loop.epoch_loop.batch_progress
-        epoch: Any = loop.epoch_progress.current
-        epochs, batches = epoch.processed, batch.current.ready
-        has_ended = epoch.processed == epoch.started
-        if batch.is_last_batch:
-            epochs, batches = epochs + (not has_ended), 0
-        elif has_ended and batches:  # a limit ended the epoch early: the run continues within it
-            epochs -= 1
-        accumulate = accumulated_batches(trainer, epochs)
-        steps_per_epoch, into_epoch = max(1, -(-all_batches // accumulate)), batches // accumulate
-        differ = accumulation_scheduler(trainer) is not None
-
-        def count_steps(num_epochs: int) -> int:
-            if not differ:
-                return num_epochs * steps_per_epoch
-            windows = (accumulated_batches(trainer, number) for number in range(num_epochs))
-            return sum(max(1, -(-all_batches // window)) for window in windows)
-
-        most = math.inf if trainer.max_epochs == -1 else max(trainer.max_epochs or 0, 1)
-        steps = most if math.isinf(most) else count_steps(int(most))
-        done = count_steps(epochs) + into_epoch
-        if trainer.max_steps >= 0 and trainer.max_steps - trainer.global_step < steps - done:
-            steps, done, differ = trainer.max_steps, trainer.global_step, False
-        return cls(
-            steps,
-            steps_per_epoch,
-            done=done,
-            into_epoch=into_epoch,
-            taken={"step": trainer.global_step, "epoch": epochs},
-            epochs=int(most) if differ and math.isfinite(most) else None,
-        )
-
-    @property
-    def steps(self) -> float:
-        """Optimizer steps of the training, infinite where only a time limit ends it."""
-        self.is_used = True
-        return self._steps
-
-    @property
-    def steps_per_epoch(self) -> int:
-        """Optimizer steps of one epoch."""
-        self.is_used = True
-        return self._steps_per_epoch
-
-    def in_units_of(self, interval: str) -> int:
-        """Return the length in units of `interval`, at least 1.
-
-        Raises:
-            InputError: `interval` is neither `step` nor `epoch`, or the length is not known.
-        """
-        if interval not in ("step", "epoch"):
-            raise InputError(f"scheduler.interval={interval}: choose from step, epoch")
-        if math.isinf(self.steps):
-            raise InputError(
-                "trainer.max_epochs=-1: this schedule needs a known length; set trainer.max_epochs or "
-                "trainer.max_steps, or choose scheduler=constant, step, exponential or plateau"
-            )
-        if interval == "epoch" and self._epochs is not None:
-            return self._epochs
-        return max(1, math.ceil(self.steps / (1 if interval == "step" else self.steps_per_epoch)))
-
-    def done_in_units_of(self, interval: str) -> int:
-        """Return the finished units of `interval`: all but those that are left."""
-        if interval == "step":
-            return self.done
-        if self._epochs is not None:
-            return self.taken["epoch"]
-        began, per_epoch = self.done - self.into_epoch, self._steps_per_epoch
-        if math.isinf(self._steps):
-            return began // per_epoch
-        return math.ceil(self._steps / per_epoch) - math.ceil((self._steps - began) / per_epoch)
-
-
-def accumulation_scheduler(trainer: L.Trainer) -> GradientAccumulationScheduler | None:
-    """Return the callback that sets `trainer.accumulate_grad_batches` at the start of each epoch, if any."""
-    callbacks: list[L.Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    return next((each for each in callbacks if isinstance(each, GradientAccumulationScheduler)), None)
-
-
-def accumulated_batches(trainer: L.Trainer, epoch: int) -> int:
-    """Return the number of batches of an optimizer step in an epoch, counted from 0."""
-    scheduler = accumulation_scheduler(trainer)
-    return scheduler.get_accumulate_grad_batches(epoch) if scheduler else trainer.accumulate_grad_batches
 
 
 def fast_forward(schedule: Schedule, length: TrainingLength) -> None:

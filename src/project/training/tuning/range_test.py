@@ -18,7 +18,8 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from project.errors import NonFiniteError
 from project.modules.classifier import ImageClassifier
-from project.modules.optim.schedules import Schedule, TrainingLength
+from project.modules.optim.schedules import Schedule
+from project.modules.optim.training_length import TrainingLength
 
 STEPS = 200
 LOWEST, HIGHEST = 1e-7, 10.0
