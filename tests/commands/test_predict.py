@@ -309,9 +309,7 @@ def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch
     monkeypatch.setattr(os, "scandir", scan)
     files, passed_over = find_files([str(tmp_path)])
     assert files == [f"{tmp_path}/1.jpg"]
-    assert passed_over == [
-        SkippedFile(f"{tmp_path}/shut", "a folder that cannot be read (Permission denied)")
-    ]
+    assert passed_over == [SkippedFile(f"{tmp_path}/shut", "unreadable folder (Permission denied)")]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])

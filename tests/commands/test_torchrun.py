@@ -131,7 +131,7 @@ def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
         ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr?"),
         (
             "data.batch_size=9",
-            "error: data.batch_size=9: counts the images of all devices together and must be a multiple of "
+            "error: data.batch_size=9: counts the images of all devices and must be a multiple of "
             "their number, 2",
         ),
     ):

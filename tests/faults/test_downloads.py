@@ -33,7 +33,7 @@ def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01) as served:
         pass
-    with pytest.raises(DataError, match=r"data=toy is not there .*one\.gz.*data=digits"):
+    with pytest.raises(DataError, match=r"data=toy is missing or damaged .*one\.gz.*data=digits"):
         served.fetch(tmp_path)
     assert [file for file in tmp_path.iterdir() if file.name != ".toy.lock"] == []
 
@@ -80,7 +80,7 @@ def test_an_archive_without_the_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "a.tar.gz"
     with tarfile.open(file, "w:gz"):
         pass
-    with pytest.raises(ArchiveError, match="wanted is not in it"):
+    with pytest.raises(ArchiveError, match="wanted is missing"):
         downloads.unpack(Archive("a.tar.gz", [], "", 0, ["wanted"], 9), file, tmp_path)
 
 

@@ -210,7 +210,7 @@ def decode(file: str) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("fault", "line"),
     [
-        ("killed", r"data\.num_workers: a process that decodes images ended.*(killed|exited)"),
+        ("killed", r"data\.num_workers: a worker process ended.*(killed|exited)"),
         ("stopped", r"data\.timeout_s: .*timed out after 1"),
         ("hangs", r"data\.timeout_s: .*timed out after 1"),
     ],
@@ -250,7 +250,7 @@ def test_all_damaged_images_are_named_at_once(image_folder: Path, tmp_path: Path
         for file in files[1 : count + 1]:
             file.write_bytes(file.read_bytes()[:100])
         data = ImageFolder(str(tmp_path / "images"), input_shape=(3, 12, 10), num_classes=3)
-        with pytest.raises(DataError, match=rf"{files[1].name} is damaged or no image") as raised:
+        with pytest.raises(DataError, match=rf"{files[1].name} is damaged or not an image") as raised:
             data.setup("fit")
         assert len(str(raised.value).splitlines()) == lines
     for file in (tmp_path / "images" / "train" / "bee").iterdir():

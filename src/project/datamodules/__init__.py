@@ -1,1 +1,1 @@
-"""Data sets, one file each, on a common base."""
+"""Data modules: one file per data set, on a common base class."""

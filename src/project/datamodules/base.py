@@ -1,4 +1,4 @@
-"""Base of all data sets: splits, preprocessing, statistics, checks, loaders and exact resumption."""
+"""Base class of data modules: splits, preprocessing, statistics, checks, loaders and exact resume."""
 
 import logging
 from abc import abstractmethod
@@ -36,53 +36,58 @@ Split = Literal["train", "val", "test"]
 
 
 class Subset(NamedTuple):
-    """One split: rows of an image set."""
+    """Images of one split: rows of a set of images that several splits may share."""
 
     images: Images
     rows: Tensor  # N', long
 
     @classmethod
     def of(cls, images: Images) -> "Subset":
-        """Return the part of all images."""
+        """Return the subset of all images, in their order."""
         return cls(images, torch.arange(len(images.labels)))
 
 
 class ImageDataModule(L.LightningDataModule):
-    """Base of all data sets. A subclass implements `load_split`, and `prepare_data` if it downloads.
+    """Base class of data modules for image classification.
 
-    The test split is the official one where there is one. Validation images are taken from the training
-    images, stratified, by a generator of their own: they are the same whatever the run's seed.
+    A subclass implements `load_split`, and `prepare_data` if it downloads files. The test split is the
+    official one where it exists. Validation images are a stratified sample of the training images; the sample
+    depends on `split_seed` alone, so runs with different seeds validate on the same images.
 
     Args:
-        name: as in `data=…`, for messages.
-        input_shape: (C, H, W) of an image after preprocessing, for which the network is built.
+        name: name of the data set, as in `data=…`; used in messages.
+        input_shape: (C, H, W) of an image after preprocessing; the network is built for this shape.
         num_classes: number of classes.
-        batch_size: images of one training step, all devices together (default 64).
-        eval_batch_size: most images of one evaluation batch on each device (default 256).
-        val_size: validation images taken from the training images: a number, or a fraction below 1
+        batch_size: images per training step, summed over all devices (default 64).
+        eval_batch_size: maximum number of images per evaluation batch and device (default 256).
+        val_size: number of validation images taken from the training images, or their fraction if below 1
             (default 0.1). 0 trains on all images, without validation.
-        split_seed: of the split into training and validation images (default 0).
-        folds: number of stratified parts of the training images for cross-validation, of which one validates
-            whatever `val_size` (default null: split by `val_size`).
-        fold: the part that validates, 0 to `folds` - 1 (default 0).
-        mean: of each channel, or one for all, on the scale [0, 1] (default null: computed from the training
-            images).
-        std: likewise.
-        resize: side or (H, W) to which images are scaled beforehand (default null: their own size).
-        grayscale: convert colour images to gray beforehand (default false).
-        channels_last: memory order of images and batches (default false).
-        image_cache: folder that keeps decoded images for later runs, see `ImageCache` (default null: none).
-        augment: changes training batches (default null).
-        seed: of the run; with the epoch, decides order and augmentation (default 0).
+        split_seed: seed of the split into training and validation images (default 0).
+        folds: number of stratified folds for cross-validation; replaces `val_size` (default null: no folds).
+        fold: index of the validation fold, 0 to `folds` - 1 (default 0).
+        mean: mean of each channel, or one value for all, on the scale [0, 1] (default null: computed from
+            the training images).
+        std: standard deviation of each channel, likewise.
+        resize: side or (H, W) to which images are scaled before training (default null: no scaling).
+        grayscale: convert colour images to gray before training (default false).
+        channels_last: store images and batches in channels-last memory format (default false).
+        image_cache: folder of decoded images that later runs reuse, see `ImageCache` (default null: none).
+        augment: augmentation of training batches (default null: none).
+        seed: seed of the run; with the epoch, determines batch order and augmentation (default 0).
 
     Raises:
-        InputError: in `setup`, if the images do not fit `input_shape` or `num_classes`.
+        InputError: an argument is out of its range; in `setup`, the images do not fit `input_shape` or
+            `num_classes`.
     """
 
     DATASET_FACTS: ClassVar[dict[str, Any] | None] = None
+    """Literal facts that checks read from the source before a run, without importing torch: the number of
+    training `images`, or the argument that gives it; the `shape`; the number of `classes`; the arguments that
+    hold the `download` folder or the `class_folders`. None: unknown.
+    """
 
-    is_mapped = False  # `load_split` returns memory-mapped images
-    allow_changed_images = False  # a resumed run may continue with images that differ from those of its start
+    is_mapped = False  # True if `load_split` returns memory-mapped images
+    allow_changed_images = False  # True lets a run resume with images that were added, removed or renamed
     batches_on_device = supports_batched_hooks = True  # loaders make batches on the device
 
     def __init__(
@@ -139,32 +144,32 @@ class ImageDataModule(L.LightningDataModule):
         """Return the images of a split.
 
         Returns:
-            Images (N, C, H, W) uint8 and class indices (N,), or preprocessed `Images`. None for `val` takes
-            the split from the training images.
+            Images (N, C, H, W) uint8 and class indices (N,), or preprocessed `Images`. None for `val` if
+            validation images are to be taken from the training images.
         """
 
     def cache_key(self, split: Split) -> Mapping[str, Any] | None:
-        """Return everything that the images of `load_split` depend on; None if caching them saves nothing."""
+        """Return all that the images of `load_split` depend on, in plain values; None disables the cache."""
         return None
 
     @property
     def class_names(self) -> list[str]:
-        """Name of each class, in the order of the labels."""
+        """Class names in the order of the labels."""
         return [str(label) for label in range(self.num_classes)]
 
     @property
     def source(self) -> str:
-        """The key of the configuration that chooses the images, for messages."""
+        """Configuration key and value that select the images, for messages."""
         return f"data={self.name}"
 
     @property
     def has_validation(self) -> bool:
-        """Validation images exist."""
+        """True if there are validation images."""
         return self.folds is not None or self.val_size > 0
 
     @property
     def memory_summary(self) -> str:
-        """Memory of the splits that are set up, and its kind."""
+        """Memory that the loaded splits take, in MB, memory-mapped and in RAM."""
         distinct = {id(images): images for images, _ in self._subsets.values()}.values()
         mapped = sum(images.nbytes for images in distinct if images.is_mapped)
         read = sum(images.nbytes for images in distinct if not images.is_mapped)
@@ -174,29 +179,30 @@ class ImageDataModule(L.LightningDataModule):
         return ", ".join(sizes) or "streamed from files"
 
     def subset(self, split: Split) -> Subset:
-        """Return the images of a split that is set up, and its rows in the order of evaluation."""
+        """Return the images of a loaded split, and its rows in evaluation order."""
         return self._subsets[split]
 
     def count(self, split: Split) -> int:
-        """Return the number of images in a split; 0 if it is empty or not set up."""
+        """Return the number of images in a split; 0 if it is empty or not loaded."""
         return len(self._subsets[split].rows) if split in self._subsets else 0
 
     def pixels(self, split: Split, positions: Tensor) -> Tensor:
         """Return images (n, C, H, W) uint8 before normalization, on the CPU.
 
-        `positions` (n,) are those in the order in which one device evaluates the split.
+        `positions` (n,) count the split's images in evaluation order on one device.
         """
         images, rows = self._subsets[split]
         return images.sample(rows[positions])
 
     def files(self, split: Split) -> list[str] | None:
-        """Return the file of each image of a split, in the order of evaluation; None without such files."""
+        """Return the image file of each row of a split, in evaluation order; None if images have no files."""
         return None
 
     def training_sample(self, size: int = 5000) -> Tensor:
         """Return at most `size` normalized training images (n, C, H, W) float32, on the device.
 
-        They are spaced evenly, and the same on all ranks: for weights that are computed from images.
+        The images are evenly spaced rows, the same on all ranks. Networks compute initial weights from this
+        sample.
         """
         assert self.mean is not None
         assert self.std is not None
@@ -205,7 +211,7 @@ class ImageDataModule(L.LightningDataModule):
         return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
     def setup(self, stage: str) -> None:
-        """Read the splits of a stage; training reads the test split too, for its errors to come first."""
+        """Load the splits of a stage; `fit` loads the test split too, so its errors precede training."""
         has_test = stage == "test" or (stage == "fit" and self.trainer is not None)
         wanted: list[tuple[Split, bool]] = [("train", stage != "test"), ("test", has_test)]
         errors: list[DataError] = []
@@ -245,17 +251,17 @@ class ImageDataModule(L.LightningDataModule):
         return self.evaluation_loader("test")
 
     def evaluation_loader(self, split: Split) -> ImageLoader:
-        """Return a loader of every image of a split once, unchanged, in order."""
+        """Return a loader that yields every image of a split once, in order and without augmentation."""
         subset = self._subsets[split]
         rank, world_size, _ = self._rank_and_device()
         order = EvaluationOrder(len(subset.rows), self.eval_batch_size, rank=rank, world_size=world_size)
         return self._loader(subset, order, None)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        return batch  # made on the device
+        return batch  # loaders make it on the device
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the classes, the channels' statistics, the images' digest, and the position in the epoch."""
+        """Return class names, channel statistics, the digest of the images, and the position in the epoch."""
         state: dict[str, Any] = {"mean": self.mean, "std": self.std, "class_names": self.class_names}
         if "train" in self._subsets:
             state["images"] = self._digest
@@ -266,15 +272,19 @@ class ImageDataModule(L.LightningDataModule):
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Resume within the epoch, with the statistics of the training."""
+        """Restore channel statistics and the position within the epoch.
+
+        Raises:
+            InputError: classes or images differ from those of the checkpoint.
+        """
         if trained := state_dict.get("class_names"):
-            remedy = "give the classes their former names, or start a new run"
+            remedy = "restore the class names, or start a new run"
             check_classes(trained, self.class_names, self.source, remedy)
         known = state_dict.get("images")
         if known and "train" in self._subsets and not self.allow_changed_images and known != self._digest:
             raise InputError(
-                f"{self.source}: images were added, removed or renamed since the run began, and those of its "
-                "validation and test may be trained on; restore them, start a new run, or say "
+                f"{self.source}: images were added, removed or renamed since the run began, so validation or "
+                "test images may become training images; restore the files, start a new run, or set "
                 "resume_force=true"
             )
         self.mean = self.mean if self._given_mean else state_dict["mean"]
@@ -284,17 +294,17 @@ class ImageDataModule(L.LightningDataModule):
 
     @cached_property
     def _digest(self) -> str:
-        """Digest of which images are trained on and validated."""
+        """Digest that identifies the training and validation images."""
         splits: list[Split] = [split for split in ("train", "val") if split in self._subsets]
         labels = [self._subsets[split].images.labels.cpu()[self._subsets[split].rows] for split in splits]
         return digest_splits(labels, [self.files(split) or [] for split in splits])
 
     def _set_up(self, split: Split) -> None:
-        """Set up a split; with `train` also `val`."""
+        """Load a split into `_subsets`; `train` also adds `val`."""
         val = self._load("val") if split == "train" else None
         if val is not None and self.folds is not None:
             raise InputError(
-                f"data.folds={self.folds}: data={self.name} has validation images of its own; set "
+                f"data.folds={self.folds}: data={self.name} has its own validation split; set "
                 "data.folds=null, or move them to the training images"
             )
         if (images := self._load(split)) is None:
@@ -311,7 +321,7 @@ class ImageDataModule(L.LightningDataModule):
                 self._subsets["val"] = Subset(images, val_rows)
 
     def _load(self, split: Split) -> Images | None:
-        """Load, preprocess and check a split, by way of the cache if it has a key."""
+        """Load, preprocess and check a split; use the image cache if the split has a key."""
         title = self._title(split)
         images: Images
         if (key := self.cache_key(split)) is not None:
@@ -333,7 +343,7 @@ class ImageDataModule(L.LightningDataModule):
         return images
 
     def _preprocess(self, loaded: Any, title: str) -> tuple[Tensor, Tensor]:
-        """Check what `load_split` returned, and preprocess it."""
+        """Check the value that `load_split` returned, and preprocess it."""
         if not isinstance(loaded, tuple) or len(loaded) != 2:
             raise InputError(f"data: {title} have no labels; {LOAD_SPLIT_REMEDY}")
         pixels = as_pixels(loaded[0], title)
@@ -345,7 +355,7 @@ class ImageDataModule(L.LightningDataModule):
         return f"the {split} images of data={self.name}"
 
     def _measure_channels(self, sample: int = 10_000) -> None:
-        """Compute the statistics that are not given, from at most `sample` training images."""
+        """Compute mean and std from at most `sample` training images, unless they are configured."""
         if "train" not in self._subsets:
             self._set_up("train")
         measured = [channel_statistics(channel) for channel in self._spaced_pixels(sample).unbind(1)]
@@ -359,7 +369,7 @@ class ImageDataModule(L.LightningDataModule):
         return images.sample(rows[torch.linspace(0, len(rows) - 1, min(size, len(rows))).long()])
 
     def _rank_and_device(self) -> tuple[int, int, torch.device]:
-        """Return rank, number of ranks and device of this process; without a trainer, one CPU."""
+        """Return rank, world size and device of this process; rank 0 of 1 on the CPU without a trainer."""
         if self.trainer is None:
             return 0, 1, torch.device("cpu")
         strategy = self.trainer.strategy

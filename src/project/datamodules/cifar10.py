@@ -42,9 +42,9 @@ class CIFAR10(ImageDataModule):
     """CIFAR-10 (Krizhevsky 2009) with its official test split, downloaded.
 
     Args:
-        path: folder of the data sets; the files lie in `cifar-10-batches-py` below it.
+        path: folder of the data sets; its subfolder `cifar-10-batches-py` holds the files.
         input_shape: see `ImageDataModule` (default [3, 32, 32]); other shapes need `resize` or `grayscale`.
-        num_classes: ten.
+        num_classes: 10.
         base: arguments of `ImageDataModule`.
     """
 
@@ -65,14 +65,14 @@ class CIFAR10(ImageDataModule):
         ensure_downloaded("cifar10", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
 
     def cache_key(self, split: Split) -> Mapping[str, Any] | None:
-        """Return the key of the unpickled images."""
+        """Return the checksums of the files: unpickling takes longer than memory-mapping a cached copy."""
         return None if split == "val" else {"files": sorted(CHECKSUMS.items())}
 
     def load_split(self, split: Split) -> tuple[Tensor, Tensor] | None:
         """Return images (N, 3, 32, 32) uint8 and labels (N,)."""
         if split == "val":
             return None
-        # Only files of a known checksum are unpickled, and of those only plain values.
+        # Unpickling can run code: the files must have the published checksums, and hold arrays alone.
         require_undamaged("cifar10", self.path, FOLDER, CHECKSUMS, self.image_cache.checksums)
         pixels: list[Any] = []
         labels: list[int] = []
@@ -80,7 +80,7 @@ class CIFAR10(ImageDataModule):
             file = self.path / FOLDER / name
             batch = load_array_pickle(file)
             if not isinstance(batch, dict) or not {"data", "labels"} <= batch.keys():
-                raise DataError(f"paths.data={self.path}: {file} holds no images; remove it")
+                raise DataError(f"paths.data={self.path}: {file} holds no images; remove the file")
             pixels.append(batch["data"])
             labels += batch["labels"]
         images = torch.from_numpy(np.concatenate(pixels)).view(-1, 3, 32, 32)
@@ -88,7 +88,11 @@ class CIFAR10(ImageDataModule):
 
 
 def load_array_pickle(file: Path) -> Any:
-    """Read a pickle file of Python 2 that holds plain values and arrays of numbers."""
+    """Read a pickle file of Python 2 that holds plain values and arrays of numbers.
+
+    Raises:
+        DataError: the file is missing, is damaged, or names any other object.
+    """
     try:
         with file.open("rb") as stream:
             return ArrayUnpickler(stream, encoding="latin1").load()
@@ -96,46 +100,46 @@ def load_array_pickle(file: Path) -> Any:
         raise DataError(f"{file} cannot be read ({error.strerror or error})") from error
     except Exception as error:  # a damaged pickle raises anything
         raise DataError(
-            f"{file} is no file of arrays ({summarize(error)}); remove it and download it again"
+            f"{file} is not a pickle file of arrays ({summarize(error)}); remove it and download it again"
         ) from error
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Makes plain values and arrays of numbers alone: pickle would call any function that a file names.
+    """Unpickles plain values and numeric arrays alone: pickle calls any function that a file names.
 
-    See Python's documentation, "Restricting Globals".
+    Method: Python's documentation of pickle, "Restricting Globals".
     """
 
     def find_class(self, module: str, name: str) -> Any:
         if (found := ALLOWED_GLOBALS.get((module, name))) is None:
-            raise pickle.UnpicklingError(f"it names {module}.{name}, which no array needs")
+            raise pickle.UnpicklingError(f"{module}.{name} is not allowed in a file of arrays")
         return found
 
     def persistent_load(self, pid: Any) -> Any:
-        raise pickle.UnpicklingError("it refers to something outside")
+        raise pickle.UnpicklingError("references to external objects are not allowed")
 
 
 def _empty_array(subtype: object, shape: object, kind: object) -> np.ndarray:
-    return np.empty(0, np.int8)  # its state follows in the file
+    return np.empty(0, np.int8)  # the next records of the file set shape and values
 
 
 def _dtype(code: str, *options: object) -> np.dtype[Any]:
     if np.dtype(code).kind not in "biuf":
-        raise pickle.UnpicklingError(f"it holds values of type {code}")
-    return np.dtype(code, copy=True)  # its state follows in the file
+        raise pickle.UnpicklingError(f"dtype {code} is not numeric")
+    return np.dtype(code, copy=True)  # the next record of the file sets the byte order
 
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise pickle.UnpicklingError(f"it encodes words as {encoding}")
+        raise pickle.UnpicklingError(f"text encoding {encoding} (expected latin1)")
     return text.encode(encoding)
 
 
-# Names that a file may use, and their replacements.
+# Globals that a file may name, and the functions that replace them.
 ALLOWED_GLOBALS: Mapping[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _empty_array,
     ("numpy._core.multiarray", "_reconstruct"): _empty_array,  # since NumPy 2
-    ("numpy", "ndarray"): object,  # an argument of the former only
+    ("numpy", "ndarray"): object,  # only an argument of _reconstruct
     ("numpy", "dtype"): _dtype,
-    ("_codecs", "encode"): _encode,  # by which protocols of Python 2 write bytes
+    ("_codecs", "encode"): _encode,  # Python 2 protocols write bytes as encoded text
 }

@@ -1,7 +1,7 @@
-"""Digits: 1,797 images by 13 writers that come with the package, scaled from 8×8 to 28×28.
+"""Digits: 1,797 images by 13 writers, included in the package, scaled from 8×8 to 28×28.
 
-The test part of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI Machine Learning
-Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
+The images are the test set of "Optical Recognition of Handwritten Digits" (Alpaydin and Kaynak 1998, UCI
+Machine Learning Repository, CC BY 4.0), as in scikit-learn's `load_digits`.
 """
 
 from collections.abc import Sequence
@@ -18,16 +18,16 @@ from project.datamodules.storage.preprocessing import scale_images
 from project.runtime.seeding import generator
 
 TEST_FRACTION = 0.2
-BRIGHTEST = 16
+MAX_VALUE = 16  # of a pixel
 SIDE = 28
 
 
 class Digits(ImageDataModule):
-    """Handwritten digits without a download; a fixed, stratified fifth of them is the test split.
+    """Handwritten digits without a download; a fixed, stratified 20 % of the images is the test split.
 
     Args:
         input_shape: see `ImageDataModule` (default [1, 28, 28]); other shapes need `resize`.
-        num_classes: ten.
+        num_classes: 10.
         base: arguments of `ImageDataModule`.
     """
 
@@ -44,9 +44,9 @@ class Digits(ImageDataModule):
             return None
         with files(__package__).joinpath("digits.npz").open("rb") as file:
             arrays = np.load(file, allow_pickle=False)
-            images = torch.from_numpy(arrays["images"])[:, None]  # N, 1, 8, 8; 0 to 16
+            images = torch.from_numpy(arrays["images"])[:, None]  # N, 1, 8, 8; 0 to MAX_VALUE
             labels = torch.from_numpy(arrays["labels"]).long()
         train, test = stratified_split(labels, split_size(TEST_FRACTION, len(labels)), generator(0))
         rows = test if split == "test" else train
-        pixels = (images[rows].float() * (255 / BRIGHTEST)).round().to(torch.uint8)
+        pixels = (images[rows].float() * (255 / MAX_VALUE)).round().to(torch.uint8)
         return scale_images(pixels, SIDE, SIDE), labels[rows]

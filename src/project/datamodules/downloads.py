@@ -1,4 +1,4 @@
-"""Published data sets: downloaded once by one of many processes, and verified by checksums."""
+"""Downloads of published data sets: one process downloads, all verify checksums."""
 
 import gzip
 import hashlib
@@ -24,35 +24,31 @@ from project.runtime.atomic_files import replacing
 
 log = logging.getLogger(__name__)
 
-TIMEOUT_S = 30  # without an answer, after which a server counts as out of reach
-MAX_ATTEMPTS = 2  # rounds over all mirrors
-RETRY_PAUSE_S = 1.0  # between two rounds
-LOCK_NOTICE_S = 1.0  # of waiting for another process until it is logged
+TIMEOUT_S = 30  # of a server that does not answer
+MAX_ATTEMPTS = 2  # per mirror
+RETRY_PAUSE_S = 1.0  # between attempts
+LOCK_NOTICE_S = 1.0  # of waiting for another process, before a log line says so
 BLOCK_BYTES = 2**20
-MTIME_RESOLUTION_S = (
-    2  # after which a change of a file also changes its time, whatever the file system's clock
-)
-REVERIFY_AFTER_S = (
-    7 * 86_400
-)  # until an unchanged file is verified again, in the background: disks may change data
-REVERIFY_LEASE_S = 3600  # for which other processes leave that verification to the one that began it
-STALE_PART_S = 3600  # after which nobody is still writing a file of a few kilobytes
+MTIME_RESOLUTION_S = 2  # coarsest modification times of any file system: later changes are visible
+REVERIFY_AFTER_S = 7 * 86_400  # age at which a digest is verified again in the background: disks decay
+REVERIFY_LEASE_S = 3600  # time for which the process that verifies again keeps others from it
+STALE_PART_S = 3600  # age at which an unfinished digest file belongs to a killed process
 
 
 class ArchiveError(OSError):
-    """An archive that cannot be downloaded, or is not as published."""
+    """Failed download of an archive, or content that differs from the published one."""
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A file to download and its content."""
+    """Downloadable file and the files in it."""
 
-    name: str  # below each mirror's URL; a `.tar.gz`, or one file compressed as `.gz`
+    name: str  # file name below each mirror's URL; a `.tar.gz`, or a single file compressed as `.gz`
     mirrors: Sequence[str]  # tried in order
     md5: str
-    size: int  # bytes; more is refused
+    size: int  # bytes; longer downloads are aborted
     members: Sequence[str]  # names of the files to unpack
-    unpacked_size: int  # most bytes of a member
+    unpacked_size: int  # maximum size of a member, bytes
 
 
 def ensure_downloaded(
@@ -63,25 +59,25 @@ def ensure_downloaded(
     download: Callable[[Path], object],
     digest_file: Path | None = None,
 ) -> None:
-    """Download a data set unless `root / folder` holds the files of `checksums`, undamaged.
+    """Download a data set unless `root / folder` holds undamaged copies of all its files.
 
-    One process downloads while the others wait; if it is killed, another one takes over. Files are moved
-    from a staging folder on the same file system when all of them are verified.
+    One process downloads while the others wait; if it is killed, another process continues. The files are
+    moved from a staging folder on the same file system after all of them are verified.
 
     Args:
-        name: as in `data=…`.
-        root: `paths.data`.
-        folder: below `root`.
+        name: name of the data set, as in `data=…`.
+        root: folder of all data sets, `paths.data`.
+        folder: folder of this data set, relative to `root`.
         checksums: MD5 of each file, by its name in `folder`.
-        download: puts the files into an empty folder.
-        digest_file: see `cached_digest`.
+        download: function that writes the files into an empty folder.
+        digest_file: see `cached_digest` (default None).
 
     Raises:
         DataError: the files are missing or damaged, and cannot be downloaded.
     """
     lock, staging = FileLock(root / f".{name}.lock"), root / f".download-{name}"
     if not (problem := find_problem(root / folder, checksums, digest_file)):
-        if staging.exists():  # of a killed download, unless another process uses it now
+        if staging.exists():  # left by a killed download, unless another process holds the lock
             with suppress(OSError, NotImplementedError), lock.acquire(timeout=0):
                 shutil.rmtree(staging, ignore_errors=True)
         return
@@ -92,23 +88,28 @@ def ensure_downloaded(
             if problem := find_problem(root / folder, checksums, digest_file):
                 log.info("downloading %s to %s", name, root)
                 _download_to(root / folder, staging, checksums, download)
-    except (OSError, NotImplementedError) as error:  # the latter where there are no locks
+    except (OSError, NotImplementedError) as error:  # the latter on file systems without locks
         raise DataError(
-            f"paths.data={root}: data={name} is not there ({problem}) and could not be downloaded "
-            f"({one_line(error)}); put its files into {root / folder}, or train on the embedded data=digits"
+            f"paths.data={root}: data={name} is missing or damaged ({problem}) and could not be downloaded "
+            f"({one_line(error)}); copy its files to {root / folder}, or train on data=digits, which needs "
+            "no download"
         ) from error
 
 
 def require_undamaged(
     name: str, root: Path, folder: Path, checksums: Mapping[str, str], digest_file: Path | None = None
 ) -> None:
-    """Refuse files that are missing or damaged; arguments as in `ensure_downloaded`."""
+    """Check the files of a data set; arguments as in `ensure_downloaded`.
+
+    Raises:
+        DataError: a file is missing or damaged.
+    """
     if problem := find_problem(root / folder, checksums, digest_file):
-        raise DataError(f"paths.data={root}: data={name}: {problem}; remove it, and it is downloaded again")
+        raise DataError(f"paths.data={root}: data={name}: {problem}; remove the file to download it again")
 
 
 def find_problem(folder: Path, checksums: Mapping[str, str], digest_file: Path | None = None) -> str:
-    """Return what is wrong with the files of a folder; empty if nothing is."""
+    """Return the first missing or damaged file of a folder as a phrase; empty if there is none."""
     for file, expected in checksums.items():
         path = folder / file
         if not path.is_file():
@@ -119,7 +120,7 @@ def find_problem(folder: Path, checksums: Mapping[str, str], digest_file: Path |
 
 
 def download_archives(archives: Iterable[Archive], folder: Path) -> None:
-    """Download archives and unpack their members directly into an empty folder."""
+    """Download archives, and unpack their members into an empty folder without subfolders."""
     for archive in archives:
         file = folder / f".{archive.name}"
         download_archive(archive, file)
@@ -128,7 +129,12 @@ def download_archives(archives: Iterable[Archive], folder: Path) -> None:
 
 
 def download_archive(archive: Archive, file: Path) -> None:
-    """Download an archive from the first mirror that has it undamaged."""
+    """Download an archive from the first mirror that serves it undamaged.
+
+    Raises:
+        ArchiveError: no mirror serves it.
+        OSError: `file` cannot be written.
+    """
     import pooch
     from requests import RequestException
 
@@ -149,19 +155,27 @@ def download_archive(archive: Archive, file: Path) -> None:
             try:
                 pooch.retrieve(url, f"md5:{archive.md5}", file.name, file.parent, downloader=bounded)
                 return
-            except (RequestException, ArchiveError, ValueError) as error:  # another OSError is of our disk
+            except (
+                RequestException,
+                ArchiveError,
+                ValueError,
+            ) as error:  # another OSError concerns the local disk
                 problems[f"{url}: {_reason(error)}"] = None
     raise ArchiveError("; ".join(problems))
 
 
 def _reason(error: Exception) -> str:
-    """Return the cause that urllib3 states, without the names of its connections."""
+    """Return the cause in an error of urllib3, without the names of connection objects."""
     cause = getattr(error.args[0] if error.args else None, "reason", None)
     return summarize(cause or error).rpartition("): ")[2]
 
 
 def unpack(archive: Archive, file: Path, folder: Path) -> None:
-    """Unpack the members of a file whose checksum is verified, by name: paths in an archive are not used."""
+    """Unpack the members of a verified archive, by file name alone: paths could lead out of the folder.
+
+    Raises:
+        ArchiveError: the archive is damaged, lacks a member, or has one that is too large.
+    """
     try:
         if not archive.name.endswith((".tar.gz", ".tgz")):
             with gzip.open(file) as content:
@@ -180,7 +194,7 @@ def unpack(archive: Archive, file: Path, folder: Path) -> None:
                     return
     except (EOFError, zlib.error, tarfile.TarError, gzip.BadGzipFile) as error:
         raise ArchiveError(f"{archive.name} is damaged ({error})") from error
-    raise ArchiveError(f"{archive.name}: {min(missing)} is not in it")
+    raise ArchiveError(f"{archive.name}: {min(missing)} is missing")
 
 
 def _copy_member(archive: Archive, name: str, source: IO[bytes] | gzip.GzipFile, folder: Path) -> None:
@@ -191,7 +205,7 @@ def _copy_member(archive: Archive, name: str, source: IO[bytes] | gzip.GzipFile,
 
 
 class _BoundedFile:
-    """An open file that refuses to grow beyond a size, bytes."""
+    """Writable file with a maximum size in bytes."""
 
     def __init__(self, stream: IO[bytes], most: int, name: str) -> None:
         self.stream = stream
@@ -207,15 +221,15 @@ class _BoundedFile:
 
 @contextmanager
 def _hold_lock(lock: FileLock, notice: str) -> Iterator[None]:
-    """Hold a lock that the system releases when the process is killed."""
+    """Hold a lock that the operating system releases when the process is killed."""
     try:
         lock.acquire(timeout=LOCK_NOTICE_S)
     except Timeout:
         log.info(notice)
         lock.acquire()
     try:
-        if isinstance(lock, SoftFileLock):  # filelock's fallback, which a killed process leaves behind
-            raise OSError("its file system has no locks; copy the files there by hand")
+        if isinstance(lock, SoftFileLock):  # filelock's fallback: a killed process leaves it locked
+            raise OSError("the file system has no locks; copy the files there by hand")
         yield
     finally:
         lock.release()
@@ -243,12 +257,13 @@ def md5_of(file: Path) -> str:
 
 
 def cached_digest(file: Path, compute: Callable[[Path], str], digest_file: Path | None = None) -> str:
-    """Return the digest of a file, computed if it is not known for the file's present state.
+    """Return the digest of a file, from memory or `digest_file` if the file has not changed since.
 
     Args:
-        file: must exist.
-        compute: reads the file.
-        digest_file: JSON file that keeps digests for later processes, where it can be written.
+        file: existing file.
+        compute: function that reads the file and returns its digest.
+        digest_file: JSON file that keeps digests for later processes (default None); write errors are
+            ignored.
     """
     facts = file.stat()
     return _digest(
@@ -285,8 +300,8 @@ def _verify_again(
             return
         _write_digest(digest_file, path, ())
         log.warning(
-            "warning: %s is damaged: its content changed though nobody wrote it, and this run may have used "
-            "it; the next start repairs it or names the remedy",
+            "warning: %s is damaged: its content changed without a write, and this run may have used it; the "
+            "next run downloads or decodes it again, or reports the fix",
             path,
         )
 
@@ -300,7 +315,7 @@ def _read_digests(digest_file: Path | None) -> dict[str, list[Any]]:
 
 
 def _write_digest(digest_file: Path, path: str, entry: tuple[Any, ...]) -> None:
-    """Add an entry. Where two processes write at once, one entry is lost, and its file is read again."""
+    """Add an entry. If two processes write at once, one entry is lost, and its digest computed again."""
     with suppress(OSError):
         digest_file.parent.mkdir(parents=True, exist_ok=True)
         for left in digest_file.parent.glob(f".{digest_file.name}.*.part"):

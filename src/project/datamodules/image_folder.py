@@ -1,4 +1,4 @@
-"""Image folders: anybody's images, one folder per class."""
+"""Image folders: a user's own images, one folder per class."""
 
 import hashlib
 import json
@@ -37,30 +37,36 @@ log = logging.getLogger(__name__)
 
 MEBIBYTE = 2**20
 MAX_WORKERS = 16
-FEW_FILES = 1000  # that are decoded sooner than worker processes start
-MIN_CACHED_BYTES = 2**20  # of image files, which take 0.1 s to decode, longer than a cached file takes to map
+FEW_FILES = 1000  # up to which decoding takes less time than starting worker processes
+MIN_CACHED_BYTES = 2**20  # of image files; fewer decode in 0.1 s, as fast as a cached file is mapped
 
 
 class ImageFolder(ImageDataModule):
-    """Images in class folders: `path/train/<class>/…`, with `path/val` and `path/test` where they exist, or
-    `path/<class>/…` alone (see `find_layout`). Missing splits are taken from the training images, stratified.
+    """Images in class folders.
 
-    Images are scaled to `input_shape` without keeping their aspect, and converted to its channels. Those that
-    fit the budget are decoded once, and memory-mapped by later runs; else worker processes decode them in
-    every epoch.
+    The folder holds `train/<class>/…`, and optionally `val` and `test`, or only `<class>/…` (see
+    `find_layout`). Missing splits are stratified samples of the training images. With `resize`, images are
+    scaled to `input_shape`, which may change their aspect ratio. Colour is converted to the channels of
+    `input_shape`. A split that fits the memory budget is decoded once, and memory-mapped by later runs. The
+    images of a larger split are decoded by worker processes in every epoch.
 
     Args:
-        path: the folder.
-        test_size: test images taken where there is no test folder: a number, a fraction below 1, or `all`
-            for data that only test (default 0.2).
-        classes: names of the classes, in the order of the labels; some may have no folder (default null:
-            those of the training folders, sorted).
-        memory_budget_mb: most memory of a split's decoded images, MiB (default 4096).
-        num_workers: processes that decode streamed images (default null: one per available CPU).
-        timeout_s: seconds after which a missing batch of theirs is an error (default 120).
-        white_level: value of white in gray files of more than 8 bits and in those of floats (default null:
-            that of their type, see `image_decoder`).
+        path: folder of the images.
+        test_size: number of test images if there is no test folder, or their fraction if below 1; `all`
+            makes every image a test image (default 0.2).
+        classes: class names in the order of the labels; some may have no folder (default null: sorted names
+            of the training folders).
+        memory_budget_mb: maximum size of a split's decoded images in memory, MiB (default 4096).
+        num_workers: number of processes that decode streamed images (default null: one per available CPU,
+            at most 16).
+        timeout_s: time after which a batch that the workers do not deliver is an error (default 120 s).
+        white_level: value of white in gray files of more than 8 bits or of floats (default null: by the
+            file's type, see `image_decoder`).
         base: arguments of `ImageDataModule`.
+
+    Raises:
+        InputError: an argument is out of its range, or does not fit the images.
+        DataError: folders are missing, empty or ambiguous, or images are damaged.
     """
 
     DATASET_FACTS: ClassVar = {"class_folders": "path"}
@@ -79,7 +85,7 @@ class ImageFolder(ImageDataModule):
         super().__init__(name="image_folder", **base)
         check_arguments("data", ImageFolder, locals())
         if isinstance(test_size, str) and test_size != ALL:
-            raise InputError(f"data.test_size={test_size}: a number, a fraction below 1, or {ALL}")
+            raise InputError(f"data.test_size={test_size}: expected a number, a fraction below 1, or {ALL}")
         self.path = Path(path)
         self.test_size = test_size
         self.classes = [printable(str(name)) for name in classes] if classes is not None else None
@@ -101,7 +107,7 @@ class ImageFolder(ImageDataModule):
         found = find_layout(self.path)
         if found.unused:
             names = ", ".join(map(printable, found.unused))
-            log.info("not used in %s, beside the folders of the splits: %s", self.path, names)
+            log.info("not used in %s, besides the folders of the splits: %s", self.path, names)
         return found
 
     @property
@@ -113,28 +119,33 @@ class ImageFolder(ImageDataModule):
         return super().has_validation or "val" in self.layout.splits
 
     def prepare_data(self) -> None:
-        """Check the number of classes before anything is decoded; log a mix of gray and colour."""
+        """Check the number of classes before images are decoded; log a mix of gray and colour images.
+
+        Raises:
+            InputError: `num_classes` differs from the number of classes.
+        """
         names = self.class_names
         if len(names) != self.num_classes:
             if self.classes is not None:
                 raise InputError(
-                    f"data.classes={names}: {len(names)} names, while data.num_classes={self.num_classes}"
+                    f"data.classes={names}: {len(names)} names, but data.num_classes={self.num_classes}; "
+                    f"set data.num_classes={len(names)}, or correct the names"
                 )
             raise InputError(
                 f"data.num_classes={self.num_classes}: {self.path} has {len(names)} class folders; "
-                f"set data.num_classes={len(names)} or leave it out"
+                f"set data.num_classes={len(names)}, or remove the key"
             )
         if self.grayscale is None:
             found = survey(self.path)
             if found.gray and found.colour:
                 mode = "gray" if self.input_shape[0] == 1 else "colour"
                 self._log_once(
-                    f"{found.gray:,} of {found.gray + found.colour:,} images looked at in {self.path} are "
+                    f"{found.gray:,} of {found.gray + found.colour:,} images examined in {self.path} are "
                     f"gray, the others in colour; all are read as {mode} (data.grayscale)"
                 )
 
     def load_split(self, split: Split) -> Images | None:
-        """Return the images of a split, in memory if they fit the budget."""
+        """Return the images of a split: in memory if they fit `memory_budget_mb`, otherwise streamed."""
         if (found := self._labelled_files(split)) is None:
             return None
         files, labels = found
@@ -164,7 +175,7 @@ class ImageFolder(ImageDataModule):
         return [files[row] for row in self.subset(split).rows.tolist()]
 
     def _labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
-        """Return the files of a split and their labels (N,); None if `train` provides the split."""
+        """Return the files of a split and their labels (N,); None if `val` is taken from `train`."""
         splits = self.layout.splits
         if split == "val" and "val" not in splits:
             return None
@@ -184,14 +195,14 @@ class ImageFolder(ImageDataModule):
         self._logged.add(line)
 
     def _rows_of(self, split: Split, labels: Tensor) -> Tensor:
-        """Return the rows of the training or the test images, where one folder holds both."""
+        """Return the rows of the training or test images in a folder that holds both."""
         count = len(labels)
         if isinstance(self.test_size, str):
             if split == "test":
                 return torch.arange(count)
             raise InputError(
-                f"data.test_size={ALL}: the images in {self.path} are all for the test, none is left for "
-                f"{split}; choose split=test, or a number"
+                f"data.test_size={ALL}: all images in {self.path} are test images, none remain for {split}; "
+                "set split=test, or give a number"
             )
         size = split_size(self.test_size, count)
         if not 0 < size < count:
@@ -203,7 +214,7 @@ class ImageFolder(ImageDataModule):
         return test if split == "test" else train
 
     def _in_memory(self, images: FileImages, split: Split) -> Images:
-        """Decode all images, or map those of an earlier run if decoding takes time."""
+        """Decode all images, or memory-map those that an earlier run cached."""
         states = [_state(file) for file in images.files]
         if sum(size for size, _ in states) < MIN_CACHED_BYTES:
             return MemoryImages(images.decode_all(), images.labels, channels_last=self.channels_last)
@@ -225,7 +236,7 @@ class ImageFolder(ImageDataModule):
 
 
 def _state(file: str) -> tuple[int, int]:
-    """Return size and time of the last change, ns; decoding reports a file without them."""
+    """Return size in bytes and modification time in ns; -1, -1 for a missing file, which decoding reports."""
     try:
         facts = os.stat(file)  # noqa: PTH116 - see `image_files`
     except OSError:

@@ -35,16 +35,16 @@ ARCHIVES = [
         ("t10k-labels-idx1-ubyte", "ec29112dd5afa0611ce80d1b7f02629c", 4_542),
     )
 ]
-UNSIGNED_BYTES = 0x08  # type code of the idx format
+UNSIGNED_BYTE = 0x08  # type code of the IDX format
 
 
 class MNIST(ImageDataModule):
     """MNIST (LeCun et al. 1998) with its official test split, downloaded and memory-mapped.
 
     Args:
-        path: folder of the data sets; the files lie in `MNIST/raw` below it, as in torchvision.
+        path: folder of the data sets; its subfolder `MNIST/raw` holds the files, as in torchvision.
         input_shape: see `ImageDataModule` (default [1, 28, 28]); other shapes need `resize`.
-        num_classes: ten.
+        num_classes: 10.
         base: arguments of `ImageDataModule`.
     """
 
@@ -63,13 +63,13 @@ class MNIST(ImageDataModule):
         ensure_downloaded("mnist", self.path, FOLDER, CHECKSUMS, download, self.image_cache.checksums)
 
     def cache_key(self, split: Split) -> Mapping[str, Any] | None:
-        """Return the key of scaled images; the others are mapped from the files themselves."""
+        """Return the checksums of the files if images are scaled; others are mapped from the files."""
         if split == "val" or self.input_shape[1:] == (28, 28):
             return None
         return {"files": sorted(CHECKSUMS.items())}
 
     def load_split(self, split: Split) -> tuple[Tensor, Tensor] | None:
-        """Return images (N, 1, 28, 28) uint8, mapped, and labels (N,)."""
+        """Return memory-mapped images (N, 1, 28, 28) uint8, and labels (N,)."""
         if split == "val":
             return None
         folder = self.path / FOLDER
@@ -79,50 +79,50 @@ class MNIST(ImageDataModule):
         if images.shape[1:] != (28, 28) or labels.shape != images.shape[:1] or labels.max() > 9:
             raise DataError(
                 f"paths.data={self.path}: the {split} files of data=mnist hold images {list(images.shape)} "
-                f"and labels {list(labels.shape)} up to {int(labels.max())} (expected 28×28 pixels, as many "
-                f"labels, 0 to 9); remove {folder}, and they are downloaded again"
+                f"and labels {list(labels.shape)} up to {int(labels.max())} (expected 28×28 pixels, and "
+                f"one label per image, 0 to 9); remove {folder} to download the files again"
             )
         return images[:, None], labels.long()
 
 
 def map_idx_file(file: Path) -> Tensor:
-    """Memory-map an idx file of unsigned bytes: a header of big-endian words, then the values.
+    """Memory-map an IDX file of unsigned bytes, and return a tensor of the shape in its header.
 
-    The format is that of http://yann.lecun.com/exdb/mnist, "The IDX file format".
+    Format: http://yann.lecun.com/exdb/mnist, "The IDX file format": big-endian header, then the values.
 
     Raises:
-        DataError: the file is missing, or disagrees with its header.
+        DataError: the file is missing, or its header and its size disagree.
     """
     try:
         with file.open("rb") as stream:
             zeros, kind, dimensions = struct.unpack(">HBB", stream.read(4))
             shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
-        if (zeros, kind) != (0, UNSIGNED_BYTES) or not 1 <= dimensions <= 3:
-            raise ValueError(f"it begins with {zeros:04x}{kind:02x}{dimensions:02x}, not 0000080…")
+        if (zeros, kind) != (0, UNSIGNED_BYTE) or not 1 <= dimensions <= 3:
+            raise ValueError(f"magic number {zeros:04x}{kind:02x}{dimensions:02x}, expected 0000080…")
         first, count = 4 + 4 * dimensions, math.prod(shape)
         size = file.stat().st_size
         if size != first + count or not count:
             sides = "×".join(map(str, shape))
-            raise ValueError(f"{size:,} bytes, but {sides} values take {first + count:,}")
+            raise ValueError(f"{size:,} bytes, expected {first + count:,} for {sides} values")
         return map_bytes(file, first, count).view(shape)
     except (OSError, ValueError, struct.error) as error:
         raise DataError(
-            f"paths.data: {file} of data=mnist is damaged ({error}); remove it, and it is downloaded again"
+            f"paths.data: {file} of data=mnist is damaged ({error}); remove the file to download it again"
         ) from error
 
 
 def map_bytes(file: Path, first: int, count: int) -> Tensor:
-    """Return `count` bytes of a file from `first` on, (count,) uint8, without reading them.
+    """Memory-map `count` bytes of a file, starting at offset `first`, as a tensor (count,) uint8.
 
-    The mapping is private: writing to the tensor copies the page and leaves the file as it is. Where a file
-    system or a limit of memory allows no mapping, the bytes are read.
+    The mapping is private (copy-on-write): writing to the tensor does not change the file. If the file system
+    or a memory limit forbids the mapping, the bytes are read instead.
 
     Raises:
         OSError: the file is missing or too short.
     """
     size = file.stat().st_size
     if size < first + count:
-        raise OSError(f"{file} has {size:,} bytes, not {first + count:,}")
+        raise OSError(f"{file} has {size:,} bytes (expected at least {first + count:,})")
     try:
         return torch.from_file(str(file), shared=False, size=first + count, dtype=torch.uint8)[first:]
     except RuntimeError:

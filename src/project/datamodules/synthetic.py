@@ -1,4 +1,4 @@
-"""Synthetic images of any shape, size and number of classes, for smoke runs and benchmarks."""
+"""Synthetic images of any shape, number and number of classes, for smoke tests and benchmarks."""
 
 from typing import Annotated, Any, ClassVar
 
@@ -12,13 +12,13 @@ from project.runtime.seeding import generator
 
 
 class Synthetic(ImageDataModule):
-    """A smooth random pattern for each class; an image is the pattern of its class with added noise.
+    """Smooth random patterns, one per class, with Gaussian noise added to each image.
 
     Args:
-        train_size: number of training images, validation included (default 2048).
+        train_size: number of training images, including those for validation (default 2048).
         test_size: number of test images (default 512).
-        noise: standard deviation of the noise, as a fraction of the pixels' range (default 0.3).
-        pattern_seed: of the patterns and the noise (default 0).
+        noise: standard deviation of the noise, as a fraction of the pixel range (default 0.3).
+        pattern_seed: seed of the patterns and the noise (default 0).
         base: arguments of `ImageDataModule`.
     """
 

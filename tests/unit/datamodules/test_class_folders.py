@@ -102,10 +102,10 @@ def test_a_folder_test_beside_classes_is_none(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("names", "message"),
     [
-        (("train", "test", "testing"), "test and testing name the same split, test; keep one"),
+        (("train", "test", "testing"), "test and testing name the same split, test; rename or remove"),
         (("train", "Train"), "Train and train name the same split, train"),
         (("train", "a_test", "b_test"), "a_test and b_test name the same split, test"),
-        (("cifar_train", "docs"), "cifar_train may hold the train split or be a class; rename it to train"),
+        (("cifar_train", "docs"), "cifar_train may be the train split or a class; rename it to train"),
     ],
 )
 def test_folders_that_may_mean_two_things_are_named(
@@ -123,7 +123,7 @@ def test_folders_that_are_not_used_are_told(tmp_path: Path, caplog: pytest.LogCa
     data.setup("fit")
     data.setup("test")
     told = [message for message in caplog.messages if "not used" in message]
-    assert told == [f"not used in {tmp_path}, beside the folders of the splits: old, test_masks"]
+    assert told == [f"not used in {tmp_path}, besides the folders of the splits: old, test_masks"]
 
 
 def oddities(root: Path) -> set[str]:
@@ -192,11 +192,14 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
         os.path.relpath(file, tmp_path): reason
         for file, reason in class_folders.find_images(tmp_path, tmp_path, ["ant", "bee"]).skipped
     }
-    assert reasons["README"] == "in no class folder"
+    assert reasons["README"] == "not in a class folder"
     assert (
-        reasons["ant/pipe.png"] == reasons["bee/socket.png"] == reasons["bee/null.png"] == "no regular file"
+        reasons["ant/pipe.png"]
+        == reasons["bee/socket.png"]
+        == reasons["bee/null.png"]
+        == "not a regular file"
     )
-    assert reasons["ant/gone.png"] == "a link to nothing"
+    assert reasons["ant/gone.png"] == "broken link"
     assert reasons["ant/notes.txt"] == "no image, or of a kind that Pillow does not know"
     assert reasons["ant/nothing"] == "empty"
     caplog.set_level(logging.INFO)
@@ -204,7 +207,7 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
     for _ in range(2):
         data._labelled_files("train")
     (told,) = [message for message in caplog.messages if "skipped in" in message]
-    assert "README (in no class folder), ant/gone.png (a link to nothing)" in told
+    assert "README (not in a class folder), ant/gone.png (broken link)" in told
     assert told.endswith(f"and {len(reasons) - 3} more")
     hidden = SkippedFile("a/.b", "hidden")
     assert (
@@ -237,7 +240,7 @@ def test_names_of_classes_are_shown_as_they_are(tmp_path: Path) -> None:
     assert given.class_names == list(reversed(data.class_names))
     given.load_state_dict({"class_names": list(reversed(NAMES)), "mean": [0.5] * 3, "std": [0.5] * 3})
     draw(tmp_path / "a\\nb" / "1.png")
-    with pytest.raises(DataError, match=r"two class folders are shown as a\\nb; rename one"):
+    with pytest.raises(DataError, match=r"two class folders have the printable name a\\nb; rename one"):
         class_folders.class_names(tmp_path)
 
 
@@ -276,15 +279,15 @@ def spoil(root: Path, count: int) -> None:
 @pytest.mark.parametrize(
     ("change", "lines"),
     [
-        (lambda root: spoil(root, 1), ["test/bee/bad 0.png is damaged or no image"]),
+        (lambda root: spoil(root, 1), ["test/bee/bad 0.png is damaged or not an image"]),
         (
             lambda root: spoil(root, 12),
-            [*(["is damaged or no image"] * 5), "data.path: … and 7 more, 12 in all"],
+            [*(["is damaged or not an image"] * 5), "data.path: … and 7 more, 12 in all"],
         ),
         (lambda root: draw(root / "test" / "cow" / "1.png"), ["class .*test/cow has no training images"]),
         (
             lambda root: (shutil.rmtree(root / "test"), draw(root / "test" / "1.png")),
-            [r"no image files in .*test/<class> \(skipped: 1.png \(in no class folder\)\)"],
+            [r"no image files in .*test/<class> \(skipped: 1.png \(not in a class folder\)\)"],
         ),
         (
             lambda root: (spoil(root, 1), (root / "train" / "ant" / "0.png").write_bytes(b"no image")),

@@ -221,11 +221,11 @@ def test_data_that_do_not_fit_the_configuration_are_refused(build, message: str)
 
 
 def test_orders_that_ranks_cannot_share_are_refused() -> None:
-    with pytest.raises(InputError, match=r"data\.batch_size=9: .*multiple of their number, 2"):
+    with pytest.raises(InputError, match=r"data\.batch_size=9: .*multiple of the number of devices, 2"):
         TrainingOrder(100, 9, seed=0, world_size=2)
-    with pytest.raises(InputError, match="1 training images cannot be shared by 2"):
+    with pytest.raises(InputError, match="1 training images cannot be distributed over 2"):
         TrainingOrder(1, 2, seed=0, world_size=2)
-    with pytest.raises(InputError, match="1 images cannot be shared by 2"):
+    with pytest.raises(InputError, match="1 images cannot be distributed over 2"):
         EvaluationOrder(1, 2, world_size=2)
 
 

@@ -113,16 +113,16 @@ def test_a_mapped_file_is_shared_and_stays_as_it_is(tmp_path: Path) -> None:
     mapped[0] = 255
     assert 0 < private_kilobytes(file) <= 16, "one page was copied"
     assert file.read_bytes()[16] == 16
-    with pytest.raises(OSError, match="1,048,576 bytes, not 1,048,577"):
+    with pytest.raises(OSError, match="1,048,576 bytes .expected at least 1,048,577"):
         map_bytes(file, 16, 2**20 - 15)
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[:-1], r"damaged \(156,815 bytes, but 200×28×28 values take 156,816\); remove it"),
+        (lambda data: data[:-1], r"damaged \(156,815 bytes, expected 156,816 for 200×28×28 values\); remove"),
         (lambda data: data + b"0", "156,817 bytes"),
-        (lambda data: b"\x1f\x8b\x08\x00" + data[4:], "it begins with 1f8b0800"),
+        (lambda data: b"\x1f\x8b\x08\x00" + data[4:], "magic number 1f8b0800"),
         (lambda data: data[:3], "requires a buffer"),
         (
             lambda data: data[:4] + b"\0\0\0\x01" + data[8:800],
@@ -202,7 +202,7 @@ def test_images_are_decoded_anew_when_a_file_changes(
     change(folder)
     caplog.set_level(logging.INFO)
     after = opened(folder, tmp_path / "kept")
-    assert "of other or older images: its images are decoded again" in caplog.text
+    assert "outdated; decoding its images again" in caplog.text
     expected = opened(folder, None)
     assert torch.equal(pixels_in(after), pixels_in(expected))
     assert torch.equal(after._subsets["train"].images.labels, expected._subsets["train"].images.labels)
@@ -259,7 +259,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     caplog.set_level(logging.INFO)
     assert torch.equal(pixels_in(opened(image_folder, tmp_path)), expected)
     assert len(decoded) == 120
-    assert "its images are decoded again" in caplog.text
+    assert "decoding its images again" in caplog.text
     opened(image_folder, tmp_path)
     assert len(decoded) == 120
 
@@ -296,7 +296,7 @@ def test_where_nothing_can_be_written_images_are_decoded_as_ever(
     for kept in (tmp_path / "file" / "kept", tmp_path / "full"):
         caplog.clear()
         assert torch.equal(pixels_in(opened(image_folder, kept)), expected)
-        told = [message for message in caplog.messages if "decoded images cannot be kept" in message]
+        told = [message for message in caplog.messages if "decoded images cannot be cached" in message]
         assert len(told) == 1
         assert f"paths.image_cache={kept}" in told[0]
         monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda folder: full)
@@ -387,7 +387,7 @@ def test_a_download_is_verified_once_and_again_when_it_changes(
             if not problem:
                 downloads.require_undamaged("toy", tmp_path, Path("set"), good, tmp_path / "verified.json")
     assert len(read) == 2
-    with pytest.raises(InputError, match=r"paths\.data=.*one is damaged: MD5 .* remove it"):
+    with pytest.raises(InputError, match=r"paths\.data=.*one is damaged: MD5 .* remove the file"):
         downloads.require_undamaged("toy", tmp_path, Path("set"), good)
 
 
@@ -432,7 +432,7 @@ def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
     assert next_process() == "good"
     age()
     assert next_process() == "good"
-    assert "file is damaged: its content changed though nobody wrote it" in caplog.text
+    assert "file is damaged: its content changed without a write" in caplog.text
     assert next_process() == "bood"
 
 

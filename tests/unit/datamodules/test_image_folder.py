@@ -101,9 +101,7 @@ def test_folds_are_not_cut_beside_a_validation_folder(image_folder: Path, tmp_pa
     assert [cut.count(split) for split in ("train", "val")] == [45, 15]
     for split in ("train", "val"):
         shutil.copytree(image_folder / "train", tmp_path / split)
-    with pytest.raises(
-        InputError, match=r"data\.folds=4: data=image_folder has validation images of its own"
-    ):
+    with pytest.raises(InputError, match=r"data\.folds=4: data=image_folder has its own validation split"):
         ImageFolder(str(tmp_path), **options).setup("fit")
 
 
@@ -158,7 +156,7 @@ def test_a_damaged_image_is_named_in_one_line(image_folder: Path, tmp_path: Path
     data.setup("fit")
     if workers:
         data._subsets["train"].images.workers = workers  # few files are decoded without any
-    with pytest.raises(InputError, match=r"^[^\n]*bee/3\.jpg is damaged or no image[^\n]*\Z"):
+    with pytest.raises(InputError, match=r"^[^\n]*bee/3\.jpg is damaged or not an image[^\n]*\Z"):
         list(data.train_dataloader())
     ended = weakref.ref(data._subsets["train"].images)
     del data
@@ -168,7 +166,7 @@ def test_a_damaged_image_is_named_in_one_line(image_folder: Path, tmp_path: Path
 def test_a_damaged_image_is_named_in_one_line_whatever_its_name(tmp_path: Path) -> None:
     file = tmp_path / "two\nlines.png"
     file.write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"^[^\n]*/two\\nlines\.png is damaged or no image[^\n]*\Z"):
+    with pytest.raises(DataError, match=r"^[^\n]*/two\\nlines\.png is damaged or not an image[^\n]*\Z"):
         decode_image(file, (1, 2, 2), may_scale=True)
 
 
@@ -245,7 +243,7 @@ def test_one_gray_image_among_colour_ones_decides_nothing(
     told = [record.getMessage() for record in caplog.records]
     gray = 1 if first else 2  # the first one lies in both classes
     assert told == [
-        f"{gray} of 3 images looked at in {folder} are gray, the others in colour; all are read as colour "
+        f"{gray} of 3 images examined in {folder} are gray, the others in colour; all are read as colour "
         "(data.grayscale)"
     ]
     data.setup("test")
@@ -308,5 +306,5 @@ def test_a_folder_without_one_image_that_can_be_read_is_refused(tmp_path: Path) 
     folder = folder_of(tmp_path / "photos", Image.new("L", (8, 6)))
     for label in ("ant", "bee"):
         (folder / label / "0000.png").write_bytes(b"no image")
-    with pytest.raises(DataError, match=r"ant/0000\.png is damaged or no image"):
+    with pytest.raises(DataError, match=r"ant/0000\.png is damaged or not an image"):
         survey(folder)

@@ -61,7 +61,7 @@ def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
     ],
 )
 def test_images_that_are_no_eight_bit_pixels_are_refused(images: Any) -> None:
-    with pytest.raises(InputError, match=r"the train images of data=own are no .*expected"):
+    with pytest.raises(InputError, match=r"the train images of data=own are not .*expected"):
         Own(CLASSES, images).setup("fit")
 
 
@@ -83,22 +83,22 @@ def test_booleans_are_two_classes() -> None:
     [
         (
             CLASSES.float(),
-            r"data: labels of the train images of data=own are no class indices \(expected integers of shape "
-            r"\[60\], got float32 of shape \[60\]\); return labels\.long\(\) if",
+            r"data: labels of the train images of data=own are not class indices \(expected integers of "
+            r"shape \[60\], got float32 of shape \[60\]\); return labels\.long\(\) if",
         ),
         (torch.rand(60), r"got float32 of shape \[60\]\); .* real values are not supported"),
         (torch.rand(60, 1), r"got float32 of shape \[60, 1\]\); .* real values are not supported"),
         (torch.full((60,), torch.nan), r"got float32 of shape \[60\]"),
         (ONE_HOT, r"got int64 of shape \[60, 3\]\); return labels\.argmax\(1\)"),
         (ONE_HOT.float(), r"got float32 of shape \[60, 3\]\); return labels\.argmax\(1\)"),
-        (torch.ones(60, 3), r"got float32 of shape \[60, 3\]\); several labels for each image are not"),
-        (torch.ones(60, 3) > 0, r"got bool of shape \[60, 3\]\); several labels for each image are not"),
-        (torch.rand(60, 3), r"got float32 of shape \[60, 3\]\); several labels for each image are not"),
+        (torch.ones(60, 3), r"got float32 of shape \[60, 3\]\); multi-label targets are not"),
+        (torch.ones(60, 3) > 0, r"got bool of shape \[60, 3\]\); multi-label targets are not"),
+        (torch.rand(60, 3), r"got float32 of shape \[60, 3\]\); multi-label targets are not"),
         (CLASSES[:59], r"got int64 of shape \[59\]\); return one label for each image"),
         (torch.tensor(1), r"got int64 of shape \[\]\); return one label for each image"),
         (
             ["cat"] * 60,
-            r"are no numbers \(expected 60 integers, got list\); return a tensor of class indices",
+            r"are not numbers \(expected 60 integers, got list\); return a tensor of class indices",
         ),
         (
             None,

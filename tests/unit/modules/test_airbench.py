@@ -168,7 +168,7 @@ def test_a_reflected_crop_is_a_window_of_the_padded_image() -> None:
     for number, (top, left) in enumerate(zip(tops.tolist(), lefts.tolist(), strict=True)):
         assert torch.equal(cropped[number], padded[number, :, top : top + 12, left : left + 10])
     with pytest.raises(
-        InputError, match=r"augment\.random_crop_padding=10: must be below the image's side, 10"
+        InputError, match=r"augment\.random_crop_padding=10: must be below the side of the images, 10"
     ):
         random_crop(images, 10, generator(1), "reflect")
 

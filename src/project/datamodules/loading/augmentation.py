@@ -1,4 +1,4 @@
-"""Augmentation of batches: each image has its own draws, a batch costs a few tensor operations."""
+"""Augmentation of batches: random parameters per image, a few tensor operations per batch."""
 
 import math
 from typing import Annotated, Literal
@@ -13,30 +13,33 @@ from project.runtime.bounds import Range, check_arguments
 from project.runtime.seeding import generator as seeded
 
 FLIP_KEY = 1_717_536_368
-"""Seed key of the first flips of the alternating schedule, unlike any epoch's number."""
+"""Seed key of the alternating flip schedule; larger than any epoch number, to keep streams apart."""
 
 
 class Augmentation:
-    """Random changes of normalized training images, in the order of the arguments; 0 switches one off.
+    """Random augmentations of normalized training images, applied in the order of the arguments.
 
-    Pixels from outside an image are 0, the mean of the data set, except with `crop_mode=reflect`.
+    The value 0 disables an augmentation. Pixels from outside an image are 0, the mean of the data set, except
+    with `crop_mode=reflect`.
 
     Args:
         num_classes: number of classes, for mixed targets.
-        random_crop_padding: largest shift in each direction, pixels: pad, then crop (default 0).
-        crop_mode: padding of the crop: `zeros`, or `reflect`, the image mirrored at its edge (default zeros).
+        random_crop_padding: padding on each side before a random crop to the original size, pixels
+            (default 0).
+        crop_mode: padding mode, `zeros` or `reflect` (default zeros).
         flip_prob: probability of a horizontal flip (default 0).
-        flip_schedule: `random` draws in each epoch; `alternating` flips an image in every other epoch, and
-            `flip_prob` of the images in the first (Jordan 2024, arXiv 2404.00498, sec. 3.6) (default random).
-        rotate: largest rotation, degrees (default 0).
-        translate: largest shift, as a fraction of the side; between pixels, unlike the crop (default 0).
-        scale: largest change of size, as a fraction: 0.1 draws from 0.9 to 1.1 (default 0).
-        shear: largest shear along the rows, degrees (default 0).
-        random_erasing_size: side of the erased square, pixels (DeVries and Taylor 2017, cutout) (default 0).
-        random_erasing_prob: probability that an image has a square erased (default 1).
+        flip_schedule: `random` draws flips in each epoch; `alternating` flips `flip_prob` of the images in
+            the first epoch, and from then on each image in every other epoch (Jordan 2024, arXiv 2404.00498,
+            sec. 3.6) (default random).
+        rotate: maximum rotation, degrees (default 0).
+        translate: maximum shift, as a fraction of the side, interpolated between pixels (default 0).
+        scale: maximum relative change of size: 0.1 draws factors from 0.9 to 1.1 (default 0).
+        shear: maximum shear along the rows, degrees (default 0).
+        random_erasing_size: side of the erased square, pixels (cutout, DeVries and Taylor 2017) (default 0).
+        random_erasing_prob: probability of erasing a square from an image (default 1).
         mixup: alpha of the Beta distribution of mixing weights (Zhang et al. 2018, sec. 2) (default 0).
-        cutmix: alpha of the Beta distribution of areas (Yun et al. 2019, sec. 3.1); with `mixup` too, each
-            batch draws one of the two (default 0).
+        cutmix: alpha of the Beta distribution of kept areas (Yun et al. 2019, sec. 3.1); if `mixup` is also
+            set, each batch draws one of the two (default 0).
 
     Raises:
         InputError: a value is out of its range.
@@ -76,7 +79,10 @@ class Augmentation:
         )
 
     def epoch_flips(self, count: int, seed: int, epoch: int) -> Tensor | None:
-        """Return a mask (count,) of the images flipped in an epoch; None if each batch draws its flips."""
+        """Return a mask (count,) of the images to flip in an epoch of the alternating schedule.
+
+        Returns None for the random schedule, where `__call__` draws the flips of each batch.
+        """
         if not self.flip_prob or self.flip_schedule != "alternating":
             return None
         first = torch.rand(count, generator=seeded(seed, FLIP_KEY)) < self.flip_prob
@@ -85,16 +91,16 @@ class Augmentation:
     def __call__(
         self, images: Tensor, labels: Tensor, generator: torch.Generator, flipped: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Change a batch.
+        """Augment a batch.
 
         Args:
             images: (B, C, H, W), normalized.
             labels: (B,) long.
             generator: on the images' device.
-            flipped: (B,) bool, images to flip, from `epoch_flips`; None draws them.
+            flipped: (B,) bool mask of images to flip, from `epoch_flips` (default None: drawn here).
 
         Returns:
-            Images (B, C, H, W), and targets: the labels, or probabilities (B, K) if images are mixed.
+            Images (B, C, H, W), and targets: labels (B,), or probabilities (B, K) with mixup or cutmix.
         """
         if self.random_crop_padding:
             images = random_crop(images, self.random_crop_padding, generator, self.crop_mode)
@@ -112,7 +118,7 @@ class Augmentation:
 
     def _mix(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
         targets = F.one_hot(labels, self.num_classes).to(images.dtype)  # B, K
-        # torch draws Beta variates without a generator only: they take rejection sampling.
+        # torch cannot draw Beta variates from a generator.
         numpy_draws = np.random.default_rng(generator.initial_seed())
         use_cutmix = bool(self.cutmix) and (not self.mixup or numpy_draws.random() < 0.5)
         alpha = self.cutmix if use_cutmix else self.mixup
@@ -122,12 +128,16 @@ class Augmentation:
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode: str = "zeros") -> Tensor:
-    """Shift each image (B, C, H, W) by up to `padding` pixels each way."""
+    """Pad each image (B, C, H, W), and crop it at a random position to its original size.
+
+    Raises:
+        InputError: `mode` is `reflect`, and `padding` is not below the image's side.
+    """
     batch, _, height, width = images.shape
     if mode == "reflect" and padding >= min(height, width):
         raise InputError(
-            f"augment.random_crop_padding={padding}: must be below the image's side, {min(height, width)}, "
-            "with augment.crop_mode=reflect"
+            f"augment.random_crop_padding={padding}: must be below the side of the images, "
+            f"{min(height, width)}, with augment.crop_mode=reflect; lower it, or set augment.crop_mode=zeros"
         )
     padded = F.pad(images, (padding,) * 4, mode="constant" if mode == "zeros" else mode)
     windows = padded.unfold(2, height, 1).unfold(3, width, 1)  # B, C, 2p + 1, 2p + 1, H, W: a view
@@ -151,7 +161,7 @@ def random_affine(
     slope = torch.tan(draws[1] * math.radians(shear))
     zoom = 1 / (1 + draws[2] * scale)
     cos, sin = torch.cos(angle) * zoom, torch.sin(angle) * zoom
-    # The grid's axes run from -1 to 1 whatever the aspect: lengths along x and y differ by H / W.
+    # Both axes of the grid span -1 to 1, so a unit of y is H / W times as long as a unit of x.
     aspect = height / width
     row_x = torch.stack([cos, (slope * cos - sin) * aspect, 2 * translate * draws[3]], dim=1)
     row_y = torch.stack([sin / aspect, slope * sin + cos, 2 * translate * draws[4]], dim=1)
@@ -161,7 +171,7 @@ def random_affine(
 
 
 def random_erase(images: Tensor, side: int, probability: float, generator: torch.Generator) -> Tensor:
-    """Set a square around a random pixel of each image (B, C, H, W) to zero; it may reach over the edge."""
+    """Set a square around a random pixel of each image (B, C, H, W) to zero, clipped at the image's edge."""
     batch, _, height, width = images.shape
     centers = torch.rand((2, batch), generator=generator, device=images.device)
     erased = _rectangles(centers, side, side, height, width)
@@ -171,7 +181,10 @@ def random_erase(images: Tensor, side: int, probability: float, generator: torch
 
 
 def mixup(images: Tensor, targets: Tensor, kept: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-    """Blend each image (B, C, H, W) and target (B, K) with another's, keeping the fraction `kept` (B,)."""
+    """Blend each image (B, C, H, W) and target (B, K) with those of a random other image of the batch.
+
+    `kept` (B,) is the weight of the image itself.
+    """
     partners = torch.randperm(len(images), generator=generator, device=images.device)
     mixed = images.lerp(images[partners], 1 - kept.view(-1, 1, 1, 1))
     return mixed, targets.lerp(targets[partners], 1 - kept.view(-1, 1))
@@ -180,14 +193,15 @@ def mixup(images: Tensor, targets: Tensor, kept: Tensor, generator: torch.Genera
 def cutmix(
     images: Tensor, targets: Tensor, kept: Tensor, generator: torch.Generator
 ) -> tuple[Tensor, Tensor]:
-    """Replace a rectangle of each image (B, C, H, W) by another's; targets (B, K) follow the area.
+    """Replace a random rectangle of each image (B, C, H, W) by that of another image of the batch.
 
-    `kept` (B,) is the area that stays, before the rectangle is clipped at the image's edge.
+    Targets (B, K) are weighted by the pasted area. `kept` (B,) is the fraction of the area that is kept,
+    before the rectangle is clipped at the image's edge.
     """
     batch, _, height, width = images.shape
     partners = torch.randperm(batch, generator=generator, device=images.device)
     centers = torch.rand((2, batch), generator=generator, device=images.device)
-    side = (1 - kept).sqrt()  # of the rectangle, as a fraction of the image's
+    side = (1 - kept).sqrt()  # of the rectangle, as a fraction of the image side
     pasted = _rectangles(centers, side * height, side * width, height, width)
     mixed = torch.where(pasted, images[partners], images)
     area = pasted.float().mean(dim=(1, 2, 3)).view(-1, 1)  # B, 1

@@ -1,4 +1,4 @@
-"""Order of an epoch: the images of each batch on each rank."""
+"""Batch order: indices of the images in each batch of an epoch, per rank."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ from project.runtime.seeding import generator
 
 
 class Order(ABC):
-    """Order of the images of an epoch, from batch `start` on."""
+    """Batches of one epoch on one rank, starting with batch number `start`."""
 
     epoch = 0
     start = 0
@@ -31,15 +31,22 @@ class Order(ABC):
 
 
 class TrainingOrder(Order):
-    """Batches of a shuffled epoch, a function of the seed and the epoch alone.
+    """Shuffled batches of an epoch, determined by the seed and the epoch number.
 
-    Under DDP every rank takes its share of each global batch of `batch_size` images, so the steps are those
-    of one device. An epoch leaves out fewer than `world_size` images where the last batch does not divide
-    evenly. It also leaves out a last batch of one image per rank, which has no statistics for batch norm.
-    `repeat_first` repeats the batches of epoch 0 in every epoch.
+    Under DDP each rank takes an equal share of every global batch, so training steps equal those of a single
+    device. If the last batch does not divide evenly among the ranks, up to `world_size` - 1 images are
+    dropped from the epoch. A last batch of one image per rank is also dropped: batch norm needs two.
+
+    Args:
+        size: number of training images.
+        batch_size: images per global batch, summed over all ranks.
+        seed: seed of the run.
+        rank: rank of this process (default 0).
+        world_size: number of ranks (default 1).
+        repeat_first: repeat the batches of epoch 0 in every epoch, for `overfit_batches` (default False).
 
     Raises:
-        InputError: the batch size is no multiple of `world_size`, or there are fewer images than ranks.
+        InputError: `batch_size` is not a multiple of `world_size`, or there are fewer images than ranks.
     """
 
     def __init__(
@@ -54,11 +61,11 @@ class TrainingOrder(Order):
     ) -> None:
         if batch_size % world_size:
             raise InputError(
-                f"data.batch_size={batch_size}: counts the images of all devices together and must be "
-                f"a multiple of their number, {world_size}"
+                f"data.batch_size={batch_size}: counts the images of all devices and must be a multiple "
+                f"of the number of devices, {world_size}"
             )
         if size < world_size:
-            raise InputError(f"data: {size} training images cannot be shared by {world_size} devices")
+            raise InputError(f"data: {size} training images cannot be distributed over {world_size} devices")
         self.size = size - size % world_size
         if self.size > batch_size and self.size % batch_size == world_size:
             self.size -= world_size
@@ -71,12 +78,12 @@ class TrainingOrder(Order):
         self._resume_at: tuple[int, int] | None = None
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch. Lightning calls this at the start of each."""
+        """Set the epoch. Lightning calls this method at the start of each epoch."""
         epoch, self.start = self._resume_at or (epoch, 0)
         self.epoch = 0 if self.repeat_first else epoch
 
     def resume_at(self, epoch: int, start: int) -> None:
-        """Begin with batch `start` of an epoch, whichever epoch Lightning sets next."""
+        """Start the next iteration at batch `start` of an epoch; overrides the next `set_epoch`."""
         self._resume_at = (epoch, start)
         self.set_epoch(epoch)
 
@@ -88,9 +95,9 @@ class TrainingOrder(Order):
         return self.indices(self.epoch, start)
 
     def indices(self, epoch: int, start: int = 0) -> tuple[Tensor, list[int]]:
-        """Return the same as `draw`, for an epoch from batch `start` on."""
+        """Return the same as `draw` for any epoch, from batch `start` on, without changing the state."""
         order = torch.randperm(self.total, generator=generator(self.seed, epoch))[: self.size]
-        # Batches are multiples of `world_size`: a stride over the epoch is one over each of them.
+        # Batch sizes are multiples of `world_size`: a stride over the epoch is a stride over each batch.
         indices = order[start * self.batch_size :][self.rank :: self.world_size]
         batch = self.batch_size // self.world_size
         full, rest = divmod(len(indices), batch)
@@ -98,10 +105,16 @@ class TrainingOrder(Order):
 
 
 class EvaluationOrder(Order):
-    """Every image exactly once, in batches of nearly equal size, as many on each rank.
+    """Unshuffled batches of nearly equal size, each image exactly once, equally many batches per rank.
 
-    Some networks exchange buffers in every forward pass under DDP: a rank with fewer batches would leave the
-    others waiting. A batch has at most `batch_size` images on one rank, or one more for that reason.
+    Equal numbers of batches prevent a deadlock: under DDP some networks synchronize buffers in every forward
+    pass. A batch may therefore exceed `batch_size` by one image.
+
+    Args:
+        size: number of images.
+        batch_size: images per batch on one rank.
+        rank: rank of this process (default 0).
+        world_size: number of ranks (default 1).
 
     Raises:
         InputError: there are fewer images than ranks.
@@ -109,7 +122,9 @@ class EvaluationOrder(Order):
 
     def __init__(self, size: int, batch_size: int, *, rank: int = 0, world_size: int = 1) -> None:
         if size < world_size:
-            raise InputError(f"data: {size} images cannot be shared by {world_size} devices for evaluation")
+            raise InputError(
+                f"data: {size} images cannot be distributed over {world_size} devices for evaluation"
+            )
         self.shard = torch.arange(rank, size, world_size)
         largest, smallest = -(-size // world_size), size // world_size
         self.num_batches = min(-(-largest // batch_size), smallest)

@@ -1,4 +1,4 @@
-"""Labelled images in memory or in files, and the loader that makes batches of them on the device."""
+"""Labelled images in memory or in files, and a loader that makes normalized batches on the device."""
 
 import math
 from abc import ABC, abstractmethod
@@ -17,11 +17,11 @@ from project.datamodules.loading.prefetch import prefetch, worker_setup
 from project.errors import DataError, InputError
 from project.runtime.seeding import batch_generators
 
-MAX_NAMED = 10  # damaged files that an error names
+MAX_NAMED = 10  # damaged files listed in an error
 
 
 class BatchGroup(NamedTuple):
-    """Consecutive batches, concatenated."""
+    """Consecutive batches, concatenated: one indexing operation fetches all of them."""
 
     rows: Tensor  # B1 + B2 + …, C * H * W; uint8, in the memory order of the images
     labels: Tensor  # B1 + B2 + …
@@ -29,16 +29,16 @@ class BatchGroup(NamedTuple):
 
 
 class Images(ABC):
-    """Labelled images that can be fetched in any order.
+    """Labelled images with random access.
 
     Args:
         labels: (N,) long.
         shape: (C, H, W).
-        channels_last: order of an image's pixels in memory.
+        channels_last: store pixels in H, W, C order.
     """
 
-    nbytes = 0  # of memory
-    is_mapped = False  # from a file, and shared by all processes that map it
+    nbytes = 0  # memory of all images; 0 if they are streamed
+    is_mapped = False  # True for a memory-mapped file, whose memory all processes share
 
     def __init__(self, labels: Tensor, shape: tuple[int, int, int], *, channels_last: bool) -> None:
         self.labels = labels
@@ -47,9 +47,9 @@ class Images(ABC):
 
     @abstractmethod
     def groups(self, order: Order, rows: Tensor, device: torch.device) -> Callable[[], Iterator[BatchGroup]]:
-        """Return a function that yields one epoch's batches on `device`, several at a time.
+        """Return a function that yields one epoch's batches on `device`, in groups.
 
-        `order` draws positions in `rows`, the row numbers (N',) of one split.
+        `order` yields indices into `rows`, the row numbers (N',) of one split.
         """
 
     @abstractmethod
@@ -57,7 +57,7 @@ class Images(ABC):
         """Return the images (B, C, H, W) uint8 of these rows, on the CPU."""
 
     def to_rows(self, images: Tensor) -> Tensor:
-        """Flatten images (B, C, H, W) to (B, C * H * W) in this memory order; a view where they have it."""
+        """Flatten images (B, C, H, W) to (B, C * H * W) in this memory order; a view if possible."""
         return (images.permute(0, 2, 3, 1) if self.channels_last else images).flatten(1)
 
     def from_rows(self, rows: Tensor) -> Tensor:
@@ -69,20 +69,20 @@ class Images(ABC):
 
 
 class MemoryImages(Images):
-    """Images in one tensor: one indexing operation fetches a group of batches, on the device if they fit.
+    """Images in one tensor, moved to the device if they fit; indexing fetches several batches at once.
 
     Args:
-        images: (N, C, H, W) uint8; copied unless their memory order is that of `channels_last`.
-        is_mapped: `images` is a memory-mapped file.
+        images: (N, C, H, W) uint8; copied if their memory order differs from `channels_last`.
+        is_mapped: `images` is a memory-mapped file (default False).
     """
 
-    DEVICE_FRACTION = 0.25  # of a GPU's free memory that images may take
-    # Most bytes of a group's normalized images. Four passes go over them: on a CPU they must stay in its
-    # cache. On a GPU each operation on a group has to be worth its launch.
+    DEVICE_FRACTION = 0.25  # share of a GPU's free memory that images may take
+    # Maximum size of a group's normalized images. Four operations read them: on a CPU they must fit its
+    # cache, on a GPU an operation must take longer than a kernel launch.
     CACHED_BYTES = 2**20
     DEVICE_BYTES = 2**24
-    # Every batch begins at a multiple of this many bytes, like a separate allocation: the last bits of matrix
-    # products can depend on it, and with them a run that resumes in another group.
+    # Every batch starts at a multiple of this many bytes, as a separate allocation does. The last bits of
+    # matrix products can depend on the alignment, and a resumed run groups its batches differently.
     ALIGNMENT = 64
 
     def __init__(
@@ -109,7 +109,7 @@ class MemoryImages(Images):
     def _groups(self, order: Order, rows: Tensor, device: torch.device) -> Iterator[BatchGroup]:
         self._move_to(device)
         indices, sizes = order.draw()
-        chosen = rows[indices].to(self._rows.device)  # one transfer an epoch: a GPU never waits for it
+        chosen = rows[indices].to(self._rows.device)  # one transfer per epoch, without stalls of the GPU
         labels = self.labels[chosen].to(device)
         count = self._batches_per_group(sizes, device)
         grouped = [sizes[first : first + count] for first in range(0, len(sizes), count)]
@@ -129,7 +129,7 @@ class MemoryImages(Images):
         """Yield the rows (B, C * H * W) of each index group on the device."""
         if device.type != "cuda" or self._rows.device == device:
             return (self._rows.index_select(0, group).to(device) for group in groups)
-        # Copies from pinned memory overlap with the GPU's work; a thread fills it in advance.
+        # A thread fills pinned memory in advance; copies from pinned memory overlap with GPU kernels.
         return (rows.to(device, non_blocking=True) for rows in prefetch(self._pinned, groups))
 
     def _pinned(self, group: Tensor) -> Tensor:
@@ -146,19 +146,22 @@ class MemoryImages(Images):
 
 
 Batch = tuple[Tensor, Tensor] | InputError
-"""Rows (B, C * H * W) uint8 and labels (B,), or the error of their files. Workers return errors instead of
-raising: torch would turn an exception into a text with a traceback.
+"""Rows (B, C * H * W) uint8 and labels (B,), or the error of damaged files. Workers return errors because
+torch converts an exception in a worker to text with a traceback.
 """
 
 
 class FileImages(Images, Dataset[Batch]):
-    """Images in files that worker processes decode while the device computes.
+    """Image files that worker processes decode during training.
 
     Args:
         files: one path per image.
-        decode: reads a file into (C, H, W) uint8.
-        workers: number of processes that decode.
-        timeout_s: seconds after which a missing batch is an error.
+        labels: (N,) long.
+        decode: function that reads a file and returns (C, H, W) uint8.
+        shape: (C, H, W).
+        workers: number of decoding processes; 0 decodes in this process.
+        channels_last: store pixels in H, W, C order (default False).
+        timeout_s: time after which a missing batch is an error (default 120 s).
     """
 
     def __init__(
@@ -185,7 +188,11 @@ class FileImages(Images, Dataset[Batch]):
         return torch.stack([self.decode(self.files[row]) for row in rows.tolist()])
 
     def decode_all(self) -> Tensor:
-        """Decode all images, to (N, C, H, W) uint8 in the memory order of the batches."""
+        """Decode all images to a tensor (N, C, H, W) uint8 in the memory order of `channels_last`.
+
+        Raises:
+            DataError: up to `MAX_NAMED` damaged files, a line each.
+        """
         rows = torch.empty((len(self.files), math.prod(self.shape)), dtype=torch.uint8)
         order = EvaluationOrder(len(self.files), batch_size=256)
         first = 0
@@ -219,7 +226,7 @@ class FileImages(Images, Dataset[Batch]):
                 try:
                     raise batch
                 finally:
-                    del batch  # its traceback would keep it, and the workers, until garbage collection
+                    del batch  # the reference cycle with its traceback would keep the workers alive
             images, labels = (part.to(device, non_blocking=True) for part in batch)
             yield BatchGroup(images, labels, [len(images)])
 
@@ -229,7 +236,7 @@ class FileImages(Images, Dataset[Batch]):
             batch_size=None,  # an item is a batch
             sampler=_RowBatches(order, rows),
             num_workers=self.workers,
-            persistent_workers=self.workers > 0,  # starting processes in each epoch is slow
+            persistent_workers=self.workers > 0,  # starting processes takes time in each epoch
             pin_memory=pin,
             timeout=self.timeout_s if self.workers else 0,
             worker_init_fn=worker_setup() if self.workers else None,
@@ -237,7 +244,7 @@ class FileImages(Images, Dataset[Batch]):
 
 
 class _RowBatches:
-    """Row numbers of each batch of the order's epoch, as the sampler of a `DataLoader`."""
+    """Sampler for a `DataLoader` that yields the row numbers of each batch."""
 
     def __init__(self, order: Order, rows: Tensor) -> None:
         self.order = order
@@ -252,7 +259,7 @@ class _RowBatches:
 
 
 def join_errors(errors: Sequence[InputError]) -> InputError:
-    """Return one error that names several damaged files, a line each; an error of another kind alone."""
+    """Join the errors of damaged files, a line each; return the first error of another kind instead."""
     if other := next((error for error in errors if not isinstance(error, DataError)), None):
         return other
     lines = list(dict.fromkeys(line for error in errors for line in str(error).splitlines()))
@@ -264,31 +271,33 @@ def join_errors(errors: Sequence[InputError]) -> InputError:
 def normalization(
     mean: Sequence[float], std: Sequence[float], device: torch.device | None = None
 ) -> tuple[Tensor, Tensor]:
-    """Return shift and scale (C, 1, 1), so that `(pixels - shift) * scale` is normalized.
+    """Return shift and scale (C, 1, 1) that normalize pixels: `(pixels - shift) * scale`.
 
     Args:
-        mean: mean of each channel in [0, 1]; pixels go from 0 to 255.
-        std: standard deviation of each channel in [0, 1].
-        device: of the result (CPU).
+        mean: mean of each channel on the scale [0, 1]; pixels range from 0 to 255.
+        std: standard deviation of each channel on the same scale.
+        device: device of the result (default CPU).
     """
     shift = 255 * torch.tensor(mean, device=device).view(-1, 1, 1)
     return shift, 1 / (255 * torch.tensor(std, device=device).view(-1, 1, 1))
 
 
 class ImageLoader:
-    """Batches of one split for the trainer.
+    """Loader of normalized, augmented batches of one split.
 
     Args:
-        images: of the data set.
+        images: labelled images that contain the split.
         rows: (N',) row numbers of the split.
-        order: yields the batches of an epoch as positions in `rows`.
-        mean: mean of each channel, on the scale [0, 1].
-        std: standard deviation of each channel.
-        device: of the batches.
-        augmentation: of normalized batches; its draws follow from seed, epoch, batch and rank.
+        order: batch order, as indices into `rows`.
+        mean: mean of each channel on the scale [0, 1].
+        std: standard deviation of each channel on the same scale.
+        device: device of the batches.
+        augmentation: augmentation of normalized batches (default None).
+        seed: seed of the augmentation, with epoch, batch and rank (default 0).
+        rank: rank of this process (default 0).
     """
 
-    batch_sampler = None  # Lightning asks loaders that have a sampler
+    batch_sampler = None  # Lightning reads this attribute of loaders that have a sampler
 
     def __init__(
         self,
@@ -311,7 +320,7 @@ class ImageLoader:
         self.seed = seed
         self.rank = rank
         self._groups = images.groups(order, rows, device)
-        # As rows in the memory order of the images: an operation on one vector of pixels runs at full speed.
+        # Flat rows in the memory order of the images: broadcasting one vector of pixels is fastest.
         shift, scale = normalization(mean, std, device)
         self._shift = images.to_rows(shift.expand(1, *images.shape))[0]  # C * H * W
         self._scale = images.to_rows(scale.expand(1, *images.shape))[0]
@@ -320,7 +329,7 @@ class ImageLoader:
         return len(self.order)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float if they are mixed."""
+        """Yield images (B, C, H, W) float and targets: (B,) long, or (B, K) float with mixup or cutmix."""
         if self.augmentation is None:
             yield from self._normalized()
             return
@@ -331,16 +340,16 @@ class ImageLoader:
             yield self.augmentation(images, labels, draws, flipped)
 
     def _normalized(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield normalized images (B, C, H, W) and labels (B,), computed for a group of batches at once."""
+        """Yield normalized images (B, C, H, W) and labels (B,) of each batch, group by group."""
         for rows, labels, sizes in self._groups():
             images = self.images.from_rows(rows.float().sub_(self._shift).mul_(self._scale))
             yield from zip(images.split(sizes), labels.split(sizes), strict=True)
 
     def _flips(self, augmentation: Augmentation, epoch: int, start: int) -> Iterator[Tensor | None]:
-        """Yield which images (B,) of each batch to flip; None where each batch draws them."""
+        """Yield the flip mask (B,) of each batch; None if the augmentation draws flips per batch."""
         flipped = augmentation.epoch_flips(len(self.images.labels), self.seed, epoch)
         if flipped is None or not isinstance(self.order, TrainingOrder):
             return repeat(None)
         indices, sizes = self.order.indices(epoch, start)
-        chosen = flipped[self.rows[indices]].to(self.device)  # one transfer an epoch
+        chosen = flipped[self.rows[indices]].to(self.device)  # one transfer per epoch
         return iter(chosen.split(sizes))

@@ -1,4 +1,4 @@
-"""Background work of data loading: prefetching in threads, and the worker processes of `DataLoader`."""
+"""Background data loading: prefetching in threads, and worker processes of `DataLoader`."""
 
 import atexit
 import multiprocessing
@@ -21,7 +21,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 WORKER_FAILURE = re.compile(r"DataLoader (worker|timed out)|Pin memory thread exited")
-"""Beginning of torch's messages on workers that died or hang."""
+"""Start of torch's error messages about workers that ended or hang."""
 
 
 def prefetch(
@@ -29,7 +29,7 @@ def prefetch(
 ) -> Iterator[Out]:
     """Yield `function(item)` for each item, in order; threads compute up to `depth` results in advance.
 
-    An exception of `function` is raised in place of its result. The threads end with the iterator.
+    An exception in `function` is raised when its result is due. The threads end when the iterator is closed.
     """
     remaining = iter(items)
     with ThreadPoolExecutor(threads, thread_name_prefix="prefetch") as pool:
@@ -45,20 +45,20 @@ def prefetch(
 
 
 class WorkerError(RuntimeError):
-    """A decoding process that died or hangs. The message names the remedy."""
+    """Worker process that ended or hangs; the message suggests a fix."""
 
     exit_code = 1
 
 
 def worker_setup() -> Callable[[int], None]:
-    """Return the `worker_init_fn` of a `DataLoader`: its workers ignore signals and end with this process."""
+    """Return a `worker_init_fn` for `DataLoader`: workers block signals and end with this process."""
     _kill_workers_at_exit()
     parent = os.getpid() if multiprocessing.get_start_method() == "fork" else None
     return partial(_set_up_worker, parent)
 
 
 def _set_up_worker(parent: int | None, worker: int) -> None:
-    # A signal to the process group is meant for the training process, which finishes its step and saves.
+    # The training process handles signals to the process group: it finishes its step and saves.
     signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
     if parent is not None:  # else the parent may be a fork server
         die_with_parent(parent)
@@ -70,10 +70,10 @@ def _kill_workers_at_exit() -> None:
 
 
 def _kill_workers(owner: int) -> None:
-    """Kill workers before multiprocessing waits for them: a stopped process never ends."""
+    """Kill workers before multiprocessing joins them: joining a stopped process (SIGSTOP) never returns."""
     if os.getpid() == owner:
         if hasattr(signal, "SIGCHLD"):
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler would raise
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's handler raises an error
         for child in multiprocessing.active_children():
             if child.daemon:
                 child.kill()
@@ -81,7 +81,13 @@ def _kill_workers(owner: int) -> None:
 
 @contextmanager
 def explain_worker_failures() -> Iterator[None]:
-    """Turn torch's errors about workers into one line; torch raises them from a signal handler, anywhere."""
+    """Turn torch's worker errors into errors of one line with a fix.
+
+    torch raises them from a signal handler, so any statement of the training can raise them.
+
+    Raises:
+        WorkerError: a worker ended or timed out.
+    """
     try:
         yield
     except RuntimeError as error:
@@ -89,12 +95,12 @@ def explain_worker_failures() -> Iterator[None]:
             raise
         if "timed out" in text:
             problem = (
-                "data.timeout_s: the processes that decode images gave no batch in that time; see whether "
-                "the disk of data.path answers, or raise data.timeout_s"
+                "data.timeout_s: the worker processes delivered no batch in this time; check that the disk "
+                "of data.path responds, or increase data.timeout_s"
             )
         else:
             problem = (
-                "data.num_workers: a process that decodes images ended, perhaps for lack of memory; take "
-                "fewer workers, smaller images (data.resize) or data.num_workers=0"
+                "data.num_workers: a worker process ended, perhaps out of memory; use fewer workers, smaller "
+                "images (data.resize) or data.num_workers=0"
             )
         raise WorkerError(f"{problem} ({summarize(error).rstrip('. ')})") from error

@@ -1,6 +1,6 @@
-"""Class folders of a data set: folders of its splits, names of its classes, and a survey of its images.
+"""Class folders of a data set: split folders, class names, image files, and a survey of image headers.
 
-Needs no torch: the configuration is completed from it.
+Imports no torch: derived values of the configuration are computed from these functions.
 """
 
 import os
@@ -31,33 +31,33 @@ SPLIT_OF_WORD = {
     **dict.fromkeys(("val", "valid", "validation", "validate", "valset", "dev", "devset"), "val"),
     **dict.fromkeys(("test", "testing", "testset"), "test"),
 }
-ALL = "all"  # as `data.test_size`: all images are test images
+ALL = "all"  # value of `data.test_size` that makes all images test images
 MAX_NAMED = 3
-MAX_HEADERS = 2000  # that a survey reads, in 0.2 s; of more files it reads a sample, always the same one
-MTIME_RESOLUTION_NS = 2 * 10**9  # after which a change of a folder also changes its time, on any file system
+MAX_HEADERS = 2000  # read in 0.2 s; a survey of more files reads a fixed random sample
+MTIME_RESOLUTION_NS = 2 * 10**9  # coarsest modification times of any file system
 
 
 class Layout(NamedTuple):
-    """Folders of a data set's splits."""
+    """Split folders of a data set."""
 
-    splits: dict[str, Path]  # of `train`, the data set's own folder if classes lie directly in it
-    unused: tuple[str, ...]  # names of other folders beside a folder `train`
+    splits: dict[str, Path]  # folder of each split; the root for `train` if it contains the class folders
+    unused: tuple[str, ...]  # names of other folders next to a `train` folder
 
 
 def find_layout(path: Path) -> Layout:
-    """Find the folders of the splits by their names, in any case: those of `SPLIT_OF_WORD`.
+    """Find the split folders by the words of `SPLIT_OF_WORD` in their names, ignoring case.
 
-    A name with further words, as `images_train` or `cifar_test`, may be a class's. It is a split's where the
-    split has no plain name and a folder `train`, or another split's with the same words, is beside it.
-    Otherwise its content decides. If the only folder inside a split's folder has that split's name too, it
-    replaces the split's folder.
+    A name with further words, such as `images_train` or `cifar_test`, may also name a class. It names a split
+    if that split has no folder with a plain name, and if there is a `train` folder, or a folder of another
+    split with the same further words. Otherwise the content of the folder decides. If a split folder contains
+    a single folder named after the same split, the inner folder is used.
 
     Raises:
-        DataError: two folders name the same split, or one names a split or a class.
+        DataError: two folders name the same split, or a folder may name a split or a class.
     """
     names = _folder_names(path)
     found: dict[str, list[str]] = defaultdict(list)
-    decorated: dict[str, list[tuple[str, str]]] = defaultdict(list)  # further words and names
+    decorated: dict[str, list[tuple[str, str]]] = defaultdict(list)  # further words, name
     others: set[str] = set()
     for name in names:
         split, more = _split_of(name)
@@ -79,7 +79,7 @@ def find_layout(path: Path) -> Layout:
         if len(several) > 1:
             raise DataError(
                 f"data.path={path}: {' and '.join(map(printable, several))} name the same split, {split}; "
-                "keep one, or rename the others"
+                "rename or remove all but one"
             )
     splits = {split: _innermost(path / found[split][0], split) for split in SPLITS if split in found}
     if "train" in splits:
@@ -89,20 +89,24 @@ def find_layout(path: Path) -> Layout:
 
 
 def _contains_classes(path: Path, name: str, split: str, others: set[str]) -> bool:
-    """Return whether a folder named like a split contains class folders; refuse an ambiguous one."""
+    """Return True if a folder named after a split contains class folders.
+
+    Raises:
+        DataError: the folder may be a split or a class.
+    """
     inside = set(_folder_names(path / name))
     if not inside:
         return False
     if not others or (split != "train" and inside <= others):
         return True
     raise DataError(
-        f"data.path={path}: {printable(name)} may hold the {split} split or be a class; rename it to {split}"
-        ", or to a name without that word"
+        f"data.path={path}: {printable(name)} may be the {split} split or a class; rename it to {split}, or "
+        "to a name without that word"
     )
 
 
 def _split_of(name: str) -> tuple[str, str]:
-    """Return the split that a folder's name names, empty if none or several, and its further words."""
+    """Return the split in a folder's name and the further words; empty texts for no or several splits."""
     if (split := SPLIT_OF_WORD.get(name.lower())) is not None:
         return split, ""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_]+", name)]
@@ -112,7 +116,7 @@ def _split_of(name: str) -> tuple[str, str]:
 
 
 def _innermost(folder: Path, split: str) -> Path:
-    """Return a split's folder, or the one in it that archives put there once more."""
+    """Return a split's folder, or the single folder of the same name in it, as archives often have."""
     names = _folder_names(folder)
     return folder / names[0] if len(names) == 1 and _split_of(names[0])[0] == split else folder
 
@@ -128,9 +132,16 @@ def _folder_names(folder: Path) -> list[str]:
 
 
 def class_folders(path: Path) -> list[Path]:
-    """Return the class folders of the training images, sorted by name."""
-    if not os.path.isdir(path):  # noqa: PTH112 - `Path.is_dir` raises where a name is too long
-        raise InputError(f"data.path={path}: no such folder; give one that holds a folder for each class")
+    """Return the class folders of the training images, sorted by name.
+
+    Raises:
+        InputError: `path` is not a folder.
+        DataError: there are fewer than 2 class folders.
+    """
+    if not os.path.isdir(path):  # noqa: PTH112 - `Path.is_dir` raises for too long names
+        raise InputError(
+            f"data.path={path}: no such folder; give a folder that contains a folder for each class"
+        )
     splits = find_layout(path).splits
     folder = splits.get("train", path)
     found = _subfolders(path, folder)
@@ -148,42 +159,50 @@ def class_folders(path: Path) -> list[Path]:
 
 
 def _subfolders(path: Path, folder: Path) -> list[Path]:
-    """Return the class folders in the folder of a split, sorted by name."""
+    """Return the class folders in a split folder, sorted by name."""
     splits = set(find_layout(path).splits.values()) if folder == path else set()
     return [folder / name for name in _folder_names(folder) if folder / name not in splits]
 
 
 def _class_name(folder: Path) -> str:
-    """Return the name of a class, the same in every locale, with unprintable characters spelt out."""
+    """Return the class name of a folder, in every locale the same, with unprintable characters escaped."""
     return printable(os.fsencode(folder.name).decode(errors="surrogateescape"))
 
 
 def class_names(path: Path) -> list[str]:
-    """Return the names of the training images' classes, in the order of the labels."""
+    """Return the names of the training classes in the order of the labels.
+
+    Raises:
+        DataError: two folders have the same printable name, or as in `class_folders`.
+    """
     names = [_class_name(folder) for folder in class_folders(path)]
     twice, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise DataError(f"data.path={path}: two class folders are shown as {twice}; rename one")
+        raise DataError(f"data.path={path}: two class folders have the printable name {twice}; rename one")
     return names
 
 
 class SplitFiles(NamedTuple):
-    """The image files of a split, class by class."""
+    """Image files of a split, sorted by class."""
 
     files: list[str]
     labels: list[int]
-    skipped: list[SkippedFile]  # files and folders beside them
+    skipped: list[SkippedFile]  # other files and folders
 
 
 def find_images(
     path: Path, folder: Path, names: Sequence[str], *, are_configured: bool = False
 ) -> SplitFiles:
-    """Find and label the images in the folder of a split.
+    """Find and label the images in a split folder.
 
-    `names` are those of the classes in the order of the labels, configured or of the training folders.
+    Args:
+        path: folder of the data set.
+        folder: folder of the split.
+        names: class names in the order of the labels.
+        are_configured: `names` are configured, rather than those of the training folders (default False).
 
     Raises:
-        DataError: a class is none of `names`, or has no training images; or there are no images at all.
+        DataError: a class is not in `names` or has no training images, or the split has no images.
     """
     classes = _subfolders(path, folder)
     label_of = {name: label for label, name in enumerate(names)}
@@ -218,7 +237,11 @@ def find_images(
 
 
 def training_files(path: Path) -> list[str]:
-    """Return the image files in the class folders of the training images."""
+    """Return the image files in the training class folders.
+
+    Raises:
+        DataError: there are none, or as in `class_folders`.
+    """
     folders = class_folders(path)
     if files := [file for images, _ in _walk(folders[0].parent, folders) for file in images]:
         return files
@@ -229,7 +252,7 @@ ClassFiles = tuple[list[str], list[SkippedFile]]
 
 
 def _walk(root: Path, folders: Sequence[Path]) -> tuple[ClassFiles, ...]:
-    """Return the images and the other entries of each folder; remembered while the folders do not change."""
+    """Return the images and the skipped entries of each folder; cached until a folder changes."""
     return _walk_once(str(root), tuple(map(_state, folders)), Path.cwd())
 
 
@@ -250,25 +273,29 @@ def _state(folder: Path) -> tuple[str, int]:
 
 
 def _outside_class_folders(folder: Path) -> Iterator[SkippedFile]:
-    """Yield the entries of a split's folder that are no class folders."""
+    """Yield the entries of a split folder that are not class folders."""
     with os.scandir(folder) as entries:
         for entry in sorted(entries, key=lambda entry: entry.name):
             if reason := ignored_name(entry.name):
                 yield SkippedFile(entry.path, reason)
             elif not entry.is_dir():
-                yield SkippedFile(entry.path, "in no class folder")
+                yield SkippedFile(entry.path, "not in a class folder")
 
 
 class Survey(NamedTuple):
-    """Colours and sizes of a folder's training images."""
+    """Colours and sizes of the training images in a folder."""
 
     gray: int  # number of gray images
-    colour: int  # number of others
-    sizes: dict[tuple[int, int], str]  # (H, W) of upright images, the commonest first, with one file of each
+    colour: int  # number of colour images
+    sizes: dict[tuple[int, int], str]  # (H, W) of upright images, most frequent first, and a file of each
 
 
 def survey(path: str | Path) -> Survey:
-    """Read the headers of a folder's training images, or of a sample of many."""
+    """Read the headers of the training images in a folder, of at most `MAX_HEADERS` files.
+
+    Raises:
+        DataError: no header is readable, or as in `training_files`.
+    """
     return _survey(Path(path), tuple(map(_state, class_folders(Path(path)))), Path.cwd())
 
 

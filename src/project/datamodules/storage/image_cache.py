@@ -1,4 +1,4 @@
-"""Decoded images in files that later runs memory-map, and that the processes of a sweep share."""
+"""Cache of decoded images in files that later runs and the jobs of a sweep memory-map."""
 
 import hashlib
 import json
@@ -24,19 +24,19 @@ from project.runtime.text import short_name
 log = logging.getLogger(__name__)
 
 SUFFIX = ".images"
-MAX_FOLDER_BYTES = 32 * 2**30  # of a folder's files, beyond which the least recently used ones are removed
+MAX_FOLDER_BYTES = 32 * 2**30  # beyond this size the least recently used files are removed
 DAY_S = 86_400
-MAX_STEM = 200  # bytes of a file's name, which its lock and its staging file extend
+MAX_STEM_BYTES = 200  # of a file's name: suffixes of lock and staging file must fit the limit of 255
 
 
 class ImageCache:
-    """Sets of decoded images, one file each.
+    """Folder of decoded image sets, one file each.
 
-    A file that is damaged or has another key is written again. Where a file cannot be written, images are
-    decoded at every start.
+    A file that is damaged or has another key is replaced. If a file cannot be written, every run decodes its
+    images.
 
     Args:
-        folder: of the files; None keeps nothing.
+        folder: folder of the files; None disables the cache.
     """
 
     def __init__(self, folder: Path | None) -> None:
@@ -44,7 +44,7 @@ class ImageCache:
 
     @property
     def checksums(self) -> Path | None:
-        """File that remembers verified checksums."""
+        """JSON file of verified checksums, see `cached_digest`; None without a folder."""
         return self.folder and self.folder / "verified.json"
 
     def load(
@@ -55,17 +55,17 @@ class ImageCache:
         *,
         channels_last: bool,
     ) -> MemoryImages:
-        """Return cached images, or make and cache them; of several processes one makes them.
+        """Return cached images, or make and cache them; one process makes them while others wait.
 
         Args:
-            name: of the file.
-            key: everything that the images depend on, in plain values.
-            make: returns images (N, C, H, W) uint8 and labels (N,) long.
+            name: name of the file.
+            key: all that the images depend on, in plain values.
+            make: function that returns images (N, C, H, W) uint8 and labels (N,) long.
             channels_last: memory order of the images.
         """
         if self.folder is None:
             return MemoryImages(*make(), channels_last=channels_last)
-        stem = f"{short_name(name, MAX_STEM)}{'-channels_last' if channels_last else ''}"
+        stem = f"{short_name(name, MAX_STEM_BYTES)}{'-channels_last' if channels_last else ''}"
         file = self.folder / f"{stem}{SUFFIX}"
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         if (cached := self._find(file, digest)) is not None:
@@ -74,11 +74,11 @@ class ImageCache:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             lock.acquire()
-        except (OSError, NotImplementedError) as error:  # the latter where there are no locks
+        except (OSError, NotImplementedError) as error:  # the latter on file systems without locks
             _log_not_cached(file, error)
             return MemoryImages(*make(), channels_last=channels_last)
         try:
-            if (cached := self._find(file, digest)) is not None:  # of another process
+            if (cached := self._find(file, digest)) is not None:  # written by another process
                 return cached
             images = MemoryImages(*make(), channels_last=channels_last)
             return (self._find(file, digest) if _write(file, images, digest) else None) or images
@@ -86,24 +86,24 @@ class ImageCache:
             lock.release()
 
     def _find(self, file: Path, key: str) -> MemoryImages | None:
-        """Map a file that exists, is undamaged, and has this key."""
+        """Memory-map a file if it exists, has this key and is undamaged; None otherwise."""
         try:
             if not file.is_file():
                 return None
             images, saved_key, crc = _read(file)
-            problem = "of other or older images" if saved_key != key else "damaged"
+            problem = "outdated" if saved_key != key else "damaged"
             if saved_key == key and cached_digest(file, _crc_of, self.checksums) == crc:
                 return images
-        except Exception as error:  # a damaged file raises anything
-            problem = f"damaged or not readable ({one_line(error)})"
-        log.info("%s is %s: its images are decoded again", file, problem)
+        except Exception as error:  # a damaged file raises any exception
+            problem = f"damaged or unreadable ({one_line(error)})"
+        log.info("%s is %s; decoding its images again", file, problem)
         return None
 
 
 def _read(file: Path) -> tuple[MemoryImages, str, str]:
     """Memory-map a file; return its images, key and checksum."""
     facts = file.stat()
-    if time.time() - facts.st_atime > DAY_S:  # some file systems keep no time of the last use
+    if time.time() - facts.st_atime > DAY_S:  # some file systems do not update access times
         with suppress(OSError):
             os.utime(file, ns=(time.time_ns(), facts.st_mtime_ns))
     saved = torch.load(file, mmap=True, weights_only=True)
@@ -123,8 +123,8 @@ def _crc_of(file: Path) -> str:
 
 
 def _write(file: Path, images: MemoryImages, key: str) -> bool:
-    """Write a file atomically; log why if that is not possible."""
-    staging = file.with_name(f".{file.name}.new")  # the lock is held: nobody else writes it
+    """Write a file atomically; return False, and log the reason, if it cannot be written."""
+    staging = file.with_name(f".{file.name}.new")  # unique: this process holds the lock
     saved = {"images": images.images, "labels": images.labels, "channels_last": images.channels_last}
     try:
         _make_room(file, images.nbytes + images.labels.nbytes)
@@ -133,7 +133,7 @@ def _write(file: Path, images: MemoryImages, key: str) -> bool:
             stream.flush()
             os.fsync(stream.fileno())
         staging.replace(file)
-    except (OSError, RuntimeError) as error:  # torch raises the latter while it handles the former
+    except (OSError, RuntimeError) as error:  # torch raises the latter while handling the former
         with suppress(OSError):
             staging.unlink()
         _log_not_cached(file, error.__context__ or error)
@@ -142,7 +142,11 @@ def _write(file: Path, images: MemoryImages, key: str) -> bool:
 
 
 def _make_room(file: Path, size: int) -> None:
-    """Remove the least recently used files beyond `MAX_FOLDER_BYTES`; refuse to fill the disk."""
+    """Remove the least recently used files beyond `MAX_FOLDER_BYTES`.
+
+    Raises:
+        OSError: the disk has less than twice `size` bytes free.
+    """
     others = [(other.stat(), other) for other in file.parent.glob(f"*{SUFFIX}") if other != file]
     total = size
     for facts, other in sorted(others, key=lambda pair: pair[0].st_atime, reverse=True):
@@ -156,7 +160,7 @@ def _make_room(file: Path, size: int) -> None:
 
 def _log_not_cached(file: Path, reason: object) -> None:
     log.info(
-        "paths.image_cache=%s: decoded images cannot be kept (%s), so they are decoded at every start",
+        "paths.image_cache=%s: decoded images cannot be cached (%s); every run decodes them",
         file.parent,
         reason,
     )

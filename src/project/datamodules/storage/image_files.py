@@ -1,6 +1,6 @@
-"""Image files below a folder: one walk and one reading of headers for training, checks and prediction.
+"""Image files in a folder tree: search and headers, shared by training, checks and prediction.
 
-Needs no torch. Paths are strings: of a million files, making `Path`s takes longer than finding them.
+Imports no torch. Paths are strings: for a million files, making `Path` objects takes longer than the search.
 """
 # ruff: noqa: PTH114, PTH116
 
@@ -24,8 +24,8 @@ EXTENSIONS = frozenset(
         *(".tiff", ".ppm", ".pgm", ".pbm", ".pnm", ".tga", ".ico"),
     }
 )
-"""Extensions of files that count as images unopened; the first bytes decide about others."""
-# Formats that Pillow identifies and cannot decode without another program.
+"""Extensions of files that are accepted unopened; other files are accepted by their first bytes."""
+# Formats that Pillow identifies, but decodes only with other programs.
 UNDECODABLE_FORMATS = frozenset({"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"})
 SYSTEM_NAMES = frozenset(
     {
@@ -33,23 +33,23 @@ SYSTEM_NAMES = frozenset(
         *("$recycle.bin", "system volume information", "@eadir", "@recycle", "#recycle", "#snapshot"),
     }
 )
-"""Files and folders that systems and network drives add, in lower case."""
-HIDDEN, SYSTEM = "hidden", "of the system"
+"""Files and folders that operating systems and network drives create, in lower case."""
+HIDDEN, SYSTEM = "hidden", "system file"
 SEEN_FOLDER, LINK_BACK, SEEN_FILE = (
-    "a folder seen already",
-    "a link back to a folder that is walked",
-    "a file seen already",
+    "duplicate folder",
+    "link to a searched folder",
+    "duplicate file",
 )
-UNIMPORTANT = (HIDDEN, SYSTEM, SEEN_FOLDER, LINK_BACK, SEEN_FILE)  # reasons for which nobody misses a file
+UNIMPORTANT = (HIDDEN, SYSTEM, SEEN_FOLDER, LINK_BACK, SEEN_FILE)  # reasons to list last in messages
 NOT_AN_IMAGE = "no image, or of a kind that Pillow does not know"
 MAX_NAMED = 3
 NUM_THREADS = 8
-FILES_PER_TASK = 64  # handing over single files to threads would take as long as reading them
-ORIENTATION = 0x0112
+FILES_PER_TASK = 64  # per thread task: submitting single files takes as long as reading them
+EXIF_ORIENTATION = 0x0112
 
 
 class SkippedFile(NamedTuple):
-    """A file or folder that is not taken, and why."""
+    """File or folder that is not used, and the reason."""
 
     file: str
     reason: str
@@ -61,42 +61,42 @@ class _Folder(NamedTuple):
 
 
 def ignored_name(name: str) -> str:
-    """Return why a file or folder of this name is ignored; empty if it is not."""
+    """Return the reason to ignore a file or folder by its name; empty if there is none."""
     if name[0] == ".":
         return HIDDEN
     return SYSTEM if name.lower() in SYSTEM_NAMES else ""
 
 
 def require_regular(path: str) -> str | SkippedFile:
-    """Return the path of a regular file, or why it is none: opening a pipe would wait for ever."""
+    """Return the path of a regular file, or the reason to skip it: opening a pipe blocks forever."""
     try:
         kind = os.stat(path).st_mode
     except FileNotFoundError:
-        return SkippedFile(path, "a link to nothing" if os.path.islink(path) else "no such file")
+        return SkippedFile(path, "broken link" if os.path.islink(path) else "no such file")
     except OSError as error:
         return SkippedFile(path, error.strerror or "cannot be read")
-    return path if stat.S_ISREG(kind) else SkippedFile(path, "no regular file")
+    return path if stat.S_ISREG(kind) else SkippedFile(path, "not a regular file")
 
 
 class ImageWalk:
-    """Walks folders in the order of their paths, and takes each folder and each linked file once.
+    """Searches folders for image files in sorted order, without duplicates.
 
-    Hidden files and folders and those of `SYSTEM_NAMES` are ignored. Links are followed, except to a folder
-    that is walked anyway and to one above it.
+    Hidden files and folders and those of `SYSTEM_NAMES` are ignored. Links are followed, except links to
+    folders inside `root` or above it.
 
     Args:
-        root: folder that contains all folders to walk.
+        root: folder that contains all folders to search.
     """
 
     def __init__(self, root: str) -> None:
         self._root = os.path.realpath(root)
         self._folders: set[tuple[int, int]] = set()  # device and inode
-        self._files: defaultdict[int, set[int]] = defaultdict(set)  # by device, the inodes of plain files
-        self._linked: set[tuple[int, int]] = set()  # device and inode of targets of links
+        self._files: defaultdict[int, set[int]] = defaultdict(set)  # inodes of regular files, by device
+        self._linked: set[tuple[int, int]] = set()  # device and inode of link targets
 
     def find(self, folder: str) -> Iterator[str | SkippedFile]:
-        """Yield the image files in a folder and below it, and those skipped."""
-        stack: list[str | SkippedFile | _Folder] = [_Folder(folder, is_link=False)]  # the next one last
+        """Yield the image files in a folder and its subfolders, and the skipped files."""
+        stack: list[str | SkippedFile | _Folder] = [_Folder(folder, is_link=False)]  # last in, first out
         while stack:
             entry = stack.pop()
             if not isinstance(entry, _Folder):
@@ -113,15 +113,15 @@ class ImageWalk:
                     self._folders.add((facts.st_dev, facts.st_ino))
                     inside = self._list(path, facts.st_dev)
                     if not inside and _has_image_name(path):
-                        yield SkippedFile(path, "an empty folder")
+                        yield SkippedFile(path, "empty folder")
                     stack += reversed(inside)
             except OSError as error:
-                yield SkippedFile(path, f"a folder that cannot be read ({error.strerror})")
+                yield SkippedFile(path, f"unreadable folder ({error.strerror})")
 
     def _list(self, folder: str, device: int) -> list[str | SkippedFile | _Folder]:
         """Return the entries of a folder, sorted by name."""
         found: dict[str, str | SkippedFile | _Folder] = {}
-        others: list[tuple[str, str]] = []  # links to files, pipes and the like
+        others: list[tuple[str, str]] = []  # links to files, pipes, sockets
         with os.scandir(folder) as entries:
             for entry in entries:
                 name, path = entry.name, entry.path
@@ -135,7 +135,7 @@ class ImageWalk:
                     found[name] = _Folder(path, entry.is_symlink())
                 else:
                     others.append((name, path))
-        for name, path in sorted(others):  # after the files beside them, which they may link to
+        for name, path in sorted(others):  # last, since links may lead to files of the same folder
             found[name] = self._follow(path)
         return [found[name] for name in sorted(found)]
 
@@ -149,7 +149,7 @@ class ImageWalk:
         return _accept_image(path)
 
     def _leads_back(self, link: str) -> bool:
-        """Return whether a link leads into the root, above the root, or above its own folder."""
+        """Return True if a link leads into the root, above the root, or above its own folder."""
         target, parent = os.path.realpath(link), os.path.realpath(os.path.dirname(link))
         return _contains(self._root, target) or _contains(target, self._root) or _contains(target, parent)
 
@@ -157,7 +157,7 @@ class ImageWalk:
 def _is_folder(entry: os.DirEntry[str]) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself, or a target without permission
+    except OSError:  # a link to itself, or a target without read permission
         return False
 
 
@@ -170,7 +170,7 @@ def _has_image_name(path: str) -> bool:
 
 
 def _accept_image(path: str) -> str | SkippedFile:
-    """Return a regular file's path, unless neither its name nor its content is an image's."""
+    """Return the path of a regular file if its extension or its content is that of an image."""
     if _has_image_name(path):
         return path
     from PIL import Image, UnidentifiedImageError
@@ -180,17 +180,17 @@ def _accept_image(path: str) -> str | SkippedFile:
             return SkippedFile(path, "empty")
         with Image.open(path, formats=_formats()):
             return path
-    except Image.DecompressionBombError:  # reported when it is decoded
+    except Image.DecompressionBombError:  # the decoder reports it
         return path
     except UnidentifiedImageError:
         return SkippedFile(path, NOT_AN_IMAGE)
-    except Exception as error:  # plugins raise anything at a damaged file
+    except Exception as error:  # plugins raise any exception on damaged files
         return SkippedFile(path, getattr(error, "strerror", None) or f"damaged ({one_line(error)})")
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that the first bytes of a file identify."""
+    """Return the formats that Pillow recognizes by the first bytes of a file."""
     from PIL import Image
 
     Image.init()
@@ -200,7 +200,7 @@ def _formats() -> tuple[str, ...]:
 
 
 def summarize_skipped(skipped: Sequence[SkippedFile], folder: str) -> str:
-    """Return the names of a few skipped files, important ones first, and the number of others."""
+    """Return names and reasons of a few skipped files, unexpected ones first, and the number of others."""
     ranked = sorted(skipped, key=lambda entry: entry.reason in UNIMPORTANT)
     named = [f"{printable(os.path.relpath(file, folder))} ({reason})" for file, reason in ranked[:MAX_NAMED]]
     more = f", … and {len(ranked) - MAX_NAMED:,} more" if len(ranked) > MAX_NAMED else ""
@@ -208,19 +208,19 @@ def summarize_skipped(skipped: Sequence[SkippedFile], folder: str) -> str:
 
 
 class Header(NamedTuple):
-    """Colour and size of an image, from its file's header."""
+    """Colour and size of an image, read from the header of its file."""
 
     is_gray: bool
-    size: tuple[int, int]  # H, W of the upright image
+    size: tuple[int, int]  # (H, W) of the upright image
 
 
 def read_headers(files: Sequence[str]) -> Iterator[Header | Exception]:
-    """Yield the header of each file, or its error; in threads, as network drives are slow to answer."""
+    """Yield the header of each file, or its error; threads hide the latency of network drives."""
     from concurrent.futures import ThreadPoolExecutor
 
     parts = [files[first : first + FILES_PER_TASK] for first in range(0, len(files), FILES_PER_TASK)]
     with warnings.catch_warnings(), ThreadPoolExecutor(NUM_THREADS) as threads:
-        warnings.simplefilter("ignore")  # on images that can be read all the same
+        warnings.simplefilter("ignore")  # about readable images
         for headers in threads.map(lambda part: list(map(_read_header, part)), parts):
             yield from headers
 
@@ -231,14 +231,14 @@ def _read_header(file: str) -> Header | Exception:
     try:
         with Image.open(file) as image:
             if image.format in UNDECODABLE_FORMATS:
-                raise OSError(f"{image.format} holds no pixels")
+                raise OSError(f"{image.format} files cannot be decoded")
             size = image.height, image.width
-            # Pillow turns TIFF files by itself, and reads all of a PNG to look for EXIF behind its pixels.
+            # Pillow rotates TIFF files itself, and would read all pixels of a PNG to find EXIF data behind.
             if image.format != "TIFF" and (image.format != "PNG" or "exif" in image.info):
-                is_on_its_side = image.getexif().get(ORIENTATION, 1) >= 5
+                is_on_its_side = image.getexif().get(EXIF_ORIENTATION, 1) >= 5
                 size = size[::-1] if is_on_its_side else size
             return Header(_is_gray(image), size)
-    except Exception as error:  # plugins raise anything
+    except Exception as error:  # plugins raise any exception
         return error
 
 
@@ -246,32 +246,32 @@ def _is_gray(image: "PIL.Image.Image") -> bool:
     if image.mode in ("P", "PA") and image.palette is not None:
         layout = image.palette.rawmode or image.palette.mode
         colours = bytes(image.palette.palette)
-        if layout.endswith(";L"):  # one channel after the other
+        if layout.endswith(";L"):  # planar: R…, G…, B…
             third = len(colours) // 3
             return colours[:third] == colours[third : 2 * third] == colours[2 * third : 3 * third]
         width = len(layout)
         return colours[0::width] == colours[1::width] == colours[2::width]
     tiles = getattr(image, "tile", None)
-    if image.mode == "RGBA" and tiles and tiles[0][3] == "LA;16B":  # gray of 16 bits with alpha
+    if image.mode == "RGBA" and tiles and tiles[0][3] == "LA;16B":  # 16-bit gray with alpha
         return True
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
 def damage_error(file: str | os.PathLike[str], error: BaseException) -> DataError:
-    """Return the error for a file that cannot be read as an image."""
+    """Return an error for a file that cannot be decoded as an image."""
     what = one_line(error)
     return DataError(
-        f"data.path: {printable(os.fspath(file))} is damaged or no image ({what}); repair or remove it"
+        f"data.path: {printable(os.fspath(file))} is damaged or not an image ({what}); repair or remove it"
     )
 
 
 def too_large_error(file: str | os.PathLike[str], what: str) -> DataError:
-    """Return the error for an image of more pixels than are read."""
+    """Return an error for an image that exceeds the pixel limit."""
     return DataError(f"data.path: {printable(os.fspath(file))} is too large ({what}); shrink or remove it")
 
 
 def size_error(file: str | os.PathLike[str], size: tuple[int, int], expected: tuple[int, int]) -> InputError:
-    """Return the error for an image of another size (H, W) than the others, without `data.resize`."""
+    """Return an error for an image whose size (H, W) differs from the others, without `data.resize`."""
     got, others = (f"{height}×{width}" for height, width in (size, expected))
     return InputError(
         f"data.resize=null: {printable(os.fspath(file))} has {got} pixels, others {others}; set data.resize, "

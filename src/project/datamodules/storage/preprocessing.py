@@ -1,4 +1,4 @@
-"""Preprocessing of sets of images before training, and checks of images, labels, classes and statistics."""
+"""Preprocessing before training, and checks of images, labels, classes and channel statistics."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from project.datamodules.loading.loader import Images
 from project.errors import InputError
 from project.runtime.text import printable
 
-PREPROCESSING_VERSION = 1  # part of the key of cached images; to be raised when other pixels result
+PREPROCESSING_VERSION = 1  # part of the image cache's key; increase it whenever the result changes
 
 
 def preprocess(pixels: Tensor, *, gray: bool, side: tuple[int, int] | None) -> Tensor:
-    """Convert (N, C, H, W) uint8 to gray and scale it to `side` (H, W), where that changes it."""
+    """Convert images (N, C, H, W) uint8 to gray if `gray`, and scale them to `side` (H, W) if given."""
     if gray and pixels.shape[1] == 3:
         pixels = _in_chunks(pixels, to_gray)
     if side is not None and pixels.shape[2:] != side:
@@ -26,7 +26,7 @@ def preprocess(pixels: Tensor, *, gray: bool, side: tuple[int, int] | None) -> T
 
 
 def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
-    """Scale (N, C, H, W) uint8 to (N, C, height, width), bilinear, antialiased."""
+    """Scale images (N, C, H, W) uint8 to (N, C, height, width), bilinear with antialiasing."""
     scaled = F.interpolate(
         pixels.float(), size=(height, width), mode="bilinear", antialias=True, align_corners=False
     )
@@ -34,13 +34,13 @@ def scale_images(pixels: Tensor, height: int, width: int) -> Tensor:
 
 
 def to_gray(pixels: Tensor) -> Tensor:
-    """Return the luma of (N, 3, H, W) uint8 as (N, 1, H, W), weighted as in ITU-R BT.601."""
+    """Convert images (N, 3, H, W) uint8 to luma (N, 1, H, W) uint8, with the weights of ITU-R BT.601."""
     weights = torch.tensor([0.299, 0.587, 0.114]).view(3, 1, 1)
     return (pixels.float() * weights).sum(dim=1, keepdim=True).round().to(torch.uint8)
 
 
 def channel_statistics(channel: Tensor) -> tuple[float, float]:
-    """Return mean and sample standard deviation of uint8 pixels, on the scale [0, 1]."""
+    """Return mean and sample standard deviation of uint8 pixels of any shape, on the scale [0, 1]."""
     counts = torch.bincount(channel.flatten(), minlength=256).double()
     values = torch.arange(256).double() / 255
     total = counts.sum()
@@ -50,12 +50,18 @@ def channel_statistics(channel: Tensor) -> tuple[float, float]:
 
 
 def _in_chunks(pixels: Tensor, change: Callable[[Tensor], Tensor], size: int = 4096) -> Tensor:
-    # Floats of a whole set would take four times its memory.
+    # Converting all images to float32 at once would take four times their memory.
     return torch.cat([change(chunk) for chunk in pixels.split(size)])
 
 
 def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, title: str) -> None:
-    """Check images, called `title`, against the configured shape (C, H, W) and number of classes."""
+    """Check images against the configured shape (C, H, W) and number of classes.
+
+    `title` names the images in messages, such as "the train images of data=mnist".
+
+    Raises:
+        InputError: shape or labels do not fit, or there are no images.
+    """
     labels = as_class_indices(images.labels, len(images.labels), title)
     if images.shape != shape:
         raise InputError(
@@ -73,21 +79,29 @@ def check_images(images: Images, shape: tuple[int, int, int], num_classes: int, 
 
 
 def as_pixels(images: Any, title: str) -> Tensor:
-    """Return images as a tensor (N, C, H, W) uint8."""
+    """Convert images to a tensor (N, C, H, W) uint8.
+
+    Raises:
+        InputError: `images` is not an array or tensor of this shape and type.
+    """
     expected = "uint8 of shape [N, C, H, W]"
-    given = _as_tensor(images, f"{title} are no pixels", expected, f"return {expected}")
+    given = _as_tensor(images, f"{title} are not pixels", expected, f"return {expected}")
     if given.dtype == torch.uint8 and given.ndim == 4:
         return given
     raise InputError(
-        f"data: {title} are no 8-bit pixels (expected {expected}, got {describe(given)}); return whole "
-        "numbers from 0 to 255 as uint8"
+        f"data: {title} are not 8-bit pixels (expected {expected}, got {describe(given)}); return "
+        "integers from 0 to 255 as uint8"
     )
 
 
 def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
-    """Return one class index per image, (count,) long, from integers or booleans (count,) or (count, 1)."""
+    """Convert integers or booleans (count,) or (count, 1) to class indices (count,) long.
+
+    Raises:
+        InputError: `labels` has another shape or type.
+    """
     given = _as_tensor(
-        labels, f"labels of {title} are no numbers", f"{count} integers", "return a tensor of class indices"
+        labels, f"labels of {title} are not numbers", f"{count} integers", "return a tensor of class indices"
     )
     is_integer = not given.is_floating_point() and not given.is_complex()
     if is_integer and given.shape in ((count,), (count, 1)):
@@ -95,13 +109,11 @@ def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
     remedy = "return one label for each image"
     if given.ndim == 2 and len(given) == count and given.shape[1] > 1:
         is_one_hot = bool(((given != 0).sum(1) == 1).all())
-        remedy = (
-            "return labels.argmax(1)" if is_one_hot else "several labels for each image are not supported"
-        )
+        remedy = "return labels.argmax(1)" if is_one_hot else "multi-label targets are not supported"
     elif not is_integer:
         remedy = "return labels.long() if they are class indices; real values are not supported"
     raise InputError(
-        f"data: labels of {title} are no class indices (expected integers of shape [{count}], got "
+        f"data: labels of {title} are not class indices (expected integers of shape [{count}], got "
         f"{describe(given)}); {remedy}"
     )
 
@@ -114,46 +126,59 @@ def _as_tensor(value: Any, problem: str, expected: str, remedy: str) -> Tensor:
 
 
 def describe(value: Any) -> str:
-    """Return type and shape of a tensor, or the type of another value, for messages."""
+    """Return dtype and shape of a tensor, or the type of another value, for messages."""
     if not isinstance(value, Tensor):
         return type(value).__name__
     return f"{str(value.dtype).removeprefix('torch.')} of shape {list(value.shape)}"
 
 
 def check_classes(trained: Sequence[str], found: Sequence[str], source: str, remedy: str) -> None:
-    """Check that labels mean the same as in training: renamed class folders shift them.
+    """Check that class names equal those of training: renamed or added class folders shift the labels.
 
-    `trained` and `found` are names of classes in the order of the labels. `source` is the key that chooses
-    the data, as in `data.path=photos`, and `remedy` the end of the message.
+    Args:
+        trained: class names during training, in the order of the labels.
+        found: class names of the data, in the order of the labels.
+        source: key and value that select the data, such as `data.path=photos`.
+        remedy: end of the message.
+
+    Raises:
+        InputError: the names differ.
     """
     trained, found = [printable(name) for name in trained], [printable(name) for name in found]
     if trained == found:
         return
     if len(trained) != len(found):
         raise InputError(
-            f"{source}: it has {len(found)} classes, the network was trained on {len(trained)}; {remedy}"
+            f"{source}: {len(found)} classes, but the network was trained on {len(trained)}; {remedy}"
         )
     index = next(index for index, name in enumerate(trained) if found[index] != name)
     raise InputError(
-        f"{source}: its classes are not those that the network was trained on: class {index} is "
-        f"{found[index]} here and was {trained[index]}; {remedy}"
+        f"{source}: other classes than those of training: class {index} is {found[index]} (expected "
+        f"{trained[index]}); {remedy}"
     )
 
 
 def per_channel(key: str, values: Sequence[float] | None, channels: int) -> list[float] | None:
-    """Return one value of `data.mean` or `data.std` for each channel; a single value stands for all."""
+    """Return one value of `data.mean` or `data.std` per channel; a single value is repeated.
+
+    Raises:
+        InputError: the number of values is neither 1 nor `channels`.
+    """
     if values is None:
         return None
     if len(values) not in (1, channels):
         raise InputError(
-            f"data.{key}={list(values)}: {len(values)} values for {channels} channels; give one for "
-            "each, one for all, or null to compute them"
+            f"data.{key}={list(values)}: {len(values)} values for {channels} channels; give one value "
+            "per channel, one for all, or null to compute them"
         )
     return [float(value) for value in values] * (channels if len(values) == 1 else 1)
 
 
 def digest_splits(labels: Sequence[Tensor], files: Sequence[Sequence[str]]) -> str:
-    """Return a digest of which images the splits have, independent of the folder that they lie in."""
+    """Return a SHA-256 digest of the labels and files of each split.
+
+    Paths count relative to their common folder, so a data set may be moved.
+    """
     digest = hashlib.sha256()
     for numbers, names in zip(labels, files, strict=True):
         above = len(os.path.commonpath([min(names), max(names)])) if names else 0
