@@ -132,7 +132,7 @@ def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
         (
             "data.batch_size=9",
             "error: data.batch_size=9: counts the images of all devices and must be a multiple of "
-            "their number, 2",
+            "the number of devices, 2",
         ),
     ):
         results = run_all(static_agents(f"{PAIR} {mistake}", tmp_path))

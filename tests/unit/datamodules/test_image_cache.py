@@ -113,7 +113,7 @@ def test_a_mapped_file_is_shared_and_stays_as_it_is(tmp_path: Path) -> None:
     mapped[0] = 255
     assert 0 < private_kilobytes(file) <= 16, "one page was copied"
     assert file.read_bytes()[16] == 16
-    with pytest.raises(OSError, match="1,048,576 bytes .expected at least 1,048,577"):
+    with pytest.raises(OSError, match=r"1,048,576 bytes \(expected at least 1,048,577\)"):
         map_bytes(file, 16, 2**20 - 15)
 
 
