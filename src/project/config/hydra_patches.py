@@ -6,6 +6,8 @@ Tested with hydra-core 1.3.8 and 1.4.0rc3, omegaconf 2.3.1 and 2.4.1rc1 (`benchm
 
 import argparse
 import os
+import shutil
+import textwrap
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import wraps
@@ -40,6 +42,7 @@ VERSION_BASE: dict[str, Any] = {} if hasattr(hydra.utils, "execution_whitelist")
 """Argument of `hydra.main` and `initialize_config_dir`, which Hydra 1.4 deprecates and 1.3 requires."""
 BUILT_IN_PLUGINS = "hydra._internal.core_plugins."
 BASIC_LAUNCHER = f"{BUILT_IN_PLUGINS}basic_launcher.BasicLauncher"
+MAX_HELP_COLUMNS = 120
 LONGEST_DIRNAME = 240
 """Bytes of a folder named after its overrides; the rest of a file system's 255 tells equal names apart."""
 
@@ -55,6 +58,24 @@ def compose_faster() -> None:
         ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
         if VERSION_BASE:
             Hydra.get_mode = _get_mode  # type: ignore[method-assign]
+
+
+def wrap_help() -> None:
+    """Wrap the options of each group in `--help` at the width of the terminal; safe to call again."""
+    format_groups = Hydra.format_config_groups
+    if hasattr(format_groups, "__wrapped__"):
+        return
+
+    @wraps(format_groups)
+    def format_wrapped(*arguments: Any, **options: Any) -> str:
+        width = min(shutil.get_terminal_size().columns, MAX_HELP_COLUMNS)
+        lines = format_groups(*arguments, **options).splitlines()
+        return "\n".join(
+            textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
+            for line in lines
+        )
+
+    Hydra.format_config_groups = format_wrapped  # type: ignore[method-assign]
 
 
 def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:

@@ -28,6 +28,15 @@ def test_conf_holds_what_these_tests_expect() -> None:
     )
 
 
+def test_the_help_names_every_group_in_80_columns() -> None:
+    written = OmegaConf.to_container(OmegaConf.load(CONF / "hydra" / "default.yaml"))["help"]
+    text = written["template"].replace("${hydra.help.app_name}", written["app_name"])
+    groups = text.partition("groups:\n")[2].partition("\n\n")[0].splitlines()
+    folders = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra"}
+    assert {line.split()[0] for line in groups} == folders  # a new group needs its line in hydra.help
+    assert max(map(len, text.splitlines())) <= 80
+
+
 @pytest.mark.slow
 def test_every_model_data_optimizer_and_schedule_compose_and_build(
     composed: Compose, data_overrides: dict[str, list[str]]
