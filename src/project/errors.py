@@ -28,26 +28,26 @@ class NonFiniteError(RuntimeError):
 ESCAPES = re.compile(r"\x1b(\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(\x07|\x1b\\)|[@-Z\\-_])")
 """Escape sequences of terminals."""
 SENTENCES = re.compile(r"(?<=[.!?:])(?=\s)|(?=\n)")
-ADVICE = re.compile(
+DEBUG_ADVICE = re.compile(
     r"`weights_only|weights_only=False|can still be loaded|if you (got|trust)|safe_globals\(\["
     r"|documentation of torch\.load|file an issue|turn off|warn_only|suppress_errors"
     r"|\b(TORCH|PYTORCH|CUDA|NCCL)\w*\s?=\s?[\"']?\w|TORCH_USE_CUDA_DSA|TORCH_LOGS"
 )
 """Marks of sentences that tell how to switch off checks or debug torch itself."""
-LONGEST_REASON = 300
+MAX_REASON_LENGTH = 300
 """Characters of a library's message that are kept."""
 
 
-def plain(text: str) -> str:
+def strip_library_text(text: str) -> str:
     """Return a library's text without escape sequences and without advice for its developers."""
-    return "".join(part for part in SENTENCES.split(ESCAPES.sub("", text)) if not ADVICE.search(part))
+    return "".join(part for part in SENTENCES.split(ESCAPES.sub("", text)) if not DEBUG_ADVICE.search(part))
 
 
 def one_line(error: BaseException) -> str:
     """Return an error's message on one line, without the keys that OmegaConf appends."""
     kept = [
         line.strip()
-        for line in plain(str(error)).splitlines()
+        for line in strip_library_text(str(error)).splitlines()
         if line.strip() and not line.strip().startswith(("full_key:", "object_type=", "reference_type="))
     ]
     return " ".join(kept) or type(error).__name__
@@ -56,4 +56,4 @@ def one_line(error: BaseException) -> str:
 def summarize(error: BaseException) -> str:
     """Return a library's message on one line of at most `LONGEST_REASON` characters."""
     text = one_line(error)
-    return text if len(text) <= LONGEST_REASON else f"{text[:LONGEST_REASON]}…"
+    return text if len(text) <= MAX_REASON_LENGTH else f"{text[:MAX_REASON_LENGTH]}…"

@@ -85,11 +85,11 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
                 logger.log_hyperparams(hyperparameters(config.redacted))
                 if hasattr(logger, "log_text"):
                     logger.log_text("config", text)
-            log.info(run_summary.opening(config.values, module.network, trainer, run))
+            log.info(run_summary.start_summary(config.values, module.network, trainer, run))
             metrics, weights = fit_and_evaluate(*fitted)
             status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
             if is_pruned(callbacks):
                 status["state"] = "pruned"
-        log.info(run_summary.closing(metrics, weights, run, run.read_status()["duration_s"]))
+        log.info(run_summary.end_summary(metrics, weights, run, run.read_status()["duration_s"]))
         run.require_recorded()
         return metrics.get(cfg.monitor)

@@ -14,7 +14,7 @@ from project.errors import InputError
 from project.reporting.compare import COMPARISON, write_csv
 from project.runs.comparison import compare
 from project.runs.results import flatten, read_runs
-from project.runtime.output_files import IMAGE, is_earlier
+from project.runtime.output_files import IMAGE, is_earlier_output
 
 
 @pytest.fixture
@@ -104,8 +104,8 @@ def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
     assert "not shown: 2 points" in done.stdout
     assert len(read_table(table)) == 4
     assert picture.read_text().count("<svg") == 1
-    assert is_earlier(table, COMPARISON)
-    assert is_earlier(picture, IMAGE)
+    assert is_earlier_output(table, COMPARISON)
+    assert is_earlier_output(picture, IMAGE)
     table.write_text("name,grade\n")
     compare_by_script(str(sweep), f"csv={table}", code=2)
     assert table.read_text() == "name,grade\n"

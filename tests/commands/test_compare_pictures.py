@@ -17,7 +17,7 @@ from project.figures.parallel_coordinates import key_axis, metric_axis
 from project.reporting.compare_plot import draw, make_figure
 from project.runs.comparison import Comparison, compare
 from project.runs.hparam_diff import ABSENT
-from project.runtime.output_files import IMAGE, is_earlier
+from project.runtime.output_files import IMAGE, is_earlier_output
 
 
 def write_runs(folder: Path, count: int) -> Path:
@@ -117,7 +117,7 @@ def test_curves_alone_where_nothing_differs(tmp_path: Path) -> None:
 def test_pictures_in_three_formats(tmp_path: Path, ending: str) -> None:
     file = tmp_path / "new" / f"picture.{ending}"
     draw(compare([write_runs(tmp_path / "runs", 2)]), file)
-    assert is_earlier(file, IMAGE)
+    assert is_earlier_output(file, IMAGE)
     assert file.stat().st_size > 5000
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"plot=.*cannot be written"):

@@ -15,7 +15,7 @@ from project.config.hydra_patches import set_override_dirname
 from project.config.validation.values import find_problem
 from project.datamodules.storage.image_cache import ImageCache
 from project.errors import InputError
-from project.runtime.atomic_files import replacing
+from project.runtime.atomic_files import atomic_replacement
 from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import name_length, short_name
 
@@ -38,7 +38,7 @@ def test_names_are_cut_by_bytes_and_stay_different(kind: str) -> None:
 def test_a_file_of_the_longest_name_can_be_written(tmp_path: Path, kind: str) -> None:
     file = tmp_path / FITTING[kind]
     refuse_unwritable_output("output=x", file)
-    with replacing(file) as partial:
+    with atomic_replacement(file) as partial:
         partial.write_text("whole")
     assert file.read_text() == "whole"
     assert list(tmp_path.iterdir()) == [file]

@@ -32,7 +32,7 @@ from project.inference.predict.predictions import decode_files, predict
 from project.inference.predict.writers import render_table
 from project.modules.tta import tta_logits
 from project.runs.comparison import find_trained
-from project.runtime.csv_cells import unescape
+from project.runtime.csv_files import unescape
 from project.runtime.text import columns_of, printable, shorten
 
 CLASSES = ["ant", "bee", "cat"]

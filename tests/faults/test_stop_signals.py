@@ -33,7 +33,7 @@ from project.reporting.compare_plot import draw
 from project.runs import checkpoints
 from project.runs.comparison import compare
 from project.runtime import signals
-from project.runtime.output_files import whole_file
+from project.runtime.output_files import atomic_output
 from project.training.epoch_loop import EpochLoop, StopDuringValidation
 
 FOREVER = [
@@ -274,7 +274,7 @@ def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, n
         os.kill(os.getpid(), number)
 
     def file(target: Path) -> None:
-        with whole_file(target) as partial:
+        with atomic_output(target) as partial:
             write(partial)
 
     def folder(target: Path) -> None:

@@ -7,7 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.errors import InputError
-from project.runs.optuna_studies import make_pruner, open_storage, silence
+from project.runs.optuna_studies import make_pruner, open_storage, silence_optuna
 
 
 class TrialPruning(Callback):
@@ -84,7 +84,7 @@ class TrialPruning(Callback):
         """Report a value to the study; return True if the pruner stops the trial."""
         import optuna
 
-        silence()
+        silence_optuna()
         storage = open_storage(self.storage)
         trial_id = storage.get_trial_id_from_study_id_trial_number(
             storage.get_study_id_from_name(self.study), self.trial

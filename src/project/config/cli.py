@@ -22,17 +22,17 @@ from project.config import hydra_patches, hydra_security, resume
 from project.config.derived_values import register_resolvers
 from project.config.suggestions import explain_composition, options
 from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
-from project.errors import InputError, one_line, plain
+from project.errors import InputError, one_line, strip_library_text
 from project.runs import folders
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
-from project.runs.sweep_jobs import quoted
+from project.runs.sweep_jobs import quote_override
 from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.atomic_files import reason_of
 from project.runtime.console import error_block
-from project.runtime.process import accept_all_text, command_state, flush_streams
+from project.runtime.process import command_state, escape_unencodable, flush_streams
 from project.runtime.secrets import redact_text
-from project.runtime.text import LONGEST_NAME, name_length
+from project.runtime.text import MAX_NAME_BYTES, name_length
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """Errors of the system that a user can solve without a traceback."""
@@ -52,7 +52,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         config_name: of its primary configuration.
     """
     signals.exit_on_signal(_tidy_up)
-    accept_all_text()
+    escape_unencodable()
     command_state.shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     register_resolvers()
@@ -63,7 +63,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
     try:
-        with torchrun.exiting_together(), exit_on_errors(conf, config_name):
+        with torchrun.share_exit_code(), exit_on_errors(conf, config_name):
             require_working_folder()
             torchrun.set_variables_from_slurm()
             if torchrun.is_rank_zero():
@@ -97,7 +97,7 @@ def require_working_folder() -> None:
 
 def _tidy_up(signum: int) -> None:
     """Remove the folders of a run that a signal ends before training, and requeue its SLURM job."""
-    mine = list(folders.created())
+    mine = list(folders.created_folders())
     for path in mine:
         if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
             folders.discard(path)
@@ -172,7 +172,11 @@ def report(
     lines = _explain(error, conf, config_name)
     if not silent:
         if not lines or command_state.shows_traceback:
-            print(redact_text(plain("".join(traceback.format_exception(error)))), end="", file=sys.stderr)
+            print(
+                redact_text(strip_library_text("".join(traceback.format_exception(error)))),
+                end="",
+                file=sys.stderr,
+            )
         for line in lines:
             with suppress(OSError):  # of standard error itself
                 print(error_block(redact_text(line)), file=sys.stderr, flush=True)
@@ -206,7 +210,7 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
 
 def _explain_long_name(path: str) -> str:
     """Name the word of the command line that is too long for a file system."""
-    length, most = name_length(path), LONGEST_NAME
+    length, most = name_length(path), MAX_NAME_BYTES
     given = next((word for word in sys.argv[1:] if (word.partition("=")[2] or word) in path), path)
     if length <= most:
         return f"{given}: the path is too long ({len(os.fsencode(path)):,} bytes); shorten it"
@@ -251,7 +255,7 @@ def with_home(argument: str) -> str:
     if (found := FROM_HOME.fullmatch(argument)) is None:
         return argument
     try:
-        return f"{found[1]}{quoted(str(Path(found[3]).expanduser()))}"
+        return f"{found[1]}{quote_override(str(Path(found[3]).expanduser()))}"
     except RuntimeError:  # no such user
         return argument
 

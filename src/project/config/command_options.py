@@ -18,7 +18,7 @@ from project.config import cli
 from project.config.derived_values import register_resolvers
 from project.errors import InputError
 from project.runs.migrations import RENAMED_OPTIONS
-from project.runtime.process import accept_all_text, command_state
+from project.runtime.process import command_state, escape_unencodable
 from project.runtime.text import did_you_mean, nearest_names
 
 WIDTH = 80
@@ -67,7 +67,7 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
     """
     if hasattr(signal, "SIGPIPE"):
         signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the command without a traceback
-    accept_all_text()
+    escape_unencodable()
     arguments = sys.argv[1:]
     command_state.shows_traceback = cli.TRACEBACK_FLAG in arguments
     if {"--help", "-h"} & set(arguments):

@@ -10,15 +10,15 @@ from omegaconf import DictConfig
 from project.errors import InputError
 from project.runtime.yaml_files import (
     children,
+    display_path,
     line_of,
     load,
-    loaded,
+    loaded_files,
     read_header,
     read_mapping,
     read_nodes,
     read_text,
-    searched,
-    shown,
+    search_folders,
 )
 
 HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
@@ -34,7 +34,7 @@ def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
     Raises:
         InputError: see `load`; or the defaults list is wrong.
     """
-    loaded[name] = file
+    loaded_files[name] = file
     config = load(file)
     _refuse_wrong_defaults(file)
     return config, read_header(file)
@@ -54,7 +54,7 @@ def package_of(file: Path) -> str | None:
 def set_searched(paths: Iterable[str]) -> None:
     """Keep the folders of a search path in `searched`."""
     plain = (path.removeprefix("file://") for path in paths)
-    searched[:] = [Path(path) for path in plain if "://" not in path]
+    search_folders[:] = [Path(path) for path in plain if "://" not in path]
 
 
 def has_alias(file: Path, name: str) -> bool:
@@ -81,7 +81,7 @@ def _descendants(node: yaml.Node) -> Iterator[yaml.Node]:
 def place(file: Path, key: str) -> str:
     """Return the start of a message, `conf/train.yaml:3: `, for a dotted key; empty if it is not there."""
     if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
-        return f"{shown(file)}:{line}: "
+        return f"{display_path(file)}:{line}: "
     return ""
 
 
@@ -90,19 +90,19 @@ def place_of(path: str, key: str, root: bool) -> str:
 
     A key at the `root` may have dots in its name.
     """
-    header = package_of(loaded[path])
+    header = package_of(loaded_files[path])
     group = path.rpartition("/")[0].replace("/", ".")
     package = group if header is None else "" if header == "_global_" else header
     if key == package:
-        return f"{shown(loaded[path])}:1: "
+        return f"{display_path(loaded_files[path])}:1: "
     if package and (root or not key.startswith(f"{package}.")):
         return ""
-    return place(loaded[path], key[len(package) :].lstrip("."))
+    return place(loaded_files[path], key[len(package) :].lstrip("."))
 
 
 def is_main(path: str) -> bool:
     """Return true for a file of `loaded` in the first of the folders that Hydra searches."""
-    return bool(searched) and loaded[path].is_relative_to(searched[0].resolve())
+    return bool(search_folders) and loaded_files[path].is_relative_to(search_folders[0].resolve())
 
 
 def _line_with(file: Path, word: str) -> int:
@@ -121,18 +121,18 @@ def find_loop() -> str:
     def follow(path: str, way: tuple[str, ...]) -> str:
         if path in way:
             loop = [*way[way.index(path) :], path]
-            where = place(loaded[path], loop[1].rpartition("/")[2])
+            where = place(loaded_files[path], loop[1].rpartition("/")[2])
             return f"{where}defaults: lead back to this file ({' → '.join(loop)}); leave one out"
-        named = _named_in_defaults(path) if path in loaded else ()
+        named = _named_in_defaults(path) if path in loaded_files else ()
         return next(filter(None, (follow(name, (*way, path)) for name in named)), "")
 
-    return next(filter(None, (follow(path, ()) for path in loaded)), "")
+    return next(filter(None, (follow(path, ()) for path in loaded_files)), "")
 
 
 def _named_in_defaults(path: str) -> Iterator[str]:
     """Yield the files that a file's defaults list names, as keys of `loaded`."""
     here = path.rpartition("/")[0]
-    for item in read_mapping(loaded[path]).get("defaults", []):
+    for item in read_mapping(loaded_files[path]).get("defaults", []):
         (group, option), *_ = item.items() if isinstance(item, dict) else [("", item)]
         group = str(group).rpartition(" ")[2].partition("@")[0]
         for name in option if isinstance(option, list) else [option]:

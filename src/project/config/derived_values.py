@@ -86,7 +86,7 @@ def register_resolvers() -> None:
     register_one: Any = (
         OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
     )
-    register_one("oc.env", secrets.env, replace=True)
+    register_one("oc.env", secrets.resolve_env, replace=True)
     for resolver in (image_shape, folder_shape, folder_classes, portion):
         register_one(resolver.__name__, resolver, replace=True)
 

@@ -110,10 +110,12 @@ def check_composition(config: DictConfig) -> None:
     Raises:
         InputError: one line for each value that is not allowed.
     """
-    secrets.note_all(config)
+    secrets.remember_all(config)
     plain: Any = OmegaConf.to_container(config)
     if old := next(old_keys(plain), ""):
-        place = next(filter(None, (config_files.place(file, old) for file in yaml_files.loaded.values())), "")
+        place = next(
+            filter(None, (config_files.place(file, old) for file in yaml_files.loaded_files.values())), ""
+        )
         raise InputError(f"{place}`{old}` is now `{new_name(old)}`; rename the key")
     if problems := dict.fromkeys(find_refusals(config)):
         raise InputError("\n".join(problems))

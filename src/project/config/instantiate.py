@@ -36,7 +36,7 @@ class ResolvedConfig:
         self.composed = composed
         values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         self.values: dict[str, Any] = values
-        secrets.note_all(self.values)
+        secrets.remember_all(self.values)
         self.redacted: dict[str, Any] = secrets.redact(self.values)
 
     def build(self, group: str, **more: Any) -> Any:

@@ -17,7 +17,7 @@ from project.config.validation import find_problems
 from project.config.validation.command_request import command_request, overrides_of
 from project.config.validation.paths import find_misplaced_outputs
 from project.errors import InputError
-from project.runs.folders import create_folder, next_free
+from project.runs.folders import create_folder, next_free_path
 from project.runtime import lazy_imports, signals, torchrun
 
 SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
@@ -49,7 +49,7 @@ class Preflight(Callback):
                 folder = earlier.path
             elif folder is None:
                 named = "hydra.run.dir" in command_request(config).keys
-                with signals.block_exit():
+                with signals.postpone_exit():
                     folder = create_folder(
                         torchrun.run_folder(config.hydra), "hydra.run.dir" if named else "paths.outputs"
                     )
@@ -77,7 +77,7 @@ class Preflight(Callback):
 def _foresee_folder(config: DictConfig, known: Path | None) -> None:
     """Set the folder that the run will have, with which the checks compare its outputs."""
     with suppress(OmegaConfBaseException):  # told by another check
-        folder = known or next_free(torchrun.run_folder(config.hydra))
+        folder = known or next_free_path(torchrun.run_folder(config.hydra))
         with read_write(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(folder.absolute())
         HydraConfig.instance().set_config(config)

@@ -204,7 +204,7 @@ def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> l
     if "hydra/launcher" in replaced:  # which has other keys
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
     for key in (text.partition("=")[0] for text in kept if secrets.is_redacted(text)):
-        raise InputError(f"{key}: {secrets.GIVE_AGAIN.format(key=key)}")
+        raise InputError(f"{key}: {secrets.NOT_RECORDED.format(key=key)}")
     command_state.resumed_sweep = ResumedSweep(sweep, retry == "true", given)
     flags = ["-m", "--config-path", str(sweep.conf.absolute())]
     return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]

@@ -19,7 +19,7 @@ from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
 from project.runs.migrations import new_name
 from project.runtime.text import did_you_mean
-from project.runtime.yaml_files import loaded, raw_child, searched, shown
+from project.runtime.yaml_files import display_path, loaded_files, raw_child, search_folders
 
 NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
@@ -123,16 +123,16 @@ def _explain_file(error: BaseException, message: str, conf: Path) -> str:
         if parent == "hydra":
             return f"{where}{key}: no such key; {did_you_mean(name, HYDRA_KEYS, 'hydra.')}"
         return f"{where}{key}: {message}"
-    elif (found := IN_FILE.search(message)) and found[1] in loaded:
-        file = loaded[found[1]]
+    elif (found := IN_FILE.search(message)) and found[1] in loaded_files:
+        file = loaded_files[found[1]]
         word = next((word for word in ("hydra.searchpath", "_self_") if word in message), "")
-        return f"{place(file, word) or f'{shown(file)}: '}{found[2] or message}"
+        return f"{place(file, word) or f'{display_path(file)}: '}{found[2] or message}"
     return ""
 
 
 def _place(word: str) -> str:
     """Locate a key or an option in the files that were read, the last file first."""
-    return next(filter(None, (place(file, word) for file in reversed(loaded.values()))), "")
+    return next(filter(None, (place(file, word) for file in reversed(loaded_files.values()))), "")
 
 
 def _key_of(error: BaseException) -> str:
@@ -145,7 +145,7 @@ def _groups(conf: Path) -> list[str]:
     """Return the groups of configuration files, nested ones included."""
     return [
         folder.relative_to(top).as_posix()
-        for top in dict.fromkeys([conf, *searched])
+        for top in dict.fromkeys([conf, *search_folders])
         for folder in sorted(top.rglob("*"))
         if folder.is_dir()
     ]
@@ -153,12 +153,12 @@ def _groups(conf: Path) -> list[str]:
 
 def _no_option(conf: Path, group: str, option: str) -> str:
     """Explain why a group has no such option, with the nearest one."""
-    for folder in dict.fromkeys([conf, *searched]) if ".." not in option else ():
+    for folder in dict.fromkeys([conf, *search_folders]) if ".." not in option else ():
         file = folder / group / f"{option}.yaml"
         if file.exists() or file.is_symlink():
-            return f"{shown(file)} is no file that can be read"
+            return f"{display_path(file)} is no file that can be read"
         if file.with_suffix(".yml").exists():
-            return f"{shown(file.with_suffix('.yml'))} is not found by Hydra; rename it to .yaml"
+            return f"{display_path(file.with_suffix('.yml'))} is not found by Hydra; rename it to .yaml"
     if today := new_name(f"{group}={option}"):
         return f"`{group}={option}` is now `{today}`"
     if not (known := options(conf, group)):
@@ -188,7 +188,7 @@ def options(conf: Path, group: str) -> list[str]:
     """
     if group.startswith("hydra"):
         return []
-    folders = [folder / group for folder in (conf, *searched)]
+    folders = [folder / group for folder in (conf, *search_folders)]
     return sorted({file.stem for folder in folders for file in folder.glob("*.yaml") if file.is_file()})
 
 
@@ -199,7 +199,9 @@ def _explain_option(override: Override, conf: Path) -> str:
         return ""
     values = override.value() if not override.is_sweep_override() else list(override.sweep_iterator())
     for value in values if isinstance(values, list) else [values]:
-        files = [folder / group / f"{str(value).removesuffix('.yaml')}.yaml" for folder in (conf, *searched)]
+        files = [
+            folder / group / f"{str(value).removesuffix('.yaml')}.yaml" for folder in (conf, *search_folders)
+        ]
         there = ".." not in str(value) and any(file.is_file() for file in files)
         if value is not None and not there:
             return f"{group}={value}: {_no_option(conf, group, str(value))}"
@@ -246,7 +248,7 @@ def _keys_named(known: DictConfig, name: str) -> list[str]:
 def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
     # The first choice of a sweep stands for the others.
     lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
-    others = [str(folder.absolute()) for folder in searched if folder.is_dir()]
+    others = [str(folder.absolute()) for folder in search_folders if folder.is_dir()]
     if others := [folder for folder in others if folder != str(conf.absolute())]:
         lines.append(f"hydra.searchpath={json.dumps(others)}")
     earlier = GlobalHydra.instance().hydra

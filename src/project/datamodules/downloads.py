@@ -20,7 +20,7 @@ from typing import IO, Any
 from filelock import FileLock, SoftFileLock, Timeout
 
 from project.errors import DataError, one_line, summarize
-from project.runtime.atomic_files import replacing
+from project.runtime.atomic_files import atomic_replacement
 
 log = logging.getLogger(__name__)
 
@@ -324,5 +324,5 @@ def _write_digest(digest_file: Path, path: str, entry: tuple[Any, ...]) -> None:
         kept: dict[str, Any] = {
             known: old for known, old in _read_digests(digest_file).items() if Path(known).exists()
         }
-        with replacing(digest_file) as staging:
+        with atomic_replacement(digest_file) as staging:
             staging.write_text(json.dumps(kept | {path: entry}, indent=1))

@@ -15,7 +15,7 @@ from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
 from project.figures.charts import COLOURS, DIM, FAINT, INK, PAPER, set_css
 from project.runs.hparam_diff import ABSENT
-from project.runs.results import natural
+from project.runs.results import natural_sort_key
 from project.runtime.text import shorten
 
 MAX_TICKS = 9
@@ -60,7 +60,9 @@ def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int
             return ParallelAxis(name, places, ticks + [(0.0, text) for text in absent], is_crowded=are_few)
     # From the bottom up: missing values, then numbers by size, or names from Z to A.
     names = [text for _, text in (sorted(given) if is_numeric else given)]
-    order = list(dict.fromkeys([*absent, *(names if is_numeric else sorted(names, key=natural)[::-1])]))
+    order = list(
+        dict.fromkeys([*absent, *(names if is_numeric else sorted(names, key=natural_sort_key)[::-1])])
+    )
     place_of = {text: (number + 0.5) / len(order) for number, text in enumerate(order)}
     ticks = _thin([(place, shorten(text, widest)) for text, place in place_of.items()])
     return ParallelAxis(name, [place_of[text] for text in texts], ticks, is_crowded=True)

@@ -15,7 +15,7 @@ from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.runtime.atomic_files import Outage, write_at
-from project.runtime.csv_cells import escape_all, read_metrics
+from project.runtime.csv_files import escape_all, read_metrics
 
 WRITE_INTERVAL_S = 1.0
 """Between two writes: opening the file takes as long as a step of a small network."""

@@ -15,13 +15,13 @@ from typing import Any, Literal
 from project.config.command_options import option
 from project.errors import InputError
 from project.runs.comparison import RESERVED, Comparison, Point, compare, score_texts
-from project.runs.hparam_diff import ABSENT, Differences, short_names, text
+from project.runs.hparam_diff import ABSENT, Differences, short_names
 from project.runs.ranking import tie_note
-from project.runs.results import DURATION, Run, is_number
+from project.runs.results import DURATION, Run, format_value, is_number
 from project.runtime import lazy_imports
 from project.runtime.console import GAP, Column, table, terminal_width
-from project.runtime.csv_cells import escape_all
-from project.runtime.output_files import IMAGE, output_file, refuse_foreign, refuse_unwritable_output
+from project.runtime.csv_files import escape_all
+from project.runtime.output_files import IMAGE, output_file, refuse_foreign_file, refuse_unwritable_output
 from project.runtime.text import columns_of, duration, plural, shorten
 
 FORMATS = (".png", ".svg", ".pdf")
@@ -71,7 +71,7 @@ def main(options: Options) -> None:
     for key, file, kind in (("csv", options.csv, COMPARISON), ("plot", options.plot, IMAGE)):
         if file:
             refuse_unwritable_output(f"{key}={file}", file)
-            refuse_foreign(f"{key}={file}", file, kind)
+            refuse_foreign_file(f"{key}={file}", file, kind)
     comparison = compare(options.runs, options.by, each=options.each)
     print(render(comparison, options.top))
     if options.csv:
@@ -270,7 +270,7 @@ def _run_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
     for rank, run in enumerate([*ranked, *comparison.unfinished], start=1):
         row: dict[str, Any] = {"rank": rank if run.done else "", "folder": run.folder, "state": run.state}
         row |= _key_values(comparison, run)
-        row |= {key: text(run.config.get(key, "")) for key in comparison.everywhere.repetitions}
+        row |= {key: format_value(run.config.get(key, "")) for key in comparison.everywhere.repetitions}
         for metric in [*comparison.metrics, DURATION]:
             row[metric] = _number(run.metrics[metric]) if metric in run.metrics else ""
         yield row | {"started": run.started, "error": run.error}
@@ -280,7 +280,7 @@ def _key_values(comparison: Comparison, run: Run) -> dict[str, str]:
     """Return a run's value of every key that differs, by full name; empty where it has none."""
     keys = comparison.everywhere
     values = {key: keys.value(run, key) for key in dict.fromkeys([*keys.leading, *keys.keys])}
-    return {key: "" if value is ABSENT else text(value) for key, value in values.items()}
+    return {key: "" if value is ABSENT else format_value(value) for key, value in values.items()}
 
 
 def _number(value: float) -> float | str:

@@ -12,7 +12,7 @@ from project.runs.migrations import migrate
 from project.runs.results import is_number
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
-from project.runtime.csv_cells import read_metrics
+from project.runtime.csv_files import read_metrics
 
 LOG_BYTES = 2**18
 """Read from the end of a log."""

@@ -49,7 +49,7 @@ class CheckpointError(RuntimeError):
     exit_code = 1
 
 
-class Found(NamedTuple):
+class NewestCheckpoint(NamedTuple):
     """Newest undamaged checkpoint of a folder (None without one), and a line for each damaged newer one."""
 
     path: Path | None
@@ -213,16 +213,16 @@ def has_checksum(path: Path) -> bool:
     return bool(_digests(path))
 
 
-def newest(folder: Path) -> Found:
+def newest(folder: Path) -> NewestCheckpoint:
     """Return the newest undamaged checkpoint of a folder."""
     damaged: list[str] = []
     for path in (folder / name for name in NEWEST_FIRST):
         if not path.exists() and not _digest_file(path).exists():
             continue
         if not (problem := find_damage(path)):
-            return Found(path, damaged)
+            return NewestCheckpoint(path, damaged)
         damaged.append(f"{path} {problem}")
-    return Found(None, damaged)
+    return NewestCheckpoint(None, damaged)
 
 
 def remove(path: Path) -> None:

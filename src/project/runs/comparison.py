@@ -13,7 +13,7 @@ import yaml
 from project.errors import InputError
 from project.runs.hparam_diff import Differences
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
-from project.runs.results import DURATION, Run, frozen, read_runs
+from project.runs.results import DURATION, Run, comparable_text, read_runs
 from project.runs.run_folder import RunFolder, latest_run
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import Job
@@ -163,7 +163,7 @@ def compare(
 
 def _repetition(run: Run) -> tuple[Hashable, ...]:
     """Return the seed and fold of a run."""
-    return tuple(frozen(run.config.get(key)) for key in REPETITIONS)
+    return tuple(comparable_text(run.config.get(key)) for key in REPETITIONS)
 
 
 def _choose_metric(
@@ -217,7 +217,7 @@ def _missing_repetitions(runs: Sequence[Run]) -> dict[Path, set[tuple[Hashable, 
 def _repetition_of(job: Job, sibling: Run) -> tuple[Hashable, ...]:
     """Return seed and fold of a job without a run; what its overrides lack is as in a run of its point."""
     return tuple(
-        frozen(yaml.safe_load(job.settings[key]) if key in job.settings else sibling.config.get(key))
+        comparable_text(yaml.safe_load(job.settings[key]) if key in job.settings else sibling.config.get(key))
         for key in REPETITIONS
     )
 

@@ -5,32 +5,34 @@ from typing import Any, NamedTuple
 
 from project.errors import InputError
 from project.runs.migrations import migrate
-from project.runs.results import flatten, frozen, text
+from project.runs.results import comparable_text, flatten, format_value
 
-OWN = (*("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "seeds", "folds", "logger"),)
+IGNORED_KEYS = (
+    *("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "seeds", "folds", "logger"),
+)
 """Keys of the command and of the run's paths."""
-OWN_ENDS = ("dirpath", "image_cache", "file", "folder", "run")
+IGNORED_KEY_ENDS = ("dirpath", "image_cache", "file", "folder", "run")
 
 FREE_DATA_KEYS = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.memory_budget_mb"),
     *("data.timeout_s", "data.augment", "data.channels_last", "data.seed"),
 )
 """Keys below `data` that may change. Outside `data` all keys may change but those below."""
-GROUPS_DIFFER = "the optimizer's parameter groups would not be those of its state"
-IMAGES_DIFFER = "the images that the rest of the epoch is made of would be others"
+OTHER_PARAMETER_GROUPS = "the optimizer's parameter groups would not be those of its state"
+OTHER_IMAGES = "the images that the rest of the epoch is made of would be others"
 ALWAYS_WRONG = {
     "model": "the weights were trained in another network",
     "data": "validation and test images, or their preprocessing, would not be those of the epochs before",
-    "optim.weight_decay_norm_bias": GROUPS_DIFFER,
-    "optim.layerwise_lr_decay": GROUPS_DIFFER,
+    "optim.weight_decay_norm_bias": OTHER_PARAMETER_GROUPS,
+    "optim.layerwise_lr_decay": OTHER_PARAMETER_GROUPS,
     "optim._target_": "the optimizer's state is that of another one",
 }
 WRONG_WITHIN_EPOCH = {
-    "data.batch_size": IMAGES_DIFFER,
-    "seed": IMAGES_DIFFER,
+    "data.batch_size": OTHER_IMAGES,
+    "seed": OTHER_IMAGES,
     "trainer.accumulate_grad_batches": "optimizer steps would begin at other batches",
     "trainer.limit_train_batches": "the epoch would have another end",
-    "trainer.overfit_batches": IMAGES_DIFFER,
+    "trainer.overfit_batches": OTHER_IMAGES,
 }
 ABSENT = object()
 
@@ -52,8 +54,8 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chan
     changes = []
     for key in dict.fromkeys([*flat_before, *flat_now]):
         old, new = flat_before.get(key, ABSENT), flat_now.get(key, ABSENT)
-        own = _is_below(key, OWN) or key.rpartition(".")[2] in OWN_ENDS
-        if not own and (old is ABSENT or new is ABSENT or frozen(old) != frozen(new)):
+        own = _is_below(key, IGNORED_KEYS) or key.rpartition(".")[2] in IGNORED_KEY_ENDS
+        if not own and (old is ABSENT or new is ABSENT or comparable_text(old) != comparable_text(new)):
             changes.append(Change(key, old, new))
     return [change for change in changes if not any(_copies(change, other) for other in changes)]
 
@@ -82,7 +84,9 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
     return lines
 
 
-def check(checkpoint: Mapping[str, Any], config: Mapping[str, Any], *, force: bool = False) -> list[Change]:
+def check_changes(
+    checkpoint: Mapping[str, Any], config: Mapping[str, Any], *, force: bool = False
+) -> list[Change]:
     """Return the changes of a resumed run's configuration since its checkpoint.
 
     Raises:
@@ -112,4 +116,4 @@ def _copies(change: Change, other: Change) -> bool:
 
 
 def _text(value: Any) -> str:
-    return "nothing" if value is ABSENT else text(value)
+    return "nothing" if value is ABSENT else format_value(value)

@@ -20,6 +20,7 @@ from typing import IO, Any
 from project.errors import InputError
 from project.runtime.atomic_files import URL, reason_of
 from project.runtime.output_files import probe, remove_empty
+from project.runtime.process import command_state
 
 MAX_ATTEMPTS = 100
 """Times that other runs may remove a folder's parent before the folder counts as impossible to make."""
@@ -28,18 +29,15 @@ FRESH_S = 900.0
 ENDING_S = 2.0
 """Seconds that a process which is about to end is given: ranks outlive a killed parent by moments."""
 
-_made_above: dict[Path, list[Path]] = {}
-"""For each folder that this process made, those that it made above it, the nearest first."""
 
-
-def created() -> Iterable[Path]:
+def created_folders() -> Iterable[Path]:
     """Return the folders that this process made and did not discard."""
-    return tuple(_made_above)
+    return tuple(command_state.created_folders)
 
 
 def discard(path: Path) -> None:
     """Remove a folder that this process made, and the folders made for it that hold nothing else."""
-    if (above := _made_above.pop(path.absolute(), None)) is not None:
+    if (above := command_state.created_folders.pop(path.absolute(), None)) is not None:
         shutil.rmtree(path, ignore_errors=True)
         remove_empty(above)  # others may use them by now
 
@@ -48,7 +46,7 @@ def _names(wanted: Path) -> Iterable[Path]:
     return chain([wanted], (wanted.with_name(f"{wanted.name}-{number}") for number in count(2)))
 
 
-def next_free(wanted: Path) -> Path:
+def next_free_path(wanted: Path) -> Path:
     """Return the folder that `create_folder` would make now."""
     if wanted.name in ("", ".."):  # which it refuses
         return wanted
@@ -84,7 +82,7 @@ def create_folder(wanted: str | Path, key: str = "paths.outputs") -> Path:
             f"{key}: cannot make the run folder {wanted} ({reason_of(error)}); set {key} to "
             "a folder that you may write to, on a disk that is not full"
         ) from error
-    _made_above[path.absolute()] = above
+    command_state.created_folders[path.absolute()] = above
     return path
 
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from project.runs.ranking import REPETITIONS
-from project.runs.results import ClassName, Run, frozen, text
+from project.runs.results import ClassName, Run, comparable_text, format_value
 
 ABSENT = "–"
 LOGGED_KEYS = {
@@ -85,11 +85,14 @@ class Differences:
         values = [self.value(run, key) for run in runs]
         full = {value for value in values if isinstance(value, ClassName)}
         short = len({_last(name) for name in full}) == len(full)
-        return [_last(value) if short and isinstance(value, ClassName) else text(value) for value in values]
+        return [
+            _last(value) if short and isinstance(value, ClassName) else format_value(value)
+            for value in values
+        ]
 
     def signature(self, run: Run) -> tuple[str, ...]:
         """Return a key that is equal for runs that differ in nothing but repetitions."""
-        return tuple(frozen(run.config.get(key, ABSENT)) for key in self.keys)
+        return tuple(comparable_text(run.config.get(key, ABSENT)) for key in self.keys)
 
     def _is_copy(self, key: str) -> bool:
         """Return true if another key has the same value in every run and this one has it from there."""
@@ -152,7 +155,7 @@ def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
         kind, first = type(values[0]), values[0]
         if all(type(value) is kind and value == first for value in values):
             continue  # most keys, without a look at their texts
-        vector = tuple(map(frozen, values))
+        vector = tuple(map(comparable_text, values))
         if len(set(vector)) > 1:
             vectors[key] = vector
     return vectors

@@ -49,7 +49,7 @@ JOURNAL = "journal:"
 FILE_SCHEMES = (JOURNAL, "sqlite:///")
 
 
-def silence() -> None:
+def silence_optuna() -> None:
     """Switch off Optuna's own messages."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
@@ -66,7 +66,7 @@ def _file_of(url: str) -> Path | None:
     return Path(path.partition("?")[0]) if path and not path.startswith(":") else None
 
 
-def absolute(url: str) -> str:
+def absolute_url(url: str) -> str:
     """Return a storage's address with an absolute path, for processes in other working directories."""
     for start in FILE_SCHEMES:
         if url.startswith(start) and not (path := url.removeprefix(start)).startswith((":", "/")):

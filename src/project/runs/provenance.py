@@ -54,7 +54,7 @@ def fingerprint(package: Path) -> dict[str, str]:
     return hashes | {name: _version(name) for name in FINGERPRINTED}
 
 
-def differences(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
+def changed_names(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
     """Return the names with different values."""
     return sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
 

@@ -113,10 +113,10 @@ def _find(top: Path) -> list[Path]:
         below[:] = [name for name in below if name != "checkpoints" and not name.startswith(".")]
         if "status.json" in files and "config.yaml" in files:
             found.append(Path(folder))
-    return sorted(found, key=lambda folder: natural(str(folder)))
+    return sorted(found, key=lambda folder: natural_sort_key(str(folder)))
 
 
-def natural(name: str) -> list[Any]:
+def natural_sort_key(name: str) -> list[Any]:
     """Return a sort key by which job 10 follows job 9."""
     return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
@@ -176,14 +176,14 @@ def flatten(config: Mapping[str, Any], prefix: str = "", *, class_names: bool = 
     return flat
 
 
-def text(value: object) -> str:
+def format_value(value: object) -> str:
     """Return a value of a configuration, short and as one would type it."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
 
 
-def frozen(value: object) -> str:
+def comparable_text(value: object) -> str:
     """Return a text that is equal for equal values: 1 and 1.0 are, 1, true and '1' are not."""
     return repr(float(value)) if type(value) is int else repr(value)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from omegaconf import DictConfig
 
-from project.errors import InputError, plain
+from project.errors import InputError, strip_library_text
 from project.runs import checkpoints
 from project.runs.folders import discard
 from project.runs.provenance import git_state, now, versions
@@ -63,7 +63,7 @@ class RunFolder:
         """Path of the checkpoint from which the run is resumed, if it is undamaged."""
         return self.checkpoints / checkpoints.LAST
 
-    def newest_checkpoint(self) -> checkpoints.Found:
+    def newest_checkpoint(self) -> checkpoints.NewestCheckpoint:
         """Return the newest undamaged checkpoint and the damage of newer ones."""
         return checkpoints.newest(self.checkpoints)
 
@@ -239,7 +239,7 @@ class RunContext:
 
 def describe(error: BaseException) -> str:
     """Return an error as the status has it."""
-    return f"{type(error).__name__}: {plain(str(error))}".strip(": ")
+    return f"{type(error).__name__}: {strip_library_text(str(error))}".strip(": ")
 
 
 def latest_run(outputs: str | Path) -> RunFolder | None:

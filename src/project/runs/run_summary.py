@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-def opening(config: dict[str, Any], network: "nn.Module", trainer: "L.Trainer", run: RunFolder) -> str:
+def start_summary(config: dict[str, Any], network: "nn.Module", trainer: "L.Trainer", run: RunFolder) -> str:
     """Return the model, data, optimizer, length and folder of a run, a line each."""
     data, optim, limits = config["data"], config["optim"], config["trainer"]
     shape = "×".join(str(side) for side in data["input_shape"])
@@ -36,7 +36,7 @@ def opening(config: dict[str, Any], network: "nn.Module", trainer: "L.Trainer", 
     return fact_block(facts) + "\n"
 
 
-def closing(metrics: dict[str, float], weights: str, run: RunFolder, seconds: float) -> str:
+def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, seconds: float) -> str:
     """Return the metrics of a run as a table, its folder, and the command that shows its curves."""
     rows = [
         [split, *(f"{metrics[f'{split}/{name}']:.4f}" for name in ("loss", "acc")), ""]

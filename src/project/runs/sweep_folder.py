@@ -13,7 +13,7 @@ from typing import Any
 
 from project.errors import InputError
 from project.runs.folders import create_folder, folder_lock
-from project.runs.provenance import differences, fingerprint, git_state, now, versions
+from project.runs.provenance import changed_names, fingerprint, git_state, now, versions
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import yaml_files
@@ -82,7 +82,7 @@ class SweepFolder:
         Raises:
             InputError: source files or packages changed.
         """
-        if changed := differences(self.read_record()["code"], fingerprint(PACKAGE)):
+        if changed := changed_names(self.read_record()["code"], fingerprint(PACKAGE)):
             names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise InputError(
                 f"resume={self.shown}: the code changed since ({names}), its results would not compare; "
@@ -127,7 +127,7 @@ def create(
     for path, (file, top) in list(files.items()):
         if (key := _find_secret(file)) is None:
             continue
-        if top == sources[0] or file.resolve() in yaml_files.loaded.values():
+        if top == sources[0] or file.resolve() in yaml_files.loaded_files.values():
             raise InputError(
                 f"{path}: {key} is secret, and a sweep copies its configuration files; write {key}: "
                 "${oc.env:NAME} there"
@@ -140,7 +140,7 @@ def create(
         copy = folder.conf / path
         copy.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(file, copy)
-        yaml_files.originals[copy.resolve()] = file
+        yaml_files.original_files[copy.resolve()] = file
     folder.write_record(overrides, config_name)
     return folder
 

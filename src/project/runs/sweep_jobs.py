@@ -19,8 +19,8 @@ SUCCEEDED: tuple[State, ...] = ("done", "pruned")
 FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
 """States of jobs that a resumed sweep does not run again."""
 
-LONGEST_NAME = 60
-HIDDEN = ("+callbacks.pruning", "hydra.")
+MAX_NAME_LENGTH = 60
+HIDDEN_PREFIXES = ("+callbacks.pruning", "hydra.")
 """Beginnings of overrides that no user gave."""
 
 
@@ -50,7 +50,7 @@ class Job:
     @property
     def settings(self) -> dict[str, str]:
         """Values of the keys in which the sweep's jobs differ."""
-        pairs = (text.partition("=") for text in shown(self.varied))
+        pairs = (text.partition("=") for text in visible_overrides(self.varied))
         return {key.lstrip("+"): value for key, _, value in pairs}
 
     @property
@@ -72,7 +72,7 @@ class Job:
 
 
 def _label(settings: Mapping[str, str]) -> str:
-    parts = (f"{key.rpartition('.')[2]}={short(value)}" for key, value in settings.items())
+    parts = (f"{key.rpartition('.')[2]}={shorten_number(value)}" for key, value in settings.items())
     return " ".join(parts) or "the only point"
 
 
@@ -83,31 +83,31 @@ def _number(value: str) -> float | str:
         return value
 
 
-def shown(overrides: Sequence[str]) -> list[str]:
+def visible_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides that a user gave, without secrets."""
-    return [redact_text(text) for text in overrides if not text.startswith(HIDDEN)]
+    return [redact_text(text) for text in overrides if not text.startswith(HIDDEN_PREFIXES)]
 
 
-def quoted(text: str) -> str:
+def quote_override(text: str) -> str:
     """Return a string in the grammar of Hydra's overrides."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
-def in_grammar(value: Any) -> str:
+def to_override_value(value: Any) -> str:
     """Return a plain value in the grammar of Hydra's overrides."""
     if isinstance(value, str):
-        return quoted(value)
+        return quote_override(value)
     if isinstance(value, Mapping):
-        return "{" + ",".join(f"{key}:{in_grammar(entry)}" for key, entry in value.items()) + "}"
+        return "{" + ",".join(f"{key}:{to_override_value(entry)}" for key, entry in value.items()) + "}"
     if isinstance(value, list | tuple):
-        return "[" + ",".join(map(in_grammar, value)) + "]"
+        return "[" + ",".join(map(to_override_value, value)) + "]"
     if value is None or isinstance(value, bool):
         return {None: "null", True: "true", False: "false"}[value]
     return str(value)
 
 
-def short(value: str) -> str:
+def shorten_number(value: str) -> str:
     """Shorten a number to four significant digits; return other values as they are."""
     if re.fullmatch(r"-?\d*\.\d{4,}(e[-+]?\d+)?", value.lower()):
         return f"{float(value):.4g}"
@@ -121,14 +121,14 @@ def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
     in a shell or an override.
     """
     parts = []
-    for text in shown(varied):
+    for text in visible_overrides(varied):
         key, _, value = text.partition("=")
         key = key.lstrip("+~").rpartition(".")[2].rpartition("/")[2]
-        value = short(value)
+        value = shorten_number(value)
         is_number = re.fullmatch(r"[-+0-9.]+(e[-+]?\d+)?|true|false|null", value.lower())
         parts.append(f"{key}{value}" if is_number else value or key)
     words = [re.sub(r"[^\w.+-]+", "-", part).strip("-") for part in parts]
-    return "_".join([f"{number:0{digits}}", *filter(None, words)])[:LONGEST_NAME].rstrip("-_.")
+    return "_".join([f"{number:0{digits}}", *filter(None, words)])[:MAX_NAME_LENGTH].rstrip("-_.")
 
 
 class Ledger:

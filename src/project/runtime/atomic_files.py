@@ -20,9 +20,9 @@ log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
 """Between two tries: one may take long on an ailing disk."""
-LONGEST_STEM = 200
+MAX_STEM_BYTES = 200
 """Bytes of a file's name with which the name of its temporary file begins."""
-FULL = (errno.ENOSPC, errno.EDQUOT)
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 """Begins an address on a network, or `file:/`; `C:/` is none."""
 
@@ -127,9 +127,9 @@ def write_at(descriptor: int, position: int, data: bytes | bytearray) -> None:
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def atomic_replacement(file: Path) -> Iterator[Path]:
     """Yield an unused path in a file's folder, which takes the file's name at the end."""
-    partial = file.with_name(f".{short_name(file.name, LONGEST_STEM)}.{secrets.token_hex(4)}.part")
+    partial = file.with_name(f".{short_name(file.name, MAX_STEM_BYTES)}.{secrets.token_hex(4)}.part")
     partial.touch(exist_ok=False)
     try:
         yield partial
@@ -155,7 +155,7 @@ def replace_text(file: Path, text: str, *, durable: bool = True) -> None:
     except OSError as error:
         with suppress(OSError):
             partial.unlink()
-        if error.errno not in FULL or not file.exists():
+        if error.errno not in DISK_FULL or not file.exists():
             raise
         _overwrite(file, data)
 

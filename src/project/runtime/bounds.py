@@ -79,7 +79,7 @@ TOP_KEYS = ("seeds", "folds")
 Spec = tuple[Kind, ...]
 """The kinds of values that an argument takes; empty for any value."""
 
-NAMES: Mapping[str, str] = {
+KIND_NAMES: Mapping[str, str] = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
@@ -92,7 +92,7 @@ NAMES: Mapping[str, str] = {
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value, a key of `NAMES`."""
+    """Return the kind of a value, a key of `KIND_NAMES`."""
     if value is None:
         return "None"
     if isinstance(value, list | tuple):
@@ -102,10 +102,10 @@ def kind_of(value: Any) -> str:
     return next((kind.__name__ for kind in (bool, int, float) if isinstance(value, kind)), "str")
 
 
-def shown(value: Any) -> str:
+def format_value(value: Any) -> str:
     """Return a value as messages name it: words in quotes, lists as on the command line."""
     if isinstance(value, Mapping):
-        return NAMES["dict"]
+        return KIND_NAMES["dict"]
     if value == "":
         return "an empty value"
     if isinstance(value, bool) or value is None:
@@ -127,18 +127,18 @@ def find_problem(spec: Spec, value: Any) -> str:
     wanted = (", or " if len(numbers) > 1 else " or ").join(
         _described(kind, with_range=len(numbers) > 1) for kind in others
     )
-    return f"expected {wanted}, got {shown(value)}"
+    return f"expected {wanted}, got {format_value(value)}"
 
 
 def _described(kind: Kind, *, with_range: bool) -> str:
     if kind.choices:
         return f"{'one of ' if len(kind.choices) > 1 else ''}{', '.join(map(str, kind.choices))}"
-    return f"{NAMES[kind.name]} {kind.range}" if with_range and kind.range else NAMES[kind.name]
+    return f"{KIND_NAMES[kind.name]} {kind.range}" if with_range and kind.range else KIND_NAMES[kind.name]
 
 
 def _problem_of(kind: Kind, value: Any) -> str:
     if kind.choices:
-        wanted = f"expected {_described(kind, with_range=False)}, got {shown(value)}"
+        wanted = f"expected {_described(kind, with_range=False)}, got {format_value(value)}"
         return "" if value in kind.choices else wanted
     if isinstance(value, list | tuple | Mapping):
         if kind.size is not None and len(value) != kind.size:
@@ -158,8 +158,8 @@ Resolve = Callable[[str], ast.expr | None]
 
 LISTS = ("Sequence", "list", "tuple", "Iterable", "List", "Tuple", "ListConfig")
 GROUPS = ("Mapping", "dict", "Dict")
-BARE = {name: name for name in ("bool", "int", "float", "str")}
-BARE |= dict.fromkeys(LISTS, "list") | dict.fromkeys(GROUPS, "dict")
+KINDS_BY_TYPE = {name: name for name in ("bool", "int", "float", "str")}
+KINDS_BY_TYPE |= dict.fromkeys(LISTS, "list") | dict.fromkeys(GROUPS, "dict")
 """Kinds by the names of types without parameters."""
 
 
@@ -199,8 +199,8 @@ def parse(annotation: ast.expr | None, resolve: Resolve) -> Spec:
             return (Kind("None"),)
         case ast.Constant(value=str(text)):
             return parse(ast.parse(text, mode="eval").body, resolve)
-        case ast.Name(id=name) if name in BARE:
-            return (Kind(BARE[name]),)
+        case ast.Name(id=name) if name in KINDS_BY_TYPE:
+            return (Kind(KINDS_BY_TYPE[name]),)
         case ast.Name(id=name):
             meant = resolve(name)
             return parse(meant, resolve) if meant is not None else ()

@@ -14,7 +14,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TextIO
 
-from project.runtime.text import Kept, columns_of, shorten
+from project.runtime.text import KeptPart, columns_of, shorten
 
 Line = list[tuple[str, str]]
 """Pieces of text, each with its style."""
@@ -48,7 +48,7 @@ class Column:
 
     title: str
     right: bool | None = None
-    keep: Kept = "ends"
+    keep: KeptPart = "ends"
     fixed: bool = False
 
 

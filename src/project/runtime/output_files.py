@@ -14,8 +14,8 @@ from pathlib import Path
 
 from project.errors import InputError
 from project.runtime import signals
-from project.runtime.atomic_files import LONGEST_STEM, URL, reason_of, replacing
-from project.runtime.text import LONGEST_NAME, name_length, short_name
+from project.runtime.atomic_files import MAX_STEM_BYTES, URL, atomic_replacement, reason_of
+from project.runtime.text import MAX_NAME_BYTES, name_length, short_name
 
 PROBE_BYTES = 2**18
 """More than a run writes before its first step."""
@@ -23,7 +23,7 @@ MADE_BY = "made by project"
 """Mark in the metadata of images, which no viewer shows."""
 IMAGE = re.compile(rb".*" + MADE_BY.encode(), re.DOTALL)
 """Start of an image of ours."""
-MAX_BYTES = 2**24
+MAX_COMPARED_BYTES = 2**24
 """Bytes of a file that are compared."""
 
 
@@ -64,9 +64,9 @@ def try_write(path: Path, *, folder: bool = False) -> None:
 
 def probe(folder: Path, name: str = "") -> None:
     """Write a small file into a folder, and remove it; its name is about as long as `name`."""
-    if name_length(name) > LONGEST_NAME:
+    if name_length(name) > MAX_NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(folder / name))
-    file = folder / f".{short_name(name, LONGEST_STEM)}.{secrets.token_hex(8)}.probe"
+    file = folder / f".{short_name(name, MAX_STEM_BYTES)}.{secrets.token_hex(8)}.probe"
     descriptor = os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     try:
         try:
@@ -99,7 +99,7 @@ def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
+def atomic_output(file: Path) -> Iterator[Path]:
     """Yield the path at which to write a command's output, which is replaced atomically at the end.
 
     Missing folders are made. A pipe or a device is written to itself; a link stays one.
@@ -108,19 +108,19 @@ def whole_file(file: Path) -> Iterator[Path]:
         yield file
         return
     target = file.resolve() if file.is_symlink() else file
-    with missing_folders(target.parent), replacing(target) as partial:
+    with missing_folders(target.parent), atomic_replacement(target) as partial:
         yield partial
 
 
 @contextmanager
 def output_file(given: str, file: Path, remedy: str = "give one that you may write to") -> Iterator[Path]:
-    """Yield the path at which to write an output, as `whole_file` does.
+    """Yield the path at which to write an output, as `atomic_output` does.
 
     Raises:
-        InputError: it cannot be written, where `whole_file` raises `OSError`.
+        InputError: it cannot be written, where `atomic_output` raises `OSError`.
     """
     try:
-        with whole_file(file) as partial:
+        with atomic_output(file) as partial:
             yield partial
     except OSError as error:
         raise InputError(f"{given}: cannot be written ({reason_of(error)}); {remedy}") from error
@@ -133,20 +133,20 @@ def remove_empty(folders: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def refuse_foreign(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
+def refuse_foreign_file(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
     """Refuse to replace a file, unless it is empty or its beginning matches that of earlier outputs."""
-    if file.is_file() and not is_earlier(file, kind):
+    if file.is_file() and not is_earlier_output(file, kind):
         raise InputError(
             f"{given}: is there already, and is no earlier output of this kind; give another name, or remove "
             "it"
         )
 
 
-def is_earlier(file: Path, kind: re.Pattern[bytes]) -> bool:
+def is_earlier_output(file: Path, kind: re.Pattern[bytes]) -> bool:
     """Return true for a file that is empty or whose beginning matches a pattern."""
     try:
         with file.open("rb") as stream:
-            start = stream.read(MAX_BYTES)
+            start = stream.read(MAX_COMPARED_BYTES)
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror}); give another name") from error
     return not start or kind.match(start) is not None

@@ -37,7 +37,7 @@ def begin_command() -> None:
     signals.exit_on_signal()
 
 
-def forget_ranks() -> None:
+def clear_rank_variables() -> None:
     """Remove the environment variables that make this process a rank."""
     for name in [*RANK_VARIABLES, *(name for name in os.environ if name.startswith("TORCHELASTIC_"))]:
         os.environ.pop(name, None)
@@ -54,7 +54,7 @@ def die_with_parent(parent: int) -> None:
             os._exit(128 + signal.SIGKILL)
 
 
-def accept_all_text() -> None:
+def escape_unencodable() -> None:
     """Escape characters that the encoding of a standard stream lacks: ASCII has no é."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
@@ -112,10 +112,12 @@ class CommandState:
     """State of the command that Hydra does not pass on.
 
     Attributes:
-        shows_traceback: errors come with their traceback.
+        shows_traceback: print the traceback of an error, too.
         resumed_run: a `project.config.resume.ResumedRun`, or None for a new run.
         resumed_sweep: a `project.config.resume.ResumedSweep`, or None for a new sweep.
-        folder: where the command was given, if `hydra.job.chdir` left it; else None.
+        folder: folder in which the command was started, if `hydra.job.chdir` left that folder; else None.
+        created_folders: run and sweep folders that this process made; for each, the parents made for it, the
+            nearest first.
     """
 
     def __init__(self) -> None:
@@ -123,6 +125,7 @@ class CommandState:
         self.resumed_run: Any = None
         self.resumed_sweep: Any = None
         self.folder: Path | None = None
+        self.created_folders: dict[Path, list[Path]] = {}
 
 
 command_state = CommandState()

@@ -2,7 +2,7 @@
 
 A secret is the value of a key with a secret's name (`api_key`, `password`) or a password in a URL. So is the
 value of an environment variable with such a name in the configuration (`${oc.env:WANDB_API_KEY}`).
-Values are hidden below their keys and, from `SHORTEST` characters on, wherever they occur as a word.
+Values are hidden below their keys and, from `MIN_LENGTH` characters on, wherever they occur as a word.
 References are written as they are: a resumed run gets the secret from the environment again.
 """
 
@@ -17,16 +17,16 @@ from omegaconf import DictConfig, OmegaConf
 REDACTED = "REDACTED"
 """Stands in the place of a secret. A word in the grammars of YAML, of overrides and of URLs."""
 
-ALWAYS = frozenset(
+SECRET_WORDS = frozenset(
     {
         *("password", "passwords", "passwd", "passphrase", "pwd", "secret", "secrets"),
         *("credential", "credentials", "apikey", "accesskey"),
     }
 )
 """Words that make a key secret wherever they stand in its name."""
-LAST = frozenset({"auth", "pat"})
+SECRET_LAST_WORDS = frozenset({"auth", "pat"})
 """Words that make a key secret as its last one."""
-AMBIGUOUS = frozenset({"key", "token"})
+SERVICE_SECRET_WORDS = frozenset({"key", "token"})
 """Words that make a key secret as its last one, after one of `SERVICES`."""
 SERVICES = frozenset(
     {
@@ -39,11 +39,11 @@ SERVICES = frozenset(
 WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 """Word of a name in snake_case, kebab-case or camelCase."""
 
-SHORTEST = 8
+MIN_LENGTH = 8
 """Characters of a value that is hidden in any text; shorter ones are words and numbers of other texts."""
-SHORTEST_PASSWORD = 4
-"""The same for a key with a word of `ALWAYS`, unless the value is a number."""
-OPEN = ("", "null", "none", "true", "false", REDACTED.lower())
+MIN_PASSWORD_LENGTH = 4
+"""The same for a key with a word of `SECRET_WORDS`, unless the value is a number."""
+PUBLIC_VALUES = ("", "null", "none", "true", "false", REDACTED.lower())
 """Values that are no secrets below any key."""
 
 _PART = r"""(?:'[^']*'|"[^"]*"|\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)|[^\s,;:&'"{}\[\]()]|:(?!\s))+"""
@@ -52,9 +52,9 @@ VALUE = re.compile(rf"""{_PART}(?:,(?![\w.'"]+\s*[:=]){_PART})*""")
 KEY = re.compile(r"""(?<![\w.@/-])[\w.@/-]+=|(?<=[{,])\s*['"]?\w+['"]?\s*:\s*""")
 URL_PASSWORD = re.compile(r"""(?<=[\w+.-])(://[^\s:/?#@'"]*):(?!\$\{)([^\s/?#'"]+)@""")
 
-GIVE_AGAIN = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
+NOT_RECORDED = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
 
-_values: dict[str, None] = {}
+_known_secrets: dict[str, None] = {}
 """Secrets that this process has met."""
 
 
@@ -62,19 +62,21 @@ _values: dict[str, None] = {}
 def is_secret(key: str) -> bool:
     """Return true for a dotted key, or a variable, whose last part is a secret's name."""
     words = _words(key)
-    if not words or not ALWAYS.isdisjoint(words):
+    if not words or not SECRET_WORDS.isdisjoint(words):
         return bool(words)
-    named = words[-1] in AMBIGUOUS and not SERVICES.isdisjoint(words[:-1])
-    return words[-1] in LAST or words == ["token"] or named
+    named = words[-1] in SERVICE_SECRET_WORDS and not SERVICES.isdisjoint(words[:-1])
+    return words[-1] in SECRET_LAST_WORDS or words == ["token"] or named
 
 
 def _words(key: str) -> list[str]:
     return [word.lower() for word in WORD.findall(key.rpartition(".")[2])]
 
 
-def is_open(value: Any) -> bool:
+def is_public(value: Any) -> bool:
     """Return true for a value that is no secret below any key: null, true or false, or a reference."""
-    return value is None or isinstance(value, bool) or str(value).lower() in OPEN or "${" in str(value)
+    return (
+        value is None or isinstance(value, bool) or str(value).lower() in PUBLIC_VALUES or "${" in str(value)
+    )
 
 
 def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
@@ -85,22 +87,22 @@ def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     elif isinstance(values, list | tuple):
         for child in values:
             yield from find_secrets(child, key)
-    elif key and not is_open(values):
+    elif key and not is_public(values):
         yield key, values
 
 
-def note(value: Any, key: str = "") -> None:
+def remember(value: Any, key: str = "") -> None:
     """Remember a secret, to hide it in all text that is written later; short values are left alone."""
     text = str(value)
-    password = not ALWAYS.isdisjoint(_words(key)) and not text.isdecimal()
-    if len(text) >= (SHORTEST_PASSWORD if password else SHORTEST) and not is_open(value):
-        _values[text] = None
+    password = not SECRET_WORDS.isdisjoint(_words(key)) and not text.isdecimal()
+    if len(text) >= (MIN_PASSWORD_LENGTH if password else MIN_LENGTH) and not is_public(value):
+        _known_secrets[text] = None
 
 
-def note_all(values: Any) -> None:
+def remember_all(values: Any) -> None:
     """Remember all secrets of a configuration, plain or OmegaConf's, resolved or not."""
     for key, value in find_secrets(OmegaConf.to_container(values) if OmegaConf.is_config(values) else values):
-        note(value, key)
+        remember(value, key)
 
 
 def redact(values: Any, *, secret: bool = False) -> Any:
@@ -112,15 +114,15 @@ def redact(values: Any, *, secret: bool = False) -> Any:
         }
     if isinstance(values, list | tuple):
         return [redact(child, secret=secret) for child in values]
-    if secret and not is_open(values):
+    if secret and not is_public(values):
         return REDACTED
     return redact_text(values) if isinstance(values, str) else values
 
 
 def redact_text(text: str) -> str:
     """Return a text (an override, a message, a URL) without secrets."""
-    if _values:
-        text = _pattern(frozenset(_values)).sub(lambda found: found[1] or REDACTED, text)
+    if _known_secrets:
+        text = _pattern(frozenset(_known_secrets)).sub(lambda found: found[1] or REDACTED, text)
     if "://" in text:
         text = URL_PASSWORD.sub(rf"\1:{REDACTED}@", text)
     return "".join(_redact_below_keys(text)) if "=" in text or "{" in text else text
@@ -140,19 +142,19 @@ def _redact_below_keys(text: str) -> Iterator[str]:
         if key.start() < done or not is_secret(key[0].strip("=: \t\n'\"")):
             continue
         value = VALUE.match(text, key.end())
-        if value is not None and not is_open(value[0].strip("'\"")):
+        if value is not None and not is_public(value[0].strip("'\"")):
             yield text[done : key.end()] + REDACTED
             done = value.end()
     yield text[done:]
 
 
-def env(key: str, *default: Any) -> str | None:
+def resolve_env(key: str, *default: Any) -> str | None:
     """Resolve `oc.env`; remember the value of a variable with a secret's name."""
     if key not in os.environ and not default:
         raise KeyError(f"Environment variable '{key}' not found")
     value = os.environ.get(key, *default)
-    if value is not None and (is_secret(key) or not AMBIGUOUS.isdisjoint(_words(key)[-1:])):
-        note(value, key)
+    if value is not None and (is_secret(key) or not SERVICE_SECRET_WORDS.isdisjoint(_words(key)[-1:])):
+        remember(value, key)
     return None if value is None else str(value)
 
 
@@ -172,7 +174,7 @@ def _missing(plain: Any, key: str) -> Iterator[str]:
         for place, child in enumerate(plain):
             yield from _missing(child, f"{key}[{place}]")
     elif is_redacted(plain):
-        yield f"{key}: {GIVE_AGAIN.format(key=key)}"
+        yield f"{key}: {NOT_RECORDED.format(key=key)}"
 
 
 def is_redacted(value: Any) -> bool:

@@ -99,7 +99,7 @@ _state = _State()
 _exit = _ExitState()
 
 
-def follow(request: StopRequest, rank: int) -> None:
+def follow_request(request: StopRequest, rank: int) -> None:
     """Stop this rank for signals that its parent posts, too."""
     _state.request, _state.rank = request, rank
 
@@ -131,7 +131,7 @@ def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
 
 
 @contextmanager
-def block_exit() -> Iterator[None]:
+def postpone_exit() -> Iterator[None]:
     """Postpone the exit until the code within is done: unfinished folders cannot be cleaned up."""
     _exit.blocked = True
     try:

@@ -8,13 +8,13 @@ from collections.abc import Iterable
 from typing import Literal
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
-LONGEST_NAME = 255
+MAX_NAME_BYTES = 255
 """Bytes of a file's or folder's name, on nearly all file systems."""
 
 MAX_NAMES = 12
 """Names of which one is to be chosen."""
 
-Kept = Literal["start", "end", "ends"]
+KeptPart = Literal["start", "end", "ends"]
 
 
 def plural(count: int, noun: str) -> str:
@@ -34,7 +34,7 @@ def duration(seconds: float) -> str:
     return f"{seconds:.1f} s" if seconds < 9.95 else f"{rest} s"
 
 
-def shorten(text: str, width: int, *, keep: Kept = "ends") -> str:
+def shorten(text: str, width: int, *, keep: KeptPart = "ends") -> str:
     """Return a text in at most `width` columns of a terminal, with an ellipsis in place of the rest.
 
     `ends` keeps both ends: paths and lists differ least in the middle.
@@ -75,7 +75,7 @@ def name_length(path: str | os.PathLike[str]) -> int:
     return max(map(len, os.fsencode(path).split(b"/")))
 
 
-def short_name(name: str, most: int = LONGEST_NAME) -> str:
+def short_name(name: str, most: int = MAX_NAME_BYTES) -> str:
     """Return a file's name in at most so many bytes: a longer one's beginning, and a digest of all of it."""
     data = os.fsencode(name)
     if len(data) <= most:

@@ -210,7 +210,7 @@ def receive_config() -> DictConfig:
 
 
 @contextmanager
-def exiting_together() -> Iterator[None]:
+def share_exit_code() -> Iterator[None]:
     """End the other ranks with the exit code of this one if it ends before it sent a configuration."""
     try:
         yield

@@ -50,11 +50,11 @@ FLOAT = re.compile(
 """Numbers such as 1e-3, which YAML 1.1 reads as text."""
 BOOLEANS = frozenset(["y", "n", "yes", "no", "true", "false", "on", "off"])
 
-loaded: dict[str, Path] = {}
+loaded_files: dict[str, Path] = {}
 """Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
-originals: dict[Path, Path] = {}
+original_files: dict[Path, Path] = {}
 """Original of each copy that a sweep made of a configuration file in this process, for messages."""
-searched: list[Path] = []
+search_folders: list[Path] = []
 """Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
 
 
@@ -109,9 +109,9 @@ def config_folders(sources: Iterable[Any]) -> list[Path]:
     return [Path(source.path) for source in sources if source.schema == "file"]
 
 
-def shown(file: Path) -> str:
+def display_path(file: Path) -> str:
     """Return a path as a user would type it."""
-    file, here = originals.get(file, file), Path.cwd()
+    file, here = original_files.get(file, file), Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
 
@@ -121,7 +121,7 @@ def read_text(file: Path, errors: str = "strict") -> str:
     Raises:
         InputError: it is not a regular file, cannot be read, is too large, or no text.
     """
-    name = shown(file)
+    name = display_path(file)
     try:
         if file.is_dir():
             raise InputError(f"{name}: a folder; name a text file")
@@ -155,7 +155,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     if isinstance(found, dict | None):
         return found or {}
     kind = "a list" if isinstance(found, list) else "only words"
-    raise InputError(f"{shown(file)}:1: {kind}, but keys with values are needed, as in seed: 1")
+    raise InputError(f"{display_path(file)}:1: {kind}, but keys with values are needed, as in seed: 1")
 
 
 def read_yaml(file: Path) -> Any:
@@ -170,7 +170,7 @@ def load(file: Path) -> DictConfig:
         return OmegaConf.create(plain)
     except (OmegaConfBaseException, RecursionError) as error:
         key = str(getattr(error, "full_key", None) or "")
-        where = f"{shown(file)}:{line_of(file, key) or 1}: {key}{key and ': '}"
+        where = f"{display_path(file)}:{line_of(file, key) or 1}: {key}{key and ': '}"
         raise InputError(f"{where}{_reason(error)}") from error
 
 
@@ -210,13 +210,13 @@ def _read(file: Path) -> tuple[str, Any]:
     try:
         stat = file.stat()
     except OSError as error:
-        raise InputError(f"{shown(file)}: cannot be read ({reason_of(error)})") from error
+        raise InputError(f"{display_path(file)}: cannot be read ({reason_of(error)})") from error
     return _parse(file, (stat.st_ino, stat.st_size, stat.st_mtime_ns))
 
 
 @lru_cache(maxsize=1024)
 def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, Any]:
-    text, name = read_text(file), shown(file)
+    text, name = read_text(file), display_path(file)
     try:
         loader = Loader(text)
         try:

@@ -25,7 +25,7 @@ from project.errors import one_line
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
 from project.runtime.atomic_files import replace_text
-from project.runtime.process import die_with_parent, flush_streams, forget_ranks
+from project.runtime.process import clear_rank_variables, die_with_parent, flush_streams
 from project.runtime.signals import SIGNALS
 from project.runtime.yaml_files import to_yaml
 from project.sweeps.device_slots import DeviceLease, DeviceRequest
@@ -168,7 +168,7 @@ def become_job(log: Path | None, environment: Mapping[str, str], parent: int) ->
         os.close(descriptor)
     with suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
-    forget_ranks()
+    clear_rank_variables()
     os.environ.update(environment)
 
 

@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
-from project.runs.sweep_jobs import Job, short
-from project.runtime.atomic_files import reason_of, replacing
+from project.runs.sweep_jobs import Job, shorten_number
+from project.runtime.atomic_files import atomic_replacement, reason_of
 from project.runtime.console import table
-from project.runtime.csv_cells import escape_all
+from project.runtime.csv_files import escape_all
 from project.runtime.text import duration
 
 log = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
     rows = [
         [
             str(job.number),
-            *(short(job.settings.get(key, "")) for key in titles),
+            *(shorten_number(job.settings.get(key, "")) for key in titles),
             job.state,
             "" if job.value is None else f"{job.value:.4f}",
             "" if job.duration_s is None else duration(job.duration_s),
@@ -54,7 +54,7 @@ def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
     for point in points:
         known = point_score(point)
         value = str(known).partition(" (")[0] if known.values else ""
-        settings = [short(point[0].settings.get(key, "")) for key in titles]
+        settings = [shorten_number(point[0].settings.get(key, "")) for key in titles]
         rows.append([*settings, value, f"{len(known.values)} of {known.planned}"])
     return table([*titles.values(), monitor, "n"], rows)
 
@@ -106,7 +106,7 @@ def write_jobs(file: Path, jobs: Sequence[Job]) -> None:
 
 def write_rows(file: Path, head: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
     """Write a CSV file atomically."""
-    with replacing(file) as partial, partial.open("w", newline="") as stream:
+    with atomic_replacement(file) as partial, partial.open("w", newline="") as stream:
         csv.writer(stream).writerows(escape_all(row) for row in [head, *rows])
 
 

@@ -121,7 +121,7 @@ def check_resumed_config(config: ResolvedConfig, context: RunContext, module: Im
     if context.ckpt_path is None:
         return
     saved = checkpoints.read(context.ckpt_path, module.state_dict())
-    changes = config_diff.check(saved, config.redacted, force=context.resume_force)
+    changes = config_diff.check_changes(saved, config.redacted, force=context.resume_force)
     if changes and context.is_first:
         log.info("changed  %s", "\n         ".join(map(str, changes)))
     max_epochs = config.values["trainer"]["max_epochs"]  # including epochs before resuming; -1: no limit

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from project.config.cli import report
-from project.errors import InputError, one_line, plain, summarize
+from project.errors import InputError, one_line, strip_library_text, summarize
 from project.modules.networks.torchvision_model import _read_state_dict as read_weights
 from project.runs import checkpoints
 from project.runs.run_folder import describe
@@ -82,10 +82,10 @@ CUDA = (
     ],
 )
 def test_what_is_wrong_stays_and_advice_goes(text: str, kept: str) -> None:
-    assert " ".join(plain(text).split())[: len(kept)] == kept
+    assert " ".join(strip_library_text(text).split())[: len(kept)] == kept
     assert one_line(RuntimeError(text)).startswith(kept)
     for word in ("\x1b", "=1", "=0", "turn off", "TORCH_USE"):
-        assert word not in plain(text)
+        assert word not in strip_library_text(text)
 
 
 def test_tracebacks_keep_their_lines_and_lose_the_advice(capfd: pytest.CaptureFixture) -> None:

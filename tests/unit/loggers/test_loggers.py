@@ -8,7 +8,7 @@ from omegaconf import OmegaConf
 
 from project.loggers.csv import MetricsCSV
 from project.runs.hparam_diff import hyperparameters
-from project.runtime.csv_cells import read_metrics
+from project.runtime.csv_files import read_metrics
 
 
 def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from project.errors import InputError
-from project.runs.config_diff import check, find_changes, find_refusals
+from project.runs.config_diff import check_changes, find_changes, find_refusals
 
 BEFORE: dict[str, Any] = {
     "model": {"_target_": "Net", "widths": [64], "dropout": 0.1},
@@ -71,6 +71,8 @@ def test_a_checkpoint_tells_whether_it_is_of_an_epochs_end() -> None:
         r"as it was, start a new run, or set resume_force=true$"
     )
     with pytest.raises(InputError, match=line):
-        check(checkpoint(3, last=False), now)
-    assert [change.key for change in check(checkpoint(3, last=False), now, force=True)] == ["data.batch_size"]
-    assert [change.key for change in check(checkpoint(7, last=True), now)] == ["data.batch_size"]
+        check_changes(checkpoint(3, last=False), now)
+    assert [change.key for change in check_changes(checkpoint(3, last=False), now, force=True)] == [
+        "data.batch_size"
+    ]
+    assert [change.key for change in check_changes(checkpoint(7, last=True), now)] == ["data.batch_size"]

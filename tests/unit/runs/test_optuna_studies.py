@@ -7,13 +7,13 @@ from typing import Any
 import optuna
 import pytest
 
-from project.runs.optuna_studies import open_storage, silence
+from project.runs.optuna_studies import open_storage, silence_optuna
 
 SEARCHES, ROUNDS = 3, 4
 
 
 def search(together: Any, url: str, ends: Any) -> None:
-    silence()
+    silence_optuna()
     try:
         together.wait(30)
         study = optuna.create_study(storage=open_storage(url), study_name="shared", load_if_exists=True)

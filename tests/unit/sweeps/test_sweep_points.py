@@ -13,7 +13,7 @@ from omegaconf import OmegaConf
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from project.errors import InputError
-from project.runs.sweep_jobs import folder_name, in_grammar, short
+from project.runs.sweep_jobs import folder_name, shorten_number, to_override_value
 from project.runtime.bounds import Range, check_arguments
 from project.runtime.yaml_files import to_yaml
 from project.sweeps.compose import Composer
@@ -269,12 +269,12 @@ def test_a_folders_name_needs_no_quotes(varied: list[str], name: str) -> None:
 
 def test_values_are_written_in_hydras_grammar() -> None:
     value = {"a": None, "b": True, "c": [1, 0.5, "it's"], "d": {"e": "x:y"}}
-    written = in_grammar(value)
+    written = to_override_value(value)
     assert written == r"{a:null,b:true,c:[1,0.5,'it\'s'],d:{e:'x:y'}}"
     assert OverridesParser.create().parse_override(f"+k={written}").value() == value
 
 
 def test_numbers_are_shown_short() -> None:
-    assert [short(text) for text in ("0.30000000000000004", "1e-05", "64", "0.00010010539")] == [
+    assert [shorten_number(text) for text in ("0.30000000000000004", "1e-05", "64", "0.00010010539")] == [
         *("0.3", "1e-05", "64", "0.0001001"),
     ]

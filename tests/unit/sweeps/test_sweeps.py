@@ -7,7 +7,7 @@ import pytest
 
 from project.config import resume
 from project.errors import InputError
-from project.runs.provenance import differences, fingerprint, now
+from project.runs.provenance import changed_names, fingerprint, now
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime.process import command_state
@@ -175,10 +175,10 @@ def test_comments_do_not_change_the_code_but_values_do(tmp_path: Path) -> None:
     file.write_text('"""Text."""\n\ndef f(x):\n    """More."""\n    return x + 1  # one\n')
     before = fingerprint(package)
     file.write_text('"""Other text."""\ndef f(x):\n    return (x\n        + 1)\n')
-    assert differences(before, fingerprint(package)) == []
+    assert changed_names(before, fingerprint(package)) == []
     file.write_text("def f(x):\n    return x + 2\n")
     (package / "b.py").write_text("")
-    assert differences(before, fingerprint(package)) == ["a.py", "b.py"]
+    assert changed_names(before, fingerprint(package)) == ["a.py", "b.py"]
 
 
 @pytest.fixture

@@ -128,7 +128,7 @@ def place_in_file(key: str, config: DictConfig, line: str) -> str:
     wanted = key.removesuffix("._target_") if "_target_:" in line else key
     choices = {f"{group}/{option}" for group, option in config.hydra.runtime.choices.items()}
     is_at_top = wanted in map(str, config)
-    last_first = list(reversed(yaml_files.loaded))
+    last_first = list(reversed(yaml_files.loaded_files))
     for path in sorted(last_first, key=lambda path: path not in choices):
         is_preset = path.partition("/")[0] in PRESETS or not config_files.is_main(path)
         is_cause = is_preset or NOTHING_READS in line
@@ -186,7 +186,7 @@ def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) ->
     last = name.rpartition(".")[2]
     pattern = rf"\$\{{(oc\.select:)?\s*(\.*{re.escape(name)}|\.+{re.escape(last)})(?!\w)"
     return re.search(pattern, written) is not None or any(
-        config_files.has_alias(file, name) for file in yaml_files.loaded.values()
+        config_files.has_alias(file, name) for file in yaml_files.loaded_files.values()
     )
 
 

@@ -23,7 +23,7 @@ from project.config.validation.declared_keys import declared_values
 from project.errors import InputError
 from project.runs.checkpoints import has_checksum
 from project.runtime.atomic_files import URL, reason_of
-from project.runtime.output_files import is_earlier, refuse_unwritable_output, try_write
+from project.runtime.output_files import is_earlier_output, refuse_unwritable_output, try_write
 
 GROUPS = ("callbacks", "logger", "trainer", "hydra.job_logging", "hydra.hydra_logging")
 FOLDERS = ("dir", "dirpath", "directory", "folder")
@@ -247,7 +247,7 @@ def _is_of_run(file: Path) -> bool:
     if file.suffix == ".ckpt":
         return has_checksum(file)
     if kind := FILE_PATTERNS.get(file.suffix):
-        return file.is_file() and is_earlier(file, kind)
+        return file.is_file() and is_earlier_output(file, kind)
     if any(file.glob(f"{VERSION}*")):
         return True
     return file.name.startswith((EVENTS, ".", VERSION)) or file.name.endswith(".ckpt.sha256")

@@ -13,8 +13,8 @@ from typing import Any
 
 from project.config.source_index import Signature, signature_of
 from project.runtime import bounds
-from project.runtime.bounds import NAMES, Kind, Spec, kind_of, parse, shown
-from project.runtime.text import LONGEST_NAME, did_you_mean, name_length
+from project.runtime.bounds import KIND_NAMES, Kind, Spec, format_value, kind_of, parse
+from project.runtime.text import MAX_NAME_BYTES, did_you_mean, name_length
 
 DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
@@ -175,7 +175,7 @@ def find_problem(
         return f"{key}={value}: {did_you_mean(str(value), words)}"
     if not problem or problem.startswith("must"):
         return problem and f"{key}={value}: {problem}"
-    given = value if isinstance(value, str) else shown(value)
+    given = value if isinstance(value, str) else format_value(value)
     example = _example(key, declared) if bounds.find_problem(spec, default) == "" else ""
     return f"{key}={given}: {problem}{example}"
 
@@ -192,7 +192,7 @@ def _example(key: str, declared: Mapping[str, Any]) -> str:
     default = declared.get(key)
     if default is None or isinstance(default, dict) or "${" in str(default) or default == "???":
         return ""
-    written = default if isinstance(default, str) else shown(default)
+    written = default if isinstance(default, str) else format_value(default)
     return f"; for example {key}={written}"
 
 
@@ -200,20 +200,20 @@ def _value_for_group(key: str, value: Any, declared: Mapping[str, Any]) -> str:
     """Refuse a value in the place of a group of keys, and keys below a value."""
     if "." in key and value != {} and any(other.startswith(f"{key}.") for other in declared):
         without = f"; leave it out with '~{key}'" if key.startswith(("callbacks.", "logger.")) else ""
-        return f"{key}={shown(value)}: expected a group of keys, got {_got(value)}{without}"
+        return f"{key}={format_value(value)}: expected a group of keys, got {_got(value)}{without}"
     parent = key.rpartition(".")[0]
     while parent:
         default = declared.get(parent)
         is_free = isinstance(default, dict | None) or parent == "trainer.strategy"
         if not is_free and "${" not in str(default):
-            wanted = NAMES[kind_of(default)]
+            wanted = KIND_NAMES[kind_of(default)]
             return f"{parent}: expected {wanted}, got a group of keys{_example(parent, declared)}"
         parent = parent.rpartition(".")[0]
     return ""
 
 
 def _got(value: Any) -> str:
-    return "null" if value is None else NAMES[kind_of(value)]
+    return "null" if value is None else KIND_NAMES[kind_of(value)]
 
 
 def _devices(key: str, value: Any) -> str:
@@ -224,7 +224,7 @@ def _devices(key: str, value: Any) -> str:
         return ""
     if isinstance(value, list) and value and all(type(one) is int and one >= 0 for one in value):
         return f"{key}={value}: names a device twice; {wanted}" if len(set(value)) < len(value) else ""
-    return f"{key}={shown(value) if value is None else value}: {wanted}"
+    return f"{key}={format_value(value) if value is None else value}: {wanted}"
 
 
 def _duration(key: str, value: Any) -> str:
@@ -252,15 +252,19 @@ def _name(key: str, value: Any) -> str:
     text = str(value)
     parts = PurePath(text).parts
     if isinstance(value, list | dict | bool) or value is None:
-        return f"{key}={shown(value)}: expected a word, which run folders are named by, got {_got(value)}"
+        return (
+            f"{key}={format_value(value)}: expected a word, which run folders are named by, got {_got(value)}"
+        )
     outside = PurePath(text).is_absolute() or ".." in parts or not parts
     if outside or not text.strip() or not text.isprintable():
         return (
             f"{key}={text!r}: names the folder of runs below paths.outputs; give a word, and the place by "
             "paths.outputs"
         )
-    if (length := name_length(text)) > LONGEST_NAME:
-        return f"{key}={text}: too long for a folder (at most {LONGEST_NAME} bytes, got {length}); shorten it"
+    if (length := name_length(text)) > MAX_NAME_BYTES:
+        return (
+            f"{key}={text}: too long for a folder (at most {MAX_NAME_BYTES} bytes, got {length}); shorten it"
+        )
     return ""
 
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from project.datamodules.base import Subset
 from project.errors import InputError
 from project.inference.evaluate.metrics import Predictions, reliability
-from project.runtime.csv_cells import escape_all
+from project.runtime.csv_files import escape_all
 from project.runtime.output_files import missing_folders, refuse_unwritable_output
 from project.runtime.text import printable
 

@@ -33,7 +33,13 @@ from project.inference.run_config import check_request
 from project.runs.comparison import LAST, find_trained
 from project.runtime import lazy_imports
 from project.runtime.console import terminal_width
-from project.runtime.output_files import IMAGE, MADE_BY, refuse_foreign, refuse_unwritable_output, whole_file
+from project.runtime.output_files import (
+    IMAGE,
+    MADE_BY,
+    atomic_output,
+    refuse_foreign_file,
+    refuse_unwritable_output,
+)
 from project.runtime.text import plural, printable
 
 if TYPE_CHECKING:
@@ -210,7 +216,7 @@ def _draw_sheet(file: str, predictions: Sequence["Prediction"], count: int) -> N
     sheet = contact_sheet(images, captions, title=title)
     exif = sheet.getexif()
     exif[ExifTags.Base.Software] = MADE_BY
-    with whole_file(Path(file)) as path:
+    with atomic_output(Path(file)) as path:
         sheet.save(path, format=SHEET_FORMATS[Path(file).suffix.lower()], exif=exif)
 
 
@@ -226,7 +232,7 @@ def _check_outputs(options: Options, kind: Format, files: Sequence[str]) -> None
         refuse_unwritable_output(f"{key}={file}", Path(file))
         if Path(file).exists() and os.path.realpath(file) in map(os.path.realpath, files):
             raise InputError(f"{key}={file}: one of the images of input=…; give another name")
-        refuse_foreign(f"{key}={file}", Path(file), IMAGE if key == "sheet" else EARLIER[kind])
+        refuse_foreign_file(f"{key}={file}", Path(file), IMAGE if key == "sheet" else EARLIER[kind])
 
 
 def _print_skipped(entry: SkippedFile) -> None:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from project.errors import InputError
 from project.runtime.console import Column, has_color, table
-from project.runtime.csv_cells import escape_all
-from project.runtime.output_files import whole_file
+from project.runtime.csv_files import escape_all
+from project.runtime.output_files import atomic_output
 from project.runtime.text import columns_of, printable, shorten
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def write_predictions(
 
 
 def write_csv(stream: TextIO, predictions: Iterable["Prediction"], top_k: int) -> None:
-    """Write rows `file,class,probability,class_2,probability_2,…` (RFC 4180; see `csv_cells`)."""
+    """Write rows `file,class,probability,class_2,probability_2,…` (RFC 4180; see `csv_files`)."""
     rows = csv.writer(stream, lineterminator="\n")
     suffixes = ["", *(f"_{number}" for number in range(2, top_k + 1))]
     rows.writerow(["file", *(f"{name}{suffix}" for suffix in suffixes for name in ("class", "probability"))])
@@ -151,7 +151,7 @@ def open_output(output: str, kind: Format) -> Iterator[TextIO]:
         screen.flush()
         return
     with (
-        whole_file(Path(output)) as path,
+        atomic_output(Path(output)) as path,
         path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as stream,
     ):
         yield stream

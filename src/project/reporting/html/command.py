@@ -15,7 +15,7 @@ from project.runs.results import read_runs
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports
 from project.runtime.atomic_files import refuse_url
-from project.runtime.output_files import output_file, refuse_foreign, refuse_unwritable_output
+from project.runtime.output_files import output_file, refuse_foreign_file, refuse_unwritable_output
 from project.runtime.text import strip_control
 
 NAME = "report.html"
@@ -73,7 +73,7 @@ def write_report(run: str, output: Path | None, compare: Sequence[str] | None, o
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"output={output}: not a page; end the name in .html")
     refuse_unwritable_output(f"output={file}", file, remedy=REMEDY)
-    refuse_foreign(f"output={file}", file, PAGE)
+    refuse_foreign_file(f"output={file}", file, PAGE)
     for other in compare or ():
         try:
             read_runs([other])

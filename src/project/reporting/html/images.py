@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from project.reporting.html.evaluations import evaluation_files
-from project.runs.results import natural
+from project.runs.results import natural_sort_key
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 4 * 2**20
@@ -74,7 +74,7 @@ def make_gallery(images: Iterable[Image]) -> Gallery | None:
 
 def run_gallery(folder: Path) -> Gallery | None:
     """Return the images of a run's evaluations; if there are none, those in its event files."""
-    files = sorted(evaluation_files(folder, ".png"), key=lambda file: natural(str(file)))
+    files = sorted(evaluation_files(folder, ".png"), key=lambda file: natural_sort_key(str(file)))
     if files:
         return make_gallery(read_pngs(files, folder))
     events = sorted(read_event_images(folder).items())

@@ -14,9 +14,8 @@ from project.reporting.html.images import run_gallery
 from project.reporting.html.tables import Table, format_metric, format_time, points_table
 from project.reporting.run_data import RunData, as_mapping
 from project.runs.comparison import compare
-from project.runs.hparam_diff import text
 from project.runs.provenance import now
-from project.runs.results import ClassName, flatten, is_number, natural
+from project.runs.results import ClassName, flatten, format_value, is_number, natural_sort_key
 from project.runtime.secrets import REDACTED, redact, redact_text
 from project.runtime.text import duration, plural, shorten
 
@@ -202,7 +201,7 @@ def _siblings(folder: Path) -> list[Path]:
     others = [
         other for other in found if (other / "config.yaml").exists() and other.resolve() != folder.resolve()
     ]
-    return sorted(others, key=lambda other: natural(other.name))[-MAX_OTHERS:]
+    return sorted(others, key=lambda other: natural_sort_key(other.name))[-MAX_OTHERS:]
 
 
 def run_settings(data: RunData) -> dict[str, Any]:
@@ -233,7 +232,7 @@ def _card(group: str, title: str, values: Mapping[str, Any]) -> dict[str, Any]:
     rows = []
     for key, value in redact(dict(values)).items():
         if value not in (None, False, [], {}, ""):
-            shown = value.rpartition(".")[2] if isinstance(value, ClassName) else text(value)
+            shown = value.rpartition(".")[2] if isinstance(value, ClassName) else format_value(value)
             rows.append((key, shorten(shown, MAX_VALUE_LENGTH)))
     num_hidden = max(0, len(rows) - MAX_SETTINGS)
     return {"group": group, "title": title, "rows": rows[:MAX_SETTINGS], "num_hidden": num_hidden}

@@ -13,7 +13,7 @@ from urllib.parse import quote
 from project.reporting.compare import TableColumn, choose_metrics, key_columns, ranked_columns
 from project.runs.comparison import Comparison, Point
 from project.runs.hparam_diff import Differences
-from project.runs.results import DURATION, Run, is_number, natural
+from project.runs.results import DURATION, Run, is_number, natural_sort_key
 from project.runs.sweep_jobs import Job
 from project.runtime.text import duration, plural, shorten
 
@@ -141,7 +141,9 @@ def jobs_table(
         return None
     best = comparison.best_first if comparison else []
     ranks = {run.folder: rank for rank, run in enumerate(best)}
-    ordered = sorted(runs, key=lambda run: (ranks.get(run.folder, len(best)), natural(run.folder.name)))
+    ordered = sorted(
+        runs, key=lambda run: (ranks.get(run.folder, len(best)), natural_sort_key(run.folder.name))
+    )
     differences = Differences(runs) if runs else None
     keys = [*differences.leading, *differences.repetitions] if differences else []
     columns = key_columns(differences, ordered, keys) if differences else []

@@ -11,7 +11,7 @@ from omegaconf import DictConfig
 
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
-from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name, quoted
+from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name, quote_override
 from project.runtime.output_files import refuse_unwritable_output
 from project.sweeps.compose import Composer
 from project.sweeps.device_slots import DeviceRequest
@@ -138,9 +138,9 @@ def _overrides(spec: JobSpec) -> list[str]:
     checkpoint = spec.config.get("ckpt_path")
     return [
         *spec.overrides,
-        *([f"ckpt_path={quoted(checkpoint)}"] if checkpoint else []),
-        f"hydra.sweep.dir={quoted(str(spec.folder.parent))}",
-        f"hydra.sweep.subdir={quoted(spec.folder.name)}",
+        *([f"ckpt_path={quote_override(checkpoint)}"] if checkpoint else []),
+        f"hydra.sweep.dir={quote_override(str(spec.folder.parent))}",
+        f"hydra.sweep.subdir={quote_override(spec.folder.name)}",
     ]
 
 

@@ -20,7 +20,7 @@ from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
 from project.runtime.process import command_state
 from project.runtime.secrets import restore
-from project.runtime.signals import block_exit, exit_code
+from project.runtime.signals import exit_code, postpone_exit
 from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_for_folder, refuse_problems
@@ -181,7 +181,7 @@ class RecordedSweeper(Sweeper):
             return
         hydra = self.config.hydra
         given = [*map(str, hydra.overrides.hydra), *arguments]
-        with block_exit():
+        with postpone_exit():
             folder = create(
                 hydra.sweep.dir, config_folders(hydra.runtime.config_sources), given, hydra.job.config_name
             )

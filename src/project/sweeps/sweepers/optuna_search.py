@@ -17,14 +17,14 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from project.errors import InputError, NonFiniteError
 from project.runs.optuna_studies import (
     JOURNAL,
-    absolute,
+    absolute_url,
     make_pruner,
     make_sampler,
     open_storage,
     refuse_unwritable_storage,
-    silence,
+    silence_optuna,
 )
-from project.runs.sweep_jobs import FINISHED, Job, drop_torn_line, in_grammar
+from project.runs.sweep_jobs import FINISHED, Job, drop_torn_line, to_override_value
 from project.runtime.atomic_files import replace_text
 from project.runtime.bounds import Range
 from project.runtime.secrets import is_redacted, redact
@@ -83,7 +83,7 @@ class OptunaSweeper(RecordedSweeper):
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
-        silence()
+        silence_optuna()
         self.n_trials = n_trials
         self.timeout_s = timeout_s
         self.sampler, self.sampler_options = sampler, dict(sampler_options or {})
@@ -142,7 +142,7 @@ class OptunaSweeper(RecordedSweeper):
             "pruner": self.pruner,
             "pruner_options": self.pruner_options,
         }
-        return [f"+callbacks.pruning={in_grammar(fields)}", "+callbacks.pruning.monitor=${monitor}"]
+        return [f"+callbacks.pruning={to_override_value(fields)}", "+callbacks.pruning.monitor=${monitor}"]
 
     @property
     def _own_journal(self) -> Path:
@@ -151,7 +151,7 @@ class OptunaSweeper(RecordedSweeper):
     def _load_identity(self) -> None:
         """Read or write the study's name and storage, which stay the same for all processes of the sweep."""
         file = self.folder.path / "study.json"
-        storage = self.storage and absolute(self.storage)
+        storage = self.storage and absolute_url(self.storage)
         if file.exists():
             self.identity = json.loads(file.read_text())
             if is_redacted(self.identity["storage"]):  # the URL contains a password

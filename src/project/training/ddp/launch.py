@@ -27,7 +27,7 @@ from project.errors import InputError
 from project.runs.run_folder import RunContext, describe
 from project.runtime import lazy_imports, signals, torchrun
 from project.runtime.devices import count_gpus
-from project.runtime.process import die_with_parent, flush_streams, forget_ranks
+from project.runtime.process import clear_rank_variables, die_with_parent, flush_streams
 from project.runtime.signals import Stopped, StopRequest
 from project.training.ddp.rank_processes import RankGroup, RankReport, SharedStatus
 from project.training.ddp.supervisor import RankFailedError, Supervisor
@@ -161,8 +161,8 @@ def _run_rank(
                 default = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
                 signal.signal(number, default)
         die_with_parent(parent)
-        signals.follow(request, rank)
-        forget_ranks()
+        signals.follow_request(request, rank)
+        clear_rank_variables()
         address, port = listener.getsockname()
         listener.close()
         os.environ |= {

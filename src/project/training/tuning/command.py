@@ -79,7 +79,7 @@ def run_tuning(
     facts = {"name": config.values["name"], "tune": what, "trial": True}
     with run.recording(**facts, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(config.redacted))
-        log.info(run_summary.opening(config.values, module.network, trainer, run))
+        log.info(run_summary.start_summary(config.values, module.network, trainer, run))
         with _quiet():
             found = search()
         status |= {"value": None, "found": {found.key: found.value}}

@@ -29,7 +29,7 @@ from project.sweeps.sweepers.search_space import parse_space
 
 @pytest.fixture(autouse=True)
 def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "_values", {})
+    monkeypatch.setattr(secrets, "_known_secrets", {})
 
 
 def test_whole_words_of_a_key_decide() -> None:
@@ -104,7 +104,7 @@ def test_a_configuration_is_written_without_secrets_and_with_its_references(
         "key": None,
     }
     resolved = OmegaConf.to_container(config, resolve=True)
-    secrets.note_all(resolved)
+    secrets.remember_all(resolved)
     written = to_yaml(resolved)
     assert "sesame" not in written
     assert "12345abc" not in written
@@ -113,7 +113,7 @@ def test_a_configuration_is_written_without_secrets_and_with_its_references(
 
 
 def test_records_status_and_logs_hold_no_secret(tmp_path: Path) -> None:
-    secrets.note("open-sesame")
+    secrets.remember("open-sesame")
     run = RunFolder(tmp_path)
     run.write_status(command=["train.py", "+logger.w.api_key=abc"], error="bad open-sesame")
     job = Job(0, ["a.token=abc", "optim.lr=1"], ["a.token=abc"], folder_name(0, ["a.token=abc"]))
@@ -163,7 +163,7 @@ def test_a_sweep_leaves_out_files_beside_its_configuration_that_hold_secrets(
     made = create(str(tmp_path / "sweep"), [conf, beside], [])
     assert [file.name for file in made.conf.iterdir()] == ["mine.yaml"]
     assert "services.yaml: password is secret" in capsys.readouterr().err
-    monkeypatch.setitem(yaml_files.loaded, "services", beside / "services.yaml")
+    monkeypatch.setitem(yaml_files.loaded_files, "services", beside / "services.yaml")
     with pytest.raises(InputError, match=r"services\.yaml: password is secret"):
         create(str(tmp_path / "sweep"), [conf, beside], [])
 
@@ -185,7 +185,7 @@ def test_a_sweep_copies_linked_groups_and_follows_no_circle(tmp_path: Path) -> N
 
 
 def test_a_secret_is_found_as_a_word_of_its_own_and_no_class_is_renamed() -> None:
-    secrets.note_all({"api_key": "image_folder", "token": "image", "db_password": "abcd"})
+    secrets.remember_all({"api_key": "image_folder", "token": "image", "db_password": "abcd"})
     plain = {
         "_target_": "project.datamodules.image_folder.ImageFolder",
         "image_key": "image",
@@ -199,7 +199,7 @@ def test_a_secret_is_found_as_a_word_of_its_own_and_no_class_is_renamed() -> Non
 
 
 def test_tracebacks_and_stacks_in_a_log_hold_no_secret() -> None:
-    secrets.note("open-sesame")
+    secrets.remember("open-sesame")
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)
     try:
@@ -218,16 +218,16 @@ def test_all_below_a_secret_key_is_hidden_but_what_is_open() -> None:
 
 
 def test_short_values_are_hidden_below_their_keys_alone() -> None:
-    secrets.note_all({"token": "1", "api_key": "cat", "auth": True, "password": "", "secret": "true"})
-    secrets.note_all({"a_password": "1234", "b_password": "none", "hf_token": 1})
+    secrets.remember_all({"token": "1", "api_key": "cat", "auth": True, "password": "", "secret": "true"})
+    secrets.remember_all({"a_password": "1234", "b_password": "none", "hf_token": 1})
     told = "epoch 1 of 1234: cat true none 0.1"
     assert redact_text(told) == told
-    secrets.note_all({"token": 12345678, "password": "fish", "api_key": "sesame-1"})
+    secrets.remember_all({"token": 12345678, "password": "fish", "api_key": "sesame-1"})
     assert redact_text("12345678 fish fishes sesame-1") == "REDACTED REDACTED fishes REDACTED"
 
 
 def test_what_is_printed_holds_no_secret() -> None:
-    secrets.note("open-sesame")
+    secrets.remember("open-sesame")
     stream = io.StringIO()
     for _ in range(2):
         _hide_secrets(stream)

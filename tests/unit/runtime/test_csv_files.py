@@ -17,7 +17,7 @@ from project.inference.evaluate.output_files import write_predictions
 from project.inference.predict.writers import write_csv as write_predicted
 from project.reporting.compare import write_csv
 from project.runs.comparison import compare
-from project.runtime.csv_cells import escape, unescape
+from project.runtime.csv_files import escape, unescape
 from project.sweeps import job_table
 
 HOSTILE = [
