@@ -1,12 +1,12 @@
-"""Errors that users cause and solve, each kind with an exit code; reported on one line."""
+"""Errors that users can solve, each with an exit code, and the text of libraries' errors on one line."""
 
 import re
 
 
 class InputError(ValueError):
-    """Wrong input (a key, a value, a file). The message names it, what is allowed and the remedy.
+    """Wrong input: a key, a value or a file. The message names the input, the allowed values and the remedy.
 
-    Raise it wherever a user's mistake is found; `project.config.cli.run` prints it and ends with
+    Raised wherever a user's mistake is found; `project.config.cli.run` prints the message and exits with
     `exit_code`.
     """
 
@@ -14,13 +14,13 @@ class InputError(ValueError):
 
 
 class DataError(InputError):
-    """Files of a data set are missing or damaged. The message names them and the remedy."""
+    """Missing or damaged files of a data set. The message names the files and the remedy."""
 
     exit_code = 3
 
 
 class NonFiniteError(RuntimeError):
-    """The loss is NaN or infinite. The message names the step and the cause."""
+    """NaN or infinite loss or weights. The message names the step and the cause."""
 
     exit_code = 4
 
@@ -33,13 +33,13 @@ DEBUG_ADVICE = re.compile(
     r"|documentation of torch\.load|file an issue|turn off|warn_only|suppress_errors"
     r"|\b(TORCH|PYTORCH|CUDA|NCCL)\w*\s?=\s?[\"']?\w|TORCH_USE_CUDA_DSA|TORCH_LOGS"
 )
-"""Marks of sentences that tell how to switch off checks or debug torch itself."""
+"""Patterns in sentences about switching off checks or debugging torch itself."""
 MAX_REASON_LENGTH = 300
-"""Characters of a library's message that are kept."""
+"""Longest message of a library that is shown in full [characters]."""
 
 
 def strip_library_text(text: str) -> str:
-    """Return a library's text without escape sequences and without advice for its developers."""
+    """Remove escape sequences and advice for developers from a library's message."""
     return "".join(part for part in SENTENCES.split(ESCAPES.sub("", text)) if not DEBUG_ADVICE.search(part))
 
 

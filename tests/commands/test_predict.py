@@ -208,7 +208,7 @@ def test_predictions_take_the_place_of_predictions_alone(
     command(given, place)  # nothing is lost with an empty file
     command(given, place, "top_k=1")
     Path(name).write_text("of somebody's own\n")
-    with pytest.raises(InputError, match=rf"^{place}: is there already, and is no earlier output"):
+    with pytest.raises(InputError, match=rf"^{place}: exists already, and is no earlier output"):
         command(given, place)
     assert Path(name).read_text() == "of somebody's own\n"
 

@@ -413,7 +413,7 @@ def test_a_page_takes_the_place_of_a_page_alone(run: Path, tmp_path: Path) -> No
     told(run, output=page)
     told(run, output=page)
     page.write_text("<!doctype html>\n<html><head><title>Mine</title></head></html>\n")
-    with pytest.raises(InputError, match=r"page\.html: is there already, and is no earlier output"):
+    with pytest.raises(InputError, match=r"page\.html: exists already, and is no earlier output"):
         told(run, output=page)
     assert "Mine" in page.read_text()
 

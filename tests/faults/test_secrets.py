@@ -64,7 +64,7 @@ def test_secrets_are_used_and_written_nowhere(tmp_path: Path, swept: bool) -> No
     refused = call(tmp_path, "again", f"resume=last  {again}")
     assert refused.code == 2, refused.output
     assert "callbacks.keyed" in refused.output
-    assert "give it again" in refused.output
+    assert "set it again" in refused.output
     key = KEYED % LITERAL if swept else f"callbacks.keyed.api_key={LITERAL}"
     resumed = call(tmp_path, "given", f"resume=last  {again}  {key}")
     assert resumed.code == 0, resumed.output

@@ -1,1 +1,1 @@
-"""The run folder: all that a run is."""
+"""Run and sweep folders: their files, results and comparison."""

@@ -1,1 +1,1 @@
-"""Processes, signals, devices, files, seeds and lazy imports: what every package stands on."""
+"""Foundations of all packages: processes, signals, devices, files, seeds and lazy imports."""

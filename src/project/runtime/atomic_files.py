@@ -1,6 +1,6 @@
-"""Atomic writes, and files that cannot be written for a while: a full disk, an I/O error, a read-only disk.
+"""Atomic writes, and appended files that survive a full disk, an I/O error or a read-only disk.
 
-A training is worth more than a row of its metrics: what a file lacks is kept and written when it can be.
+A failed write to a log or a table does not end the training: the bytes are kept in memory and written later.
 """
 
 import errno
@@ -19,18 +19,18 @@ from project.runtime.text import short_name
 log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""Between two tries: one may take long on an ailing disk."""
+"""Least time between two attempts [s]; an attempt may take long on a failing disk."""
 MAX_STEM_BYTES = 200
-"""Bytes of a file's name with which the name of its temporary file begins."""
+"""Longest part of a file's name that the name of its temporary file repeats [bytes]."""
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
-"""Begins an address on a network, or `file:/`; `C:/` is none."""
+"""Start of a URL, `file:/` included; `C:/` does not match."""
 
 
 def refuse_url(key: str, value: object) -> str:
-    """Return an error line for a URL where a file is expected; nothing for a file."""
+    """Return an error line if a value is a URL where a file is expected, else an empty string."""
     if isinstance(value, str) and URL.match(value):
-        return f"{key}={value}: files are loaded from disks alone; download it, and give its path"
+        return f"{key}={value}: a URL, but only local files are loaded; download the file and give its path"
     return ""
 
 
@@ -39,8 +39,8 @@ class Outage:
 
     Args:
         file: the file.
-        consequence: fate of its content meanwhile, as the end of a sentence.
-        use_log: report to the log (default), else to standard error.
+        consequence: end of the warning, which says what becomes of the content.
+        use_log: report to the log [default], else to standard error.
     """
 
     def __init__(self, file: Path, consequence: str, *, use_log: bool = True) -> None:
@@ -52,11 +52,11 @@ class Outage:
 
     @property
     def tried_just_now(self) -> bool:
-        """True if the last try failed, and the next one should wait."""
+        """True if an attempt failed less than `RETRY_S` ago."""
         return bool(self.reason) and time.monotonic() - self._tried < RETRY_S
 
     def begin(self, error: OSError) -> None:
-        """Note a failed try."""
+        """Note a failed attempt, and warn if it is the first."""
         reported, self.reason = bool(self.reason), reason_of(error)
         self._tried = time.monotonic()
         if not reported:
@@ -68,7 +68,7 @@ class Outage:
                     print(line, file=sys.stderr, flush=True)
 
     def end(self) -> None:
-        """Note a successful try."""
+        """Note a successful attempt."""
         if self.reason:
             self.reason = ""
             if self._use_log:
@@ -76,11 +76,11 @@ class Outage:
 
 
 class GrowingFile:
-    """Bytes appended to a file, as other processes may do, too; a failed try neither repeats nor loses any.
+    """Appends bytes to a file that other processes may append to; a failed write loses and repeats none.
 
     Args:
         outage: reports failures of its file.
-        limit: most bytes kept; more replace everything kept before.
+        limit: most bytes kept in memory; when exceeded, older bytes are dropped.
     """
 
     def __init__(self, outage: Outage, *, limit: int = 2**26) -> None:
@@ -90,15 +90,16 @@ class GrowingFile:
         self._pending = bytearray()
 
     def append(self, data: bytes) -> None:
-        """Keep bytes for `flush`."""
+        """Keep bytes until `flush`."""
         if len(self._pending) + len(data) > self.limit:
             del self._pending[:]
         self._pending += data
 
     def flush(self, *, now: bool = False) -> bool:
-        """Write the kept bytes, unless a try failed a moment ago; return true if all are written.
+        """Write the kept bytes; return true if none are left.
 
-        With `now`, try even then.
+        Args:
+            now: write even if an attempt failed less than `RETRY_S` ago.
         """
         if not self._pending:
             return True
@@ -128,7 +129,7 @@ def write_at(descriptor: int, position: int, data: bytes | bytearray) -> None:
 
 @contextmanager
 def atomic_replacement(file: Path) -> Iterator[Path]:
-    """Yield an unused path in a file's folder, which takes the file's name at the end."""
+    """Yield a temporary path in a file's folder, and rename it to the file at the end."""
     partial = file.with_name(f".{short_name(file.name, MAX_STEM_BYTES)}.{secrets.token_hex(4)}.part")
     partial.touch(exist_ok=False)
     try:
@@ -140,10 +141,14 @@ def atomic_replacement(file: Path) -> Iterator[Path]:
 
 
 def replace_text(file: Path, text: str, *, durable: bool = True) -> None:
-    """Write a small text file atomically; after an error the old text is still there.
+    """Write a small text file atomically; an error leaves the old text.
 
-    A full disk may lack the room for both versions: then the new text overwrites the old one in its place.
-    Only a `durable` write waits for the disk: without it a power failure may leave an empty file.
+    On a full disk without room for both versions, the new text overwrites the old one in place.
+
+    Args:
+        file: file to write or replace.
+        text: new content.
+        durable: wait until the text is on the disk. Otherwise a power failure may leave an empty file.
     """
     data = text.encode()
     partial = file.with_name(f"{file.name}.partial")
@@ -170,7 +175,7 @@ def sync(path: Path) -> None:
 
 
 def _overwrite(file: Path, data: bytes) -> None:
-    descriptor = os.open(file, os.O_RDWR)  # not made: there is no room
+    descriptor = os.open(file, os.O_RDWR)  # without O_CREAT: the disk has no room for a new file
     try:
         old = os.pread(descriptor, os.fstat(descriptor).st_size, 0)
         try:
@@ -186,19 +191,19 @@ def _overwrite(file: Path, data: bytes) -> None:
 
 
 def reason_of(error: OSError) -> str:
-    """Return the system's reason of an error, without the path."""
+    """Return the system's message for an error, without the path."""
     return error.strerror or str(error)
 
 
 class LogFile(logging.Handler):
-    """Appends log lines to a file, to which other processes may append, too.
+    """Log handler that appends lines to a file, to which other processes may append.
 
-    The standard library's handler prints a traceback for every line that it cannot write, and loses the line.
+    The standard library's `FileHandler` prints a traceback for each line that it cannot write, and loses it.
     """
 
     def __init__(self, filename: str) -> None:
         super().__init__()
-        consequence = "lines are kept until it can be written again, lost if the run ends before"
+        consequence = "lines are kept until it can be written again, and lost if the run ends before"
         outage = Outage(Path(filename), consequence, use_log=False)
         self._file = GrowingFile(outage, limit=2**20)
 

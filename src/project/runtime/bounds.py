@@ -1,4 +1,4 @@
-"""Bounds of constructor arguments, declared once, in the annotation of the argument.
+"""Ranges and choices of constructor arguments, declared in the annotations of the arguments.
 
     widths: Annotated[Sequence[int], Range(1)]
     dropout: Annotated[float, Range(0, 1)]
@@ -8,7 +8,7 @@
     resize: Annotated[int, Range(1)] | None
     val_size: Annotated[float, Range(0, below=1)] | Annotated[int, Range(0)]
 
-The range of a sequence or mapping holds for each of its numbers. The annotations are read from the source
+The range of a sequence or mapping applies to each of its numbers. The annotations are read from the source
 (`project.config.source_index`), so that a configuration is checked without importing torch.
 """
 
@@ -27,13 +27,13 @@ from project.errors import InputError
 
 @dataclass(frozen=True)
 class Range:
-    """The finite numbers within bounds.
+    """Interval of finite numbers.
 
     Args:
-        low: least number, included.
-        high: greatest number, included.
-        above: bound below the numbers, excluded.
-        below: bound above the numbers, excluded.
+        low: lower bound, included.
+        high: upper bound, included.
+        above: lower bound, excluded.
+        below: upper bound, excluded.
     """
 
     low: float = -math.inf
@@ -56,13 +56,13 @@ class Range:
 
 @dataclass(frozen=True)
 class Kind:
-    """One kind of values of an argument.
+    """Type of value that an argument accepts.
 
     Args:
         name: `bool`, `int`, `float`, `str`, `list`, `dict` or `None`.
-        range: of numbers, those in lists and groups included.
-        choices: words; empty for any.
-        entries: of a list or group, the kinds of its entries; empty for any.
+        range: range of a number, or of the numbers in a list or group.
+        choices: allowed values; empty for any.
+        entries: types of the entries of a list or group; empty for any.
         size: number of entries of a list; None for any.
     """
 
@@ -74,25 +74,25 @@ class Kind:
 
 
 TOP_KEYS = ("seeds", "folds")
-"""Options of sweepers that users set at the top of the configuration."""
+"""Sweeper options that users set at the top level of the configuration."""
 
 Spec = tuple[Kind, ...]
-"""The kinds of values that an argument takes; empty for any value."""
+"""Types that an argument accepts; empty for any value."""
 
 KIND_NAMES: Mapping[str, str] = {
     "bool": "true or false",
     "int": "a whole number",
     "float": "a number",
-    "str": "a word",
+    "str": "a string",
     "list": "a list",
     "dict": "a group of keys",
     "None": "null",
 }
-"""Kinds of values, as messages name them."""
+"""Names of the types in messages."""
 
 
 def kind_of(value: Any) -> str:
-    """Return the kind of a value, a key of `KIND_NAMES`."""
+    """Return the type of a value as a key of `KIND_NAMES`."""
     if value is None:
         return "None"
     if isinstance(value, list | tuple):
@@ -103,7 +103,7 @@ def kind_of(value: Any) -> str:
 
 
 def format_value(value: Any) -> str:
-    """Return a value as messages name it: words in quotes, lists as on the command line."""
+    """Return a value as messages show it: strings in quotes, lists as on the command line."""
     if isinstance(value, Mapping):
         return KIND_NAMES["dict"]
     if value == "":
@@ -154,24 +154,24 @@ def _problem_of(kind: Kind, value: Any) -> str:
 
 
 Resolve = Callable[[str], ast.expr | None]
-"""Returns the expression that a name of a module stands for, None if the source does not say it."""
+"""Function that returns the expression assigned to a module's name; None if the source has none."""
 
 LISTS = ("Sequence", "list", "tuple", "Iterable", "List", "Tuple", "ListConfig")
 GROUPS = ("Mapping", "dict", "Dict")
 KINDS_BY_TYPE = {name: name for name in ("bool", "int", "float", "str")}
 KINDS_BY_TYPE |= dict.fromkeys(LISTS, "list") | dict.fromkeys(GROUPS, "dict")
-"""Kinds by the names of types without parameters."""
+"""Types of `Kind` by the names of Python types without parameters."""
 
 
 def check_arguments(group: str, made: type, values: Mapping[str, Any]) -> dict[str, Any]:
     """Check arguments against the annotations of their constructor, and return them as plain values.
 
-    An integer in the place of a text becomes a text: names of accounts and studies may be digits.
+    An integer becomes a string where a string is expected: names of accounts and studies may be digits.
 
     Args:
         group: key of the arguments in the configuration, such as `hydra.launcher`.
-        made: class with the annotations.
-        values: arguments by name; others are returned as they are.
+        made: class whose constructor has the annotations.
+        values: arguments by name; those without an annotation are returned unchanged.
 
     Raises:
         InputError: a value does not fit its annotation.
@@ -193,7 +193,7 @@ def check_arguments(group: str, made: type, values: Mapping[str, Any]) -> dict[s
 
 
 def parse(annotation: ast.expr | None, resolve: Resolve) -> Spec:
-    """Return the spec that an annotation declares; empty where it allows any value."""
+    """Return the spec of an annotation; empty if the annotation allows any value."""
     match annotation:
         case ast.Constant(value=None):
             return (Kind("None"),)
@@ -255,7 +255,7 @@ def _range(node: ast.expr) -> Range | None:
 
 
 def _number(node: ast.expr) -> float:
-    """Return the value of a number as it is written, `2**32 - 1` included."""
+    """Evaluate a number in the source, such as `1e-3` or `2**32 - 1`."""
     match node:
         case ast.BinOp(left=left, op=ast.Pow(), right=right):
             return _number(left) ** _number(right)

@@ -1,7 +1,7 @@
-"""Text for terminals: one table, one error block and one block of facts for every command.
+"""Terminal output of all commands: tables, error blocks and blocks of facts.
 
-All functions return text. Text for a terminal has colours, drawn by rich; text for a file, a pipe or a log,
-and all text while `NO_COLOR` is set, has no escape codes. Only coloured text imports rich.
+All functions return text. Text for a terminal has colours, by rich. Text for a file, a pipe or a log has no
+escape codes, nor has any text if `NO_COLOR` is set. Rich is imported for coloured text only.
 
     print(table(["model", Column("val/acc")], [["cnn", "0.9871"]]))
 """
@@ -17,14 +17,14 @@ from typing import TextIO
 from project.runtime.text import KeptPart, columns_of, shorten
 
 Line = list[tuple[str, str]]
-"""Pieces of text, each with its style."""
+"""Pieces of text with their rich styles."""
 GAP = "  "
 LEAST_WIDTH = 8
-"""Columns of a terminal to which a cell is shortened at most."""
+"""Least width to which a column is shortened [terminal columns]."""
 NUMBER = re.compile(
     r"[+-]?(\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?( ?(%|s|min|h|ms|MB))?( ?± ?[\d.e+-]+)?|nan|inf|–|"
 )
-"""A cell that is right-aligned: a number with its unit and deviation, or none."""
+"""Right-aligned cell: a number with its unit and deviation, or an empty cell."""
 STATE_STYLES = {
     "done": "green",
     "running": "cyan",
@@ -32,7 +32,7 @@ STATE_STYLES = {
     "pruned": "yellow",
     "failed": "bold red",
 }
-"""By the text of a cell."""
+"""Rich styles by the text of a cell."""
 
 
 @dataclass(frozen=True)
@@ -41,9 +41,9 @@ class Column:
 
     Args:
         title: heading.
-        right: align to the right (None: where every cell is a number).
-        keep: part of a cell that stays where the cell is shortened.
-        fixed: never shorten the cells (columns of numbers never are).
+        right: align to the right [None: if every cell is a number].
+        keep: part that remains of a shortened cell.
+        fixed: never shorten the cells. Numbers are never shortened.
     """
 
     title: str
@@ -53,14 +53,14 @@ class Column:
 
 
 def has_color(stream: TextIO | None = None) -> bool:
-    """Return true for a terminal that takes colours [standard output]."""
+    """Return true if a stream is a terminal with colours [standard output]."""
     stream = sys.stdout if stream is None else stream
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream is not None and stream.isatty()
 
 
 def terminal_width() -> int:
-    """Return the columns of the terminal, of `COLUMNS`, or 80."""
+    """Return the width of the terminal, else `COLUMNS`, else 80 [columns]."""
     return shutil.get_terminal_size().columns
 
 
@@ -72,17 +72,17 @@ def table(
     color: bool | None = None,
     indent: int = 0,
 ) -> str:
-    """Lay out rows below their headings, numbers right-aligned, the widest cells shortened to fit.
+    """Format a table; numbers are right-aligned, and the widest cells are shortened to fit.
 
     Args:
         columns: headings, or columns with options.
-        rows: as many cells each; None is an empty cell.
-        width: columns of the terminal to fit (the terminal's own).
-        color: draw headings and states in colours (where standard output takes them).
-        indent: spaces before each line.
+        rows: one cell per column each; None is an empty cell.
+        width: width to fit [that of the terminal].
+        color: colour headings and states [if standard output is a terminal with colours].
+        indent: spaces before each line [0].
 
     Returns:
-        Lines without a line break at the end.
+        The lines, without a final line break.
     """
     heads = [Column(column) if isinstance(column, str) else column for column in columns]
     cells = [["" if cell is None else str(cell) for cell in row] for row in rows]
@@ -106,7 +106,7 @@ def table(
 
 
 def error_block(message: str, *, color: bool | None = None) -> str:
-    """Return the lines of an error, each after `error: `, in colours [if standard error has them]."""
+    """Return the lines of an error, each after `error: `; coloured [if standard error is such a terminal]."""
     lines: list[Line] = []
     for line in message.splitlines() or [""]:
         key, separator, rest = line.partition(": ")
@@ -115,14 +115,14 @@ def error_block(message: str, *, color: bool | None = None) -> str:
 
 
 def fact_block(facts: Mapping[str, str], *, color: bool | None = None, indent: int = 2) -> str:
-    """Return one line a fact, its name first, in colours [if standard output has them]."""
+    """Return a line per fact, its name first; coloured [if standard output is such a terminal]."""
     most = max(map(columns_of, facts), default=0)
     lines = [[(" " * indent + _pad(name, most), "cyan"), (GAP + text, "")] for name, text in facts.items()]
     return _render(lines, has_color() if color is None else color)
 
 
 def _narrow(widths: list[int], flexible: Sequence[int], room: int) -> None:
-    """Narrow the widest of the columns that may be shortened until all fit."""
+    """Narrow the widest flexible columns until all columns fit."""
     while flexible and sum(widths) > room:
         widest = max(flexible, key=lambda place: widths[place])
         if widths[widest] <= LEAST_WIDTH:
@@ -136,7 +136,7 @@ def _pad(text: str, width: int, *, right: bool = False) -> str:
 
 
 def _render(lines: Iterable[Line], color: bool) -> str:
-    """Join lines, with a terminal's escape codes if `color` is set."""
+    """Join lines; with `color`, add the escape codes of a terminal."""
     if not color:
         return "\n".join("".join(text for text, _ in line).rstrip() for line in lines)
     from rich.console import Console

@@ -1,7 +1,7 @@
-r"""Cells of CSV files that spreadsheets take for text and never for a formula, and tables of metrics.
+r"""CSV files: cells that no spreadsheet runs as a formula (CWE-1236), and tables of metrics.
 
-An escaped cell begins with an apostrophe (CWE-1236), and shows control characters as Python does: `'=1+1`,
-`'two\nlines`. So do cells that begin with an apostrophe themselves.
+An escaped cell begins with an apostrophe, and its control characters are written as in Python: `'=1+1`,
+`'two\nlines`. Cells that begin with an apostrophe are escaped, too.
 """
 
 import csv
@@ -19,7 +19,7 @@ ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|[\\tnr])")
 
 
 def escape(value: Any) -> Any:
-    """Escape a text that a spreadsheet would not show as it is; return numbers and other values unchanged."""
+    """Escape a text that a spreadsheet would run or show differently; return other values unchanged."""
     if value is None or isinstance(value, int | float):
         return value
     text = str(value)
@@ -41,9 +41,9 @@ def unescape(cell: str) -> str:
 
 
 def read_metrics(file: Path) -> tuple[list[str], list[list[str]]]:
-    """Read the columns and rows of a table of metrics; none from other files.
+    """Read the columns and rows of a table of metrics; return empty lists for other files.
 
-    Damaged rows are left out: a crash may leave half a line. Cells are numbers or empty.
+    Damaged rows, such as half a line after a crash, are skipped. Cells are numbers or empty.
     """
     data = file.read_bytes()
     head, *lines = data[: data.rfind(b"\n") + 1].decode(errors="replace").split("\n")
@@ -55,5 +55,5 @@ def read_metrics(file: Path) -> tuple[list[str], list[list[str]]]:
         return [], []
     step = columns.index("step")
     rows = (line.rstrip("\r").split(",") for line in lines)
-    whole = (row for row in rows if len(row) == len(columns) and row[step])
-    return columns, [row for row in whole if all(not cell or is_numeric(cell) for cell in row)]
+    complete = (row for row in rows if len(row) == len(columns) and row[step])
+    return columns, [row for row in complete if all(not cell or is_numeric(cell) for cell in row)]

@@ -1,4 +1,4 @@
-"""Devices of this process: GPUs, counted without starting CUDA, and CPUs."""
+"""Devices of this process: CPUs, and GPUs counted without initializing CUDA."""
 
 import os
 import signal
@@ -7,18 +7,18 @@ from contextlib import suppress
 
 def visible_gpus() -> list[str]:
     """Return the names of this process's GPUs."""
-    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # count them without starting CUDA
+    os.environ.setdefault("PYTORCH_NVML_BASED_CUDA_CHECK", "1")  # count without initializing CUDA
     count = count_gpus()
     named = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name.strip()]
     return named[:count] if named else [str(number) for number in range(count)]
 
 
 def count_gpus() -> int:
-    """Return the number of this process's GPUs, without starting CUDA: the process may have to fork.
+    """Return the number of this process's GPUs without initializing CUDA, as the process may fork later.
 
-    Torch asks the driver's management library, which starts nothing. The library does not answer for divided
-    GPUs named by their id, in some containers, or for ROCm without the package amdsmi. Torch would start CUDA
-    then, and no process forked afterwards could use a GPU. A child process asks torch in these cases.
+    Torch asks the driver's management library (NVML or amdsmi), without CUDA. NVML fails for MIG devices
+    named by UUID and in some containers; ROCm needs the package amdsmi. Torch would then initialize CUDA, and
+    no process forked later could use a GPU. In these cases a child process asks torch.
     """
     import torch
 
@@ -30,7 +30,7 @@ def count_gpus() -> int:
 
 
 def _count_in_child() -> int:
-    """Return torch's count in a child process; 0 if the child dies."""
+    """Return the number of GPUs that torch finds in a child process; 0 if the child fails."""
     import torch
 
     reader, writer = os.pipe()
@@ -49,7 +49,7 @@ def _count_in_child() -> int:
 
 
 def available_cpus() -> int:
-    """Return the number of CPUs that this process may run on: those of the cluster's or container's share."""
+    """Return the number of CPUs that this process may run on, within the limits of a cluster or container."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

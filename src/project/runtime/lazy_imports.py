@@ -1,20 +1,20 @@
 """Lazy imports of heavy modules, and imports without garbage collection.
 
-A training run needs less than half of what `import lightning` brings with it. The modules in `LAZY` are
-imported when one of their names is used for the first time:
+A training run uses less than half of the modules that `import lightning` imports. The modules in `LAZY` are
+imported when one of their names is first used:
 
-- `torch._dynamo`, with sympy and half of torch. Lightning names one class of it, and optimizers exclude their
-  methods from compilation, which is nothing to do before something is compiled.
-- `torch._inductor.config`, with triton: `torch.use_deterministic_algorithms` sets an option of it.
+- `torch._dynamo`, with sympy and half of torch. Lightning refers to one of its classes, and optimizers exclude
+  their methods from compilation, which has no effect before something is compiled.
+- `torch._inductor.config`, with triton: `torch.use_deterministic_algorithms` sets one of its options.
 - `torch.utils.flop_counter`, with triton: Lightning's model summary can count operations.
-- `torchmetrics`, with all metrics and torchvision; Lightning and our metrics need the base classes.
+- `torchmetrics`, with all metrics and torchvision; Lightning and our metrics need only the base classes.
 - `torchmetrics.utilities.plot`, with matplotlib: for `Metric.plot`.
-- Lightning's `RichProgressBar`, with rich: for configurations that name it.
+- Lightning's `RichProgressBar`, with rich: for configurations that use it.
 
-`importlib.util.LazyLoader` of the standard library does this for `import module`. Here some names also have
-placeholders, so that `from module import name` does not import the module. Submodules that need nothing of
-their package are imported without it. Where a library uses another name, a start only takes longer.
-`PROJECT_LAZY_IMPORTS=0` switches all of this off. Tested with torch 2.11, lightning 2.6, torchmetrics 1.9.
+The standard library's `importlib.util.LazyLoader` does this for `import module`. Here some names also have
+placeholders, so that `from module import name` does not import the module. Submodules that do not need their
+package are imported without it. If a library uses other names, the start only takes longer.
+`PROJECT_LAZY_IMPORTS=0` switches this off. Tested with torch 2.11, lightning 2.6, torchmetrics 1.9.
 """
 
 import atexit
@@ -33,7 +33,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    # Importing it takes longer than all of this; Python asks loaders and finders for their methods only.
+    # Importing it takes longer than this module, and Python needs no base class for loaders and finders.
     from importlib.abc import Loader, MetaPathFinder
 else:
     Loader = MetaPathFinder = object
@@ -43,21 +43,21 @@ FLOPS = "torch.utils.flop_counter"
 PLOT = "torchmetrics.utilities.plot"
 RICH = "lightning.pytorch.callbacks.progress.rich_progress"
 PROBED = frozenset({"__path__", "__warningregistry__", "__wrapped__"})
-"""Names that Python and tools look for in any module; a pending module lacks them."""
+"""Names that Python and tools look up in every module; a pending module does not define them."""
 
 _gc_frozen = False
 _exclude_now: list[Callable[[], None]] = []
-"""One call for each function to be excluded from compilation, for when Dynamo is imported."""
+"""Calls that exclude functions from compilation, to be made when Dynamo is imported."""
 
 
 @dataclass(frozen=True)
 class Deferral:
-    """The way in which one module is imported lazily.
+    """Description of a lazy import of one module.
 
     Args:
-        placeholders: yields names with placeholders. Submodules imported on the way find the names before.
-        submodules: names of submodules that need nothing of the module.
-        after: called when the module is imported.
+        placeholders: yields pairs of name and placeholder. Submodules imported meanwhile find earlier names.
+        submodules: names of submodules that do not need the module.
+        after: called after the import of the module.
     """
 
     placeholders: Callable[[], Iterable[tuple[str, Any]]] = tuple
@@ -66,9 +66,9 @@ class Deferral:
 
 
 class LazyModule(ModuleType):
-    """A pending module, which is imported when a name without a placeholder is used.
+    """Pending module, which is imported when a name without a placeholder is used.
 
-    Values that are assigned to it, such as options, are assigned again after its import.
+    Values assigned to the pending module, such as options, are assigned again after the import.
     """
 
     def __getattr__(self, name: str) -> Any:
@@ -79,15 +79,15 @@ class LazyModule(ModuleType):
 
     def __setattr__(self, name: str, value: Any) -> None:
         loader = _lazy_loader(self)
-        if loader is not None and not isinstance(value, ModuleType):  # those are its submodules
+        if loader is not None and not isinstance(value, ModuleType):  # modules are submodules
             loader.assigned[name] = value
         ModuleType.__setattr__(self, name, value)
 
 
 class Placeholder:
-    """Stands for a class or function of a pending module, which is imported when it is called or subclassed.
+    """Placeholder of a class or function, whose module is imported when it is called or subclassed.
 
-    Nothing is an instance of the class while the module is pending.
+    While the module is pending, no object is an instance of the class.
     """
 
     def __init__(self, module: str, name: str) -> None:
@@ -111,13 +111,13 @@ class Placeholder:
         return not is_pending(sys.modules.get(self._module)) and issubclass(subclass, self._load())
 
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # tools look for such names
+        if name.startswith("__"):  # tools look up such names
             raise AttributeError(name)
         return getattr(self._load(), name)
 
 
 class LazyLoader(Loader):
-    """Makes a pending module, and keeps the loader that imports it."""
+    """Loader that makes a pending module and keeps the real loader."""
 
     def __init__(self, real: Loader, deferral: Deferral) -> None:
         self.real = real
@@ -136,7 +136,7 @@ class LazyLoader(Loader):
 
 
 class PresentLoader(Loader):
-    """Returns a module that was imported while Python looked for it."""
+    """Loader of a module that was imported while Python searched for it."""
 
     def __init__(self, module: ModuleType) -> None:
         self.module = module
@@ -150,7 +150,7 @@ class PresentLoader(Loader):
 
 
 class LazyFinder(MetaPathFinder):
-    """Finds the modules to be imported lazily, by their full names."""
+    """Finder of the modules to be imported lazily, by their full names."""
 
     def __init__(self, deferrals: Mapping[str, Deferral]) -> None:
         self.deferrals = deferrals
@@ -174,12 +174,12 @@ class LazyFinder(MetaPathFinder):
 
 
 def is_pending(module: ModuleType | None) -> bool:
-    """Return true for a module whose import is still to come."""
+    """Return true for a module that is not imported yet."""
     return module is not None and _lazy_loader(module) is not None
 
 
 def load(module: ModuleType) -> None:
-    """Import a pending module, once, and its package before; leave any other as it is."""
+    """Import a pending module, after its package; do nothing for other modules."""
     package = sys.modules.get(module.__name__.rpartition(".")[0])
     if is_pending(module) and package is not None:
         load(package)
@@ -188,7 +188,7 @@ def load(module: ModuleType) -> None:
     spec = module.__spec__
     assert spec is not None
     with loader.lock:
-        if spec.loader is not loader:  # another thread imported it in the meantime
+        if spec.loader is not loader:  # another thread imported it meanwhile
             return
         for name in loader.placeholders:
             vars(module).pop(name, None)
@@ -199,7 +199,7 @@ def load(module: ModuleType) -> None:
             spec.loader = module.__loader__ = loader
             vars(module).update(loader.placeholders)
             raise
-        if module.__class__ is LazyModule:  # it may have chosen another itself
+        if module.__class__ is LazyModule:  # the module may have set another class
             module.__class__ = ModuleType  # type: ignore[assignment]
         for name, value in loader.assigned.items():
             setattr(module, name, value)
@@ -218,10 +218,10 @@ def _dynamo_placeholders() -> Iterator[tuple[str, Any]]:
 
 
 def _disable(function: Any = None, *arguments: Any, **options: Any) -> Any:
-    """Stand for `torch._dynamo.disable`: return the function itself until Dynamo is imported."""
+    """Replace `torch._dynamo.disable`: return the function, and exclude it once Dynamo is imported."""
     if function is None:
         return lambda function: _disable(function, *arguments, **options)
-    if not isinstance(function, FunctionType):  # classes and networks are changed, not wrapped
+    if not isinstance(function, FunctionType):  # Dynamo changes classes and networks in place
         load(sys.modules[DYNAMO])
         return sys.modules[DYNAMO].disable(function, *arguments, **options)
     called: Callable[..., Any] = function
@@ -239,7 +239,7 @@ def _disable(function: Any = None, *arguments: Any, **options: Any) -> Any:
 
 
 def _graph_break(message: str = "") -> None:
-    """Stand for `torch._dynamo.graph_break`, which does nothing outside compiled code."""
+    """Replace `torch._dynamo.graph_break`, which does nothing outside compiled code."""
 
 
 def _exclude_functions() -> None:
@@ -249,14 +249,14 @@ def _exclude_functions() -> None:
 
 def _torchmetrics_placeholders() -> Iterator[tuple[str, Any]]:
     yield "_logger", logging.getLogger("torchmetrics")
-    import_module("torchmetrics.utilities")  # first, as the package has it
+    import_module("torchmetrics.utilities")  # first, as in the package
     yield "Metric", import_module("torchmetrics.metric").Metric
     yield "MetricCollection", import_module("torchmetrics.collections").MetricCollection
     yield "__version__", import_module("torchmetrics.__about__").__version__
 
 
 def _plot_placeholders() -> Iterator[tuple[str, Any]]:
-    yield "_AX_TYPE", object  # these two stand in annotations
+    yield "_AX_TYPE", object  # used in annotations only
     yield "_PLOT_OUT_TYPE", object
     yield "plot_single_or_multi_val", Placeholder(PLOT, "plot_single_or_multi_val")
 
@@ -285,37 +285,37 @@ LAZY: Mapping[str, Deferral] = {
 
 
 def defer_imports() -> None:
-    """Import the modules in `LAZY` lazily from now on; may be called again."""
+    """Import the modules in `LAZY` lazily from now on; safe to call again."""
     off = os.environ.get("PROJECT_LAZY_IMPORTS") == "0"
     if not off and not any(isinstance(finder, LazyFinder) for finder in sys.meta_path):
         sys.meta_path.insert(0, LazyFinder(LAZY))
 
 
 def import_pending() -> None:
-    """Import all pending modules, before processes are forked that may all need them."""
+    """Import all pending modules before a fork, so that the child processes share them."""
     for name in LAZY:
         if name in sys.modules:
             load(sys.modules[name])
 
 
 def freeze_gc() -> None:
-    """Exclude all present objects from garbage collection, and switch the collector on.
+    """Exclude all existing objects from garbage collection, and enable the collector.
 
-    Call it after the imports and before training, whose objects are collected. Only the first call excludes
-    anything: later ones would keep what earlier runs left. Forked processes share the memory of excluded
-    objects, which collections would touch.
+    Call this after the imports and before training. Only the first call excludes objects; later calls would
+    keep the objects of earlier runs. Forked processes share the memory of excluded objects, which a
+    collection would copy.
     """
     global _gc_frozen
     gc.enable()
     if not _gc_frozen:
         _gc_frozen = True
         gc.freeze()
-        atexit.register(gc.unfreeze)  # some libraries report what is not collected at the end as leaked
+        atexit.register(gc.unfreeze)  # some libraries report uncollected objects as leaked at exit
 
 
 @contextmanager
 def gc_disabled() -> Iterator[None]:
-    """Import in a third less time: modules hold hardly any garbage."""
+    """Disable garbage collection during imports, which saves a third of the time; then `freeze_gc`."""
     gc.disable()
     try:
         yield

@@ -1,7 +1,7 @@
-"""Output paths: tried by writing before the work, made with their folders, written atomically.
+"""Output files of commands: checked before the work by writing a probe, and written atomically.
 
-Permissions are not enough: the superuser has all of them, and a disk may be full or mounted read-only.
-Earlier outputs of this program are recognized and may be replaced; other files may not.
+Permissions prove little: root has all of them, and a disk may be full or read-only. A command may replace its
+own earlier outputs, which it recognizes, but no other files.
 """
 
 import errno
@@ -18,31 +18,31 @@ from project.runtime.atomic_files import MAX_STEM_BYTES, URL, atomic_replacement
 from project.runtime.text import MAX_NAME_BYTES, name_length, short_name
 
 PROBE_BYTES = 2**18
-"""More than a run writes before its first step."""
+"""Size of the probe, more than a run writes before its first step."""
 MADE_BY = "made by project"
-"""Mark in the metadata of images, which no viewer shows."""
+"""Mark in the metadata of images, which viewers do not show."""
 IMAGE = re.compile(rb".*" + MADE_BY.encode(), re.DOTALL)
-"""Start of an image of ours."""
+"""Content of an image that this program wrote."""
 MAX_COMPARED_BYTES = 2**24
-"""Bytes of a file that are compared."""
+"""Bytes of a file that are compared with the pattern."""
 
 
 def refuse_unwritable_output(
     given: str, path: Path, *, folder: bool = False, remedy: str = "give one that you may write to"
 ) -> None:
-    """Try to write an output of a command, and remove the traces.
+    """Refuse an output that cannot be written; the probe leaves nothing behind.
 
     Args:
-        given: key and path as the user would type them.
+        given: key and path as the user types them.
         path: file to be written; its folders may be missing.
-        folder: the output is a folder.
-        remedy: end of the message.
+        folder: the output is a folder [a file].
+        remedy: advice at the end of the message.
 
     Raises:
         InputError: the output cannot be written.
     """
     if URL.match(str(path)):
-        raise InputError(f"{given}: an address; outputs are written to disks alone, give a path")
+        raise InputError(f"{given}: a URL, but outputs are written to local files only; give a path")
     try:
         if path.is_dir() and not folder:
             raise InputError(f"{given}: a folder; name a file")
@@ -52,18 +52,18 @@ def refuse_unwritable_output(
 
 
 def try_write(path: Path, *, folder: bool = False) -> None:
-    """Write a small file in the place of an output, and remove it with the folders made for it."""
+    """Write a probe next to an output, and remove the probe and the folders made for it."""
     if path.exists() and not folder:
         if not os.access(path, os.W_OK):
             raise PermissionError(None, "no permission")
-        if not path.is_file():  # a pipe or a device is written to itself
+        if not path.is_file():  # a pipe or a device is written directly
             return
     with missing_folders(path if folder else path.parent, keep=False):
         probe(path if folder else path.parent, "" if folder else path.name)
 
 
 def probe(folder: Path, name: str = "") -> None:
-    """Write a small file into a folder, and remove it; its name is about as long as `name`."""
+    """Write a probe into a folder and remove it; the name of the probe is about as long as `name`."""
     if name_length(name) > MAX_NAME_BYTES:
         raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG), str(folder / name))
     file = folder / f".{short_name(name, MAX_STEM_BYTES)}.{secrets.token_hex(8)}.probe"
@@ -74,16 +74,16 @@ def probe(folder: Path, name: str = "") -> None:
             while rest:
                 rest = rest[os.write(descriptor, rest) :]
         finally:
-            os.close(descriptor)  # where some file systems report that a quota is used up
+            os.close(descriptor)  # some file systems report an exceeded quota here
     finally:
         file.unlink()
 
 
 @contextmanager
 def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
-    """Make a folder and those above it; after an error, or without `keep`, remove those that are empty.
+    """Make a folder and its parents; after an error, or without `keep`, remove the empty ones.
 
-    A signal raises `Stopped` within, so that nothing unfinished stays.
+    A signal raises `Stopped` within the block, so that the folders are removed.
     """
     missing = [one for one in (folder, *folder.absolute().parents) if not os.path.lexists(one)]
     with signals.raise_on_signal():
@@ -100,9 +100,9 @@ def missing_folders(folder: Path, *, keep: bool = True) -> Iterator[None]:
 
 @contextmanager
 def atomic_output(file: Path) -> Iterator[Path]:
-    """Yield the path at which to write a command's output, which is replaced atomically at the end.
+    """Yield a temporary path for a command's output, which replaces the output atomically at the end.
 
-    Missing folders are made. A pipe or a device is written to itself; a link stays one.
+    Missing folders are made. A pipe or a device is written directly; a link is followed.
     """
     if file.exists() and not file.is_file():
         yield file
@@ -114,10 +114,10 @@ def atomic_output(file: Path) -> Iterator[Path]:
 
 @contextmanager
 def output_file(given: str, file: Path, remedy: str = "give one that you may write to") -> Iterator[Path]:
-    """Yield the path at which to write an output, as `atomic_output` does.
+    """Yield a temporary path for an output, as `atomic_output` does, with errors for users.
 
     Raises:
-        InputError: it cannot be written, where `atomic_output` raises `OSError`.
+        InputError: the output cannot be written.
     """
     try:
         with atomic_output(file) as partial:
@@ -127,18 +127,21 @@ def output_file(given: str, file: Path, remedy: str = "give one that you may wri
 
 
 def remove_empty(folders: Iterable[Path]) -> None:
-    """Remove folders, the innermost first, except for those that hold something or do not exist."""
+    """Remove the empty ones of some folders, given innermost first."""
     for folder in folders:
         with suppress(OSError):
             folder.rmdir()
 
 
 def refuse_foreign_file(given: str, file: Path, kind: re.Pattern[bytes]) -> None:
-    """Refuse to replace a file, unless it is empty or its beginning matches that of earlier outputs."""
+    """Refuse to replace a file that is neither empty nor an earlier output, by its first bytes.
+
+    Raises:
+        InputError: the file is no earlier output.
+    """
     if file.is_file() and not is_earlier_output(file, kind):
         raise InputError(
-            f"{given}: is there already, and is no earlier output of this kind; give another name, or remove "
-            "it"
+            f"{given}: exists already, and is no earlier output of this kind; give another name, or remove it"
         )
 
 

@@ -1,4 +1,4 @@
-"""Set-up of a process: memory allocator, streams, warnings, what it inherits, and its command's state."""
+"""Setup of a process: memory allocator, streams, warnings, environment, and the state of its command."""
 
 import ctypes
 import gc
@@ -20,16 +20,16 @@ RANK_VARIABLES = (
     *("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_STEP_ID", "SLURM_NTASKS"),
     *("SLURM_NTASKS_PER_NODE", "SLURM_TASKS_PER_NODE"),
 )
-"""Variables by which Lightning and torch take a process for one of several ranks."""
+"""Environment variables that make Lightning and torch treat a process as one of several ranks."""
 MMAP_THRESHOLD, TRIM_THRESHOLD = -3, -1  # of <malloc.h>
 MAX_MMAP_THRESHOLD = 32 * 2**20
-"""The largest that glibc takes on 64 bits."""
+"""Largest threshold of glibc on 64-bit machines [bytes]."""
 PARENT_DEATH_SIGNAL = 1
 """PR_SET_PDEATHSIG of <sys/prctl.h>."""
 
 
 def begin_command() -> None:
-    """Prepare a script's process, before its imports: exit on signals, and import without garbage collection.
+    """Prepare the process of a script before its imports: exit on signals, pause garbage collection.
 
     `lazy_imports.freeze_gc` switches the collector on again.
     """
@@ -46,35 +46,36 @@ def clear_rank_variables() -> None:
 def die_with_parent(parent: int) -> None:
     """Have Linux kill this process when its parent ends.
 
-    Take the process id of the parent before this process begins.
+    Args:
+        parent: process id of the parent, read before the fork.
     """
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
-        if os.getppid() != parent:  # it ended before the call
+        if os.getppid() != parent:  # the parent ended before the call
             os._exit(128 + signal.SIGKILL)
 
 
 def escape_unencodable() -> None:
-    """Escape characters that the encoding of a standard stream lacks: ASCII has no é."""
+    """Escape characters that the encoding of a standard stream lacks, such as é in ASCII."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def flush_streams() -> None:
-    """Write buffered text, which would be written twice after a fork, or never after `os._exit`."""
-    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: it was closed before the start
-        with suppress(OSError):  # of a disk that is full, or a pipe that nobody reads
+    """Write buffered text, which a fork would write twice and `os._exit` would drop."""
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None if closed before the start
+        with suppress(OSError):  # a full disk, or a pipe without a reader
             stream.flush()
 
 
 def keep_freed_memory() -> bool:
-    """Have glibc keep freed memory for the next step; return true if that worked.
+    """Have glibc keep freed memory for the next step; return true if glibc accepts.
 
-    A step frees its activations and gradients, and the next one allocates as many: pages that were returned
-    are cleared and mapped anew, a sixth of a small CNN's training time on a CPU core. Blocks above
-    `MAX_MMAP_THRESHOLD` are still returned. Another allocator (`LD_PRELOAD`) or settings in the environment
-    (`MALLOC_…`, `GLIBC_TUNABLES`) are left as they are.
+    Each step frees its activations and gradients, and the next step allocates the same amount. Without this,
+    glibc returns the pages to the system, which clears and maps them again: a sixth of a small CNN's training
+    time on a CPU core. Blocks above `MAX_MMAP_THRESHOLD` are still returned. Another allocator (`LD_PRELOAD`)
+    and settings in the environment (`MALLOC_…`, `GLIBC_TUNABLES`) are respected.
     """
     if any(name in ("LD_PRELOAD", "GLIBC_TUNABLES") or name.startswith("MALLOC_") for name in os.environ):
         return False
@@ -86,8 +87,8 @@ def keep_freed_memory() -> bool:
 
 
 def silence_libraries() -> None:
-    """Hide Lightning's messages of every start, and tracebacks of logging itself."""
-    import logging  # not before signals are handled
+    """Hide Lightning's start-up messages and the tracebacks of Python's logging."""
+    import logging  # after `exit_on_signal`
     import warnings
 
     logging.raiseExceptions = False  # a full disk would print a traceback for each line
@@ -98,12 +99,12 @@ def silence_libraries() -> None:
         ".*exists and is not empty.*",
         ".*is smaller than the logging interval.*",
         ".*LeafSpec.*",  # Lightning's own use of torch
-        ".*across ranks is zero.*",  # there may be no validation images
-        ".*your dataloader is not resumable.*",  # the data module keeps its place
-        ".*`srun` command is available.*",  # a job of a sweep starts its ranks itself
-        ".*requested to overfit.*",  # the order is that of the first epoch then
-        ".*callbacks used to create the checkpoint.*",  # resumed runs show what changed themselves
-        ".*sync_dist=True.*",  # our metrics are summed over the ranks before they are logged
+        ".*across ranks is zero.*",  # the data may have no validation images
+        ".*your dataloader is not resumable.*",  # the data module stores its position
+        ".*`srun` command is available.*",  # a sweep job starts its own ranks
+        ".*requested to overfit.*",  # every epoch then has the order of the first
+        ".*callbacks used to create the checkpoint.*",  # a resumed run prints its changes
+        ".*sync_dist=True.*",  # metrics are summed over the ranks before logging
     ):
         warnings.filterwarnings("ignore", message)
 

@@ -1,9 +1,9 @@
-"""Secrets: kept out of a run's files, a sweep's records, logs and the screen.
+"""Secrets, redacted in run folders, sweep records, logs and on the screen.
 
-A secret is the value of a key with a secret's name (`api_key`, `password`) or a password in a URL. So is the
-value of an environment variable with such a name in the configuration (`${oc.env:WANDB_API_KEY}`).
-Values are hidden below their keys and, from `MIN_LENGTH` characters on, wherever they occur as a word.
-References are written as they are: a resumed run gets the secret from the environment again.
+A secret is the value of a key with a secret's name (`api_key`, `password`), a password in a URL, or the value
+of an environment variable with such a name in the configuration (`${oc.env:WANDB_API_KEY}`). Values are
+redacted below their keys and, from `MIN_LENGTH` characters on, wherever they occur as a word. References are
+written unchanged: a resumed run reads the secret from the environment again.
 """
 
 import os
@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf
 
 REDACTED = "REDACTED"
-"""Stands in the place of a secret. A word in the grammars of YAML, of overrides and of URLs."""
+"""Replacement of a secret; a plain word in YAML, in overrides and in URLs."""
 
 SECRET_WORDS = frozenset(
     {
@@ -23,11 +23,11 @@ SECRET_WORDS = frozenset(
         *("credential", "credentials", "apikey", "accesskey"),
     }
 )
-"""Words that make a key secret wherever they stand in its name."""
+"""Words that make a key secret at any position in its name."""
 SECRET_LAST_WORDS = frozenset({"auth", "pat"})
-"""Words that make a key secret as its last one."""
+"""Words that make a key secret as its last word."""
 SERVICE_SECRET_WORDS = frozenset({"key", "token"})
-"""Words that make a key secret as its last one, after one of `SERVICES`."""
+"""Words that make a key secret as its last word, if one of `SERVICES` comes before."""
 SERVICES = frozenset(
     {
         *("api", "access", "secret", "private", "auth", "signing", "encryption", "license", "licence"),
@@ -40,11 +40,11 @@ WORD = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+")
 """Word of a name in snake_case, kebab-case or camelCase."""
 
 MIN_LENGTH = 8
-"""Characters of a value that is hidden in any text; shorter ones are words and numbers of other texts."""
+"""Least length of a value that is redacted in any text [characters]; shorter ones are common words."""
 MIN_PASSWORD_LENGTH = 4
-"""The same for a key with a word of `SECRET_WORDS`, unless the value is a number."""
+"""Least length for a key with one of `SECRET_WORDS`, unless the value is a number [characters]."""
 PUBLIC_VALUES = ("", "null", "none", "true", "false", REDACTED.lower())
-"""Values that are no secrets below any key."""
+"""Values that are never secret."""
 
 _PART = r"""(?:'[^']*'|"[^"]*"|\{[^{}]*\}|\[[^\[\]]*\]|\([^()]*\)|[^\s,;:&'"{}\[\]()]|:(?!\s))+"""
 VALUE = re.compile(rf"""{_PART}(?:,(?![\w.'"]+\s*[:=]){_PART})*""")
@@ -52,15 +52,15 @@ VALUE = re.compile(rf"""{_PART}(?:,(?![\w.'"]+\s*[:=]){_PART})*""")
 KEY = re.compile(r"""(?<![\w.@/-])[\w.@/-]+=|(?<=[{,])\s*['"]?\w+['"]?\s*:\s*""")
 URL_PASSWORD = re.compile(r"""(?<=[\w+.-])(://[^\s:/?#@'"]*):(?!\$\{)([^\s/?#'"]+)@""")
 
-NOT_RECORDED = "is secret and was not written down; give it again, as in '{key}=${{oc.env:NAME}}'"
+NOT_RECORDED = "is secret and was not recorded; set it again, as in '{key}=${{oc.env:NAME}}'"
 
 _known_secrets: dict[str, None] = {}
-"""Secrets that this process has met."""
+"""Secrets that this process has read, in order."""
 
 
 @lru_cache(10_000)
 def is_secret(key: str) -> bool:
-    """Return true for a dotted key, or a variable, whose last part is a secret's name."""
+    """Return true if the last part of a dotted key, or a variable, is a secret's name."""
     words = _words(key)
     if not words or not SECRET_WORDS.isdisjoint(words):
         return bool(words)
@@ -73,14 +73,14 @@ def _words(key: str) -> list[str]:
 
 
 def is_public(value: Any) -> bool:
-    """Return true for a value that is no secret below any key: null, true or false, or a reference."""
+    """Return true for a value that is never secret: null, a boolean or a reference."""
     return (
         value is None or isinstance(value, bool) or str(value).lower() in PUBLIC_VALUES or "${" in str(value)
     )
 
 
 def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
-    """Yield the secrets among plain values, each with its key; all values below a secret `key` are secret."""
+    """Yield the secrets among plain values with their keys; all values below a secret `key` are secret."""
     if isinstance(values, Mapping):
         for name, child in values.items():
             yield from find_secrets(child, str(name) if is_secret(str(name)) else key)
@@ -92,7 +92,7 @@ def find_secrets(values: Any, key: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def remember(value: Any, key: str = "") -> None:
-    """Remember a secret, to hide it in all text that is written later; short values are left alone."""
+    """Remember a secret, to redact it in all text written later; short values are ignored."""
     text = str(value)
     password = not SECRET_WORDS.isdisjoint(_words(key)) and not text.isdecimal()
     if len(text) >= (MIN_PASSWORD_LENGTH if password else MIN_LENGTH) and not is_public(value):
@@ -106,7 +106,7 @@ def remember_all(values: Any) -> None:
 
 
 def redact(values: Any, *, secret: bool = False) -> Any:
-    """Return plain values without secrets; below a `secret` key all values are hidden."""
+    """Return plain values without secrets; below a `secret` key all values are redacted."""
     if isinstance(values, Mapping):
         return {
             name: child if name == "_target_" else redact(child, secret=secret or is_secret(str(name)))
@@ -130,13 +130,13 @@ def redact_text(text: str) -> str:
 
 @lru_cache(4)
 def _pattern(values: frozenset[str]) -> re.Pattern[str]:
-    """Match the secrets as words of their own, and names of classes, which are none."""
+    """Match the secrets as complete words, and class names, which are not redacted."""
     words = "|".join(re.escape(value) for value in sorted(values, key=len, reverse=True))
     return re.compile(rf"""(_target_['"]?\s*[:=]\s*['"]?[\w.]+)|(?<!\w)(?:{words})(?!\w)""")
 
 
 def _redact_below_keys(text: str) -> Iterator[str]:
-    """Yield the pieces of a text, the values of secret keys hidden."""
+    """Yield the pieces of a text with the values of secret keys redacted."""
     done = 0
     for key in KEY.finditer(text):
         if key.start() < done or not is_secret(key[0].strip("=: \t\n'\"")):
@@ -149,7 +149,7 @@ def _redact_below_keys(text: str) -> Iterator[str]:
 
 
 def resolve_env(key: str, *default: Any) -> str | None:
-    """Resolve `oc.env`; remember the value of a variable with a secret's name."""
+    """Resolve `oc.env`, and remember the value of a variable with a secret's name."""
     if key not in os.environ and not default:
         raise KeyError(f"Environment variable '{key}' not found")
     value = os.environ.get(key, *default)
@@ -159,7 +159,7 @@ def resolve_env(key: str, *default: Any) -> str | None:
 
 
 def find_missing_secrets(config: DictConfig) -> Iterator[str]:
-    """Yield a line for each value of a recorded configuration that was not written because it is secret."""
+    """Yield a line for each redacted value of a recorded configuration."""
     plain: Any = OmegaConf.to_container(config)
     for group, values in plain.items():
         if group != "hydra" and isinstance(values, dict | list):
@@ -178,11 +178,11 @@ def _missing(plain: Any, key: str) -> Iterator[str]:
 
 
 def is_redacted(value: Any) -> bool:
-    """Return true for a recorded value whose secret was left out."""
+    """Return true for a recorded value that was redacted."""
     return isinstance(value, str) and bool(re.search(rf"(^|[=:]\s*['\"]?){REDACTED}\b", value))
 
 
 def restore(overrides: Iterable[str], given: Sequence[str]) -> list[str]:
-    """Replace recorded overrides that lack their secrets by those given again on the command line."""
+    """Replace redacted overrides by those given again on the command line."""
     known = {redact_text(text): text for text in given}
     return [known.get(text, text) if is_redacted(text) else text for text in overrides]

@@ -1,4 +1,4 @@
-"""Random streams that are functions of a key: a resumed run draws the same numbers as one without a break."""
+"""Random streams computed from a key, so that a resumed run draws the numbers of an uninterrupted one."""
 
 from collections.abc import Iterator
 from functools import lru_cache
@@ -10,23 +10,23 @@ import torch
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
 AUGMENTATION_STREAM, NETWORK_STREAM = 0, 1
-"""Streams of a batch: what changes its images, and what the network draws (dropout)."""
+"""Streams of a batch: image augmentation, and random layers of the network (dropout)."""
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """Return a generator whose stream is a function of a key alone, such as (seed, epoch).
+    """Return a generator whose stream depends only on a key, such as (seed, epoch).
 
-    NumPy's SeedSequence mixes the key: neighbouring keys give unrelated streams.
+    NumPy's SeedSequence mixes the key, so that neighbouring keys give independent streams.
     """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator(device=device).manual_seed(int(state[0]) & (2**63 - 1))
 
 
 def batch_seed(seed: int, epoch: int, batch: int, rank: int, stream: int = AUGMENTATION_STREAM) -> int:
-    """Return the seed of one batch's stream, below 2^63.
+    """Return the seed of one batch's stream, below 2^63, by SplitMix64.
 
-    SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014) takes 1 µs,
-    SeedSequence 20 to 50.
+    Source: Steele, Lea and Flood, "Fast splittable pseudorandom number generators", 2014. SplitMix64 takes
+    1 µs, SeedSequence 20 to 50 µs.
     """
     return _mix(_stream_state(seed, epoch, rank, stream) + batch * GOLDEN) >> 1
 
@@ -34,9 +34,9 @@ def batch_seed(seed: int, epoch: int, batch: int, rank: int, stream: int = AUGME
 def batch_generators(
     seed: int, epoch: int, first: int, rank: int, device: torch.device | str = "cpu"
 ) -> Iterator[torch.Generator]:
-    """Yield a generator for the augmentation of each batch `first`, `first` + 1, … without end.
+    """Yield the augmentation generators of the batches `first`, `first` + 1, … without end.
 
-    All are one object, seeded anew: a batch must have drawn before the next generator is taken.
+    One generator object is seeded again per batch: draw for a batch before taking the next generator.
     """
     draws = torch.Generator(device=device)
     for batch in count(first):
@@ -52,7 +52,7 @@ def _stream_state(*key: int) -> int:
 
 
 def _mix(state: int) -> int:
-    """Return a permutation of 64-bit numbers, SplitMix64's finalizer."""
+    """Return the image of a 64-bit number under SplitMix64's finalizer, a permutation."""
     state &= MASK
     state = (state ^ (state >> 30)) * 0xBF58476D1CE4E5B9 & MASK
     state = (state ^ (state >> 27)) * 0x94D049BB133111EB & MASK

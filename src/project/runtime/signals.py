@@ -1,9 +1,9 @@
 """Signals that stop a run: SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (a cluster's warning), SIGHUP (terminal closed).
 
-Before training (`exit_on_signal`) there is nothing to save, and import hooks, finalizers and `except:`
-clauses swallow exceptions: the process exits within the handler. Later (`raise_on_signal`) the handler raises
-`Stopped`. While it trains (`defer_signals`) the handler only notes the signal: the training loop asks for
-`requested` between two steps, where all ranks agree on it, saves, and raises `Stopped`.
+Before training there is nothing to save, and import hooks, finalizers and `except:` clauses may swallow
+exceptions. The process therefore exits within the handler (`exit_on_signal`). Later the handler raises
+`Stopped` (`raise_on_signal`). During training it only stores the signal (`defer_signals`): between two steps
+the training loop reads `requested`, agrees on it with all ranks, saves, and raises `Stopped`.
 """
 
 import math
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 REQUEUE = 75
-"""Exit code of a run that SIGUSR1 stopped: start it again (EX_TEMPFAIL of <sysexits.h>)."""
+"""Exit code of a run that SIGUSR1 stopped and that should be started again (EX_TEMPFAIL of <sysexits.h>)."""
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP)
 
@@ -32,7 +32,7 @@ def exit_code(signum: int) -> int:
 
 
 class Stopped(SystemExit):
-    """Ends a run that a signal stopped, with the exit code of the signal."""
+    """Exit of a run that a signal stopped, with the exit code of the signal."""
 
     def __init__(self, signum: int) -> None:
         super().__init__(exit_code(signum))
@@ -44,30 +44,30 @@ class Stopped(SystemExit):
 
 
 class StopRequest:
-    """Memory shared by a process and its future ranks: its signal, and the ranks that ask for signals."""
+    """Stop signal in memory that a process shares with its future ranks, and a flag per training rank."""
 
     def __init__(self, num_ranks: int) -> None:
         self._bytes = mmap.mmap(-1, 1 + num_ranks)
 
     def post(self, signum: int) -> None:
-        """Stop all ranks that train at their next step."""
+        """Stop all training ranks at their next step."""
         self._bytes[0] = signum
 
     def read(self) -> int:
-        """Return the signal posted; 0 is none."""
+        """Return the posted signal; 0 without one."""
         return self._bytes[0]
 
     def set_training(self, rank: int, trains: bool) -> None:
-        """Note that a rank asks for signals between its steps, or does not."""
+        """Set the flag of a rank that reads signals between its steps."""
         self._bytes[1 + rank] = trains
 
     def is_training(self) -> bool:
-        """Return true if some rank asks for signals between its steps."""
+        """Return true if a rank reads signals between its steps."""
         return any(self._bytes[1:])
 
 
 class _State:
-    """Signals of this process while `raise_on_signal` is active."""
+    """State of `raise_on_signal` in this process."""
 
     def __init__(self) -> None:
         self.active = False
@@ -84,7 +84,7 @@ class _State:
 
 
 class _ExitState:
-    """Signals of this process while `exit_on_signal` is active."""
+    """State of `exit_on_signal` in this process."""
 
     def __init__(self) -> None:
         self.pid = 0
@@ -100,19 +100,19 @@ _exit = _ExitState()
 
 
 def follow_request(request: StopRequest, rank: int) -> None:
-    """Stop this rank for signals that its parent posts, too."""
+    """Also stop this rank for signals that its parent posts."""
     _state.request, _state.rank = request, rank
 
 
 def _set_handlers(handler: Callable[[int, Any], None]) -> dict[int, Any]:
-    """Handle the signals but those that are ignored, as under `nohup`; return the earlier handlers."""
+    """Install a handler, except for ignored signals, as under `nohup`; return the earlier handlers."""
     heard = [number for number in SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
     return {number: signal.signal(number, handler) for number in heard}
 
 
 @contextmanager
 def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
-    """Handle the signals by a function within, but those that are ignored, as under `nohup`."""
+    """Handle signals by a function within the block, except for ignored ones, as under `nohup`."""
     earlier = _set_handlers(handler)
     try:
         yield
@@ -122,7 +122,7 @@ def handling_signals(handler: Callable[[int, Any], None]) -> Iterator[None]:
 
 
 def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
-    """Exit at once on a signal, after `clean_up`, until `raise_on_signal`; may be called again."""
+    """Exit on a signal at once, after calling `clean_up`, until `raise_on_signal`; safe to call again."""
     if clean_up is not None:
         _exit.clean_up = clean_up
     if _exit.pid != os.getpid() or not _exit.earlier:
@@ -132,7 +132,7 @@ def exit_on_signal(clean_up: Callable[[int], object] | None = None) -> None:
 
 @contextmanager
 def postpone_exit() -> Iterator[None]:
-    """Postpone the exit until the code within is done: unfinished folders cannot be cleaned up."""
+    """Postpone the exit to the end of the block, as unfinished folders cannot be cleaned up."""
     _exit.blocked = True
     try:
         yield
@@ -144,15 +144,15 @@ def postpone_exit() -> Iterator[None]:
 
 
 def _exit_now(signum: int, frame: object) -> None:
-    if os.getpid() != _exit.pid:  # a process forked meanwhile, which has nothing to clean up
+    if os.getpid() != _exit.pid:  # a forked process has nothing to clean up
         os._exit(exit_code(signum))
     if _exit.blocked:
         _exit.pending = _exit.pending or signum
         return
-    if _exit.exiting or (_state.signum and signum != signal.SIGINT):  # it exits for the first signal
+    if _exit.exiting or (_state.signum and signum != signal.SIGINT):  # the first signal is handled already
         return
     _exit.exiting = True
-    with suppress(Exception):  # whatever was interrupted
+    with suppress(Exception):  # the interrupted code may hold a lock of the stream
         sys.stdout.flush()
     if os.environ.get("RANK", "0") == "0":
         line = "interrupted" if signum == signal.SIGINT else str(Stopped(signum))
@@ -164,7 +164,7 @@ def _exit_now(signum: int, frame: object) -> None:
 
 
 def requested() -> int:
-    """Return the signal that stops this process or its group; 0 is none."""
+    """Return the signal that stops this process or its ranks; 0 without one."""
     if not _state.signum and _state.request is not None:
         _state.signum = _state.request.read()
     return _state.signum
@@ -172,9 +172,9 @@ def requested() -> int:
 
 @contextmanager
 def raise_on_signal() -> Iterator[None]:
-    """Raise `Stopped` on a signal, at once or, within `defer_signals`, at the next step.
+    """Raise `Stopped` on a signal: at once, or within `defer_signals` at the next step.
 
-    `Stopped` also replaces an error that a library made of it.
+    `Stopped` also replaces an error that a library raised because of it.
     """
     if _state.active or threading.current_thread() is not threading.main_thread():
         yield
@@ -194,10 +194,10 @@ def raise_on_signal() -> Iterator[None]:
 
 @contextmanager
 def defer_signals() -> Iterator[None]:
-    """Leave it to the code within to ask for `requested` and to raise `Stopped` at a good moment.
+    """Only store signals within the block, which reads `requested` and raises `Stopped` itself.
 
-    `Stopped` is raised at the end if there was no such moment, and at the beginning if a library swallowed an
-    earlier one.
+    If the block did not, `Stopped` is raised at its end. If a library swallowed an earlier `Stopped`, it is
+    raised at the beginning.
     """
     if _state.num_raised:
         raise Stopped(_state.signum)
@@ -213,7 +213,7 @@ def defer_signals() -> Iterator[None]:
 
 @contextmanager
 def raise_swallowed() -> Iterator[None]:
-    """Raise `Stopped` again when the code within ends, if a library swallowed or replaced it there."""
+    """Raise `Stopped` again at the end of the block if a library swallowed or replaced it."""
     before = _state.num_raised
     try:
         yield
@@ -236,11 +236,11 @@ def _handle(signum: int, frame: object) -> None:
     if _state.last_s - earlier < REPEAT_S:
         return
     _state.times += 1
-    if _state.times > 2:  # something swallows what is raised
+    if _state.times > 2:  # a library swallows `Stopped`
         os._exit(128 + signum)
     at_once = _state.times == 2 and signum == signal.SIGINT
     if _state.times == 2 and not at_once:
-        return  # clusters repeat themselves
+        return  # clusters repeat signals
     _state.signum = _state.signum or signum
     if at_once or not _state.deferred:
         _state.num_raised += 1

@@ -1,4 +1,4 @@
-"""Runs inside a SLURM job: requeueing the job, and finding the run again after its restart."""
+"""SLURM jobs: requeue the job of a run, and find the run after the restart of its job."""
 
 import json
 import os
@@ -14,17 +14,17 @@ REQUEUE_LIMIT_S = 60.0
 
 
 def job_id() -> str | None:
-    """Return the SLURM job of this process as `scontrol` takes it; None outside of SLURM."""
+    """Return the SLURM job of this process in the form for `scontrol`; None outside SLURM."""
     variables = os.environ
-    if "SLURM_ARRAY_JOB_ID" in variables:  # one task's own number may be that of the whole array
+    if "SLURM_ARRAY_JOB_ID" in variables:  # SLURM_JOB_ID of one task may be the id of the array
         return f"{variables['SLURM_ARRAY_JOB_ID']}_{variables.get('SLURM_ARRAY_TASK_ID', '0')}"
     return variables.get("SLURM_JOB_ID")
 
 
 def requeue() -> None:
-    """Have SLURM start this job again, and report it; do nothing outside of SLURM.
+    """Have SLURM requeue this job, and print the outcome; do nothing outside SLURM.
 
-    Call it last: SLURM ends the remaining processes of the job at once.
+    Call this last: SLURM ends the remaining processes of the job at once.
     """
     if (job := job_id()) is None:
         return
@@ -41,15 +41,18 @@ def requeue() -> None:
 
 
 def find_run(wanted: Path, *, same_name: bool = False) -> Path | None:
-    """Return the folder of the run that the same command of this job began before the job's restart.
+    """Return the run folder that the same command made before SLURM restarted this job; None without one.
 
-    The status identifies the run: a folder of the right name may be anything. The folder has the parent of
-    `wanted`, the folder that the run would have now; with `same_name` its name, too, or that with -2, -3, ….
+    The status in the folder must have the same job and command.
+
+    Args:
+        wanted: folder that a new run would have; folders in the same parent are searched.
+        same_name: only search folders with that name, or that name and -2, -3, ….
     """
     job = job_id()
     if job is None or os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
         return None
-    command = redact(sys.argv)  # as the status has it
+    command = redact(sys.argv)  # as in the status
     found: list[tuple[str, Path]] = []
     for file in wanted.parent.glob("*/status.json"):
         if same_name and re.sub(r"-\d+$", "", file.parent.name.removeprefix(wanted.name)):

@@ -1,4 +1,4 @@
-"""Texts for people: plurals, durations, shortened and printable names. Imports nothing of this package."""
+"""Text for users: plurals, durations, shortened and printable names. Imports no other module of `project`."""
 
 import math
 import os
@@ -9,10 +9,10 @@ from typing import Literal
 
 CONTROL = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff\ufffe\uffff]")
 MAX_NAME_BYTES = 255
-"""Bytes of a file's or folder's name, on nearly all file systems."""
+"""Longest name of a file or folder on nearly all file systems [bytes]."""
 
 MAX_NAMES = 12
-"""Names of which one is to be chosen."""
+"""Most names that a message lists."""
 
 KeptPart = Literal["start", "end", "ends"]
 
@@ -23,7 +23,7 @@ def plural(count: int, noun: str) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Return a time span such as `4.1 s`, `42 s`, `3 min 20 s` or `5 h 2 min`; nothing for NaN."""
+    """Return a duration such as `4.1 s`, `42 s`, `3 min 20 s` or `5 h 2 min`; empty for NaN."""
     if math.isnan(seconds):
         return ""
     minutes, rest = divmod(round(seconds), 60)
@@ -35,9 +35,12 @@ def duration(seconds: float) -> str:
 
 
 def shorten(text: str, width: int, *, keep: KeptPart = "ends") -> str:
-    """Return a text in at most `width` columns of a terminal, with an ellipsis in place of the rest.
+    """Shorten a text to at most `width` terminal columns, with an ellipsis for the omitted part.
 
-    `ends` keeps both ends: paths and lists differ least in the middle.
+    Args:
+        text: text on one line.
+        width: terminal columns.
+        keep: part that remains. `ends` keeps both ends, as paths and lists differ least in the middle.
     """
     if columns_of(text) <= width:
         return text
@@ -50,7 +53,7 @@ def shorten(text: str, width: int, *, keep: KeptPart = "ends") -> str:
 
 
 def columns_of(text: str) -> int:
-    """Return the columns of a terminal that a text takes: two for wide letters, none for combining ones."""
+    """Return the width of a text in terminal columns: two for wide letters, none for combining ones."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
@@ -58,7 +61,7 @@ def columns_of(text: str) -> int:
 
 
 def printable(name: str) -> str:
-    """Return a name on one line of a screen; control characters and bytes that are no text are spelt out."""
+    """Return a name in printable characters; control characters and undecodable bytes are escaped."""
     return name if name.isprintable() else "".join(map(_escape, name))
 
 
@@ -71,30 +74,30 @@ def _escape(character: str) -> str:
 
 
 def name_length(path: str | os.PathLike[str]) -> int:
-    """Return the bytes of the longest name in a path."""
+    """Return the length of the longest name in a path [bytes]."""
     return max(map(len, os.fsencode(path).split(b"/")))
 
 
 def short_name(name: str, most: int = MAX_NAME_BYTES) -> str:
-    """Return a file's name in at most so many bytes: a longer one's beginning, and a digest of all of it."""
+    """Shorten a file name to `most` bytes: its start, and a digest of the full name."""
     data = os.fsencode(name)
     if len(data) <= most:
         return name
     import hashlib
 
-    begin = data[: most - 9].decode(errors="ignore")  # UTF-8 is cut between characters
+    begin = data[: most - 9].decode(errors="ignore")  # drop a truncated UTF-8 character
     return f"{begin}-{hashlib.sha256(data).hexdigest()[:8]}"
 
 
 def nearest_names(name: str, known: Iterable[str]) -> list[str]:
-    """Return at most three names that resemble one, the nearest first."""
-    from difflib import get_close_matches  # of errors alone
+    """Return at most three similar names, the nearest first."""
+    from difflib import get_close_matches  # only errors need it
 
     return get_close_matches(name, list(known), n=3)
 
 
 def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
-    """Return the nearest of the known names, or all if none is near, each after a prefix."""
+    """Return advice with the nearest known names, or with all if none is near; each gets a prefix."""
     candidates = list(dict.fromkeys(str(candidate) for candidate in known))
     if near := nearest_names(name, candidates):
         return f"did you mean {' or '.join(prefix + candidate for candidate in near)}?"
@@ -105,7 +108,7 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def is_numeric(text: str) -> bool:
-    """Return true for the text of a number."""
+    """Return true if a text is a number."""
     try:
         float(text)
     except ValueError:
@@ -114,5 +117,5 @@ def is_numeric(text: str) -> bool:
 
 
 def strip_control(text: str) -> str:
-    """Return a text without sequences that colour a terminal and characters that no document may hold."""
+    """Remove escape sequences of terminals and characters that XML and HTML forbid."""
     return CONTROL.sub("", text)

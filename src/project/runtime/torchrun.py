@@ -1,8 +1,8 @@
-"""One run in several processes that torchrun or SLURM's srun started, on one machine or on many.
+"""Runs in several processes that torchrun or SLURM's srun started, on one or several machines.
 
 Rank 0 composes and checks the configuration and makes the run folder. The other ranks wait for the resolved
-configuration, so that no time, random number or folder can differ, and an error is reported once. It travels
-through the key-value store of torch's process group. Torch is imported only for that.
+configuration, so that no time, random number or folder differs, and an error is reported once. Rank 0 sends
+the configuration through the key-value store of torch's process group. Torch is imported only for this.
 """
 
 import os
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from torch.distributed import Store
 
 START_LIMIT = timedelta(minutes=10)
-"""Time for all ranks to start and for rank 0 to check the configuration."""
+"""Timeout for all ranks to start and for rank 0 to check the configuration."""
 END_LIMIT = timedelta(seconds=60)
-"""Time for the other ranks to learn that there is no run."""
+"""Timeout for the other ranks to read that there is no run."""
 REPORT_DELAY_S = 3.0
-"""Seconds that rank 0 has to report an error that all ranks may have found."""
+"""Delay of the other ranks before they report an error that rank 0 may report, too [s]."""
 
 VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 SLURM_VARIABLES = ("SLURM_JOB_ID", "SLURM_STEP_ID", "SLURM_PROCID", "SLURM_LOCALID")
@@ -41,7 +41,7 @@ _config_sent = False
 
 
 class Environment(NamedTuple):
-    """Processes of this run, one a device: rank of this one, and their numbers in all and on each machine."""
+    """Processes of this run, one per device: rank of this one, number in total, number per machine."""
 
     rank: int
     world_size: int
@@ -54,19 +54,19 @@ class Environment(NamedTuple):
 
 
 def environment() -> Environment | None:
-    """Return what torchrun's variables say; None for a process that stands alone."""
+    """Read torchrun's environment variables; return None for a single process."""
     if any(name not in os.environ for name in VARIABLES):
         return None
     return Environment(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
 
 
 def is_rank_zero() -> bool:
-    """Return true in the process that writes the run folder and talks to the user."""
+    """Return true in the process that writes the run folder and prints."""
     return (own := environment()) is None or own.rank == 0
 
 
 def set_variables_from_slurm() -> None:
-    """Set torchrun's variables in a step of several tasks that srun started.
+    """Set torchrun's environment variables in an srun step of several tasks.
 
     Raises:
         InputError: the machines have different numbers of tasks.
@@ -75,7 +75,7 @@ def set_variables_from_slurm() -> None:
 
 
 def variables_from_slurm() -> dict[str, str]:
-    """Return torchrun's variables in a step of several tasks that srun started; none elsewhere.
+    """Return torchrun's environment variables for an srun step of several tasks; empty elsewhere.
 
     Raises:
         InputError: the machines have different numbers of tasks.
@@ -88,7 +88,8 @@ def variables_from_slurm() -> dict[str, str]:
     each = re.sub(r"\(x\d+\)", "", counts).split(",")
     if len(set(each)) > 1:
         raise InputError(
-            f"srun started {counts} tasks on its nodes; each needs as many: srun --ntasks-per-node={each[0]}"
+            f"srun started {counts} tasks on its nodes; give each the same number: srun "
+            f"--ntasks-per-node={each[0]}"
         )
     nodes = found.get("SLURM_STEP_NODELIST", found.get("SLURM_JOB_NODELIST", "127.0.0.1"))
     steps = int(found["SLURM_JOB_ID"]) + int(found["SLURM_STEP_ID"])
@@ -104,12 +105,12 @@ def variables_from_slurm() -> dict[str, str]:
 
 
 def first_host(nodes: str) -> str:
-    """Return the first machine of a SLURM list: gpu03 of `gpu[03-05,9],login`."""
+    """Return the first host of a SLURM node list: gpu03 for `gpu[03-05,9],login`."""
     return re.sub(r"\[(\d+)[^\]]*\]", r"\1", nodes).split(",")[0]
 
 
 def find_mismatch(config: DictConfig) -> Iterator[str]:
-    """Yield a line for each mismatch of `trainer` and the processes; set `devices=auto` to their number."""
+    """Yield a line per mismatch of `trainer` and the processes; replace `devices=auto` by their number."""
     num_nodes, devices = config.trainer.num_nodes, config.trainer.devices
     own = environment()
     if own is None:
@@ -141,14 +142,14 @@ def _how_to_start(num_nodes: int, devices: Any) -> str:
 
 
 def num_devices(devices: int | str | Sequence[int]) -> int:
-    """Return the number of devices of `trainer.devices`: a number, or a list such as `0,1`."""
+    """Return the number of devices in `trainer.devices`, a number or a list such as `0,1`."""
     if isinstance(devices, str) and not devices.isdigit():
         return len([device for device in devices.split(",") if device])
     return int(devices) if isinstance(devices, int | str) else len(devices)
 
 
 def refuse_sweep() -> None:
-    """Refuse to sweep in processes that torchrun or srun started: each job of a sweep starts its own."""
+    """Refuse a sweep in processes that torchrun or srun started, as each job starts its own processes."""
     if environment() is not None:
         raise InputError(
             "-m: torchrun and srun start the processes of one run; start the sweep without them, or leave "
@@ -157,7 +158,7 @@ def refuse_sweep() -> None:
 
 
 def run_folder(hydra: DictConfig) -> Path:
-    """Return the run folder to make: `hydra.run.dir`, or `slurm-JOB.STEP` below srun without that key."""
+    """Return the run folder to make: `hydra.run.dir`, or under srun `slurm-JOB.STEP` if not overridden."""
     wanted = Path(hydra.run.dir)
     given = any(text.partition("=")[0] == "hydra.run.dir" for text in hydra.overrides.hydra)
     if given or environment() is None or any(name not in os.environ for name in SLURM_VARIABLES):
@@ -166,19 +167,19 @@ def run_folder(hydra: DictConfig) -> Path:
 
 
 def find_restarted_run(hydra: DictConfig) -> Path | None:
-    """Return the folder that the run had before torchrun or SLURM restarted it; None at the first start."""
+    """Return the run folder from before torchrun or SLURM restarted the run; None at the first start."""
     if environment() is None:
         return slurm.find_run(Path(hydra.run.dir))
     if os.environ.get("TORCHELASTIC_RESTART_COUNT", "0") != "0":
         store = _connect()
         return Path(store.get("folder").decode()) if store.check(["folder"]) else None
     wanted = run_folder(hydra)
-    has_own_name = wanted != Path(hydra.run.dir)  # else it may bear the time of this start
+    has_own_name = wanted != Path(hydra.run.dir)  # otherwise the name may contain the start time
     return slurm.find_run(wanted, same_name=has_own_name)
 
 
 def broadcast_config(config: DictConfig) -> None:
-    """Send the checked configuration, with its run folder, from rank 0 to the other ranks."""
+    """Send the checked configuration and its run folder from rank 0 to the other ranks."""
     global _config_sent
     own = environment()
     assert own is not None
@@ -192,7 +193,11 @@ def broadcast_config(config: DictConfig) -> None:
 
 
 def receive_config() -> DictConfig:
-    """Wait for the configuration in a rank other than 0; exit if there is no run, as rank 0 reports."""
+    """Receive the configuration in a rank other than 0; exit if rank 0 reports that there is no run.
+
+    Raises:
+        SystemExit: there is no run, or rank 0 does not answer.
+    """
     from torch.distributed import DistError
 
     own = environment()
@@ -202,7 +207,7 @@ def receive_config() -> DictConfig:
         message: Any = OmegaConf.create(store.get(_key("message")).decode())
         store.set(_key(f"read/{own.rank}"), "")
     except DistError as error:
-        print(f"rank {own.rank}: nothing was heard of rank 0 ({error})", file=sys.stderr)
+        print(f"rank {own.rank}: no answer from rank 0 ({error})", file=sys.stderr)
         raise SystemExit(1) from error
     if "config" not in message:
         raise SystemExit(message.exit_code)
@@ -211,7 +216,7 @@ def receive_config() -> DictConfig:
 
 @contextmanager
 def share_exit_code() -> Iterator[None]:
-    """End the other ranks with the exit code of this one if it ends before it sent a configuration."""
+    """Exit the other ranks with the exit code of this one if it exits before sending a configuration."""
     try:
         yield
     except SystemExit as error:
@@ -221,7 +226,7 @@ def share_exit_code() -> Iterator[None]:
 
 
 def is_reported_elsewhere() -> bool:
-    """Return true if another rank reports the error that this one found; rank 0 may go first."""
+    """Return true if another rank has reported the same error; rank 0 has precedence."""
     if _store is None:
         return False
     from torch.distributed import DistError
@@ -231,11 +236,11 @@ def is_reported_elsewhere() -> bool:
     try:
         return _store.add(_key("reported"), 1) > 1
     except DistError:
-        return True  # the machine that holds the store ended, because of the same error
+        return True  # the host of the store exited with the same error
 
 
 def all_reduce_max(trainer: "L.Trainer", *numbers: int) -> list[int]:
-    """Return the largest of each number over all ranks, which all call this at the same place."""
+    """Return the maximum of each number over all ranks. A collective call: all ranks must make it."""
     import torch
 
     if trainer.world_size == 1:
@@ -261,12 +266,12 @@ def _send(**message: Any) -> None:
 
 
 def _key(name: str) -> str:
-    """Return a key of this start: the store keeps messages from before torchrun restarted the run."""
+    """Return a key for this start, as the store keeps messages from before a restart by torchrun."""
     return f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', '0')}/{name}"
 
 
 def _connect() -> "Store":
-    """Return the store of torchrun's agent, or one that rank 0 opens and the process group shares."""
+    """Return the store of torchrun's agent, or one that rank 0 opens; the process group uses it, too."""
     from torch.distributed import PrefixStore, rendezvous
 
     global _store

@@ -1,7 +1,7 @@
-"""YAML files: read within bounds, each once, with the line of every key; and texts in YAML.
+"""YAML files, read with size limits and cached, with the lines of keys; and YAML text.
 
-A file that is no YAML, too large, or nested too deeply is refused with its name and line. YAML is read and
-written as OmegaConf does, but by libyaml: PyYAML's own parser takes five times as long.
+Invalid, too large or too deeply nested files are refused with name and line. YAML is read and written as by
+OmegaConf, but with libyaml, which takes a fifth of the time of PyYAML's own parser.
 """
 
 import re
@@ -27,15 +27,15 @@ except ImportError:  # PyYAML was built without libyaml
     from yaml import SafeDumper, SafeLoader
 
 MAX_BYTES = 4 << 20
-"""Largest file: 100 times the size of the longest list of class names."""
+"""Largest file [bytes]: 100 times the size of the longest list of class names."""
 MAX_VALUES = 200_000
-"""Most values in a file, those of its aliases counted each time."""
+"""Most values in a file, with aliases expanded."""
 MAX_LEVELS = 100
-"""Most brackets and blocks within each other."""
+"""Most nested brackets and blocks."""
 ENCODINGS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16"}
-"""By the first bytes of a file; all others are UTF-8."""
+"""Encodings by the first bytes of a file; other files are UTF-8."""
 HEADER = 512
-"""Characters at the start of a file in which Hydra looks for `# @package`."""
+"""Length of the start of a file in which Hydra looks for `# @package` [characters]."""
 SEARCH_PATH = "hydra.searchpath="
 
 FLOAT = re.compile(
@@ -51,15 +51,15 @@ FLOAT = re.compile(
 BOOLEANS = frozenset(["y", "n", "yes", "no", "true", "false", "on", "off"])
 
 loaded_files: dict[str, Path] = {}
-"""Files that Hydra has read in this process, by their path below the folder, without `.yaml`."""
+"""Files that Hydra has read in this process, by their relative paths without `.yaml`."""
 original_files: dict[Path, Path] = {}
-"""Original of each copy that a sweep made of a configuration file in this process, for messages."""
+"""Originals of the configuration files that a sweep copied in this process, by copy, for messages."""
 search_folders: list[Path] = []
-"""Folders that Hydra searched last; a file in one hides those of the same name in the following ones."""
+"""Folders that Hydra searched last; a file hides those of the same name in later folders."""
 
 
 class Loader(SafeLoader):  # type: ignore[misc]
-    """Reads 1e-3 as a number and dates as text, and refuses repeated keys, as OmegaConf's loader does."""
+    """YAML loader that reads 1e-3 as a number and dates as text, and refuses repeated keys, as OmegaConf."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> Any:
         keys: set[str] = set()
@@ -84,7 +84,7 @@ Loader.yaml_implicit_resolvers = {
 
 
 class _Dumper(SafeDumper):  # type: ignore[misc]
-    """Quotes strings that would be read as another type."""
+    """YAML dumper that quotes strings that would be read as another type."""
 
 
 def _represent_text(dumper: Any, text: str) -> yaml.ScalarNode:
@@ -97,7 +97,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(config: Any) -> str:
-    """Return the text of `OmegaConf.to_yaml`, without secrets, for a node or plain values."""
+    """Return the text of `OmegaConf.to_yaml` for a node or plain values, with secrets redacted."""
     plain = OmegaConf.to_container(config, enum_to_str=True) if OmegaConf.is_config(config) else config
     return yaml.dump(
         redact(plain), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False
@@ -110,7 +110,7 @@ def config_folders(sources: Iterable[Any]) -> list[Path]:
 
 
 def display_path(file: Path) -> str:
-    """Return a path as a user would type it."""
+    """Return a path as the user types it: relative if below the current folder, the original of a copy."""
     file, here = original_files.get(file, file), Path.cwd()
     return str(file.relative_to(here) if file.is_relative_to(here) else file)
 
@@ -119,13 +119,13 @@ def read_text(file: Path, errors: str = "strict") -> str:
     """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
-        InputError: it is not a regular file, cannot be read, is too large, or no text.
+        InputError: the path is no regular file, or the file is unreadable, too large or no text.
     """
     name = display_path(file)
     try:
         if file.is_dir():
             raise InputError(f"{name}: a folder; name a text file")
-        if file.exists() and not file.is_file():  # opening a pipe would wait for its other end
+        if file.exists() and not file.is_file():  # opening a pipe would block
             raise InputError(f"{name}: no regular file; name a text file")
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
@@ -143,28 +143,32 @@ def read_text(file: Path, errors: str = "strict") -> str:
 
 
 def read_mapping(file: Path) -> dict[str, Any]:
-    """Read the keys of a YAML file, as OmegaConf reads YAML; nothing for an empty one.
+    """Read the mapping in a YAML file, as OmegaConf reads YAML; an empty file gives an empty mapping.
 
     Returns:
-        Plain values that belong to a cache: do not change them.
+        Plain values from a cache, which must not be modified.
 
     Raises:
-        InputError: as for `read_text`; or it is no YAML, too large with its aliases, or has no keys.
+        InputError: as in `read_text`; or the file is no YAML, has no keys, or is too large with aliases expanded.
     """
     found = read_yaml(file)
     if isinstance(found, dict | None):
         return found or {}
-    kind = "a list" if isinstance(found, list) else "only words"
+    kind = "a list" if isinstance(found, list) else "a single value"
     raise InputError(f"{display_path(file)}:1: {kind}, but keys with values are needed, as in seed: 1")
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a YAML file of any kind; otherwise as `read_mapping`."""
+    """Read a YAML file with any content; otherwise like `read_mapping`."""
     return _read(file)[1]
 
 
 def load(file: Path) -> DictConfig:
-    """Read a YAML file as `OmegaConf.load` does; refuse a value that OmegaConf cannot hold."""
+    """Read a YAML file like `OmegaConf.load`.
+
+    Raises:
+        InputError: as in `read_mapping`; or OmegaConf does not support a value.
+    """
     plain = read_mapping(file)
     try:
         return OmegaConf.create(plain)
@@ -175,7 +179,7 @@ def load(file: Path) -> DictConfig:
 
 
 def line_of(file: Path, key: str) -> int:
-    """Return the line of a dotted key in a file that was read before; 0 if it is not there."""
+    """Return the line of a dotted key in a file that was read before; 0 if the key is missing."""
     node, line = read_nodes(file), 0
     while key:
         found = None
@@ -189,24 +193,24 @@ def line_of(file: Path, key: str) -> int:
 
 
 def children(node: yaml.Node) -> Iterable[yaml.Node]:
-    """Return the nodes directly below a node of YAML; keys are nodes, too."""
+    """Return the direct children of a YAML node, keys included."""
     if isinstance(node, yaml.MappingNode):
         return chain.from_iterable(node.value)
     return node.value if isinstance(node, yaml.SequenceNode) else ()
 
 
 def read_nodes(file: Path) -> Any:
-    """Return the tree of a YAML file's nodes, which know their lines."""
+    """Return the root node of a YAML file; nodes have line numbers."""
     return yaml.compose(read_text(file), Loader)
 
 
 def read_header(file: Path) -> str:
-    """Return the start of a YAML file, which may hold `# @package`."""
+    """Return the start of a YAML file, which may contain `# @package`."""
     return _read(file)[0]
 
 
 def _read(file: Path) -> tuple[str, Any]:
-    """Return a file's first characters and its values, read again when it has changed."""
+    """Return the header and the values of a file, cached until the file changes."""
     try:
         stat = file.stat()
     except OSError as error:
@@ -239,7 +243,7 @@ def _parse(file: Path, version: tuple[int, ...]) -> tuple[str, Any]:
 
 
 def _measure(node: yaml.Node, name: str, known: dict[int, tuple[int, int]], level: int) -> tuple[int, int]:
-    """Return the number of a node's values and of the levels below it, with what its aliases stand for."""
+    """Return the number of values in a node and of levels below it, with aliases expanded."""
     if isinstance(node, yaml.ScalarNode):
         return 1, -1
     where = f"{name}:{node.start_mark.line + 1}"
@@ -253,11 +257,11 @@ def _measure(node: yaml.Node, name: str, known: dict[int, tuple[int, int]], leve
         known[id(node)] = (1 + sum(values for values, _ in below), num_levels)
     values, levels = known[id(node)]
     if values < 0:
-        raise InputError(f"{where}: holds an alias of itself; write the values out")
+        raise InputError(f"{where}: contains an alias of itself; write the values out")
     if level + levels >= MAX_LEVELS:
         raise too_deep
     if values > MAX_VALUES:
-        raise InputError(f"{where}: more than {MAX_VALUES} values, with those of its aliases")
+        raise InputError(f"{where}: more than {MAX_VALUES} values with aliases expanded")
     return values, levels
 
 
@@ -268,7 +272,7 @@ def _explain(error: yaml.MarkedYAMLError, text: str) -> str:
     if mark and line <= len(lines) and lines[line - 1][mark.column : mark.column + 1] == "\t":
         return f":{line}: a tab; indent with spaces"
     if found := re.fullmatch(r"found duplicate key (.*)", error.problem or ""):
-        return f":{line}: {found[1]}: stands there twice; leave one"
+        return f":{line}: {found[1]}: repeated key; remove one"
     start = error.context_mark.line + 1 if error.context_mark else line
     where = f" in line {line}" if start != line else ""
     return f":{start}: {', '.join(filter(None, (error.context, error.problem)))}{where}"
@@ -279,10 +283,10 @@ def _reason(error: Exception) -> str:
 
 
 def raw_child(node: DictConfig, name: Any) -> Any:
-    """Return a child of a configuration as it is written; None if there is no such key.
+    """Return a child of a configuration without resolving interpolations; None if the key is missing.
 
-    OmegaConf's public access resolves interpolations, which may fail. This is the only place that uses
-    OmegaConf's private names; tested with 2.3.1 and 2.4.1rc1.
+    OmegaConf's public access resolves interpolations, which may fail. No other function uses OmegaConf's
+    private names. Tested with OmegaConf 2.3.1 and 2.4.1rc1.
     """
     child: Any = node._get_node(name, validate_access=False)
     return child if child is None or OmegaConf.is_config(child) else child._value()

@@ -132,7 +132,7 @@ def test_a_secret_that_was_not_written_down_must_be_given_again(composer: Compos
     recorded = OmegaConf.create(redact(OmegaConf.to_container(config)))
     lines = [line for line in find_problems(recorded) if "secret" in line]
     assert lines == [
-        "logger.w.api_key: is secret and was not written down; give it again, as in "
+        "logger.w.api_key: is secret and was not recorded; set it again, as in "
         "'logger.w.api_key=${oc.env:NAME}'"
     ]
     assert restore(["logger.w.api_key=REDACTED", "seed=1"], ["logger.w.api_key=abc"]) == [

@@ -171,7 +171,7 @@ def test_options_fit_the_annotations_of_their_constructor() -> None:
         ({"share": 0}, "hydra.launcher.share=0: must be above 0"),
         ({"share": float("inf")}, "hydra.launcher.share=inf: expected a finite number, got inf"),
         ({"share": "all"}, "hydra.launcher.share=all: expected auto, got 'all'"),
-        ({"account": [1]}, "hydra.launcher.account=[1]: expected a word, got [1]"),
+        ({"account": [1]}, "hydra.launcher.account=[1]: expected a string, got [1]"),
         ({"gpus": "0"}, "hydra.launcher.gpus=0: expected auto, got '0'"),
         ({"gpus": ["a"]}, "hydra.launcher.gpus=['a']: expected a whole number, got 'a'"),
         ({"fast": 1}, "hydra.launcher.fast=1: expected true or false, got 1"),

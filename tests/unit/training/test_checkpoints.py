@@ -100,7 +100,7 @@ def test_damage_is_looked_for_without_a_checksum_too(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("address", ["http://a.org/x.ckpt", "s3://bucket/x", "file:///etc/x", "https:/a/x"])
 def test_addresses_are_refused(address: str) -> None:
-    with pytest.raises(InputError, match=r"ckpt_path=.*: files are loaded from disks alone"):
+    with pytest.raises(InputError, match=r"ckpt_path=.*: a URL, but only local files are loaded"):
         checkpoints.read(address)
 
 
