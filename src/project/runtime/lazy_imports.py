@@ -3,7 +3,7 @@
 A training run uses less than half of the modules that `import lightning` imports. The modules in `LAZY` are
 imported when one of their names is first used:
 
-- `torch._dynamo`, with sympy and half of torch. Lightning refers to one of its classes, and optimizers exclude
+- `torch._dynamo`, with sympy and half of torch. Lightning names one of its classes, and optimizers exclude
   their methods from compilation, which has no effect before something is compiled.
 - `torch._inductor.config`, with triton: `torch.use_deterministic_algorithms` sets one of its options.
 - `torch.utils.flop_counter`, with triton: Lightning's model summary can count operations.

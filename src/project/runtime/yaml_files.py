@@ -149,7 +149,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
         Plain values from a cache, which must not be modified.
 
     Raises:
-        InputError: as in `read_text`; or the file is no YAML, has no keys, or is too large with aliases expanded.
+        InputError: as in `read_text`; or the file is no YAML, has no keys, or has too many values.
     """
     found = read_yaml(file)
     if isinstance(found, dict | None):
