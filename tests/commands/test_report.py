@@ -208,7 +208,7 @@ def test_what_is_no_commit_is_not_pasted_into_a_shell(tmp_path: Path, commit: ob
     run = write_run(tmp_path / "run", git={"commit": commit})
     shown = told(run).section("How to reproduce").text
     assert "git checkout" not in shown
-    assert "The commit of the code is not on record." in shown
+    assert "The commit of the code is not recorded." in shown
 
 
 def test_exported_variants_are_shown(run: Path) -> None:
@@ -378,7 +378,7 @@ def test_a_sweep_without_results_has_a_page(tmp_path: Path) -> None:
         write_run(tmp_path / str(number), f"seed={number}", state="failed", error="no")
     page = told(tmp_path)
     assert page.titles() == ["Ranking", "Failures"]
-    assert "None is done yet" in page.root.all("p", "lead")[0].text
+    assert "No run has finished yet" in page.root.all("p", "lead")[0].text
 
 
 def test_runs_that_watched_different_metrics_are_ranked_by_the_commoner(tmp_path: Path) -> None:
@@ -419,7 +419,7 @@ def test_a_page_takes_the_place_of_a_page_alone(run: Path, tmp_path: Path) -> No
 
 
 def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"output=.*status.json: not a page; end the name in .html"):
+    with pytest.raises(InputError, match=r"output=.*status.json: not an HTML file; end the name in .html"):
         told(run, output=run / "status.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"output=.*file/page.html: cannot be written \("):

@@ -1,6 +1,6 @@
 """Figures: contact sheets, confusion matrices, reliability diagrams, charts.
 
-Pillow and matplotlib are imported when something is drawn.
+Functions import Pillow and matplotlib when they are called.
 """
 
 from project.figures.classification import confusion_matrix, reliability_diagram

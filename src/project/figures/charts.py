@@ -1,7 +1,7 @@
-"""Line charts, and the look of all figures: matplotlib figures as image files or as SVG within a page.
+"""Line charts and the common figure style: matplotlib figures as image files, or as SVG in HTML pages.
 
-Colours within a page are CSS variables (`--c0`, `--ink` …), so that one drawing suits light and dark screens.
-Figures are objects of their own, without the global state of pyplot.
+In an SVG, colours are CSS variables (`--c0`, `--ink` …), so that a figure adapts to light and dark mode.
+Figures are `matplotlib.figure.Figure` objects, without the global state of pyplot.
 """
 
 import io
@@ -27,7 +27,7 @@ from numpy.typing import NDArray
 from project.runtime.text import strip_control
 
 COLOURS = ("#0072b2", "#d55e00", "#008f6b", "#b0528a", "#b88600", "#3a9bdc", "#6b5bb5", "#5f6b7a")
-"""Line colours: Okabe and Ito's palette for colour-blind readers, darkened for white paper."""
+"""Line colours: Okabe and Ito's colour-blind-safe palette, darkened for a white background."""
 FAINT, INK, DIM, GRID, PAPER = "#9aa5b4", "#1b2330", "#5b6676", "#e8ebf0", "#ffffff"
 CSS_NAMES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
 CSS_NAMES |= {FAINT: "faint", INK: "ink", DIM: "dim", GRID: "grid", PAPER: "card"}
@@ -40,42 +40,45 @@ STYLE: dict[str, Any] = {
     "axes.axisbelow": True,
     "grid.color": GRID,
     "legend.frameon": False,
-    "svg.fonttype": "none",  # text stays text
+    "svg.fonttype": "none",  # text elements instead of glyph paths
     "text.color": INK,
-    "text.parse_math": False,  # a $ in a value is a $
+    "text.parse_math": False,  # a $ in a value does not start a formula
     "xtick.color": FAINT,
     "xtick.labelcolor": DIM,
     "ytick.color": FAINT,
     "ytick.labelcolor": DIM,
 }
-MAX_DRAWN_VALUE = 1e100  # values beyond are drawn at the edge
+MAX_DRAWN_VALUE = 1e100  # larger values are clipped
 MIN_RATIO_FOR_LOG = 50
-MAX_MARKERS = 30  # longer lines have no markers at their points
+MAX_MARKERS = 30  # lines with more points have no markers
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 DECIMALS = re.compile(r"(\.\d\d)\d+")
-FONT = re.compile(r"font(-size|-family)?: [^;]*(;|$)")  # size and family in a style, or all in short
+FONT = re.compile(r"font(-size|-family)?: [^;]*(;|$)")  # font-size, font-family, or the shorthand
 POINTS_PER_INCH = 72
 
 
 @dataclass(frozen=True)
 class Line:
-    """A line of a chart."""
+    """Line of a chart, with an optional band."""
 
-    name: str  # in the legend
-    x: Sequence[float]  # positions, rising
-    y: Sequence[float]  # values; a gap where one is not finite
-    colour: int | None = 0  # index; None: a faint line without a place in the legend
-    std: Sequence[float] = ()  # half the height of a band around the line, at each position
+    name: str  # legend text
+    x: Sequence[float]  # positions, ascending
+    y: Sequence[float]  # values; NaN and infinite values leave gaps
+    colour: int | None = 0  # index in COLOURS, modulo their number; None: faint and not in the legend
+    std: Sequence[float] = ()  # half height of the band at each position
 
     @property
     def css_class(self) -> str:
-        """CSS class of the colour."""
+        """CSS class of the line's colour."""
         return "faint" if self.colour is None else f"c{self.colour % len(COLOURS)}"
 
 
 @contextmanager
 def figure_style(**changes: Any) -> Iterator[None]:
-    """Draw in the common style, changed by rcParams with `__` for the dot, without warnings of glyphs."""
+    """Apply the common style, without warnings about missing glyphs.
+
+    `changes` are rcParams to override, with `__` for the dot: `font__size=12`.
+    """
     style: Any = STYLE | {key.replace("__", "."): value for key, value in changes.items()}
     with mpl.rc_context(style), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=r".*[Gg]lyph")
@@ -83,9 +86,12 @@ def figure_style(**changes: Any) -> Iterator[None]:
 
 
 def make_axes(width: float, height: float, margins: tuple[float, float, float, float]) -> Axes:
-    """Return the axes of a new figure; all lengths are points, the units of an SVG.
+    """Return the axes of a new figure.
 
-    `margins` is the space left, right, above and below the axes.
+    Args:
+        width: width of the figure, points (the unit of the SVG).
+        height: height of the figure, points.
+        margins: left, right, top and bottom margin, points.
     """
     left, right, top, bottom = margins
     figure = Figure(figsize=(width / POINTS_PER_INCH, height / POINTS_PER_INCH))
@@ -101,10 +107,15 @@ def draw_lines(
     marked: tuple[float, str] | None = None,
     may_be_log: bool = False,
 ) -> None:
-    """Draw lines, the first on top.
+    """Draw lines, the first one on top.
 
-    `marked` is the position of a vertical mark and its text. `may_be_log` makes the vertical axis logarithmic
-    where the values span a factor of `MIN_RATIO_FOR_LOG`.
+    Args:
+        axes: axes to draw in.
+        lines: lines to draw.
+        x_label: label of the x axis.
+        marked: position and text of a vertical mark (default None).
+        may_be_log: use a logarithmic y axis if all values are positive and span a factor of at least
+            `MIN_RATIO_FOR_LOG` (default False).
     """
     axes.margins(x=0, y=0.05)
     for line in reversed(lines):
@@ -151,43 +162,47 @@ def _draw_line(axes: Axes, line: Line) -> None:
         marker="o" if not is_faint and len(x) <= MAX_MARKERS else "",
         markersize=4,
         markerfacecolor=PAPER,
-        clip_on=False,  # markers at the edge are not cut off, and an SVG needs no clip paths
+        clip_on=False,  # shows markers at the edge completely, and avoids clip paths in the SVG
         label=line.name,
     )
     set_css(drawn, f"line {line.css_class}", line.name if is_faint else "")
 
 
 def _finite(values: Sequence[float]) -> NDArray[np.float64]:
-    """Return values within the range that can be drawn, NaN for those that are not finite."""
+    """Return values clipped to ±`MAX_DRAWN_VALUE`, with NaN for infinite ones."""
     found = np.array(values, float)
     return np.where(np.isfinite(found), found.clip(-MAX_DRAWN_VALUE, MAX_DRAWN_VALUE), math.nan)
 
 
 def downsample(values: Sequence[float], most: int) -> list[float]:
-    """Return at most so many means of neighbours; NaN stays NaN."""
+    """Average neighbouring values so that at most `most` remain; a mean that includes NaN is NaN."""
     if len(values) <= most:
         return list(values)
     return [float(part.mean()) for part in np.array_split(np.array(values, float), most)]
 
 
 def set_css(artist: Artist, classes: str, title: str = "") -> None:
-    """Give what an artist draws CSS classes within a page, and a text that the pointer shows."""
+    """Set the CSS classes and the tooltip that `to_svg` gives the element of an artist."""
     artist.set_gid(strip_control(f"{classes}|{title}"))
 
 
 def to_svg(axes: Axes, name: str, title: str, **attributes: str) -> str:
-    """Return the figure of some axes as an SVG element for an HTML page, whose font its text takes.
+    """Return the figure of `axes` as an SVG element for an HTML page; text uses the font of the page.
 
-    All identifiers begin with `name`, so that figures of a page do not collide. The same figure gives the
-    same text. `title` describes the figure to those who do not see it. `attributes` are those of the element,
-    with `_` for `-`.
+    The same figure gives the same text.
+
+    Args:
+        axes: axes of the figure.
+        name: prefix of all identifiers, unique on the page.
+        title: description of the figure for screen readers.
+        attributes: attributes of the element, with `_` for `-`; `class_` adds CSS classes.
     """
     figure = axes.figure.figure
     _strip_control(figure)
     stream = io.StringIO()
     with figure_style(svg__hashsalt=name):
         figure.savefig(stream, format="svg", metadata={"Date": None}, transparent=True)
-    root = ElementTree.fromstring(stream.getvalue())  # noqa: S314 (matplotlib's own)
+    root = ElementTree.fromstring(stream.getvalue())  # noqa: S314 (written by matplotlib)
     for tag in (f"{SVG}metadata", f"{SVG}defs"):
         for found in root.findall(tag):
             root.remove(found)
@@ -207,9 +222,9 @@ def to_svg(axes: Axes, name: str, title: str, **attributes: str) -> str:
 
 
 def _adapt(element: ElementTree.Element, name: str, references: set[str]) -> None:
-    """Make an element of matplotlib's part of a page: classes, colours, unique identifiers."""
+    """Convert an SVG element of matplotlib for a page: CSS classes and variables, unique identifiers."""
     element.tag = element.tag.removeprefix(SVG)
-    element.attrib.pop("clip-path", None)  # nothing lies outside
+    element.attrib.pop("clip-path", None)  # nothing is drawn outside
     identifier = element.attrib.pop("id", "")
     if "|" in identifier:
         classes, _, title = identifier.partition("|")
@@ -238,13 +253,13 @@ def _title(text: str) -> ElementTree.Element:
 
 
 def x_axis_mapping(axes: Axes) -> list[float]:
-    """Return the limits of the horizontal axis, and their positions in the SVG."""
+    """Return the limits of the x axis, and their positions in the SVG in points."""
     box, width = axes.get_position(), POINTS_PER_INCH * axes.figure.figure.get_size_inches()[0]
     return [float(number) for number in (*axes.get_xlim(), width * box.x0, width * box.x1)]
 
 
 def to_image(figure: Figure) -> Any:
-    """Return a figure as a `PIL.Image.Image` in RGB."""
+    """Render a figure as a `PIL.Image.Image` in RGB."""
     import PIL.Image
 
     _strip_control(figure)

@@ -1,6 +1,6 @@
 """Confusion matrix and reliability diagram of a classifier.
 
-Both take arrays, or tensors on the CPU, and return a `PIL.Image.Image`.
+Both functions take arrays, or tensors on the CPU, and return a `PIL.Image.Image`.
 """
 
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ from project.runtime.text import shorten
 if TYPE_CHECKING:
     import PIL.Image
 
-RIGHT, WRONG, GAP = "#08519c", "#d94801", "#eb9a70"
+CORRECT, WRONG, GAP = "#08519c", "#d94801", "#eb9a70"
 DIM = "#5b6676"
 TEXT_SIZE = 12
 MAX_NUMBERED_CLASSES = 20
@@ -23,19 +23,19 @@ MAX_NAME_LENGTH = 22
 MATRIX_PIXELS = 900  # side of the matrix of many classes
 DPI = 100
 MARGIN = 16
-LEGEND = "blue: right, orange: wrong; darker: a larger fraction of the row"
+LEGEND = "blue: correct, orange: wrong; darker: a larger fraction of the row"
 
 
 def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = "") -> "PIL.Image.Image":
-    """Draw a confusion matrix: right predictions in blue, mistakes in orange, by their fraction of the row.
+    """Draw a confusion matrix: correct predictions in blue, errors in orange, shaded by fraction of the row.
 
-    The shade of mistakes is the square root of the fraction: one in a hundred can be seen. The cells of up to
-    20 classes hold their counts, those of up to 10 classes also the fraction of the row.
+    The shade of errors is the square root of the fraction, so that 1 % is visible. Cells show counts for up
+    to 20 classes, and also fractions of the row for up to 10 classes.
 
     Args:
-        counts: images by true class (row) and prediction (column), (K, K) integers.
-        class_names: K names; of many classes every so many-th is shown.
-        title: line above (none).
+        counts: number of images by true class (row) and predicted class (column), (K, K) integers.
+        class_names: K names; with many classes only every n-th name is drawn.
+        title: title above the matrix (default none).
     """
     import PIL.Image
     import PIL.ImageDraw
@@ -88,17 +88,17 @@ def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = ""
 
 
 def cell_pixels(classes: int) -> int:
-    """Return the side of a cell."""
+    """Return the side of a matrix cell in pixels, for a number of classes."""
     if classes <= 10:
         return 48
     return 40 if classes <= MAX_NUMBERED_CLASSES else max(1, MATRIX_PIXELS // classes)
 
 
 def _cells(fractions: NDArray[Any], cell: int) -> NDArray[np.uint8]:
-    """Return the pixels of all cells within a frame, with lines between large ones."""
+    """Return the pixels (H, W, 3) of all cells in a frame, with lines between large cells."""
     shades = blend(np.sqrt(fractions), WRONG)
     diagonal = np.arange(len(fractions))
-    shades[diagonal, diagonal] = blend(fractions.diagonal(), RIGHT)
+    shades[diagonal, diagonal] = blend(fractions.diagonal(), CORRECT)
     pixels = shades.repeat(cell, 0).repeat(cell, 1)
     if len(fractions) <= MAX_NUMBERED_CLASSES:
         pixels[::cell] = RULE
@@ -109,7 +109,7 @@ def _cells(fractions: NDArray[Any], cell: int) -> NDArray[np.uint8]:
 
 
 def blend(fractions: Any, colour: str) -> NDArray[np.uint8]:
-    """Return shades (…, 3) from white, for 0, to a colour, for 1."""
+    """Blend fractions (…) from white (0) to a colour (1); return RGB values (…, 3)."""
     full = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)], float)
     return np.rint(255 + np.asarray(fractions, float)[..., None] * (full - 255)).astype(np.uint8)
 
@@ -117,16 +117,16 @@ def blend(fractions: Any, colour: str) -> NDArray[np.uint8]:
 def reliability_diagram(
     confidence: Any, accuracy: Any, counts: Any, *, title: str = "Reliability"
 ) -> "PIL.Image.Image":
-    """Draw the accuracy of each bin of confidence against the diagonal, and the number of its images.
+    """Draw a reliability diagram: accuracy by confidence bin, and a histogram of the confidence.
 
-    Bars are the accuracy, orange its difference from the confidence. The calibration error (ECE) is the mean
-    difference over the images (Guo et al. 2017, arXiv 1706.04599, sec. 2).
+    Blue bars show the accuracy, orange parts its difference from the mean confidence. The expected
+    calibration error is the mean difference over all images (Guo et al. 2017, arXiv 1706.04599, sec. 2).
 
     Args:
-        confidence: mean confidence of each bin, (n,); the bins divide [0, 1] evenly; any value in empty ones.
-        accuracy: fraction of right predictions of each bin, (n,).
-        counts: images of each bin, (n,).
-        title: line above.
+        confidence: mean confidence of each bin, (n,); the bins divide [0, 1] evenly; empty bins are ignored.
+        accuracy: fraction of correct predictions in each bin, (n,).
+        counts: number of images in each bin, (n,).
+        title: title above the diagram (default "Reliability").
     """
     from matplotlib.figure import Figure
     from matplotlib.ticker import MaxNLocator
@@ -145,7 +145,7 @@ def reliability_diagram(
         figure = Figure(figsize=(5, 6.2))
         above = figure.add_axes((0.13, 0.33, 0.83, 0.6))
         below = figure.add_axes((0.13, 0.09, 0.83, 0.19), sharex=above)
-        above.bar(left, accuracies, color=RIGHT, **bar)
+        above.bar(left, accuracies, color=CORRECT, **bar)
         above.bar(left, gap, bottom=np.minimum(confidences, accuracies), color=GAP, **bar)
         above.plot([0, 1], [0, 1], color="black", linewidth=1)
         above.set(xlim=(0, 1), ylim=(0, 1), ylabel="accuracy")

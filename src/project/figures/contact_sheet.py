@@ -1,4 +1,4 @@
-"""Contact sheets: images side by side with captions, drawn by Pillow."""
+"""Contact sheets: grids of images with captions, drawn with Pillow."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -18,7 +18,7 @@ PAPER: RGB = (255, 255, 255)
 INK: RGB = (33, 37, 41)
 RULE: RGB = (222, 226, 230)
 MIN_TILE, MAX_TILE = 96, 224
-"""Pixels between which the longer side of images is brought."""
+"""Limits of the longer side of drawn images, pixels."""
 GAP = 14
 TEXT_SIZE, TITLE_SIZE = 13, 18
 
@@ -31,19 +31,19 @@ def contact_sheet(
     tile: int | None = None,
     title: str = "",
 ) -> "PIL.Image.Image":
-    """Draw images in rows, each with its caption below.
+    """Draw images in a grid, each with a caption below.
 
-    Small images are enlarged by an integer factor, pixel by pixel; large ones are scaled down.
+    Small images are enlarged by an integer factor without interpolation; large ones are scaled down.
 
     Args:
         images: (N, C, H, W) uint8 with 1 or 3 channels.
         captions: N texts of one or more lines; lines wider than a tile are shortened.
-        columns: images a row (8).
-        tile: width of an image, pixels (by the images' size).
-        title: line above (none).
+        columns: images per row (default 8).
+        tile: width of a drawn image, pixels (default None: by the size of the images).
+        title: title above the grid (default none).
 
     Raises:
-        ValueError: no images, or images of other than 1 or 3 channels.
+        ValueError: there are no images, or they do not have 1 or 3 channels.
     """
     import PIL.Image
     import PIL.ImageDraw
@@ -78,7 +78,7 @@ def contact_sheet(
 
 
 def _scale_factor(height: int, width: int, tile: int | None) -> float:
-    """Return an integer to enlarge images by, or a fraction below 1 to scale them down."""
+    """Return the scale factor of images: an integer to enlarge, or a fraction below 1 to scale down."""
     longest = max(height, width)
     if tile is not None:
         return max(1, tile // width) if width <= tile else tile / width
@@ -86,7 +86,7 @@ def _scale_factor(height: int, width: int, tile: int | None) -> float:
 
 
 def as_rgb(images: Any) -> NDArray[np.uint8]:
-    """Return (N, H, W, 3) of images (N, C, H, W) uint8 with 1 or 3 channels."""
+    """Convert images (N, C, H, W) uint8 with 1 or 3 channels to RGB (N, H, W, 3)."""
     pixels: NDArray[np.uint8] = np.asarray(images)
     if pixels.ndim != 4 or pixels.shape[1] not in (1, 3):
         raise ValueError(f"images of shape {pixels.shape}: expected (N, 1, H, W) or (N, 3, H, W)")
@@ -95,7 +95,10 @@ def as_rgb(images: Any) -> NDArray[np.uint8]:
 
 
 def to_uint8(images: Any, mean: Sequence[float], std: Sequence[float]) -> NDArray[np.uint8]:
-    """Undo the normalization of images (N, C, H, W) by channels' statistics on the scale [0, 1]."""
+    """Undo the normalization of images (N, C, H, W); return uint8 of the same shape.
+
+    `mean` and `std` hold one value per channel, on the scale [0, 1].
+    """
     scale, shift = (np.asarray(values, np.float32).reshape(-1, 1, 1) for values in (std, mean))
     pixels = (np.asarray(images, np.float32) * scale + shift) * 255
     return np.rint(pixels.clip(0, 255)).astype(np.uint8)
@@ -103,10 +106,10 @@ def to_uint8(images: Any, mean: Sequence[float], std: Sequence[float]) -> NDArra
 
 @cache
 def font(size: float, *, bold: bool = False) -> Any:
-    """Return DejaVu Sans of matplotlib: it has accents, Greek and Cyrillic, unlike Pillow's own font."""
+    """Load DejaVu Sans from matplotlib: Pillow's font lacks accents, Greek and Cyrillic."""
     from PIL import ImageFont
 
-    found = find_spec("matplotlib")  # does not import matplotlib, which takes 0.2 s
+    found = find_spec("matplotlib")  # importing matplotlib would take 0.2 s
     assert found is not None
     assert found.origin is not None
     name = "DejaVuSans-Bold.ttf" if bold else "DejaVuSans.ttf"
@@ -114,11 +117,11 @@ def font(size: float, *, bold: bool = False) -> Any:
 
 
 def text_width(text: str, size: int, *, bold: bool = False) -> int:
-    """Return the pixels that a line of text takes."""
+    """Return the width of a line of text, pixels."""
     return round(font(size, bold=bold).getlength(text))
 
 
 def fit_text(text: str, size: int, width: int) -> str:
-    """Return a line of text, shortened with an ellipsis where it is wider than so many pixels."""
+    """Shorten a line of text with an ellipsis if it is wider than `width` pixels."""
     shorter = (f"{text[:end].rstrip()}…" for end in range(len(text) - 1, 0, -1))
     return next((line for line in chain([text], shorter) if text_width(line, size) <= width), "")

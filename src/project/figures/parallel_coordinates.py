@@ -1,4 +1,4 @@
-"""Parallel coordinates: a line a point through its value on every axis; the last axis is the metric."""
+"""Parallel coordinates: one line per point, crossing an axis per key and, last, the axis of the metric."""
 
 import math
 import statistics
@@ -20,33 +20,33 @@ from project.runtime.text import shorten
 
 MAX_TICKS = 9
 MIN_RATIO_FOR_LOG = 100
-MIN_TICK_DISTANCE = 0.06  # fraction of an axis' height
+MIN_TICK_DISTANCE = 0.06  # fraction of the axis height
 MIN_POINTS_FOR_FENCE = 8
-MISSING_SPACE = 0.14  # fraction of an axis' height kept below the numbers for values that are none
-HEADING_CHARACTERS = 104  # that fit side by side across all axes
-SPREAD = 0.07  # fraction of the height over which lines through one value are spread
+MISSING_SPACE = 0.14  # fraction of the axis height below the numbers, for missing values
+HEADING_CHARACTERS = 104  # characters of all headings that fit in a row
+SPREAD = 0.07  # fraction of the axis height over which lines through the same value are spread
 
 
 @dataclass(frozen=True)
 class ParallelAxis:
-    """One vertical axis."""
+    """Vertical axis with the position of each point."""
 
     name: str  # heading
-    places: list[float]  # of each point's value, from 0 (bottom) to 1 (top)
-    ticks: list[tuple[float, str]]  # place and text
-    is_crowded: bool  # many points share a value: their lines are spread
+    places: list[float]  # position of each point, from 0 (bottom) to 1 (top)
+    ticks: list[tuple[float, str]]  # position and text
+    is_crowded: bool  # spread the lines of points that share a value
 
 
 def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int = 14) -> ParallelAxis:
-    """Lay the values of a key on an axis: by size if all are numbers, else side by side.
+    """Return the axis of a key: on a numeric scale if all values are numbers, else equally spaced.
 
-    A few numbers of which some would lie on each other, such as 0, 0.0001 and 0.01, stand side by side too.
+    A few numbers whose ticks would overlap, such as 0, 0.0001 and 0.01, are also equally spaced.
 
     Args:
         name: heading.
-        values: of each point; `ABSENT` and None have a place of their own below the numbers.
-        texts: the same as text.
-        widest: characters of a tick's text at most.
+        values: value of each point; `ABSENT` and None are placed below the numbers.
+        texts: value of each point as text.
+        widest: maximum number of characters of a tick (default 14).
     """
     absent = sorted({text for value, text in zip(values, texts, strict=True) if _is_missing(value)})
     given = [(value, text) for value, text in zip(values, texts, strict=True) if not _is_missing(value)]
@@ -58,7 +58,7 @@ def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int
         if not are_few or len(ticks) == len(numbers):
             places = [0.0 if _is_missing(value) else place(value) for value in values]
             return ParallelAxis(name, places, ticks + [(0.0, text) for text in absent], is_crowded=are_few)
-    # From the bottom up: missing values, then numbers by size, or names from Z to A.
+    # From bottom to top: missing values, then ascending numbers, or names from Z to A.
     names = [text for _, text in (sorted(given) if is_numeric else given)]
     order = list(
         dict.fromkeys([*absent, *(names if is_numeric else sorted(names, key=natural_sort_key)[::-1])])
@@ -75,10 +75,10 @@ def _is_missing(value: Any) -> bool:
 def _number_axis(
     values: Sequence[float], bottom: float
 ) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
-    """Return the ticks of an axis for distinct, rising values, and the function from value to place.
+    """Return the ticks of an axis for distinct ascending values, and the function from value to position.
 
-    The axis is logarithmic for positive values that span a factor of `MIN_RATIO_FOR_LOG`. Ticks stand at the
-    values themselves where these are few.
+    The axis is logarithmic for positive values that span a factor of at least `MIN_RATIO_FOR_LOG`. Up to
+    `MAX_TICKS` values have a tick each.
     """
     low, high = values[0], values[-1]
     is_log = low > 0 and high / low >= MIN_RATIO_FOR_LOG * (1 - 1e-9)
@@ -91,7 +91,7 @@ def _number_axis(
 
 
 def _placer(low: float, high: float, bottom: float, *, is_log: bool = False) -> Callable[[float], float]:
-    """Return the function from a value, clipped to `low` and `high`, to its place from `bottom` to 1."""
+    """Return a function that maps values, clipped to [`low`, `high`], to positions in [`bottom`, 1]."""
     scale: Callable[[float], float] = math.log if is_log else float
     ends = scale(low), scale(high)
     return lambda value: float(np.interp(scale(value), ends, (bottom, 1.0)))
@@ -102,9 +102,9 @@ def _inner_ticks(locator: Locator, low: float, high: float) -> list[float]:
 
 
 def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -> ParallelAxis:
-    """Lay the values of a metric on an axis, with those that are not finite at the bottom.
+    """Return the axis of a metric, with NaN and infinite values at the bottom.
 
-    Values far worse than the rest, as of runs that diverged, lie at the edge, at a tick `≤` or `≥`.
+    Outliers that are far worse than the rest, as of diverged runs, are clipped to a tick `≤` or `≥`.
     """
     given = [value for value in values if math.isfinite(value)]
     others = sorted({f"{value:g}" for value in values if not math.isfinite(value)})
@@ -124,7 +124,7 @@ def metric_axis(name: str, values: Sequence[float], *, larger_is_better: bool) -
 
 
 def _fence(values: Sequence[float], *, larger_is_better: bool) -> tuple[float, float]:
-    """Return the range to draw: all but values three interquartile ranges worse than the worse quartile."""
+    """Return the range to draw: without outliers that are 3 interquartile ranges worse than the quartile."""
     low, high = min(values), max(values)
     if len(values) < MIN_POINTS_FOR_FENCE:
         return low, high
@@ -136,7 +136,7 @@ def _fence(values: Sequence[float], *, larger_is_better: bool) -> tuple[float, f
 
 
 def _thin(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
-    """Leave out ticks whose text would touch the one below."""
+    """Remove ticks whose text would overlap the tick below."""
     kept: list[tuple[float, str]] = []
     for place, text in sorted(ticks):
         if not kept or place - kept[-1][0] >= MIN_TICK_DISTANCE:
@@ -145,12 +145,12 @@ def _thin(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
 
 
 def draw_parallel(axes: Axes, scales: Sequence[ParallelAxis], titles: Sequence[str]) -> None:
-    """Draw a line a point through all axes, the first points in colours and on top.
+    """Draw one line per point through all axes, the first points in colour and on top.
 
     Args:
-        axes: empty.
-        scales: at least two, with as many places each as there are points.
-        titles: of each point, which the pointer shows within a page.
+        axes: empty axes to draw in.
+        scales: at least two axes, with one position per point each.
+        titles: tooltip of each point, shown in a page.
     """
     count, end = len(titles), len(scales) - 1
     for number in reversed(range(count)):
@@ -168,7 +168,7 @@ def draw_parallel(axes: Axes, scales: Sequence[ParallelAxis], titles: Sequence[s
         set_css(line, "line faint" if is_faint else f"line c{number}", titles[number])
         axes.add_patch(line)
     room = HEADING_CHARACTERS // len(scales)
-    is_staggered = max(len(one.name) for one in scales) > room  # headings by turns lower and higher
+    is_staggered = max(len(one.name) for one in scales) > room  # headings at alternating heights
     for number, one in enumerate(scales):
         heading = shorten(one.name, 2 * room - 2 if is_staggered else room, keep="start")
         height = 1.14 if is_staggered and number % 2 else 1.07
@@ -180,7 +180,7 @@ def draw_parallel(axes: Axes, scales: Sequence[ParallelAxis], titles: Sequence[s
 
 
 def _smooth(heights: Sequence[float]) -> Path:
-    """Return a curve that leaves and meets every axis at a right angle."""
+    """Return a Bézier curve that crosses every axis at a right angle."""
     vertices, codes = [(0.0, heights[0])], [Path.MOVETO]
     for number, (before, after) in enumerate(pairwise(heights)):
         vertices += [(number + 0.5, before), (number + 0.5, after), (number + 1.0, after)]

@@ -1,4 +1,4 @@
-"""`scripts/compare.py`: rank runs in a table for the terminal, and in a CSV file with all columns."""
+"""`scripts/compare.py`: rank runs in a terminal table, a CSV file with all columns, and a figure."""
 
 import csv
 import math
@@ -26,7 +26,7 @@ from project.runtime.text import columns_of, duration, plural, shorten
 
 FORMATS = (".png", ".svg", ".pdf")
 COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")
-"""Start of a CSV file of ours."""
+"""Start of a CSV file that this command wrote."""
 EXAMPLES = """\
 examples:
   python scripts/compare.py                          all runs below outputs
@@ -34,34 +34,34 @@ examples:
   python scripts/compare.py sweep_a sweep_b by=test/acc csv=both.csv
 """
 MAX_WIDTH = 20
-"""Characters of a cell."""
+"""Maximum number of characters in a cell."""
 MAX_NAMED = 5
-"""Failed runs and damaged files."""
+"""Maximum number of unfinished or damaged runs to list."""
 
 
 @dataclass
 class Options:
-    """Rank runs by the metric that they monitored.
+    """Rank runs by their monitored metric.
 
-    Runs that differ only in their seed (or data.fold) count as one point:
-    mean ± sample standard deviation, and their number.
+    Runs that differ only in seed or data.fold form one point: mean ± sample
+    standard deviation, and number of runs.
     """
 
     runs: list[str] = option(
-        ["outputs"], "sweeps, single runs, or folders above them; `runs=` may be left out"
+        ["outputs"], "run folders, sweep folders, or folders above them; `runs=` is optional"
     )
-    by: str | None = option(None, "metric to rank by, such as test/acc; null: the monitored one")
+    by: str | None = option(None, "metric to rank by, such as test/acc; null: the monitored metric")
     each: bool = option(False, "rank each run separately instead of averaging over seeds")
-    top: int = option(20, "rows of the table", least=1)
-    csv: Path | None = option(None, "file for all rows and columns; with each=true, one row per run")
-    plot: Path | None = option(None, "file for a figure of all points and their curves: .png, .svg or .pdf")
+    top: int = option(20, "maximum number of rows in the table", least=1)
+    csv: Path | None = option(None, "CSV file with all rows and columns; with each=true, one row per run")
+    plot: Path | None = option(None, "figure of all points and learning curves: a .png, .svg or .pdf file")
 
 
 def main(options: Options) -> None:
-    """Print the ranking, and write the table and the figure.
+    """Print the ranking, and write the CSV file and the figure.
 
     Raises:
-        InputError: no runs, no such metric, or a file that cannot be written.
+        InputError: there are no finished runs or no such metric, or a file cannot be written.
     """
     lazy_imports.freeze_gc()
     if options.plot and options.plot.suffix.lower() not in FORMATS:
@@ -77,7 +77,7 @@ def main(options: Options) -> None:
     if options.csv:
         print(f"{write_csv(comparison, options.csv)} rows in {options.csv}")
     if options.plot:
-        from project.reporting.compare_plot import draw  # imports matplotlib, which takes a second or two
+        from project.reporting.compare_plot import draw  # imports matplotlib, which takes 1 to 2 s
 
         draw(comparison, options.plot)
         print(f"drawn in {options.plot}")
@@ -85,21 +85,21 @@ def main(options: Options) -> None:
 
 @dataclass(frozen=True)
 class TableColumn:
-    """A column of ranked points."""
+    """Column of a table of ranked points."""
 
     kind: Literal["rank", "key", "by", "metric", "n", "time", "folder"]
     name: str
     cells: list[str]
-    values: Sequence[float | None]  # numbers in the cells; None for other texts
+    values: Sequence[float | None]  # numbers in the cells; None for text
 
     @property
     def width(self) -> int:
-        """Columns of the terminal."""
+        """Width in terminal columns."""
         return max(map(columns_of, [self.name, *self.cells]))
 
 
 def ranked_columns(comparison: Comparison, points: Sequence[Point]) -> list[TableColumn]:
-    """Return rank, keys, metrics, repetitions and duration of points, the ranking metric first."""
+    """Return columns of rank, keys, metrics, number of runs and duration; the ranking metric comes first."""
     ranks = range(1, len(points) + 1)
     columns = [TableColumn("rank", "#", list(map(str, ranks)), ranks)]
     keys = [*comparison.shown.leading, *(comparison.shown.repetitions if comparison.each else ())]
@@ -117,7 +117,7 @@ def ranked_columns(comparison: Comparison, points: Sequence[Point]) -> list[Tabl
 
 
 def key_columns(differences: Differences, runs: Sequence[Run], keys: Sequence[str]) -> list[TableColumn]:
-    """Return the values of keys, a column a key and a row a run."""
+    """Return one column per key, with the value of each run."""
     names = short_names(keys, RESERVED)
     columns = []
     for key in keys:
@@ -129,7 +129,7 @@ def key_columns(differences: Differences, runs: Sequence[Run], keys: Sequence[st
 
 
 def choose_metrics(names: Sequence[str], by: str) -> list[str]:
-    """Return the ranking metric, the same of the other split, and the rest but counts and the training's."""
+    """Return the metrics to show: `by`, its values on other splits, and the rest without training metrics."""
     kind = by.rpartition("/")[2]
     rest = [name for name in names if not name.startswith("train/") and not name.endswith("/images")]
     wanted = dict.fromkeys([by, f"test/{kind}", f"val/{kind}", *sorted(rest, reverse=True)])
@@ -137,12 +137,12 @@ def choose_metrics(names: Sequence[str], by: str) -> list[str]:
 
 
 def render(comparison: Comparison, top: int, width: int | None = None) -> str:
-    """Return a comparison as text.
+    """Return a comparison as a text table with notes.
 
     Args:
         comparison: ranked points.
-        top: rows at most.
-        width: columns to fit (the terminal's).
+        top: maximum number of rows.
+        width: width of the table in columns (default None: of the terminal).
     """
     width = terminal_width() if width is None else width
     points = comparison.points[:top]
@@ -169,7 +169,7 @@ def _title(comparison: Comparison) -> str:
 
 
 def _fit(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
-    """Return the most important columns that fit, in their order; rank and metric always stay."""
+    """Return the most important columns that fit the width; rank and ranking metric are always included."""
     of = defaultdict[str, list[TableColumn]](list)
     for column in columns:
         of[column.kind].append(column)
@@ -184,7 +184,7 @@ def _fit(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
 
 
 def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[str]:
-    """Return the best run's folder, and what the table leaves out."""
+    """Return notes on the best run, ties, repeated seeds, and hidden rows and columns."""
     notes = [f"best run: {comparison.best.folder}"] if comparison.best else []
     notes += [note] if (note := tie_note(comparison.ties)) else []
     if comparison.repeated and not comparison.each:
@@ -205,7 +205,7 @@ def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[st
 
 
 def _describe_unranked(comparison: Comparison) -> list[str]:
-    """Return lines about unfinished and damaged runs."""
+    """Return lines that list unfinished and damaged runs."""
     lines = []
     if comparison.unfinished:
         counts = Counter(run.state for run in comparison.unfinished)
@@ -223,18 +223,18 @@ def _first(lines: list[str], most: int) -> list[str]:
 
 
 def split_common(folders: Sequence[Path]) -> tuple[str, list[str]]:
-    """Return the folder that contains all, and the rest of each path."""
+    """Return the common parent folder, and each path relative to it."""
     try:
         common = commonpath([folder.parent for folder in folders])
-    except ValueError:  # absolute ones among relative ones
+    except ValueError:  # a mix of absolute and relative paths
         common = ""
     return common, [str(folder.relative_to(common)) for folder in folders]
 
 
 def write_csv(comparison: Comparison, file: Path) -> int:
-    """Write all rows and columns: a row a point, or a row a run where each is ranked.
+    """Write a CSV file with one row per point, or with one row per run for `each=true`.
 
-    The rows of runs include unfinished ones, last and without a rank.
+    Rows per run include unfinished runs, at the end and without a rank.
 
     Returns:
         Number of rows.
@@ -277,12 +277,12 @@ def _run_rows(comparison: Comparison) -> Iterator[dict[str, Any]]:
 
 
 def _key_values(comparison: Comparison, run: Run) -> dict[str, str]:
-    """Return a run's value of every key that differs, by full name; empty where it has none."""
+    """Return a run's values of all keys that differ, by full name; empty for missing keys."""
     keys = comparison.everywhere
     values = {key: keys.value(run, key) for key in dict.fromkeys([*keys.leading, *keys.keys])}
     return {key: "" if value is ABSENT else format_value(value) for key, value in values.items()}
 
 
 def _number(value: float) -> float | str:
-    """Return a number in full; `nan` is text, as an empty cell would mean not measured."""
+    """Return a number for a CSV cell; NaN as `nan`, since an empty cell means not measured."""
     return "nan" if math.isnan(value) else value

@@ -1,4 +1,4 @@
-"""A comparison as a figure: parallel coordinates above, learning curves below."""
+"""Figure of a comparison: parallel coordinates above, learning curves below."""
 
 import math
 import statistics
@@ -26,24 +26,24 @@ from project.runtime.text import plural
 
 MAX_KEYS = 10
 LEGEND_WIDTH = 42
-"""Characters."""
+"""Maximum number of characters in a line of the legend."""
 DPI = 150
 
 
 @dataclass(frozen=True)
 class Curve:
-    """Mean of a metric over the runs of a point."""
+    """Learning curve of a point: mean of a metric over its runs."""
 
-    x: list[float]  # epochs or steps done, rising
+    x: list[float]  # finished epochs or steps, ascending
     mean: list[float]
-    std: list[float]  # of the sample, 0 for one run
+    std: list[float]  # sample standard deviation; 0 for a single run
 
 
 def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
-    """Read the course of the ranking metric, or of the validation metric of the same kind.
+    """Read the learning curves of the ranking metric, or of the corresponding validation metric.
 
     Returns:
-        Name of the metric, `epoch` or `step`, and a curve a point; empty for a point without `metrics.csv`.
+        Name of the metric, `epoch` or `step`, and one curve per point; empty without `metrics.csv`.
     """
     groups = [
         [read_series(run.folder / "metrics.csv") for run in point.distinct] for point in comparison.points
@@ -51,7 +51,7 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
     metric = _choose_metric(comparison, [series for group in groups for series in group])
     every = [series.get(metric, Series()) for group in groups for series in group]
     epochs = {epoch for series in every for epoch in series.epochs}
-    # Several validations an epoch, or a part of one only: steps tell them apart.
+    # Several validations per epoch, or less than two epochs: steps distinguish the values.
     is_by_epoch = all(len(series.epochs) == len(set(series.epochs)) for series in every) and len(epochs) > 1
     curves = []
     for group in groups:
@@ -64,7 +64,7 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
 
 
 def _choose_metric(comparison: Comparison, runs: Sequence[Mapping[str, Series]]) -> str:
-    """Choose the first metric that was logged more than once, which test metrics are not."""
+    """Return the first candidate that was logged more than once: test metrics are logged once."""
     kind = comparison.by.rpartition("/")[2]
     monitors = [run.monitor for point in comparison.points for run in point.runs]
     wanted = list(dict.fromkeys([comparison.by, f"val/{kind}", *monitors, "val/loss", "train/loss"]))
@@ -73,7 +73,7 @@ def _choose_metric(comparison: Comparison, runs: Sequence[Mapping[str, Series]])
 
 
 def _mean(courses: list[dict[float, float]]) -> Curve:
-    """Average where at least half of the runs have a value; end where one run's value is not finite."""
+    """Average positions where at least half of the runs have a value; stop at the first NaN or infinity."""
     curve = Curve([], [], [])
     for position in sorted({x for course in courses for x in course}):
         values = [course[position] for course in courses if position in course]
@@ -87,7 +87,7 @@ def _mean(courses: list[dict[float, float]]) -> Curve:
 
 
 def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
-    """Return metric, axis and a line for each point that has a curve, the best ones in colours."""
+    """Return metric, axis label, and one line per point with a curve; the best points are coloured."""
     metric, axis, curves = read_curves(comparison)
     names = point_labels(comparison)
     lines = [
@@ -105,7 +105,7 @@ def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
 
 
 def point_labels(comparison: Comparison) -> list[str]:
-    """Return the score of each point with the keys that differ."""
+    """Return a label for each point: its score, and its values of the keys that differ."""
     points, shown = comparison.points, comparison.shown
     keys = _keys(comparison)
     names = short_names(keys, RESERVED)
@@ -125,7 +125,7 @@ def _keys(comparison: Comparison) -> list[str]:
 
 
 def parallel_axes(comparison: Comparison, most: int = MAX_KEYS) -> list[ParallelAxis]:
-    """Return an axis for each of the first keys that differ, and one for the metric."""
+    """Return one axis for each of the first `most` keys that differ, and one for the metric."""
     shown = comparison.shown
     keys = _keys(comparison)[:most]
     names = short_names(keys, RESERVED)
@@ -140,11 +140,11 @@ def parallel_axes(comparison: Comparison, most: int = MAX_KEYS) -> list[Parallel
 
 
 def draw(comparison: Comparison, file: Path) -> None:
-    """Draw all points of a comparison.
+    """Write the figure of a comparison to a file.
 
     Args:
         comparison: ranked points.
-        file: its ending is the format: .png, .svg or .pdf.
+        file: output file; its extension determines the format (.png, .svg or .pdf).
 
     Raises:
         InputError: the file cannot be written.
@@ -156,7 +156,7 @@ def draw(comparison: Comparison, file: Path) -> None:
 
 
 def make_figure(comparison: Comparison) -> Figure:
-    """Return the figure; of the curves alone where no key differs."""
+    """Return the figure of a comparison; it has learning curves alone if no key differs."""
     scales = parallel_axes(comparison)
     if len(scales) == 1:
         figure = Figure(figsize=(11, 4.6), dpi=DPI)
@@ -187,7 +187,7 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
         return
     draw_lines(axes, lines, x_label=axis, may_be_log=not comparison.larger_is_better)
     axes.set_ylabel(metric)
-    drawn = axes.get_lines()[::-1]  # the best was drawn last
+    drawn = axes.get_lines()[::-1]  # the best line is drawn last
     handles = [handle for handle, line in zip(drawn, lines, strict=True) if line.colour is not None]
     labels = [
         "\n".join(textwrap.wrap(line.name, LEGEND_WIDTH, max_lines=3, placeholder=" …"))

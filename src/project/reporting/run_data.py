@@ -1,4 +1,4 @@
-"""Content of a run's folder; missing and damaged files count as empty."""
+"""Content of a run folder; missing and damaged files are treated as empty."""
 
 import math
 import re
@@ -15,15 +15,19 @@ from project.runtime import yaml_files
 from project.runtime.csv_files import read_metrics
 
 LOG_BYTES = 2**18
-"""Read from the end of a log."""
+"""Maximum number of bytes read from the end of a log."""
 PARAMETERS = re.compile(r"(?:^|\])\s*model\s+\S.*?\s([\d,]+) parameters$", re.MULTILINE)
 
 
 class RunData:
-    """Content of a run's folder.
+    """Content of a run folder.
 
-    `state` is `done`, `pruned`, `failed`, `interrupted`, `running` or `unknown`; `choices` has the option of
-    each group, `metrics` the last values; the last of `num_epochs` may be incomplete.
+    Attributes:
+        state: `done`, `pruned`, `failed`, `interrupted`, `running` or `unknown`.
+        choices: selected option of each configuration group.
+        metrics: last value of each metric.
+        series: all logged values of each metric.
+        num_epochs: number of epochs, including an unfinished last one.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -52,15 +56,15 @@ class RunData:
         self.num_epochs = int(max((max(epochs) + 1 for epochs in trained), default=0))
 
     def group(self, name: str) -> dict[str, Any]:
-        """Return a group of the configuration, such as `model`."""
+        """Return a configuration group, such as `model`; empty if it is missing."""
         return as_mapping(self.config.get(name))
 
     def class_name_of(self, group: str) -> str:
-        """Return the last part of a group's `_target_`, or an empty string."""
+        """Return the class name in a group's `_target_`, or an empty string."""
         return str(self.group(group).get("_target_", "")).rpartition(".")[2]
 
     def best_index(self) -> int | None:
-        """Return the place of the best value in the monitored metric's series; None without one."""
+        """Return the index of the best value in the series of the monitored metric; None without values."""
         monitored = self.series.get(self.monitor, Series())
         sign = -1.0 if (self.status.get("mode") or self.config.get("mode")) == "min" else 1.0
         found = [
@@ -86,21 +90,21 @@ def _read_yaml(file: Path) -> Any:
 
 
 def as_mapping(value: Any) -> dict[str, Any]:
-    """Return a mapping, or an empty one for anything else."""
+    """Return `value` if it is a dict, otherwise an empty dict."""
     return value if isinstance(value, dict) else {}
 
 
 @dataclass(frozen=True)
 class Series:
-    """Values logged under one name."""
+    """Logged values of one metric."""
 
-    steps: list[float] = field(default_factory=list)  # of the optimizer, done before each value
-    epochs: list[float] = field(default_factory=list)  # begun before each value, from 0
+    steps: list[float] = field(default_factory=list)  # optimizer steps before each value
+    epochs: list[float] = field(default_factory=list)  # epoch of each value, from 0
     values: list[float] = field(default_factory=list)
 
 
 def read_series(file: Path) -> dict[str, Series]:
-    """Read `metrics.csv`: each column with the rows in which it has a number."""
+    """Read the series of each metric in `metrics.csv`; rows without a value are skipped."""
     found: dict[str, Series] = {}
     try:
         head, rows = read_metrics(file)
@@ -112,7 +116,7 @@ def read_series(file: Path) -> dict[str, Series]:
     columns = [(place, name) for place, name in enumerate(head) if name not in ("step", "epoch")]
     tests = [place for place, name in columns if name.startswith("test/")]
     for row in rows:
-        # The test's row has the number of epochs done, other rows that of the one begun.
+        # The row of the test holds the number of finished epochs, other rows hold the index of the epoch.
         is_test = any(row[place] for place in tests)
         for place, name in columns:
             if not row[place] or (epoch is not None and not row[epoch]):
@@ -127,7 +131,7 @@ def read_series(file: Path) -> dict[str, Series]:
 
 
 def steps_per_epoch(series: Mapping[str, Series]) -> float | None:
-    """Return the steps of an epoch, by the last value in each; None where epochs differ or are not known."""
+    """Return the optimizer steps per epoch, by the last value in each; None if epochs differ in length."""
     ends: dict[float, float] = {}
     for one in series.values():
         for step, epoch in zip(one.steps, one.epochs, strict=True):

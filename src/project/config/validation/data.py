@@ -286,8 +286,8 @@ def _uneven_batch(right: Mapping[str, Any]) -> Iterator[str]:
         return
     if size % (devices * nodes):
         yield (
-            f"data.batch_size={size}: counts the images of all devices together and must be a multiple of "
-            f"their number, {devices * nodes}"
+            f"data.batch_size={size}: counts the images of all devices and must be a multiple of the "
+            f"number of devices, {devices * nodes}"
         )
 
 

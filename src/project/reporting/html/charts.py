@@ -1,4 +1,4 @@
-"""Charts of a page: the curves of a run, and what a sweep compares."""
+"""Charts of a page: learning curves of a run; learning curves and parallel coordinates of a sweep."""
 
 import json
 import math
@@ -26,7 +26,7 @@ from project.runtime.text import plural, shorten
 WIDTH, HEIGHT, WIDE, WIDE_HEIGHT = 480, 260, 960, 325
 """Points; the page scales them."""
 MAX_POINTS, MAX_POINTS_OF_MANY = 300, 60
-"""Points of a line; neighbours of longer lines are averaged."""
+"""Maximum number of points of a line; longer lines are averaged."""
 MAX_LINES = 400
 MAX_KEYS = 9
 TITLES = {
@@ -37,7 +37,7 @@ TITLES = {
     "images_per_s": "Throughput, images per second",
     "memory_gb": "GPU memory, GB",
 }
-"""By the last part of a metric's name, in their order on the page."""
+"""Chart titles by the last part of the metric name, in their order on the page."""
 SPLITS = {"train": "training", "val": "validation"}
 WITH_BEST_EPOCH = ("loss", "acc")
 MAY_BE_LOG = ("loss", "grad_norm")
@@ -45,7 +45,7 @@ MAY_BE_LOG = ("loss", "grad_norm")
 
 @dataclass(frozen=True)
 class Chart:
-    """A drawn chart with its legend, and a note below."""
+    """SVG chart with legend and note."""
 
     title: str
     svg: Markup
@@ -66,9 +66,9 @@ def line_chart(
     may_be_log: bool = False,
     is_wide: bool = False,
 ) -> Chart:
-    """Draw lines for a page, with their values for the pointer; `draw_lines` has the arguments.
+    """Draw a line chart whose values a page shows at the pointer.
 
-    The name must be unique on the page.
+    Arguments as in `draw_lines`; `name` must be unique on the page.
     """
     named = [line for line in lines if line.colour is not None]
     with figure_style(font__size=12):
@@ -90,10 +90,10 @@ def _pointer_data(line: Line) -> dict[str, object]:
 
 
 def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
-    """Draw all that a run logged more than once, training and validation of the same kind in one chart.
+    """Draw all metrics that a run logged more than once, one chart for training and validation.
 
     Returns:
-        Charts, and sentences about constant metrics; None if there are neither.
+        Charts, and sentences about constant metrics; None without either.
     """
     series = {name: one for name, one in data.series.items() if _is_curve(name, one)}
     kinds: dict[str, dict[str, Series]] = {}
@@ -114,7 +114,7 @@ def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
 
 
 def _is_curve(name: str, series: Series) -> bool:
-    """Return true for what was logged more than once, other than counts and best values so far."""
+    """Return True for metrics logged more than once, except test metrics, counts and best values so far."""
     last = name.rpartition("/")[2]
     has_several = len(series.values) > 1 and any(map(math.isfinite, series.values))
     return has_several and not name.startswith("test/") and last != "images" and not last.startswith("best_")
@@ -156,7 +156,7 @@ def _best_epoch(data: RunData, scale: float) -> tuple[float, str] | None:
 
 
 def curves_chart(comparison: Comparison) -> Chart | None:
-    """Draw how the metric went for every point, the best ones in colours; None without curves."""
+    """Draw the learning curves of all points, the best ones in colour; None without curves."""
     metric, axis, lines = curve_lines(comparison)
     short = []
     for line in lines[:MAX_LINES]:
@@ -167,7 +167,7 @@ def curves_chart(comparison: Comparison) -> Chart | None:
         return None
     notes = [f"The best {len(COLOURS)} are coloured, the others grey."] if len(lines) > len(COLOURS) else []
     if any(any(line.std) for line in short):
-        notes.append("Bands: one sample standard deviation over seeds and folds to either side.")
+        notes.append("Bands: ± one sample standard deviation over seeds and folds.")
     return line_chart(
         metric,
         short,
@@ -180,7 +180,7 @@ def curves_chart(comparison: Comparison) -> Chart | None:
 
 
 def parallel_chart(comparison: Comparison) -> Chart | None:
-    """Draw all points through their values of every key that differs; None if no key does."""
+    """Draw the parallel coordinates of all points; None if no key differs."""
     points = comparison.points[:MAX_LINES]
     scales = parallel_axes(replace(comparison, points=points), MAX_KEYS)
     if len(scales) < 2 or len(points) < 2:
@@ -196,5 +196,5 @@ def parallel_chart(comparison: Comparison) -> Chart | None:
     with figure_style(font__size=12):
         axes = make_axes(WIDE, WIDE_HEIGHT, (80, 90, 46, 10))
         draw_parallel(axes, scales, titles)
-        svg = to_svg(axes, "parallel", f"{title}: one line a point", class_="parallel")
+        svg = to_svg(axes, "parallel", f"{title}: one line per point", class_="parallel")
     return Chart(title, Markup(svg), note=" ".join(notes), is_wide=True)  # noqa: S704 (escaped there)

@@ -1,4 +1,4 @@
-"""`scripts/report.py`: write the page of a run or a sweep."""
+"""`scripts/report.py`: write an HTML report of a run or a sweep."""
 
 import base64
 import hashlib
@@ -20,8 +20,8 @@ from project.runtime.text import strip_control
 
 NAME = "report.html"
 PAGE = re.compile(rb'<!doctype html>\n<html[^>]*><head><meta[^>]*><meta http-equiv="Content-Security-Policy"')
-"""Start of a page of ours."""
-REMEDY = "give output=FILE in a folder that you may write to"
+"""Start of a page that this command wrote."""
+REMEDY = "set output=FILE in a writable folder"
 ENDINGS = (".html", ".htm")
 EXAMPLES = """\
 examples:
@@ -33,17 +33,19 @@ examples:
 
 @dataclass
 class Options:
-    """Write one HTML page about a run or a sweep. It needs no other file and no network."""
+    """Write a self-contained HTML report of a run or a sweep."""
 
     run: str = option(LAST, "run folder, sweep folder, or a folder that contains runs; or last")
     output: Path | None = option(None, "file to write; null: report.html in that folder")
-    compare: list[str] | None = option(None, "other folders with runs; null: the runs next to this one")
-    outputs: Path = option(Path("outputs"), "folder to search for run=last")
-    open: bool = option(False, "show the page in a browser")
+    compare: list[str] | None = option(
+        None, "folders of runs to compare with; null: the runs next to this one"
+    )
+    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
+    open: bool = option(False, "open the page in a browser")
 
 
 def main(options: Options) -> None:
-    """Write the page, print its name and size, and open it with `open=true`."""
+    """Write the page, print its path and size, and open it in a browser for `open=true`."""
     lazy_imports.freeze_gc()
     file = write_report(options.run, options.output, options.compare, options.outputs)
     print(f"{file}  {file.stat().st_size / 1000:,.0f} kB")
@@ -54,24 +56,24 @@ def main(options: Options) -> None:
 
 
 def write_report(run: str, output: Path | None, compare: Sequence[str] | None, outputs: Path) -> Path:
-    """Write the page of a run, of a sweep or of the runs below a folder.
+    """Write the page of a run, of a sweep, or of all runs below a folder.
 
     Args:
-        run: folder, or `last`.
-        output: file to write, or a folder for it (the run's own).
-        compare: other folders with runs (the runs next to this one).
-        outputs: folder in which `last` is looked for.
+        run: folder of runs, or `last`.
+        output: file to write, or its folder; None: the folder of the run.
+        compare: folders of runs to compare with; None: the runs next to this one.
+        outputs: folder in which `last` is searched.
 
     Returns:
-        The file.
+        The written file.
 
     Raises:
-        InputError: no such folder, no run in it, or a file that cannot be written.
+        InputError: the folder is missing or contains no run, or the file cannot be written.
     """
     folder = _find(run, outputs)
     file = folder / NAME if output is None else output / NAME if output.is_dir() else output
     if file.suffix.lower() not in ENDINGS:
-        raise InputError(f"output={output}: not a page; end the name in .html")
+        raise InputError(f"output={output}: not an HTML file; end the name in .html")
     refuse_unwritable_output(f"output={file}", file, remedy=REMEDY)
     refuse_foreign_file(f"output={file}", file, PAGE)
     for other in compare or ():
@@ -88,21 +90,21 @@ def _find(wanted: str, outputs: Path) -> Path:
         raise InputError(line)
     folder = find_last(outputs) if wanted == LAST else Path(wanted)
     if not folder.is_dir():
-        problem = "a file; give its run's folder" if folder.is_file() else "no such folder"
+        problem = "a file; give the run folder" if folder.is_file() else "no such folder"
         example = "such as outputs/cnn_digits_adam/2026-01-31_09-30-00, or last"
         raise InputError(f"run={wanted}: {problem}, {example}")
     return folder
 
 
 def render_page(folder: Path, page: Path, compare: Sequence[str] | None) -> str:
-    """Return the page of a folder.
+    """Render the page of a folder.
 
     Args:
-        folder: of a run or above some runs.
-        page: folder of the page, to which links are relative.
-        compare: other folders with runs (the runs next to this one).
+        folder: run folder, sweep folder, or folder that contains runs.
+        page: folder of the page; links are relative to it.
+        compare: folders of runs to compare with; None: the runs next to this one.
     """
-    import jinja2  # takes some tenths of a second, as does matplotlib
+    import jinja2  # like matplotlib, slow to import
 
     from project.reporting.html.run_page import run_page
     from project.reporting.html.sweep_page import sweep_page
@@ -129,7 +131,7 @@ def render_page(folder: Path, page: Path, compare: Sequence[str] | None) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Return nothing for None, and texts without the characters that no document may hold."""
+    """Convert None to an empty text, and remove control characters that HTML forbids from texts."""
     if value is None:
         return ""
     return strip_control(value) if type(value) is str else value

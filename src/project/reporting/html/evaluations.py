@@ -1,4 +1,4 @@
-"""Tables of what evaluations and exports of a run found, read from their JSON files."""
+"""Tables of the evaluations and exports of a run, read from their JSON files."""
 
 import json
 import math
@@ -12,17 +12,17 @@ from project.runs.ranking import wilson
 from project.runs.results import METRIC_TITLES, is_number
 
 EVALUATION, EXPORT = "evaluation", "export"
-"""Folders within a run's."""
+"""Subfolders of a run folder."""
 MAX_JSON_BYTES = 2**25
 MAX_ROWS, MAX_COLUMNS = 200, 10
-"""Limits of the table of classes."""
+"""Maximum size of the table of classes."""
 ACCURACY_TOLERANCE = 1e-6
-"""Difference of accuracies of the same predictions that were rounded in files."""
+"""Maximum difference of the same accuracy in two files, by rounding."""
 NAMES = METRIC_TITLES | {"f1": "F1"}
 
 
 def evaluation_files(folder: Path, ending: str) -> Iterator[Path]:
-    """Yield files of a run's evaluations; hidden folders hold evaluations being written or aborted."""
+    """Yield the files of a run's evaluations; hidden folders hold unfinished evaluations and are skipped."""
     place = folder / EVALUATION
     for file in place.rglob(f"*{ending}"):
         if not any(part.startswith(".") for part in file.relative_to(place).parts):
@@ -30,7 +30,7 @@ def evaluation_files(folder: Path, ending: str) -> Iterator[Path]:
 
 
 def _read_json(files: Iterator[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Yield files with their content; damaged and very large ones are left out."""
+    """Yield JSON files with their content; damaged and very large files are skipped."""
     for file in sorted(files):
         try:
             found = json.loads(file.read_bytes()) if file.stat().st_size <= MAX_JSON_BYTES else None
@@ -41,7 +41,7 @@ def _read_json(files: Iterator[Path]) -> Iterator[tuple[Path, dict[str, Any]]]:
 
 
 def read_evaluations(folder: Path) -> list[tuple[str, list[Table]]]:
-    """Return the name and the tables of each evaluation of a run: its metrics and its classes."""
+    """Return the name and the tables of each evaluation of a run: overall metrics, metrics per class."""
     evaluations = []
     for file, found in _read_json(evaluation_files(folder, ".json")):
         name = file.parent.name if file.parent.name != EVALUATION else file.stem
@@ -84,20 +84,20 @@ def _classes_table(found: Mapping[str, Any]) -> Table | None:
             text = content if isinstance(content, str) else ""
             row.append(Cell(text) if value is None else number_cell(value, format_metric))
         rows.append(row)
-    return Table("Each class", [NAMES.get(key, key) for key in head], rows)
+    return Table("Metrics per class", [NAMES.get(key, key) for key in head], rows)
 
 
 def _value(figure: Any) -> float | None:
-    """Return the value of a figure, given as `{value, low, high}` or as a plain number."""
+    """Return the value of an entry `{value, low, high}`, or a plain number; None for anything else."""
     value = figure.get("value") if isinstance(figure, dict) else figure
     return float(value) if is_number(value) else None
 
 
 def accuracy_interval(data: RunData) -> tuple[float, float] | None:
-    """Return the 95 % interval of the test accuracy; None where the number of images is not on record.
+    """Return the 95 % interval of the test accuracy; None if the number of images is not recorded.
 
-    It is the interval of an evaluation of the same predictions, or else Wilson's: a page has one interval of
-    one accuracy, though there are several methods.
+    The interval of an evaluation with the same accuracy takes precedence over Wilson's, so that a page shows
+    only one interval of one accuracy.
     """
     accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
     if accuracy is None or not math.isfinite(accuracy):
@@ -113,7 +113,7 @@ def accuracy_interval(data: RunData) -> tuple[float, float] | None:
 
 
 def read_exports(folder: Path) -> list[Table]:
-    """Return a table of variants for each format that a run was exported to."""
+    """Return a table of variants for each export format of a run."""
     tables = []
     for _, found in _read_json((folder / EXPORT).glob("*.json")):
         variants = found.get("variants")

@@ -1,4 +1,4 @@
-"""Images of a run for its page: those of its evaluations, or else those in TensorBoard's event files."""
+"""Images of a run: figures of its evaluations, or images in its TensorBoard event files."""
 
 import base64
 import re
@@ -12,19 +12,19 @@ from project.runs.results import natural_sort_key
 
 PNG = b"\x89PNG\r\n\x1a\n"
 MAX_BYTES = 4 * 2**20
-"""Limit of an image; larger ones are only named."""
+"""Maximum size of an image; only the names of larger images are listed."""
 MAX_TOTAL_BYTES = 12 * 2**20
 MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
-"""Limits of an event, and of all event files of a folder."""
-FRAME = 12
-"""Bytes before an event: its length as a 64-bit number and that number's checksum; four follow the event."""
+"""Maximum size of an event, and of all event files in a folder."""
+FRAME_BYTES = 12
+"""Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
-SMALL = 300
-"""Pixels; the pixels of smaller images are drawn as squares."""
+SMALL_PIXELS = 300
+"""Smaller images are enlarged without interpolation."""
 
 
 class Image(NamedTuple):
-    """An image of a page."""
+    """Image of a page."""
 
     name: str
     source: str  # file or step
@@ -38,12 +38,12 @@ class Image(NamedTuple):
 
     @property
     def is_small(self) -> bool:
-        """True for images whose pixels are drawn as squares."""
-        return max(self.size) < SMALL
+        """True for images that are enlarged without interpolation."""
+        return max(self.size) < SMALL_PIXELS
 
     @property
     def is_wide(self) -> bool:
-        """True for images that take the page's width."""
+        """True for images that take the full width of the page."""
         width, height = self.size
         return width > 1.7 * height and width > 700
 
@@ -54,14 +54,14 @@ class Image(NamedTuple):
 
 
 class Gallery(NamedTuple):
-    """Images side by side, and the names of damaged or too large ones."""
+    """Images of a page, and the names of damaged or too large images."""
 
     images: list[Image]
     left_out: list[str]
 
 
 def make_gallery(images: Iterable[Image]) -> Gallery | None:
-    """Choose the images that a page has room for; None where there are none."""
+    """Select images up to `MAX_TOTAL_BYTES`; None if there are no images."""
     gallery, room = Gallery([], []), MAX_TOTAL_BYTES
     for image in images:
         if image.png.startswith(PNG) and len(image.png) <= min(MAX_BYTES, room):
@@ -73,7 +73,7 @@ def make_gallery(images: Iterable[Image]) -> Gallery | None:
 
 
 def run_gallery(folder: Path) -> Gallery | None:
-    """Return the images of a run's evaluations; if there are none, those in its event files."""
+    """Return the figures of a run's evaluations; without any, the images in its event files."""
     files = sorted(evaluation_files(folder, ".png"), key=lambda file: natural_sort_key(str(file)))
     if files:
         return make_gallery(read_pngs(files, folder))
@@ -82,7 +82,7 @@ def run_gallery(folder: Path) -> Gallery | None:
 
 
 def read_pngs(files: Iterable[Path], folder: Path) -> Iterator[Image]:
-    """Yield images from files; those that cannot be read are empty."""
+    """Yield images from PNG files; unreadable and too large files give empty images."""
     for file in files:
         try:
             png = file.read_bytes() if file.stat().st_size <= MAX_BYTES else b""
@@ -92,16 +92,16 @@ def read_pngs(files: Iterable[Path], folder: Path) -> Iterator[Image]:
 
 
 def _title(name: str) -> str:
-    """Return a file's or tag's name as a title: `val/confusion_matrix` as `Confusion matrix, val`."""
+    """Convert a file name or tag to a title: `val/confusion_matrix` to `Confusion matrix, val`."""
     *above, last = (re.sub(r"[_\-\s]+", " ", part) for part in name.strip("/").split("/"))
     last = last.strip() or name
     return ", ".join([f"{last[:1].upper()}{last[1:]}", *above])
 
 
 def read_event_images(folder: Path) -> dict[str, tuple[int, bytes]]:
-    """Return step and PNG of the latest image of each tag in a folder's event files.
+    """Return step and PNG of the latest image of each tag in the event files of a folder.
 
-    Needs no TensorFlow. Of a damaged file, the images before the damage count.
+    Requires no TensorFlow. Images before the damage in a damaged file are included.
     """
     found: dict[str, tuple[int, bytes]] = {}
     room = MAX_EVENTS_BYTES
@@ -111,7 +111,7 @@ def read_event_images(folder: Path) -> dict[str, tuple[int, bytes]]:
             if room < 0:
                 break
             for record in _read_records(file):
-                if PNG in record:  # scalars, of which there are thousands, need not be parsed
+                if PNG in record:  # parsing thousands of scalars would take long
                     found |= _parse_images(record)
         except OSError:
             continue
@@ -119,9 +119,9 @@ def read_event_images(folder: Path) -> dict[str, tuple[int, bytes]]:
 
 
 def _read_records(file: Path) -> Iterator[bytes]:
-    """Yield the events of a file without their frames, up to the first incomplete one."""
+    """Yield the serialized events of a file, up to the first incomplete one."""
     with file.open("rb") as stream:
-        while len(frame := stream.read(FRAME)) == FRAME:
+        while len(frame := stream.read(FRAME_BYTES)) == FRAME_BYTES:
             (length,) = struct.unpack_from("<Q", frame)
             if length > MAX_EVENT_BYTES:
                 return
@@ -144,7 +144,7 @@ def _parse_images(record: bytes) -> dict[str, tuple[int, bytes]]:
 
 
 def _png_of(value: Any) -> bytes:
-    """Return the PNG in either of the two forms that writers use, or nothing."""
+    """Return the PNG of an image summary or an image tensor; empty for other values."""
     if value.WhichOneof("value") == "image":
         return value.image.encoded_image_string
     if value.metadata.plugin_data.plugin_name == PLUGIN and len(value.tensor.string_val) > 2:

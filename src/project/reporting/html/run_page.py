@@ -1,4 +1,4 @@
-"""Content of the page of one run."""
+"""Page content for one run."""
 
 import re
 import shlex
@@ -28,16 +28,16 @@ TRAINER_KEYS = (
     *("max_epochs", "max_time", "accelerator", "devices", "num_nodes", "precision", "gradient_clip_val"),
     *("accumulate_grad_batches", "limit_train_batches"),
 )
-"""The page lists the other keys in the configuration's own text."""
+"""Keys of the Trainer shown as a card; the text of the configuration shows all keys."""
 MAX_SETTINGS, MAX_VALUE_LENGTH = 12, 60
 TRAIN = "python scripts/train.py"
 NOT_REPEATED = ("resume=", "ckpt_path=", "hydra.run.dir=", "hydra.sweep.dir=", "hydra.mode=")
-"""Overrides that belong to the existing folder."""
+"""Overrides that concern the existing run folder, not the experiment."""
 COMMIT = re.compile(r"[0-9a-f]{7,64}")
 LOG_PREFIX = re.compile(r"^\[[\d\-:, ]+\]\[INFO\]\[[\w.]+\] ")
 MAX_LOG_LINES = 80
 MAX_OTHERS = 40
-"""Runs of the same experiment that are read, the latest ones."""
+"""Maximum number of runs of the same experiment to read, latest first."""
 MAX_ROWS = 12
 RESULTS = {
     "failed": "The run failed.",
@@ -47,7 +47,7 @@ RESULTS = {
 
 
 class Section(NamedTuple):
-    """A part of a page, written by a macro of sections.html; left out where the content is empty."""
+    """Section of a page, rendered by a macro of sections.html; omitted if the content is empty."""
 
     title: str
     macro: str
@@ -55,12 +55,12 @@ class Section(NamedTuple):
 
 
 def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str, Any]:
-    """Return what the template needs for the page of a run.
+    """Return the template variables for the page of a run.
 
     Args:
-        folder: of the run.
-        page: folder of the page, to which links are relative.
-        others: folders with runs to compare with (the runs next to this one).
+        folder: run folder.
+        page: folder of the page; links are relative to it.
+        others: folders of runs to compare with; None: the runs next to this one.
     """
     data = RunData(folder)
     name = str(data.status.get("name") or data.config.get("name") or folder.name)
@@ -103,7 +103,7 @@ def _log(data: RunData) -> dict[str, Any] | None:
 
 
 def run_cards(data: RunData) -> list[tuple[str, str, str]]:
-    """Return label, value and note of the numbers to be seen first: metrics, length and size of a run."""
+    """Return label, value and note of the key numbers: metrics, epochs, duration, parameters."""
     metrics, cards = data.metrics, []
     kind = data.monitor.rpartition("/")[2]
     names = [f"test/{kind}", "test/acc", data.monitor, "val/acc", "test/loss"]
@@ -120,7 +120,7 @@ def run_cards(data: RunData) -> list[tuple[str, str, str]]:
         weights = data.status.get("weights")
         cards.append(("epochs", str(data.num_epochs), f"{weights} weights" if weights and metrics else ""))
     if data.duration_s is not None:
-        pace = f"{duration(data.duration_s / data.num_epochs)} an epoch" if data.num_epochs else ""
+        pace = f"{duration(data.duration_s / data.num_epochs)} per epoch" if data.num_epochs else ""
         cards.append(("duration", duration(data.duration_s), pace))
     if data.num_parameters:
         cards.append(("parameters", f"{data.num_parameters:,}", data.class_name_of("model")))
@@ -128,7 +128,7 @@ def run_cards(data: RunData) -> list[tuple[str, str, str]]:
 
 
 def describe_run(data: RunData) -> str:
-    """Return what was trained on what, for how long, and the result."""
+    """Return sentences about model, data, optimizer, duration and result."""
     model, dataset, optimizer = (data.class_name_of(group) for group in ("model", "data", "optim"))
     if not model or not dataset:
         return f"The configuration of this run is missing or damaged. {_describe_result(data)}"
@@ -151,7 +151,7 @@ def _describe_result(data: RunData) -> str:
         )
         return f"The run was still running{at} when this page was written."
     if data.state != "done":
-        return RESULTS.get(data.state, "The state of the run is not on record.")
+        return RESULTS.get(data.state, "The state of the run is not recorded.")
     accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
     if accuracy is None:
         return ""
@@ -161,7 +161,7 @@ def _describe_result(data: RunData) -> str:
 
 
 def provenance_line(record: Mapping[str, Any]) -> str:
-    """Return time, machine, commit and versions of a run's status or a sweep's record in one line."""
+    """Return start time, host, commit and versions in one line, from a run's status or a sweep's record."""
     versions, git = as_mapping(record.get("versions")), as_mapping(record.get("git"))
     changed = " with changes" if git.get("changed") else ""
     parts = [f"Started {started}" if (started := format_time(record.get("started"))) else ""]
@@ -172,7 +172,7 @@ def provenance_line(record: Mapping[str, Any]) -> str:
 
 
 def _comparison(data: RunData, page: Path, others: Sequence[str] | None) -> Table | None:
-    """Rank a run among others; None if no other is done."""
+    """Return a ranking of the run and others; None if no other run has finished."""
     folder = data.run.path
     if others is None:
         folders, names = _siblings(folder), f"the others in {folder.absolute().parent.name}"
@@ -180,7 +180,7 @@ def _comparison(data: RunData, page: Path, others: Sequence[str] | None) -> Tabl
         folders, names = [Path(other) for other in others], ", ".join(others)
     try:
         ranked = compare([folder, *folders], data.monitor or None, each=True)
-    except InputError:  # none is done, or they have other metrics
+    except InputError:  # no run has finished, or they share no metric
         return None
     if ranked.count < 2:
         return None
@@ -196,7 +196,7 @@ def _comparison(data: RunData, page: Path, others: Sequence[str] | None) -> Tabl
 
 
 def _siblings(folder: Path) -> list[Path]:
-    """Return the latest other runs of the same experiment or sweep."""
+    """Return the folders of the latest other runs of the same experiment or sweep."""
     found = [file.parent for file in folder.absolute().parent.glob("*/status.json")]
     others = [
         other for other in found if (other / "config.yaml").exists() and other.resolve() != folder.resolve()
@@ -205,7 +205,7 @@ def _siblings(folder: Path) -> list[Path]:
 
 
 def run_settings(data: RunData) -> dict[str, Any]:
-    """Return a run's overrides, the values of its groups as cards, and the text of its configuration."""
+    """Return the overrides of a run, cards of its configuration groups, and the configuration as text."""
     cards = [_group_card(data, group) for group in GROUPS if data.group(group)]
     general = {key: data.config[key] for key in GENERAL if key in data.config}
     if data.config:
@@ -239,7 +239,7 @@ def _card(group: str, title: str, values: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def environment_rows(status: Mapping[str, Any]) -> dict[str, str]:
-    """Return machine, versions, processes and the code's state of a run or a sweep, by name."""
+    """Return host, processes, times, commit and versions of a run or a sweep, by label."""
     git = as_mapping(status.get("git"))
     rows = {
         "machine": status.get("host"),
@@ -257,12 +257,12 @@ def environment_rows(status: Mapping[str, Any]) -> dict[str, str]:
 def reproduction_commands(
     overrides: Sequence[str], git: Any, folder: Path, *, is_sweep: bool = False, is_done: bool = True
 ) -> dict[str, Any]:
-    """Return commands that repeat, continue and inspect a run or a sweep, and what to know before."""
+    """Return commands that repeat, continue and inspect a run or a sweep, and warnings about them."""
     commit, place = as_mapping(git).get("commit"), shlex.quote(str(folder))
     is_sound = isinstance(commit, str) and COMMIT.fullmatch(commit) is not None  # pasted into a shell
-    warnings = [] if is_sound else ["The commit of the code is not on record."]
+    warnings = [] if is_sound else ["The commit of the code is not recorded."]
     if as_mapping(git).get("changed"):
-        warnings.append("The code had uncommitted changes: this commit alone may give another result.")
+        warnings.append("The code had uncommitted changes: the commit alone may give another result.")
     if any(REDACTED in redact_text(word) for word in overrides):
         warnings.append(f"{REDACTED} stands for a secret; give it as '${{oc.env:NAME}}'.")
     if any(word.startswith("ckpt_path=") for word in overrides):

@@ -1,4 +1,4 @@
-"""Content of the page of a sweep, or of any folder with runs below it."""
+"""Page content for a sweep, or for any folder that contains runs."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -29,23 +29,23 @@ from project.runtime.text import duration, plural
 
 MAX_COMPARED = 20
 MAX_POINTS = 100
-"""Rows of the table of points; the table of jobs has all."""
+"""Maximum number of rows in the table of points; the table of jobs lists all."""
 MAX_TITLE_KEYS, MAX_LEAD_KEYS = 4, 6
 MAX_FAILURES = 10
-"""With the last lines of their logs; the table of jobs has all."""
+"""Maximum number of failed jobs shown with the end of their logs; the table of jobs lists all."""
 LAST_LINES = 12
 
 
 @dataclass(frozen=True)
 class Sweep:
-    """Record, jobs and runs of a sweep, or of a folder with runs."""
+    """Record, jobs and runs of a sweep, or of a folder that contains runs."""
 
     folder: Path
-    record: dict[str, Any]  # empty for a folder that is no sweep
+    record: dict[str, Any]  # empty if the folder is not a sweep
     jobs: dict[str, Job]  # by folder name
     runs: list[Run]
     damaged: list[str]  # reasons
-    ranked: Comparison | None  # None if no run is done
+    ranked: Comparison | None  # None if no run has finished
 
     @property
     def states(self) -> Counter[str]:
@@ -64,7 +64,7 @@ def read_sweep(folder: Path) -> Sweep:
     """Read all runs below a folder.
 
     Raises:
-        InputError: no run and no sweep.
+        InputError: the folder contains neither runs nor a sweep.
     """
     sweep = find_sweep(folder)
     record, jobs, ranked = {}, {}, None
@@ -79,21 +79,21 @@ def read_sweep(folder: Path) -> Sweep:
         runs = [*(run for point in ranked.points for run in point.runs), *ranked.unfinished]
         return Sweep(folder, record, jobs, runs, ranked.damaged, ranked)
     except InputError:
-        pass  # none is done
+        pass  # no run has finished
     try:
         runs, damaged = read_runs([folder])
     except InputError:
         if sweep is None:
             raise
-        runs, damaged = [], []  # ended before its first job began
+        runs, damaged = [], []  # stopped before its first job started
     return Sweep(folder, record, jobs, runs, damaged, None)
 
 
 def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str, Any]:
-    """Return what the template needs for the page of a sweep, see `run_page`.
+    """Return the template variables for the page of a sweep; arguments as in `run_page`.
 
     Raises:
-        InputError: no runs below the folder.
+        InputError: the folder contains no runs.
     """
     sweep = read_sweep(folder)
     kind, name = "Sweep" if sweep.record else "Runs", folder.absolute().name
@@ -140,7 +140,7 @@ def _describe_sweep(sweep: Sweep) -> str:
     text = f"{plural(states.total(), 'job')}: {counts}"
     text += f"; {duration(spent)} of training in all." if spent else "."
     if ranked is None:
-        return text + " None is done yet: nothing to rank."
+        return text + " No run has finished yet."
     first = [point.runs[0] for point in ranked.points]
     values = [
         f"{key} ({plural(len(set(ranked.shown.texts(first, key))), 'value')})"
@@ -154,7 +154,7 @@ def _describe_sweep(sweep: Sweep) -> str:
 
 
 def _points_table(sweep: Sweep, page: Path) -> Table | None:
-    """Return the ranked points; None where every run is one, as in the table of jobs."""
+    """Return the table of points; None if every point is a single run, as in the table of jobs."""
     ranked = sweep.ranked
     if ranked is None or len(ranked.points) == ranked.count:
         return None
@@ -167,7 +167,7 @@ def _points_table(sweep: Sweep, page: Path) -> Table | None:
 
 
 def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:
-    """Return failed jobs with the ends of their logs, and reasons why folders are damaged."""
+    """Return failed jobs with the end of their logs, and the reasons for damaged folders."""
     known = {run.folder.name for run in sweep.runs}
     failures = [
         (link_to(run.folder, page), run.state, redact_text(run.error), _last_lines(run.folder))
@@ -191,7 +191,7 @@ def _last_lines(folder: Path) -> str:
 
 
 def _best_run(best: Run | None, page: Path) -> dict[str, Any] | None:
-    """Return what the page of the best run has, with the sections that belong here."""
+    """Return the page content of the best run, limited to some of its sections."""
     if best is None:
         return None
     content = run_page(best.folder, page, [])

@@ -1,4 +1,4 @@
-"""Tables of runs and points, which a click on a heading sorts."""
+"""Sortable tables of runs and points."""
 
 import math
 import os
@@ -18,13 +18,13 @@ from project.runs.sweep_jobs import Job
 from project.runtime.text import duration, plural, shorten
 
 MAX_KEYS, MAX_METRICS, MAX_LINKS = 6, 4, 5
-"""In a table of points."""
-MAX_LINK = 32
+"""Maximum numbers in a table of points."""
+MAX_LINK_LENGTH = 32
 """Characters."""
 
 
 class Link(NamedTuple):
-    """A link with its text."""
+    """Hyperlink."""
 
     text: str
     href: str
@@ -32,16 +32,16 @@ class Link(NamedTuple):
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell of a table: a badge, links and text, in this order."""
+    """Table cell: a state badge, links and text, in this order."""
 
     text: str = ""
-    value: float | None = None  # sorts the column, NaN in an empty cell; None: the text sorts
+    value: float | None = None  # sort key; NaN for an empty cell; None: sorted by text
     links: Sequence[Link] = ()
-    state: str = ""  # of a run, shown as a badge
+    state: str = ""  # state of a run, shown as a badge
 
     @property
     def order(self) -> str:
-        """Sort key within the page."""
+        """Sort key in the page."""
         return "" if self.value is None or math.isnan(self.value) else f"{self.value:.8g}"
 
 
@@ -50,25 +50,25 @@ EMPTY_CELL = Cell("", math.nan)
 
 @dataclass(frozen=True)
 class Table:
-    """A table of which every column can be sorted; the first cell of a row names it."""
+    """Table with sortable columns; the first cell of a row is its heading."""
 
     caption: str
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
-    marked: Sequence[int] = ()  # rows that stand out
+    marked: Sequence[int] = ()  # indices of highlighted rows
 
     def is_numeric(self, place: int) -> bool:
-        """Return true for a column of numbers."""
+        """Return True if column number `place` holds numbers alone."""
         return bool(self.rows) and all(row[place].value is not None for row in self.rows)
 
 
 def number_cell(value: Any, form: Callable[[float], str]) -> Cell:
-    """Return a cell with a number, empty for anything else."""
+    """Return a cell with a formatted number; an empty cell for NaN and other values."""
     return Cell(form(value), value) if is_number(value) and not math.isnan(value) else EMPTY_CELL
 
 
 def format_metric(value: float) -> str:
-    """Return a number with four decimals, or four digits where very small or large; integers without any."""
+    """Format a number with 4 decimals, with 4 digits if it is very small or large, or as an integer."""
     if not math.isfinite(value):
         return f"{value:g}"
     if value == int(value) and abs(value) > 1:
@@ -77,7 +77,7 @@ def format_metric(value: float) -> str:
 
 
 def format_time(text: object) -> str:
-    """Return a time in ISO 8601 as `2026-01-31 09:30 UTC`; empty if it is none."""
+    """Format an ISO 8601 time as `2026-01-31 09:30 UTC`; empty for other texts."""
     try:
         at = datetime.fromisoformat(str(text))
     except ValueError:
@@ -86,21 +86,21 @@ def format_time(text: object) -> str:
 
 
 def link_to(folder: Path, page: Path, text: str = "") -> Link:
-    """Return a link from a page's folder to a folder, or to the folder's own report where there is one."""
+    """Return a relative link from the folder of a page to another folder, or to the report in it."""
     target = folder / "report.html" if (folder / "report.html").exists() else folder
     try:
         relative = os.path.relpath(target.absolute(), page.absolute())
     except ValueError:  # another drive
         relative = str(target)
     address = quote(Path(relative).as_posix()) + ("" if target.suffix == ".html" else "/")
-    has_colon = ":" in address.partition("/")[0]  # would be read as a protocol
-    return Link(shorten(text or folder.name, MAX_LINK), f"./{address}" if has_colon else address)
+    has_colon = ":" in address.partition("/")[0]  # a browser would read it as a protocol
+    return Link(shorten(text or folder.name, MAX_LINK_LENGTH), f"./{address}" if has_colon else address)
 
 
 def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence[Path] = ()) -> Table:
-    """Return points best first, with mean ± sample standard deviation over their seeds and folds.
+    """Return a table of points, best first, with mean ± sample standard deviation over seeds and folds.
 
-    Rows of the runs in the folders `own` stand out.
+    Rows of runs in the folders `own` are highlighted.
     """
     points = comparison.points
     columns = _limit(ranked_columns(comparison, points))
@@ -113,7 +113,7 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
 
 
 def _limit(columns: Sequence[TableColumn]) -> list[TableColumn]:
-    """Return columns without the last keys and metrics where there are many."""
+    """Remove the last columns beyond `MAX_KEYS` keys and `MAX_METRICS` metrics."""
     keys = [column for column in columns if column.kind == "key"]
     metrics = [column for column in columns if column.kind == "metric"]
     left_out = keys[MAX_KEYS:] + metrics[MAX_METRICS - 1 :]
@@ -125,7 +125,7 @@ def _cells(column: TableColumn) -> list[Cell]:
 
 
 def _link_cell(point: Point, page: Path) -> Cell:
-    """Link a point's runs: by their names, or by their numbers where there are several."""
+    """Return links to the runs of a point, by name, or by number if there are several."""
     names = [run.folder.name for run in point.runs[:MAX_LINKS]]
     if len(names) > 1:
         names = [re.sub(r"^(\d+).*", r"\1", name) for name in names]
@@ -136,7 +136,7 @@ def _link_cell(point: Point, page: Path) -> Cell:
 def jobs_table(
     runs: Sequence[Run], jobs: Mapping[str, Job], comparison: Comparison | None, page: Path
 ) -> Table | None:
-    """Return one row a job: finished runs best first, then the others, then jobs without a run."""
+    """Return one row per job: finished runs (best first), other runs, jobs without a run."""
     if not runs and not jobs:
         return None
     best = comparison.best_first if comparison else []
@@ -158,7 +158,7 @@ def jobs_table(
     for name, job in jobs.items():
         if name not in known:
             label = name if keys or not job.label else f"{name}: {job.label}"
-            cells = [Cell(shorten(job.settings.get(key, ""), MAX_LINK)) for key in keys]
+            cells = [Cell(shorten(job.settings.get(key, ""), MAX_LINK_LENGTH)) for key in keys]
             ends = [Cell(state=job.state), number_cell(job.duration_s, duration)]
             rows.append([Cell(label), *cells, *[EMPTY_CELL] * len(metrics), *ends])
     caption = plural(len(rows), "job")
