@@ -329,7 +329,9 @@ def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
         evaluate(asked(f"run={folder},{folder}"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
-    with pytest.raises(InputError, match=r"^output=.*mine: holds something else than an evaluation"):
+    with pytest.raises(
+        InputError, match=r"^output=.*mine: contains thesis\.txt, which is no part of an evaluation"
+    ):
         evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
     (tmp_path / "mine" / "evaluation.json").touch()  # nor is that one, with other files beside it
     with pytest.raises(InputError, match=r"^output=.*mine: .* than an evaluation, thesis\.txt; give another"):
@@ -374,11 +376,11 @@ def test_the_best_of_a_sweep(tmp_path: Path) -> None:
 def test_an_evaluation_is_whole_or_not_there(tmp_path: Path) -> None:
     target = tmp_path / "evaluation" / "test"
     for text in ("old", "new"):
-        with output_files.replacing_folder(target, is_chosen=False) as folder:
+        with output_files.replacing_folder(target, is_given=False) as folder:
             (folder / output_files.RESULT).write_text(text)
 
     def end_before_it_is_whole() -> None:
-        with output_files.replacing_folder(target, is_chosen=False) as folder:
+        with output_files.replacing_folder(target, is_given=False) as folder:
             (folder / output_files.RESULT).write_text("part")
             raise ArithmeticError("broken")
 
@@ -394,7 +396,7 @@ def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
     target, rename = tmp_path / "test", Path.rename
 
     def write(text: str) -> None:
-        with output_files.replacing_folder(target, is_chosen=False) as folder:
+        with output_files.replacing_folder(target, is_given=False) as folder:
             (folder / output_files.RESULT).write_text(text)
 
     def written() -> list[tuple[str, str]]:

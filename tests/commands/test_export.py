@@ -113,7 +113,10 @@ def test_torch_programs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.Ca
         assert record[variant]["accuracy"] > record["original"]["accuracy"] - 0.02
     code, record = exported(run, tmp_path, "variants=static_int8", "output_type=probabilities", "check=100")
     assert code == 1
-    assert "static_int8: torchao quantizes no network with test-time augmentation" in capsys.readouterr().err
+    assert (
+        "static_int8: torchao cannot quantize a network with test-time augmentation"
+        in capsys.readouterr().err
+    )
     facts: dict[str, Any] = {"class_names": "", "tta": ""}
     module = torch.export.load(tmp_path / "model.pt2", extra_files=facts).module()
     assert len(json.loads(facts["class_names"])) == 10
@@ -255,7 +258,7 @@ def test_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     for name in ("model.pt2", "model_pruned.pt2", "torch_export.json"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(
-            InputError, match=rf"output=.*: holds a {name} that no export wrote; give another"
+            InputError, match=rf"output=.*: contains a {name} that no export wrote; give another"
         ):
             export(Options(run=str(run), output=tmp_path, variants=["pruned"]))
         (tmp_path / name).unlink()

@@ -232,7 +232,7 @@ def test_predictions_take_the_place_of_predictions_alone(
         ("input=1.png sheet=a.pdf", InputError, r"sheet=a\.pdf: end its name in \.png"),
         ("input=1.png run=nowhere", InputError, r"run=nowhere: no such folder"),
         ("input=1.png outputs=empty", InputError, r"run=last: no run below empty"),
-        ("input=1.png accelerator=gpu", InputError, r"accelerator=gpu: there is none here"),
+        ("input=1.png accelerator=gpu", InputError, r"accelerator=gpu: not available on this machine"),
         (
             "input=1.png tta=mirror",
             InputError,
@@ -262,7 +262,9 @@ def test_accelerators_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     for there in (None, "auto", "cpu", "gpu", "cuda"):
         require_accelerator(there)
-    with pytest.raises(InputError, match=r"accelerator=mps: there is none here; choose auto or cpu"):
+    with pytest.raises(
+        InputError, match=r"accelerator=mps: not available on this machine; choose auto or cpu"
+    ):
         require_accelerator("mps")
 
 

@@ -1,1 +1,1 @@
-"""Trained runs after training: evaluate, predict and export."""
+"""Use of trained runs: evaluate, predict and export."""

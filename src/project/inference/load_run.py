@@ -31,13 +31,13 @@ class TrainedRun:
     Args:
         run: the run's folder.
         config: the run's configuration, resolved to plain values.
-        checkpoint: the file that the weights are from.
+        checkpoint: the checkpoint file of the weights.
         module: the network with these weights (the EMA weights if the run kept them), on the CPU, in
             evaluation mode, not compiled.
         class_names: names of the classes, in the order of the logits.
         mean: mean of each channel in [0, 1], from training.
         std: standard deviation of each channel in [0, 1], from training.
-        data_overrides: overrides by which the data set differs from the run's own.
+        data_overrides: overrides of the run's data set.
     """
 
     run: RunFolder
@@ -56,7 +56,7 @@ class TrainedRun:
         return channels, height, width
 
     def choose_tta(self, tta: str | None) -> str:
-        """Return the given test-time augmentation; for None, that of the run's own test."""
+        """Return the given test-time augmentation; for None, that of the run's test."""
         return tta or run_config.read_tta(self.config)
 
     @cached_property
@@ -74,7 +74,7 @@ class TrainedRun:
             )
         names = list(datamodule.class_names)
         if self.data_overrides and names == [str(label) for label in range(wanted)]:
-            return datamodule  # data whose classes are only numbered fits any names
+            return datamodule  # numbered classes are compatible with any names
         remedy = "give data of the same classes, in folders of the same names"
         check_classes(self.class_names, names, datamodule.source, remedy)
         return datamodule

@@ -1,6 +1,6 @@
 """Configuration, checkpoint file and data overrides of a trained run. Imports no torch.
 
-Overrides name another data set (`data=cifar10`), or another place of the run's own (`paths.data=sets`).
+Overrides name another data set (`data=cifar10`), or another location of the run's data (`paths.data=sets`).
 """
 
 from collections.abc import Sequence
@@ -31,16 +31,16 @@ REQUIRED: dict[str, dict[str, type]] = {
     "scheduler": {"_target_": str},
     "trainer": {"_target_": str, "accelerator": str},
 }
-"""Groups and keys without which the network cannot be rebuilt."""
+"""Groups and keys that are required to rebuild the network."""
 FIXED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std")
-"""Keys of another data set that stay as in training."""
+"""Keys whose training values also apply to another data set."""
 CHECKPOINTS = ("best", "last", "previous")
 CHOICES = ("auto", *CHECKPOINTS)
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
 OTHER_IMAGES = {"data", "data.path"}
-"""Overrides by which the images are others than those of the run."""
+"""Overrides that select images other than the run's own."""
 SPLIT_KEYS = ("split_seed", "test_size", "val_size", "folds", "fold")
 
 
@@ -74,7 +74,7 @@ def read_config(run: RunFolder) -> dict[str, Any]:
 
 
 def read_tta(config: dict[str, Any]) -> str:
-    """Return the test-time augmentation of a run's own test."""
+    """Return the test-time augmentation of a run's test."""
     return str(config.get("tta", "none"))
 
 
@@ -111,7 +111,7 @@ def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str
 
 
 def use_known_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str]) -> None:
-    """Give an `ImageFolder` of other images the network's classes, and test all of its images."""
+    """Set the network's classes for an `ImageFolder` of other images, and test on all of its images."""
     given = _keys(overrides)
     if not OTHER_IMAGES & given or data._target_ != IMAGE_FOLDER:
         return
@@ -133,8 +133,8 @@ def override_data(
 
     Args:
         config: the configuration, changed in place.
-        overrides: words such as `data=cifar10`, `data.path=photos`, `paths.data=sets`.
-        fixed: values of the data set that stay as in training unless overridden.
+        overrides: overrides such as `data=cifar10`, `data.path=photos`, `paths.data=sets`.
+        fixed: values of the data set that are kept from training unless overridden.
         shape: shape (C, H, W) of the network's input.
         sources: configuration folders of the run, searched before the project's own.
 
@@ -191,7 +191,7 @@ def _plain(group: DictConfig) -> dict[str, Any]:
 
 
 def as_word(value: Any) -> str:
-    """Return a value as it is written on the command line."""
+    """Return a value as written on the command line."""
     return "null" if value is None else str(value)
 
 

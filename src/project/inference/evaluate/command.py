@@ -1,4 +1,4 @@
-"""Work of `scripts/evaluate.py`: load the networks, pass the images, write and show the result."""
+"""Implementation of `scripts/evaluate.py`: load and run networks, write and print the result."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,18 +18,18 @@ from project.inference.options import require_accelerator
 
 
 def evaluate(options: Options, found: tuple[list[Member], Path] | None = None) -> None:
-    """Evaluate networks one by one or together; write and show the results."""
-    members, home = found or check_networks(options)
+    """Evaluate networks one by one or combined; write and print the results."""
+    members, base_folder = found or check_networks(options)
     require_accelerator(options.accelerator)
     if len(members) > 1 and options.combine != "none":
-        _evaluate_together(options, members, home)
+        _evaluate_combined(options, members, base_folder)
         return
     for member in members:
-        place = _output_folder(options, member, is_alone=len(members) == 1)
-        with output_files.replacing_folder(place, is_chosen=options.output is not None) as folder:
+        target = _output_folder(options, member, is_alone=len(members) == 1)
+        with output_files.replacing_folder(target, is_given=options.output is not None) as folder:
             result = _evaluate_one(options, member, _load(options, member))
-            text = _write(options, result, folder, place)
-        print(text, flush=True)  # after writing: a reader such as `head` may close the pipe
+            text = _write(options, result, folder, target)
+        print(text, flush=True)  # after writing, as a reader such as `head` may close the pipe
 
 
 def _evaluate_one(options: Options, member: Member, trained: TrainedRun) -> EvaluationResult:
@@ -38,26 +38,26 @@ def _evaluate_one(options: Options, member: Member, trained: TrainedRun) -> Eval
     return EvaluationResult(member.shown, trained, forward, tta)
 
 
-def _evaluate_together(options: Options, members: Sequence[Member], home: Path) -> None:
+def _evaluate_combined(options: Options, members: Sequence[Member], base_folder: Path) -> None:
     combined = options.combine or "ensemble"
     weights = "auto" if len(options.weights) > 1 else options.weights[0]
     name = output_files.evaluation_name(options.split, options.data, options.tta, weights)
     keys = [str(member.run.path.absolute()) + member.weights for member in members]
     name = output_files.combined_name(name, combined, keys)
-    place = options.output or home / output_files.FOLDER / name
-    with output_files.replacing_folder(place, is_chosen=options.output is not None) as folder:
+    target = options.output or base_folder / output_files.FOLDER / name
+    with output_files.replacing_folder(target, is_given=options.output is not None) as folder:
         networks = [_load(options, member) for member in members]
         _require_combinable(options, networks, combined)
         results = []
         for member, trained in zip(members, networks, strict=True):
             results.append(_evaluate_one(options, member, trained))
             ensemble.release_data(trained, networks[0])
-        text = _write(options, _combine(options, results, combined), folder, place)
+        text = _write(options, _combine(options, results, combined), folder, target)
     print(text, flush=True)
 
 
 def _require_combinable(options: Options, networks: Sequence[TrainedRun], combined: str) -> None:
-    """Check, before anything is computed, that networks can be combined."""
+    """Check that networks can be combined, before running them."""
     check = ensemble.require_same_network if combined == "average" else ensemble.require_same_classes
     for other in networks[1:]:
         check(networks[0], other)
@@ -91,11 +91,11 @@ def _combine(options: Options, results: Sequence[EvaluationResult], combined: st
 
 
 def _load(options: Options, member: Member) -> TrainedRun:
-    return load_run(member.run, member.weights, [*options.data, *options.paths])
+    return load_run(member.run, member.weights, options.data_overrides)
 
 
 def _trainer_changes(options: Options) -> dict[str, Any]:
-    """Return changes to the run's trainer; its batch limits hold only for the run's own test."""
+    """Return changes to the run's trainer, whose batch limits apply only to the run's own test."""
     changes: dict[str, Any] = {}
     if options.accelerator is not None:
         changes["accelerator"] = options.accelerator
@@ -113,8 +113,8 @@ def _output_folder(options: Options, member: Member, *, is_alone: bool) -> Path:
     return options.output if is_alone else options.output / f"{member.run.path.name}-{name}"
 
 
-def _write(options: Options, result: EvaluationResult, folder: Path, place: Path) -> str:
-    """Write an evaluation and return its text for the terminal."""
+def _write(options: Options, result: EvaluationResult, folder: Path, target: Path) -> str:
+    """Write an evaluation to `folder`, later moved to `target`, and return its text for the terminal."""
     trained, predictions = result.trained, result.forward.predictions
     intervals = {}
     if options.num_resamples:
@@ -131,6 +131,6 @@ def _write(options: Options, result: EvaluationResult, folder: Path, place: Path
         part = trained.datamodule.subset(options.split)
         files += output_files.draw_figures(folder, predictions, part, trained.class_names, title)
     here = Path.cwd()
-    shown = place.relative_to(here) if place.is_relative_to(here) else place
+    shown = target.relative_to(here) if target.is_relative_to(here) else target
     text = render(options, result, figures, classes, str(shown / output_files.RESULT))
     return f"{text}\n\n{shown}: {', '.join(files)}"

@@ -1,4 +1,4 @@
-"""Combination of several networks on the same images: mean of their probabilities, or of their weights."""
+"""Combination of several networks for the same images: mean of their probabilities or weights."""
 
 import copy
 import hashlib
@@ -24,19 +24,19 @@ from project.inference.load_run import TrainedRun, build_untrained
 from project.modules.losses import total_weight_of
 
 STATISTICS_IMAGES = 2048
-"""Training images from which batch-norm statistics are recomputed."""
+"""Number of training images from which batch-norm statistics are recomputed."""
 BATCH_SIZE = 256
 NOT_ARCHITECTURE = ("weights", "freeze")
-"""Keys of a network that do not change its layers; neither do keys with `drop` in their names."""
+"""Keys of a network that do not change its layers, besides keys with `drop` in their names."""
 TRAINING_KEYS = ("seed", "batch_size", "augment")
-"""Keys of a data set that have no effect outside training."""
+"""Keys of a data set that affect training only."""
 APPEARANCE_KEYS = (
     *(*TRAINING_KEYS, "eval_batch_size", "mean", "std", "channels_last", "image_cache"),
     *("num_workers", "memory_budget_mb", "timeout_s", "input_shape", "resize", "grayscale"),
 )
-"""Keys that do not select images, though they may change how an image looks."""
+"""Keys that do not select images, but may change their appearance."""
 DIGEST_CHUNK = 1024
-"""Images whose digest is updated together."""
+"""Number of images per update of the digest."""
 
 
 def average_probabilities(members: Sequence[TrainedRun], results: Sequence[ForwardResult]) -> ForwardResult:
@@ -69,13 +69,13 @@ def average_weights(members: Sequence[TrainedRun], *, recompute: bool, device: t
     """Build one network with the mean of the networks' weights (Wortsman et al. 2022, arXiv 2203.05482,
     sec. 2: the uniform soup).
 
-    The mean is useful for checkpoints of one run, or for runs that began with the same pretrained weights;
-    that of networks trained from scratch predicts nothing.
+    Averaging suits checkpoints of one run, or runs that were fine-tuned from the same pretrained weights. The
+    average of networks trained from scratch makes no useful predictions.
 
     Args:
         members: the networks.
         recompute: recompute the batch-norm statistics (Izmailov et al. 2018, arXiv 1803.05407, sec. 3.2)
-            from at most 2,048 training images of the first run; otherwise they are averaged as well.
+            from at most 2,048 training images of the first run; otherwise average them.
         device: device of that computation.
 
     Returns:
@@ -103,7 +103,7 @@ def _mean(values: Sequence[Tensor]) -> Tensor:
 
 
 def require_same_classes(first: TrainedRun, other: TrainedRun) -> None:
-    """Check that two networks have the same classes."""
+    """Refuse networks with different classes."""
     if first.class_names != other.class_names:
         raise InputError(
             f"run={other.run.shown}: its classes are not those of {first.run.shown}; give runs of the same "
@@ -112,7 +112,7 @@ def require_same_classes(first: TrainedRun, other: TrainedRun) -> None:
 
 
 def require_same_network(first: TrainedRun, other: TrainedRun) -> None:
-    """Check that the weights of two networks can be averaged."""
+    """Refuse networks whose weights cannot be averaged."""
     require_same_classes(first, other)
     named = f"run={other.run.shown}"
     remedy = "only networks of the same architecture have weights to average; use combine=ensemble"
@@ -154,7 +154,7 @@ def _batch_norms(module: nn.Module) -> list[_BatchNorm]:
 
 @torch.no_grad()
 def _recompute_statistics(module: nn.Module, trained: TrainedRun, device: torch.device) -> None:
-    """Set batch-norm statistics to their means over batches of the run's own training images."""
+    """Set batch-norm statistics to their means over batches of the run's training images."""
     has_other_data = any(word.startswith("data=") for word in trained.data_overrides)
     moved = tuple(word for word in trained.data_overrides if word.startswith(("paths.", "data.path=")))
     try:
@@ -179,7 +179,7 @@ def _recompute_statistics(module: nn.Module, trained: TrainedRun, device: torch.
 
 
 class ImageIdentity(NamedTuple):
-    """Identity of the images of a split."""
+    """Data that identify the images of a split."""
 
     labels: Tensor
     rows: Tensor
@@ -189,7 +189,7 @@ class ImageIdentity(NamedTuple):
     recipe: str
 
     def is_same(self, other: "ImageIdentity") -> bool:
-        """Return whether the images and their order are the same, at any size."""
+        """Return true if the images and their order are the same, at any size."""
         if not torch.equal(self.labels, other.labels):
             return False
         if self.files is not None or other.files is not None:
@@ -201,7 +201,7 @@ class ImageIdentity(NamedTuple):
 
 @explain_worker_failures()
 def require_same_images(networks: Sequence[TrainedRun], split: Split) -> None:
-    """Check that a split has the same images for all networks; equal data sets are shared afterwards."""
+    """Refuse networks whose splits have different images; afterwards, networks share equal data sets."""
     _share_data(networks)
     first = networks[0]
     others = [other for other in networks[1:] if other.datamodule is not first.datamodule]
@@ -218,7 +218,7 @@ def require_same_images(networks: Sequence[TrainedRun], split: Split) -> None:
 
 
 def identify_images(trained: TrainedRun, split: Split) -> ImageIdentity:
-    """Return the identity of the images of a split."""
+    """Return the data that identify the images of a split."""
     data = trained.datamodule
     data.prepare_data()
     set_up_split(data, split)
@@ -235,12 +235,12 @@ def identify_images(trained: TrainedRun, split: Split) -> ImageIdentity:
 
 
 def lend_data(owner: TrainedRun, borrower: TrainedRun) -> None:
-    """Give a network the data set of another, with the images already in memory."""
+    """Let a network share another network's data set, whose images are in memory already."""
     vars(borrower)["datamodule"] = owner.datamodule
 
 
 def release_data(trained: TrainedRun, keeper: TrainedRun) -> None:
-    """Free a network's images unless `keeper` shares them; they are read again when needed."""
+    """Free a network's images unless `keeper` shares them; the next access reads them again."""
     if trained.datamodule is not keeper.datamodule:
         del vars(trained)["datamodule"]
 
@@ -249,7 +249,7 @@ def _share_data(networks: Sequence[TrainedRun]) -> None:
     owners: dict[str, TrainedRun] = {}
     for trained in networks:
         owner = owners.setdefault(_as_text(trained.data_config(), without=TRAINING_KEYS), trained)
-        trained.datamodule  # noqa: B018 (its own classes are checked, even if another one's data is used)
+        trained.datamodule  # noqa: B018 (checks its own classes, even if another data set is used)
         lend_data(owner, trained)
 
 
@@ -259,7 +259,7 @@ def _as_text(config: dict[str, Any], without: Sequence[str]) -> str:
 
 
 def _real_paths(files: Sequence[str]) -> list[str]:
-    """Resolve links in the folders of files: one data set may be named by several paths."""
+    """Resolve links in the files' folders, as several paths can lead to the same data set."""
     resolve = cache(os.path.realpath)
     return [os.path.join(resolve(folder), name) for folder, name in map(os.path.split, files)]
 

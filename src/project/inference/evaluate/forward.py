@@ -1,4 +1,4 @@
-"""Forward pass of a run's network over a split, computed as in the run's own test."""
+"""Forward pass of a run's network over a split, computed as in the run's test."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,11 +17,11 @@ from project.modules.losses import TotalWeight, total_weight_of
 from project.modules.metrics import LossAndAccuracy
 
 MAX_LOGITS_ON_DEVICE = 2**24
-"""Logits that collect on the device before they move to the CPU together."""
+"""Number of logits that accumulate on the device before all are moved to the CPU."""
 
 
 class LogitRecorder(LossAndAccuracy):
-    """The metrics of a run's test, with all logits kept."""
+    """Metrics of a run's test that also keep all logits."""
 
     def __init__(self, total_weight: TotalWeight | None = None) -> None:
         super().__init__(total_weight)
@@ -45,7 +45,7 @@ class LogitRecorder(LossAndAccuracy):
 
     def _move_to_cpu(self) -> None:
         for logits, predicted, labels in self._device_batches:
-            # Losses of single images need more than half precision.
+            # Per-image losses need more than half precision.
             dtype = logits.dtype if logits.dtype == torch.float64 else torch.float32
             self._cpu_batches.append((logits.to("cpu", dtype), predicted.cpu(), labels.cpu()))
         self._device_batches.clear()
@@ -53,7 +53,7 @@ class LogitRecorder(LossAndAccuracy):
 
 
 def set_up_split(data: ImageDataModule, split: Split) -> None:
-    """Read a split of a data set."""
+    """Set up a split of a data set; refuse an empty split."""
     data.setup("test" if split == "test" else "fit")
     if not data.count(split):
         raise InputError(
@@ -64,13 +64,13 @@ def set_up_split(data: ImageDataModule, split: Split) -> None:
 
 @dataclass(frozen=True)
 class ForwardResult:
-    """Result of one pass over the images.
+    """Result of one forward pass over a split.
 
     Args:
         predictions: predictions for N images.
-        loss: loss as in the run's `test/loss`; None for an ensemble whose loss takes no probabilities.
+        loss: loss as in the run's `test/loss`; None for an ensemble whose loss does not accept probabilities.
         accuracy: accuracy as in the run's `test/acc`.
-        rows: indices (N,) of the images in those of `ImageDataModule.part`.
+        rows: indices (N,) of the images in `ImageDataModule.part`.
         device: device type, such as `cpu`.
         precision: Lightning's precision, such as `32-true`.
     """
@@ -85,7 +85,7 @@ class ForwardResult:
 
 @explain_worker_failures()
 def run_forward(trained: TrainedRun, split: Split, tta: str, **trainer_changes: Any) -> ForwardResult:
-    """Pass a split through a network on one device, by the code of the run's own test.
+    """Run a network over a split on one device, with the code of the run's test.
 
     Args:
         trained: the network and its data.
@@ -114,7 +114,7 @@ def run_forward(trained: TrainedRun, split: Split, tta: str, **trainer_changes: 
         bad = int((~logits.isfinite()).any(1).sum())
         raise NonFiniteError(
             f"run={trained.run.shown}: its outputs are NaN or infinite for {bad} of {len(logits)} images; "
-            "its training diverged, or its precision is too low: see its train.log"
+            "its training diverged, or its precision is too low; see its train.log"
         )
     loss = float(trainer.callback_metrics["test/loss"])
     predictions = Predictions(
@@ -134,7 +134,7 @@ def run_forward(trained: TrainedRun, split: Split, tta: str, **trainer_changes: 
 
 
 def image_losses(loss: nn.Module, logits: Tensor, labels: Tensor, mean: float) -> Tensor | None:
-    """Return the loss of each image (N,); None if the batch loss is not their mean (class weights)."""
+    """Return per-image losses (N,); None if the batch loss is not their mean, as with class weights."""
     if isinstance(loss, nn.CrossEntropyLoss):
         if total_weight_of(loss) is not None:
             return None

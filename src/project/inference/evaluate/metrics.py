@@ -1,4 +1,4 @@
-"""Metrics of predictions, their bootstrap intervals, and calibration."""
+"""Metrics of predictions, with bootstrap intervals and calibration."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ BINS = 15
 """Confidence bins of equal width (Guo et al. 2017, arXiv 1706.04599, sec. 2 and table 1)."""
 TOP = 5
 MAX_COUNTS = 2**22
-"""Image counts of the resamples that are computed together, so that they fit the CPU's cache."""
+"""Number of image counts that are computed together; they fit the CPU's cache."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Predictions:
 
     @cached_property
     def is_correct(self) -> Tensor:
-        """Agreement of prediction and label (N,), bool."""
+        """True where the prediction equals the label (N,), bool."""
         return self.predicted == self.labels
 
     def confusion(self) -> Tensor:
@@ -81,7 +81,7 @@ def confidence_bin(confidence: Tensor) -> Tensor:
 
 
 def weighted_metrics(predictions: Predictions, counts: Tensor) -> dict[str, Tensor]:
-    """Compute all metrics for R ways to weight the images.
+    """Compute all metrics for R weightings of the images.
 
     Scores of single classes are those of `class_scores`. Macro averages are means over the classes that have
     images or predictions, as scikit-learn's are by default. `ece` is the expected calibration error, the
@@ -119,7 +119,7 @@ def weighted_metrics(predictions: Predictions, counts: Tensor) -> dict[str, Tens
 
 
 def compute_metrics(predictions: Predictions) -> dict[str, Tensor]:
-    """Compute all metrics: scalars, and (K,) for those of single classes."""
+    """Compute all metrics: scalars, and (K,) for metrics per class."""
     ones = torch.ones(len(predictions.labels), 1, dtype=torch.float64)
     return {name: values[0] for name, values in weighted_metrics(predictions, ones).items()}
 

@@ -1,13 +1,13 @@
-"""Options of `scripts/evaluate.py`, and the networks that they name. Imports no torch."""
+"""Options of `scripts/evaluate.py`, and a search for the networks that they name. Imports no torch."""
 
 import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from project.config.command_options import Overrides, option
+from project.config.command_options import option
 from project.errors import InputError
-from project.inference.options import Accelerator, Tta
+from project.inference.options import Accelerator, DataOptions
 from project.inference.run_config import check_request
 from project.runs.comparison import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
@@ -28,18 +28,19 @@ ALL = "all"
 TOP_N = re.compile(r"top([1-9]\d*)")
 
 
-@dataclass(frozen=True)
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """Evaluate a trained network, by default exactly as in the run's own test. The keys
     choose another split, other data, or several networks.
     """
 
-    run: list[str] = option([LAST], "run folder, sweep folder (its best run), or last; several: a,b")
+    run: list[str] = option(  # type: ignore[assignment]  # several
+        [LAST], "run folder, sweep folder (its best run), or last; several: a,b"
+    )
+    weights: list[str] = option(  # type: ignore[assignment]  # several
+        ["auto"], "auto (those of the run's test), best, last, a file; or several"
+    )
     split: Literal["test", "val", "train"] = option("test", "split to evaluate, without augmentation")
-    data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
-    paths: Overrides = option(Overrides(), "another location of the data: paths.data=FOLDER")
-    tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
-    weights: list[str] = option(["auto"], "auto (those of the run's test), best, last, a file; or several")
     ensemble: str | None = option(None, "runs of a sweep: all, or the best ones, such as top3")
     combine: Literal["ensemble", "average", "none"] | None = option(
         None,
@@ -54,7 +55,6 @@ class Options:
     seed: int = option(0, "seed of the resampling", least=0)
     accelerator: Accelerator | None = option(None, "device; null: as in the run")
     output: Path | None = option(None, "output folder; null: evaluation/… in the run's folder")
-    outputs: Path = option(Path("outputs"), "folder to search for run=last")
 
 
 def main(options: Options) -> None:
@@ -71,38 +71,38 @@ def main(options: Options) -> None:
 
 @dataclass(frozen=True)
 class Member:
-    """One network to evaluate."""
+    """Run and weights of one network to evaluate."""
 
     run: RunFolder
     weights: str
 
     @property
     def shown(self) -> str:
-        """Name for messages."""
+        """Name to show in messages."""
         return self.run.shown if self.weights == "auto" else f"{self.run.shown} {self.weights}"
 
 
 def check_networks(options: Options) -> tuple[list[Member], Path]:
     """Find the networks of a command line and check that they can be evaluated."""
-    members, home = find_networks(options.run, options.weights, options.ensemble, options.outputs)
+    members, base_folder = find_networks(options.run, options.weights, options.ensemble, options.outputs)
     if options.combine in ("ensemble", "average") and len(members) == 1:
         raise InputError(
             f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
             "(weights=best,last), or a sweep with ensemble=all"
         )
     for member in members:
-        check_request(member.run, member.weights, [*options.data, *options.paths])
-    return members, home
+        check_request(member.run, member.weights, options.data_overrides)
+    return members, base_folder
 
 
 def find_networks(
     names: list[str], weights: list[str], ensemble: str | None, outputs: Path
 ) -> tuple[list[Member], Path]:
-    """Find the named networks, each run with each of the weights, and the folder of the first name."""
+    """Find all combinations of the named runs and weights, and the folder of the first name."""
     if ensemble is not None and ensemble != ALL and not TOP_N.fullmatch(ensemble):
         raise InputError(f"ensemble={ensemble}: give all, or a number of a sweep's best runs such as top3")
     joined = ",".join(names)
-    if len(names) > 1 and Path(joined).is_dir():  # one name with commas
+    if len(names) > 1 and Path(joined).is_dir():  # a single name that contains commas
         names = [joined]
     found = [_find_runs(name, ensemble, outputs) for name in names]
     members = [Member(run, which) for runs, _ in found for run in runs for which in weights]
@@ -120,7 +120,7 @@ def _find_runs(name: str, ensemble: str | None, outputs: Path) -> tuple[list[Run
         return [run], run.path
     folder = find_last(outputs) if name == LAST else Path(name)
     if find_sweep(folder) is None:
-        raise InputError(f"ensemble={ensemble}: {folder} is no sweep; give one, or leave ensemble out")
+        raise InputError(f"ensemble={ensemble}: {folder} is no sweep; give a sweep, or leave ensemble out")
     best = find_best(folder)
     if match := TOP_N.fullmatch(ensemble):
         count = int(match[1])

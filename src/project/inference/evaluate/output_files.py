@@ -1,4 +1,4 @@
-"""Files of an evaluation: their folder, which is replaced atomically, JSON, CSV and figures."""
+"""Output files of an evaluation (JSON, CSV, figures) and their folder, which is replaced atomically."""
 
 import csv
 import hashlib
@@ -49,37 +49,37 @@ def evaluation_name(split: str, data: Sequence[str], tta: str | None, weights: s
 
 
 def combined_name(name: str, combined: str, members: Sequence[str]) -> str:
-    """Name the evaluation of several networks together: `test-ensemble_of_3-1f09c2`."""
+    """Name the evaluation of several combined networks: `test-ensemble_of_3-1f09c2`."""
     digest = hashlib.sha256("\0".join(members).encode(errors="surrogateescape")).hexdigest()[:6]
     return f"{name}-{combined}_of_{len(members)}-{digest}"
 
 
 @contextmanager
-def replacing_folder(target: Path, *, is_chosen: bool) -> Iterator[Path]:
-    """Yield a new folder that takes the target's place when all is written, and is removed on an error."""
-    remedy = "give another folder" if is_chosen else "give another folder with output=FOLDER"
-    if other := _foreign_file(target):
-        raise InputError(f"output={target}: holds something else than an evaluation, {other}; {remedy}")
+def replacing_folder(target: Path, *, is_given: bool) -> Iterator[Path]:
+    """Yield a temporary folder, which replaces the target on success and is removed on an error."""
+    remedy = "give another folder" if is_given else "give another folder with output=FOLDER"
+    if other := _unrelated_file(target):
+        raise InputError(f"output={target}: contains {other}, which is no part of an evaluation; {remedy}")
     refuse_unwritable_output(f"output={target}", target, folder=True, remedy=remedy)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     with missing_folders(target.parent):
         try:
             partial.mkdir()
             yield partial
-            _take_place(partial, target)
+            _move_into_place(partial, target)
         finally:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _foreign_file(target: Path) -> str:
-    """Return the name of a file that is no part of an evaluation, or an empty string."""
+def _unrelated_file(target: Path) -> str:
+    """Return the name of a file that is not part of an evaluation, or an empty string."""
     names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
     known = (RESULT, PREDICTIONS, *FIGURES) if RESULT in names else ()
     return next((name for name in names if name not in known), "")
 
 
-def _take_place(partial: Path, target: Path) -> None:
-    """Rename a folder; an earlier evaluation of that name is removed, or kept on an error."""
+def _move_into_place(partial: Path, target: Path) -> None:
+    """Rename a folder; an earlier evaluation at the target is removed, or kept on an error."""
     while True:
         old = target.with_name(f".{target.name}.{secrets.token_hex(4)}.old")
         with suppress(FileNotFoundError):  # there is none, or a concurrent evaluation moved it
@@ -91,14 +91,14 @@ def _take_place(partial: Path, target: Path) -> None:
                 with suppress(OSError):
                     old.rename(target)
                 raise
-            # A concurrent evaluation took the name first: its result is older, and is replaced.
+            # A concurrent evaluation was moved there first; its older result is replaced.
         shutil.rmtree(old, ignore_errors=True)
         if not partial.exists():
             return
 
 
 def write_json(file: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON in which NaN and infinity are null."""
+    """Write JSON with null for NaN and infinity."""
     finite = json.loads(json.dumps(content), parse_constant=lambda _: None)
     file.write_text(json.dumps(finite, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -106,7 +106,7 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def write_predictions(
     file: Path, predictions: Predictions, names: Sequence[str], rows: Tensor, files: Sequence[str] | None
 ) -> None:
-    """Write one row for each image."""
+    """Write a CSV file with one row per image."""
     label_probability = predictions.probabilities.gather(1, predictions.labels[:, None])[:, 0]
     columns = {
         "index": range(len(rows)),
@@ -128,7 +128,7 @@ def write_predictions(
 def draw_figures(
     folder: Path, predictions: Predictions, part: Subset, names: Sequence[str], title: str
 ) -> list[str]:
-    """Draw confusion matrix, reliability diagram, and the most confident mistakes if there are any."""
+    """Draw a confusion matrix, a reliability diagram and, if any, the most confident mistakes."""
     from project.figures import confusion_matrix, contact_sheet, reliability_diagram
 
     bins = {name: values.numpy() for name, values in reliability(predictions).items()}
@@ -154,7 +154,7 @@ def draw_figures(
 
 
 def worst_mistakes(predictions: Predictions) -> Tensor:
-    """Return the positions (n,) of the 40 most confident mistakes, the most confident first."""
+    """Return the positions (n,) of the 40 most confident mistakes, in descending order."""
     wrong = torch.nonzero(~predictions.is_correct).flatten()
     order = predictions.confidence[wrong].argsort(descending=True, stable=True)
     return wrong[order][:MAX_MISTAKES]

@@ -1,4 +1,4 @@
-"""Result of an evaluation, as it is shown and written."""
+"""Result of an evaluation, with its JSON and terminal output."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -20,27 +20,27 @@ from project.runtime.console import Column, table
 
 CLASS_SCORES = ("precision", "recall", "f1")
 SAME_IMAGES = ("data.path=", "data.eval_batch_size=")
-"""Overrides under which the run's own metrics stay comparable."""
+"""Overrides with which the run's own metrics remain comparable."""
 INTERVAL_METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
 LEVEL = 0.95
 WIDTH = 80
 MAX_CLASSES = 20
 MEMBER_METRICS = ("accuracy", "loss", "nll", "ece", "macro_f1")
 MAX_ORDER_DIFFERENCE = 1e-5
-"""Largest relative difference of losses that were summed in another order."""
+"""Largest relative difference between losses that were summed in different orders."""
 Intervals = Mapping[str, tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """A network, or several as one, with its predictions for the images of a split.
+    """Predictions of a network, or of several combined networks, for a split.
 
     Args:
         title: name of the network, for the terminal.
         trained: the network; for several, the first one.
-        forward: result of the pass over the images.
-        tta: test-time augmentation of that pass.
-        members: for several networks, name and figures of each.
+        forward: result of the forward pass.
+        tta: test-time augmentation of the forward pass.
+        members: name and metrics of each of several networks.
         combined: combination of several networks, `ensemble` or `average`.
     """
 
@@ -57,9 +57,9 @@ class EvaluationResult:
         return compute_metrics(self.forward.predictions)
 
     def figures(self, intervals: Intervals) -> dict[str, dict[str, float]]:
-        """Return `{value, low, high}` by metric, without `low` and `high` where there is no interval.
+        """Return `{value, low, high}` by metric, without `low` and `high` if there is no interval.
 
-        Accuracy and loss are those of the forward pass, which sums as the run's own test does.
+        Accuracy and loss are those of the forward pass, which sums in the order of the run's test.
         """
         figures = {
             name: _with_bounds(value, intervals.get(name))
@@ -72,7 +72,7 @@ class EvaluationResult:
         return figures
 
     def class_rows(self, intervals: Intervals) -> list[dict[str, Any]]:
-        """Return for each class `class`, `images`, and `{value, low, high}` of precision, recall and F1."""
+        """Return a row per class: `class`, `images`, and `{value, low, high}` of precision, recall and F1."""
         rows = []
         for number, name in enumerate(self.trained.class_names):
             row = {"class": name, "images": int(self.metrics["support"][number])}
@@ -83,8 +83,8 @@ class EvaluationResult:
             rows.append(row)
         return rows
 
-    def recorded(self, options: Options) -> dict[str, float] | None:
-        """Return the run's own accuracy and loss of the same weights, split and tta; None without them."""
+    def run_metrics(self, options: Options) -> dict[str, float] | None:
+        """Return the accuracy and loss that the run recorded for the same weights, split and tta, if any."""
         trained = self.trained
         status = trained.run.read_status()
         metrics = status.get("metrics")
@@ -124,7 +124,7 @@ class EvaluationResult:
             "device": self.forward.device,
             "precision": self.forward.precision,
             "figures": figures,
-            "run_figures": self.recorded(options),
+            "run_figures": self.run_metrics(options),
             "intervals": intervals if options.num_resamples else None,
             "classes": classes,
             "calibration": self._calibration(),
@@ -134,13 +134,13 @@ class EvaluationResult:
         }
 
     def _calibration(self) -> list[dict[str, Any]]:
-        """Return `images`, mean `confidence` and `accuracy` of each confidence bin, null if it is empty."""
+        """Return `images`, mean `confidence` and `accuracy` per confidence bin, null for empty bins."""
         bins = {name: values.tolist() for name, values in reliability(self.forward.predictions).items()}
         rows = [dict(zip(bins, row, strict=True)) for row in zip(*bins.values(), strict=True)]
         return [row if row["images"] else {**dict.fromkeys(row), "images": 0} for row in rows]
 
     def _confusion(self) -> list[list[int]]:
-        """Return `[class, predicted class, images]` of each cell that is not 0."""
+        """Return `[class, predicted class, images]` for each nonzero cell."""
         matrix = self.forward.predictions.confusion()
         cells = torch.nonzero(matrix)
         rows: list[list[int]] = torch.cat([cells, matrix[cells[:, 0], cells[:, 1], None]], dim=1).tolist()
@@ -159,7 +159,7 @@ def render(
     classes: Sequence[dict[str, Any]],
     file: str,
 ) -> str:
-    """Lay out an evaluation for the terminal."""
+    """Format an evaluation for the terminal."""
     trained, forward = result.trained, result.forward
     facts = [
         *([] if result.combined else [trained.checkpoint.name]),
@@ -171,8 +171,8 @@ def render(
     ]
     blocks = [f"{result.title}\n{', '.join(facts)}"]
     if result.members:
-        blocks.append(render_members([*result.members, ("all together", figures)]))
-    notes, remark = _compare_with_run(result, result.recorded(options))
+        blocks.append(render_members([*result.members, ("combined", figures)]))
+    notes, remark = _compare_with_run(result, result.run_metrics(options))
     blocks += [render_figures(figures, notes), render_classes(classes, file)]
     return "\n\n".join(blocks + ([remark] if remark else []))
 
@@ -180,7 +180,7 @@ def render(
 def _compare_with_run(
     result: EvaluationResult, recorded: Mapping[str, float] | None
 ) -> tuple[dict[str, str], str]:
-    """Return notes on the metrics, and a line if they differ from the run's own."""
+    """Return notes on the metrics, and a text if they differ from those that the run recorded."""
     forward, trained = result.forward, result.trained
     if recorded is None or forward.loss is None:
         return {}, ""
@@ -201,7 +201,7 @@ def _compare_with_run(
 
 
 def render_figures(figures: Mapping[str, Any], notes: Mapping[str, str]) -> str:
-    """Lay out one row for each metric: value, 95 % interval and note."""
+    """Format one row per metric: value, 95 % interval and note."""
     rows = [
         [title, number(figures[name]["value"]), _interval(figures[name]), notes.get(name)]
         for name, title in METRIC_TITLES.items()
@@ -211,7 +211,7 @@ def render_figures(figures: Mapping[str, Any], notes: Mapping[str, str]) -> str:
 
 
 def render_classes(classes: Sequence[dict[str, Any]], file: str) -> str:
-    """Lay out one row for each class; for more than 20, those with the lowest F1."""
+    """Format one row per class; of more than 20 classes, those with the lowest F1."""
     rows = list(classes)
     if len(rows) > MAX_CLASSES:
         scored = [row for row in rows if not math.isnan(row["f1"]["value"])]
@@ -232,7 +232,7 @@ def render_classes(classes: Sequence[dict[str, Any]], file: str) -> str:
 
 
 def render_members(members: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
-    """Lay out one row for each network: name and the most important metrics."""
+    """Format one row per network: name and the most important metrics."""
     rows = [
         [name, *(number(figures.get(key, {}).get("value")) for key in MEMBER_METRICS)]
         for name, figures in members
@@ -241,11 +241,11 @@ def render_members(members: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
-    """Lay out rows that begin with a name, without columns that are empty."""
-    used = [place for place in range(len(titles)) if any(row[place] for row in rows)]
+    """Format rows that begin with a name, without empty columns."""
+    used = [column for column in range(len(titles)) if any(row[column] for row in rows)]
     name = Column(titles[0], right=False, keep="end" if titles[0] == "network" else "start")
-    columns = [name, *(Column(titles[place], fixed=True) for place in used[1:])]
-    return table(columns, [[row[place] for place in used] for row in rows], width=WIDTH, indent=2)
+    columns = [name, *(Column(titles[column], fixed=True) for column in used[1:])]
+    return table(columns, [[row[column] for column in used] for row in rows], width=WIDTH, indent=2)
 
 
 def _interval(figure: Mapping[str, float]) -> str | None:
@@ -253,7 +253,7 @@ def _interval(figure: Mapping[str, float]) -> str | None:
 
 
 def number(value: float | None) -> str:
-    """Format a number with four decimals, fewer from 100 on; a dash for an undefined one."""
+    """Format a number with four decimals, or five digits from 100 on; a dash if it is undefined."""
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.4f}" if abs(value) < 100 else f"{value:.5g}"

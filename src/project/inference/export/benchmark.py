@@ -1,4 +1,4 @@
-"""Comparison of exported files with the original network on real images: outputs, accuracy, time."""
+"""Comparison of exported files with the original network: outputs and accuracy on real images, time."""
 
 import statistics
 import time
@@ -11,7 +11,7 @@ from torch import Tensor
 from project.datamodules.base import ImageDataModule, Split
 from project.datamodules.loading.loader import normalization
 from project.inference.export.options import OutputType
-from project.inference.export.wrapper import ExportError, Predictor
+from project.inference.export.wrapper import ExportError, PredictFunction
 from project.modules.classifier import ImageClassifier
 from project.modules.tta import tta_logits
 
@@ -19,12 +19,12 @@ MIN_ROUNDS, MAX_ROUNDS = 7, 200
 
 
 class ImageSample:
-    """Evenly spaced images of a split, as stored and as the network receives them; none are augmented.
+    """Evenly spaced images of a split, both as stored and normalized, without augmentation.
 
     Args:
         datamodule: the data set.
         split: `train` or `test`.
-        limit: number of images (all).
+        limit: maximum number of images (None: all).
     """
 
     def __init__(self, datamodule: ImageDataModule, split: Split, limit: int | None = None) -> None:
@@ -54,7 +54,7 @@ class ImageSample:
 
 
 class Agreement(NamedTuple):
-    """Agreement of a network's outputs with the original's on the same images."""
+    """Agreement of a network's outputs with those of the original network on the same images."""
 
     accuracy: float
     difference: float  # largest absolute difference of an output
@@ -62,14 +62,14 @@ class Agreement(NamedTuple):
 
 
 class Timing(NamedTuple):
-    """Time of a call in milliseconds."""
+    """Duration of a call [ms]."""
 
     median: float
     spread: float  # half the interquartile range
 
 
 @torch.no_grad()
-def predict_all(predict: Predictor, images: ImageSample) -> Tensor:
+def predict_all(predict: PredictFunction, images: ImageSample) -> Tensor:
     """Return the outputs (n, K) for all images."""
     return torch.cat([predict(pixels) for pixels in images.pixels()])
 
@@ -78,34 +78,34 @@ def predict_all(predict: Predictor, images: ImageSample) -> Tensor:
 def original_outputs(
     module: ImageClassifier, images: ImageSample, *, tta: str, output_type: OutputType
 ) -> Tensor:
-    """Return the outputs (n, K) of the run's network, computed as in its own test, in float32."""
+    """Return the outputs (n, K) of the run's network, computed as in its test, in float32."""
     module = module.float().eval()
     logits = torch.cat([tta_logits(module, batch, tta) for batch in images.normalized()])
     return logits.softmax(dim=1) if output_type == "probabilities" else logits
 
 
 class Reference(NamedTuple):
-    """Expected outputs."""
+    """Images with their expected outputs."""
 
     images: ImageSample
     outputs: Tensor
 
-    def compare(self, predict: Predictor) -> Agreement:
+    def compare(self, predict: PredictFunction) -> Agreement:
         """Compare a network's outputs with the expected ones."""
         outputs = predict_all(predict, self.images)
         if outputs.shape != self.outputs.shape:
             expected, found = list(self.outputs.shape), list(outputs.shape)
             raise ExportError(f"the file's outputs have shape {found} (expected {expected})")
         if not outputs.isfinite().all():
-            raise ExportError("the file's network puts out NaN or infinity; check the run's training")
+            raise ExportError("the file's network outputs NaN or infinity; check the run's training")
         return Agreement(
             accuracy=self.accuracy_of(outputs),
             difference=(outputs - self.outputs).abs().max().item(),
             scale=max(1.0, self.outputs.abs().max().item()),
         )
 
-    def require_equal(self, predict: Predictor, tolerance: float) -> Agreement:
-        """Compare outputs and refuse a difference."""
+    def require_equal(self, predict: PredictFunction, tolerance: float) -> Agreement:
+        """Compare a network's outputs with the expected ones; refuse a difference above the tolerance."""
         found = self.compare(predict)
         if found.difference > tolerance * found.scale:
             raise ExportError(
@@ -120,8 +120,10 @@ class Reference(NamedTuple):
 
 
 @torch.no_grad()
-def time_calls(predictors: Mapping[str, Predictor], images: Tensor, seconds: float) -> dict[str, Timing]:
-    """Time predictors in turns, so that other load on the machine slows all of them equally."""
+def time_calls(
+    predictors: Mapping[str, PredictFunction], images: Tensor, seconds: float
+) -> dict[str, Timing]:
+    """Time predictors in turns, so that other load on the machine affects all of them equally."""
     for predict in predictors.values():  # warm up
         predict(images)
         predict(images)

@@ -1,7 +1,7 @@
 """Structured pruning: removal of channels.
 
-The network becomes smaller and faster on any hardware; zeroed single weights would save neither, since dense
-kernels multiply by zeros as well.
+The network becomes smaller and faster on any hardware. Zeroing single weights would not, since dense kernels
+multiply by zeros as well.
 """
 
 import copy
@@ -24,11 +24,11 @@ FLATTENING = {"flatten", "reshape", "view"}
 LAYERS = (nn.Linear, nn.Conv2d)
 NORMS = (nn.BatchNorm2d, nn.BatchNorm1d)
 RIDGE = 1e-4
-"""Regularization of the least squares, in units of the channels' mean power."""
+"""Regularization of the least-squares fit, relative to the channels' mean power."""
 
 
 class Chain(NamedTuple):
-    """A layer whose channels only one other layer uses."""
+    """A layer whose output channels are used by one other layer only."""
 
     producer: str
     norms: list[str]
@@ -58,7 +58,7 @@ def prune(network: nn.Module, images: Tensor, fraction: float) -> nn.Module:
             raise ExportError(f"torch.export cannot trace this network: {describe_error(error)}") from error
     chains = list(find_chains(traced, smaller))
     if not chains:
-        raise ExportError("no layer feeds only one other layer: there is nothing to remove")
+        raise ExportError("no layer feeds exactly one other layer, so no channel can be removed")
     with torch.no_grad():
         for chain in chains:
             _prune_chain(smaller, chain, images, fraction)
@@ -150,7 +150,7 @@ def _moments(network: nn.Module, consumer: nn.Module, images: Tensor, channels: 
 
 
 def _owner(weight: Any, names: dict[str, str], network: nn.Module, kinds: tuple[type[nn.Module], ...]) -> str:
-    """Return the name of the module whose weight only one operation uses; empty for other modules."""
+    """Return the name of the weight's module if only one operation uses the weight, otherwise empty."""
     if not isinstance(weight, fx.Node) or len(weight.users) != 1:
         return ""
     name, _, attribute = names.get(weight.name, "").rpartition(".")
@@ -159,7 +159,7 @@ def _owner(weight: Any, names: dict[str, str], network: nn.Module, kinds: tuple[
 
 
 def _matches(given: fx.Node, producer: Any, consumer: Any) -> bool:
-    """Return whether the consumer's inputs are the producer's channels."""
+    """Return true if the consumer's inputs are the producer's channels."""
     channels, inputs = producer.weight.shape[0], consumer.weight.shape[1]
     if isinstance(producer, nn.Conv2d) and isinstance(consumer, nn.Linear):
         return given.meta["val"].ndim == 2 and inputs % channels == 0  # flattened channel by channel
@@ -173,7 +173,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _keeps_channels(node: fx.Node, *, is_image: bool) -> bool:
-    """Return whether an operation neither mixes nor reorders the channels."""
+    """Return true if an operation neither mixes nor reorders channels."""
     operation = _operation(node)
     if operation in FLATTENING and is_image:
         before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]

@@ -1,4 +1,4 @@
-"""Work of `scripts/export.py`: write, check and time the files of a run."""
+"""Implementation of `scripts/export.py`: write, check and time exported files."""
 
 import json
 import os
@@ -32,10 +32,10 @@ from project.inference.export.options import (
     VARIANTS,
     Options,
     choose_variants,
-    find_places,
+    find_run_and_folder,
 )
 from project.inference.export.torch_program import blank_images, describe_error
-from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
+from project.inference.export.wrapper import ExportError, ExportMetadata, ExportWrapper, PredictFunction
 from project.inference.load_run import TrainedRun, load_run
 from project.runtime.atomic_files import replace_text
 from project.runtime.console import Column, table
@@ -46,31 +46,31 @@ BACKENDS: dict[str, ModuleType] = {"torch_export": torch_program, "onnx": onnx_g
 
 
 def export(options: Options) -> int:
-    """Write, check and time the files of a run; return the exit code, 1 if a variant failed."""
-    run, folder = find_places(options)
+    """Export a run; return the exit code, 1 if a variant failed."""
+    run, folder = find_run_and_folder(options)
     variants = choose_variants(options.variants)
     refuse_foreign(folder, options.format, variants)
-    trained = load_run(run, options.weights, [*options.data, *options.paths])
+    trained = load_run(run, options.weights, options.data_overrides)
     with (
         missing_folders(folder),
         tempfile.TemporaryDirectory(prefix=".unchecked-", dir=folder, ignore_cleanup_errors=True) as staging,
     ):
-        return _Export(options, trained, folder, Path(staging)).run(variants)
+        return _Exporter(options, trained, folder, Path(staging)).run(variants)
 
 
 @dataclass
-class Row:
-    """A variant of the network."""
+class ExportedVariant:
+    """An exported variant of the network, or the original."""
 
     name: str
     file: Path | None
     size: int
     agreement: Agreement
-    predict: Predictor
+    predict: PredictFunction
     timings: dict[int, Timing] = field(default_factory=dict)
 
 
-class _Export:
+class _Exporter:
     def __init__(self, options: Options, trained: TrainedRun, folder: Path, staging: Path) -> None:
         self.options, self.trained, self.folder, self.staging = options, trained, folder, staging
         module, output_type = trained.module, options.output_type
@@ -87,7 +87,7 @@ class _Export:
         images = ImageSample(trained.datamodule, "test", limit)
         outputs = original_outputs(module, images, tta=tta, output_type=output_type)
         self.reference = Reference(images, outputs)
-        self.description = Description(
+        self.metadata = ExportMetadata(
             class_names=trained.class_names,
             input_shape=trained.input_shape,
             output=output_type,
@@ -100,10 +100,10 @@ class _Export:
         )
         self.backend = BACKENDS[options.format]
         self.batch_sizes = sorted({1, options.batch_size})
-        self.rows: list[Row] = []
+        self.rows: list[ExportedVariant] = []
 
     def run(self, variants: list[str]) -> int:
-        """Make all files and show them; checked files are kept even if a later step fails."""
+        """Export all variants and print a table; checked files are kept even if a later step fails."""
         agreement = Agreement(self.reference.accuracy_of(self.reference.outputs), 0.0, 1.0)
         self._add("original", None, agreement, self.model)
         self._export_float32()
@@ -117,15 +117,15 @@ class _Export:
                 print(f"wrote  {row.file}")
         return 1 if failed else 0
 
-    def _add(self, name: str, file: Path | None, agreement: Agreement, predict: Predictor) -> None:
-        self.rows.append(Row(name, file, file.stat().st_size if file else 0, agreement, predict))
+    def _add(self, name: str, file: Path | None, agreement: Agreement, predict: PredictFunction) -> None:
+        self.rows.append(ExportedVariant(name, file, file.stat().st_size if file else 0, agreement, predict))
 
     def _file(self, variant: str) -> Path:
         return self.staging / file_name(self.options.format, variant)
 
-    def _write_float32(self, model: ExportWrapper, file: Path, variant: str) -> Predictor:
-        self.backend.write(model, file, replace(self.description, variant=variant))
-        predict: Predictor = self.backend.read(file, self.options.num_threads)
+    def _write_float32(self, model: ExportWrapper, file: Path, variant: str) -> PredictFunction:
+        self.backend.write(model, file, replace(self.metadata, variant=variant))
+        predict: PredictFunction = self.backend.read(file, self.options.num_threads)
         return predict
 
     def _export_float32(self) -> None:
@@ -135,7 +135,7 @@ class _Export:
             agreement = self.reference.require_equal(predict, self.options.tolerance)
         except (ExportError, OSError):
             raise
-        except Exception as error:  # from the checks and runtimes of the formats
+        except Exception as error:  # raised by the checks and runtimes of the formats
             raise ExportError(f"the network's file cannot be used: {describe_error(error)}") from error
         self._add(FLOAT32, file, agreement, predict)
         print(
@@ -145,7 +145,7 @@ class _Export:
         )
 
     def _export_variant(self, variant: str) -> bool:
-        """Make and keep a smaller variant; print an error if that fails."""
+        """Export and keep a smaller variant; print an error on failure."""
         file = self._file(variant)
         try:
             predict = self._export_pruned(file) if variant == PRUNED else self._export_int8(variant, file)
@@ -161,15 +161,15 @@ class _Export:
     def _calibration_images(self) -> ImageSample:
         return ImageSample(self.trained.datamodule, "train", self.options.num_calibration_images)
 
-    def _export_int8(self, variant: str, file: Path) -> Predictor:
+    def _export_int8(self, variant: str, file: Path) -> PredictFunction:
         source = next(row.file for row in self.rows if row.name == FLOAT32)
-        description = replace(self.description, variant=variant)
+        metadata = replace(self.metadata, variant=variant)
         images = self._calibration_images() if variant == STATIC else None
-        self.backend.quantize(self.model, source, file, description, images)
-        predict: Predictor = self.backend.read_int8(file, self.options.num_threads)
+        self.backend.quantize(self.model, source, file, metadata, images)
+        predict: PredictFunction = self.backend.read_int8(file, self.options.num_threads)
         return predict
 
-    def _export_pruned(self, file: Path) -> Predictor:
+    def _export_pruned(self, file: Path) -> PredictFunction:
         pixels = torch.cat(list(self._calibration_images().normalized()))
         model = self.model.with_network(prune(self.model.network, pixels, self.options.prune_fraction))
         predict = self._write_float32(model, file, PRUNED)
@@ -194,7 +194,7 @@ class _Export:
             "run": str(self.trained.run.path),
             "test_images": len(self.reference.images),
             "threads": self.options.num_threads,
-            **self.description.entries(),
+            **self.metadata.entries(),
         }
         for file in publish(self.folder, self.options.format, self.rows, facts):
             print(f"removed {file}, of an earlier export")
@@ -205,7 +205,7 @@ def file_name(format: str, variant: str) -> str:
     return f"{'model' if variant == FLOAT32 else f'model_{variant}'}{FORMATS[format].suffix}"
 
 
-def publish(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any]) -> list[Path]:
+def publish(folder: Path, format: str, rows: Sequence[ExportedVariant], facts: dict[str, Any]) -> list[Path]:
     """Move checked files into the output folder and list them in `FORMAT.json`.
 
     Files of an earlier export in this format that are not replaced are removed: they are variants of other
@@ -213,7 +213,7 @@ def publish(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any
     """
     listing = folder / f"{format}.json"
     names = {row.file.name for row in rows if row.file}
-    removed = [folder / name for name in _listed(listing, format) if name not in names]
+    removed = [folder / name for name in _listed_files(listing, format) if name not in names]
     for file in removed:
         file.unlink(missing_ok=True)
     for row in rows:
@@ -235,17 +235,17 @@ def publish(folder: Path, format: str, rows: Sequence[Row], facts: dict[str, Any
 
 
 def refuse_foreign(folder: Path, format: str, variants: Sequence[str]) -> None:
-    """Check that an export replaces only files of an earlier export."""
+    """Refuse to replace files that are not part of an earlier export."""
     listing = folder / f"{format}.json"
     wanted = [file_name(format, variant) for variant in (FLOAT32, *variants)]
-    earlier = _listed(listing, format)
+    earlier = _listed_files(listing, format)
     for name in [*wanted, *([] if earlier else [listing.name])]:
         if os.path.lexists(folder / name) and name not in earlier:
-            raise InputError(f"output={folder}: holds a {name} that no export wrote; give another folder")
+            raise InputError(f"output={folder}: contains a {name} that no export wrote; give another folder")
 
 
-def _listed(listing: Path, format: str) -> list[str]:
-    """Return the files that an earlier export listed; other names are ignored."""
+def _listed_files(listing: Path, format: str) -> list[str]:
+    """Return the names of an earlier export's files; unknown names are ignored."""
     try:
         entries = json.loads(listing.read_bytes())["variants"]
         found = {entry["file"] for entry in entries if entry["file"]}
@@ -254,8 +254,8 @@ def _listed(listing: Path, format: str) -> list[str]:
     return [name for variant in (FLOAT32, *VARIANTS) if (name := file_name(format, variant)) in found]
 
 
-def render(rows: Sequence[Row], batch_sizes: Sequence[int]) -> str:
-    """Lay out the variants; the first row is the original, with which the others are compared."""
+def render(rows: Sequence[ExportedVariant], batch_sizes: Sequence[int]) -> str:
+    """Format the variants as a table that compares them with the first row, the original."""
     original = rows[0]
     cells = []
     for row in rows:

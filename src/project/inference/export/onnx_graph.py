@@ -8,29 +8,29 @@ from torch import Tensor, nn
 
 from project.inference.export.benchmark import ImageSample
 from project.inference.export.torch_program import capture, describe_error, quiet
-from project.inference.export.wrapper import Description, ExportError, Predictor
+from project.inference.export.wrapper import ExportError, ExportMetadata, PredictFunction
 
 INPUT = "images"
 MAX_BYTES = 2**31 - 2**20
 """Weights that fit one file: protobuf's limit of 2 GB, with room for the graph."""
 NORMALIZATION = {"shift", "scale"}
-"""Weights of the normalization, which are not quantized."""
+"""Constants of the normalization, which are not quantized."""
 DYNAMIC_TYPES = ("Gemm", "MatMul", "LSTM")
-"""Operations of dynamic int8: onnxruntime's int8 convolution is several times slower than float32."""
+"""Operations of dynamic int8, without convolution, which is several times slower than float32."""
 
 
-def write(model: nn.Module, file: Path, description: Description) -> None:
-    """Write a network as an ONNX file, with the description in `metadata_props`."""
-    program = capture(model, description.input_shape)
+def write(model: nn.Module, file: Path, metadata: ExportMetadata) -> None:
+    """Write a network as an ONNX file, with the metadata in `metadata_props`."""
+    program = capture(model, metadata.input_shape)
     size = sum(tensor.nbytes for tensor in program.state_dict.values())
     if size > MAX_BYTES:
         raise ExportError(f"the network's {size / 1e9:.1f} GB are more than one .onnx file may hold (2 GB)")
     try:
-        graph = _translate(program, description.output)
+        graph = _translate(program, metadata.output)
     except Exception as error:  # the exporter's own classes, and whatever its passes raise
         cause = error.__cause__ or error
         raise ExportError(f"torch.onnx cannot export this network: {describe_error(cause)}") from error
-    _save(graph, file, description, full_check=True)
+    _save(graph, file, metadata, full_check=True)
 
 
 def _translate(program: torch.export.ExportedProgram, output: str) -> Any:
@@ -46,23 +46,25 @@ def _translate(program: torch.export.ExportedProgram, output: str) -> Any:
     return model
 
 
-def _save(graph: Any, file: Path, description: Description, *, full_check: bool = False) -> None:
+def _save(graph: Any, file: Path, metadata: ExportMetadata, *, full_check: bool = False) -> None:
     import onnx
 
     del graph.metadata_props[:]
-    for key, value in description.entries().items():
+    for key, value in metadata.entries().items():
         graph.metadata_props.add(key=key, value=value)
     onnx.checker.check_model(graph, full_check=full_check)
     file.write_bytes(graph.SerializeToString())
 
 
-def read(file: Path, num_threads: int) -> Predictor:
+def read(file: Path, num_threads: int) -> PredictFunction:
     """Load a file in onnxruntime, on the CPU."""
     import onnxruntime
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_threads
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # leaves the cores to others
+    options.add_session_config_entry(
+        "session.intra_op.allow_spinning", "0"
+    )  # leaves idle cores to other programs
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
 
@@ -76,7 +78,7 @@ read_int8 = read
 
 
 def quantize(
-    model: nn.Module, source: Path, file: Path, description: Description, images: ImageSample | None
+    model: nn.Module, source: Path, file: Path, metadata: ExportMetadata, images: ImageSample | None
 ) -> None:
     """Write a copy of a float32 file with int8 weights.
 
@@ -109,11 +111,11 @@ def quantize(
             raise ExportError(f"onnxruntime cannot quantize this network: {describe_error(error)}") from error
         finally:
             prepared.unlink(missing_ok=True)
-    _save(onnx.load(file), file, description)
+    _save(onnx.load(file), file, metadata)
 
 
 class _CalibrationReader:
-    """Calibration images by onnxruntime's protocol."""
+    """Calibration images in onnxruntime's protocol."""
 
     def __init__(self, images: ImageSample) -> None:
         self._batches = images.pixels()

@@ -1,4 +1,4 @@
-"""Options of `scripts/export.py`, the table of formats, and checks of the options. Imports no torch."""
+"""Options of `scripts/export.py`, their checks, and the file formats. Imports no torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -6,11 +6,11 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from project.config.command_options import Overrides, option
+from project.config.command_options import option
 from project.errors import InputError
-from project.inference.options import Tta
+from project.inference.options import DataOptions
 from project.inference.run_config import check_request
-from project.runs.comparison import LAST, find_trained
+from project.runs.comparison import find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
 from project.runtime.output_files import refuse_unwritable_output
@@ -30,7 +30,7 @@ examples:
 
 
 class Format(NamedTuple):
-    """A file format."""
+    """File format and the packages that it needs."""
 
     suffix: str
     packages: tuple[str, ...] = ()
@@ -43,18 +43,16 @@ FORMATS = {
 }
 
 
-@dataclass
-class Options:
+@dataclass(frozen=True, kw_only=True)
+class Options(DataOptions):
     """Export a run's network to a file that runs without this package, with smaller
     variants if wanted. Its input is uint8 images (batch, channels, height, width) of
     the network's size; they are normalized inside. Files are checked before they are kept.
     """
 
-    run: str = option(LAST, "run folder, sweep folder (its best run), or last")
     format: Literal["torch_export", "onnx"] = option("torch_export", "file format")
     variants: list[str] = option([], "smaller variants: dynamic_int8, static_int8, pruned, or all")
     output_type: OutputType = option("logits", "output of the exported network")
-    tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     check: Literal["test"] | int = option(
         "test", "number of test images to compare outputs on; test: all of them", least=1
     )
@@ -64,24 +62,20 @@ class Options:
     batch_size: int = option(64, "larger of the two batch sizes of the benchmark", least=1, most=65_536)
     benchmark_s: float = option(2.0, "benchmark duration for each file and batch size, seconds", least=0)
     num_threads: int = option(1, "CPU threads of the benchmark", least=1)
-    weights: str = option("auto", "auto (those of the run's test), best, last, previous, or a file")
     output: Path | None = option(None, "output folder; null: export/ in the run's folder")
-    outputs: Path = option(Path("outputs"), "folder to search for run=last")
-    data: Overrides = option(Overrides(), "other data, or another location: data.path=…")
-    paths: Overrides = option(Overrides(), "another location of the data: paths.data=…")
 
 
 def main(options: Options) -> int:
     """Check the options without torch, then export."""
-    run, _ = find_places(options)
-    check_request(run, options.weights, [*options.data, *options.paths])
+    run, _ = find_run_and_folder(options)
+    check_request(run, options.weights, options.data_overrides)
     with lazy_imports.gc_disabled():
         from project.inference.export.command import export  # imports torch
     return export(replace(options, run=str(run.path)))
 
 
 def choose_variants(wanted: Sequence[str]) -> list[str]:
-    """Return the requested variants, each once, in the order of the table."""
+    """Return the requested variants, each once, in the order of `VARIANTS`."""
     for name in wanted:
         if name not in (*VARIANTS, ALL):
             raise InputError(f"variants={','.join(wanted)}: {did_you_mean(name, (*VARIANTS, ALL))}")
@@ -89,7 +83,7 @@ def choose_variants(wanted: Sequence[str]) -> list[str]:
 
 
 def check_options(options: Options) -> None:
-    """Check values and installed packages."""
+    """Check option values and installed packages."""
     variants = choose_variants(options.variants)
     if not options.prune_fraction < 1:
         raise InputError(f"prune_fraction={options.prune_fraction:g}: must be below 1")
@@ -103,7 +97,7 @@ def check_options(options: Options) -> None:
         )
 
 
-def find_places(options: Options) -> tuple[RunFolder, Path]:
+def find_run_and_folder(options: Options) -> tuple[RunFolder, Path]:
     """Return the run and the output folder after checking both."""
     check_options(options)
     run = find_trained(options.run, options.outputs)

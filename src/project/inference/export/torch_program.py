@@ -1,8 +1,8 @@
 """`torch.export` files: programs that PyTorch runs without their source code, in float32 and int8.
 
-The int8 files are quantized by torchao (PT2E): a quarter of the size. They hold int8 weights and the places
-where activations are rounded; run as they are, PyTorch computes in float32, and more slowly. torchao's
-`lower_pt2e_quantized_to_x86` inserts oneDNN's int8 kernels, which are faster than float32 on CPUs.
+The int8 files are quantized by torchao (PT2E) to a quarter of the size. They contain int8 weights and the
+quantization of activations. Without lowering, PyTorch computes in float32, more slowly than the original.
+torchao's `lower_pt2e_quantized_to_x86` inserts oneDNN's int8 kernels, which are faster than float32 on CPUs.
 """
 
 import logging
@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from project.errors import summarize
 from project.inference.export.benchmark import ImageSample
-from project.inference.export.wrapper import Description, ExportError, ExportWrapper, Predictor
+from project.inference.export.wrapper import ExportError, ExportMetadata, ExportWrapper, PredictFunction
 
 
 def capture(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
@@ -31,7 +31,7 @@ def capture(model: nn.Module, shape: tuple[int, int, int]) -> ExportedProgram:
 
 @contextmanager
 def _plain_attention() -> Iterator[None]:
-    """Trace attention as single operations: no format has the fused one."""
+    """Trace attention as basic operations, since no format supports the fused operation."""
     before = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
@@ -40,19 +40,19 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def write(model: nn.Module, file: Path, description: Description) -> None:
-    """Write a network as a `.pt2` file, with the description in its extra files."""
-    program = capture(model, description.input_shape)
+def write(model: nn.Module, file: Path, metadata: ExportMetadata) -> None:
+    """Write a network as a `.pt2` file, with the metadata in its extra files."""
+    program = capture(model, metadata.input_shape)
     with quiet():
         try:
-            torch.export.save(program, file, extra_files=description.entries())
+            torch.export.save(program, file, extra_files=metadata.entries())
         except OSError:
             raise
         except Exception as error:
             raise ExportError(f"torch.export cannot write this network: {describe_error(error)}") from error
 
 
-def read(file: Path, num_threads: int = 1) -> Predictor:
+def read(file: Path, num_threads: int = 1) -> PredictFunction:
     """Load a file in float32."""
     with quiet():
         module = torch.export.load(file).module()
@@ -65,22 +65,22 @@ def read(file: Path, num_threads: int = 1) -> Predictor:
 
 
 def quantize(
-    model: ExportWrapper, source: Path, file: Path, description: Description, images: ImageSample | None
+    model: ExportWrapper, source: Path, file: Path, metadata: ExportMetadata, images: ImageSample | None
 ) -> None:
     """Write a network with int8 weights as a `.pt2` file, which needs `torchao.quantization.pt2e` to load."""
-    if description.tta != "none":
+    if metadata.tta != "none":
         raise ExportError(
-            "torchao quantizes no network with test-time augmentation; give tta=none, or format=onnx"
+            "torchao cannot quantize a network with test-time augmentation; give tta=none, or format=onnx"
         )
-    shape = description.input_shape
-    # int8 kernels choose the memory format themselves; a fixed one slows them down.
+    shape = metadata.input_shape
+    # int8 kernels choose their own memory format; a fixed one slows them down.
     traced = capture(model.with_network(model.network, torch.contiguous_format), shape).module()
     with quiet(), torch.no_grad():
         try:
             quantized = _quantize(traced, images, blank_images(shape))
         except Exception as error:
             raise ExportError(f"torchao cannot quantize this network: {describe_error(error)}") from error
-    write(quantized, file, description)
+    write(quantized, file, metadata)
 
 
 def _quantize(traced: fx.GraphModule, images: ImageSample | None, example: Tensor) -> fx.GraphModule:
@@ -94,7 +94,7 @@ def _quantize(traced: fx.GraphModule, images: ImageSample | None, example: Tenso
     else:
         quantizer.set_global(x86.get_default_x86_inductor_quantization_config())
     prepared = prepare_pt2e(traced, quantizer)
-    # Dynamic quantization needs a batch as well: the ranges of the weights are measured in the forward pass.
+    # Dynamic quantization needs a batch as well: weight ranges are measured in the forward pass.
     for pixels in [example] if images is None else images.pixels():
         prepared(pixels)
     converted = convert_pt2e(prepared)
@@ -103,7 +103,7 @@ def _quantize(traced: fx.GraphModule, images: ImageSample | None, example: Tenso
 
 
 def _drop_unused(graph: fx.GraphModule) -> None:
-    """Remove weights that no operation uses: the float32 ones would be written as well."""
+    """Remove unused weights, as the file would otherwise contain the float32 weights, too."""
     used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
     names = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
     for name in names - used:
@@ -111,16 +111,16 @@ def _drop_unused(graph: fx.GraphModule) -> None:
         delattr(graph.get_submodule(parent), attribute)
 
 
-def read_int8(file: Path, num_threads: int = 1) -> Predictor:
-    """Load an int8 file, to run in float32 between the quantized operations."""
+def read_int8(file: Path, num_threads: int = 1) -> PredictFunction:
+    """Load an int8 file, which computes in float32 between quantized operations."""
     with quiet():
-        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers its operations)
+        import torchao.quantization.pt2e.quantize_pt2e  # noqa: F401  (registers the quantized operations)
 
         return read(file)
 
 
 def blank_images(shape: tuple[int, int, int], batch: int = 2) -> Tensor:
-    """Return black images (batch, C, H, W) to trace a network with: files may store the example input."""
+    """Return black images (batch, C, H, W) as a tracing example, which files may store."""
     return torch.zeros(batch, *shape, dtype=torch.uint8)
 
 

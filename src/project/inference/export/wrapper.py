@@ -1,4 +1,4 @@
-"""The exported network and its metadata."""
+"""Wrapper of an exported network, and the metadata of its file."""
 
 import copy
 import json
@@ -13,28 +13,28 @@ from project.datamodules.loading.loader import normalization
 from project.inference.export.options import OutputType
 from project.modules.tta import tta_logits
 
-Predictor = Callable[[Tensor], Tensor]
+PredictFunction = Callable[[Tensor], Tensor]
 """Function from images (B, C, H, W) uint8 to outputs (B, K) float32."""
 
 
 class ExportError(RuntimeError):
-    """A network cannot be exported, or its file computes something else."""
+    """A network cannot be exported, or its file computes different outputs."""
 
     exit_code = 1
 
 
 @dataclass(frozen=True)
-class Description:
+class ExportMetadata:
     """Metadata of an exported file.
 
     Args:
-        class_names: names of the outputs, in their order.
+        class_names: names of the classes, in the order of the outputs.
         input_shape: shape (C, H, W) of an image.
-        output: `logits` or `probabilities`; name of the output.
-        mean: mean of each channel in [0, 1]; normalization happens inside.
+        output: name and type of the output, `logits` or `probabilities`.
+        mean: mean of each channel in [0, 1], for the normalization inside the network.
         std: standard deviation of each channel in [0, 1].
-        tta: test-time augmentation inside.
-        variant: `float32`, or the way in which the network was made smaller.
+        tta: test-time augmentation inside the network.
+        variant: `float32`, or the method by which the network was made smaller.
         run: name of the run's folder.
         checkpoint: name of the checkpoint file.
     """
@@ -57,12 +57,12 @@ class Description:
 
 
 class ExportWrapper(nn.Module):
-    """A network with normalization, test-time augmentation and softmax, in evaluation mode and float32.
+    """Network with normalization, test-time augmentation and softmax, in evaluation mode and float32.
 
-    Its operations and their order are those of the data loader and of the classifier's `test_step`.
+    The operations and their order are those of the data loader and the classifier's `test_step`.
 
     Args:
-        network: a module from normalized images (B, C, H, W) to logits (B, K); it is copied.
+        network: module that maps normalized images (B, C, H, W) to logits (B, K); a copy is used.
         mean: mean of each channel in [0, 1].
         std: standard deviation of each channel in [0, 1].
         tta: test-time augmentation (see `modules.tta`).
@@ -101,7 +101,7 @@ class ExportWrapper(nn.Module):
     def with_network(
         self, network: nn.Module, memory_format: torch.memory_format | None = None
     ) -> "ExportWrapper":
-        """Return a copy around another network, which may take another memory format."""
+        """Return a copy that wraps another network, optionally with another memory format."""
         other = copy.copy(self)
         other.memory_format = memory_format or self.memory_format
         placed = copy.deepcopy(network).float().to(memory_format=other.memory_format)

@@ -1,6 +1,6 @@
-"""`scripts/predict.py`: its options, and its work. Imports torch only when the options are right.
+"""Options and implementation of `scripts/predict.py`. Imports torch only after checking the options.
 
-Paths are strings: for a million files, making `Path`s takes longer than the search.
+Paths are strings: for a million files, creating `Path` objects takes longer than the search.
 """
 # ruff: noqa: PTH111, PTH112, PTH119, PTH207
 
@@ -20,17 +20,17 @@ from tqdm import tqdm
 from project.config.command_options import option
 from project.datamodules.storage.image_files import UNIMPORTANT, ImageWalk, SkippedFile, require_regular
 from project.errors import DataError, InputError
-from project.inference.options import Accelerator, Tta
+from project.inference.options import Accelerator, RunOptions
 from project.inference.predict.writers import (
-    EARLIER,
-    SCREEN,
+    EARLIER_OUTPUT,
+    STDOUT,
     Format,
     choose_format,
     open_output,
     write_predictions,
 )
 from project.inference.run_config import check_request
-from project.runs.comparison import LAST, find_trained
+from project.runs.comparison import find_trained
 from project.runtime import lazy_imports
 from project.runtime.console import terminal_width
 from project.runtime.output_files import (
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 
 SHEET_FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 MAX_ON_SHEET = 400
-"""Images of a contact sheet; for more files, every second, third, … image."""
+"""Maximum number of images on a contact sheet; of more images, every second, third, … is drawn."""
 
 EXAMPLES = """\
 examples:
@@ -59,7 +59,7 @@ examples:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Options:
+class Options(RunOptions):
     """Predict the classes of image files with a trained network.
 
     Images of any size and mode are scaled and normalized as in training. Damaged
@@ -67,22 +67,18 @@ class Options:
     input, 3 no file could be predicted.
     """
 
-    run: str = option(LAST, "run folder, sweep folder (its best run), or last")
     input: list[str] = option(help="images, folders (searched recursively), patterns: a.jpg,photos,'*/*.png'")
     format: Format | None = option(None, "output format; null: chosen by the suffix of the output")
-    output: str = option(SCREEN, "output file; -: standard output")
+    output: str = option(STDOUT, "output file; -: standard output")
     top_k: int = option(3, "classes for each image, most probable first", least=1)
     sheet: str | None = option(None, "file for a contact sheet of images and predicted classes: FILE.png")
-    tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
-    weights: str = option("auto", "best, last, previous or a checkpoint; auto: those of the run's test")
     accelerator: Accelerator = option("auto", "device")
     batch_size: int = option(64, "images in a forward pass", least=1)
     num_threads: int | None = option(None, "decoding threads; null: one for each available CPU", least=1)
-    outputs: Path = option(Path("outputs"), "folder to search for run=last")
 
 
 def predict_files(options: Options) -> None:
-    """Check the options without torch, then predict, write and draw."""
+    """Check the options without torch, then predict, write predictions and draw the contact sheet."""
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
     files, skipped = find_files(options.input)
@@ -94,7 +90,7 @@ def predict_files(options: Options) -> None:
     if not files:
         raise _no_prediction(options, skipped)
 
-    warnings.filterwarnings("ignore", module="PIL")  # raised for images that are decoded nevertheless
+    warnings.filterwarnings("ignore", module="PIL")  # about images that are decoded nevertheless
     lazy_imports.defer_imports()
     from project.inference.load_run import load_run  # imports torch
     from project.inference.predict.predictions import predict
@@ -120,11 +116,11 @@ def predict_files(options: Options) -> None:
     first = next(predictions, None)
     if first is None:
         raise _no_prediction(options, skipped)
-    on_sheet: list[Prediction] = []
-    every = -(-len(files) // MAX_ON_SHEET) if options.sheet else 0
-    is_streamed = options.output == SCREEN and kind != "table"
+    sheet_predictions: list[Prediction] = []
+    sheet_step = -(-len(files) // MAX_ON_SHEET) if options.sheet else 0
+    is_streamed = options.output == STDOUT and kind != "table"
     shown_predictions = tqdm(
-        _collect(chain([first], predictions), on_sheet, every),
+        _collect_every_nth(chain([first], predictions), sheet_predictions, sheet_step),
         total=len(files),
         unit=" images",
         leave=False,
@@ -135,8 +131,8 @@ def predict_files(options: Options) -> None:
         write_predictions(kind, stream, shown_predictions, trained.class_names, top_k, terminal_width())
     count = len(files) - (len(skipped) - num_unsuitable)
     if options.sheet:
-        _draw_sheet(options.sheet, on_sheet, count)
-    places = [place for place in (options.output, options.sheet) if place not in (None, SCREEN)]
+        _draw_sheet(options.sheet, sheet_predictions, count)
+    places = [place for place in (options.output, options.sheet) if place not in (None, STDOUT)]
     written = f" in {' and '.join(map(str, places))}" if places else ""
     also = f", {len(skipped):,} skipped" if skipped else ""
     print(f"{count:,} predicted{written}{also}", file=sys.stderr)
@@ -146,13 +142,13 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[SkippedFile]]:
     """Find the files that the inputs name.
 
     Folders are searched recursively for image files, as in training (see `ImageWalk`). A file named directly
-    is taken whatever its suffix.
+    is accepted with any suffix.
 
     Args:
         inputs: files, folders and patterns such as `photos/**/*.jpg`.
 
     Returns:
-        The files, each once even if several inputs lead to it, and what was skipped: other files, broken
+        The files, without duplicates, and the skipped entries: other files, broken
         links, pipes, unreadable folders.
 
     Raises:
@@ -161,7 +157,7 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[SkippedFile]]:
     files: dict[str, None] = {}
     skipped: list[SkippedFile] = []
     for text in inputs:
-        for path in _matches(text):
+        for path in _expand_input(text):
             for entry in ImageWalk(path).find(path) if os.path.isdir(path) else [require_regular(path)]:
                 if not isinstance(entry, SkippedFile):
                     files[entry] = None
@@ -170,14 +166,14 @@ def find_files(inputs: Sequence[str]) -> tuple[list[str], list[SkippedFile]]:
     if len(inputs) == 1 and not glob.has_magic(inputs[0]):
         return list(files), skipped
     resolve = cache(os.path.realpath)
-    once: dict[tuple[str, str], str] = {}
+    unique: dict[tuple[str, str], str] = {}
     for file in files:
-        once.setdefault((resolve(os.path.dirname(file)), os.path.basename(file)), file)
-    return list(once.values()), list(dict.fromkeys(skipped))
+        unique.setdefault((resolve(os.path.dirname(file)), os.path.basename(file)), file)
+    return list(unique.values()), list(dict.fromkeys(skipped))
 
 
-def _matches(text: str) -> list[str]:
-    """Return the paths that an input names; an existing path is meant literally, brackets included."""
+def _expand_input(text: str) -> list[str]:
+    """Return the paths that an input names; an existing path is taken literally, brackets included."""
     path = os.path.expanduser(text)
     if os.path.lexists(path):
         return [path]
@@ -190,18 +186,18 @@ def _matches(text: str) -> list[str]:
     return found
 
 
-def _collect(
-    predictions: Iterator["Prediction"], collected: list["Prediction"], every: int
+def _collect_every_nth(
+    predictions: Iterator["Prediction"], collected: list["Prediction"], step: int
 ) -> Iterator["Prediction"]:
-    """Pass predictions on and collect every n-th one; none for 0."""
+    """Yield all predictions and collect every `step`-th prediction; none for 0."""
     for number, prediction in enumerate(predictions):
-        if every and number % every == 0:  # cloned: the image is a view of its whole batch
+        if step and number % step == 0:  # cloned, as the image is a view that keeps its batch in memory
             collected.append(replace(prediction, image=prediction.image.clone()))
         yield prediction
 
 
 def _draw_sheet(file: str, predictions: Sequence["Prediction"], count: int) -> None:
-    """Draw images as the network saw them."""
+    """Draw a contact sheet of the network's input images."""
     import torch
     from PIL import ExifTags
 
@@ -221,18 +217,18 @@ def _draw_sheet(file: str, predictions: Sequence["Prediction"], count: int) -> N
 
 
 def _check_outputs(options: Options, kind: Format, files: Sequence[str]) -> None:
-    """Check that the outputs can be written and replace nothing but earlier outputs."""
+    """Check that the outputs can be written and replace only earlier outputs."""
     if options.sheet and Path(options.sheet).suffix.lower() not in SHEET_FORMATS:
-        raise InputError(f"sheet={options.sheet}: end its name in {', '.join(SHEET_FORMATS)}")
+        raise InputError(f"sheet={options.sheet}: the name must end in {', '.join(SHEET_FORMATS)}")
     if options.sheet and os.path.realpath(options.sheet) == os.path.realpath(options.output):
-        raise InputError(f"sheet={options.sheet}: the file of output=…; give another name")
+        raise InputError(f"sheet={options.sheet}: same file as output=…; give another name")
     for key, file in (("output", options.output), ("sheet", options.sheet)):
-        if file is None or file == SCREEN:
+        if file is None or file == STDOUT:
             continue
         refuse_unwritable_output(f"{key}={file}", Path(file))
         if Path(file).exists() and os.path.realpath(file) in map(os.path.realpath, files):
             raise InputError(f"{key}={file}: one of the images of input=…; give another name")
-        refuse_foreign_file(f"{key}={file}", Path(file), IMAGE if key == "sheet" else EARLIER[kind])
+        refuse_foreign_file(f"{key}={file}", Path(file), IMAGE if key == "sheet" else EARLIER_OUTPUT[kind])
 
 
 def _print_skipped(entry: SkippedFile) -> None:

@@ -1,4 +1,4 @@
-"""Predictions of a trained network for image files; `examples/use_a_run.py` is an example."""
+"""Predictions of a trained network for image files; see `examples/use_a_run.py`."""
 
 import logging
 import os
@@ -25,8 +25,8 @@ from project.runtime.text import printable
 
 log = logging.getLogger(__name__)
 
-CHUNK = 16
-"""Files that a thread decodes at a time: the handover of a single file would take as long as its decoding."""
+FILES_PER_TASK = 16
+"""Files per decoding task; handing over single files would take as long as decoding them."""
 MAX_THREADS = 16
 
 Item = TypeVar("Item")
@@ -60,12 +60,12 @@ class Prediction:
 
 
 class Predictor:
-    """A trained network on a device, for images as they are in files.
+    """A trained network on a device, for images that are not normalized.
 
-    Normalization, precision and augmentation are those of the run's own test.
+    Normalization, precision and test-time augmentation are those of the run's test.
 
     Args:
-        trained: the run; its network moves to the device.
+        trained: the run, whose network is moved to the device.
         tta: test-time augmentation (see `modules.tta`) [that of the run's test].
         accelerator: see `inference.options.Accelerator`.
 
@@ -92,7 +92,7 @@ class Predictor:
         probabilities = logits.float().softmax(-1).cpu()
         if not probabilities.isfinite().all():
             raise NonFiniteError(
-                f"{self.trained.checkpoint}: this network's logits are NaN or infinite; try other weights"
+                f"{self.trained.checkpoint}: the network's logits are NaN or infinite; try other weights"
             )
         return probabilities
 
@@ -113,16 +113,16 @@ def predict(
     num_threads: int | None = None,
     on_skip: Callable[[SkippedFile], object] = log_skipped,
 ) -> Iterator[Prediction]:
-    """Predict the classes of image files, in their order; a few batches are in memory at a time.
+    """Predict the classes of image files in order, with only a few batches in memory.
 
     Args:
         trained: the run.
-        files: paths of images of any size and mode, which are scaled as in training.
+        files: paths of images of any size and mode; images are scaled as in training.
         top_k: number of classes in a prediction.
         batch_size: images in a forward pass.
         tta: see `Predictor`.
         accelerator: see `Predictor`.
-        num_threads: decoding threads [one for each available CPU].
+        num_threads: decoding threads [one per available CPU].
         on_skip: function called with each file that cannot be decoded.
 
     Raises:
@@ -155,11 +155,11 @@ def decode_files(
     num_threads: int | None = None,
     white_level: float | None = None,
 ) -> Iterator[DecodedImage | SkippedFile]:
-    """Decode files in threads, in their order; yield a reason for each file that cannot be decoded."""
+    """Decode files in threads; yield images in order, with a reason for each file that cannot be decoded."""
     decode = partial(_decode_chunk, shape, white_level)
     num_threads = num_threads or min(available_cpus(), MAX_THREADS)
-    depth = -(-ahead_by // CHUNK) + num_threads
-    for results in prefetch(decode, _chunks(files, CHUNK), depth=depth, threads=num_threads):
+    depth = -(-ahead_by // FILES_PER_TASK) + num_threads
+    for results in prefetch(decode, _chunks(files, FILES_PER_TASK), depth=depth, threads=num_threads):
         yield from results
 
 
@@ -177,7 +177,7 @@ def _decode_chunk(
 
 
 def _reason(file: str, error: BaseException) -> str:
-    """Describe in a few words why a file cannot be decoded."""
+    """Return a short reason why a file cannot be decoded."""
     try:
         if os.path.getsize(file) == 0:  # noqa: PTH202
             return "empty"
@@ -190,7 +190,7 @@ def _reason(file: str, error: BaseException) -> str:
     if isinstance(error, Image.DecompressionBombError | Image.DecompressionBombWarning):
         return f"too large ({one_line(error)})"
     if isinstance(error, OSError) and "Ghostscript" in str(error):
-        return "PostScript, which is a program: none is run here"
+        return "PostScript, which is a program and is not executed"
     if isinstance(error, OSError) and error.strerror:
         return error.strerror
     return f"damaged ({one_line(error)})"

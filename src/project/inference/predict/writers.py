@@ -1,4 +1,4 @@
-"""Output of predictions: a table, CSV, JSON, or one JSON object a line. Imports no torch."""
+"""Writers of predictions: table, CSV, JSON, or JSON Lines. Imports no torch."""
 
 import csv
 import json
@@ -21,18 +21,18 @@ if TYPE_CHECKING:
 
 Format = Literal["table", "csv", "json", "jsonl"]
 SUFFIXES: dict[str, Format] = {".csv": "csv", ".json": "json", ".jsonl": "jsonl", ".txt": "table"}
-SCREEN = "-"
+STDOUT = "-"
 DIGITS = 6
-EARLIER: dict[Format, re.Pattern[bytes]] = {
+"""Significant digits of a probability in a file, as many as single precision has."""
+EARLIER_OUTPUT: dict[Format, re.Pattern[bytes]] = {
     "table": re.compile(rb"file\b[^\n]*\bclass +probability"),
     "csv": re.compile(rb"file,class,probability\b"),
     "json": re.compile(rb'\[\n\{"file": |\[\]\n'),
     "jsonl": re.compile(rb'\{"file": '),
 }
-"""Starts of files of predictions, which may be replaced."""
-"""Significant digits of a probability in a file, as many as single precision has."""
+"""Starts of prediction files, which may be replaced."""
 MIN_FILE_WIDTH = 20
-"""Columns of the terminal for a file's name before a second class is shown."""
+"""Terminal columns reserved for file names before a second class is shown."""
 MAX_CLASS_WIDTH = 24
 
 
@@ -88,7 +88,7 @@ def render_table(
     *,
     color: bool = False,
 ) -> str:
-    """Lay out predictions for a terminal; classes after the first are shown where there is room."""
+    """Format predictions for a terminal; further classes are shown if they fit."""
     longest = max(columns_of(printable(name)) for name in class_names)
     class_width = min(max(longest, len("class")), MAX_CLASS_WIDTH)
     room = width - MIN_FILE_WIDTH - class_width - len("    probability")
@@ -112,13 +112,13 @@ def render_table(
 
 
 def _round(probability: float, digits: int) -> str:
-    """Format a probability below 1 without rounding it up to 1."""
+    """Format a probability without rounding values below 1 up to 1."""
     largest = 1 - 10**-digits
     return f"{min(probability, largest) if probability < 1 else probability:.{digits}f}"
 
 
 def _common_folder(files: Sequence[str]) -> str:
-    """Return the folder that holds all files, with its slash; empty if there is none, or only one file."""
+    """Return the common folder of all files with a trailing slash; empty for none or a single file."""
     try:
         common = os.path.commonpath({os.path.dirname(file) for file in files})
     except ValueError:  # absolute paths among relative ones
@@ -128,27 +128,27 @@ def _common_folder(files: Sequence[str]) -> str:
 
 
 def choose_format(output: str, format: Format | None) -> Format:
-    """Return the given format, or that of the output's suffix."""
+    """Return the given format, or the format of the output's suffix."""
     if format is not None:
         return format
-    if output == SCREEN:
+    if output == STDOUT:
         return "table"
     if (kind := SUFFIXES.get(Path(output).suffix.lower())) is None:
-        raise InputError(f"output={output}: end its name in {', '.join(SUFFIXES)}, or give format=…")
+        raise InputError(f"output={output}: the name must end in {', '.join(SUFFIXES)}; or give format=…")
     return kind
 
 
 @contextmanager
 def open_output(output: str, kind: Format) -> Iterator[TextIO]:
-    """Open the output as UTF-8, with bytes of file names that are no text written as they are."""
-    if output == SCREEN:
-        screen: Any = sys.stdout
+    """Open the output as UTF-8; undecodable bytes of file names are written unchanged."""
+    if output == STDOUT:
+        stdout: Any = sys.stdout
         if kind == "table":
-            screen.reconfigure(errors="backslashreplace")
+            stdout.reconfigure(errors="backslashreplace")
         else:
-            screen.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
-        yield screen
-        screen.flush()
+            stdout.reconfigure(encoding="utf-8", errors="surrogateescape", newline="")
+        yield stdout
+        stdout.flush()
         return
     with (
         atomic_output(Path(output)) as path,
