@@ -1,12 +1,12 @@
-"""The preset cifar10_94 under the framework, and the same recipe as a bare PyTorch loop.
+"""Compare the preset cifar10_94 with the same recipe as a bare PyTorch loop.
 
-    python benchmarks/cifar10_94.py --check               one epoch of both: do the losses of all steps agree?
-    python benchmarks/cifar10_94.py --runs 40             on a GPU: seconds and accuracy of full trainings
+    python benchmarks/cifar10_94.py --check               compare the losses of all steps of one epoch
+    python benchmarks/cifar10_94.py --runs 40             compare time and accuracy of full trainings on a GPU
 
-Overrides follow, as of the training command: data=image_folder data.path=DIR, trainer.precision=32-true,
-compile=true. `--check` trains both on the same batches. A timed training begins with images in the GPU's
-memory and ends with the test's accuracy: whitening, augmentation and the six views are in it; building the
-networks, compiling and one training before are not. The clock is read when the GPU has nothing left to do.
+Overrides of the training command may follow: data=image_folder data.path=DIR, trainer.precision=32-true,
+compile=true. `--check` trains both on the same batches. A timed training begins with images in GPU memory and
+ends with the test accuracy. It includes whitening, augmentation and the test-time augmentation by six views,
+but not building and compiling the networks or the warm-up training. Clocks are read after synchronization.
 """
 
 import argparse
@@ -34,10 +34,10 @@ PRECISIONS = {"bf16-mixed": torch.bfloat16, "32-true": torch.float32, "64-true":
 
 
 def main() -> None:
-    """Compare losses, or time."""
+    """Compare losses or times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--check", action="store_true")
-    parser.add_argument("--steps", type=int, help="of --check; an epoch, if not given")
+    parser.add_argument("--steps", type=int, help="number of steps of --check; default: one epoch")
     parser.add_argument("--runs", type=int, default=40)
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments, more = parser.parse_known_args()
@@ -51,7 +51,7 @@ def main() -> None:
 
 
 def check(overrides: list[str], steps: int | None) -> None:
-    """Print the losses of both, and where they differ most."""
+    """Print the losses of both, and their largest difference."""
     config = composed(overrides)
     epochs = config["trainer"]["max_epochs"]
     ours, data = make_module(config), build(config, "data")
@@ -66,7 +66,7 @@ def check(overrides: list[str], steps: int | None) -> None:
     dtype = PRECISIONS[precision]
     bare.network.to(device, dtype=None if precision.endswith("mixed") else dtype)
     recipe = Recipe(bare.network, steps_per_epoch, epochs, dtype)
-    bare.network.initialize(data.training_sample())  # whitening to the last bit; tests know what it does
+    bare.network.initialize(data.training_sample())  # the same whitening, bit for bit
     batches = islice(data.train_dataloader(), recorder.steps)
     losses = [recipe.step(images, labels).item() for images, labels in batches]
     pairs = list(zip(recorder.losses, losses, strict=True))
@@ -100,7 +100,7 @@ def race(overrides: list[str], runs: int) -> None:
 
 
 def framework(config: dict[str, Any], data: ImageDataModule) -> Callable[[int], float]:
-    """A training by the framework's trainer; the network is compiled once for all."""
+    """Return a function that trains with the framework's trainer; the network is compiled once."""
     module = make_module(config)
 
     def train(seed: int) -> float:
@@ -115,7 +115,7 @@ def framework(config: dict[str, Any], data: ImageDataModule) -> Callable[[int], 
 
 
 def bare_loop(config: dict[str, Any], data: ImageDataModule) -> Callable[[int], float]:
-    """A training by nothing but PyTorch, on normalized images in the GPU's memory."""
+    """Return a function that trains with PyTorch alone, on normalized images in GPU memory."""
     device = torch.device("cuda")
     network = build(config, "model").to(device, memory_format=torch.channels_last)
     if config["compile"]:
@@ -145,13 +145,13 @@ def bare_loop(config: dict[str, Any], data: ImageDataModule) -> Callable[[int], 
 
 
 class Recipe:
-    """The training steps of the recipe, written out plainly and for this network alone.
+    """Training steps of the recipe, written out for this network.
 
     Args:
-        network: a `project.modules.networks.airbench.Airbench`.
-        steps_per_epoch: optimizer steps of one epoch.
+        network: network of class `project.modules.networks.airbench.Airbench`.
+        steps_per_epoch: optimizer steps per epoch.
         epochs: number of epochs.
-        precision: of the forward pass; bfloat16 by autocast.
+        precision: precision of the forward pass; bfloat16 by autocast.
     """
 
     def __init__(
@@ -228,7 +228,7 @@ class Recipe:
 
 
 def shifted(images: Tensor) -> Tensor:
-    """Each image (B, C, H, W) moved by up to 2 pixels, its edge mirrored."""
+    """Shift each image (B, C, H, W) by up to 2 pixels, with reflection padding."""
     batch, _, height, width = images.shape
     windows = F.pad(images, (2,) * 4, mode="reflect").unfold(2, height, 1).unfold(3, width, 1)
     top, left = torch.randint(5, (2, batch), device=images.device)
@@ -236,7 +236,7 @@ def shifted(images: Tensor) -> Tensor:
 
 
 def six_views(network: nn.Module, images: Tensor) -> Tensor:
-    """Logits (B, K): half by the image, half by its two shifts, each with its mirror image."""
+    """Return logits (B, K): one half from the image, one half from two shifts, each with its mirror image."""
     padded = F.pad(images, (1,) * 4, mode="reflect")
     height, width = images.shape[2:]
     logits = 0
@@ -251,7 +251,7 @@ def six_views(network: nn.Module, images: Tensor) -> Tensor:
 
 
 def whole(data: ImageDataModule, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
-    """All images of a split, normalized, and their labels."""
+    """Return all normalized images of a split, and their labels."""
     images, rows = data._parts[split]
     scale = [torch.tensor(values, device=device).view(-1, 1, 1) for values in (data.mean, data.std)]
     labels = images.labels[rows.to(images.labels.device)].to(device)
@@ -259,35 +259,35 @@ def whole(data: ImageDataModule, split: str, device: torch.device) -> tuple[Tens
 
 
 def restart(network: nn.Module, config: dict[str, Any], seed: int) -> None:
-    """Give a network, compiled or not, the weights that a fresh one has."""
+    """Reset a network, compiled or not, to the weights of a new network."""
     torch.manual_seed(seed)
     network.load_state_dict(build(config, "model").state_dict())
 
 
 def composed(overrides: list[str]) -> dict[str, Any]:
-    """The configuration that the training command would have, as plain values."""
+    """Return the configuration of the training command as plain values."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         return OmegaConf.to_container(compose("train", overrides), resolve=True)  # type: ignore[return-value]
 
 
 def make_module(config: dict[str, Any]) -> ImageClassifier:
-    """As `project.train` makes it."""
+    """Build the module like `project.train`."""
     torch.manual_seed(config["seed"])
     return build_module(config, config)
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:
-    """The configured trainer without files, bars and logs."""
+    """Build the configured trainer without files, progress bars and logs."""
     quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
     return build(config, "trainer", callbacks=callbacks, **quiet)
 
 
 class Losses(L.Callback):
-    """Keeps the loss of each step, and ends the training after some; the schedule's length stays.
+    """Records the loss of each step and stops training early, without changing the schedule's length.
 
     Args:
-        steps: after so many.
+        steps: number of steps after which training stops.
     """
 
     def __init__(self, steps: int) -> None:
@@ -295,7 +295,7 @@ class Losses(L.Callback):
         self.losses: list[float] = []
 
     def on_train_batch_end(self, trainer: L.Trainer, *arguments: Any) -> None:
-        """Keep it."""
+        """Record the loss; stop after the last step."""
         self.losses.append(arguments[1]["loss"].item())
         trainer.should_stop = len(self.losses) >= self.steps
 

@@ -1,4 +1,4 @@
-"""CIFAR-10 from class folders of image files, decoded once into arrays as the official files hold them."""
+"""CIFAR-10 image files in class folders, decoded once into arrays like those of the official files."""
 
 import os
 from pathlib import Path
@@ -13,14 +13,14 @@ ARRAYS = "cifar10_arrays"
 
 
 def decoded(data: Path, cache: Path) -> Path:
-    """Decode `data/cifar10_jpeg/{train,test}/<class>/*.jpg`, unless the cache has it already.
+    """Decode `data/cifar10_jpeg/{train,test}/<class>/*.jpg` unless the decoded arrays are cached.
 
     Args:
         data: folder with the class folders, or with the official files.
-        cache: gets `cifar10_arrays/{train,test}_images.npy` (N, 32, 32, 3), uint8, and `…_labels.npy` (N,).
+        cache: folder for `cifar10_arrays/{train,test}_images.npy` (N, 32, 32, 3), uint8, and `…_labels.npy`.
 
     Returns:
-        The folder in which to look for CIFAR-10: `data` if it has the official files, else `cache`.
+        The folder with CIFAR-10: `data` if it contains the official files, otherwise `cache`.
     """
     if (data / "cifar-10-batches-py").is_dir():
         return data

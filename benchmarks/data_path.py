@@ -1,10 +1,10 @@
-"""Measure the data path: samples a second, starts, memory, growth, against torchvision and DataLoader.
+"""Measure the data path (throughput, start, memory, scaling), compared with torchvision and DataLoader.
 
     python benchmarks/data_path.py --data DIR                 all tables
     python benchmarks/data_path.py --data DIR --only speed    one of batch, speed, start, memory, growth
 
-DIR holds `MNIST/raw` and, for what has colour, JPEGs in `cifar10_jpeg/train/<class>`. Everything that is
-compared runs in turn, round after round, with one thread; tables show medians and the range.
+DIR contains `MNIST/raw` and, for colour images, JPEGs in `cifar10_jpeg/train/<class>`. Measurements that are
+compared take turns, with one thread; tables show medians and ranges.
 """
 
 import argparse
@@ -40,7 +40,7 @@ Batches = Callable[[], Iterable[Any]]
 
 
 class Decoded(Dataset):
-    """Colour images in memory and handed out as torchvision's CIFAR10 does it: each as a PIL image."""
+    """Colour images in memory, returned as PIL images like those of torchvision's CIFAR10."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable) -> None:
         self.data = images.permute(0, 2, 3, 1).contiguous().numpy()  # N, H, W, C
@@ -55,20 +55,20 @@ class Decoded(Dataset):
 
 
 def tutorial(dataset: Dataset, batch_size: int, workers: int, images: int) -> Batches:
-    """A loader as tutorials write it, over some of the images."""
+    """Return a loader as written in tutorials, over a subset of the images."""
     some = Subset(dataset, range(min(images, len(dataset))))
     return DataLoader(some, batch_size, shuffle=True, num_workers=workers).__iter__
 
 
 def ours(data: ImageDataModule) -> Batches:
-    """An epoch of a data module."""
+    """Return a function that loads an epoch of a data module."""
     data.prepare_data()
     data.setup("fit")
     return data.train_dataloader().__iter__
 
 
 def rate(batches: Batches) -> float:
-    """Images a second, from the first batch on: starting workers does not count."""
+    """Return the images per second from the first batch on, without the start of workers."""
     loading = iter(batches())
     next(loading)
     start = time.perf_counter()
@@ -77,7 +77,7 @@ def rate(batches: Batches) -> float:
 
 
 def speed(data: Path, kept: str, rounds: int, images: int) -> None:
-    """Print images a second."""
+    """Print the images per second."""
     gray = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.1307,), (0.3081,))])
     plain = transforms.Compose([transforms.ToTensor(), transforms.Normalize(MEAN, STD)])
     cropped = transforms.Compose(
@@ -116,8 +116,8 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
 
 
 def batch(rounds: int) -> None:
-    """Print the time of a batch, compared with indexing float images in memory."""
-    print("| µs a batch | `images[index]`, float in memory | our loader | ours to it |")
+    """Print the time per batch, compared with indexing float images in memory."""
+    print("| µs per batch | `images[index]`, float in memory | our loader | ours to it |")
     print("| --- | --- | --- | --- |")
     for size, shape, augment in (
         *((size, (1, 28, 28), None) for size in (32, 64, 100)),
@@ -147,13 +147,13 @@ def batch(rounds: int) -> None:
 
 
 def indexed(images: Tensor, labels: Tensor, size: int) -> Iterable[tuple[Tensor, Tensor]]:
-    """A bare loop's batches."""
+    """Yield the batches of a bare loop."""
     for index in torch.randperm(len(images)).split(size):
         yield images[index], labels[index]
 
 
 def start(data: Path, rounds: int) -> None:
-    """Print how long it takes until the first batch is there."""
+    """Print the time until the first batch."""
     print(
         "| seconds to the first batch | first start | later starts | torchvision |\n| --- | --- | --- | --- |"
     )
@@ -185,7 +185,7 @@ def start(data: Path, rounds: int) -> None:
 
 
 def memory() -> None:
-    """Print what one and several processes take that go over the same 154 MB."""
+    """Print the memory of one or several processes that iterate over the same 154 MB of images."""
     print("| processes | data mapped: RSS of one, MB | PSS of all | data read: RSS of one | PSS of all |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as kept:
@@ -200,8 +200,8 @@ def memory() -> None:
 
 
 def growth(rounds: int) -> None:
-    """Print what more images cost."""
-    print("| images, 3×32×32 | first start, s | later starts, s | epoch, s | epoch, µs an image |")
+    """Print the cost of larger data sets."""
+    print("| images, 3×32×32 | first start, s | later starts, s | epoch, s | epoch, µs per image |")
     print("| --- | --- | --- | --- | --- |")
     with tempfile.TemporaryDirectory() as kept:
         for count in (20_000, 40_000, 100_000, 200_000):
@@ -222,7 +222,7 @@ def growth(rounds: int) -> None:
 
 
 class Random(ImageDataModule):
-    """Noise that is worth keeping."""
+    """Random images that are kept in the image cache."""
 
     def __init__(self, count: int, kept: str) -> None:
         super().__init__(name=f"random{count}", **COLOUR, batch_size=128, image_cache=kept)
@@ -243,11 +243,11 @@ class Random(ImageDataModule):
 def at_once(
     processes: int, module: Callable[[], ImageDataModule], *, copied: bool
 ) -> list[tuple[float, float]]:
-    """RSS and PSS, MB, of processes that have each gone over all images."""
+    """Return RSS and PSS [MB] of simultaneous processes after each has iterated over all images."""
     context = multiprocessing.get_context("fork")
     barrier, queue = context.Barrier(processes), context.Queue()
 
-    def one() -> None:
+    def iterate() -> None:
         data = module()
         batches = ours(data)
         if copied:
@@ -260,7 +260,7 @@ def at_once(
         barrier.wait()
         queue.put(used)
 
-    workers = [context.Process(target=one) for _ in range(processes)]
+    workers = [context.Process(target=iterate) for _ in range(processes)]
     for worker in workers:
         worker.start()
     used = [queue.get() for _ in workers]
@@ -270,7 +270,7 @@ def at_once(
 
 
 def memory_used() -> tuple[float, float]:
-    """RSS and PSS of this process, MB."""
+    """Return RSS and PSS of this process [MB]."""
     found = {}
     for line in Path("/proc/self/smaps_rollup").read_text().splitlines()[1:]:
         name, amount, *_ = line.split()
@@ -279,7 +279,7 @@ def memory_used() -> tuple[float, float]:
 
 
 def in_a_fork(work: Callable[[], float]) -> float:
-    """Run `work` in a process that has imported everything and read nothing."""
+    """Run `work` in a forked process, with all imports done but no data read."""
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     worker = context.Process(target=lambda: queue.put(work()))
@@ -290,20 +290,20 @@ def in_a_fork(work: Callable[[], float]) -> float:
 
 
 def seconds(work: Callable[[], Any]) -> float:
-    """Return the seconds that `work` takes."""
+    """Return the duration of `work` [s]."""
     start = time.perf_counter()
     work()
     return time.perf_counter() - start
 
 
 def settle(folder: Path) -> None:
-    """Set back when files were written, as if that were not just now."""
+    """Set the files' modification times back by a minute, as the cache distrusts fresh files."""
     for file in folder.glob("*.images"):
         os.utime(file, (time.time(), time.time() - 60))
 
 
 def spread(values: list[float], form: str) -> str:
-    """Median and range."""
+    """Format the median and range."""
     shown = [form.format(value) for value in (statistics.median(values), min(values), max(values))]
     return f"{shown[0]} ({shown[1]} to {shown[2]})"
 
@@ -314,7 +314,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--images", type=int, default=10_000, help="of an epoch of torchvision's loaders")
+    parser.add_argument(
+        "--images", type=int, default=10_000, help="images per epoch of torchvision's loaders"
+    )
     parser.add_argument("--only", nargs="+", choices=tables, default=tables)
     chosen = parser.parse_args()
     torch.set_num_threads(1)

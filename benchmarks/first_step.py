@@ -1,4 +1,4 @@
-"""Callback that prints the time after the first training batch, and ends the process."""
+"""Callback that prints the time after the first training batch and ends the process."""
 
 import os
 import sys
@@ -12,10 +12,10 @@ CONFIG_TARGETS = ("FirstStep",)
 
 
 class FirstStep(Callback):
-    """Writes the moment on standard output; its clock is that of all processes of the machine."""
+    """Prints the time of the first step on the machine's monotonic clock, which all processes share."""
 
     def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """Write it and leave."""
+        """Print the time and end the process."""
         sys.stdout.write(f"\nfirst step at {time.monotonic()}\n")
         sys.stdout.flush()
         os._exit(0)

@@ -1,9 +1,9 @@
-"""Measure start-up: commands that do not train, and the time until the first training step.
+"""Measure start-up times: commands that do not train, and the time until the first training step.
 
 python benchmarks/startup.py --rounds 7
 
-Commands take turns on one core, so that a busy moment falls on all of them; ratios are of neighbours in time.
-The yardstick of a run is a script that imports the same libraries plainly and takes one optimizer step.
+Commands take turns on one core, so that other load affects all of them equally; ratios compare consecutive
+commands. The baseline of a run is a script that imports the same libraries and takes one optimizer step.
 """
 
 import argparse
@@ -30,9 +30,9 @@ LIGHT = {
     "model=cnnn": [*TRAIN, "model=cnnn"],
     "optim.lr=fast": [*TRAIN, "optim.lr=fast"],
 }
-"""Commands that need no torch, by the name they have in the table."""
+"""Commands that do not need torch, by their names in the table."""
 
-PLAIN = """
+BASELINE = """
 import torch, torchvision, torchmetrics, lightning, hydra, torch.utils.tensorboard, time, os
 network = torch.nn.Linear(4, 4)
 optimizer = torch.optim.Adam(network.parameters())
@@ -42,17 +42,17 @@ print(f"first step at {time.monotonic()}", flush=True)
 os._exit(0)
 """
 RUN = ["model=mlp", "trainer.accelerator=cpu", "trainer.max_epochs=1"]
-PLAIN_NAME, RUN_NAME = "plain imports and one step", "a run, until its first step"
+BASELINE_NAME, RUN_NAME = "imports and one step", "a run, until its first step"
 HEAVY = {
-    PLAIN_NAME: [sys.executable, "-c", PLAIN],
+    BASELINE_NAME: [sys.executable, "-c", BASELINE],
     RUN_NAME: [*TRAIN, *RUN, "+callbacks.first_step._target_=first_step.FirstStep"],
-    "a whole run: one epoch of the digits": [*TRAIN, *RUN],
+    "a complete run: one epoch of the digits": [*TRAIN, *RUN],
 }
-"""Commands that train; the first two tell when their first step was taken."""
+"""Commands that train; the first two print the time of their first step."""
 
 
 def seconds(command: list[str], folder: str) -> float:
-    """Return the time of a command until its first step if it prints one, else until its end [s]."""
+    """Return the time until a command's first step if it prints one, otherwise until its end [s]."""
     environment = os.environ | COMPLETION | {"PYTHONPATH": PATH, "OMP_NUM_THREADS": "1"}
     began = time.monotonic()
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
@@ -66,15 +66,15 @@ def seconds(command: list[str], folder: str) -> float:
 
 
 def shown(values: list[float]) -> str:
-    """Median and range of seconds or ratios."""
+    """Format the median and range of seconds or ratios."""
     return f"{median(values):.2f} ({min(values):.2f} to {max(values):.2f})"
 
 
 def main() -> None:
-    """Measure and print a table in Markdown."""
+    """Measure and print a Markdown table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rounds", type=int, default=7, help="how often each command is run")
-    parser.add_argument("--light", action="store_true", help="only the commands that need no torch")
+    parser.add_argument("--rounds", type=int, default=7, help="number of runs of each command")
+    parser.add_argument("--light", action="store_true", help="only the commands that do not need torch")
     args = parser.parse_args()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
@@ -90,8 +90,8 @@ def main() -> None:
     for name, values in times.items():
         print(f"| {name} | {shown(values)} |")
     if not args.light:
-        ratios = [run / plain for run, plain in zip(times[RUN_NAME], times[PLAIN_NAME], strict=True)]
-        print(f"| {RUN_NAME}, to plain imports | **{shown(ratios)}** |")
+        ratios = [run / baseline for run, baseline in zip(times[RUN_NAME], times[BASELINE_NAME], strict=True)]
+        print(f"| {RUN_NAME}, relative to the imports | **{shown(ratios)}** |")
 
 
 if __name__ == "__main__":

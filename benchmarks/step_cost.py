@@ -1,16 +1,16 @@
-"""Measure the overhead of a training step: our runs against a bare loop on tensors in memory.
+"""Measure the overhead of a training step: our runs compared with a bare loop on tensors in memory.
 
     python benchmarks/step_cost.py --data DIR                     all networks, five pairs of epochs each
     python benchmarks/step_cost.py --data DIR --networks mlp --chunks 1 4 16 64
     python benchmarks/step_cost.py --data DIR --devices gpu       also against a step captured as a CUDA graph
 
-Runs `scripts/train.py experiment=…` with everything on (bar, metrics, checkpoints, TensorBoard, CSV) and, in
-the same process, an epoch of a bare loop before and after each of its epochs: randperm, index, zero_grad,
-forward, cross-entropy, backward, step, with the same network, memory order, precision and optimizer options.
-Ours are timed from the start of one epoch to the start of the next, without the bare loop's time. Each is
-compared with the mean of its two bare neighbours. The first warms up and does not count. A part of an epoch
-(`--batches`) bears a full epoch's checkpoint and shuffling, so it shows ours a little slower.
-`of the least` is the fastest of our epochs to the fastest bare one: what a quiet machine would show.
+Runs `scripts/train.py experiment=…` with all features (bar, metrics, checkpoints, TensorBoard, CSV). In the
+same process, a bare loop trains for an epoch before and after each of the run's epochs: randperm, index,
+zero_grad, forward, cross-entropy, backward, step. Network, memory format, precision and optimizer are equal.
+Our epochs are timed from the start of one epoch to the start of the next, without the bare loop, and compared
+with the mean of the bare epochs before and after. The first epoch is a warm-up. With `--batches`, a part of
+an epoch includes the checkpoint and shuffling of a full epoch, which makes our runs look slightly slower.
+`of the least` is the ratio of our fastest epoch to the fastest bare epoch, an estimate for an idle machine.
 """
 
 import argparse
@@ -22,14 +22,14 @@ from statistics import median
 from typing import Any, NamedTuple
 
 from cifar10_arrays import FOLDER, decoded
-from measuring import TRAIN, machine, pin, ratios, run, spread, table
+from measurement import TRAIN, machine, pin, ratios, run, spread, table
 
 
 class Case(NamedTuple):
-    """A network's preset."""
+    """Preset of a network."""
 
     preset: str
-    batches: int | None = None  # of each epoch, where all of them take long
+    batches: int | None = None  # limit per epoch; None: all
 
 
 CASES = {
@@ -47,7 +47,7 @@ KEYS = {
     "channels_last": "channels_last",
     "precision": "trainer.precision",
 }
-"""Keys of the configuration that the bare loop takes."""
+"""Configuration keys of the bare loop's arguments."""
 
 
 def main() -> None:
@@ -57,8 +57,8 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "project-benchmarks")
     parser.add_argument("--networks", nargs="+", choices=tuple(CASES), help="default: all; on a GPU mlp, cnn")
     parser.add_argument("--devices", choices=("cpu", "gpu"), default="cpu")
-    parser.add_argument("--pairs", type=int, default=5, help="of epochs that count")
-    parser.add_argument("--batches", type=int, help="of each epoch; 0: all")
+    parser.add_argument("--pairs", type=int, default=5, help="number of measured epochs")
+    parser.add_argument("--batches", type=int, help="limit of each epoch; 0: all")
     parser.add_argument("--chunks", type=int, nargs="+", help="values of trainer.batches_per_hook to compare")
     parser.add_argument("--cores", type=int, default=1)
     parser.add_argument("--override", nargs="*", default=[], help="further overrides of our command")
@@ -80,7 +80,7 @@ def main() -> None:
 
 
 def measure(name: str, chunk: int | None, arguments: argparse.Namespace) -> dict[str, Any]:
-    """Run the command of a network and return what `alternation.Alternation` measured."""
+    """Run the command of a network and return what `bare_loop.BareLoopTimer` measured."""
     case = CASES[name]
     batches = case.batches if arguments.batches is None else arguments.batches
     if arguments.devices == "gpu" and arguments.batches is None:
@@ -88,7 +88,7 @@ def measure(name: str, chunk: int | None, arguments: argparse.Namespace) -> dict
     data = decoded(arguments.data, arguments.cache) if name == "lenet" else arguments.data
     with tempfile.TemporaryDirectory() as folder:
         times = Path(folder) / "times.json"
-        options = {"_target_": "alternation.Alternation", "file": times, "data": data}
+        options = {"_target_": "bare_loop.BareLoopTimer", "file": times, "data": data}
         options |= {argument: f"${{{key}}}" for argument, key in KEYS.items()}
         overrides = [
             *(f"experiment={case.preset}", f"paths.data={arguments.data}"),
@@ -102,7 +102,7 @@ def measure(name: str, chunk: int | None, arguments: argparse.Namespace) -> dict
             options["batches"] = batches
         if chunk is not None:
             overrides += [f"trainer.batches_per_hook={chunk}"]
-        overrides += [f"+callbacks.alternation.{key}={value}" for key, value in options.items()]
+        overrides += [f"+callbacks.bare_loop.{key}={value}" for key, value in options.items()]
         run([TRAIN, *overrides, *arguments.override], folder)
         measured: dict[str, Any] = json.loads(times.read_text())
     expected = measured["bare_steps"] * (arguments.pairs + 1)
@@ -112,7 +112,7 @@ def measure(name: str, chunk: int | None, arguments: argparse.Namespace) -> dict
 
 
 def _rows(name: str, chunk: int | None, measured: dict[str, Any]) -> list[list[str]]:
-    """Rows of the table: for wall and processor time, against each bare loop."""
+    """Return the table's rows: wall and CPU time, compared with each bare loop."""
     rows = []
     for against in ("bare", "graph"):
         for number, clock in enumerate(("wall", "CPU")):

@@ -14,29 +14,29 @@ CONFIG_TARGETS = ("Stopwatch",)
 
 
 class Reading(NamedTuple):
-    """A moment, or the time between two."""
+    """A reading of both clocks, or the difference of two readings."""
 
     wall_s: float
     cpu_s: float  # processor time of this process, all threads
 
     def since(self, earlier: "Reading") -> "Reading":
-        """The time between two moments."""
+        """Return the time since an earlier reading."""
         return Reading(self.wall_s - earlier.wall_s, self.cpu_s - earlier.cpu_s)
 
 
 def read_clocks(device: torch.device) -> Reading:
-    """The present moment, with nothing left to compute on `device`."""
+    """Read the clocks after all work on `device` is done."""
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return Reading(time.perf_counter(), time.process_time())
 
 
 class Stopwatch(Callback):
-    """Times every training epoch, with all that follows it until the next one begins: checkpoints, records.
+    """Times each training epoch until the next one begins, including checkpoints and logging.
 
     Args:
-        file: gets the measurements as JSON when training has ended: `epochs`, a list of [wall, CPU] seconds,
-            and `steps`, optimizer steps taken.
+        file: JSON file for the measurements: `epochs`, a list of [wall, CPU] seconds, and `steps`, the number
+            of optimizer steps.
     """
 
     def __init__(self, file: str) -> None:
@@ -45,20 +45,20 @@ class Stopwatch(Callback):
         self._began: Reading | None = None
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End the epoch before and begin this one."""
+        """Stop timing the previous epoch and start timing this one."""
         self._stop(pl_module.device)
         self.between(trainer, pl_module)
         self._began = read_clocks(pl_module.device)
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """End the last epoch and write the file."""
+        """Stop timing the last epoch and write the file."""
         self._stop(pl_module.device)
         self.between(trainer, pl_module)
         self.measured["steps"] = trainer.global_step
         self.file.write_text(json.dumps(self.measured))
 
     def between(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Whatever else is to be done before the first epoch and after each; it is not counted."""
+        """Run before the first epoch and after each epoch, outside the timing."""
 
     def _stop(self, device: torch.device) -> None:
         if self._began is not None:

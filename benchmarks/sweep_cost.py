@@ -1,11 +1,11 @@
 """Measure the overhead of a sweep.
 
     python benchmarks/sweep_cost.py launchers --data DIR  20 one-epoch MLP jobs on MNIST, by three launchers
-    python benchmarks/sweep_cost.py marginal              cost of one more job of one batch, on one core
-    python benchmarks/sweep_cost.py memory                growth of the sweep's process over 50 jobs
+    python benchmarks/sweep_cost.py marginal              cost of an additional job of one batch, on one core
+    python benchmarks/sweep_cost.py memory                memory growth of the sweep's process over 50 jobs
 
-`launchers` needs hydra-joblib-launcher, too: uv run --with hydra-joblib-launcher python ….
-Commands are interleaved; ratios are of neighbours in time.
+`launchers` also needs hydra-joblib-launcher: uv run --with hydra-joblib-launcher python ….
+Commands are interleaved; ratios compare consecutive commands.
 """
 
 import argparse
@@ -33,21 +33,21 @@ LAUNCHERS = {
 def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("what", choices=("launchers", "marginal", "memory"))
-    parser.add_argument("--data", type=Path, help="folder with MNIST, as torchvision lays it out")
+    parser.add_argument("benchmark", choices=("launchers", "marginal", "memory"))
+    parser.add_argument("--data", type=Path, help="folder with MNIST in torchvision's layout")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 100, 400])
     arguments = parser.parse_args()
-    if arguments.what == "launchers":
+    if arguments.benchmark == "launchers":
         launchers(arguments.data.absolute(), arguments.pairs)
-    elif arguments.what == "marginal":
+    elif arguments.benchmark == "marginal":
         marginal(arguments.sizes)
     else:
         memory()
 
 
 def launchers(data: Path, pairs: int) -> None:
-    """Time commands, one launcher after the other, several times."""
+    """Time the sweep with each launcher in turn, several times."""
     sweep = [
         *("-m", "model=mlp", "data=mnist", f"paths.data={data}", "optim=sgd", "trainer.accelerator=cpu"),
         *("trainer.max_epochs=1", "seed=range(20)"),
@@ -64,7 +64,7 @@ def launchers(data: Path, pairs: int) -> None:
 
 
 def marginal(sizes: list[int]) -> None:
-    """Time sweeps of more and more jobs of one batch, on one core; tell the cost of one more."""
+    """Time sweeps of more and more one-batch jobs on one core; print the cost of an additional job."""
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     seconds = []
     for size in sizes:
@@ -73,14 +73,14 @@ def marginal(sizes: list[int]) -> None:
     each = 0.0
     for before, after in zip(range(len(sizes) - 1), range(1, len(sizes)), strict=True):
         each = (seconds[after] - seconds[before]) / (sizes[after] - sizes[before])
-        print(f"from {sizes[before]} to {sizes[after]} jobs: {1000 * each:.0f} ms for one more")
+        print(f"from {sizes[before]} to {sizes[after]} jobs: {1000 * each:.0f} ms per additional job")
     own = compute()
     print(f"fit, validation and test of one batch in one process: {1000 * own:.0f} ms")
-    print(f"one more job costs {1000 * (each - own):.0f} ms beside them")
+    print(f"overhead of an additional job: {1000 * (each - own):.0f} ms")
 
 
 def compute(repeats: int = 20) -> float:
-    """Seconds that Lightning takes for such a job's fit, validation and test, when all is built already."""
+    """Return Lightning's time for a job's fit, validation and test, without building its parts [s]."""
     import torch
     from hydra import compose, initialize_config_dir
     from hydra.core.hydra_config import HydraConfig
@@ -119,7 +119,7 @@ def compute(repeats: int = 20) -> float:
 
 
 def memory() -> None:
-    """Watch the sweep's process over 50 jobs."""
+    """Print the memory of the sweep's process after the first and the last of 52 jobs."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
             [sys.executable, str(SCRIPT), *TINY, "seed=range(52)"], cwd=folder, stdout=subprocess.DEVNULL
@@ -134,7 +134,7 @@ def memory() -> None:
 
 
 def timed(arguments: list[str], folder: str | None = None) -> float:
-    """Return the seconds of a command."""
+    """Return the duration of a command [s]."""
     with tempfile.TemporaryDirectory() as own:
         began = time.perf_counter()
         subprocess.run(
@@ -148,7 +148,7 @@ def timed(arguments: list[str], folder: str | None = None) -> float:
 
 
 def done(folder: Path) -> list[dict[str, float]]:
-    """The jobs on record that are done."""
+    """Return the recorded jobs that are done."""
     lines = [
         json.loads(line)
         for record in folder.glob("outputs/sweep/*/jobs.jsonl")
@@ -159,7 +159,7 @@ def done(folder: Path) -> list[dict[str, float]]:
 
 
 def resident_kb(pid: int) -> int:
-    """Memory that a process has in use, 0 if it has ended."""
+    """Return a process's resident memory [kB], 0 if the process has ended."""
     try:
         text = Path(f"/proc/{pid}/status").read_text()
     except OSError:

@@ -3,8 +3,8 @@
     python benchmarks/sweep_kills.py --kills 20
     python benchmarks/sweep_kills.py --kills 20 --ranks 2
 
-Every job has to end done exactly once, and no process may be left. A job counts as done again when its line
-`done` follows another state in the sweep's record, or when its log holds a second table of results.
+Each job must be done exactly once, and no process may remain. A job counts as done again if its record
+`done` follows another state in the sweep's ledger, or if its log contains a second table of results.
 """
 
 import argparse
@@ -26,16 +26,16 @@ SWEEP = [
     *("trainer.max_epochs=10", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
 ]
 END_S = 15.0
-"""Seconds that processes have to disappear after a kill."""
+"""Time within which processes must end after a kill [s]."""
 
 
 def main() -> None:
-    """Run the trial and print its figures; exit code 1 if a job was lost or done twice."""
+    """Run the trial and print its result; exit code 1 if a job was lost or done twice."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--kills", type=int, default=20)
-    parser.add_argument("--ranks", type=int, default=1, help="of each job; above 1: DDP")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
-    parser.add_argument("--parent-only", action="store_true", help="kill the sweep's process alone")
+    parser.add_argument("--ranks", type=int, default=1, help="ranks per job; above 1: DDP")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the moments")
+    parser.add_argument("--parent-only", action="store_true", help="kill only the sweep's own process")
     arguments = parser.parse_args()
     moments = random.Random(arguments.seed)  # noqa: S311 (no secret)
     with tempfile.TemporaryDirectory() as name:
@@ -49,17 +49,17 @@ def main() -> None:
 def kill_and_resume(
     folder: Path, kills: int, ranks: int, moments: random.Random, *, parent_only: bool = False
 ) -> dict[str, object]:
-    """Start a sweep, kill it `kills` times, let it end.
+    """Start a sweep, kill and resume it `kills` times, then let it finish.
 
     Args:
-        folder: to work in.
-        kills: how often.
-        ranks: of each job.
-        moments: draws when.
-        parent_only: kill the sweep's own process; its children have to follow by themselves.
+        folder: working directory.
+        kills: number of kills.
+        ranks: ranks per job.
+        moments: random generator for the moments of the kills.
+        parent_only: kill only the sweep's own process, whose children must end by themselves.
 
     Returns:
-        Figures: jobs done once, done more often, killed with so many jobs done, processes left.
+        Counts: jobs done once, jobs done more often, jobs done at each kill, remaining processes.
     """
     command = [sys.executable, str(SCRIPT), *SWEEP]
     if ranks > 1:
@@ -102,13 +102,13 @@ def kill_and_resume(
 
 
 def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
-    """Start a sweep, with its output in `folder`."""
+    """Start a sweep that writes its output to `folder`."""
     with (folder / "output.txt").open("ab") as output:
         return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
 
 
 def wait_for_a_job(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until this process has started a job; nothing can be killed before that."""
+    """Wait until the sweep's process has started a job."""
     begun = sum(1 for _ in lines(folder))
     deadline = time.monotonic() + 120
     while process.poll() is None and time.monotonic() < deadline:
@@ -118,7 +118,7 @@ def wait_for_a_job(process: subprocess.Popen[bytes], folder: Path) -> None:
 
 
 def lines(folder: Path) -> list[dict[str, object]]:
-    """The lines of the sweep's record."""
+    """Return the entries of the sweep's ledger."""
     found = []
     for record in folder.glob("outputs/sweep/*/jobs.jsonl"):
         whole = [line for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
@@ -127,12 +127,12 @@ def lines(folder: Path) -> list[dict[str, object]]:
 
 
 def states(folder: Path) -> dict[int, str]:
-    """The last state of each job."""
+    """Return the last state of each job."""
     return {line["number"]: line["state"] for line in lines(folder)}  # type: ignore[misc]
 
 
 def times_done(folder: Path) -> list[int]:
-    """A job's number each time it got done."""
+    """Return a job's number for each time that the job was done."""
     before: dict[object, object] = {}
     found = []
     for line in lines(folder):
@@ -143,12 +143,12 @@ def times_done(folder: Path) -> list[int]:
 
 
 def logs(folder: Path) -> list[str]:
-    """The jobs' logs."""
+    """Return the texts of the jobs' logs."""
     return [log.read_text() for log in folder.glob("outputs/sweep/*/*/train.log")]
 
 
 def descendants(pid: int) -> list[int]:
-    """Process ids of all children and theirs."""
+    """Return the process ids of all descendants."""
     try:
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     except OSError:
@@ -157,7 +157,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def still_there(pids: list[int]) -> list[int]:
-    """Processes that do not end within the time they have."""
+    """Return the processes that do not end within `END_S`."""
     deadline = time.monotonic() + END_S
     while (left := [pid for pid in pids if is_alive(pid)]) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -165,7 +165,7 @@ def still_there(pids: list[int]) -> list[int]:
 
 
 def is_alive(pid: int) -> bool:
-    """Return true for a process that runs and is no zombie."""
+    """Return true if a process runs and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -173,7 +173,7 @@ def is_alive(pid: int) -> bool:
 
 
 def kill(pid: int) -> None:
-    """SIGKILL a process that may have ended already."""
+    """Send SIGKILL to a process, which may have ended already."""
     try:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:

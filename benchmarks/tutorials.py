@@ -1,15 +1,14 @@
-"""Tutorials' training scripts against our commands with the same recipes, and against a faster recipe.
+"""Compare the training scripts of tutorials with our commands: the same recipes, and a faster recipe.
 
     python benchmarks/tutorials.py --data DIR                         all networks, one epoch a command
     python benchmarks/tutorials.py --data DIR --networks mlp --pairs 7 --epochs 2
     python benchmarks/tutorials.py --data DIR --networks lenet --full   ten epochs, for the accuracies
 
-A round runs the tutorial's command (`benchmarks/tutorials/*.py`) and ours, one after the other, on the same
-core. The seconds of an epoch are of training alone in the tutorials, and of training with all that follows it
-(records, checkpoints) in ours; the tests count in the time of the command. `fast` is experiment=mnist_fast
-with all its epochs against the cnn tutorial's ten: `--epochs` are measured and the rest is extrapolated.
-Our command decodes image files of CIFAR-10 within its time; the tutorial finds them decoded, as it would
-find the official files.
+A round runs the tutorial's command (`benchmarks/tutorials/*.py`) and then ours on the same core. The time per
+epoch is training alone for the tutorials, and includes logging and checkpoints for our command. The time of
+the command includes tests. `fast` compares all epochs of experiment=mnist_fast with ten of the cnn tutorial:
+`--epochs` are measured and the others extrapolated. Our time includes decoding CIFAR-10's image files; the
+tutorial reads decoded images, as in the official files.
 """
 
 import argparse
@@ -21,18 +20,18 @@ from statistics import mean
 from typing import NamedTuple
 
 from cifar10_arrays import FOLDER, decoded
-from measuring import HERE, TRAIN, machine, middle, pin, ratios, run, spread, table
+from measurement import HERE, TRAIN, format_median, machine, pin, ratios, run, spread, table
 
 TUTORIAL_EPOCHS = 10
 
 
 class Pair(NamedTuple):
-    """Networks to compare, with their presets."""
+    """Tutorial and preset to compare."""
 
     script: str  # in benchmarks/tutorials
     preset: str
-    workers: tuple[int, ...] = (0,)  # of the tutorial's loaders, as written first
-    own_epochs: bool = False  # our command trains as long as its preset says, the tutorial ten epochs
+    workers: tuple[int, ...] = (0,)  # of the tutorial's loaders, the original number first
+    own_epochs: bool = False  # train for the preset's epochs, the tutorial for ten
 
 
 PAIRS = {
@@ -46,10 +45,10 @@ PAIRS = {
 
 
 class Measured(NamedTuple):
-    """One command."""
+    """Measurements of one command."""
 
-    training_s: float  # of an epoch, or of all epochs where these differ
-    training_cpu_s: float  # processor time, worker processes included
+    training_s: float  # per epoch, or of all epochs if `own_epochs`
+    training_cpu_s: float  # CPU time, including worker processes
     whole_s: float
     whole_cpu_s: float
     accuracy: float  # on the test images
@@ -61,10 +60,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with MNIST/raw and cifar10_jpeg")
     parser.add_argument("--cache", type=Path, default=Path(tempfile.gettempdir()) / "project-benchmarks")
     parser.add_argument("--networks", nargs="+", choices=tuple(PAIRS), default=list(PAIRS))
-    parser.add_argument("--pairs", type=int, default=5, help="rounds of each network")
-    parser.add_argument("--epochs", type=int, default=1, help="of each command")
+    parser.add_argument("--pairs", type=int, default=5, help="number of rounds per network")
+    parser.add_argument("--epochs", type=int, default=1, help="epochs per command")
     parser.add_argument(
-        "--full", action="store_true", help="ten epochs and, unless --pairs is given, a round"
+        "--full", action="store_true", help="ten epochs and, unless --pairs is given, one round"
     )
     parser.add_argument("--batches", type=int, help="limit of each epoch and test, for a trial")
     parser.add_argument("--cores", type=int, default=1)
@@ -94,8 +93,8 @@ def compare(name: str, arguments: argparse.Namespace) -> list[list[str]]:
         for workers, measured in tutorials.items():
             measured.append(tutorial(pair, workers, data, arguments))
         ours.append(our_command(pair, number + 1, arguments))
-        told = ", ".join(f"{each[-1].training_s:.2f}" for each in tutorials.values())
-        print(f"{name} {number + 1}: tutorial {told} s, ours {ours[-1].training_s:.2f} s", flush=True)
+        shown = ", ".join(f"{each[-1].training_s:.2f}" for each in tutorials.values())
+        print(f"{name} {number + 1}: tutorial {shown} s, ours {ours[-1].training_s:.2f} s", flush=True)
     return [row for workers, measured in tutorials.items() for row in _rows(name, workers, measured, ours)]
 
 
@@ -107,16 +106,16 @@ def tutorial(pair: Pair, workers: int, data: Path, arguments: argparse.Namespace
         command += ["--batches", str(arguments.batches)]
     with tempfile.TemporaryDirectory() as folder:
         finished = run(command, folder)
-    told = json.loads(finished.output.splitlines()[-1])
-    training_s, training_cpu_s, test_s = (mean(told[key]) for key in ("train_s", "train_cpu_s", "test_s"))
+    shown = json.loads(finished.output.splitlines()[-1])
+    training_s, training_cpu_s, test_s = (mean(shown[key]) for key in ("train_s", "train_cpu_s", "test_s"))
     whole_s, whole_cpu_s = finished.seconds, finished.cpu_s
     if pair.own_epochs:
         missing = TUTORIAL_EPOCHS - arguments.epochs
         whole_s += missing * (training_s + test_s)
-        whole_cpu_s += missing * (training_cpu_s + test_s)  # of a test only the wall time is known
+        whole_cpu_s += missing * (training_cpu_s + test_s)  # only the wall time of a test is known
         training_s *= TUTORIAL_EPOCHS
         training_cpu_s *= TUTORIAL_EPOCHS
-    return Measured(training_s, training_cpu_s, whole_s, whole_cpu_s, told["test_acc"])
+    return Measured(training_s, training_cpu_s, whole_s, whole_cpu_s, shown["test_acc"])
 
 
 def our_command(pair: Pair, seed: int, arguments: argparse.Namespace) -> Measured:
@@ -151,9 +150,11 @@ def _rows(name: str, workers: int, theirs: Sequence[Measured], ours: Sequence[Me
             our_times, their_times = (
                 [getattr(measured, f"{what}_{clock}") for measured in each] for each in (ours, theirs)
             )
-            rows[-1] += [middle(their_times, ".2f"), middle(our_times, ".2f")]
+            rows[-1] += [format_median(their_times, ".2f"), format_median(our_times, ".2f")]
             rows[-1] += [spread(ratios(their_times, our_times))]
-        rows[-1] += [middle([100 * measured.accuracy for measured in each], ".2f") for each in (theirs, ours)]
+        rows[-1] += [
+            format_median([100 * measured.accuracy for measured in each], ".2f") for each in (theirs, ours)
+        ]
     return rows
 
 

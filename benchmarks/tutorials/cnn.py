@@ -1,8 +1,8 @@
-"""Two 3×3 convolutions on MNIST as tutorials write it, with the recipe of experiment=mnist_cnn.
+"""Two 3×3 convolutions on MNIST in the style of tutorials, with the recipe of experiment=mnist_cnn.
 
 python benchmarks/tutorials/cnn.py --data DIR
 
-The last line is JSON: seconds of training (also of processors) and of testing for each epoch, and the last
+The last line is JSON: training time (wall and CPU) and test time per epoch [s], and the last
 test accuracy.
 """
 
@@ -45,7 +45,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--batches", type=int, help="of each epoch, for a trial")
+    parser.add_argument("--batches", type=int, help="limit of each epoch, for a trial")
     arguments = parser.parse_args()
 
     transform = transforms.Compose([transforms.ToTensor(), transforms.Normalize((0.5,), (0.5,))])
@@ -60,7 +60,7 @@ def main() -> None:
 
     train_s, train_cpu_s, test_s, accuracy = [], [], [], 0.0
     for epoch in range(arguments.epochs):
-        began, cpu_began = time.perf_counter(), sum(os.times()[:4])  # of the loader's processes too
+        began, cpu_began = time.perf_counter(), sum(os.times()[:4])  # including the loader's processes
         model.train()
         for step, (images, labels) in enumerate(train_loader):
             if step == arguments.batches:

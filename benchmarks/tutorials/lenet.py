@@ -1,8 +1,8 @@
-"""LeNet on CIFAR-10 as tutorials write it, with the recipe of experiment=cifar10_lenet.
+"""LeNet on CIFAR-10 in the style of tutorials, with the recipe of experiment=cifar10_lenet.
 
 python benchmarks/tutorials/lenet.py --data DIR
 
-The last line is JSON: seconds of training (also of processors) and of testing for each epoch, and the last
+The last line is JSON: training time (wall and CPU) and test time per epoch [s], and the last
 test accuracy.
 """
 
@@ -24,7 +24,7 @@ from torchvision import datasets, transforms
 
 
 class CIFAR10Arrays(Dataset[tuple[Any, int]]):
-    """Does for each image what torchvision's CIFAR10 does, where its official files are missing."""
+    """Decoded CIFAR-10 with the same work per image as torchvision's CIFAR10, without its official files."""
 
     def __init__(self, root: str, train: bool, transform: Callable[[Image.Image], Any]) -> None:
         split = "train" if train else "test"
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--batches", type=int, help="of each epoch, for a trial")
+    parser.add_argument("--batches", type=int, help="limit of each epoch, for a trial")
     arguments = parser.parse_args()
 
     transform = transforms.Compose(
@@ -86,7 +86,7 @@ def main() -> None:
 
     train_s, train_cpu_s, test_s, accuracy = [], [], [], 0.0
     for epoch in range(arguments.epochs):
-        began, cpu_began = time.perf_counter(), sum(os.times()[:4])  # of the loader's processes too
+        began, cpu_began = time.perf_counter(), sum(os.times()[:4])  # including the loader's processes
         model.train()
         running_loss = 0.0
         for step, (images, labels) in enumerate(train_loader):

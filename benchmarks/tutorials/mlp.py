@@ -1,8 +1,8 @@
-"""A fully connected network on MNIST as tutorials write it, with the recipe of experiment=mnist_mlp.
+"""A fully connected network on MNIST in the style of tutorials, with the recipe of experiment=mnist_mlp.
 
 python benchmarks/tutorials/mlp.py --data DIR
 
-The last line is JSON: seconds of training (also of processors) and of testing for each epoch, and the last
+The last line is JSON: training time (wall and CPU) and test time per epoch [s], and the last
 test accuracy.
 """
 
@@ -36,7 +36,7 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--epochs", type=int, default=10)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--batches", type=int, help="of each epoch, for a trial")
+    parser.add_argument("--batches", type=int, help="limit of each epoch, for a trial")
     arguments = parser.parse_args()
 
     transform = transforms.ToTensor()
@@ -51,7 +51,7 @@ def main() -> None:
 
     train_s, train_cpu_s, test_s, accuracy = [], [], [], 0.0
     for epoch in range(arguments.epochs):
-        began, cpu_began = time.perf_counter(), sum(os.times()[:4])  # of the loader's processes too
+        began, cpu_began = time.perf_counter(), sum(os.times()[:4])  # including the loader's processes
         model.train()
         for step, (images, labels) in enumerate(train_loader):
             if step == arguments.batches:

@@ -1,4 +1,4 @@
-"""The MLP on MNIST as Lightning's tutorials write it, with the recipe of experiment=mnist_mlp.
+"""The MLP on MNIST in the style of Lightning's tutorials, with the recipe of experiment=mnist_mlp.
 
 python benchmarks/tutorials/stock_lightning.py --data DIR
 
@@ -47,7 +47,7 @@ class LitMLP(L.LightningModule):
         return loss
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch."""
+        """Log loss and accuracy of a batch."""
         images, labels = batch
         logits = self(images)
         self.val_acc(logits, labels)
@@ -55,7 +55,7 @@ class LitMLP(L.LightningModule):
         self.log("val_acc", self.val_acc, prog_bar=True)
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
-        """Measure a batch."""
+        """Log loss and accuracy of a batch."""
         images, labels = batch
         logits = self(images)
         self.test_acc(logits, labels)
@@ -72,7 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--data", required=True)
     parser.add_argument("--epochs", type=int, default=1)
-    parser.add_argument("--batches", type=int, help="of each epoch, for a trial")
+    parser.add_argument("--batches", type=int, help="limit of each epoch, for a trial")
     arguments = parser.parse_args()
 
     L.seed_everything(1)

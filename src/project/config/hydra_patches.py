@@ -1,6 +1,6 @@
 """Hook into Hydra's internals: the only module that uses Hydra's private names.
 
-Tested with hydra-core 1.3.8 and 1.4.0rc3, omegaconf 2.3.1 and 2.4.1rc1 (`benchmarks/next_hydra.py`).
+Tested with hydra-core 1.3.8 and 1.4.0rc3, omegaconf 2.3.1 and 2.4.1rc1 (`benchmarks/newest_hydra.py`).
 `PROJECT_PLAIN_HYDRA=1` switches off what only saves time; security hooks and error messages have no switch.
 """
 

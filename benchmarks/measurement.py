@@ -1,4 +1,4 @@
-"""Shared by the benchmarks: pinning to cores, commands, medians with their spread, tables."""
+"""Helpers of the benchmarks: CPU pinning, timed commands, medians with their range, tables."""
 
 import fcntl
 import os
@@ -20,19 +20,19 @@ TRAIN = HERE.parent / "scripts" / "train.py"
 
 
 class Finished(NamedTuple):
-    """A command that has ended."""
+    """Measurements of a finished command."""
 
     seconds: float  # from its start to its end
     cpu_s: float  # processor time of its processes together
-    output: str  # what it wrote on the screen
+    output: str  # standard output and standard error
 
 
 def pin(cores: int, *, gpu: bool = False) -> None:
-    """Confine this process and all that it starts to the least busy CPUs, a thread for each.
+    """Pin this process and its children to the least busy CPUs, with one thread per CPU.
 
     Args:
-        cores: how many.
-        gpu: leave GPUs visible.
+        cores: number of CPUs.
+        gpu: keep GPUs visible.
     """
     os.sched_setaffinity(0, _least_busy(cores))
     threads = str(cores)
@@ -44,14 +44,14 @@ def pin(cores: int, *, gpu: bool = False) -> None:
 
 
 def run(command: Sequence[str | Path], folder: str | Path) -> Finished:
-    """Run a Python command on a terminal, so that progress bars are drawn as a user sees them.
+    """Run a Python command in a pseudo-terminal, so that progress bars are drawn as for a user.
 
     Args:
         command: arguments of the interpreter.
-        folder: its working directory.
+        folder: working directory.
 
     Raises:
-        SystemExit: it failed; its last lines are shown.
+        SystemExit: the command failed; the message contains its last lines.
     """
     leader, follower = os.openpty()
     fcntl.ioctl(follower, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 100, 0, 0))
@@ -61,7 +61,7 @@ def run(command: Sequence[str | Path], folder: str | Path) -> Finished:
         [sys.executable, *command], cwd=folder, stdin=subprocess.DEVNULL, stdout=follower, stderr=follower
     )
     os.close(follower)
-    output = _everything(leader)
+    output = _read_terminal(leader)
     code = process.wait()
     seconds = time.perf_counter() - began
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -72,23 +72,23 @@ def run(command: Sequence[str | Path], folder: str | Path) -> Finished:
     return Finished(seconds, cpu_s, output)
 
 
-def middle(values: Sequence[float], form: str = ".1f") -> str:
-    """Median of some measurements."""
+def format_median(values: Sequence[float], form: str = ".1f") -> str:
+    """Format the median of measurements."""
     return format(median(values), form)
 
 
 def spread(values: Sequence[float], form: str = ".2f") -> str:
-    """Median of some ratios, with the least and the greatest."""
+    """Format the median of ratios with their range."""
     return f"**{median(values):{form}}** ({min(values):{form}} to {max(values):{form}})"
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
-    """Ratios of neighbours in time."""
+    """Return the ratios of measurements that were taken one after the other."""
     return [above / below for above, below in zip(numerators, denominators, strict=True)]
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Rows as a Markdown table."""
+    """Format rows as a Markdown table."""
     lines = [head, ["---"] * len(head), *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
@@ -119,7 +119,7 @@ def _least_busy(cores: int, seconds: float = 0.5) -> list[int]:
 
 
 def _idle_ticks() -> dict[int, int]:
-    """Time that each CPU has had nothing to do."""
+    """Return the idle time of each CPU [ticks]."""
     rows = [line.split() for line in Path("/proc/stat").read_text().splitlines()]
     return {
         int(row[0].removeprefix("cpu")): int(row[4])
@@ -128,13 +128,13 @@ def _idle_ticks() -> dict[int, int]:
     }
 
 
-def _everything(leader: int) -> str:
-    """Read a terminal until its last writer has gone."""
+def _read_terminal(leader: int) -> str:
+    """Read a pseudo-terminal until its last writer closes it."""
     parts = []
     try:
         while part := os.read(leader, 65536):
             parts.append(part)
-    except OSError:  # so Linux says that no process has it open any more
+    except OSError:  # Linux reports a closed pseudo-terminal as an error
         pass
     finally:
         os.close(leader)

@@ -1,12 +1,12 @@
 """Run the command on the newest Hydra and OmegaConf, pre-releases included.
 
-    python benchmarks/next_hydra.py
+    python benchmarks/newest_hydra.py
 
-uv makes an environment in a temporary folder with this one's packages but the newest hydra-core and
-omegaconf. There `--help`, a run, its resume and a sweep are tried; deprecation warnings count as errors.
+uv creates a temporary environment with the current packages, but the newest hydra-core and omegaconf. The
+commands are `--help`, a run, a resumed run, a sweep and a resumed sweep; deprecation warnings are errors.
 Exit codes: 0 passed, 1 failed, 77 skipped (no uv or no network).
 
-Last figures: hydra-core 1.4.0rc3 with omegaconf 2.4.1rc1 passes all four.
+Last result: all pass with hydra-core 1.4.0rc3 and omegaconf 2.4.1rc1.
 """
 
 import os
@@ -33,10 +33,10 @@ SKIPPED = 77
 
 
 def make_environment(folder: Path) -> Path:
-    """Make an environment with the newest pre-releases and return its interpreter.
+    """Create an environment with the newest pre-releases and return its interpreter.
 
     Raises:
-        OSError: there is no uv.
+        OSError: uv is not installed.
         subprocess.CalledProcessError: uv failed, for example without a network.
     """
     python = folder / "bin" / "python"
@@ -61,10 +61,10 @@ def make_environment(folder: Path) -> Path:
 
 
 def try_commands(python: Path, folder: Path) -> dict[str, str]:
-    """Run the commands in a folder, one after the other.
+    """Run the commands in a folder, in order.
 
     Returns:
-        The output of those that failed, by name.
+        Output of the failed commands, by name.
     """
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "src"),
@@ -90,7 +90,7 @@ def try_commands(python: Path, folder: Path) -> dict[str, str]:
 
 
 def main() -> int:
-    """Make the environment, run the commands and return the exit code."""
+    """Create the environment, run the commands and return the exit code."""
     with TemporaryDirectory() as folder:
         try:
             python = make_environment(Path(folder) / "env")

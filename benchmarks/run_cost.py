@@ -1,10 +1,9 @@
-"""Compare a run of one epoch with the same by Lightning's defaults, and with importing the libraries.
+"""Compare a run of one epoch with the same run by plain Lightning, and with importing the libraries.
 
-    python benchmarks/whole_run.py --data DIR
+    python benchmarks/run_cost.py --data DIR
 
-The MLP on MNIST: 55,000 images train, 5,000 validate, then the test; checkpoints, TensorBoard, a bar.
-`stock` is benchmarks/tutorials/stock_lightning.py, `imports` an interpreter that imports what a run needs and
-ends.
+The MLP on MNIST: training on 55,000 images, validation on 5,000, then the test, with checkpoints, TensorBoard
+and a progress bar. `stock` is benchmarks/tutorials/stock_lightning.py; `imports` only imports the libraries.
 """
 
 import argparse
@@ -12,13 +11,13 @@ import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 
-from measuring import HERE, TRAIN, Finished, machine, middle, pin, ratios, run, spread, table
+from measurement import HERE, TRAIN, Finished, format_median, machine, pin, ratios, run, spread, table
 
 IMPORTS = "import torch, torchvision, torchmetrics, lightning, hydra, torch.utils.tensorboard"
 
 
 def main() -> None:
-    """Time the three commands, one after the other, several times."""
+    """Time the three commands in turn, several times."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, required=True, help="folder with MNIST/raw")
     parser.add_argument("--pairs", type=int, default=5)
@@ -49,13 +48,13 @@ def main() -> None:
         for name, command in commands.items():
             with tempfile.TemporaryDirectory() as folder:
                 found[name].append(run(command, folder))
-        told = ", ".join(f"{name} {finished[-1].seconds:.2f}" for name, finished in found.items())
-        print(f"round {number + 1}, s: {told}", flush=True)
+        shown = ", ".join(f"{name} {finished[-1].seconds:.2f}" for name, finished in found.items())
+        print(f"round {number + 1}, s: {shown}", flush=True)
     rows = []
     for field, clock in (("seconds", "wall"), ("cpu_s", "CPU")):
         times = {name: [getattr(each, field) for each in finished] for name, finished in found.items()}
         over = [ours - bare for ours, bare in zip(times["ours"], times["imports"], strict=True)]
-        rows.append([clock, *(middle(times[name], ".2f") for name in commands)])
+        rows.append([clock, *(format_median(times[name], ".2f") for name in commands)])
         rows[-1] += [spread(ratios(times["ours"], times["stock"])), spread(over)]
     head = ["clock", "ours, s", "stock, s", "imports, s", "ours / stock", "ours over the imports, s"]
     print("\n" + table(head, rows))

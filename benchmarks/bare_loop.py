@@ -1,4 +1,4 @@
-"""A Lightning callback that trains a bare loop between a run's epochs, as the measure of what they cost."""
+"""A bare training loop, and a Lightning callback that times it between a run's epochs for comparison."""
 
 import copy
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ from torchvision.datasets import CIFAR10, MNIST
 AUTOCAST = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}
 
 
-CONFIG_TARGETS = ("Alternation",)
+CONFIG_TARGETS = ("BareLoopTimer",)
 """Classes that configurations may name (see project.config.allowed_targets)."""
 
 
@@ -26,13 +26,13 @@ class BareLoop:
     """Train without a framework: index, forward, backward, step.
 
     Args:
-        network: is trained.
-        optimizer: of its parameters.
-        images: (N, C, H, W) float, normalized, where the network is.
-        labels: (N,) long.
-        batch_size: images of a step.
-        batches: of an epoch at most.
-        precision: as `lightning.Trainer` takes it.
+        network: network to train.
+        optimizer: optimizer of the network's parameters.
+        images: normalized images (N, C, H, W), float, on the network's device.
+        labels: labels (N,), long.
+        batch_size: images per step.
+        batches: maximum number of steps per epoch (None: all images).
+        precision: precision as in `lightning.Trainer`.
     """
 
     def __init__(
@@ -110,21 +110,21 @@ class GraphedLoop(BareLoop):
         return len(starts)
 
 
-class Alternation(Stopwatch):
-    """Times the run's epochs, and before and after each one of a bare loop with a copy of the network.
+class BareLoopTimer(Stopwatch):
+    """Times the run's epochs and, before and after each, an epoch of a bare loop with a copy of the network.
 
-    The file gets `bare` too, and `graph` on a GPU: a list of [wall, CPU] seconds, and `…_steps` of an epoch.
+    The file also has `bare` and, on a GPU, `graph` (lists of [wall, CPU] seconds), and `…_steps` per epoch.
 
     Args:
-        file: gets the measurements.
-        data: folder with MNIST/raw, or with CIFAR-10 as the official files or decoded (`cifar10_arrays`).
-        shape: (C, H, W) of an image: which data set it is.
-        batch_size: images of a step.
-        mean: of each channel, on the scale [0, 1].
-        std: standard deviation of each channel.
-        channels_last: memory order of the images.
-        precision: as `lightning.Trainer` takes it.
-        batches: of an epoch at most.
+        file: file for the measurements.
+        data: folder with MNIST/raw, or CIFAR-10 as official files or decoded (`cifar10_arrays`).
+        shape: image shape (C, H, W), by which the data set is chosen.
+        batch_size: images per step.
+        mean: mean of each channel in [0, 1].
+        std: standard deviation of each channel in [0, 1].
+        channels_last: use the channels-last memory format.
+        precision: precision as in `lightning.Trainer`.
+        batches: maximum number of steps per epoch (None: all images).
     """
 
     def __init__(
@@ -167,7 +167,7 @@ class Alternation(Stopwatch):
             self.loops[name] = kind(network, optimizer, images, labels, **self.options)  # type: ignore[arg-type]
 
     def _read(self, device: torch.device) -> tuple[Tensor, Tensor]:
-        """Training images (N, C, H, W) float, normalized, and labels (N,) long."""
+        """Return normalized training images (N, C, H, W), float, and labels (N,), long."""
         if self.channels == 1:
             mnist = MNIST(str(self.data), train=True)
             pixels, labels = mnist.data[:, None], mnist.targets
@@ -184,8 +184,8 @@ class Alternation(Stopwatch):
 
 
 def _like(optimizer: Optimizer, network: nn.Module, *, capturable: bool) -> Optimizer:
-    """The same kind of optimizer with the same options, for another network."""
-    while hasattr(optimizer, "optimizer"):  # a wrapper of Lightning's
+    """Return an optimizer of the same class and options for another network."""
+    while hasattr(optimizer, "optimizer"):  # a wrapper from Lightning
         optimizer = optimizer.optimizer
     options = {name: optimizer.param_groups[0].get(name, value) for name, value in optimizer.defaults.items()}
     if capturable and "capturable" in options:
