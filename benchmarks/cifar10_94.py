@@ -252,7 +252,7 @@ def six_views(network: nn.Module, images: Tensor) -> Tensor:
 
 def whole(data: ImageDataModule, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return all normalized images of a split, and their labels."""
-    images, rows = data._parts[split]
+    images, rows = data.subset(split)
     scale = [torch.tensor(values, device=device).view(-1, 1, 1) for values in (data.mean, data.std)]
     labels = images.labels[rows.to(images.labels.device)].to(device)
     return (images.sample(rows).to(device) / 255 - scale[0]) / scale[1], labels

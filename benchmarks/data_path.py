@@ -93,7 +93,7 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
         colour = {**COLOUR, "batch_size": 128, "image_cache": kept}
         module = ImageFolder(str(folder), **colour, augment=augment)
         cases["CIFAR-10, batch 128, crop + flip"] = {"ours": ours(module)}
-        source = module._parts["train"].images
+        source = module.subset("train").images
         decoded = Decoded(source.images, source.labels, cropped)
         files = torchvision.datasets.ImageFolder(folder / "train", plain)
         scattered = Subset(files, torch.randperm(len(files), generator=generator(0)).tolist())
@@ -251,7 +251,7 @@ def at_once(
         data = module()
         batches = ours(data)
         if copied:
-            images = data._parts["train"].images
+            images = data.subset("train").images
             images._rows = images._rows.clone()
         for _ in batches():
             pass

@@ -1,4 +1,4 @@
-"""Sweeps by way of submitit and Ray, on this machine."""
+"""Tests of sweeps on submitit (with a simulated SLURM) and Ray, on this machine."""
 
 import json
 import os
@@ -31,7 +31,7 @@ FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
 
 @contextmanager
 def sweep(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """A sweep in a session of its own, of which nothing is left afterwards."""
+    """Run a sweep in a session of its own, and kill all of its processes afterwards."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
         cwd=folder,
@@ -53,7 +53,7 @@ def sweep(folder: Path, *arguments: str, **environment: str) -> Iterator[subproc
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Processes that a sweep has started: they inherit a variable."""
+    """Return the processes that a sweep has started, found by an inherited variable."""
     found = []
     for file in Path("/proc").glob("[0-9]*/environ"):
         with suppress(OSError):
@@ -90,9 +90,7 @@ def status_of(run: Path) -> dict[str, Any]:
     ("package", "launcher"),
     [("submitit", [*SLURM, "hydra.launcher.jobs=2"]), ("ray", ["hydra/launcher=ray"])],
 )
-def test_each_job_is_run_once_by_one_process_or_two(
-    tmp_path: Path, package: str, launcher: list[str]
-) -> None:
+def test_each_job_runs_once_with_one_or_two_ranks(tmp_path: Path, package: str, launcher: list[str]) -> None:
     pytest.importorskip(package)
     (tmp_path / "points.txt").write_text(
         "optim.lr=0.1\noptim.lr=0.01\noptim.lr=0.001 trainer=ddp trainer.accelerator=cpu trainer.devices=2\n"
@@ -118,7 +116,7 @@ def test_each_job_is_run_once_by_one_process_or_two(
 
 
 @pytest.mark.slow
-def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> None:
+def test_job_at_its_time_limit_is_requeued_and_resumed(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     slurm = fake_slurm.install(tmp_path / "slurm")
     with sweep(tmp_path, *TINY, *FOREVER, *SLURM, "optim.lr=0.001", **slurm) as process:
@@ -133,13 +131,13 @@ def test_a_job_whose_time_is_over_is_requeued_and_goes_on(tmp_path: Path) -> Non
         shown, _ = process.communicate(timeout=60)
         assert wait_for(lambda: not processes_of(tmp_path))
     assert process.returncode == 130, shown
-    assert steps(run) == sorted(set(steps(run))), "no epoch twice"
+    assert steps(run) == sorted(set(steps(run))), "no epoch is repeated"
     assert [job.state for job in jobs_of(tmp_path)] == ["interrupted"]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("package", "launcher"), [("submitit", "slurm"), ("ray", "ray")])
-def test_a_sweep_that_is_told_to_stop_leaves_no_process(tmp_path: Path, package: str, launcher: str) -> None:
+def test_stopped_sweep_leaves_no_process(tmp_path: Path, package: str, launcher: str) -> None:
     pytest.importorskip(package)
     slurm = fake_slurm.install(tmp_path / "slurm")
     ranks = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=2"]
@@ -155,14 +153,14 @@ def test_a_sweep_that_is_told_to_stop_leaves_no_process(tmp_path: Path, package:
 
 
 def noted(run: Path) -> dict[str, Any]:
-    """What a job noted about itself."""
+    """Return the facts that a job recorded."""
     token = json.loads((run.parent / ".submitit" / f"{run.name}.json").read_text())["token"]
     file = run.parent / ".submitit" / f"{token}.json"
     return json.loads(file.read_text()) if file.exists() else {}
 
 
 def submitit_process(folder: Path) -> int:
-    """The process in which submitit calls the job."""
+    """Return the process in which submitit calls the job."""
     for pid in processes_of(folder):
         words = Path(f"/proc/{pid}/cmdline").read_text().split("\0")
         if "submitit.core._submit" in words and not any("fake_slurm" in word for word in words):
@@ -175,7 +173,7 @@ def steps(run: Path) -> list[int]:
 
 
 @pytest.mark.slow
-def test_a_killed_sweep_finds_its_jobs_again_on_several_nodes(tmp_path: Path) -> None:
+def test_killed_sweep_reattaches_to_jobs_on_several_nodes(tmp_path: Path) -> None:
     pytest.importorskip("submitit")
     slurm = fake_slurm.install(tmp_path / "slurm")
     nodes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
@@ -189,7 +187,7 @@ def test_a_killed_sweep_finds_its_jobs_again_on_several_nodes(tmp_path: Path) ->
             shown, _ = second.communicate(timeout=120)
         assert second.returncode == 0, shown
         wait_for(lambda: not processes_of(tmp_path))
-    assert "started" in shown, "the job had not ended before"
+    assert "started" in shown, "the job had ended before"
     (job,) = jobs_of(tmp_path)
     run = only_sweep(tmp_path) / job.name
     assert job.state == status_of(run)["state"] == "done"
@@ -204,17 +202,17 @@ def trainer(**settings: Any) -> Any:
     return OmegaConf.create({"accelerator": "gpu", "devices": 1, "num_nodes": 1} | settings)
 
 
-def test_slurm_starts_the_ranks_of_several_nodes_and_one_process_on_one() -> None:
+def test_slurm_starts_all_ranks_only_on_several_nodes() -> None:
     pytest.importorskip("submitit")
     launcher = SlurmLauncher(partition="long", timeout_min=90, cpus_per_task=4, mem_gb=1.5, grace_s=60)
-    asked = launcher.sbatch_options(trainer(devices=2, num_nodes=3), "sweep_0")
-    assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (3, 2, 2)
-    assert asked["srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=4"]
-    assert (asked["partition"], asked["time"], asked["mem"]) == ("long", 90, "1536M")
-    assert asked["signal_delay_s"] == 90
-    assert "account" not in asked
-    asked = launcher.sbatch_options(trainer(devices=[0, 1]), "sweep_0")
-    assert (asked["nodes"], asked["ntasks_per_node"], asked["gpus_per_node"]) == (1, 1, 2)
+    resources = launcher.sbatch_options(trainer(devices=2, num_nodes=3), "sweep_0")
+    assert (resources["nodes"], resources["ntasks_per_node"], resources["gpus_per_node"]) == (3, 2, 2)
+    assert resources["srun_args"] == ["--kill-on-bad-exit=1", "--cpus-per-task=4"]
+    assert (resources["partition"], resources["time"], resources["mem"]) == ("long", 90, "1536M")
+    assert resources["signal_delay_s"] == 90
+    assert "account" not in resources
+    resources = launcher.sbatch_options(trainer(devices=[0, 1]), "sweep_0")
+    assert (resources["nodes"], resources["ntasks_per_node"], resources["gpus_per_node"]) == (1, 1, 2)
     assert "gpus_per_node" not in launcher.sbatch_options(trainer(accelerator="cpu", devices=2), "sweep_0")
     assert launcher.request_devices(
         OmegaConf.create({"trainer": trainer(devices=2, num_nodes=3)})
@@ -225,7 +223,7 @@ def test_slurm_starts_the_ranks_of_several_nodes_and_one_process_on_one() -> Non
     assert (whole["ntasks_per_node"], whole["gpus_per_node"]) == (1, 8)
 
 
-def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sbatch_script_contains_all_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     submitit = pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", fake_slurm.install(tmp_path / "slurm")["PATH"])
     executor = submitit.SlurmExecutor(tmp_path)
@@ -252,7 +250,7 @@ def test_sbatch_gets_what_was_asked_for(tmp_path: Path, monkeypatch: pytest.Monk
         ({"timeout_min": 0}, {}, "hydra.launcher.timeout_min=0: must be above 0"),
     ],
 )
-def test_slurm_refuses_what_it_cannot_ask_for(
+def test_slurm_refuses_unknown_devices_and_wrong_options(
     launcher: dict[str, Any], settings: dict[str, Any], line: str
 ) -> None:
     def ask() -> None:
@@ -263,20 +261,20 @@ def test_slurm_refuses_what_it_cannot_ask_for(
         ask()
 
 
-def test_ray_gives_each_job_its_ranks_and_gpus() -> None:
-    def asked(launcher: RayLauncher, **settings: Any) -> dict[str, float]:
+def test_ray_resources_follow_ranks_and_gpus() -> None:
+    def resources(launcher: RayLauncher, **settings: Any) -> dict[str, float]:
         return launcher.ray_resources(
             launcher.request_devices(OmegaConf.create({"trainer": trainer(**settings)}))
         )
 
     anywhere = RayLauncher(address="auto", resources={"big_disk": 1})
-    assert asked(anywhere, devices=4) == {"CPU": 4, "GPU": 4, "big_disk": 1}
-    assert asked(anywhere, accelerator="cpu", devices=3) == {"CPU": 3, "GPU": 0, "big_disk": 1}
-    assert asked(RayLauncher(num_gpus=0.25, num_cpus=0.5)) == {"CPU": 0.5, "GPU": 0.25}
+    assert resources(anywhere, devices=4) == {"CPU": 4, "GPU": 4, "big_disk": 1}
+    assert resources(anywhere, accelerator="cpu", devices=3) == {"CPU": 3, "GPU": 0, "big_disk": 1}
+    assert resources(RayLauncher(num_gpus=0.25, num_cpus=0.5)) == {"CPU": 0.5, "GPU": 0.25}
     with pytest.raises(InputError, match="num_nodes=2: a job is one Ray task"):
-        asked(anywhere, num_nodes=2)
+        resources(anywhere, num_nodes=2)
     with pytest.raises(InputError, match=r"num_gpus=2: a job trains on trainer\.devices=4"):
-        asked(RayLauncher(num_gpus=2), devices=4)
+        resources(RayLauncher(num_gpus=2), devices=4)
 
 
 @pytest.mark.parametrize(
@@ -286,7 +284,7 @@ def test_ray_gives_each_job_its_ranks_and_gpus() -> None:
         ("ray", "ray", lambda: RayLauncher().connect()),
     ],
 )
-def test_a_missing_package_is_told_with_the_command_that_installs_it(
+def test_missing_package_is_reported_with_its_install_command(
     monkeypatch: pytest.MonkeyPatch, package: str, module: str, use: Callable[[], object]
 ) -> None:
     monkeypatch.delitem(sys.modules, module, raising=False)

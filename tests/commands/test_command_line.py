@@ -1,4 +1,4 @@
-"""`scripts/train.py` as its users start it, where that makes a difference; else forked from this process."""
+"""Tests of `scripts/train.py`, started anew only if that matters, otherwise forked from this process."""
 
 import json
 import os
@@ -61,7 +61,7 @@ def popen(cwd: Path, *arguments: str) -> subprocess.Popen[str]:
 def training(
     cwd: Path, *arguments: str, fresh: bool = False
 ) -> Iterator[subprocess.Popen[str] | ForkedCommand]:
-    """A run that would go on for ever, with its first checkpoint written."""
+    """Start a run that does not end by itself, and wait for its first checkpoint."""
     arguments = (*FOREVER.split(), *arguments)
     process = popen(cwd, *arguments) if fresh else ForkedCommand(arguments, cwd)
     try:
@@ -80,7 +80,7 @@ def only_run(cwd: Path) -> Path:
     return status.parent
 
 
-def test_one_command_leaves_one_run_folder_that_holds_everything(tmp_path: Path) -> None:
+def test_run_folder_contains_all_files(tmp_path: Path) -> None:
     done = train(
         *("model=cnn", "optim=adam", "trainer.max_epochs=2", "trainer.log_every_n_steps=10"),
         cwd=tmp_path,
@@ -135,18 +135,18 @@ def check_tensorboard(run: Path, status: dict) -> None:
     assert "config/text_summary" in events.Tags()["tensors"]
     hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
     assert b"optim.lr" in hparams
-    # One run's list of columns would hide what other runs have.
+    # A custom layout in one run would hide the metrics of other runs.
     assert "_hparams_/experiment" not in events.summary_metadata
 
 
-def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None:
+def test_two_ranks_train_one_run_and_test_each_image_once(tmp_path: Path) -> None:
     train(*TINY.split(), "trainer=ddp", "trainer.devices=2", cwd=tmp_path)
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["ranks"]) == ("done", 2)
     assert status["metrics"]["test/images"] == 101
     assert status["metrics"]["val/images"] == 20
-    # The same batches in the same order as on one device: the same weights, to rounding.
+    # Equal batches in the same order as on one device give equal weights, up to rounding.
     (tmp_path / "alone").mkdir()
     fork(*TINY.split(), cwd=tmp_path / "alone")
     alone = only_run(tmp_path / "alone")
@@ -156,7 +156,7 @@ def test_two_ranks_are_one_run_and_test_every_image_once(tmp_path: Path) -> None
         assert pair == pytest.approx(single, rel=1e-4)
 
 
-def test_a_rank_that_dies_ends_the_run_and_leaves_no_process(tmp_path: Path) -> None:
+def test_killed_rank_ends_the_run_without_remaining_processes(tmp_path: Path) -> None:
     with training(tmp_path, "trainer=ddp", "trainer.devices=2") as process:
         ranks = children_of(process.pid)
         assert len(ranks) == 2
@@ -172,7 +172,7 @@ def children_of(pid: int) -> list[int]:
     return sorted(int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
 
 
-def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: Path) -> None:
+def test_run_is_resumed_in_its_folder_with_its_configuration(tmp_path: Path) -> None:
     fork(*TINY.split(), "data.batch_size=32", "scheduler=step", cwd=tmp_path)
     run = only_run(tmp_path)
     train("resume=last", "trainer.max_epochs=3", cwd=tmp_path)
@@ -189,7 +189,7 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
     assert checkpoint["config"]["data"]["batch_size"] == 32
     kept = {file.name for file in last.parent.iterdir()}
     assert kept == {f"{name}.ckpt{end}" for name in ("best", "last", "previous") for end in ("", ".sha256")}
-    # Refused changes leave the run as it was.
+    # Refused changes do not modify the run.
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for change, line in (
         ("model=cnn", "error: model=cnn: a run goes on with its own model"),
@@ -219,7 +219,9 @@ def test_a_run_continues_in_its_own_folder_with_its_own_configuration(tmp_path: 
         ("resume=nowhere", "error: resume=nowhere: no run folder"),
     ],
 )
-def test_a_mistake_is_one_line_before_torch_is_imported(tmp_path: Path, arguments: str, line: str) -> None:
+def test_wrong_input_is_reported_in_one_line_before_importing_torch(
+    tmp_path: Path, arguments: str, line: str
+) -> None:
     done = train(*arguments.split(), cwd=tmp_path, code=2, python=("-X", "importtime"))
     messages = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
     assert len(messages) == 1
@@ -229,7 +231,7 @@ def test_a_mistake_is_one_line_before_torch_is_imported(tmp_path: Path, argument
     assert not (tmp_path / "outputs").exists()
 
 
-def test_a_mistake_found_late_leaves_no_folder_and_shows_its_traceback_on_wish(tmp_path: Path) -> None:
+def test_late_error_removes_the_folder_and_shows_a_traceback_on_request(tmp_path: Path) -> None:
     done = fork("model=mlp", "+optim.eps=-1", cwd=tmp_path, code=2)
     assert done.stderr == "error: optim: Invalid epsilon value: -1\n"
     assert list(tmp_path.iterdir()) == []
@@ -238,13 +240,13 @@ def test_a_mistake_found_late_leaves_no_folder_and_shows_its_traceback_on_wish(t
 
 
 @pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--info defaults"])
-def test_looking_at_the_configuration_does_not_import_torch(tmp_path: Path, arguments: str) -> None:
+def test_printing_the_configuration_does_not_import_torch(tmp_path: Path, arguments: str) -> None:
     done = train(*arguments.split(), cwd=tmp_path, python=("-X", "importtime"))
     assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
     assert "cnn" in done.stdout
 
 
-def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tmp_path: Path) -> None:
+def test_last_weights_are_tested_without_validation_images(tmp_path: Path) -> None:
     done = fork(*TINY.split(), "data.val_size=0", cwd=tmp_path)
     assert "no validation images: disabled callbacks early_stopping, best" in done.stdout
     status = json.loads((only_run(tmp_path) / "status.json").read_text())
@@ -255,9 +257,7 @@ def test_without_validation_images_the_last_weights_count_and_the_run_says_so(tm
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_run_that_is_told_to_stop_says_how_to_go_on(
-    tmp_path: Path, stop: signal.Signals, code: int
-) -> None:
+def test_stopped_run_prints_how_to_resume(tmp_path: Path, stop: signal.Signals, code: int) -> None:
     with training(tmp_path, fresh=stop is signal.SIGINT) as process:
         process.send_signal(stop)
         _, errors = process.communicate(timeout=60)
@@ -267,13 +267,13 @@ def test_a_run_that_is_told_to_stop_says_how_to_go_on(
     assert f"go on with resume={only_run(tmp_path).relative_to(tmp_path)}" in errors
 
 
-def test_a_multirun_runs_each_job(tmp_path: Path) -> None:
+def test_multirun_runs_all_jobs(tmp_path: Path) -> None:
     fork(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
     jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
     assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]
 
 
-def test_flags_may_stand_anywhere_between_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_flags_are_accepted_between_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own").mkdir()
     flags = {
@@ -300,5 +300,5 @@ def test_flags_may_stand_anywhere_between_overrides(tmp_path: Path, monkeypatch:
         ("model=cnn", "model=cnn"),
     ],
 )
-def test_a_preset_of_a_sweep_implies_the_flag(words: str, expected: str) -> None:
+def test_sweep_preset_implies_the_multirun_flag(words: str, expected: str) -> None:
     assert with_multirun_flag(words.split()) == expected.split()

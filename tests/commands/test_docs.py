@@ -1,4 +1,4 @@
-"""Commands and code of the README and the guide: they compose, pass the checks and train."""
+"""Tests that commands and code in the README and the guide compose, pass the checks and train."""
 
 import re
 import shlex
@@ -38,7 +38,7 @@ COMMANDS = {
 
 
 def commands(script: str) -> list[tuple[str, str]]:
-    """Each page and the arguments of each command that it shows."""
+    """Return the page and the arguments of each command in the documentation."""
     pattern = re.compile(rf"^.*?scripts/{script}\.py +(.*?)(?: +#.*)?$", re.MULTILINE)
     return [(page.name, words) for page in PAGES for words in pattern.findall(bash_of(page))]
 
@@ -60,38 +60,40 @@ def mynet(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("page", sorted({page for page, _ in commands("train")}))
-def test_every_training_command_composes_and_passes_the_checks(
+def test_training_commands_compose_and_pass_the_checks(
     page: str, composer: Compose, image_folder: Path, tmp_path: Path
 ) -> None:
     (weights := tmp_path / "convnext.pth").touch()
     for command in (words for where, words in commands("train") if where == page):
         words = [word for word in shlex.split(command.replace("--cfg job", "")) if not word.startswith("-")]
         if any(word.startswith(("resume=", "ckpt_path=")) for word in words):
-            continue  # test_command_line.py runs these
+            continue  # run by test_command_line.py
         words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
         words = [word.replace("=convnext.pth", f"={weights}") for word in words]
         if "model=mynet" in words:
-            words = [word for word in words if not word.startswith("model")]  # see below
+            words = [
+                word for word in words if not word.startswith("model")
+            ]  # built by test_network_of_the_guide_has_gradients
         if f"data.path={image_folder}" in words:
-            words.append("data.batch_size=16")  # there are few
+            words.append("data.batch_size=16")  # the folder has few images
         for overrides in points_of(words):
             assert list(find_problems(composer(*overrides))) == [], command
 
 
-def test_the_guide_shows_every_command() -> None:
+def test_guide_shows_every_command() -> None:
     assert len(commands("train")) > 40
     assert all(len(commands(script)) >= 2 for script in COMMANDS)
 
 
 @pytest.mark.parametrize("script", COMMANDS)
-def test_every_command_after_training_has_known_keys(script: str) -> None:
+def test_later_commands_have_known_keys(script: str) -> None:
     for page, command in commands(script):
         options = read_options(COMMANDS[script], shlex.split(command))
         assert options, page
 
 
 def points_of(words: list[str]) -> list[list[str]]:
-    """The overrides of each job of a command, or of points from all over the space that it searches."""
+    """Return the overrides of each job of a command, or of the corners of its search space."""
     hydra = GlobalHydra.instance().hydra
     assert hydra is not None
     own = [word for word in words if word.startswith("hydra")]
@@ -102,7 +104,7 @@ def points_of(words: list[str]) -> list[list[str]]:
     return [[*own, *point.constant, *point.varied] for point in grid(words, hydra.config_loader)]
 
 
-def test_the_network_of_the_guide_builds_and_learns(composed: Compose, mynet: None) -> None:
+def test_network_of_the_guide_has_gradients(composed: Compose, mynet: None) -> None:
     config = composed("data=mnist")
     config.model = OmegaConf.create(block("# conf/model/mynet.yaml"))
     network = instantiate(config.model, _convert_="all", width=64)
@@ -112,7 +114,7 @@ def test_the_network_of_the_guide_builds_and_learns(composed: Compose, mynet: No
     assert all(parameter.grad is not None for parameter in network.parameters())
 
 
-def test_the_trees_name_what_is_there() -> None:
+def test_paths_in_the_architecture_page_exist() -> None:
     page = (ROOT / "docs" / "architecture.md").read_text()
     (tree,) = re.findall(r"```\n(conf/.*?)```", page, re.DOTALL)
     paths = [line.split()[0] for line in tree.splitlines()]
@@ -125,18 +127,18 @@ def test_the_trees_name_what_is_there() -> None:
 
 
 def files_named(page: str) -> Iterator[str]:
-    """Files of the table of questions."""
+    """Yield the files in the architecture page's table."""
     for path in re.findall(r"\| `([a-z_/]+\.py)` \|", page):
         yield f"src/project/{path}"
 
 
-def test_links_lead_to_pages_and_pictures() -> None:
+def test_links_are_valid() -> None:
     for page in PAGES:
         for target in re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", page.read_text()):
             assert "://" in target or (page.parent / target).exists(), f"{page.name}: {target}"
 
 
-def test_the_guide_has_all_its_pages() -> None:
+def test_navigation_lists_all_pages() -> None:
     navigation = yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]
     named = set(re.findall(r"[a-z-]+\.md", str(navigation)))
     assert named == {page.name for page in PAGES} - {"README.md"}

@@ -1,4 +1,4 @@
-"""What is measured of predictions, against slow and plain sums; what the command shows and writes."""
+"""Tests of evaluation: metrics against plain Python, combined networks, output files and terminal text."""
 
 import csv
 import json
@@ -31,17 +31,17 @@ def predictions_of(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
     return Predictions(logs, labels, logits.argmax(1), losses=-own)
 
 
-def drawn(images: int = 300, classes: int = 7) -> Predictions:
+def random_predictions(images: int = 300, classes: int = 7) -> Predictions:
     draws = torch.Generator().manual_seed(3)
-    labels = torch.randint(classes - 1, (images,), generator=draws)  # of the last class there are none
+    labels = torch.randint(classes - 1, (images,), generator=draws)  # none of the last class
     logits = torch.randn(images, classes, generator=draws, dtype=torch.float64)
     logits[torch.arange(images), labels] += 1.5
     logits[:, 2] -= 20  # never chosen
     return predictions_of(logits, labels)
 
 
-def plainly(found: Predictions, places: list[int]) -> dict[str, float | list[float]]:
-    """All figures of the images at these places, one image after the other."""
+def plain_metrics(found: Predictions, places: list[int]) -> dict[str, float | list[float]]:
+    """Return all metrics of the images at these positions, computed one by one."""
     count, classes = len(places), found.num_classes
     rows = [found.probabilities[place].tolist() for place in places]
     labels = [int(found.labels[place]) for place in places]
@@ -86,25 +86,25 @@ def plainly(found: Predictions, places: list[int]) -> dict[str, float | list[flo
     }
 
 
-def test_figures_are_those_of_plain_sums() -> None:
-    found = drawn()
-    values, wanted = metrics.compute_metrics(found), plainly(found, list(range(300)))
+def test_metrics_equal_plain_python() -> None:
+    found = random_predictions()
+    values, wanted = metrics.compute_metrics(found), plain_metrics(found, list(range(300)))
     assert values.keys() == wanted.keys()
     for name, value in values.items():
         assert value.tolist() == pytest.approx(wanted[name], nan_ok=True), name
 
 
-def test_images_that_count_several_times_are_as_good_as_repeated() -> None:
-    found = drawn(60)
+def test_image_counts_equal_repeated_images() -> None:
+    found = random_predictions(60)
     random.seed(5)
     resample = random.choices(range(60), k=60)
     counts = torch.bincount(torch.tensor(resample), minlength=60).double()
     values = metrics.weighted_metrics(found, torch.stack([torch.ones(60).double(), counts], dim=1))
-    for name, wanted in plainly(found, resample).items():
+    for name, wanted in plain_metrics(found, resample).items():
         assert values[name][1].tolist() == pytest.approx(wanted, nan_ok=True), name
 
 
-def test_the_calibration_error_of_a_case_by_hand() -> None:
+def test_calibration_error_equals_a_hand_calculation() -> None:
     # Bin (0.6, 0.667]: two images at 0.65, one right: |0.5 - 0.65|; bin (0.933, 1]: two at 0.95, both right.
     sure = torch.tensor([0.65, 0.65, 0.95, 0.95], dtype=torch.float64)
     labels = torch.tensor([0, 1, 0, 0])
@@ -119,14 +119,14 @@ def test_the_calibration_error_of_a_case_by_hand() -> None:
     assert found.confusion().tolist() == [[3, 0], [1, 0]]
 
 
-def test_classes_have_an_order_where_their_probabilities_are_too_small_for_a_float() -> None:
+def test_top5_ranks_classes_with_underflowing_probabilities() -> None:
     logits = torch.tensor([[200.0, 0, -10, -20, -30, -40, -50]]).repeat(2, 1)
     found = predictions_of(logits, torch.tensor([4, 5]))  # the fifth and the sixth
     assert found.probabilities[:, 1:].count_nonzero() == 0
     assert found.per_image["top5_accuracy"].tolist() == [True, False]
 
 
-def test_intervals_are_those_of_the_binomial_and_the_normal_distribution() -> None:
+def test_intervals_equal_binomial_and_normal_quantiles() -> None:
     draws = torch.Generator().manual_seed(0)
     labels = torch.zeros(1000, dtype=torch.long)
     logits = torch.randn(1000, 2, generator=draws)
@@ -145,7 +145,7 @@ def test_intervals_are_those_of_the_binomial_and_the_normal_distribution() -> No
     assert not torch.equal(bounds["nll"][0], metrics.bootstrap_intervals(found, 2000, seed=1)["nll"][0])
 
 
-def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
+def test_intervals_have_their_nominal_coverage() -> None:
     draws = torch.Generator().manual_seed(7)
     held = 0
     for trial in range(100):
@@ -157,7 +157,7 @@ def test_intervals_hold_the_truth_as_often_as_they_say() -> None:
     assert 88 <= held <= 99  # of 100, 95 %
 
 
-def test_losses_of_single_images() -> None:
+def test_per_image_losses() -> None:
     draws = torch.Generator().manual_seed(1)
     logits, labels = torch.randn(9, 4, generator=draws), torch.arange(9) % 4
     for loss in (CrossEntropy(4), CrossEntropy(4, label_smoothing=0.2), OneHotMSE(4)):
@@ -170,7 +170,7 @@ def test_losses_of_single_images() -> None:
     assert image_losses(weighted, logits, labels, weighted(logits, labels).item()) is None
 
 
-def asked(*words: str) -> Options:
+def parse(*words: str) -> Options:
     return options.read_options(Options, words)
 
 
@@ -181,10 +181,10 @@ def read(folder: Path) -> dict:
 def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     run = make("model=mlp")
     status = run.read_status()["metrics"]
-    evaluate(asked(f"run={run.path}", "predictions=true", "num_resamples=50"))
-    told = capsys.readouterr().out
-    assert told.count("as in the run") == 2
-    assert max(map(len, told.splitlines()[1:-1])) <= 80
+    evaluate(parse(f"run={run.path}", "predictions=true", "num_resamples=50"))
+    printed = capsys.readouterr().out
+    assert printed.count("as in the run") == 2
+    assert max(map(len, printed.splitlines()[1:-1])) <= 80
     folder = run.path / "evaluation" / "test"
     found = read(folder)
     assert found["figures"]["accuracy"]["value"] == found["run_figures"]["accuracy"] == status["test/acc"]
@@ -196,11 +196,11 @@ def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> N
     with (folder / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert sum(int(row["correct"]) for row in rows) == round(21 * status["test/acc"])
-    evaluate(asked(f"run={run.path}", "num_resamples=0", "figures=false"))  # takes the earlier one's place
+    evaluate(parse(f"run={run.path}", "num_resamples=0", "figures=false"))  # replaces the earlier evaluation
     assert [file.name for file in folder.iterdir()] == ["evaluation.json"]
     assert read(folder)["intervals"] is None
-    evaluate(asked(f"run={run.path}", "split=val", "tta=flip", "weights=last", "figures=false"))
-    evaluate(asked(f"run={run.path}", "data.noise=0.5", "num_resamples=9", "figures=false"))
+    evaluate(parse(f"run={run.path}", "split=val", "tta=flip", "weights=last", "figures=false"))
+    evaluate(parse(f"run={run.path}", "data.noise=0.5", "num_resamples=9", "figures=false"))
     assert {file.name for file in folder.parent.iterdir()} == {
         *("test", "val-tta_flip-last", "test-noise_0.5"),
     }
@@ -208,7 +208,7 @@ def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> N
     assert read(folder.with_name("test-noise_0.5"))["run_figures"] is None
 
 
-def test_several_runs_are_one(
+def test_ensemble_averages_probabilities(
     make: Make,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -219,14 +219,14 @@ def test_several_runs_are_one(
     monkeypatch.setattr(
         Synthetic, "load_split", lambda *wanted: reads.append(wanted[1]) or read_images(*wanted)
     )
-    evaluate(asked(both, "num_resamples=20", f"output={runs[0].path.parent / 'together'}", "figures=false"))
-    assert reads == ["test"]  # once for both
-    found = read(runs[0].path.parent / "together")
+    evaluate(parse(both, "num_resamples=20", f"output={runs[0].path.parent / 'combined'}", "figures=false"))
+    assert reads == ["test"]  # read once for both networks
+    found = read(runs[0].path.parent / "combined")
     assert [row["figures"]["accuracy"]["value"] for row in found["members"]] == [
         run.read_status()["metrics"]["test/acc"] for run in runs
     ]
-    told = capsys.readouterr().out
-    assert "ensemble of 2 networks" in told
+    printed = capsys.readouterr().out
+    assert "ensemble of 2 networks" in printed
     trained = [load_run(run) for run in runs]
     for each in trained:
         each.datamodule.setup("test")
@@ -244,7 +244,7 @@ def test_several_runs_are_one(
     assert found["figures"]["loss"]["value"] == pytest.approx(nll, rel=1e-5)
 
 
-def test_networks_that_saw_other_images_are_none_together(
+def test_networks_with_different_images_cannot_be_combined(
     make: Make,  # noqa: F811
     image_folder: Path,
     tmp_path: Path,
@@ -258,21 +258,21 @@ def test_networks_that_saw_other_images_are_none_together(
         runs.append(make("model=mlp", *words, seed, base=SHORT, name=f"run{number}"))
     one, other, otherwise = map(load_run, runs)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(command, "run_forward", lambda *_: pytest.fail("computed before it was checked"))
+        patch.setattr(command, "run_forward", lambda *_: pytest.fail("ran before the check"))
         for words in ("combine=ensemble", "split=val"):
             with pytest.raises(InputError, match=r"^run=.*run2: has other images in split=\w+ than .*run0"):
-                evaluate(asked(f"run={runs[0].path},{runs[2].path}", words))
+                evaluate(parse(f"run={runs[0].path},{runs[2].path}", words))
         mlp = make("model=mlp", name="mlp")
         with pytest.raises(InputError, match=r"^run=.*mlp: its classes are not those of .*run0"):
-            evaluate(asked(f"run={runs[0].path},{mlp.path}"))
-    ensemble.require_same_images([one, other], "test")  # whose folder has another name
+            evaluate(parse(f"run={runs[0].path},{mlp.path}"))
+    ensemble.require_same_images([one, other], "test")  # the same images by another path
     first, second, third = (ensemble.identify_images(each, "test") for each in (one, other, otherwise))
     assert first.is_same(second)
     assert torch.equal(first.labels, third.labels)
     assert not first.is_same(third)
 
 
-def test_images_without_files_are_known_by_their_pixels(make: Make) -> None:  # noqa: F811
+def test_images_without_files_are_identified_by_pixels(make: Make) -> None:  # noqa: F811
     run = make("model=mlp")
     same, others = load_run(run, data=["data.eval_batch_size=5"]), load_run(run, data=["data.noise=0.5"])
     wanted = ensemble.identify_images(load_run(run), "test")
@@ -316,43 +316,46 @@ def test_weights_are_averaged(make: Make) -> None:  # noqa: F811
         ensemble.average_weights([trained[0], other], recompute=False, device=torch.device("cpu"))
 
 
-def test_mistakes_are_told(make: Make, tmp_path: Path) -> None:  # noqa: F811
+def test_wrong_input_is_reported(make: Make, tmp_path: Path) -> None:  # noqa: F811
     run = make("model=mlp")
     folder = run.path
     with pytest.raises(InputError, match=r"^combine=average: there is one network; give several"):
-        evaluate(asked(f"run={folder}", "combine=average"))
+        evaluate(parse(f"run={folder}", "combine=average"))
     with pytest.raises(InputError, match=r"^ensemble=top: give all, or a number"):
-        evaluate(asked(f"run={folder}", "ensemble=top"))
+        evaluate(parse(f"run={folder}", "ensemble=top"))
     with pytest.raises(InputError, match=r"^ensemble=top2: .* is no sweep"):
-        evaluate(asked(f"run={folder}", "ensemble=top2"))
+        evaluate(parse(f"run={folder}", "ensemble=top2"))
     with pytest.raises(InputError, match=r"is given twice"):
-        evaluate(asked(f"run={folder},{folder}"))
+        evaluate(parse(f"run={folder},{folder}"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(
         InputError, match=r"^output=.*mine: contains thesis\.txt, which is no part of an evaluation"
     ):
-        evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
-    (tmp_path / "mine" / "evaluation.json").touch()  # nor is that one, with other files beside it
-    with pytest.raises(InputError, match=r"^output=.*mine: .* than an evaluation, thesis\.txt; give another"):
-        evaluate(asked(f"run={folder}", f"output={tmp_path / 'mine'}"))
-    for word, told in (
+        evaluate(parse(f"run={folder}", f"output={tmp_path / 'mine'}"))
+    (tmp_path / "mine" / "evaluation.json").touch()  # not an evaluation either, as there are other files
+    with pytest.raises(
+        InputError,
+        match=r"^output=.*mine: contains thesis\.txt, which is no part of an evaluation; give another",
+    ):
+        evaluate(parse(f"run={folder}", f"output={tmp_path / 'mine'}"))
+    for word, printed in (
         ("data.eval_batch_size=0", "must be at least 1"),
         ("data.eval_batch_size=x", "expected a whole number, got 'x'"),
     ):
-        with pytest.raises(InputError, match=rf"^{word}: {told}"):
-            evaluate(asked(f"run={folder}", word))
+        with pytest.raises(InputError, match=rf"^{word}: {printed}"):
+            evaluate(parse(f"run={folder}", word))
     with pytest.raises(InputError, match=r"^data\.num_classes=4: the run's network has 10 classes"):
-        evaluate(asked(f"run={folder}", "data.num_classes=4"))
+        evaluate(parse(f"run={folder}", "data.num_classes=4"))
     assert not (folder / "evaluation").exists()
     (folder / "evaluation").touch()
     with pytest.raises(
         InputError, match=r"^output=.*cannot be written .*; give another folder with output=FOLDER"
     ):
-        evaluate(asked(f"run={folder}"))
+        evaluate(parse(f"run={folder}"))
 
 
-def test_the_best_of_a_sweep(tmp_path: Path) -> None:
+def test_best_runs_of_a_sweep_are_found(tmp_path: Path) -> None:
     (tmp_path / "sweep.json").write_text("{}")
     for name, value in (("a", 0.5), ("b", 0.9), ("c", 0.7), ("d", 0.95)):
         folder = tmp_path / name
@@ -373,24 +376,24 @@ def test_the_best_of_a_sweep(tmp_path: Path) -> None:
         names(several="top4")
 
 
-def test_an_evaluation_is_whole_or_not_there(tmp_path: Path) -> None:
+def test_evaluation_folder_is_replaced_atomically(tmp_path: Path) -> None:
     target = tmp_path / "evaluation" / "test"
     for text in ("old", "new"):
         with output_files.replacing_folder(target, is_given=False) as folder:
             (folder / output_files.RESULT).write_text(text)
 
-    def end_before_it_is_whole() -> None:
+    def fail_while_writing() -> None:
         with output_files.replacing_folder(target, is_given=False) as folder:
             (folder / output_files.RESULT).write_text("part")
             raise ArithmeticError("broken")
 
     with pytest.raises(ArithmeticError, match="broken"):
-        end_before_it_is_whole()
+        fail_while_writing()
     assert [file.read_text() for file in target.parent.rglob("*.json")] == ["new"]
     assert [file.name for file in target.parent.iterdir()] == ["test"]
 
 
-def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
+def test_failed_replacement_keeps_the_earlier_evaluation(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     target, rename = tmp_path / "test", Path.rename
@@ -402,9 +405,9 @@ def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
     def written() -> list[tuple[str, str]]:
         return [(file.name, (file / output_files.RESULT).read_text()) for file in tmp_path.iterdir()]
 
-    def told(*, fails: bool, moved: bool) -> Callable[[Path, Path], Path]:
+    def make_rename(*, fails: bool, moved: bool) -> Callable[[Path, Path], Path]:
         def renamed(self: Path, other: Path) -> Path:
-            if self == target and moved:  # another process was faster
+            if self == target and moved:  # another process replaced it first
                 shutil.rmtree(self)
             if fails and self.name.endswith(".partial"):
                 raise PermissionError("not now")
@@ -413,28 +416,28 @@ def test_an_evaluation_that_cannot_take_its_place_leaves_the_earlier_one(
         return renamed
 
     write("old")
-    monkeypatch.setattr(Path, "rename", told(fails=True, moved=False))
+    monkeypatch.setattr(Path, "rename", make_rename(fails=True, moved=False))
     with pytest.raises(PermissionError, match="not now"):
         write("new")
     assert written() == [("test", "old")]
-    monkeypatch.setattr(Path, "rename", told(fails=False, moved=True))
+    monkeypatch.setattr(Path, "rename", make_rename(fails=False, moved=True))
     write("new")
     assert written() == [("test", "new")]
 
 
-def test_names_of_evaluations_tell_them_apart() -> None:
+def test_evaluation_names_are_distinct() -> None:
     name = output_files.evaluation_name
     assert name("test", [], None, "auto") == "test"
     assert name("val", ["data=image_folder", "data.path=/a/my photos"], "none", "last") == (
         "val-image_folder-my_photos-tta_none-last"
     )
     assert name("test", ["data.path=../.."], None, "x/y.ckpt") == "test-other-y"
-    together = [output_files.combined_name("test", "ensemble", list(names)) for names in ("ab", "ac")]
-    assert together[0] != together[1]
-    assert together[0].startswith("test-ensemble_of_2-")
+    combined = [output_files.combined_name("test", "ensemble", list(names)) for names in ("ab", "ac")]
+    assert combined[0] != combined[1]
+    assert combined[0].startswith("test-ensemble_of_2-")
 
 
-def test_the_screen_holds_long_and_foreign_names_and_few_of_many_classes() -> None:
+def test_class_table_fits_wide_characters_and_many_classes() -> None:
     figure = {"value": 0.5, "low": 0.25, "high": 0.75}
     rows = [
         {

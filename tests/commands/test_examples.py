@@ -1,4 +1,4 @@
-"""The examples run as they stand."""
+"""Tests that the examples run."""
 
 import json
 import runpy
@@ -14,19 +14,19 @@ def example(name: str) -> dict:
     return runpy.run_path(str(ROOT / "examples" / f"{name}.py"))
 
 
-def test_there_is_no_other_example() -> None:
+def test_all_examples_are_tested() -> None:
     assert sorted(file.stem for file in (ROOT / "examples").iterdir() if file.is_file()) == (
         ["library", "use_a_run"]
     )
 
 
-def test_a_network_is_trained_as_with_a_library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_library_example_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert example("library")["main"](epochs=4) > 0.9
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_run_is_used_from_python(
+def test_use_a_run_example_predicts(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -36,7 +36,7 @@ def test_a_run_is_used_from_python(
     lines = capfd.readouterr().out.splitlines()
     status = json.loads(next(tmp_path.glob("outputs/*/*/status.json")).read_text())
     assert f"test accuracy {status['metrics']['test/acc']:.4f}" in lines[0]
-    (told,) = [line for line in lines if line.startswith("1.png: ")]
-    label, _, share = told.removeprefix("1.png: ").partition(", ")
+    (prediction,) = [line for line in lines if line.startswith("1.png: ")]
+    label, _, share = prediction.removeprefix("1.png: ").partition(", ")
     assert label in "0123456789"
     assert 10 <= int(share.removesuffix("%")) <= 100

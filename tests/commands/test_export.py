@@ -1,4 +1,4 @@
-"""Exported files do what the run's network does, say what they are, and are not kept if they differ."""
+"""Tests of export: equality with the run's network, metadata, variants and refused files."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ INT8 = ("variants=static_int8,dynamic_int8",)
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A network that learned the digits for a few epochs; it is tested on mirror images too."""
+    """Train a network on the digits for a few epochs, with test-time augmentation by flips."""
     folder = tmp_path_factory.mktemp("export")
     forked_command.run(
         *(
@@ -55,7 +55,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]:
-    """Export, spending no time on timing; return the exit code and what was recorded."""
+    """Export without a benchmark; return the exit code and the recorded facts."""
     options = read_options(
         Options, [f"run={run}", f"output={folder}", "benchmark_s=0", "batch_size=4", *words]
     )
@@ -65,7 +65,7 @@ def exported(run: Path, folder: Path, *words: str) -> tuple[int, dict[str, Any]]
 
 
 def expected(run: Path) -> tuple[Tensor, Tensor]:
-    """Five digits as they are in a file, and their probabilities by the run's own parts."""
+    """Return five digits as uint8 and their probabilities, computed with the run's own parts."""
     trained = load_run(RunFolder(run))
     trained.datamodule.setup("test")
     loader = trained.datamodule.test_dataloader()
@@ -75,7 +75,9 @@ def expected(run: Path) -> tuple[Tensor, Tensor]:
     return loader.images.sample(loader.rows[:5]), logits.softmax(1)
 
 
-def test_onnx_graphs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_onnx_files_run_without_the_package(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     words = ("format=onnx", "output_type=probabilities", "variants=static_int8,pruned,dynamic_int8")
     code, record = exported(run, tmp_path, *words)
     assert code == 0
@@ -105,7 +107,9 @@ def test_onnx_graphs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.Captu
     assert max(len(line) for line in shown if not line.startswith("wrote")) <= 80
 
 
-def test_torch_programs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_torch_export_files_run_without_the_package(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     code, record = exported(run, tmp_path / "int8", *INT8, "check=100", "tta=none")
     assert code == 0
     for variant in ("static_int8", "dynamic_int8"):
@@ -128,7 +132,7 @@ def test_torch_programs_stand_alone(run: Path, tmp_path: Path, capsys: pytest.Ca
     assert record["float32"]["largest_difference"] == 0
 
 
-def test_what_differs_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_different_outputs_are_refused(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     read = torch_program.read
     monkeypatch.setattr(torch_program, "read", lambda file, _: lambda images: read(file)(images) + 0.01)
     with pytest.raises(ExportError, match=r"differs from the original by 0\.01 .*tolerance=1e-05"):
@@ -136,7 +140,7 @@ def test_what_differs_is_refused(run: Path, tmp_path: Path, monkeypatch: pytest.
     assert list(tmp_path.iterdir()) == []
 
 
-def test_what_fails_is_told_and_the_rest_is_kept(
+def test_failed_variants_are_reported_and_the_others_kept(
     run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def quantize(model: nn.Module, source: Path, file: Path, *arguments: object) -> None:
@@ -169,7 +173,7 @@ def test_what_fails_is_told_and_the_rest_is_kept(
     assert {file.name for file in (tmp_path / "interrupted").iterdir()} == {"model.pt2", "torch_export.json"}
 
 
-def test_dead_channels_can_be_removed() -> None:
+def test_dead_channels_are_pruned() -> None:
     network = CNN3x3(SHAPE, 3).eval()
     for layer in (network.get_submodule("body.0"), network.get_submodule("body.2")):
         torch.nn.init.zeros_(layer.weight)
@@ -178,7 +182,7 @@ def test_dead_channels_can_be_removed() -> None:
     assert smaller(torch.randn(2, *SHAPE)).isfinite().all()
 
 
-def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:
+def test_untraceable_networks_are_reported(tmp_path: Path) -> None:
     class Asking(nn.Module):
         def forward(self, images: Tensor) -> Tensor:
             return images.flatten(1) if images.sum().item() > 0 else -images.flatten(1)
@@ -197,15 +201,13 @@ def test_networks_that_cannot_be_traced_are_told(tmp_path: Path) -> None:
         (RowLSTM(SHAPE, 3), []),
     ],
 )
-def test_channels_are_removed_where_one_other_layer_uses_them(
-    network: nn.Module, producers: list[str]
-) -> None:
+def test_channels_used_by_one_layer_are_pruned(network: nn.Module, producers: list[str]) -> None:
     images = torch.randn(6, 1, *((28, 28) if isinstance(network, CNNBatchNorm) else (8, 8)))
     with torch_program.quiet():
         traced = torch.export.export(network.eval(), (images[:2],))
     assert [chain.producer for chain in find_chains(traced, network)] == producers
     if not producers:
-        with pytest.raises(ExportError, match="nothing to remove"):
+        with pytest.raises(ExportError, match="no channel can be removed"):
             prune(network, images, 0.5)
         return
     smaller = prune(network, images, 0.5)
@@ -215,7 +217,7 @@ def test_channels_are_removed_where_one_other_layer_uses_them(
         assert 2 * halved == network.get_submodule(name).weight.shape[0]
 
 
-def test_channels_that_repeat_others_are_removed_without_loss() -> None:
+def test_redundant_channels_are_pruned_without_loss() -> None:
     torch.manual_seed(0)
     network = CNNBatchNorm((1, 28, 28), 3, channels=[8, 8, 8]).eval()
     for position in (0, 4, 8):
@@ -227,7 +229,7 @@ def test_channels_that_repeat_others_are_removed_without_loss() -> None:
         torch.testing.assert_close(smaller(images), network(images), rtol=0.01, atol=0.01)
 
 
-def test_wrong_options_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_options_are_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(InputError, match=r"variants=static_int9: did you mean static_int8"):
         choose_variants(["static_int9"])
     with pytest.raises(InputError, match=r"format=onx: did you mean onnx\?"):
@@ -241,7 +243,7 @@ def test_wrong_options_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
         check_options(Options(run="last", variants=["all"]))
 
 
-def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
+def test_unwritable_output_is_reported_before_loading_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = write_run(tmp_path / "run")
@@ -252,7 +254,7 @@ def test_a_place_that_cannot_be_written_is_told_before_the_network_is_loaded(
             export(Options(run=str(run), output=place))
 
 
-def test_files_of_others_stay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unrelated_files_are_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = write_run(tmp_path / "run")
     monkeypatch.setattr(command, "load_run", lambda *_: pytest.fail("the network was loaded"))
     for name in ("model.pt2", "model_pruned.pt2", "torch_export.json"):

@@ -1,4 +1,4 @@
-"""Names of more than 255 bytes: shortened where they are ours, refused in one line where they are given."""
+"""Tests of names of more than 255 bytes: our own are shortened, those of users are refused in one line."""
 
 import os
 import sys
@@ -24,18 +24,18 @@ FITTING = {"ascii": "b" * 255, "of three bytes": "図" * 85, "no text": "\udce9"
 
 
 @pytest.mark.parametrize("kind", LONG)
-def test_names_are_cut_by_bytes_and_stay_different(kind: str) -> None:
+def test_names_are_shortened_by_bytes_and_remain_distinct(kind: str) -> None:
     name = LONG[kind]
     cut = short_name(name)
     assert 240 <= len(os.fsencode(cut)) <= 255 or kind == "no text"
-    assert os.fsencode(cut).decode()  # no half character
+    assert os.fsencode(cut).decode()  # no incomplete character
     assert short_name(name) == cut != short_name(f"{name}x")
     assert short_name(FITTING[kind]) == FITTING[kind]
     assert name_length(f"x/{FITTING[kind]}/y") == 255
 
 
 @pytest.mark.parametrize("kind", FITTING)
-def test_a_file_of_the_longest_name_can_be_written(tmp_path: Path, kind: str) -> None:
+def test_longest_allowed_file_name_is_written(tmp_path: Path, kind: str) -> None:
     file = tmp_path / FITTING[kind]
     refuse_unwritable_output("output=x", file)
     with atomic_replacement(file) as partial:
@@ -47,7 +47,7 @@ def test_a_file_of_the_longest_name_can_be_written(tmp_path: Path, kind: str) ->
     assert list(tmp_path.iterdir()) == [file]
 
 
-def test_images_of_a_folder_with_a_long_name_are_kept(tmp_path: Path) -> None:
+def test_images_of_a_long_folder_name_are_cached(tmp_path: Path) -> None:
     made = []
 
     def make() -> tuple[torch.Tensor, torch.Tensor]:
@@ -63,7 +63,7 @@ def test_images_of_a_folder_with_a_long_name_are_kept(tmp_path: Path) -> None:
     assert len(made) == 4
 
 
-def test_the_folder_of_overrides_has_a_name_that_can_be_made(composer: Compose, tmp_path: Path) -> None:
+def test_override_dirname_is_a_valid_folder_name(composer: Compose, tmp_path: Path) -> None:
     names = []
     for end in "xy":
         config = composer(f"+note={LONG['ascii']}{end}", f"+other='a/{LONG['of three bytes']}'")
@@ -81,7 +81,7 @@ def test_the_folder_of_overrides_has_a_name_that_can_be_made(composer: Compose, 
 
 
 @pytest.mark.parametrize("kind", ["ascii", "of three bytes"])
-def test_a_name_that_no_folder_can_bear_is_refused(kind: str) -> None:
+def test_name_too_long_for_a_folder_is_refused(kind: str) -> None:
     name, length = LONG[kind], len(LONG[kind].encode())
     assert find_problem("name", f"group/{name}", {}) == (
         f"name=group/{name}: too long for a folder (at most 255 bytes, got {length}); shorten it"
@@ -89,7 +89,7 @@ def test_a_name_that_no_folder_can_bear_is_refused(kind: str) -> None:
     assert not find_problem("name", f"group/{FITTING[kind]}", {})
 
 
-def test_paths_are_refused_in_one_line_by_the_word_that_gives_them(
+def test_long_paths_are_reported_in_one_line_with_their_key(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> None:
     word = f"resume={LONG['ascii']}"
@@ -115,6 +115,6 @@ def test_commands_refuse_long_names_without_a_traceback(tmp_path: Path, word: st
     assert [path.name for path in tmp_path.iterdir()] == ["log"]
 
 
-def test_a_data_folder_of_a_long_name_is_not_there(composed: Compose) -> None:
+def test_data_folder_with_a_long_name_is_reported_as_missing(composed: Compose) -> None:
     with pytest.raises(Exception, match="no such folder; give one that holds a folder for each class"):
         OmegaConf.to_container(composed("data=image_folder", f"data.path={LONG['ascii']}"), resolve=True)

@@ -1,4 +1,4 @@
-"""Predicting anybody's files: what is said of them is what the run's test says, and bad ones stop nothing."""
+"""Tests of prediction: equality with the run's test, unusual and damaged files, output formats."""
 
 import csv
 import json
@@ -41,7 +41,7 @@ Command = Callable[..., tuple[str, str]]
 
 @pytest.fixture(scope="module")
 def outputs(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Path:
-    """A network that has learnt to tell red, green and blue images of 8×8."""
+    """Train a network that distinguishes red, green and blue images; return the outputs folder."""
     cwd = tmp_path_factory.mktemp("predict")
     words = ["model=mlp", "data=image_folder", f"data.path={image_folder}", "data.resize=8", "logger=none"]
     words += ["trainer.max_epochs=3", "data.batch_size=8", "tta=flip"]
@@ -62,21 +62,21 @@ def trained(outputs: Path) -> TrainedRun:
 def command(
     outputs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture
 ) -> Command:
-    """The command in a folder of its own; gives what it printed, as text and as messages."""
+    """Return a function that runs the command in an own folder and returns standard output and error."""
     monkeypatch.chdir(tmp_path)
 
     def run(*words: str) -> tuple[str, str]:
         elsewhere = any(word.startswith("outputs=") for word in words)
         predict_files(read_options(Options, [*words, *([] if elsewhere else [f"outputs={outputs}"])]))
-        told = capfd.readouterr()
-        return told.out, told.err
+        printed = capfd.readouterr()
+        return printed.out, printed.err
 
     return run
 
 
-def test_predictions_are_those_of_the_runs_test(trained: TrainedRun, image_folder: Path) -> None:
-    files, passed_over = find_files([str(image_folder / "test")])
-    assert (len(files), passed_over) == (15, [])
+def test_predictions_equal_the_runs_test(trained: TrainedRun, image_folder: Path) -> None:
+    files, skipped = find_files([str(image_folder / "test")])
+    assert (len(files), skipped) == (15, [])
     found = list(predict(trained, files, top_k=2, batch_size=4))
     assert [one.file for one in found] == files
     assert sum(one.class_name == Path(one.file).parent.name for one in found) == 15
@@ -96,31 +96,29 @@ def test_predictions_are_those_of_the_runs_test(trained: TrainedRun, image_folde
     assert len(without.classes) == 3
 
 
-def test_a_folder_of_odd_and_bad_files(command: Command, tmp_path: Path) -> None:
+def test_damaged_files_are_skipped_and_reported(command: Command, tmp_path: Path) -> None:
     good, bad = unusual_images.fill(Path("photos"), good=45, bad=20)
     Path("photos/.hidden").mkdir()
     for hidden in ("photos/.DS_Store", "photos/.hidden/1.jpg", "photos/._0000.jpg"):
         Path(hidden).write_bytes(b"no image")
     Path("photos/round").symlink_to(tmp_path / "photos")
-    out, told = command("input=photos", "output=found.csv", "sheet=found.png")
+    out, messages = command("input=photos", "output=found.csv", "sheet=found.png")
     assert out == ""
     with Path("found.csv").open(newline="", errors="surrogateescape") as stream:
         rows = list(csv.DictReader(stream))
     assert {unescape(row["file"]) for row in rows} == good
     assert len(rows) == 45
-    named = [line.removeprefix("skipped: ") for line in told.splitlines() if line.startswith("skipped")]
+    named = [line.removeprefix("skipped: ") for line in messages.splitlines() if line.startswith("skipped")]
     assert len(named) == 20
     assert {line.partition(": ")[0] for line in named} == bad
-    assert told.endswith("45 predicted in found.csv and found.png, 20 skipped\n")
+    assert messages.endswith("45 predicted in found.csv and found.png, 20 skipped\n")
     with Image.open("found.png") as sheet:
         assert sheet.width > 800
     assert names() == ["found.csv", "found.png", "photos"]
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 10)])
-def test_images_of_all_modes_become_what_the_network_takes(
-    tmp_path: Path, shape: tuple[int, int, int]
-) -> None:
+def test_images_of_all_modes_are_converted(tmp_path: Path, shape: tuple[int, int, int]) -> None:
     good, _ = unusual_images.fill(tmp_path, good=30, bad=0)
     images = {
         Path(one.file).name: one.image
@@ -136,7 +134,7 @@ def test_images_of_all_modes_become_what_the_network_takes(
 
 
 @pytest.mark.parametrize("action", ["ignore", "error"])
-def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal["ignore", "error"]) -> None:
+def test_decompression_bombs_are_refused(tmp_path: Path, action: Literal["ignore", "error"]) -> None:
     file = str(tmp_path / "1.png")
     Path(file).write_bytes(unusual_images.png_of_size(10_000, 9_000))
     with warnings.catch_warnings():
@@ -148,7 +146,7 @@ def test_small_files_of_huge_images_are_refused(tmp_path: Path, action: Literal[
     assert one.reason.startswith("too large (")
 
 
-def test_sixteen_bits_become_eight_in_little_memory() -> None:
+def test_16_bit_images_are_converted_with_little_memory() -> None:
     every = np.arange(2**16, dtype=np.uint16).reshape(256, 256)
     eight = np.asarray(image_decoder._to_eight_bits(Image.fromarray(every), None))
     assert np.array_equal(eight, (every / 257).round().astype(np.uint8))
@@ -162,14 +160,14 @@ def test_sixteen_bits_become_eight_in_little_memory() -> None:
     image_decoder._to_eight_bits(large, None)
     _, most = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert most < 10 * 1500**2  # bytes; as float64 it would be 16 and more
+    assert most < 10 * 1500**2  # bytes; a float64 copy needs at least 16 per pixel
 
 
-def test_photos_are_turned_upright(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     sideways = Image.new("L", (20, 10))
     sideways.paste(255, (0, 0, 10, 10))  # white on the left
     note = Image.Exif()
-    note[0x0112] = 6  # to be turned clockwise
+    note[0x0112] = 6  # rotate clockwise
     sideways.save(tmp_path / "1.jpg", exif=note.tobytes())
     (one,) = decode_files([str(tmp_path / "1.jpg")], (1, 20, 10), ahead_by=1)
     assert not isinstance(one, SkippedFile)
@@ -177,7 +175,7 @@ def test_photos_are_turned_upright(tmp_path: Path) -> None:
     assert one.image[0, 11:].max() < 50
 
 
-def test_each_format_says_the_same(command: Command, image_folder: Path) -> None:
+def test_all_formats_contain_the_same_predictions(command: Command, image_folder: Path) -> None:
     given = f"input={image_folder}/test/*/[12].jpg"
     lines = [json.loads(line) for line in command(given, "format=jsonl", "top_k=2")[0].splitlines()]
     assert [Path(line["file"]).parent.name for line in lines] == ["ant", "ant", "bee", "bee", "cat", "cat"]
@@ -199,9 +197,7 @@ def test_each_format_says_the_same(command: Command, image_folder: Path) -> None
 
 
 @pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.txt", "a.png", "a.jpg", "a.webp"])
-def test_predictions_take_the_place_of_predictions_alone(
-    command: Command, image_folder: Path, name: str
-) -> None:
+def test_only_earlier_predictions_are_replaced(command: Command, image_folder: Path, name: str) -> None:
     given = f"input={image_folder}/test/ant"
     place = "output=" + name if name[2] in "cjt" and name != "a.jpg" else "sheet=" + name
     Path(name).touch()
@@ -220,16 +216,16 @@ def test_predictions_take_the_place_of_predictions_alone(
         ("input=*.jpeg", InputError, r"input=\*\.jpeg: no file matches"),
         ("input=empty", InputError, r"input=empty: no files there"),
         ("input=text.png", DataError, r"input=text\.png: none of 1 file could be predicted"),
-        ("input=1.png output=1.xls", InputError, r"output=1\.xls: end its name in \.csv"),
+        ("input=1.png output=1.xls", InputError, r"output=1\.xls: the name must end in \.csv"),
         ("input=1.png output=empty format=csv", InputError, r"output=empty: a folder; name a file"),
         ("input=1.png output=1.png/a.csv", InputError, r"output=1\.png/a\.csv: cannot be written"),
         ("input=1.png output=./1.png format=csv", InputError, r"output=\./1\.png: one of the images"),
         (
             "input=1.png output=a.png format=csv sheet=./a.png",
             InputError,
-            r"sheet=\./a\.png: the file of",
+            r"sheet=\./a\.png: same file as output",
         ),
-        ("input=1.png sheet=a.pdf", InputError, r"sheet=a\.pdf: end its name in \.png"),
+        ("input=1.png sheet=a.pdf", InputError, r"sheet=a\.pdf: the name must end in \.png"),
         ("input=1.png run=nowhere", InputError, r"run=nowhere: no such folder"),
         ("input=1.png outputs=empty", InputError, r"run=last: no run below empty"),
         ("input=1.png accelerator=gpu", InputError, r"accelerator=gpu: not available on this machine"),
@@ -243,7 +239,7 @@ def test_predictions_take_the_place_of_predictions_alone(
         ("output=a.csv", InputError, r"input: is missing; give input="),
     ],
 )
-def test_mistakes_are_told_in_a_line_and_leave_nothing(
+def test_wrong_input_is_reported_in_one_line_without_output(
     command: Command, words: str, kind: type[InputError], message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
@@ -257,7 +253,7 @@ def test_mistakes_are_told_in_a_line_and_leave_nothing(
     assert names() == ["1.png", "empty", "text.png"]
 
 
-def test_accelerators_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_accelerators_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "current_accelerator", lambda: torch.device("cuda"))
     for there in (None, "auto", "cpu", "gpu", "cuda"):
@@ -268,7 +264,7 @@ def test_accelerators_of_another_kind_are_refused(monkeypatch: pytest.MonkeyPatc
         require_accelerator("mps")
 
 
-def test_an_interruption_leaves_the_earlier_output(
+def test_interruption_keeps_the_earlier_output(
     command: Command, image_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from project.inference.predict import predictions
@@ -285,7 +281,7 @@ def test_an_interruption_leaves_the_earlier_output(
     assert names() == ["a.csv"]
 
 
-def test_inputs_name_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inputs_are_files_folders_and_patterns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("b/2.jpg", "b/1.jpg", "a.jpg", "a[1].jpg", "a,b.jpg", ".hidden.jpg"):
@@ -298,7 +294,7 @@ def test_inputs_name_files_folders_and_patterns(tmp_path: Path, monkeypatch: pyt
     assert read_options(Options, ["input='a,b.jpg'", "input=a.jpg,b"]).input == ["a,b.jpg", "a.jpg", "b"]
 
 
-def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_folder_is_skipped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "shut").mkdir()
     (tmp_path / "1.jpg").touch()
     listed = os.scandir
@@ -309,9 +305,9 @@ def test_a_folder_that_cannot_be_read_is_passed_over(tmp_path: Path, monkeypatch
         return listed(folder)
 
     monkeypatch.setattr(os, "scandir", scan)
-    files, passed_over = find_files([str(tmp_path)])
+    files, skipped = find_files([str(tmp_path)])
     assert files == [f"{tmp_path}/1.jpg"]
-    assert passed_over == [SkippedFile(f"{tmp_path}/shut", "unreadable folder (Permission denied)")]
+    assert skipped == [SkippedFile(f"{tmp_path}/shut", "unreadable folder (Permission denied)")]
 
 
 @pytest.mark.parametrize("width", [40, 80, 120])
@@ -332,14 +328,14 @@ def _picture(trained: TrainedRun) -> str:
     return str(next(Path(trained.config["data"]["path"]).glob("test/ant/*.jpg")))
 
 
-def test_texts_are_cut_in_the_middle_by_the_room_that_they_take() -> None:
+def test_texts_are_shortened_in_the_middle_by_display_width() -> None:
     assert shorten("abc", 5, keep="ends") == "abc"
     assert shorten("abcdefgh", 5, keep="ends") == "ab…gh"
     assert columns_of(shorten("図版図版図版", 6, keep="ends")) <= 6
     assert printable("a\nb\x1b[0m" + os.fsdecode(b"\xe9") + "é") == "a\\nb\\x1b[0m\\xe9é"
 
 
-def test_wrong_input_is_told_before_torch_is_imported(tmp_path: Path) -> None:
+def test_wrong_input_is_reported_before_importing_torch(tmp_path: Path) -> None:
     write_run(tmp_path / "run")
     code = """if True:
         import sys

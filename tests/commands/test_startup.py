@@ -1,4 +1,4 @@
-"""What is imported, and when. Two processes serve several tests each: one without torch, one with it."""
+"""Tests of imports at start-up. Two processes, without and with torch, serve several tests each."""
 
 import json
 import os
@@ -52,23 +52,23 @@ def call(command, script=None):
     except SystemExit as end:
         return end.code
 
-SCRIPT, told = sys.argv[1], json.loads(sys.argv[2])
+SCRIPT, argument = sys.argv[1], json.loads(sys.argv[2])
 cli.exit_process = leave
 """
 LIGHT = (
     CALLING
     + """
-commands, heavy = told
+commands, heavy = argument
 found = {command: [call(command), [name for name in heavy if name in sys.modules]] for command in commands}
 sys.stderr.write(json.dumps(found) + "\\n")
 """
 )
 
 
-def in_process(code: str, cwd: Path, told: object) -> tuple[dict, subprocess.CompletedProcess[str]]:
-    """Run code that calls commands; what it found is the last line on standard error."""
+def in_process(code: str, cwd: Path, argument: object) -> tuple[dict, subprocess.CompletedProcess[str]]:
+    """Run code that calls commands; return the JSON object on the last line of standard error."""
     done = subprocess.run(
-        [sys.executable, "-c", code, str(SCRIPT), json.dumps(told)],
+        [sys.executable, "-c", code, str(SCRIPT), json.dumps(argument)],
         cwd=cwd,
         capture_output=True,
         text=True,
@@ -90,7 +90,7 @@ def environment() -> dict[str, str]:
     }
 
 
-def test_commands_that_train_nothing_import_no_torch(tmp_path: Path) -> None:
+def test_commands_without_training_do_not_import_torch(tmp_path: Path) -> None:
     found, done = in_process(LIGHT, tmp_path, [LIGHT_COMMANDS, HEAVY])
     codes = {command: code for command, (code, _) in found.items()}
     assert codes == {command: 0 if index < 4 else 2 for index, command in enumerate(LIGHT_COMMANDS)}
@@ -110,7 +110,7 @@ OTHERS = {
 OTHERS_LIGHT = (
     CALLING
     + """
-commands, heavy = told
+commands, heavy = argument
 found = {}
 for name, lines in commands.items():
     for line in lines:
@@ -129,7 +129,7 @@ trainer: {_target_: project.training.trainer.Trainer, accelerator: cpu}
 """
 
 
-def test_mistakes_in_commands_after_training_import_no_torch(tmp_path: Path) -> None:
+def test_wrong_input_of_later_commands_does_not_import_torch(tmp_path: Path) -> None:
     for file, text in (
         ("run/config.yaml", RUN_CONFIG),
         ("run/.hydra/config.yaml", RUN_CONFIG),
@@ -158,7 +158,7 @@ def test_mistakes_in_commands_after_training_import_no_torch(tmp_path: Path) -> 
 RUN = (
     CALLING
     + """
-found = {"code": call(told + " +callbacks.probe._target_=probe_callback.Probe")}
+found = {"code": call(argument + " +callbacks.probe._target_=probe_callback.Probe")}
 found["after"] = [name for name in ("matplotlib", "rich", "jinja2", "pooch") if name in sys.modules]
 import lightning, torch
 from lightning.fabric.wrappers import OptimizedModule, _unwrap_compiled
@@ -174,7 +174,7 @@ def train():
     optimizer.zero_grad()
 
 train()
-torch.use_deterministic_algorithms(True)  # an option of a module that waits
+torch.use_deterministic_algorithms(True)  # an option of a pending module
 found |= Probe.found | {
     "plain": isinstance(network, OptimizedModule),
     "waited": is_pending(sys.modules["torch._dynamo"]) and is_pending(sys.modules["torch._inductor.config"]),
@@ -202,38 +202,38 @@ os._exit(0)
 
 @pytest.fixture(scope="module")
 def after_a_run(tmp_path_factory: pytest.TempPathFactory) -> dict:
-    """What one process finds: a run on the digits, and after it everything that the run did without."""
-    told = "model=mlp trainer.max_epochs=1 trainer.limit_train_batches=2 trainer.accelerator=cpu"
-    found, _ = in_process(RUN, tmp_path_factory.mktemp("run"), told)
+    """Return facts of one process: a run on the digits, then uses of modules that the run did not load."""
+    argument = "model=mlp trainer.max_epochs=1 trainer.limit_train_batches=2 trainer.accelerator=cpu"
+    found, _ = in_process(RUN, tmp_path_factory.mktemp("run"), argument)
     assert found["code"] == 0
     return found
 
 
-def test_a_run_imports_what_it_needs_alone(after_a_run: dict) -> None:
+def test_run_imports_only_what_it_needs(after_a_run: dict) -> None:
     assert after_a_run["imported"] == []
-    assert after_a_run["after"] == [], "the test's pictures are drawn by Pillow"
+    assert after_a_run["after"] == [], "the run's images are drawn by Pillow"
     assert after_a_run["waited"]
 
 
-def test_garbage_is_collected_in_training_and_imports_are_left_out(after_a_run: dict) -> None:
+def test_gc_is_enabled_and_imports_are_frozen_in_training(after_a_run: dict) -> None:
     assert after_a_run["collecting"]
     assert after_a_run["frozen"]
 
 
-def test_what_waited_works_as_ever_when_it_is_asked_for(after_a_run: dict) -> None:
+def test_lazy_modules_work_after_loading(after_a_run: dict) -> None:
     assert not after_a_run["plain"]
     assert after_a_run["compiled"]
     assert after_a_run["unwrapped"]
     assert after_a_run["deterministic"]
     assert after_a_run["accuracy"] == 1.0
     assert after_a_run["bar"]
-    # The optimizer's own graph breaks and the methods that are kept from being compiled.
+    # Graph breaks of the optimizer and of methods that are excluded from compilation.
     assert any("graph_break()" in reason for reason in after_a_run["breaks"])
 
 
 @pytest.fixture
 def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A package that waits: it counts how often it runs, and imports a submodule of its own."""
+    """Create a lazy package that counts its imports and imports a submodule."""
     folder = tmp_path / "late_package"
     folder.mkdir()
     (folder / "__init__.py").write_text(
@@ -264,7 +264,7 @@ def runs() -> int:
     return sys.late_runs  # type: ignore[attr-defined]
 
 
-def test_a_waiting_module_runs_once_when_something_unknown_is_asked(package: str) -> None:
+def test_lazy_module_is_loaded_once_on_first_access(package: str) -> None:
     module = import_module(package)
     assert module.early == 1
     assert import_module(f"{package}.light").answer == 1
@@ -274,13 +274,13 @@ def test_a_waiting_module_runs_once_when_something_unknown_is_asked(package: str
     assert is_pending(module)
     assert module.number == 7
     assert (is_pending(module), runs(), type(module)) == (False, 1, ModuleType)
-    assert module.option, "what was assigned before counts"
+    assert module.option, "earlier assignments are kept"
     assert module.early == 2
     load(module)
     assert runs() == 1
 
 
-def test_a_submodule_has_its_package_run_first_and_is_imported_once(package: str) -> None:
+def test_submodule_loads_its_package_first(package: str) -> None:
     module = import_module(package)
     inner = import_module(f"{package}.inner")
     assert runs() == 1
@@ -289,9 +289,7 @@ def test_a_submodule_has_its_package_run_first_and_is_imported_once(package: str
     assert inner.__spec__.loader is inner.__loader__
 
 
-def test_a_waiting_module_that_fails_may_be_asked_again(
-    package: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_failed_lazy_module_can_be_loaded_again(package: str, monkeypatch: pytest.MonkeyPatch) -> None:
     module = import_module(package)
     monkeypatch.setattr(sys, "late_failure", True, raising=False)
     with pytest.raises(ImportError, match="not today"):
@@ -301,7 +299,7 @@ def test_a_waiting_module_that_fails_may_be_asked_again(
     assert (module.number, runs()) == (7, 2)
 
 
-def test_a_placeholder_is_the_class_that_it_stands_for(package: str) -> None:
+def test_placeholder_behaves_like_its_class(package: str) -> None:
     early: Any = import_module(package).Thing
     assert isinstance(early, Placeholder)
     assert not isinstance(3, early)
@@ -322,7 +320,7 @@ def test_a_placeholder_is_the_class_that_it_stands_for(package: str) -> None:
     assert isinstance(Other(), early)
 
 
-def test_yaml_is_read_alike_by_libyaml(tmp_path: Path) -> None:
+def test_libyaml_loader_equals_omegaconf(tmp_path: Path) -> None:
     text = (
         "a: 1e-3\nb: 1_000\nc: [on, off, 'on', ~, null]\nd: 2026-01-31\ne: .inf\nf: ${a}\ng: {h: 1e5}\n"
         "i: 0x10\nj: |\n  lines\n  of text\nk: *x\n".replace("k: *x\n", "k: &x [1.5]\nl: *x\n")

@@ -1,4 +1,4 @@
-"""Sweeps as their users start them; most are forked from this process instead, which has imported torch."""
+"""Tests of sweeps by their commands, most of which are forked from this process to save imports."""
 
 import json
 import os
@@ -76,7 +76,7 @@ def wait_until(condition: object, seconds: float = 120) -> None:
         time.sleep(0.05)
 
 
-def test_jobs_of_one_and_two_ranks_have_the_values_of_the_same_runs_alone(tmp_path: Path) -> None:
+def test_jobs_equal_single_runs_with_one_and_two_ranks(tmp_path: Path) -> None:
     swept = ["model=mlp,lenet", "trainer.devices=1,2"]
     shared = [*TINY[1:], "trainer=ddp", "data.input_shape=[1,32,32]"]
     done = run_fresh("-m", *shared, *swept, "hydra.launcher.jobs=2", cwd=tmp_path)
@@ -99,7 +99,7 @@ def test_jobs_of_one_and_two_ranks_have_the_values_of_the_same_runs_alone(tmp_pa
     assert jobs[3].metrics == pytest.approx(alone, rel=1e-4)
 
 
-def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None:
+def test_failed_jobs_are_isolated_and_can_be_retried(tmp_path: Path) -> None:
     swept = ["callbacks.fault.kind=raise,none,kill,memory"]
     failed = run("-m", *TINY, FAULT, *swept, "hydra.launcher.start=fork", cwd=tmp_path, code=1)
     sweep = only_sweep(tmp_path)
@@ -117,12 +117,12 @@ def test_failed_jobs_hurt_no_other_and_run_again_on_wish(tmp_path: Path) -> None
     assert states(sweep) == ["done"] * 4
     assert [job.attempts for job in jobs_of(tmp_path)] == [2, 1, 2, 2]
     assert retried.stdout.count("started") == 3
-    # They went on from the checkpoint of their first epoch: the second table of epochs begins with 2/3.
+    # Resumed from the first epoch's checkpoint: the second epoch table begins with 2/3.
     log = (sweep.path / jobs_of(tmp_path)[0].name / "train.log").read_text()
     assert log.count(" 1/3 ") == 1
 
 
-def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path) -> None:
+def test_sweep_copies_all_configuration_folders(tmp_path: Path) -> None:
     own, more = tmp_path / "own", tmp_path / "more"
     for file, text in (
         (
@@ -133,7 +133,7 @@ def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path
         (
             more / "experiment" / "tiny.yaml",
             "# @package _global_\nnever: read\n",
-        ),  # the first folder's counts
+        ),  # the first folder takes precedence
         (more / "data" / "other.yaml", "defaults: [mine]\ntest_size: 77\n"),
     ):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -159,8 +159,8 @@ def test_a_sweep_keeps_the_files_of_all_its_configuration_folders(tmp_path: Path
 
 
 @pytest.mark.parametrize("ranks", [1, 2])
-def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None:
-    images = 20000 if ranks == 1 else 8000  # enough for seconds; each step of two ranks is one of waiting
+def test_killed_sweep_is_resumed(tmp_path: Path, ranks: int) -> None:
+    images = 20000 if ranks == 1 else 8000  # enough for several seconds; steps of two ranks are slow
     arguments = [
         *("-m", *TINY[:2], f"data.train_size={images}", "trainer.max_epochs=4", "trainer.accelerator=cpu"),
         *("optim.lr=0.1,0.01,0.001", *(["trainer=ddp", "trainer.devices=2"] if ranks == 2 else [])),
@@ -170,7 +170,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None
         leaders = children_of(process.pid)
         family = [*leaders, *(rank for leader in leaders for rank in children_of(leader))]
         assert len(family) >= ranks
-        process.kill()  # alone: what it started has to follow by itself
+        process.kill()  # only this process: its children must end by themselves
         process.wait()
     wait_until(lambda: all(is_gone(pid) for pid in family), seconds=15)
     assert states(only_sweep(tmp_path)).count("done") < 3
@@ -184,7 +184,7 @@ def test_a_killed_sweep_goes_on_where_it_was(tmp_path: Path, ranks: int) -> None
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
-def test_a_sweep_that_is_told_to_stop_stops_its_jobs(tmp_path: Path, stop: signal.Signals, code: int) -> None:
+def test_stop_signal_stops_all_jobs(tmp_path: Path, stop: signal.Signals, code: int) -> None:
     forever = [*TINY[:5], "trainer.max_epochs=100000", "~callbacks.early_stopping", "seed=1,2,3"]
     with begin("-m", *forever, cwd=tmp_path) as process:
         wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
@@ -227,20 +227,22 @@ def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
         ),
     ],
 )
-def test_mistakes_are_told_before_anything_starts(tmp_path: Path, arguments: list[str], line: str) -> None:
+def test_wrong_input_is_reported_before_any_job_starts(
+    tmp_path: Path, arguments: list[str], line: str
+) -> None:
     done = run("-m", *arguments, cwd=tmp_path, code=2)
     assert done.stderr.startswith(line), done.stderr
     assert not list(tmp_path.glob("outputs/sweep/*"))
 
 
-def test_hydras_own_launcher_keeps_working(tmp_path: Path) -> None:
+def test_hydras_basic_launcher_works(tmp_path: Path) -> None:
     run("-m", *TINY, "seed=1,2", "hydra/launcher=basic", cwd=tmp_path)
     jobs = jobs_of(tmp_path)
     assert [(job.state, job.name) for job in jobs] == [("done", "0_seed1"), ("done", "1_seed2")]
     assert (only_sweep(tmp_path).path / "1_seed2" / "status.json").exists()
 
 
-def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -> None:
+def test_shared_search_with_pruning_finds_the_optimum(tmp_path: Path) -> None:
     storage = f"journal:{tmp_path / 'shared.journal'}"
     search = [
         *("-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=interval(-1,1)", "trainer.max_epochs=3"),
@@ -263,13 +265,13 @@ def test_a_search_with_pruning_finds_the_optimum_and_is_shared(tmp_path: Path) -
     assert set(ends) == {"COMPLETE", "PRUNED"}
     assert study.best_params["+loss.x"] == pytest.approx(0.3, abs=0.1)
     assert len({trial.user_attrs["sweep"] for trial in study.trials}) == 2
-    assert len({trial.params["+loss.x"] for trial in study.trials}) > 35, "both search by themselves"
+    assert len({trial.params["+loss.x"] for trial in study.trials}) > 35, "each sweep suggests its own points"
     sweeps = [only_sweep(tmp_path / number) for number in ("1", "2")]
     assert [len(sweep.ledger.read()) for sweep in sweeps] == [20, 20]
     assert {"history.png", "trials.csv", "jobs.csv"} <= {file.name for file in sweeps[0].path.iterdir()}
 
 
-def test_failed_trials_run_again_in_a_folder_that_was_moved(tmp_path: Path) -> None:
+def test_failed_trials_are_retried_in_a_moved_folder(tmp_path: Path) -> None:
     search = [
         *("-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=interval(0,1)", "hydra.sweeper.n_trials=2"),
         *("trainer.max_epochs=3", FAULT, "callbacks.fault.kind=raise", "hydra.sweeper.pruner=median"),
@@ -293,7 +295,7 @@ def test_failed_trials_run_again_in_a_folder_that_was_moved(tmp_path: Path) -> N
     assert rows[2].split(",")[2] == rows[0].split(",")[2]
 
 
-def test_a_killed_search_loses_no_trial_and_pruning_stops_all_ranks(tmp_path: Path) -> None:
+def test_killed_search_is_resumed_and_pruning_stops_all_ranks(tmp_path: Path) -> None:
     search = [
         *("-m", *(text for text in BOWL if "train_size" not in text), "data.train_size=600"),
         *("hydra/sweeper=optuna", "+loss.x=choice(0.3,1.0)", "trainer.max_epochs=40"),

@@ -1,4 +1,4 @@
-"""One run whose processes torchrun or srun has started: one folder, one configuration, one voice."""
+"""Tests of runs started by torchrun or srun: one folder, one configuration and one log for all ranks."""
 
 import json
 import signal
@@ -30,13 +30,13 @@ def free_port() -> int:
 
 
 def run_all(processes: Sequence[ForkedCommand]) -> list[tuple[int, str, str]]:
-    """Wait for processes; return the exit code, the output and the errors of each."""
+    """Wait for processes; return each exit code, standard output and standard error."""
     try:
         outputs = [process.communicate(timeout=LIMIT_S) for process in processes]
         return [(process.poll(), *output) for process, output in zip(processes, outputs, strict=True)]
     finally:
         for process in processes:
-            process.send_signal(signal.SIGTERM)  # torchrun ends its workers, which killing would leave
+            process.send_signal(signal.SIGTERM)  # on SIGTERM torchrun ends its workers, on SIGKILL not
             try:
                 process.wait(timeout=40)
             except subprocess.TimeoutExpired:
@@ -44,7 +44,7 @@ def run_all(processes: Sequence[ForkedCommand]) -> list[tuple[int, str, str]]:
 
 
 def torchrun(*options: str, arguments: str, cwd: Path) -> ForkedCommand:
-    """An agent, forked; its workers are what it starts anew."""
+    """Fork a torchrun agent, which starts its workers as new processes."""
     script = str(ROOT / "scripts" / "train.py")
     return ForkedCommand([], cwd, lambda: main([*options, script, *arguments.split()]), **VARIABLES)
 
@@ -86,7 +86,7 @@ def only_run(cwd: Path) -> Path:
 
 
 def losses_alone(cwd: Path, *more: str) -> list[float]:
-    """Losses of the same run in one process."""
+    """Return the losses of the same run in one process."""
     cwd.mkdir()
     forked_command.run(*TINY.split(), *more, cwd=cwd)
     return losses(only_run(cwd))
@@ -102,12 +102,12 @@ def check_one_run(results: list[tuple[int, str, str]], run: Path) -> None:
         *("config.yaml", "hydra.yaml", "overrides.yaml")
     }
     assert len(list(run.glob("events.out*"))) == 1
-    (spoken,) = [output for _, output, _ in results if output]  # one process talks
+    (spoken,) = [output for _, output, _ in results if output]  # only one process prints
     assert (run / "train.log").read_text().count("of 101 images") == spoken.count("of 101 images") == 1
 
 
 @pytest.mark.slow
-def test_two_nodes_are_one_run(tmp_path: Path) -> None:
+def test_two_nodes_train_one_run(tmp_path: Path) -> None:
     results = run_all(static_agents(PAIR, tmp_path))
     run = only_run(tmp_path)
     check_one_run(results, run)
@@ -115,18 +115,18 @@ def test_two_nodes_are_one_run(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_nodes_that_find_each_other_agree_on_what_each_would_draw_anew(tmp_path: Path) -> None:
+def test_dynamic_nodes_share_one_configuration(tmp_path: Path) -> None:
     results = run_all(dynamic_agents(f"{PAIR} seed='${{oc.decode:1${{now:%f}}}}'", tmp_path))
     run = only_run(tmp_path)
     check_one_run(results, run)
     seed = OmegaConf.load(run / "config.yaml").seed
     assert seed >= 1_000_000
-    # With another seed on the second node, it would have trained on other images.
+    # A different seed on the second node would select different training images.
     assert losses(run) == pytest.approx(losses_alone(tmp_path / "alone", f"seed={seed}"), rel=1e-4)
 
 
 @pytest.mark.slow
-def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
+def test_wrong_input_is_reported_once_without_a_folder(tmp_path: Path) -> None:
     for mistake, line in (
         ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr?"),
         (
@@ -137,13 +137,13 @@ def test_a_mistake_is_told_once_and_leaves_no_folder(tmp_path: Path) -> None:
     ):
         results = run_all(static_agents(f"{PAIR} {mistake}", tmp_path))
         assert all(code != 0 for code, _, _ in results)
-        told = [text for _, _, errors in results for text in errors.splitlines() if "error:" in text]
-        assert told == [line]
+        errors_shown = [text for _, _, errors in results for text in errors.splitlines() if "error:" in text]
+        assert errors_shown == [line]
         assert not list(tmp_path.glob("outputs/*/*"))
 
 
 @pytest.mark.slow
-def test_torchrun_on_one_machine_takes_as_many_devices_as_it_started(tmp_path: Path) -> None:
+def test_number_of_devices_follows_torchrun_on_one_node(tmp_path: Path) -> None:
     one_node = ("--nproc-per-node=2", "--standalone", "--local-addr=127.0.0.1")
     ((code, output, errors),) = run_all([torchrun(*one_node, arguments=f"{TINY} trainer=ddp", cwd=tmp_path)])
     assert code == 0, errors
@@ -153,7 +153,7 @@ def test_torchrun_on_one_machine_takes_as_many_devices_as_it_started(tmp_path: P
 
 
 @pytest.mark.slow
-def test_a_slurm_job_is_one_run_that_goes_on_when_it_is_requeued(tmp_path: Path) -> None:
+def test_requeued_slurm_job_resumes_its_run(tmp_path: Path) -> None:
     port = str(free_port())
 
     def step(**more: str) -> list[tuple[int, str, str]]:

@@ -1,4 +1,4 @@
-"""Runs made again from their folders: the same network, to the last bit of its test."""
+"""Tests that networks loaded from run folders reproduce the runs' test results exactly."""
 
 import shutil
 from collections.abc import Callable
@@ -26,7 +26,7 @@ TINY = ("data=synthetic", "data.train_size=32", "data.val_size=8", "data.test_si
 
 @pytest.fixture
 def make(composed: Compose, tmp_path: Path) -> Make:
-    """Train a small run, and move its folder."""
+    """Return a function that trains a small run and moves its folder."""
 
     def trained(*overrides: str, name: str = "run", base: tuple[str, ...] = TINY) -> RunFolder:
         made = tmp_path / "made" / name
@@ -46,7 +46,7 @@ def repeat(run: RunFolder, split: str = "test", **options: str) -> ForwardResult
 
 
 @pytest.mark.slow
-def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> None:
+def test_evaluation_equals_the_runs_test_for_every_network(make: Make, tmp_path: Path) -> None:
     models = options("model")
     assert len(models) >= 10
     for model in models:
@@ -72,14 +72,14 @@ def test_of_every_network_the_test_is_the_same(make: Make, tmp_path: Path) -> No
     ],
     ids=lambda overrides: overrides[0],
 )
-def test_whatever_a_run_was_like_its_test_is_the_same(make: Make, overrides: list[str]) -> None:
+def test_evaluation_equals_the_runs_test_for_all_settings(make: Make, overrides: list[str]) -> None:
     run = make("model=mlp", *overrides)
     own, again = run.read_status()["metrics"], repeat(run)
     assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"])
     assert len(again.predictions.labels) == own["test/images"]
 
 
-def test_of_a_compiled_run_the_plain_network_is_tested(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compiled_run_is_evaluated_without_compilation(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     compiled = []
     monkeypatch.setattr(torch.nn.Module, "compile", lambda self, **_: compiled.append(self))
     run = make("model=mlp", "compile=true")
@@ -88,15 +88,15 @@ def test_of_a_compiled_run_the_plain_network_is_tested(make: Make, monkeypatch: 
     assert (again.accuracy, again.loss) == (own["test/acc"], own["test/loss"])
 
 
-def test_of_a_run_of_two_processes_the_test_is_the_same(make: Make) -> None:
+def test_evaluation_equals_the_test_of_two_ranks(make: Make) -> None:
     run = make("model=mlp", "trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")
     assert run.read_status()["ranks"] == 2
     own, again = run.read_status()["metrics"], repeat(run)
     assert again.accuracy == own["test/acc"]
-    assert again.loss == pytest.approx(own["test/loss"], rel=1e-6)  # summed in another order
+    assert again.loss == pytest.approx(own["test/loss"], rel=1e-6)  # different order of summation
 
 
-def test_validation_images_and_training_images_come_in_order_and_unchanged(make: Make) -> None:
+def test_validation_and_training_images_are_ordered_and_not_augmented(make: Make) -> None:
     run = make("model=mlp", "augment=affine")
     own = run.read_status()["metrics"]
     val, train = repeat(run, "val"), repeat(run, "train")
@@ -114,7 +114,7 @@ def test_validation_images_and_training_images_come_in_order_and_unchanged(make:
     torch.testing.assert_close(logits.softmax(1), train.predictions.probabilities)
 
 
-def test_images_that_are_streamed_from_files(make: Make, image_folder: Path) -> None:
+def test_streamed_images_are_evaluated(make: Make, image_folder: Path) -> None:
     places = ("data=image_folder", f"data.path={image_folder}", "data.image_cache=null")
     run = make("model=mlp", *places, "data.memory_budget_mb=0", "data.val_size=9", base=SHORT)
     own, again = run.read_status()["metrics"], repeat(run)
@@ -127,7 +127,7 @@ def test_images_that_are_streamed_from_files(make: Make, image_folder: Path) -> 
     assert [Path(file).parent.name for file in files] == [trained.class_names[label] for label in labels]
 
 
-def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
+def test_missing_or_damaged_parts_of_a_run_are_reported(make: Make, tmp_path: Path) -> None:
     run = make("model=mlp", "data.val_size=0")
     with pytest.raises(InputError, match=r"^split=val: the data has no such images .*data\.val_size=0"):
         repeat(run, "val")
@@ -149,10 +149,10 @@ def test_what_cannot_be_had_is_told(make: Make, tmp_path: Path) -> None:
             load_run(run)
 
 
-def test_images_that_it_trained_on_are_not_tested(make: Make, image_folder: Path) -> None:
+def test_a_split_with_training_images_is_refused(make: Make, image_folder: Path) -> None:
     places = ("data=image_folder", f"data.path={image_folder / 'train'}", "data.image_cache=null")
     run = make("model=mlp", *places, "data.val_size=9", base=SHORT)
-    load_run(run, data=["data.split_seed=0"]).datamodule  # noqa: B018 (as it was)
+    load_run(run, data=["data.split_seed=0"]).datamodule  # noqa: B018 (unchanged)
     for word in ("split_seed=1", "test_size=5", "val_size=0", "folds=3"):
         with pytest.raises(InputError, match=rf"^data\.{word}: the run had .* trained on would be tested"):
             load_run(run, data=[f"data.{word}"]).datamodule  # noqa: B018
@@ -161,7 +161,7 @@ def test_images_that_it_trained_on_are_not_tested(make: Make, image_folder: Path
     assert other.count("test") == 6
 
 
-def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_path: Path) -> None:
+def test_renamed_classes_are_reported(make: Make, image_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(image_folder, tmp_path / "photos")
     run = make("model=mlp", "data=image_folder", f"data.path={folder}", "data.image_cache=null", base=SHORT)
     for split in ("train", "test"):
@@ -180,15 +180,13 @@ def test_classes_that_were_renamed_are_told(make: Make, image_folder: Path, tmp_
     assert resumed.mean == saved["mean"]
 
 
-def test_a_folder_of_other_images_is_tested_as_a_whole(
-    make: Make, image_folder: Path, tmp_path: Path
-) -> None:
+def test_all_images_of_another_folder_are_tested(make: Make, image_folder: Path, tmp_path: Path) -> None:
     run = make(
         "model=mlp", "data=image_folder", f"data.path={image_folder}", "data.image_cache=null", base=SHORT
     )
     names = load_run(run).class_names
     other = tmp_path / "others"
-    shutil.copytree(image_folder / "test" / names[-1], other / names[-1])  # one class alone
+    shutil.copytree(image_folder / "test" / names[-1], other / names[-1])  # only one class
     again = repeat(run, data=[f"data.path={other}"])
     files = list((other / names[-1]).iterdir())
     assert again.predictions.labels.tolist() == [len(names) - 1] * len(files)

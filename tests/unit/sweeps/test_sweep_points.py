@@ -1,4 +1,4 @@
-"""What a sweep goes through: points, searches, and the configurations of jobs."""
+"""Tests of sweep points, search spaces and job configurations."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -50,20 +50,20 @@ def master(*overrides: str) -> tuple[object, object]:
 def test_jobs_are_composed_as_hydra_composes_them(composer: object, overrides: list[str]) -> None:
     loader, config = master("model=mlp,cnn", "hydra.verbose=true")
     ours = Composer(loader, config)  # type: ignore[arg-type]
-    ours.compose(["optim.lr=5", *overrides[:1]])  # an earlier job leaves no trace
+    ours.compose(["optim.lr=5", *overrides[:1]])  # an earlier job has no effect
     expected = loader.load_sweep_config(config, list(overrides))  # type: ignore[attr-defined]
     assert ours.compose(overrides) == expected
     assert OmegaConf.to_yaml(ours.compose(overrides)) == OmegaConf.to_yaml(expected)
 
 
-def test_text_is_what_omegaconf_writes(composer: object) -> None:
+def test_to_yaml_equals_omegaconf(composer: object) -> None:
     config = composer("experiment=mnist_best")  # type: ignore[operator]
     assert to_yaml(config) == OmegaConf.to_yaml(config)
     odd = OmegaConf.create({"a": "1e5", "b": "on", "n": [None, "x: y", "é", "0x1", "", "null", 1e-5]})
     assert to_yaml(odd) == OmegaConf.to_yaml(odd)
 
 
-def test_a_preset_is_a_search_with_a_space_of_its_own(composer: object) -> None:
+def test_sweep_preset_defines_a_search_space(composer: object) -> None:
     config = composer("sweep=learning_rate", "model=mlp")  # type: ignore[operator]
     assert config.hydra.sweeper._target_.endswith("OptunaSweeper")
     loader, _ = master()
@@ -88,7 +88,7 @@ def lines_of(points: list[Point]) -> list[list[str]]:
         b"model=mlp\roptim.lr=0.1 'name=\"a #b\"'\r",
     ],
 )
-def test_a_file_of_points_is_read_however_it_was_saved(
+def test_points_file_is_read_in_all_common_encodings(
     composer: object, tmp_path: Path, written: bytes
 ) -> None:
     loader, _ = master()
@@ -97,14 +97,14 @@ def test_a_file_of_points_is_read_however_it_was_saved(
     assert lines_of(points) == [["model=mlp"], ["optim.lr=0.1", 'name="a #b"']]
 
 
-def test_a_file_of_points_in_another_encoding_is_refused(composer: object, tmp_path: Path) -> None:
+def test_points_file_in_another_encoding_is_refused(composer: object, tmp_path: Path) -> None:
     loader, _ = master()
     (tmp_path / "points.txt").write_bytes("name=größe".encode("latin-1"))
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: no UTF-8 text"):
         read_points(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
 
 
-def test_equal_points_are_one() -> None:
+def test_duplicate_points_are_dropped() -> None:
     points = [Point(["a=1"], ["b=1"]), Point(["a=1"], ["b=2"]), Point([], ["b=1", "a=1"])]
     assert lines_of(drop_duplicates(points)) == [["a=1", "b=1"], ["a=1", "b=2"]]
 
@@ -125,13 +125,13 @@ def test_equal_points_are_one() -> None:
         "a=range(0,2.1,0.7)",
     ],
 )
-def test_values_are_counted_as_hydra_lists_them(composer: object, text: str) -> None:
+def test_value_counts_equal_hydras(composer: object, text: str) -> None:
     loader, _ = master()
     (override,) = OverridesParser.create(config_loader=loader).parse_overrides([text])  # type: ignore[arg-type]
     assert count_values(override) == len(list(override.sweep_iterator()))
 
 
-def test_a_sweep_has_a_largest_number_of_points(composer: object, tmp_path: Path) -> None:
+def test_too_many_points_are_refused(composer: object, tmp_path: Path) -> None:
     loader, _ = master()
     words = ["seed=range(0,4)", "optim.lr=0.1,0.2"]
     assert len(grid(words, loader, PointLimit(16, 2))) == 8  # type: ignore[arg-type]
@@ -160,7 +160,7 @@ class Options:
     ) -> None: ...
 
 
-def test_options_fit_the_annotations_of_their_constructor() -> None:
+def test_plugin_options_are_checked_against_annotations() -> None:
     fitting = {"jobs": 3, "share": 0.5, "gpus": [0, 1], "fast": True, "extra": {"a": 0}}
     assert check_arguments("hydra.launcher", Options, fitting) == fitting
     assert check_arguments("hydra.launcher", Options, {"account": 123}) == {"account": "123"}
@@ -182,7 +182,7 @@ def test_options_fit_the_annotations_of_their_constructor() -> None:
             check_arguments("hydra.launcher", Options, options)  # type: ignore[arg-type]
 
 
-def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:
+def test_search_space_is_parsed_from_hydras_grammar(composer: object) -> None:
     loader, _ = master()
     words = [
         "model=mlp,cnn",
@@ -206,7 +206,7 @@ def test_a_space_is_written_in_hydras_grammar(composer: object) -> None:
         parse_space(["model=mlp"], loader)  # type: ignore[arg-type]
 
 
-def test_a_grid_is_every_combination(composer: object) -> None:
+def test_grid_contains_all_combinations(composer: object) -> None:
     loader, _ = master()
     points = grid(["model=mlp,cnn", "data=mnist", "seed=range(3)", "optim=glob(ada*)"], loader)  # type: ignore[arg-type]
     assert len(points) == 2 * 3 * 2
@@ -216,7 +216,7 @@ def test_a_grid_is_every_combination(composer: object) -> None:
         grid(["optim.lr=interval(0,1)"], loader)  # type: ignore[arg-type]
 
 
-def test_points_from_a_file_are_taken_with_each_of_the_command_line(composer: object, tmp_path: Path) -> None:
+def test_points_file_is_combined_with_the_command_line(composer: object, tmp_path: Path) -> None:
     loader, _ = master()
     file = tmp_path / "points.txt"
     file.write_text("# a comment\nmodel=mlp optim.lr=0.1\n\nmodel=cnn 'name=a b' optim=sgd,adam\n")
@@ -238,7 +238,7 @@ def test_points_from_a_file_are_taken_with_each_of_the_command_line(composer: ob
         read_points("nowhere", [], loader)  # type: ignore[arg-type]
 
 
-def test_seeds_and_folds_repeat_a_point() -> None:
+def test_seeds_and_folds_repeat_each_point() -> None:
     point = Point(["data=mnist", "seed=5"], ["model=mlp"])
     extras = list(repetitions(point, 5, seeds=2, folds=2))
     assert extras[1] == ["seed=5", "data.folds=2", "data.fold=1"]
@@ -263,7 +263,7 @@ def test_seeds_and_folds_repeat_a_point() -> None:
         ([], "7"),
     ],
 )
-def test_a_folders_name_needs_no_quotes(varied: list[str], name: str) -> None:
+def test_folder_names_need_no_quotes(varied: list[str], name: str) -> None:
     assert folder_name(7, varied) == name
 
 
@@ -274,7 +274,7 @@ def test_values_are_written_in_hydras_grammar() -> None:
     assert OverridesParser.create().parse_override(f"+k={written}").value() == value
 
 
-def test_numbers_are_shown_short() -> None:
+def test_numbers_are_shortened() -> None:
     assert [shorten_number(text) for text in ("0.30000000000000004", "1e-05", "64", "0.00010010539")] == [
         *("0.3", "1e-05", "64", "0.0001001"),
     ]

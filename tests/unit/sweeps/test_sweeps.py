@@ -1,4 +1,4 @@
-"""What a sweep is made of, without processes: devices, the record, the tables."""
+"""Tests of a sweep's parts without processes: devices, ledger, job states and tables."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ def job(number: int, state: str = "waiting", seed: int | None = None, **facts: o
     return Job(number, ["model=mlp", *varied], varied, folder_name(number, varied), state=state, **facts)  # type: ignore[arg-type]
 
 
-def test_the_last_line_of_a_job_counts_and_a_torn_one_does_not(tmp_path: Path) -> None:
+def test_ledger_uses_a_jobs_last_complete_line(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "jobs.jsonl")
     assert ledger.read() == {}
     ledger.write(job(1), job(0))
@@ -37,7 +37,7 @@ def test_the_last_line_of_a_job_counts_and_a_torn_one_does_not(tmp_path: Path) -
 
 
 @pytest.mark.parametrize("line", [b"\xff\xfe\x00", b'{"number": 7}', b"[1]", b"null", b"{"])
-def test_a_damaged_line_of_the_record_is_named(tmp_path: Path, line: bytes) -> None:
+def test_damaged_ledger_line_is_reported(tmp_path: Path, line: bytes) -> None:
     ledger = Ledger(tmp_path / "jobs.jsonl")
     ledger.write(job(1), job(0))
     with ledger.file.open("ab") as stream:
@@ -46,7 +46,7 @@ def test_a_damaged_line_of_the_record_is_named(tmp_path: Path, line: bytes) -> N
         ledger.read()
 
 
-def test_slots_give_every_device_once() -> None:
+def test_each_device_is_leased_once() -> None:
     slots = DeviceSlots(cpus=16, gpus=("0", "1", "2", "3"), num_jobs=10)
     two = slots.lease(DeviceRequest(2, 2))
     halves = [slots.lease(DeviceRequest(1, 0.5)) for _ in range(4)]
@@ -63,7 +63,7 @@ def test_slots_give_every_device_once() -> None:
     assert again.gpus == two.gpus
 
 
-def test_threads_are_divided_fairly_on_cpus() -> None:
+def test_threads_are_divided_equally() -> None:
     slots = DeviceSlots(cpus=8, num_jobs=100)
     leases = []
     while (lease := slots.lease(DeviceRequest(2))) is not None:
@@ -93,13 +93,13 @@ def test_threads_are_divided_fairly_on_cpus() -> None:
         ({"accelerator": "auto", "devices": "auto"}, 8, 2, DeviceRequest(2, 2)),
     ],
 )
-def test_a_job_takes_what_its_trainer_says(
+def test_devices_are_derived_from_the_trainer(
     trainer: dict[str, object], gpus: int, share: float | str, expected: DeviceRequest
 ) -> None:
     assert request_devices(trainer, gpus, share) == expected
 
 
-def test_devices_that_do_not_exist_or_contradict_are_refused() -> None:
+def test_missing_or_contradictory_devices_are_refused() -> None:
     with pytest.raises(InputError, match=r"trainer\.devices=3: this machine has 2 GPUs"):
         request_devices({"accelerator": "auto", "devices": 3}, 2, "auto")
     with pytest.raises(InputError, match=r"trainer\.accelerator=gpu: torch finds no GPU"):
@@ -120,7 +120,7 @@ def write_checkpoint(folder: SweepFolder, name: str, *, damaged: bool = False) -
         checkpoint.write_bytes(checkpoint.read_bytes()[:-200])
 
 
-def test_what_became_of_a_job_follows_from_its_folder(tmp_path: Path) -> None:
+def test_exit_is_classified_by_the_job_folder(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     cases = {
         "done": ({"state": "done", "value": 0.5, "metrics": {"val/acc": 0.5}}, -9, "done", None),
@@ -143,10 +143,10 @@ def test_what_became_of_a_job_follows_from_its_folder(tmp_path: Path) -> None:
     assert folder.run("done").read_status()["value"] == 0.5
     one = job(0, "running")
     classify_exit(one, folder.run("killed"), -9, is_stopping=True)
-    assert one.state == "interrupted", "killed because it did not stop when it was told to"
+    assert one.state == "interrupted", "killed after the grace period"
 
 
-def test_a_sweep_that_was_killed_is_settled_from_its_folders(tmp_path: Path) -> None:
+def test_killed_sweep_is_reconciled_from_job_folders(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     jobs = [job(0, "running"), job(1, "running"), job(2, "failed"), job(3, "done"), job(4, "waiting")]
     for one, state in zip(jobs, ("done", "running", "failed", "done", "done"), strict=True):
@@ -160,7 +160,7 @@ def test_a_sweep_that_was_killed_is_settled_from_its_folders(tmp_path: Path) -> 
     assert jobs[2].state == "waiting"
 
 
-def test_only_a_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
+def test_damaged_checkpoint_is_not_resumed_from(tmp_path: Path) -> None:
     folder = SweepFolder(tmp_path)
     write_checkpoint(folder, "whole")
     write_checkpoint(folder, "damaged", damaged=True)
@@ -168,7 +168,7 @@ def test_only_a_whole_checkpoint_is_gone_on_from(tmp_path: Path) -> None:
     assert whole == [True, False, False]
 
 
-def test_comments_do_not_change_the_code_but_values_do(tmp_path: Path) -> None:
+def test_code_fingerprint_ignores_comments(tmp_path: Path) -> None:
     package = tmp_path / "package"
     package.mkdir()
     file = package / "a.py"
@@ -188,7 +188,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
     return create(str(outputs / "sweep" / "one"), [CONF], ["model=mlp,cnn", "hydra.launcher.jobs=1"])
 
 
-def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: SweepFolder) -> None:
+def test_sweep_is_resumed_with_its_own_configuration_files(sweep: SweepFolder) -> None:
     outputs = f"paths.outputs={sweep.path.parent.parent}"
     defaults = CONF / "train.yaml"
     whole = ["-m", "--config-path", str(sweep.conf), "model=mlp,cnn", "hydra.launcher.jobs=1"]
@@ -210,7 +210,7 @@ def test_a_sweep_goes_on_as_it_was_from_its_own_configuration_files(sweep: Sweep
         resume.detach_resumed(["-m", f"resume={sweep.path}", "model=vit"], defaults)
 
 
-def test_the_last_sweep_is_the_newest_one_also_before_its_first_job(sweep: SweepFolder) -> None:
+def test_resume_last_finds_the_newest_sweep(sweep: SweepFolder) -> None:
     outputs = sweep.path.parent.parent
     job = sweep.run("0_mlp")
     job.path.mkdir()
@@ -225,7 +225,7 @@ def test_the_last_sweep_is_the_newest_one_also_before_its_first_job(sweep: Sweep
         assert command_state.resumed_sweep.folder.path == last.path
 
 
-def test_changed_code_is_refused_by_name(sweep: SweepFolder) -> None:
+def test_changed_code_is_refused(sweep: SweepFolder) -> None:
     sweep.refuse_changed_code()
     record = json.loads(sweep.record_file.read_text())
     record["code"]["modules/cnn.py"] = "other"
@@ -234,7 +234,7 @@ def test_changed_code_is_refused_by_name(sweep: SweepFolder) -> None:
         sweep.refuse_changed_code()
 
 
-def test_one_process_at_a_time_runs_a_sweep(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sweep_folder_is_locked(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("project.runs.sweep_folder.LOCK_TIMEOUT_S", 0.1)
     with sweep.locked(), pytest.raises(InputError, match="this sweep is running already"), sweep.locked():
         pass
@@ -242,7 +242,7 @@ def test_one_process_at_a_time_runs_a_sweep(sweep: SweepFolder, monkeypatch: pyt
         pass
 
 
-def test_tables_show_every_job_and_the_spread_over_seeds(tmp_path: Path) -> None:
+def test_tables_show_all_jobs_and_the_std_over_seeds(tmp_path: Path) -> None:
     jobs = [
         *(job(0, "done", s, point=0, value=v, metrics={"test/acc": v}) for s, v in ((1, 0.5), (2, 0.7))),
         *(job(1, "done", s, point=1, value=v) for s, v in ((1, 0.8), (2, 0.9))),

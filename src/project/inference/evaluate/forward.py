@@ -70,7 +70,7 @@ class ForwardResult:
         predictions: predictions for N images.
         loss: loss as in the run's `test/loss`; None for an ensemble whose loss does not accept probabilities.
         accuracy: accuracy as in the run's `test/acc`.
-        rows: indices (N,) of the images in `ImageDataModule.part`.
+        rows: indices (N,) of the images in `ImageDataModule.subset`.
         device: device type, such as `cpu`.
         precision: Lightning's precision, such as `32-true`.
     """
