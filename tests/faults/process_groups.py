@@ -286,9 +286,9 @@ def _write_photos(folder: Path) -> None:
 
 def _noticing(cell: Cell) -> float:
     """Seconds that pass until anybody can know of a fault."""
-    from project.training.ddp.supervisor import HEARTBEAT_S
+    from project.training.ddp.supervisor import MAX_STOPPED_S
 
-    return {"SIGSTOP": HEARTBEAT_S, "hang": HANG_S}.get(cell.name, 0.0)
+    return {"SIGSTOP": MAX_STOPPED_S, "hang": HANG_S}.get(cell.name, 0.0)
 
 
 def _strike(cell: Cell, run: Run, ranks: list[int], folder: Path) -> None:
@@ -307,7 +307,7 @@ def _strike(cell: Cell, run: Run, ranks: list[int], folder: Path) -> None:
 
 
 def _check(cell: Cell, run: Run, code: int) -> None:
-    from project.training.ddp.supervisor import HEARTBEAT_S
+    from project.training.ddp.supervisor import MAX_STOPPED_S
 
     text = run.text()
     assert code == cell.code, f"{cell}: exit code {code} instead of {cell.code}\n{text}"
@@ -335,7 +335,7 @@ def _check(cell: Cell, run: Run, code: int) -> None:
     if cell.name == "SIGSTOP":
         assert len(errors) == 1, text
         assert errors[0].startswith(f"error: {rank}"), text
-        assert f"was stopped for {HEARTBEAT_S:.0f} s" in errors[0], text
+        assert f"was stopped for {MAX_STOPPED_S:.0f} s" in errors[0], text
     if cell.name in CODES:
         assert errors == [], text
         assert text.count("go on with resume=") == 1, text
@@ -398,7 +398,7 @@ def pause_everything(folder: Path, seconds: float) -> None:
 def full() -> str:
     """Try all cells."""
     preload()
-    from project.training.ddp.supervisor import HEARTBEAT_S
+    from project.training.ddp.supervisor import MAX_STOPPED_S
 
     seconds: dict[str, list[float]] = {}
     for cell in CELLS:
@@ -407,11 +407,11 @@ def full() -> str:
         workers = " with workers" if cell.data is STREAMED else ""
         print(f"{cell.name} to {cell.target}{workers}: {seconds[cell.name][-1]:.1f} s", flush=True)
     with tempfile.TemporaryDirectory() as folder:
-        pause_everything(Path(folder), HEARTBEAT_S + 3)
+        pause_everything(Path(folder), MAX_STOPPED_S + 3)
     longest = ", ".join(f"{name} {max(times):.1f}" for name, times in seconds.items())
     return (
         f"2 ranks: {len(CELLS)} of {len(CELLS)} faults as promised; all processes gone after at most (s): "
-        f"{longest}; none left behind; a pause of {HEARTBEAT_S + 3:.0f} s survived"
+        f"{longest}; none left behind; a pause of {MAX_STOPPED_S + 3:.0f} s survived"
     )
 
 

@@ -145,7 +145,7 @@ def test_a_full_disk_ends_tensorboards_curves_with_one_warning(
     board.finalize("success")
     assert events_of(RunFolder(tmp_path)) == ([(1, "train/loss")], 0)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
-    assert line.endswith(f": {os.strerror(number)}; TensorBoard's curves end here")
+    assert line.endswith(f": {os.strerror(number)}; no more TensorBoard events")
     assert "Traceback" not in capfd.readouterr().err
 
 

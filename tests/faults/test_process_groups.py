@@ -23,5 +23,5 @@ def test_a_fault_ends_all_ranks_and_nothing_is_lost(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preload()
-    monkeypatch.setattr(supervisor, "HEARTBEAT_S", 2.0)
+    monkeypatch.setattr(supervisor, "MAX_STOPPED_S", 2.0)
     assert try_cell(cell, tmp_path) >= 0

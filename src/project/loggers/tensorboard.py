@@ -1,4 +1,4 @@
-"""TensorBoard events in the run folder."""
+"""Logger that writes TensorBoard event files to the run folder."""
 
 import logging
 import math
@@ -28,13 +28,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-SHOWN_NAMES = (
+DISPLAY_NAMES = (
     (re.compile(r"(val|test)/best_(.+)"), r"best/\1/\2"),
     (re.compile(r"train/(lr|grad_norm)"), r"vitals/\1"),
     (re.compile(r"(speed|gpu)/(.+)"), r"vitals/\1_\2"),
 )
-"""Names of metrics in TensorBoard. Its HParams page shows the first five scalars in alphabetical order: so
-results come first, and curves of the training last.
+"""Patterns of metric names and their replacements in TensorBoard.
+
+Its HParams page shows the first five scalars in alphabetical order, which are results with these names.
 """
 CHARTS: dict[str, dict[str, list[Any]]] = {
     "training and validation": {
@@ -47,36 +48,36 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
         "images per second": ["Multiline", [r"^vitals/speed_images_per_s$"]],
     },
 }
-"""Page of custom scalars: the scalars of each chart by name."""
+"""Charts of the Custom Scalars page, with the tags of their scalars."""
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d.*")
 FLUSH_S = 1
 PROJECTOR_FOLDER = "projector"
 MAX_SPRITE_SIDE = 4096
-"""Side of the picture of all thumbnails, pixels; WebGL takes no more everywhere."""
+"""Maximum side of the image that holds all thumbnails, pixels; not every WebGL device supports more."""
 MAX_THUMBNAIL_SIDE = 64
-MAX_DIMENSIONS = 256
-"""Of embeddings; thousands of columns take seconds to write and to load, and the page itself uses fewer."""
+MAX_EMBEDDING_DIM = 256
+"""Maximum dimension of logged embeddings; thousands of columns take seconds to write and load."""
 
 
 class TensorBoard(TensorBoardLogger):
-    """Lightning's logger with events in the run folder itself, so that a run has the folder's name.
+    """Lightning's `TensorBoardLogger` with event files in the run folder itself, which names the run.
 
-    Of what `add_hparams` writes, the list of columns is left out, which TensorBoard would take for all runs.
-    Without it the HParams page shows every value of every run, those that differ first, and the last value of
-    every metric.
+    Unlike `add_hparams`, this logger writes no list of columns, which TensorBoard would apply to all runs.
+    Without a list, the HParams page shows all hyperparameters of all runs, those that differ first, and the
+    last value of every metric.
 
     Args:
-        folder: the run folder.
+        folder: run folder.
     """
 
     def __init__(self, folder: str) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
-        self._latest: tuple[int, dict[str, float]] = (0, {})  # a step and its scalars
+        self._last_event: tuple[int, dict[str, float]] = (0, {})  # last step and its scalars
 
     @property
     @rank_zero_experiment
     def experiment(self) -> "SummaryWriter":
-        """Return torch's writer of the event file, for images, histograms and the like."""
+        """Return torch's `SummaryWriter`, for images, histograms and other summaries."""
         writer = lightning_private.experiment_of(self)
         if writer is None:
             writer = _GuardedWriter(self.root_dir, flush_secs=FLUSH_S)
@@ -91,7 +92,7 @@ class TensorBoard(TensorBoardLogger):
         metrics: dict[str, Any] | None = None,
         step: int | None = None,
     ) -> None:
-        """Write a row of the HParams page, which takes its metrics from the logged ones, and its charts."""
+        """Write hyperparameters to the HParams page, and the charts of the Custom Scalars page."""
         values = params if isinstance(params, dict) else vars(params)
         plain = {
             name: value if isinstance(value, bool | int | float) else str(value)
@@ -104,53 +105,55 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write scalars but the epoch, as one event."""
+        """Write all scalars except the epoch as one event."""
         scalars = {name: float(value) for name, value in metrics.items() if name != "epoch"}
         at = step or 0
-        self._latest = (at, self._latest[1] | scalars) if self._latest[0] == at else (at, scalars)
+        self._last_event = (at, self._last_event[1] | scalars) if self._last_event[0] == at else (at, scalars)
         self._write_scalars(scalars, at)
 
     def _write_scalars(self, scalars: Mapping[str, float], step: int) -> None:
-        values = [Summary.Value(tag=shown_name(name), simple_value=value) for name, value in scalars.items()]
+        values = [
+            Summary.Value(tag=display_name(name), simple_value=value) for name, value in scalars.items()
+        ]
         self._writer.add_summary(Summary(value=values), step)
 
     @rank_zero_only
     def state_dict(self) -> dict[str, Any]:
-        """Flush the events; return the last step and its scalars, for a checkpoint."""
+        """Flush the event file; return the last step and its scalars, for a checkpoint."""
         self.experiment.flush()
-        step, scalars = self._latest
+        step, scalars = self._last_event
         return {"step": step, "scalars": dict(scalars)}
 
     @rank_zero_only
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue from a checkpoint: TensorBoard drops later events, and those of this step, which are
-        written again.
+        """Continue from a checkpoint.
+
+        TensorBoard discards later events and those of the checkpoint's step, which are written again.
         """
         step, scalars = state["step"], state["scalars"]
-        self._latest = step, dict(scalars)
+        self._last_event = step, dict(scalars)
         if not scalars:
-            step = 1  # drops all scalars; the configuration stands at 0
+            step = 1  # discards all scalars, but keeps the hyperparameters at step 0
         self._writer.add_event(Event(session_log=SessionLog(status=SessionLog.START)), step)
         if scalars:
             self._write_scalars(scalars, step)
 
     @rank_zero_only
     def log_text(self, tag: str, text: str) -> None:
-        """Show a text, as written, on the Text page."""
+        """Add preformatted text to the Text page."""
         self.experiment.add_text(tag, "\n".join("    " + line for line in text.splitlines()))
 
     @rank_zero_only
     def log_markdown(self, tag: str, text: str, step: int) -> None:
-        """Show Markdown on the Text page."""
+        """Add Markdown to the Text page."""
         self.experiment.add_text(tag, text, step)
 
     @rank_zero_only
     def log_image(self, tag: str, image: "PIL.Image.Image", step: int) -> None:
-        """Show a picture on the Images page."""
+        """Add an image to the Images page."""
         data = BytesIO()
-        image.save(
-            data, format="PNG", compress_level=3
-        )  # the default level of `add_image` takes three times as long
+        # The default compression level, which `add_image` uses, takes three times as long.
+        image.save(data, format="PNG", compress_level=3)
         encoded = Summary.Image(
             width=image.width, height=image.height, colorspace=3, encoded_image_string=data.getvalue()
         )
@@ -158,7 +161,7 @@ class TensorBoard(TensorBoardLogger):
 
     @rank_zero_only
     def log_network(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:
-        """Show a network on the Graphs page, see `record_graph`."""
+        """Add a network to the Graphs page (see `record_graph`)."""
         from project.loggers.tensorboard_graph import record_graph
 
         graph = record_graph(network, run, images)
@@ -168,26 +171,34 @@ class TensorBoard(TensorBoardLogger):
     def log_embeddings(
         self, tag: str, points: Tensor, columns: Sequence[str], rows: Sequence[Sequence[str]], images: Tensor
     ) -> None:
-        """Show points (N, D) on the Projector page, with values by column and images (N, C, H, W) uint8."""
+        """Add embeddings to the Projector page.
+
+        Args:
+            tag: name of the embeddings.
+            points: embeddings (N, D).
+            columns: names of the metadata columns.
+            rows: metadata of the N embeddings.
+            images: thumbnails (N, C, H, W), uint8.
+        """
         shutil.rmtree(Path(self.root_dir, PROJECTOR_FOLDER, tag), ignore_errors=True)
         cells = [[" ".join(cell.split()) or "–" for cell in row] for row in rows]
         self.experiment.add_embedding(
-            _round(project_points(points.numpy())),
+            _round(project_embeddings(points.numpy())),
             metadata=cells,
             metadata_header=list(columns),
             label_img=_thumbnails(images),
-            global_step=PROJECTOR_FOLDER,  # names the folder
+            global_step=PROJECTOR_FOLDER,  # the name of the folder
             tag=tag,
         )
 
     @rank_zero_only
     def save(self) -> None:
-        """Flush the events; the configuration stands in the run folder already."""
+        """Flush the event file; the run folder already contains the configuration."""
         self.experiment.flush()
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Flush the events; validation and test after training continue with the same file."""
+        """Flush the event file; validation and test after training write to the same file."""
         self.experiment.flush()
 
     @property
@@ -196,9 +207,9 @@ class TensorBoard(TensorBoardLogger):
 
 
 class _GuardedWriter(SummaryWriter):
-    """torch's `SummaryWriter`, but a full disk ends the curves with a warning, never the run.
+    """torch's `SummaryWriter` that logs a warning if a write fails, for example on a full disk.
 
-    Its thread would raise the error of a write, print a traceback, and let later calls fail.
+    Otherwise its thread would print a traceback, and later calls would fail.
     """
 
     def _get_file_writer(self) -> FileWriter:
@@ -211,7 +222,7 @@ class _GuardedWriter(SummaryWriter):
 
 
 class _GuardedFile:
-    """File of events, written once per flush, which drops all that follows a failed write."""
+    """Event file that is written once per flush, and discards all events after a failed write."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -220,7 +231,7 @@ class _GuardedFile:
 
     def write(self, record: bytes) -> None:
         if not self._has_failed:
-            self._pending += record  # the file is opened for each write
+            self._pending += record  # buffered, because each write opens the file
 
     def flush(self) -> None:
         data, self._pending = bytes(self._pending), bytearray()
@@ -231,29 +242,29 @@ class _GuardedFile:
         except OSError as error:
             self._has_failed = True
             path = Path(self._file.filename.decode())
-            log.warning("warning: %s: %s; TensorBoard's curves end here", path, error.strerror or error)
+            log.warning("warning: %s: %s; no more TensorBoard events", path, error.strerror or error)
 
     def close(self) -> None:
         self.flush()
         self._file.close()
 
 
-def shown_name(name: str) -> str:
-    """Return the name of a metric in TensorBoard."""
-    for pattern, shown in SHOWN_NAMES:
+def display_name(name: str) -> str:
+    """Return the display name of a metric in TensorBoard."""
+    for pattern, shown in DISPLAY_NAMES:
         if found := pattern.fullmatch(name):
             return found.expand(shown)
     return name
 
 
 def _row_name(folder: Path) -> str:
-    """Return a run's name, its distinguishing part first: the page truncates names."""
+    """Return the name of a run for the HParams page, which truncates names: the unique part first."""
     own, parent = folder.name, folder.parent.name
     return f"{parent} {own}" if TIMESTAMP.fullmatch(own) else f"{own} {parent}".strip()
 
 
 def _name_row(start: Summary, name: str) -> None:
-    """Name a row of the HParams page, which has the run's path otherwise."""
+    """Set the name of a row of the HParams page; the default is the run's path."""
     from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     for value in start.value:
@@ -262,31 +273,31 @@ def _name_row(start: Summary, name: str) -> None:
         value.metadata.plugin_data.content = content.SerializeToString()
 
 
-def project_points(points: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """Return points (N, D) in at most `MAX_DIMENSIONS` dimensions.
+def project_embeddings(points: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
+    """Project embeddings (N, D) to at most `MAX_EMBEDDING_DIM` dimensions.
 
-    Wider ones are multiplied with a fixed Gaussian matrix, which keeps distances to within some percent
-    (Johnson and Lindenstrauss 1984; Dasgupta and Gupta 2003).
+    A fixed Gaussian random projection preserves distances to within a few percent (Johnson and Lindenstrauss
+    1984; Dasgupta and Gupta 2003).
     """
     width = points.shape[1]
-    if width <= MAX_DIMENSIONS:
+    if width <= MAX_EMBEDDING_DIM:
         return points
-    draws = np.random.default_rng(0).standard_normal((width, MAX_DIMENSIONS), dtype=np.float32)
-    return points @ (draws / np.float32(np.sqrt(MAX_DIMENSIONS)))
+    draws = np.random.default_rng(0).standard_normal((width, MAX_EMBEDDING_DIM), dtype=np.float32)
+    return points @ (draws / np.float32(np.sqrt(MAX_EMBEDDING_DIM)))
 
 
 def _round(points: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":
-    """Round to four significant digits of the largest value: files become a third as large."""
+    """Round to four significant digits of the largest value, which reduces file size to a third."""
     largest = float(np.abs(points).max())
     digits = 3 - math.floor(math.log10(largest)) if 0 < largest < math.inf else 3
     return points.astype(float).round(digits)
 
 
 def _thumbnails(images: Tensor) -> Tensor:
-    """Return images (N, C, H, W) as squares on the scale [0, 1], small enough for one picture of all."""
+    """Return images (N, C, H, W) as square thumbnails with values in [0, 1]."""
     per_row = math.ceil(math.sqrt(len(images)))
     height, width = images.shape[2:]
     largest = max(height, width)
     side = min(largest, MAX_THUMBNAIL_SIDE, MAX_SPRITE_SIDE // per_row)
-    squares = F.pad(images / 255, (0, largest - width, 0, largest - height))  # torch takes no tall ones
+    squares = F.pad(images / 255, (0, largest - width, 0, largest - height))  # torch requires square images
     return F.interpolate(squares, size=side, mode="area")

@@ -1,7 +1,7 @@
-"""Network as a TensorBoard graph: the operations for one image, grouped by modules.
+"""TensorBoard graph of a network: the operations for one image, grouped by module.
 
-Not by `torch.jit.trace`, on which torch's `add_graph` is built: it is deprecated, takes seconds for large
-networks, and fails on some. Here the network runs once, and each operation is recorded.
+The network runs once while its operations are recorded. torch's `add_graph` is not used, because it needs
+`torch.jit.trace`, which is deprecated, takes seconds for large networks, and fails for some.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,11 +20,16 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 MAX_NODES = 5000
-"""A browser lays out no more."""
+"""Maximum number of nodes that browsers can lay out."""
 
 
 def record_graph(network: nn.Module, run: Callable[[], Any], images: Tensor) -> GraphDef:
-    """Record the operations of `run`, which computes a network's output for images (B, C, H, W).
+    """Record the operations of a network's forward pass as a graph.
+
+    Args:
+        network: network whose modules group the operations.
+        run: returns the network's output for `images`.
+        images: input (B, C, H, W).
 
     Raises:
         RuntimeError: there are more than `MAX_NODES` operations.
@@ -38,7 +43,7 @@ def record_graph(network: nn.Module, run: Callable[[], Any], images: Tensor) -> 
 
 
 class _Recorder(TorchDispatchMode):
-    """Records each operation as a node in the module that is running."""
+    """Records each operation as a node in the scope of the running module."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -47,13 +52,13 @@ class _Recorder(TorchDispatchMode):
         self._scopes = [type(network).__name__]
         self._weights = {id(weight): name for name, weight in network.named_parameters()}
         self._weights |= {id(weight): name for name, weight in network.named_buffers()}
-        self._sources: dict[int, str] = {}  # name of the node by the identity of its result
-        self._alive: list[Tensor] = []  # keeps identities unique
+        self._sources: dict[int, str] = {}  # id of a result: name of its node
+        self._alive: list[Tensor] = []  # keeps ids unique
         self._counts: dict[str, int] = {}
 
     @contextmanager
     def following_modules(self) -> Iterator[None]:
-        """Keep track of the running module."""
+        """Track the running module by forward hooks."""
 
         def enter(scope: str) -> Callable[..., None]:
             return lambda *_: self._scopes.append(scope)
@@ -71,7 +76,7 @@ class _Recorder(TorchDispatchMode):
             yield
 
     def _path(self, name: str) -> str:
-        """Return a module's path; numbers have the class's name before them."""
+        """Return the path of a module, with class names before numbers."""
         parts, path = name.split("."), []
         for end, part in enumerate(parts, 1):
             module = self.network.get_submodule(".".join(parts[:end]))
@@ -88,12 +93,12 @@ class _Recorder(TorchDispatchMode):
             f"{self._weights[id(leaf)]} {list(leaf.shape)}" for leaf in inputs if id(leaf) in self._weights
         ]
         sources = self.sources(inputs)
-        if sources or weights:  # others make constants
+        if sources or weights:  # other operations create constants
             self.add(f"{self._scopes[-1]}/{name}", f"aten::{name}", sources, result, weights)
         return result
 
     def sources(self, leaves: list[Any]) -> list[str]:
-        """Return the nodes that some values come from."""
+        """Return the names of the nodes that computed the tensors among `leaves`."""
         return list(dict.fromkeys(self._sources[id(leaf)] for leaf in leaves if id(leaf) in self._sources))
 
     def add(
@@ -117,7 +122,7 @@ class _Recorder(TorchDispatchMode):
 
 
 def _strip_common_scope(nodes: list[NodeDef]) -> list[NodeDef]:
-    """Remove the modules that hold all operations, so that the page opens with their parts."""
+    """Remove scopes that contain all operations, so that the page shows their children at first."""
     scopes = [node.name.split("/")[:-1] for node in nodes if "/" in node.name]
     equal = takewhile(lambda parts: len(set(parts)) == 1, zip(*scopes, strict=False))
     common = [parts[0] for parts in equal]

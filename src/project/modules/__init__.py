@@ -1,1 +1,1 @@
-"""LightningModule and its parts: networks, losses, optimizers, schedules, metrics."""
+"""LightningModule with networks, losses, optimizers, learning-rate schedules and metrics."""

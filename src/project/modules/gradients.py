@@ -1,4 +1,4 @@
-"""Gradient of an optimizer step whose images come in several batches or on several devices."""
+"""Gradient of an optimizer step over accumulated batches and several devices."""
 
 from typing import Any
 
@@ -11,20 +11,20 @@ from project.runtime import lightning_private
 
 
 class MeanGradient:
-    """Scales each batch's gradient so that a step has the gradient of the mean loss over all its images.
+    """Scales batch gradients so that each step has the gradient of the mean loss over all its images.
 
-    That mean is Σ wℓ / Σ w, with the weights w of the images' classes, or 1. Lightning adds up the batches'
-    mean losses, each divided by `accumulate_grad_batches`: images of a smaller batch count more, and an
-    epoch's last window, which may have fewer batches, is divided by too many. DDP takes the mean over ranks,
-    whatever class weights their images have.
+    The mean loss is Σ wℓ / Σ w, where w is the weight of an image's class, or 1. Lightning instead sums the
+    batches' mean losses, each divided by `accumulate_grad_batches`. Images of a smaller batch then count
+    more, and the last accumulation window of an epoch, which may have fewer batches, is divided by too many.
+    DDP averages over ranks, regardless of class weights.
 
-    Each batch's gradient is multiplied by its weight, relative to the first batch's number of images. The
-    window's last batch completes the total weight, by which all is divided. Where all batches are equal and
-    none is missing, every factor is 1.
+    Each batch's gradient is multiplied by the batch's weight, relative to the first batch's number of images.
+    The last batch of the window completes the total weight, by which the sum is divided. If all batches are
+    of equal size and the window is full, every factor is 1.
 
     Args:
-        trainer: of the run.
-        total_weight: maps a batch's targets to its weight; None if images have no weights.
+        trainer: trainer of the run.
+        total_weight: maps the targets of a batch to its weight; None: images have no weights.
     """
 
     def __init__(self, trainer: L.Trainer, total_weight: TotalWeight | None) -> None:
@@ -35,11 +35,11 @@ class MeanGradient:
         self._total: Any = 0
 
     def share(self, loss: Tensor, targets: Tensor, batch_idx: int) -> None:
-        """Make the backward pass of a batch's mean loss give its share of the step's gradient."""
+        """Scale the backward pass of a batch's mean loss to its share of the step's gradient."""
         batches = self.trainer.accumulate_grad_batches
         if batch_idx % batches == 0:
             self._unit = 0
-        starts_window = not self._unit  # or continues one within which the run was resumed
+        starts_window = not self._unit  # also when a run resumes within a window
         if starts_window:
             self._unit, self._total = len(targets), 0
         weight = len(targets) if self.total_weight is None else self.total_weight(targets)
@@ -56,7 +56,7 @@ class MeanGradient:
 
     def _mean_over_ranks(self, total: Any) -> Any:
         if self.total_weight is None or self.trainer.world_size == 1:
-            return total  # the ranks' batches are equally large
+            return total  # batches have the same size on all ranks
         torch.distributed.all_reduce(total)
         return total / self.trainer.world_size
 
@@ -68,11 +68,11 @@ class MeanGradient:
 
 
 def _may_differ_from_1(factor: Any) -> bool:
-    return isinstance(factor, Tensor) or factor != 1  # reading a tensor would wait for its device
+    return isinstance(factor, Tensor) or factor != 1  # reading a tensor would synchronize with its device
 
 
 def mean_gradient(trainer: L.Trainer, total_weight: TotalWeight | None) -> MeanGradient | None:
-    """Return the `MeanGradient` of a training; None where each batch's own gradient is right."""
+    """Return the `MeanGradient` of a training; None if the gradients need no scaling."""
     accumulates = trainer.accumulate_grad_batches > 1
     has_unequal_ranks = total_weight is not None and trainer.world_size > 1
     return MeanGradient(trainer, total_weight) if accumulates or has_unequal_ranks else None

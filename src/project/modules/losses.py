@@ -1,4 +1,4 @@
-"""Losses on logits, for class indices (B,) or, after mixup and cutmix, probabilities (B, K)."""
+"""Losses of logits (B, K) for class indices (B,) or probabilities (B, K), as from mixup and cutmix."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,14 +15,14 @@ from project.runtime.bounds import Range
 class CrossEntropy(nn.CrossEntropyLoss):
     """Cross-entropy with label smoothing (Szegedy et al. 2016, sec. 7) and class weights.
 
-    With class weights the mean over images i with labels y is Σ w[y_i] ℓ_i / Σ w[y_i], as in torch. In
-    training the sums run over all images of an optimizer step, on all devices; in logged values over all
-    images of the interval, epoch or split.
+    With class weights w, the mean over images i with labels y is Σ w[y_i] ℓ_i / Σ w[y_i], as in torch. In
+    training, both sums run over all images of an optimizer step on all devices. In logged values, they run
+    over all images of the interval, epoch or split.
 
     Args:
         num_classes: number of logits.
-        label_smoothing: share of the target spread evenly over all classes, 0 to 1 [0].
-        class_weights: one weight per class; None: equal ones.
+        label_smoothing: fraction of the target that is spread evenly over all classes, 0 to 1 [0].
+        class_weights: one weight per class; None: equal weights.
 
     Raises:
         InputError: the number of weights is not `num_classes`.

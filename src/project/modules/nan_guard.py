@@ -1,4 +1,4 @@
-"""Refusal to train on, or to save, values that are NaN or infinite."""
+"""Checks that stop training, or saving, on NaN or infinite values."""
 
 import math
 from collections.abc import Sequence
@@ -14,27 +14,31 @@ from project.errors import NonFiniteError
 def require_finite_loss(
     name: str, value: float, module: L.LightningModule, *, since: int | None = None
 ) -> None:
-    """Raise a `NonFiniteError` if a loss, as it was read for logging, is NaN or infinite.
+    """Raise a `NonFiniteError` if a logged loss is NaN or infinite.
 
-    `since` is the number of optimizer steps after which the loss was last finite.
+    Args:
+        name: name of the metric.
+        value: value of the loss.
+        module: LightningModule in training.
+        since: optimizer step at which the loss was last finite; None: unknown.
     """
     if math.isfinite(value):
         return
     gradients = [weight.grad for weight in module.parameters() if weight.grad is not None]
     norm = float(torch.nn.utils.get_total_norm(gradients)) if gradients else math.nan
     rate = module.trainer.optimizers[0].param_groups[0]["lr"]
-    earlier = "" if since is None else f" (finite until step {since})"
+    last_finite = "" if since is None else f" (finite until step {since})"
     raise NonFiniteError(
-        f"step {module.trainer.global_step}: {name} is {value}{earlier}, learning rate {rate:g}, gradient "
-        f"norm {norm:g}; no checkpoint has such weights; lower optim.lr, limit gradients with "
+        f"step {module.trainer.global_step}: {name} is {value}{last_finite}, learning rate {rate:g}, "
+        f"gradient norm {norm:g}; these weights are not saved; lower optim.lr, clip gradients with "
         "trainer.gradient_clip_val=1.0, or find the cause with trainer.detect_anomaly=true"
     )
 
 
 def require_finite(module: L.LightningModule, optimizers: Sequence[Optimizer], step: int) -> None:
-    """Raise a `NonFiniteError` that names the first weight or optimizer state with NaN or inf.
+    """Raise a `NonFiniteError` if a weight or optimizer state holds NaN or infinity.
 
-    Buffers may hold inf, as attention masks do, but not NaN.
+    Buffers may hold infinity, as attention masks do, but not NaN.
     """
     tensors = [*module.named_parameters()]
     for optimizer in optimizers:
@@ -44,11 +48,13 @@ def require_finite(module: L.LightningModule, optimizers: Sequence[Optimizer], s
     flags += [(name, value.isnan().any()) for name, value in module.named_buffers() if _is_float(value)]
     for device in {flag.device for _, flag in flags}:
         here = [(name, flag) for name, flag in flags if flag.device == device]
-        is_wrong = torch.stack([flag for _, flag in here]).tolist()  # the only wait for the device
+        is_wrong = torch.stack(
+            [flag for _, flag in here]
+        ).tolist()  # the only synchronization with the device
         if any(is_wrong):
             raise NonFiniteError(
                 f"step {step}: {here[is_wrong.index(True)][0]} holds nan or inf and is not saved; the "
-                "checkpoint before it stays; lower optim.lr, or limit gradients with "
+                "previous checkpoint is kept; lower optim.lr, or clip gradients with "
                 "trainer.gradient_clip_val=1.0"
             )
 

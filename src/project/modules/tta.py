@@ -1,4 +1,4 @@
-"""Test-time augmentation: logits averaged over changed copies of an image."""
+"""Test-time augmentation: averages logits over augmented copies of an image."""
 
 from collections.abc import Callable
 
@@ -11,17 +11,18 @@ Network = Callable[[Tensor], Tensor]
 
 
 def tta_logits(network: Network, images: Tensor, tta: str) -> Tensor:
-    """Return logits (B, K), averaged over copies of each image (Jordan 2024, arXiv 2404.00498, sec. 3.5).
+    """Return logits (B, K) averaged over augmented copies (Jordan 2024, arXiv 2404.00498, sec. 3.5).
 
     Args:
-        network: maps images to logits.
-        images: (B, C, H, W).
-        tta: `none`: the image alone; `flip`: the image and its mirror image; `flip_translate`: the image, and
-            the image shifted by a pixel to the upper left and to the lower right (its edge mirrored), each
-            with its mirror image. The two unshifted copies weigh 1/4 each, the four others 1/8.
+        network: maps images (B, C, H, W) to logits (B, K).
+        images: images (B, C, H, W).
+        tta: `none`: the image itself. `flip`: the image and its horizontal flip. `flip_translate`: the image,
+            and the image shifted by one pixel to the upper left and to the lower right (with reflection
+            padding), each with its horizontal flip. The two unshifted copies have weight 1/4 each, the four
+            shifted copies 1/8.
 
     Raises:
-        InputError: `tta` is another word.
+        InputError: unknown value of `tta`.
     """
     if tta == "none":
         return network(images)

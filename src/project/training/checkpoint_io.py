@@ -1,4 +1,4 @@
-"""Checkpoint I/O plugin for Lightning: atomic writes, checksums, plain values only."""
+"""Checkpoint I/O plugin for Lightning: atomic writes, checksums, only plain values."""
 
 import time
 from collections.abc import Callable
@@ -11,17 +11,17 @@ from project.runs import checkpoints
 from project.runs.checkpoints import dump, read, require_loadable, save, size
 
 MIN_INTERVAL_S = 2.0
-"""Seconds between two writes of the same file."""
+"""Minimum time between two writes of the same file, s."""
 
 MAX_DELAYED_BYTES = 2**28
-"""Size of a checkpoint above which its write is not delayed."""
+"""Checkpoint size above which writes are not delayed, bytes."""
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
     """Writes checkpoints atomically and verifies them (`project.runs.checkpoints`).
 
-    A checkpoint that follows another one of the same name within `MIN_INTERVAL_S` seconds is held in memory.
-    It is written before the next file or at the end. Runs with short epochs thus do not wait for the disk.
+    A checkpoint that replaces a file written less than `MIN_INTERVAL_S` ago is kept in memory, and written
+    before the next file or at the end. Runs with short epochs thus do not wait for the disk.
     """
 
     def __init__(self) -> None:
@@ -31,10 +31,10 @@ class SafeCheckpointIO(TorchCheckpointIO):
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None
     ) -> None:
-        """Write a checkpoint, or hold it in memory for a moment.
+        """Write a checkpoint, or keep it in memory for a delayed write.
 
         Raises:
-            InputError: a value in it could not be loaded under `weights_only`.
+            InputError: a value of the checkpoint could not be loaded with `weights_only=True`.
             CheckpointError: the file cannot be written.
         """
         path = Path(path)
@@ -67,7 +67,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         map_location: Callable[..., Any] | None = None,
         weights_only: bool | None = None,
     ) -> dict[str, Any]:
-        """Load a checkpoint to the CPU. Only plain values and tensors load, whatever `weights_only` is.
+        """Load a checkpoint to the CPU; always as with `weights_only=True`.
 
         Raises:
             InputError: the file is damaged, or is not a local file.

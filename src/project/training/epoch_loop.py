@@ -1,9 +1,9 @@
 """Epoch loop that calls Lightning's hooks once per group of batches.
 
-Lightning calls a dozen hooks of each callback around every batch, and collects logged metrics. For a small
-network that takes longer than the arithmetic. This loop trains several batches between two calls of the
-hooks. Counters are updated per batch, and a group ends wherever a counter is read. Results are therefore
-bit-identical for every group size.
+Lightning calls a dozen hooks of each callback for every batch, and collects logged metrics. For a small
+network the hooks take longer than the arithmetic. This loop trains several batches between two calls of the
+hooks. Progress counters are updated for every batch, and a group ends wherever a counter is read. Results are
+therefore bit-identical for every group size.
 """
 
 import logging
@@ -24,18 +24,18 @@ from project.training.optimizer_step import TrainingStep, fetch_from, find_obsta
 log = logging.getLogger(__name__)
 
 CHECK_EVERY = 16
-"""Validation batches between two checks on several ranks. Each check waits for all devices."""
+"""Validation batches between two checks for a stop signal on several ranks; each check synchronizes them."""
 
 HOOK_INTERVAL_S = 0.2
-"""Target seconds per group: often enough for a progress bar, a time limit and Ctrl-C."""
+"""Target duration of a group, s: short enough for a progress bar, a time limit and Ctrl-C."""
 
 
 @runtime_checkable
 class StepListener(Protocol):
-    """Callback or module that is called after every batch, also within a group."""
+    """Callback or LightningModule whose hook is called after every batch, also within a group."""
 
     def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Handle the end of a batch. Lightning's own loop calls `on_train_batch_end` instead."""
+        """Handle the end of a batch; Lightning's own loop calls `on_train_batch_end` instead."""
         ...
 
 
@@ -47,7 +47,7 @@ class CheckpointKeeper(Protocol):
 
     @property
     def due(self) -> bool:
-        """True if the time between two checkpoints has passed. Read on rank 0 only."""
+        """True if the time between two checkpoints has passed; read only on rank 0."""
         ...
 
     def due_at(self, step: int) -> bool:
@@ -55,25 +55,25 @@ class CheckpointKeeper(Protocol):
         ...
 
     def save(self, trainer: L.Trainer) -> None:
-        """Save a checkpoint. Called on all ranks after the same optimizer step."""
+        """Save a checkpoint; called on all ranks after the same optimizer step."""
         ...
 
 
 class EpochLoop(ResumableEpochLoop):
     """Loop over the batches of an epoch, in groups.
 
-    Before each group all ranks agree whether to save a checkpoint and whether to stop. To stop, they save and
-    raise `project.runtime.signals.Stopped`. An optimizer step that accumulates gradients is finished first.
+    Before each group, all ranks agree whether to save a checkpoint and whether to stop. To stop, all ranks
+    save and raise `project.runtime.signals.Stopped`. A step that accumulates gradients is finished first.
 
     Args:
         trainer: trainer of the run.
-        batches_per_hook: batches per group; 1 uses Lightning's own loop; null chooses a number that takes
-            about `HOOK_INTERVAL_S`. A group ends early before a validation, a checkpoint or a limit.
+        batches_per_hook: batches per group; 1: Lightning's own loop; None: as many as take about
+            `HOOK_INTERVAL_S`. A group ends early before a validation, a checkpoint or a limit.
         min_steps: argument of `lightning.Trainer`.
         max_steps: argument of `lightning.Trainer`.
 
     Raises:
-        InputError: `batches_per_hook` is below 1, or above 1 where every batch needs all hooks.
+        InputError: `batches_per_hook` is below 1, or above 1 although every batch needs all hooks.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class EpochLoop(ResumableEpochLoop):
         self._keepers: list[CheckpointKeeper] = []
 
     def on_run_start(self, data_fetcher: DataFetcher) -> None:
-        """Determine whether batches can be grouped, and the steps at which a group must end."""
+        """Determine if batches can be grouped, and at which steps a group must end."""
         super().on_run_start(data_fetcher)
         if self._first_step < 0:
             self._first_step = self.global_step
@@ -125,12 +125,12 @@ class EpochLoop(ResumableEpochLoop):
         self._boundaries += [keeper.every_steps for keeper in self._keepers]
 
     def advance(self, data_fetcher: DataFetcher) -> None:
-        """Train a group of batches, or stop before it.
+        """Train a group of batches, or stop before the group.
 
         Raises:
-            Stopped: the process received a stop signal. The state is saved.
+            Stopped: the process received a stop signal; the state is saved.
         """
-        # The first batch shows whether the training step logs. Some callbacks train an epoch without steps.
+        # The first batch shows if the training step logs. Some callbacks train an epoch without steps.
         begun = self.global_step > self._first_step
         one_by_one = self.restarting or not (self._grouped and begun)
         one_by_one |= self.skips_backward
@@ -141,7 +141,7 @@ class EpochLoop(ResumableEpochLoop):
         else:
             self._advance_group(data_fetcher, count)
         if self._ends_within_epoch():
-            self.save()  # before a last validation, which a resumed run would not have had
+            self.save()  # before the final validation, which a resumed run must not find as done
 
     def _advance_group(self, data_fetcher: DataFetcher, count: int) -> None:
         self.val_loop.restarting = False
@@ -176,11 +176,11 @@ class EpochLoop(ResumableEpochLoop):
         return max(1, min(batches))
 
     def _agree_on(self, count: int) -> int:
-        """Return the group size of rank 0 on all ranks, after saving or stopping if one of them must."""
+        """Return the group size of rank 0 on all ranks, after saving or stopping if any rank must."""
         signum, due = signals.requested(), int(any(keeper.due for keeper in self._keepers))
         first = self.trainer.is_global_zero
         count, signum, due = all_reduce_max(self.trainer, count if first else 0, signum, due if first else 0)
-        # At the start of an epoch the end of the previous one has been saved.
+        # At the start of an epoch, the end of the previous epoch is already saved.
         if (signum or due or self._is_due()) and self._between_steps() and self.batch_progress.current.ready:
             self.save()
             if signum:
@@ -198,18 +198,18 @@ class EpochLoop(ResumableEpochLoop):
         return not self.restarting and progress.current.ready % self.trainer.accumulate_grad_batches == 0
 
     def _ends_within_epoch(self) -> bool:
-        """Return True if a limit has just ended the training within the epoch."""
+        """Return True if a limit has just ended training within the epoch."""
         trainer = self.trainer
         ended = self.is_training_done or (trainer.should_stop and can_stop_early(trainer))
         return ended and not self.batch_progress.is_last_batch and self._between_steps()
 
     def save(self) -> None:
-        """Save the checkpoint from which the run resumes. All ranks must call this."""
+        """Save the checkpoint from which the run resumes; all ranks must call this method."""
         for keeper in self._keepers:
             keeper.save(self.trainer)
 
     def _run(self, data_fetcher: DataFetcher, count: int) -> None:
-        """Train `count` batches between the hooks before the first and those after the last."""
+        """Train `count` batches, with hooks only before the first and after the last batch."""
         trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
         fetch, step = fetch_from(data_fetcher), TrainingStep(trainer, self)
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
@@ -244,9 +244,9 @@ class EpochLoop(ResumableEpochLoop):
 
 
 class StopDuringValidation(Callback):
-    """Saves the state and stops during validation on a stop signal. A resumed run repeats the validation.
+    """Saves the state and stops on a signal during validation; a resumed run repeats the validation.
 
-    While gradients accumulate, the state cannot be saved. The validation and the optimizer step are finished
+    While gradients accumulate, the state cannot be saved: the validation and the optimizer step are finished
     first. All ranks must have the same number of validation batches.
     """
 

@@ -1,7 +1,7 @@
-"""Lightning's loops, resumed exactly at the point where a checkpoint was written.
+"""Lightning's loops with exact resuming at the point where a checkpoint was written.
 
 A checkpoint may be written after a batch, after its validation or at the end of an epoch. Lightning infers
-the remaining work from its counters. In some cases it skips a validation, a step of a plateau schedule or the
+the remaining work from its counters, and in some cases skips a validation, a plateau schedule's step or the
 end of an epoch, or counts an epoch twice. These loops store in the checkpoint which work was done for the
 last batch, and a resumed run does the rest. Tested with Lightning 2.6.
 """
@@ -30,7 +30,7 @@ class ResumableEpochLoop(EpochLoopBase):
 
     @property
     def _batch_pending(self) -> bool:
-        """True if the checkpoint was written before the work after its last batch was done."""
+        """True if work after the checkpoint's last batch remains to be done."""
         return self.restarting and self._ended_at != self.batch_progress.total.ready
 
     @property
@@ -74,24 +74,24 @@ class ResumableEpochLoop(EpochLoopBase):
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
         total: Any = self.batch_progress.total
-        # Checkpoints of Lightning's own loop have counters only.
+        # Checkpoints of Lightning's own loop have only counters.
         ended = state_dict.get("ended", total.completed == total.processed)
         self._ended_at = total.ready if ended else -1
         self._validated_at = total.ready if state_dict.get("validated", ended) else -1
 
 
 class FitLoop(FitLoopBase):
-    """Loop over epochs that resumes within an epoch or between two.
+    """Loop over epochs that resumes within or between epochs.
 
-    At the end of an epoch, plateau schedules step before callbacks write checkpoints, not after.
+    At the end of an epoch, plateau schedules step before callbacks write checkpoints, not afterwards.
     """
 
     def __init__(self, trainer: Any, min_epochs: int | None = 0, max_epochs: int | None = None) -> None:
         super().__init__(trainer, min_epochs=min_epochs, max_epochs=max_epochs)
-        self._reopens = False  # the last epoch was ended early by a limit
+        self._reopens = False  # if True, a limit ended the last epoch early
 
     def can_restart(self, restarting: bool) -> bool:
-        # Only within an epoch that was started and not finished.
+        # Only within an epoch that was started but not finished.
         _, epoch = self._epochs
         return restarting and epoch.started > epoch.processed
 

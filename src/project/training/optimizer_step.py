@@ -1,4 +1,4 @@
-"""One training step without the hooks that Lightning calls around it, and what prevents its use."""
+"""Training step without Lightning's hooks, and the conditions under which it applies."""
 
 import inspect
 from collections.abc import Callable
@@ -30,7 +30,7 @@ MODULE_HOOKS = (
     *(*BATCH_HOOKS, *TRANSFER_HOOKS, "lr_scheduler_step"),
     *("backward", "optimizer_step", "optimizer_zero_grad", "configure_gradient_clipping"),
 )
-"""Hooks that Lightning calls for every batch, and the batched loop does not."""
+"""Hooks that Lightning calls for every batch, but the batched loop does not."""
 
 PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
 STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
@@ -39,7 +39,11 @@ STRATEGIES = (SingleDeviceStrategy, DDPStrategy)
 class TrainingStep:
     """Forward pass, backward pass and, unless gradients accumulate, the optimizer step.
 
-    The order is that of Lightning's automatic optimization. The progress counters of `loop` are updated.
+    The order of operations is that of Lightning's automatic optimization.
+
+    Args:
+        trainer: trainer of the run.
+        loop: epoch loop whose progress counters are updated.
     """
 
     def __init__(self, trainer: L.Trainer, loop: EpochLoopBase) -> None:
@@ -69,7 +73,7 @@ class TrainingStep:
         self._training_step = self.module.training_step if plain else self.strategy.training_step
 
     def convert(self, batch: Any) -> Any:
-        """Convert a batch to the precision's type and move it to the device, unless its loader did."""
+        """Convert a batch to the run's precision, and move it to the device unless the loader does."""
         if self._converts:
             batch = self.precision.convert_input(batch)
         if self._moves:
@@ -78,7 +82,7 @@ class TrainingStep:
         return batch
 
     def __call__(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """Train on a batch and return the outputs as Lightning passes them to hooks."""
+        """Train on a batch; return the outputs in the form that Lightning passes to hooks."""
         accumulates = self.accumulate > 1 and self.loop.should_accumulate()
         with block_gradient_sync(self.strategy) if accumulates else nullcontext():
             outputs, loss = self._outputs_of(self._training_step(batch, batch_idx))
@@ -117,18 +121,18 @@ class TrainingStep:
             return
         if self.clip:
             self.scaler.unscale_(self.optimizer)
-            # Lightning's method refuses fused optimizers, but they unscale gradients only once.
+            # Lightning's own method rejects fused optimizers, although they unscale gradients only once.
             Precision.clip_gradients(self.precision, self.optimizer, self.clip, self.clip_algorithm)
         self.scaler.step(self.optimizer)
         self.scaler.update()
 
 
-# torch wraps `zero_grad` and `step` in profiler records and calls of hooks. On a CPU, a step of a small
-# network takes a tenth less time without them (`benchmarks/step_cost.py`, mlp). Tested with torch 2.15.
+# torch wraps `zero_grad` and `step` in profiler records and hook calls. On a CPU, a step of a small network
+# takes 10 % less time without the wrappers (`benchmarks/step_cost.py`, mlp). Tested with torch 2.15.
 
 
 def _bare_zero_grad(optimizer: Optimizer) -> Callable[[], object]:
-    """Return the optimizer's `zero_grad` without its profiler record, unless its class has its own."""
+    """Return `zero_grad` of an optimizer without the profiler record, unless its class overrides it."""
     if type(optimizer).zero_grad is not Optimizer.zero_grad:
         return optimizer.zero_grad
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
@@ -141,7 +145,7 @@ def _bare_zero_grad(optimizer: Optimizer) -> Callable[[], object]:
 
 
 def _bare_step(optimizer: Optimizer) -> Callable[[], object]:
-    """Return the optimizer's `step` without its profiler record, unless hooks are registered."""
+    """Return `step` of an optimizer without the profiler record, unless hooks are registered."""
     step, patched = type(optimizer).step, vars(optimizer).get("step")
     hooks = (
         *(optimizer._optimizer_step_pre_hooks, optimizer._optimizer_step_post_hooks),
@@ -155,14 +159,14 @@ def _bare_step(optimizer: Optimizer) -> Callable[[], object]:
 
 
 def fetch_from(data_fetcher: DataFetcher) -> Callable[[], Any]:
-    """Return a function that fetches the next batch, of a single loader from its own iterator.
+    """Return a function that fetches the next batch; a single loader's iterator is called directly.
 
-    Lightning's iterator can combine several loaders, and takes as long as a step of a small network.
+    Lightning's iterator, which can combine several loaders, takes as long as a step of a small network.
     """
     batches, length = lightning_private.iterator_of_only_loader(data_fetcher), data_fetcher.length
     if batches is None:
         return lambda: next(data_fetcher)[0]
-    assert length is not None  # `find_obstacle` refuses loaders without a length
+    assert length is not None  # `find_obstacle` rejects loaders without a length
 
     def fetch() -> Any:
         batch = next(batches)
@@ -174,7 +178,7 @@ def fetch_from(data_fetcher: DataFetcher) -> Callable[[], Any]:
 
 
 def find_obstacle(trainer: L.Trainer, data_fetcher: DataFetcher) -> str | None:
-    """Return the reason why every batch needs all hooks, None if there is none."""
+    """Return the reason why hooks must be called for every batch; None if there is no reason."""
     module = trainer.lightning_module
     if not module.automatic_optimization:
         return f"{type(module).__name__} optimizes by itself (automatic_optimization=False)"
@@ -209,7 +213,7 @@ def _needs_closure(optimizer: Optimizer) -> bool:
 
 
 def _supports_groups(owner: object, hook: str) -> bool:
-    """Return True if a hook may be called once per group: Lightning's own, or allowed by its class."""
+    """Return True if a hook may be called once per group: it is Lightning's, or its class allows it."""
     if hook in vars(owner):
         return False
     definer = next(cls for cls in type(owner).__mro__ if hook in vars(cls))

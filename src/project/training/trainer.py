@@ -1,4 +1,4 @@
-"""Lightning's Trainer with grouped batches, atomic checkpoints and graceful stops."""
+"""Lightning's Trainer with batched hooks, atomic checkpoints and graceful stops."""
 
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
@@ -19,10 +19,10 @@ class Trainer(lightning_private.TrainerBase):
     """`lightning.Trainer` that calls hooks once per group of batches.
 
     Args:
-        batches_per_hook: batches per group; null chooses about 0.2 s, 1 calls the hooks for every batch
-            (see `EpochLoop`).
-        timeout_min: minutes that a rank waits for the others before it raises an error.
-        plugins: plugins of `lightning.Trainer`. A checkpoint plugin replaces `SafeCheckpointIO`.
+        batches_per_hook: batches per group; None: as many as take about 0.2 s; 1: call hooks for every batch
+            (see `EpochLoop`) [None].
+        timeout_min: time that a rank waits for other ranks before it raises an error, min [10].
+        plugins: plugins of `lightning.Trainer`; a checkpoint plugin replaces `SafeCheckpointIO`.
         options: further arguments of `lightning.Trainer`.
     """
 
@@ -50,15 +50,15 @@ class Trainer(lightning_private.TrainerBase):
     def save_checkpoint(
         self, filepath: str | Path, weights_only: bool | None = None, storage_options: Any = None
     ) -> None:
-        """Save a checkpoint if all weights are finite. All ranks must call this.
+        """Save a checkpoint if all weights are finite; all ranks must call this method.
 
         Raises:
-            NonFiniteError: a weight is NaN or infinite.
+            NonFiniteError: a weight or optimizer state is NaN or infinite.
             CheckpointError: the file cannot be written.
         """
         require_finite(self.lightning_module, self.optimizers, self.global_step)
         super().save_checkpoint(filepath, weights_only, storage_options)
 
     def stage_context(self) -> AbstractContextManager[object]:
-        """Leave stop signals to the loop while it trains."""
+        """Return a context that defers stop signals to the epoch loop during training."""
         return signals.defer_signals() if self.training else nullcontext()

@@ -1,4 +1,4 @@
-"""Debug presets and the profiler."""
+"""Tests of debug presets, `OverfitBatch` and the profiler."""
 
 import json
 import math
@@ -20,7 +20,7 @@ from project.runs.run_folder import RunFolder
 from project.train import train
 
 
-def test_the_presets_pass_the_checks_with_whatever_else_and_keep_to_a_folder_of_their_own(
+def test_debug_presets_pass_validation_and_use_their_own_folder(
     composer: Compose, image_folder: Path
 ) -> None:
     assert options("debug") == ["anomaly", "limit", "one_batch", "overfit"]
@@ -57,11 +57,11 @@ def test_the_presets_pass_the_checks_with_whatever_else_and_keep_to_a_folder_of_
         ("optim.layerwise_lr_decay=0", "optim.layerwise_lr_decay=0: must be above 0 and at most 1"),
     ],
 )
-def test_wrong_values_are_one_line(composer: Compose, overrides: str, line: str) -> None:
+def test_invalid_debug_options_are_reported_on_one_line(composer: Compose, overrides: str, line: str) -> None:
     assert list(dict.fromkeys(find_problems(composer(*overrides.split())))) == [line]
 
 
-def test_one_batch_goes_through_a_whole_run(composer: Compose, tmp_path: Path) -> None:
+def test_debug_one_batch_runs_all_stages(composer: Compose, tmp_path: Path) -> None:
     folder = tmp_path / "run"
     folder.mkdir()
     overrides = ("debug=one_batch", "profiler=simple", "model=mlp", "logger=none", "trainer.accelerator=cpu")
@@ -76,7 +76,7 @@ def test_one_batch_goes_through_a_whole_run(composer: Compose, tmp_path: Path) -
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_a_batch_is_learned_by_heart_or_that_is_told(tmp_path: Path) -> None:
+def test_overfit_batch_stops_on_success_and_raises_otherwise(tmp_path: Path) -> None:
     def fit(lr: float, epochs: int) -> int:
         module = make_module()
         module.optimizer_factory = partial(torch.optim.Adam, lr=lr)
@@ -91,15 +91,15 @@ def test_a_batch_is_learned_by_heart_or_that_is_told(tmp_path: Path) -> None:
         fit(1e-6, 3)
 
 
-def test_smoothed_labels_leave_a_loss() -> None:
+def test_minimum_loss_with_label_smoothing() -> None:
     loss = CrossEntropy(4, label_smoothing=0.2)
-    best = torch.tensor([[math.log(0.85), *[math.log(0.05)] * 3]])  # the smoothed label itself
+    best = torch.tensor([[math.log(0.85), *[math.log(0.05)] * 3]])  # the smoothed label
     assert minimum_loss(loss) == pytest.approx(loss(best, torch.tensor([0])).item())
     assert minimum_loss(CrossEntropy(4)) == 0
 
 
-class Stops(StepProfiler):
-    """Notes the step after which it stops."""
+class StopStepRecorder(StepProfiler):
+    """Records the step after which the profiler stops."""
 
     stopped_at = 0
 
@@ -108,10 +108,12 @@ class Stops(StepProfiler):
         super()._stop()
 
 
-@pytest.mark.parametrize("chunk", [None, 1])
-def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | None) -> None:
-    profiling = Stops(str(tmp_path / "profile"), wait=3, warmup=1, active=2)
-    trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, batches_per_hook=chunk)
+@pytest.mark.parametrize("batches_per_hook", [None, 1])
+def test_trace_holds_the_configured_steps(tmp_path: Path, batches_per_hook: int | None) -> None:
+    profiling = StopStepRecorder(str(tmp_path / "profile"), wait=3, warmup=1, active=2)
+    trainer = make_trainer(
+        tmp_path, [profiling], enable_checkpointing=False, batches_per_hook=batches_per_hook
+    )
     trainer.fit(make_module(), make_data())
     trace = json.loads((tmp_path / "profile" / "steps.pt.trace.json").read_text())
     events = [event.get("name", "") for event in trace["traceEvents"]]
@@ -126,7 +128,7 @@ def test_a_trace_has_the_steps_that_were_asked_for(tmp_path: Path, chunk: int | 
     assert profiling.stopped_at == 6, "what follows costs nothing"
 
 
-def test_a_training_shorter_than_the_profile_has_a_trace_too(tmp_path: Path) -> None:
+def test_training_shorter_than_the_profile_writes_a_trace(tmp_path: Path) -> None:
     profiling = StepProfiler(str(tmp_path), wait=50, warmup=1, active=3)
     trainer = make_trainer(tmp_path, [profiling], enable_checkpointing=False, max_steps=3, max_epochs=-1)
     trainer.fit(make_module(), make_data())

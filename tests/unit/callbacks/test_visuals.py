@@ -1,4 +1,4 @@
-"""Pictures and statistics of a run in TensorBoard, which change nothing else."""
+"""Tests of images and training statistics in TensorBoard."""
 
 import csv
 import logging
@@ -28,7 +28,7 @@ from project.callbacks.training_stats import TrainingStats
 from project.callbacks.visuals import TestVisuals, penultimate_features
 from project.datamodules.loading.augmentation import Augmentation
 from project.loggers.csv import MetricsCSV
-from project.loggers.tensorboard import TensorBoard, project_points, shown_name
+from project.loggers.tensorboard import TensorBoard, display_name, project_embeddings
 from project.loggers.tensorboard_graph import record_graph
 from project.runs.hparam_diff import hyperparameters
 from project.training.ddp.launch import run_ranks
@@ -45,7 +45,7 @@ def text_of(events: EventAccumulator, tag: str) -> str:
     return events.Tensors(f"{tag}/text_summary")[0].tensor_proto.string_val[0].decode()
 
 
-def test_a_run_shows_its_test_its_images_and_its_network(tmp_path: Path) -> None:
+def test_visuals_log_test_results_training_images_and_graph(tmp_path: Path) -> None:
     board = TensorBoard(str(tmp_path))
     board.log_hyperparams({"optim.lr": 0.1})
     module, data = make_module(), make_data(augment=Augmentation(3, random_crop_padding=1, mixup=0.4))
@@ -78,9 +78,7 @@ def test_a_run_shows_its_test_its_images_and_its_network(tmp_path: Path) -> None
     assert 'tensor_path: "projector/test/tensors.tsv"' in (tmp_path / "projector_config.pbtxt").read_text()
 
 
-def test_nothing_is_drawn_where_nobody_takes_pictures(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_nothing_is_drawn_without_an_image_logger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("drawn")
 
@@ -92,7 +90,7 @@ def test_nothing_is_drawn_where_nobody_takes_pictures(
     trainer.test(make_module(), make_data(), verbose=False)
 
 
-def test_sheets_and_embeddings_are_as_small_as_they_are_asked_for(tmp_path: Path) -> None:
+def test_contact_sheets_and_embeddings_respect_their_limits(tmp_path: Path) -> None:
     for number, kept in ((0, []), (5, ["train/images", "test/mistakes"])):
         folder = tmp_path / str(number)
         folder.mkdir()
@@ -108,10 +106,10 @@ def test_sheets_and_embeddings_are_as_small_as_they_are_asked_for(tmp_path: Path
         assert (len(points.read_text().splitlines()) if points.exists() else 0) == number
 
 
-def test_what_cannot_be_written_is_told_and_the_rest_is_there(
+def test_failed_visual_is_logged_and_the_others_are_written(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    (tmp_path / "projector").touch()  # where a folder ought to be made
+    (tmp_path / "projector").touch()  # blocks the creation of a folder
     board = TensorBoard(str(tmp_path))
     trainer = make_trainer(tmp_path, [TestVisuals()], logger=board, enable_checkpointing=False)
     trainer.test(make_module(), make_data(), verbose=False)
@@ -135,7 +133,7 @@ def test_images_of_two_channels_are_not_drawn(tmp_path: Path) -> None:
     assert events_of(tmp_path).Tags()["images"] == ["test/confusion"]
 
 
-def test_wide_points_are_projected_and_keep_their_distances(tmp_path: Path) -> None:
+def test_projected_embeddings_keep_their_distances(tmp_path: Path) -> None:
     draws = np.random.default_rng(1)
     points = (
         draws.standard_normal((30, 4096)).astype(np.float32) * np.linspace(0.5, 2, 30, dtype="f")[:, None]
@@ -150,15 +148,17 @@ def test_wide_points_are_projected_and_keep_their_distances(tmp_path: Path) -> N
     assert "single_image_dim: 64\n    single_image_dim: 64" in config
     pairs = np.triu_indices(30, 1)
     ratios = [np.linalg.norm(each[pairs[0]] - each[pairs[1]], axis=1) for each in (written, points)]
-    np.testing.assert_allclose(ratios[0] / ratios[1], 1, atol=0.25)  # of 435, at 4.4 % each
-    np.testing.assert_array_equal(project_points(points[:, :256]), points[:, :256])
+    np.testing.assert_allclose(
+        ratios[0] / ratios[1], 1, atol=0.25
+    )  # 435 distances, standard deviation 4.4 % each
+    np.testing.assert_array_equal(project_embeddings(points[:, :256]), points[:, :256])
     board.log_embeddings("wide", torch.from_numpy(points[:3] / 1e4), ("number", "text"), rows[:3], images[:3])
     written = np.loadtxt(tmp_path / "projector" / "wide" / "tensors.tsv")
-    wanted = project_points(points[:3] / 1e4)
+    wanted = project_embeddings(points[:3] / 1e4)
     np.testing.assert_allclose(written, wanted, atol=1e-3 * np.abs(wanted).max())
 
 
-def test_a_test_whose_predictions_cannot_be_gathered_ends_all_the_same(
+def test_test_completes_if_predictions_cannot_be_gathered(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def fail(collector: PredictionCollector) -> ImagePredictions:
@@ -180,7 +180,7 @@ def predictions_of(indices: torch.Tensor, logits: torch.Tensor, labels: torch.Te
     return collector.gather()
 
 
-def test_answers_are_counted_as_one_by_one_and_the_worst_come_first() -> None:
+def test_confusion_and_worst_mistakes_equal_a_plain_count() -> None:
     draws = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(200, 5, generator=draws), torch.randint(4, (200,), generator=draws)
     predictions = predictions_of(torch.arange(200), logits, labels)
@@ -197,7 +197,7 @@ def test_answers_are_counted_as_one_by_one_and_the_worst_come_first() -> None:
     assert third.precision == pytest.approx(counts[2, 2] / counts[:, 2].sum())
     assert third.f1 == pytest.approx(2 / (1 / third.recall + 1 / third.precision))
     never = counts.clone()
-    never[:, 2] = 0  # chosen for no image: as `evaluate` has it
+    never[:, 2] = 0  # class that is never predicted: precision 0, as in `evaluate`
     assert class_results(never, list("abcde"))[2][1:4] == (0.0, 0.0, 0.0)
     table = classification_report(counts, ["a|b", *"bcde"])
     assert r"| a\|b |" in table
@@ -216,7 +216,7 @@ def gather_as_rank(file: Path) -> None:
     dist.destroy_process_group()
 
 
-def test_the_answers_of_all_ranks_come_in_the_order_of_the_images(tmp_path: Path) -> None:
+def test_predictions_of_all_ranks_are_sorted_by_image(tmp_path: Path) -> None:
     run_ranks(partial(gather_as_rank, tmp_path / "predictions.pt"), 2)
     draws = torch.Generator().manual_seed(0)
     logits, labels = torch.randn(51, 3, generator=draws), torch.randint(3, (51,), generator=draws)
@@ -225,8 +225,8 @@ def test_the_answers_of_all_ranks_come_in_the_order_of_the_images(tmp_path: Path
         assert torch.equal(one, other)
 
 
-class Norms(L.Callback):
-    """Keeps the norm of each step's gradient, as Lightning shows it before it clips."""
+class GradientNormRecorder(L.Callback):
+    """Records the gradient norm of each step in Lightning's hook before clipping."""
 
     def __init__(self) -> None:
         self.norms: list[float] = []
@@ -249,8 +249,8 @@ def fit(folder: Path, *more: L.Callback, ckpt_path: Path | None = None, **option
     return {"rows": rows, "weights": module.state_dict()}
 
 
-def test_the_gradients_norm_is_that_before_clipping_at_the_logged_steps(tmp_path: Path) -> None:
-    norms = Norms()
+def test_grad_norm_is_logged_before_clipping(tmp_path: Path) -> None:
+    norms = GradientNormRecorder()
     (tmp_path / "one").mkdir()
     single = fit(tmp_path / "one", norms, TrainingStats(), enable_checkpointing=False)
     (tmp_path / "many").mkdir()
@@ -263,7 +263,7 @@ def test_the_gradients_norm_is_that_before_clipping_at_the_logged_steps(tmp_path
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_visuals_and_stats_change_no_weight_and_go_on_exactly(tmp_path: Path) -> None:
+def test_visuals_and_stats_do_not_change_weights_or_resuming(tmp_path: Path) -> None:
     folders = [tmp_path / name for name in ("bare", "full", "resumed")]
     for folder in folders:
         folder.mkdir()
@@ -271,7 +271,7 @@ def test_visuals_and_stats_change_no_weight_and_go_on_exactly(tmp_path: Path) ->
     saving = partial(ModelCheckpoint, filename="{step}", every_n_train_steps=2, save_top_k=-1)
     full = fit(folders[1], saving(folders[1] / "kept"), TestVisuals(), TrainingStats(), batches_per_hook=1)
     assert all(torch.equal(full["weights"][name], value) for name, value in bare["weights"].items())
-    # This checkpoint was written after the stats of its step, and before the module's loss.
+    # This checkpoint was written after its step's stats were logged, and before its loss was.
     kept = folders[1] / "kept" / "step=2.ckpt"
     row = torch.load(kept, weights_only=True)["training"]["loggers"]["MetricsCSV"]["row"]
     assert (row["step"], "train/grad_norm" in row, "train/loss" in row) == (2, True, False)
@@ -281,8 +281,8 @@ def test_visuals_and_stats_change_no_weight_and_go_on_exactly(tmp_path: Path) ->
     assert all(torch.equal(resumed["weights"][name], value) for name, value in full["weights"].items())
 
 
-class Twisted(nn.Module):
-    """Weights used twice, an operation in place, branches, and logits that no linear layer makes."""
+class IrregularNetwork(nn.Module):
+    """Network with shared weights, an in-place operation, branches, and no linear layer before the logits."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -295,8 +295,8 @@ class Twisted(nn.Module):
         return torch.cat([self.layer(first).relu() * self.scale, first], 1).sum(1, keepdim=True).expand(-1, 3)
 
 
-def test_the_graph_connects_what_was_computed() -> None:
-    network, images = Twisted(), torch.randn(2, 1, 2, 3)
+def test_graph_connects_all_operations() -> None:
+    network, images = IrregularNetwork(), torch.randn(2, 1, 2, 3)
     graph = record_graph(network, lambda: network(images), images)
     names = [node.name for node in graph.node]
     inputs = {node.name: list(node.input) for node in graph.node}
@@ -310,10 +310,10 @@ def test_the_graph_connects_what_was_computed() -> None:
     assert penultimate_features(network, lambda: network(images)).shape == (2, 3)
 
 
-def test_results_come_first_on_the_hparams_page(composed: Compose) -> None:
+def test_hparams_page_shows_results_first(composed: Compose) -> None:
     logged = ("train/loss", "train/grad_norm", "speed/images_per_s", "gpu/memory_gb", "val/loss", "test/acc")
     shown = sorted(
-        map(shown_name, (*logged, "train/lr", "train/acc", "val/best_acc", "val/best_loss", "test/loss"))
+        map(display_name, (*logged, "train/lr", "train/acc", "val/best_acc", "val/best_loss", "test/loss"))
     )
     assert shown[:4] == ["best/val/acc", "best/val/loss", "test/acc", "test/loss"]
     config = OmegaConf.to_container(composed("augment.flip_prob=0.5"), resolve=True)

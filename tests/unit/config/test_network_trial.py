@@ -18,9 +18,9 @@ WRONG = [
     ("model=resnet model.depth=21", r"model\.depth=21: choose 10, 18, 34, or 6n \+ 2"),
     (
         "model=torchvision model.name=resnet1",
-        r"model\.name=resnet1: no classification .* did you mean resnet18",
+        r"model\.name=resnet1: not a classification .* did you mean resnet18",
     ),
-    ("model=torchvision model.name=inception_v3", r"model\.name=inception_v3: cannot take images"),
+    ("model=torchvision model.name=inception_v3", r"model\.name=inception_v3: does not accept images"),
 ]
 LATER = [
     ("model=torchvision model.freeze=true", r"model\.freeze=true: needs pretrained weights"),

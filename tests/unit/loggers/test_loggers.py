@@ -1,4 +1,4 @@
-"""The table of metrics, when a run goes on."""
+"""Tests of the metrics table in resumed runs."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from project.runs.hparam_diff import hyperparameters
 from project.runtime.csv_files import read_metrics
 
 
-def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_path: Path) -> None:
+def test_continued_table_keeps_rows_and_replaces_repeated_steps(tmp_path: Path) -> None:
     first = MetricsCSV(str(tmp_path / "metrics.csv"))
     for step in (1, 2, 3, 4):
         first.log_metrics({"train/loss": step}, step=step)
@@ -31,7 +31,7 @@ def test_a_table_that_is_continued_keeps_its_rows_and_drops_repeated_ones(tmp_pa
     ]
 
 
-def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> None:
+def test_table_of_a_finished_run_keeps_its_last_row(tmp_path: Path) -> None:
     first = MetricsCSV(str(tmp_path / "metrics.csv"))
     first.log_metrics({"train/loss": 1}, step=7)
     first.finalize("success")
@@ -41,7 +41,7 @@ def test_a_table_of_a_run_that_was_done_keeps_its_last_row(tmp_path: Path) -> No
     assert [row["train/loss"] for row in read_table(tmp_path / "metrics.csv")] == ["1", ""]
 
 
-def test_the_fold_is_among_what_runs_are_compared_by(composed: Compose) -> None:
+def test_fold_is_a_compared_hyperparameter(composed: Compose) -> None:
     def shown(*overrides: str) -> dict[str, object]:
         config = OmegaConf.to_container(composed(*overrides), resolve=True)
         return {name: value for name, value in hyperparameters(config).items() if name.startswith("data.")}
@@ -50,7 +50,7 @@ def test_the_fold_is_among_what_runs_are_compared_by(composed: Compose) -> None:
     assert shown("data.folds=5", "data.fold=2") == {"data.batch_size": 16, "data.folds": 5, "data.fold": 2}
 
 
-def test_a_row_that_was_written_early_grows_in_its_place(tmp_path: Path) -> None:
+def test_unfinished_row_is_replaced_when_it_grows(tmp_path: Path) -> None:
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
     logger.log_metrics({"train/loss": 1.0}, step=1)
     logger.log_metrics({"train/loss": 0.5}, step=2)
@@ -69,15 +69,15 @@ def test_a_row_that_was_written_early_grows_in_its_place(tmp_path: Path) -> None
     logger.file.unlink()
     logger.log_metrics({"val/loss": 8.0}, step=4)
     logger.save()
-    assert [row["step"] for row in read_table(logger.file)] == ["3", "4"]  # all that it still holds
+    assert [row["step"] for row in read_table(logger.file)] == ["3", "4"]  # rows that were still in memory
 
 
 @pytest.mark.parametrize(
     "garbage",
     [
-        b"3,0.2",  # half a line, which looks like a number
+        b"3,0.2",  # partial line that parses as numbers
         b"3,\r\n",
-        b"\0" * 200_000,  # longer than a cell of CSV may be
+        b"\0" * 200_000,  # exceeds the size limit of a CSV cell
         b"\0\0\0\r\n",
         b"\xff\xfe\x80,\xf1\r\n",
         b'Traceback (most recent call last):\n  File "x", line 1\n',
@@ -86,7 +86,7 @@ def test_a_row_that_was_written_early_grows_in_its_place(tmp_path: Path) -> None
     ],
 )
 @pytest.mark.parametrize("resumed", [False, True])
-def test_garbage_behind_a_table_costs_no_row(tmp_path: Path, garbage: bytes, resumed: bool) -> None:
+def test_garbage_after_a_table_loses_no_row(tmp_path: Path, garbage: bytes, resumed: bool) -> None:
     first = MetricsCSV(str(tmp_path / "metrics.csv"))
     for step in (1, 2):
         first.log_metrics({"train/loss": 0.5 * step, "epoch": 0}, step=step)
@@ -110,7 +110,7 @@ def test_garbage_behind_a_table_costs_no_row(tmp_path: Path, garbage: bytes, res
     ]
 
 
-def test_a_metric_of_any_name_is_read_back(tmp_path: Path) -> None:
+def test_metrics_with_any_name_are_read_back(tmp_path: Path) -> None:
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
     logger.log_metrics({"=1+1": -1.5, "two\nlines, and more": 2.0}, step=1)
     logger.finalize("success")

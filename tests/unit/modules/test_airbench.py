@@ -1,4 +1,4 @@
-"""The parts of the CIFAR-10 record: whitening, Muon on filters, roles, alternating flips, views."""
+"""Tests of airbench94's parts: whitening, Muon on filters, parameter roles, alternating flips, TTA."""
 
 from functools import partial
 from pathlib import Path
@@ -29,7 +29,7 @@ SHAPE = (3, 12, 10)
 
 
 def smooth_images(count: int = 300) -> torch.Tensor:
-    """Images (count, *SHAPE) whose neighbouring pixels and channels are alike, as those of photographs."""
+    """Return images (count, *SHAPE) with correlated neighboring pixels and channels, as in photographs."""
     coarse = torch.randn(count, 3, 4, 4, generator=generator(0))
     images = F.interpolate(coarse + coarse[:, :1], size=SHAPE[1:], mode="bilinear")
     return images + 0.1 * torch.randn(images.shape, generator=generator(1))
@@ -40,7 +40,7 @@ def make_network() -> Airbench:
     return Airbench(SHAPE, 3, widths=(6, 8, 8))
 
 
-def test_airbench_is_the_papers_network() -> None:
+def test_airbench_has_the_layers_of_the_paper() -> None:
     network = Airbench((3, 32, 32), 10)
     # 24 filters of 2×2×3 with a bias; six convolutions, each followed by offsets and frozen gains; a head.
     filters = 9 * (24 * 64 + 64 * 64 + 64 * 256 + 3 * 256 * 256)
@@ -54,22 +54,22 @@ def test_airbench_is_the_papers_network() -> None:
     network(torch.randn(2, 3, 32, 32))
     assert sides == [15, 7, 3]
     assert network.head.weight.std().item() == pytest.approx(1 / 256, rel=1e-4)
-    # A convolution begins by passing its inputs on, as far as it has filters for them.
+    # Convolutions are initialized to the identity, as far as they have enough filters.
     passed = network.groups[0].conv1(torch.ones(1, 24, 4, 4))[0, :24]
     torch.testing.assert_close(passed, torch.ones(24, 4, 4))
 
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (4, 9, 50), (1, 5, 3)])
-def test_airbench_takes_images_of_any_shape(shape: tuple[int, int, int]) -> None:
+def test_airbench_accepts_any_image_shape(shape: tuple[int, int, int]) -> None:
     assert Airbench(shape, 7, widths=(4, 4, 4))(torch.randn(2, *shape)).shape == (2, 7)
 
 
-def test_whitened_patches_are_uncorrelated_and_of_power_1() -> None:
+def test_whitened_patches_are_uncorrelated_with_unit_power() -> None:
     images = smooth_images()
     filters = whitening_filters(images, 2, eps=0.0)
     outputs = F.conv2d(images, filters).transpose(0, 1).flatten(1)  # 12, N * positions
     torch.testing.assert_close(outputs @ outputs.T / outputs.shape[1], torch.eye(12), rtol=0, atol=2e-3)
-    # The recipe's eps holds back directions that hardly vary: λ / (λ + eps) is left of their power.
+    # eps reduces the power of a direction with eigenvalue λ to λ / (λ + eps).
     network = make_network()
     network.initialize(images)
     outputs = F.conv2d(images, network.whitening.weight).transpose(0, 1).flatten(1)
@@ -79,7 +79,7 @@ def test_whitened_patches_are_uncorrelated_and_of_power_1() -> None:
     assert power[11] == pytest.approx(1, abs=1e-3)
 
 
-def test_newton_schulz_of_many_is_that_of_each() -> None:
+def test_batched_newton_schulz_equals_one_matrix_at_a_time() -> None:
     for rows, columns in ((6, 20), (20, 6)):
         matrices = torch.randn(5, rows, columns, generator=generator(3))
         together = orthogonalize(matrices, steps=5)
@@ -88,13 +88,13 @@ def test_newton_schulz_of_many_is_that_of_each() -> None:
         values = torch.linalg.svdvals(together)
         assert values.min() > 0.6, values
         assert values.max() < 1.3, values
-        # The singular vectors stay: the change is the nearest orthogonal matrix, up to its singular values.
+        # Singular vectors do not change: the result is orthogonal up to its singular values.
         left, _, right = torch.linalg.svd(matrices, full_matrices=False)
         core = left.mT @ together @ right.mT
         torch.testing.assert_close(core, torch.diag_embed(core.diagonal(dim1=-2, dim2=-1)), rtol=0, atol=1e-4)
 
 
-def test_muon_moves_filters_of_set_norm_by_orthogonal_steps() -> None:
+def test_filter_muon_normalizes_filters_and_takes_orthogonal_steps() -> None:
     torch.manual_seed(0)
     filters = [nn.Parameter(torch.randn(8, 4, 3, 3)) for _ in range(3)] + [nn.Parameter(torch.ones(2, 5))]
     before = [parameter.detach() * len(parameter) ** 0.5 / parameter.detach().norm() for parameter in filters]
@@ -108,8 +108,8 @@ def test_muon_moves_filters_of_set_norm_by_orthogonal_steps() -> None:
     assert torch.equal(optimizer.state[filters[0]]["momentum_buffer"], filters[0].grad)
 
 
-def test_muon_sums_gradients_as_sgd_does() -> None:
-    # Without normalization and with a large enough momentum, the second step's direction is the sum's.
+def test_filter_muon_momentum_equals_that_of_sgd() -> None:
+    # Without normalization, the direction of the second step is that of the momentum buffer.
     parameter = nn.Parameter(torch.zeros(4, 6))
     optimizer = FilterMuon([parameter], lr=1.0, momentum=0.5, nesterov=True, normalize=False)
     first, second = torch.randn(2, 4, 6, generator=generator(4))
@@ -135,7 +135,7 @@ def test_every_trainable_parameter_is_in_one_group(make, weight_decay_norm_bias:
     assert roles == (named if isinstance(network, Airbench) else {None})
 
 
-def test_muon_sgd_gives_each_kind_its_rate_and_decay() -> None:
+def test_muon_sgd_sets_lr_and_weight_decay_by_kind_of_parameter() -> None:
     groups = parameter_groups(make_network(), weight_decay_norm_bias=True)
     optimizer = MuonSGD(groups, lr=0.2, linear_lr=50.0, bias_lr=5.0, weight_decay=0.01)
     rates = {group["role"]: group["lr"] for group in optimizer.param_groups}
@@ -144,7 +144,7 @@ def test_muon_sgd_gives_each_kind_its_rate_and_decay() -> None:
     assert decays == pytest.approx({"filters": 0, "whitening": 0.01, "norms": 0.01, "head": 0.01})
 
 
-def test_a_role_may_come_to_rest_before_the_others() -> None:
+def test_role_ends_lower_the_lr_of_a_role_early() -> None:
     optimizer = MuonSGD(parameter_groups(make_network(), weight_decay_norm_bias=True))
     schedule = schedules.linear(optimizer, TrainingLength(10, 5), role_ends={"whitening": 0.4})["scheduler"]
     ratios = {"whitening": [], "head": []}
@@ -160,7 +160,7 @@ def test_a_role_may_come_to_rest_before_the_others() -> None:
         schedules.linear(optimizer, TrainingLength(10, 5), role_ends={"tail": 0.4})
 
 
-def test_a_reflected_crop_is_a_window_of_the_padded_image() -> None:
+def test_random_crop_is_a_window_of_the_reflection_padded_image() -> None:
     images = torch.rand(100, 3, 12, 10, generator=generator(0))
     cropped = random_crop(images, 2, generator(1), "reflect")
     padded = F.pad(images, (2,) * 4, mode="reflect")
@@ -174,11 +174,17 @@ def test_a_reflected_crop_is_a_window_of_the_padded_image() -> None:
 
 
 def make_data(**options) -> Synthetic:
-    settings = {"train_size": 110, "test_size": 50, "val_size": 10, "batch_size": 16, "noise": 0.5}
+    settings = {
+        "train_size": 110,
+        "test_parameter_counts": 50,
+        "val_size": 10,
+        "batch_size": 16,
+        "noise": 0.5,
+    }
     return Synthetic(input_shape=SHAPE, num_classes=3, **(settings | options))
 
 
-def test_alternating_flips_mirror_every_image_in_every_other_epoch() -> None:
+def test_alternating_flip_flips_each_image_every_other_epoch() -> None:
     data = make_data(augment=Augmentation(3, flip_prob=0.5, flip_schedule="alternating"), seed=7)
     plain = make_data(seed=7)
     for module in (data, plain):
@@ -202,7 +208,7 @@ def test_alternating_flips_mirror_every_image_in_every_other_epoch() -> None:
     assert 0.3 < shares[0] < 0.7
 
 
-def test_views_are_a_weighted_mean_over_changed_copies() -> None:
+def test_tta_is_a_weighted_mean_over_augmented_copies() -> None:
     network = make_network().eval()
     images = smooth_images(5)
     padded = F.pad(images, (1,) * 4, mode="reflect")
@@ -254,16 +260,16 @@ def fit(
     return trainer
 
 
-class Halt(L.Callback):
-    """Stop at the end of the second epoch; the schedule's length stays that of four."""
+class StopAfterSecondEpoch(L.Callback):
+    """Stops at the end of the second epoch, while the schedule's length stays four epochs."""
 
     def on_train_epoch_end(self, trainer, module) -> None:
         if trainer.current_epoch == 1:
             trainer.should_stop = True
 
 
-class Watch(L.Callback):
-    """Note at each batch whether the whitening's biases are trained."""
+class WhiteningBiasRecorder(L.Callback):
+    """Records for each batch if the whitening bias is trained."""
 
     def __init__(self) -> None:
         self.trains: list[bool] = []
@@ -272,9 +278,9 @@ class Watch(L.Callback):
         self.trains.append(module.network.whitening.bias.requires_grad)
 
 
-def test_parameters_rest_at_their_part_of_a_resumed_training_with_larger_steps(tmp_path: Path) -> None:
-    fit(tmp_path, Halt(), FreezeFinishedParams({"whitening": 0.75}), end=0.75)
-    watch = Watch()
+def test_finished_params_freeze_at_their_fraction_of_a_resumed_run_with_larger_steps(tmp_path: Path) -> None:
+    fit(tmp_path, StopAfterSecondEpoch(), FreezeFinishedParams({"whitening": 0.75}), end=0.75)
+    watch = WhiteningBiasRecorder()
     fit(
         tmp_path,
         FreezeFinishedParams({"whitening": 0.75}),
@@ -286,8 +292,8 @@ def test_parameters_rest_at_their_part_of_a_resumed_training_with_larger_steps(t
     assert watch.trains == [True] * 4 + [False] * 4
 
 
-def test_parameters_at_rest_change_no_result_and_take_no_gradient(tmp_path: Path) -> None:
-    watch = Watch()
+def test_freezing_finished_params_saves_gradients_and_keeps_results(tmp_path: Path) -> None:
+    watch = WhiteningBiasRecorder()
     plain = fit(tmp_path / "plain").lightning_module
     resting = fit(tmp_path / "resting", FreezeFinishedParams({"whitening": 0.5}), watch).lightning_module
     assert watch.trains == [True] * 14 + [False] * 14
@@ -296,7 +302,7 @@ def test_parameters_at_rest_change_no_result_and_take_no_gradient(tmp_path: Path
         assert torch.equal(value, resting.state_dict()[name]), name
 
 
-def test_a_network_that_is_computed_from_images_is_so_once(
+def test_weights_are_initialized_from_images_only_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fit(tmp_path / "whole")
@@ -304,7 +310,7 @@ def test_a_network_that_is_computed_from_images_is_so_once(
     filters = whole.lightning_module.network.whitening.weight
     assert torch.equal(filters[:12], whitening_filters(sample, 2))
 
-    fit(tmp_path / "halves", Halt())
+    fit(tmp_path / "halves", StopAfterSecondEpoch())
     checkpoint = tmp_path / "halves" / "last.ckpt"
     assert torch.load(checkpoint, weights_only=True)["epoch"] == 1
 

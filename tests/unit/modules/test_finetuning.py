@@ -1,4 +1,4 @@
-"""Transfer learning: parameters by depth, a frozen beginning, weights from files."""
+"""Tests of fine-tuning: layerwise learning rates, frozen backbone, weights from files."""
 
 import logging
 from functools import partial
@@ -18,7 +18,7 @@ from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy
 from project.modules.networks.mlp import MLP
 from project.modules.networks.resnet import ResNet
-from project.modules.networks.torchvision_model import TorchvisionModel, find_head
+from project.modules.networks.torchvision_model import TorchvisionModel, find_head_layer
 from project.modules.networks.vit import ViT
 from project.modules.optim import schedules
 from project.modules.optim.parameter_groups import parameter_blocks, parameter_groups, scale_learning_rates
@@ -44,7 +44,7 @@ FAMILIES = {
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_blocks_go_from_the_images_to_the_head(name: str) -> None:
+def test_parameter_blocks_are_ordered_from_input_to_head(name: str) -> None:
     with torch.device("meta"):
         network = models.get_model(name)
     found = names(network)
@@ -53,11 +53,11 @@ def test_blocks_go_from_the_images_to_the_head(name: str) -> None:
     assert sorted(entry for block in found for entry in block) == sorted(
         name for name, _ in network.named_parameters()
     )
-    head = find_head(network)[0]
+    head = find_head_layer(network)[0]
     assert all(entry.startswith(f"{head}.") for entry in found[-1])
 
 
-def test_blocks_of_our_own_networks() -> None:
+def test_parameter_blocks_of_own_networks() -> None:
     assert [block[0] for block in names(ViT((1, 8, 8), 3, dim=8, heads=2, depth=2))] == [
         *("position", "blocks.layers.0.self_attn.in_proj_weight"),
         *("blocks.layers.1.self_attn.in_proj_weight", "head.weight"),
@@ -70,7 +70,7 @@ def test_blocks_of_our_own_networks() -> None:
     ]
 
 
-def test_learning_rates_fall_by_depth_in_whatever_schedule() -> None:
+def test_layerwise_lr_decay_applies_under_any_schedule() -> None:
     network = MLP((1, 8, 8), 3, widths=[5, 5])
     groups = parameter_groups(network, weight_decay_norm_bias=False, layerwise_lr_decay=0.5)
     optimizer = torch.optim.AdamW(groups, lr=0.1, weight_decay=0.2)
@@ -86,18 +86,19 @@ def test_learning_rates_fall_by_depth_in_whatever_schedule() -> None:
     assert [group["lr"] for group in optimizer.param_groups[::2]] == pytest.approx([0.02, 0.01, 0.005])
 
 
-def test_a_decay_that_leaves_nothing_of_the_rate_is_refused() -> None:
+def test_layerwise_lr_decay_that_underflows_is_rejected() -> None:
     network = MLP((1, 8, 8), 3, widths=[4] * 29)
-    for lost in (0.01, 0.001, 1e-20):  # the last is 0 in any precision
+    for lost in (0.01, 0.001, 1e-20):  # the last underflows in any precision
         with pytest.raises(
-            InputError, match=rf"^optim\.layerwise_lr_decay={lost}: of 30 blocks .* set at least 0\.05, or"
+            InputError,
+            match=rf"^optim\.layerwise_lr_decay={lost}: .* first of 30 blocks .* set at least 0\.05, or",
         ):
             parameter_groups(network, weight_decay_norm_bias=True, layerwise_lr_decay=lost)
     groups = parameter_groups(network, weight_decay_norm_bias=True, layerwise_lr_decay=0.05)
     assert min(group["lr_scale"] for group in groups) * torch.ones(()) > 0
 
 
-def test_a_rate_of_0_stays_0(tmp_path: Path) -> None:
+def test_zero_learning_rate_stays_zero(tmp_path: Path) -> None:
     still = partial(torch.optim.SGD, lr=0.0)
     module = ImageClassifier(MLP((1, 8, 8), 3, widths=[]), CrossEntropy(3), still, schedules.cosine)
     before = [parameter.clone() for parameter in module.parameters()]
@@ -130,7 +131,7 @@ def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return all(torch.equal(one, other) for one, other in zip(first, second, strict=True))
 
 
-def test_at_first_only_the_head_trains_then_everything(tmp_path: Path) -> None:
+def test_backbone_is_frozen_in_the_first_epochs(tmp_path: Path) -> None:
     module = make_transfer()
     seen = []
 
@@ -141,7 +142,7 @@ def test_at_first_only_the_head_trains_then_everything(tmp_path: Path) -> None:
     before = body_and_head(module)
     trainer = make_trainer(tmp_path, [Look(2)], max_epochs=3, enable_checkpointing=False)
     trainer.fit(module, make_data())
-    assert same(seen[0][0], before[0])  # statistics of batch norms too
+    assert same(seen[0][0], before[0])  # including batch norm statistics
     assert same(seen[1][0], before[0])
     assert not same(seen[0][1], before[1])
     assert not any(same([one], [other]) for one, other in zip(seen[2][0], before[0], strict=True))
@@ -149,7 +150,7 @@ def test_at_first_only_the_head_trains_then_everything(tmp_path: Path) -> None:
     assert trainer.global_step == trainer.lr_scheduler_configs[0].scheduler.total_steps - 1
 
 
-def test_a_network_that_is_all_head_trains_as_ever_and_that_is_told_once(
+def test_network_without_backbone_trains_unchanged_and_logs_it_once(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "project")
@@ -166,21 +167,21 @@ def test_a_network_that_is_all_head_trains_as_ever_and_that_is_told_once(
     assert same(*([*module.network.parameters()] for module in modules))
 
 
-def test_what_has_no_parameters_rests_with_the_frozen_layer_behind_it() -> None:
+def test_layers_without_parameters_freeze_with_the_layer_after_them() -> None:
     features = nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4))
     wide = nn.Sequential(nn.Dropout(), nn.Linear(144, 8), nn.ReLU(), nn.Dropout(), nn.Linear(8, 3))
     network = nn.Sequential(features, nn.Flatten(), wide)
     freeze = FreezeBackbone(1)
     freeze._freeze(network)
     dropouts = [part.training for part in network.modules() if isinstance(part, nn.Dropout)]
-    assert dropouts == [False, True], "the second is in front of the head"
+    assert dropouts == [False, True], "the second dropout directly precedes the head"
     assert not any(part.training for part in features.modules())
     freeze._unfreeze()
     assert all(part.training for part in network.modules())
 
 
 @pytest.mark.parametrize("stop", [5, 7, 11])  # within the frozen epoch, at its end, within the next
-def test_a_resumed_transfer_ends_as_if_it_had_never_stopped(tmp_path: Path, stop: int) -> None:
+def test_resumed_fine_tuning_equals_an_uninterrupted_run(tmp_path: Path, stop: int) -> None:
     def fit(folder: Path, max_steps: int, ckpt_path: Path | None = None) -> ImageClassifier:
         keep = BestCheckpoint(
             folder, "{step}", every_n_train_steps=stop, save_top_k=-1, auto_insert_metric_name=False
@@ -198,7 +199,7 @@ def test_a_resumed_transfer_ends_as_if_it_had_never_stopped(tmp_path: Path, stop
 
 
 @pytest.mark.filterwarnings("ignore:Found 9 module")
-def test_ranks_train_as_one_before_and_after_the_head_alone(tmp_path: Path) -> None:
+def test_frozen_backbone_on_two_ranks_equals_one_process(tmp_path: Path) -> None:
     def fit(devices: int) -> None:
         torch.set_num_threads(1)
         module = make_transfer()
@@ -214,7 +215,7 @@ def test_ranks_train_as_one_before_and_after_the_head_alone(tmp_path: Path) -> N
         network = module.network
         for part in network.modules():
             if isinstance(part, nn.BatchNorm2d):
-                part.eval()  # its statistics are a rank's own
+                part.eval()  # batch norm statistics differ between ranks
         trainer.fit(module, make_data())
         torch.save(network.state_dict(), tmp_path / f"{devices}_{trainer.global_rank}.pt")
 
@@ -226,7 +227,7 @@ def test_ranks_train_as_one_before_and_after_the_head_alone(tmp_path: Path) -> N
         torch.testing.assert_close(first[name], alone[name], rtol=1e-3, atol=1e-4)
 
 
-def test_weights_come_from_files_of_any_number_of_classes(tmp_path: Path) -> None:
+def test_weights_load_from_files_with_another_number_of_classes(tmp_path: Path) -> None:
     torch.manual_seed(0)
     source = models.get_model("squeezenet1_1", num_classes=7).state_dict()
     wrapped = {f"network.network.{name}": value for name, value in source.items()}
@@ -241,7 +242,7 @@ def test_weights_come_from_files_of_any_number_of_classes(tmp_path: Path) -> Non
         assert loaded["classifier.1.weight"].shape[0] == 5
 
 
-def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
+def test_weights_of_another_network_are_rejected(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
 
     def refused(saved: object, message: str, name: str = "squeezenet1_1") -> None:
@@ -251,15 +252,15 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
         assert "\n" not in str(raised.value)
 
     state = models.get_model("squeezenet1_1").state_dict()
-    lacks = r"not the weights of model\.name=resnet18; it lacks conv1\.weight and \d+ more"
+    lacks = r"not the weights of model\.name=resnet18; the file lacks conv1\.weight and \d+ more"
     refused(state, lacks, "resnet18")
     refused({"epoch": 3}, r"holds no state_dict")
     state["features.0.weight"] = state["features.0.weight"][:, :1]
     refused(state, r"has another shape of features\.0\.weight: \[64, 1, 3, 3\] for \[64, 3, 3, 3\]")
     state.pop("features.0.weight")
-    refused(state, r"it lacks features\.0\.weight; name the network")
+    refused(state, r"the file lacks features\.0\.weight; set model\.name")
     file.write_bytes(b"no weights")
     with pytest.raises(InputError, match=r"cannot be read as a state_dict"):
         TorchvisionModel((3, 32, 32), 5, "squeezenet1_1", weights=str(file))
-    with pytest.raises(InputError, match=r"an address; download the file first"):
+    with pytest.raises(InputError, match=r"is a URL; download the file first"):
         TorchvisionModel((3, 32, 32), 5, "squeezenet1_1", weights="https://example.org/weights.pth")

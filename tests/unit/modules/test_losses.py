@@ -1,4 +1,4 @@
-"""Losses and gradients over batches: what they are of all images at once, by torch's own formula."""
+"""Tests of losses and gradients over several batches, against torch's loss of one large batch."""
 
 from functools import partial
 from pathlib import Path
@@ -37,8 +37,8 @@ LOSSES = {
 }
 
 
-class LogLikelihoods(nn.Module):
-    """A network without anything that depends on the batch."""
+class SmallMLP(nn.Module):
+    """Network whose outputs do not depend on other images of the batch."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,11 +51,11 @@ class LogLikelihoods(nn.Module):
 def make(loss: nn.Module, lr: float = 0.05) -> ImageClassifier:
     torch.manual_seed(0)
     optimizer = partial(torch.optim.SGD, lr=lr, momentum=0.9)
-    return ImageClassifier(LogLikelihoods(), loss, optimizer)
+    return ImageClassifier(SmallMLP(), loss, optimizer)
 
 
-def of_all(module: ImageClassifier, data: Synthetic, split: str) -> float:
-    """The loss of a split as one batch."""
+def loss_of_one_batch(module: ImageClassifier, data: Synthetic, split: str) -> float:
+    """Return the loss of a split as one batch."""
     images, labels = map(torch.cat, zip(*data.evaluation_loader(split), strict=True))
     with torch.no_grad():
         return module.loss(module(images), labels).item()
@@ -63,17 +63,17 @@ def of_all(module: ImageClassifier, data: Synthetic, split: str) -> float:
 
 @pytest.mark.parametrize("kind", LOSSES)
 @pytest.mark.parametrize("batch_size", [5, 7, 256])
-def test_the_loss_of_a_split_is_that_of_all_its_images_at_once(
-    tmp_path: Path, kind: str, batch_size: int
-) -> None:
+def test_split_loss_equals_the_loss_of_one_large_batch(tmp_path: Path, kind: str, batch_size: int) -> None:
     module, data = make(LOSSES[kind]()), make_data(eval_batch_size=batch_size)
     trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
     trainer.fit(make(CrossEntropy(3)), data)
     trainer.validate(module, data, verbose=False)
-    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(of_all(module, data, "val"), rel=1e-5)
+    assert trainer.callback_metrics["val/loss"].item() == pytest.approx(
+        loss_of_one_batch(module, data, "val"), rel=1e-5
+    )
     trainer.test(module, data, verbose=False)
     assert trainer.callback_metrics["test/loss"].item() == pytest.approx(
-        of_all(module, data, "test"), rel=1e-5
+        loss_of_one_batch(module, data, "test"), rel=1e-5
     )
 
 
@@ -82,7 +82,7 @@ def test_the_loss_of_a_split_is_that_of_all_its_images_at_once(
     [(kind, 0.0) for kind in LOSSES if "zero" not in kind]
     + [("weights", 0.4), ("weights and smoothing", 0.4), ("plain", 0.4)],
 )
-def test_the_training_loss_is_that_of_all_images_of_an_interval(
+def test_train_loss_is_the_mean_over_all_images_of_an_interval(
     tmp_path: Path, kind: str, mixup: float
 ) -> None:
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
@@ -98,10 +98,10 @@ def test_the_training_loss_is_that_of_all_images_of_an_interval(
     assert [*rows, trainer.callback_metrics["train/loss"].item()] == pytest.approx(means, rel=1e-5)
 
 
-def one_batch_a_step(
+def train_one_batch_per_step(
     module: ImageClassifier, data: Synthetic, accumulate: int, *, limit: int = 99, steps: int = 99
 ) -> list[Tensor]:
-    """Train for two epochs by a bare loop, with the images of each window as one batch."""
+    """Train for two epochs in a plain loop, with the images of each accumulation window as one batch."""
     network = module.network.train()
     optimizer = torch.optim.SGD(network.parameters(), lr=0.05, momentum=0.9)
     loader = data.train_dataloader()
@@ -134,26 +134,26 @@ def one_batch_a_step(
     ],
 )
 @pytest.mark.parametrize("kind", ["plain", "weights and smoothing", "ignored class", "squares"])
-def test_a_step_has_the_gradient_of_one_batch_of_its_images(
+def test_accumulated_gradient_equals_that_of_one_large_batch(
     tmp_path: Path, chunk: int, accumulate: int, options: dict, limit: int, steps: int, kind: str
 ) -> None:
     module = make(LOSSES[kind]())
     options = {"accumulate_grad_batches": accumulate, "enable_checkpointing": False, **options}
     make_trainer(tmp_path, batches_per_hook=chunk, **options).fit(module, data := make_data())
-    wanted = one_batch_a_step(make(LOSSES[kind]()), data, accumulate, limit=limit, steps=steps)
+    wanted = train_one_batch_per_step(make(LOSSES[kind]()), data, accumulate, limit=limit, steps=steps)
     torch.testing.assert_close(list(module.network.parameters()), wanted)
 
 
-def test_gradients_of_half_precision_are_shared_too(tmp_path: Path) -> None:
+def test_accumulated_gradient_is_right_in_half_precision(tmp_path: Path) -> None:
     module, options = make(LOSSES["weights"]()), {"max_epochs": -1, "max_steps": 1, "precision": "bf16-true"}
     data, before = make_data(), [weight.detach().clone() for weight in module.network.parameters()]
     make_trainer(tmp_path, accumulate_grad_batches=4, enable_checkpointing=False, **options).fit(module, data)
-    wanted = one_batch_a_step(make(LOSSES["weights"]()), data, accumulate=4, steps=1)
+    wanted = train_one_batch_per_step(make(LOSSES["weights"]()), data, accumulate=4, steps=1)
     for own, right, start in zip(module.network.parameters(), wanted, before, strict=True):
         assert (own.float() - right).norm() < 0.1 * (right - start).norm() + 2**-8 * right.norm()
 
 
-def test_full_windows_of_equal_batches_are_trained_as_before_to_the_bit(tmp_path: Path) -> None:
+def test_full_windows_of_equal_batches_train_bit_identically_to_lightning(tmp_path: Path) -> None:
     module, bare, data = make(CrossEntropy(3)), make(CrossEntropy(3)), make_data()
     options = {"accumulate_grad_batches": 3, "limit_train_batches": 6, "enable_checkpointing": False}
     make_trainer(tmp_path, max_epochs=1, **options).fit(module, data)
@@ -167,10 +167,10 @@ def test_full_windows_of_equal_batches_are_trained_as_before_to_the_bit(tmp_path
         assert torch.equal(own, wanted)
 
 
-def test_a_window_that_a_resumed_run_begins_within_is_the_mean_over_what_is_left(tmp_path: Path) -> None:
+def test_resuming_within_a_window_averages_the_remaining_batches(tmp_path: Path) -> None:
     class Save(L.Callback):
         def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx) -> None:
-            if batch_idx == 4:  # the second of the second window
+            if batch_idx == 4:  # second batch of the second window
                 trainer.save_checkpoint(tmp_path / "within.ckpt")
 
     options = {"max_epochs": 1, "accumulate_grad_batches": 3}
@@ -191,7 +191,7 @@ def test_a_window_that_a_resumed_run_begins_within_is_the_mean_over_what_is_left
     torch.testing.assert_close(list(module.network.parameters()), list(bare.network.parameters()))
 
 
-def test_a_weighted_loss_goes_on_from_a_checkpoint_on_any_number_of_devices() -> None:
+def test_weighted_metrics_are_restored_on_any_number_of_ranks() -> None:
     torch.manual_seed(3)
     loss = LOSSES["weights"]()
     logits, labels = torch.randn(40, 3), torch.arange(40) % 3
@@ -205,7 +205,7 @@ def test_a_weighted_loss_goes_on_from_a_checkpoint_on_any_number_of_devices() ->
             metric.append(loss(logits[part], labels[part]), logits[part], labels[part])
         return metric
 
-    straight = append(metrics(), range(0, 40, 5))
+    uninterrupted_rates = append(metrics(), range(0, 40, 5))
     halfway = append(metrics(), range(0, 20, 5)).export()
     resumed = metrics()
     resumed.restore(halfway, 0, 1)
@@ -215,13 +215,13 @@ def test_a_weighted_loss_goes_on_from_a_checkpoint_on_any_number_of_devices() ->
     alone.restore(both, 0, 1)
     append(append(alone, range(20, 40, 5)), range(20, 40, 5))
     wanted = F.cross_entropy(logits, labels, torch.tensor(WEIGHTS)).item()
-    read = straight.read()
+    read = uninterrupted_rates.read()
     assert read["loss"] == pytest.approx(wanted)
     assert resumed.read() == read
     assert alone.read() == pytest.approx(read | {"images": 80, "weight": 2 * read["weight"]})
 
 
-def test_a_checkpoint_without_weights_counts_each_image_as_one() -> None:
+def test_old_metric_state_without_weights_gives_each_image_weight_1() -> None:
     def metrics(rows: range) -> LossAndAccuracy:
         metric = LossAndAccuracy()
         for row in rows:
@@ -231,7 +231,7 @@ def test_a_checkpoint_without_weights_counts_each_image_as_one() -> None:
 
     torch.manual_seed(5)
     logits, labels = torch.randn(345, 3), torch.arange(345) % 3
-    exported = metrics(range(0, 340, 5)).export()  # of 68 batches 64 are summed up, 4 held back
+    exported = metrics(range(0, 340, 5)).export()  # 68 batches: 64 are summed, 4 buffered
     del exported["weights"]
     exported["sums"] = exported["sums"][:, :3]
     for ranks in (1, 2):
@@ -245,7 +245,7 @@ def test_a_checkpoint_without_weights_counts_each_image_as_one() -> None:
         assert resumed.read()["loss"] == pytest.approx(wanted)
 
 
-def test_an_ensembles_loss_is_that_of_the_mean_probabilities_with_class_weights_too() -> None:
+def test_ensemble_loss_is_that_of_mean_probabilities_with_class_weights() -> None:
     torch.manual_seed(4)
     labels, each = torch.arange(12) % 3, torch.randn(2, 12, 3).log_softmax(2)
     for kind in ("plain", "weights and smoothing", "ignored class"):
@@ -276,7 +276,7 @@ def _train_two_ranks(folder: Path) -> None:
             torch.save((module.state_dict(), metrics), folder / f"{accumulate}.pt")
 
 
-def test_class_weights_count_alike_on_any_number_of_devices(tmp_path: Path) -> None:
+def test_class_weighted_training_equals_on_any_number_of_devices(tmp_path: Path) -> None:
     run_ranks(lambda: _train_two_ranks(tmp_path), 2)
     for accumulate in (1, 3):
         state, metrics = torch.load(tmp_path / f"{accumulate}.pt", weights_only=True)
@@ -284,7 +284,7 @@ def test_class_weights_count_alike_on_any_number_of_devices(tmp_path: Path) -> N
         data.setup("fit")
         data.setup("test")
         module = make(LOSSES["weights"]())
-        wanted = one_batch_a_step(module, data, accumulate)
+        wanted = train_one_batch_per_step(module, data, accumulate)
         for own, value in zip(state.values(), [*wanted, torch.tensor(WEIGHTS)], strict=True):
             torch.testing.assert_close(own, value)
-        assert metrics["test/loss"] == pytest.approx(of_all(module, data, "test"), rel=1e-4)
+        assert metrics["test/loss"] == pytest.approx(loss_of_one_batch(module, data, "test"), rel=1e-4)

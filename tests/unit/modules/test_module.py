@@ -1,4 +1,4 @@
-"""The module and its callbacks under Lightning's trainer, in this process."""
+"""Tests of `ImageClassifier` and its callbacks under Lightning's trainer."""
 
 from functools import partial
 from pathlib import Path
@@ -17,20 +17,20 @@ from project.modules.optim import schedules
 from project.modules.optim.training_length import TrainingLength
 
 
-def test_intervals_and_epochs_are_logged_at_the_steps_taken(tmp_path: Path) -> None:
+def test_interval_and_epoch_means_are_logged_at_their_steps(tmp_path: Path) -> None:
     logger = MetricsCSV(str(tmp_path / "metrics.csv"))
     trainer = make_trainer(tmp_path, logger=logger, enable_checkpointing=False)
     trainer.fit(make_module(), make_data())
     rows = read_table(tmp_path / "metrics.csv")
     assert [int(row["step"]) for row in rows] == [3, 6, 7, 9, 12, 14]
     assert [bool(row["val/acc"]) for row in rows] == [False, False, True] * 2
-    # An epoch's mean is that over its images: of steps 8 and 9, 10 to 12, and 13 with the partial 14.
+    # An epoch's mean is over its images: steps 8 and 9, steps 10 to 12, and step 13 with the partial 14.
     images = [32, 48, 20]
     mean = sum(float(row["train/loss"]) * count for row, count in zip(rows[3:], images, strict=True)) / 100
     assert trainer.callback_metrics["train/loss"] == pytest.approx(mean, rel=1e-5)
 
 
-def test_a_second_fit_logs_its_intervals_too(tmp_path: Path) -> None:
+def test_second_fit_logs_intervals_too(tmp_path: Path) -> None:
     module = make_module()
     steps = []
     for name in ("first", "second"):
@@ -40,18 +40,18 @@ def test_a_second_fit_logs_its_intervals_too(tmp_path: Path) -> None:
     assert steps[0] == steps[1]
 
 
-def test_an_epochs_means_are_there_for_callbacks_at_its_end(tmp_path: Path) -> None:
-    class Watch(L.Callback):
+def test_epoch_means_are_available_to_callbacks_at_epoch_end(tmp_path: Path) -> None:
+    class WhiteningBiasRecorder(L.Callback):
         def on_train_epoch_end(self, trainer, module) -> None:
             self.seen = trainer.callback_metrics["train/loss"].item()
 
-    watch = Watch()
+    watch = WhiteningBiasRecorder()
     trainer = make_trainer(tmp_path, [watch], max_epochs=1, enable_checkpointing=False)
     trainer.fit(make_module(), make_data())
     assert watch.seen == trainer.callback_metrics["train/loss"].item()
 
 
-def test_a_checkpoint_keeps_the_rows_before_it(tmp_path: Path) -> None:
+def test_checkpoint_keeps_earlier_csv_rows(tmp_path: Path) -> None:
     class Cut(L.Callback):
         def on_train_epoch_start(self, trainer, module) -> None:
             if trainer.current_epoch == 2:
@@ -66,7 +66,7 @@ def test_a_checkpoint_keeps_the_rows_before_it(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You requested to overfit")
-def test_overfitting_a_batch_shows_the_same_one(tmp_path: Path) -> None:
+def test_overfit_batches_repeats_the_same_batch(tmp_path: Path) -> None:
     class Sums(L.Callback):
         def __init__(self) -> None:
             self.sums: list[float] = []
@@ -81,7 +81,7 @@ def test_overfitting_a_batch_shows_the_same_one(tmp_path: Path) -> None:
     assert len({*sums.sums}) == 1
 
 
-def test_training_is_a_bare_loops_to_the_bit(tmp_path: Path) -> None:
+def test_training_is_bit_identical_to_a_plain_loop(tmp_path: Path) -> None:
     trained = make_module()
     make_trainer(tmp_path, enable_checkpointing=False).fit(trained, make_data())
 
@@ -104,7 +104,7 @@ def test_training_is_a_bare_loops_to_the_bit(tmp_path: Path) -> None:
         assert torch.equal(value, trained.network.state_dict()[name]), name
 
 
-def test_validation_and_test_measure_every_image_once(tmp_path: Path) -> None:
+def test_validation_and_test_count_every_image_once(tmp_path: Path) -> None:
     trainer = make_trainer(tmp_path, max_epochs=1, enable_checkpointing=False)
     module, data = make_module(), make_data(eval_batch_size=7)
     trainer.fit(module, data)
@@ -117,7 +117,7 @@ def test_validation_and_test_measure_every_image_once(tmp_path: Path) -> None:
     assert trainer.callback_metrics["test/acc"].item() == pytest.approx(correct / 50)
 
 
-def test_checkpoints_are_plain_and_rebuild_the_network(tmp_path: Path) -> None:
+def test_checkpoints_hold_plain_values_that_rebuild_the_network(tmp_path: Path) -> None:
     config = {"model": {"depth": 8}, "names": ["a", "b"]}
     checkpoint = ModelCheckpoint(dirpath=tmp_path, filename="last", every_n_epochs=1)
     module = make_module(config=config)
@@ -131,7 +131,7 @@ def test_checkpoints_are_plain_and_rebuild_the_network(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_compiled_network_trains_alike_and_saves_plain_keys(tmp_path: Path) -> None:
+def test_compiled_network_trains_equally_and_saves_plain_keys(tmp_path: Path) -> None:
     calls = []
 
     def backend(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]):
@@ -149,14 +149,14 @@ def test_a_compiled_network_trains_alike_and_saves_plain_keys(tmp_path: Path) ->
         torch.testing.assert_close(module.state_dict()[name], value)
 
 
-def test_channels_last_changes_memory_and_not_results() -> None:
+def test_channels_last_does_not_change_results() -> None:
     images = torch.randn(4, 1, 8, 8)
     plain, last = make_module().eval(), make_module(channels_last=True).eval()
     assert last.network.body[3].conv1.weight.is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(plain(images), last(images))
 
 
-def test_the_average_follows_its_formula_and_is_what_remains(tmp_path: Path) -> None:
+def test_ema_follows_its_formula_and_is_the_final_weights(tmp_path: Path) -> None:
     class Recorder(L.Callback):
         def __init__(self) -> None:
             self.weights: list[torch.Tensor] = []
@@ -176,10 +176,10 @@ def test_the_average_follows_its_formula_and_is_what_remains(tmp_path: Path) -> 
     torch.testing.assert_close(module.network.head.weight.detach(), average)
 
 
-def test_validation_sees_the_average_and_training_the_raw_weights(tmp_path: Path) -> None:
+def test_validation_uses_the_ema_and_training_the_raw_weights(tmp_path: Path) -> None:
     seen = {}
 
-    class Watch(L.Callback):
+    class WhiteningBiasRecorder(L.Callback):
         def on_validation_start(self, trainer, module) -> None:
             seen["average"] = module.network.head.weight.detach().clone()
 
@@ -187,7 +187,7 @@ def test_validation_sees_the_average_and_training_the_raw_weights(tmp_path: Path
             seen["raw"] = module.network.head.weight.detach().clone()
 
     ema = EMA(0.9)
-    trainer = make_trainer(tmp_path, [ema, Watch()], max_epochs=1, enable_checkpointing=False)
+    trainer = make_trainer(tmp_path, [ema, WhiteningBiasRecorder()], max_epochs=1, enable_checkpointing=False)
     module = make_module()
     trainer.fit(module, make_data())
     assert torch.equal(seen["average"], module.network.head.weight)
@@ -208,8 +208,8 @@ def fit(folder: Path, *callbacks: L.Callback, resume: Path | None = None, **opti
     return module
 
 
-def test_a_run_resumed_in_mid_epoch_sees_the_images_that_are_left(tmp_path: Path) -> None:
-    # 7 batches an epoch: stopped after the third of the second epoch.
+def test_run_resumed_mid_epoch_trains_on_the_remaining_images(tmp_path: Path) -> None:
+    # 7 batches per epoch; stopped after the third batch of the second epoch.
     fit(tmp_path / "halves", max_epochs=-1, max_steps=10)
     checkpoint = torch.load(tmp_path / "halves" / "last.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 10
@@ -241,7 +241,7 @@ def test_a_run_resumed_in_mid_epoch_sees_the_images_that_are_left(tmp_path: Path
         schedules.constant,
     ],
 )
-def test_a_resumed_run_follows_the_configuration_it_has_now(tmp_path: Path, make) -> None:
+def test_resumed_run_uses_the_current_configuration(tmp_path: Path, make) -> None:
     class Rates(L.Callback):
         def __init__(self) -> None:
             self.lr: list[float] = []
@@ -264,11 +264,11 @@ def test_a_resumed_run_follows_the_configuration_it_has_now(tmp_path: Path, make
 
     run(3, lr=0.1)
     resumed = run(6, lr=0.2, resume=tmp_path / "last.ckpt")
-    straight = run(6, lr=0.2)
-    assert resumed == pytest.approx(straight[21:])
+    uninterrupted_rates = run(6, lr=0.2)
+    assert resumed == pytest.approx(uninterrupted_rates[21:])
 
 
-def test_a_moved_run_folder_keeps_its_best_score(tmp_path: Path) -> None:
+def test_moved_run_folder_keeps_its_best_score(tmp_path: Path) -> None:
     def best(folder: Path) -> BestCheckpoint:
         return BestCheckpoint(dirpath=folder, filename="best", monitor="val/acc", mode="max")
 

@@ -1,4 +1,4 @@
-"""Optimizers, schedules, losses, metrics and the average of the weights."""
+"""Tests of optimizers, schedules, losses and metrics."""
 
 import copy
 import math
@@ -32,7 +32,7 @@ def weights(network: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in network.parameters()]
 
 
-def test_muon_is_torchs_muon_on_matrices_and_adamw_elsewhere() -> None:
+def test_muon_equals_torch_muon_on_matrices_and_adamw_elsewhere() -> None:
     ours = CNN3x3((1, 12, 12), 3)
     theirs = copy.deepcopy(ours)
     options = {"lr": 0.01, "weight_decay": 0.1}
@@ -56,23 +56,23 @@ def test_muon_is_torchs_muon_on_matrices_and_adamw_elsewhere() -> None:
         torch.testing.assert_close(mine, reference, rtol=0, atol=0)
 
 
-def test_muon_continues_from_its_state_and_follows_a_schedule() -> None:
-    straight, resumed = CNN3x3((1, 12, 12), 3), CNN3x3((1, 12, 12), 3)
-    resumed.load_state_dict(straight.state_dict())
-    optimizer = Muon(straight.parameters(), lr=0.01)
-    train(straight, optimizer, 3)
-    resumed.load_state_dict(straight.state_dict())
+def test_muon_restores_its_state_and_follows_a_schedule() -> None:
+    uninterrupted_rates, resumed = CNN3x3((1, 12, 12), 3), CNN3x3((1, 12, 12), 3)
+    resumed.load_state_dict(uninterrupted_rates.state_dict())
+    optimizer = Muon(uninterrupted_rates.parameters(), lr=0.01)
+    train(uninterrupted_rates, optimizer, 3)
+    resumed.load_state_dict(uninterrupted_rates.state_dict())
     other = Muon(resumed.parameters(), lr=0.5)
     other.load_state_dict(copy.deepcopy(optimizer.state_dict()))
     for group in (*optimizer.param_groups, *other.param_groups):
         group["lr"] = 0.002
-    train(straight, optimizer, 2)
+    train(uninterrupted_rates, optimizer, 2)
     train(resumed, other, 2)
-    for mine, reference in zip(weights(resumed), weights(straight), strict=True):
+    for mine, reference in zip(weights(resumed), weights(uninterrupted_rates), strict=True):
         assert torch.equal(mine, reference)
 
 
-def test_norms_and_biases_may_be_left_out_of_weight_decay() -> None:
+def test_weight_decay_norm_bias_false_excludes_norms_and_biases() -> None:
     network = ResNet((3, 16, 16), 5, depth=8)
     decayed, free = parameter_groups(network, weight_decay_norm_bias=False)
     assert all(parameter.ndim > 1 for parameter in decayed["params"])
@@ -102,7 +102,7 @@ def rates(make, steps: int, length: TrainingLength, **options) -> list[float]:
     return found
 
 
-def test_schedules_have_their_shapes() -> None:
+def test_schedules_follow_their_formulas() -> None:
     length = TrainingLength(steps=100, steps_per_epoch=10)
     assert rates(schedules.constant, 5, length) == [1.0] * 5
     assert rates(schedules.step, 5, length, step_size=2, gamma=0.5) == [1, 1, 0.5, 0.5, 0.25]
@@ -121,7 +121,7 @@ def test_schedules_have_their_shapes() -> None:
     assert warm[-1] < 0.001
 
 
-def test_plateau_waits_for_what_it_watches() -> None:
+def test_plateau_lowers_the_lr_after_its_patience() -> None:
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
     entry = schedules.plateau(
         optimizer, TrainingLength(10, 1), monitor="val/acc", mode="max", factor=0.5, patience=1, frequency=2
@@ -132,14 +132,14 @@ def test_plateau_waits_for_what_it_watches() -> None:
     assert optimizer.param_groups[0]["lr"] == 0.5
 
 
-def test_a_schedule_that_needs_an_end_says_so() -> None:
+def test_schedules_that_need_a_length_reject_unlimited_training() -> None:
     with pytest.raises(InputError, match=r"trainer\.max_epochs=-1: this schedule needs a known length"):
         rates(schedules.cosine, 1, TrainingLength(math.inf, 10))
     with pytest.raises(InputError, match=r"scheduler\.interval=epochs: choose from step, epoch"):
         rates(schedules.cosine, 1, TrainingLength(10, 10), interval="epochs")
 
 
-def test_losses_take_labels_and_probabilities() -> None:
+def test_losses_accept_labels_and_probabilities() -> None:
     logits = torch.randn(6, 4)
     labels = torch.tensor([0, 1, 2, 3, 0, 1])
     one_hot = nn.functional.one_hot(labels, 4).float()
@@ -152,7 +152,7 @@ def test_losses_take_labels_and_probabilities() -> None:
     )
 
 
-def test_class_weights_must_fit_the_classes() -> None:
+def test_wrong_number_of_class_weights_is_rejected() -> None:
     with pytest.raises(InputError, match=r"loss\.class_weights=\[1, 2\]: 2 weights for data\.num_classes=3"):
         CrossEntropy(3, class_weights=[1, 2])
 
@@ -169,7 +169,7 @@ def test_metrics_are_means_over_images_not_batches() -> None:
     assert metric.read()["acc"] == 1
 
 
-def test_metrics_hold_few_batches_back() -> None:
+def test_metrics_buffer_a_limited_number_of_batches() -> None:
     metric = LossAndAccuracy()
     for number in range(200):
         metric.append(torch.tensor(float(number)), torch.eye(3), torch.tensor([0, 0, 0]))

@@ -1,4 +1,4 @@
-"""Learning rates of resumed runs, against torch's own schedulers on a straight run of the length then."""
+"""Tests of learning rates in resumed runs, against torch's schedulers on an uninterrupted run."""
 
 import math
 from collections.abc import Callable
@@ -32,7 +32,7 @@ Reference = Callable[[torch.optim.Optimizer, int, int], Any]
 
 
 def warm_then_cosine(optimizer: torch.optim.Optimizer, length: TrainingLength) -> dict[str, Any]:
-    """A schedule of one's own, of torch's parts, which compute each rate from the one before."""
+    """Return a user-defined schedule from torch's parts, which compute each rate from the previous one."""
     warm = torch_schedules.LinearLR(optimizer, 0.1, total_iters=6)
     rest = torch_schedules.CosineAnnealingLR(optimizer, length.in_units_of("step") - 6)
     return {"scheduler": torch_schedules.SequentialLR(optimizer, [warm, rest], [6]), "interval": "step"}
@@ -120,8 +120,8 @@ CHANGES: dict[str, dict[str, Any]] = {
 }
 
 
-class Record(L.Callback):
-    """Keep the rates of each batch; stop at an epoch's end."""
+class RateRecorder(L.Callback):
+    """Records the learning rates of each batch, and stops after an epoch."""
 
     def __init__(self, stop_after: int | None, key: str) -> None:
         self.stop_after = stop_after
@@ -148,7 +148,7 @@ def fit(
     batch_size: int = 8,
     **options: Any,
 ) -> Rates:
-    """Train, from `folder/resume.ckpt` if that is named; return the groups' values of each batch."""
+    """Train, optionally from `folder/{resume}.ckpt`; return the values of `key` per batch and group."""
     torch.manual_seed(0)
     module = ImageClassifier(
         MLP((1, 2, 2), 3, widths=[4]),
@@ -161,11 +161,11 @@ def fit(
         input_shape=(1, 2, 2),
         num_classes=3,
         train_size=IMAGES,
-        test_size=6,
+        test_parameter_counts=6,
         val_size=0,
         batch_size=batch_size,
     )
-    record = Record(stop_after, key)
+    record = RateRecorder(stop_after, key)
     last = BestCheckpoint(
         dirpath=folder,
         filename="last" if resume is None else "second",
@@ -178,8 +178,8 @@ def fit(
     return record.rates
 
 
-def straight(name: str, steps: int, steps_per_epoch: int, bases: np.ndarray = BASES) -> np.ndarray:
-    """Rates (steps, groups) of a straight run, by torch's own scheduler."""
+def uninterrupted_rates(name: str, steps: int, steps_per_epoch: int, bases: np.ndarray = BASES) -> np.ndarray:
+    """Return the learning rates (steps, groups) of an uninterrupted run by torch's scheduler."""
     groups = [{"params": [torch.zeros(1, requires_grad=True)], "lr": base} for base in bases]
     optimizer = torch.optim.SGD(groups)
     _, interval, make = CASES[name]
@@ -194,19 +194,19 @@ def straight(name: str, steps: int, steps_per_epoch: int, bases: np.ndarray = BA
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_a_resumed_run_has_the_rates_of_a_straight_one_of_the_length_it_has_now(
+def test_resumed_run_has_the_rates_of_an_uninterrupted_run_of_its_current_length(
     tmp_path: Path, name: str
 ) -> None:
     schedule = CASES[name][0]
     whole = fit(tmp_path / "whole", schedule)
     assert fit(tmp_path, schedule, stop_after=STOPPED) == whole[: 9 * STOPPED]
-    assert fit(tmp_path, schedule, resume="last") == whole[9 * STOPPED :]  # to the bit
+    assert fit(tmp_path, schedule, resume="last") == whole[9 * STOPPED :]  # bit-identical
     for change, options in CHANGES.items():
         resumed = fit(tmp_path, schedule, resume="last", **options)
         batches = {"batch_size": 5, "limit_train_batches": 4}.get(next(iter(options)), 9)
         accumulate = options.get("accumulate_grad_batches", 1)
         per_epoch, epochs = math.ceil(batches / accumulate), options.get("max_epochs", EPOCHS)
-        expected = straight(name, epochs * per_epoch, per_epoch)[STOPPED * per_epoch :]
+        expected = uninterrupted_rates(name, epochs * per_epoch, per_epoch)[STOPPED * per_epoch :]
         steps = [
             per_epoch * epoch + batch // accumulate
             for epoch in range(epochs - STOPPED)
@@ -229,25 +229,25 @@ def test_a_resumed_run_has_the_rates_of_a_straight_one_of_the_length_it_has_now(
         ("warmup_cosine", {"warmup": 0.6}),
     ],
 )
-def test_options_and_the_base_rate_count_from_the_first_resumed_step(
+def test_changed_schedule_options_apply_from_the_first_resumed_step(
     tmp_path: Path, name: str, options: dict[str, Any]
 ) -> None:
     before = CASES[name][0]
     fit(tmp_path, before, stop_after=STOPPED)
     now = partial(before, **options)
-    expected = fit(tmp_path / "straight", now, lr=0.6)[9 * STOPPED :]
+    expected = fit(tmp_path / "uninterrupted_rates", now, lr=0.6)[9 * STOPPED :]
     assert fit(tmp_path, now, lr=0.6, resume="last") == expected
 
 
-def test_a_run_that_is_resumed_twice_keeps_its_place(tmp_path: Path) -> None:
+def test_schedule_position_survives_resuming_twice(tmp_path: Path) -> None:
     schedule = CASES["cosine"][0]
     fit(tmp_path, schedule, stop_after=STOPPED)
     fit(tmp_path, schedule, resume="last", stop_after=6, batch_size=16)
     resumed = fit(tmp_path, schedule, resume="second", batch_size=16)
-    np.testing.assert_allclose(resumed, straight("cosine", 40, 5)[30:], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(resumed, uninterrupted_rates("cosine", 40, 5)[30:], rtol=1e-9, atol=1e-12)
 
 
-def test_a_run_resumed_within_an_epoch_keeps_its_place(tmp_path: Path) -> None:
+def test_schedule_position_survives_resuming_within_an_epoch(tmp_path: Path) -> None:
     for name in ("exponential", "cosine", "onecycle"):
         schedule = CASES[name][0]
         fit(tmp_path, schedule, max_steps=22)
@@ -255,7 +255,7 @@ def test_a_run_resumed_within_an_epoch_keeps_its_place(tmp_path: Path) -> None:
         assert fit(tmp_path, schedule, resume="last") == whole[22:]
 
 
-def test_epochs_that_accumulate_differently_have_their_own_numbers_of_steps(tmp_path: Path) -> None:
+def test_length_counts_steps_of_epochs_with_different_accumulation(tmp_path: Path) -> None:
     def accumulate() -> L.Callback:
         return GradientAccumulationScheduler({0: 1, 2: 4})
 
@@ -274,26 +274,26 @@ def test_epochs_that_accumulate_differently_have_their_own_numbers_of_steps(tmp_
 
 
 @pytest.mark.parametrize("name", ["cosine", "linear", "onecycle", "warmup_cosine", "multistep_by_steps"])
-def test_where_a_number_of_steps_ends_the_training_they_are_the_measure(tmp_path: Path, name: str) -> None:
+def test_max_steps_determines_the_length(tmp_path: Path, name: str) -> None:
     schedule = CASES[name][0]
     limits = {"max_epochs": -1, "max_steps": 72}
     fit(tmp_path, schedule, stop_after=STOPPED, **limits)
     resumed = fit(tmp_path, schedule, resume="last", batch_size=16, **limits)
-    np.testing.assert_allclose(resumed, straight(name, 72, 9)[36:], rtol=1e-9, atol=1e-12)
+    np.testing.assert_allclose(resumed, uninterrupted_rates(name, 72, 9)[36:], rtol=1e-9, atol=1e-12)
 
 
-def test_a_schedule_by_epochs_covers_the_epochs_that_a_number_of_steps_leaves(tmp_path: Path) -> None:
+def test_epoch_schedule_covers_the_epochs_within_max_steps(tmp_path: Path) -> None:
     schedule = CASES["cosine_by_epochs"][0]
     limits = {"max_epochs": -1, "max_steps": 72}
     fit(tmp_path, schedule, stop_after=STOPPED, **limits)
     resumed = fit(tmp_path, schedule, resume="last", batch_size=16, **limits)
-    # 36 steps are left, 8 epochs of 5; all 72 would be 15 epochs.
+    # 36 steps remain, which are 8 epochs of 5 steps; all 72 steps would be 15 epochs.
     ratios = [0.5 * (1 + math.cos(math.pi * epoch / 15)) for epoch in range(7, 15)]
     np.testing.assert_allclose(resumed, np.outer(np.repeat(ratios, 5)[:36], BASES), rtol=1e-9)
 
 
-def test_steps_that_were_taken_are_not_taken_back_by_larger_ones(tmp_path: Path) -> None:
-    """36 steps of 8 images: half of the training, which then has 20 more of 16."""
+def test_larger_steps_do_not_reduce_the_number_of_steps_taken(tmp_path: Path) -> None:
+    """36 steps of 8 images are half of the training; 20 steps of 16 images follow."""
     taken = np.arange(36, 56)
     cases = {
         "step": (partial(schedules.step, step_size=15, gamma=0.5, interval="step"), 0.5 ** (taken // 15)),
@@ -302,7 +302,7 @@ def test_steps_that_were_taken_are_not_taken_back_by_larger_ones(tmp_path: Path)
             partial(schedules.multistep, milestones=[20, 45], gamma=0.1, interval="step"),
             np.where(taken < 45, 0.1, 0.01),
         ),
-        "both": (  # three quarters of the training are done after 10 of the 20
+        "both": (  # after 10 of the 20 steps, three quarters of the training are done
             partial(schedules.multistep, milestones=[20, 0.75, 50], gamma=0.1, interval="step"),
             np.where(taken < 46, 0.1, np.where(taken < 50, 0.01, 0.001)),
         ),
@@ -313,8 +313,8 @@ def test_steps_that_were_taken_are_not_taken_back_by_larger_ones(tmp_path: Path)
         np.testing.assert_allclose(resumed, np.outer(ratios, BASES), rtol=1e-9, err_msg=name)
 
 
-def test_a_plateau_keeps_what_it_measured(tmp_path: Path) -> None:
-    """A loss that is to rise, and falls: a reduction after every epoch but the first."""
+def test_plateau_schedule_restores_its_measured_state(tmp_path: Path) -> None:
+    """With mode=max and a falling loss, the rate is reduced after every epoch but the first."""
 
     def plateau(factor: float) -> Callable[..., Any]:
         return partial(schedules.plateau, monitor="train/loss", mode="max", factor=factor, patience=0)
@@ -326,17 +326,17 @@ def test_a_plateau_keeps_what_it_measured(tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed[::9], np.outer(ratios, BASES), rtol=1e-9)
 
 
-def test_another_schedule_takes_over_at_the_same_place(tmp_path: Path) -> None:
+def test_changed_schedule_continues_at_the_same_position(tmp_path: Path) -> None:
     falling = partial(schedules.plateau, monitor="train/loss", mode="max", factor=0.5, patience=0)
     for before, now in ((CASES["constant"][0], CASES["cosine"][0]), (falling, CASES["step"][0])):
         fit(tmp_path, before, stop_after=STOPPED)
-        expected = fit(tmp_path / "straight", now)[9 * STOPPED :]
+        expected = fit(tmp_path / "uninterrupted_rates", now)[9 * STOPPED :]
         assert fit(tmp_path, now, resume="last") == expected
     fit(tmp_path, CASES["cosine"][0], stop_after=STOPPED)
     assert fit(tmp_path, falling, resume="last", max_epochs=5) == [BASES.tolist()] * 9
 
 
-def test_momentum_follows_its_cycle_too(tmp_path: Path) -> None:
+def test_cycled_momentum_is_fast_forwarded_too(tmp_path: Path) -> None:
     def cycle(optimizer: torch.optim.Optimizer, length: TrainingLength) -> dict[str, Any]:
         total = length.in_units_of("step") + 1
         scheduler = torch_schedules.OneCycleLR(optimizer, BASES.tolist(), total_steps=total)
@@ -349,7 +349,7 @@ def test_momentum_follows_its_cycle_too(tmp_path: Path) -> None:
     assert fit(tmp_path, cycle, resume="last", max_epochs=12, **options) == whole[9 * STOPPED :]
 
 
-def test_all_groups_of_an_optimizer_that_is_made_of_two_follow(tmp_path: Path) -> None:
+def test_all_groups_of_a_combined_optimizer_follow_the_schedule(tmp_path: Path) -> None:
     options: dict[str, Any] = {"optimizer": Muon, "weight_decay_norm_bias": False}
     for name in ("multistep", "cosine"):
         schedule = CASES[name][0]
@@ -360,7 +360,7 @@ def test_all_groups_of_an_optimizer_that_is_made_of_two_follow(tmp_path: Path) -
         assert resumed == whole[9 * STOPPED :]
 
 
-def test_the_progress_bar_ends_where_the_training_does(tmp_path: Path) -> None:
+def test_progress_bar_total_equals_the_number_of_batches(tmp_path: Path) -> None:
     class Shown(Progress):
         def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
             shown.append((self._bar.total, self._num_batches))
@@ -374,7 +374,7 @@ def test_the_progress_bar_ends_where_the_training_does(tmp_path: Path) -> None:
     assert [total for total, _ in shown] == [trained for _, trained in shown] == [108, 54, 56, 72, 52, 50]
 
 
-def test_a_frequency_in_steps_is_counted_as_lightning_counts_it(tmp_path: Path) -> None:
+def test_step_frequency_counts_as_in_lightning(tmp_path: Path) -> None:
     def every_other(optimizer: torch.optim.Optimizer, length: TrainingLength) -> dict[str, Any]:
         scheduler = torch_schedules.ExponentialLR(optimizer, 0.9)
         return {"scheduler": scheduler, "interval": "step", "frequency": 2}

@@ -1,4 +1,4 @@
-"""Figures of an evaluation, against scikit-learn's of the same arrays."""
+"""Tests of evaluation scores against scikit-learn."""
 
 import numpy as np
 import pytest
@@ -16,7 +16,7 @@ def predictions_of(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
 
 
 def cases() -> dict[str, Predictions]:
-    """Labels and outputs by what is unusual about them."""
+    """Return predictions by the name of their special case."""
     draws = torch.Generator().manual_seed(8)
 
     def predicted(labels: torch.Tensor, classes: int, lift: float = 1.0, never: int | None = None):
@@ -45,7 +45,7 @@ def cases() -> dict[str, Predictions]:
 
 
 @pytest.mark.parametrize("kind", cases())
-def test_figures_are_scikit_learns(kind: str) -> None:
+def test_scores_equal_scikit_learn(kind: str) -> None:
     found = cases()[kind]
     labels, chosen, shares = found.labels.numpy(), found.predicted.numpy(), found.probabilities.numpy()
     classes = list(range(found.num_classes))

@@ -1,4 +1,4 @@
-"""Chunks of batches between visits to Lightning's hooks: the same training, to the bit."""
+"""Tests that training with batched hooks is bit-identical to Lightning's own loop."""
 
 from collections.abc import Iterator
 from functools import partial
@@ -52,8 +52,8 @@ KINDS: dict[str, dict[str, Any]] = {
 }
 
 
-class Chunks(L.Callback):
-    """Remembers at which steps it was visited."""
+class HookStepRecorder(L.Callback):
+    """Records the steps at which its hook is called."""
 
     supports_batched_hooks = True
 
@@ -64,8 +64,8 @@ class Chunks(L.Callback):
         self.steps.append(trainer.global_step)
 
 
-def run(folder: Path, chunk: int | None, schedule="cosine", **options) -> dict[str, Any]:
-    """Train with everything that looks at steps; return all that can be compared."""
+def run(folder: Path, batches_per_hook: int | None, schedule="cosine", **options) -> dict[str, Any]:
+    """Train with every feature that depends on steps; return all comparable results."""
     torch.manual_seed(1)
     module = make_module()
     module.network.body.append(nn.Dropout(0.2))
@@ -76,12 +76,12 @@ def run(folder: Path, chunk: int | None, schedule="cosine", **options) -> dict[s
     module.scheduler_factory = makers[schedule]
     every_4 = ModelCheckpoint(folder, filename="{step}", every_n_train_steps=4, save_top_k=-1)
     stopping = EarlyStopping("val/loss", patience=4, check_on_train_epoch_end=False)
-    chunks = Chunks()
+    recorder = HookStepRecorder()
     trainer = make_trainer(
         folder,
-        [EMA(0.9), every_4, stopping, chunks],
+        [EMA(0.9), every_4, stopping, recorder],
         logger=MetricsCSV(str(folder / "metrics.csv")),
-        batches_per_hook=chunk,
+        batches_per_hook=batches_per_hook,
         **({"max_epochs": 3} | options),
     )
     torch.manual_seed(2)  # dropout
@@ -97,7 +97,7 @@ def run(folder: Path, chunk: int | None, schedule="cosine", **options) -> dict[s
         "metrics": read_table(folder / "metrics.csv") if trainer.is_global_zero else [],
         "seen": {name: value.item() for name, value in trainer.callback_metrics.items()},
         "steps": trainer.global_step,
-        "visits": chunks.steps,
+        "visits": recorder.steps,
     }
 
 
@@ -120,18 +120,18 @@ def _compare(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, bool]]
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_chunks_train_as_lightnings_own_loop_does(tmp_path: Path, kind: str) -> None:
+def test_batched_hooks_train_bit_identically_to_lightnings_loop(tmp_path: Path, kind: str) -> None:
     single = run(tmp_path / "1", 1, **KINDS[kind])
     assert len(single["checkpoints"]) >= 1
     batches = max(single["visits"].count(step) for step in single["visits"])
     assert batches == KINDS[kind].get("accumulate_grad_batches", 1)
-    for chunk in (2, 64):
-        chunked = run(tmp_path / str(chunk), chunk, **KINDS[kind])
-        assert_same(single, chunked)
-        assert len(chunked["visits"]) < len(single["visits"])
+    for batches_per_hook in (2, 64):
+        batched = run(tmp_path / str(batches_per_hook), batches_per_hook, **KINDS[kind])
+        assert_same(single, batched)
+        assert len(batched["visits"]) < len(single["visits"])
 
 
-def test_chunks_follow_a_plateau_and_choose_their_own_size(tmp_path: Path) -> None:
+def test_automatic_group_size_works_with_a_plateau_schedule(tmp_path: Path) -> None:
     single = run(tmp_path / "1", 1, schedule="plateau")
     automatic = run(tmp_path / "automatic", None, schedule="plateau")
     assert_same(single, automatic)
@@ -143,8 +143,8 @@ def _train_two_ranks(folder: Path) -> None:
     kinds = [{}, {"accumulate_grad_batches": 2, "gradient_clip_val": 0.5}, {"max_epochs": -1, "max_steps": 9}]
     for number, kind in enumerate(kinds):
         results = [
-            run(folder / f"{number}_{chunk}", chunk, strategy="ddp", devices=2, **kind)
-            for chunk in (1, 2, 64, None)
+            run(folder / f"{number}_{batches_per_hook}", batches_per_hook, strategy="ddp", devices=2, **kind)
+            for batches_per_hook in (1, 2, 64, None)
         ]
         for other in results[1:]:
             assert_same(results[0], other)
@@ -153,12 +153,12 @@ def _train_two_ranks(folder: Path) -> None:
 
 
 @pytest.mark.slow
-def test_chunks_train_as_lightnings_own_loop_does_on_two_ranks(tmp_path: Path) -> None:
+def test_batched_hooks_train_bit_identically_on_two_ranks(tmp_path: Path) -> None:
     run_ranks(lambda: _train_two_ranks(tmp_path), 2)  # raises if a rank fails
 
 
-def test_a_chunk_ends_where_something_looks_at_the_steps(tmp_path: Path) -> None:
-    # 7 batches an epoch; a checkpoint every 4 steps; the very first batch is visited.
+def test_group_ends_at_every_boundary(tmp_path: Path) -> None:
+    # 7 batches per epoch; a checkpoint every 4 steps; hooks are always called for the first batch.
     assert run(tmp_path / "free", 64)["visits"] == [1, 4, 7, 8, 12, 14, 16, 20, 21]
     assert run(tmp_path / "checked", 64, val_check_interval=3)["visits"][:7] == [1, 3, 4, 6, 7, 8, 10]
     assert run(tmp_path / "least", 64, max_epochs=1, min_steps=9)["visits"] == [1, 4, 7]
@@ -167,24 +167,24 @@ def test_a_chunk_ends_where_something_looks_at_the_steps(tmp_path: Path) -> None
     assert stopped["steps"] == 6
 
 
-class Meddling(L.Callback):
+class BatchHookCallback(L.Callback):
     def on_before_optimizer_step(self, trainer, module, optimizer) -> None:
         self.steps = getattr(self, "steps", 0) + 1
 
 
-def test_what_must_see_every_batch_does_and_refuses_chunks(
+def test_parts_that_need_every_batch_disable_batched_hooks(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    meddling = Meddling()
+    meddling = BatchHookCallback()
     with caplog.at_level("INFO", "project"):
         make_trainer(tmp_path, [meddling], enable_checkpointing=False).fit(make_module(), make_data())
     assert meddling.steps == 14
     told = [line for line in caplog.messages if line.startswith("hooks are called for every batch")]
     assert told == [
         "hooks are called for every batch, which is slower: "
-        "Meddling.on_before_optimizer_step is called for every batch"
+        "BatchHookCallback.on_before_optimizer_step is called for every batch"
     ]
-    for callback in (Meddling(), LearningRateMonitor()):
+    for callback in (BatchHookCallback(), LearningRateMonitor()):
         trainer = make_trainer(
             tmp_path, [callback], logger=MetricsCSV(str(tmp_path / "m.csv")), batches_per_hook=8
         )
@@ -207,33 +207,37 @@ def test_what_must_see_every_batch_does_and_refuses_chunks(
         make_trainer(tmp_path, batches_per_hook=8, gradient_clip_val=None).fit(module, make_data())
 
 
-class Brighter(Synthetic):
+class BrighteningData(Synthetic):
     def on_after_batch_transfer(self, batch, dataloader_idx):
         return batch[0] + 1, batch[1]
 
 
-def test_a_datamodules_own_hooks_see_every_batch(tmp_path: Path) -> None:
+def test_transfer_hooks_of_a_datamodule_run_for_every_batch(tmp_path: Path) -> None:
     weights = []
-    for chunk in (1, None):
-        data = Brighter(input_shape=(1, 8, 8), num_classes=3, train_size=110, test_size=10, batch_size=16)
-        module = make_module()
-        make_trainer(tmp_path, batches_per_hook=chunk, max_epochs=1, enable_checkpointing=False).fit(
-            module, data
+    for batches_per_hook in (1, None):
+        data = BrighteningData(
+            input_shape=(1, 8, 8), num_classes=3, train_size=110, test_size=10, batch_size=16
         )
+        module = make_module()
+        make_trainer(
+            tmp_path, batches_per_hook=batches_per_hook, max_epochs=1, enable_checkpointing=False
+        ).fit(module, data)
         weights.append(module.network.head.weight)
     assert torch.equal(*weights)
-    with pytest.raises(InputError, match=r"Brighter\.on_after_batch_transfer is called for every batch"):
+    with pytest.raises(
+        InputError, match=r"BrighteningData\.on_after_batch_transfer is called for every batch"
+    ):
         make_trainer(tmp_path, batches_per_hook=8).fit(make_module(), data)
 
 
 @pytest.mark.filterwarnings("ignore:SWA is currently only supported every epoch")
-def test_averaging_of_weights_by_lightning_ends_alike(tmp_path: Path) -> None:
+def test_stochastic_weight_averaging_gives_equal_results(tmp_path: Path) -> None:
     weights = []
-    for chunk in (1, 8):
+    for batches_per_hook in (1, 8):
         module = make_module()
         swa = StochasticWeightAveraging(swa_lrs=0.01, swa_epoch_start=1)
         trainer = make_trainer(
-            tmp_path, [swa], batches_per_hook=chunk, max_epochs=3, enable_checkpointing=False
+            tmp_path, [swa], batches_per_hook=batches_per_hook, max_epochs=3, enable_checkpointing=False
         )
         trainer.fit(module, make_data())
         weights.append(module.state_dict())
@@ -242,7 +246,7 @@ def test_averaging_of_weights_by_lightning_ends_alike(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
-def test_a_loader_may_end_early(tmp_path: Path) -> None:
+def test_loader_may_end_before_its_length(tmp_path: Path) -> None:
     class Short:
         def __len__(self) -> int:
             return 10
@@ -250,15 +254,15 @@ def test_a_loader_may_end_early(tmp_path: Path) -> None:
         def __iter__(self):
             return iter([(torch.ones(4, 1, 8, 8), torch.tensor([0, 1, 2, 0]))] * 7)
 
-    chunks = Chunks()
-    trainer = make_trainer(tmp_path, [chunks], batches_per_hook=4, max_epochs=1, enable_checkpointing=False)
+    recorder = HookStepRecorder()
+    trainer = make_trainer(tmp_path, [recorder], batches_per_hook=4, max_epochs=1, enable_checkpointing=False)
     module = make_module()
     trainer.fit(module, Short())
-    assert chunks.steps == [1, 5, 7]
+    assert recorder.steps == [1, 5, 7]
     assert trainer.global_step == 7
 
 
-def test_hooks_of_an_optimizer_are_called_within_chunks(tmp_path: Path) -> None:
+def test_optimizer_hooks_are_called_within_groups(tmp_path: Path) -> None:
     class Hooked(L.Callback):
         def on_train_start(self, trainer, module) -> None:
             self.steps = 0
@@ -274,7 +278,7 @@ def test_hooks_of_an_optimizer_are_called_within_chunks(tmp_path: Path) -> None:
     assert hooked.steps == 14
 
 
-def test_a_module_of_ones_own_may_log_and_load_as_lightning_lets_it(tmp_path: Path) -> None:
+def test_user_module_may_log_and_load_in_training_step(tmp_path: Path) -> None:
     class Own(L.LightningModule):
         def __init__(self) -> None:
             super().__init__()
@@ -289,17 +293,19 @@ def test_a_module_of_ones_own_may_log_and_load_as_lightning_lets_it(tmp_path: Pa
         def configure_optimizers(self):
             return torch.optim.SGD(self.parameters(), lr=0.1)
 
-    def fit(chunk: int) -> tuple[Own, Trainer, list[dict[str, str]]]:
+    def fit(batches_per_hook: int) -> tuple[Own, Trainer, list[dict[str, str]]]:
         images = torch.utils.data.TensorDataset(torch.arange(44.0).view(11, 4) / 44)
-        logger = MetricsCSV(str(tmp_path / f"{chunk}.csv"))
-        trainer = make_trainer(tmp_path, batches_per_hook=chunk, logger=logger, enable_checkpointing=False)
+        logger = MetricsCSV(str(tmp_path / f"{batches_per_hook}.csv"))
+        trainer = make_trainer(
+            tmp_path, batches_per_hook=batches_per_hook, logger=logger, enable_checkpointing=False
+        )
         module = Own()
         trainer.fit(module, torch.utils.data.DataLoader(images, batch_size=2))
         return module, trainer, read_table(logger.file)
 
-    (single, one, rows), (chunked, other, chunked_rows) = fit(1), fit(4)
-    assert torch.equal(single.layer.weight, chunked.layer.weight)
-    assert rows == chunked_rows
+    (single, one, rows), (batched, other, batched_rows) = fit(1), fit(4)
+    assert torch.equal(single.layer.weight, batched.layer.weight)
+    assert rows == batched_rows
     assert sum(bool(row["loss_step"]) for row in rows) == 4  # of 12 steps
     assert one.callback_metrics.keys() == other.callback_metrics.keys()
     for name, value in one.callback_metrics.items():

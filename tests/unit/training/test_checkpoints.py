@@ -1,4 +1,4 @@
-"""Checkpoint files: whole, checked, two deep; and when they are written."""
+"""Tests of checkpoint files: atomic writes, checksums, the previous checkpoint and delayed writes."""
 
 import errno
 import shutil
@@ -37,7 +37,7 @@ def write(path: Path, value: float) -> None:
     checkpoints.write(path, lambda stream: checkpoints.save(content(value), stream), 1000)
 
 
-def test_the_one_before_is_kept_and_checksums_are_those_of_sha256sum(tmp_path: Path) -> None:
+def test_previous_checkpoint_is_kept_and_checksums_match_sha256sum(tmp_path: Path) -> None:
     last = tmp_path / "checkpoints" / "last.ckpt"
     for value in (1.0, 2.0, 3.0):
         write(last, value)
@@ -50,7 +50,7 @@ def test_the_one_before_is_kept_and_checksums_are_those_of_sha256sum(tmp_path: P
     assert newest(last.parent) == (last, [])
 
 
-def test_another_name_is_given_where_there_are_no_links(
+def test_previous_checkpoint_is_renamed_without_hard_links(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refuse(*args: object) -> None:
@@ -64,7 +64,7 @@ def test_another_name_is_given_where_there_are_no_links(
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-def test_what_cannot_be_written_leaves_the_earlier_ones(
+def test_failed_write_keeps_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
 ) -> None:
     last = tmp_path / "last.ckpt"
@@ -82,14 +82,14 @@ def test_what_cannot_be_written_leaves_the_earlier_ones(
     assert not list(tmp_path.glob(".*"))
 
 
-def test_room_on_the_disk_is_looked_for_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_disk_space_is_checked_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=2**20))
     with pytest.raises(CheckpointError, match=r"1\.0 MiB are free, 1\.0 MiB needed\); there is no earlier"):
         write(tmp_path / "last.ckpt", 1.0)
     assert not list(tmp_path.iterdir())
 
 
-def test_damage_is_looked_for_without_a_checksum_too(tmp_path: Path) -> None:
+def test_damage_is_detected_without_a_checksum(tmp_path: Path) -> None:
     file = tmp_path / "given.ckpt"
     torch.save(content(), file)
     assert find_damage(file) == ""
@@ -99,15 +99,15 @@ def test_damage_is_looked_for_without_a_checksum_too(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("address", ["http://a.org/x.ckpt", "s3://bucket/x", "file:///etc/x", "https:/a/x"])
-def test_addresses_are_refused(address: str) -> None:
+def test_urls_are_rejected(address: str) -> None:
     with pytest.raises(InputError, match=r"ckpt_path=.*: a URL, but only local files are loaded"):
         checkpoints.read(address)
 
 
-def test_numbers_that_are_none_are_never_saved() -> None:
+def test_nan_and_infinity_are_never_saved() -> None:
     module = make_module()
     optimizer = torch.optim.SGD(module.parameters(), lr=0.1, momentum=0.9)
-    module.register_buffer("mask", torch.full((2,), -torch.inf))  # as attention has
+    module.register_buffer("mask", torch.full((2,), -torch.inf))  # as in attention masks
     sum(weight.sum() for weight in module.parameters()).backward()
     optimizer.step()
     require_finite(module, [optimizer], 7)
@@ -121,15 +121,13 @@ def test_numbers_that_are_none_are_never_saved() -> None:
         tensor.copy_(kept)
 
 
-def test_what_could_not_be_read_again_is_told_at_the_first_save(tmp_path: Path) -> None:
+def test_unloadable_values_are_reported_at_the_first_save(tmp_path: Path) -> None:
     bad = content() | {"callbacks": {"own": {"score": np.float64(1.0)}}}
     with pytest.raises(InputError, match=r"it would hold \S*numpy\S*, which is not read again"):
         SafeCheckpointIO().save_checkpoint(bad, tmp_path / "last.ckpt")
 
 
-def test_saves_in_quick_succession_wait_and_keep_their_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_frequent_saves_are_delayed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
     write_file = checkpoints.write
     monkeypatch.setattr(
@@ -155,7 +153,7 @@ def test_saves_in_quick_succession_wait_and_keep_their_order(
     assert not list(tmp_path.glob("best*"))
 
 
-def test_what_a_killed_process_left_half_written_is_swept(tmp_path: Path) -> None:
+def test_partial_files_of_a_killed_process_are_removed(tmp_path: Path) -> None:
     (tmp_path / ".last.ckpt.partial").write_bytes(b"half")
     SafeCheckpointIO().save_checkpoint(content(), tmp_path / "best.ckpt")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["best.ckpt", "best.ckpt.sha256"]

@@ -1,4 +1,4 @@
-"""The parent of a run's ranks: what it does when they fail, or when it is told to stop."""
+"""Tests of the ranks' supervisor: failures, stop signals and reports."""
 
 import os
 import signal
@@ -24,45 +24,45 @@ def rank() -> int:
     return int(os.environ["RANK"])
 
 
-def sleep_for_ever() -> None:
+def sleep_forever() -> None:
     while True:
         time.sleep(0.05)
 
 
 def children() -> set[int]:
-    """Processes whose parent this one is."""
+    """Return the ids of this process's children."""
     tasks = Path("/proc/self/task").glob("*/children")
     return {int(pid) for task in tasks for pid in task.read_text().split()}
 
 
 @pytest.fixture
-def no_child_is_left() -> Iterator[None]:
+def require_no_child_processes() -> Iterator[None]:
     before = children()
     yield
     assert children() <= before
 
 
-pytestmark = pytest.mark.usefixtures("no_child_is_left")
+pytestmark = pytest.mark.usefixtures("require_no_child_processes")
 
 
 def fails_alone() -> None:
     if rank() == 1:
         raise ArithmeticError("made to fail")
-    sleep_for_ever()
+    sleep_forever()
 
 
 def fails_after_another_was_killed() -> None:
     if rank() == 1:
         time.sleep(0.2)
         os.kill(os.getpid(), signal.SIGKILL)
-    time.sleep(0.19)  # seen by the parent before the other, perhaps
+    time.sleep(0.19)  # the parent may detect this exit first
     raise RuntimeError("[pair.cc:534] Connection closed by peer [127.0.0.1]:4711")
 
 
 def ends_with_a_code() -> None:
     if rank() == 0:
         os._exit(9)
-    sleep_for_ever()
+    sleep_forever()
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def ends_with_a_code() -> None:
         (ends_with_a_code, "rank 0 of 2 ended with exit code 9", 9),
     ],
 )
-def test_the_first_cause_is_told_and_the_others_end(
+def test_first_failure_is_reported_and_other_ranks_end(
     work: Callable[[], None], line: str, code: int, capfd: pytest.CaptureFixture[str]
 ) -> None:
     began = time.monotonic()
@@ -91,7 +91,7 @@ def test_the_first_cause_is_told_and_the_others_end(
 
 
 @pytest.mark.parametrize("kind", [InputError, DataError])
-def test_what_is_wrong_on_all_ranks_is_told_once(
+def test_error_on_all_ranks_is_reported_once(
     kind: type[InputError], capfd: pytest.CaptureFixture[str]
 ) -> None:
     def work() -> None:
@@ -104,7 +104,7 @@ def test_what_is_wrong_on_all_ranks_is_told_once(
 
 
 def send_signals(*numbers: int, apart_s: float = 1.0) -> threading.Thread:
-    """Send signals to this process, the first after a second."""
+    """Send signals to this process from a thread, the first after one second."""
 
     def send() -> None:
         for number in numbers:
@@ -117,7 +117,7 @@ def send_signals(*numbers: int, apart_s: float = 1.0) -> threading.Thread:
 
 
 def trains(seconds: float) -> Callable[[], None]:
-    """A training that takes a while for a step."""
+    """Return a function that simulates a training whose step takes `seconds`."""
 
     def work() -> None:
         with signals.raise_on_signal(), signals.defer_signals():
@@ -133,14 +133,14 @@ def trains(seconds: float) -> Callable[[], None]:
 @pytest.mark.parametrize(
     ("sent", "step_s", "least_s", "most_s"),
     [
-        ([signal.SIGTERM], 1.0, 1.5, 8),  # the step is finished
-        ([signal.SIGUSR1], 4.0, 4.5, 12),  # however long it takes
-        ([signal.SIGUSR1, signal.SIGTERM], 60.0, 4.5, 14),  # its time is over, but it is requeued
-        ([signal.SIGINT, signal.SIGINT], 60.0, 1.5, 8),  # impatient
-        ([signal.SIGTERM], 60.0, 3.5, 12),  # beyond the grace
+        ([signal.SIGTERM], 1.0, 1.5, 8),  # the step finishes within the grace period
+        ([signal.SIGUSR1], 4.0, 4.5, 12),  # no deadline after SIGUSR1
+        ([signal.SIGUSR1, signal.SIGTERM], 60.0, 4.5, 14),  # SLURM's time limit; the run is requeued
+        ([signal.SIGINT, signal.SIGINT], 60.0, 1.5, 8),  # a repeated signal kills the ranks
+        ([signal.SIGTERM], 60.0, 3.5, 12),  # the grace period is exceeded
     ],
 )
-def test_ranks_that_train_may_finish_their_step(
+def test_training_ranks_finish_their_step_after_a_signal(
     sent: list[signal.Signals],
     step_s: float,
     least_s: float,
@@ -156,7 +156,7 @@ def test_ranks_that_train_may_finish_their_step(
     assert least_s < time.monotonic() - began < most_s
 
 
-def test_a_run_that_was_done_before_it_could_stop_is_done() -> None:
+def test_run_that_finishes_before_a_signal_succeeds() -> None:
     def work() -> None:
         with signals.raise_on_signal():
             signals._set_deferred(True)
@@ -167,16 +167,16 @@ def test_a_run_that_was_done_before_it_could_stop_is_done() -> None:
     thread.join()
 
 
-def test_ranks_that_do_not_train_end_at_once() -> None:
+def test_ranks_that_do_not_train_exit_at_once() -> None:
     thread, began = send_signals(signal.SIGTERM), time.monotonic()
     with pytest.raises(Stopped, match="stopped by SIG") as caught:
-        run_ranks(sleep_for_ever, 2)
+        run_ranks(sleep_forever, 2)
     thread.join()
     assert caught.value.code == 143
     assert time.monotonic() - began < 8
 
 
-def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
+def test_repeated_signal_within_a_short_time_counts_once() -> None:
     thread, began = send_signals(signal.SIGTERM, signal.SIGTERM, apart_s=0.2), time.monotonic()
     with pytest.raises(Stopped, match="stopped by SIG"):
         run_ranks(trains(2.0), 2)
@@ -184,7 +184,7 @@ def test_a_signal_that_is_sent_twice_at_once_counts_once() -> None:
     assert time.monotonic() - began > 1.5
 
 
-def test_a_report_of_any_length_comes_through() -> None:
+def test_reports_of_any_length_are_read_back() -> None:
     reports = SharedStatus(2)
     assert reports.read(1) is None
     reports.write(
@@ -197,14 +197,14 @@ def test_a_report_of_any_length_comes_through() -> None:
     assert reports.read(0) is None
 
 
-def test_gpus_are_counted_without_starting_cuda_here(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_are_counted_without_initializing_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     asked_by = []
     monkeypatch.setattr(torch.cuda, "_is_compiled", lambda: True)
     monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: -1)
     monkeypatch.setattr(torch.version, "hip", None)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: asked_by.append(os.getpid()) or 3)
     assert count_gpus() == 3
-    assert asked_by == []  # in another process
+    assert asked_by == []  # CUDA is queried only in another process
     monkeypatch.setattr(torch.cuda, "_device_count_nvml", lambda: 3)
     assert count_gpus() == 3
     assert asked_by == [os.getpid()]

@@ -1,4 +1,4 @@
-"""Finding a learning rate and a batch size."""
+"""Tests of the search for a learning rate and a batch size."""
 
 from functools import partial
 from pathlib import Path
@@ -17,11 +17,11 @@ from project.modules.optim import schedules
 from project.runs.run_folder import RunFolder
 from project.train import train
 from project.training.tuning import batch_size
-from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
-from project.training.tuning.range_test import run_range_test, suggest
+from project.training.tuning.batch_size import BatchSizeTrial, choose_batch_size, try_batch_sizes
+from project.training.tuning.range_test import run_range_test, suggest_lr
 
 
-def test_the_suggested_rate_trains_and_the_test_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_suggested_lr_trains_and_the_module_is_restored(tmp_path: Path) -> None:
     def makes_trainer(**options: Any) -> Any:
         options = {"max_epochs": 3, "enable_checkpointing": False, "log_every_n_steps": 50} | options
         return make_trainer(tmp_path, **options)
@@ -33,7 +33,7 @@ def test_the_suggested_rate_trains_and_the_test_leaves_nothing_behind(tmp_path: 
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.scheduler_factory is schedule
     assert found.rates[0] == 1e-7
-    assert len(found.rates) < 100  # it diverged
+    assert len(found.rates) < 100  # the loss diverged
     assert found.suggestion is not None
     reached = {}
     for rate in (found.suggestion, 1e-6):
@@ -46,12 +46,12 @@ def test_the_suggested_rate_trains_and_the_test_leaves_nothing_behind(tmp_path: 
     assert reached[found.suggestion] < 0.8 * reached[1e-6]
 
 
-def test_a_rate_is_suggested_where_the_loss_falls_fastest_but_well_below_its_lowest() -> None:
+def test_suggested_lr_is_steepest_and_below_a_tenth_of_the_lowest() -> None:
     rates = [10.0**power for power in (-5, -4, -3, -2, -1, 0)]
-    assert suggest(rates, [2.3, 2.0, 1.0, 0.95, 0.9, 5.0]) == 1e-4
-    assert suggest(rates, [2.3, 2.3, 2.1, 1.2, 1.15, 5.0]) == 1e-3
-    assert suggest([1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [2.3, 2.3, 2.2, 1.9, 1.0]) == 1e-3  # steepest at 3e-3
-    assert suggest(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) is None
+    assert suggest_lr(rates, [2.3, 2.0, 1.0, 0.95, 0.9, 5.0]) == 1e-4
+    assert suggest_lr(rates, [2.3, 2.3, 2.1, 1.2, 1.15, 5.0]) == 1e-3
+    assert suggest_lr([1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [2.3, 2.3, 2.2, 1.9, 1.0]) == 1e-3  # steepest at 3e-3
+    assert suggest_lr(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) is None
 
 
 def test_batch_sizes_double_until_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -70,27 +70,27 @@ def test_batch_sizes_double_until_memory_is_full(tmp_path: Path, monkeypatch: py
     assert [(trial.size, trial.images_per_s is None) for trial in trials] == [
         *((8, False), (16, False), (32, True)),
     ]
-    assert data.batch_size == 16  # as it was
+    assert data.batch_size == 16  # restored
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
     module.training_step = training_step  # type: ignore[method-assign]
-    monkeypatch.setattr(batch_size, "_is_saturated", lambda trials: False)
+    monkeypatch.setattr(batch_size, "_is_throughput_saturated", lambda trials: False)
     trials = try_batch_sizes(module, data, partial(make_trainer, tmp_path, enable_checkpointing=False))
-    assert [trial.size for trial in trials] == [8, 16, 32, 64]  # of 100 images
+    assert [trial.size for trial in trials] == [8, 16, 32, 64]  # for 100 training images
     assert all(trial.images_per_s for trial in trials)
 
 
 def test_the_smallest_batch_size_near_the_best_throughput_is_chosen() -> None:
     speeds = [100.0, 150.0, 196.0, 200.0, None]
-    trials = [Trial(8 * 2**number, speed, None) for number, speed in enumerate(speeds)]
-    assert choose(trials) == 32
-    assert not batch_size._is_saturated(trials[:4])
-    assert batch_size._is_saturated([*trials[:4], Trial(128, 205.0, None)])
+    trials = [BatchSizeTrial(8 * 2**number, speed, None) for number, speed in enumerate(speeds)]
+    assert choose_batch_size(trials) == 32
+    assert not batch_size._is_throughput_saturated(trials[:4])
+    assert batch_size._is_throughput_saturated([*trials[:4], BatchSizeTrial(128, 205.0, None)])
     with pytest.raises(InputError, match=r"tune=batch_size: not even 8 images fit into memory"):
-        choose([Trial(8, None, None)])
+        choose_batch_size([BatchSizeTrial(8, None, None)])
 
 
-def test_finding_a_rate_is_a_command_that_trains_nothing(
+def test_tune_lr_command_does_not_train(
     composer: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "run"
@@ -125,5 +125,5 @@ def test_finding_a_rate_is_a_command_that_trains_nothing(
         ),
     ],
 )
-def test_a_search_that_cannot_be_is_one_line(composer: Compose, overrides: str, line: str) -> None:
+def test_invalid_tuning_request_is_reported_on_one_line(composer: Compose, overrides: str, line: str) -> None:
     assert list(dict.fromkeys(find_problems(composer(*overrides.split())))) == [line]

@@ -12,7 +12,7 @@ from project.runtime.bounds import Range
 
 
 class ConvGroup(nn.Module):
-    """Two 3×3 convolutions, each with batch norm and GELU; the first is followed by max-pooling."""
+    """Two 3×3 convolutions, each with batch norm and GELU; max-pooling follows the first convolution."""
 
     def __init__(self, in_channels: int, channels: int, pool: tuple[int, int], norm_momentum: float) -> None:
         super().__init__()
@@ -31,11 +31,11 @@ class ConvGroup(nn.Module):
 class Airbench(nn.Module):
     """Network of airbench94 (Jordan 2024, arXiv 2404.00498, sec. 3.1, 3.2 and appendix).
 
-    A frozen convolution whitens patches of 2×2 pixels. Three groups of two convolutions follow, the maximum
-    over the remaining positions, and a linear layer without bias. Batch norms have no gain. On images of at
-    most 8 pixels a side later groups do not pool. The paper divides the linear layer's output by its number
-    of inputs; here its weights are smaller by that number, and its learning rate is the paper's divided by
-    the number's square.
+    A frozen convolution whitens patches of 2×2 pixels. Three groups of two convolutions follow, then global
+    max-pooling and a linear layer without bias. Batch norms have no scale parameter. For images of at most 8
+    pixels per side, later groups do not pool. The paper divides the logits by the number n of features. Here
+    the initial weights of the linear layer are divided by n instead, and its learning rate is the paper's
+    divided by n².
 
     The whitening filters are random until `initialize` is called.
 
@@ -44,10 +44,10 @@ class Airbench(nn.Module):
         num_classes: number of logits.
         widths: channels of the three groups.
         whitening_size: side of the whitened patches, pixels [2].
-        norm_momentum: share of each batch in batch norm's running statistics.
+        norm_momentum: weight of each batch in the running statistics of batch norm [0.4].
 
     Raises:
-        InputError: there are not three widths, or the images are smaller than a patch.
+        InputError: the number of widths is not three, or the images are smaller than a patch.
     """
 
     def __init__(
@@ -61,13 +61,13 @@ class Airbench(nn.Module):
         super().__init__()
         channels, height, width = input_shape
         if len(widths) != 3:
-            raise InputError(f"model.widths={list(widths)}: three are needed, one for each group")
+            raise InputError(f"model.widths={list(widths)}: expected three widths, one per group")
         if min(height, width) < whitening_size:
             raise InputError(
                 f"model.whitening_size={whitening_size}: must be at most {min(height, width)}, the side of "
                 f"data.input_shape={list(input_shape)}"
             )
-        # Each direction of the patches' space has two filters, one of either sign.
+        # Each whitening direction has two filters of opposite sign.
         self.whitening = nn.Conv2d(channels, 2 * channels * whitening_size**2, whitening_size)
         self.whitening.weight.requires_grad = False
         sides = (height - whitening_size + 1, width - whitening_size + 1)
@@ -96,7 +96,7 @@ class Airbench(nn.Module):
         self.whitening.weight.copy_(torch.cat([filters, -filters]))
 
     def parameter_roles(self) -> Mapping[str, list[Tensor]]:
-        """Return the trainable parameters by role, for optimizers and schedules that treat roles apart."""
+        """Return the trainable parameters by role, for optimizers and schedules with options per role."""
         norms = [module for module in self.modules() if isinstance(module, nn.BatchNorm2d)]
         filters = [module for module in self.groups.modules() if isinstance(module, nn.Conv2d)]
         assert self.whitening.bias is not None
@@ -109,11 +109,19 @@ class Airbench(nn.Module):
 
 
 def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
-    """Return filters whose outputs on patches of these images are uncorrelated and of equal power.
+    """Return filters whose outputs on image patches are uncorrelated and have equal power.
 
-    The filters (C * size * size, C, size, size) are the eigenvectors of the patches' second moments, each
-    divided by the root of its eigenvalue, to which `eps` is added: directions of little variance would be
-    blown up. The weakest directions come first, with a sign that does not depend on rounding.
+    Each filter is an eigenvector of the second-moment matrix of the patches, divided by the square root of
+    its eigenvalue plus `eps`. `eps` limits the amplification of directions with little variance. Filters are
+    in ascending order of eigenvalue; the choice of signs does not depend on rounding errors.
+
+    Args:
+        images: normalized images (N, C, H, W).
+        size: side of a patch, pixels.
+        eps: added to the eigenvalues.
+
+    Returns:
+        Filters (C * size * size, C, size, size).
     """
     channels = images.shape[1]
     features = channels * size * size
@@ -123,7 +131,7 @@ def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
         columns = F.unfold(part, size).transpose(0, 1).flatten(1)  # C * size * size, n * positions
         moments += columns @ columns.T
         patches += columns.shape[1]
-    # Solved on the CPU, in double precision, so that every device gets the same filters.
+    # On the CPU in double precision, so that the filters are the same on every device.
     eigenvalues, eigenvectors = torch.linalg.eigh(moments.cpu().double() / patches)
     signs = (torch.linspace(1, 2, features, dtype=torch.double) @ eigenvectors).sign()
     eigenvectors = eigenvectors * signs
@@ -132,7 +140,7 @@ def whitening_filters(images: Tensor, size: int, eps: float = 5e-4) -> Tensor:
 
 
 def _identity_conv(in_channels: int, channels: int) -> nn.Conv2d:
-    """Return a 3×3 convolution whose first filters pass the incoming channels on."""
+    """Return a 3×3 convolution whose first filters are initialized to the identity."""
     conv = nn.Conv2d(in_channels, channels, 3, padding=1, bias=False)
     with torch.no_grad():
         nn.init.dirac_(conv.weight[:in_channels])
@@ -140,6 +148,7 @@ def _identity_conv(in_channels: int, channels: int) -> nn.Conv2d:
 
 
 def _norm_without_gain(channels: int, momentum: float) -> nn.BatchNorm2d:
+    """Return a batch norm whose scale is frozen at 1."""
     norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=momentum)
     norm.weight.requires_grad = False
     return norm

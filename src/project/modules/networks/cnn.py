@@ -11,7 +11,7 @@ from project.runtime.bounds import Range
 
 
 class _ConvClassifier(nn.Module):
-    """A convolutional body and a fully connected head."""
+    """Convolutional body with a fully connected head."""
 
     def __init__(self, body: nn.Sequential, head: nn.Sequential) -> None:
         super().__init__()
@@ -25,7 +25,7 @@ class _ConvClassifier(nn.Module):
 
 
 class CNN3x3(_ConvClassifier):
-    """Two 3×3 convolutions, one max-pool, one hidden layer, as in PyTorch's MNIST example.
+    """Two 3×3 convolutions, max-pooling and one hidden layer, as in PyTorch's MNIST example.
 
     On 28×28 images the first linear layer has 64 · 12 · 12 = 9,216 inputs.
 
@@ -65,7 +65,7 @@ class CNN3x3(_ConvClassifier):
 
 
 class CNN5x5(_ConvClassifier):
-    """Two 5×5 convolutions, each pooled before its activation, with channel dropout, and one hidden layer.
+    """Two 5×5 convolutions with max-pooling before each activation, channel dropout and one hidden layer.
 
     Args:
         input_shape: (C, H, W) of one image.
@@ -103,17 +103,17 @@ class CNN5x5(_ConvClassifier):
 
 
 class CNNBatchNorm(_ConvClassifier):
-    """Three convolutions with batch norm and no hidden layer: much accuracy for little arithmetic.
+    """Three convolutions with batch norm and no hidden layer: high accuracy at low cost.
 
-    The first two are pooled before they are normalized: later layers see a quarter of the pixels, and the
-    result is the same as long as gains are positive.
+    Max-pooling precedes the batch norm of the first two convolutions, which normalizes fewer pixels. In
+    evaluation mode the order does not change the result if the scales of the batch norm are positive.
 
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         channels: filters of the three convolutions.
-        kernel_size: side of the first one's filters, pixels [5]; the others' are 3×3.
-        norm_momentum: share of each batch in the running statistics; large enough for short trainings.
+        kernel_size: side of the filters of the first convolution, pixels [5]; other filters are 3×3.
+        norm_momentum: weight of each batch in the running statistics of batch norm [0.4].
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class CNNBatchNorm(_ConvClassifier):
         norm_momentum: Annotated[float, Range(0, 1)] = 0.4,
     ) -> None:
         if len(channels) != 3:
-            raise InputError(f"model.channels={list(channels)}: three are needed, one for each convolution")
+            raise InputError(f"model.channels={list(channels)}: expected three values, one per convolution")
         layers: list[nn.Module] = []
         in_channels = input_shape[0]
         for number, out_channels in enumerate(channels):
@@ -140,7 +140,7 @@ class CNNBatchNorm(_ConvClassifier):
 
 
 class LeNet(_ConvClassifier):
-    """LeNet-5 in its common ReLU and max-pool form (LeCun et al. 1998, p. 7).
+    """LeNet-5 (LeCun et al. 1998, p. 7) in its common variant with ReLU and max-pooling.
 
     Args:
         input_shape: (C, H, W) of one image.
@@ -178,11 +178,11 @@ class LeNet(_ConvClassifier):
 
 def _require_pair(key: str, values: Sequence[float]) -> None:
     if len(values) != 2:
-        raise InputError(f"{key}={list(values)}: two values are needed, of the first and the second layer")
+        raise InputError(f"{key}={list(values)}: expected two values, for the first and the second layer")
 
 
 def _count_features(body: nn.Module, input_shape: Sequence[int]) -> int:
-    """Return the number of features per image of `body`, from a pass of one blank image."""
+    """Return the number of features per image that `body` outputs, from a forward pass of zeros."""
     try:
         with torch.no_grad():
             output = body.eval()(torch.zeros(1, *input_shape))

@@ -25,9 +25,9 @@ class MLP(nn.Module):
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
-        widths: width of each hidden layer; none gives a linear classifier.
+        widths: width of each hidden layer; an empty list gives a linear classifier.
         activation: a key of `ACTIVATIONS`; `identity` makes the network linear.
-        dropout: probability of zeroing a hidden feature in training.
+        dropout: probability of dropping a hidden feature.
 
     Raises:
         InputError: unknown activation.

@@ -13,10 +13,10 @@ FOUR_STAGES = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}
 
 
 def blocks_per_stage(depth: int) -> tuple[int, ...]:
-    """Return the basic blocks of each stage: four stages for 10, 18 and 34, three for depths 6n + 2.
+    """Return the number of basic blocks per stage: four stages for depths 10, 18 and 34, three for 6n + 2.
 
     Raises:
-        InputError: there is no network of this depth.
+        InputError: no network has this depth.
     """
     if depth in FOUR_STAGES:
         return FOUR_STAGES[depth]
@@ -34,7 +34,7 @@ class BasicBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(channels)
         self.conv2 = nn.Conv2d(channels, channels, 3, padding=1, bias=False)
         self.norm2 = nn.BatchNorm2d(channels)
-        # A block that starts as the identity trains better (Goyal et al. 2017, sec. 5.1).
+        # A block that is initialized to the identity trains better (Goyal et al. 2017, sec. 5.1).
         nn.init.zeros_(self.norm2.weight)
         self.shortcut: nn.Module = nn.Identity()
         if stride != 1 or in_channels != channels:
@@ -54,12 +54,12 @@ class ResNet(nn.Module):
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
-        depth: weighted layers; 20 with width 16 is the paper's smallest for CIFAR-10, 18 with width
-            64 the common larger one.
-        width: channels of the first stage; doubled from stage to stage.
+        depth: number of layers with weights. Depth 20 with width 16 is the paper's smallest network for
+            CIFAR-10; depth 18 with width 64 is a common larger one.
+        width: channels of the first stage; each later stage has twice as many.
 
     Raises:
-        InputError: there is no network of this depth.
+        InputError: no network has this depth.
     """
 
     def __init__(

@@ -9,14 +9,14 @@ from project.runtime.bounds import Range
 
 
 class RowLSTM(nn.Module):
-    """LSTM over image rows; the last hidden state is classified.
+    """LSTM over image rows, with a linear layer on the last hidden state.
 
     Args:
         input_shape: (C, H, W) of one image: a sequence of H rows with C · W features.
         num_classes: number of logits.
         hidden_dim: size of the hidden state.
         layers: stacked LSTM layers.
-        dropout: probability between stacked layers; no effect on a single layer.
+        dropout: dropout probability between stacked layers; no effect with a single layer.
     """
 
     def __init__(

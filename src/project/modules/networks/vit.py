@@ -14,18 +14,18 @@ from project.runtime.bounds import Range
 class ViT(nn.Module):
     """Vision transformer (Dosovitskiy et al. 2021, sec. 3.1) with mean-pooled patch tokens.
 
-    Mean pooling in place of a class token follows Beyer et al. 2022 (arXiv 2205.01580). Images whose
-    sides are no multiple of `patch_size` are padded with zeros on the right and at the bottom.
+    Mean pooling instead of a class token follows Beyer et al. 2022 (arXiv 2205.01580). Images whose sides are
+    not multiples of `patch_size` are zero-padded on the right and at the bottom.
 
     Args:
         input_shape: (C, H, W) of one image.
         num_classes: number of logits.
         patch_size: side of a square patch, pixels [4].
-        dim: token features.
-        depth: transformer blocks.
-        heads: attention heads; divides `dim`.
-        mlp_ratio: width of a block's MLP relative to `dim`.
-        dropout: probability in attention and MLP.
+        dim: features per token.
+        depth: number of transformer blocks.
+        heads: number of attention heads; must divide `dim`.
+        mlp_ratio: hidden width of each MLP relative to `dim`.
+        dropout: dropout probability in attention and MLP.
 
     Raises:
         InputError: `heads` does not divide `dim`.

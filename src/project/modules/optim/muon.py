@@ -12,17 +12,18 @@ from project.modules.optim.parameter_groups import ParameterGroups, as_groups
 from project.runtime.bounds import Range
 
 NEWTON_SCHULZ_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Of the quintic iteration (Jordan 2024, kellerjordan.github.io/posts/muon): steep at 0, so that a few steps
-bring singular values near 1.
+"""Coefficients of the quintic Newton-Schulz iteration (Jordan 2024, kellerjordan.github.io/posts/muon).
+
+The polynomial is steep at 0, so that few iterations bring singular values near 1.
 """
 
 
 class CombinedOptimizer(Optimizer):
-    """Several optimizers that step together, and are one to schedules and checkpoints.
+    """Combines several optimizers into one for schedules and checkpoints.
 
     Args:
-        parts: optimizers by name, of disjoint parameters.
-        defaults: as of `torch.optim.Optimizer`.
+        parts: optimizers by name, with disjoint parameters.
+        defaults: default options, as for `torch.optim.Optimizer`.
     """
 
     def __init__(self, parts: Mapping[str, Optimizer], defaults: dict[str, Any]) -> None:
@@ -33,7 +34,7 @@ class CombinedOptimizer(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         loss = _call_with_grad(closure)
         for name, part in self._parts.items():
-            # Groups and state live here, where schedules change them and checkpoints restore them.
+            # Schedules and checkpoints change the groups and state of this object.
             part.param_groups = [group for group in self.param_groups if group["optimizer"] == name]
             part.state = self.state
             part.step()
@@ -41,18 +42,18 @@ class CombinedOptimizer(Optimizer):
 
 
 class Muon(CombinedOptimizer):
-    """`torch.optim.Muon` for matrices, `torch.optim.AdamW` for all else, as one optimizer.
+    """`torch.optim.Muon` for matrices, `torch.optim.AdamW` for all other parameters.
 
-    Muon orthogonalizes the momentum of a matrix (Jordan 2024). Its step is scaled to the size of AdamW's (Liu
-    et al. 2025, arXiv 2502.16982, sec. 2.2), so that one `lr` and `weight_decay` serve both. Parameters of
-    other than two dimensions, such as convolution filters and biases, go to AdamW.
+    Muon orthogonalizes the momentum of a matrix (Jordan 2024). Its update is scaled to the RMS of AdamW's
+    update (Liu et al. 2025, arXiv 2502.16982, sec. 2.2), so that both share `lr` and `weight_decay`. AdamW
+    optimizes all parameters that do not have two dimensions, such as convolution filters and biases.
 
     Args:
-        params: parameters or groups of them.
-        lr: peak learning rate of both.
-        weight_decay: decoupled, of both.
-        momentum: Muon's.
-        betas: AdamW's.
+        params: parameters or parameter groups.
+        lr: peak learning rate of both optimizers.
+        weight_decay: decoupled weight decay of both optimizers.
+        momentum: momentum of Muon.
+        betas: betas of AdamW.
     """
 
     def __init__(
@@ -82,19 +83,19 @@ class Muon(CombinedOptimizer):
 
 
 class FilterMuon(Optimizer):
-    """Muon (Jordan 2024) on filters as matrices of one row per output channel.
+    """Muon (Jordan 2024) for convolution filters, as matrices with one row per output channel.
 
-    All filters of one shape are orthogonalized together, in bfloat16 on a GPU and in their own precision on a
-    CPU. Nothing waits for the device.
+    Filters of equal shape are orthogonalized together, in bfloat16 on a GPU and in their own precision on a
+    CPU, without synchronizing with the device.
 
     Args:
-        params: parameters or groups of them, of two or more dimensions.
+        params: parameters or parameter groups, of two or more dimensions.
         lr: change of a filter's singular values per step.
-        momentum: share of the sum of gradients that a step keeps.
-        nesterov: look one step of the momentum ahead.
-        steps: Newton-Schulz iterations.
-        normalize: before each step, scale each parameter's norm to the root of its output channels, so that
-            `lr` means the same for all parameters and throughout the training.
+        momentum: factor of the momentum buffer per step.
+        nesterov: if True, use Nesterov momentum.
+        steps: number of Newton-Schulz iterations.
+        normalize: if True, scale the norm of each parameter to the square root of its number of output
+            channels before each step, so that the relative step size is the same for all parameters.
     """
 
     def __init__(
@@ -119,11 +120,11 @@ class FilterMuon(Optimizer):
                 if parameter.grad is not None:
                     by_shape[parameter.shape].append(parameter)
             for parameters in by_shape.values():
-                self._step_shape(parameters, group)
+                self._update_same_shape(parameters, group)
         return loss
 
-    def _step_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
-        """Change parameters (O, ...) of one shape."""
+    def _update_same_shape(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Update parameters of one shape (O, ...), where O is the number of output channels."""
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         sums = [self._momentum_buffer(parameter) for parameter in parameters]
         torch._foreach_mul_(sums, group["momentum"])
@@ -138,7 +139,9 @@ class FilterMuon(Optimizer):
         if group["normalize"]:
             norms = torch._foreach_norm(parameters)
             torch._foreach_div_(norms, len(parameters[0]) ** 0.5)
-            torch._foreach_clamp_min_(norms, torch.finfo(norms[0].dtype).tiny)  # a filter may be all zeros
+            torch._foreach_clamp_min_(
+                norms, torch.finfo(norms[0].dtype).tiny
+            )  # a filter may consist of zeros
             torch._foreach_div_(parameters, norms)
         shaped = [change.view(parameters[0].shape) for change in changes]
         torch._foreach_add_(parameters, shaped, alpha=-group["lr"])
@@ -151,19 +154,19 @@ class FilterMuon(Optimizer):
 
 
 class MuonSGD(CombinedOptimizer):
-    """Muon for convolution filters, SGD with Nesterov momentum for all else.
+    """Muon for convolution filters, SGD with Nesterov momentum for all other parameters.
 
     Args:
-        params: parameters or groups of them.
-        lr: of filters, see `FilterMuon`.
-        momentum: of filters.
-        steps: Newton-Schulz iterations.
-        normalize: keep the norm of filters, see `FilterMuon`.
-        linear_lr: of linear layers' matrices.
-        bias_lr: of all else, biases and norms above all.
-        sgd_momentum: of both.
-        weight_decay: of both: the share of a weight that a step at the peak learning rate takes away. Filters
-            have none.
+        params: parameters or parameter groups.
+        lr: learning rate of filters (see `FilterMuon`).
+        momentum: momentum of filters.
+        steps: number of Newton-Schulz iterations.
+        normalize: if True, normalize filters before each step (see `FilterMuon`).
+        linear_lr: learning rate of matrices, that is, of linear layers.
+        bias_lr: learning rate of all other parameters, such as biases and normalization parameters.
+        sgd_momentum: momentum of SGD.
+        weight_decay: fraction by which SGD shrinks a weight per step at the peak learning rate; filters have
+            no weight decay.
     """
 
     def __init__(
@@ -201,10 +204,10 @@ class MuonSGD(CombinedOptimizer):
 
 
 def orthogonalize(matrices: Tensor, steps: int, eps: float = 1e-7) -> Tensor:
-    """Bring the singular values of matrices (..., M, N) near 1, by Newton-Schulz (0.7 to 1.2 in 5 steps)."""
+    """Bring singular values of matrices (..., M, N) near 1 by Newton-Schulz (0.7 to 1.2 after 5 steps)."""
     a, b, c = NEWTON_SCHULZ_COEFFICIENTS
     is_tall = matrices.shape[-2] > matrices.shape[-1]
-    current = matrices.mT if is_tall else matrices  # the smaller Gram matrix costs less
+    current = matrices.mT if is_tall else matrices  # the smaller of the two Gram matrices
     current = current / (current.norm(dim=(-2, -1), keepdim=True) + eps)
     for _ in range(steps):
         gram = current @ current.mT

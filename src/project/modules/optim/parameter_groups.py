@@ -1,4 +1,4 @@
-"""Parameter groups of an optimizer: by role, by weight decay, and by depth of the network."""
+"""Optimizer parameter groups by role, weight decay and depth."""
 
 import math
 from collections.abc import Iterable, Iterator, Mapping
@@ -14,9 +14,9 @@ from project.runtime.bounds import Range
 ParameterGroups = list[dict[str, Any]]
 
 MIN_LR_SCALE = torch.finfo(torch.float32).tiny
-"""Least learning rate of a group relative to the head's: single precision loses smaller ones."""
-NEARLY_ALL_FRACTION = 0.8
-"""Fraction of the parameters above which a module holds several blocks."""
+"""Minimum learning rate relative to the head's; smaller values underflow in single precision."""
+CONTAINER_FRACTION = 0.8
+"""Fraction of all parameters above which a module is assumed to hold several blocks."""
 
 
 def parameter_groups(
@@ -25,15 +25,15 @@ def parameter_groups(
     weight_decay_norm_bias: bool = True,
     layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
 ) -> ParameterGroups:
-    """Return the trainable parameters of a network as optimizer groups.
+    """Return the trainable parameters of a network as optimizer parameter groups.
 
-    A network may have a method `parameter_roles`, which returns lists of parameters by role. Each role is
-    then a group with its name as `role`.
+    If the network has a method `parameter_roles`, which returns lists of parameters by role, each role is a
+    group with its name as `role`.
 
     Args:
-        network: frozen parameters are left out.
-        weight_decay_norm_bias: if False, parameters of one dimension (biases, gains and offsets of norms)
-            form a group with `weight_decay` 0.
+        network: network whose frozen parameters are left out.
+        weight_decay_norm_bias: if False, parameters of one dimension (biases and normalization parameters)
+            form a group with `weight_decay` 0 [True].
         layerwise_lr_decay: below 1, each block of the network (see `parameter_blocks`) has groups of its own,
             the head's first, with an `lr_scale` for `scale_learning_rates`: 1 for the head,
             `layerwise_lr_decay` for the block before it, its square for the one before that, and so on
@@ -41,7 +41,7 @@ def parameter_groups(
             Clark et al. 2020, arXiv 2003.10555).
 
     Raises:
-        InputError: the first blocks have a learning rate below single precision.
+        InputError: the learning rate of the first block would underflow in single precision.
     """
     groups: ParameterGroups = []
     is_layerwise = layerwise_lr_decay != 1
@@ -63,25 +63,25 @@ def parameter_groups(
     if min((group.get("lr_scale", 1.0) for group in groups), default=1.0) < MIN_LR_SCALE:
         least = math.ceil(100 * MIN_LR_SCALE ** (1 / (len(depths) - 1))) / 100
         raise InputError(
-            f"optim.layerwise_lr_decay={layerwise_lr_decay}: of {len(depths)} blocks the first would not "
-            f"learn at all; set at least {least:g}, or train the head alone for some epochs "
+            f"optim.layerwise_lr_decay={layerwise_lr_decay}: the learning rate of the first of {len(depths)} "
+            f"blocks would be 0; set at least {least:g}, or train only the head for some epochs "
             "(callbacks.freeze_backbone.epochs)"
         )
     return groups
 
 
 def scale_learning_rates(optimizer: Optimizer) -> None:
-    """Multiply the learning rate of each group by its `lr_scale`, and note it as `initial_lr`.
+    """Multiply the learning rate of each group by its `lr_scale`, and store it as `initial_lr`.
 
-    To be called on the finished optimizer, which alone knows the learning rate of each group.
+    Call this function after the optimizer is built: its constructor sets the learning rates of the groups.
     """
     for group in optimizer.param_groups:
         group["lr"] *= group.get("lr_scale", 1.0)
-        group.setdefault("initial_lr", group["lr"])  # a schedule that starts lower overwrites it
+        group.setdefault("initial_lr", group["lr"])  # schedules that start lower overwrite it
 
 
 def as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterGroups:
-    """Return parameters, or groups of them, as groups."""
+    """Return parameters or parameter groups as a list of groups."""
     entries = list(params)
     if entries and isinstance(entries[0], dict):
         return entries  # type: ignore[return-value]
@@ -89,7 +89,7 @@ def as_groups(params: Iterable[Tensor] | Iterable[dict[str, Any]]) -> ParameterG
 
 
 def _parameters_by_role(network: nn.Module) -> Mapping[str, list[Tensor]]:
-    """Return parameters by role; the role of those without one is ""."""
+    """Return parameters by role; parameters without a role are under ""."""
     named: Mapping[str, list[Tensor]] = getattr(network, "parameter_roles", dict)()
     taken = [id(parameter) for members in named.values() for parameter in members]
     assert len(taken) == len(set(taken)), "a parameter has two roles"
@@ -98,23 +98,24 @@ def _parameters_by_role(network: nn.Module) -> Mapping[str, list[Tensor]]:
 
 
 def parameter_blocks(network: nn.Module) -> list[list[nn.Parameter]]:
-    """Split the parameters of any network into blocks, from the images to the logits.
+    """Split the parameters of a network into blocks, in order from the input to the head.
 
-    Blocks are found from the order in which modules were registered. A module that only holds others in
-    sequence, or has nearly all parameters, is split; any other is a block: a residual block, a transformer
-    layer, a stem's convolution, the head's linear layer. Norms belong to the block before them; parameters
-    beside modules, such as a position embedding, to the first.
+    The order of blocks is the registration order of modules. Containers are split: sequences of modules, and
+    modules with nearly all parameters of the network. Every other module is a block, such as a residual
+    block, a transformer layer, a stem convolution, or the head's linear layer. Normalization layers belong to
+    the block before them. Parameters of a container itself, such as a position embedding, belong to the first
+    block.
 
     Args:
-        network: with modules registered in the order of their use.
+        network: network whose modules are registered in the order of their use.
 
     Returns:
-        Lists of at least one parameter; the last is the head.
+        Nonempty lists of parameters; the last list is the head.
     """
     total = sum(parameter.numel() for parameter in network.parameters())
     loose: list[nn.Parameter] = []
     found: list[list[nn.Parameter]] = [[]]
-    seen: set[nn.Parameter] = set()  # a parameter that is used twice belongs to its first use
+    seen: set[nn.Parameter] = set()  # a shared parameter belongs to its first use
     for module in _unsplit_modules(network, total, loose):
         new = [parameter for parameter in module.parameters() if parameter not in seen]
         seen |= set(new)
@@ -126,10 +127,10 @@ def parameter_blocks(network: nn.Module) -> list[list[nn.Parameter]]:
 
 
 def _unsplit_modules(module: nn.Module, total: int, loose: list[nn.Parameter]) -> Iterator[nn.Module]:
-    """Yield the modules that are not split; collect in `loose` the parameters of the others themselves."""
+    """Yield the modules that are not split; add the direct parameters of split modules to `loose`."""
     size = sum(parameter.numel() for parameter in module.parameters())
     children = [child for child in module.children() if any(True for _ in child.parameters())]
-    if not children or not (_is_sequence(module, children) or size > NEARLY_ALL_FRACTION * total):
+    if not children or not (_is_sequence(module, children) or size > CONTAINER_FRACTION * total):
         yield module
         return
     loose.extend(module.parameters(recurse=False))
@@ -138,6 +139,6 @@ def _unsplit_modules(module: nn.Module, total: int, loose: list[nn.Parameter]) -
 
 
 def _is_sequence(module: nn.Module, children: list[nn.Module]) -> bool:
-    # A subclass of Sequential may be a block, as a convolution with its norm, unless its parts are alike.
+    # A subclass of Sequential may be a block, unless all its children have the same type.
     are_alike = len(children) > 1 and len({type(child) for child in children}) == 1
     return type(module) in (nn.Sequential, nn.ModuleList) or (are_alike and isinstance(module, nn.Sequential))

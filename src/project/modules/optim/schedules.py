@@ -1,11 +1,11 @@
 """Learning-rate schedules.
 
-Each function takes the optimizer and the training's length, and returns the entry that Lightning's
-`configure_optimizers` expects: the torch scheduler, its interval, and the metric it monitors. A schedule of
-your own is one more such function and one YAML file.
+Each function takes the optimizer and the training length, and returns the `lr_scheduler` entry of Lightning's
+`configure_optimizers`: the torch scheduler, its interval and the metric to monitor. To add a schedule, write
+one such function and one YAML file.
 
-A resumed run makes its schedule anew, for the length and the options configured now, and advances it to the
-present step; only a plateau schedule has a state that is measured, and keeps it.
+A resumed run builds its schedule from the current length and options, and fast-forwards it to the current
+step. Only a plateau schedule restores its state, which depends on measured metrics.
 """
 
 import math
@@ -23,23 +23,23 @@ Schedule = dict[str, Any]
 Interval = Literal["epoch", "step"]
 
 PLATEAU_STATE_KEYS = ("best", "num_bad_epochs", "cooldown_counter", "last_epoch")
-"""Entries of a plateau schedule's state that do not repeat its arguments."""
+"""Keys of a plateau schedule's state that are not constructor arguments."""
 
 
 def fast_forward(schedule: Schedule, length: TrainingLength) -> None:
-    """Bring a schedule that was just made for `length` to the training's present step, for all groups.
+    """Advance a new schedule to the current step of the training.
 
-    The rates are those of a run that was configured so from the beginning, to the bit.
+    Learning rates equal bit for bit those of a run with this configuration from its start.
     """
     scheduler, interval = schedule["scheduler"], schedule.get("interval", "epoch")
     frequency = schedule.get("frequency", 1)
     done = length.done_in_units_of(interval) if length.is_used else length.taken[interval]
-    if interval == "step" and frequency > 1:  # Lightning counts them anew in each epoch
+    if interval == "step" and frequency > 1:  # Lightning restarts this count in each epoch
         epochs, steps = divmod(done, length.steps_per_epoch)
         done = epochs * (length.steps_per_epoch // frequency) + steps // frequency
     else:
         done //= frequency
-    scheduler.optimizer._opt_called = True  # true before the run was resumed; torch would warn
+    scheduler.optimizer._opt_called = True  # torch would warn, but the optimizer stepped before resuming
     if isinstance(
         scheduler, torch_schedules.LambdaLR | torch_schedules.OneCycleLR
     ):  # closed forms: jump there
@@ -49,11 +49,11 @@ def fast_forward(schedule: Schedule, length: TrainingLength) -> None:
 
 
 def constant(optimizer: Optimizer, length: TrainingLength) -> Schedule:
-    """Keep the learning rate (torch's `LambdaLR`)."""
-    return {"scheduler": torch_schedules.LambdaLR(optimizer, _one), "interval": "epoch"}
+    """Keep the learning rate constant (torch's `LambdaLR`)."""
+    return {"scheduler": torch_schedules.LambdaLR(optimizer, _unchanged), "interval": "epoch"}
 
 
-def _one(step: int) -> float:
+def _unchanged(step: int) -> float:
     return 1.0
 
 
@@ -65,7 +65,7 @@ def step(
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
 ) -> Schedule:
-    """Multiply the learning rate by `gamma` every `step_size` intervals (torch's `StepLR`)."""
+    """Multiply the learning rate by `gamma` every `step_size` steps or epochs (torch's `StepLR`)."""
     scheduler = torch_schedules.StepLR(optimizer, step_size=step_size, gamma=gamma)
     return {"scheduler": scheduler, "interval": interval}
 
@@ -81,16 +81,16 @@ def multistep(
     """Multiply the learning rate by `gamma` at each milestone (He et al. 2016, arXiv 1512.03385, sec. 4.2).
 
     Args:
-        optimizer: with the first learning rate.
-        length: of the training.
-        milestones: fractions of the training below 1, else numbers of intervals.
+        optimizer: optimizer with the initial learning rate.
+        length: training length.
+        milestones: fractions of the training if below 1, else numbers of steps or epochs.
         gamma: factor.
         interval: `step` or `epoch`.
     """
     if any(milestone < 1 for milestone in milestones):
         total = length.in_units_of(interval)
-        more = length.taken[interval] - length.done_in_units_of(interval)
-        milestones = [round(each * total) if each < 1 else max(0, each - more) for each in milestones]
+        offset = length.taken[interval] - length.done_in_units_of(interval)
+        milestones = [round(each * total) if each < 1 else max(0, each - offset) for each in milestones]
     scheduler = torch_schedules.MultiStepLR(
         optimizer, milestones=[int(each) for each in milestones], gamma=gamma
     )
@@ -104,7 +104,7 @@ def exponential(
     gamma: Annotated[float, Range(above=0)],
     interval: Interval = "epoch",
 ) -> Schedule:
-    """Multiply the learning rate by `gamma` every interval (torch's `ExponentialLR`)."""
+    """Multiply the learning rate by `gamma` every step or epoch (torch's `ExponentialLR`)."""
     return {"scheduler": torch_schedules.ExponentialLR(optimizer, gamma=gamma), "interval": interval}
 
 
@@ -115,9 +115,9 @@ def cosine(
     final_lr: Annotated[float, Range(0, 1000)] = 0.0,
     interval: Interval = "step",
 ) -> Schedule:
-    """Lower the learning rate by half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5).
+    """Cosine annealing of the learning rate (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5).
 
-    Groups with an `lr_scale` (see `parameter_groups`) end at `final_lr` times that scale.
+    Groups with an `lr_scale` (see `parameter_groups`) end at `final_lr` times `lr_scale`.
     """
     total = length.in_units_of(interval)
 
@@ -136,24 +136,24 @@ def linear(
     final_ratio: Annotated[float, Range(0, 1)] = 0.0,
     role_ends: Annotated[Mapping[str, float], Range(above=0, high=1)] | None = None,
 ) -> Schedule:
-    """Lower the learning rate linearly to `final_ratio` of it (as airbench94, Jordan 2024, arXiv 2404.00498).
+    """Lower the learning rate linearly (as in airbench94: Jordan 2024, arXiv 2404.00498).
 
     Args:
-        optimizer: with the first learning rate.
-        length: of the training.
-        final_ratio: last learning rate relative to the first.
-        role_ends: fraction of the training, above 0 to 1, after which the parameters of a role (see
-            `parameter_groups`) reach the last learning rate; 1 for other roles.
+        optimizer: optimizer with the initial learning rate.
+        length: training length.
+        final_ratio: final learning rate relative to the initial one [0].
+        role_ends: maps a parameter role (see `parameter_groups`) to the fraction of the training, above 0 to
+            1, after which its learning rate is final [1 for all roles].
 
     Raises:
-        InputError: no parameters have such a role, or a fraction is out of its range.
+        InputError: no parameters have such a role, or a fraction is out of range.
     """
     total = length.in_units_of("step")
     role_ends = role_ends or {}
     roles = {group["role"]: None for group in optimizer.param_groups if "role" in group}
     for role, end in role_ends.items():
         if role not in roles:
-            known = ", ".join(roles) or "none, for this model names no roles"
+            known = ", ".join(roles) or "none, because this model has no parameter roles"
             remedy = f"leave it out with '~scheduler.role_ends.{role}'"
             raise InputError(f"scheduler.role_ends.{role}: choose from {known}; or {remedy}")
         if not 0 < end <= 1:
@@ -175,14 +175,14 @@ def onecycle(
     final_div_factor: Annotated[float, Range(1)] = 1e4,
     anneal: Literal["cos", "linear"] = "cos",
 ) -> Schedule:
-    """Raise the learning rate to its peak and lower it again (Smith and Topin 2018, arXiv 1708.07120).
+    """Raise the learning rate to its peak, then lower it (Smith and Topin 2018, arXiv 1708.07120).
 
     Args:
-        optimizer: with the peak learning rate.
-        length: of the training.
-        warmup: fraction of the training that rises.
-        div_factor: peak relative to the start.
-        final_div_factor: start relative to the end.
+        optimizer: optimizer with the peak learning rate.
+        length: training length.
+        warmup: fraction of the training in which the learning rate rises.
+        div_factor: peak divided by the initial learning rate.
+        final_div_factor: initial learning rate divided by the final one.
         anneal: `cos` or `linear`.
     """
     scheduler = torch_schedules.OneCycleLR(
@@ -193,7 +193,7 @@ def onecycle(
         div_factor=div_factor,
         final_div_factor=final_div_factor,
         anneal_strategy=anneal,
-        cycle_momentum=False,  # not every optimizer has one to cycle
+        cycle_momentum=False,  # not every optimizer has a momentum
     )
     return {"scheduler": scheduler, "interval": "step"}
 
@@ -211,13 +211,13 @@ def plateau(
     """Multiply the learning rate by `factor` when a metric stagnates (torch's `ReduceLROnPlateau`).
 
     Args:
-        optimizer: with the first learning rate.
-        length: not needed.
-        monitor: metric.
+        optimizer: optimizer with the initial learning rate.
+        length: not used.
+        monitor: name of the metric.
         mode: `max` if larger is better, else `min`.
-        factor: below 1.
+        factor: factor of the learning rate, below 1.
         patience: checks without improvement before the learning rate is lowered.
-        frequency: epochs between checks.
+        frequency: epochs between checks [1].
     """
     scheduler = torch_schedules.ReduceLROnPlateau(optimizer, mode=mode, factor=factor, patience=patience)
     return {"scheduler": scheduler, "interval": "epoch", "frequency": frequency, "monitor": monitor}
@@ -230,14 +230,16 @@ def warmup_cosine(
     warmup: Annotated[float, Range(0, 1)] = 0.05,
     final_ratio: Annotated[float, Range(0, 1)] = 0.0,
 ) -> Schedule:
-    """Raise the learning rate linearly (Goyal et al. 2017, arXiv 1706.02677, sec. 2.2), then lower it by
-    half a cosine (Loshchilov and Hutter 2017, arXiv 1608.03983, eq. 5).
+    """Linear warm-up, then cosine annealing of the learning rate.
+
+    Warm-up: Goyal et al. 2017, arXiv 1706.02677, sec. 2.2. Annealing: Loshchilov and Hutter 2017, arXiv
+    1608.03983, eq. 5.
 
     Args:
-        optimizer: with the peak learning rate.
-        length: of the training.
-        warmup: fraction of the training that rises.
-        final_ratio: last learning rate relative to the peak.
+        optimizer: optimizer with the peak learning rate.
+        length: training length.
+        warmup: fraction of the training in which the learning rate rises.
+        final_ratio: final learning rate relative to the peak [0].
     """
     total = length.in_units_of("step")
     rising = max(1, round(warmup * total))

@@ -1,1 +1,1 @@
-"""Distributed training on one machine: one forked process per device, supervised by their parent."""
+"""Distributed training on one machine: one forked process per device, with a supervising parent."""

@@ -1,13 +1,13 @@
-"""Launch of the ranks of a run: one process per device, forked from this one.
+"""Launch of the ranks of a run: forks one process per device.
 
-Lightning starts other ranks by running the command line again, and in a sweep each of them would start the
-whole sweep. Here each rank is forked from a process that has composed the configuration and imported
-everything. Lightning reads ranks from the environment variables of torchrun. The parent must not have used
-a GPU or a thread pool before.
+Lightning starts other ranks by running the command line again, which in a sweep would start the entire sweep
+again. Here each rank is forked from a process that has composed the configuration and imported all modules.
+Lightning reads the rank from the environment variables of torchrun. The parent must not have used a GPU or a
+thread pool before.
 
-The parent does not train. It handles signals, hosts the rendezvous store and supervises the ranks. When one
-rank fails, exits or is stopped, the others would wait for it forever, so the parent ends them and reports
-the first error.
+The parent does not train. The parent handles signals, hosts the rendezvous store and supervises the ranks. If
+one rank fails, exits or is stopped, the other ranks would wait forever. The parent therefore terminates the
+other ranks and reports the first error.
 """
 
 import os
@@ -36,7 +36,7 @@ RENDEZVOUS_TIMEOUT = timedelta(minutes=10)
 
 
 def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
-    """Count the processes that a run needs on this machine.
+    """Return the number of processes that a run needs on this machine.
 
     Raises:
         InputError: `devices` exceeds the number of GPUs.
@@ -59,12 +59,12 @@ def count_ranks(accelerator: str, devices: int | str | Sequence[int]) -> int:
 
 
 def run_on_devices(work: Callable[[], float | None], config: DictConfig, context: RunContext) -> float | None:
-    """Do a run's work once for each of its devices.
+    """Run `work` in one process per device.
 
     Args:
         work: trains in one process and returns the value of `monitor`.
-        config: composed; other processes that torchrun or srun started receive it from here.
-        context: of the run.
+        config: composed configuration, broadcast to other processes that torchrun or srun started.
+        context: context of the run.
 
     Returns:
         The value of `monitor`.
@@ -77,7 +77,7 @@ def run_on_devices(work: Callable[[], float | None], config: DictConfig, context
         return work()
     try:
         run_ranks(work, ranks)
-    except BaseException as error:  # rank 0, which keeps the status, may have been killed
+    except BaseException as error:  # rank 0, which writes the status, may have been killed
         text = str(error) if isinstance(error, RankFailedError) else describe(error)
         context.folder.record_end(text, interrupted=isinstance(error, Stopped))
         raise
@@ -88,9 +88,9 @@ def run_on_devices(work: Callable[[], float | None], config: DictConfig, context
 def run_ranks(work: Callable[[], object], count: int) -> None:
     """Run `work` in `count` forked processes and wait for all of them.
 
-    Each rank gets the environment variables of torchrun and an equal share of the CPU threads. When one
-    rank fails, the others are ended. On a stop signal all ranks stop after the same optimizer step and save.
-    Ranks that do not train yet end at once, as do all ranks on a second Ctrl-C or SIGTERM.
+    Each rank gets the environment variables of torchrun and an equal share of the CPU threads. If one rank
+    fails, the other ranks are terminated. On a stop signal, all ranks stop after the same optimizer step and
+    save. Ranks that do not train yet exit at once, as do all ranks on a second Ctrl-C or SIGTERM.
 
     Raises:
         RankFailedError: a rank failed. Its output has been printed.
@@ -111,7 +111,7 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
                 if pid == 0:
                     code = 1
                     try:
-                        group.join(rank)
+                        group.register_stack_dump(rank)
                         code = _run_rank(work, rank, count, listener, status, request, parent)
                     finally:
                         os._exit(code)
@@ -120,7 +120,7 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
             try:
                 supervisor.run()
             finally:
-                del store  # its destructor joins a thread, which processes forked later do not have
+                del store  # its destructor joins a thread, which does not exist in processes forked later
         finally:
             group.kill()
             group.close()
@@ -128,10 +128,11 @@ def run_ranks(work: Callable[[], object], count: int) -> None:
 
 
 def _open_store(listener: socket.socket, count: int) -> Store:
-    """Open the rendezvous store of the ranks.
+    """Open the rendezvous store of the ranks in the parent.
 
-    The parent hosts it, not rank 0: its port is bound before the fork, so two runs cannot collide, and the
-    end of rank 0 raises no connection errors elsewhere. It has a thread, so it is opened after the fork.
+    The port is bound before the fork, so that two runs cannot collide. Rank 0 does not host the store,
+    because its exit would raise connection errors in other ranks. The store starts a thread, and is therefore
+    opened after the fork.
     """
     address, port = listener.getsockname()
     return TCPStore(
@@ -176,7 +177,7 @@ def _run_rank(
             "TORCHELASTIC_USE_AGENT_STORE": "True",  # the parent hosts the store
             "TORCHELASTIC_RESTART_COUNT": "0",
         }
-        if sys.platform == "linux":  # whatever the host name resolves to
+        if sys.platform == "linux":  # the host name may resolve to an unreachable address
             for library in ("GLOO", "NCCL"):
                 os.environ.setdefault(f"{library}_SOCKET_IFNAME", "lo")
         torch.set_num_threads(max(1, torch.get_num_threads() // count))
@@ -194,5 +195,5 @@ def _run_rank(
         status.write(rank, reported := RankReport.of(error))
         return reported.exit_code
     finally:
-        with suppress(OSError, ValueError):  # the pipe has no reader any more
+        with suppress(OSError, ValueError):  # the reader of the pipe may have exited
             flush_streams()

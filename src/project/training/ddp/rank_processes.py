@@ -1,11 +1,11 @@
-"""Processes of the ranks and their reports, as their parent sees them.
+"""Processes of the ranks, and the reports that ranks send to their parent.
 
-The parent learns from the kernel (`waitpid`) that a rank was stopped by SIGSTOP, a debugger or a scheduler. A
-heartbeat from the rank would also be missed while it imports, compiles or swaps. A deadlocked rank is found
-by the others: their collective operation times out after `trainer.timeout_min`.
+The kernel (`waitpid`) notifies the parent that a rank was stopped by SIGSTOP, a debugger or a scheduler. A
+heartbeat would not do: ranks also miss heartbeats while they import, compile or swap. A deadlocked rank is
+detected by the other ranks, whose collective operation times out after `trainer.timeout_min`.
 
-A failing rank prints nothing, because its error may only follow from that of another rank. It writes a report
-into shared memory, and the parent prints the first one.
+A failing rank prints nothing, because its error may be caused by the error of another rank. The rank writes a
+report to shared memory, and the parent prints the first report.
 """
 
 import faulthandler
@@ -25,16 +25,16 @@ from project.config import cli
 from project.errors import summarize
 
 KILL_S = 10.0
-"""Seconds to wait for a killed process. One that waits for a dead file system cannot exit."""
+"""Time to wait for a killed process, s. A process that waits for a dead file system cannot exit."""
 
 DUMP_SIGNAL = signal.SIGUSR2
 DUMP_S = 0.5
 MAX_STEP_S = 1.0
-"""Largest advance of the clock between two readings."""
+"""Maximum advance of `RunningClock` between two readings, s."""
 
 
 class RunningClock:
-    """Clock that stands while this process is stopped, as by Ctrl-Z or a closed lid."""
+    """Clock that pauses while this process is stopped (Ctrl-Z) or the computer sleeps."""
 
     def __init__(self) -> None:
         self.now = 0.0  # [s]
@@ -48,11 +48,11 @@ class RunningClock:
 
 
 class RankExit(NamedTuple):
-    """Exit of a rank's process."""
+    """Exit of the process of a rank."""
 
     rank: int
-    code: int  # or the negative number of the signal that killed the process
-    when: float  # time at which the parent noticed, on `time.monotonic` [s]
+    code: int  # exit code, or the negative number of the signal that killed the process
+    when: float  # time of detection by the parent, on `time.monotonic` [s]
 
 
 class RankGroup:
@@ -68,13 +68,13 @@ class RankGroup:
         for end in (end for pair in self._dumps for end in pair):
             os.set_blocking(end, False)
 
-    def join(self, rank: int) -> None:
-        """In a rank: let the parent request a stack trace, even while Python's lock is held."""
-        with suppress(OSError):  # a limit on open files
+    def register_stack_dump(self, rank: int) -> None:
+        """Let the parent request a stack trace of this rank, even while the GIL is held; call in the rank."""
+        with suppress(OSError):  # too many open files
             faulthandler.register(DUMP_SIGNAL, file=self._dumps[rank][1], all_threads=False)
 
     def poll(self) -> list[RankExit]:
-        """Return the ranks that exited since the last call."""
+        """Return the exits of ranks since the last call."""
         now, exits = self.clock.read(), []
         for pid, rank in list(self.running.items()):
             seen, status = os.waitpid(pid, os.WNOHANG | os.WUNTRACED | os.WCONTINUED)
@@ -96,7 +96,7 @@ class RankGroup:
         return [self.running[pid] for pid, since in self._stopped.items() if self.clock.now - since > limit_s]
 
     def stack_of(self, rank: int) -> list[str]:
-        """Return the stack of a running rank, innermost call first; empty if the rank does not answer."""
+        """Return the stack of a running rank, innermost call first; empty if the rank does not respond."""
         pid = next(pid for pid, number in self.running.items() if number == rank)
         dump, deadline = "", time.monotonic() + DUMP_S
         with suppress(OSError):
@@ -131,9 +131,9 @@ class RankGroup:
             os.close(end)
 
 
-LENGTH = struct.Struct("<Q")
+LENGTH_FIELD = struct.Struct("<Q")
 MAX_CHARACTERS = 16_000
-SLOT_BYTES = 16 * MAX_CHARACTERS  # JSON takes up to 12 per character; untouched pages take no memory
+REPORT_BYTES = 16 * MAX_CHARACTERS  # JSON needs up to 12 bytes per character; unused pages need no memory
 
 BROKEN_CONNECTION = re.compile(
     r"connection (was )?(likely )?(closed|reset|refused)|broken pipe|socket (error|timeout|closed)|gloo|nccl"
@@ -143,14 +143,14 @@ BROKEN_CONNECTION = re.compile(
 
 
 class RankReport(NamedTuple):
-    """Reason why a rank ended."""
+    """Report of why a rank ended."""
 
     when: float  # on `time.monotonic`, which all processes of a machine share [s]
     exit_code: int
     output: str = ""  # error message or traceback
     summary: str = ""  # the error on one line
-    is_connection_error: bool = False  # the error may follow from the end of another rank
-    signal: int = 0  # the stop signal that all ranks obeyed; 0 if the rank failed
+    is_connection_error: bool = False  # another rank's exit may have caused the error
+    signal: int = 0  # stop signal on which all ranks stopped; 0 if the rank failed
 
     @classmethod
     def of(cls, error: BaseException) -> "RankReport":
@@ -174,25 +174,25 @@ def _is_connection_error(error: BaseException | None) -> bool:
 
 
 class SharedStatus:
-    """Shared memory for one report per rank, made before the fork."""
+    """Shared memory with one report per rank, allocated before the fork."""
 
     def __init__(self, count: int) -> None:
-        self._memory = mmap.mmap(-1, count * SLOT_BYTES)
+        self._memory = mmap.mmap(-1, count * REPORT_BYTES)
 
     def write(self, rank: int, report: RankReport) -> None:
-        """Write the report of a rank. The length is written last, so that no reader sees part of a report."""
-        cut = report._replace(
+        """Write the report of a rank; the length is written last, so that no reader sees a partial report."""
+        truncated = report._replace(
             output=report.output[-MAX_CHARACTERS:], summary=report.summary[: MAX_CHARACTERS // 8]
         )
-        text = json.dumps(cut).encode()
-        start = rank * SLOT_BYTES
-        body = start + LENGTH.size
+        text = json.dumps(truncated).encode()
+        start = rank * REPORT_BYTES
+        body = start + LENGTH_FIELD.size
         self._memory[body : body + len(text)] = text
-        LENGTH.pack_into(self._memory, start, len(text))
+        LENGTH_FIELD.pack_into(self._memory, start, len(text))
 
     def read(self, rank: int) -> RankReport | None:
-        """Return the report of a rank, None if there is none."""
-        start = rank * SLOT_BYTES
-        (length,) = LENGTH.unpack_from(self._memory, start)
-        body = start + LENGTH.size
+        """Return the report of a rank; None if the rank has not written any."""
+        start = rank * REPORT_BYTES
+        (length,) = LENGTH_FIELD.unpack_from(self._memory, start)
+        body = start + LENGTH_FIELD.size
         return RankReport(*json.loads(self._memory[body : body + length])) if length else None

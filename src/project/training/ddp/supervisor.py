@@ -1,4 +1,4 @@
-"""Supervisor of the ranks: ends them together and reports the first error."""
+"""Supervisor of the ranks: terminates them together and reports the first error."""
 
 import math
 import signal
@@ -11,20 +11,20 @@ from project.runtime.signals import REPEAT_S, Stopped, StopRequest
 from project.training.ddp.rank_processes import RankExit, RankGroup, RankReport, SharedStatus
 
 POLL_S = 0.02
-HEARTBEAT_S = 10.0
-"""Seconds that a rank may be stopped (SIGSTOP) before all ranks are ended."""
+MAX_STOPPED_S = 10.0
+"""Maximum time that a rank may be stopped (SIGSTOP) before all ranks are terminated, s."""
 
 FAILURE_GRACE_S = 1.0
-"""Seconds after a failure in which other ranks may exit. The rank that failed first may be seen last."""
+"""Time for other ranks to exit after a failure, s. The first failure may be detected last."""
 
 SAVE_GRACE_S = 30.0
-"""Seconds to finish a step and save after a stop signal, as many as torchrun and SLURM allow."""
+"""Time to finish a step and save after a stop signal, s; equal to that of torchrun and SLURM."""
 
 EXIT_GRACE_S = 5.0
-"""Seconds to exit after a stop signal where there is nothing to save."""
+"""Time to exit after a stop signal if there is nothing to save, s."""
 
 EXIT_DELAY_S = 5 * POLL_S
-"""Largest delay between the exit of a process and its detection, in seconds."""
+"""Maximum delay between the exit of a process and its detection, s."""
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 ERROR_PREFIX = "error: "
@@ -32,7 +32,7 @@ ERRORS_BY_CODE = {kind.exit_code: kind for kind in (InputError, DataError, NonFi
 
 
 class RankFailedError(RuntimeError):
-    """A rank failed."""
+    """Error that a rank failed."""
 
     def __init__(self, message: str, exit_code: int) -> None:
         super().__init__(message)
@@ -40,32 +40,32 @@ class RankFailedError(RuntimeError):
 
 
 class Supervisor:
-    """Wait for the ranks, forward stop signals and end ranks that hang."""
+    """Waits for the ranks, forwards stop signals and kills ranks that hang."""
 
     def __init__(self, group: RankGroup, status: SharedStatus, request: StopRequest, count: int) -> None:
         self.group = group
         self.status = status
         self.request = request
         self.count = count
-        self._signal = 0  # the first one, which decides how the run ends
-        self._limiting = self._forwarded = 0  # the last one that sets a deadline
+        self._signal = 0  # first stop signal, which determines the outcome of the run
+        self._deadline_signal = self._forwarded = 0  # last signal that sets a deadline
         self._signal_time = -math.inf
-        self._repeated = False
+        self._is_repeated = False
         self._deadline = math.inf  # on the group's clock
         self._stopped: list[int] = []
-        self._stacks: dict[int, list[str]] = {}  # of ranks that others waited for
+        self._stacks: dict[int, list[str]] = {}  # of ranks for which other ranks waited
 
     def handle_signal(self, number: int, frame: FrameType | None) -> None:
         """Forward a signal to the ranks."""
         now = time.monotonic()
         if not self._signal:
-            self._signal = self._limiting = number
+            self._signal = self._deadline_signal = number
             self._signal_time = now
             self.request.post(number)
-        elif number in STOP_SIGNALS and self._limiting in STOP_SIGNALS:
-            self._repeated |= now - self._signal_time > REPEAT_S
+        elif number in STOP_SIGNALS and self._deadline_signal in STOP_SIGNALS:
+            self._is_repeated |= now - self._signal_time > REPEAT_S
         elif number in STOP_SIGNALS:  # SLURM sends SIGTERM some time after SIGUSR1
-            self._limiting, self._signal_time = number, now
+            self._deadline_signal, self._signal_time = number, now
 
     def run(self) -> None:
         """Wait until all ranks have exited, and kill those that miss their deadline.
@@ -77,13 +77,13 @@ class Supervisor:
         """
         while self.group.running:
             for ended in self.group.poll():
-                self._limit(self._grace_after_exit(ended))
-            if self._forwarded != self._limiting:
-                self._forwarded = self._limiting
-                self._limit(self._grace_after_signal(self._limiting))
-            self._stopped = self.group.stopped_ranks(HEARTBEAT_S)
-            if self._stopped or self._repeated:
-                self._limit(0)
+                self._shorten_deadline(self._grace_after_exit(ended))
+            if self._forwarded != self._deadline_signal:
+                self._forwarded = self._deadline_signal
+                self._shorten_deadline(self._grace_after_signal(self._deadline_signal))
+            self._stopped = self.group.stopped_ranks(MAX_STOPPED_S)
+            if self._stopped or self._is_repeated:
+                self._shorten_deadline(0)
             if self.group.clock.now >= self._deadline:
                 self._collect_stacks()
                 self.group.kill()
@@ -91,11 +91,11 @@ class Supervisor:
                 time.sleep(POLL_S)
         self._raise_outcome()
 
-    def _limit(self, seconds: float) -> None:
+    def _shorten_deadline(self, seconds: float) -> None:
         self._deadline = min(self._deadline, self.group.clock.now + seconds)
 
     def _grace_after_exit(self, ended: RankExit) -> float:
-        """Return the seconds that the other ranks have after the exit of one."""
+        """Return the time for the other ranks to exit after the exit of a rank, s."""
         if ended.code == 0:
             return math.inf
         cause = self._cause_of(ended)
@@ -104,14 +104,14 @@ class Supervisor:
         return SAVE_GRACE_S if self.request.is_training() else EXIT_GRACE_S  # rank 0 may still be saving
 
     def _grace_after_signal(self, number: int) -> float:
-        """Return the seconds that the ranks have after a stop signal to this process."""
+        """Return the time for the ranks to exit after a stop signal to this process, s."""
         if self.request.is_training():
             return SAVE_GRACE_S if number in STOP_SIGNALS else math.inf  # SIGUSR1 only warns of a time limit
         self.group.send(signal.SIGTERM)  # raises `Stopped` in each
         return EXIT_GRACE_S
 
     def _cause_of(self, ended: RankExit) -> RankReport:
-        """Return the report of a failed rank, or one made from its exit code."""
+        """Return the report of a failed rank; without a report, one derived from the exit code."""
         if (report := self.status.read(ended.rank)) is not None:
             return report
         rank = f"rank {ended.rank} of {self.count}"
@@ -122,13 +122,13 @@ class Supervisor:
             summary = f"{rank} was killed by {_name(number)}"
             if number == signal.SIGKILL:
                 summary += ", perhaps for lack of memory"
-            # NCCL aborts a process whose collective has timed out, or failed because another one is gone.
+            # NCCL aborts a process whose collective timed out, or failed because another rank exited.
             lost = number == signal.SIGABRT
             return RankReport(when, 128 + number, summary=summary, is_connection_error=lost, signal=stop)
         return RankReport(when, ended.code, summary=f"{rank} ended with exit code {ended.code}", signal=stop)
 
     def _first_failure(self) -> tuple[int, RankReport] | None:
-        """Return the rank that failed first and its report. Connection errors come last."""
+        """Return the first failed rank and its report; connection errors come last."""
         failed = [
             (ended.rank, self._cause_of(ended))
             for ended in self.group.exits
@@ -137,14 +137,14 @@ class Supervisor:
         return min(failed, key=lambda found: (found[1].is_connection_error, found[1].when), default=None)
 
     def _collect_stacks(self) -> None:
-        """Read the stacks of running ranks for which another rank waited until a collective timed out."""
+        """Collect the stacks of running ranks if a collective of another rank timed out."""
         first = self._first_failure()
         if first is not None and first[1].is_connection_error and not self._signal:
             self._stacks = {rank: self.group.stack_of(rank) for rank in self.group.running.values()}
 
     def _raise_outcome(self) -> None:
         if len(self.group.exits) == self.count and not any(ended.code for ended in self.group.exits):
-            return  # a signal that came meanwhile does not matter
+            return  # all ranks finished before a signal could stop them
         first = self._first_failure()
         if self._signal:
             if first is not None and not first[1].signal and not first[1].is_connection_error:
@@ -152,8 +152,8 @@ class Supervisor:
             raise Stopped(self._signal)
         if self._stopped:
             raise RankFailedError(
-                f"rank {self._stopped[0]} of {self.count} was stopped for {HEARTBEAT_S:.0f} s (SIGSTOP?) and "
-                "was ended with the others",
+                f"rank {self._stopped[0]} of {self.count} was stopped for {MAX_STOPPED_S:.0f} s (SIGSTOP?); "
+                "all ranks were terminated",
                 1,
             )
         if first is None:
@@ -173,11 +173,11 @@ class Supervisor:
         raise RankFailedError(summary, cause.exit_code)
 
     def _describe_timeout(self, waiting: int, cause: RankReport) -> str:
-        """Print the stacks of ranks that did not reach a collective, and return a summary."""
+        """Print the stacks of the ranks that did not reach a collective; return a summary."""
         places = []
         for rank, lines in self._stacks.items():
             print(f"stack of rank {rank}, innermost call first:", *lines, sep="\n  ", file=sys.stderr)
-            places.append(f"rank {rank} was in {lines[0]}" if lines else f"rank {rank} did not answer")
+            places.append(f"rank {rank} was in {lines[0]}" if lines else f"rank {rank} did not respond")
         return (
             f"rank {waiting} of {self.count} timed out waiting for the others ({'; '.join(places)}): "
             f"{cause.summary}; trainer.timeout_min limits such waits"

@@ -1,1 +1,1 @@
-"""Search for a learning rate or batch size before training."""
+"""Search for a learning rate or a batch size before training."""

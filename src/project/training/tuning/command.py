@@ -23,27 +23,27 @@ from project.runtime.atomic_files import replace_text
 from project.runtime.secrets import redact_text
 from project.runtime.yaml_files import to_yaml
 from project.training.fit import environment_options
-from project.training.tuning.batch_size import Trial, choose, try_batch_sizes
-from project.training.tuning.range_test import HIGHEST, LOWEST, STEPS, run_range_test
+from project.training.tuning.batch_size import BatchSizeTrial, choose_batch_size, try_batch_sizes
+from project.training.tuning.range_test import MAX_LR, MIN_LR, NUM_STEPS, run_range_test
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 log = logging.getLogger(__name__)
 
-CURVE, CHOSEN = "#3b6fb6", "#c2452d"
+CURVE_COLOR, CHOSEN_COLOR = "#3b6fb6", "#c2452d"
 
 MakeTrainer = Callable[..., L.Trainer]
-"""Function from options to a trainer without loggers and callbacks."""
+"""Builds a trainer without loggers and callbacks from options."""
 
 
-class Finding(NamedTuple):
+class TuningResult(NamedTuple):
     """Result of a search."""
 
-    key: str
+    key: str  # configuration key, e.g. optim.lr
     value: float
-    notes: list[str]
-    columns: tuple[str, ...]
+    notes: list[str]  # printed lines
+    columns: tuple[str, ...]  # of the CSV file
     rows: Sequence[Sequence[object]]
     draw: "Callable[[Axes], None]"
 
@@ -55,17 +55,17 @@ def run_tuning(
     module: ImageClassifier,
     datamodule: ImageDataModule,
 ) -> None:
-    """Search for a value instead of training, and record the search in the run folder.
+    """Search for a learning rate or batch size instead of training, and record it in the run folder.
 
     Args:
         what: `lr` or `batch_size`.
-        config: of the run.
-        context: of the run.
-        module: with the configured optimizer; unchanged afterwards.
-        datamodule: images to train on.
+        config: configuration of the run.
+        context: context of the run.
+        module: module with the configured optimizer; restored afterwards.
+        datamodule: training images.
 
     Raises:
-        InputError: nothing can be suggested.
+        InputError: the search finds no value.
     """
     run = context.folder
     bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -80,18 +80,18 @@ def run_tuning(
     with run.recording(**facts, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(config.redacted))
         log.info(run_summary.start_summary(config.values, module.network, trainer, run))
-        with _quiet():
+        with _quiet_loggers():
             found = search()
         status |= {"value": None, "found": {found.key: found.value}}
         figure = _record(found, what, run.path / "tune")
         for logger in config.build("logger").values():
             if hasattr(logger, "log_text"):
-                _show(logger.experiment, what, figure)
+                _add_to_tensorboard(logger.experiment, what, figure)
     run.require_recorded()
 
 
-def _record(found: Finding, what: str, folder: Path) -> Path:
-    """Write and print what a search found; return its figure."""
+def _record(found: TuningResult, what: str, folder: Path) -> Path:
+    """Write and print the result of a search; return the path of its figure."""
     override, figure = f"{found.key}={found.value:g}", folder / f"{what}.png"
     folder.mkdir(exist_ok=True)
     with (folder / f"{what}.csv").open("w", newline="", encoding="utf-8") as stream:
@@ -106,7 +106,7 @@ def _record(found: Finding, what: str, folder: Path) -> Path:
     return figure
 
 
-def _draw(found: Finding, file: Path) -> None:
+def _draw(found: TuningResult, file: Path) -> None:
     from matplotlib.figure import Figure
 
     from project.figures.charts import figure_style
@@ -120,12 +120,14 @@ def _draw(found: Finding, file: Path) -> None:
 
 
 def _mark(axes: "Axes", x: float, y: float, text: str, *, above: int) -> None:
-    axes.plot([x], [y], color=CHOSEN, marker="o", markersize=7)
-    axes.annotate(text, (x, y), xytext=(8, above), textcoords="offset points", color=CHOSEN, weight="bold")
+    axes.plot([x], [y], color=CHOSEN_COLOR, marker="o", markersize=7)
+    axes.annotate(
+        text, (x, y), xytext=(8, above), textcoords="offset points", color=CHOSEN_COLOR, weight="bold"
+    )
 
 
-def _show(writer: object, what: str, figure: Path) -> None:
-    """Add the figure to TensorBoard's Images page if the writer writes event files."""
+def _add_to_tensorboard(writer: object, what: str, figure: Path) -> None:
+    """Add the figure to TensorBoard's Images page if `writer` is a `SummaryWriter`."""
     from torch.utils.tensorboard import SummaryWriter
 
     if isinstance(writer, SummaryWriter):
@@ -135,63 +137,63 @@ def _show(writer: object, what: str, figure: Path) -> None:
         writer.flush()
 
 
-def _tune_lr(module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer) -> Finding:
-    log.info("    tune  lr: up to %s steps, from %g to %g", STEPS, LOWEST, HIGHEST)
+def _tune_lr(module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer) -> TuningResult:
+    log.info("    tune  lr: up to %s steps, from %g to %g", NUM_STEPS, MIN_LR, MAX_LR)
     test = run_range_test(module, datamodule, make_trainer)
     _raise_if_stopped()
     rates, losses, suggestion = test.rates, test.losses, test.suggestion
     if suggestion is None:
         raise InputError(
-            "tune=lr: the loss fell at no learning rate; check that the labels fit the images, or try "
-            "debug=overfit"
+            "tune=lr: the loss did not fall at any learning rate; check that the labels match the images, or "
+            "try debug=overfit"
         )
     lowest, top = min(losses), losses[0]
-    ended = f"; diverged at {rates[-1]:.2g}" if len(losses) < STEPS else ""
+    ended = f"; diverged at {rates[-1]:.2g}" if len(losses) < NUM_STEPS else ""
     at = rates[losses.index(lowest)]
-    notes = ["where the loss falls fastest", f"lowest loss: {lowest:.3g} at {at:.2g}{ended}"]
+    notes = ["learning rate at which the loss falls fastest", f"lowest loss: {lowest:.3g} at {at:.2g}{ended}"]
 
     def draw(axes: "Axes") -> None:
         axes.set(xlabel="learning rate", ylabel="training loss, smoothed", xscale="log")
         axes.set_ylim(lowest - 0.08 * (top - lowest), top + 0.25 * (top - lowest))
-        axes.plot(rates, losses, color=CURVE)
+        axes.plot(rates, losses, color=CURVE_COLOR)
         near = min(range(len(rates)), key=lambda step: abs(rates[step] - suggestion))
         _mark(axes, suggestion, losses[near], f"optim.lr={suggestion:g}", above=8)
 
     rows = [(f"{rate:.6g}", f"{loss:.6g}") for rate, loss in zip(rates, losses, strict=True)]
-    return Finding("optim.lr", suggestion, notes, ("lr", "smoothed_loss"), rows, draw)
+    return TuningResult("optim.lr", suggestion, notes, ("lr", "smoothed_loss"), rows, draw)
 
 
 def _tune_batch_size(
     module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer
-) -> Finding:
-    log.info("    tune  batch_size: training briefly with each")
+) -> TuningResult:
+    log.info("    tune  batch_size: training briefly with each size")
     log.info("%10s%14s", "images", "images / s")
 
-    def report(trial: Trial) -> None:
+    def report(trial: BatchSizeTrial) -> None:
         _raise_if_stopped()
         speed = "out of memory" if trial.images_per_s is None else f"{trial.images_per_s:,.0f}"
         memory = "" if trial.memory_mib is None else f"{trial.memory_mib:,.0f} MiB"
         log.info("%s", f"{trial.size:10}{speed:>14}{memory:>14}".rstrip())
 
     trials = try_batch_sizes(module, datamodule, make_trainer, report=report)
-    chosen = choose(trials)
+    chosen = choose_batch_size(trials)
     measured = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
-    notes = ["the smallest within 5 % of the best throughput"]
+    notes = ["smallest size within 5 % of the best throughput"]
     if trials[-1].images_per_s is None:
-        notes[0] += f"; up to {max(measured)} fit into memory"
-    notes.append("the best learning rate depends on the batch size: tune=lr searches for it")
+        notes[0] += f"; up to {max(measured)} images fit into memory"
+    notes.append("the best learning rate depends on the batch size; find it with tune=lr")
 
     def draw(axes: "Axes") -> None:
         axes.set(xlabel="batch size", ylabel="training images per second")
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(measured), [str(size) for size in measured])
         axes.set_ylim(0, 1.15 * max(measured.values()))
-        axes.plot(list(measured), list(measured.values()), color=CURVE, marker="o", markersize=4)
+        axes.plot(list(measured), list(measured.values()), color=CURVE_COLOR, marker="o", markersize=4)
         _mark(axes, chosen, measured[chosen], f"data.batch_size={chosen}", above=-16)
 
     rows = [(trial.size, trial.images_per_s, trial.memory_mib) for trial in trials]
     columns = ("batch_size", "images_per_s", "memory_mib")
-    return Finding("data.batch_size", chosen, notes, columns, rows, draw)
+    return TuningResult("data.batch_size", chosen, notes, columns, rows, draw)
 
 
 SEARCHES = {"lr": _tune_lr, "batch_size": _tune_batch_size}
@@ -203,8 +205,8 @@ def _raise_if_stopped() -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the log lines that every training prints about its images and batches."""
+def _quiet_loggers() -> Iterator[None]:
+    """Suppress the log lines that each training prints about its data and batches."""
     loggers = [logging.getLogger(f"project.{name}") for name in ("datamodules", "training.epoch_loop")]
     before = [logger.level for logger in loggers]
     for logger in loggers:

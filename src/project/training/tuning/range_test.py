@@ -1,7 +1,7 @@
-"""The learning-rate range test (Smith 2017, arXiv 1506.01186, sec. 3.3).
+"""Learning-rate range test (Smith 2017, arXiv 1506.01186, sec. 3.3).
 
-Lightning's `Tuner.lr_find` sets one rate for all parameter groups and needs a module with the rate as an
-attribute. Here groups keep the ratio of their rates.
+Lightning's `Tuner.lr_find` sets one learning rate for all parameter groups, and needs it as an attribute of
+the module. This test keeps the ratios between the learning rates of the groups.
 """
 
 import math
@@ -21,27 +21,27 @@ from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import Schedule
 from project.modules.optim.training_length import TrainingLength
 
-STEPS = 200
-LOWEST, HIGHEST = 1e-7, 10.0
+NUM_STEPS = 200
+MIN_LR, MAX_LR = 1e-7, 10.0
 SMOOTHING = 0.9
 """Weight of the previous running mean of the loss."""
 DIVERGENCE_FACTOR = 3.0
-"""Ratio of the smoothed loss to its minimum at which the test ends."""
+"""The test ends if the smoothed loss exceeds this multiple of its minimum."""
 MIN_STEPS = 20
-"""Steps before which the test does not end, because the loss of an untrained network is noisy."""
+"""Minimum number of steps, because the loss of an untrained network is noisy."""
 
 
 @dataclass(frozen=True)
 class RangeTest:
-    """Result of a range test."""
+    """Result of a learning-rate range test."""
 
-    rates: list[float]  # of each step, increasing
-    losses: list[float]  # of each step, smoothed
-    suggestion: float | None  # None if the loss never fell
+    rates: list[float]  # learning rate of each step, increasing
+    losses: list[float]  # smoothed loss of each step
+    suggestion: float | None  # learning rate; None if the loss never fell
 
 
 class LossRecorder(Callback):
-    """Records the smoothed loss of each optimizer step, and ends the test where it diverges."""
+    """Records the smoothed loss of each optimizer step, and stops training if the loss diverges."""
 
     def __init__(self) -> None:
         self.losses: list[float] = []
@@ -74,11 +74,20 @@ def run_range_test(
     datamodule: L.LightningDataModule,
     make_trainer: Callable[..., L.Trainer],
     *,
-    steps: int = STEPS,
-    lowest: float = LOWEST,
-    highest: float = HIGHEST,
+    steps: int = NUM_STEPS,
+    lowest: float = MIN_LR,
+    highest: float = MAX_LR,
 ) -> RangeTest:
-    """Train while the learning rate grows exponentially, then restore the network."""
+    """Train with an exponentially growing learning rate, then restore the network.
+
+    Args:
+        module: module to train.
+        datamodule: training data.
+        make_trainer: builds a trainer from options.
+        steps: number of optimizer steps.
+        lowest: first learning rate.
+        highest: last learning rate.
+    """
     recorder = LossRecorder()
     trainer = make_trainer(
         max_steps=steps,
@@ -97,17 +106,17 @@ def run_range_test(
             "interval": "step",
         }
 
-    with restoring(module):
+    with restored_on_exit(module):
         module.scheduler_factory = rising
-        with suppress(NonFiniteError):  # divergence ends the test, too
+        with suppress(NonFiniteError):  # a diverging loss ends the test, too
             trainer.fit(module, datamodule)
     rates = [lowest * growth**step for step in range(len(recorder.losses))]
-    return RangeTest(rates, recorder.losses, suggest(rates, recorder.losses))
+    return RangeTest(rates, recorder.losses, suggest_lr(rates, recorder.losses))
 
 
 @contextmanager
-def restoring(module: ImageClassifier) -> Iterator[None]:
-    """Restore the weights, statistics and schedule of a module on exit."""
+def restored_on_exit(module: ImageClassifier) -> Iterator[None]:
+    """Restore the weights, buffers and schedule of a module on exit."""
     state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
     schedule = module.scheduler_factory
     try:
@@ -119,10 +128,10 @@ def restoring(module: ImageClassifier) -> Iterator[None]:
         module.train_metrics.reset()
 
 
-def suggest(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Return the rate at which the loss falls fastest, at most a tenth of the rate of the lowest loss.
+def suggest_lr(rates: Sequence[float], losses: Sequence[float]) -> float | None:
+    """Return the learning rate at which the loss falls fastest; None if the loss never falls.
 
-    The rate has two significant digits; None if the loss never falls.
+    The learning rate is at most a tenth of the one with the lowest loss, and has two significant digits.
     """
     lowest = min(range(len(losses)), key=lambda step: losses[step], default=0)
     before = range(1, lowest)
