@@ -176,7 +176,7 @@ def test_random_crop_is_a_window_of_the_reflection_padded_image() -> None:
 def make_data(**options) -> Synthetic:
     settings = {
         "train_size": 110,
-        "test_parameter_counts": 50,
+        "test_size": 50,
         "val_size": 10,
         "batch_size": 16,
         "noise": 0.5,

@@ -161,7 +161,7 @@ def fit(
         input_shape=(1, 2, 2),
         num_classes=3,
         train_size=IMAGES,
-        test_parameter_counts=6,
+        test_size=6,
         val_size=0,
         batch_size=batch_size,
     )
