@@ -1,4 +1,4 @@
-"""What a user sees: reports in Chromium, and TensorBoard on the runs of a sweep."""
+"""Reports in Chromium, and TensorBoard on the runs of a sweep."""
 
 import json
 import re
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
 TIMEOUT_S = 90.0
-"""For a machine that does much else."""
+"""Generous, for a busy machine."""
 
 
 @pytest.fixture(scope="module")
@@ -46,7 +46,7 @@ def page(browser: Any) -> Iterator[Any]:
 
 
 def show(page: Any, file: Path) -> None:
-    """Open a report, which asks for nothing else and says nothing on the console."""
+    """Open a report, and check that it loads no other file and logs nothing to the console."""
     asked: list[str] = []
     said: list[str] = []
     page.on("request", lambda request: asked.append(request.url))
@@ -123,7 +123,7 @@ def test_a_sweeps_report_has_all_rows_and_sorts_them(tmp_path: Path, page: Any) 
 
 
 def write_events(folder: Path) -> None:
-    """Six runs as training logs them, in little."""
+    """Write event files of six runs, as training does."""
     for number in range(6):
         model, lr = ("CNN", "MLP")[number // 3], 10.0 ** -(1 + number % 3)
         run = folder / f"{number}_{model.lower()}_lr{lr:g}"
@@ -141,7 +141,7 @@ def write_events(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def tensorboard(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a TensorBoard that has read six runs."""
+    """Return the address of a TensorBoard that has loaded six runs."""
     folder = tmp_path_factory.mktemp("runs")
     write_events(folder)
     command = [sys.executable, "-m", "tensorboard.main", "--logdir", str(folder), "--host", "127.0.0.1"]

@@ -1,4 +1,4 @@
-"""Runs compared: what is ranked, and by what they are told apart."""
+"""Comparison of runs: ranking, keys that differ, and learning curves."""
 
 import json
 import math
@@ -22,8 +22,8 @@ def sweep(tmp_path: Path) -> Path:
     return write_sweep(tmp_path / "sweep")
 
 
-def told(comparison: Comparison) -> list[list[str]]:
-    """The values by which each point is told, best first."""
+def point_values(comparison: Comparison) -> list[list[str]]:
+    """Return the values of the keys that differ for each point, best first."""
     first = [point.runs[0] for point in comparison.points]
     return [comparison.shown.texts(first, key) for key in comparison.shown.leading]
 
@@ -31,7 +31,7 @@ def told(comparison: Comparison) -> list[list[str]]:
 def test_seeds_are_one_point_with_mean_and_sample_deviation(sweep: Path) -> None:
     comparison = compare([sweep])
     assert comparison.shown.leading == ["model", "optim"]
-    assert told(comparison) == [["CNN3x3", "CNN3x3", "MLP", "MLP"], ["Adam", "SGD", "Adam", "SGD"]]
+    assert point_values(comparison) == [["CNN3x3", "CNN3x3", "MLP", "MLP"], ["Adam", "SGD", "Adam", "SGD"]]
     assert [len(point.runs) for point in comparison.points] == [3, 3, 3, 3]
     best = comparison.points[0]
     assert best.mean("val/acc") == pytest.approx(0.97)
@@ -69,7 +69,7 @@ def test_a_table_in_80_columns(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
-def test_what_has_no_room_is_left_out_and_told(tmp_path: Path, width: int) -> None:
+def test_columns_that_do_not_fit_are_hidden_and_listed(tmp_path: Path, width: int) -> None:
     for number, lr in enumerate((0.1, 0.01, 0.001)):
         overrides = (f"optim.lr={lr}", f"optim.momentum={json.dumps([number] * 30)}")
         write_run(tmp_path / str(number), *overrides, acc=lr)
@@ -86,7 +86,7 @@ def test_what_has_no_room_is_left_out_and_told(tmp_path: Path, width: int) -> No
     assert bool(left_out) == (width < 80)
 
 
-def test_only_keys_that_tell_are_shown(tmp_path: Path) -> None:
+def test_only_keys_that_differ_are_shown(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "model=mlp", "optim.lr=0.01")
     write_run(tmp_path / "b", "model=mlp", "optim.lr=0.1")
     write_run(tmp_path / "c", "model=cnn", "optim.lr=0.1", "seed=2")
@@ -122,7 +122,7 @@ def test_options_that_change_no_class_are_shown_by_their_name(tmp_path: Path) ->
     comparison = compare([tmp_path])
     assert comparison.shown.leading == ["augment"]
     assert comparison.shown.following == ["augment.flip_prob", "augment.random_crop_padding"]
-    assert told(comparison) == [["crop_flip", "none"]]
+    assert point_values(comparison) == [["crop_flip", "none"]]
     assert comparison.points[1].mean("val/acc") == pytest.approx(0.7)
 
 
@@ -134,7 +134,7 @@ def test_presets_tell_what_they_set(tmp_path: Path) -> None:
     comparison = compare([tmp_path])
     assert comparison.shown.leading == ["experiment"]
     assert comparison.shown.following == ["model.widths", "optim.lr"]
-    assert told(comparison) == [["large", "small"]]
+    assert point_values(comparison) == [["large", "small"]]
 
 
 def test_folds_are_repetitions_too(tmp_path: Path) -> None:
@@ -164,7 +164,7 @@ def test_unfinished_runs_are_named_and_never_averaged(sweep: Path) -> None:
     assert f"  failed  {failed}  RuntimeError: lost" in table
 
 
-def test_damaged_runs_are_named_and_passed_over(sweep: Path) -> None:
+def test_damaged_runs_are_skipped_and_listed(sweep: Path) -> None:
     (sweep / "0" / "status.json").write_text('{"state": "do')
     (sweep / "1" / "config.yaml").write_text("model: [1,\nseed: 2\n")
     (sweep / "2" / "config.yaml").write_text("")
@@ -211,7 +211,7 @@ def test_any_metric_ranks_and_losses_ascend(sweep: Path) -> None:
         compare([sweep], by="tst/acc")
 
 
-def test_runs_that_watched_different_metrics_need_one_named(tmp_path: Path) -> None:
+def test_runs_with_different_monitors_need_the_option_by(tmp_path: Path) -> None:
     write_run(tmp_path / "a", acc=0.9)
     write_run(tmp_path / "b", acc=0.8, monitor="val/loss", mode="min")
     with pytest.raises(InputError, match=r"different metrics .*by=val/acc or by=val/loss"):
@@ -219,7 +219,7 @@ def test_runs_that_watched_different_metrics_need_one_named(tmp_path: Path) -> N
     assert compare([tmp_path], by="val/acc").points[0].mean("val/acc") == pytest.approx(0.85)
 
 
-def test_nothing_done_is_told(tmp_path: Path) -> None:
+def test_a_folder_without_finished_runs_is_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", state="failed")
     with pytest.raises(InputError, match=r"no run is done yet \(1 failed\)"):
         compare([tmp_path])
@@ -242,13 +242,13 @@ def test_a_curve_ends_where_a_seed_diverged(tmp_path: Path) -> None:
     assert (curve.x, curve.mean) == ([1], pytest.approx([0.55]))
 
 
-def test_several_validations_an_epoch_are_told_apart_by_steps(tmp_path: Path) -> None:
+def test_several_validations_per_epoch_are_distinguished_by_steps(tmp_path: Path) -> None:
     write_curve(write_run(tmp_path / "a"), 0.1, 0.2, 0.3, 0.4, per_epoch=2)
     _, axis, (curve,) = read_curves(compare([tmp_path]))
     assert (axis, curve.x, curve.mean) == ("step", [10, 20, 30, 40], [0.1, 0.2, 0.3, 0.4])
 
 
-def test_curves_do_without_damaged_tables(tmp_path: Path) -> None:
+def test_damaged_metric_files_have_no_curves(tmp_path: Path) -> None:
     write_run(tmp_path / "a", "optim.lr=1")
     write_curve(write_run(tmp_path / "b", "optim.lr=2", acc=0.4), 0.1, 0.2)
     (tmp_path / "a" / "metrics.csv").write_bytes(b"\xff\xfe\x00")

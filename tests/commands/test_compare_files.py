@@ -1,4 +1,4 @@
-"""Runs compared: the folders read, the tables written, the script."""
+"""Comparison of runs: folders, CSV files and the command."""
 
 import os
 import subprocess
@@ -124,7 +124,7 @@ def test_the_script_ranks_writes_and_draws(sweep: Path, tmp_path: Path) -> None:
         (["--each"], "error: --each: no such flag; write each=…"),
     ],
 )
-def test_the_script_tells_mistakes_in_one_line(sweep: Path, arguments: list[str], message: str) -> None:
+def test_the_command_reports_errors_on_one_line(sweep: Path, arguments: list[str], message: str) -> None:
     done = compare_by_script(str(sweep), *arguments, code=2)
     (line,) = [line for line in done.stderr.splitlines() if not line.startswith("import time:")]
     assert line.startswith(message)

@@ -1,4 +1,4 @@
-"""Pictures of comparisons: what lies where, and that nothing is cut off or written over something else."""
+"""Figures of comparisons: positions of lines and ticks; no text is clipped or overlaps another."""
 
 import json
 import math
@@ -21,7 +21,7 @@ from project.runtime.output_files import IMAGE, is_earlier_output
 
 
 def write_runs(folder: Path, count: int) -> Path:
-    """Runs of both networks with other learning rates and two seeds each; from four on, one diverged."""
+    """Write runs of two networks with several learning rates and two seeds; one of four or more diverged."""
     for number in range(count):
         point = number // 2
         overrides = [f"model={('mlp', 'cnn')[point % 2]}", f"seed={number % 2}"]
@@ -40,7 +40,7 @@ def picture_of(comparison: Comparison) -> Figure:
 
 
 def texts(figure: Figure) -> list[Text]:
-    """All that can be read, after it has been drawn."""
+    """Return all visible texts of a drawn figure."""
     FigureCanvasAgg(figure).draw()
     unseen = set()
     for axes in figure.axes:
@@ -53,7 +53,7 @@ def texts(figure: Figure) -> list[Text]:
 
 
 def boxes_within(figure: Figure) -> list[tuple[str, Bbox]]:
-    """All texts and where they stand; none is cut off."""
+    """Return all texts with their boxes, and check that none is clipped."""
     width, height = figure.bbox.size
     boxes = [(text.get_text(), text.get_window_extent()) for text in texts(figure)]
     assert len(boxes) > 8

@@ -31,7 +31,7 @@ def test_use_a_run_example_predicts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     forked_command.run("model=mlp", "trainer.max_epochs=1", "logger=none", cwd=tmp_path)
-    Path("1.png").write_bytes(unusual_images.encoded(unusual_images.noise("RGBA"), "png"))
+    Path("1.png").write_bytes(unusual_images.encode(unusual_images.noise_image("RGBA"), "png"))
     example("use_a_run")["main"]("last", "1.png")
     lines = capfd.readouterr().out.splitlines()
     status = json.loads(next(tmp_path.glob("outputs/*/*/status.json")).read_text())

@@ -97,7 +97,7 @@ def test_predictions_equal_the_runs_test(trained: TrainedRun, image_folder: Path
 
 
 def test_damaged_files_are_skipped_and_reported(command: Command, tmp_path: Path) -> None:
-    good, bad = unusual_images.fill(Path("photos"), good=45, bad=20)
+    good, bad = unusual_images.write_image_folder(Path("photos"), good=45, bad=20)
     Path("photos/.hidden").mkdir()
     for hidden in ("photos/.DS_Store", "photos/.hidden/1.jpg", "photos/._0000.jpg"):
         Path(hidden).write_bytes(b"no image")
@@ -119,7 +119,7 @@ def test_damaged_files_are_skipped_and_reported(command: Command, tmp_path: Path
 
 @pytest.mark.parametrize("shape", [(1, 28, 28), (3, 8, 10)])
 def test_images_of_all_modes_are_converted(tmp_path: Path, shape: tuple[int, int, int]) -> None:
-    good, _ = unusual_images.fill(tmp_path, good=30, bad=0)
+    good, _ = unusual_images.write_image_folder(tmp_path, good=30, bad=0)
     images = {
         Path(one.file).name: one.image
         for one in decode_files(sorted(good), shape, ahead_by=1)
@@ -245,7 +245,7 @@ def test_wrong_input_is_reported_in_one_line_without_output(
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: False)
     Path("empty").mkdir()
     Path("text.png").write_text("no image")
-    Path("1.png").write_bytes(unusual_images.encoded(unusual_images.noise("RGB"), "png"))
+    Path("1.png").write_bytes(unusual_images.encode(unusual_images.noise_image("RGB"), "png"))
     with pytest.raises(InputError, match=message) as found:
         command(*words.split())
     assert type(found.value) is kind

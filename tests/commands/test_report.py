@@ -1,4 +1,4 @@
-"""Pages about runs and sweeps: that they are whole, true to the files, and safe to open."""
+"""Report pages of runs and sweeps: complete, equal to the run files, and safe to open."""
 
 import base64
 import json
@@ -36,7 +36,7 @@ HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&lt;
 
 
 def picture(shade: int = 0) -> bytes:
-    """A PNG of one pixel."""
+    """Return a PNG of one pixel."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
@@ -47,8 +47,8 @@ def picture(shade: int = 0) -> bytes:
     )
 
 
-def told(folder: Path, **options: Any) -> Page:
-    """The page of a folder, of which these hold whatever it tells."""
+def checked_page(folder: Path, **options: Any) -> Page:
+    """Write and parse the report of a folder, and check properties that hold for every page."""
     file = write_report(str(folder), options.get("output"), options.get("compare"), folder)
     text = file.read_text()
     page = Page(text)
@@ -99,8 +99,8 @@ def cards(page: Page) -> dict[str, str]:
     }
 
 
-def test_a_run_is_told_by_its_own_numbers(run: Path) -> None:
-    page = told(run)
+def test_a_page_shows_the_numbers_of_the_run(run: Path) -> None:
+    page = checked_page(run)
     assert cards(page) == {
         "test/acc": "0.8750",
         "val/acc": "0.9000",
@@ -137,7 +137,7 @@ def test_a_command_can_be_copied_into_a_shell(tmp_path: Path) -> None:
     overrides = ["model=mlp", "optim.betas=[0.9, 0.99]", "+note=it's; rm -rf $HOME", "name=a b"]
     run = write_run(tmp_path / "run")
     (run / ".hydra" / "overrides.yaml").write_text(json.dumps([*overrides, "ckpt_path=x.ckpt"]))
-    page = told(run)
+    page = checked_page(run)
     command = next(
         line
         for node in page.section("How to reproduce").all("code")
@@ -161,7 +161,7 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
     }
     (place / "evaluation.json").write_text(json.dumps(found))
     (run / "evaluation" / "damaged.json").write_text("{")
-    page = told(run)
+    page = checked_page(run)
     figures, classes = page.section("Evaluation").all("table")
     assert rows(figures) == [
         {"metric": "accuracy", "value": "0.8731", "95 % interval": "0.8100 to 0.9200"},
@@ -178,14 +178,14 @@ def test_one_accuracy_has_one_interval(run: Path) -> None:
     place.mkdir(parents=True)
     found = {"figures": {"accuracy": {"value": 0.875, "low": 0.8123, "high": 0.9321}}, "split": "test"}
     (place / "evaluation.json").write_text(json.dumps(found))
-    page = told(run)
+    page = checked_page(run)
     (card,) = page.root.all("div", "main")
     assert card.all("span", "dim")[0].text == "0.8123 to 0.9321, 400 images"
     assert "95 % interval 0.8123 to 0.9321" in page.root.all("p", "lead")[0].text
     assert rows(page.section("Evaluation").all("table")[0])[0]["95 % interval"] == "0.8123 to 0.9321"
     (place / "evaluation.json").write_text(json.dumps(found | {"split": "val"}))
     low, _ = wilson(0.875, 400)
-    assert f"95 % interval {low:.4f} to" in told(run).root.all("p", "lead")[0].text
+    assert f"95 % interval {low:.4f} to" in checked_page(run).root.all("p", "lead")[0].text
 
 
 def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -193,20 +193,20 @@ def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch
     place.mkdir(parents=True)
     (place / "confusion_matrix.png").write_bytes(picture())
     (place / "evaluation.json").write_text(json.dumps({"figures": {"accuracy": 0.5}}))
-    assert not {"Evaluation", "Images"} & set(told(run).titles())
+    assert not {"Evaluation", "Images"} & set(checked_page(run).titles())
     place.rename(run / "evaluation" / "test")
-    assert {"Evaluation", "Images"} <= set(told(run).titles())
+    assert {"Evaluation", "Images"} <= set(checked_page(run).titles())
     monkeypatch.setattr(images, "MAX_BYTES", 10)
     monkeypatch.setattr(evaluations, "MAX_JSON_BYTES", 10)
-    page = told(run)
+    page = checked_page(run)
     assert "Evaluation" not in page.titles()
     assert "Confusion matrix (evaluation/test/confusion_matrix.png)" in page.section("Images").text
 
 
 @pytest.mark.parametrize("commit", ["0123456; rm -rf ~", "$(id)", 5, ["0123456"]])
-def test_what_is_no_commit_is_not_pasted_into_a_shell(tmp_path: Path, commit: object) -> None:
+def test_an_invalid_commit_is_not_part_of_a_command(tmp_path: Path, commit: object) -> None:
     run = write_run(tmp_path / "run", git={"commit": commit})
-    shown = told(run).section("How to reproduce").text
+    shown = checked_page(run).section("How to reproduce").text
     assert "git checkout" not in shown
     assert "The commit of the code is not recorded." in shown
 
@@ -226,7 +226,7 @@ def test_exported_variants_are_shown(run: Path) -> None:
         "variants": [variant | {"ms": {"1": {"median": 0.25}}}, {}],
     }
     (run / "export" / "onnx.json").write_text(json.dumps(found))
-    (table,) = told(run).section("Exports").all("table")
+    (table,) = checked_page(run).section("Exports").all("table")
     assert list(rows(table)[0].values()) == ["int8", "int8.pt2", "2.5 MB", "0.9700", "0.02", "0.25 ms"]
     assert list(rows(table)[0])[-1] == "batch of 1"
 
@@ -250,7 +250,7 @@ def test_without_an_evaluation_tensorboards_pictures_are_shown(run: Path) -> Non
     (file,) = run.glob("events.out.*")
     file.write_bytes(file.read_bytes()[:-9])  # the last event is cut off
     assert read_event_images(run) == {"val/confusion": found["val/confusion"]}
-    (image,) = told(run).section("Images").all("img")
+    (image,) = checked_page(run).section("Images").all("img")
     assert image.attributes["alt"] == "Confusion, val (step 5)"
 
 
@@ -268,16 +268,16 @@ def test_nothing_in_the_files_becomes_part_of_the_page(tmp_path: Path) -> None:
     (run / "evaluation" / "e.json").write_text(json.dumps({"classes": [{"class": HOSTILE, "images": 1}]}))
     (run / "evaluation" / "<img src=x>.png").write_bytes(picture())
     (run / "evaluation" / "damaged<b>.png").write_bytes(b"")
-    for page in (told(run), told(folder)):  # see what holds for all pages
+    for page in (checked_page(run), checked_page(folder)):  # see what holds for all pages
         assert HOSTILE in "".join(page.root.texts)
         assert not page.root.all("i")
         assert not page.root.all("b")
-    assert f"red {HOSTILE}" in "".join(told(run).section("Log").texts)
+    assert f"red {HOSTILE}" in "".join(checked_page(run).section("Log").texts)
 
 
-def test_secrets_are_not_told(run: Path) -> None:
+def test_secrets_are_not_shown(run: Path) -> None:
     (run / "train.log").write_text("GET https://me:opensesame77@host/x\n")
-    assert "opensesame77" not in (told(run), (run / "report.html").read_text())[1]
+    assert "opensesame77" not in (checked_page(run), (run / "report.html").read_text())[1]
 
 
 @pytest.mark.parametrize(
@@ -294,40 +294,40 @@ def test_secrets_are_not_told(run: Path) -> None:
 def test_a_run_in_any_state_has_a_page(tmp_path: Path, status: dict[str, Any], words: str) -> None:
     given = {"metrics": {}, "duration_s": None} | status
     run = write_run(tmp_path / "run", **given)
-    page = told(run)
+    page = checked_page(run)
     assert words in page.root.all("p", "lead")[0].text
     assert given.get("error") is None or given["error"] in page.root.all("pre", "error")[0].text
     write_curve(run, 0.5, 0.75)
     if status["state"] != "done":
-        assert cards(told(run))["val/acc"] == "0.7500"
+        assert cards(checked_page(run))["val/acc"] == "0.7500"
 
 
-def test_damaged_files_leave_gaps_only(tmp_path: Path) -> None:
+def test_damaged_files_only_leave_sections_empty(tmp_path: Path) -> None:
     run = write_run(tmp_path / "run")
     write_curve(run, 0.5, 0.6)
     for name in ("status.json", "metrics.csv", ".hydra/overrides.yaml", "config.yaml"):
         (run / name).write_bytes(b"\xff\x00{:- [")
-        page = told(run)
+        page = checked_page(run)
         assert "How to reproduce" in page.titles()
     assert "missing or damaged" in page.root.all("p", "lead")[0].text
 
 
-def test_the_runs_beside_it_are_what_a_run_is_compared_with(tmp_path: Path) -> None:
+def test_a_run_is_compared_with_its_siblings(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep")
-    page = told(sweep / "3")
+    page = checked_page(sweep / "3")
     (table,) = page.section("Comparison").all("table")
     assert len(rows(table)) == 12
     assert [row["val/acc"] for row in rows(table)][:2] == ["0.9800", "0.9700"]
     (marked,) = table.all("tr", "marked")
     assert marked.text.split()[-1] == "3"
     other = write_run(tmp_path / "elsewhere" / "one", "model=cnn", acc=0.99)
-    (table,) = told(sweep / "3", compare=[str(other)]).section("Comparison").all("table")
+    (table,) = checked_page(sweep / "3", compare=[str(other)]).section("Comparison").all("table")
     assert [row["run"] for row in rows(table)] == ["one", "3"]
     with pytest.raises(InputError, match=r"compare=nowhere: .*no such folder"):
-        told(sweep / "3", compare=["nowhere"])
+        checked_page(sweep / "3", compare=["nowhere"])
 
 
-def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
+def test_a_page_shows_all_of_a_sweep(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep")
     write_run(sweep / "12", "model=mlp", "optim=sgd", "seed=4", state="failed", error="ValueError: too wide")
     (sweep / "12" / "train.log").write_text("line one\nthe last line\n")
@@ -342,7 +342,7 @@ def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
     Ledger(sweep / "jobs.jsonl").write(waiting)
     for number in range(12):
         write_curve(sweep / str(number), 0.5, 0.6 + number / 100, 0.7)
-    page = told(sweep)
+    page = checked_page(sweep)
     assert page.root.all("h1")[0].text == "model × optim"
     lead = page.root.all("p", "lead")[0].text
     assert "15 jobs: 12 done" in lead
@@ -376,15 +376,15 @@ def test_a_sweep_is_told_as_a_whole(tmp_path: Path) -> None:
 def test_a_sweep_without_results_has_a_page(tmp_path: Path) -> None:
     for number in range(2):
         write_run(tmp_path / str(number), f"seed={number}", state="failed", error="no")
-    page = told(tmp_path)
+    page = checked_page(tmp_path)
     assert page.titles() == ["Ranking", "Failures"]
     assert "No run has finished yet" in page.root.all("p", "lead")[0].text
 
 
-def test_runs_that_watched_different_metrics_are_ranked_by_the_commoner(tmp_path: Path) -> None:
+def test_runs_with_different_monitors_are_ranked_by_the_more_frequent_one(tmp_path: Path) -> None:
     for number, monitor in enumerate(["val/acc", "val/acc", "val/loss"]):
         write_run(tmp_path / str(number), f"seed={number}", acc=0.5 + number / 10, monitor=monitor)
-    assert "largest val/acc first" in told(tmp_path).section("All jobs").text.lower()
+    assert "largest val/acc first" in checked_page(tmp_path).section("All jobs").text.lower()
 
 
 def test_four_hundred_jobs_make_a_small_page(tmp_path: Path) -> None:
@@ -393,39 +393,39 @@ def test_four_hundred_jobs_make_a_small_page(tmp_path: Path) -> None:
             tmp_path / f"{number}_job", f"optim.lr={0.001 * (number + 1)}", f"optim.momentum={number % 7}"
         )
         write_curve(run, *(0.5 + epoch * number / 10**5 for epoch in range(40)))
-    page = told(tmp_path)
+    page = checked_page(tmp_path)
     assert len(rows(page.section("Ranking").all("table")[0])) == 400
     assert (tmp_path / "report.html").stat().st_size < 2e6
     (chart,) = page.section("Learning curves").all("svg", "chart")
     assert len(chart.all("g", "line")) == 400
 
 
-def test_a_place_that_cannot_be_written_is_told_before_anything_is_read(
+def test_an_unwritable_output_is_reported_before_runs_are_read(
     run: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(command, "render_page", lambda *_: pytest.fail("the page was made"))
     with pytest.raises(InputError, match=r"output=/proc/x/a.html: cannot be written \("):
-        told(run, output=Path("/proc/x/a.html"))
+        checked_page(run, output=Path("/proc/x/a.html"))
 
 
-def test_a_page_takes_the_place_of_a_page_alone(run: Path, tmp_path: Path) -> None:
+def test_a_page_replaces_only_another_report(run: Path, tmp_path: Path) -> None:
     page = tmp_path / "page.html"
-    told(run, output=page)
-    told(run, output=page)
+    checked_page(run, output=page)
+    checked_page(run, output=page)
     page.write_text("<!doctype html>\n<html><head><title>Mine</title></head></html>\n")
     with pytest.raises(InputError, match=r"page\.html: exists already, and is no earlier output"):
-        told(run, output=page)
+        checked_page(run, output=page)
     assert "Mine" in page.read_text()
 
 
-def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> None:
+def test_a_page_is_written_atomically(run: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"output=.*status.json: not an HTML file; end the name in .html"):
-        told(run, output=run / "status.json")
+        checked_page(run, output=run / "status.json")
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"output=.*file/page.html: cannot be written \("):
-        told(run, output=tmp_path / "file" / "page.html")
-    told(run, output=tmp_path / "new" / "page.html")
-    told(run, output=tmp_path / "new")
+        checked_page(run, output=tmp_path / "file" / "page.html")
+    checked_page(run, output=tmp_path / "new" / "page.html")
+    checked_page(run, output=tmp_path / "new")
     (tmp_path / "new" / "folder.html").mkdir()
     with pytest.raises(InputError, match=r"output=.*cannot be written \("):
         write_page(tmp_path / "new" / "folder.html", "page")
@@ -433,9 +433,9 @@ def test_a_page_is_written_whole_or_not_at_all(run: Path, tmp_path: Path) -> Non
         *("folder.html", "page.html", "report.html")
     ]
     with pytest.raises(InputError, match=r"run=.*nowhere: no such folder"):
-        told(tmp_path / "nowhere")
+        checked_page(tmp_path / "nowhere")
     with pytest.raises(InputError, match="no run below it"):
-        told(tmp_path / "new")
+        checked_page(tmp_path / "new")
 
 
 def test_the_command_imports_no_torch(run: Path) -> None:
@@ -458,7 +458,7 @@ def test_the_command_imports_no_torch(run: Path) -> None:
     assert done.stdout.splitlines()[1] == "[]"
 
 
-def test_lines_lie_where_their_values_are() -> None:
+def test_lines_are_drawn_at_their_values() -> None:
     ys = [0.0, 1.0, float("nan"), 2.0, 3.0]
     chart = line_chart("t", [Line("a", [0, 1, 2, 3, 4], ys)], name="c", x_label="step")
     figure = Page(chart.svg).root

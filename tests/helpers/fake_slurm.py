@@ -1,6 +1,6 @@
-"""SLURM's commands as far as submitit calls them, on this machine: all nodes are this one.
+"""Fake SLURM commands with the options that submitit uses; all nodes are this machine.
 
-Installed under the commands' names by `install`; jobs and their states lie in the folder FAKE_SLURM.
+`install` writes the commands; the folder FAKE_SLURM holds jobs and their states.
 """
 
 import os
@@ -15,7 +15,7 @@ COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
 
 
 def install(folder: Path) -> dict[str, str]:
-    """Write the commands into a folder; return the variables by which they are found."""
+    """Write the commands to a folder; return the environment variables that make processes use them."""
     (folder / "bin").mkdir(parents=True)
     (folder / "jobs").mkdir()
     for name in COMMANDS:

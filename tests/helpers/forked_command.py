@@ -1,4 +1,4 @@
-"""Commands as `subprocess.Popen` has them, but forked from this process, which has imported everything."""
+"""Commands with the interface of `subprocess.Popen`, forked from this process to save import time."""
 
 import os
 import signal
@@ -12,14 +12,14 @@ import forked_attempts
 
 
 class ForkedCommand:
-    """A command in a process of its own, whose output is kept; killed at the end of a `with`.
+    """Command in a forked process with captured output; killed at the end of a `with` block.
 
     Args:
-        arguments: of `scripts/train.py`.
-        cwd: its working directory.
-        command: called instead of the script.
-        streams: descriptors of its standard output and error; without them, what is written there is kept.
-        variables: of its environment, beside this process's.
+        arguments: arguments of `scripts/train.py`.
+        cwd: working directory.
+        command: function to call instead of the script.
+        streams: file descriptors of standard output and error (default None: captured).
+        variables: environment variables to add.
     """
 
     def __init__(
@@ -39,7 +39,7 @@ class ForkedCommand:
         )
 
     def poll(self) -> int | None:
-        """Its exit code, negative for the signal that killed it; None while it runs."""
+        """Return the exit code, negative for the signal that killed the process; None while it runs."""
         if self.returncode is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             if pid:
@@ -50,7 +50,7 @@ class ForkedCommand:
         return self.returncode
 
     def wait(self, timeout: float = forked_attempts.LIMIT_S) -> int:
-        """Wait for its end."""
+        """Wait for the process to end; return its exit code."""
         deadline = time.monotonic() + timeout
         while self.poll() is None:
             if time.monotonic() > deadline:
@@ -60,7 +60,7 @@ class ForkedCommand:
         return self.returncode
 
     def communicate(self, timeout: float = forked_attempts.LIMIT_S) -> tuple[str, str]:
-        """Wait for its end; return what it wrote to its standard output and error."""
+        """Wait for the process to end; return its standard output and error."""
         self.wait(timeout)
         output, errors = self._texts
         return output, errors
@@ -85,10 +85,10 @@ class ForkedCommand:
 
 
 def run(*arguments: str, cwd: Path, code: int = 0, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a command to its end, as `subprocess.run` does.
+    """Run a command and wait for it to end, as `subprocess.run` does.
 
     Raises:
-        AssertionError: its exit code is not `code`.
+        AssertionError: the exit code is not `code`.
     """
     with ForkedCommand(arguments, cwd, **variables) as process:
         output, errors = process.communicate()

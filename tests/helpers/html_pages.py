@@ -1,4 +1,4 @@
-"""HTML pages taken apart, to be asked what stands in them."""
+"""Parser that turns HTML pages into trees of nodes, for checks of their content."""
 
 from html.parser import HTMLParser
 
@@ -17,7 +17,7 @@ class Node:
         return " ".join(" ".join(self.texts).split())
 
     def all(self, tag: str, class_: str = "") -> list["Node"]:
-        """Elements below, in their order."""
+        """Return all descendants with this tag and class, in document order."""
         found = []
         for child in self.children:
             classes = (child.attributes.get("class") or "").split()
@@ -28,7 +28,7 @@ class Node:
 
 
 class Page(HTMLParser):
-    """A document as a tree; what is not balanced is an error."""
+    """HTML document as a tree of nodes; unbalanced tags raise an AssertionError."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Page(HTMLParser):
         return below(self.root)
 
     def section(self, title: str) -> Node:
-        """A section by its heading."""
+        """Return the section with this heading."""
         (found,) = (
             node for node in self.root.all("section") if node.all("h2") and node.all("h2")[0].text == title
         )
@@ -72,7 +72,7 @@ class Page(HTMLParser):
 
 
 def rows(table: Node) -> list[dict[str, str]]:
-    """A table's rows, each cell by the heading of its column."""
+    """Return the rows of a table as dicts from column heading to cell text."""
     head, body = table.all("thead")[0], table.all("tbody")[0]
     names = [cell.text for cell in head.all("th")]
     found = []

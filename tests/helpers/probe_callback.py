@@ -1,4 +1,4 @@
-"""A callback that looks about while a run trains. Imports nothing that a run does not import itself."""
+"""Callback that records the state of the process during training; it adds no imports to a run."""
 
 import gc
 import sys
@@ -11,15 +11,15 @@ UNNEEDED = (
     *("matplotlib", "torchmetrics.functional", "pandas", "scipy", "sklearn", "PIL.Image"),
     *("rich", "jinja2", "pooch", "captum", "starlette", "onnx"),
 )
-"""Modules that a run on the digits does not need."""
+"""Modules that a run on data=digits does not need."""
 
 
 CONFIG_TARGETS = ("Probe",)
-"""What configurations may name (see project.config.allowed_targets)."""
+"""Classes that configurations may name, see `project.config.allowed_targets`."""
 
 
 class Probe(Callback):
-    """Keeps what it saw last."""
+    """Records imported modules and the state of the garbage collector after each training batch."""
 
     found: ClassVar[dict[str, Any]] = {}
 

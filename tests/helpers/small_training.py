@@ -1,4 +1,4 @@
-"""A small training, put together without a configuration."""
+"""Small training built from Python objects, without a configuration."""
 
 from functools import partial
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What tests of sweeps put into a run by its configuration: faults, and a loss of known optimum."""
+"""Classes for the configurations of test sweeps: injected faults, and a loss with a known minimum."""
 
 import os
 import signal
@@ -15,39 +15,39 @@ CONFIG_TARGETS = (
     "QuadraticLoss",
     "Distillation",
 )
-"""What configurations may name (see project.config.allowed_targets)."""
+"""Classes that configurations may name, see `project.config.allowed_targets`."""
 
 
 class Fault(Callback):
-    """Has a run fail in the middle of its second epoch, the first time that it gets there.
+    """Makes a run fail at the start of its second epoch, but not again when it is repeated.
 
     Args:
         kind: `raise`, `kill`, `memory` or `none`.
-        folder: of the run; a file beside it remembers that it failed.
+        folder: run folder; a file next to it records the failure.
     """
 
     def __init__(self, kind: str, folder: str) -> None:
         self.kind = kind
         path = Path(folder)
-        self.memory = path.with_name(f"{path.name}.failed")
+        self.marker = path.with_name(f"{path.name}.failed")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch != 1 or self.kind == "none" or self.memory.exists():
+        if trainer.current_epoch != 1 or self.kind == "none" or self.marker.exists():
             return
-        self.memory.touch()
+        self.marker.touch()
         if self.kind == "raise":
             raise ArithmeticError("this run was made to fail")
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
-        torch.empty(2**60, dtype=torch.uint8)  # more than any machine has
+        torch.empty(2**60, dtype=torch.uint8)  # exceeds the memory of any machine
 
 
 class QuadraticLoss(nn.Module):
-    """A loss that no training changes: (x - 0.3)².
+    """Loss (x - 0.3)², independent of the network: a search finds its minimum at x = 0.3.
 
     Args:
-        num_classes: not used.
-        x: where to be.
+        num_classes: unused.
+        x: hyperparameter to search.
     """
 
     def __init__(self, num_classes: int, x: float) -> None:
@@ -59,11 +59,11 @@ class QuadraticLoss(nn.Module):
 
 
 class Distillation(nn.Module):
-    """A loss with a teacher, whose options may repeat a fact of the data with another value.
+    """Loss with a nested `teacher` configuration, whose keys may contradict those of the data.
 
     Args:
-        num_classes: not used.
-        teacher: not used.
+        num_classes: unused.
+        teacher: unused.
     """
 
     def __init__(self, num_classes: int, teacher: dict[str, Any]) -> None:

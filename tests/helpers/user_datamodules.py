@@ -1,4 +1,4 @@
-"""Data sets as users write them."""
+"""Data modules as users write them."""
 
 import lightning as L
 import torch
@@ -6,12 +6,12 @@ from torch import Tensor
 
 from project.datamodules.base import ImageDataModule
 
-CONFIG_TARGETS = ("Halves", "Plain", "Fixed")
+CONFIG_TARGETS = ("HalfWhiteImages", "PlainDataModule", "NoArgumentDataModule")
 NUM_CLASSES = 2
 
 
-class Halves(ImageDataModule):
-    """Images whose left or right half is white, which is their class; the constructor knows their shape."""
+class HalfWhiteImages(ImageDataModule):
+    """Images with a white left half (class 0) or right half (class 1); the constructor has default shapes."""
 
     def __init__(self, input_shape=(1, 8, 8), num_classes=NUM_CLASSES, count=64, **base) -> None:
         super().__init__(name="halves", input_shape=input_shape, num_classes=num_classes, **base)
@@ -27,15 +27,15 @@ class Halves(ImageDataModule):
         return images, labels
 
 
-class Plain(L.LightningDataModule):
-    """One of Lightning's, which takes what a configuration gives."""
+class PlainDataModule(L.LightningDataModule):
+    """LightningDataModule that is no `ImageDataModule`, and accepts any argument."""
 
     def __init__(self, input_shape=(1, 8, 8), num_classes=2, **more) -> None:
         super().__init__()
 
 
-class Fixed(Plain):
-    """The same without any arguments."""
+class NoArgumentDataModule(PlainDataModule):
+    """LightningDataModule without arguments."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Run folders written by hand, as `scripts/train.py` leaves them, in little."""
+"""Minimal run folders with the files that `scripts/train.py` writes, for tests without training."""
 
 import json
 from pathlib import Path
@@ -6,23 +6,23 @@ from typing import Any
 
 import yaml
 
-CLASSES = {"mlp": "project.modules.networks.mlp.MLP", "cnn": "project.modules.networks.cnn.CNN3x3"}
-OWN = {"mlp": {"widths": [128]}, "cnn": {"channels": [32, 64]}}
+MODEL_CLASSES = {"mlp": "project.modules.networks.mlp.MLP", "cnn": "project.modules.networks.cnn.CNN3x3"}
+MODEL_OPTIONS = {"mlp": {"widths": [128]}, "cnn": {"channels": [32, 64]}}
 OPTIMIZERS = {"sgd": ("torch.optim.SGD", 0.01), "adam": ("torch.optim.Adam", 0.001)}
 
 
 def write_run(folder: Path, *overrides: str, acc: float = 0.5, **status: Any) -> Path:
-    """Write a run's folder as `scripts/train.py` leaves it, in little."""
-    said = dict(override.split("=", 1) for override in overrides)
-    model, (optimizer, lr) = said.get("model", "mlp"), OPTIMIZERS[said.get("optim", "sgd")]
-    seed = int(said.get("seed", 1))
+    """Write a minimal run folder; `overrides` as on the command line, `status` as in status.json."""
+    values = dict(override.split("=", 1) for override in overrides)
+    model, (optimizer, lr) = values.get("model", "mlp"), OPTIMIZERS[values.get("optim", "sgd")]
+    seed = int(values.get("seed", 1))
     augment = {
         "_target_": "project.datamodules.loading.augmentation.Augmentation",
-        "flip_prob": 0.5 if said.get("augment") == "crop_flip" else 0.0,
-        "random_crop_padding": 4 if said.get("augment") == "crop_flip" else 0,
+        "flip_prob": 0.5 if values.get("augment") == "crop_flip" else 0.0,
+        "random_crop_padding": 4 if values.get("augment") == "crop_flip" else 0,
     }
     config: dict[str, Any] = {
-        "model": {"_target_": CLASSES[model], "input_shape": [1, 28, 28], **OWN[model]},
+        "model": {"_target_": MODEL_CLASSES[model], "input_shape": [1, 28, 28], **MODEL_OPTIONS[model]},
         "data": {"_target_": "project.datamodules.digits.Digits", "seed": seed, "augment": augment},
         "augment": augment,
         "optim": {"_target_": optimizer, "_partial_": True, "lr": lr},
@@ -32,7 +32,7 @@ def write_run(folder: Path, *overrides: str, acc: float = 0.5, **status: Any) ->
         "seed": seed,
         "paths": {"run": str(folder)},
     }
-    for key, value in said.items():
+    for key, value in values.items():
         if "." in key:
             group, _, name = key.partition(".")
             config.setdefault(group, {})[name] = json.loads(value)
@@ -63,7 +63,7 @@ def write_curve(folder: Path, *accuracies: float, per_epoch: int = 1) -> None:
 
 
 def write_sweep(folder: Path) -> Path:
-    """Two networks by two optimizers by three seeds: four points."""
+    """Write a sweep of 2 networks, 2 optimizers and 3 seeds: four points."""
     number = 0
     for model, base in (("mlp", 0.8), ("cnn", 0.9)):
         for optim, more in (("sgd", 0.0), ("adam", 0.05)):

@@ -27,11 +27,11 @@ def own(composer: Compose, name: str, run: Path | str = "outputs/run", **data) -
 
 
 def test_a_yaml_file_may_leave_out_what_the_constructor_knows(composer: Compose, tmp_path: Path) -> None:
-    config = own(composer, "Halves", tmp_path / "run", count=128)
+    config = own(composer, "HalfWhiteImages", tmp_path / "run", count=128)
     complete(config)
     expected = {"input_shape": [1, 8, 8], "num_classes": 2, "batch_size": 64, "val_size": 0.1}
     assert OmegaConf.to_container(config.data) == {
-        "_target_": "user_datamodules.Halves",
+        "_target_": "user_datamodules.HalfWhiteImages",
         "count": 128,
         **expected,
     }
@@ -46,7 +46,7 @@ def test_a_yaml_file_may_leave_out_what_the_constructor_knows(composer: Compose,
 
 
 def test_what_a_yaml_file_says_counts_more_than_the_constructor(composer: Compose) -> None:
-    config = own(composer, "Halves", batch_size=16, input_shape=[3, 4, 8])
+    config = own(composer, "HalfWhiteImages", batch_size=16, input_shape=[3, 4, 8])
     complete(config)
     assert (config.data.batch_size, config.data.input_shape, config.data.num_classes) == (16, [3, 4, 8], 2)
     with open_dict(config):
@@ -71,7 +71,7 @@ def test_defaults_are_read_from_the_source() -> None:
     assert "path" not in found.defaults
 
 
-@pytest.mark.parametrize("name", ["Plain", "Fixed"])
+@pytest.mark.parametrize("name", ["PlainDataModule", "NoArgumentDataModule"])
 def test_a_plain_datamodule_is_refused_in_a_line(composer: Compose, name: str) -> None:
     message = (
         rf"data\._target_=user_datamodules\.{name}: .*ImageDataModule, got a LightningDataModule\); derive"
@@ -82,7 +82,8 @@ def test_a_plain_datamodule_is_refused_in_a_line(composer: Compose, name: str) -
     with pytest.raises(InputError, match=message):
         build({"data": {"_target_": f"user_datamodules.{name}"}}, "data")
     assert isinstance(
-        build({"data": {"_target_": "user_datamodules.Halves"}}, "data"), user_datamodules.Halves
+        build({"data": {"_target_": "user_datamodules.HalfWhiteImages"}}, "data"),
+        user_datamodules.HalfWhiteImages,
     )
 
 

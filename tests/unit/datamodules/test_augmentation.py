@@ -1,4 +1,4 @@
-"""Augmentations change what they say, and nothing else."""
+"""Augmentations: effect, bounds, and targets of mixed images."""
 
 import pytest
 import torch
@@ -48,12 +48,12 @@ def test_a_flip_mirrors_some_images_and_leaves_the_others() -> None:
     assert 0.2 < sum(mirrored) / 200 < 0.4
 
 
-def test_an_affine_change_of_nothing_changes_nothing() -> None:
+def test_an_identity_affine_map_changes_nothing() -> None:
     images = batch()
     torch.testing.assert_close(random_affine(images, generator(1), **NONE), images)
 
 
-def test_a_rotation_keeps_distances_whatever_the_aspect() -> None:
+def test_a_rotation_keeps_distances_for_any_aspect_ratio() -> None:
     # A dot at 8 pixels from the center stays there, in a wide image as well.
     images = torch.zeros(300, 1, 21, 41)
     images[:, 0, 10, 28] = 1

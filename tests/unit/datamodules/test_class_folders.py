@@ -1,4 +1,4 @@
-"""Folders of images as people have them: names of splits, what lies beside images, what is looked at when."""
+"""Class folders: names of split folders, skipped files, and checks of headers before a run."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ OPTIONS = {"input_shape": (3, 6, 5), "num_classes": 2, "val_size": 0, "mean": [0
 
 
 def draw(file: Path, kind: str = "png", shape: tuple[int, int] = (6, 5)) -> Path:
-    """An image of its own: no two files' pixels are alike."""
+    """Write an image whose pixels differ from those of every other file."""
     file.parent.mkdir(parents=True, exist_ok=True)
     seed = [ord(character) for character in str(file)]
     pixels = np.random.default_rng(seed).integers(0, 256, (*shape, 3), dtype=np.uint8)
@@ -37,7 +37,7 @@ def draw(file: Path, kind: str = "png", shape: tuple[int, int] = (6, 5)) -> Path
 
 
 def fill(root: Path, **counts: int) -> Path:
-    """Two classes below each folder, of so many images each."""
+    """Write two classes below each split folder, with the given number of images per class."""
     for folder, count in counts.items():
         for name in ("ant", "bee"):
             for number in range(count):
@@ -70,7 +70,7 @@ def found_in(root: Path) -> dict[str, int]:
         ("my_training", "", "test"),
     ],
 )
-def test_folders_of_splits_are_known_by_their_names(tmp_path: Path, train: str, val: str, test: str) -> None:
+def test_split_folders_are_found_by_name(tmp_path: Path, train: str, val: str, test: str) -> None:
     expected = {"train": 10, "val": 4, "test": 6} if val else {"train": 10, "test": 6}
     fill(tmp_path, **{train: 5, test: 3} | ({val: 2} if val else {}))
     assert found_in(tmp_path) == expected
@@ -108,26 +108,24 @@ def test_a_folder_test_beside_classes_is_none(tmp_path: Path) -> None:
         (("cifar_train", "docs"), "cifar_train may be the train split or a class; rename it to train"),
     ],
 )
-def test_folders_that_may_mean_two_things_are_named(
-    tmp_path: Path, names: tuple[str, ...], message: str
-) -> None:
+def test_ambiguous_split_folders_are_rejected(tmp_path: Path, names: tuple[str, ...], message: str) -> None:
     fill(tmp_path, **dict.fromkeys(names, 1))
     with pytest.raises(DataError, match=rf"data\.path=.*: {message}"):
         class_folders.class_names(tmp_path)
 
 
-def test_folders_that_are_not_used_are_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_unused_folders_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     fill(tmp_path, train=3, test=2, old=2, test_masks=1)
     data = ImageFolder(str(tmp_path), **OPTIONS)
     data.setup("fit")
     data.setup("test")
-    told = [message for message in caplog.messages if "not used" in message]
-    assert told == [f"not used in {tmp_path}, besides the folders of the splits: old, test_masks"]
+    logged = [message for message in caplog.messages if "not used" in message]
+    assert logged == [f"not used in {tmp_path}, besides the folders of the splits: old, test_masks"]
 
 
 def oddities(root: Path) -> set[str]:
-    """Write two classes with all that may lie in them; return the files that are images."""
+    """Write two classes with images and other entries; return the paths of the images."""
     ant, bee = root / "ant", root / "bee"
     images = {
         draw(ant / "1.png"),
@@ -183,7 +181,7 @@ def test_training_and_prediction_find_the_same_images_each_once(tmp_path: Path) 
     assert sorted(both) == sorted(images)
 
 
-def test_what_is_passed_over_is_counted_and_a_few_named(
+def test_skipped_files_are_counted_and_the_first_named(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     oddities(tmp_path)
@@ -206,9 +204,9 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
     data = ImageFolder(str(tmp_path), **OPTIONS)
     for _ in range(2):
         data._labelled_files("train")
-    (told,) = [message for message in caplog.messages if "skipped in" in message]
-    assert "README (not in a class folder), ant/gone.png (broken link)" in told
-    assert told.endswith(f"and {len(reasons) - 3} more")
+    (logged,) = [message for message in caplog.messages if "skipped in" in message]
+    assert "README (not in a class folder), ant/gone.png (broken link)" in logged
+    assert logged.endswith(f"and {len(reasons) - 3} more")
     hidden = SkippedFile("a/.b", "hidden")
     assert (
         summarize_skipped([hidden, hidden, SkippedFile("a/c", "empty")], "a")
@@ -217,7 +215,7 @@ def test_what_is_passed_over_is_counted_and_a_few_named(
 
 
 @pytest.mark.parametrize("name", ["@eaDir", "__MACOSX", ".ipynb_checkpoints", "$RECYCLE.BIN", "lost+found"])
-def test_folders_of_the_system_are_no_classes(tmp_path: Path, name: str) -> None:
+def test_system_folders_are_not_classes(tmp_path: Path, name: str) -> None:
     fill(tmp_path, train=2, test=2)
     for folder in (tmp_path, tmp_path / "train", tmp_path / "test"):
         draw(folder / name / "1.png")
@@ -228,7 +226,7 @@ def test_folders_of_the_system_are_no_classes(tmp_path: Path, name: str) -> None
 NAMES = ['=cow, "x"\t', "a\nb", "café", "図"]
 
 
-def test_names_of_classes_are_shown_as_they_are(tmp_path: Path) -> None:
+def test_class_names_are_printed_unchanged(tmp_path: Path) -> None:
     for name in NAMES:
         for number in range(3):
             draw(tmp_path / name / f"{number}.png")
@@ -251,8 +249,8 @@ def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
         import sys
         from pathlib import Path
         from project.datamodules.storage.class_folders import class_names
-        from project.runtime.process import accept_all_text
-        accept_all_text()
+        from project.runtime.process import escape_unencodable
+        escape_unencodable()
         assert sys.stdout.encoding.lower() in ("ascii", "ansi_x3.4-1968"), sys.stdout.encoding
         (names := class_names(Path({str(tmp_path)!r})))
         print([ord(character) for character in names[1]], names[1])
@@ -265,7 +263,7 @@ def test_names_of_classes_are_the_same_in_every_locale(tmp_path: Path) -> None:
 
 
 def problems(composer: Compose, root: Path, *more: str) -> list[str]:
-    """What is said of a folder of images before a run begins."""
+    """Return the errors that checks before a run report for an image folder."""
     image_folders._read_headers.cache_clear()
     options = ("model=mlp", "data.test_size=2", "data.batch_size=2", "data.image_cache=null", *more)
     return list(find_problems(composer("data=image_folder", f"data.path={root}", *options)))
@@ -295,7 +293,7 @@ def spoil(root: Path, count: int) -> None:
         ),
     ],
 )
-def test_the_test_split_is_looked_at_before_a_run(
+def test_the_test_split_is_checked_before_a_run(
     composer: Compose, tmp_path: Path, change, lines: list[str]
 ) -> None:
     fill(tmp_path, train=3, test=2)
@@ -314,9 +312,7 @@ def test_test_images_of_another_size_are_named_before_a_run(composer: Compose, t
     assert problems(composer, tmp_path, "data.resize=4") == []
 
 
-def test_tiff_images_that_lie_on_their_side_have_the_size_that_they_are_decoded_to(
-    composer: Compose, tmp_path: Path
-) -> None:
+def test_rotated_tiff_images_report_their_decoded_size(composer: Compose, tmp_path: Path) -> None:
     fill(tmp_path, train=3, test=2)
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -328,7 +324,7 @@ def test_tiff_images_that_lie_on_their_side_have_the_size_that_they_are_decoded_
         problems(composer, tmp_path)
 
 
-def test_headers_are_read_once_as_long_as_the_files_do_not_change(
+def test_headers_are_read_again_only_when_files_change(
     composer: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(image_folders, "FEW_FILES", 0)
@@ -354,7 +350,7 @@ def test_headers_are_read_once_as_long_as_the_files_do_not_change(
 
 
 class Untested(ImageDataModule):
-    """Images of which the test split is damaged."""
+    """Data set with a damaged test split."""
 
     def load_split(self, split) -> tuple[Tensor, Tensor] | None:
         if split == "test":
@@ -362,7 +358,7 @@ class Untested(ImageDataModule):
         return None if split == "val" else (torch.zeros(8, 1, 2, 2, dtype=torch.uint8), torch.arange(8) % 2)
 
 
-def test_a_trainer_does_not_train_where_the_test_images_are_damaged(tmp_path: Path) -> None:
+def test_damaged_test_images_stop_a_run_before_training(tmp_path: Path) -> None:
     data = Untested(name="mine", input_shape=(1, 2, 2), num_classes=2, val_size=2)
     data.setup("fit")
     data.trainer = SimpleNamespace()

@@ -1,4 +1,4 @@
-"""Splits, batches and preprocessing."""
+"""Splits, batch order, normalization and preprocessing of data modules."""
 
 from unittest.mock import ANY
 
@@ -36,7 +36,7 @@ def test_digits_are_the_real_ones() -> None:
     assert 0.5 < images.std() < 1.5
 
 
-def test_validation_images_are_cut_by_a_generator_of_their_own() -> None:
+def test_validation_images_depend_on_the_split_seed_alone() -> None:
     first, second, other = Digits(**DIGITS, seed=1), Digits(**DIGITS, seed=2), Digits(**DIGITS, split_seed=1)
     for data in (first, second, other):
         data.setup("fit")
@@ -103,13 +103,13 @@ def test_a_training_epoch_shows_every_image_once_whatever_the_ranks(
     assert len(seen) == len(set(seen)) == size - size % world_size
 
 
-def test_a_last_batch_of_one_image_a_rank_waits_for_another_epoch() -> None:
+def test_a_last_batch_of_one_image_per_rank_is_dropped() -> None:
     assert [len(batch) for batch in TrainingOrder(65, 16, seed=0)] == [16] * 4
     assert [len(batch) for batch in TrainingOrder(66, 16, seed=0, rank=1, world_size=2)] == [8] * 4
     assert [len(batch) for batch in TrainingOrder(1, 16, seed=0)] == [1]
 
 
-def test_ranks_together_take_the_batches_that_one_device_takes() -> None:
+def test_global_batches_equal_those_of_one_device() -> None:
     alone = list(TrainingOrder(64, 8, seed=5))
     pair = [list(TrainingOrder(64, 8, seed=5, rank=rank, world_size=2)) for rank in range(2)]
     for step, batch in enumerate(alone):
@@ -220,7 +220,7 @@ def test_data_that_do_not_fit_the_configuration_are_refused(build, message: str)
         build().setup("fit")
 
 
-def test_orders_that_ranks_cannot_share_are_refused() -> None:
+def test_images_that_ranks_cannot_share_are_rejected() -> None:
     with pytest.raises(InputError, match=r"data\.batch_size=9: .*multiple of the number of devices, 2"):
         TrainingOrder(100, 9, seed=0, world_size=2)
     with pytest.raises(InputError, match="1 training images cannot be distributed over 2"):
@@ -229,7 +229,7 @@ def test_orders_that_ranks_cannot_share_are_refused() -> None:
         EvaluationOrder(1, 2, world_size=2)
 
 
-def test_the_loader_augments_the_same_epoch_the_same_way() -> None:
+def test_augmentation_is_reproducible() -> None:
     from project.datamodules.loading.augmentation import Augmentation
 
     images = torch.randint(256, (40, 1, 8, 8), dtype=torch.uint8)

@@ -1,4 +1,4 @@
-"""Files that are mapped instead of read, and decoded images that are kept for the next start."""
+"""Memory-mapped data files, the cache of decoded images, and cached checksums."""
 
 import json
 import logging
@@ -29,13 +29,13 @@ FOLDER_OPTIONS = {"input_shape": (3, 12, 10), "num_classes": 3, "mean": [0.5], "
 
 @pytest.fixture(autouse=True)
 def _new_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Forget what this process knows of files."""
+    """Clear cached digests, as in a new process."""
     downloads._digest.cache_clear()
 
 
 @pytest.fixture
 def decoded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The files that are decoded, one by one; even small folders are worth keeping."""
+    """Record the decoded files, and cache even small folders."""
     files: list[str] = []
     decode = image_folder.decode_image
 
@@ -63,12 +63,12 @@ def pixels_in(data: ImageFolder) -> torch.Tensor:
 
 
 def wait_until_settled(*files: Path) -> None:
-    """Set back when files were changed: what changed just now is not remembered."""
+    """Set modification times back: digests of recently changed files are not cached."""
     for file in files:
         os.utime(file, (time.time() - 60, time.time() - 60))
 
 
-def test_mnist_is_mapped_not_copied(mnist_root: Path) -> None:
+def test_mnist_is_memory_mapped(mnist_root: Path) -> None:
     data = mnist_of(mnist_root)
     data.setup("fit")
     data.setup("test")
@@ -92,7 +92,7 @@ def mappings_of(folder: Path) -> list[str]:
 
 
 def private_kilobytes(file: Path) -> int:
-    """Kilobytes of this process's mappings of `file` that it does not share with the page cache."""
+    """Return the kilobytes of this process's mappings of `file` that are not shared with the page cache."""
     total, counting = 0, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if "-" in line.split(" ", 1)[0]:
@@ -103,7 +103,7 @@ def private_kilobytes(file: Path) -> int:
 
 
 @pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="needs Linux")
-def test_a_mapped_file_is_shared_and_stays_as_it_is(tmp_path: Path) -> None:
+def test_a_mapped_file_is_shared_and_never_modified(tmp_path: Path) -> None:
     file = tmp_path / "bytes"
     file.write_bytes(bytes(range(256)) * 4096)
     mapped = map_bytes(file, 16, 2**20 - 16)
@@ -131,7 +131,7 @@ def test_a_mapped_file_is_shared_and_stays_as_it_is(tmp_path: Path) -> None:
         (lambda data: data[:8] + b"\0\0\0\x38\0\0\0\x0e" + data[16:], r"images \[200, 56, 14\]"),
     ],
 )
-def test_damage_to_mnist_is_named_with_its_remedy(
+def test_damaged_mnist_files_are_reported_with_a_fix(
     mnist_root: Path, tmp_path: Path, change, message: str
 ) -> None:
     shutil.copytree(mnist_root, tmp_path / "data")
@@ -164,7 +164,7 @@ def test_an_image_folder_is_decoded_once(
 
 
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_kept_batches_are_those_decoded(
+def test_cached_batches_equal_decoded_ones(
     image_folder: Path, tmp_path: Path, decoded: list[str], channels_last: bool
 ) -> None:
     plain = opened(image_folder, None)
@@ -194,7 +194,7 @@ def move_a_file(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("change", [change_a_file, remove_a_file, move_a_file])
-def test_images_are_decoded_anew_when_a_file_changes(
+def test_images_are_decoded_again_when_a_file_changes(
     image_folder: Path, tmp_path: Path, decoded: list[str], change, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = shutil.copytree(image_folder, tmp_path / "folder")
@@ -225,29 +225,29 @@ def flip_a_label(file: Path) -> None:
     flip_a_bit(file, "labels")
 
 
-def turn_the_images(file: Path) -> None:
+def transpose_images(file: Path) -> None:
     data = file.read_bytes()
     shape, other = (bytes([40, 75, 60, 75, 3, 75, *sides, 116]) for sides in ((12, 75, 10), (10, 75, 12)))
     assert data.count(shape) == 1, "the pickled shape"
     file.write_bytes(data.replace(shape, other))
 
 
-def cut_it_short(file: Path) -> None:
+def truncate_file(file: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1])
 
 
-def empty_it(file: Path) -> None:
+def empty_file(file: Path) -> None:
     file.write_bytes(b"")
 
 
-def make_it_a_list(file: Path) -> None:
+def write_a_list(file: Path) -> None:
     file.write_bytes(b"[1, 2]" + file.read_bytes()[6:])
 
 
 @pytest.mark.parametrize(
-    "damage", [flip_a_pixel, flip_a_label, turn_the_images, cut_it_short, empty_it, make_it_a_list]
+    "damage", [flip_a_pixel, flip_a_label, transpose_images, truncate_file, empty_file, write_a_list]
 )
-def test_a_damaged_file_is_noticed_and_made_anew(
+def test_a_damaged_cache_file_is_detected_and_replaced(
     image_folder: Path, tmp_path: Path, decoded: list[str], damage, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = pixels_in(opened(image_folder, tmp_path)).clone()
@@ -264,7 +264,7 @@ def test_a_damaged_file_is_noticed_and_made_anew(
     assert len(decoded) == 120
 
 
-def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
+def test_one_of_several_processes_decodes(tmp_path: Path) -> None:
     made, start = [], threading.Barrier(4)
 
     def make() -> tuple[torch.Tensor, torch.Tensor]:
@@ -282,7 +282,7 @@ def test_of_several_processes_one_decodes(tmp_path: Path) -> None:
     assert all(torch.equal(images.flatten(), torch.arange(240, dtype=torch.uint8)) for images in found)
 
 
-def test_where_nothing_can_be_written_images_are_decoded_as_ever(
+def test_images_are_decoded_in_every_run_if_the_cache_cannot_be_written(
     image_folder: Path,
     tmp_path: Path,
     decoded: list[str],
@@ -296,15 +296,15 @@ def test_where_nothing_can_be_written_images_are_decoded_as_ever(
     for kept in (tmp_path / "file" / "kept", tmp_path / "full"):
         caplog.clear()
         assert torch.equal(pixels_in(opened(image_folder, kept)), expected)
-        told = [message for message in caplog.messages if "decoded images cannot be cached" in message]
-        assert len(told) == 1
-        assert f"paths.image_cache={kept}" in told[0]
+        logged = [message for message in caplog.messages if "decoded images cannot be cached" in message]
+        assert len(logged) == 1
+        assert f"paths.image_cache={kept}" in logged[0]
         monkeypatch.setattr(image_cache.shutil, "disk_usage", lambda folder: full)
-    assert "only 0.0 MB free" in told[0]
+    assert "only 0.0 MB free" in logged[0]
     assert not list((tmp_path / "full").glob("*.images"))
 
 
-def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_least_recently_used_file_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = ImageCache(tmp_path)
     make = lambda: (torch.zeros(10, 1, 10, 10, dtype=torch.uint8), torch.zeros(10).long())  # noqa: E731
     for age, name in enumerate(("new", "older", "oldest")):
@@ -315,7 +315,7 @@ def test_what_was_not_used_for_longest_makes_room(tmp_path: Path, monkeypatch: p
     assert {file.stem for file in tmp_path.glob("*.images")} == {"new", "another"}
 
 
-def test_cifar10_is_unpickled_once_and_only_as_published(
+def test_cifar10_is_unpickled_once_and_only_with_published_checksums(
     cifar10_root: Path, tmp_path: Path, data_overrides, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     root = shutil.copytree(cifar10_root, tmp_path / "data")
@@ -399,7 +399,7 @@ def test_statistics_of_a_channel_are_those_of_its_pixels() -> None:
     )
 
 
-def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
+def test_an_old_digest_is_verified_again_in_the_background(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     file, memory = tmp_path / "file", tmp_path / "verified.json"
@@ -436,7 +436,7 @@ def test_a_file_that_was_trusted_for_long_is_read_again_beside_the_training(
     assert next_process() == "bood"
 
 
-def test_the_memory_of_digests_is_written_under_a_name_of_ones_own(
+def test_processes_write_the_digest_file_under_different_staging_names(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     memory, names = tmp_path / "verified.json", []

@@ -1,4 +1,4 @@
-"""Anybody's images: folders, modes, sizes, damage."""
+"""Image folders of users: splits, image modes, sizes, damaged files."""
 
 import logging
 import shutil
@@ -20,7 +20,7 @@ from project.datamodules.storage.class_folders import survey
 from project.errors import DataError, InputError
 
 
-def test_a_phones_photo_stands_upright(tmp_path: Path) -> None:
+def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     for name in ("ant", "bee"):
         (tmp_path / name).mkdir()
         image = Image.new("RGB", (8, 4), "white")
@@ -46,7 +46,7 @@ def test_an_image_folder_uses_its_own_test_folder(image_folder: Path) -> None:
         assert torch.equal(images.mean(dim=(2, 3)).argmax(dim=1), labels)
 
 
-def test_an_image_folder_without_a_test_folder_is_cut_in_three(image_folder: Path) -> None:
+def test_an_image_folder_without_a_test_folder_is_split_in_three(image_folder: Path) -> None:
     data = ImageFolder(
         str(image_folder / "train"), input_shape=(3, 12, 10), num_classes=3, val_size=0.25, test_size=12
     )
@@ -61,7 +61,7 @@ def test_an_image_folder_without_a_test_folder_is_cut_in_three(image_folder: Pat
     assert not train & test
 
 
-def test_a_run_goes_on_with_the_images_that_it_began_with(image_folder: Path, tmp_path: Path) -> None:
+def test_a_run_resumes_only_with_the_same_images(image_folder: Path, tmp_path: Path) -> None:
     def set_up(folder: Path) -> ImageFolder:
         data = ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3, val_size=0.25, test_size=12)
         data.setup("fit")
@@ -80,7 +80,7 @@ def test_a_run_goes_on_with_the_images_that_it_began_with(image_folder: Path, tm
     changed.load_state_dict(state)
 
 
-def test_images_may_go_once_they_are_in_memory(image_folder: Path, tmp_path: Path) -> None:
+def test_image_files_may_be_deleted_once_decoded(image_folder: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(image_folder / "train", tmp_path / "gone")
     cuts = [
         ImageFolder(str(folder), input_shape=(3, 12, 10), num_classes=3, val_size=0.25, test_size=12)
@@ -94,7 +94,7 @@ def test_images_may_go_once_they_are_in_memory(image_folder: Path, tmp_path: Pat
     assert cuts[1].files("val") == files
 
 
-def test_folds_are_not_cut_beside_a_validation_folder(image_folder: Path, tmp_path: Path) -> None:
+def test_folds_and_a_validation_folder_exclude_each_other(image_folder: Path, tmp_path: Path) -> None:
     options = {"input_shape": (3, 12, 10), "num_classes": 3, "folds": 4, "fold": 1}
     cut = ImageFolder(str(image_folder), **options)
     cut.setup("fit")
@@ -105,7 +105,7 @@ def test_folds_are_not_cut_beside_a_validation_folder(image_folder: Path, tmp_pa
         ImageFolder(str(tmp_path), **options).setup("fit")
 
 
-def test_streamed_images_are_those_in_memory(image_folder: Path) -> None:
+def test_streamed_images_equal_those_in_memory(image_folder: Path) -> None:
     options = {"input_shape": (3, 12, 10), "num_classes": 3, "mean": [0.5], "std": [0.5]}
     memory = ImageFolder(str(image_folder), **options)
     streamed = ImageFolder(str(image_folder), **options, memory_budget_mb=0, num_workers=2)
@@ -170,7 +170,7 @@ def test_a_damaged_image_is_named_in_one_line_whatever_its_name(tmp_path: Path) 
         decode_image(file, (1, 2, 2), may_scale=True)
 
 
-def test_folder_mistakes_are_named(image_folder: Path, tmp_path: Path) -> None:
+def test_wrong_folders_are_reported(image_folder: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"data\.num_classes=4: .* has 3 class folders"):
         ImageFolder(str(image_folder), input_shape=(3, 12, 10), num_classes=4).prepare_data()
     with pytest.raises(InputError, match=r"data\.resize=null: .* 12×10 pixels, others 8×8"):
@@ -206,7 +206,7 @@ HEADERS: dict[str, tuple[bool, Callable[[], Image.Image], str]] = {
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_headers_tell_gray_from_colour(tmp_path: Path, name: str) -> None:
+def test_headers_distinguish_gray_from_colour(tmp_path: Path, name: str) -> None:
     gray, make, suffix = HEADERS[name]
     for label in ("ant", "bee"):
         (tmp_path / label).mkdir()
@@ -217,7 +217,7 @@ def test_headers_tell_gray_from_colour(tmp_path: Path, name: str) -> None:
 
 
 def folder_of(root: Path, *images: Image.Image, suffix: str = "png") -> Path:
-    """Two classes; the images are the first one's, in their order."""
+    """Write a folder of two classes; the images belong to the first class, in this order."""
     for label in ("ant", "bee"):
         (root / label).mkdir(parents=True)
     for number, image in enumerate(images):
@@ -227,7 +227,7 @@ def folder_of(root: Path, *images: Image.Image, suffix: str = "png") -> Path:
 
 
 @pytest.mark.parametrize("first", [0, 1])
-def test_one_gray_image_among_colour_ones_decides_nothing(
+def test_one_gray_image_does_not_make_a_folder_gray(
     tmp_path: Path, first: int, caplog: pytest.LogCaptureFixture
 ) -> None:
     images = [Image.new("L", (8, 6), 90), Image.new("RGB", (8, 6), (200, 10, 30))]
@@ -240,9 +240,9 @@ def test_one_gray_image_among_colour_ones_decides_nothing(
     with caplog.at_level(logging.INFO):
         data.prepare_data()
         data.prepare_data()
-    told = [record.getMessage() for record in caplog.records]
+    logged = [record.getMessage() for record in caplog.records]
     gray = 1 if first else 2  # the first one lies in both classes
-    assert told == [
+    assert logged == [
         f"{gray} of 3 images examined in {folder} are gray, the others in colour; all are read as colour "
         "(data.grayscale)"
     ]
@@ -252,7 +252,7 @@ def test_one_gray_image_among_colour_ones_decides_nothing(
     assert (90, 90, 90) in {tuple(image[:, 0, 0].tolist()) for image in pixels}
 
 
-def test_gray_images_alone_stay_gray_and_are_not_told(
+def test_gray_images_alone_stay_gray_without_a_log_line(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder = folder_of(tmp_path / "photos", Image.new("L", (8, 6)), palette([0, 0, 0, 9, 9, 9]))

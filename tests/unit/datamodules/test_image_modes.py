@@ -1,4 +1,4 @@
-"""Every mode that Pillow gives becomes the 8-bit pixels that arithmetic on the file's values gives."""
+"""The decoder's 8-bit pixels equal direct arithmetic on the values in a file, for every image mode."""
 
 import io
 import struct
@@ -22,7 +22,7 @@ ALPHA = np.array([[255, 255, 0, 128], [64, 255, 200, 0]], dtype=np.uint8)
 
 
 def decoded(file: Path, channels: int = 1, **options) -> np.ndarray:
-    """Pixels (H, W), or (H, W, 3)."""
+    """Return the decoded pixels (H, W), or (H, W, 3)."""
     with Image.open(file) as image:
         shape = (channels, image.height, image.width)
     pixels = decode_image(file, shape, may_scale=False, **options).numpy()
@@ -41,7 +41,7 @@ def on_white(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
 def write_tiff(
     file: Path, values: np.ndarray, *, photometric: int = 1, bits: int | None = None, order: str = "<"
 ) -> Path:
-    """A TIFF file of one strip, of values (H, W) of any type, or of packed 12 bits."""
+    """Write a TIFF file with one strip of values (H, W) of any type, or of packed 12-bit values."""
     kind = {"u": 1, "i": 2, "f": 3}[values.dtype.kind]
     height, width = values.shape
     if bits == 12:
@@ -152,7 +152,7 @@ INDICES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], dtype=np.uint8)
 
 
 def image_of(mode: str) -> tuple[Image.Image, np.ndarray]:
-    """An image, and the colours (H, W, 3) that it shows on white."""
+    """Return an image, and its colours (H, W, 3) on a white background."""
     gray = np.stack([GRAY] * 3, axis=2).astype(float)
     alpha = ALPHA[..., None]
     if mode == "1":
@@ -194,7 +194,7 @@ MODES += ["CMYK", "YCbCr", "HSV"]
 def test_pixels_are_the_colours_that_the_mode_stands_for(
     monkeypatch: pytest.MonkeyPatch, mode: str, channels: int
 ) -> None:
-    """Without a file, as few formats hold some of the modes."""
+    """Uses images in memory: few file formats support some of the modes."""
     image, colours = image_of(mode)
     monkeypatch.setattr(Image, "open", lambda file: image)
     found = decoded(Path("1"), channels)
@@ -204,7 +204,7 @@ def test_pixels_are_the_colours_that_the_mode_stands_for(
 
 
 def srgb_of_lab(lab: np.ndarray) -> np.ndarray:
-    """sRGB (…, 3), 0 to 255, of CIELAB under D50 (IEC 61966-2-1, adapted by Bradford)."""
+    """Convert CIELAB (D50) to sRGB (…, 3), 0 to 255 (IEC 61966-2-1, Bradford adaptation)."""
     bright = (lab[..., 0] + 16) / 116
     cubes = np.stack([bright + lab[..., 1] / 500, bright, bright - lab[..., 2] / 200], axis=-1)
     xyz = np.where(cubes > 6 / 29, cubes**3, 3 * (6 / 29) ** 2 * (cubes - 4 / 29)) * [0.9642, 1, 0.8249]

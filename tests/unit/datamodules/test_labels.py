@@ -1,4 +1,4 @@
-"""Labels, outputs and losses that no accuracy could be given of are refused in one line."""
+"""Invalid labels, network outputs, targets and losses are rejected with an error of one line."""
 
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,8 @@ CLASSES = torch.arange(60) % 3
 ONE_HOT = nn.functional.one_hot(CLASSES)
 
 
-class Own(ImageDataModule):
-    """A data set of one's own, with these labels."""
+class LabelledImages(ImageDataModule):
+    """Data set of a user, with given labels."""
 
     def __init__(self, labels: Any, images: Any = None) -> None:
         super().__init__(name="own", input_shape=(1, 8, 8), num_classes=3, val_size=6)
@@ -44,7 +44,7 @@ class Own(ImageDataModule):
     ],
 )
 def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
-    data = Own(labels)
+    data = LabelledImages(labels)
     data.setup("fit")
     found = data.subset("train").images.labels
     assert found.dtype == torch.long
@@ -62,24 +62,24 @@ def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
 )
 def test_images_that_are_no_eight_bit_pixels_are_refused(images: Any) -> None:
     with pytest.raises(InputError, match=r"the train images of data=own are not .*expected"):
-        Own(CLASSES, images).setup("fit")
+        LabelledImages(CLASSES, images).setup("fit")
 
 
 def test_arrays_of_numpy_are_images_too() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
-    data = Own(CLASSES, pixels)
+    data = LabelledImages(CLASSES, pixels)
     data.setup("fit")
     assert torch.equal(data.subset("train").images.images, torch.from_numpy(pixels))
 
 
 def test_booleans_are_two_classes() -> None:
-    data = Own(CLASSES > 0)
+    data = LabelledImages(CLASSES > 0)
     data.setup("fit")
     assert torch.equal(data.subset("train").images.labels, (CLASSES > 0).long())
 
 
 @pytest.mark.parametrize(
-    ("labels", "told"),
+    ("labels", "message"),
     [
         (
             CLASSES.float(),
@@ -108,15 +108,15 @@ def test_booleans_are_two_classes() -> None:
         (CLASSES + 1, r"data\.num_classes=3: labels of .* run from 1 to 3; set data\.num_classes=4"),
     ],
 )
-def test_other_labels_are_refused(labels: Any, told: str) -> None:
-    with pytest.raises(InputError, match=told) as refused:
-        Own(labels).setup("fit")
+def test_other_labels_are_refused(labels: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as refused:
+        LabelledImages(labels).setup("fit")
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_splits_that_are_not_there_are_refused_before_training(tmp_path: Path, split: str) -> None:
-    class Without(Own):
+    class Without(LabelledImages):
         def load_split(self, wanted: str) -> Any:
             return None if wanted == split else super().load_split(wanted)
 
@@ -127,7 +127,7 @@ def test_splits_that_are_not_there_are_refused_before_training(tmp_path: Path, s
 
 
 class Outputs(nn.Module):
-    """A network whose outputs are of another shape than logits."""
+    """Network whose outputs do not have the shape of logits."""
 
     def __init__(self, kind: str) -> None:
         super().__init__()
@@ -160,15 +160,15 @@ class Outputs(nn.Module):
 )
 def test_outputs_that_are_no_logits_are_refused(tmp_path: Path, loss: Any, kind: str, got: str) -> None:
     module = ImageClassifier(Outputs(kind), loss(3))
-    told = (
+    message = (
         rf"model: outputs are not logits \(expected floats of shape \[16, 3\], got {got}\); end the network"
     )
-    with pytest.raises(InputError, match=told):
+    with pytest.raises(InputError, match=message):
         make_trainer(tmp_path, enable_checkpointing=False).fit(module, make_data())
 
 
 class Batches:
-    """A loader without a data set, of two batches."""
+    """Loader of two batches, without a data set."""
 
     def __init__(self, targets: Tensor) -> None:
         self.targets = targets
@@ -182,7 +182,7 @@ class Batches:
 
 @pytest.mark.filterwarnings("ignore:You defined a `validation_step`")
 @pytest.mark.parametrize(
-    ("targets", "told"),
+    ("targets", "message"),
     [
         (
             torch.ones(4, 3),
@@ -196,8 +196,8 @@ class Batches:
         (torch.tensor([0, 1, 2, 9]), r"loss: Target 9 is out of bounds"),
     ],
 )
-def test_targets_that_are_no_classes_are_refused(tmp_path: Path, targets: Tensor, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_targets_that_are_no_classes_are_refused(tmp_path: Path, targets: Tensor, message: str) -> None:
+    with pytest.raises(InputError, match=message):
         make_trainer(tmp_path, enable_checkpointing=False).fit(make_module(), Batches(targets))
 
 
@@ -221,7 +221,7 @@ def test_losses_that_are_no_means_are_refused(tmp_path: Path) -> None:
 
 
 class Flat(nn.Module):
-    """A linear network for a number of pixels, with a normalization of its logits."""
+    """Linear network for a number of pixels, with normalized logits."""
 
     def __init__(self, pixels: int = 64, normalization: nn.Module | None = None) -> None:
         super().__init__()
@@ -239,7 +239,7 @@ def fit(folder: Path, network: nn.Module, batch_size: int = 16) -> None:
 
 
 @pytest.mark.parametrize(
-    ("network", "told"),
+    ("network", "message"),
     [
         (Flat(784), r"model: Flat does not accept images of data\.input_shape=\[1, 8, 8\] \(.*mat1"),
         (
@@ -249,16 +249,20 @@ def fit(folder: Path, network: nn.Module, batch_size: int = 16) -> None:
         (nn.Sequential(nn.Conv2d(1, 3, 3), nn.MaxPool2d(8)), r"model: Sequential does not .*too small"),
     ],
 )
-def test_images_that_a_network_does_not_take_are_told(tmp_path: Path, network: nn.Module, told: str) -> None:
-    with pytest.raises(InputError, match=told):
+def test_images_that_a_network_does_not_take_are_reported(
+    tmp_path: Path, network: nn.Module, message: str
+) -> None:
+    with pytest.raises(InputError, match=message):
         fit(tmp_path, network)
 
 
-def test_batch_norm_that_cannot_be_synchronized_is_told(tmp_path: Path) -> None:
+def test_batch_norm_that_cannot_be_synchronized_is_reported(tmp_path: Path) -> None:
     synchronized = Flat(64, nn.SyncBatchNorm(3))
     fit(tmp_path, synchronized)  # one process: there is nothing to synchronize
-    told = explain_forward_error(synchronized, torch.zeros(4, 1, 8, 8), "SyncBatchNorm expected input on GPU")
-    assert told.startswith("trainer.sync_batchnorm=true: needs GPUs (SyncBatchNorm")
+    message = explain_forward_error(
+        synchronized, torch.zeros(4, 1, 8, 8), "SyncBatchNorm expected input on GPU"
+    )
+    assert message.startswith("trainer.sync_batchnorm=true: needs GPUs (SyncBatchNorm")
 
 
 def test_one_image_on_a_device_is_refused_where_batch_norm_has_one_value(tmp_path: Path) -> None:
@@ -284,7 +288,7 @@ def test_single_images_train_where_torch_can_do_it(
     fit(tmp_path, network, batch_size)
 
 
-def test_a_failure_of_the_network_itself_stays_what_it_is(tmp_path: Path) -> None:
+def test_an_error_inside_the_network_is_not_replaced(tmp_path: Path) -> None:
     class Broken(Flat):
         def forward(self, images: Tensor) -> Tensor:
             return self.headd(images)  # type: ignore[no-any-return, operator]

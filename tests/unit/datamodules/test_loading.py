@@ -1,4 +1,4 @@
-"""Batches come in groups out of memory, and are to the bit what each would be alone."""
+"""Batches fetched in groups equal batches made one at a time, bit for bit."""
 
 import threading
 
@@ -23,7 +23,7 @@ MEAN, STD = [0.49, 0.48, 0.45], [0.24, 0.25, 0.26]
 
 @pytest.fixture
 def _small_groups(monkeypatch: pytest.MonkeyPatch) -> None:
-    """So that few batches make many groups."""
+    """Reduce the group size, so that few batches form many groups."""
     monkeypatch.setattr(MemoryImages, "CACHED_BYTES", 20_000)
 
 
@@ -52,8 +52,8 @@ def make_loader(
     )
 
 
-def one_by_one(loader: ImageLoader, pixels: torch.Tensor, epoch: int, start: int = 0):
-    """The batches by the plainest code that makes them."""
+def reference_batches(loader: ImageLoader, pixels: torch.Tensor, epoch: int, start: int = 0):
+    """Yield the batches of an epoch, computed one at a time by plain code."""
     count, channels = pixels.shape[:2]
     order = loader.order
     shift = 255 * torch.tensor(MEAN[:channels]).view(-1, 1, 1)
@@ -100,7 +100,7 @@ def test_grouped_batches_are_those_made_one_by_one(
         order.set_epoch(epoch)
         kept = list(loader)  # all of an epoch at a time: no batch may be overwritten by a later one
         assert len(kept) == len(loader)
-        assert_same(kept, one_by_one(loader, pixels, epoch))
+        assert_same(kept, reference_batches(loader, pixels, epoch))
 
 
 @pytest.mark.usefixtures("_small_groups")
@@ -109,7 +109,7 @@ def test_grouped_evaluation_batches_are_those_made_one_by_one(count: int) -> Non
     pixels = pixels_of(count, (3, 12, 16))
     for rank in range(2):
         loader = make_loader(pixels, EvaluationOrder(count - 3, 10, rank=rank, world_size=2))
-        assert_same(loader, one_by_one(loader, pixels, 0))
+        assert_same(loader, reference_batches(loader, pixels, 0))
 
 
 @pytest.mark.usefixtures("_small_groups")
@@ -119,9 +119,9 @@ def test_an_epoch_is_resumed_within_a_group(start: int) -> None:
     order = TrainingOrder(200, 4, seed=5)
     loader = make_loader(pixels, order, AUGMENTATION)
     order.resume_at(2, start)
-    assert_same(loader, one_by_one(loader, pixels, 2, start))
+    assert_same(loader, reference_batches(loader, pixels, 2, start))
     order.set_epoch(3)
-    assert_same(loader, one_by_one(loader, pixels, 3))
+    assert_same(loader, reference_batches(loader, pixels, 3))
 
 
 def test_several_batches_share_a_group_that_fits_the_cache() -> None:
@@ -137,7 +137,7 @@ def test_several_batches_share_a_group_that_fits_the_cache() -> None:
 
 @pytest.mark.parametrize("shape", [(1, 5, 5), (3, 12, 16)])
 @pytest.mark.parametrize("batch_size", [3, 8, 16])
-def test_every_batch_begins_where_an_allocation_of_its_own_would(shape, batch_size: int) -> None:
+def test_every_batch_is_aligned_as_a_separate_allocation(shape, batch_size: int) -> None:
     loader = make_loader(pixels_of(203, shape), TrainingOrder(200, batch_size, seed=5))
     assert {images.data_ptr() % 64 for images, _ in loader} == {0}
 
@@ -177,7 +177,7 @@ def test_seeds_of_batches_differ_and_follow_from_their_key_alone() -> None:
         assert next(draws).initial_seed() == batch_seed(5, 1, number, 2)
 
 
-def test_work_ahead_keeps_its_order_and_stops_early() -> None:
+def test_prefetching_keeps_the_order_and_stops_early() -> None:
     done: list[int] = []
 
     def work(piece: int) -> int:

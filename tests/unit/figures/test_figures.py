@@ -1,4 +1,4 @@
-"""Pictures are drawn of any number of classes and any size of images, and show the values they are given."""
+"""Figures show the given values, for any number of classes and any image size."""
 
 import numpy as np
 import pytest
@@ -55,7 +55,7 @@ def test_a_reliability_diagram_leaves_empty_bins_empty() -> None:
     assert not diagram[:, :last].any(), "the others"
 
 
-def test_text_is_cut_to_its_width() -> None:
+def test_text_is_shortened_to_a_width() -> None:
     assert fit_text("short", 13, 200) == "short"
-    assert text_width(cut := fit_text("a rather long text", 13, 60), 13) <= 60
-    assert cut.endswith("…")
+    assert text_width(shortened := fit_text("a rather long text", 13, 60), 13) <= 60
+    assert shortened.endswith("…")
