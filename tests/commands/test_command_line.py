@@ -197,7 +197,7 @@ def test_run_is_resumed_in_its_folder_with_its_configuration(tmp_path: Path) -> 
             "scheduler.gama=0.1",
             "error: scheduler.gama=0.1: no key scheduler.gama; did you mean scheduler.gamma?",
         ),
-        ("model.widths=[64]", "error: model.widths=[64]: was [128] so far; the weights were trained in"),
+        ("model.widths=[64]", "error: model.widths=[64]: was [128]; the saved weights belong to"),
         ("optim.betas=[1.0,1.0]", "error: optim.betas=[1.0, 1.0]: must be at least 0 and below 1"),
         ("+optim.eps=-1", "error: optim: Invalid epsilon value"),
         ("+epoch=5", "error: +epoch=5: nothing reads epoch"),
@@ -264,7 +264,7 @@ def test_stopped_run_prints_how_to_resume(tmp_path: Path, stop: signal.Signals, 
     assert process.returncode == code
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
     assert "Traceback" not in errors
-    assert f"go on with resume={only_run(tmp_path).relative_to(tmp_path)}" in errors
+    assert f"continue with resume={only_run(tmp_path).relative_to(tmp_path)}" in errors
 
 
 def test_multirun_runs_all_jobs(tmp_path: Path) -> None:

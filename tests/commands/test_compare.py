@@ -221,7 +221,7 @@ def test_runs_with_different_monitors_need_the_option_by(tmp_path: Path) -> None
 
 def test_a_folder_without_finished_runs_is_rejected(tmp_path: Path) -> None:
     write_run(tmp_path / "a", state="failed")
-    with pytest.raises(InputError, match=r"no run is done yet \(1 failed\)"):
+    with pytest.raises(InputError, match=r"no finished run \(1 failed\)"):
         compare([tmp_path])
 
 

@@ -338,7 +338,7 @@ def _check(cell: Cell, run: Run, code: int) -> None:
         assert f"was stopped for {MAX_STOPPED_S:.0f} s" in errors[0], text
     if cell.name in CODES:
         assert errors == [], text
-        assert text.count("go on with resume=") == 1, text
+        assert text.count("continue with resume=") == 1, text
     state = _status(only_run(run.folder))["state"]
     wanted = "interrupted" if cell.name in CODES else "running" if code < 0 else "failed"
     assert state == wanted, f"{cell}: the status says {state}\n{text}"

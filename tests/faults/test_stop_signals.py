@@ -71,7 +71,7 @@ def test_a_signal_saves_the_step_that_it_comes_in(tmp_path: Path, number: int, c
     assert saved["global_step"] == int(read_table(stopped.path / "metrics.csv")[-1]["step"]) > 0
     assert stopped.read_status()["state"] == "interrupted"
     printed = (tmp_path / "log").read_text()
-    assert "go on with resume=" in printed
+    assert "continue with resume=" in printed
     assert "Traceback" not in printed
 
     run([f"resume={stopped.path}", f"trainer.max_epochs={saved['epoch'] + 2}"], tmp_path)

@@ -221,3 +221,14 @@ def set_override_dirname(config: DictConfig) -> None:
     )
     names = options.item_sep.join(lines).split("/")
     config.hydra.job.override_dirname = "/".join(short_name(name, LONGEST_DIRNAME) for name in names)
+
+
+def make_job_return(overrides: Sequence[str], folder: str, value: Any, *, completed: bool) -> utils.JobReturn:
+    """Return Hydra's record of a job, with its value or, if not `completed`, its error."""
+    status = utils.JobStatus.COMPLETED if completed else utils.JobStatus.FAILED
+    return utils.JobReturn(overrides=overrides, working_dir=folder, status=status, _return_value=value)
+
+
+def outcome_of(result: utils.JobReturn) -> Any:
+    """Return what a job returned, or its error. `JobReturn.return_value` would print and raise an error."""
+    return result._return_value

@@ -1,7 +1,7 @@
-"""Checkpoints: written atomically with a checksum, found again, and read without running their code.
+"""Checkpoints: written atomically with a checksum, found again, and read without running code in them.
 
-A checkpoint is written under another name in its own folder and renamed at the end. `last.ckpt.sha256` is
-what `sha256sum -c` reads; while a checkpoint is replaced it names the digests of the old and of the new file.
+A checkpoint is written under a temporary name in its folder and renamed at the end. `last.ckpt.sha256` has
+the format of `sha256sum -c`. While a checkpoint is being replaced, it lists both digests, old and new.
 Torch is imported only to read and to serialize.
 """
 
@@ -35,7 +35,7 @@ NEWEST_FIRST = (LAST, PREVIOUS, BEST)
 
 PARTIAL = ".partial"
 SPARE_BYTES = 2**20
-"""Room that a checkpoint leaves on the disk."""
+"""Space that a checkpoint leaves free on the disk [bytes]."""
 REMEDIES = {
     errno.ENOSPC: "make room on the disk",
     errno.EDQUOT: "make room within your quota",
@@ -44,27 +44,27 @@ REMEDIES = {
 
 
 class CheckpointError(RuntimeError):
-    """A checkpoint could not be written; the message has the reason and the checkpoint that stays."""
+    """Failed write of a checkpoint. The message names the reason and the checkpoint that remains."""
 
     exit_code = 1
 
 
 class NewestCheckpoint(NamedTuple):
-    """Newest undamaged checkpoint of a folder (None without one), and a line for each damaged newer one."""
+    """Newest undamaged checkpoint of a folder, None without one, and a line per newer damaged checkpoint."""
 
     path: Path | None
     damaged: list[str]
 
 
 def read(path: str | Path, weights: "Mapping[str, Tensor] | None" = None) -> Checkpoint:
-    """Read a checkpoint onto the CPU; code in it is not run.
+    """Read a checkpoint into CPU memory, without running code in it.
 
     Args:
         path: the file.
-        weights: state_dict of the module that will load the checkpoint, to compare names and shapes.
+        weights: state_dict whose names and shapes the checkpoint must have [None: not compared].
 
     Raises:
-        InputError: the path is a URL, the file is missing, damaged or no checkpoint, or the weights differ.
+        InputError: a URL, a missing or damaged file, no checkpoint, or other weights.
     """
     import torch
 
@@ -76,7 +76,7 @@ def read(path: str | Path, weights: "Mapping[str, Tensor] | None" = None) -> Che
         checkpoint: Checkpoint = torch.load(path, map_location="cpu", weights_only=True)
         saved = checkpoint["state_dict"]
         checkpoint["epoch"], checkpoint["loops"]["fit_loop"]
-    except Exception as error:  # torch.load raises many kinds, all of them mean no checkpoint
+    except Exception as error:  # torch.load raises errors of many types
         raise InputError(f"ckpt_path={path}: damaged or no checkpoint ({summarize(error)})") from error
     if weights is not None:
         different = [
@@ -86,7 +86,7 @@ def read(path: str | Path, weights: "Mapping[str, Tensor] | None" = None) -> Che
         ]
         if different:
             raise InputError(
-                f"ckpt_path={path}: of another network ({len(different)} weights differ, such as "
+                f"ckpt_path={path}: from another network ({len(different)} weights differ, such as "
                 f"{min(different)}); choose the same model and data"
             )
     return checkpoint
@@ -100,19 +100,19 @@ def save(checkpoint: Checkpoint, stream: IO[bytes]) -> None:
 
 
 def dump(checkpoint: Checkpoint) -> memoryview:
-    """Return the bytes of a checkpoint's file."""
+    """Serialize a checkpoint into memory."""
     stream = io.BytesIO()
     save(checkpoint, stream)
     return stream.getbuffer()
 
 
 def size(checkpoint: Checkpoint) -> int:
-    """Return the bytes of a checkpoint's tensors, nearly all of its file."""
+    """Return the size of a checkpoint's tensors [bytes], nearly the size of the file."""
     return sum(tensor.nbytes for tensor in _tensors(checkpoint))
 
 
 def require_loadable(content: memoryview) -> None:
-    """Read the bytes of a checkpoint, before a long training finds out at its end that this fails.
+    """Check before the training that a checkpoint can be loaded.
 
     Raises:
         InputError: the checkpoint holds something other than plain values and tensors.
@@ -125,7 +125,7 @@ def require_loadable(content: memoryview) -> None:
         found = re.search(r"GLOBAL (\S+)", str(error))
         what = found[1] if found else one_line(error)
         raise InputError(
-            f"checkpoint: it would hold {what}, which is not read again (weights_only=True); keep plain "
+            f"checkpoint: contains {what}, which cannot be loaded (weights_only=True); keep plain "
             "values and tensors in the states of callbacks, modules and optimizers: float(x), str(path)"
         ) from error
 
@@ -139,15 +139,15 @@ def _tensors(node: Any) -> "Iterator[Tensor]":
 
 
 def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) -> None:
-    """Write a checkpoint and its checksum; earlier ones stay as they are until that has succeeded.
+    """Write a checkpoint and its checksum; earlier checkpoints remain until this has succeeded.
 
     Args:
         path: file to write or replace.
-        serialize: writes the content to a stream.
-        num_bytes: approximate size of the content, for which there must be room.
+        serialize: function that writes the content to a stream.
+        num_bytes: approximate size of the content, which must be free on the disk.
 
     Raises:
-        CheckpointError: the disk is full or read-only, for example.
+        CheckpointError: the file cannot be written, for example on a full or read-only disk.
     """
     partial = path.with_name(f".{path.name}{PARTIAL}")
     try:
@@ -159,12 +159,12 @@ def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) 
         with partial.open("wb") as file:
             hashing = _HashingStream(file)
             try:
-                with signals.raise_swallowed():  # torch finishes its archive all the same
+                with signals.raise_swallowed():  # torch finishes its archive despite the error
                     serialize(hashing)  # type: ignore[arg-type]
             except RuntimeError:
                 if hashing.failure is None:
                     raise
-                raise hashing.failure from None  # torch finishes its archive all the same, and fails at that
+                raise hashing.failure from None  # torch failed to finish its archive
             _flush_to_disk(file)
         digest, earlier = hashing.digest.hexdigest(), _digests(path)
         _write_digests(path, [*earlier, digest], durable=True)
@@ -176,22 +176,22 @@ def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) 
         if isinstance(error, OSError):
             raise CheckpointError(_failure(path, error)) from error
         raise
-    with suppress(OSError):  # it is safe now; this tidies up
+    with suppress(OSError):  # the checkpoint is safe; only clean-up remains
         _write_digests(path, [digest])
         sync(path.parent)
 
 
 def find_damage(path: Path) -> str:
-    """Return the damage of a checkpoint file; an empty string if it is as it was written.
+    """Return the damage of a checkpoint file; an empty string if the file is undamaged.
 
-    Without its checksum file the sums within the archive are compared, which find most damage, but not all.
+    Without a checksum file, the CRCs in the archive are checked, which find most damage, but not all.
     """
     try:
         num_bytes = path.stat().st_size
     except OSError as error:
-        return f"is not there ({error.strerror})"
+        return f"is missing ({error.strerror})"
     if not path.is_file():
-        return "is no file"
+        return "is not a file"
     if not num_bytes:
         return "is empty"
     try:
@@ -199,7 +199,7 @@ def find_damage(path: Path) -> str:
             with path.open("rb") as file:
                 digest = hashlib.file_digest(file, "sha256").hexdigest()
             return (
-                "" if digest in known else f"is damaged: its SHA-256 is not that of {_digest_file(path).name}"
+                "" if digest in known else f"is damaged: its SHA-256 differs from {_digest_file(path).name}"
             )
         with zipfile.ZipFile(path) as archive:
             broken = archive.testzip()
@@ -209,7 +209,7 @@ def find_damage(path: Path) -> str:
 
 
 def has_checksum(path: Path) -> bool:
-    """Return true for a file that `write` wrote, be it damaged by now."""
+    """Return true if a file has a checksum file, as written by `write`."""
     return bool(_digests(path))
 
 
@@ -232,7 +232,7 @@ def remove(path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove checkpoints that were written in part."""
+    """Remove partly written checkpoints."""
     with suppress(OSError):
         for partial in folder.glob(f".*{PARTIAL}"):
             with suppress(OSError):
@@ -240,7 +240,7 @@ def remove_partial(folder: Path) -> None:
 
 
 class _HashingStream:
-    """Hashes all bytes that are written to a file."""
+    """Stream that hashes all bytes written to a file."""
 
     def __init__(self, file: IO[bytes]) -> None:
         self.file = file
@@ -264,7 +264,7 @@ def _digest_file(path: Path) -> Path:
 
 
 def _digests(path: Path) -> list[str]:
-    """Return the digests of which a file has one; none if they are unknown."""
+    """Return the possible digests of a file; empty if unknown."""
     with suppress(OSError, UnicodeDecodeError):
         lines = _digest_file(path).read_text().splitlines()
         return [line.split()[0] for line in lines if line.strip()]
@@ -282,13 +282,13 @@ def _write_digests(path: Path, digests: list[str], *, durable: bool = False) -> 
 
 
 def _keep(path: Path, kept: Path, digests: list[str]) -> None:
-    """Give a file a second name, so that it exists at each moment under one of them at least."""
+    """Give a file a second name, so that it exists under at least one name at any time."""
     _write_digests(kept, [*_digests(kept), *digests])
     link = kept.with_name(f".{kept.name}{PARTIAL}")
     link.unlink(missing_ok=True)
     try:
         os.link(path, link)
-    except OSError:  # not on this file system
+    except OSError:  # no hard links on this file system
         path.replace(kept)
     else:
         link.replace(kept)
@@ -302,6 +302,6 @@ def _flush_to_disk(file: IO[bytes] | IO[str]) -> None:
 
 def _failure(path: Path, error: OSError) -> str:
     stays = newest(path.parent).path
-    kept = f"{stays.name} stays as it was" if stays else "there is no earlier one"
-    remedy = REMEDIES.get(error.errno or 0, "see that the folder can be written to")
-    return f"{path}: could not be saved ({reason_of(error)}); {kept}; {remedy} and go on with resume=…"
+    kept = f"{stays.name} is unchanged" if stays else "there is no earlier one"
+    remedy = REMEDIES.get(error.errno or 0, "make the folder writable")
+    return f"{path}: could not be saved ({reason_of(error)}); {kept}; {remedy} and continue with resume=…"

@@ -1,4 +1,4 @@
-"""Comparisons of runs: points in order of merit, with the repetitions of one configuration taken together."""
+"""Comparisons of runs: ranked points, each with the repetitions of one configuration."""
 
 import math
 import re
@@ -21,19 +21,19 @@ from project.runtime.atomic_files import refuse_url
 from project.runtime.text import did_you_mean, plural
 
 LAST = "last"
-"""Stands for the run or sweep that was started last."""
+"""Value of `run=` that means the run or sweep started last."""
 RESERVED = ("#", "n", "time", "folder")
-"""Column names of tables that no key is shortened to."""
+"""Column names of tables, to which no key is shortened."""
 SMALLER_IS_BETTER = re.compile(r"loss|error|duration|time|perplexity")
 
 
 @dataclass(frozen=True)
 class Point:
-    """Runs that differ in nothing but repetitions, or a single run.
+    """Runs that differ only in seed or fold, or a single run.
 
     Args:
-        runs: those that are done; at least one.
-        planned: number of repetitions, if more than in `runs`.
+        runs: finished runs, at least one.
+        planned: planned number of repetitions, if more than in `runs`.
     """
 
     runs: tuple[Run, ...]
@@ -41,12 +41,12 @@ class Point:
 
     @property
     def distinct(self) -> list[Run]:
-        """The runs, one for each seed and fold."""
+        """The runs, one per seed and fold."""
         return list({_repetition(run): run for run in reversed(self.runs)}.values())[::-1]
 
     @property
     def unfinished(self) -> int:
-        """Number of repetitions that are not done."""
+        """Number of unfinished repetitions."""
         return max(0, self.planned - len(self.distinct))
 
     def score(self, metric: str) -> Score:
@@ -54,7 +54,7 @@ class Point:
         return score([(_repetition(run), run.metrics.get(metric)) for run in self.runs], self.planned)
 
     def mean(self, metric: str) -> float:
-        """Return the mean over the repetitions that have the metric; NaN if none has, or if one is NaN."""
+        """Return the mean over the repetitions with the metric; NaN without any, or if one is NaN."""
         return self.score(metric).mean
 
     def std(self, metric: str) -> float:
@@ -64,18 +64,18 @@ class Point:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Runs in order of merit.
+    """Ranking of runs.
 
     Args:
         points: best first; those without a value last.
-        by: name of the metric that orders them.
-        larger_is_better: larger values of that metric are better.
-        metrics: names of all metrics that any run has, except `DURATION`.
-        unfinished: runs that are not done.
-        damaged: reasons for which folders are left out.
-        shown: differences of the runs that are done.
-        everywhere: differences of all runs, the unfinished ones included.
-        each: points hold a single run.
+        by: metric of the ranking.
+        larger_is_better: larger values of `by` are better.
+        metrics: names of all metrics of the runs, except `DURATION`.
+        unfinished: unfinished runs.
+        damaged: a line per damaged run folder, which is left out.
+        shown: differences of the finished runs.
+        everywhere: differences of all runs, including unfinished ones.
+        each: each point is a single run.
     """
 
     points: list[Point]
@@ -95,12 +95,12 @@ class Comparison:
 
     @property
     def repeated(self) -> int:
-        """Number of runs with the configuration, seed and fold of another one, which count once."""
+        """Number of runs with the configuration, seed and fold of another run, which count once."""
         return self.count - sum(len(point.distinct) for point in self.points)
 
     @property
     def best_first(self) -> list[Run]:
-        """All runs with a finite value: those of the best point first, its best seed before the others."""
+        """All runs with a finite value: points from best to worst, and within a point runs likewise."""
         sign = -1 if self.larger_is_better else 1
 
         def value(run: Run) -> float:
@@ -116,7 +116,7 @@ class Comparison:
 
     @property
     def ties(self) -> int:
-        """Number of points within the best one's standard error, see `ranking.count_ties`."""
+        """Number of points within one standard error of the best point, see `ranking.count_ties`."""
         split, _, kind = self.by.partition("/")
         images = self.points[0].mean(f"{split}/images") if kind == "acc" else math.nan
         scores = [point.score(self.by) for point in self.points]
@@ -130,12 +130,12 @@ def compare(
 
     Args:
         folders: searched to any depth.
-        by: name of a metric (None: the monitored metric of the runs).
-        each: rank every run, instead of the mean over those that differ only in their seed or fold.
-        guess: rank by the metric that most runs monitored where they monitored several.
+        by: name of a metric [None: the metric that the runs monitored].
+        each: rank single runs, instead of means over seeds and folds.
+        guess: if the runs monitored different metrics, rank by the most frequent one.
 
     Raises:
-        InputError: there is no run, none that is done, no such metric, or several monitored ones.
+        InputError: no run, no finished run, no such metric, or several monitored metrics without `guess`.
     """
     runs, damaged = read_runs(folders)
     done = [run for run in runs if run.done]
@@ -143,7 +143,7 @@ def compare(
     if not done:
         states = Counter(run.state for run in unfinished) + Counter(damaged=len(damaged))
         counts = ", ".join(f"{count} {state}" for state, count in states.items())
-        raise InputError(f"no run is done yet ({counts}); continue with resume=FOLDER, or start anew")
+        raise InputError(f"no finished run ({counts}); continue one with resume=FOLDER, or start a new one")
     metrics = list(dict.fromkeys(name for run in done for name in run.metrics if name != DURATION))
     by, larger_is_better = _choose_metric(done, [*metrics, DURATION], by, guess)
     everywhere = Differences(runs)
@@ -169,7 +169,7 @@ def _repetition(run: Run) -> tuple[Hashable, ...]:
 def _choose_metric(
     runs: Sequence[Run], known: Sequence[str], by: str | None, guess: bool
 ) -> tuple[str, bool]:
-    """Return the metric to rank by, and whether larger values of it are better."""
+    """Return the metric to rank by, and true if larger values are better."""
     monitored = Counter((run.monitor, run.mode) for run in runs)
     if by is None and (guess or len(monitored) == 1):
         named = Counter(run.monitor for run in runs if run.monitor in run.metrics or not guess)
@@ -199,7 +199,7 @@ def _group(runs: Sequence[Run], differences: Differences) -> list[Point]:
 
 
 def _missing_repetitions(runs: Sequence[Run]) -> dict[Path, set[tuple[Hashable, ...]]]:
-    """Return, for each run, the repetitions of its point in its sweep's ledger that have no run."""
+    """Return, for each run, the repetitions of its point that its sweep planned and that have no run."""
     by_folder = {run.folder: run for run in runs}
     missing: dict[Path, set[tuple[Hashable, ...]]] = {folder: set() for folder in by_folder}
     for top in dict.fromkeys(folder.parent for folder in by_folder):
@@ -215,7 +215,7 @@ def _missing_repetitions(runs: Sequence[Run]) -> dict[Path, set[tuple[Hashable, 
 
 
 def _repetition_of(job: Job, sibling: Run) -> tuple[Hashable, ...]:
-    """Return seed and fold of a job without a run; what its overrides lack is as in a run of its point."""
+    """Return seed and fold of a job without a run; values not overridden are those of a sibling run."""
     return tuple(
         comparable_text(yaml.safe_load(job.settings[key]) if key in job.settings else sibling.config.get(key))
         for key in REPETITIONS
@@ -223,7 +223,7 @@ def _repetition_of(job: Job, sibling: Run) -> tuple[Hashable, ...]:
 
 
 def best_line(comparison: Comparison) -> str:
-    """Return the best point of a comparison with its score, and the best of its runs, in one line."""
+    """Return one line with the best point of a comparison, its score and its best run."""
     best, run = comparison.points[0], comparison.best_first[0]
     keys = [f"{key} {comparison.shown.texts([run], key)[0]}" for key in comparison.shown.leading]
     of = f"the best of {plural(len(comparison.points), 'point')}"
@@ -232,7 +232,7 @@ def best_line(comparison: Comparison) -> str:
 
 
 def score_texts(points: Sequence[Point], metric: str) -> list[str]:
-    """Return a metric's mean ± standard deviation of each point, with equal decimals; empty without one."""
+    """Return mean ± standard deviation of a metric per point, with equal decimals; empty without values."""
     means = [point.mean(metric) for point in points]
     largest = max((abs(mean) for mean in means if math.isfinite(mean)), default=1.0)
     form = ".4f" if 0.01 <= largest < 1000 else ".4g"
@@ -245,12 +245,12 @@ def score_texts(points: Sequence[Point], metric: str) -> list[str]:
 
 
 def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: str = "run") -> RunFolder:
-    """Return the run that a command works on; for a sweep print its name on standard error.
+    """Return the run that a command reads; for a sweep, print the chosen run to standard error.
 
     Args:
-        wanted: folder of a run, or of a sweep (the best run of its best point), or `last`.
-        outputs: folder in which `last` is looked for.
-        key: key of the command line, for messages.
+        wanted: folder of a run or of a sweep (the best run of its best point), or `last`.
+        outputs: folder in which `last` is searched.
+        key: key on the command line, for messages.
 
     Raises:
         InputError: there is no such run.
@@ -264,7 +264,7 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
         return RunFolder(comparison.best_first[0].folder)
     run = RunFolder(folder)
     if not folder.is_dir():
-        what = "that is a file" if folder.is_file() else "no such folder"
+        what = "a file, but a folder is needed" if folder.is_file() else "no such folder"
         raise InputError(f"{key}={wanted}: {what}; give the folder of a run or of a sweep, or last")
     if not run.config_file.exists():
         inside = sorted(file.parent for file in folder.glob("**/config.yaml") if file.parent.name != ".hydra")
@@ -274,16 +274,16 @@ def find_trained(wanted: str | Path, outputs: str | Path = "outputs", *, key: st
 
 
 def find_last(outputs: str | Path, *, key: str = "run") -> Path:
-    """Return the run or sweep that was started last, see `find_trained`; for a sweep's job, its sweep."""
+    """Return the folder of the run or sweep that was started last; for a job of a sweep, the sweep."""
     last = latest_run(Path(outputs).expanduser())
     if last is None:
-        raise InputError(f"{key}=last: no run below {outputs}; train one, or say where with outputs=FOLDER")
+        raise InputError(f"{key}=last: no run below {outputs}; train one, or set outputs=FOLDER")
     around = last.path.parent
     return around if find_sweep(around) is not None else last.path
 
 
 def find_best(folder: Path, *, key: str = "run") -> list[Run]:
-    """Return the runs of a sweep with a result, see `Comparison.best_first`; refuse a sweep without any."""
+    """Return the runs of a sweep with a finite value, the best first; refuse a sweep without any."""
     return _compare(folder, key).best_first
 
 

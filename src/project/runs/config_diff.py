@@ -1,4 +1,4 @@
-"""Changes of a resumed run's configuration, and those that would make its results wrong."""
+"""Changes in a resumed run's configuration, and the changes that would make its results wrong."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,35 +10,35 @@ from project.runs.results import comparable_text, flatten, format_value
 IGNORED_KEYS = (
     *("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "seeds", "folds", "logger"),
 )
-"""Keys of the command and of the run's paths."""
+"""Keys of the command and of paths, which may change."""
 IGNORED_KEY_ENDS = ("dirpath", "image_cache", "file", "folder", "run")
 
 FREE_DATA_KEYS = (
     *("data.batch_size", "data.eval_batch_size", "data.num_workers", "data.memory_budget_mb"),
     *("data.timeout_s", "data.augment", "data.channels_last", "data.seed"),
 )
-"""Keys below `data` that may change. Outside `data` all keys may change but those below."""
-OTHER_PARAMETER_GROUPS = "the optimizer's parameter groups would not be those of its state"
-OTHER_IMAGES = "the images that the rest of the epoch is made of would be others"
+"""Keys below `data` that may change. Outside `data`, all keys may change except those below."""
+OTHER_PARAMETER_GROUPS = "the optimizer's parameter groups would not match its saved state"
+OTHER_IMAGES = "the rest of the epoch would have other images"
 ALWAYS_WRONG = {
-    "model": "the weights were trained in another network",
-    "data": "validation and test images, or their preprocessing, would not be those of the epochs before",
+    "model": "the saved weights belong to another network",
+    "data": "validation and test images, or their preprocessing, would differ from earlier epochs",
     "optim.weight_decay_norm_bias": OTHER_PARAMETER_GROUPS,
     "optim.layerwise_lr_decay": OTHER_PARAMETER_GROUPS,
-    "optim._target_": "the optimizer's state is that of another one",
+    "optim._target_": "the saved state belongs to another optimizer",
 }
 WRONG_WITHIN_EPOCH = {
     "data.batch_size": OTHER_IMAGES,
     "seed": OTHER_IMAGES,
-    "trainer.accumulate_grad_batches": "optimizer steps would begin at other batches",
-    "trainer.limit_train_batches": "the epoch would have another end",
+    "trainer.accumulate_grad_batches": "optimizer steps would start at other batches",
+    "trainer.limit_train_batches": "the epoch would end at another batch",
     "trainer.overfit_batches": OTHER_IMAGES,
 }
 ABSENT = object()
 
 
 class Change(NamedTuple):
-    """A key with another value than before."""
+    """Change of a key's value."""
 
     key: str
     before: Any
@@ -49,7 +49,7 @@ class Change(NamedTuple):
 
 
 def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Change]:
-    """Return the keys by which two resolved configurations differ, without copies such as `data.seed`."""
+    """Return the changes between two resolved configurations, without copies such as `data.seed`."""
     flat_before, flat_now = (flatten(config, class_names=False) for config in (before, now))
     changes = []
     for key in dict.fromkeys([*flat_before, *flat_now]):
@@ -61,9 +61,11 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chan
 
 
 def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]:
-    """Return a line for each change that would make a run wrong.
+    """Return a line for each change that would make the results of a run wrong.
 
-    `batches_done` counts batches of the epoch at which the run is resumed (0: an epoch's end).
+    Args:
+        changes: changes since the checkpoint.
+        batches_done: batches done of the epoch in which the run is resumed [0: resumed between epochs].
     """
     lines = []
     for change in changes:
@@ -73,13 +75,13 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
         reason = None if free else _reason(key, ALWAYS_WRONG)
         are_zero = {value == 0 for value in (change.before, change.now) if isinstance(value, int | float)}
         if is_dropout and len(are_zero) == 2:
-            reason = "with 0 a network may have no such layers, and others would have other names"
+            reason = "without dropout a network may have fewer layers, and the others other names"
         if reason is None and batches_done and (reason := _reason(key, WRONG_WITHIN_EPOCH)):
             reason = f"{batches_done} batches of the epoch are done, and {reason}"
         if reason is not None:
             lines.append(
-                f"{key}={_text(change.now)}: was {_text(change.before)} so far; {reason}; leave it "
-                "as it was, start a new run, or set resume_force=true"
+                f"{key}={_text(change.now)}: was {_text(change.before)}; {reason}; keep the old "
+                "value, start a new run, or set resume_force=true"
             )
     return lines
 
@@ -87,10 +89,10 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
 def check_changes(
     checkpoint: Mapping[str, Any], config: Mapping[str, Any], *, force: bool = False
 ) -> list[Change]:
-    """Return the changes of a resumed run's configuration since its checkpoint.
+    """Return the changes in a resumed run's configuration since its checkpoint.
 
     Raises:
-        InputError: a change would make the run wrong, and `force` is false.
+        InputError: a change would make the results wrong, and `force` is false.
     """
     changes = find_changes(migrate(checkpoint.get("config") or config), config)
     progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
@@ -109,7 +111,7 @@ def _reason(key: str, reasons: Mapping[str, str]) -> str | None:
 
 
 def _copies(change: Change, other: Change) -> bool:
-    """Return true for a key that repeats the value of another one with fewer groups above it."""
+    """Return true if a change repeats one of the same name and value at a higher level."""
     same = str(change).partition(": ")[2] == str(other).partition(": ")[2]
     names = [one.key.rpartition(".")[2] for one in (change, other)]
     return same and names[0] == names[1] and other.key.count(".") < change.key.count(".")

@@ -1,7 +1,7 @@
-"""Run folders: made under a free name, locked by one process at a time, removed where nothing came of them.
+"""Creation of run folders under a free name, their locks, and their removal if they stay empty.
 
-A lock of the system lasts as long as its process, however that ends. Some network file systems hide it from
-other machines, so recent writes count, too.
+A system lock ends with its process, however the process ends. Some network file systems do not share locks
+between machines. A run on another machine therefore counts as running while its files are recent.
 """
 
 import errno
@@ -23,23 +23,23 @@ from project.runtime.output_files import probe, remove_empty
 from project.runtime.process import command_state
 
 MAX_ATTEMPTS = 100
-"""Times that other runs may remove a folder's parent before the folder counts as impossible to make."""
+"""Attempts to make a folder while other runs remove its parents."""
 FRESH_S = 900.0
-"""Seconds after its last write for which a run on another machine counts as running."""
+"""Time after its last write for which a run on another machine counts as running [s]."""
 ENDING_S = 2.0
-"""Seconds that a process which is about to end is given: ranks outlive a killed parent by moments."""
+"""Time to wait for an ending process [s]: ranks briefly outlive a killed parent."""
 
 
 def created_folders() -> Iterable[Path]:
-    """Return the folders that this process made and did not discard."""
+    """Return the folders that this process made and has not discarded."""
     return tuple(command_state.created_folders)
 
 
 def discard(path: Path) -> None:
-    """Remove a folder that this process made, and the folders made for it that hold nothing else."""
+    """Remove a folder that this process made, and the parents made for it if they are empty."""
     if (above := command_state.created_folders.pop(path.absolute(), None)) is not None:
         shutil.rmtree(path, ignore_errors=True)
-        remove_empty(above)  # others may use them by now
+        remove_empty(above)  # other runs may use them meanwhile
 
 
 def _names(wanted: Path) -> Iterable[Path]:
@@ -47,30 +47,32 @@ def _names(wanted: Path) -> Iterable[Path]:
 
 
 def next_free_path(wanted: Path) -> Path:
-    """Return the folder that `create_folder` would make now."""
-    if wanted.name in ("", ".."):  # which it refuses
+    """Return the path that `create_folder` would make now."""
+    if wanted.name in ("", ".."):  # refused by `create_folder`
         return wanted
     return next(path for path in _names(wanted) if not os.path.lexists(path))
 
 
 def create_folder(wanted: str | Path, key: str = "paths.outputs") -> Path:
-    """Make a new folder of this name, with -2, -3, … appended where the name is taken.
+    """Make a new folder, with -2, -3, … appended if the name is taken.
 
-    Making a folder is atomic, on network file systems, too: two runs that start at once get two folders.
+    Making a folder is atomic, also on network file systems: runs that start simultaneously get two folders.
 
     Args:
         wanted: path of the folder.
-        key: key of the configuration by which the user chose it.
+        key: configuration key of the path, for messages [paths.outputs].
 
     Raises:
-        InputError: the name is none for a new folder, or it cannot be made or written to; nothing is left.
+        InputError: no valid name, or the folder cannot be made or written to. Nothing is left behind.
     """
     wanted = Path(wanted)
     if URL.match(str(wanted)):
-        raise InputError(f"{key}: {wanted} is an address; runs are written to disks alone, give a folder")
+        raise InputError(
+            f"{key}: {wanted} is a URL, but runs are written to local folders only; give a folder"
+        )
     if wanted.name in ("", ".."):
         raise InputError(
-            f"{wanted}: no folder of a run's own; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "
+            f"{wanted}: not a new folder; give hydra.run.dir (or hydra.sweep.dir) a new name, as in "
             "hydra.run.dir=outputs/trial"
         )
     above = [parent for parent in wanted.absolute().parents if not os.path.lexists(parent)]
@@ -92,7 +94,7 @@ def _make_new(wanted: Path) -> Path:
         try:
             path = next(path for path in _names(wanted) if _make(path))
             break
-        except FileNotFoundError:  # another run has just removed a parent, or a file system such as /proc
+        except FileNotFoundError:  # another run removed a parent, or the file system is one like /proc
             if attempt == MAX_ATTEMPTS:
                 raise
     try:
@@ -113,37 +115,38 @@ def _make(path: Path) -> bool:
 
 @contextmanager
 def folder_lock(folder: Path, busy: str = "", timeout_s: float | None = None) -> Iterator[None]:
-    """Hold the lock of a folder for this process and those that it forks; refuse a locked one.
+    """Lock a folder for this process and its forks.
 
     Args:
         folder: folder of a run or sweep.
-        busy: message for a locked folder (that of a run).
-        timeout_s: time to wait for the end of the last owner [s] (`ENDING_S`).
+        busy: message if the folder is locked [for a run folder].
+        timeout_s: time to wait for the previous owner to end [s] [`ENDING_S`].
+
+    Raises:
+        InputError: another process has the lock.
     """
     try:
         file = _open(folder / ".lock")
-    except OSError:  # a read-only folder is reported elsewhere
+    except OSError:  # reported where the folder is written
         yield
         return
     with file:
         deadline = time.monotonic() + (ENDING_S if timeout_s is None else timeout_s)
         while not _lock(file):
             if time.monotonic() > deadline:
-                raise InputError(
-                    busy or f"{folder}: another process works in this run folder; end that first"
-                )
+                raise InputError(busy or f"{folder}: in use by another process; end that process first")
             time.sleep(0.05)
         yield
 
 
 def _open(path: Path) -> IO[bytes]:
-    """Open a file to be locked: for reading where possible, so that its disk may be made read-only."""
+    """Open a lock file, for reading if possible, so that the disk can be remounted read-only."""
     path.touch()
     file = path.open("rb")
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
-        if error.errno == errno.EBADF:  # NFS locks only what is open for writing
+        if error.errno == errno.EBADF:  # NFS locks only files open for writing
             file.close()
             return path.open("ab")
     return file
@@ -154,13 +157,13 @@ def _lock(file: IO[bytes]) -> bool:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
-    except OSError:  # there are no locks on this file system
+    except OSError:  # the file system has no locks
         return True
     return True
 
 
 def running_host(folder: Path, status: Mapping[str, Any]) -> str:
-    """Return the other machine on which a run seems to be running; an empty string without one."""
+    """Return the host of a run that seems to be running on another machine, else an empty string."""
     host = str(status.get("host", ""))
     if status.get("state") != "running" or host == platform.node():
         return ""
@@ -172,7 +175,7 @@ def running_host(folder: Path, status: Mapping[str, Any]) -> str:
 
 
 def running_process(status: Mapping[str, Any]) -> int | None:
-    """Return the process id of a run that is running on this machine; None without one."""
+    """Return the process id of a run that is running on this machine, else None."""
     pid = status.get("pid")
     local = status.get("state") == "running" and status.get("host") == platform.node()
     if not local or not isinstance(pid, int):
@@ -188,14 +191,14 @@ def running_process(status: Mapping[str, Any]) -> int | None:
 def _is_alive(pid: int, started: str) -> bool:
     try:
         os.kill(pid, 0)
-    except OSError:  # there is none, or it is another user's, and so another one
+    except OSError:  # no such process, or another user's, so not the run's
         return False
-    with suppress(OSError, ValueError, IndexError):  # without /proc the number has to do
+    with suppress(OSError, ValueError, IndexError):  # without /proc, trust the process id
         fields = Path(f"/proc/{pid}/stat").read_bytes().decode(errors="replace").rpartition(")")[2].split()
         if fields[0] in "ZX":
             return False
         lines = Path("/proc/stat").read_text(encoding="utf-8").splitlines()
         boot_time = float(next(line.split()[1] for line in lines if line.startswith("btime")))
         began = boot_time + int(fields[19]) / os.sysconf("SC_CLK_TCK")
-        return began <= datetime.fromisoformat(started).timestamp() + 1  # else the number is in use again
+        return began <= datetime.fromisoformat(started).timestamp() + 1  # otherwise the id is reused
     return True

@@ -1,4 +1,4 @@
-"""Hyperparameters of runs, and the keys by which runs differ."""
+"""Hyperparameters of runs, and the keys in which runs differ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,9 +12,9 @@ LOGGED_KEYS = {
     "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
 }
 AUGMENT_MODES = {"crop_mode": "random_crop_padding", "flip_schedule": "flip_prob"}
-"""Keys of the augmentation that count where another one is not 0."""
+"""Augmentation keys that have an effect only if another key is not 0."""
 LEFT_OUT = ("input_shape", "num_classes", "random_erasing_prob", "fused")
-"""Last parts of keys whose values follow from the data or from other keys, or change speed alone."""
+"""Last parts of keys whose values follow from the data or other keys, or affect speed only."""
 NO_HYPERPARAMETERS = (
     *("paths", "data.image_cache", "logger", "name", "ckpt_path", "resume"),
     *("callbacks.pruning", "callbacks.progress", "callbacks.training_stats", "callbacks.visuals"),
@@ -23,9 +23,9 @@ PRIVATE = (*LEFT_OUT, "dirpath", "_partial_", "_convert_", "_recursive_")
 
 
 def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
-    """Return the values for TensorBoard's HParams page: one plain value for each dotted name.
+    """Return the values for TensorBoard's HParams page by dotted names.
 
-    Left out are values that follow from others, and options that are switched off.
+    Values that follow from others and options that are switched off are omitted.
     """
     values: dict[str, Any] = {"seed": config["seed"]}
     for group in ("model", "data", "optim", "scheduler", "loss"):
@@ -45,21 +45,21 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
 
 
 class Differences:
-    """The keys in which runs differ.
+    """Keys in which runs differ.
 
-    Left out are keys that are no hyperparameter or copy another one (`data.augment.mixup`, `data.seed`).
-    Some others only follow: `model.widths` where it is the same for every run with this `model`, and no
-    command line sets it. `augment=affine` and `experiment=mnist_mlp` change no class but many values: there
-    the option's name leads, and the values follow.
+    Keys that are no hyperparameters or copy another key (`data.augment.mixup`, `data.seed`) are omitted. Some
+    keys follow from others: `model.widths`, if every run with the same `model` has the same value and no
+    command line sets it. Options such as `augment=affine` and `experiment=mnist_mlp` change many values and
+    no class: then the name of the option leads, and the values follow.
 
     Args:
         runs: at least one.
 
     Attributes:
-        keys: all of them, without repetitions.
-        repetitions: those of `REPETITIONS` that differ.
-        leading: those of `keys`, and groups by their option's name, from which the others follow.
-        following: the others.
+        keys: keys that differ, without repetitions.
+        repetitions: keys of `REPETITIONS` that differ.
+        leading: keys, and groups with named options, from which the other keys follow.
+        following: the other keys.
     """
 
     def __init__(self, runs: Sequence[Run]) -> None:
@@ -75,13 +75,13 @@ class Differences:
         self.following = [key for key in self.keys if key not in self.leading]
 
     def value(self, run: Run, key: str) -> Any:
-        """Return a run's value of a key, or its option of a group; `ABSENT` without one."""
+        """Return a run's value of a key, or the name of its option of a group; `ABSENT` without one."""
         if key in self._labels:
             return self._labels[key][self._places[run.folder]]
         return run.config.get(key, ABSENT)
 
     def texts(self, runs: Sequence[Run], key: str) -> list[str]:
-        """Return the values of a key as text: classes by their last name where that is enough."""
+        """Return the values of a key as text; classes without their module if that is unambiguous."""
         values = [self.value(run, key) for run in runs]
         full = {value for value in values if isinstance(value, ClassName)}
         short = len({_last(name) for name in full}) == len(full)
@@ -91,11 +91,11 @@ class Differences:
         ]
 
     def signature(self, run: Run) -> tuple[str, ...]:
-        """Return a key that is equal for runs that differ in nothing but repetitions."""
+        """Return a value that is equal for runs that differ only in repetitions."""
         return tuple(comparable_text(run.config.get(key, ABSENT)) for key in self.keys)
 
     def _is_copy(self, key: str) -> bool:
-        """Return true if another key has the same value in every run and this one has it from there."""
+        """Return true if a key takes its value from another key in every run."""
         if key in self.overridden:
             return False
         return any(
@@ -108,7 +108,7 @@ class Differences:
         )
 
     def _name_options(self) -> dict[str, list[str]]:
-        """Return, for each group that differs by keys nobody set one by one, the option of each run."""
+        """Return the option of each run, for groups whose differing keys no command line sets."""
         labels = {}
         groups = {key for key in self.overridden if "." not in key and key not in self.keys}
         for group in sorted(groups):
@@ -119,7 +119,7 @@ class Differences:
             ]
             signatures = list(zip(*(self._vectors[key] for key in keys), strict=True))
             options = [run.overrides.get(group, "") for run in self.runs]
-            # A run without an override has an option, too: that of the runs with the same values.
+            # A run without an override has the option of the runs with the same values.
             known = {
                 signature: option for signature, option in zip(signatures, options, strict=False) if option
             }
@@ -129,14 +129,14 @@ class Differences:
         return labels
 
     def _find_leading(self) -> list[str]:
-        """Return the keys to show: those set on command lines first, then those that follow from none."""
+        """Return the keys to show: overridden ones first, then those that follow from no other key."""
         leading = ["experiment"] if "experiment" in self._labels else []
         leading += [group for group in self._labels if group != "experiment"]
         leading += [key for key in self.keys if key in self.overridden]
         is_class = {
             key: any(isinstance(run.config.get(key), ClassName) for run in self.runs) for key in self.keys
         }
-        for key in sorted(self.keys, key=lambda key: not is_class[key]):  # stable: else their order
+        for key in sorted(self.keys, key=lambda key: not is_class[key]):  # classes first, otherwise in order
             above = [other for other in leading if other == "experiment" or key.startswith(f"{other}.")]
             if key not in leading and not any(self._follows(key, other) for other in above):
                 leading.append(key)
@@ -148,13 +148,13 @@ class Differences:
 
 
 def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
-    """Return the keys that do not have the same value everywhere, each with its values."""
+    """Return the keys with different values, and their values in each configuration."""
     vectors = {}
     for key in dict.fromkeys(key for config in configs for key in config):
         values = [config.get(key, ABSENT) for config in configs]
         kind, first = type(values[0]), values[0]
         if all(type(value) is kind and value == first for value in values):
-            continue  # most keys, without a look at their texts
+            continue  # fast path for most keys
         vector = tuple(map(comparable_text, values))
         if len(set(vector)) > 1:
             vectors[key] = vector
@@ -162,7 +162,7 @@ def _differing(configs: Sequence[dict[str, Any]]) -> dict[str, tuple[str, ...]]:
 
 
 def short_names(keys: Sequence[str], taken: Sequence[str] = ()) -> dict[str, str]:
-    """Shorten dotted keys to last parts that no other key ends in and that are not `taken`, as `lr`."""
+    """Shorten dotted keys to unique last parts, such as `lr`, that are not in `taken`."""
     short = {}
     for key in keys:
         parts = key.split(".")

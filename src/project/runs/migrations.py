@@ -1,4 +1,4 @@
-"""Names of keys and classes in run folders of earlier versions, and the names that replaced them."""
+"""Renamed keys and classes in run folders of earlier versions, and their current names."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -32,7 +32,7 @@ RENAMED_KEYS: dict[str, str] = {
 RENAMED_KEYS |= {
     f"data.{old}": f"data.{new}" for old, new in RENAMED_KEYS.items() if old.startswith("augment.")
 }
-"""Old key to new key, both dotted, as they stand in a configuration; or old to new option, as `model=cnn`."""
+"""New dotted keys by old ones, and new options by old ones, as in `model=cnn`."""
 
 RENAMED_OPTIONS: Mapping[str, str] = {
     "batch": "batch_size",
@@ -45,10 +45,10 @@ RENAMED_OPTIONS: Mapping[str, str] = {
     "top": "top_k",
     "views": "tta",
 }
-"""Old option to new option of the commands after training."""
+"""New options by old ones, of the commands after training."""
 
 REMOVED_KEYS = ("callbacks.story.budget", "callbacks.story.least_s")
-"""Keys of earlier versions that no key replaces."""
+"""Keys of earlier versions without a replacement."""
 
 RENAMED_CLASSES: dict[str, str] = {
     "project.callbacks.checkpoint.Checkpoint": "project.callbacks.checkpointing.BestCheckpoint",
@@ -94,14 +94,14 @@ RENAMED_CLASSES |= {
     f"project.modules.schedules.{n}": f"project.modules.optim.schedules.{n}" for n in _SCHEDULES
 }
 RENAMED_CLASSES |= {f"project.modules.{name}": f"project.modules.networks.{name}" for name in _NETWORKS}
-"""Dotted path of a class or function that a `_target_` may name, to its path today."""
+"""Current dotted paths of classes and functions by their old ones in `_target_`."""
 
 OWN_PACKAGES = ("project.", "torch.optim.")
-"""Packages whose arguments the table renames; other classes may take arguments of the old names."""
+"""Packages whose arguments are renamed; classes of others may have arguments of the old names."""
 
 
 def new_name(key: str) -> str:
-    """Return today's name of a dotted key or an option `group=name`; empty if the name is unchanged."""
+    """Return the current name of a dotted key or an option `group=name`; empty if unchanged."""
     for old in sorted(RENAMED_KEYS, key=len, reverse=True):
         if key == old or key.startswith(f"{old}."):
             return RENAMED_KEYS[old] + key[len(old) :]
@@ -109,7 +109,7 @@ def new_name(key: str) -> str:
 
 
 def old_keys(config: Mapping[str, Any]) -> Iterator[str]:
-    """Yield the renamed keys that a configuration still holds, the most specific first."""
+    """Yield the renamed keys in a configuration, the most specific first."""
     for old in sorted(RENAMED_KEYS, key=len, reverse=True):
         parent, name = _parent_of(config, old)
         if parent is not None and name in parent and _is_own(parent):
@@ -117,7 +117,7 @@ def old_keys(config: Mapping[str, Any]) -> Iterator[str]:
 
 
 def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a configuration of an earlier version, resolved or not, with today's names."""
+    """Return a configuration of an earlier version, resolved or not, with current names."""
     migrated: dict[str, Any] = _rename_values(config)
     for removed in REMOVED_KEYS:
         parent, name = _parent_of(migrated, removed)

@@ -1,4 +1,4 @@
-"""Optuna's storages, samplers and pruners, by their names in configurations."""
+"""Optuna storages, samplers and pruners by their names in configurations."""
 
 import inspect
 import random
@@ -19,9 +19,9 @@ from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import did_you_mean
 
 LOCK_S = 5
-"""Age at which the lock of a journal counts as left by a killed process [s]; a write takes few ms."""
+"""Age at which a journal's lock counts as left by a killed process [s]; a write takes a few ms."""
 TABLES_S = 10.0
-"""Time that other processes may need to make the tables of a new database [s]; usually some tenths."""
+"""Timeout for other processes to make the tables of a new database [s]; usually a few tenths."""
 
 SAMPLERS: Mapping[str, type[samplers.BaseSampler]] = {
     "tpe": samplers.TPESampler,
@@ -34,7 +34,7 @@ SAMPLERS: Mapping[str, type[samplers.BaseSampler]] = {
     "nsgaiii": samplers.NSGAIIISampler,
 }
 REQUIRED_PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
-"""Packages that a sampler would miss only in the middle of a search."""
+"""Packages that samplers import only during a search."""
 PRUNERS: Mapping[str, type[pruners.BasePruner]] = {
     "none": pruners.NopPruner,
     "median": pruners.MedianPruner,
@@ -45,18 +45,22 @@ PRUNERS: Mapping[str, type[pruners.BasePruner]] = {
 }
 
 JOURNAL = "journal:"
-"""Beginning of the address of a journal file, which works on network file systems too."""
+"""URL scheme of a journal file, which also works on network file systems."""
 FILE_SCHEMES = (JOURNAL, "sqlite:///")
 
 
 def silence_optuna() -> None:
-    """Switch off Optuna's own messages."""
+    """Silence Optuna's messages and experimental warnings."""
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 
 def refuse_unwritable_storage(url: str) -> None:
-    """Raise an InputError if the file of a storage cannot be written."""
+    """Refuse a storage whose file cannot be written.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     if (file := _file_of(url)) is not None:
         refuse_unwritable_output(f"hydra.sweeper.storage={url}", file)
 
@@ -67,7 +71,7 @@ def _file_of(url: str) -> Path | None:
 
 
 def absolute_url(url: str) -> str:
-    """Return a storage's address with an absolute path, for processes in other working directories."""
+    """Return a storage's URL with an absolute path, for processes in other working directories."""
     for start in FILE_SCHEMES:
         if url.startswith(start) and not (path := url.removeprefix(start)).startswith((":", "/")):
             return f"{start}{Path(path).absolute()}"
@@ -78,7 +82,7 @@ def open_storage(url: str) -> BaseStorage:
     """Open a storage.
 
     Args:
-        url: `journal:FILE`, or an address for SQLAlchemy, such as sqlite:///FILE or postgresql://….
+        url: `journal:FILE`, or a URL for SQLAlchemy, such as sqlite:///FILE or postgresql://….
 
     Raises:
         InputError: the storage cannot be opened.
@@ -91,16 +95,16 @@ def open_storage(url: str) -> BaseStorage:
             lock = JournalFileSymlinkLock(path, grace_period=LOCK_S)
             return JournalStorage(JournalFileBackend(path, lock_obj=lock))
         return _open_database(url)
-    except Exception as error:  # of any database driver
+    except Exception as error:  # any database driver may raise its own
         raise InputError(
             f"hydra.sweeper.storage={url}: cannot be opened ({summarize(error)}); give {JOURNAL}FILE, "
-            "sqlite:///FILE or another address that SQLAlchemy takes"
+            "sqlite:///FILE or another URL for SQLAlchemy"
         ) from error
 
 
 def _open_database(url: str) -> BaseStorage:
-    """Open a database, and try again while other processes make its tables."""
-    from sqlalchemy.exc import DBAPIError, IntegrityError  # 0.4 s, not needed for journal files
+    """Open a database; retry while other processes make its tables."""
+    from sqlalchemy.exc import DBAPIError, IntegrityError  # takes 0.4 s; journal files do not need it
 
     deadline = time.monotonic() + TABLES_S
     while True:
@@ -110,7 +114,7 @@ def _open_database(url: str) -> BaseStorage:
             is_race = isinstance(error, IntegrityError) or "already exists" in str(error)
             if not is_race or time.monotonic() > deadline:
                 raise
-            time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 (spreads the processes)
+            time.sleep(random.uniform(0.05, 0.2))  # noqa: S311 (spreads the retries of several processes)
 
 
 def make_sampler(name: str, options: Mapping[str, Any], seed: int | None) -> samplers.BaseSampler:
@@ -138,7 +142,9 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
         raise InputError(f"{key}={name}: {did_you_mean(name, known)}")
     allowed = _parameters(known[name])
     if wrong := [option for option in options if option not in allowed]:
-        raise InputError(f"{key}_options.{wrong[0]}: {name} has none; {did_you_mean(wrong[0], allowed)}")
+        raise InputError(
+            f"{key}_options.{wrong[0]}: {name} has no such option; {did_you_mean(wrong[0], allowed)}"
+        )
     if (package := REQUIRED_PACKAGES.get(name)) and find_spec(package) is None:
         raise InputError(
             f"{key}={name}: needs {package}; uv sync --extra search / pip install 'project[search]'"

@@ -1,4 +1,4 @@
-"""Provenance of a run: versions, the code's commit and fingerprint, the time."""
+"""Provenance of a run: package versions, commit and fingerprint of the code, time."""
 
 import ast
 import hashlib
@@ -12,20 +12,20 @@ from typing import Any
 
 PACKAGES = ("torch", "torchvision", "lightning", "torchmetrics", "hydra-core", "omegaconf", "tensorboard")
 FINGERPRINTED = ("torch", "torchvision", "lightning", "torchmetrics", "numpy")
-"""Packages on whose versions the result of a run depends."""
+"""Packages whose versions affect the result of a run."""
 IRRELEVANT = ("sweeps", "runs", "reporting", "inference")
-"""Packages of this project on which no result of a run depends."""
+"""Packages of this project that do not affect the result of a run."""
 
 
-@cache  # the jobs of a sweep inherit it
+@cache  # forked jobs of a sweep inherit the cache
 def versions() -> Mapping[str, str]:
-    """Return the versions of Python and of the packages that decide a run's result."""
+    """Return the versions of Python and of `PACKAGES`."""
     return {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES}
 
 
 @cache
 def git_state() -> Mapping[str, Any] | None:
-    """Return the commit of the code and a flag for later changes; None outside of a repository."""
+    """Return the commit of the code and a flag for uncommitted changes; None outside a repository."""
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit, changes = (
@@ -38,14 +38,14 @@ def git_state() -> Mapping[str, Any] | None:
 
 
 def now() -> str:
-    """Return the time in UTC, ISO 8601."""
+    """Return the current time in UTC (ISO 8601)."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def fingerprint(package: Path) -> dict[str, str]:
-    """Return a hash of each source file below a folder, and the versions of packages.
+    """Return hashes of the source files below a folder, and the versions of `FINGERPRINTED`.
 
-    Two states with equal fingerprints train equally. Comments, docstrings and layout do not count.
+    Code with equal fingerprints trains equally. Comments, docstrings and formatting are ignored.
     """
     files = [
         file for file in sorted(package.rglob("*.py")) if file.relative_to(package).parts[0] not in IRRELEVANT
@@ -55,7 +55,7 @@ def fingerprint(package: Path) -> dict[str, str]:
 
 
 def changed_names(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:
-    """Return the names with different values."""
+    """Return the names whose values differ between two fingerprints."""
     return sorted(name for name in {*earlier, *now} if earlier.get(name) != now.get(name))
 
 
@@ -77,7 +77,7 @@ def _is_text(statement: ast.stmt) -> bool:
 
 
 def _version(package: str) -> str:
-    from importlib.metadata import PackageNotFoundError, version  # takes longer than all else here
+    from importlib.metadata import PackageNotFoundError, version  # slow import
 
     try:
         return version(package)

@@ -1,7 +1,7 @@
-"""Ranking of points, the same in every table and for every command that takes a sweep.
+"""Ranking of points, shared by all tables and all commands that take a sweep.
 
-A point is a configuration without its seed and fold. Its value is the mean over its repetitions; runs with
-the same seed and fold are one repetition.
+A point is a configuration without seed and fold. Its value is the mean over its repetitions; runs with the
+same seed and fold are one repetition.
 """
 
 import math
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TypeVar
 
 REPETITIONS = ("seed", "data.fold")
-"""Keys whose values are repetitions of one experiment."""
+"""Keys whose values distinguish the repetitions of a point."""
 Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 P = TypeVar("P")
@@ -19,14 +19,14 @@ P = TypeVar("P")
 
 @dataclass(frozen=True)
 class Score:
-    """Values of a metric, one for each repetition that has it, and the planned number of repetitions."""
+    """Values of a metric, one per repetition, and the planned number of repetitions."""
 
     values: tuple[float, ...]
     planned: int
 
     @property
     def mean(self) -> float:
-        """Mean over the repetitions; NaN if there are none, or if one is NaN."""
+        """Mean over the repetitions; NaN without any, or if one is NaN."""
         return _mean(self.values)
 
     @property
@@ -37,7 +37,7 @@ class Score:
 
     @property
     def count(self) -> str:
-        """Number of repetitions with a value: `3`, or `1 of 3` where some are missing."""
+        """Number of repetitions with a value: `3`, or `1 of 3` if some are missing."""
         n = len(self.values)
         return f"{n} of {self.planned}" if n < self.planned else str(n)
 
@@ -48,7 +48,7 @@ class Score:
 
 
 def score(results: Iterable[tuple[Hashable, float | None]], planned: int = 0) -> Score:
-    """Combine pairs of repetition (seed and fold) and value, None for a run without a value."""
+    """Return the score of pairs (repetition, value); the value is None for a run without the metric."""
     values: dict[Hashable, list[float]] = {}
     for repetition, value in results:
         values.setdefault(repetition, []).extend([] if value is None else [value])
@@ -58,8 +58,8 @@ def score(results: Iterable[tuple[Hashable, float | None]], planned: int = 0) ->
 def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_better: bool) -> list[P]:
     """Sort points, the best mean first.
 
-    A point that lacks repetitions and has fewer than another point follows those that lack none: one lucky
-    seed of three does not win. Infinite means come next, NaN and points without a value last.
+    A point with missing repetitions and fewer values than another point comes after all complete points, so
+    that one lucky seed of three does not win. Infinite means come next, then NaN and points without a value.
     """
     scored = [(point, score_of(point)) for point in points]
     most = max((len(score.values) for _, score in scored), default=0)
@@ -75,14 +75,14 @@ def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_bette
 def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float = math.nan) -> int:
     """Count the points within one standard error of the best one's mean.
 
-    Source: Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3. The error is std / √n over
-    the repetitions. With one repetition, the error of an accuracy is that of a share of `images` (Wilson's
-    interval at one standard error). The error of other metrics is unknown then.
+    Source: Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3. The standard error is
+    std / √n over n repetitions. With one repetition, the interval of an accuracy is Wilson's for a fraction
+    of `images`; other metrics have no known error, and 0 is returned.
 
     Args:
-        scores: scores of all points, the best first.
+        scores: scores of all points, best first.
         larger_is_better: larger values of the metric are better.
-        images: number of images of an accuracy (NaN for other metrics).
+        images: number of images of an accuracy [NaN: another metric].
     """
     best, others = scores[0], scores[1:]
     n, mean = len(best.values), best.mean
@@ -97,7 +97,7 @@ def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float
 
 
 def tie_note(ties: int) -> str:
-    """Return a note on the points within the best one's standard error; empty without any."""
+    """Return a note on the number of ties with the best point; empty without ties."""
     if not ties:
         return ""
     points = "1 more point is" if ties == 1 else f"{ties} more points are"
@@ -105,9 +105,14 @@ def tie_note(ties: int) -> str:
 
 
 def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
-    """Return the interval of a share of `count` independent cases: of 95 %, or `z` standard errors.
+    """Return the confidence interval of a fraction of `count` independent cases.
 
     Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
+
+    Args:
+        share: observed fraction.
+        count: number of cases.
+        z: half width in standard errors [1.96: a 95 % interval].
     """
     middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
     half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))

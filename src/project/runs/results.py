@@ -1,4 +1,4 @@
-"""Configuration and results of the runs below some folders, read from their files."""
+"""Configurations and results of runs, read from the files in their folders."""
 
 import json
 import math
@@ -30,35 +30,35 @@ METRIC_TITLES = {
     "macro_recall": "recall, macro average",
     "macro_f1": "F1, macro average",
 }
-"""Titles of an evaluation's metrics by their keys in evaluation.json, in the order of tables."""
+"""Titles of metrics by their keys in evaluation.json, in the order of tables."""
 STATES = ("done", "pruned", "failed", "interrupted", "running")
 
 
 class DamagedError(Exception):
-    """A run folder's file cannot be read; the message names it."""
+    """Unreadable file in a run folder. The message names the file."""
 
 
 class ClassName(str):
-    """The value of a `_target_`: a class or function by its full dotted name."""
+    """Value of a `_target_`: the dotted name of a class or function."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True)
 class Run:
-    """One run, as its folder describes it.
+    """Run, as read from its folder.
 
     Args:
-        folder: path as found below the folder that was given.
+        folder: run folder.
         state: one of `STATES`.
-        config: a plain value for each full dotted key; the key of a group has the group's class.
-        overrides: command line, value by key.
-        metrics: by name, the duration in seconds among them; empty unless the run is done.
+        config: plain values by dotted keys; the key of a group has the class of the group.
+        overrides: values of the command line by key.
+        metrics: metrics by name, including the duration [s]; empty unless the run is done.
         monitor: name of the monitored metric.
-        mode: `max` or `min`: which values of the monitored metric are better.
-        started: time, ISO 8601.
+        mode: `max` or `min`, the better direction of the monitored metric.
+        started: start time (ISO 8601).
         error: reason of a failure.
-        trial: true for `debug=…` and `tune=…`, whose metrics are no results.
+        trial: true for `debug=…` and `tune=…`, whose metrics are not results.
     """
 
     folder: Path
@@ -78,14 +78,14 @@ class Run:
 
 
 def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
-    """Read all runs below some folders, the folders themselves included; each once.
+    """Read all runs in and below some folders, each once.
 
     Returns:
-        The runs in the order of their names, without trials unless there is nothing else, and a reason for
-        each damaged one.
+        The runs in the order of their names, without trials unless all are trials, and a line for each
+        damaged run.
 
     Raises:
-        InputError: a folder does not exist, or there is no run below any.
+        InputError: a folder is missing, or the folders contain no run.
     """
     tops = [Path(folder) for folder in folders]
     runs, damaged, seen = [], [], set()
@@ -117,7 +117,7 @@ def _find(top: Path) -> list[Path]:
 
 
 def natural_sort_key(name: str) -> list[Any]:
-    """Return a sort key by which job 10 follows job 9."""
+    """Return a sort key that orders numbers in names by value: job 10 after job 9."""
     return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
 
@@ -134,7 +134,7 @@ def _read(run: RunFolder) -> Run:
         state=status["state"],
         config=flatten(_load_config(run.config_file)),
         overrides=_read_overrides(run.path / ".hydra" / "overrides.yaml"),
-        # A resumed run keeps the metrics of its first end in the file until it ends again.
+        # The status of a resumed run has the metrics of its previous end until it ends again.
         metrics=_metrics(status, monitor) if status["state"] == "done" else {},
         monitor=monitor,
         mode=str(status.get("mode")),
@@ -157,12 +157,12 @@ def _metrics(status: dict[str, Any], monitor: str) -> dict[str, float]:
 
 
 def flatten(config: Mapping[str, Any], prefix: str = "", *, class_names: bool = True) -> dict[str, Any]:
-    """Return the plain values of a configuration by their full dotted keys.
+    """Return the plain values of a configuration by dotted keys.
 
     Args:
         config: nested mappings.
-        prefix: key above them (none).
-        class_names: move a group's `_target_` to the group's key, as a `ClassName`.
+        prefix: dotted key of the mapping [none].
+        class_names: store a group's `_target_` as a `ClassName` under the group's key [true].
     """
     flat: dict[str, Any] = {}
     for name, value in config.items():
@@ -177,21 +177,21 @@ def flatten(config: Mapping[str, Any], prefix: str = "", *, class_names: bool = 
 
 
 def format_value(value: object) -> str:
-    """Return a value of a configuration, short and as one would type it."""
+    """Format a value of a configuration briefly, as typed on the command line."""
     if isinstance(value, float):
         return f"{value:.6g}"
     return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"), default=str)
 
 
 def comparable_text(value: object) -> str:
-    """Return a text that is equal for equal values: 1 and 1.0 are, 1, true and '1' are not."""
+    """Return a text that is equal for equal values: the same for 1 and 1.0, others for true and '1'."""
     return repr(float(value)) if type(value) is int else repr(value)
 
 
 def _load_config(file: Path) -> dict[str, Any]:
     try:
         content = yaml_files.read_text(file)
-        if re.search(r"[&*]\w|^(---|%)", content, re.MULTILINE):  # blocks may depend on each other
+        if re.search(r"[&*]\w|^(---|%)", content, re.MULTILINE):  # anchors may connect blocks
             config = yaml_files.read_yaml(file)
         else:
             config = {}
@@ -206,12 +206,12 @@ def _load_config(file: Path) -> dict[str, Any]:
 
 @lru_cache(maxsize=4096)
 def _load_block(content: str) -> dict[str, Any]:
-    """Read one key of the first level. The runs of a sweep share most of these, and reading YAML is slow."""
+    """Parse one top-level key; cached, as the runs of a sweep share most blocks and parsing is slow."""
     return yaml.load(content, yaml_files.SafeLoader) or {}  # noqa: S506
 
 
 def _read_overrides(file: Path) -> dict[str, str]:
-    """Return keys and values of the command line; none if the file is missing or damaged."""
+    """Return the overrides of a run by key; empty if the file is missing or damaged."""
     try:
         lines = yaml.load(file.read_text(), yaml_files.SafeLoader)  # noqa: S506
     except (OSError, ValueError, yaml.YAMLError):

@@ -1,4 +1,4 @@
-"""Folder of a run: its files, status and configuration; and the context that the run's parts share."""
+"""Run folder (files, status, configuration), and `RunContext`, the facts that all parts of a run share."""
 
 import json
 import logging
@@ -27,11 +27,11 @@ from project.runtime.secrets import redact
 log = logging.getLogger(__name__)
 
 STATUS_TYPES = {"pid": int, "host": str, "started": str, "state": str}
-"""Types of keys of a status; values of other types are ignored."""
+"""Types of values in a status; values of other types are ignored."""
 
 
 class UnrecordedError(RuntimeError):
-    """A run's result could not be written. The message names the file and the reason."""
+    """Unwritten result of a run. The message names the file and the reason."""
 
     exit_code = 1
 
@@ -46,7 +46,7 @@ class RunFolder:
         self.composed_file = self.path / ".hydra" / "config.yaml"
         self.hydra_file = self.path / ".hydra" / "hydra.yaml"
         self.checkpoints = self.path / "checkpoints"
-        self._outage = Outage(self.status_file, "the status is kept until that works")
+        self._outage = Outage(self.status_file, "the status is kept in memory until it can be written")
         self._unwritten: dict[str, Any] = {}
         self._written: dict[str, Any] = {}
         self._config_texts: dict[Path, str] = {}
@@ -54,21 +54,21 @@ class RunFolder:
 
     @property
     def shown(self) -> str:
-        """Path as a user would type it: relative to the command's folder if that contains it."""
+        """Path as the user types it: relative if below the folder of the command."""
         here = command_state.folder or Path.cwd()
         return str(self.path.relative_to(here) if self.path.is_relative_to(here) else self.path)
 
     @property
     def last_checkpoint(self) -> Path:
-        """Path of the checkpoint from which the run is resumed, if it is undamaged."""
+        """Path of the checkpoint from which the run is resumed, unless it is damaged."""
         return self.checkpoints / checkpoints.LAST
 
     def newest_checkpoint(self) -> checkpoints.NewestCheckpoint:
-        """Return the newest undamaged checkpoint and the damage of newer ones."""
+        """Return the newest undamaged checkpoint, and the damage of newer ones."""
         return checkpoints.newest(self.checkpoints)
 
     def read_status(self) -> dict[str, Any]:
-        """Return the status with what could not be written yet; empty if it is missing or damaged."""
+        """Return the status, including unwritten changes; empty if missing or damaged."""
         try:
             found = json.loads(self.status_file.read_bytes())
         except (OSError, ValueError, RecursionError):
@@ -79,7 +79,7 @@ class RunFolder:
         } | self._unwritten
 
     def write_status(self, **changes: Any) -> bool:
-        """Change keys of the status file atomically; return true if that worked.
+        """Update the status file atomically; return true on success.
 
         A failure is reported once, and the changes are written with the next ones.
         """
@@ -98,7 +98,7 @@ class RunFolder:
         return True
 
     def keep_config(self) -> None:
-        """Keep the configuration in memory, to write it again if somebody removes the folder meanwhile."""
+        """Keep the configuration in memory, to write it again if the folder is removed during the run."""
         files = [self.config_file, *self.composed_file.parent.glob("*.yaml")]
         self._config_texts = {file: file.read_text() for file in files if file.is_file()}
 
@@ -111,25 +111,29 @@ class RunFolder:
             if not self._reported_removal:
                 self._reported_removal = True
                 log.warning(
-                    "warning: %s was removed while its run goes on; its configuration, status and next "
-                    "checkpoint are written again, earlier rows and checkpoints are lost",
+                    "warning: %s was removed during the run; its configuration, status and next checkpoint "
+                    "are written again, earlier rows and checkpoints are lost",
                     self.shown,
                 )
 
     def require_recorded(self) -> None:
-        """Write the unwritten part of the status, from which a sweep learns the result.
+        """Write unwritten changes of the status, which holds the result.
 
         Raises:
-            UnrecordedError: it cannot be written.
+            UnrecordedError: the status cannot be written.
         """
         if self._unwritten and not self.write_status():
             raise UnrecordedError(
-                f"{self.status_file}: the result could not be recorded ({self._outage.reason}); it stands "
-                "above, while the file says what the run was before"
+                f"{self.status_file}: the result could not be recorded ({self._outage.reason}); it is "
+                "printed above, and the file has the previous status"
             )
 
     def require_writable(self) -> None:
-        """Refuse to resume the run in a folder that cannot be written to."""
+        """Refuse to resume the run in a read-only folder.
+
+        Raises:
+            InputError: a folder cannot be written to.
+        """
         for folder in (self.path, self.checkpoints):
             try:
                 if folder.exists():
@@ -142,9 +146,10 @@ class RunFolder:
 
     @contextmanager
     def removed_if_untrained(self, *, job: bool = False) -> Iterator[None]:
-        """Remove the folder, if this process made it, when an error comes before there is anything to keep.
+        """Remove a folder made by this process if an error occurs before a checkpoint or metric.
 
-        A `job` of a sweep keeps its log.
+        Args:
+            job: keep the folder, as the log of a sweep's job is in it.
         """
         try:
             yield
@@ -158,7 +163,7 @@ class RunFolder:
     def recording(self, **facts: Any) -> Iterator[dict[str, Any]]:
         """Record the state of a run: `running`, then `done`, `failed` or `interrupted`.
 
-        The status gets `facts` at the beginning, and the entries of the yielded dict at the end.
+        `facts` are added to the status at the start, the entries of the yielded dict at the end.
         """
         began = time.monotonic()
         self.write_status(
@@ -190,7 +195,7 @@ class RunFolder:
         end(result.pop("state", "done"))
 
     def record_end(self, error: str, *, interrupted: bool) -> None:
-        """Record the end of a run whose own process could not; one with a result stays done."""
+        """Record the end of a run whose process was killed; a run with a result stays done."""
         state = "interrupted" if interrupted else "failed"
         before = self.read_status().get("state", "done")
         if before not in ("done", "pruned") and not (interrupted and before == state):
@@ -199,19 +204,19 @@ class RunFolder:
 
     def _print_resume_hint(self, interrupted: bool) -> None:
         if interrupted and self.newest_checkpoint().path:
-            print(f"interrupted; go on with resume={self.shown}", file=sys.stderr)
+            print(f"interrupted; continue with resume={self.shown}", file=sys.stderr)
 
 
 @dataclass(frozen=True)
 class RunContext:
-    """Facts about a run: made once from its composed configuration and passed down.
+    """Facts about a run, made once from its composed configuration and passed down.
 
     Args:
         folder: run folder.
         in_sweep: the run is a job of a sweep.
         is_debugging: the run is a trial of a `debug=…` preset.
         ckpt_path: checkpoint to continue from [None].
-        resume_force: continue with changes that make the run wrong.
+        resume_force: accept changes that make the results wrong.
     """
 
     folder: RunFolder
@@ -222,7 +227,7 @@ class RunContext:
 
     @classmethod
     def from_config(cls, config: DictConfig, hydra: DictConfig | None = None) -> "RunContext":
-        """Read a run's context from its composed configuration and Hydra's own node, if there is one."""
+        """Make the context of a run from its composed configuration and the `hydra` node, if any."""
         return cls(
             folder=RunFolder(config.paths.run),
             in_sweep=hydra is not None and hydra.mode is not None and hydra.mode.name == "MULTIRUN",
@@ -233,19 +238,19 @@ class RunContext:
 
     @property
     def is_first(self) -> bool:
-        """True in the process that writes the run folder and the screen."""
+        """True in the process that writes the run folder and prints."""
         return torchrun.is_rank_zero()
 
 
 def describe(error: BaseException) -> str:
-    """Return an error as the status has it."""
+    """Return an error in the form of the status."""
     return f"{type(error).__name__}: {strip_library_text(str(error))}".strip(": ")
 
 
 def latest_run(outputs: str | Path) -> RunFolder | None:
-    """Return the run below a folder that was started last, None without one.
+    """Return the run below a folder that was started last; None without one.
 
-    Trials (`debug=…`, `tune=…`) count only where there is nothing else.
+    Trials (`debug=…`, `tune=…`) count only if there are no other runs.
     """
     runs = [RunFolder(file.parent) for file in Path(outputs).glob("**/status.json")]
     found = [(run.read_status(), run) for run in runs]
@@ -254,7 +259,11 @@ def latest_run(outputs: str | Path) -> RunFolder | None:
 
 
 def find_run(wanted: str, outputs: str | Path) -> RunFolder:
-    """Return the run folder of a path, or the latest one below `outputs` for `last`; refuse other folders."""
+    """Return the run folder at a path, or for `last` the latest one below `outputs`.
+
+    Raises:
+        InputError: there is no run folder.
+    """
     if wanted == "last":
         if (last := latest_run(outputs)) is None:
             raise InputError(f"resume=last: no run folder below paths.outputs={outputs}")
@@ -266,6 +275,6 @@ def find_run(wanted: str, outputs: str | Path) -> RunFolder:
 
 
 def run_of_checkpoint(checkpoint: str | Path) -> RunFolder | None:
-    """Return the run folder whose `checkpoints` contain a file; None for other files."""
+    """Return the run folder of a checkpoint; None for files outside run folders."""
     run = RunFolder(Path(checkpoint).absolute().parent.parent)
     return run if run.composed_file.exists() else None

@@ -1,4 +1,4 @@
-"""Texts of a run on the terminal: its facts before training, and its results after it."""
+"""Summaries of a run on the terminal: facts before training, results after training."""
 
 import shlex
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def start_summary(config: dict[str, Any], network: "nn.Module", trainer: "L.Trainer", run: RunFolder) -> str:
-    """Return the model, data, optimizer, length and folder of a run, a line each."""
+    """Return a line each for the model, data, optimizer, length and folder of a run."""
     data, optim, limits = config["data"], config["optim"], config["trainer"]
     shape = "×".join(str(side) for side in data["input_shape"])
     parameters = sum(parameter.numel() for parameter in network.parameters())
@@ -37,7 +37,7 @@ def start_summary(config: dict[str, Any], network: "nn.Module", trainer: "L.Trai
 
 
 def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, seconds: float) -> str:
-    """Return the metrics of a run as a table, its folder, and the command that shows its curves."""
+    """Return a table of a run's metrics, the run folder, and the command that shows its curves."""
     rows = [
         [split, *(f"{metrics[f'{split}/{name}']:.4f}" for name in ("loss", "acc")), ""]
         for split in ("val", "test")
@@ -52,7 +52,7 @@ def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, seconds
             table(columns, rows, indent=2),
             "",
             f"{duration(seconds)} in {run.shown}",
-            f"look at it: tensorboard --logdir {shlex.quote(run.shown)}",
+            f"show curves: tensorboard --logdir {shlex.quote(run.shown)}",
         ]
     )
 

@@ -1,4 +1,4 @@
-"""A sweep's folder: its record, the configuration files as they were, and a run folder for each job."""
+"""Sweep folder: the record of the sweep, copies of its configuration files, and a run folder per job."""
 
 import json
 import os
@@ -22,13 +22,13 @@ from project.runtime.secrets import find_secrets, redact
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ENTRY = re.compile(r"""^\s*(?:- )?['"]?([\w.+-]+)['"]?:[ \t]+([^\s#].*)""", re.MULTILINE)
-"""Line with a key and a value, in files that are not valid YAML."""
+"""Line with a key and a value, in a file that is not valid YAML."""
 LOCK_TIMEOUT_S = 10.0
-"""Time that the processes of a killed sweep may need to end [s]."""
+"""Time to wait for the processes of a killed sweep to end [s]."""
 
 
 class SweepFolder:
-    """Paths and files of a sweep's folder."""
+    """Files of a sweep folder."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
@@ -39,14 +39,14 @@ class SweepFolder:
 
     @property
     def shown(self) -> str:
-        """Path as a user would type it."""
+        """Path as the user types it."""
         return RunFolder(self.path).shown
 
     def run(self, name: str) -> RunFolder:
         return RunFolder(self.path / name)
 
     def read_record(self) -> dict[str, Any]:
-        """Return the command line, the start and the state of the code.
+        """Read the record: command line, start time and state of the code.
 
         Raises:
             InputError: the file is damaged.
@@ -57,10 +57,10 @@ class SweepFolder:
             raise InputError(f"resume={self.shown}: {self.record_file} is damaged ({error})") from error
 
     def read_jobs(self) -> dict[str, Job]:
-        """Return the jobs by the name of their folders; none where the record is damaged."""
+        """Return the jobs by the names of their folders; empty if the ledger is damaged."""
         try:
             return {job.name: job for job in self.ledger.read().values()}
-        except (OSError, ValueError, TypeError):  # the runs' folders hold the same
+        except (OSError, ValueError, TypeError):  # the run folders contain the same facts
             return {}
 
     def write_record(self, overrides: Sequence[str], config_name: str) -> None:
@@ -77,7 +77,7 @@ class SweepFolder:
         replace_text(self.record_file, json.dumps(redact(record), indent=2) + "\n")
 
     def refuse_changed_code(self) -> None:
-        """Refuse to resume with other code than the sweep began with.
+        """Refuse to resume a sweep after changes to the code.
 
         Raises:
             InputError: source files or packages changed.
@@ -85,26 +85,26 @@ class SweepFolder:
         if changed := changed_names(self.read_record()["code"], fingerprint(PACKAGE)):
             names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise InputError(
-                f"resume={self.shown}: the code changed since ({names}), its results would not compare; "
+                f"resume={self.shown}: the code has changed ({names}), so results would not be comparable; "
                 "start a new sweep, restore the code, or set hydra.sweeper.changed_code=true"
             )
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other processes from running this sweep at the same time.
+        """Lock the sweep against other processes.
 
-        Forked jobs share the lock, so it is free once the last process of a killed sweep has ended.
+        Forked jobs share the lock, which is released when the last process of a killed sweep has ended.
 
         Raises:
             InputError: another process runs the sweep.
         """
-        busy = f"{self.shown}: this sweep is running already; end that process first"
+        busy = f"{self.shown}: this sweep is running already; end its process first"
         with folder_lock(self.path, busy, LOCK_TIMEOUT_S):
             yield
 
 
 def find_sweep(path: str | Path) -> SweepFolder | None:
-    """Return the sweep in a folder, None if it holds none."""
+    """Return the sweep in a folder; None if there is none."""
     folder = SweepFolder(path)
     return folder if folder.record_file.exists() else None
 
@@ -112,16 +112,16 @@ def find_sweep(path: str | Path) -> SweepFolder | None:
 def create(
     wanted: str, sources: Sequence[Path], overrides: Sequence[str], config_name: str = "train"
 ) -> SweepFolder:
-    """Make a new sweep's folder, with a copy of all configuration files.
+    """Make the folder of a new sweep, with copies of all configuration files.
 
     Args:
         wanted: path of the folder; -2, -3, … is appended if it exists.
         sources: folders of configuration files; a file hides those of the same name in later folders.
-        overrides: of the command line.
-        config_name: of the primary configuration.
+        overrides: overrides of the command line.
+        config_name: name of the primary configuration.
 
     Raises:
-        InputError: the folder cannot be made, or a file of the configuration holds a secret.
+        InputError: the folder cannot be made, or a configuration file contains a secret.
     """
     files = {file.relative_to(top): (file, top) for top in reversed(sources) for file in _config_files(top)}
     for path, (file, top) in list(files.items()):
@@ -129,10 +129,12 @@ def create(
             continue
         if top == sources[0] or file.resolve() in yaml_files.loaded_files.values():
             raise InputError(
-                f"{path}: {key} is secret, and a sweep copies its configuration files; write {key}: "
+                f"{path}: {key} is secret, but a sweep copies its configuration files; write {key}: "
                 "${oc.env:NAME} there"
             )
-        print(f"warning: {path}: {key} is secret; the sweep's configuration lacks this file", file=sys.stderr)
+        print(
+            f"warning: {path}: {key} is secret; the file is not copied to the sweep folder", file=sys.stderr
+        )
         del files[path]
     is_named = any(text.startswith("hydra.sweep.dir=") for text in overrides)
     folder = SweepFolder(create_folder(wanted, "hydra.sweep.dir" if is_named else "paths.outputs"))
@@ -146,11 +148,11 @@ def create(
 
 
 def _config_files(top: Path) -> Iterator[Path]:
-    """Yield the YAML files below a folder that Hydra could read, but hidden ones and those of runs."""
-    parents: dict[str, tuple[str, ...]] = {}  # real paths of each folder's parents
+    """Yield the YAML files below a folder, except for hidden ones and those of runs and sweeps."""
+    parents: dict[str, tuple[str, ...]] = {}  # resolved parents of each folder
     for place, folders, names in os.walk(top, followlinks=True):
         above, real = parents.get(os.path.dirname(place), ()), os.path.realpath(place)
-        if real in above or {"status.json", "sweep.json"} & set(names):  # links may lead in a circle
+        if real in above or {"status.json", "sweep.json"} & set(names):  # links may form a cycle
             folders.clear()
             continue
         parents[place] = (*above, real)
@@ -161,7 +163,7 @@ def _config_files(top: Path) -> Iterator[Path]:
 
 
 def _find_secret(file: Path) -> str | None:
-    """Return the first key of a file with a secret, which a copy would spread."""
+    """Return the first key in a file that has a secret value; None without one."""
     try:
         plain = yaml_files.read_yaml(file)
     except InputError:

@@ -1,4 +1,4 @@
-"""Jobs of a sweep: their overrides, states and names, and the record of them on disk."""
+"""Jobs of a sweep: their overrides, states and names, and the ledger on disk."""
 
 import json
 import os
@@ -17,22 +17,22 @@ State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
 
 SUCCEEDED: tuple[State, ...] = ("done", "pruned")
 FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
-"""States of jobs that a resumed sweep does not run again."""
+"""States of jobs that a resumed sweep does not repeat."""
 
 MAX_NAME_LENGTH = 60
 HIDDEN_PREFIXES = ("+callbacks.pruning", "hydra.")
-"""Beginnings of overrides that no user gave."""
+"""Prefixes of overrides that the sweep adds itself."""
 
 
 @dataclass
 class Job:
-    """One run of a sweep."""
+    """Job of a sweep: one run."""
 
-    number: int  # position in the sweep
-    overrides: list[str]  # all of them, as on the command line
+    number: int  # index in the sweep
+    overrides: list[str]  # all overrides, as on the command line
     varied: list[str]  # overrides by which the sweep's jobs differ
-    name: str  # of the run folder in the sweep's folder
-    point: int = 0  # number of the point; jobs of one point differ in seed or fold alone
+    name: str  # of the run folder
+    point: int = 0  # index of the point; its jobs differ only in seed or fold
     state: State = "waiting"
     value: float | None = None  # of the monitored metric, once done
     metrics: dict[str, float] = field(default_factory=dict)  # all metrics, once done
@@ -44,7 +44,7 @@ class Job:
 
     @property
     def label(self) -> str:
-        """Settings that tell the job from others."""
+        """Settings that distinguish the job from others, on one line."""
         return _label(self.settings)
 
     @property
@@ -55,12 +55,12 @@ class Job:
 
     @property
     def point_label(self) -> str:
-        """Settings that tell the point of the job from others, on one line."""
+        """Settings that distinguish the job's point from others, on one line."""
         return _label({key: value for key, value in self.settings.items() if key not in REPETITIONS})
 
     @property
     def point_key(self) -> Hashable:
-        """Key that is equal for jobs of one point; 0.1 and 1e-1 are equal."""
+        """Value that is equal for jobs of the same point; 0.1 equals 1e-1."""
         return frozenset(
             (key, _number(value)) for key, value in self.settings.items() if key not in REPETITIONS
         )
@@ -84,18 +84,18 @@ def _number(value: str) -> float | str:
 
 
 def visible_overrides(overrides: Sequence[str]) -> list[str]:
-    """Return the overrides that a user gave, without secrets."""
+    """Return the overrides by the user, with secrets redacted."""
     return [redact_text(text) for text in overrides if not text.startswith(HIDDEN_PREFIXES)]
 
 
 def quote_override(text: str) -> str:
-    """Return a string in the grammar of Hydra's overrides."""
+    """Quote a string for a Hydra override."""
     escaped = text.replace("\\", "\\\\").replace("'", "\\'")
     return f"'{escaped}'"
 
 
 def to_override_value(value: Any) -> str:
-    """Return a plain value in the grammar of Hydra's overrides."""
+    """Format a plain value for a Hydra override."""
     if isinstance(value, str):
         return quote_override(value)
     if isinstance(value, Mapping):
@@ -108,17 +108,17 @@ def to_override_value(value: Any) -> str:
 
 
 def shorten_number(value: str) -> str:
-    """Shorten a number to four significant digits; return other values as they are."""
+    """Shorten a number to four significant digits; return other values unchanged."""
     if re.fullmatch(r"-?\d*\.\d{4,}(e[-+]?\d+)?", value.lower()):
         return f"{float(value):.4g}"
     return value
 
 
 def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
-    """Return the name of a job's folder: its number, and the values in which it differs.
+    """Return the name of a job's folder: its number and its varied values.
 
-    Names stand alone (`cnn`), numbers follow the last part of their key (`lr0.1`). No character needs quotes
-    in a shell or an override.
+    Words appear without their key (`cnn`), numbers after the last part of their key (`lr0.1`). No character
+    needs quotes in a shell or an override.
     """
     parts = []
     for text in visible_overrides(varied):
@@ -132,22 +132,22 @@ def folder_name(number: int, varied: Sequence[str], digits: int = 1) -> str:
 
 
 class Ledger:
-    """File with a JSON line for each change of a job, of which the last one counts.
+    """File with a JSON line per change of a job; the last line of a job counts.
 
-    A line is on the disk when `write` returns. A line without an end, of a killed process, is dropped. A line
+    A line is on the disk when `write` returns. An incomplete last line of a killed process is dropped. A line
     that cannot be written is reported, and written with the next one.
     """
 
     def __init__(self, file: Path) -> None:
         self.file = file
         self._unwritten: list[Job] = []
-        self._outage = Outage(file, "the sweep continues, the jobs' folders hold their results")
+        self._outage = Outage(file, "the sweep continues; the job folders contain the results")
 
     def read(self) -> dict[int, Job]:
         """Return the jobs by number, in order.
 
         Raises:
-            InputError: a line is damaged, other than a torn last one.
+            InputError: a line other than an incomplete last one is damaged.
         """
         jobs: dict[int, Job] = {}
         if self.file.exists():
@@ -157,7 +157,7 @@ class Ledger:
                 except (ValueError, TypeError) as error:
                     raise InputError(
                         f"{self.file}: line {number} is damaged; remove it: earlier lines and the job's "
-                        "folder hold its state"
+                        "folder have its state"
                     ) from error
                 jobs[job.number] = job
         jobs |= {job.number: job for job in self._unwritten}
@@ -165,16 +165,16 @@ class Ledger:
 
     @property
     def outage(self) -> str:
-        """Reason why jobs could not be recorded, after one more try; empty if all are on record."""
+        """Reason why jobs could not be recorded, after one more attempt; empty if all are recorded."""
         if self._unwritten:
             self.write()
         return self._outage.reason
 
     def write(self, *jobs: Job) -> None:
-        """Record the present state of jobs.
+        """Record the current state of jobs.
 
         Raises:
-            OSError: there is no record yet, and none can be made.
+            OSError: the file does not exist and cannot be made.
         """
         self._unwritten += [replace(job) for job in jobs]
         try:
@@ -196,7 +196,7 @@ class Ledger:
             stream.write(lines)
             stream.flush()
             os.fsync(stream.fileno())
-        if is_new:  # all of a sweep's first jobs are on record, or none
+        if is_new:  # the first jobs of a sweep are recorded together
             partial.replace(self.file)
 
 

@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from project.config import hydra_security
 from project.config.cli import report
 from project.config.derived_values import register_resolvers
-from project.config.hydra_patches import Callbacks, allowing
+from project.config.hydra_patches import Callbacks, allowing, outcome_of
 from project.config.hydra_security import BUILT_BY_HYDRA
 from project.errors import one_line
 from project.runs.run_folder import RunFolder
@@ -99,7 +99,7 @@ def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_rank_zero
         if is_rank_zero:
             write_result(run, result)
         if result.status is not JobStatus.COMPLETED:
-            raise result._return_value
+            raise outcome_of(result)
         return 0
     except KeyboardInterrupt:
         return 128 + signal.SIGINT
@@ -115,7 +115,7 @@ def run_job(spec: JobSpec, function: TaskFunction | None = None, *, is_rank_zero
 
 def write_result(run: RunFolder, result: JobReturn) -> None:
     """Write the status of a job whose task function does not write one."""
-    value = result._return_value
+    value = outcome_of(result)
     if result.status is JobStatus.COMPLETED and run.read_status().get("state") == "starting":
         run.write_status(state="done", value=value if isinstance(value, int | float) else None)
 

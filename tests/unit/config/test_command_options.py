@@ -148,7 +148,7 @@ def test_the_best_run_is_the_one_with_the_best_value_of_what_it_watched(tmp_path
     ("wanted", "message"),
     [
         ("nowhere", r"run=nowhere: no such folder; give the folder of a run or of a sweep, or last"),
-        ("file", r"run=file: that is a file; give the folder"),
+        ("file", r"run=file: a file, but a folder is needed; give the folder"),
         ("above", r"run=above: no run folder .* name one below it, such as above/run"),
         ("empty", r"run=empty: no run folder .* give a folder that train\.py made"),
         ("sweep", r"run=sweep: none of the sweep's 1 runs has a result \(failed\)"),

@@ -131,10 +131,10 @@ def test_missing_or_damaged_parts_of_a_run_are_reported(make: Make, tmp_path: Pa
     run = make("model=mlp", "data.val_size=0")
     with pytest.raises(InputError, match=r"^split=val: the data has no such images .*data\.val_size=0"):
         repeat(run, "val")
-    with pytest.raises(InputError, match=r"best\.ckpt is not there.*; there is weights=last"):
+    with pytest.raises(InputError, match=r"best\.ckpt is missing.*; there is weights=last"):
         load_run(run, "best")
     other = make("model=mlp", "model.widths=[7]", name="other")
-    with pytest.raises(InputError, match=r"^weights=.*last\.ckpt: of another network"):
+    with pytest.raises(InputError, match=r"^weights=.*last\.ckpt: from another network"):
         load_run(run, str(other.last_checkpoint))
     whole = run.config_file.read_text()
     for old, new, what in (

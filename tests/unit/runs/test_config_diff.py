@@ -67,8 +67,8 @@ def test_a_checkpoint_tells_whether_it_is_of_an_epochs_end() -> None:
 
     now = changed(data__batch_size=32)
     line = (
-        r"^data\.batch_size=32: was 16 so far; 3 batches of the epoch are done, and the images .*; leave it "
-        r"as it was, start a new run, or set resume_force=true$"
+        r"^data\.batch_size=32: was 16; 3 batches of the epoch are done, and the rest .*; keep the old "
+        r"value, start a new run, or set resume_force=true$"
     )
     with pytest.raises(InputError, match=line):
         check_changes(checkpoint(3, last=False), now)

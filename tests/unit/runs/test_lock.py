@@ -16,7 +16,7 @@ def test_only_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(folders, "ENDING_S", 0.1)
     with (
         folder_lock(tmp_path),
-        pytest.raises(InputError, match="another process works in this run folder"),
+        pytest.raises(InputError, match="in use by another process"),
         folder_lock(tmp_path),
     ):
         pass

@@ -230,7 +230,7 @@ def test_changed_code_is_refused(sweep: SweepFolder) -> None:
     record = json.loads(sweep.record_file.read_text())
     record["code"]["modules/cnn.py"] = "other"
     sweep.record_file.write_text(json.dumps(record))
-    with pytest.raises(InputError, match=r"the code changed since \(modules/cnn\.py\)"):
+    with pytest.raises(InputError, match=r"the code has changed \(modules/cnn\.py\)"):
         sweep.refuse_changed_code()
 
 

@@ -95,7 +95,7 @@ def test_damage_is_detected_without_a_checksum(tmp_path: Path) -> None:
     assert find_damage(file) == ""
     file.write_bytes(file.read_bytes()[:-100])
     assert "damaged or no checkpoint" in find_damage(file)
-    assert find_damage(tmp_path) == "is no file"
+    assert find_damage(tmp_path) == "is not a file"
 
 
 @pytest.mark.parametrize("address", ["http://a.org/x.ckpt", "s3://bucket/x", "file:///etc/x", "https:/a/x"])
@@ -123,7 +123,7 @@ def test_nan_and_infinity_are_never_saved() -> None:
 
 def test_unloadable_values_are_reported_at_the_first_save(tmp_path: Path) -> None:
     bad = content() | {"callbacks": {"own": {"score": np.float64(1.0)}}}
-    with pytest.raises(InputError, match=r"it would hold \S*numpy\S*, which is not read again"):
+    with pytest.raises(InputError, match=r"contains \S*numpy\S*, which cannot be loaded"):
         SafeCheckpointIO().save_checkpoint(bad, tmp_path / "last.ckpt")
 
 

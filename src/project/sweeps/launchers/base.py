@@ -9,6 +9,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig
 
+from project.config.hydra_patches import make_job_return, outcome_of
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import SUCCEEDED, Job, folder_name, quote_override
@@ -77,14 +78,8 @@ class ScheduledLauncher(Launcher):
 
 def _job_return(job: Job, folder: SweepFolder) -> JobReturn:
     is_completed = job.state in SUCCEEDED
-    return JobReturn(
-        overrides=job.overrides,
-        working_dir=str(folder.path / job.name),
-        status=JobStatus.COMPLETED if is_completed else JobStatus.FAILED,
-        _return_value=job.value
-        if is_completed
-        else RuntimeError(f"job {job.number} {job.state}: {job.error}"),
-    )
+    outcome = job.value if is_completed else RuntimeError(f"job {job.number} {job.state}: {job.error}")
+    return make_job_return(job.overrides, str(folder.path / job.name), outcome, completed=is_completed)
 
 
 class ThirdPartyLauncher(ScheduledLauncher):
@@ -150,6 +145,6 @@ def _take_result(spec: JobSpec, result: JobReturn) -> JobExit:
     status = run.read_status()
     is_completed = result.status is JobStatus.COMPLETED
     if not is_completed and status.get("state") == "starting":
-        error = result._return_value
+        error = outcome_of(result)
         run.write_status(state="failed", error=f"{type(error).__name__}: {error}")
     return JobExit(spec.number, 0 if is_completed else 1, status.get("duration_s"))
