@@ -1,4 +1,4 @@
-"""Damaged checkpoints: the one before is used, or a line says what is wrong; never a wrong state."""
+"""Damaged checkpoints: the previous one is used, or one line reports the damage."""
 
 import random
 import shutil
@@ -20,27 +20,27 @@ HTML = b"<!DOCTYPE html><html><head><title>404 Not Found</title></head><body>Not
 
 
 def truncate(file: Path) -> None:
-    """As after a full disk."""
+    """Keep the first half, as after a full disk."""
     file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
 
 
 def empty(file: Path) -> None:
-    """As after a power cut, on some file systems."""
+    """Remove the content, as a power failure does on some file systems."""
     file.write_bytes(b"")
 
 
 def garbage(file: Path) -> None:
-    """Random bytes of the same number."""
+    """Replace the content by random bytes of the same length."""
     file.write_bytes(random.Random(0).randbytes(file.stat().st_size))
 
 
 def html(file: Path) -> None:
-    """What a server says instead of a file."""
+    """Replace the content by the error page of a server."""
     file.write_bytes(HTML)
 
 
 def flip(file: Path, seed: int = 0) -> None:
-    """One bit of one byte."""
+    """Flip a random bit."""
     content = bytearray(file.read_bytes())
     draws = random.Random(seed)
     content[draws.randrange(len(content))] ^= 1 << draws.randrange(8)
@@ -48,19 +48,19 @@ def flip(file: Path, seed: int = 0) -> None:
 
 
 def other_architecture(file: Path) -> None:
-    """Weights of another network, as a file that is whole."""
+    """Replace a weight by one of another shape, in an undamaged file."""
     _rewrite(
         file, lambda content: content["state_dict"].update({"network.layers.1.weight": torch.zeros(3, 784)})
     )
 
 
 def other_version(file: Path) -> None:
-    """What another program, or another version of this one, has saved."""
+    """Remove entries, as in a checkpoint of another program or version."""
     _rewrite(file, lambda content: [content.pop(name) for name in ("loops", "pytorch-lightning_version")])
 
 
 def missing(file: Path) -> None:
-    """The file has gone, its checksum not."""
+    """Remove the file, but not its checksum."""
     file.unlink()
 
 
@@ -77,7 +77,7 @@ def _rewrite(file: Path, change: Callable[[dict[str, object]], object]) -> None:
 
 
 def newest_is_passed_over(whole: RunFolder, work: Path, damage: Callable[[Path], None]) -> None:
-    """Damage `last.ckpt` of a copy of a run, and see to it that a resumed run starts from `previous.ckpt`."""
+    """Damage `last.ckpt` in a copy of a run, and check that a resumed run starts from `previous.ckpt`."""
     copy = _copy(whole, work)
     damage(copy.last_checkpoint)
     printed = run([f"resume={copy.path}", "trainer.max_epochs=3"], work / "cwd")
@@ -88,7 +88,7 @@ def newest_is_passed_over(whole: RunFolder, work: Path, damage: Callable[[Path],
 
 
 def one_line_if_none_is_left(whole: RunFolder, work: Path, damage: Callable[[Path], None]) -> None:
-    """Damage all checkpoints, with and without their checksums: a line, exit code 2."""
+    """Damage all checkpoints, with and without checksum files: expect one error line and exit code 2."""
     for without_checksums in (False, True):
         copy = _copy(whole, work)
         for file in list(copy.checkpoints.glob("*.ckpt")):
@@ -104,7 +104,7 @@ def one_line_if_none_is_left(whole: RunFolder, work: Path, damage: Callable[[Pat
 
 
 def flips_found(whole: RunFolder, work: Path, count: int) -> int:
-    """Flip a random bit of the newest checkpoint, so many times; return how often that was found."""
+    """Flip a random bit of the newest checkpoint `count` times; return the number of detected flips."""
     found = 0
     for seed in range(count):
         copy = _copy(whole, work)
@@ -123,7 +123,7 @@ def _copy(whole: RunFolder, work: Path) -> RunFolder:
 
 
 def full() -> str:
-    """All kinds, and 100 flipped bits."""
+    """Test all kinds of damage and 100 flipped bits; return the results."""
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
         run(RUN, work)

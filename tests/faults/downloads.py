@@ -1,5 +1,6 @@
-"""Four processes fetch one data set at the same instant, from a server of this machine into one folder, and
-some are killed on the way: the others must have it whole, and nothing may be left lying about.
+"""Four processes download a data set from a local server into one folder at once, and some are killed.
+
+The others must have the complete data set, and no temporary files may remain.
 """
 
 import gzip
@@ -35,9 +36,9 @@ class Served:
     """A data set on a slow server.
 
     Args:
-        address: of the server.
-        archives: the files that it has.
-        checksums: of what is in them.
+        address: URL of the server.
+        archives: files on the server.
+        checksums: MD5 of the files in the archives, by name.
     """
 
     address: str
@@ -53,11 +54,11 @@ class Served:
 
 @contextmanager
 def serving(seconds: float, *, cut: bool = False) -> Iterator[Served]:
-    """Serve a set of two gzip files and a tar archive, about so long each.
+    """Serve a data set of two gzip files and a tar archive.
 
     Args:
-        seconds: that a file takes.
-        cut: end every second answer in its middle.
+        seconds: approximate duration of a download [s].
+        cut: stop every second response halfway.
     """
     draws = random.Random(0)
     contents = {name: draws.randbytes(60_000) for name in ("one", "two", "three", "four")}
@@ -85,7 +86,7 @@ def serving(seconds: float, *, cut: bool = False) -> Iterator[Served]:
             if cut and asked % 2:
                 body = body[: len(body) // 2]
             pause = seconds * BLOCK / len(body)
-            with suppress(OSError):  # whoever asked was killed
+            with suppress(OSError):  # the client was killed
                 for start in range(0, len(body), BLOCK):
                     self.wfile.write(body[start : start + BLOCK])
                     time.sleep(pause)
@@ -111,16 +112,16 @@ def serving(seconds: float, *, cut: bool = False) -> Iterator[Served]:
 
 
 def one_round(served: Served, draws: random.Random, seconds: float) -> dict[str, int]:
-    """Let the processes loose in a new folder, and look at what they leave.
+    """Download in several processes into a new folder, kill some, and check the result.
 
     Args:
         served: the data set.
-        draws: who is killed, and when.
-        seconds: within which kills fall.
+        draws: random choice of the killed processes and times.
+        seconds: period of the kills [s].
 
     Returns:
-        How many were killed, how many lived, and of those how many failed; files damaged in the end; staging
-        folders left; downloads that a kill interrupted.
+        Numbers of processes killed, survived and failed, of damaged files, of remaining staging folders, and
+        of downloads interrupted by a kill.
     """
     root = Path(tempfile.mkdtemp(prefix="downloads-"))
     try:
@@ -138,7 +139,7 @@ def one_round(served: Served, draws: random.Random, seconds: float) -> dict[str,
         codes = {pid: _end_of(pid) for pid in running}
         failed = sum(code not in (0, -signal.SIGKILL) for code in codes.values())
         lived = sum(code != -signal.SIGKILL for code in codes.values())
-        served.fetch(root)  # a later start
+        served.fetch(root)  # as a later run does
         damaged = sum(_md5((root / SET / name).read_bytes()) != md5 for name, md5 in served.checksums.items())
         left = len(_staging(root))
         strangers = {file.name for file in (root / SET).iterdir()} ^ set(served.checksums)
@@ -155,10 +156,10 @@ def one_round(served: Served, draws: random.Random, seconds: float) -> dict[str,
 
 
 def trial(rounds: int, seconds: float, seed: int = 0) -> dict[str, int]:
-    """Do several rounds, and add up what they tell.
+    """Run several rounds, and return the sums of their results.
 
     Raises:
-        AssertionError: a process that was not killed failed, a file is damaged, or something is left.
+        AssertionError: a surviving process failed, a file is damaged, or a staging folder remains.
     """
     draws = random.Random(seed)
     total: dict[str, int] = {}
@@ -173,7 +174,7 @@ def trial(rounds: int, seconds: float, seed: int = 0) -> dict[str, int]:
 
 
 def full() -> str:
-    """Fifty rounds."""
+    """Run 50 rounds, and return the results."""
     total = trial(50, seconds=0.3)
     assert total["in a download"] >= 25, total
     shown = ", ".join(f"{count} {name}" for name, count in total.items())
@@ -199,7 +200,7 @@ def _fork(served: Served, root: Path, number: int) -> int:
 
 def _end_of(pid: int) -> int:
     code = wait_for_end(pid, LIMIT_S)
-    return 1 if code is None else code  # it waited for something that does not come
+    return 1 if code is None else code  # the process hung
 
 
 def _staging(root: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""How processes end. Imports nothing that a trial may have to be without."""
+"""Ends of processes. Imports the standard library only, for tests that must not import torch."""
 
 import os
 import signal
@@ -6,9 +6,10 @@ import time
 
 
 def wait_for_end(pid: int, limit_s: float) -> int | None:
-    """Wait for a child's end; return its exit code, negative for the signal that killed it.
+    """Return the exit code of a child process, negative for a signal; kill the child after `limit_s`.
 
-    None: it had not ended in time, and was killed.
+    Returns:
+        The exit code, None if the child was killed here.
     """
     deadline = time.monotonic() + limit_s
     while time.monotonic() < deadline:

@@ -1,7 +1,7 @@
-"""Runs on disks that fill up, are read-only or become so, with workers that die and files that are damaged.
+"""Runs on full and read-only disks, with dying loader workers and damaged image files.
 
 The full form needs Linux and the right to mount a small tmpfs: `python tests/faults/failing_disks.py` as root
-or as a user with namespaces (`unshare --user`). The short form limits file sizes, which needs no right.
+or with user namespaces (`unshare --user`). The short form limits file sizes, which needs no privilege.
 """
 
 import csv
@@ -35,13 +35,13 @@ LONG = [
     *("trainer.log_every_n_steps=5", "callbacks.early_stopping.patience=1000"),
     "+callbacks.pace={_target_:minimum_epoch_time.Pace,seconds:0.15}",
 ]
-"""Lasts for some seconds at least: files are written each second, and are to be so while a disk is full."""
+"""Run of several seconds, as files are written every second and must be written while the disk is full."""
 NO_CHECKPOINTS = ["~callbacks.best", "callbacks.last.every_epochs=1000", "callbacks.last.every_minutes=1000"]
-"""But at the end."""
+"""No checkpoints before the end."""
 
 
 def start_anew(arguments: tuple[str, ...], cwd: Path, output: int) -> subprocess.Popen:
-    """Start `scripts/train.py` as its users do."""
+    """Start `scripts/train.py` as users do."""
     paths = [str(ROOT / "src"), str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]
     return subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), *arguments],
@@ -53,7 +53,7 @@ def start_anew(arguments: tuple[str, ...], cwd: Path, output: int) -> subprocess
 
 
 class Command:
-    """`scripts/train.py`, with its lines as they come."""
+    """Process of `scripts/train.py` and its output."""
 
     begin: Callable[..., subprocess.Popen] = staticmethod(start_anew)
     """How its process is started."""
@@ -80,12 +80,12 @@ class Command:
 
     @property
     def epoch(self) -> int:
-        """The last epoch whose line was shown."""
+        """Last epoch in the output."""
         shown = (line.split()[0].partition("/") for line in list(self.lines) if line.strip())
         return max((int(number) for number, slash, _ in shown if slash and number.isdigit()), default=0)
 
     def until(self, condition: Callable[[], object]) -> None:
-        """Wait, while the command goes on."""
+        """Wait for a condition while the command runs."""
         deadline = time.monotonic() + PATIENCE_S
         while not condition():
             assert self.process.poll() is None, f"ended with {self.process.returncode}:\n{self.text}"
@@ -93,7 +93,7 @@ class Command:
             time.sleep(0.01)
 
     def end(self, code: int) -> str:
-        """Wait for the end, and return what was shown."""
+        """Wait for the end, and return the output."""
         try:
             self.process.wait(PATIENCE_S)
         finally:
@@ -111,7 +111,7 @@ class Command:
         return RunFolder(folder)
 
     def begun(self) -> bool:
-        """Whether all of the run's files are there."""
+        """True if all files of the run exist."""
         return self.epoch >= 12 and (self.run.path / "metrics.csv").exists()
 
     @property
@@ -120,7 +120,7 @@ class Command:
 
     @property
     def warned(self) -> set[str]:
-        """Files that a warning tells of, without their suffixes."""
+        """Names of the files in warnings, without suffixes."""
         return {Path(line.split(": ")[1]).name.partition(".")[0] for line in self.warnings}
 
     @property
@@ -129,7 +129,7 @@ class Command:
 
 
 class LimitedFiles:
-    """No file may grow beyond a size (RLIMIT_FSIZE): the kernel writes up to it, and then refuses."""
+    """Limit on file sizes (RLIMIT_FSIZE): the kernel writes up to the limit, then fails."""
 
     reason = "File too large"
 
@@ -138,7 +138,7 @@ class LimitedFiles:
         self.process = 0
 
     def fill(self) -> None:
-        """First so that records and rows are torn, then so that nothing can be written."""
+        """Set a limit first inside records and rows, then below all files."""
         sizes = [file.stat().st_size for file in self.path.glob("outputs/*/*/events*")]
         self._limit(max(sizes, default=0) + 37)
         time.sleep(1.2)
@@ -152,7 +152,7 @@ class LimitedFiles:
 
 
 class SmallDisk:
-    """A tmpfs, filled by one file."""
+    """Small tmpfs, filled by one file."""
 
     reason = "No space left on device"
 
@@ -171,7 +171,9 @@ class SmallDisk:
     def remount(self, how: str) -> None:
         deadline = time.monotonic() + 30
         while subprocess.run(["mount", "-o", f"remount,{how}", self.path], capture_output=True).returncode:
-            assert time.monotonic() < deadline, f"cannot remount {self.path} {how}"  # a file is being written
+            assert time.monotonic() < deadline, (
+                f"cannot remount {self.path} {how}"
+            )  # a file is open for writing
 
 
 @contextmanager
@@ -189,7 +191,7 @@ Disk = LimitedFiles | SmallDisk
 
 
 def full_for_a_while(disk: Disk) -> str:
-    """No room for events, table, log and status for many epochs; only TensorBoard's curves end there."""
+    """Fill the disk for many epochs: events, table, log and status; only TensorBoard's curves end."""
     command = Command(*LONG, *NO_CHECKPOINTS, cwd=disk.path)
     disk.process = command.process.pid
     command.until(command.begun)
@@ -214,7 +216,7 @@ def full_for_a_while(disk: Disk) -> str:
 
 
 def check_complete(run: RunFolder, shown: str) -> None:
-    """Every logged step stands once in the table, every epoch in the log; the events have the first steps."""
+    """Check that table and log have every step and epoch once, and the events the first steps."""
     status = run.read_status()
     assert status["state"] == "done"
     assert f"{status['metrics']['test/acc']:8.4f}  of 512 images" in shown
@@ -233,7 +235,7 @@ def check_complete(run: RunFolder, shown: str) -> None:
 
 
 def full_to_the_end(disk: Disk) -> str:
-    """What could not be recorded in the end is told, and is a failure."""
+    """Fill the disk until the end: expect an error for the unrecorded result, and a failure."""
     command = Command(*LONG, *NO_CHECKPOINTS, cwd=disk.path)
     disk.process = command.process.pid
     command.until(command.begun)
@@ -245,12 +247,12 @@ def full_to_the_end(disk: Disk) -> str:
         disk.free() if isinstance(disk, SmallDisk) else None
     command.end(1)
     assert len(command.errors) == 1, command.text
-    assert "could not be saved" in command.errors[0], command.text  # the checkpoint of the end
+    assert "could not be saved" in command.errors[0], command.text  # the last checkpoint
     return f"{type(disk).__name__}: full from its middle to the end: table whole, exit 1, one line"
 
 
 def full_at_a_checkpoint(disk: Disk) -> str:
-    """The last whole checkpoint stays, the error is one line, and the run goes on from there."""
+    """Fill the disk before a checkpoint: the previous one remains, one error line, and the run resumes."""
     command = Command(*LONG, cwd=disk.path)
     disk.process = command.process.pid
     command.until(lambda: command.begun() and command.run.last_checkpoint.exists())
@@ -281,7 +283,7 @@ def loaded(path: Path) -> dict:
 
 
 def read_only_in_mid_run() -> str:
-    """Told like a full disk: with checkpoints an error, without them at the end."""
+    """Remount the disk read-only during a run: an error at a checkpoint, or at the end without any."""
     told = []
     for extra, line in (
         ([], "could not be saved (Read-only"),
@@ -295,14 +297,14 @@ def read_only_in_mid_run() -> str:
             disk.remount("rw")
             assert line in command.errors[0], command.text
             assert table_of(command.run)
-            if not extra:  # otherwise there is none yet
+            if not extra:  # otherwise there is no checkpoint yet
                 assert loaded(command.run.newest_checkpoint().path)  # type: ignore[arg-type]
             told.append(line)
     return f"read-only in mid-run: exit 1, {told[0]}; table and checkpoint whole"
 
 
 def refused_at_the_start() -> str:
-    """Full, read-only, no room for a file, a file in place of a folder: one line, 2, nothing left."""
+    """Start on a full or read-only disk, or with a file as folder: one line, exit code 2, nothing left."""
     seconds = []
     with small_disk(1) as disk:
         for how in ("full", "read-only", "file", "data", "image_cache"):
@@ -340,7 +342,7 @@ def _spoil(disk: SmallDisk, how: str) -> Callable[[], object]:
 
 
 def images_kept_nowhere() -> str:
-    """Prepared files have no room: a line, and the run goes on."""
+    """Start without space for the image cache: one line, and the run continues."""
     with small_disk(1) as disk, tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder) / "images", count=1500, side=32)
         command = Command(*of_images(Path(folder)), f"paths.image_cache={disk.path}", cwd=Path(folder))
@@ -351,7 +353,7 @@ def images_kept_nowhere() -> str:
 
 
 def sweep_on_a_full_disk() -> str:
-    """Jobs that could not be trained or recorded are told, and done when the sweep goes on."""
+    """Fill the disk of a sweep: failed jobs are reported, and done when the sweep is resumed."""
     with small_disk(40) as disk:
         command = Command(
             "-m",
@@ -379,7 +381,7 @@ def sweep_on_a_full_disk() -> str:
 
 
 def damaged_images() -> str:
-    """Each damaged file is named, ten at most, with exit code 3."""
+    """Damage images: at most ten are named, and the exit code is 3."""
     told = []
     with tempfile.TemporaryDirectory() as folder:
         files = make_images(Path(folder) / "images", count=1500)
@@ -392,13 +394,13 @@ def damaged_images() -> str:
                 named = [line for line in command.errors if "is damaged or not an image" in line]
                 assert named, command.text
                 assert len(named) <= 10, command.text
-                assert extra or len(named) >= victims // 2, command.text  # the others are test images
+                assert extra or len(named) >= victims // 2, command.text  # the others may be test images
                 told.append(f"{len(named)} of {victims}{' streamed' if extra else ''}")
     return f"damaged among 1,500 images: exit 3, named {', '.join(told)}"
 
 
 def lost_workers() -> str:
-    """A worker that is killed or stopped ends the run in time, and none is left."""
+    """Kill or stop a loader worker: the run ends in time, and no worker remains."""
     seconds = []
     with tempfile.TemporaryDirectory() as folder:
         make_images(Path(folder) / "images", count=1500)
@@ -430,7 +432,7 @@ def of_images(folder: Path, epochs: int = 2) -> list[str]:
 
 
 def make_images(folder: Path, *, count: int, side: int = 8) -> list[Path]:
-    """Two classes of PNGs in colour; files of 3 kB at a side of 32."""
+    """Write two classes of colour PNGs, 3 kB each for a side of 32 pixels."""
     import numpy as np
     from PIL import Image
 
@@ -443,11 +445,9 @@ def make_images(folder: Path, *, count: int, side: int = 8) -> list[Path]:
 
 
 def claims(rounds: int = 50, sweeps: int = 5, processes: int = 8) -> str:
-    """Processes that start in the same instant have folders of their own, of runs and, in some rounds, of
-    sweeps.
-    """
+    """Start processes simultaneously: each gets its own run folder or, in some rounds, sweep folder."""
     context = get_context("fork")
-    git_state(), versions()  # remembered by the children: they meet sooner
+    git_state(), versions()  # cached for the forks, which then start closer together
     with tempfile.TemporaryDirectory() as folder:
         conf = Path(folder) / "conf"
         conf.mkdir()
@@ -484,7 +484,7 @@ def claims(rounds: int = 50, sweeps: int = 5, processes: int = 8) -> str:
 
 
 def table_of(run: RunFolder) -> list[dict[str, str]]:
-    """The metrics; fails if the file is no table."""
+    """Return the rows of a table of metrics; fail for a damaged file."""
     with (run.path / "metrics.csv").open(newline="") as stream:
         reader = csv.DictReader(stream)
         rows = list(reader)
@@ -498,7 +498,7 @@ def table_of(run: RunFolder) -> list[dict[str, str]]:
 
 
 def events_of(run: RunFolder) -> tuple[list[tuple[int, str]], int]:
-    """Step and tag of each event, and the bytes of a record that is not whole at the end; no other may be."""
+    """Return step and tag of each event, and the size of an incomplete last record [bytes]."""
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
@@ -539,12 +539,12 @@ def _lives(pid: int) -> bool:
 
 
 def full() -> str:
-    """Run everything, on small disks.
+    """Run all cases on small disks.
 
     Returns:
-        What was seen, a line a case.
+        A line per case.
     """
-    if os.geteuid() != 0:  # a user of its own namespace may mount
+    if os.geteuid() != 0:  # a user namespace allows mounts
         return subprocess.run(
             ["unshare", "--user", "--map-root-user", "--mount", sys.executable, __file__],
             check=True,

@@ -1,4 +1,4 @@
-"""The command, run in forks of this process: each is a process of its own, without the seconds of imports."""
+"""Commands in forks of this process, which save the seconds of imports."""
 
 import contextlib
 import importlib.util
@@ -16,14 +16,14 @@ from exit_kinds import wait_for_end
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
-import project.train  # noqa: F401 (imported here once, for all)
+import project.train  # noqa: F401 (imported once for all forks)
 from project.config import cli
 from project.runs.run_folder import RunFolder
 from project.runtime.process import die_with_parent
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 LIMIT_S = 300
-"""Seconds after which an attempt counts as hanging; the machine may be busy."""
+"""Time after which a command counts as hanging [s]; the machine may be busy."""
 
 
 def start(
@@ -36,19 +36,19 @@ def start(
     streams: tuple[int, int] | None = None,
     command: Callable[[], object] | None = None,
 ) -> int:
-    """Begin `python scripts/<script>.py <arguments>` in `cwd`; its output goes to `cwd/log`.
+    """Start `python scripts/<script>.py <arguments>` in `cwd`, with output to `cwd/log`.
 
     Args:
-        arguments: of the command line.
-        cwd: its working directory.
+        arguments: arguments of the command line.
+        cwd: working directory.
         script: name of the script.
-        before: called in the new process first.
-        variables: of its environment, beside this process's.
-        streams: descriptors of its standard output and error instead of the log.
-        command: called instead of the script.
+        before: function called first in the new process.
+        variables: additional environment variables.
+        streams: descriptors of standard output and standard error [the log].
+        command: function called instead of the script.
 
     Returns:
-        Its process id.
+        The process id.
     """
     torch.set_num_threads(1)
     sys.stdout.flush()
@@ -61,7 +61,7 @@ def start(
         os.setpgid(0, 0)
         die_with_parent(parent)
         signal.signal(signal.SIGINT, signal.default_int_handler)
-        for number in (signal.SIGTERM, signal.SIGHUP):  # below nohup the latter is ignored
+        for number in (signal.SIGTERM, signal.SIGHUP):  # nohup ignores SIGHUP
             signal.signal(number, signal.SIG_DFL)
         os.chdir(cwd)
         os.environ.update(variables)
@@ -70,7 +70,7 @@ def start(
         HydraConfig.instance().cfg = None
         sys.argv = [str(ROOT / "scripts" / f"{script}.py"), *arguments]
         for finalizer in list(weakref.finalize._registry):
-            finalizer.detach()  # of temporary folders, which are the parent's
+            finalizer.detach()  # temporary folders belong to the parent
         if before is not None:
             before()
         if command is not None:
@@ -89,7 +89,7 @@ def start(
 
 
 def _write_to(streams: tuple[int, int]) -> None:
-    """Have all output go there, and none into what pytest keeps of its own."""
+    """Redirect standard output and standard error, past the capture of pytest."""
     for standard, descriptor in enumerate(streams, start=1):
         os.dup2(descriptor, standard)
     sys.stdout = sys.__stdout__ = os.fdopen(1, "w")
@@ -97,17 +97,17 @@ def _write_to(streams: tuple[int, int]) -> None:
 
 
 def wait(pid: int, limit_s: float = LIMIT_S) -> int:
-    """Wait for the end of a process; return its exit code, negative for the signal that killed it."""
+    """Wait for the end of a process; return the exit code, negative for a signal."""
     code = wait_for_end(pid, limit_s)
     assert code is not None, f"process {pid} had not ended after {limit_s} s"
     return code
 
 
 def run(arguments: list[str], cwd: Path, *, code: int = 0, **options: Callable[[], object]) -> str:
-    """Run the command to its end; return what it printed.
+    """Run a command to its end, and return its output.
 
     Raises:
-        AssertionError: its exit code is not `code`.
+        AssertionError: the exit code is not `code`.
     """
     cwd.mkdir(parents=True, exist_ok=True)
     with contextlib.suppress(FileNotFoundError):
@@ -119,13 +119,13 @@ def run(arguments: list[str], cwd: Path, *, code: int = 0, **options: Callable[[
 
 
 def only_run(cwd: Path) -> RunFolder:
-    """The run folder that the command has made below `cwd`."""
+    """Return the only run folder below `cwd`."""
     (found,) = {file.parent for file in cwd.glob("outputs/*/*/status.json")}
     return RunFolder(found)
 
 
 def state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
-    """All tensors of a checkpoint by name: weights, the optimizer's state and the average."""
+    """Return all tensors of a checkpoint by name: weights, optimizer state, weight averages."""
     tensors: dict[str, torch.Tensor] = {}
 
     def collect(name: str, node: object) -> None:
@@ -133,14 +133,16 @@ def state_of(checkpoint: Path) -> dict[str, torch.Tensor]:
             tensors[name] = node
         elif isinstance(node, dict | list):
             for key, child in node.items() if isinstance(node, dict) else enumerate(node):
-                collect(f"{name}.{Path(key).name if '/' in str(key) else key}", child)  # folders differ
+                collect(
+                    f"{name}.{Path(key).name if '/' in str(key) else key}", child
+                )  # the folders of runs differ
 
     collect("", torch.load(checkpoint, weights_only=True))
     return tensors
 
 
 def difference(found: dict[str, torch.Tensor], wanted: dict[str, torch.Tensor]) -> str:
-    """The first of two states' tensors that is not the same bit for bit; an empty string: none."""
+    """Return the name of the first tensor that is not bit-identical in two states, else an empty string."""
     if found.keys() != wanted.keys():
         return f"other tensors: {sorted(found.keys() ^ wanted.keys())[:5]}"
     return next((name for name, value in wanted.items() if not torch.equal(found[name], value)), "")

@@ -1,4 +1,4 @@
-"""Hostile command lines, presets and files that a command names."""
+"""Malicious command lines, presets and files named on the command line."""
 
 import os
 import runpy
@@ -12,7 +12,7 @@ SCRIPT = Path(__file__).resolve().parents[2] / "scripts" / "train.py"
 
 
 def command(arguments: str | Callable[[Path], Sequence[str]], **variables: str) -> Attempt:
-    """An attempt by the command line; {mark} stands for the payload's mark, {here} for the folder."""
+    """Attack by a command line; {mark} stands for the payload's file, {here} for the working folder."""
 
     def attempt(here: Path, mark: Path) -> int:
         given = arguments(here) if callable(arguments) else arguments.split("  ")
@@ -39,7 +39,7 @@ def command(arguments: str | Callable[[Path], Sequence[str]], **variables: str) 
 
 
 def preset(text: str, *arguments: str, heavy: Sequence[str] = (), **variables: str) -> Attempt:
-    """An attempt by a preset of somebody else: `experiment=evil` in a folder given with --config-dir."""
+    """Attack by a preset: `experiment=evil` in a folder of --config-dir."""
 
     def files(here: Path) -> Sequence[str]:
         folder = here / "conf" / "experiment"
@@ -52,7 +52,7 @@ def preset(text: str, *arguments: str, heavy: Sequence[str] = (), **variables: s
 
 
 def an_option(path: str, text: str, *arguments: str) -> Attempt:
-    """An attempt by an option of a group, in a folder given with --config-dir."""
+    """Attack by an option of a group in a folder of --config-dir."""
 
     def files(here: Path) -> Sequence[str]:
         file = here / "conf" / path
@@ -64,7 +64,7 @@ def an_option(path: str, text: str, *arguments: str) -> Attempt:
 
 
 def with_file(name: str, write: Callable[[Path, Path], object], arguments: str, **variables: str) -> Attempt:
-    """An attempt by a file that the command names."""
+    """Attack by a file named on the command line."""
 
     def attempt(here: Path, mark: Path) -> int:
         file = here / name
@@ -76,7 +76,7 @@ def with_file(name: str, write: Callable[[Path, Path], object], arguments: str, 
 
 
 def write_run(folder: Path, mark: Path) -> None:
-    """A run folder from somebody else, whose configuration names a payload."""
+    """Write a run folder whose configuration names a payload."""
     (folder / ".hydra").mkdir(parents=True)
     (folder / "checkpoints").mkdir()
     write_pickle(folder / "checkpoints" / "last.ckpt", mark)
@@ -88,14 +88,14 @@ def write_run(folder: Path, mark: Path) -> None:
 
 
 def write_cached_weights(file: Path, mark: Path) -> None:
-    """Where torchvision looks for downloaded weights; it compares no checksum of what is there already."""
+    """Write weights where torchvision caches downloads, whose checksums it does not check again."""
     folder = file / "hub" / "checkpoints"
     folder.mkdir(parents=True)
     write_pickle(folder / "squeezenet1_1-b8a52dc0.pth", mark)
 
 
 def light_commands() -> Iterator[Case]:
-    """Refused without torch."""
+    """Return the attacks that are refused without importing torch."""
     inline = {
         "a command of the shell": _callback("os.system,command:'touch {mark}'"),
         "a process": _callback("subprocess.Popen,args:[touch,'{mark}']"),
@@ -180,7 +180,7 @@ def light_commands() -> Iterator[Case]:
 
 
 def heavy_commands() -> Iterator[Case]:
-    """Refused by what reads the file."""
+    """Return the attacks that are refused when a file is read."""
     tiny = "model=mlp  data=synthetic  data.train_size=200  trainer.accelerator=cpu  logger=none"
     for name, write in (("pickle", write_pickle), ("torch's format", write_torch)):
         yield Case(

@@ -1,4 +1,4 @@
-"""Hostile data files, archives and checkpoints, given to what reads them."""
+"""Malicious data files, archives and checkpoints, passed to the functions that read them."""
 
 import gzip
 import io
@@ -13,7 +13,7 @@ from hostile_payload import Attempt, Case, Touch, write_torch
 
 
 def files() -> Iterator[Case]:
-    """Data files and archives, given to what reads them."""
+    """Return the attacks by data files and archives."""
     for name, content in _pickles().items():
         yield Case(f"a batch of CIFAR-10: {name}", _batch(content))
     for name in entries():
@@ -57,7 +57,7 @@ def _pickles() -> Mapping[str, Callable[[Path], bytes]]:
 
 
 def _batch(content: Callable[[Path], bytes]) -> Attempt:
-    """A file that has the right checksum, for this trial's purposes."""
+    """Attack by a data file; its checksum counts as right."""
 
     def attempt(here: Path, mark: Path) -> int:
         from project.datamodules.cifar10 import load_array_pickle
@@ -119,7 +119,7 @@ def _add(tar: tarfile.TarFile, name: str, content: bytes) -> None:
 
 
 def _archive(name: str) -> Attempt:
-    """A tar archive that has the right checksum, for this trial's purposes."""
+    """Attack by a tar archive; its checksum counts as right."""
 
     def attempt(here: Path, mark: Path) -> int:
         (here / "secret").write_text("of the user")

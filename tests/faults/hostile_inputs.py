@@ -1,6 +1,6 @@
-"""Inputs that want to run code of their own: configurations, checkpoints, data files, archives, switches.
+"""Inputs with malicious code: configurations, checkpoints, data files, archives, options.
 
-Each carries a payload that would leave a file behind. None may, and each input must be refused.
+Each input contains a payload that would write a file. No payload may run, and each input must be refused.
 """
 
 import contextlib
@@ -28,7 +28,7 @@ LIMIT_S = 300
 
 @dataclass
 class Seen:
-    """What became of a case."""
+    """Outcome of a case."""
 
     name: str
     code: int
@@ -38,12 +38,12 @@ class Seen:
 
 
 def cases(*, heavy: bool) -> list[Case]:
-    """All cases; without `heavy`, those that need no more than the code that refuses them."""
+    """Return all cases; without `heavy`, those that are refused without importing torch."""
     return [case for case in (*light_commands(), *files(), *heavy_commands()) if heavy or not case.heavy]
 
 
 def try_out(case: Case, root: Path) -> Seen:
-    """Let a process of its own do it, with the modules that this one has imported."""
+    """Try a case in a fork of this process."""
     here = root / re.sub(r"\W+", "-", case.name)
     here.mkdir(parents=True)
     mark, log = here / MARK, here / "output"
@@ -60,8 +60,8 @@ def try_out(case: Case, root: Path) -> Seen:
             HydraConfig.instance().cfg = None
             os.chdir(here)
             os.environ["MARKED"] = str(mark)
-            if hasattr(os, "sched_setaffinity"):  # a sweep's jobs take all cores, and OpenMP's threads
-                os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])  # are lost by a fork
+            if hasattr(os, "sched_setaffinity"):  # one core, as OpenMP's threads
+                os.sched_setaffinity(0, list(os.sched_getaffinity(0))[:1])  # do not survive a fork
             code = case.attempt(here, mark) or 0
         except SystemExit as error:
             code = error.code if isinstance(error.code, int) else 98
@@ -79,7 +79,7 @@ def try_out(case: Case, root: Path) -> Seen:
 
 
 def problem_of(case: Case, seen: Seen) -> str:
-    """Say what a case did that it must not, or nothing."""
+    """Return what was wrong with a case; an empty string for nothing."""
     if seen.ran:
         return "the payload ran"
     if seen.code not in case.codes:
@@ -92,7 +92,7 @@ def problem_of(case: Case, seen: Seen) -> str:
 
 
 def controls(root: Path) -> list[str]:
-    """Payloads that must run: else nothing would be proved by others that do not."""
+    """Check that payloads run when nothing refuses them; otherwise the test would prove nothing."""
 
     def called(here: Path, mark: Path) -> int:
         (here / "payload.py").write_text(PAYLOAD)
@@ -121,10 +121,10 @@ def controls(root: Path) -> list[str]:
 
 
 def trial(*, heavy: bool) -> str:
-    """Try all cases, and tell how many there were.
+    """Try all cases, and return their number.
 
     Raises:
-        AssertionError: a payload ran, or an input was not refused as it should be.
+        AssertionError: a payload ran, or an input was not refused as expected.
     """
     root = Path(tempfile.mkdtemp(prefix="hostile-"))
     try:
@@ -142,11 +142,11 @@ def trial(*, heavy: bool) -> str:
 
 
 def full() -> str:
-    """All cases, those that torch refuses among them."""
+    """Try all cases, including those that torch refuses."""
     from project.runtime import lazy_imports
 
     lazy_imports.defer_imports()
-    import project.train  # noqa: F401  (once, for all processes)
+    import project.train  # noqa: F401  (imported once for all forks)
 
     return trial(heavy=True)
 

@@ -1,4 +1,4 @@
-"""What hostile inputs carry, and how one of them is described."""
+"""Payloads of malicious inputs, and the description of a case."""
 
 import pickle
 from collections.abc import Callable, Sequence
@@ -27,11 +27,11 @@ class Launcher:
     def __init__(self, *args, **kwargs):
         run()
 """
-"""A module that is on Python's path, as a package of a hostile author might be."""
+"""Source of a module on Python's path, as in a malicious package."""
 
 
 class Touch:
-    """Unpickling it leaves the mark."""
+    """Object whose unpickling writes the marker file."""
 
     def __init__(self, mark: Path) -> None:
         self.mark = mark
@@ -45,14 +45,14 @@ Attempt = Callable[[Path, Path], int | None]
 
 @dataclass(frozen=True)
 class Case:
-    """A hostile input.
+    """Malicious input.
 
     Args:
-        name: of it.
-        attempt: gives it to the code; called with a folder of its own, and the payload's mark.
-        codes: exit codes of a refusal.
-        heavy: torch does the refusing.
-        says: what the refusal must hold, so that it is no other one.
+        name: description.
+        attempt: passes the input to the code; called with an empty folder and the path of the marker file.
+        codes: expected exit codes.
+        heavy: the refusal requires torch.
+        says: text that the refusal must contain.
     """
 
     name: str

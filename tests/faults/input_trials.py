@@ -1,4 +1,4 @@
-"""Trying one input: in this process, in a fork of it, or in a process of its own."""
+"""Trials of one input: in this process, in a fork, or in a new process."""
 
 import gc
 import os
@@ -23,23 +23,23 @@ ROOT = Path(__file__).resolve().parents[2]
 CONF = ROOT / "conf"
 SCRIPT = ROOT / "scripts" / "train.py"
 SEVERAL = {"optim.lr=-1 data.batch_size=x mode=up": 3}
-"""Inputs with several mistakes, which are told in a line each."""
+"""Inputs with several mistakes, and their numbers of error lines."""
 SECONDS_EACH = 120
 ACCEPTED = "accepted"
 
 
 class Outcome(NamedTuple):
-    """What became of one input.
+    """Outcome of one input.
 
     Args:
-        arguments: of the command line.
-        code: exit code of the process, negative for a signal.
-        errors: what it wrote on standard error, a line each.
-        output: what it wrote on standard output.
-        left: files and folders that it left.
-        torch: whether it imported torch.
-        seconds: that it took.
-        cpu_seconds: of them, those that it computed; of a process of its own alone.
+        arguments: arguments of the command line.
+        code: exit code, negative for a signal.
+        errors: lines on standard error.
+        output: standard output.
+        left: remaining files and folders.
+        torch: true if torch was imported.
+        seconds: duration [s].
+        cpu_seconds: CPU time [s], of a new process only.
     """
 
     arguments: str
@@ -53,7 +53,7 @@ class Outcome(NamedTuple):
 
 
 def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
-    """What is wrong with how a bad input was refused; empty if nothing is."""
+    """Return what is wrong with the refusal of a bad input, else an empty string."""
     told = " | ".join(outcome.errors) or outcome.output
     if outcome.code not in (2, 3):
         return f"exit code {outcome.code}: {told}"
@@ -73,7 +73,7 @@ def problem_of(outcome: Outcome, says: tuple[str, ...]) -> str:
 
 @contextmanager
 def temporary_folder() -> Iterator[Path]:
-    """A new folder. Not `tempfile.TemporaryDirectory`, which a forked process would remove when it ends."""
+    """Yield a new folder. A fork would remove that of `tempfile.TemporaryDirectory` at its end."""
     folder = Path(tempfile.mkdtemp(prefix="inputs-"))
     try:
         yield folder
@@ -83,7 +83,7 @@ def temporary_folder() -> Iterator[Path]:
 
 @contextmanager
 def fixtures() -> Iterator[Path]:
-    """A folder of files and folders that inputs name as FILES."""
+    """Make the folder that inputs name FILES."""
     with temporary_folder() as root:
         (root / "text.txt").write_text("no images, no weights\n")
         (root / "empty").mkdir()
@@ -123,7 +123,7 @@ def _photos(root: Path, classes: dict[str, int], sides: tuple[int, ...] = (8,)) 
 
 
 def fork(arguments: str, files: Path, task: Callable[..., object]) -> Outcome:
-    """Try one input in a copy of this process, in an empty folder of its own."""
+    """Try one input in a fork of this process, in an empty folder."""
     with temporary_folder() as beside:
         folder = beside / "empty"
         folder.mkdir()
@@ -149,7 +149,7 @@ def _lines(text: str, files: Path) -> list[str]:
 
 
 def split(arguments: str, files: Path) -> list[str]:
-    """Arguments as a shell would hand them over."""
+    """Split a command line as a shell does."""
     return [text.replace("FILES", str(files)) for text in shlex.split(arguments)]
 
 
@@ -179,7 +179,7 @@ def _become(arguments: str, files: Path, folder: Path, task: Callable[..., objec
                 (beside / "torch").touch()
             leave(code)
 
-        os._exit = note_and_leave  # type: ignore[assignment]  # how project.config.cli ends a process
+        os._exit = note_and_leave  # type: ignore[assignment]  # as project.config.cli ends a process
         from project.config import cli
 
         cli.run(task, CONF, "train")
@@ -191,14 +191,14 @@ def _become(arguments: str, files: Path, folder: Path, task: Callable[..., objec
 
 
 def accept(cfg: Any) -> None:
-    """In the place of a training."""
+    """Replace the training of an accepted input."""
     print(ACCEPTED)
 
 
 class Composing:
-    """Tells what is wrong with a configuration within this process, for inputs that no more is needed for.
+    """Check of inputs within this process, for inputs that are refused by their configuration.
 
-    Hydra reads and merges all files for each command; `Composer` keeps what they say.
+    Hydra reads and merges all files for each command; `Composer` caches them.
     """
 
     def __init__(self) -> None:
@@ -213,12 +213,12 @@ class Composing:
         GlobalHydra.instance().clear()
         hydra = Hydra.create_main_hydra2("train", create_config_search_path(str(CONF)))
         master = hydra.compose_config("train", [], run_mode=RunMode.RUN)
-        GlobalHydra.instance().clear()  # forks make their own
+        GlobalHydra.instance().clear()  # forks initialize their own
         self.composer = Composer(hydra.config_loader, master)
         self.config = HydraConfig.instance()
 
     def try_one(self, arguments: str, files: Path) -> Outcome | None:
-        """Say how an input is refused; None if that takes more than its configuration."""
+        """Return the refusal of an input; None if its configuration alone is not refused."""
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
@@ -243,7 +243,7 @@ class Composing:
             lines = str(error).splitlines()
         except (HydraException, OmegaConfBaseException) as error:
             lines = explain_composition(error, overrides, CONF, "train")
-        except ValueError:  # Hydra's, of what the command refuses before
+        except ValueError:  # of Hydra, for inputs that the command refuses earlier
             return None
         if not lines:
             return None
@@ -253,12 +253,12 @@ class Composing:
 
 
 def has_torch() -> bool:
-    """Whether this process has imported torch."""
+    """Return true if this process has imported torch."""
     return "torch" in sys.modules
 
 
 def warm_up() -> None:
-    """Import what every start imports, for all that are forked."""
+    """Import the modules of every start once for all forks."""
     from hydra import compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -273,12 +273,12 @@ def warm_up() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         compose("train", ["model=mlp"], return_hydra_config=True)
     GlobalHydra.instance().clear()
-    gc.disable()  # as the command itself does
+    gc.disable()  # as the command does
     gc.freeze()
 
 
 def command(arguments: str, files: Path, python: tuple[str, ...] = ()) -> Outcome:
-    """Try one input as users do: a process of its own, in an empty folder."""
+    """Try one input as users do: in a new process and an empty folder."""
     with temporary_folder() as folder:
         before, computed = time.monotonic(), _computed()
         done = subprocess.run(
@@ -298,12 +298,12 @@ def command(arguments: str, files: Path, python: tuple[str, ...] = ()) -> Outcom
 
 
 def _computed() -> float:
-    """CPU seconds of all processes that this one has waited for."""
+    """Return the CPU time of all awaited child processes [s]."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def environment() -> dict[str, str]:
-    """Of processes: without GPUs, which some machines have, and some inputs ask for."""
+    """Return the environment of new processes, without GPUs, which some inputs request."""
     places = [str(ROOT / "src"), str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")]
     return os.environ | {"CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": os.pathsep.join(places)}

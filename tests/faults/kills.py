@@ -1,7 +1,7 @@
-"""SIGKILL at random moments and inside saves: nothing finished is lost, and runs end as if nothing had been.
+"""SIGKILL at random times and inside saves: no saved progress is lost, and results do not change.
 
-Each chain is one run, killed again and again and continued by `resume=…`, until it is let finish; its
-weights, optimizer and metrics are compared bit by bit with a run that was never killed.
+Each chain is one run, killed and resumed several times. Its final weights, optimizer state and metrics are
+compared bit by bit with a run that was never killed.
 """
 
 import mmap
@@ -44,7 +44,7 @@ SETTINGS = [
 
 @dataclass
 class Figures:
-    """What came of the chains."""
+    """Results of the chains."""
 
     chains: int = 0
     kills: int = 0
@@ -61,13 +61,13 @@ class Figures:
 
 
 class Steps:
-    """The number of optimizer steps that a process has taken, seen from its parent."""
+    """Number of optimizer steps of a child process, in shared memory."""
 
     def __init__(self) -> None:
         self._word = mmap.mmap(-1, mmap.PAGESIZE)
 
     def watch(self) -> None:
-        """In the child: note each step; save each time it is due, and not seconds later."""
+        """In the child, store each step, and save by steps, not by time."""
         checkpoint_io.MIN_INTERVAL_S = 0.0
         advance = epoch_loop.EpochLoop.advance
 
@@ -79,16 +79,16 @@ class Steps:
         epoch_loop.EpochLoop.advance = noting
 
     def read(self) -> int:
-        """Steps as of the last chunk."""
+        """Return the number of steps at the end of the last group."""
         return struct.unpack("q", self._word[:8])[0]
 
 
 def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
-    """Have a process kill itself at one of the system calls of one of its saves.
+    """Have a process kill itself at a random system call of a random save.
 
     Args:
-        draws: decide which.
-        first: there is no checkpoint yet; then it is not its first save.
+        draws: random choice of the save and call.
+        first: there is no checkpoint yet, so spare the first save.
     """
     saves, calls = draws.randint(1, 4) + first, draws.randint(1, 9)
 
@@ -101,14 +101,14 @@ def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
                 left["saves"] -= 1
             write(path, *args)
             if left["saves"] < 0 or left == {"saves": 0, "calls": calls}:
-                os.killpg(0, signal.SIGKILL)  # its ranks, too
+                os.killpg(0, signal.SIGKILL)  # the ranks, too
 
         def dying(function: Callable[..., object]) -> Callable[..., object]:
             def call(*args: object, **options: object) -> object:
                 if left["saves"] == 0:
                     left["calls"] -= 1
                     if left["calls"] == 0:
-                        os.killpg(0, signal.SIGKILL)  # its ranks, too
+                        os.killpg(0, signal.SIGKILL)  # the ranks, too
                 return function(*args, **options)
 
             return call
@@ -123,10 +123,10 @@ def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
 
 
 def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Random, figures: Figures) -> None:
-    """Kill one run so many times, let it finish, and compare it with one that was never killed.
+    """Kill one run several times, let it finish, and compare it with a run that was never killed.
 
     Raises:
-        AssertionError: something that was finished was lost, or the result is another one.
+        AssertionError: saved progress was lost, or the result differs.
     """
     arguments = [*(text.strip("'") for text in SETTINGS), *KINDS[kind]]
     wanted = folder / "whole"
@@ -147,7 +147,7 @@ def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Rand
             time.sleep(draws.uniform(0.0, 1.0) ** 2 * 2)
             os.kill(pid, signal.SIGKILL)
         code = wait(pid)
-        if code == 0:  # it was faster than its killer
+        if code == 0:  # the run finished before the kill
             break
         assert code == -signal.SIGKILL, f"exit code {code}\n{(killed / 'log').read_text()}"
         figures.kills += 1
@@ -168,7 +168,7 @@ def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Rand
 
 
 def _wait_for_save(cwd: Path, pid: int) -> None:
-    """Wait for the first checkpoint that this process writes, or its end."""
+    """Wait for the first checkpoint of a process, or for its end."""
     began = time.time()
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
         files = list(cwd.glob(f"outputs/*/*/checkpoints/{checkpoints.LAST}"))
@@ -186,7 +186,7 @@ def _compare(found: Path, wanted: Path) -> None:
 
 
 def json_metrics(folder: Path) -> dict[str, float]:
-    """The metrics that a run has recorded as its result."""
+    """Return the metrics in the status of a run."""
     from project.runs.run_folder import RunFolder
 
     return RunFolder(folder).read_status()["metrics"]
@@ -195,9 +195,9 @@ def json_metrics(folder: Path) -> dict[str, float]:
 def trial(
     chains: int, kills: int, in_saves: int, seed: int = 0, kinds: Sequence[str] = tuple(KINDS), least: int = 0
 ) -> Figures:
-    """Run so many chains of so many kills each, half of them with TMPDIR on another file system.
+    """Run several chains, half of them with TMPDIR on another file system.
 
-    A run may be at its end before it was killed as often: there are more chains then, until `least` kills.
+    A run may finish before its last kill; further chains are run until there are `least` kills.
     """
     figures = Figures()
     draws = random.Random(seed)
@@ -223,7 +223,7 @@ def trial(
 
 
 def full() -> str:
-    """Kill 20 runs eleven times each, three times inside a save."""
+    """Kill 20 runs eleven times each, three times inside a save, and return the results."""
     figures = trial(chains=20, kills=11, in_saves=3, least=200)
     assert figures.kills >= 200, str(figures)
     assert figures.in_saves >= 40, str(figures)

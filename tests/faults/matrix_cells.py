@@ -1,17 +1,17 @@
-"""The cells of the matrix of interrupted runs: configurations and the places at which their runs are cut."""
+"""Cells of the resume matrix: configurations, and the places at which their runs are interrupted."""
 
 import itertools
 from typing import Any, NamedTuple
 
 
 class Place(NamedTuple):
-    """Where a run is cut: a checkpoint is written there, or a signal tells it to stop.
+    """Place at which a run is interrupted: a checkpoint is written, or a stop signal is sent.
 
     Args:
-        hook: `batch`: within all that follows it; `between` it and the next one; `validated`; `epoch`: at its
-            end; `signal`: sent within the batch.
-        epoch: counted from 0.
-        batch: of the epoch, counted from 1, that has been trained last; 0 for an `epoch`.
+        hook: `batch` (in the hooks after it), `between` (before the next batch), `validated` (after
+            the validation), `epoch` (at its end) or `signal` (sent within the batch).
+        epoch: index of the epoch, from 0.
+        batch: number of the last trained batch in the epoch, from 1; 0 for `epoch`.
     """
 
     hook: str
@@ -20,15 +20,15 @@ class Place(NamedTuple):
 
 
 class Cell(NamedTuple):
-    """A configuration and where its run is cut."""
+    """Configuration, and the places at which its run is interrupted."""
 
     options: tuple[str, ...]
     places: tuple[Place, ...]
     ranks: int = 1
-    chain: bool = False  # the run that goes on from a place is cut at the next one
+    chain: bool = False  # interrupt the resumed run again at the next place
 
 
-BATCHES = 7  # an epoch, the last of 4 images where there are 110 of them
+BATCHES = 7  # per epoch; with 110 images the last batch has 4
 COMMON = (
     *("data=synthetic", "data.input_shape=[3,8,8]", "data.num_classes=3", "data.train_size=110"),
     *("data.test_size=24", "data.noise=1.5", "data.val_size=10", "data.batch_size=16"),
@@ -45,15 +45,15 @@ OF_SYNTHETIC = (
 )
 PLACES = (
     Place("epoch", 0),
-    Place("batch", 1, 1),  # the first one
-    Place("batch", 1, 2),  # after nine steps: on a mark of the log
+    Place("batch", 1, 1),  # the first batch
+    Place("batch", 1, 2),  # after nine steps, at a logging step
     Place("between", 1, 3),
-    Place("batch", 1, 6),  # just before the last one
-    Place("batch", 1, 7),  # the last one, not validated yet
+    Place("batch", 1, 6),  # just before the last batch
+    Place("batch", 1, 7),  # the last batch, before the validation
     Place("validated", 1, 7),
     Place("epoch", 1),
 )
-STEPS = tuple(place for place in PLACES if place.batch in (0, 2, 6, 7))  # where two batches make a step
+STEPS = tuple(place for place in PLACES if place.batch in (0, 2, 6, 7))  # with two batches per step
 
 FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     "data": {
@@ -92,11 +92,11 @@ FACTORS: dict[str, dict[str, tuple[str, ...]]] = {
     "accumulate": {"1": (), "2": ("trainer.accumulate_grad_batches=2", "trainer.gradient_clip_val=0.5")},
     "ranks": {"1": (), "2": ("trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu")},
 }
-"""What is combined so that each two values of two factors meet in a cell."""
+"""Factors whose values are combined pairwise: each pair of two factors occurs in a cell."""
 
 
 def pairwise() -> dict[str, Cell]:
-    """Cells in which all pairs of values of `FACTORS` meet, found greedily."""
+    """Return cells that cover all pairs of values in `FACTORS`, found greedily."""
     names = list(FACTORS)
     missing = {
         ((first, one), (second, two))
@@ -114,7 +114,7 @@ def pairwise() -> dict[str, Cell]:
         title = " ".join(f"{name}={chosen[name]}" for name in names)
         options = [option for name in names for option in FACTORS[name][chosen[name]]]
         places = PLACES if chosen["accumulate"] == "1" else STEPS
-        # The end of the first epoch, and of the others some in turn.
+        # The end of the first epoch, and some of the other places in turn.
         others, turn = places[1:], len(cells)
         some = (places[0], others[turn % len(others)], others[(turn + 2) % len(others)])
         cells[title] = Cell(tuple(options), tuple(sorted(some, key=places.index)), int(chosen["ranks"]))
@@ -147,12 +147,12 @@ RESTING = (
 
 
 def places(*where: tuple[Any, ...]) -> tuple[Place, ...]:
-    """Places, written shortly."""
+    """Parse places from a short notation."""
     return tuple(Place(*place) for place in where)
 
 
 def limit(**limits: Any) -> tuple[str, ...]:
-    """Options of the trainer."""
+    """Return overrides of trainer options."""
     return tuple(f"trainer.{name}={'null' if value is None else value}" for name, value in limits.items())
 
 
@@ -224,4 +224,4 @@ SPECIAL = {
     "told to stop, workers": Cell((*DROPOUT, *STREAMED, "data.num_workers=2"), places(("signal", 1, 2))),
     "told to stop, ranks": Cell((*DROPOUT, *DDP, *EMA), places(("signal", 0, 7), ("signal", 1, 2)), ranks=2),
 }
-"""What the pairs leave out. A run that is told to stop is told again as it goes on."""
+"""Cells that the pairs do not cover. A run stopped by a signal is stopped again after resuming."""

@@ -1,4 +1,4 @@
-"""A callback that gives a run's epochs the same least duration on fast machines as on slow ones."""
+"""Callback that sets a least duration of epochs, so that fast machines behave like slow ones."""
 
 import time
 
@@ -6,14 +6,14 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 CONFIG_TARGETS = ("Pace",)
-"""What configurations may name (see project.config.allowed_targets)."""
+"""Classes that configurations may name (see `project.config.allowed_targets`)."""
 
 
 class Pace(Callback):
-    """Waits at the end of each epoch.
+    """Pause at the end of each epoch.
 
     Args:
-        seconds: to wait.
+        seconds: duration of the pause [s].
     """
 
     def __init__(self, seconds: float) -> None:

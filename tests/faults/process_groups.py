@@ -1,7 +1,7 @@
-"""A run on two devices, one of whose processes fails, dies, stands still or is told to stop.
+"""Faults in a run on two devices: a process fails, dies, hangs or receives a signal.
 
-Whatever happens to whom: all processes are gone soon, what happened first is told once and gives the exit
-code, and where the run was told to stop it has saved and goes on.
+In all cases all processes end soon, and the first fault is reported once and sets the exit code. A run
+stopped by a signal has saved a checkpoint and can be resumed.
 """
 
 import gc
@@ -32,13 +32,13 @@ STREAMED = (
     *("data=image_folder", "data.path=photos", "data.memory_budget_mb=0", "data.num_workers=1"),
     *("data.batch_size=16", f"data.test_size={TEST_SIZE}"),
 )
-"""With a worker process for each rank's training images, and later one for those of validation."""
+"""Data with a worker process per rank for training images, and later one for validation images."""
 
 LIMIT_S = 15.0
-"""Within which all processes are gone."""
+"""Time within which all processes must have ended [s]."""
 
 HANG_S = 6.0
-"""`trainer.timeout_min` of a trial in which a rank hangs."""
+"""`trainer.timeout_min` of a run in which a rank hangs, in seconds."""
 
 START_LIMIT_S = 240.0
 RAISED = "ArithmeticError: this rank was made to fail"
@@ -50,14 +50,13 @@ WITH_WORKERS = (("SIGKILL", "rank 1"), ("SIGSTOP", "rank 0"), ("SIGTERM", "group
 
 @dataclass(frozen=True)
 class Cell:
-    """One fault.
+    """Fault of one run.
 
     Args:
         name: `raise`, `hang` or a signal.
-        target: `rank 0`, `rank 1`, `ranks` (both), `group` (with their parent, as a terminal signals), or
-            `parent`, alone.
+        target: `rank 0`, `rank 1`, `ranks` (both), `group` (ranks and parent, as by Ctrl-C) or `parent`.
         more: overrides of the run.
-        data: likewise.
+        data: overrides of the data.
     """
 
     name: str
@@ -67,7 +66,7 @@ class Cell:
 
     @property
     def code(self) -> int:
-        """Exit code that the run has to end with; negative: a signal."""
+        """Expected exit code, negative for a signal."""
         if self.name in ("raise", "hang", "SIGSTOP"):
             return 1
         if self.name == "SIGKILL":
@@ -85,11 +84,11 @@ CELLS = [
 
 
 class Run:
-    """A command line in a process group of its own, forked from this process, which has imported everything.
+    """Command in a new process group, forked from this process to save the imports.
 
     Args:
-        folder: where it runs, and its output goes.
-        arguments: of `scripts/train.py`.
+        folder: working folder, which gets the output.
+        arguments: arguments of `scripts/train.py`.
     """
 
     def __init__(self, folder: Path, *arguments: str) -> None:
@@ -104,7 +103,7 @@ class Run:
                 os.setpgid(0, 0)
                 die_with_parent(parent)
                 for finalizer in list(weakref.finalize._registry):
-                    finalizer.detach()  # of temporary folders, which are the parent's
+                    finalizer.detach()  # temporary folders belong to the parent
                 os.chdir(folder)
                 _become(self.output, arguments)
             finally:
@@ -113,45 +112,45 @@ class Run:
         self._code: int | None = None
 
     def poll(self) -> int | None:
-        """Its exit code once it has ended; negative: the signal that killed it."""
+        """Return the exit code, negative for a signal; None while the command runs."""
         if self._code is None:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
             self._code = os.waitstatus_to_exitcode(status) if pid else None
         return self._code
 
     def wait(self, limit_s: float) -> int:
-        """Wait for its end and that of all its processes; return the exit code."""
+        """Wait for the end of all processes, and return the exit code."""
         wait_until(lambda: self.poll() is not None and not self.processes(), limit_s, self.describe)
         assert self._code is not None
         return self._code
 
     def processes(self) -> list[int]:
-        """All processes of its group that are alive, orphans too."""
+        """Return all living processes of the group, orphans included."""
         return [pid for pid, _, group, state in _table() if group == self.pid and state != "Z"]
 
     def ranks(self) -> list[int]:
-        """Its ranks, in order."""
+        """Return the processes of the ranks in order."""
         return sorted(pid for pid, parent, _, state in _table() if parent == self.pid and state != "Z")
 
     def end(self) -> None:
-        """Kill what is left of it."""
+        """Kill the remaining processes."""
         if self.processes():
             os.killpg(self.pid, signal.SIGKILL)
         if self.poll() is None:
             self.wait(60)
 
     def text(self) -> str:
-        """What it has printed."""
+        """Return the output so far."""
         return self.output.read_text() if self.output.exists() else ""
 
     def describe(self) -> str:
-        """What there is to see when it did not do as it should."""
+        """Return output and processes, for a failed assertion."""
         left = [row for row in _table() if row[2] == self.pid]
         return f"exit code {self._code}, processes {left}\n{self.text()}"
 
 
 def wait_until(condition: Callable[[], bool], limit_s: float, describe: Callable[[], str]) -> None:
-    """Wait for something; tell what there was instead if it does not come in time."""
+    """Wait for a condition; after a timeout, fail with a description of the run."""
     deadline = time.monotonic() + limit_s
     while not condition():
         assert time.monotonic() < deadline, f"after {limit_s:.0f} s: {describe()}"
@@ -159,7 +158,7 @@ def wait_until(condition: Callable[[], bool], limit_s: float, describe: Callable
 
 
 def _table() -> Iterator[tuple[int, int, int, str]]:
-    """Process id, parent, group and state of all processes."""
+    """Return process id, parent, group and state of all processes."""
     for entry in Path("/proc").glob("[0-9]*"):
         try:
             state, parent, group = (entry / "stat").read_text().rpartition(")")[2].split()[:3]
@@ -169,7 +168,7 @@ def _table() -> Iterator[tuple[int, int, int, str]]:
 
 
 def _become(output: Path, arguments: tuple[str, ...]) -> None:
-    """Be `python scripts/train.py` with these arguments, and end."""
+    """Run `python scripts/train.py` with some arguments in this process, and exit."""
     for number in (signal.SIGTERM, signal.SIGUSR1):
         signal.signal(number, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -196,7 +195,7 @@ def _become(output: Path, arguments: tuple[str, ...]) -> None:
 
 
 def _arm(folder: Path) -> None:
-    """Have a rank raise, or wait for ever, in the middle of an epoch when a file of its name appears."""
+    """Have a rank raise an error or hang within an epoch when a file of its name appears."""
     from project.datamodules import image_folder
     from project.training.epoch_loop import EpochLoop
 
@@ -219,7 +218,7 @@ def _wait_for_ever() -> None:
 
 
 def preload() -> None:
-    """Import what runs need, once for all that are forked."""
+    """Import the modules of runs once for all forks."""
     from project.sweeps.launchers.local import ALWAYS_NEEDED, preload
 
     preload(ALWAYS_NEEDED)
@@ -230,19 +229,19 @@ def preload() -> None:
 
 
 def only_run(folder: Path) -> Path:
-    """The run folder below a folder."""
+    """Return the only run folder below a folder."""
     (found,) = folder.glob("outputs/*/*/status.json")
     return found.parent
 
 
 def try_cell(cell: Cell, folder: Path) -> float:
-    """Start a run, do what the cell says to it while it trains, and see what becomes of it.
+    """Start a run, cause the fault during training, and check the outcome.
 
     Returns:
-        Seconds until all its processes were gone.
+        Time until all processes had ended [s].
 
     Raises:
-        AssertionError: a promise was not kept.
+        AssertionError: the outcome is not as expected.
     """
     if cell.data is STREAMED:
         _write_photos(folder / "photos")
@@ -254,7 +253,7 @@ def try_cell(cell: Cell, folder: Path) -> float:
             run.describe,
         )
         assert run.poll() is None, run.describe()
-        time.sleep(0.1 + 0.3 * (os.getpid() + run.pid) % 7 / 7)  # at any moment of an epoch
+        time.sleep(0.1 + 0.3 * (os.getpid() + run.pid) % 7 / 7)  # at a varying time within an epoch
         ranks = run.ranks()
         assert len(ranks) == 2, run.describe()
         if cell.data is STREAMED:
@@ -285,7 +284,7 @@ def _write_photos(folder: Path) -> None:
 
 
 def _noticing(cell: Cell) -> float:
-    """Seconds that pass until anybody can know of a fault."""
+    """Return the time until a fault can be noticed [s]."""
     from project.training.ddp.supervisor import MAX_STOPPED_S
 
     return {"SIGSTOP": MAX_STOPPED_S, "hang": HANG_S}.get(cell.name, 0.0)
@@ -315,7 +314,7 @@ def _check(cell: Cell, run: Run, code: int) -> None:
     rank = cell.target if cell.target.startswith("rank ") else r"rank"
     if cell.name == "raise":
         assert text.count("Traceback (most recent call last)") == 1, text
-        assert text.count(RAISED) == 2, text  # once with its traceback, once as the run's error
+        assert text.count(RAISED) == 2, text  # in the traceback and in the error line
         assert len(errors) == 1, text
         assert errors[0].startswith(f"error: {rank}"), text
         assert errors[0].endswith(f"of 2: {RAISED}"), text
@@ -351,7 +350,7 @@ def _status(run: Path) -> dict[str, Any]:
 
 
 def _go_on(folder: Path) -> None:
-    """A run that was told to stop has a valid checkpoint of its last step, from which it goes on."""
+    """Check that a stopped run has a valid checkpoint of its last step, and resume it."""
     from project.runs import checkpoints as checkpoint
     from project.runs.run_folder import RunFolder
 
@@ -372,7 +371,7 @@ def _go_on(folder: Path) -> None:
 
 
 def pause_everything(folder: Path, seconds: float) -> None:
-    """Ctrl-Z and fg, or a closed lid: for longer than a rank may stand still; then the training goes on."""
+    """Stop all processes for longer than the heartbeat timeout, as Ctrl-Z and `fg` do; training continues."""
     run = Run(folder, *PAIR, *MADE_UP)
     try:
         checkpoints = partial(folder.glob, "outputs/*/*/checkpoints/last*.ckpt")
@@ -396,7 +395,7 @@ def pause_everything(folder: Path, seconds: float) -> None:
 
 
 def full() -> str:
-    """Try all cells."""
+    """Try all cells, and return the results."""
     preload()
     from project.training.ddp.supervisor import MAX_STOPPED_S
 

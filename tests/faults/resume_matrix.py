@@ -1,9 +1,9 @@
-"""Interrupted runs end as uninterrupted ones, bit for bit.
+"""Resumed runs have the results of uninterrupted ones, bit for bit.
 
-Each cell is a configuration and some places at which its run is cut. One run goes through, and another one
-writes checkpoints aside at these places. From each of them a run goes on in a copy of the second one's
-folder, as if that had been killed later, and everything that is left at the end is compared: weights,
-optimizer, schedule, averages, counters, callbacks, metrics, the table, the curves.
+Each cell is a configuration and some places of interruption. One run is not interrupted. A second run writes
+a separate checkpoint at each place, from which a run is resumed in a copy of the second run's folder, as if
+that run had been killed later. All final results are compared: weights, optimizer, schedule, averages,
+counters, callbacks, metrics, table and curves.
 
     python tests/faults/resume_matrix.py [cell …]
 """
@@ -44,11 +44,11 @@ CONF = Path(__file__).resolve().parents[2] / "conf"
 Compose = Callable[..., DictConfig]
 
 SPEED = "speed/images_per_s"
-"""What no two runs have alike."""
+"""Metric that differs between any two runs."""
 
 
 class Cut(Checkpoint):
-    """Writes checkpoints aside, after everything else has been done at a place, or sends a signal."""
+    """Callback that writes a separate checkpoint or sends a signal, after all other work at a place."""
 
     supports_batched_hooks = True
     due = False
@@ -63,13 +63,13 @@ class Cut(Checkpoint):
     def on_train_start(self, trainer: Any, pl_module: Any) -> None:
         self._trainer = trainer
         for place in self.places:
-            if place.hook == "between":  # chunks end there
+            if place.hook == "between":  # groups of batches end there
                 accumulate = trainer.accumulate_grad_batches
                 epoch = -(-trainer.num_training_batches // accumulate)
                 self.every_steps = place.epoch * epoch + place.batch // accumulate
 
     def on_optimizer_step(self, trainer: Any, pl_module: Any) -> None:
-        """In the middle of a chunk too."""
+        """Act also within a group of batches."""
         place = self._here("signal")
         if place in self.places and trainer.is_global_zero:
             os.kill(os.getpid(), signal.SIGTERM)
@@ -79,11 +79,11 @@ class Cut(Checkpoint):
         self.on_optimizer_step(trainer, pl_module)
 
     def due_at(self, step: int) -> bool:
-        """As a `Keeper`, between two batches."""
+        """Act between two batches, as a `CheckpointKeeper`."""
         return self._here("between") in self.places and self._here("between") not in self._done
 
     def save(self, trainer: Any) -> None:
-        """As a `Keeper`."""
+        """Save as a `CheckpointKeeper`."""
         self._cut(self._here("between"))
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
@@ -109,16 +109,16 @@ class Cut(Checkpoint):
 
 
 def check(cell: Cell, composed: Compose, work: Path, *, thorough: bool = True) -> int:
-    """Run a cell; return the number of runs that were resumed.
+    """Run a cell, and return the number of resumed runs.
 
     Args:
-        cell: a configuration and where its run is cut.
-        composed: composes a configuration of overrides.
-        work: an empty folder.
-        thorough: also compare the run that writes checkpoints aside with one that does not.
+        cell: configuration and places of interruption.
+        composed: function that composes a configuration from overrides.
+        work: empty folder.
+        thorough: also compare the run with separate checkpoints with one without.
 
     Raises:
-        AssertionError: one did not end as the uninterrupted one.
+        AssertionError: a result differs from that of the uninterrupted run.
     """
     options = [option.replace("IMAGES", str(work / "images")) for option in (*COMMON, *cell.options)]
     if "data=image_folder" in cell.options:
@@ -151,7 +151,7 @@ def check(cell: Cell, composed: Compose, work: Path, *, thorough: bool = True) -
 
 
 def check_signals(cell: Cell, config: DictConfig, folder: Path, reference: dict[str, Any]) -> None:
-    """Tell a run to stop at each place, going on from its last checkpoint in between."""
+    """Stop a run by a signal at each place, and resume it from its last checkpoint in between."""
     last = None
     for number in range(len(cell.places) + 1):
         for file in folder.glob("events.out.*"):
@@ -166,7 +166,7 @@ def check_signals(cell: Cell, config: DictConfig, folder: Path, reference: dict[
 
 
 def code_of(work: Callable[[], object]) -> int:
-    """Do something in a forked process; return its exit code."""
+    """Call a function in a fork, and return the exit code."""
     pid = os.fork()
     if pid == 0:
         code = 1
@@ -186,7 +186,7 @@ def code_of(work: Callable[[], object]) -> int:
 def run(
     config: DictConfig, cell: Cell, folder: Path, places: Sequence[Place], ckpt: Path | None = None
 ) -> None:
-    """Train as the command does, in `folder`."""
+    """Train in `folder` as the command does."""
     config = config.copy()
     with open_dict(config):
         config.paths.run = str(folder)
@@ -200,7 +200,7 @@ def run(
         built = build(resolved, group, **more)
         return built | {"cut": Cut(places, folder / "aside")} if group == "callbacks" else built
 
-    # Each run begins with other hidden states than the one before.
+    # Each run starts with other global random states than the run before.
     torch.manual_seed(time.time_ns() % 2**31)
     np.random.seed(time.time_ns() % 2**31)
     with mock.patch.object(ResolvedConfig, "build", with_cut):
@@ -211,14 +211,14 @@ def run(
 
 
 def copy_run(source: Path, target: Path) -> None:
-    """Copy a run's folder; its event files come before those to be written, whatever the clock says."""
+    """Copy a run folder, with event files dated before new ones."""
     shutil.copytree(source, target, ignore=shutil.ignore_patterns("aside"))
     for number, file in enumerate(sorted(target.glob("events.out.*"))):
         file.rename(target / f"events.out.tfevents.{number:010d}.earlier")
 
 
 def result(folder: Path) -> dict[str, Any]:
-    """Everything that a run leaves and that does not name its folder or the time."""
+    """Return all results of a run, without folder names and times."""
     status = RunFolder(folder).read_status()
     curves = EventAccumulator(str(folder), size_guidance={"scalars": 0})
     logging.getLogger("tensorboard").setLevel(logging.ERROR)
@@ -240,15 +240,13 @@ def result(folder: Path) -> dict[str, Any]:
 
 
 def table_without_speed(file: Path) -> list[dict[str, str]]:
-    """Metrics that do not depend on the machine."""
+    """Return the table of metrics without those that depend on the machine."""
     with file.open(newline="") as stream:
         return [without_speed(row) for row in csv.DictReader(stream)]
 
 
 def without_speed(node: Any) -> Any:
-    """A list of names or what stands below names, but for the speed: neither its value nor the steps at which
-    it is logged are the same in two runs.
-    """
+    """Remove the speed from names or nested values, as its values and steps differ between runs."""
     if isinstance(node, dict):
         return {key: value for key, value in node.items() if key != SPEED}
     return [item for item in node if item != SPEED] if is_names(node) else node
@@ -259,19 +257,19 @@ def is_names(node: Any) -> bool:
 
 
 def load(file: Path) -> dict[str, Any]:
-    """A checkpoint without its configuration and the names of runs' folders, which may have been copied."""
+    """Load a checkpoint without its configuration and without the names of run folders."""
     content = torch.load(file, weights_only=True)
     del content["config"]
     return without_folders(content)
 
 
 def without_folders(value: Any) -> Any:
-    """Let paths to checkpoints begin at that folder."""
+    """Make paths to checkpoints relative to a folder."""
     if isinstance(value, dict):
         return {
             without_folders(key): without_folders(one)
             for key, one in value.items()
-            if key != "current_score"  # Lightning looks at it nowhere, and forgets it
+            if key != "current_score"  # Lightning does not use or restore it
         }
     if isinstance(value, list | tuple):
         return [without_folders(one) for one in value]
@@ -282,7 +280,7 @@ def differ(expected: Any, found: Any, where: str) -> None:
     """Compare two results.
 
     Raises:
-        AssertionError: they differ; it says where.
+        AssertionError: the results differ; the message says where.
     """
     expected, found = without_speed(expected), without_speed(found)
     if isinstance(expected, torch.Tensor) and isinstance(found, torch.Tensor):
@@ -303,12 +301,12 @@ def differ(expected: Any, found: Any, where: str) -> None:
 
 
 def same_bits(one: torch.Tensor, two: torch.Tensor) -> bool:
-    """Equal, with nan equal to nan."""
+    """Return true for equal values; NaN equals NaN."""
     return torch.equal(one, two) or bool(((one == two) | ((one != one) & (two != two))).all())
 
 
 def write_images(root: Path) -> None:
-    """Three classes of 12×10 JPEGs, of each class's own hue: 123 to train and validate on, 24 to test."""
+    """Write three classes of 12×10 JPEGs, one hue per class: 123 for training and validation, 24 for test."""
     if root.exists():
         return
     draws = np.random.default_rng(0)
@@ -324,7 +322,7 @@ def write_images(root: Path) -> None:
 
 @contextmanager
 def composing() -> Iterator[Compose]:
-    """Compose as `scripts/train.py` does."""
+    """Yield a function that composes as `scripts/train.py` does."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
 
@@ -340,7 +338,7 @@ def composing() -> Iterator[Compose]:
 
 
 def full(*chosen: str) -> str:
-    """Run all cells, or those whose names have the words `chosen` in them."""
+    """Run all cells, or those whose names contain the words in `chosen`."""
     torch.set_num_threads(1)
     logging.disable(logging.INFO)
     cells = {

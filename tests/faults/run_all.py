@@ -1,6 +1,6 @@
-"""All trials of faults in full: `python tests/faults/run_all.py`, or some of them by name.
+"""Full fault-injection tests: `python tests/faults/run_all.py [name …]`.
 
-CI runs a short form of each, in the test file of its name.
+CI runs a short form of each, in the test file of the same name.
 """
 
 import importlib
@@ -14,7 +14,7 @@ TRIALS = [Path(name).stem for name in SHORT if (HERE / name).exists()]
 
 
 def main(names: list[str]) -> int:
-    """Run the trials; print the figures of each. Return the number of those that failed."""
+    """Run the tests, print their results, and return the number of failures."""
     if unknown := [name for name in names if name not in TRIALS]:
         print(f"error: {unknown[0]}: no such trial; choose from {', '.join(TRIALS)}", file=sys.stderr)
         return 2

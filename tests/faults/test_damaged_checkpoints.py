@@ -1,4 +1,4 @@
-"""A short form of `damage.py`."""
+"""Damaged checkpoints are detected (short form of `damaged_checkpoints.py`)."""
 
 from collections.abc import Iterator
 from pathlib import Path

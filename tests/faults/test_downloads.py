@@ -1,4 +1,4 @@
-"""Downloads at the same instant, some of them killed; the full trial is `downloads.full`."""
+"""Simultaneous downloads, some of them killed (short form of `downloads.py`), and errors of servers."""
 
 import gzip
 import hashlib
@@ -52,7 +52,7 @@ def test_what_is_larger_than_it_should_be_is_not_taken(
 def test_the_real_sets_come_from_mirrors_in_their_layout(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """MNIST's and CIFAR-10's own downloads, of made-up files."""
+    """Run the downloads of MNIST and CIFAR-10 with made-up files."""
     monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     for module, members in ((mnist, mnist.CHECKSUMS), (cifar10, cifar10.CHECKSUMS)):
         asked: list[Archive] = []
@@ -85,7 +85,7 @@ def test_an_archive_without_the_file_is_refused(tmp_path: Path) -> None:
 
 
 class Answer:
-    """An answer of a server, with an error after the first bytes."""
+    """Response of a server that fails after the first bytes."""
 
     def __init__(self, content: bytes, error: Exception | None = None) -> None:
         self.content = content

@@ -1,4 +1,4 @@
-"""Disks that fill up, in short: the kernel refuses to let files grow, or the call that writes raises."""
+"""Full disks (short form of `failing_disks.py`): file-size limits, and system calls that fail."""
 
 import errno
 import logging
@@ -40,7 +40,7 @@ from project.runtime.atomic_files import LogFile
 
 
 class Disk:
-    """Has `os.pwrite` and `os.write` write a part, and then fail; nothing can be opened to be made."""
+    """Full disk: `os.pwrite` and `os.write` write a part and then fail, and no file can be made."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
         self.number = number
@@ -165,7 +165,7 @@ def test_a_status_takes_the_room_of_the_one_before_it_on_a_full_disk(
 
 @pytest.fixture
 def _forking(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Commands begin as forks of this process, which has imported everything."""
+    """Start commands as forks of this process, to save the imports."""
 
     def fork(arguments: tuple[str, ...], cwd: Path, output: int) -> ForkedCommand:
         return ForkedCommand(arguments, cwd, streams=(output, output))
@@ -216,7 +216,7 @@ def decode(file: str) -> torch.Tensor:
     ],
 )
 def test_a_worker_that_is_lost_is_told_in_time(fault: str, line: str) -> None:
-    """In a process of its own: torch tells of a worker that was killed in whatever runs then."""
+    """Run in a fork, as torch raises the error of a killed worker in whatever code is running."""
     if not (pid := os.fork()):
         code = 1
         try:
@@ -239,7 +239,7 @@ def lose_a_worker(fault: str, line: str) -> None:
     assert raised.value.exit_code == 1
     assert time.monotonic() - began < 60
     workers = children_of(os.getpid())
-    _kill_workers(os.getpid())  # as the end of the process does
+    _kill_workers(os.getpid())  # as at the end of the process
     wait_until_gone(workers)
 
 

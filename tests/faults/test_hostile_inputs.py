@@ -1,4 +1,4 @@
-"""Hostile inputs run nothing. Torch's own refusals, which need more imports, are tried by `hostile.full`."""
+"""Malicious inputs run no code (short form of `hostile_inputs.py`, without refusals by torch)."""
 
 from hostile_inputs import cases, trial
 from hostile_payload import Case

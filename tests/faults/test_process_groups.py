@@ -1,4 +1,4 @@
-"""Some of the faults that a run on two devices has to bear; `groups.full` tries all of them."""
+"""Faults of a run on two devices (short form of `process_groups.py`)."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""A run alone in a SLURM job: the warning before its time is over, and its second start."""
+"""A run in a SLURM job: the warning signal before the time limit, and the restart."""
 
 import json
 import os
@@ -26,7 +26,7 @@ TINY = (
 
 @pytest.fixture
 def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A `scontrol` that keeps what it was told and what there was to go on from; the variables of a job."""
+    """Fake `scontrol` that records its arguments and the checkpoint, and the environment of a job."""
     told = tmp_path / "told"
     script = tmp_path / "bin" / "scontrol"
     script.parent.mkdir()
@@ -64,9 +64,9 @@ def test_a_warned_run_saves_has_its_job_requeued_and_goes_on(
         assert again.wait(START_LIMIT_S) == 0, again.describe()
     finally:
         again.end()
-    assert only_run(tmp_path) == folder  # the same, and no other
+    assert only_run(tmp_path) == folder  # the same folder, and no other
     assert json.loads((folder / "status.json").read_text())["state"] == "done"
-    epochs = re.findall(r"^ +(\d)/8 ", again.text(), re.MULTILINE)  # of both
+    epochs = re.findall(r"^ +(\d)/8 ", again.text(), re.MULTILINE)  # of both runs
     assert "".join(epochs) in ("12345678", "2345678"), again.text()
     assert scontrol.read_text().count("requeue") == 1
 
@@ -81,7 +81,7 @@ def test_a_run_is_found_by_its_job_and_command(
         (tmp_path / "outputs" / name).mkdir(parents=True)
         status = {"slurm_job": job, "command": command, "started": name}
         (tmp_path / "outputs" / name / "status.json").write_text(json.dumps(status))
-    assert slurm.find_run(wanted) is None  # the first start
+    assert slurm.find_run(wanted) is None  # at the first start
     monkeypatch.setenv("SLURM_RESTART_COUNT", "2")
     assert slurm.find_run(wanted) == tmp_path / "outputs" / "b"
     monkeypatch.setenv("SLURM_ARRAY_JOB_ID", "4000")

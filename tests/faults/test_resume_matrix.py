@@ -1,4 +1,4 @@
-"""Interrupted runs end as uninterrupted ones: the cells of the matrix that matter most."""
+"""Resumed runs have the results of uninterrupted ones (the most important cells of `resume_matrix.py`)."""
 
 from pathlib import Path
 
@@ -22,7 +22,7 @@ SHORT = {
     "resting layers": (2,),
     "told to stop, accumulated": (1,),
 }
-"""Which of their places."""
+"""Indices of the places to test."""
 
 
 @pytest.mark.parametrize("name", SHORT)

@@ -1,4 +1,4 @@
-"""Secrets of a run and of a sweep: used by the run, written nowhere, asked for again when it goes on."""
+"""Secrets of runs and sweeps are used, never written, and required again when resuming."""
 
 import os
 import sys
@@ -31,7 +31,7 @@ class Keyed(Callback):
 
 
 def call(root: Path, name: str, text: str) -> Seen:
-    """The command in a process of its own, in the same folder each time."""
+    """Run a command in a new process, always in the same folder."""
     (root / "modules").mkdir(exist_ok=True)
     (root / "modules" / "keyed.py").write_text(MODULE)
 
@@ -55,7 +55,7 @@ def test_secrets_are_used_and_written_nowhere(tmp_path: Path, swept: bool) -> No
         assert [str(file) for file, content in files.items() if secret in content] == []
         assert secret not in seen.output.encode()
     assert any(b"${oc.env:SOME_TOKEN}" in content for content in files.values())
-    if swept:  # one job is to be run again
+    if swept:  # one job must run again
         ledger = next(file for file in files if file.name == "jobs.jsonl")
         ledger.write_bytes(files[ledger] + files[ledger].splitlines(keepends=True)[0])
         status = next(file for file in files if file.name == "status.json")

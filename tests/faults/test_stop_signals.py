@@ -1,4 +1,4 @@
-"""One process that is told to stop, by signals, a time limit or its own loss."""
+"""Stops of a single process: signals, a time limit, a NaN loss."""
 
 import os
 import signal
@@ -43,7 +43,7 @@ FOREVER = [
 
 
 def begin(cwd: Path, *more: str, before: Callable[[], object] | None = None) -> int:
-    """Start a run that would go on for ever; come back when it has trained for a while."""
+    """Start an endless run, and return after some steps."""
     process = start([*FOREVER, *more], cwd, before=before)
     wait_for(cwd, "outputs/*/*/metrics.csv")
     time.sleep(0.3)
@@ -62,7 +62,7 @@ def wait_for(path: Path, pattern: str = "") -> None:
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)],
 )
 def test_a_signal_saves_the_step_that_it_comes_in(tmp_path: Path, number: int, code: int) -> None:
-    process = begin(tmp_path, "callbacks.last.every_epochs=0")  # nothing else saves
+    process = begin(tmp_path, "callbacks.last.every_epochs=0")  # no other checkpoint is written
     os.kill(process, number)
     assert wait(process) == code
 
@@ -96,7 +96,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
     process = begin(tmp_path, before=slowly)
     wait_for(tmp_path / "slow")
     os.kill(process, signal.SIGINT)
-    wait_for(tmp_path / "told")  # two that come at once count as one
+    wait_for(tmp_path / "told")  # simultaneous signals count as one
     time.sleep(signals.REPEAT_S + 0.1)
     assert os.waitpid(process, os.WNOHANG) == (0, 0)
     os.kill(process, signal.SIGINT)
@@ -115,7 +115,7 @@ def test_a_validation_is_left_at_its_next_batch(tmp_path: Path) -> None:
 
         ImageClassifier.validation_step = slow
 
-    more = ("data.eval_batch_size=1", "callbacks.last.every_epochs=0")  # nothing else saves
+    more = ("data.eval_batch_size=1", "callbacks.last.every_epochs=0")  # no other checkpoint is written
     process = begin(tmp_path, *more, before=slowly)
     wait_for(tmp_path / "slow")
     os.kill(process, signal.SIGTERM)
@@ -131,12 +131,12 @@ def test_a_validation_is_left_at_its_next_batch(tmp_path: Path) -> None:
     [
         ({"check_val_every_n_epoch": 1}, 14),
         ({"val_check_interval": 3}, 10),
-        ({"val_check_interval": 3, "accumulate_grad_batches": 2}, 6),  # ends a step of 2 batches first
+        ({"val_check_interval": 3, "accumulate_grad_batches": 2}, 6),  # finishes the step of 2 batches first
     ],
 )
 def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[str, int], step: int) -> None:
     class Signal(Callback):
-        """Tell the run to stop within the second epoch's first validation."""
+        """Send a stop signal within the first validation of the second epoch."""
 
         def on_validation_batch_start(self, trainer: L.Trainer, *args: object) -> None:
             if trainer.current_epoch == 1 and trainer.state.fn == "fit":

@@ -1,4 +1,4 @@
-"""Wrong input is refused at once, in a line or a few, and nothing is left behind; right input is not."""
+"""Wrong input is refused at once in a few lines and leaves nothing behind; right input is accepted."""
 
 from typing import Any
 

@@ -1,7 +1,7 @@
 """Wrong inputs are refused in a few lines with the key, before torch is imported, and leave nothing behind.
 
 Right inputs are accepted. `python tests/faults/wrong_inputs.py` tries all inputs in one process and prints
-the outcome as JSON; `--full` tries wrong ones in processes of their own.
+the outcomes as JSON; `--full` tries each wrong input in a new process.
 """
 
 import json
@@ -30,9 +30,9 @@ from input_trials import (
 )
 
 LONGEST_S = 2.0
-"""In which a mistake that needs no torch is told; computing time, for other processes take theirs."""
+"""Most CPU time for reporting a mistake without torch [s]; wall time depends on other processes."""
 WHOLE_COMMANDS = ("syntax", "groups", "sweeps", "presets")
-"""Sections of the table in which the command itself is wrong."""
+"""Sections of the inputs in which the command line itself is wrong."""
 WHOLE_KEYS = ("resume=", "ckpt_path=", "retry_failed=")
 HERE = Path(__file__).parent
 
@@ -43,7 +43,7 @@ def _lines_of(file: str) -> list[str]:
 
 
 def read_bad() -> dict[str, list[tuple[str, ...]]]:
-    """Read the bad inputs by section: arguments, and what must be said of them."""
+    """Read the bad inputs by section: arguments, and texts that the refusal must contain."""
     table: dict[str, list[tuple[str, ...]]] = {}
     for line in _lines_of("bad_inputs.txt"):
         if line.startswith("["):
@@ -63,7 +63,7 @@ GOOD = _lines_of("good_inputs.txt") + [
 
 
 def bad_outcomes(files: Path) -> Iterator[tuple[Outcome, tuple[str, ...]]]:
-    """Try every bad input, by its configuration alone where that says enough."""
+    """Try every bad input, if possible by its configuration alone."""
     composing = Composing()
     here = Path.cwd()
     with temporary_folder() as folder:
@@ -81,7 +81,7 @@ def bad_outcomes(files: Path) -> Iterator[tuple[Outcome, tuple[str, ...]]]:
 
 
 def good_outcomes(files: Path) -> Iterator[Outcome]:
-    """Try every good input: some as whole commands, the others by their configuration."""
+    """Try every good input: some as commands, the others by their configuration alone."""
     composing = Composing()
     for number, arguments in enumerate(GOOD):
         if number % 12 == 0 or arguments.startswith("-"):
@@ -93,7 +93,7 @@ def good_outcomes(files: Path) -> Iterator[Outcome]:
 
 
 def in_one_process() -> dict[str, Any]:
-    """The outcomes of all inputs, tried in one process without torch."""
+    """Try all inputs in one process without torch, and return the outcomes."""
     done = subprocess.run(
         [sys.executable, __file__],
         env=environment(),
@@ -105,10 +105,10 @@ def in_one_process() -> dict[str, Any]:
 
 
 def full() -> str:
-    """Try every bad input as a process of its own, and every good one as far as the run would begin.
+    """Try every bad input in a new process, and every good input up to the start of training.
 
     Returns:
-        How many there were and how long the bad ones took.
+        The numbers of inputs, and the durations of the bad ones.
     """
     problems: list[str] = []
     seconds: list[float] = []

@@ -1,6 +1,6 @@
-"""Configuration files that must be refused, in one line with the file and line number, and others.
+"""Configuration files that must be refused, in one line with file and line number, and valid ones.
 
-They stand in a folder of their own, beside the project's: `--config-dir FILES/own experiment=NAME`.
+The files are in a folder outside the project: `--config-dir FILES/own experiment=NAME`.
 """
 
 import os
@@ -13,7 +13,7 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 )
 
 BAD: dict[str, tuple[str | bytes, str]] = {
-    # Keys that nothing reads.
+    # Unknown keys.
     "root": (f"{HEAD}optm: {{lr: 0.5}}\n", ":2: optm: nothing reads it; did you mean optim?"),
     "target": (f"{HEAD}_target_: torch.nn.Linear\n", ":2: _target_: nothing reads it; write it in the block"),
     "target_below": (
@@ -64,7 +64,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         f"{HEAD}defaults:\n  - loop\n",
         ":3: defaults: lead back to this file (experiment/loop → experiment/",
     ),
-    # No YAML, or none that a configuration could be.
+    # Invalid YAML, or YAML that is no configuration.
     "words": ("only words\n", ":1: a single value, but keys with values are needed"),
     "list": ("- a\n- b\n", ":1: a list, but keys with values are needed"),
     "tab": (f"{HEAD}optim:\n\tlr: 1\n", ":3: a tab; indent with spaces"),
@@ -88,7 +88,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     "documents": (f"{HEAD}---\na: 1\n---\nb: 2\n", ":3: expected a single document in the stream"),
     "set": (f"{HEAD}name: !!set {{a}}\n", ":2: name: Value 'set' is not a supported"),
 }
-"""Name and text of each, and what follows the path of the file in what must be said of it."""
+"""Names, contents, and the text that must follow the path in the refusal."""
 NO_FILES = ("folder", "pipe", "lost_link")
 OPTIONS = {
     "optim/mine": (
@@ -100,7 +100,7 @@ OPTIONS = {
         ":2: model.width: nothing reads it",
     ),
 }
-"""Options of other groups, likewise."""
+"""The same for options of other groups."""
 GOOD = {
     "with_mark": f"\ufeff{HEAD}optim: {{lr: 0.5}}\n".encode(),
     "utf_16": f"{HEAD}optim: {{lr: 0.5}}\n".encode("utf-16"),
@@ -120,7 +120,7 @@ GOOD = {
 
 
 def write(folder: Path) -> None:
-    """Write all of them."""
+    """Write all files."""
     texts = {f"experiment/{name}": text for name, (text, _) in BAD.items()}
     texts |= {name: text for name, (text, _) in OPTIONS.items()} | {
         f"experiment/{n}": t for n, t in GOOD.items()
@@ -138,7 +138,7 @@ def write(folder: Path) -> None:
 
 
 def bad_inputs() -> list[tuple[str, ...]]:
-    """Arguments of commands that take each of them, and what must be said."""
+    """Return command lines that use each file, and the texts that the refusal must contain."""
     own = "--config-dir FILES/own"
     found = [
         (f"{own} experiment={name}", f"error: FILES/own/experiment/{name}.yaml", says)
