@@ -122,7 +122,9 @@ def bare_loop(config: dict[str, Any], data: ImageDataModule) -> Callable[[int], 
         network.compile()
     data.setup("fit")
     data.setup("test")
-    (images, labels), (test_images, test_labels) = (whole(data, split, device) for split in ("train", "test"))
+    (images, labels), (test_images, test_labels) = (
+        all_images(data, split, device) for split in ("train", "test")
+    )
     batch_size, epochs = config["data"]["batch_size"], config["trainer"]["max_epochs"]
 
     def train(seed: int) -> float:
@@ -250,7 +252,7 @@ def six_views(network: nn.Module, images: Tensor) -> Tensor:
     return logits
 
 
-def whole(data: ImageDataModule, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
+def all_images(data: ImageDataModule, split: str, device: torch.device) -> tuple[Tensor, Tensor]:
     """Return all normalized images of a split, and their labels."""
     images, rows = data.subset(split)
     scale = [torch.tensor(values, device=device).view(-1, 1, 1) for values in (data.mean, data.std)]

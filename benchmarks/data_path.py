@@ -103,7 +103,7 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
             cases["the same as JPEG files, no augmentation"][f"{workers}"] = tutorial(
                 scattered, 128, workers, images
             )
-    print("| images/s | ours | torchvision, 0 workers | torchvision, 2 workers | ours to the better |")
+    print("| images/s | ours | torchvision, 0 workers | torchvision, 2 workers | ours / faster of both |")
     print("| --- | --- | --- | --- | --- |")
     for name, variants in cases.items():
         rates: dict[str, list[float]] = {variant: [] for variant in variants}
@@ -117,7 +117,7 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
 
 def batch(rounds: int) -> None:
     """Print the time per batch, compared with indexing float images in memory."""
-    print("| µs per batch | `images[index]`, float in memory | our loader | ours to it |")
+    print("| µs per batch | `images[index]`, float in memory | our loader | ours / indexing |")
     print("| --- | --- | --- | --- |")
     for size, shape, augment in (
         *((size, (1, 28, 28), None) for size in (32, 64, 100)),

@@ -91,7 +91,7 @@ def main() -> None:
         print(f"| {name} | {shown(values)} |")
     if not args.light:
         ratios = [run / baseline for run, baseline in zip(times[RUN_NAME], times[BASELINE_NAME], strict=True)]
-        print(f"| {RUN_NAME}, relative to the imports | **{shown(ratios)}** |")
+        print(f"| {RUN_NAME}, divided by the imports | **{shown(ratios)}** |")
 
 
 if __name__ == "__main__":

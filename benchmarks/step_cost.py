@@ -74,8 +74,17 @@ def main() -> None:
             found = _rows(name, chunk, measure(name, chunk, arguments))
             print("\n".join(" ".join(row) for row in found), flush=True)
             rows += found
-    head = ["network", "chunk", "clock", "steps an epoch", "against", "its µs a step", "ours", "difference"]
-    head += ["ours / it", "of the least", *(["its steps/s", "ours"] if gpu else [])]
+    head = [
+        "network",
+        "chunk",
+        "clock",
+        "steps per epoch",
+        "against",
+        "its µs per step",
+        "ours",
+        "difference",
+    ]
+    head += ["ours / bare", "of the least", *(["its steps/s", "ours"] if gpu else [])]
     print("\n" + table(head, rows))
 
 

@@ -121,8 +121,8 @@ def lines(folder: Path) -> list[dict[str, object]]:
     """Return the entries of the sweep's ledger."""
     found = []
     for record in folder.glob("outputs/sweep/*/jobs.jsonl"):
-        whole = [line for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        found += [json.loads(line) for line in whole]
+        complete = [line for line in record.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        found += [json.loads(line) for line in complete]
     return found
 
 

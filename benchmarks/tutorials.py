@@ -49,8 +49,8 @@ class Measured(NamedTuple):
 
     training_s: float  # per epoch, or of all epochs if `own_epochs`
     training_cpu_s: float  # CPU time, including worker processes
-    whole_s: float
-    whole_cpu_s: float
+    command_s: float
+    command_cpu_s: float
     accuracy: float  # on the test images
 
 
@@ -108,14 +108,14 @@ def tutorial(pair: Pair, workers: int, data: Path, arguments: argparse.Namespace
         finished = run(command, folder)
     shown = json.loads(finished.output.splitlines()[-1])
     training_s, training_cpu_s, test_s = (mean(shown[key]) for key in ("train_s", "train_cpu_s", "test_s"))
-    whole_s, whole_cpu_s = finished.seconds, finished.cpu_s
+    command_s, command_cpu_s = finished.seconds, finished.cpu_s
     if pair.own_epochs:
         missing = TUTORIAL_EPOCHS - arguments.epochs
-        whole_s += missing * (training_s + test_s)
-        whole_cpu_s += missing * (training_cpu_s + test_s)  # only the wall time of a test is known
+        command_s += missing * (training_s + test_s)
+        command_cpu_s += missing * (training_cpu_s + test_s)  # only the wall time of a test is known
         training_s *= TUTORIAL_EPOCHS
         training_cpu_s *= TUTORIAL_EPOCHS
-    return Measured(training_s, training_cpu_s, whole_s, whole_cpu_s, shown["test_acc"])
+    return Measured(training_s, training_cpu_s, command_s, command_cpu_s, shown["test_acc"])
 
 
 def our_command(pair: Pair, seed: int, arguments: argparse.Namespace) -> Measured:
@@ -144,7 +144,7 @@ def our_command(pair: Pair, seed: int, arguments: argparse.Namespace) -> Measure
 def _rows(name: str, workers: int, theirs: Sequence[Measured], ours: Sequence[Measured]) -> list[list[str]]:
     """Return the rows of the table, for training and for the command."""
     rows = []
-    for what in ("training", "whole"):
+    for what in ("training", "command"):
         rows.append([name, str(workers), str(len(ours)), what])
         for clock in ("s", "cpu_s"):
             our_times, their_times = (

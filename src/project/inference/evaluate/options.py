@@ -30,7 +30,7 @@ TOP_N = re.compile(r"top([1-9]\d*)")
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DataOptions):
-    """Evaluate a trained network, by default exactly as in the run's own test. The keys
+    """Evaluate a trained network, by default exactly as in the run's test. The keys
     choose another split, other data, or several networks.
     """
 
@@ -47,9 +47,9 @@ class Options(DataOptions):
         "several networks: ensemble (mean of probabilities, the default), average (of weights), or none",
     )
     batch_norm: Literal["recompute", "average"] = option(
-        "recompute", "batch-norm statistics of averaged weights: recompute them, or average them, too"
+        "recompute", "batch-norm statistics of averaged weights"
     )
-    predictions: bool = option(False, "write predictions.csv, one row for each image")
+    predictions: bool = option(False, "write predictions.csv, one row per image")
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
     num_resamples: int = option(1000, "bootstrap resamples; 0: no intervals", least=0, most=100_000)
     seed: int = option(0, "seed of the resampling", least=0)

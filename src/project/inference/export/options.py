@@ -45,9 +45,9 @@ FORMATS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Options(DataOptions):
-    """Export a run's network to a file that runs without this package, with smaller
-    variants if wanted. Its input is uint8 images (batch, channels, height, width) of
-    the network's size; they are normalized inside. Files are checked before they are kept.
+    """Export a run's network to a file that runs without this package, optionally with
+    smaller variants. The input is uint8 images (batch, channels, height, width) of the
+    network's size, which are normalized inside. Only files that pass a check are kept.
     """
 
     format: Literal["torch_export", "onnx"] = option("torch_export", "file format")
