@@ -84,7 +84,7 @@ def main() -> None:
         "ours",
         "difference",
     ]
-    head += ["ours / bare", "of the least", *(["its steps/s", "ours"] if gpu else [])]
+    head += ["ours / other", "of the least", *(["its steps/s", "ours"] if gpu else [])]
     print("\n" + table(head, rows))
 
 
