@@ -20,12 +20,11 @@ from typing import Any
 import lightning as L
 import torch
 from hydra import compose, initialize_config_dir
-from omegaconf import OmegaConf
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.config.derived_values import register_resolvers
-from project.config.instantiate import build, build_module
+from project.config.instantiate import build, build_task, resolve
 from project.datamodules.base import ImageDataModule
 from project.modules.classifier import ImageClassifier
 
@@ -270,13 +269,13 @@ def composed(overrides: list[str]) -> dict[str, Any]:
     """Return the configuration of the training command as plain values."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return OmegaConf.to_container(compose("train", overrides), resolve=True)  # type: ignore[return-value]
+        return resolve(compose("train", overrides))
 
 
 def make_module(config: dict[str, Any]) -> ImageClassifier:
     """Build the module like `project.train`."""
     torch.manual_seed(config["seed"])
-    return build_module(config, config)
+    return build_task(config)
 
 
 def make_trainer(config: dict[str, Any], callbacks: list[L.Callback]) -> L.Trainer:

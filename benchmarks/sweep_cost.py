@@ -87,7 +87,7 @@ def compute(repeats: int = 20) -> float:
     from omegaconf import OmegaConf
 
     from project.config.derived_values import register_resolvers
-    from project.config.instantiate import build, build_module
+    from project.config.instantiate import build, build_task, resolve
     from project.runtime.process import silence_libraries
     from project.training.fit import fit_and_evaluate
 
@@ -105,9 +105,9 @@ def compute(repeats: int = 20) -> float:
             Path(folder, str(number)).mkdir()
             HydraConfig.instance().set_config(composed)
             parts = {key: value for key, value in composed.items() if key != "hydra"}
-            config = OmegaConf.to_container(OmegaConf.create(parts), resolve=True)
+            config = resolve(OmegaConf.create(parts))
             assert isinstance(config, dict)
-            module = build_module(config, config)
+            module = build_task(config)
             callbacks = build(config, "callbacks")
             loggers = list(build(config, "logger").values())
             trainer = build(config, "trainer", callbacks=list(callbacks.values()), logger=loggers)

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 
 from project.config.derived_values import complete
 from project.config.instantiate import ResolvedConfig
-from project.config.validation.network import try_module
+from project.config.validation.network import try_task
 from project.datamodules.base import ImageDataModule
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
@@ -58,10 +58,11 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         keep_freed_memory()
         config = ResolvedConfig(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
-        datamodule: ImageDataModule = config.build("data")
-        datamodule.allow_changed_images = context.resume_force
-        module = config.build_module()
-        try_module(module, config.values)
+        datamodule: L.LightningDataModule = config.build("data")
+        if isinstance(datamodule, ImageDataModule):
+            datamodule.allow_changed_images = context.resume_force
+        module = config.build_task()
+        try_task(module, config.values)
         if cfg.get("tune"):
             from project.training.tuning.command import run_tuning  # a run does without it
 
@@ -85,11 +86,11 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
                 logger.log_hyperparams(hyperparameters(config.redacted))
                 if hasattr(logger, "log_text"):
                     logger.log_text("config", text)
-            log.info(run_summary.start_summary(config.values, module.network, trainer, run))
+            log.info(run_summary.start_summary(config.values, module, trainer, run))
             metrics, weights = fit_and_evaluate(*fitted)
             status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
             if is_pruned(callbacks):
                 status["state"] = "pruned"
-        log.info(run_summary.end_summary(metrics, weights, run, run.read_status()["duration_s"]))
+        log.info(run_summary.end_summary(metrics, weights, run, run.read_status()))
         run.require_recorded()
         return metrics.get(cfg.monitor)

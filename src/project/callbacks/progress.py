@@ -3,10 +3,11 @@
 import logging
 import sys
 import time
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
 import lightning as L
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from tqdm import tqdm
 
 from project.modules.optim.training_length import TrainingLength
@@ -14,7 +15,8 @@ from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
 
-COLUMNS = ("train/loss", "train/acc", "val/loss", "val/acc")
+MAX_COLUMNS = 6
+"""Maximum number of metrics in a line."""
 MIN_SCIENTIFIC_VALUE = 1e5
 BAR_FORMAT = "{desc} {percentage:3.0f}%|{bar}| {elapsed}<{remaining} {rate_fmt}{postfix}"
 
@@ -45,6 +47,7 @@ class Progress(ProgressBar):
         self._epoch_started_at = 0.0
         self._last_heartbeat_at = 0.0
         self._num_batches = 0
+        self._columns: list[str] = []
 
     def enable(self) -> None:
         self._enabled = True
@@ -58,8 +61,9 @@ class Progress(ProgressBar):
         self._epoch_started_at = self._last_heartbeat_at = (
             time.monotonic()
         )  # a resumed run may be within an epoch
-        titles = "".join(f"{name.replace('/', ' '):>12}" for name in _columns(trainer))
-        self._print(f"{'epoch':>9}{titles}{'lr':>10}{'seconds':>9}")
+        self._columns = []
+        if declared := getattr(pl_module, "METRICS", None):
+            self._print_titles(_declared_columns(trainer, declared))
         self._num_batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._open_bar(self._count_batches(trainer), "training")
         assert self._bar is not None
@@ -156,9 +160,17 @@ class Progress(ProgressBar):
     def _print_epoch(self) -> None:
         if self._finished_epoch is not None:
             trainer, epoch, seconds = self._finished_epoch
-            self._print(f"{epoch:>9}{_metric_cells(trainer, self._has_new_validation)} {seconds:8.1f}")
+            if not self._columns:  # the first epoch shows which metrics the module logs
+                self._print_titles(_logged_columns(trainer))
+            cells = _metric_cells(trainer, self._columns, self._has_new_validation)
+            self._print(f"{epoch:>9}{cells} {seconds:8.1f}")
             self._has_new_validation = False
             self._finished_epoch = None
+
+    def _print_titles(self, columns: list[str]) -> None:
+        self._columns = columns
+        titles = "".join(f"{name.replace('/', ' '):>{_width(name)}}" for name in columns)
+        self._print(f"{'epoch':>9}{titles}{'lr':>10}{'seconds':>9}")
 
     def _print(self, line: str) -> None:
         if self._bar is not None and not self._bar.disable:
@@ -183,22 +195,37 @@ def _epoch(trainer: L.Trainer) -> str:
 
 def _interval_cells(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
     metrics: dict[str, Any] = getattr(pl_module, "interval_metrics", None) or trainer.progress_bar_metrics
-    known = [name for name in ("loss", "acc") if f"train/{name}" in metrics]
-    return " ".join(f"{name} {metrics[f'train/{name}']:.3f}" for name in known)
+    shown = [name for name in metrics if name != "v_num"][:3]
+    return " ".join(f"{name.removeprefix('train/')} {float(metrics[name]):.3f}" for name in shown)
 
 
-def _columns(trainer: L.Trainer) -> list[str]:
+def _declared_columns(trainer: L.Trainer, metrics: Mapping[str, str]) -> list[str]:
+    """Return the training and validation metrics that a module declares, the loss first."""
     # Lightning sets `num_val_batches` only at the first validation.
     ours = getattr(trainer.datamodule, "has_validation", None)  # type: ignore[attr-defined]
     validates = sum(trainer.num_val_batches) > 0 if ours is None else ours and trainer.limit_val_batches != 0
-    return [name for name in COLUMNS if validates or not name.startswith("val/")]
+    names = sorted(metrics, key=lambda name: name != "loss")[: MAX_COLUMNS // 2]
+    return [f"{split}/{name}" for split in ("train", *["val"] * validates) for name in names]
 
 
-def _metric_cells(trainer: L.Trainer, has_validation: bool) -> str:
+def _logged_columns(trainer: L.Trainer) -> list[str]:
+    """Return the metrics that were logged, without values of single steps, the monitored one first."""
+    best = trainer.checkpoint_callback
+    first = best.monitor if isinstance(best, ModelCheckpoint) else None
+    logged = trainer.callback_metrics
+    names = [name for name in logged if not name.endswith("_step") and f"{name}_epoch" not in logged]
+    return sorted(names, key=lambda name: name != first)[:MAX_COLUMNS]
+
+
+def _width(name: str) -> int:
+    return max(12, len(name) + 2)
+
+
+def _metric_cells(trainer: L.Trainer, columns: Sequence[str], has_validation: bool) -> str:
     """Return the metric cells of a line; validation cells are empty in epochs without validation."""
     metrics = trainer.callback_metrics
     known = {key: float(value) for key, value in metrics.items() if has_validation or key[:4] != "val/"}
-    cells = [f"{_format(known[name]) if name in known else '':>12}" for name in _columns(trainer)]
+    cells = [f"{_format(known[name]) if name in known else '':>{_width(name)}}" for name in columns]
     lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
     return "".join(cells) + f"{lr:10.2g}"
 

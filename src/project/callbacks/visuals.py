@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from project.callbacks.predictions import ImagePredictions, PredictionCollector, classification_report
 from project.errors import one_line
 from project.figures import confusion_matrix, contact_sheet, to_uint8
+from project.modules.classifier import ImageClassifier
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
@@ -193,7 +194,8 @@ class TestVisuals(Callback):
 def _accepts_images(trainer: L.Trainer) -> bool:
     """Return True if a logger accepts images and the data module provides them; equal on all ranks."""
     has_image_logger = any(hasattr(logger, "log_image") for logger in trainer.loggers)
-    return has_image_logger and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
+    is_classifier = isinstance(trainer.lightning_module, ImageClassifier)
+    return has_image_logger and is_classifier and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -30,6 +30,7 @@ from project.runtime.text import nearest_names
 from project.runtime.yaml_files import raw_child
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
+    "task": ("project.modules", "torch.nn", "torch.optim", "torchvision.models", "torchmetrics"),
     "model": ("project.modules", "torch.nn", "torchvision.models"),
     "data": ("project.datamodules", "torchvision.transforms"),
     "augment": ("project.datamodules", "torchvision.transforms"),

@@ -7,14 +7,15 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, __version__, open_dict
 
-from project.config import allowed_targets
+from project.config import parts
 from project.config.source_index import Signature, signature_of
+from project.config.validation.command_request import overrides_of
+from project.config.validation.declared_keys import declared_values
 from project.datamodules.storage.class_folders import class_folders, survey
 from project.errors import InputError
 from project.runtime import secrets
@@ -73,6 +74,26 @@ def portion(share: float, shape: Sequence[int]) -> int:
     return round(share * min(shape[1:]))
 
 
+def run_name(choices: Mapping[str, str], *, _root_: DictConfig) -> str:
+    """Return the default name of a run: options of the used groups task, model, data and optim.
+
+    Args:
+        choices: option of each group.
+    """
+    used = parts.referenced_groups(_root_) | {"task", "data"}
+    words = [_option(group, choices, _root_) for group in ("task", "model", "data", "optim") if group in used]
+    return "_".join(word for word in words if word != "classification")
+
+
+def _option(group: str, choices: Mapping[str, str], root: DictConfig) -> str:
+    """Return the option of a group, or the name of its class for a task or data set of another package."""
+    node = raw_child(root, group)
+    target = raw_child(node, "_target_") if isinstance(node, DictConfig) else None
+    if isinstance(target, str) and group in ("task", "data") and not target.startswith("project."):
+        return target.rpartition(".")[2]
+    return str(choices.get(group))
+
+
 def _sides(resize: int | Sequence[int]) -> tuple[int, int]:
     sides = [resize, resize] if isinstance(resize, int) else list(resize)
     if len(sides) != 2 or not all(type(side) is int and side > 0 for side in sides):
@@ -87,21 +108,22 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
     )
     register_one("oc.env", secrets.resolve_env, replace=True)
-    for resolver in (image_shape, folder_shape, folder_classes, portion):
+    for resolver in (image_shape, folder_shape, folder_classes, portion, run_name):
         register_one(resolver.__name__, resolver, replace=True)
 
 
 def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
-    """Fill in missing values of a configuration; existing values stay.
+    """Fill in missing values of a configuration, and remove groups that the run does not use.
 
     Args:
         config: composed configuration, changed in place.
         hydra: Hydra's own node, if the configuration does not contain it [None].
-
-    Raises:
-        InputError: the class of the data set does not derive from `ImageDataModule`.
     """
     hydra = config.get("hydra") or hydra
+    if hydra is not None:
+        overridden = frozenset(text.partition("=")[0].lstrip("+") for text in overrides_of(hydra))
+        parts.drop_former_arguments(config, declared_values(config, hydra), overridden)
+    parts.drop_unused_groups(config)
     command_state.folder = Path(hydra.runtime.cwd) if hydra is not None and hydra.job.chdir else None
     if hydra is not None and hydra.job.chdir:
         _make_paths_absolute(config, Path(hydra.runtime.cwd))
@@ -110,11 +132,12 @@ def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
         if not isinstance(node, DictConfig):
             continue
         there = set(node)  # `in` is false for a value of ???
-        missing = [key for key in keys if key not in there]
-        if missing and isinstance(target := raw_child(node, "_target_"), str) and "${" not in target:
-            defaults = _defaults(target, group, missing)
+        target = raw_child(node, "_target_")
+        found = signature_of(target) if isinstance(target, str) and "${" not in target else None
+        if isinstance(found, Signature):
+            missing = {key: found.defaults[key] for key in keys if key in found.defaults and key not in there}
             with open_dict(node):
-                node.update({key: defaults[key] for key in missing if key in defaults})
+                node.update(missing)
 
 
 def _make_paths_absolute(config: DictConfig, start: Path) -> None:
@@ -127,36 +150,3 @@ def _make_paths_absolute(config: DictConfig, start: Path) -> None:
             is_name = name.endswith("weights") and not (start / value).exists()  # a name of torchvision
             if "${" not in value and "://" not in value and value != "???" and not is_name:
                 node[name] = str(start / value)
-
-
-def _defaults(target: str, group: str, missing: Sequence[str]) -> Mapping[str, Any]:
-    """Return the defaults of a constructor, inherited ones included.
-
-    A data set is imported if its source does not give all missing defaults, to check its base class.
-    """
-    found = signature_of(target)
-    known = found.defaults if isinstance(found, Signature) else {}
-    plain = {"_target_": target}
-    is_refused = next(allowed_targets.refusals(plain, group), None) is not None  # reported by another check
-    if group == "data" and not is_refused and not all(key in known for key in missing):
-        allowed_targets.confirm(plain, group)
-        module, _, name = target.rpartition(".")
-        require_image_data(getattr(import_module(module), name), target)
-    return known
-
-
-def require_image_data(made: Any, target: str) -> None:
-    """Refuse a data set whose class does not derive from `ImageDataModule`.
-
-    Raises:
-        InputError: the class has another base class.
-    """
-    from project.datamodules.base import ImageDataModule  # imports torch, as the class itself does
-
-    if not (isinstance(made, type) and issubclass(made, ImageDataModule)):
-        kind = "a LightningDataModule" if hasattr(made, "train_dataloader") else "another class"
-        raise InputError(
-            f"data._target_={target}: not usable for training (expected a class derived from "
-            f"{ImageDataModule.__module__}.{ImageDataModule.__name__}, got {kind}); derive it from "
-            "ImageDataModule and implement load_split(split), as the README shows"
-        )

@@ -1,5 +1,8 @@
 """Build objects from groups of a configuration."""
 
+import inspect
+from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import lightning as L
@@ -10,15 +13,21 @@ from omegaconf import DictConfig, OmegaConf
 from torch import nn
 
 from project.config import allowed_targets, hydra_patches
-from project.config.derived_values import require_image_data
+from project.config.parts import PARAMETER_GROUP_KEYS, parts_of
 from project.config.validation import groups
-from project.config.validation.groups import PARAMETER_GROUP_KEYS
 from project.errors import InputError, one_line
-from project.modules.classifier import ImageClassifier
 from project.runtime import secrets
 
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
 """Exceptions of constructors that refuse a value."""
+
+
+KINDS: Mapping[str, type] = {
+    "LightningModule": L.LightningModule,
+    "LightningDataModule": L.LightningDataModule,
+    "nn.Module": nn.Module,
+}
+"""Classes that groups may ask for, special ones first."""
 
 
 class ResolvedConfig:
@@ -34,8 +43,7 @@ class ResolvedConfig:
 
     def __init__(self, composed: DictConfig) -> None:
         self.composed = composed
-        values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        self.values: dict[str, Any] = values
+        self.values = resolve(composed)
         secrets.remember_all(self.values)
         self.redacted: dict[str, Any] = secrets.redact(self.values)
 
@@ -43,9 +51,17 @@ class ResolvedConfig:
         """Build the objects of a group (see `build`)."""
         return build(self.values, group, **more)
 
-    def build_module(self) -> ImageClassifier:
-        """Build the LightningModule (see `build_module`)."""
-        return build_module(self.values, self.redacted)
+    def build_task(self) -> L.LightningModule:
+        """Build the LightningModule (see `build_task`)."""
+        return build_task(self.values)
+
+
+def resolve(composed: DictConfig) -> dict[str, Any]:
+    """Return a composed configuration as plain values, in which `task` still refers to its parts."""
+    values: Any = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    written: Any = OmegaConf.to_container(composed.task)
+    values["task"] |= {name: f"${{{group}}}" for name, group in parts_of(written).items()}
+    return dict(values)
 
 
 def build(config: dict[str, Any], group: str, **more: Any) -> Any:
@@ -60,6 +76,8 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         node = config[group]
         if group == "optim":
             node = {name: value for name, value in node.items() if name not in PARAMETER_GROUP_KEYS}
+        if group == "task":
+            node = {**node, "_partial_": True}
         with hydra_patches.allowing(str(found.name) for found in allowed_targets.find(node, group)):
             made = instantiate(node, _convert_="all", **more)
     except InstantiationException as error:
@@ -69,34 +87,37 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         if isinstance(cause, REFUSALS):
             raise InputError(f"{group}: {one_line(cause)}") from error
         raise
-    if group == "data":
-        require_image_data(type(made), config[group]["_target_"])
-    is_lightning = isinstance(made, L.LightningModule)
-    if group in ("model", "loss") and (is_lightning or not isinstance(made, nn.Module)):
-        got = "LightningModule" if is_lightning else type(made).__name__
-        raise InputError(groups.refusal(group, config[group]["_target_"], got))
+    kind = _kind_of(made.func if isinstance(made, partial) else type(made))
+    if kind != groups.WANTED.get(group, kind):
+        raise InputError(groups.refusal(group, config[group]["_target_"], kind))
     return made
 
 
-def build_module(config: dict[str, Any], record: dict[str, Any]) -> ImageClassifier:
+def _kind_of(made: Any) -> str:
+    """Return the kind of a class, as messages name it."""
+    if not inspect.isclass(made):
+        return "function"
+    return next((name for name, kind in KINDS.items() if issubclass(made, kind)), made.__name__)
+
+
+def build_task(config: dict[str, Any]) -> L.LightningModule:
     """Build the LightningModule of a run's configuration, with initial weights.
 
+    Arguments of `task` that refer to a whole group, as `network: ${model}`, are built as that group.
+
     Args:
-        config: of the run, resolved, plain values.
-        record: the configuration that checkpoints are to hold, without secrets.
+        config: of the run, resolved by `resolve`.
 
     Raises:
         InputError: a constructor refuses the values.
     """
-    optim = config["optim"]
-    return ImageClassifier(
-        network=build(config, "model"),
-        loss=build(config, "loss"),
-        optimizer=build(config, "optim"),
-        scheduler=build(config, "scheduler"),
-        **{name: optim[name] for name in PARAMETER_GROUP_KEYS if name in optim},
-        compile=config.get("compile", False),
-        channels_last=config.get("channels_last", False),
-        tta=config.get("tta", "none"),
-        config=record,
-    )
+    task = dict(config["task"])
+    built = {name: build(config, group) for name, group in parts_of(task).items()}
+    factory = build({"task": {name: value for name, value in task.items() if name not in built}}, "task")
+    try:
+        module: L.LightningModule = factory(**built)
+    except InputError:
+        raise
+    except REFUSALS as error:
+        raise InputError(f"task: {one_line(error)}") from error
+    return module

@@ -61,7 +61,7 @@ class Preflight(Callback):
         lazy_imports.freeze_gc()  # its process goes on for long
         with exit_on_errors():
             torchrun.refuse_sweep()
-            for text in overrides_of(config):
+            for text in overrides_of(config.hydra):
                 if text.startswith("hydra.run.dir="):
                     raise InputError(f"{text}: of a single run; a sweep's folder is hydra.sweep.dir=FOLDER")
 
@@ -84,7 +84,7 @@ def _foresee_folder(config: DictConfig, known: Path | None) -> None:
 
 
 def _refuse_sweep_keys(config: DictConfig) -> None:
-    for text in overrides_of(config):
+    for text in overrides_of(config.hydra):
         if text.lstrip("+~").startswith(SWEEP_KEYS):
             raise InputError(f"{text}: has no effect on a single run; add -m to sweep, or leave it out")
     for key, without in (("seeds", 1), ("folds", None)):

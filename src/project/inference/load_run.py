@@ -12,7 +12,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config.instantiate import build, build_module
+from project.config.instantiate import build, build_task
 from project.datamodules.base import ImageDataModule
 from project.datamodules.storage.preprocessing import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
@@ -164,5 +164,7 @@ def build_untrained(config: dict[str, Any]) -> ImageClassifier:
     network = dict(config["model"])
     if "weights" in network:
         network |= {"weights": None} | ({"freeze": False} if "freeze" in network else {})
-    module = build_module({**config, "model": network, "compile": False}, record=config)
+    task = {**config["task"], "compile": False}
+    module = build_task({**config, "model": network, "task": task})
+    assert isinstance(module, ImageClassifier)
     return module.double() if config["trainer"].get("precision") == "64-true" else module

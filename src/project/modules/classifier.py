@@ -1,63 +1,44 @@
 """LightningModule for image classification with any network."""
 
-from collections.abc import Callable, Mapping
-from typing import Annotated, Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable
+from typing import Annotated, Any, ClassVar, Literal
 
-import lightning as L
 import torch
-from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from project.errors import InputError, one_line
-from project.modules.batch_checks import (
-    explain_forward_error,
-    require_logits,
-    require_mean_reduction,
-    require_scalar_loss,
-)
-from project.modules.gradients import MeanGradient, mean_gradient
-from project.modules.losses import total_weight_of
-from project.modules.metrics import LossAndAccuracy, log_metrics
-from project.modules.nan_guard import require_finite_loss
-from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
-from project.modules.optim.schedules import PLATEAU_STATE_KEYS, Schedule, constant, fast_forward
-from project.modules.optim.training_length import TrainingLength, accumulated_batches
+from project.modules.batch_checks import require_logits
+from project.modules.optim.parameter_groups import ParameterGroups
+from project.modules.optim.schedules import Schedule, constant
+from project.modules.optim.training_length import TrainingLength
+from project.modules.supervised import SupervisedModule
 from project.modules.tta import tta_logits
 from project.runtime.bounds import Range
 from project.runtime.lightning_private import trainer_of
-from project.runtime.seeding import NETWORK_STREAM, batch_seed
-
-Batch = tuple[Tensor, Tensor]
-"""Images (B, C, H, W), normalized, and targets: class indices (B,) or probabilities (B, K)."""
 
 
-class ImageClassifier(L.LightningModule):
-    """Image classifier: a network with its loss, metrics, optimizer and learning-rate schedule.
+class ImageClassifier(SupervisedModule):
+    """Image classifier: a network that maps images to the logits of one class per image.
 
-    Logs `train/loss`, `train/acc` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of
-    each epoch. Logs `val/…` and `test/…` once per evaluation, and `val/best_…` for the best checkpoint.
+    Batches are normalized images (B, C, H, W) and targets: class indices (B,) or probabilities (B, K).
 
     Args:
         network: maps images (B, C, H, W) to logits (B, K).
         loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar [cross-entropy].
-        optimizer: builds the optimizer from parameter groups.
-        scheduler: builds the schedule from the optimizer and the training length (see `optim.schedules`).
-        weight_decay_norm_bias: if True, apply weight decay to normalization parameters and biases too.
-        layerwise_lr_decay: learning rate of each block relative to the next block, above 0 to 1 [1].
-        compile: compile the network with `torch.compile`, on a GPU with one CUDA graph per batch shape;
-            checkpoint keys are those of the uncompiled network.
-        channels_last: store images and convolution weights in channels-last memory format.
+        optimizer: see `SupervisedModule`.
+        scheduler: see `SupervisedModule`.
+        weight_decay_norm_bias: see `SupervisedModule`.
+        layerwise_lr_decay: see `SupervisedModule`.
+        compile: see `SupervisedModule`.
+        channels_last: see `SupervisedModule`.
         tta: test-time augmentation: `none`, `flip` or `flip_translate` (see `tta_logits`).
-        config: plain values, saved in every checkpoint, from which the run can be rebuilt.
-        seed: seeds dropout, together with the epoch, batch index and rank [`config["seed"]`, else 0].
 
     Raises:
         InputError: the loss does not average over images; in the first training step, the network's outputs
             are not logits, or the targets are not classes.
     """
 
-    METRICS: ClassVar = {"acc": "max", "loss": "min"}
+    METRICS: ClassVar[dict[str, str]] = {"acc": "max", "loss": "min"}
 
     supports_batched_hooks = True
 
@@ -73,303 +54,26 @@ class ImageClassifier(L.LightningModule):
         compile: bool = False,
         channels_last: bool = False,
         tta: Literal["none", "flip", "flip_translate"] = "none",
-        config: Mapping[str, Any] | None = None,
-        seed: int | None = None,
     ) -> None:
-        super().__init__()
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        self.network = network.to(memory_format=self.memory_format)
-        self.compile_network = compile
-        self._uses_cuda_graphs = False
-        self.loss = nn.CrossEntropyLoss() if loss is None else loss
-        require_mean_reduction(self.loss)
-        self.optimizer_factory = optimizer
-        self.scheduler_factory = scheduler
-        self.weight_decay_norm_bias = weight_decay_norm_bias
-        self.layerwise_lr_decay = layerwise_lr_decay
+        super().__init__(
+            network,
+            nn.CrossEntropyLoss() if loss is None else loss,
+            optimizer,
+            scheduler,
+            weight_decay_norm_bias=weight_decay_norm_bias,
+            layerwise_lr_decay=layerwise_lr_decay,
+            compile=compile,
+            channels_last=channels_last,
+        )
         self.tta: str = tta
-        self.config = dict(config or {})
-        self.seed = int(self.config.get("seed", 0)) if seed is None else seed
-        self.total_weight = total_weight_of(self.loss)
-        self.train_metrics = LossAndAccuracy(self.total_weight)
-        self.eval_metrics = LossAndAccuracy(self.total_weight)
-        self.interval_metrics: dict[str, float] = {}  # means of the last logging interval
-        self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
-        self._logged_step = 0
-        self._mean_gradient: MeanGradient | None = None
-        self._is_checked = False
-        self._group_options: list[dict[str, Any]] = []
-        self._generators: list[torch.Generator] = []
-        self._restored: dict[str, Any] = {}
-        self._restored_schedules: list[dict[str, Any]] | None = None
 
-    def setup(self, stage: str) -> None:
-        if self.compile_network:  # not in the constructor: the device is unknown there
-            self.compile_network = False
-            self._uses_cuda_graphs = self.trainer.strategy.root_device.type == "cuda"
-            options = {"mode": "reduce-overhead", "dynamic": False} if self._uses_cuda_graphs else {}
-            self.network.compile(**options)
-
-    def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, K)."""
-        logits: Tensor = self.network(images.contiguous(memory_format=self.memory_format))
-        return logits.clone() if self._uses_cuda_graphs else logits  # the next replay overwrites them
-
-    def configure_optimizers(self) -> Any:
-        initialize_from_images(self.network, self.trainer)
-        optimizer = self._make_optimizer()
-        self._group_options = [
-            {name: value for name, value in group.items() if name != "params"}
-            for group in optimizer.param_groups
-        ]
-        self.trainer.fit_loop.setup_data()  # counts the batches, which the schedule needs
-        schedule = _call_factory(
-            "scheduler", self.scheduler_factory, optimizer, TrainingLength.of(self.trainer)
-        )
-        return {"optimizer": optimizer, "lr_scheduler": schedule}
-
-    def check_optimizer(self, length: TrainingLength) -> None:
-        """Build and discard an optimizer and a schedule, to check their options before training.
-
-        Raises:
-            InputError: the optimizer or the schedule rejects its options.
-        """
-        _call_factory("scheduler", self.scheduler_factory, self._make_optimizer(), length)
-
-    def _make_optimizer(self) -> Optimizer:
-        groups = parameter_groups(
-            self.network,
-            weight_decay_norm_bias=self.weight_decay_norm_bias,
-            layerwise_lr_decay=self.layerwise_lr_decay,
-        )
-        optimizer: Optimizer = _call_factory("optim", self.optimizer_factory, groups)
-        scale_learning_rates(optimizer)
-        return optimizer
-
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        seed = batch_seed(self.seed, self.current_epoch, batch_idx, self.global_rank, NETWORK_STREAM)
-        for generator in self._generators:
-            generator.manual_seed(seed)
-        images, targets = batch
-        logits = self.forward(images) if self._is_checked else self._first_logits(images)
-        loss: Tensor = self.loss(logits, targets) if self._is_checked else self._first_loss(logits, targets)
-        self.train_metrics.append(loss, logits, targets)
-        if self._mean_gradient is not None:
-            self._mean_gradient.share(loss, targets, batch_idx)
-        return loss
-
-    def _first_logits(self, images: Tensor) -> Tensor:
-        """Return the logits (B, K) of the first batch, with an `InputError` if the network rejects it."""
-        try:
-            return self.forward(images)
-        except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            is_unrelated = isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError)
-            if is_unrelated or is_oom_error(error) or self.network._compiled_call_impl is not None:
-                raise
-            raise InputError(explain_forward_error(self.network, images, one_line(error))) from error
-
-    def _first_loss(self, logits: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of the first batch; check logits, targets and loss."""
+    def require_outputs(self, outputs: Any, targets: Any) -> None:
         datamodule = getattr(trainer_of(self), "datamodule", None)
-        require_logits(logits, targets, getattr(datamodule, "num_classes", None))
-        try:
-            loss = self.loss(logits, targets)
-        except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            if isinstance(error, torch.OutOfMemoryError) or is_oom_error(error):
-                raise
-            raise InputError(f"loss: {one_line(error)}; choose another loss, or fix this one") from error
-        require_scalar_loss(loss)
-        self._is_checked = True
-        return loss
+        require_logits(outputs, targets, getattr(datamodule, "num_classes", None))
 
-    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        self.on_optimizer_step(self.trainer, self)
-
-    def on_optimizer_step(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        """Log if a logging interval or an epoch ends; called after every batch."""
-        step = trainer.global_step
-        interval_ends = step % trainer.log_every_n_steps == 0 and step > self._logged_step  # type: ignore[attr-defined]
-        if interval_ends or (trainer.is_last_batch and not self.train_metrics.is_empty):
-            self._log_interval()
-        if trainer.is_last_batch:
-            self._log_epoch_means()
-
-    def on_train_epoch_start(self) -> None:
-        # A GradientAccumulationScheduler may change the number of accumulated batches each epoch.
-        self._mean_gradient = mean_gradient(self.trainer, self.total_weight)
-        self._epoch_sums = dict.fromkeys(self._epoch_sums, 0.0)
-
-    def on_train_epoch_end(self) -> None:
-        if not self.train_metrics.is_empty:  # max_steps or max_time ended the epoch early
-            self._log_interval()
-        self._log_epoch_means()
-
-    def _log_interval(self) -> None:
-        since, self._logged_step = self._logged_step, self.global_step
-        means = self.train_metrics.read()
-        images, weight = means.pop("images"), means.pop("weight")
-        sums = {"loss": means["loss"] * weight, "acc": means["acc"] * images}
-        for name, value in (sums | {"images": images, "weight": weight}).items():
-            self._epoch_sums[name] += value
-        self.interval_metrics = {f"train/{name}": value for name, value in means.items()}
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        log_metrics(self, self.interval_metrics | {"train/lr": optimizer.param_groups[0]["lr"]})
-        require_finite_loss("train/loss", means["loss"], self, since=since)
-
-    def _log_epoch_means(self) -> None:
-        sums = self._epoch_sums
-        counts = {"loss": sums["weight"] or 1, "acc": sums["images"] or 1}
-        log_metrics(self, {}, {f"train/{name}": sums[name] / count for name, count in counts.items()})
-
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        self._evaluate(batch)
-
-    def test_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Update the metrics with one batch, and return its logits (B, K) for callbacks."""
-        return self._evaluate(batch, self.tta)
-
-    def _evaluate(self, batch: Batch, tta: str = "none") -> Tensor:
-        images, targets = batch
-        logits = tta_logits(self, images, tta)
+        images, targets = self.unpack(batch)
+        logits = tta_logits(self, images, self.tta)
         self.eval_metrics.append(self.loss(logits, targets), logits, targets)
         return logits
-
-    def on_validation_epoch_end(self) -> None:
-        self._log_evaluation("val")
-
-    def on_test_epoch_end(self) -> None:
-        self._log_evaluation("test")
-
-    def _log_evaluation(self, split: str) -> None:
-        means = self.eval_metrics.read()
-        images, _ = means.pop("images"), means.pop("weight")
-        # The final validation of the best weights is not a point of the curve val/….
-        prefix = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
-        results = {f"{split}/{name}": value for name, value in means.items()} | {f"{split}/images": images}
-        log_metrics(self, {f"{prefix}{name}": value for name, value in means.items()}, results)
-        if self.trainer.state.fn == "fit":
-            require_finite_loss(f"{split}/loss", means["loss"], self)
-
-    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint["config"] = self.config
-        if self.trainer.state.fn != "fit":
-            return
-        metrics = {name: value.detach().cpu() for name, value in self.trainer.callback_metrics.items()}
-        loggers = [logger for logger in self.trainer.loggers if hasattr(logger, "state_dict")]
-        checkpoint["training"] = {
-            "epoch_sums": dict(self._epoch_sums),
-            "logged_step": self._logged_step,
-            "metrics": self.train_metrics.export(),  # collective: called on all ranks
-            "callback_metrics": metrics,
-            "loggers": {type(logger).__name__: logger.state_dict() for logger in loggers},
-        }
-
-    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        trainer = trainer_of(self)
-        if trainer is None:
-            return
-        if trainer.precision == "64-true":
-            self.double()  # Lightning converts only after loading the weights in single precision
-        if trainer.state.fn == "fit":
-            # Lightning would restore the schedule's previous length and options.
-            self._restored_schedules, checkpoint["lr_schedulers"] = checkpoint.get("lr_schedulers", []), []
-            self._restored = checkpoint.get("training", {})
-            for logger in trainer.loggers:
-                if (name := type(logger).__name__) in self._restored.get("loggers", {}):
-                    logger.load_state_dict(self._restored["loggers"][name])
-
-    def on_train_start(self) -> None:
-        self._generators = _device_generators(self.device)
-        self._logged_step = self.trainer.global_step
-        epoch = TrainingLength.of(self.trainer).taken["epoch"]
-        # Lightning's callback sets the value only at the start of an epoch; a run may resume within one.
-        self.trainer.accumulate_grad_batches = accumulated_batches(self.trainer, epoch)
-        self._mean_gradient = mean_gradient(self.trainer, self.total_weight)
-        if self._restored_schedules is not None:
-            self._restore_schedule()
-        if self._restored:
-            self._restore_metrics()
-
-    def _restore_schedule(self) -> None:
-        """Apply the configured options to the optimizer's groups, and fast-forward a new schedule."""
-        saved, self._restored_schedules = self._restored_schedules or [], None
-        optimizer: Any = self.optimizers(use_pl_optimizer=False)
-        saved_rates = [(group["lr"], group.get("initial_lr")) for group in optimizer.param_groups]
-        for group, options in zip(optimizer.param_groups, self._group_options, strict=True):
-            group.update(options)
-        length = TrainingLength.of(self.trainer)
-        schedule = _call_factory("scheduler", self.scheduler_factory, optimizer, length)
-        (config,) = self.trainer.lr_scheduler_configs
-        config.scheduler = schedule["scheduler"]
-        if not config.reduce_on_plateau:
-            fast_forward(schedule, length)
-        elif saved and saved[0].get("mode") == schedule["scheduler"].mode:
-            schedule["scheduler"].load_state_dict({name: saved[0][name] for name in PLATEAU_STATE_KEYS})
-            for group, (rate, initial) in zip(optimizer.param_groups, saved_rates, strict=True):
-                group["lr"] = rate * (group["lr"] / initial if initial else 1.0)
-
-    def _restore_metrics(self) -> None:
-        restored, self._restored = self._restored, {}
-        sums = restored["epoch_sums"]
-        self._epoch_sums = {"weight": sums["images"], **sums}  # older checkpoints have no "weight"
-        self._logged_step = restored["logged_step"]
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
-        self.train_metrics.restore(restored["metrics"], rank, world_size)
-        log_metrics(self, {}, restored["callback_metrics"])
-        self.on_optimizer_step(self.trainer, self)  # the checkpoint may precede the logging of its step
-
-    def on_fit_end(self) -> None:
-        self._restored_schedules = None
-        if self._restored:  # no training step remained
-            restored, self._restored = self._restored, {}
-            self.trainer.callback_metrics.update(restored["callback_metrics"])
-
-
-@runtime_checkable
-class InitializedFromImages(Protocol):
-    """Network that computes some of its weights from training images before training."""
-
-    def initialize(self, images: Tensor) -> None:
-        """Set the weights from normalized, unaugmented training images (N, C, H, W)."""
-        ...
-
-
-def initialize_from_images(network: nn.Module, trainer: L.Trainer) -> None:
-    """Initialize an `InitializedFromImages` network from a sample of training images.
-
-    A resumed run skips the initialization. All ranks use the same images. Call this function after the
-    trainer knows its checkpoint, and before anything copies the weights.
-
-    Raises:
-        InputError: the data module has no method `training_sample`.
-    """
-    if not isinstance(network, InitializedFromImages) or trainer.ckpt_path is not None:
-        return
-    sample = getattr(trainer.datamodule, "training_sample", None)  # type: ignore[attr-defined]
-    if sample is None:
-        raise InputError(
-            f"model: {type(network).__name__} computes weights from training images; train it on an "
-            "ImageDataModule, or a data module with a method training_sample()"
-        )
-    network.initialize(sample())
-
-
-def _call_factory(key: str, factory: Callable[..., Any], *arguments: Any) -> Any:
-    """Call a factory, and report its errors as an `InputError` of the config group `key`."""
-    try:
-        return factory(*arguments)
-    except InputError:
-        raise
-    except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
-        raise InputError(f"{key}: {one_line(error)}") from error
-
-
-def _device_generators(device: torch.device) -> list[torch.Generator]:
-    """Return the random generators of a device and of the CPU, which dropout uses."""
-    found = [torch.default_generator]
-    if device.type in ("cuda", "xpu"):
-        generators = torch.get_device_module(device).default_generators
-        found.append(generators[device.index or 0])
-    elif device.type == "mps":
-        found.append(torch.mps._get_default_mps_generator())
-    return found

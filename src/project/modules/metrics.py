@@ -52,6 +52,7 @@ class LossAndAccuracy(Metric):
     Args:
         total_weight: maps the targets of n batches, (n, B) or (n, B, K), to Σ w (n,), the divisor of each
             batch's loss; None: divide by the number of images.
+        has_accuracy: the outputs are logits, from which correct predictions are counted [True].
     """
 
     full_state_update = False
@@ -60,8 +61,9 @@ class LossAndAccuracy(Metric):
     images: Tensor
     weight: Tensor
 
-    def __init__(self, total_weight: TotalWeight | None = None) -> None:
+    def __init__(self, total_weight: TotalWeight | None = None, *, has_accuracy: bool = True) -> None:
         super().__init__(sync_on_compute=False)
+        self.has_accuracy = has_accuracy
         self.total_weight = total_weight
         self.add_state("loss", torch.zeros(()))
         self.add_state("correct", torch.zeros((), dtype=torch.long))
@@ -84,11 +86,15 @@ class LossAndAccuracy(Metric):
         """Return True if no batch was appended since the last `read`."""
         return not self._num_batches and not self.num_images
 
-    def append(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def append(self, loss: Tensor, logits: Any, targets: Any) -> None:
         """Buffer a batch: its mean loss, logits (B, K), and targets (B,) or (B, K).
 
-        The logits must not be overwritten before they are summed.
+        The logits must not be overwritten before they are summed. Without accuracy, outputs may be of any
+        kind, and targets need a length only, unless the loss has class weights.
         """
+        if not self.has_accuracy:
+            logits = loss.new_empty(len(targets), 0)
+            targets = logits if self.total_weight is None else targets
         shapes = logits.shape, targets.shape
         if shapes != self._shapes or self._num_batches >= self._max_batches:
             self._sum_buffer()
@@ -126,7 +132,8 @@ class LossAndAccuracy(Metric):
             torch.distributed.all_reduce(sums)
         loss, correct, images, weight = sums.tolist()
         mean = loss / weight if weight else math.nan
-        return {"loss": mean, "acc": correct / images, "images": images, "weight": weight}
+        accuracy = {"acc": correct / images} if self.has_accuracy else {}
+        return {"loss": mean, **accuracy, "images": images, "weight": weight}
 
     def reset(self) -> None:
         self._buffer.clear()
@@ -181,14 +188,20 @@ class LossAndAccuracy(Metric):
         parts = [tuple(map(torch.stack, zip(*self._restored, strict=True)))] if self._restored else []
         if self._buffer:
             losses, logits, targets = map(torch.stack, zip(*self._buffer, strict=True))
-            labels = targets if targets.ndim == 2 else targets.argmax(dim=2)
             if self.total_weight is None:
-                weights = torch.full_like(losses, labels.shape[1], dtype=torch.float)
+                weights = torch.full_like(losses, targets.shape[1], dtype=torch.float)
             else:
                 weights = self.total_weight(targets).float()
-            parts.append((losses, weights, (logits.argmax(dim=2) == labels).sum(dim=1)))
+            parts.append((losses, weights, self._count_correct(logits, targets)))
         losses, weights, correct = map(torch.cat, zip(*parts, strict=True))
         return losses, weights, correct
+
+    def _count_correct(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the number of correct predictions (n,) of n batches of logits (n, B, K)."""
+        if not self.has_accuracy:
+            return torch.zeros(len(logits), dtype=torch.long, device=logits.device)
+        labels = targets if targets.ndim == 2 else targets.argmax(dim=2)
+        return (logits.argmax(dim=2) == labels).sum(dim=1)
 
     def _sum_buffer(self) -> None:
         if self._num_batches:
@@ -204,7 +217,7 @@ def _weighted_sum(losses: Tensor, weights: Tensor) -> Tensor:
 
 
 def _max_buffered_batches(num_logits: int) -> int:
-    return min(MAX_BUFFERED_BATCHES, MAX_BUFFERED_LOGITS // num_logits)
+    return min(MAX_BUFFERED_BATCHES, MAX_BUFFERED_LOGITS // max(1, num_logits))
 
 
 def _gather(values: Tensor) -> Tensor:

@@ -28,11 +28,13 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
     Values that follow from others and options that are switched off are omitted.
     """
     values: dict[str, Any] = {"seed": config["seed"]}
-    for group in ("model", "data", "optim", "scheduler", "loss"):
-        values[group] = config[group]["_target_"].rpartition(".")[2]
-    for group in ("model", "optim", "scheduler", "loss", "augment"):
-        for name, value in config[group].items():
+    for group in ("task", "model", "data", "optim", "scheduler", "loss"):
+        if group in config:
+            values[group] = config[group]["_target_"].rpartition(".")[2]
+    for group in ("task", "model", "optim", "scheduler", "loss", "augment"):
+        for name, value in config.get(group, {}).items():
             follows = name.startswith("_") or name in LEFT_OUT
+            follows |= group == "task" and _is_copy(value, name, config)
             off = group == "augment" and not config[group].get(AUGMENT_MODES.get(name, name))
             if not follows and not off:
                 values[f"{group}.{name}"] = value
@@ -42,6 +44,12 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
         values.pop("data.val_size", None)
         values |= {f"data.{name}": config["data"].get(name, 0) for name in ("folds", "fold")}
     return values
+
+
+def _is_copy(value: Any, name: str, config: dict[str, Any]) -> bool:
+    """Return True for an argument of the task that is a part, or repeats another key."""
+    is_part = isinstance(value, str) and value.startswith("${")
+    return is_part or any(name in node and node[name] == value for node in (config, config.get("optim", {})))
 
 
 class Differences:

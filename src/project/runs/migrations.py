@@ -135,7 +135,21 @@ def migrate(config: Mapping[str, Any]) -> dict[str, Any]:
             target[new] = value | target[new]
         else:
             target.setdefault(new, value)
+    if "model" in migrated and "task" not in migrated:
+        migrated["task"] = _classification(migrated)
     return migrated
+
+
+def _classification(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the task of a run from before there were tasks."""
+    parts = {"network": "model", "loss": "loss", "optimizer": "optim", "scheduler": "scheduler"}
+    options = {name: config[name] for name in ("compile", "channels_last", "tta") if name in config}
+    optim = config.get("optim", {})
+    options |= {
+        name: optim[name] for name in ("layerwise_lr_decay", "weight_decay_norm_bias") if name in optim
+    }
+    target = {"_target_": "project.modules.classifier.ImageClassifier"}
+    return target | {name: f"${{{group}}}" for name, group in parts.items()} | options
 
 
 def _parent_of(config: Mapping[str, Any], key: str) -> tuple[Any, str]:

@@ -1,6 +1,7 @@
 """Summaries of a run on the terminal: facts before training, results after training."""
 
 import shlex
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from project.runs.run_folder import RunFolder
@@ -9,52 +10,91 @@ from project.runtime.text import duration
 
 if TYPE_CHECKING:
     import lightning as L
-    from torch import nn
 
 
-def start_summary(config: dict[str, Any], network: "nn.Module", trainer: "L.Trainer", run: RunFolder) -> str:
+SPLITS = ("val", "test")
+TITLES = {"acc": "accuracy"}
+MAX_COLUMNS = 6
+
+
+def start_summary(
+    config: dict[str, Any], module: "L.LightningModule", trainer: "L.Trainer", run: RunFolder
+) -> str:
     """Return a line each for the model, data, optimizer, length and folder of a run."""
-    data, optim, limits = config["data"], config["optim"], config["trainer"]
-    shape = "×".join(str(side) for side in data["input_shape"])
-    parameters = sum(parameter.numel() for parameter in network.parameters())
+    data, limits = config["data"], config["trainer"]
+    model = _class_name(config["model"] if "model" in config else config["task"])
+    parameters = sum(parameter.numel() for parameter in module.parameters())
     devices = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
     length = [f"{limits['max_epochs']} epochs"] if limits["max_epochs"] and limits["max_epochs"] > 0 else []
     length += [f"{limits['max_steps']:,} steps"] if limits["max_steps"] > 0 else []
     length += [f"{limits['max_time']}"] if limits["max_time"] else []
+    sizes = ["×".join(map(str, data["input_shape"]))] if data.get("input_shape") else []
+    sizes += [f"{data['num_classes']} classes"] if data.get("num_classes") else []
+    sizes += [f"batches of {data['batch_size']}"] if data.get("batch_size") else []
     facts = {
-        "model": f"{_class_name(config['model'])}, {parameters:,} parameters",
-        "data": f"{_class_name(data)}, {shape}, {data['num_classes']} classes, "
-        f"batches of {data.get('batch_size', '–')}",
-        "optim": f"{_class_name(optim)} lr {optim.get('lr', '–')}, "
-        f"{_class_name(config['scheduler'])} schedule, {_class_name(config['loss'])}",
+        "model": f"{model}, {parameters:,} parameters",
+        "data": ", ".join([_class_name(data), *sizes]),
+        "optim": _optimization(config),
         "run": f"{' or '.join(length) or 'no limit'} on {devices}{trainer.strategy.root_device.type}, "
         f"{limits['precision']}, seed {config['seed']}",
         "folder": run.shown,
     }
     if config["ckpt_path"]:
         facts["from"] = str(config["ckpt_path"])
-    return fact_block(facts) + "\n"
+    return fact_block({name: fact for name, fact in facts.items() if fact}) + "\n"
 
 
-def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, seconds: float) -> str:
-    """Return a table of a run's metrics, the run folder, and the command that shows its curves."""
-    rows = [
-        [split, *(f"{metrics[f'{split}/{name}']:.4f}" for name in ("loss", "acc")), ""]
-        for split in ("val", "test")
-        if f"{split}/acc" in metrics
-    ]
-    if "test/images" in metrics:
-        rows[-1][-1] = f"of {metrics['test/images']:,.0f} images"
-    columns: list[str | Column] = ["", "loss", "accuracy", Column(f"({weights} weights)", right=False)]
+def _optimization(config: dict[str, Any]) -> str:
+    """Return optimizer, schedule and loss, as far as the run has them."""
+    words = (
+        [f"{_class_name(config['optim'])} lr {config['optim'].get('lr', '–')}"] if "optim" in config else []
+    )
+    words += [f"{_class_name(config['scheduler'])} schedule"] if "scheduler" in config else []
+    words += [_class_name(config["loss"])] if "loss" in config else []
+    return ", ".join(words)
+
+
+def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status: Mapping[str, Any]) -> str:
+    """Return the metrics of a run as a table, its folder, and the command that shows its curves.
+
+    Args:
+        metrics: all, by name.
+        weights: `best` or `last`: those that were evaluated.
+        run: its folder.
+        status: of the run; its monitored metric comes first.
+    """
+    lines = ["", _table(metrics, weights, str(status["monitor"])), ""] if metrics else [""]
     return "\n".join(
         [
-            "",
-            table(columns, rows, indent=2),
-            "",
-            f"{duration(seconds)} in {run.shown}",
+            *lines,
+            f"{duration(status['duration_s'])} in {run.shown}",
             f"show curves: tensorboard --logdir {shlex.quote(run.shown)}",
         ]
     )
+
+
+def _table(metrics: Mapping[str, float], weights: str, monitor: str) -> str:
+    """Return a table of the metrics: a row for each split of `SPLITS`, or for each metric of other names."""
+    named = {name: name.partition("/") for name in metrics}
+    kinds = list(dict.fromkeys(kind for split, _, kind in named.values() if split in SPLITS and kind))
+    kinds = [kind for kind in kinds if kind != "images" and not kind.startswith("best_")]
+    if not kinds:
+        rows = [[name, f"{metrics[name]:.4f}"] for name in sorted(metrics, key=lambda name: name != monitor)]
+        return table(["metric", Column(f"({weights} weights)", right=True)], rows, indent=2)
+    kinds = sorted(kinds, key=lambda kind: (kind != "loss", f"val/{kind}" != monitor))[:MAX_COLUMNS]
+    rows = [
+        [
+            split,
+            *(f"{metrics[f'{split}/{kind}']:.4f}" if f"{split}/{kind}" in metrics else "" for kind in kinds),
+            "",
+        ]
+        for split in SPLITS
+        if any(f"{split}/{kind}" in metrics for kind in kinds)
+    ]
+    if "test/images" in metrics:
+        rows[-1][-1] = f"of {metrics['test/images']:,.0f} images"
+    titles = [TITLES.get(kind, kind) for kind in kinds]
+    return table(["", *titles, Column(f"({weights} weights)", right=False)], rows, indent=2)
 
 
 def _class_name(node: dict[str, Any]) -> str:

@@ -20,6 +20,7 @@ from project.runtime.lightning_private import DataFetcher, can_stop_early, check
 from project.runtime.torchrun import all_reduce_max
 from project.training.exact_resume import ResumableEpochLoop
 from project.training.optimizer_step import TrainingStep, fetch_from, find_obstacle
+from project.training.random_streams import RandomStreams
 
 log = logging.getLogger(__name__)
 
@@ -99,7 +100,13 @@ class EpochLoop(ResumableEpochLoop):
 
     def on_run_start(self, data_fetcher: DataFetcher) -> None:
         """Determine if batches can be grouped, and at which steps a group must end."""
+        foreign = _foreign_loaders(data_fetcher)
+        self._streams = RandomStreams(self.trainer, of_libraries=bool(foreign))
+        if foreign:
+            self._streams.start_epoch()
         super().on_run_start(data_fetcher)
+        if foreign:
+            self._start_foreign_epoch(foreign, data_fetcher)
         if self._first_step < 0:
             self._first_step = self.global_step
         obstacle = find_obstacle(self.trainer, data_fetcher)
@@ -136,12 +143,34 @@ class EpochLoop(ResumableEpochLoop):
         one_by_one |= self.skips_backward
         count = self._agree_on(1 if one_by_one else min(self._target_size(), self._batches_to_boundary()))
         if one_by_one:
+            self._streams.start_batch(self.batch_progress.current.ready)
             super().advance(data_fetcher)
             self._logs |= self.has_logged_in_step()
         else:
             self._advance_group(data_fetcher, count)
         if self._ends_within_epoch():
             self.save()  # before the final validation, which a resumed run must not find as done
+
+    def _start_foreign_epoch(self, loaders: list[Any], data_fetcher: DataFetcher) -> None:
+        """Start the iteration of loaders that are not ours, at the batch where the run resumes.
+
+        Their order and the seeds of their workers depend on the epoch alone. Batches that were trained before
+        are read again, unless the loaders restore their own state.
+        """
+        trained = self.batch_progress.current.ready
+        if trained and all(hasattr(loader, "load_state_dict") for loader in loaders):
+            return
+        was_started_seeded = (
+            self.trainer.current_epoch > 0 and not self.trainer.fit_loop.is_resuming and not self.restarting
+        )
+        if trained or (not was_started_seeded and any(getattr(one, "num_workers", 0) for one in loaders)):
+            self._streams.start_epoch()
+            iter(data_fetcher)
+        if trained:
+            log.info("reading the first %s batches of the epoch again, to resume after them", trained)
+        for batch_idx in range(trained):
+            self._streams.start_batch(batch_idx)
+            next(data_fetcher)
 
     def _advance_group(self, data_fetcher: DataFetcher, count: int) -> None:
         self.val_loop.restarting = False
@@ -217,6 +246,7 @@ class EpochLoop(ResumableEpochLoop):
         outputs: dict[str, Any] = {}
         batch = None
         for number in range(count):
+            self._streams.start_batch(progress.current.ready)
             try:
                 fetched = fetch()
             except StopIteration:  # the loader is shorter than its length
@@ -241,6 +271,15 @@ class EpochLoop(ResumableEpochLoop):
             for listen in self._listeners:
                 listen(trainer, module)
         self.call_hooks_after(outputs, batch)
+
+
+def _foreign_loaders(data_fetcher: DataFetcher) -> list[Any]:
+    """Return the training loaders that do not resume exactly by themselves, as `ImageLoader` does."""
+    return [
+        loader
+        for loader in data_fetcher.combined_loader.flattened
+        if not getattr(loader, "resumes_exactly", False)
+    ]
 
 
 class StopDuringValidation(Callback):

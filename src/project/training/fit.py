@@ -18,14 +18,15 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from project.callbacks.run_record import RunRecord
 from project.callbacks.run_status import RunStatus
 from project.config.cli import exit_on_errors
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
 from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError
-from project.modules.classifier import ImageClassifier
 from project.runs import checkpoints, config_diff
 from project.runs.folders import folder_lock
 from project.runs.run_folder import RunContext, RunFolder
@@ -64,7 +65,7 @@ def run_scope(context: RunContext) -> Iterator[None]:
 
 
 def build_callbacks(
-    config: ResolvedConfig, context: RunContext, datamodule: ImageDataModule
+    config: ResolvedConfig, context: RunContext, datamodule: L.LightningDataModule
 ) -> dict[str, Callback]:
     """Build the configured callbacks by name, and add those that every run needs.
 
@@ -73,13 +74,17 @@ def build_callbacks(
             there is no validation.
     """
     callbacks: dict[str, Callback] = config.build("callbacks")
-    if not datamodule.has_validation or not config.values["trainer"]["limit_val_batches"]:
-        callbacks = drop_validation_callbacks(callbacks, config.values["scheduler"])
+    if not has_validation(datamodule) or not config.values["trainer"]["limit_val_batches"]:
+        callbacks = drop_validation_callbacks(callbacks, config.values.get("scheduler", {}))
     if context.ckpt_path is not None and context.is_first:  # saved only once training has started
         callbacks["changes"] = LambdaCallback(
             on_train_start=lambda *_: replace_text(context.folder.composed_file, to_yaml(config.composed))
         )
-    return callbacks | {"run_status": RunStatus(context.folder), "stop": StopDuringValidation()}
+    return callbacks | {
+        "run_record": RunRecord(config.redacted),
+        "run_status": RunStatus(context.folder),
+        "stop": StopDuringValidation(),
+    }
 
 
 def build_trainer(
@@ -111,7 +116,7 @@ def environment_options(folder: RunFolder) -> dict[str, Any]:
     }
 
 
-def check_resumed_config(config: ResolvedConfig, context: RunContext, module: ImageClassifier) -> None:
+def check_resumed_config(config: ResolvedConfig, context: RunContext, module: L.LightningModule) -> None:
     """Compare the configuration of a resumed run with its checkpoint's, and log the changes.
 
     Raises:
@@ -138,12 +143,14 @@ def check_resumed_config(config: ResolvedConfig, context: RunContext, module: Im
 @explain_worker_failures()
 def fit_and_evaluate(
     trainer: L.Trainer,
-    module: ImageClassifier,
-    datamodule: ImageDataModule,
+    module: L.LightningModule,
+    datamodule: L.LightningDataModule,
     callbacks: dict[str, Callback],
     ckpt_path: str | None,
 ) -> tuple[dict[str, float], str]:
     """Train, then validate and test the best weights, or the last weights if there are no best ones.
+
+    A split is skipped if the data module has no loader for it or the module no step.
 
     Returns:
         Metrics by name, and the weights that were evaluated: `best` or `last`.
@@ -155,12 +162,21 @@ def fit_and_evaluate(
         return {name: float(value) for name, value in metrics.items()}, "last"
     path = trainer.strategy.broadcast(best_checkpoint(callbacks) if trainer.is_global_zero else None)
     options: dict[str, Any] = {"ckpt_path": path, "weights_only": True, "verbose": False}
-    if datamodule.count("val"):
+    if has_validation(datamodule) and is_overridden("validation_step", module):
         trainer.validate(module, datamodule, **options)
         metrics |= trainer.callback_metrics
-    trainer.test(module, datamodule, **options)
-    metrics |= trainer.callback_metrics
+    if is_overridden("test_dataloader", datamodule) and is_overridden("test_step", module):
+        trainer.test(module, datamodule, **options)
+        metrics |= trainer.callback_metrics
     return {name: float(value) for name, value in metrics.items()}, "best" if path else "last"
+
+
+def has_validation(datamodule: L.LightningDataModule) -> bool:
+    """Return True if a data module has a validation split."""
+    if isinstance(datamodule, ImageDataModule):
+        is_set_up = datamodule.count("train") > 0
+        return datamodule.count("val") > 0 if is_set_up else datamodule.has_validation
+    return is_overridden("val_dataloader", datamodule)
 
 
 def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:

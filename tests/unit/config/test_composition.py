@@ -10,7 +10,7 @@ from conftest import CONF, Compose, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
-from project.config.instantiate import build, build_module
+from project.config.instantiate import build, build_task, resolve
 from project.config.validation import find_problems
 from project.modules.optim.training_length import TrainingLength
 
@@ -69,7 +69,7 @@ def test_every_model_trains_a_step_on_every_data_set(
     seen = 0
     for model, data in product(MODELS, DATA):
         config = composed(f"model={model}", f"data={data}", "data.batch_size=8", *data_overrides[data])
-        module = build_module(OmegaConf.to_container(config, resolve=True), record={})
+        module = build_task(resolve(config))
         before = [parameter.clone() for parameter in module.network.parameters()]
         trainer = L.Trainer(
             accelerator="cpu",

@@ -3,10 +3,10 @@
 import pytest
 import torch
 from conftest import Compose
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, open_dict
 
-from project.config.instantiate import build_module
-from project.config.validation.network import refuse_wrong_network, try_module
+from project.config.instantiate import build_task, resolve
+from project.config.validation.network import refuse_wrong_network, try_task
 from project.errors import InputError
 
 WRONG = [
@@ -41,9 +41,9 @@ LATER = [
 
 @pytest.mark.parametrize(("overrides", "line"), [*WRONG, *LATER])
 def test_a_run_refuses_what_does_not_fit(composer: Compose, overrides: str, line: str) -> None:
-    config = OmegaConf.to_container(_without_hydra(composer(*overrides.split())), resolve=True)
+    config = resolve(_without_hydra(composer(*overrides.split())))
     with pytest.raises(InputError, match=line) as raised:
-        try_module(build_module(config, config), config)
+        try_task(build_task(config), config)
     assert "\n" not in str(raised.value)
 
 
@@ -59,23 +59,23 @@ def test_a_sweep_refuses_networks_that_do_not_fit(composer: Compose, overrides: 
 def test_a_trial_changes_nothing(composer: Compose, model: str) -> None:
     config = _without_hydra(composer(f"model={model}", "optim=sgd", "scheduler=onecycle"))
     refuse_wrong_network(config)
-    plain = OmegaConf.to_container(config, resolve=True)
-    module = build_module(plain, plain)
+    plain = resolve(config)
+    module = build_task(plain)
     before, state = (
         {name: value.clone() for name, value in module.state_dict().items()},
         torch.get_rng_state(),
     )
-    try_module(module, plain)
+    try_task(module, plain)
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert all(part.training for part in module.network.modules())
 
 
 def test_what_the_cpu_lacks_is_left_to_the_run(composer: Compose) -> None:
-    plain = OmegaConf.to_container(_without_hydra(composer("model=mlp")), resolve=True)
-    module = build_module(plain, plain)
+    plain = resolve(_without_hydra(composer("model=mlp")))
+    module = build_task(plain)
     module.network.register_forward_pre_hook(_need_gpu)
-    try_module(module, plain)
+    try_task(module, plain)
 
 
 def _need_gpu(*_: object) -> None:

@@ -23,9 +23,15 @@ from project.config.validation import (
     trainer,
     values,
 )
-from project.config.validation.command_request import command_request
+from project.config.validation.command_request import command_request, overrides_of
 from project.config.validation.declared_keys import declared_values, flat, place_in_file
-from project.config.validation.groups import removed_groups, removed_keys, wrong_groups, wrong_kinds
+from project.config.validation.groups import (
+    removed_groups,
+    removed_keys,
+    unused_overrides,
+    wrong_groups,
+    wrong_kinds,
+)
 from project.errors import DataError, InputError, one_line
 from project.runtime import secrets
 from project.runtime.yaml_files import raw_child
@@ -80,6 +86,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
     yield from (*allowed_targets.find_refusals(config), *hydra_security.find_refusals(config))
     yield from secrets.find_missing_secrets(config)
     leaves = dict(sorted(_leaves(config)))
+    yield from unused_overrides(config, overrides_of(config.hydra))
     if removed := list(removed_groups(config)) or list(removed_keys(leaves)):
         yield from removed
         return

@@ -35,10 +35,10 @@ class CommandRequest(NamedTuple):
     data: str
 
 
-def overrides_of(config: DictConfig) -> list[str]:
+def overrides_of(hydra: DictConfig) -> list[str]:
     """Return the overrides as they were typed, Hydra's own included; they may hold interpolations."""
     typed: list[str] = []
-    for part in (config.hydra.overrides.task, config.hydra.overrides.hydra):
+    for part in (hydra.overrides.task, hydra.overrides.hydra):
         written = OmegaConf.to_container(part, resolve=False) if part is not None else []
         assert isinstance(written, list)
         typed += map(str, written)
@@ -52,7 +52,7 @@ def command_request(config: DictConfig) -> CommandRequest:
         config: composed, with Hydra's own node.
     """
     return CommandRequest(
-        frozenset(text.partition("=")[0].lstrip("+~") for text in overrides_of(config)),
+        frozenset(text.partition("=")[0].lstrip("+~") for text in overrides_of(config.hydra)),
         config.hydra.launcher.get("_target_") in LOCAL_LAUNCHERS,
         config.hydra.mode == RunMode.MULTIRUN,
         str(config.hydra.runtime.choices.get("data")),

@@ -15,6 +15,7 @@ from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
 from project.config import config_files
+from project.config.parts import PARAMETER_GROUP_KEYS, present
 from project.config.source_index import Missing, Signature, signature_of
 from project.config.validation.command_request import command_request, overrides_of
 from project.config.validation.groups import (
@@ -22,9 +23,7 @@ from project.config.validation.groups import (
     FACTORIES,
     GROUPS,
     KEYS,
-    OBJECTS,
     OPTIONAL,
-    PARAMETER_GROUP_KEYS,
     PRESETS,
 )
 from project.runtime import yaml_files
@@ -50,19 +49,22 @@ SET_ELSEWHERE: Mapping[str, str] = {
 """Arguments of the trainer that are not read, with the keys to set instead."""
 
 
-def declared_values(config: DictConfig) -> Mapping[str, Any]:
+def declared_values(config: DictConfig, hydra: DictConfig | None = None) -> Mapping[str, Any]:
     """Return the values in the YAML files of the chosen options, by dotted key.
 
     Args:
-        config: composed configuration with Hydra's own node.
+        config: composed configuration.
+        hydra: Hydra's own node [that of `config`].
     """
-    sources = config_folders(config.hydra.runtime.config_sources)
+    hydra = config.hydra if hydra is None else hydra
+    assert hydra is not None
+    sources = config_folders(hydra.runtime.config_sources)
     choices = [
         (str(group), option)
-        for group, option in config.hydra.runtime.choices.items()
+        for group, option in hydra.runtime.choices.items()
         if group in config and isinstance(option, str)
     ]
-    return _declared_by(tuple(sources), tuple(choices), config.hydra.job.config_name)
+    return _declared_by(tuple(sources), tuple(choices), hydra.job.config_name)
 
 
 def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
@@ -149,7 +151,7 @@ def find_problems(
     """
     yield from _unknown_in_files(config, leaves, declared)
     yield from _unknown_additions(config, leaves, declared)
-    for group in OBJECTS:
+    for group in present(config):
         yield from _of_object(group, config[group], given=FACTORIES.get(group, 0))
     for group in DICTS:
         for name in config[group]:
@@ -213,7 +215,7 @@ def _unknown_additions(
     """Yield a line for each key that `+` adds outside of objects and that no other key refers to."""
     roots = {key.partition(".")[0] for key in declared} | set(GROUPS)
     written = " ".join(str(raw) for raw in leaves.values() if "${" in str(raw))
-    for text in overrides_of(config):
+    for text in overrides_of(config.hydra):
         if not text.startswith("+"):
             continue
         key = text.lstrip("+").partition("=")[0].partition("@")[0]

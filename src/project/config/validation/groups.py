@@ -1,17 +1,20 @@
 """Groups and keys that a run needs, and the kind of class that each group is for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
 from omegaconf import DictConfig
 
+from project.config.parts import PARTS, present, referenced_groups
 from project.config.source_index import MAX_DEPTH, bases_of
 from project.runtime.text import nearest_names
 from project.runtime.yaml_files import raw_child
 
 GROUPS: Mapping[str, str] = {
-    **dict.fromkeys(("model", "data", "augment", "optim", "loss", "trainer"), "choose another option of it"),
+    **dict.fromkeys(
+        ("task", "model", "data", "augment", "optim", "loss", "trainer"), "choose another option of it"
+    ),
     "scheduler": "scheduler=constant keeps the learning rate",
     "callbacks": "leave single ones out, as in '~callbacks.early_stopping'",
     "logger": "logger=none logs nothing",
@@ -19,17 +22,12 @@ GROUPS: Mapping[str, str] = {
 }
 """Groups that a run needs, and what to do instead of leaving one out."""
 
-OBJECTS = ("model", "data", "augment", "optim", "scheduler", "loss", "trainer")
-"""Groups of one object each."""
 FACTORIES: Mapping[str, int] = {"optim": 1, "scheduler": 2}
 """Groups of objects that are made later, and how many arguments the run gives them by position."""
 DICTS = ("callbacks", "logger")
 """Groups of objects by name."""
 PRESETS = ("experiment", "sweep", "debug")
 """Groups whose options set keys of other groups."""
-
-PARAMETER_GROUP_KEYS = ("layerwise_lr_decay", "weight_decay_norm_bias")
-"""Keys of `optim` for `parameter_groups`; all others are arguments of the optimizer."""
 
 KEYS: Mapping[str, str] = {
     "name": "the folder of runs bears it, as in name=trial",
@@ -65,27 +63,51 @@ KINDS: Mapping[tuple[str, str], str] = {
 }
 """Kinds of classes, by package and name of the base class."""
 
-WANTED: Mapping[str, str] = {"model": "nn.Module", "loss": "nn.Module", "data": "ImageDataModule"}
+WANTED: Mapping[str, str] = {
+    "task": "LightningModule",
+    "model": "nn.Module",
+    "loss": "nn.Module",
+    "data": "LightningDataModule",
+}
 """The kind of each group's class."""
+SUBKINDS: Mapping[str, str] = {"ImageDataModule": "LightningDataModule"}
+"""Kinds that are special cases of another kind."""
 
 REMEDIES: Mapping[str, str] = {
+    "task": "name a LightningModule; a plain network is a model, as in model._target_=package.Class",
     "model": (
-        "name a torch.nn.Module that maps images to logits; a LightningModule's own training_step, loss and "
-        "optimizer would not be called"
+        "name a torch.nn.Module that maps images to logits; a LightningModule is a task, as in task=custom "
+        "task._target_=package.Class"
     ),
     "loss": "name a torch.nn.Module that maps logits and targets to their mean loss",
-    "data": "name a class derived from project.datamodules.base.ImageDataModule",
+    "data": "name a LightningDataModule, such as one derived from project.datamodules.base.ImageDataModule",
 }
 
 
 def removed_groups(config: DictConfig) -> Iterator[str]:
     """Yield a line for each group that was left out and that a run needs."""
     for group, remedy in GROUPS.items():
+        if group in PARTS and group not in referenced_groups(config):
+            continue
         if not isinstance(config.get(group), DictConfig):
             yield f"~{group}: a run needs it; {remedy}"
     for group, option in config.hydra.runtime.choices.items():
-        if group in GROUPS and (not isinstance(option, str) or option.startswith("[")):
+        if group in GROUPS and group in config and (not isinstance(option, str) or option.startswith("[")):
             yield f"{group}={option}: one option is needed; -m {group}=A,B runs a job with each"
+
+
+def unused_overrides(config: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each override of a group that the task has no use for.
+
+    Args:
+        config: composed, with Hydra's own node.
+        overrides: as they were typed.
+    """
+    for text in overrides:
+        group = text.lstrip("+").partition("=")[0].partition(".")[0]
+        if group in PARTS and group not in config:
+            choices = config.hydra.runtime.choices
+            yield f"{text}: has no effect, task={choices.get('task')} takes no {group}; leave it out"
 
 
 def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
@@ -107,7 +129,7 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
         leaves: all values, by dotted key.
         right: values that are right by themselves, by dotted key.
     """
-    for group in OBJECTS:
+    for group in present(config):
         yield from _wrong_target(group, leaves, right)
         partial = bool(right.get(f"{group}._partial_", False))
         if partial != (group in FACTORIES):
@@ -144,8 +166,9 @@ def wrong_kinds(right: Mapping[str, Any]) -> Iterator[str]:
     """
     for group in WANTED:
         target = right.get(f"{group}._target_")
-        if isinstance(target, str) and (other := kinds_of(target, MAX_DEPTH) - {WANTED[group]}):
-            yield refusal(group, target, min(other))
+        found = kinds_of(target, MAX_DEPTH) if isinstance(target, str) else frozenset()
+        if other := {SUBKINDS.get(kind, kind) for kind in found} - {WANTED[group]}:
+            yield refusal(group, str(target), min(other))
 
 
 def refusal(group: str, target: str, got: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
 
+import lightning as L
 import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
@@ -20,17 +21,20 @@ from project.errors import InputError, one_line
 from project.modules.batch_checks import explain_forward_error, require_logits
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.training_length import TrainingLength
+from project.modules.supervised import SupervisedModule
 from project.runtime.yaml_files import to_yaml
 
 REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
 """Errors by which layers refuse images of another shape."""
 NUM_IMAGES = 2
 """Images of the trial's batch: of one alone some networks would lose the dimension of the batch."""
+CLASSIFIER = f"{ImageClassifier.__module__}.{ImageClassifier.__name__}"
+"""The task whose networks map images to logits."""
 ONLY_WEIGHTS = ("weights", "freeze")
 """Arguments of networks that change no shape, and may have files loaded."""
 
 
-def try_module(module: ImageClassifier, config: Mapping[str, Any]) -> None:
+def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
     """Send a batch of blank images through a module's network, and make its optimizer and schedule.
 
     Args:
@@ -41,7 +45,10 @@ def try_module(module: ImageClassifier, config: Mapping[str, Any]) -> None:
         InputError: the network does not take images of `data.input_shape`, or gives no logits of
             `data.num_classes`; the optimizer or the schedule refuses its options.
     """
-    _try_images(module.network, config["data"])
+    if not isinstance(module, SupervisedModule):
+        return  # the inputs of other modules are unknown
+    if isinstance(module, ImageClassifier):
+        _try_images(module.network, config["data"])
     known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf
@@ -57,6 +64,8 @@ def refuse_wrong_network(config: DictConfig) -> None:
     Raises:
         InputError: the network does not fit the data.
     """
+    if config.task._target_ != CLASSIFIER or "model" not in config:
+        return
     plain: Any = OmegaConf.to_container(config.model, resolve=True)
     model = {key: value for key, value in plain.items() if key not in ONLY_WEIGHTS}
     facts = {key: OmegaConf.select(config, f"data.{key}") for key in ("input_shape", "num_classes")}

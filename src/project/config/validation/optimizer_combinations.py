@@ -9,8 +9,6 @@ from project.config.validation.command_request import CommandRequest
 from project.config.validation.data import data_facts, training_length
 from project.runtime.text import did_you_mean
 
-MODULE = "project.modules.classifier.ImageClassifier"
-"""The LightningModule, whose `METRICS` say which metrics are logged, and whether max or min is better."""
 MAY_LOG = ("callbacks.", "model.", "loss.")
 """Groups whose classes may log metrics of their own."""
 LOGS = re.compile(r"\b(?:self|module|pl_module)\.log(?:_dict)?\(")
@@ -84,9 +82,13 @@ def _too_late(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str
 
 def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each monitored metric that is not logged, or better in the other direction."""
-    directions = metric_directions()
+    directions = metric_directions(str(right.get("task._target_")))
     targets = {key: str(target) for key, target in right.items() if key.endswith("._target_")}
-    if "monitor" not in right or any(_may_log(key, target) for key, target in targets.items()):
+    if (
+        not directions
+        or "monitor" not in right
+        or any(_may_log(key, target) for key, target in targets.items())
+    ):
         return
     watched = {
         key: str(value)
@@ -107,10 +109,18 @@ def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
     yield from _never_validated(watched, right)
 
 
-def metric_directions() -> dict[str, str]:
-    """Return the metrics that a run logs while it trains, and whether max or min is better."""
-    metrics = constant_of(MODULE, "METRICS")
-    assert isinstance(metrics, dict)
+def metric_directions(task: str) -> dict[str, str]:
+    """Return the metrics that a task logs while it trains, and whether max or min is better.
+
+    Args:
+        task: dotted name of its LightningModule.
+
+    Returns:
+        An empty dict for a class that does not say so, in `METRICS`.
+    """
+    metrics = constant_of(task, "METRICS")
+    if not isinstance(metrics, dict):
+        return {}
     return {f"{split}/{name}": mode for split in ("val", "train") for name, mode in metrics.items()}
 
 

@@ -298,6 +298,7 @@ class ImageLoader:
     """
 
     batch_sampler = None  # Lightning reads this attribute of loaders that have a sampler
+    resumes_exactly = True  # the order continues within an epoch
 
     def __init__(
         self,

@@ -52,8 +52,8 @@ def run_tuning(
     what: str,
     config: ResolvedConfig,
     context: RunContext,
-    module: ImageClassifier,
-    datamodule: ImageDataModule,
+    module: L.LightningModule,
+    datamodule: L.LightningDataModule,
 ) -> None:
     """Search for a learning rate or batch size instead of training, and record it in the run folder.
 
@@ -67,6 +67,12 @@ def run_tuning(
     Raises:
         InputError: the search finds no value.
     """
+    if not isinstance(module, ImageClassifier) or not isinstance(datamodule, ImageDataModule):
+        raise InputError(
+            f"tune={what}: not for this task (expected {ImageClassifier.__name__} on an "
+            f"{ImageDataModule.__name__}, got {type(module).__name__} on {type(datamodule).__name__}); set "
+            "the value by hand"
+        )
     run = context.folder
     bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
     make_trainer = partial(config.build, "trainer", **environment_options(run), **bare)
@@ -79,7 +85,7 @@ def run_tuning(
     facts = {"name": config.values["name"], "tune": what, "trial": True}
     with run.recording(**facts, ranks=trainer.world_size) as status:
         replace_text(run.config_file, to_yaml(config.redacted))
-        log.info(run_summary.start_summary(config.values, module.network, trainer, run))
+        log.info(run_summary.start_summary(config.values, module, trainer, run))
         with _quiet_loggers():
             found = search()
         status |= {"value": None, "found": {found.key: found.value}}
