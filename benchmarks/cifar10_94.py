@@ -23,8 +23,8 @@ from hydra import compose, initialize_config_dir
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project.config.derived_values import register_resolvers
 from project.config.instantiate import build, build_task, resolve
+from project.config.resolvers import register_resolvers
 from project.datamodules.base import ImageDataModule
 from project.modules.classifier import ImageClassifier
 

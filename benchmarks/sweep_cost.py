@@ -86,8 +86,8 @@ def compute(repeats: int = 20) -> float:
     from hydra.core.hydra_config import HydraConfig
     from omegaconf import OmegaConf
 
-    from project.config.derived_values import register_resolvers
     from project.config.instantiate import build, build_task, resolve
+    from project.config.resolvers import register_resolvers
     from project.runtime.process import silence_libraries
     from project.training.fit import fit_and_evaluate
 

@@ -17,7 +17,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 
-from project.config.derived_values import register_resolvers
+from project.config.resolvers import register_resolvers
 from project.runtime import signals
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -263,7 +263,7 @@ def warm_up() -> None:
     from hydra.core.global_hydra import GlobalHydra
 
     from project.config import cli, hydra_patches, preflight, validation
-    from project.config.derived_values import register_resolvers
+    from project.config.resolvers import register_resolvers
     from project.sweeps.launchers import local
     from project.sweeps.sweepers import base
 

@@ -35,8 +35,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project import train
-from project.config.derived_values import register_resolvers
 from project.config.instantiate import ResolvedConfig
+from project.config.resolvers import register_resolvers
 from project.runs.run_folder import RunContext, RunFolder
 from project.training.ddp.launch import run_ranks
 

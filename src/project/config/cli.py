@@ -19,7 +19,7 @@ from hydra.errors import HydraException, InstantiationException
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config import hydra_patches, hydra_security, resume
-from project.config.derived_values import register_resolvers
+from project.config.resolvers import register_resolvers
 from project.config.suggestions import explain_composition, options
 from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
 from project.errors import InputError, one_line, strip_library_text

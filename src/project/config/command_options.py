@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from omegaconf.errors import ValidationError
 
 from project.config import cli
-from project.config.derived_values import register_resolvers
+from project.config.resolvers import register_resolvers
 from project.errors import InputError
 from project.runs.migrations import RENAMED_OPTIONS
 from project.runtime.process import command_state, escape_unencodable

@@ -10,7 +10,7 @@ import torch
 GOLDEN = 0x9E3779B97F4A7C15
 MASK = 2**64 - 1
 AUGMENTATION_STREAM, NETWORK_STREAM, EPOCH_STREAM = 0, 1, 2
-"""Streams of a batch: image augmentation, random layers of the network (dropout); of an epoch: batch order."""
+"""Streams of a batch: image augmentation, dropout. Stream of an epoch: batch order."""
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

@@ -18,9 +18,9 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from project.config import hydra_security
 from project.config.cli import report
-from project.config.derived_values import register_resolvers
 from project.config.hydra_patches import Callbacks, allowing, outcome_of
 from project.config.hydra_security import BUILT_BY_HYDRA
+from project.config.resolvers import register_resolvers
 from project.errors import one_line
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports

@@ -29,7 +29,8 @@ def targets() -> list[str]:
         return own + [name for child in node.values() for name in walk(child)]
 
     files = [file for file in CONF.glob("*/*.yaml") if file.parent.name != "hydra"]
-    return sorted({name for file in files for name in walk(OmegaConf.to_container(OmegaConf.load(file)))})
+    found = {name for file in files for name in walk(OmegaConf.to_container(OmegaConf.load(file)))}
+    return sorted(found - {"???"})
 
 
 def true_parameters(target: str) -> dict[str, inspect.Parameter]:

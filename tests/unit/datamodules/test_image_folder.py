@@ -11,7 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
-from project.config.derived_values import folder_shape
+from project.config.resolvers import folder_shape
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.loading.loader import FileImages, MemoryImages

@@ -13,8 +13,8 @@ import yaml
 from conftest import Compose
 from omegaconf import OmegaConf
 
-from project.config.derived_values import register_resolvers
 from project.config.hydra_security import WithoutSecrets, _hide_secrets
+from project.config.resolvers import register_resolvers
 from project.config.validation import find_problems
 from project.errors import InputError
 from project.runs.run_folder import RunFolder

@@ -36,6 +36,8 @@ from project.errors import DataError, InputError, one_line
 from project.runtime import secrets
 from project.runtime.yaml_files import raw_child
 
+REFERRED_KEY = re.compile(r"\$\{(?:oc\.select:)?([a-zA-Z_][\w.]*)[,}]")
+"""A key that a value refers to."""
 SUBJECT = re.compile(r"[^:=]*")
 """The key that a line is about."""
 
@@ -68,7 +70,7 @@ def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
     """Return the keys that no other key with a problem explains, as one that it refers to or within it."""
     if len(keys) < 2:
         return list(keys)
-    written = {key: REFERENCE.findall(str(value)) for key, value in _leaves(config)}
+    written = {key: REFERRED_KEY.findall(str(value)) for key, value in _leaves(config)}
     causes = [
         key
         for key in keys

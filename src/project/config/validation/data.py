@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from omegaconf import ListConfig
 
-from project.config.derived_values import folder_shape, image_shape
+from project.config.resolvers import folder_shape, image_shape
 from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
 from project.datamodules.splits import split_size

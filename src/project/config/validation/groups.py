@@ -167,7 +167,7 @@ def wrong_kinds(right: Mapping[str, Any]) -> Iterator[str]:
     for group in WANTED:
         target = right.get(f"{group}._target_")
         found = kinds_of(target, MAX_DEPTH) if isinstance(target, str) else frozenset()
-        if other := {SUBKINDS.get(kind, kind) for kind in found} - {WANTED[group]}:
+        if other := {kind for kind in found if SUBKINDS.get(kind, kind) != WANTED[group]}:
             yield refusal(group, str(target), min(other))
 
 
