@@ -5,6 +5,7 @@ from pathlib import Path
 
 import torch
 
+from project.callbacks.run_record import RunRecord
 from project.datamodules.synthetic import Synthetic
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import CrossEntropy
@@ -41,7 +42,7 @@ def make_trainer(folder: Path, callbacks=(), logger=False, **options) -> Trainer
     return Trainer(
         accelerator="cpu",
         default_root_dir=folder,
-        callbacks=list(callbacks),
+        callbacks=[RunRecord({"seed": 1}), *callbacks],
         logger=logger,
         enable_model_summary=False,
         num_sanity_val_steps=0,

@@ -82,7 +82,7 @@ class TestVisuals(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if isinstance(outputs, Tensor) and _accepts_images(trainer):
+        if isinstance(pl_module, ImageClassifier) and _accepts_images(trainer):
             self._collector.append(outputs, batch[1])
 
     def on_test_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -194,8 +194,7 @@ class TestVisuals(Callback):
 def _accepts_images(trainer: L.Trainer) -> bool:
     """Return True if a logger accepts images and the data module provides them; equal on all ranks."""
     has_image_logger = any(hasattr(logger, "log_image") for logger in trainer.loggers)
-    is_classifier = isinstance(trainer.lightning_module, ImageClassifier)
-    return has_image_logger and is_classifier and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
+    return has_image_logger and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
 
 
 @contextmanager

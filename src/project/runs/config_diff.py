@@ -21,6 +21,7 @@ FREE_DATA_KEYS = (
 OTHER_PARAMETER_GROUPS = "the optimizer's parameter groups would not match its saved state"
 OTHER_IMAGES = "the rest of the epoch would have other images"
 ALWAYS_WRONG = {
+    "task._target_": "the saved weights belong to another task",
     "model": "the saved weights belong to another network",
     "data": "validation and test images, or their preprocessing, would differ from earlier epochs",
     "optim.weight_decay_norm_bias": OTHER_PARAMETER_GROUPS,
@@ -114,7 +115,9 @@ def _copies(change: Change, other: Change) -> bool:
     """Return true if a change repeats one of the same name and value at a higher level."""
     same = str(change).partition(": ")[2] == str(other).partition(": ")[2]
     names = [one.key.rpartition(".")[2] for one in (change, other)]
-    return same and names[0] == names[1] and other.key.count(".") < change.key.count(".")
+    depth = other.key.count(".") - change.key.count(".")
+    repeats = depth < 0 or (depth == 0 and change.key.startswith("task."))
+    return same and names[0] == names[1] and repeats
 
 
 def _text(value: Any) -> str:

@@ -273,7 +273,7 @@ def test_visuals_and_stats_do_not_change_weights_or_resuming(tmp_path: Path) -> 
     assert all(torch.equal(full["weights"][name], value) for name, value in bare["weights"].items())
     # This checkpoint was written after its step's stats were logged, and before its loss was.
     kept = folders[1] / "kept" / "step=2.ckpt"
-    row = torch.load(kept, weights_only=True)["training"]["loggers"]["MetricsCSV"]["row"]
+    row = torch.load(kept, weights_only=True)["record"]["loggers"]["MetricsCSV"]["row"]
     assert (row["step"], "train/grad_norm" in row, "train/loss" in row) == (2, True, False)
     again = saving(folders[2] / "kept")
     resumed = fit(folders[2], again, TestVisuals(), TrainingStats(), ckpt_path=kept, batches_per_hook=1)

@@ -12,6 +12,7 @@ from small_training import make_data, make_module, make_trainer
 
 from project.callbacks.checkpointing import BestCheckpoint
 from project.callbacks.ema import EMA
+from project.callbacks.run_record import RunRecord
 from project.loggers.csv import MetricsCSV
 from project.modules.optim import schedules
 from project.modules.optim.training_length import TrainingLength
@@ -120,8 +121,8 @@ def test_validation_and_test_count_every_image_once(tmp_path: Path) -> None:
 def test_checkpoints_hold_plain_values_that_rebuild_the_network(tmp_path: Path) -> None:
     config = {"model": {"depth": 8}, "names": ["a", "b"]}
     checkpoint = ModelCheckpoint(dirpath=tmp_path, filename="last", every_n_epochs=1)
-    module = make_module(config=config)
-    make_trainer(tmp_path, [checkpoint, EMA(0.9)]).fit(module, make_data())
+    module = make_module()
+    make_trainer(tmp_path, [RunRecord(config), checkpoint, EMA(0.9)]).fit(module, make_data())
     saved = torch.load(tmp_path / "last.ckpt", weights_only=True)
     assert saved["config"] == config
     fresh = make_module()

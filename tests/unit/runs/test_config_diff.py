@@ -8,6 +8,7 @@ from project.errors import InputError
 from project.runs.config_diff import check_changes, find_changes, find_refusals
 
 BEFORE: dict[str, Any] = {
+    "task": {"_target_": "Classifier", "network": "${model}"},
     "model": {"_target_": "Net", "widths": [64], "dropout": 0.1},
     "data": {"batch_size": 16, "val_size": 0.1, "seed": 1, "num_workers": 0},
     "optim": {"_target_": "SGD", "lr": 0.1},

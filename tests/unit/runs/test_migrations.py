@@ -63,7 +63,7 @@ def test_keys_move_with_what_refers_to_them(monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_another_packages_arguments_keep_their_names(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(migrations, "RENAMED_KEYS", {"model.hidden": "model.hidden_dim"})
-    mine = {"model": {"_target_": "mine.Net", "hidden": 3}}
+    mine = {"task": {}, "model": {"_target_": "mine.Net", "hidden": 3}}
     assert migrate(mine) == mine
     ours = {"model": {"_target_": "project.modules.networks.cnn.CNN", "hidden": 3}}
     assert "hidden_dim" in migrate(ours)["model"]
