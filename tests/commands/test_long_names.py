@@ -116,5 +116,7 @@ def test_commands_refuse_long_names_without_a_traceback(tmp_path: Path, word: st
 
 
 def test_data_folder_with_a_long_name_is_reported_as_missing(composed: Compose) -> None:
-    with pytest.raises(Exception, match="no such folder; give a folder that contains a folder for each class"):
+    with pytest.raises(
+        Exception, match="no such folder; give a folder that contains a folder for each class"
+    ):
         OmegaConf.to_container(composed("data=image_folder", f"data.path={LONG['ascii']}"), resolve=True)
