@@ -18,14 +18,14 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RunFolder]:
 
 
 @pytest.mark.parametrize("kind", ["truncate", "flip", "other_architecture", "missing"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_used(
+def test_a_damaged_checkpoint_is_reported_and_the_previous_one_used(
     whole: RunFolder, tmp_path: Path, kind: str
 ) -> None:
     newest_is_passed_over(whole, tmp_path, KINDS[kind])
 
 
 @pytest.mark.parametrize("kind", ["empty", "html", "other_architecture", "other_version"])
-def test_damage_of_all_checkpoints_is_told_in_one_line(whole: RunFolder, tmp_path: Path, kind: str) -> None:
+def test_damage_of_all_checkpoints_is_one_error_line(whole: RunFolder, tmp_path: Path, kind: str) -> None:
     one_line_if_none_is_left(whole, tmp_path, KINDS[kind])
 
 

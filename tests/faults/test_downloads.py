@@ -22,14 +22,14 @@ def test_killed_downloads_harm_nobody() -> None:
     assert total["lived"]
 
 
-def test_a_server_that_hangs_up_is_asked_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broken_download_is_retried(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01, cut=True) as served:
         served.fetch(tmp_path)
     assert len(list((tmp_path / SET).iterdir())) == 4
 
 
-def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_server_is_a_data_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01) as served:
         pass
@@ -38,9 +38,7 @@ def test_no_server_and_no_file_is_an_error_of_data(tmp_path: Path, monkeypatch: 
     assert [file for file in tmp_path.iterdir() if file.name != ".toy.lock"] == []
 
 
-def test_what_is_larger_than_it_should_be_is_not_taken(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_files_that_are_too_large_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(downloads, "RETRY_PAUSE_S", 0)
     with serving(0.01) as served:
         first = served.archives[0]
@@ -105,7 +103,7 @@ class Answer:
     "error",
     [requests.Timeout("timed out"), requests.exceptions.SSLError("bad record"), requests.ConnectionError()],
 )
-def test_an_error_of_the_network_has_the_next_mirror_asked(
+def test_a_network_error_tries_the_next_mirror(
     error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def ask(url: str, **options: object) -> Answer:
@@ -120,9 +118,7 @@ def test_an_error_of_the_network_has_the_next_mirror_asked(
     assert list(tmp_path.iterdir()) == [tmp_path / "a.gz"]
 
 
-def test_an_error_of_the_own_disk_ends_a_download_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_full_local_disk_ends_a_download_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = []
     monkeypatch.setattr(requests, "get", lambda url, **_: asked.append(url) or Answer(b"c"))
 

@@ -72,7 +72,7 @@ class Disk:
 
 
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
-def test_what_could_not_be_written_is_written_later_and_once(
+def test_failed_writes_are_repeated_once(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
@@ -149,7 +149,7 @@ def test_a_full_disk_ends_tensorboards_curves_with_one_warning(
     assert "Traceback" not in capfd.readouterr().err
 
 
-def test_a_status_takes_the_room_of_the_one_before_it_on_a_full_disk(
+def test_a_status_is_overwritten_in_place_on_a_full_disk(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = RunFolder(tmp_path)
@@ -174,16 +174,16 @@ def _forking(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_forking")
-def test_a_run_goes_on_while_its_files_cannot_grow(tmp_path: Path) -> None:
+def test_a_run_continues_while_its_files_cannot_grow(tmp_path: Path) -> None:
     full_for_a_while(LimitedFiles(tmp_path))
 
 
 @pytest.mark.usefixtures("_forking")
-def test_a_checkpoint_that_finds_no_room_leaves_the_last_one(tmp_path: Path) -> None:
+def test_a_checkpoint_without_space_keeps_the_previous_one(tmp_path: Path) -> None:
     full_at_a_checkpoint(LimitedFiles(tmp_path))
 
 
-def test_a_folder_without_room_for_a_run_is_refused_and_nothing_left(
+def test_a_full_run_folder_is_refused_and_nothing_left(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     disk = Disk(monkeypatch, errno.ENOSPC)
@@ -193,7 +193,7 @@ def test_a_folder_without_room_for_a_run_is_refused_and_nothing_left(
     assert not list(tmp_path.iterdir())
 
 
-def test_processes_of_one_instant_share_no_folder() -> None:
+def test_simultaneous_processes_share_no_folder() -> None:
     claims(rounds=5, sweeps=0, processes=8)
 
 
@@ -215,7 +215,7 @@ def decode(file: str) -> torch.Tensor:
         ("hangs", r"data\.timeout_s: .*timed out after 1"),
     ],
 )
-def test_a_worker_that_is_lost_is_told_in_time(fault: str, line: str) -> None:
+def test_a_lost_worker_is_reported_in_time(fault: str, line: str) -> None:
     """Run in a fork, as torch raises the error of a killed worker in whatever code is running."""
     if not (pid := os.fork()):
         code = 1
@@ -259,7 +259,7 @@ def test_all_damaged_images_are_named_at_once(image_folder: Path, tmp_path: Path
         data.setup("fit")
 
 
-def test_labels_that_mnist_has_not_are_refused(mnist_root: Path, tmp_path: Path) -> None:
+def test_labels_outside_mnist_are_refused(mnist_root: Path, tmp_path: Path) -> None:
     shutil.copytree(mnist_root, tmp_path / "data")
     file = tmp_path / "data" / FOLDER / "train-labels-idx1-ubyte"
     labels = bytearray(file.read_bytes())

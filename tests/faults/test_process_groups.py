@@ -19,7 +19,7 @@ from project.training.ddp import supervisor
     ],
     ids=lambda cell: f"{cell.name} to {cell.target}{'' if cell.data is MADE_UP else ' with workers'}",
 )
-def test_a_fault_ends_all_ranks_and_nothing_is_lost(
+def test_a_fault_ends_all_ranks_and_loses_nothing(
     cell: Cell, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preload()

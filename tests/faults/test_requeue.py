@@ -39,7 +39,7 @@ def scontrol(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return told
 
 
-def test_a_warned_run_saves_has_its_job_requeued_and_goes_on(
+def test_a_warning_signal_saves_requeues_and_resumes(
     scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     preload()
@@ -91,7 +91,7 @@ def test_a_run_is_found_by_its_job_and_command(
     assert scontrol.read_text().splitlines()[0] == "requeue 4000_7"
 
 
-def test_a_job_that_slurm_does_not_requeue_is_told(
+def test_a_refused_requeue_is_reported(
     scontrol: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     script = tmp_path / "bin" / "scontrol"

@@ -26,7 +26,7 @@ SHORT = {
 
 
 @pytest.mark.parametrize("name", SHORT)
-def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
+def test_a_resumed_run_has_the_result_of_an_uninterrupted_one(
     name: str, composed: Compose, tmp_path: Path
 ) -> None:
     cell = SPECIAL[name]
@@ -34,14 +34,12 @@ def test_a_run_that_was_interrupted_ends_as_one_that_was_not(
     assert check(cell._replace(places=places), composed, tmp_path, thorough=False) == len(places)
 
 
-def test_a_difference_would_be_seen(
-    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_differences_are_detected(composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ImageClassifier, "_restore_metrics", lambda self: None)
     cell = SPECIAL["all places"]
     with pytest.raises(AssertionError, match=r"^resumed at Place\(hook='batch', epoch=1, batch=2\)"):
         check(cell._replace(places=cell.places[2:3]), composed, tmp_path, thorough=False)
 
 
-def test_all_pairs_of_values_meet_in_a_cell() -> None:
+def test_all_pairs_of_values_occur_in_a_cell() -> None:
     assert len(pairwise()) == 37

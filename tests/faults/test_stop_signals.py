@@ -61,7 +61,7 @@ def wait_for(path: Path, pattern: str = "") -> None:
     ("number", "code"),
     [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGUSR1, 75), (signal.SIGHUP, 129)],
 )
-def test_a_signal_saves_the_step_that_it_comes_in(tmp_path: Path, number: int, code: int) -> None:
+def test_a_signal_saves_the_current_step(tmp_path: Path, number: int, code: int) -> None:
     process = begin(tmp_path, "callbacks.last.every_epochs=0")  # no other checkpoint is written
     os.kill(process, number)
     assert wait(process) == code
@@ -103,7 +103,7 @@ def test_a_second_interrupt_does_not_wait_for_the_step(tmp_path: Path) -> None:
     assert wait(process, limit_s=30) == 130
 
 
-def test_a_validation_is_left_at_its_next_batch(tmp_path: Path) -> None:
+def test_a_signal_stops_a_validation_at_its_next_batch(tmp_path: Path) -> None:
     def slowly() -> None:
         step = ImageClassifier.validation_step
 
@@ -134,7 +134,7 @@ def test_a_validation_is_left_at_its_next_batch(tmp_path: Path) -> None:
         ({"val_check_interval": 3, "accumulate_grad_batches": 2}, 6),  # finishes the step of 2 batches first
     ],
 )
-def test_a_validation_that_was_left_begins_again(tmp_path: Path, options: dict[str, int], step: int) -> None:
+def test_a_stopped_validation_is_repeated(tmp_path: Path, options: dict[str, int], step: int) -> None:
     class Signal(Callback):
         """Send a stop signal within the first validation of the second epoch."""
 
@@ -209,7 +209,7 @@ def test_a_time_limit_saves_the_last_step(tmp_path: Path) -> None:
     assert ended.read_status()["state"] == "done"
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
+def test_a_nan_loss_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> None:
     arguments = ["model=mlp", "model.activation=identity", "data=digits", "optim=sgd", "trainer.max_epochs=1"]
     run(arguments, tmp_path)
     diverged = only_run(tmp_path)
@@ -227,9 +227,7 @@ def test_a_loss_that_is_no_number_ends_the_run_and_keeps_the_checkpoint(tmp_path
 @pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGUSR1, 75)]
 )
-def test_a_signal_before_training_ends_at_once_though_a_library_would_swallow_it(
-    tmp_path: Path, number: int, code: int
-) -> None:
+def test_a_signal_before_training_exits_at_once(tmp_path: Path, number: int, code: int) -> None:
     def swallowing() -> None:
         check = preflight._check
 
@@ -268,7 +266,7 @@ def test_an_interrupt_while_a_command_imports_is_one_line(tmp_path: Path, script
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, number: int) -> None:
+def test_an_interrupted_output_is_complete_or_unchanged(tmp_path: Path, number: int) -> None:
     def write(place: Path) -> None:
         place.write_bytes(b"half")
         os.kill(os.getpid(), number)
@@ -295,7 +293,7 @@ def test_an_output_that_is_being_written_is_whole_or_as_it_was(tmp_path: Path, n
 
 
 @pytest.mark.parametrize("wanted", ["table.csv", "picture.svg"])
-def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
+def test_an_interrupted_comparison_keeps_the_earlier_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, wanted: str
 ) -> None:
     def interrupted(*arguments: object, **options: object) -> None:
@@ -321,7 +319,7 @@ def test_a_comparison_that_is_interrupted_leaves_the_earlier_file(
         assert (tmp_path / "to").exists() == earlier
 
 
-def test_what_a_library_makes_of_being_told_to_stop_counts_as_that() -> None:
+def test_errors_that_libraries_raise_after_a_signal_count_as_a_stop() -> None:
     def be_told() -> None:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(0.1)

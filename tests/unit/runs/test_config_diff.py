@@ -1,4 +1,4 @@
-"""Which changes a run that goes on may make."""
+"""Changes that a resumed run may make to its configuration."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ def changed(**values: Any) -> dict[str, Any]:
     return config
 
 
-def test_changes_are_told_and_copies_are_not() -> None:
+def test_changes_are_listed_without_copies() -> None:
     now = changed(optim__lr=0.01, seed=2, data__seed=2, trainer__max_epochs=2.0, paths={"run": "b"})
     now["callbacks"] = {"best": {"dirpath": "b/checkpoints"}}
     now["augment"] = {"flip_prob": 0.5}
@@ -55,13 +55,13 @@ def test_changes_are_told_and_copies_are_not() -> None:
         (changed(scheduler={"_target_": "cosine"}), 0, 0),
     ],
 )
-def test_what_would_be_wrong_is_refused(now: dict[str, Any], always: int, within: int) -> None:
+def test_changes_that_make_results_wrong_are_refused(now: dict[str, Any], always: int, within: int) -> None:
     changes = find_changes(BEFORE, now)
     assert len(find_refusals(changes)) == always
     assert len(find_refusals(changes, batches_done=3)) == within
 
 
-def test_a_checkpoint_tells_whether_it_is_of_an_epochs_end() -> None:
+def test_changes_within_an_epoch_depend_on_the_checkpoint() -> None:
     def checkpoint(ready: int, last: bool) -> dict[str, Any]:
         progress = {"current": {"ready": ready}, "is_last_batch": last}
         return {"config": BEFORE, "loops": {"fit_loop": {"epoch_loop.batch_progress": progress}}}

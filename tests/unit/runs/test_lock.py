@@ -1,4 +1,4 @@
-"""Whether a run is at work."""
+"""Detection of running runs by locks, processes and recent files."""
 
 import os
 import platform
@@ -24,7 +24,7 @@ def test_only_one_process_works_in_a_folder(tmp_path: Path, monkeypatch: pytest.
         pass
 
 
-def test_a_process_is_the_runs_own_if_it_is_as_old(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_counts_if_it_is_as_old_as_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(folders, "ENDING_S", 0.1)
     status = {"state": "running", "host": platform.node(), "pid": os.getpid()}
     now = "2999-01-01T00:00:00+00:00"
@@ -35,7 +35,7 @@ def test_a_process_is_the_runs_own_if_it_is_as_old(monkeypatch: pytest.MonkeyPat
         assert running_process(status | {"started": now} | other) is None
 
 
-def test_a_run_elsewhere_is_at_work_while_it_writes(tmp_path: Path) -> None:
+def test_a_run_on_another_machine_counts_as_running_while_it_writes(tmp_path: Path) -> None:
     file = tmp_path / "status.json"
     file.touch()
     status = {"state": "running", "host": "elsewhere"}

@@ -1,4 +1,4 @@
-"""Keys and classes of earlier versions get today's names."""
+"""Renamed keys and classes of earlier versions get their current names."""
 
 import json
 import shutil
@@ -41,7 +41,7 @@ def test_an_old_run_gets_todays_names() -> None:
 
 
 @pytest.mark.parametrize("target", sorted(set(RENAMED_CLASSES.values())))
-def test_renamed_classes_are_there(target: str) -> None:
+def test_renamed_classes_exist(target: str) -> None:
     module, _, name = target.rpartition(".")
     assert hasattr(import_module(module), name)
 
@@ -71,7 +71,7 @@ def test_another_packages_arguments_keep_their_names(monkeypatch: pytest.MonkeyP
 
 @pytest.fixture
 def old_run(tmp_path: Path) -> Path:
-    """A copy of the kept run, with its paths as they would be here."""
+    """Copy the stored run, with its paths changed to the copy."""
     run = tmp_path / "run"
     shutil.copytree(OLD_RUN, run)
     for file in run.rglob("*.*"):

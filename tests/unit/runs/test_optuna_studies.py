@@ -1,4 +1,4 @@
-"""Optuna's storages, opened by several searches at once."""
+"""Optuna storages that several searches open at once."""
 
 import multiprocessing
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""One rule for the best: the same point and the same run in every table, and for every command."""
+"""The best point and the best run are the same in every table and for every command."""
 
 import io
 import json
@@ -20,14 +20,14 @@ from project.sweeps.live_view import LiveView
 Values = dict[tuple[str, str], tuple[float | None, ...]]
 
 LUCKY: Values = {
-    ("mlp", "0.1"): (0.90, 0.80, 0.99),  # the luckiest seed of all
+    ("mlp", "0.1"): (0.90, 0.80, 0.99),  # the luckiest seed
     ("mlp", "0.01"): (0.93, 0.94, 0.95),
     ("cnn", "0.1"): (0.91, 0.92, 0.93),
 }
 
 
 def write(folder: Path, values: Values, **status: object) -> list[Job]:
-    """A sweep with its record: a point a key, seeds from 1; None: a job that has not begun."""
+    """Write a sweep: a point per key, a seed per value from 1; None is a job that has not started."""
     jobs: list[Job] = []
     for model, lr in values:
         for seed, value in enumerate(values[model, lr], start=1):
@@ -82,7 +82,7 @@ def test_commands_say_which_run_stands_for_a_sweep(
     )
 
 
-def test_the_smallest_wins_where_smaller_is_better(tmp_path: Path) -> None:
+def test_the_smallest_is_best_if_smaller_is_better(tmp_path: Path) -> None:
     jobs = write(tmp_path, LUCKY, mode="min")
     assert find_trained(tmp_path).path == tmp_path / "1"
     assert best_line(jobs, "val/acc", "min").startswith("best: model=mlp lr=0.1: val/acc 0.8967 ± 0.0950")
@@ -112,14 +112,16 @@ def test_one_lucky_seed_of_three_does_not_win(tmp_path: Path, repetitions: int) 
     assert [point.score("val/acc").count for point in compare([tmp_path]).points] == ["3", "1 of 3"]
     assert find_trained(tmp_path).path == tmp_path / "3"
     assert best_line(jobs, "val/acc", "max").startswith("best: model=mlp lr=0.01: ")
-    shown = jobs if repetitions == 1 else [job for job in jobs if job.state == "done"]  # a search asks later
+    shown = (
+        jobs if repetitions == 1 else [job for job in jobs if job.state == "done"]
+    )  # a search plans later jobs during the sweep
     assert live_line(tmp_path, shown, repetitions=repetitions).startswith("model=mlp lr=0.01: ")
     assert points_table(jobs, "val/acc", "max").splitlines()[2].split()[-3:] == ["1", "of", "3"]
     alone = write(tmp_path / "alone", {("mlp", "0.1"): (0.99, None, None)})
     assert live_line(tmp_path, alone) == "model=mlp lr=0.1: 0.9900 (n = 1 of 3)"
 
 
-def test_failed_runs_and_values_that_are_no_numbers_never_win(tmp_path: Path) -> None:
+def test_failed_runs_and_nan_are_never_best(tmp_path: Path) -> None:
     jobs = write(tmp_path, {("mlp", "0.1"): (0.99, np.nan), ("mlp", "0.01"): (np.inf, 0.9), **LUCKY})
     jobs = [job for job in jobs if job.number not in (3, 4)]
     write_run(tmp_path / "9", "model=cnn", "optim.lr=9", "seed=1", acc=1.0, state="failed")
@@ -151,7 +153,7 @@ def test_a_score_is_what_numpy_computes() -> None:
     assert str(Score((0.5,), 1)) == "0.5000 (n = 1)"
 
 
-def test_what_lies_within_one_standard_error_of_the_best_is_told(tmp_path: Path) -> None:
+def test_ties_within_one_standard_error_are_reported(tmp_path: Path) -> None:
     best = np.array([0.90, 0.92, 0.97])
     low = best.mean() - best.std(ddof=1) / np.sqrt(3)
     others = [Score((low + 1e-9,), 1), Score((low + 1e-9, low), 3), Score((low - 1e-6,), 1)]

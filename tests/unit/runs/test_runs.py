@@ -1,4 +1,4 @@
-"""Run folders and downloads, when many want the same one."""
+"""Run folders and downloads that several processes want at once."""
 
 import errno
 import json
@@ -43,7 +43,7 @@ def test_runs_that_start_in_the_same_instant_get_folders_of_their_own(tmp_path: 
 @pytest.mark.parametrize(
     "wanted", ["file/run", "link/run", f"new/{'x' * 256}", f"{'x' * 256}/run", "/proc/x"]
 )
-def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, wanted: str) -> None:
+def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path, wanted: str) -> None:
     (tmp_path / "file").touch()
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = sorted(tmp_path.iterdir())
@@ -56,7 +56,7 @@ def test_a_folder_that_cannot_be_made_is_told(tmp_path: Path, wanted: str) -> No
     assert sorted(tmp_path.iterdir()) == before
 
 
-def test_an_output_is_tried_and_nothing_left_of_it(tmp_path: Path) -> None:
+def test_the_probe_of_an_output_leaves_nothing(tmp_path: Path) -> None:
     (tmp_path / "old.csv").write_text("old")
     for file in ("old.csv", "new.csv", "a/b/new.csv", "/dev/null"):
         refuse_unwritable_output("output=x", tmp_path / file)
@@ -70,7 +70,7 @@ def test_an_output_is_tried_and_nothing_left_of_it(tmp_path: Path) -> None:
     assert not (tmp_path / "a").exists()
 
 
-def test_a_full_disk_is_told_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_reported_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(descriptor: int, data: bytes) -> int:
         raise OSError(errno.ENOSPC, "No space left on device")
 
@@ -132,7 +132,7 @@ def test_a_status_that_is_damaged_counts_as_none(tmp_path: Path, text: str) -> N
 
 
 @pytest.mark.parametrize("wanted", ["", ".", "..", "/"])
-def test_a_run_takes_no_folder_that_cannot_be_new(wanted: str) -> None:
+def test_names_of_no_new_folder_are_refused(wanted: str) -> None:
     with pytest.raises(InputError, match=r"hydra.run.dir"):
         create_folder(wanted)
 
@@ -142,7 +142,7 @@ def test_a_run_that_was_never_trained_leaves_nothing(tmp_path: Path) -> None:
         run = RunFolder(tmp_path / name)
         if claimed:
             create_folder(run.path)
-        else:  # a folder that was there before
+        else:  # a folder that existed before
             run.path.mkdir()
         if trained:
             run.checkpoints.mkdir()
@@ -243,7 +243,7 @@ def test_trials_count_only_where_there_is_nothing_else(tmp_path: Path) -> None:
     assert latest_run(tmp_path / "elsewhere") is None
 
 
-def test_a_folder_that_is_removed_is_made_whole_from_memory(
+def test_a_removed_folder_is_written_again_from_memory(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     run = RunFolder(tmp_path / "day" / "run")
@@ -270,7 +270,7 @@ def test_a_folder_that_is_removed_is_made_whole_from_memory(
 @pytest.mark.slow
 @pytest.mark.parametrize("epoch", [0, 1, 2])
 def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Path, epoch: int) -> None:
-    """The folder is removed at the end of an epoch, behind all that is written then."""
+    """Remove the folder at the end of an epoch, after all writes."""
 
     def remove_folder_at_the_end_of_an_epoch() -> None:
         end = LastCheckpoint.on_train_epoch_end
@@ -299,7 +299,9 @@ def test_a_run_whose_folder_is_removed_can_be_resumed_and_evaluated(tmp_path: Pa
     assert run.read_status()["progress"]["epoch"] == 4
 
 
-def test_a_run_goes_on_from_no_checkpoint_of_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_does_not_resume_from_the_checkpoint_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(resume, "find_damage", lambda _: "")
     monkeypatch.setattr(command_state, "resumed_run", None)
     for name in ("a", "b"):

@@ -1,4 +1,4 @@
-"""Bounds are read from annotations, and values are compared with them."""
+"""Ranges and choices are read from annotations, and values are checked against them."""
 
 import ast
 
@@ -56,7 +56,7 @@ def test_a_value_is_compared_with_its_annotation(annotation: str, value: object,
     assert find_problem(spec, value) == problem
 
 
-def test_a_range_leaves_out_what_is_not_finite() -> None:
+def test_a_range_excludes_infinity_and_nan() -> None:
     assert 1 in Range(0)
     assert float("inf") not in Range(0)
     assert float("nan") not in Range()

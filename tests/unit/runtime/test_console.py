@@ -29,7 +29,7 @@ def test_a_table_fits_its_width() -> None:
     assert max(map(len, lines)) <= 50
 
 
-def test_fixed_columns_and_those_told_to_are_kept() -> None:
+def test_fixed_columns_are_not_shortened() -> None:
     columns = [Column("name", fixed=True, right=True), "text"]
     rows = [["a" * 30, "b" * 30], ["c", "d"]]
     assert table(columns, rows, width=40, color=False).splitlines()[1:] == [
@@ -60,7 +60,7 @@ def test_errors_have_a_line_each(color: bool) -> None:
 
 
 @pytest.mark.parametrize("color", [False, True])
-def test_facts_stand_below_each_other(color: bool) -> None:
+def test_facts_are_aligned(color: bool) -> None:
     block = fact_block({"model": "CNN", "run": "[bold]10 epochs"}, color=color)
     assert ESCAPES.sub("", block).splitlines() == ["  model  CNN", "  run    [bold]10 epochs"]
 

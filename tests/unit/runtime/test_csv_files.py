@@ -1,4 +1,4 @@
-"""Tables that people open in spreadsheets run nothing there, and are read back as they were."""
+"""CSV cells run nothing in spreadsheets, and are read back unchanged."""
 
 import csv
 import io
@@ -39,7 +39,7 @@ NUMBERS = ["-1.5", "+1", "-1e-05", "-inf", "+nan", "-.5", "1."]
 
 
 @pytest.mark.parametrize("text", HOSTILE)
-def test_what_a_spreadsheet_would_not_show_is_escaped(text: str) -> None:
+def test_dangerous_cells_are_escaped(text: str) -> None:
     escaped = escape(text)
     assert escaped.startswith("'")
     assert all(character.isprintable() for character in escaped)
@@ -47,7 +47,7 @@ def test_what_a_spreadsheet_would_not_show_is_escaped(text: str) -> None:
 
 
 @pytest.mark.parametrize("text", HARMLESS + NUMBERS)
-def test_other_texts_and_numbers_stay(text: str) -> None:
+def test_other_cells_are_unchanged(text: str) -> None:
     assert escape(text) == unescape(text) == text
 
 
@@ -64,7 +64,7 @@ def cells(text: str) -> set[str]:
 
 
 def dangerous(text: str) -> set[str]:
-    """Cells that a spreadsheet may run: independent of how they are escaped."""
+    """Return the cells that a spreadsheet may run, by rules independent of the escaping."""
     return {
         cell
         for cell in cells(text)

@@ -1,4 +1,4 @@
-"""Memory that a step frees serves the next one."""
+"""Memory freed by a step is used again by the next one."""
 
 import platform
 import resource
@@ -25,6 +25,6 @@ def test_freed_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["LD_PRELOAD", "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_"])
-def test_what_the_user_has_set_is_left(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     assert not keep_freed_memory()

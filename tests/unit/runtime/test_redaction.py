@@ -1,4 +1,4 @@
-"""Secrets stay out of what is written, and what is no secret stays in."""
+"""Secrets are redacted in all output, and other values are not."""
 
 import io
 import json
@@ -32,7 +32,7 @@ def _forget(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(secrets, "_known_secrets", {})
 
 
-def test_whole_words_of_a_key_decide() -> None:
+def test_words_of_a_key_make_it_secret() -> None:
     telling = "api_key apiKey WANDB_API_KEY logger.x.token hf_token db_password secretName aws_secret_id"
     telling += " token license_key privateKey HF_HUB_TOKEN x.auth"
     innocent = "monitor keypoints tokens_per_batch key_dim num_heads tokenizer keyboard author lr"
@@ -77,7 +77,7 @@ def test_whole_words_of_a_key_decide() -> None:
         ("the key: none of these", "the key: none of these"),
     ],
 )
-def test_what_is_secret_in_a_text(text: str, written: str) -> None:
+def test_secrets_in_texts_are_redacted(text: str, written: str) -> None:
     assert redact_text(text) == written
     assert redact_text(written) == written
 
@@ -127,7 +127,7 @@ def test_records_status_and_logs_hold_no_secret(tmp_path: Path) -> None:
     assert job.overrides[0] == "a.token=abc", "what the job itself works with"
 
 
-def test_a_secret_that_was_not_written_down_must_be_given_again(composer: Compose) -> None:
+def test_a_redacted_secret_must_be_set_again(composer: Compose) -> None:
     config = composer("+logger.w.api_key=abc")
     recorded = OmegaConf.create(redact(OmegaConf.to_container(config)))
     lines = [line for line in find_problems(recorded) if "secret" in line]
@@ -211,7 +211,7 @@ def test_tracebacks_and_stacks_in_a_log_hold_no_secret() -> None:
     assert "Stack: REDACTED" in stream.getvalue()
 
 
-def test_all_below_a_secret_key_is_hidden_but_what_is_open() -> None:
+def test_all_values_below_a_secret_key_are_redacted() -> None:
     plain = {"credentials": {"user": "me", "pin": 12, "more": [1.5, "x"], "lazy": True, "at": None}, "lr": 12}
     hidden = {"user": "REDACTED", "pin": "REDACTED", "more": ["REDACTED"] * 2, "lazy": True, "at": None}
     assert redact(plain) == {"credentials": hidden, "lr": 12}
@@ -226,7 +226,7 @@ def test_short_values_are_hidden_below_their_keys_alone() -> None:
     assert redact_text("12345678 fish fishes sesame-1") == "REDACTED REDACTED fishes REDACTED"
 
 
-def test_what_is_printed_holds_no_secret() -> None:
+def test_output_contains_no_secret() -> None:
     secrets.remember("open-sesame")
     stream = io.StringIO()
     for _ in range(2):
@@ -258,7 +258,7 @@ def test_a_sweep_over_secrets_is_refused(override: str, tmp_path: Path) -> None:
             read_points(str(file), [], None)  # type: ignore[arg-type]
 
 
-def test_a_sweep_over_references_to_secrets_is_none_over_secrets() -> None:
+def test_a_sweep_over_references_to_secrets_is_allowed() -> None:
     loader = SimpleNamespace(get_group_options=lambda _: [])
     overrides = ["+w.api_key='${oc.env:A}','${oc.env:B}'", "x.key=image,label"]
     points = grid(overrides, loader)  # type: ignore[arg-type]

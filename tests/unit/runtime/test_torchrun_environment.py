@@ -1,4 +1,4 @@
-"""What is known of a run's other processes before any of them is met: numbers, names, mistakes."""
+"""Environment variables of torchrun and SLURM: ranks, folder names, mistakes."""
 
 import json
 import os
@@ -24,7 +24,7 @@ def hydra_node(folder: str, *overrides: str) -> DictConfig:
 
 @pytest.fixture
 def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Put variables in the place of those that tell of other processes."""
+    """Yield a function that replaces the environment variables of torchrun and SLURM."""
 
     def become(**variables: str) -> None:
         for name in list(os.environ):
@@ -38,7 +38,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     return become
 
 
-def test_slurms_variables_become_torchruns(environment: Callable[..., None]) -> None:
+def test_slurm_variables_become_torchrun_variables(environment: Callable[..., None]) -> None:
     environment(
         **slurm(5, SLURM_NTASKS="8", SLURM_STEP_NUM_TASKS="6", SLURM_STEP_TASKS_PER_NODE="2(x3)"),
         SLURM_JOB_NODELIST="other",
@@ -56,11 +56,11 @@ def test_slurms_variables_become_torchruns(environment: Callable[..., None]) -> 
     ("nodelist", "host"),
     [("a", "a"), ("a,b", "a"), ("n[5-9]", "n5"), ("n[05,07-9]-ib,m[1-2]", "n05-ib"), ("n[3]", "n3")],
 )
-def test_the_first_machine_of_a_list(nodelist: str, host: str) -> None:
+def test_the_first_host_of_a_node_list(nodelist: str, host: str) -> None:
     assert torchrun.first_host(nodelist) == host
 
 
-def test_a_single_slurm_task_stands_alone(environment: Callable[..., None]) -> None:
+def test_a_single_slurm_task_has_no_ranks(environment: Callable[..., None]) -> None:
     environment(**slurm(0, SLURM_NTASKS="1", SLURM_STEP_NUM_TASKS="1"))
     torchrun.set_variables_from_slurm()
     assert torchrun.environment() is None
@@ -93,7 +93,7 @@ def test_a_slurm_run_is_named_after_its_job_and_found_again(
     (tmp_path / "cnn_digits" / "slurm-4321.30").mkdir()
     (tmp_path / "cnn_digits" / "slurm-4321.30" / "status.json").write_text(json.dumps(another_step))
     assert torchrun.find_restarted_run(node) == folder
-    (folder / "status.json").write_text("{}")  # a folder of that name, but of something else
+    (folder / "status.json").write_text("{}")  # an unrelated folder of that name
     assert torchrun.find_restarted_run(node) is None
 
 
@@ -126,7 +126,7 @@ def test_torchrun_in_a_batch_script_finds_its_run_again(
         ),
     ],
 )
-def test_the_configuration_must_ask_for_the_processes_that_there_are(
+def test_the_configuration_must_match_the_processes(
     environment: Callable[..., None], composed: Compose, overrides: str, lines: list[str]
 ) -> None:
     environment(**dict.fromkeys(torchrun.VARIABLES, "0") | {"WORLD_SIZE": "6", "LOCAL_WORLD_SIZE": "2"})
@@ -139,7 +139,7 @@ def test_the_configuration_must_ask_for_the_processes_that_there_are(
         torchrun.refuse_sweep()
 
 
-def test_several_nodes_without_torchrun_are_told_how(
+def test_several_nodes_without_torchrun_get_instructions(
     environment: Callable[..., None], composed: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "argv", ["scripts/train.py", "trainer.num_nodes=2"])
@@ -152,15 +152,13 @@ def test_several_nodes_without_torchrun_are_told_how(
     torchrun.refuse_sweep()
 
 
-def test_nobody_is_advised_to_use_srun_where_slurm_is_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_lightnings_advice_about_srun_is_hidden(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "srun").write_text("#!/bin/sh\nexit 1\n")
     (tmp_path / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     monkeypatch.delenv("SLURM_NTASKS", raising=False)
     options = {"logger": False, "enable_checkpointing": False, "accelerator": "cpu"}
-    L.Trainer(**options)  # under the filters of the tests themselves
+    L.Trainer(**options)  # with the warning filters of pytest
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(UserWarning, match="`srun` command is available"):

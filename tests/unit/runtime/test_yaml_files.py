@@ -1,4 +1,4 @@
-"""Configuration files: what they may hold, how they are encoded, and where a key stands in them."""
+"""YAML files: limits, encodings, caching, and the lines of keys."""
 
 import os
 import sys
@@ -52,7 +52,7 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
     assert read_mapping(file) == {"seed": 1234}
 
 
-def test_a_pipe_and_a_folder_are_not_waited_for(tmp_path: Path) -> None:
+def test_pipes_and_folders_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
     with pytest.raises(InputError, match=r"pipe.yaml: no regular file; name a text file"):
         read_text(tmp_path / "pipe.yaml")
@@ -62,7 +62,7 @@ def test_a_pipe_and_a_folder_are_not_waited_for(tmp_path: Path) -> None:
         read_text(tmp_path / "lost.yaml")
 
 
-def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreadable_file_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("seed: 1\n")
 
@@ -74,7 +74,7 @@ def test_a_file_that_may_not_be_read_is_named(tmp_path: Path, monkeypatch: pytes
         read_mapping(file)
 
 
-def test_aliases_count_as_what_they_stand_for_and_merges_work(tmp_path: Path) -> None:
+def test_aliases_are_expanded_when_counted(tmp_path: Path) -> None:
     file = tmp_path / "a.yaml"
     file.write_text("base: &base {lr: 0.1}\nmine:\n  <<: *base\n  momentum: 0.9\n")
     assert read_mapping(file)["mine"] == {"lr": 0.1, "momentum": 0.9}
