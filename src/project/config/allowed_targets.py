@@ -1,17 +1,18 @@
 """Allow-list of the classes and functions that a configuration may name as `_target_`.
 
-A configuration may come from somebody else, and Hydra calls whatever a `_target_` names: without a list
-`torch.load` would open a file's pickle, and `os.system` run a command. Each group takes classes and functions
-that are defined in the packages of `ALLOWED` alone; names that modules only import
-(`torch.nn.modules.module.torch.load`) lead elsewhere. Definitions are read from the source files, without
-importing any of them, and confirmed on the objects right before they are made.
+A configuration may come from someone else, and Hydra calls any object that a `_target_` names. Without this
+list, `torch.load` could unpickle a file, and `os.system` could run a command. Each group accepts only classes
+and functions that are defined in its packages of `ALLOWED`. Names that a module merely imports, such as
+`torch.nn.modules.module.torch.load`, are refused. Definitions are read from source files without importing
+them, and confirmed on the objects themselves right before instantiation.
 
-The list grows in code only, never by a key, a flag or a variable. `project.modules`, `project.datamodules`,
-`project.callbacks` and `project.loggers` are on it. A module of any other package names its own objects:
+Only code can extend the list: no key, flag or environment variable does. `project.modules`,
+`project.datamodules`, `project.callbacks` and `project.loggers` are included. A module of another package
+lists its own classes and functions:
 
     CONFIG_TARGETS = ("MyNet", "my_schedule")
 
-or its package is added to `ALLOWED` below.
+or its package is added to `ALLOWED`.
 """
 
 import importlib
@@ -44,27 +45,27 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "callbacks": ("project.callbacks", "lightning.pytorch.callbacks", "torchmetrics"),
     "logger": ("project.loggers", "lightning.pytorch.loggers"),
 }
-"""Packages by group. From other groups nothing is made."""
+"""Allowed packages by group. Other groups are not instantiated."""
 
 WITH_FUNCTIONS = ("project.modules", "torchvision.models")
-"""Packages whose functions may be called too; from the others only classes are made."""
+"""Packages whose functions are allowed too; other packages allow only classes."""
 
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
-"""A dotted name no part of which is private."""
+"""Dotted name without private parts."""
 
 REFERENCE = re.compile(r"\$\{([a-zA-Z_]\w*(?:\.\w+)*)\}")
-"""An interpolation that is another key's value and nothing more."""
+"""Interpolation of one key and nothing else."""
 
 FILES = ("ckpt_path", "resume", "model.weights")
-"""Keys whose files are loaded."""
+"""Keys whose values are files to load."""
 
 
 class Target(NamedTuple):
-    """A `_target_` in a configuration.
+    """`_target_` in a configuration.
 
     Args:
         key: dotted key of the `_target_`.
-        name: its value.
+        name: value of the `_target_`.
     """
 
     key: str
@@ -74,12 +75,12 @@ class Target(NamedTuple):
 def find_refusals(config: DictConfig) -> Iterator[str]:
     """Yield a line for each `_target_` of a composed configuration that is not allowed.
 
-    Values that cannot be resolved yet are left to `confirm`.
+    Values that cannot be resolved yet are checked later, by `confirm`.
     """
     for group in map(str, config):
         if group in ALLOWED:
             yield from refusals(plain_values(config, group), group)
-        elif group != "hydra":  # of others nothing is made, whatever they refer to
+        elif group != "hydra":  # not instantiated, so that references need no look
             yield from refusals(_written(config, group), group)
     for key in FILES:
         if line := refuse_url(key, plain_values(config, key)):
@@ -92,18 +93,18 @@ def refusals(plain: Any, group: str) -> Iterator[str]:
         if line := refusal(found, group):
             yield line
     if group in ALLOWED:
-        for key, text in _words(plain, group):
-            if "${" in text:  # Hydra would resolve it a second time, after all checks
-                yield f"{key}={text}: holds an escaped ${{…}}; leave the backslash out, or write it otherwise"
+        for key, text in _strings(plain, group):
+            if "${" in text:  # Hydra would resolve the value again, after all checks
+                yield f"{key}={text}: contains an escaped ${{…}}; remove the backslash"
 
 
 def plain_values(config: DictConfig, key: str) -> Any:
-    """Return the values of a key and below, resolved; None where they cannot be yet."""
+    """Return the resolved values of a key and below; None for values that cannot be resolved yet."""
     return _resolve(config, key, _written(config, key))
 
 
 def _written(config: DictConfig, key: str) -> Any:
-    """Return the values of a key and below as written, with interpolations; None if there is no such key."""
+    """Return the values of a key and below before interpolation; None if the key does not exist."""
     node: Any = config
     for part in key.split("."):
         node = raw_child(node, part) if isinstance(node, DictConfig) else None
@@ -111,7 +112,7 @@ def _written(config: DictConfig, key: str) -> Any:
 
 
 def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
-    """Replace interpolations one by one: most values hold none, and resolving each group takes longer."""
+    """Resolve interpolations one by one, which is faster: most values contain none."""
     if isinstance(raw, dict):
         return {name: _resolve(config, f"{key}.{name}", child) for name, child in raw.items()}
     if isinstance(raw, list):
@@ -130,7 +131,7 @@ def _resolve(config: DictConfig, key: str, raw: Any) -> Any:
 
 
 def find(plain: Any, key: str) -> Iterator[Target]:
-    """Yield all `_target_`s in plain values."""
+    """Yield each `_target_` in plain values."""
     if isinstance(plain, Mapping):
         for name, child in plain.items():
             if name == "_target_":
@@ -142,11 +143,11 @@ def find(plain: Any, key: str) -> Iterator[Target]:
 
 
 def refusal(target: Target, group: str) -> str:
-    """Return a line that refuses a target for a group; empty if it is allowed."""
+    """Return the error line for a target in a group; empty if the target is allowed."""
     key, name = target
     packages = ALLOWED.get(group, ())
     if not packages:
-        return f"{key}={name}: nothing is made of {group}; put it into one of {', '.join(ALLOWED)}"
+        return f"{key}={name}: {group} is not instantiated; move it to one of {', '.join(ALLOWED)}"
     if isinstance(name, str) and NAME.fullmatch(name):
         module, _, attribute = name.rpartition(".")
         if attribute in marked_names(module):
@@ -158,22 +159,22 @@ def refusal(target: Target, group: str) -> str:
             if origin is not None and any(_allows(package, *origin) for package in packages):
                 return ""
             if origin is None and (near := _nearest(module, attribute, packages)):
-                return f"{key}={name}: {module} defines none of that name; did you mean {near}?"
+                return f"{key}={name}: {module} does not define that name; did you mean {near}?"
     return (
-        f"{key}={name}: not allowed there; {group} may name what is defined in {', '.join(packages)}, or "
-        f"what a module of your own lists in {MARK} (see project/config/allowed_targets.py)"
+        f"{key}={name}: not allowed; {group} may name classes defined in {', '.join(packages)}, or objects "
+        f"that your own module lists in {MARK} (see project/config/allowed_targets.py)"
     )
 
 
 def confirm(plain: Any, group: str) -> None:
-    """Check the targets of a group on the objects themselves, right before they are made.
+    """Check the targets of a group on the imported objects, right before instantiation.
 
     Args:
-        plain: resolved values.
-        group: name of their group.
+        plain: resolved values of the group.
+        group: name of the group.
 
     Raises:
-        InputError: a target is not allowed, or not the object that its source defines.
+        InputError: a target is not allowed, or is not the object that its source defines.
     """
     for line in refusals(plain, group):
         raise InputError(line)
@@ -187,7 +188,7 @@ def confirm(plain: Any, group: str) -> None:
         except (ImportError, AttributeError) as error:
             raise InputError(f"{key}={name}: cannot be imported ({error})") from error
         if named is not defined or not (inspect.isclass(named) or inspect.isfunction(named)):
-            raise InputError(f"{key}={name}: is not the {origin.kind} that its source defines; name another")
+            raise InputError(f"{key}={name}: is not the {origin.kind} defined in its source; name another")
 
 
 def _allows(package: str, module: str, name: str, kind: str) -> bool:
@@ -208,14 +209,14 @@ def _within(module: str, package: str) -> bool:
     return module == package or module.startswith(f"{package}.")
 
 
-def _words(plain: Any, key: str) -> Iterator[tuple[str, str]]:
+def _strings(plain: Any, key: str) -> Iterator[tuple[str, str]]:
     if isinstance(plain, Mapping):
         for name, child in plain.items():
-            yield from _words(child, f"{key}.{name}")
+            yield from _strings(child, f"{key}.{name}")
             if isinstance(name, str) and "${" in name:
                 yield key, name
     elif isinstance(plain, list | tuple):
         for place, child in enumerate(plain):
-            yield from _words(child, f"{key}[{place}]")
+            yield from _strings(child, f"{key}[{place}]")
     elif isinstance(plain, str):
         yield key, plain

@@ -1,4 +1,4 @@
-"""Files that Hydra reads: checks before Hydra composes them, and places of keys in them, for messages."""
+"""Check YAML files before Hydra composes them, and locate keys in them for error messages."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -25,14 +25,14 @@ HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
 
 
 def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
-    """Return a file's configuration and the start of its text, and keep its path in `loaded`.
+    """Return the configuration and header of a file, and note the file in `loaded`.
 
     Args:
-        name: path below the folder, without `.yaml`.
-        file: absolute path, with links followed.
+        name: path below the configuration folder, without `.yaml`.
+        file: absolute path, symbolic links resolved.
 
     Raises:
-        InputError: see `load`; or the defaults list is wrong.
+        InputError: as for `load`, or the defaults list is invalid.
     """
     loaded_files[name] = file
     config = load(file)
@@ -41,7 +41,7 @@ def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:
 
 
 def package_of(file: Path) -> str | None:
-    """Return the package of a file's header, as in `# @package _global_`. The file was read before."""
+    """Return the package in the header of a file that was read before, as in `# @package _global_`."""
     package = None
     for line in filter(None, map(str.strip, read_header(file).splitlines())):
         if not (found := HEADER_LINE.match(line)):
@@ -52,13 +52,13 @@ def package_of(file: Path) -> str | None:
 
 
 def set_searched(paths: Iterable[str]) -> None:
-    """Keep the folders of a search path in `searched`."""
+    """Store the folders of a search path in `searched`."""
     plain = (path.removeprefix("file://") for path in paths)
     search_folders[:] = [Path(path) for path in plain if "://" not in path]
 
 
 def has_alias(file: Path, name: str) -> bool:
-    """Return true if aliases in later blocks of a file refer to the block of a key at its top."""
+    """Return true if a YAML alias in a later block of a file refers to the block of a top-level key."""
     root = read_nodes(file) if "*" in read_text(file) else None
     before: set[int] = set()
     own: set[int] = set()
@@ -78,15 +78,15 @@ def _descendants(node: yaml.Node) -> Iterator[yaml.Node]:
         yield from _descendants(child)
 
 
-def place(file: Path, key: str) -> str:
-    """Return the start of a message, `conf/train.yaml:3: `, for a dotted key; empty if it is not there."""
+def location(file: Path, key: str) -> str:
+    """Return the location of a dotted key, as in `conf/train.yaml:3: `; empty if not found."""
     if line := key and (line_of(file, key) or _line_with(file, key.partition(".")[0])):
         return f"{display_path(file)}:{line}: "
     return ""
 
 
-def place_of(path: str, key: str, root: bool) -> str:
-    """Return the start of a message for a dotted key of the configuration in a file of `loaded`.
+def location_in(path: str, key: str, root: bool) -> str:
+    """Return the location of a dotted key of the configuration in a file of `loaded`; empty if not found.
 
     A key at the `root` may have dots in its name.
     """
@@ -97,16 +97,16 @@ def place_of(path: str, key: str, root: bool) -> str:
         return f"{display_path(loaded_files[path])}:1: "
     if package and (root or not key.startswith(f"{package}.")):
         return ""
-    return place(loaded_files[path], key[len(package) :].lstrip("."))
+    return location(loaded_files[path], key[len(package) :].lstrip("."))
 
 
 def is_main(path: str) -> bool:
-    """Return true for a file of `loaded` in the first of the folders that Hydra searches."""
+    """Return true for a file of `loaded` in the first folder of the search path."""
     return bool(search_folders) and loaded_files[path].is_relative_to(search_folders[0].resolve())
 
 
 def _line_with(file: Path, word: str) -> int:
-    """Return the first line with a word in the package header or the defaults list, 0 without one."""
+    """Return the first line whose package header or defaults entry has a word; 0 if none does."""
     pattern = re.compile(rf"(?<![\w-]){re.escape(word)}(?![\w-])")
     for number, line in enumerate(read_text(file).splitlines(), start=1):
         code = line if "@package" in line else line.partition("#")[0] if line.lstrip().startswith("-") else ""
@@ -116,13 +116,13 @@ def _line_with(file: Path, word: str) -> int:
 
 
 def find_loop() -> str:
-    """Return an error line for a file of `loaded` whose defaults lead back to it; empty without one."""
+    """Return an error line for a circular defaults list in `loaded`; empty if there is none."""
 
     def follow(path: str, way: tuple[str, ...]) -> str:
         if path in way:
             loop = [*way[way.index(path) :], path]
-            where = place(loaded_files[path], loop[1].rpartition("/")[2])
-            return f"{where}defaults: lead back to this file ({' → '.join(loop)}); leave one out"
+            where = location(loaded_files[path], loop[1].rpartition("/")[2])
+            return f"{where}defaults: circular ({' → '.join(loop)}); remove one entry"
         named = _named_in_defaults(path) if path in loaded_files else ()
         return next(filter(None, (follow(name, (*way, path)) for name in named)), "")
 
@@ -130,7 +130,7 @@ def find_loop() -> str:
 
 
 def _named_in_defaults(path: str) -> Iterator[str]:
-    """Yield the files that a file's defaults list names, as keys of `loaded`."""
+    """Yield the files in the defaults list of a file, as keys of `loaded`."""
     here = path.rpartition("/")[0]
     for item in read_mapping(loaded_files[path]).get("defaults", []):
         (group, option), *_ = item.items() if isinstance(item, dict) else [("", item)]
@@ -141,13 +141,17 @@ def _named_in_defaults(path: str) -> Iterator[str]:
 
 
 def _refuse_wrong_defaults(file: Path) -> None:
-    """Refuse a defaults list that Hydra cannot read."""
+    """Raise an InputError for a defaults list that Hydra cannot read."""
     listed = read_mapping(file).get("defaults", [])
     if not isinstance(listed, list):
-        raise InputError(f"{place(file, 'defaults')}defaults: must be a list, a line '- GROUP: OPTION' each")
+        raise InputError(
+            f"{location(file, 'defaults')}defaults: expected a list with one '- GROUP: OPTION' per line"
+        )
     for item in listed:
         options = list(item.values()) if isinstance(item, dict) else [item]
         names = options[0] if len(options) == 1 and isinstance(options[0], list) else options
         right = isinstance(item, str | dict) and len(options) == 1
         if not right or not all(isinstance(name, str | None) for name in names):
-            raise InputError(f"{place(file, 'defaults')}defaults: {item}: write - GROUP: OPTION, or - FILE")
+            raise InputError(
+                f"{location(file, 'defaults')}defaults: {item}: expected - GROUP: OPTION, or - FILE"
+            )

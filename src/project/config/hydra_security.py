@@ -114,7 +114,7 @@ def check_composition(config: DictConfig) -> None:
     plain: Any = OmegaConf.to_container(config)
     if old := next(old_keys(plain), ""):
         place = next(
-            filter(None, (config_files.place(file, old) for file in yaml_files.loaded_files.values())), ""
+            filter(None, (config_files.location(file, old) for file in yaml_files.loaded_files.values())), ""
         )
         raise InputError(f"{place}`{old}` is now `{new_name(old)}`; rename the key")
     if problems := dict.fromkeys(find_refusals(config)):

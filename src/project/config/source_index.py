@@ -1,4 +1,4 @@
-"""Index of source files: where a name is defined and what a constructor takes, without importing anything."""
+"""Read definitions and signatures from source files, without importing them."""
 
 import ast
 import importlib.util
@@ -14,24 +14,24 @@ from typing import Any, Literal, NamedTuple
 from project.runtime.bounds import Kind, Spec, parse
 
 MARK = "CONFIG_TARGETS"
-"""Name of a module's list of the classes and functions that configurations may name."""
+"""Name of a module's tuple of classes and functions that a `_target_` may name."""
 COMPLETE = ("project", "torch", "lightning", "torchvision", "torchmetrics")
-"""Packages whose sources name all that they define."""
+"""Packages whose sources list every name they define, so that a missing name is an error."""
 LIBRARIES = ("torch.", "torchvision.", "lightning.", "pytorch_lightning.", "torchmetrics.")
-"""Beginnings of the names of libraries' classes."""
+"""Prefixes of the dotted names of libraries' classes."""
 MAX_DEPTH = 12
-"""Classes that are followed from a class to its bases."""
+"""Maximum number of steps from a class to a base class, or through imports."""
 UNKNOWN = object()
-"""The default of an argument that has none, or none that is a plain value."""
+"""Default of an argument without a default, or whose default is not a literal."""
 
 
 class Origin(NamedTuple):
-    """The place of a definition.
+    """Module and name of a definition.
 
     Args:
-        module: full name.
+        module: dotted name of the module.
         name: name in the module.
-        kind: of definition.
+        kind: kind of definition.
     """
 
     module: str
@@ -40,14 +40,14 @@ class Origin(NamedTuple):
 
 
 class Argument(NamedTuple):
-    """An argument of a class or function.
+    """Argument of a class or function.
 
     Args:
-        owner: dotted name of the class or function that declares it.
-        spec: values that its annotation allows.
-        required: it has no default.
-        by_name: it is given by name alone.
-        default: a plain value, or `UNKNOWN`.
+        owner: dotted name of the class or function that declares the argument.
+        spec: values that the annotation allows.
+        required: true if the argument has no default.
+        by_name: true for a keyword-only argument.
+        default: default as a plain value, or `UNKNOWN`.
     """
 
     owner: str
@@ -58,34 +58,34 @@ class Argument(NamedTuple):
 
 
 class Signature(NamedTuple):
-    """The arguments of a class or function.
+    """Arguments of a class or function.
 
     Args:
-        arguments: by name, inherited ones included, without `self`.
-        anything: names that are not known here are accepted too.
+        arguments: arguments by name, including inherited ones, without `self`.
+        anything: true if other names are accepted too, as by `**kwargs`.
     """
 
     arguments: Mapping[str, Argument]
     anything: bool
 
     def required(self, *, by_name: bool) -> tuple[str, ...]:
-        """Return the arguments without a default: those given by name alone, or the others."""
+        """Return the names of the required arguments: keyword-only or positional ones."""
         return tuple(name for name, one in self.arguments.items() if one.required and one.by_name == by_name)
 
     @property
     def defaults(self) -> dict[str, Any]:
-        """Defaults that are plain values, by name."""
+        """Defaults that are plain values, by argument name."""
         known = {name: one.default for name, one in self.arguments.items()}
         return {name: default for name, default in known.items() if default is not UNKNOWN}
 
 
 class Missing(NamedTuple):
-    """A target that certainly does not exist.
+    """Target that certainly does not exist.
 
     Args:
-        name: the part that does not exist.
-        where: module or package without it.
-        known: names that exist there.
+        name: missing part of the dotted name.
+        where: module or package that lacks `name`.
+        known: names that exist in `where`.
     """
 
     name: str
@@ -98,19 +98,19 @@ def find_origin(module: str, name: str) -> Origin | None:
     """Find where a class or function is defined, through imports of the same top-level package.
 
     Args:
-        module: the module that the name is taken from.
-        name: in that module.
+        module: module that defines or imports the name.
+        name: name in the module.
 
     Returns:
-        None if there is no such module or name, or the name stands for a module, a value, or an object of
-        another package.
+        The origin. None if the module or name does not exist, or the name is a module, a value, or an object
+        of another package.
     """
     return _find(module, name, set())
 
 
 @cache
 def public_names(module: str) -> list[str]:
-    """Return the names of classes and functions that a module defines or imports one by one."""
+    """Return the public names that a module defines as class or function, or imports by name."""
     names = [node.name for node in _statements(module) if isinstance(node, ast.ClassDef | ast.FunctionDef)]
     for _, imported in _imports(module):
         names += imported
@@ -127,13 +127,13 @@ def marked_names(module: str) -> frozenset[str]:
 
 @cache
 def signature_of(target: str) -> Signature | Missing | None:
-    """Read what a class or function takes.
+    """Read the signature of a class or function from its source.
 
     Args:
         target: dotted name, as in `_target_`.
 
     Returns:
-        None where the source does not say it plainly.
+        The signature; `Missing` for a target that does not exist; None if the source is not conclusive.
     """
     try:
         return _signature(target, MAX_DEPTH)
@@ -142,7 +142,7 @@ def signature_of(target: str) -> Signature | Missing | None:
 
 
 def bases_of(target: str) -> list[str]:
-    """Return the base classes of a class as dotted names; none where its source does not name them."""
+    """Return the base classes of a class as dotted names; empty if the source does not name them."""
     module, _, name = target.rpartition(".")
     if (origin := find_origin(module, name)) is None or origin.kind != "class":
         return []
@@ -156,7 +156,7 @@ def bases_of(target: str) -> list[str]:
 
 
 def constant_of(target: str, name: str) -> Any:
-    """Return a plain value that the body of a class, or of a base class, assigns to a name; else None."""
+    """Return the plain value of an attribute of a class or its base classes; None if there is none."""
     waiting = [target]
     for _ in range(MAX_DEPTH):
         if not waiting:
@@ -171,7 +171,7 @@ def constant_of(target: str, name: str) -> Any:
 
 
 def source_of(target: str) -> str:
-    """Return the text of the module that defines a target; empty if there is none."""
+    """Return the source of the module that defines a target; empty if not found."""
     module, _, name = target.rpartition(".")
     origin = find_origin(module, name)
     return (text_of(origin.module) or "") if origin is not None else ""
@@ -179,7 +179,7 @@ def source_of(target: str) -> str:
 
 @cache
 def text_of(module: str) -> str | None:
-    """Read a module's source; None where there is none."""
+    """Return the source of a module; None if not found."""
     spec = _spec(module)
     if spec is None or spec.origin is None or not spec.origin.endswith(".py"):
         return None
@@ -208,7 +208,7 @@ def _find(module: str, name: str, seen: set[str]) -> Origin | None:
 
 
 def _imports(module: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Yield the modules that a module imports from, with the names in it and what they are called there."""
+    """Yield each module of a `from` import, with a dict from local names to names in that module."""
     for node in _statements(module):
         if isinstance(node, ast.ImportFrom):
             other = _absolute_module(module, "." * node.level + (node.module or ""))
@@ -216,7 +216,7 @@ def _imports(module: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def _absolute_module(module: str, name: str) -> str:
-    """Return the full name of a module that another one imports by a relative name."""
+    """Return the absolute name of a module that `module` imports by a relative name."""
     level = len(name) - len(name.lstrip("."))
     if not level:
         return name
@@ -228,7 +228,7 @@ def _absolute_module(module: str, name: str) -> str:
 
 
 def _statements(module: str) -> Iterator[ast.stmt]:
-    """Yield the statements of a module, those below `if` and `try` included."""
+    """Yield the top-level statements of a module, including those in `if` and `try` blocks."""
     waiting = list(_tree(module).body)
     while waiting:
         node = waiting.pop(0)
@@ -249,7 +249,7 @@ def _tree(module: str) -> ast.Module:
 
 @cache
 def _spec(module: str) -> ModuleSpec | None:
-    """Find what Python would import, without importing the packages around it."""
+    """Return the spec of the module that Python would import, without importing its parent packages."""
     top, *below = module.split(".")
     try:
         spec = importlib.util.find_spec(top)
@@ -273,7 +273,7 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
     text = text_of(origin.module) or ""
     if origin.kind == "function":
         start = re.search(rf"^(?:async )?def {name}\(", text, re.MULTILINE)
-        return _of_header(text, start.start(), f"{origin.module}.{name}", origin.module) if start else None
+        return _signature_at(text, start.start(), f"{origin.module}.{name}", origin.module) if start else None
     body = _body_of(text, origin.name)
     constructor = re.search(r"^    def __init__\(", body, re.MULTILINE)
     if constructor is None:
@@ -281,11 +281,11 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
             text, origin.name
         )
         return None if is_generated else _inherited(bases_of(target), depth)
-    own = _of_header(body, constructor.start(), f"{origin.module}.{origin.name}", origin.module)
+    own = _signature_at(body, constructor.start(), f"{origin.module}.{origin.name}", origin.module)
     if own is None or not own.anything:
         return own
     call = re.search(r"super\(\).__init__\(([^)]*)\)", body[constructor.start() :])
-    if call is None or "**" not in call[1]:  # the options go to others than the base
+    if call is None or "**" not in call[1]:  # the options are not passed to the base class
         return own
     more = _inherited(bases_of(target), depth)
     if more is None:
@@ -300,7 +300,7 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
 
 
 def _missing(module: str, name: str) -> Missing | None:
-    """Return the part of a target that does not exist; None where that is not certain."""
+    """Return the part of a target that does not exist; None if that is not certain."""
     top, *parts = module.split(".")
     if top not in COMPLETE:
         return None
@@ -309,7 +309,7 @@ def _missing(module: str, name: str) -> Missing | None:
         package = ".".join([top, *parts[:count]])
         spec = _spec(package)
         if _spec(f"{package}.{part}") is None:
-            if part[:1].isupper() or spec is None:  # a class, of which the target is an attribute
+            if part[:1].isupper() or spec is None:  # a class whose attribute is the target
                 return None
             folders = spec.submodule_search_locations or ()
             modules = [file for folder in folders for file in Path(folder).glob("*.py")]
@@ -324,7 +324,7 @@ def _missing(module: str, name: str) -> Missing | None:
 
 
 def _body_of(text: str, name: str) -> str:
-    """Return the text of a class, from its header to its last line."""
+    """Return the source of a class."""
     head = re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE)
     body = text[head.start() :] if head else ""
     end = re.search(r"\n(?=[^\s#)\]}])", body)
@@ -336,7 +336,7 @@ def _is_decorated(text: str, name: str) -> bool:
 
 
 def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
-    """Return the signature of the first base class that has a constructor."""
+    """Return the signature that a class without constructor inherits from its base classes."""
     for base in bases:
         if base.rpartition(".")[2] not in ("object", "ABC", "Generic", "Protocol"):
             found = _signature(base, depth - 1)
@@ -345,7 +345,7 @@ def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
 
 
 def _absolute(name: str, module: str) -> str:
-    """Return a name in a module as a dotted name from outside."""
+    """Return the dotted name of an object that a module calls `name`."""
     first, _, rest = name.partition(".")
     found = _imported(module, first) or f"{module}.{first}"
     return f"{found}.{rest}" if rest else found
@@ -364,8 +364,8 @@ def _imported(module: str, name: str) -> str | None:
     return None
 
 
-def _of_header(text: str, start: int, owner: str, module: str) -> Signature | None:
-    """Return the signature of the `def` that begins at `start`."""
+def _signature_at(text: str, start: int, owner: str, module: str) -> Signature | None:
+    """Return the signature of the function definition at position `start`."""
     end = re.compile(r"\)[^\n]*:\s*(?:#[^\n]*)?\n")
     position = start
     while header := end.search(text, position):
@@ -377,11 +377,11 @@ def _of_header(text: str, start: int, owner: str, module: str) -> Signature | No
             continue
         function = parsed.body[0]
         assert isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef)
-        return _of_arguments(function.args, owner, module)
+        return _signature_of_arguments(function.args, owner, module)
     return None
 
 
-def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signature:
+def _signature_of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signature:
     positional = [*arguments.posonlyargs, *arguments.args]
     blank: list[ast.expr | None] = [None] * (len(positional) - len(arguments.defaults))
     given = [
@@ -390,8 +390,8 @@ def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signatur
     ]
     found: dict[str, Argument] = {}
     for argument, default, by_name in given:
-        value = _plain(_meaning(default.id, module) if isinstance(default, ast.Name) else default)
-        spec = parse(argument.annotation, lambda name: _meaning(name, module))
+        value = _plain(_alias(default.id, module) if isinstance(default, ast.Name) else default)
+        spec = parse(argument.annotation, lambda name: _alias(name, module))
         if spec and value is None and not any(kind.name == "None" for kind in spec):
             spec = (*spec, Kind("None"))
         found[argument.arg] = Argument(owner, spec, default is None, by_name, value)
@@ -399,10 +399,10 @@ def _of_arguments(arguments: ast.arguments, owner: str, module: str) -> Signatur
     return Signature(found, arguments.kwarg is not None)
 
 
-def _meaning(name: str, module: str) -> ast.expr | None:
-    """Return the expression that a module, or the module that it is imported from, assigns to a name.
+def _alias(name: str, module: str) -> ast.expr | None:
+    """Return the expression assigned to a name in a module, or in the module that it is imported from.
 
-    Aliases of libraries are left out: `validation.values` declares the values of their arguments.
+    Aliases in libraries are not followed: `validation.values` declares the arguments of their classes.
     """
     for _ in range(MAX_DEPTH):
         if f"{module}.".startswith(LIBRARIES) or module.partition(".")[0] in sys.stdlib_module_names:
@@ -416,7 +416,7 @@ def _meaning(name: str, module: str) -> ast.expr | None:
 
 
 def _assigned(text: str, name: str, indent: str = "") -> ast.expr | None:
-    """Return the expression that is assigned to a name, at the beginning of a line."""
+    """Return the expression assigned to a name after the given indentation; None if there is none."""
     start = re.search(rf"^{indent}{re.escape(name)}(?::[^=\n]+)? = ", text, re.MULTILINE)
     lines = text[start.end() :].split("\n") if start else []
     for count in range(1, min(len(lines), 60) + 1):
@@ -426,7 +426,7 @@ def _assigned(text: str, name: str, indent: str = "") -> ast.expr | None:
 
 
 def _constant(text: str, name: str, indent: str = "") -> Any:
-    """Return the plain value that is assigned to a name; `UNKNOWN` if there is none."""
+    """Return the plain value assigned to a name; `UNKNOWN` if there is none."""
     return _plain(_assigned(text, name, indent))
 
 
@@ -439,11 +439,13 @@ def _plain(expression: ast.expr | None) -> Any:
 
 
 def _passed_on(arguments: str, names: Sequence[str]) -> set[str]:
-    """Return the names that a constructor gives to its base, as in `super().__init__(name="mnist", **base)`.
+    """Return the arguments that a constructor passes to its base class.
+
+    For example, `super().__init__(name="mnist", **base)` passes `name`.
 
     Args:
-        arguments: of the call.
-        names: of the base's arguments, in order.
+        arguments: source text of the call's arguments.
+        names: arguments of the base class, in order.
     """
     positional = [text for text in arguments.split(",") if text.strip() and not re.search(r"=|\*", text)]
     return {*re.findall(r"(\w+)=", arguments), *names[: len(positional)]}

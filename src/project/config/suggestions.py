@@ -14,7 +14,7 @@ from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
 
-from project.config.config_files import place
+from project.config.config_files import location
 from project.config.hydra_patches import VERSION_BASE
 from project.errors import InputError, one_line
 from project.runs.migrations import new_name
@@ -126,13 +126,13 @@ def _explain_file(error: BaseException, message: str, conf: Path) -> str:
     elif (found := IN_FILE.search(message)) and found[1] in loaded_files:
         file = loaded_files[found[1]]
         word = next((word for word in ("hydra.searchpath", "_self_") if word in message), "")
-        return f"{place(file, word) or f'{display_path(file)}: '}{found[2] or message}"
+        return f"{location(file, word) or f'{display_path(file)}: '}{found[2] or message}"
     return ""
 
 
 def _place(word: str) -> str:
     """Locate a key or an option in the files that were read, the last file first."""
-    return next(filter(None, (place(file, word) for file in reversed(loaded_files.values()))), "")
+    return next(filter(None, (location(file, word) for file in reversed(loaded_files.values()))), "")
 
 
 def _key_of(error: BaseException) -> str:

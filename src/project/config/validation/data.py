@@ -1,4 +1,4 @@
-"""Checks of the images: their number, shape and classes; the length of a training on them.
+"""Check the data set: number, shape and classes of its images, and the length of a training on them.
 
 No image is decoded: the facts come from `DATASET_FACTS` of the data set, or from the names of its files.
 """
@@ -20,20 +20,20 @@ from project.errors import InputError
 from project.modules.optim.training_length import TrainingLength
 
 REPEATED = ("num_classes", "input_shape")
-"""Facts of the data that other objects are built for."""
+"""Arguments of a data set that other objects repeat."""
 BUILT_FOR_DATA = ("model", "loss", "augment")
-"""Groups with arguments of the same names."""
+"""Groups whose constructors take the arguments in `REPEATED`."""
 
 
 class DataFacts(NamedTuple):
     """Facts of a data set that are known before it is read.
 
     Args:
-        images: for training, before validation images are taken from them; None if unknown.
-        shape: (C, H, W) of its images as they are in the files; None if unknown.
-        classes: number of its classes; None if unknown.
-        has_validation: the data set has a validation split.
-        folder: the folder of the class folders; None for other data sets.
+        images: number of training images, before validation images are taken from them; None if unknown.
+        shape: (C, H, W) of the images in their files; None if unknown.
+        classes: number of classes; None if unknown.
+        has_validation: true if the data set has its own validation split.
+        folder: folder that contains the class folders; None for other data sets.
     """
 
     images: int | None
@@ -61,7 +61,7 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
     """Return the `DATASET_FACTS` that the configured data set's class declares; None if it declares none.
 
     Args:
-        right: values that are right by themselves, by dotted key.
+        right: valid values by dotted key; values that a check has refused are missing.
     """
     target = right.get("data._target_")
     declared = constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None
@@ -70,7 +70,7 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
     if (key := declared.get("class_folders")) is not None:
         return _of_folder(right, right.get(f"data.{key}"))
     images = declared.get("images")
-    if isinstance(images, str):  # the argument that says it
+    if isinstance(images, str):  # name of the argument that holds the number
         images = right.get(f"data.{images}")
     return DataFacts(
         images if isinstance(images, int) else None, declared.get("shape"), declared.get("classes")
@@ -78,7 +78,7 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
 
 
 def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | None:
-    """Return the number of images left to train on; None if it is unknown."""
+    """Return the number of training images without validation images; None if unknown."""
     if facts is None or facts.images is None or facts.has_validation:
         return facts.images if facts is not None else None
     folds, share = right.get("data.folds"), right.get("data.val_size")
@@ -88,10 +88,10 @@ def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | 
 
 
 def training_length(right: Mapping[str, Any]) -> PlannedLength:
-    """Return the length of the configured training, as far as it is known.
+    """Return the length of the configured training, as far as known.
 
     Args:
-        right: values that are right by themselves, by dotted key.
+        right: valid values by dotted key; values that a check has refused are missing.
     """
     images = training_images(right, data_facts(right))
     size, limit = right.get("data.batch_size"), right.get("trainer.limit_train_batches", 1.0)
@@ -123,9 +123,12 @@ def _of_folder(right: Mapping[str, Any], path: Any) -> DataFacts | None:
     return DataFacts(images, None, classes, has_validation, path)
 
 
-@cache  # several checks ask, and all jobs of a sweep
+@cache  # shared by several checks and by the jobs of a sweep
 def _count(path: str) -> tuple[int, int, bool, bool] | None:
-    """Count training images and classes, and find folders to validate and to test; None without images."""
+    """Return the numbers of training images and classes, and true for each of val and test that exists.
+
+    None without images.
+    """
     root = Path(path)
     try:
         folders = class_folders(root)
@@ -137,11 +140,11 @@ def _count(path: str) -> tuple[int, int, bool, bool] | None:
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line for each key that does not fit the configured images.
+    """Yield a line for each key that does not match the configured data set.
 
     Args:
-        right: values that are right by themselves, by dotted key.
-        command: the command's request.
+        right: valid values by dotted key; values that a check has refused are missing.
+        command: facts about the command line.
     """
     facts = data_facts(right)
     yield from _wrong_fold(right)
@@ -168,7 +171,7 @@ def _wrong_fold(right: Mapping[str, Any]) -> Iterator[str]:
         return
     if folds is None:
         if "data.folds" in right and fold > 0:
-            yield f"data.fold={fold}: has no effect without data.folds; set their number, as in data.folds=5"
+            yield f"data.fold={fold}: no effect without data.folds; set data.folds=5, for example"
     elif fold >= folds:
         yield f"data.fold={fold}: must be at least 0 and at most {folds - 1}, with data.folds={folds}"
 
@@ -178,7 +181,7 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(shape, list):
         return
     if len(shape) != 3:
-        yield f"data.input_shape={shape}: give [channels,height,width]"
+        yield f"data.input_shape={shape}: expected [channels,height,width]"
         return
     given = {key: values for key in ("data.mean", "data.std") if isinstance(values := right.get(key), list)}
     wrong = [
@@ -187,15 +190,15 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
     if wrong:
         too = f" ({wrong[1]} too)" if len(wrong) > 1 else ""
         yield (
-            f"{wrong[0]} values for {shape[0]} channels{too}; give one for each, one for all, or null to "
+            f"{wrong[0]} values for {shape[0]} channels{too}; give one per channel, one for all, or null to "
             "compute them"
         )
 
 
 def _contradictions(right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield arguments, as `model.num_classes`, that repeat a fact of the data with another value.
+    """Yield a line for each argument, such as `model.num_classes`, that contradicts the data set.
 
-    Deeper keys may differ, as `model.backbone.num_classes` of a pretrained network.
+    Deeper keys may differ, such as `model.backbone.num_classes` of a pretrained network.
     """
     for group, name in product(BUILT_FOR_DATA, REPEATED):
         key, fact = f"{group}.{name}", f"data.{name}"
@@ -210,11 +213,10 @@ def _wrong_weights(right: Mapping[str, Any]) -> Iterator[str]:
             continue
         if isinstance(classes, int) and len(weights) != classes:
             yield (
-                f"{key}={weights}: {len(weights)} weights for data.num_classes={classes}; give one for each "
-                "class"
+                f"{key}={weights}: {len(weights)} weights for data.num_classes={classes}; give one per class"
             )
         elif not sum(weights):
-            yield f"{key}={weights}: all are 0, and so would be the loss; give some above 0"
+            yield f"{key}={weights}: all are 0, so the loss would be 0; give at least one above 0"
 
 
 def _wrong_shape(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
@@ -234,23 +236,23 @@ def _wrong_shape(right: Mapping[str, Any], facts: DataFacts, command: CommandReq
     if shape != expected:
         yield (
             f"data.input_shape={shape}: the images of data={command.data} are {expected} (channels, height, "
-            "width); set data.resize or data.grayscale, and let data.input_shape follow"
+            "width); leave data.input_shape out, and set data.resize or data.grayscale instead"
         )
 
 
 def _wrong_split(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
-    """Yield a line where the training images cannot be split as is configured."""
+    """Yield a line if the training images cannot be split as configured."""
     count, folds, share = facts.images, right.get("data.folds"), right.get("data.val_size")
     if facts.has_validation:
         if folds is not None:
             yield (
-                f"data.folds={folds}: data={command.data} has validation images of its own; set "
+                f"data.folds={folds}: data={command.data} has its own validation images; set "
                 "data.folds=null, or move them to the training images"
             )
     elif count is None:
         return
     elif count < 1:
-        yield f"data.test_size={right.get('data.test_size')}: leaves no images to train on; choose less"
+        yield f"data.test_size={right.get('data.test_size')}: leaves no training images; choose less"
     elif folds is not None:
         if folds > count:
             yield f"data.folds={folds}: data={command.data} has {count:,} training images; choose fewer folds"
@@ -264,12 +266,12 @@ def _wrong_split(right: Mapping[str, Any], facts: DataFacts, command: CommandReq
 
 
 def _wrong_batch(right: Mapping[str, Any], facts: DataFacts, command: CommandRequest) -> Iterator[str]:
-    """Yield a line for a batch that was requested larger than the data set; a default may be."""
+    """Yield a line if the command line sets a batch larger than the data set; a default may be larger."""
     size, images = right.get("data.batch_size"), training_images(right, facts)
     if "data.batch_size" not in command.keys or not isinstance(size, int) or images is None or size <= images:
         return
     assert facts.images is not None
-    rest = f", {others:,} others validate" if (others := facts.images - images) else ""
+    rest = f" (without {others:,} validation images)" if (others := facts.images - images) else ""
     yield (
         f"data.batch_size={size}: more than the {images:,} training images of data={command.data}{rest}; "
         f"choose at most {images}"
@@ -277,7 +279,7 @@ def _wrong_batch(right: Mapping[str, Any], facts: DataFacts, command: CommandReq
 
 
 def _uneven_batch(right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for a batch that numbered devices cannot share evenly."""
+    """Yield a line if a batch cannot be divided evenly among a known number of devices."""
     size, devices, nodes = (
         right.get(key) for key in ("data.batch_size", "trainer.devices", "trainer.num_nodes")
     )
@@ -286,8 +288,8 @@ def _uneven_batch(right: Mapping[str, Any]) -> Iterator[str]:
         return
     if size % (devices * nodes):
         yield (
-            f"data.batch_size={size}: counts the images of all devices and must be a multiple of the "
-            f"number of devices, {devices * nodes}"
+            f"data.batch_size={size}: not divisible by the number of devices (expected a multiple of "
+            f"{devices * nodes}, all devices together)"
         )
 
 
@@ -300,6 +302,6 @@ def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
     if isinstance(erase, int) and erase > side:
         yield f"augment.random_erasing_size={erase}: larger than the image, {side} pixels; choose less"
     if isinstance(padding, int) and padding >= side:
-        yield f"augment.random_crop_padding={padding}: shifts images of {side} pixels away; choose less"
+        yield f"augment.random_crop_padding={padding}: crops can miss images of {side} pixels; choose less"
     if right.get("tta") == "flip_translate" and side < 2:
-        yield f"tta=flip_translate: images of {side} pixel cannot be shifted; choose none or flip"
+        yield f"tta=flip_translate: images of {side} pixel are too small to shift; choose none or flip"

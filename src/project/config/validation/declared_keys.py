@@ -134,7 +134,7 @@ def place_in_file(key: str, config: DictConfig, line: str) -> str:
     for path in sorted(last_first, key=lambda path: path not in choices):
         is_preset = path.partition("/")[0] in PRESETS or not config_files.is_main(path)
         is_cause = is_preset or NOTHING_READS in line
-        if is_cause and (where := config_files.place_of(path, wanted, is_at_top)):
+        if is_cause and (where := config_files.location_in(path, wanted, is_at_top)):
             return where
     return ""
 
