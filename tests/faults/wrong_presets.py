@@ -15,10 +15,13 @@ LAUGHS = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
 BAD: dict[str, tuple[str | bytes, str]] = {
     # Unknown keys.
     "root": (f"{HEAD}optm: {{lr: 0.5}}\n", ":2: optm: nothing reads it; did you mean optim?"),
-    "target": (f"{HEAD}_target_: torch.nn.Linear\n", ":2: _target_: nothing reads it; write it in the block"),
+    "target": (
+        f"{HEAD}_target_: torch.nn.Linear\n",
+        ":2: _target_: nothing reads it; write it below a group",
+    ),
     "target_below": (
         f"{HEAD}a:\n  _target_: torch.nn.ReLU\n",
-        ":3: a._target_=torch.nn.ReLU: nothing is made",
+        ":3: a._target_=torch.nn.ReLU: a is not instantiated",
     ),
     "dots": (f"{HEAD}optim.lr: 0.5\n", ":2: optim.lr: nothing reads it; write lr: … below optim:"),
     "number": (f"{HEAD}1: 2\n", ":2: 1: nothing reads it; choose from"),
@@ -58,11 +61,11 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         ":3: optim: is chosen already; write override /optim: sgd",
     ),
     "two_selves": (f"{HEAD}defaults:\n  - _self_\n  - _self_\n", ":3: Duplicate _self_"),
-    "defaults": (f"{HEAD}defaults: sgd\n", ":2: defaults: must be a list"),
-    "entry": (f"{HEAD}defaults:\n  - 3\n", ":2: defaults: 3: write - GROUP: OPTION, or - FILE"),
+    "defaults": (f"{HEAD}defaults: sgd\n", ":2: defaults: expected a list"),
+    "entry": (f"{HEAD}defaults:\n  - 3\n", ":2: defaults: 3: expected - GROUP: OPTION, or - FILE"),
     "loop": (
         f"{HEAD}defaults:\n  - loop\n",
-        ":3: defaults: lead back to this file (experiment/loop → experiment/",
+        ":3: defaults: circular (experiment/loop → experiment/",
     ),
     # Invalid YAML, or YAML that is no configuration.
     "words": ("only words\n", ":1: a single value, but keys with values are needed"),

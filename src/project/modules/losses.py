@@ -37,7 +37,7 @@ class CrossEntropy(nn.CrossEntropyLoss):
         if class_weights is not None and len(class_weights) != num_classes:
             raise InputError(
                 f"loss.class_weights={list(class_weights)}: {len(class_weights)} weights "
-                f"for data.num_classes={num_classes}; give one for each class"
+                f"for data.num_classes={num_classes}; give one per class"
             )
         weight = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float)
         super().__init__(weight=weight, label_smoothing=label_smoothing)
