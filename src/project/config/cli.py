@@ -1,4 +1,4 @@
-"""Run a script's main function: one line for wrong input, a traceback for other errors, an exit code."""
+"""Run a script: report wrong input on one line and other errors with a traceback, and set the exit code."""
 
 import atexit
 import errno
@@ -35,7 +35,7 @@ from project.runtime.secrets import redact_text
 from project.runtime.text import MAX_NAME_BYTES, name_length
 
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
-"""Errors of the system that a user can solve without a traceback."""
+"""System errors that are reported without a traceback."""
 TRACEBACK_FLAG = "--traceback"
 FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
 
@@ -43,15 +43,15 @@ FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
 def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     """Run a Hydra main function as a script and end the process with its exit code.
 
-    0: success; 1: failure; 2: wrong input, reported in one line on standard error (with `--traceback` also
-    with its traceback); 75, 129, 130, 143: stopped by a signal (see `runtime.signals`).
+    Exit codes: 0 success; 1 failure; 2 wrong input, reported on one line of standard error (and with its
+    traceback after `--traceback`); 75, 129, 130, 143 stopped by a signal (see `runtime.signals`).
 
     Args:
-        main: function of the composed configuration.
-        conf: the folder of its configuration.
-        config_name: of its primary configuration.
+        main: function that takes the composed configuration.
+        conf: configuration folder.
+        config_name: name of the primary configuration.
     """
-    signals.exit_on_signal(_tidy_up)
+    signals.exit_on_signal(_remove_unused_folders)
     escape_unencodable()
     command_state.shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
@@ -61,7 +61,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     hydra_security.install()
     lazy_imports.defer_imports()
     decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)
-    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra hands errors on, instead of printing and ending with 1
+    os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises errors instead of printing them and exiting with 1
     try:
         with torchrun.share_exit_code(), exit_on_errors(conf, config_name):
             require_working_folder()
@@ -84,19 +84,21 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
 
 
 def require_working_folder() -> None:
-    """Refuse to start without a working directory, which libraries need.
+    """Refuse to start if the working directory does not exist: libraries need it.
 
     Raises:
-        InputError: it was removed.
+        InputError: the working directory was removed.
     """
     try:
         Path.cwd()
     except OSError as error:
-        raise InputError(f"the working directory is gone ({reason_of(error)}); cd to another") from error
+        raise InputError(
+            f"the working directory does not exist ({reason_of(error)}); change to another"
+        ) from error
 
 
-def _tidy_up(signum: int) -> None:
-    """Remove the folders of a run that a signal ends before training, and requeue its SLURM job."""
+def _remove_unused_folders(signum: int) -> None:
+    """Remove the folders of a run that a signal stops before training, and requeue its SLURM job."""
     mine = list(folders.created_folders())
     for path in mine:
         if not RunFolder(path).status_file.exists() and not SweepFolder(path).ledger.file.exists():
@@ -106,14 +108,14 @@ def _tidy_up(signum: int) -> None:
 
 
 def exit_process(code: str | int | None) -> NoReturn:
-    """End the process without the interpreter's own cleanup, which takes a second with torch.
+    """End the process without the cleanup of the interpreter, which takes a second with torch.
 
     Args:
-        code: as `sys.exit` takes it.
+        code: exit code or message, as for `sys.exit`.
     """
     if isinstance(code, str):
         print(code, file=sys.stderr)
-    # Waits for threads, which pools of other launchers need.
+    # Waits for threads, as thread pools of other launchers require.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
     flush_streams()
@@ -121,7 +123,7 @@ def exit_process(code: str | int | None) -> NoReturn:
 
 
 def end_with(work: Callable[[], int | None]) -> NoReturn:
-    """Run a command and end the process with the exit code that it returns; None is 0."""
+    """Run a command and end the process with its exit code; None is 0."""
     code: int | None = 1
     try:
         with exit_on_errors():
@@ -137,8 +139,8 @@ def exit_on_errors(conf: Path | None = None, config_name: str = "train") -> Iter
     """Report an error and end the process with its exit code.
 
     Args:
-        conf: the configuration's folder, where nearest names are looked for.
-        config_name: of the primary configuration.
+        conf: configuration folder, searched for similar names.
+        config_name: name of the primary configuration.
     """
     try:
         yield
@@ -158,16 +160,16 @@ def exit_on_errors(conf: Path | None = None, config_name: str = "train") -> Iter
 def report(
     error: BaseException, conf: Path | None = None, config_name: str = "train", *, silent: bool = False
 ) -> int:
-    """Print an error on standard error: one line for each wrong input, a traceback for other errors.
+    """Print an error on standard error: a line for each wrong input, a traceback for other errors.
 
     Args:
-        error: what was raised.
-        conf: the configuration's folder, where nearest names are looked for.
-        config_name: of the primary configuration.
+        error: exception.
+        conf: configuration folder, searched for similar names.
+        config_name: name of the primary configuration.
         silent: print nothing.
 
     Returns:
-        The process's exit code.
+        The exit code of the process.
     """
     lines = _explain(error, conf, config_name)
     if not silent:
@@ -178,18 +180,18 @@ def report(
                 file=sys.stderr,
             )
         for line in lines:
-            with suppress(OSError):  # of standard error itself
+            with suppress(OSError):  # standard error itself is closed
                 print(error_block(redact_text(line)), file=sys.stderr, flush=True)
     mistake = lines and (
         not isinstance(error, OSError)
-        or isinstance(error, HydraException)  # some are both
+        or isinstance(error, HydraException)  # some exceptions are both
         or error.errno == errno.ENAMETOOLONG
     )
     return getattr(error, "exit_code", InputError.exit_code if mistake else 1)
 
 
 def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[str]:
-    """Return one line for each wrong input; none if the error is no wrong input."""
+    """Return a line for each wrong input; empty if the error has another cause."""
     if isinstance(error, InstantiationException) and isinstance(error.__cause__, InputError):
         error = error.__cause__
     if isinstance(error, InputError):
@@ -197,9 +199,11 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
     if hasattr(error, "exit_code"):
         return [one_line(error)]
     if isinstance(error, OSError) and error.errno in UNWRITABLE:
-        return [f"{error.filename or 'standard output'}: {reason_of(error)}; make room, or write elsewhere"]
+        return [
+            f"{error.filename or 'standard output'}: {reason_of(error)}; free disk space, or write elsewhere"
+        ]
     if isinstance(error, BrokenPipeError):
-        return ["standard output: whoever read it has ended"]
+        return ["standard output: the reading process has ended"]
     if isinstance(error, OSError) and error.errno == errno.ENAMETOOLONG:
         return [_explain_long_name(str(error.filename))]
     if isinstance(error, HydraException | OmegaConfBaseException):
@@ -209,7 +213,7 @@ def _explain(error: BaseException, conf: Path | None, config_name: str) -> list[
 
 
 def _explain_long_name(path: str) -> str:
-    """Name the word of the command line that is too long for a file system."""
+    """Return a line about the argument that makes a path too long for the file system."""
     length, most = name_length(path), MAX_NAME_BYTES
     given = next((word for word in sys.argv[1:] if (word.partition("=")[2] or word) in path), path)
     if length <= most:
@@ -225,23 +229,23 @@ def _refuse_wrong_groups(conf: Path) -> None:
             and group not in ("experiment", "sweep", "debug")
             and (known := options(conf, group))
         ):
-            raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
+            raise InputError(f"{argument}: required; choose from {', '.join(known)}")
         if options(conf, group) and _names_no_option(argument):
             raise InputError(f"{argument}: no such option; choose from {', '.join(options(conf, group))}")
 
 
 def _names_no_option(argument: str) -> bool:
-    """Tell whether a group's value is a number or boolean, for which Hydra has no message."""
+    """Return true for an option that is a number or boolean, for which Hydra has no message."""
     with suppress(HydraException):
         value = OverridesParser.create().parse_override(argument).value()
         return any(
             isinstance(one, bool | int | float) for one in (value if isinstance(value, list) else [value])
         )
-    return False  # Hydra's own message comes later
+    return False  # Hydra reports the mistake later
 
 
 def with_multirun_flag(arguments: Sequence[str]) -> list[str]:
-    """Return arguments with `-m` for a preset of `conf/sweep` and for `hydra.mode=MULTIRUN`."""
+    """Return the arguments, with `-m` added for `sweep=…` and `hydra.mode=MULTIRUN`."""
     plain = [text for text in arguments if text != "hydra.mode=MULTIRUN"]
     sweeps = [text for text in plain if text.lstrip("+").startswith("sweep=")]
     wanted = len(plain) < len(arguments) or (sweeps and sweeps[-1].partition("=")[2] not in ("", "null"))
@@ -251,7 +255,7 @@ def with_multirun_flag(arguments: Sequence[str]) -> list[str]:
 
 
 def with_home(argument: str) -> str:
-    """Return an override with the home folder in place of a leading `~`, which shells leave there."""
+    """Return an override with `~` at the start of its value expanded, which shells do not do."""
     if (found := FROM_HOME.fullmatch(argument)) is None:
         return argument
     try:
@@ -261,7 +265,7 @@ def with_home(argument: str) -> str:
 
 
 def _flags_first(arguments: list[str]) -> list[str]:
-    """Return the flags before the overrides: Hydra's parser takes no overrides between flags."""
+    """Return the arguments with flags first, because Hydra's parser rejects overrides between flags."""
     overrides = hydra_patches.parse_command_line(arguments)[0].overrides
     flags = list(arguments)
     for override in overrides:

@@ -1,4 +1,4 @@
-"""Read the command line of the commands after training: `key=value` words against one dataclass. No torch."""
+"""Parse `key=value` arguments of the commands other than training into a dataclass, without torch."""
 
 import signal
 import sys
@@ -37,19 +37,19 @@ Options = TypeVar("Options")
 
 
 class Overrides(list[str]):
-    """Type of an option that collects every word of its group: `data=…` and `data.…=…`."""
+    """Type of an option that collects all overrides of a group: `data=…` and `data.…=…`."""
 
 
 def option(
     default: Any = MISSING, help: str = "", *, least: float | None = None, most: float | None = None
 ) -> Any:
-    """Describe one key of a command.
+    """Declare one key of a command.
 
     Args:
-        default: value without one on the command line; left out: the key is required.
-        help: line of `--help`.
-        least: smallest number allowed [no limit].
-        most: largest number allowed [no limit].
+        default: default value [none: the key is required].
+        help: description for `--help`.
+        least: minimum of a number [no limit].
+        most: maximum of a number [no limit].
     """
     metadata = {"help": help, "least": least, "most": most}
     if isinstance(default, list):
@@ -58,15 +58,15 @@ def option(
 
 
 def run_command(main: Callable[[Options], int | None], kind: type[Options], examples: str = "") -> None:
-    """Run a script's main function on the command line's options and end the process with its exit code.
+    """Run a command with the options of the command line, and end the process with its exit code.
 
     Args:
-        main: the command; returns an exit code, None for 0.
-        kind: dataclass of its options, made with `option`; its docstring opens `--help`.
-        examples: text below the keys of `--help`.
+        main: the command; returns an exit code, or None for 0.
+        kind: dataclass of the options, declared with `option`; its docstring is the start of `--help`.
+        examples: text at the end of `--help`.
     """
     if hasattr(signal, "SIGPIPE"):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # `| head` ends the command without a traceback
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no traceback after `| head`
     escape_unencodable()
     arguments = sys.argv[1:]
     command_state.shows_traceback = cli.TRACEBACK_FLAG in arguments
@@ -79,15 +79,15 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
 
 
 def read_options(kind: type[Options], words: Sequence[str]) -> Options:
-    """Fill a dataclass from words `key=value`; a word without a key belongs to the first option.
+    """Return a dataclass filled from `key=value` arguments; a value without a key is the first option.
 
     Args:
-        kind: the dataclass; annotations may be `str`, `int`, `float`, `bool`, `Path`, `Literal[…]`,
+        kind: dataclass; annotations may be `str`, `int`, `float`, `bool`, `Path`, `Literal[…]`,
             `list[str]` (`a,b`), one of these or None, or `Overrides`.
-        words: of the command line.
+        words: arguments of the command line.
 
     Raises:
-        InputError: unknown or repeated keys, wrong values, missing keys; one line each.
+        InputError: keys are unknown, repeated or missing, or values are invalid; one line each.
     """
     known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
@@ -115,7 +115,7 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
             wrong.update(nearest_names(key, known)[:1])
         elif key in given and hints[key] != list[str]:
             twice = f"{key} is given twice; leave one out"
-            keyless = f"a word without a key is {key}=…, which is given already; write KEY={word}"
+            keyless = f"an argument without a key is {key}=…, which is already given; write KEY={word}"
             problems.append(f"{word}: {twice if has_key else keyless}")
         else:
             try:
@@ -127,14 +127,14 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
     for key, entry in known.items():
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and key not in given and key not in wrong:
-            problems.append(f"{key}: is missing; give {key}=…: {entry.metadata['help']}")
+            problems.append(f"{key}: missing; give {key}=…: {entry.metadata['help']}")
     if problems:
         raise InputError("\n".join(problems))
     return kind(**given)
 
 
 def _convert(text: str, hint: Any, *, least: float | None, most: float | None, help: str) -> Any:
-    """Convert a word's text to its annotation's type, by OmegaConf's rules for single values."""
+    """Convert a text to the type of an annotation, by OmegaConf's rules for single values."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     choices = _choices(hint)
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""
@@ -176,14 +176,14 @@ def _within(value: Any, least: float | None, most: float | None) -> Any:
 
 
 def _choices(hint: Any) -> list[str]:
-    """Words that a key is chosen from: none where any value of its type is allowed."""
+    """Return the choices of a `Literal`; empty for other types."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     words = [str(word) for kind in members if get_origin(kind) is Literal for word in get_args(kind)]
     return [*words, NULL] if words and NoneType in members else words
 
 
 def _expand_home(text: str) -> str:
-    """Replace a leading `~`, which shells leave behind a `=`."""
+    """Expand a leading `~`, which shells do not do after a `=`."""
     try:
         return str(Path(text).expanduser()) if text.startswith("~") else text
     except RuntimeError:  # no such user
@@ -191,11 +191,11 @@ def _expand_home(text: str) -> str:
 
 
 def describe(kind: type[Any], script: str, examples: str = "") -> str:
-    """Return the text of `--help`: the command's keys with their defaults.
+    """Return the text of `--help`: the keys of a command with their defaults.
 
     Args:
-        kind: dataclass of its options.
-        script: name of its file.
+        kind: dataclass of the options.
+        script: file name of the script.
         examples: text at the end.
     """
     hints = get_type_hints(kind)

@@ -1,7 +1,7 @@
-"""Hook into Hydra's internals: the only module that uses Hydra's private names.
+"""Patch Hydra's internals; the only module that uses private names of Hydra.
 
 Tested with hydra-core 1.3.8 and 1.4.0rc3, omegaconf 2.3.1 and 2.4.1rc1 (`benchmarks/newest_hydra.py`).
-`PROJECT_PLAIN_HYDRA=1` switches off what only saves time; security hooks and error messages have no switch.
+`PROJECT_PLAIN_HYDRA=1` disables the patches that only save time. Security and error messages have no switch.
 """
 
 import argparse
@@ -44,15 +44,15 @@ BUILT_IN_PLUGINS = "hydra._internal.core_plugins."
 BASIC_LAUNCHER = f"{BUILT_IN_PLUGINS}basic_launcher.BasicLauncher"
 MAX_HELP_COLUMNS = 120
 LONGEST_DIRNAME = 240
-"""Bytes of a folder named after its overrides; the rest of a file system's 255 tells equal names apart."""
+"""Maximum bytes of a folder name made of overrides; the remaining 15 of 255 bytes keep names distinct."""
 
 
 def compose_faster() -> None:
-    """Save half the time of `--help` and a fifth of that of a mistake; safe to call again.
+    """Halve the time of `--help` and save a fifth of the time of an error message; safe to call again.
 
-    Hydra copies its store of configurations 100 times for `--help`, though the store is one for the process
-    and copies each configuration that it hands out. To find out whether a command is a sweep, Hydra 1.3
-    composes its configuration, passes over any error, and composes it again.
+    Hydra deep-copies its config store 100 times for `--help`. The copies are not needed: the store is a
+    singleton and copies each configuration that it returns. To detect a sweep, Hydra 1.3 composes the
+    configuration once, ignores any error, and composes it again.
     """
     if not os.environ.get(SWITCH):
         ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
@@ -91,12 +91,12 @@ def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> Run
 
 
 def check_compositions(check: Callable[[DictConfig], None]) -> None:
-    """Have every composed configuration pass a check before Hydra builds anything of it.
+    """Check every composed configuration before Hydra instantiates any part of it.
 
-    Safe to call again; the first check stays.
+    Safe to call again; the first check is kept.
 
     Args:
-        check: raises an InputError for what is not allowed.
+        check: raises an InputError for a forbidden value.
     """
     name = "_load_configuration" if hasattr(ConfigLoaderImpl, "_load_configuration") else "load_configuration"
     load = getattr(ConfigLoaderImpl, name)
@@ -117,12 +117,12 @@ def check_compositions(check: Callable[[DictConfig], None]) -> None:
 
 
 def check_search_paths(check: Callable[[ConfigSearchPath], None]) -> None:
-    """Have every search path pass a check, and its folders read through `ConfigFolder`.
+    """Check every search path, and read its folders by `ConfigFolder`.
 
-    Safe to call again; the first check stays.
+    Safe to call again; the first check is kept.
 
     Args:
-        check: raises an InputError for what is not allowed.
+        check: raises an InputError for a forbidden value.
     """
     initialize = ConfigRepository.initialize_sources
     if hasattr(initialize, "__wrapped__"):
@@ -139,12 +139,12 @@ def check_search_paths(check: Callable[[ConfigSearchPath], None]) -> None:
 
 
 def save_records_with(save: Callable[[DictConfig, str, Path], None]) -> None:
-    """Have Hydra write the files of `.hydra/` by a function of (configuration, file name, folder)."""
+    """Replace Hydra's writer of the files in `.hydra/`: a function (configuration, file name, folder)."""
     utils._save_config = save  # type: ignore[assignment]
 
 
 class ConfigFolder(FileConfigSource):
-    """A folder of configuration files, each read once and within the bounds of `config_files`."""
+    """Folder of configuration files; each is read once and checked by `config_files`."""
 
     def load_config(self, config_path: str) -> ConfigResult:
         name = self._normalize_file_name(config_path)
@@ -155,13 +155,13 @@ class ConfigFolder(FileConfigSource):
 
 
 def parse_command_line(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Parse arguments by Hydra's own parser.
+    """Parse arguments with Hydra's parser.
 
     Args:
         arguments: flags and overrides, in any order.
 
     Returns:
-        Hydra's flags, with `overrides`; and the flags that Hydra does not know.
+        Hydra's flags, with `overrides`, and a list of unknown flags.
 
     Raises:
         InputError: a flag lacks its value.
@@ -176,7 +176,7 @@ def _refuse(message: str) -> None:
 
 
 def allowing(targets: Iterable[str]) -> AbstractContextManager[Any]:
-    """Return a context in which Hydra 1.4 builds these targets and no others; Hydra 1.3 has no such list.
+    """Return a context in which Hydra 1.4 instantiates only these targets; no effect in Hydra 1.3.
 
     Args:
         targets: dotted names, or `package.*`.
@@ -186,12 +186,12 @@ def allowing(targets: Iterable[str]) -> AbstractContextManager[Any]:
 
 
 def make_loader(search_path: ConfigSearchPath) -> ConfigLoader:
-    """Return Hydra's loader of configurations for a search path."""
+    """Return Hydra's configuration loader for a search path."""
     return ConfigLoaderImpl(search_path)
 
 
 def is_group(loader: ConfigLoader, name: str) -> bool:
-    """Tell whether a loader's folders have a group of this name."""
+    """Return true if a loader finds a group of this name."""
     assert isinstance(loader, ConfigLoaderImpl)
     return bool(loader.repository.group_exists(name))
 
@@ -200,17 +200,17 @@ def apply_overrides(overrides: Iterable[Override], config: DictConfig) -> None:
     """Set single values of a composed configuration as Hydra does.
 
     Args:
-        overrides: parsed; none that chooses from a group.
-        config: changed in place.
+        overrides: parsed overrides of single values, not of groups.
+        config: composed configuration, changed in place.
     """
     ConfigLoaderImpl._apply_overrides_to_config(list(overrides), config)
 
 
 def set_override_dirname(config: DictConfig) -> None:
-    """Set `hydra.job.override_dirname`, the overrides joined to a name that file systems take.
+    """Set `hydra.job.override_dirname` to the joined overrides, shortened to a valid folder name.
 
     Args:
-        config: composed, with Hydra's node; changed in place.
+        config: composed configuration with Hydra's node, changed in place.
     """
     options = config.hydra.job.config.override_dirname
     typed: Any = OmegaConf.to_container(config.hydra.overrides.task, resolve=False)  # may hold ${…}

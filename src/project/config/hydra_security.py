@@ -1,7 +1,7 @@
-"""Check what Hydra itself builds of a configuration: callbacks, plugins, log handlers.
+"""Check the objects that Hydra itself instantiates: callbacks, plugins and log handlers.
 
-Hydra's node of the configuration names callbacks, plugins and log handlers, sets environment variables, and
-adds folders of configuration files. Each could run code or switch off checks.
+Hydra's own node names callbacks, plugins and log handlers, sets environment variables and adds configuration
+folders. Each of these could run code or disable checks.
 """
 
 import logging
@@ -37,7 +37,7 @@ HANDLERS = frozenset(
 )
 """Log handlers and formatters that a configuration may name."""
 BUILT_BY_HYDRA = (*CALLBACKS, *HANDLERS, *(f"{package}*" for package in PLUGINS))
-"""Targets that Hydra itself may build."""
+"""Targets that Hydra itself may instantiate."""
 STREAMS = ("ext://sys.stdout", "ext://sys.stderr")
 
 VARIABLES = frozenset(
@@ -48,20 +48,20 @@ VARIABLES = frozenset(
         *("NCCL_DEBUG", "NCCL_SOCKET_IFNAME", "NCCL_IB_DISABLE", "NCCL_P2P_DISABLE", "GLOO_SOCKET_IFNAME"),
     }
 )
-"""Environment variables that a configuration may set; none decides which code is loaded."""
+"""Environment variables that a configuration may set; none of them selects code to load."""
 
 SWITCHES = ("HYDRA_INSTANTIATE_ALLOWLIST_OVERRIDE", "TORCH_FORCE_NO_WEIGHTS_ONLY_LOAD")
-"""Environment variables that switch off checks of Hydra and torch."""
+"""Environment variables that disable checks of Hydra and torch."""
 
 
 def install() -> None:
-    """Have Hydra check each composition and write no secrets, and torch unpickle only plain values.
+    """Check each composition, keep secrets out of files and logs, and unpickle only plain values with torch.
 
     Safe to call again.
     """
     for name in SWITCHES:
         os.environ.pop(name, None)
-    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # torchvision's pretrained weights, too
+    os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"  # also for pretrained weights of torchvision
     logging.setLogRecordFactory(WithoutSecrets)
     for stream in (sys.stdout, sys.stderr):
         _hide_secrets(stream)
@@ -71,23 +71,25 @@ def install() -> None:
 
 
 class WithoutSecrets(logging.LogRecord):
-    """Log record whose message, traceback and stack show no secrets."""
+    """Log record with secrets redacted in message, traceback and stack."""
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        if self.exc_info:  # formatters take the text, where there is one
+        if self.exc_info:  # formatters prefer this text
             self.exc_text = secrets.redact_text(logging.Formatter().formatException(self.exc_info))
         if self.stack_info:
             self.stack_info = secrets.redact_text(self.stack_info)
 
     def getMessage(self) -> str:  # noqa: N802
-        """Return the message without secrets."""
+        """Return the message with secrets redacted."""
         return secrets.redact_text(super().getMessage())
 
 
 def _hide_secrets(stream: TextIO | None) -> None:
-    """Redact secrets in printed text; output of C libraries does not pass here."""
-    if stream is None or hasattr(stream.write, "__wrapped__"):  # None: closed before the process started
+    """Redact secrets in printed text; output of C libraries is not covered."""
+    if stream is None or hasattr(
+        stream.write, "__wrapped__"
+    ):  # None: stream closed before the process started
         return
     write = stream.write
 
@@ -105,7 +107,7 @@ def _save_without_secrets(config: DictConfig, filename: str, output_dir: Path) -
 
 
 def check_composition(config: DictConfig) -> None:
-    """Note a composed configuration's secrets and refuse what Hydra itself may not build of it.
+    """Note the secrets of a composed configuration, and refuse objects that Hydra may not instantiate.
 
     Raises:
         InputError: one line for each value that is not allowed.
@@ -122,18 +124,16 @@ def check_composition(config: DictConfig) -> None:
 
 
 def check_search_path(search_path: ConfigSearchPath) -> None:
-    """Refuse folders of configurations that do not exist, and packages that a search would import.
+    """Refuse configuration folders that do not exist, and packages that the search would import.
 
     Raises:
-        InputError: for the first of them.
+        InputError: for the first such entry.
     """
     for element in search_path.get_path():
         scheme, _, package = str(element.path).partition("://")
         package = package.replace("/", ".")
         if scheme == "pkg" and package.partition(".")[0] not in ("hydra", "hydra_plugins", ""):
-            raise InputError(
-                f"hydra.searchpath: pkg://{package} would be imported to be searched; give file://FOLDER"
-            )
+            raise InputError(f"hydra.searchpath: pkg://{package} would be imported; give file://FOLDER")
         is_folder = scheme in ("file", str(element.path))
         if (
             is_folder
@@ -152,7 +152,7 @@ def find_refusals(config: DictConfig) -> Iterator[str]:
     variables = plain_values(config, "hydra.job.env_set") or {}
     for name in variables if isinstance(variables, Mapping) else ():
         if str(name) not in VARIABLES:
-            yield f"hydra.job.env_set.{name}: may not be set there; set it in the shell, before the command"
+            yield f"hydra.job.env_set.{name}: not allowed; set the variable in the shell before the command"
 
 
 def _targets(key: str, plain: Any) -> Iterator[str]:
@@ -163,20 +163,20 @@ def _targets(key: str, plain: Any) -> Iterator[str]:
         if key == "hydra.callbacks" and name in CALLBACKS:
             continue
         allowed = (
-            ", ".join(CALLBACKS) if key == "hydra.callbacks" else "a plugin of hydra_plugins, at its top"
+            ", ".join(CALLBACKS) if key == "hydra.callbacks" else "a plugin of the package hydra_plugins"
         )
-        yield f"{found.key}={name}: not allowed there; leave it out, or name {allowed}"
+        yield f"{found.key}={name}: not allowed; leave it out, or name {allowed}"
 
 
 def _logging(key: str, plain: Any) -> Iterator[str]:
-    """Yield the classes and streams of a logging configuration that are not allowed."""
+    """Yield a line for each forbidden class and stream of a logging configuration."""
     if isinstance(plain, Mapping):
         for name, child in plain.items():
             if name in ("()", "class") and str(child) not in HANDLERS:
-                yield f"{key}.{name}={child}: not allowed there; choose from {', '.join(sorted(HANDLERS))}"
+                yield f"{key}.{name}={child}: not allowed; choose from {', '.join(sorted(HANDLERS))}"
             yield from _logging(f"{key}.{name}", child)
     elif isinstance(plain, list):
         for child in plain:
             yield from _logging(key, child)
     elif isinstance(plain, str) and plain.startswith(("ext://", "cfg://")) and plain not in STREAMS:
-        yield f"{key}={plain}: not allowed there; choose from {', '.join(STREAMS)}"
+        yield f"{key}={plain}: not allowed; choose from {', '.join(STREAMS)}"

@@ -1,4 +1,4 @@
-"""Build objects from groups of a configuration."""
+"""Instantiate the groups of a configuration."""
 
 import inspect
 from collections.abc import Mapping
@@ -19,7 +19,7 @@ from project.errors import InputError, one_line
 from project.runtime import secrets
 
 REFUSALS = (ValueError, TypeError, ImportError, MisconfigurationException, HydraException)
-"""Exceptions of constructors that refuse a value."""
+"""Exceptions by which constructors reject a value."""
 
 
 KINDS: Mapping[str, type] = {

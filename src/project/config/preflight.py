@@ -1,4 +1,4 @@
-"""Check a run's configuration and find or make its folder, without importing torch."""
+"""Check the configuration of a run and find or create its folder, without importing torch."""
 
 from contextlib import suppress
 from pathlib import Path
@@ -21,27 +21,27 @@ from project.runs.folders import create_folder, next_free_path
 from project.runtime import lazy_imports, signals, torchrun
 
 SWEEP_KEYS = ("hydra.sweeper.", "hydra.launcher.", "hydra.sweep.", "hydra/sweeper=", "hydra/launcher=")
-"""Prefixes of overrides that only sweeps read."""
+"""Prefixes of overrides that affect only sweeps."""
 
 
 class Preflight(Callback):
-    """Hydra callback that refuses a wrong configuration and finds or makes the run folder."""
+    """Hydra callback that checks the configuration and finds or creates the run folder."""
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a single run and make its folder."""
+        """Check the configuration of a single run and create its folder."""
         HydraConfig.instance().set_config(config)
-        with exit_on_errors():  # Hydra would turn an exception of a callback into a warning
+        with exit_on_errors():  # Hydra would turn exceptions of callbacks into warnings
             sources = config.hydra.runtime.config_sources
             conf = next(Path(source.path) for source in sources if source.provider == "main")
             try:
                 folder = torchrun.find_restarted_run(config.hydra)
-            except OmegaConfBaseException:  # what the folder's name is made of cannot be resolved
+            except OmegaConfBaseException:  # the folder name depends on an invalid value
                 _check(config)
                 raise
             resume.resume_restarted_run(folder)
             earlier = resume.configure(config, conf)
             complete(config)
-            _foresee_folder(config, earlier.path if earlier is not None else folder)
+            _set_expected_folder(config, earlier.path if earlier is not None else folder)
             _check(config)
             _refuse_sweep_keys(config)
             if earlier is not None:
@@ -58,15 +58,15 @@ class Preflight(Callback):
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Refuse a sweep in processes that torchrun or srun started for one run."""
-        lazy_imports.freeze_gc()  # its process goes on for long
+        lazy_imports.freeze_gc()  # the sweep's process runs for long
         with exit_on_errors():
             torchrun.refuse_sweep()
             for text in overrides_of(config.hydra):
                 if text.startswith("hydra.run.dir="):
-                    raise InputError(f"{text}: of a single run; a sweep's folder is hydra.sweep.dir=FOLDER")
+                    raise InputError(f"{text}: for single runs only; set hydra.sweep.dir=FOLDER for a sweep")
 
     def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Check the configuration of a sweep's job if its launcher has not done so."""
+        """Check the configuration of a sweep's job, unless the launcher has checked it."""
         ours = str(config.hydra.launcher.get("_target_")).startswith("hydra_plugins.project_sweeps.")
         if config.hydra.mode == RunMode.MULTIRUN and not ours:
             with exit_on_errors():
@@ -74,9 +74,9 @@ class Preflight(Callback):
                 _check(config)
 
 
-def _foresee_folder(config: DictConfig, known: Path | None) -> None:
-    """Set the folder that the run will have, with which the checks compare its outputs."""
-    with suppress(OmegaConfBaseException):  # told by another check
+def _set_expected_folder(config: DictConfig, known: Path | None) -> None:
+    """Set the folder that the run will get, which the checks of outputs need."""
+    with suppress(OmegaConfBaseException):  # reported by another check
         folder = known or next_free_path(torchrun.run_folder(config.hydra))
         with read_write(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(folder.absolute())
@@ -89,10 +89,10 @@ def _refuse_sweep_keys(config: DictConfig) -> None:
             raise InputError(f"{text}: has no effect on a single run; add -m to sweep, or leave it out")
     for key, without in (("seeds", 1), ("folds", None)):
         if (value := config.get(key)) != without:
-            raise InputError(f"{key}={value}: repeats the points of a sweep; add -m")
+            raise InputError(f"{key}={value}: affects only sweeps; add -m")
 
 
 def _check(config: DictConfig) -> None:
     for find in (find_problems, find_misplaced_outputs, torchrun.find_mismatch):
-        if problems := dict.fromkeys(find(config)):  # from which those that follow may come
+        if problems := dict.fromkeys(find(config)):  # later problems may be consequences of these
             raise InputError("\n".join(problems))

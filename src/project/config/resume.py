@@ -1,4 +1,4 @@
-"""Resume an earlier run or sweep: its folder, its checkpoint, and its configuration with changed values."""
+"""Resume a run or sweep from its folder and checkpoint, with its own configuration and changed values."""
 
 import sys
 from collections.abc import Mapping, Sequence
@@ -24,14 +24,14 @@ from project.runtime.text import did_you_mean
 
 MULTIRUN_FLAGS = ("-m", "--multirun")
 SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")
-"""Flags that a resumed sweep ignores: its folder holds what they name."""
+"""Flags that a resumed sweep ignores, because its folder contains the configuration."""
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_force")
 SWEEP_KEYS = ("resume", "retry_failed", "paths.outputs")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
     *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
 )
-"""Keys of a resumed sweep that may change: where jobs run, and how many."""
+"""Keys of a resumed sweep that may change: those of the launcher, and the number of trials."""
 
 
 class ResumedRun(NamedTuple):
@@ -52,8 +52,8 @@ class ResumedSweep(NamedTuple):
     """Earlier sweep that the command line resumes.
 
     Args:
-        folder: of the sweep.
-        retry: run failed jobs again.
+        folder: folder of the sweep.
+        retry: true to rerun failed jobs.
         given: overrides of the command line.
     """
 
@@ -63,17 +63,17 @@ class ResumedSweep(NamedTuple):
 
 
 def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
-    """Take a resumed run's overrides off the command line: Hydra would check them against today's defaults.
+    """Remove the overrides of a resumed run, which Hydra would check against the current defaults.
 
     Args:
-        arguments: of the command line.
-        defaults: the primary configuration's file, for `paths.outputs` if the command line does not set it.
+        arguments: arguments of the command line.
+        defaults: file of the primary configuration, for the default of `paths.outputs`.
 
     Returns:
         The arguments for Hydra.
 
     Raises:
-        InputError: the run or the checkpoint cannot be continued.
+        InputError: the run or checkpoint cannot be resumed.
     """
     overrides: list[str] = parse_command_line(arguments)[0].overrides
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
@@ -81,43 +81,42 @@ def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
     if not named:
         if given.get("retry_failed", "false") != "false":
             raise InputError(
-                f"retry_failed={given['retry_failed']}: runs a sweep's failed jobs again; name it with "
-                "resume="
+                f"retry_failed={given['retry_failed']}: for sweeps only; name the sweep with resume=FOLDER"
             )
         return list(arguments)
-    told = " ".join(f"{key}={value}" for key, value in named.items())
-    _refuse_places(named)
+    request = " ".join(f"{key}={value}" for key, value in named.items())
+    _refuse_invalid_paths(named)
     several = any(flag in arguments for flag in MULTIRUN_FLAGS)
     outputs = given.get("paths.outputs") or yaml_files.load(defaults).paths.outputs
     if "resume" in named and (sweep := _find_sweep(named["resume"], outputs, several)) is not None:
         flags = [text for text in arguments if text.startswith("-") and not text.startswith(SWEEP_FLAGS)]
         if flags:
-            raise InputError(f"{flags[0]}: a sweep goes on as it was; leave this flag out")
+            raise InputError(f"{flags[0]}: a sweep is resumed with its own options; leave this flag out")
         return _detach_sweep(sweep, overrides, given.get("retry_failed", "false"))
     if several:
         preset = f"sweep={given['sweep']}" if "sweep" in given else ""
         if preset and "resume" in named:
             find_run(named["resume"], outputs)  # reports a missing folder first
-        raise InputError(f"{told}: no sweep, but one run; leave out {preset or '-m'}")
+        raise InputError(f"{request}: a single run, not a sweep; leave out {preset or '-m'}")
     if (retry := given.get("retry_failed", "false")) != "false":
         raise InputError(
-            f"retry_failed={retry}: runs a sweep's failed jobs again, and {told} is one run; leave it out"
+            f"retry_failed={retry}: for sweeps only, and {request} is a single run; leave it out"
         )
     if "resume" in named:
         run: RunFolder | None = find_run(named["resume"], outputs)
     else:
         run = run_of_checkpoint(named["ckpt_path"])
-    checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, told)
+    checkpoint = _named_checkpoint(named["ckpt_path"]) if "ckpt_path" in named else _newest(run, request)
     if (
         run is not None
         and "ckpt_path" in named
         and not checkpoint.resolve().is_relative_to(run.path.resolve())
     ):
-        raise InputError(f"{told}: the checkpoint is none of that run; give one of the two keys")
-    if run is None:  # a file from elsewhere starts a new run
+        raise InputError(f"{request}: the checkpoint belongs to another run; give one of the two keys")
+    if run is None:  # a checkpoint outside of run folders starts a new run
         return list(arguments)
-    _refuse_running(run, told, anyway=given.get("resume_force") == "true")
-    # What has no = may belong to a flag, such as `job` to --cfg, and is left to Hydra.
+    _refuse_running(run, request, anyway=given.get("resume_force") == "true")
+    # An argument without = may be the value of a flag, such as `job` of --cfg, and is left to Hydra.
     single = [text for text in overrides if "=" in text or text.startswith("~")]
     changes = [
         text for text in single if text.partition("=")[0] not in OWN_KEYS and not text.startswith("hydra.")
@@ -128,26 +127,26 @@ def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
 
 def _named_checkpoint(path: str) -> Path:
     if problem := find_damage(Path(path)):
-        raise InputError(f"ckpt_path={path}: {problem}{_nearby(Path(path))}")
+        raise InputError(f"ckpt_path={path}: {problem}{_path_hint(Path(path))}")
     return Path(path)
 
 
-def _newest(run: RunFolder | None, told: str) -> Path:
-    """Return the newest undamaged checkpoint of a run; name the damaged ones."""
+def _newest(run: RunFolder | None, request: str) -> Path:
+    """Return the newest undamaged checkpoint of a run, and print a line for each damaged one."""
     assert run is not None
     found = run.newest_checkpoint()
     if found.path is None:
         damaged = f"{'; '.join(found.damaged)}; " if found.damaged else ""
         raise InputError(
-            f"{told}: {damaged}no checkpoint to go on from in {run.checkpoints}; start a new run"
+            f"{request}: {damaged}no checkpoint to resume from in {run.checkpoints}; start a new run"
         )
     for line in found.damaged:
-        print(f"{line}: going on from {found.path.name}", file=sys.stderr)
+        print(f"{line}: resuming from {found.path.name}", file=sys.stderr)
     return found.path
 
 
-def _refuse_places(named: Mapping[str, str]) -> None:
-    """Refuse empty paths and addresses."""
+def _refuse_invalid_paths(named: Mapping[str, str]) -> None:
+    """Refuse empty paths and URLs."""
     for key, value in named.items():
         if not value:
             raise InputError(f"{key}=: name a {'run folder, or last' if key == 'resume' else 'file'}")
@@ -155,15 +154,15 @@ def _refuse_places(named: Mapping[str, str]) -> None:
             raise InputError(line)
 
 
-def _nearby(checkpoint: Path) -> str:
-    """Return a hint for a `ckpt_path` that names no file."""
+def _path_hint(checkpoint: Path) -> str:
+    """Return a hint for a `ckpt_path` that is not a file."""
     if str(checkpoint) == "last":
-        return "; the last run goes on with resume=last"
-    return "; that is a folder, name a file in it" if checkpoint.is_dir() else ""
+        return "; write resume=last to resume the last run"
+    return "; the path is a folder, name a file in it" if checkpoint.is_dir() else ""
 
 
 def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
-    """Return the sweep that `resume` names, None for a run."""
+    """Return the sweep that `resume` names; None if it names a run."""
     if wanted != "last":
         return find_sweep(wanted)
     sweeps = [SweepFolder(file.parent) for file in Path(outputs).glob("**/sweep.json")]
@@ -181,9 +180,9 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
 
 
 def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
-    """Return arguments that compose a sweep from its own copy of the configuration files."""
+    """Return arguments by which Hydra composes a sweep from the copy of its configuration files."""
     if retry not in ("true", "false"):
-        raise InputError(f"retry_failed={retry}: true or false")
+        raise InputError(f"retry_failed={retry}: expected true or false")
     record = sweep.read_record()
     earlier, name = record["overrides"], record.get("config_name", "train")
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
@@ -193,15 +192,17 @@ def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> l
         if text not in earlier and text not in changes:
             raise InputError(
                 f"{text}: {sweep.shown} was started with {' '.join(earlier) or 'no overrides'}; "
-                "a sweep goes on as it was, leave this out or start a new one"
+                "a resumed sweep keeps its overrides; leave this out, or start a new sweep"
             )
     replaced = {text.partition("=")[0] for text in changes}
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
     primary = yaml_files.load(sweep.conf / f"{name}.yaml")
     beside = [text for text in kept if text.startswith(yaml_files.SEARCH_PATH)]
-    if beside or OmegaConf.select(primary, "hydra.searchpath"):  # whose files are in the sweep's folder
+    if beside or OmegaConf.select(
+        primary, "hydra.searchpath"
+    ):  # the sweep's folder contains copies of these files
         kept = [text for text in kept if text not in beside] + [f"{yaml_files.SEARCH_PATH}[]"]
-    if "hydra/launcher" in replaced:  # which has other keys
+    if "hydra/launcher" in replaced:  # the new launcher has other keys
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
     for key in (text.partition("=")[0] for text in kept if secrets.is_redacted(text)):
         raise InputError(f"{key}: {secrets.NOT_RECORDED.format(key=key)}")
@@ -221,17 +222,17 @@ def resume_restarted_run(folder: Path | None) -> None:
 
 
 def configure(config: DictConfig, conf: Path) -> RunFolder | None:
-    """Replace a configuration by that of the resumed run, with the command line's changes.
+    """Replace a configuration by that of the resumed run, with the changes of the command line.
 
     Args:
-        config: composed by Hydra, with its own node.
-        conf: the configuration's folder.
+        config: composed configuration with Hydra's own node, changed in place.
+        conf: configuration folder.
 
     Returns:
-        The run, None if none is continued.
+        The resumed run; None for a new run.
 
     Raises:
-        InputError: the folder is damaged, or a change is none that this run can take.
+        InputError: the folder is damaged, or a resumed run does not allow a change.
     """
     if command_state.resumed_run is None:
         return None
@@ -255,27 +256,27 @@ def configure(config: DictConfig, conf: Path) -> RunFolder | None:
         config.ckpt_path, config.resume_force = str(checkpoint), anyway
     with read_write(config.hydra), read_write(config.hydra.runtime):
         config.hydra.runtime.choices = choices
-        config.hydra.output_subdir = None  # the run's record changes when the changes have proved right
+        config.hydra.output_subdir = None  # .hydra/ is rewritten only after the changes have been checked
     return run
 
 
 def _read(run: RunFolder, file: Path, key: str) -> DictConfig:
-    """Read a file of a run's configuration, which must hold `key`."""
+    """Return a configuration file of a run, which must contain `key`."""
     try:
         found = yaml_files.load(file)
     except InputError as error:
         raise InputError(f"resume={run.shown}: {file} is damaged ({error})") from error
     if key not in found:
         raise InputError(
-            f"resume={run.shown}: {file} is damaged (no key {key}); restore it, or start a new run, with "
-            "ckpt_path= a copy of the checkpoint elsewhere"
+            f"resume={run.shown}: {file} is damaged (no key {key}); restore it, or start a new run with "
+            "ckpt_path=FILE from a copy of the checkpoint outside the run folder"
         )
     plain: Any = OmegaConf.to_container(found)
     return OmegaConf.create(migrate(plain))
 
 
 def _refuse_wrong(before: Any, now: Any) -> None:
-    """Refuse changes that would make a run wrong; the checkpoint decides about those within an epoch."""
+    """Refuse changes that would make the results of a run invalid."""
     if lines := find_refusals(find_changes(before, now)):
         raise InputError("\n".join(lines))
 
@@ -284,23 +285,21 @@ def change_config(config: DictConfig, change: str, conf: Path) -> None:
     """Set one value of an earlier run's configuration.
 
     Args:
-        config: changed in place.
-        change: `key=value`, as on the command line.
-        conf: the folder of the configuration, where nearest names are looked for.
+        config: configuration of the run, changed in place.
+        change: override `key=value` of the command line.
+        conf: configuration folder, searched for similar names.
 
     Raises:
-        InputError: there is no such key, or it is none that can change.
+        InputError: the key does not exist or cannot be changed.
     """
     override = OverridesParser.create().parse_override(change)
     key = override.key_or_group
     if override.is_sweep_override():
-        raise InputError(f"{change}: several values; a run goes on with one, a list is written {key}=[a,b]")
+        raise InputError(f"{change}: several values; a resumed run takes one, write a list as {key}=[a,b]")
     if key == "paths.run":
-        raise InputError(f"{change}: a run goes on in its own folder; leave this out, or start a new run")
+        raise InputError(f"{change}: a resumed run keeps its folder; leave this out, or start a new run")
     if override.is_delete() or options(conf, key):
-        raise InputError(
-            f"{change}: a run goes on with its own {key}; give single values, or start a new run"
-        )
+        raise InputError(f"{change}: a resumed run keeps its {key}; change single values, or start a new run")
     if line := explain_key(override, config, conf):
         raise InputError(line)
     if (root := key.partition(".")[0]) not in config:
@@ -308,12 +307,12 @@ def change_config(config: DictConfig, change: str, conf: Path) -> None:
     OmegaConf.update(config, key, override.value(), force_add=override.is_add())
 
 
-def _refuse_running(run: RunFolder, told: str, *, anyway: bool) -> None:
+def _refuse_running(run: RunFolder, request: str, *, anyway: bool) -> None:
     status = run.read_status()
     if (pid := running_process(status)) is not None:
-        raise InputError(f"{told}: {run.shown} is still running, as process {pid}; end that first")
+        raise InputError(f"{request}: {run.shown} is still running as process {pid}; end the process first")
     if not anyway and (host := running_host(run.path, status)):
         raise InputError(
-            f"{told}: {run.shown} seems to be running on {host}; end that first, or say that it has ended "
-            "with resume_force=true"
+            f"{request}: {run.shown} seems to be running on {host}; end it first, or add "
+            "resume_force=true if it has ended"
         )

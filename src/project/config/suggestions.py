@@ -1,4 +1,4 @@
-"""Explain unknown keys and options, with the nearest names of the configuration files."""
+"""Explain Hydra's errors about keys and options, with the most similar names of the configuration files."""
 
 import json
 import re
@@ -25,7 +25,7 @@ NO_OPTION = re.compile(r"Could not (?:find|load) '([^']+)'")
 NO_GROUP = re.compile(r"In '[^']+': Could not override '([^']+)'")
 TWO_VALUES = re.compile(r"Multiple values for (\S+)\. To override a value use 'override (\S+: \S+)'")
 IN_FILE = re.compile(r"(?:\bIn|defined in) '?([^':]+)'?(?:: (.*))?$")
-"""Hydra's messages about wrong defaults lists."""
+"""Message of Hydra about an invalid defaults list."""
 HYDRA_KEYS = tuple(HydraConf.__dataclass_fields__)
 SWEEP = re.compile(r"([^=]+)=(\w+)\(.*\)")
 SWEEPS = {
@@ -37,23 +37,23 @@ SWEEPS = {
     "sort": "sort(3,1,2)",
     "shuffle": "shuffle(1,2,3)",
 }
-"""Examples of sweep values, by function of Hydra's grammar."""
+"""Example of each sweep function of Hydra's override grammar."""
 HYDRA_OPTION = re.compile(
     r"Could not find '(hydra/\w+)/(\w+)' Available options in '\S+': (.*) Config search"
 )
-"""Hydra's message about an unknown option of its own groups."""
+"""Message of Hydra about an unknown option of its own groups."""
 
 
 def explain_composition(
     error: BaseException, overrides: Sequence[str], conf: Path | None, config_name: str
 ) -> list[str]:
-    """Return one line for each override that the configuration does not know, with the nearest name.
+    """Return a line for each override with an unknown key or option, with the most similar name.
 
     Args:
-        error: what Hydra raised.
-        overrides: of the command line, without flags.
-        conf: the configuration's folder.
-        config_name: of the primary configuration.
+        error: exception that Hydra raised.
+        overrides: overrides of the command line, without flags.
+        conf: configuration folder; None: only the message of the exception is returned.
+        config_name: name of the primary configuration.
     """
     general = [one_line(error)]
     if conf is None:
@@ -64,11 +64,11 @@ def explain_composition(
             parsed.append(OverridesParser.create().parse_override(text))
         except HydraException:
             if (found := SWEEP.fullmatch(text)) and found[2] in SWEEPS:
-                return [f"{text}: wrong arguments of {found[2]}; as in {found[1]}={SWEEPS[found[2]]}"]
+                return [f"{text}: invalid arguments of {found[2]}; for example {found[1]}={SWEEPS[found[2]]}"]
             if quoted := _quoted(text):
-                return [f"{text}: Hydra cannot read this value as it is; quote it: {shlex.quote(quoted)}"]
+                return [f"{text}: Hydra cannot parse this value; quote it: {shlex.quote(quoted)}"]
             return [
-                f"{text}: no override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
+                f"{text}: not an override; write key=value, and quote values with spaces or = : 'key=\"a=b\"'"
             ]
     if found := HYDRA_OPTION.search(general[0]):
         group, value, known_options = found.groups()
@@ -76,7 +76,7 @@ def explain_composition(
         return [f"{where}{group}={value}: no such option; {did_you_mean(value, known_options.split())}"]
     if general[0].startswith(("Ambiguous value", "Sweep parameters")):
         return [
-            f"{override.input_line}: several values make a sweep, which needs -m; a list is written "
+            f"{override.input_line}: several values start a sweep, which needs -m; write a list as "
             f"{override.key_or_group}=[a,b]"
             for override in parsed
             if override.is_sweep_override()
@@ -88,7 +88,7 @@ def explain_composition(
     ]
     lines = [line for override in groups if (line := _explain_option(override, conf))]
     lines += [
-        f"{override.input_line}: the group is there already; write it without +"
+        f"{override.input_line}: the group exists already; write it without +"
         for override in groups
         if override.is_add() and "more than once" in general[0]
     ]
@@ -96,7 +96,7 @@ def explain_composition(
         return lines
     try:
         known = _compose(conf, config_name, groups)
-    except InputError as refused:  # what a file holds, which Hydra has not come to
+    except InputError as refused:  # a mistake in a file that Hydra has not reached
         return str(refused).splitlines()
     if known is None:
         return general
@@ -107,7 +107,7 @@ def explain_composition(
 
 
 def _explain_file(error: BaseException, message: str, conf: Path) -> str:
-    """Return the file and line of a mistake; empty if the command line is wrong."""
+    """Return a line with the file and line of a mistake; empty if the mistake is on the command line."""
     if found := NO_OPTION.search(message):
         group, _, option = found[1].rpartition("/")
         if where := _place(option):
@@ -117,7 +117,7 @@ def _explain_file(error: BaseException, message: str, conf: Path) -> str:
             return f"{where}{found[1]}: no such group; {did_you_mean(found[1], _groups(conf))}"
     elif found := TWO_VALUES.search(message):
         if where := _place(f"/{found[1]}"):
-            return f"{where}{found[1]}: is chosen already; write override /{found[2]}"
+            return f"{where}{found[1]}: is already in the defaults list; write override /{found[2]}"
     elif (key := _key_of(error)) and (where := _place(key)):
         parent, _, name = key.rpartition(".")
         if parent == "hydra":
@@ -131,18 +131,18 @@ def _explain_file(error: BaseException, message: str, conf: Path) -> str:
 
 
 def _place(word: str) -> str:
-    """Locate a key or an option in the files that were read, the last file first."""
+    """Return the location of a key or option in the files that were read, from last to first."""
     return next(filter(None, (location(file, word) for file in reversed(loaded_files.values()))), "")
 
 
 def _key_of(error: BaseException) -> str:
-    """Return the key that OmegaConf's message names, empty without one."""
+    """Return the key in a message of OmegaConf; empty if there is none."""
     found = re.search(r"full_key: (\S+)", str(error))
     return found[1] if found else ""
 
 
 def _groups(conf: Path) -> list[str]:
-    """Return the groups of configuration files, nested ones included."""
+    """Return all configuration groups, including nested ones."""
     return [
         folder.relative_to(top).as_posix()
         for top in dict.fromkeys([conf, *search_folders])
@@ -152,13 +152,13 @@ def _groups(conf: Path) -> list[str]:
 
 
 def _no_option(conf: Path, group: str, option: str) -> str:
-    """Explain why a group has no such option, with the nearest one."""
+    """Return the reason why a group has no such option, with the most similar one."""
     for folder in dict.fromkeys([conf, *search_folders]) if ".." not in option else ():
         file = folder / group / f"{option}.yaml"
         if file.exists() or file.is_symlink():
-            return f"{display_path(file)} is no file that can be read"
+            return f"{display_path(file)} is not a readable file"
         if file.with_suffix(".yml").exists():
-            return f"{display_path(file.with_suffix('.yml'))} is not found by Hydra; rename it to .yaml"
+            return f"{display_path(file.with_suffix('.yml'))} is ignored by Hydra; rename it to .yaml"
     if today := new_name(f"{group}={option}"):
         return f"`{group}={option}` is now `{today}`"
     if not (known := options(conf, group)):
@@ -167,7 +167,7 @@ def _no_option(conf: Path, group: str, option: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """Return the override with its value in quotes; empty if quotes do not help."""
+    """Return an override with its value in quotes; empty if quotes do not make it valid."""
     key, sign, value = text.partition("=")
     quoted = f'{key}{sign}"{value}"'
     if not sign or not value or any(character in value for character in "[](){}'\"\\="):
@@ -180,11 +180,11 @@ def _quoted(text: str) -> str:
 
 
 def options(conf: Path, group: str) -> list[str]:
-    """Return the options of a configuration group; none if there is no such group.
+    """Return the options of a configuration group; empty if there is no such group.
 
     Args:
-        conf: the configuration's folder; the other folders that Hydra searched count too.
-        group: its path.
+        conf: configuration folder; the other folders of the search path are included.
+        group: path of the group.
     """
     if group.startswith("hydra"):
         return []
@@ -209,19 +209,19 @@ def _explain_option(override: Override, conf: Path) -> str:
 
 
 def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
-    """Return a line about a key that `known` lacks, with the nearest name; empty if the key is there."""
+    """Return a line about a key that `known` lacks, with the most similar name; empty if the key exists."""
     key = override.key_or_group
     if override.is_add() and not override.is_force_add() and OmegaConf.select(known, key) is not None:
-        return f"{override.input_line}: {key} is there already; write it without +"
+        return f"{override.input_line}: {key} exists already; write it without +"
     if override.is_add() or (key.startswith("hydra") and "hydra" not in known):
         return ""
     parent, _, name = key.rpartition(".")
     node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
-    while parent and node is None:  # the mistyped part may stand further up
+    while parent and node is None:  # the mistyped part may be a parent key
         parent, _, name = parent.rpartition(".")
         node = OmegaConf.select(known, parent, throw_on_missing=False) if parent else known
     if not isinstance(node, DictConfig):
-        return f"{override.input_line}: no key {parent}.{name}; {parent} is a value"
+        return f"{override.input_line}: no key {parent}.{name}; {parent} is a single value"
     if name in node or OmegaConf.is_missing(node, name):
         return ""
     if today := new_name(key):
@@ -237,7 +237,7 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
 
 
 def _keys_named(known: DictConfig, name: str) -> list[str]:
-    """Return the full keys whose last part is `name`."""
+    """Return the dotted keys of groups that contain `name`."""
     return [
         f"{group!s}.{name}"
         for group in known
@@ -246,7 +246,7 @@ def _keys_named(known: DictConfig, name: str) -> list[str]:
 
 
 def _compose(conf: Path, config_name: str, groups: Sequence[Override]) -> DictConfig | None:
-    # The first choice of a sweep stands for the others.
+    # Only the first option of a sweep is composed.
     lines = [re.sub(r",.*", "", override.input_line or "") for override in groups]
     others = [str(folder.absolute()) for folder in search_folders if folder.is_dir()]
     if others := [folder for folder in others if folder != str(conf.absolute())]:

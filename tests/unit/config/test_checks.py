@@ -42,7 +42,7 @@ from project.config.validation.values import LIBRARIES, RUN, TRAINER
         ("data.fold=-1", "data.fold=-1: must be at least 0"),
         (
             "data.fold=1",
-            "data.fold=1: no effect without data.folds; set their number, as in data.folds=5",
+            "data.fold=1: no effect without data.folds; set data.folds=5, for example",
         ),
         (
             "data.folds=5 data.fold=5",

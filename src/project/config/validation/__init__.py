@@ -1,8 +1,8 @@
 """Checks of a composed configuration that need no torch: keys, values, combinations.
 
-Each module checks one topic and yields a line for each problem: the key, its value, the expected values and
-the remedy. Allowed values stand in the annotations of constructors and in `values`. `network` tries out the
-network itself, after torch is imported.
+Each module checks one topic and yields a line for each problem: key, value, expected values and fix. The
+annotations of constructors and the module `values` declare the allowed values. The module `network` runs a
+trial batch through the network, after torch is imported.
 """
 
 import re
@@ -39,35 +39,35 @@ from project.runtime.yaml_files import raw_child
 REFERRED_KEY = re.compile(r"\$\{(?:oc\.select:)?([a-zA-Z_][\w.]*)[,}]")
 """A key that a value refers to."""
 SUBJECT = re.compile(r"[^:=]*")
-"""The key that a line is about."""
+"""Matches the key at the start of a line."""
 
 
 class InterpolationLoopError(OmegaConfBaseException):
-    """A value refers to itself."""
+    """Raised for a value that refers to itself."""
 
 
 def find_problems(config: DictConfig) -> Iterator[str]:
     """Yield a line for each wrong key of a composed configuration.
 
-    Of several checks of a key the last one knows most.
+    If several checks report a key, only the last line is yielded, because later checks are more specific.
 
     Args:
-        config: with Hydra's own node.
+        config: composed configuration with Hydra's own node.
 
     Raises:
-        DataError: the configuration is right, but images are damaged or missing.
+        DataError: the configuration is valid, but images are damaged or missing.
     """
-    told: dict[str, str] = {}
+    lines: dict[str, str] = {}
     for line in _problems(config):
-        told[SUBJECT.match(line)[0]] = line  # type: ignore[index]
-    if not told:
+        lines[SUBJECT.match(line)[0]] = line  # type: ignore[index]
+    if not lines:
         image_folders.refuse_damaged(config)
-    for key in _causes(list(told), config):
-        yield place_in_file(key, config, told[key]) + told[key]
+    for key in _causes(list(lines), config):
+        yield place_in_file(key, config, lines[key]) + lines[key]
 
 
 def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
-    """Return the keys that no other key with a problem explains, as one that it refers to or within it."""
+    """Return the keys whose problem is not a consequence of another: no key that it refers to or contains."""
     if len(keys) < 2:
         return list(keys)
     written = {key: REFERRED_KEY.findall(str(value)) for key, value in _leaves(config)}
@@ -84,7 +84,7 @@ def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
 
 
 def _problems(config: DictConfig) -> Iterator[str]:
-    """Yield a line for each problem, for consequences of other mistakes too."""
+    """Yield a line for each problem, including consequences of other problems."""
     yield from (*allowed_targets.find_refusals(config), *hydra_security.find_refusals(config))
     yield from secrets.find_missing_secrets(config)
     leaves = dict(sorted(_leaves(config)))
@@ -102,23 +102,25 @@ def _problems(config: DictConfig) -> Iterator[str]:
         try:
             value = _value(key, leaves, config)
         except (OmegaConfBaseException, RecursionError) as error:
-            if damage := _told_by(DataError, error):  # it decides about values that could be checked
+            if damage := _resolver_message(
+                DataError, error
+            ):  # the images decide whether these values are valid
                 image_folders.refuse_damaged(config)
                 raise DataError(damage) from error
             message = (
                 "refers to itself; give a value" if isinstance(error, RecursionError) else one_line(error)
             )
-            yield _told_by(InputError, error) or f"{key}: {message}"
+            yield _resolver_message(InputError, error) or f"{key}: {message}"
             continue
         if problem := values.find_problem(key, value, declared, leaves):
             if isinstance(value, str) and "number" in problem and str(leaves[key]).startswith("${oc.env:"):
                 read = f"{key}='${{oc.decode:{leaves[key]}}}'"
-                problem += f"; what a variable holds is a word until it is read: {read}"
+                problem += f"; an environment variable is a string; convert it with {read}"
             yield problem
         else:
             right[key] = value
     yield from wrong_groups(config, leaves, right)
-    if wrong := list(wrong_kinds(right)):  # the arguments of a class of another kind do not matter
+    if wrong := list(wrong_kinds(right)):  # arguments of a class of the wrong kind need no check
         yield from wrong
         return
     yield from declared_keys.find_problems(config, leaves, declared)
@@ -128,7 +130,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
 
 
 def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
-    """Yield the dotted keys of all values but Hydra's own, as written."""
+    """Yield the dotted keys and uninterpolated values, except those of Hydra's own node."""
     for name in config:
         if name == "hydra":
             continue
@@ -138,11 +140,11 @@ def _leaves(config: DictConfig) -> Iterator[tuple[str, Any]]:
 
 
 def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
-    """Return the resolved value of a key; simple references without OmegaConf, which parses each one anew."""
+    """Return the resolved value of a key; plain references are followed without OmegaConf, which is slow."""
     seen = set()
     while isinstance(raw := leaves[key], str) and (found := REFERENCE.fullmatch(raw)):
         if key in seen:
-            raise InterpolationLoopError(f"{raw} leads back to itself; give a value")
+            raise InterpolationLoopError(f"{raw} refers to itself; give a value")
         seen.add(key)
         if found[1] not in leaves:
             break
@@ -153,6 +155,6 @@ def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
     return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
 
 
-def _told_by(kind: type[InputError], error: Exception) -> str:
-    """Return what a resolver of ours said in an error of this class; empty if it was not one."""
+def _resolver_message(kind: type[InputError], error: Exception) -> str:
+    """Return the message of an error of this class raised by one of our resolvers; else empty."""
     return one_line(error).partition(f"{kind.__name__} raised while resolving interpolation: ")[2]

@@ -1,4 +1,4 @@
-"""The command line: its arguments before Hydra reads them, and the request that they make."""
+"""Check the arguments of the command line before Hydra reads them, and summarize the command."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +12,7 @@ from project.config.validation.groups import GROUPS, KEYS, PRESETS
 from project.errors import InputError
 
 OTHER_DEFAULTS = ("--config-path", "-cp", "--config-name", "-cn")
-"""Flags by which another defaults list counts than that of our configuration."""
+"""Flags that select another primary configuration, with its own defaults list."""
 LOCAL_LAUNCHERS = (
     "hydra_plugins.project_sweeps.LocalLauncher",
     BASIC_LAUNCHER,
@@ -20,13 +20,13 @@ LOCAL_LAUNCHERS = (
 
 
 class CommandRequest(NamedTuple):
-    """The request of a command, apart from values.
+    """Facts about a command.
 
     Args:
-        keys: that it sets one by one.
-        here: the run will be on this machine.
-        sweeps: it starts a sweep.
-        data: the chosen data set, as in `data=…`.
+        keys: keys that the command line sets.
+        here: true if the run is on this machine.
+        sweeps: true if the command starts a sweep.
+        data: selected option of the group `data`.
     """
 
     keys: frozenset[str]
@@ -36,7 +36,7 @@ class CommandRequest(NamedTuple):
 
 
 def overrides_of(hydra: DictConfig) -> list[str]:
-    """Return the overrides as they were typed, Hydra's own included; they may hold interpolations."""
+    """Return the overrides as typed, including those of Hydra's own node, before interpolation."""
     typed: list[str] = []
     for part in (hydra.overrides.task, hydra.overrides.hydra):
         written = OmegaConf.to_container(part, resolve=False) if part is not None else []
@@ -46,10 +46,10 @@ def overrides_of(hydra: DictConfig) -> list[str]:
 
 
 def command_request(config: DictConfig) -> CommandRequest:
-    """Return what the command requests.
+    """Return the facts about the command that composed a configuration.
 
     Args:
-        config: composed, with Hydra's own node.
+        config: composed configuration with Hydra's own node.
     """
     return CommandRequest(
         frozenset(text.partition("=")[0].lstrip("+~") for text in overrides_of(config.hydra)),
@@ -60,10 +60,10 @@ def command_request(config: DictConfig) -> CommandRequest:
 
 
 def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
-    """Refuse arguments that Hydra would ignore, or refuse in many lines.
+    """Refuse arguments that Hydra would ignore, or report in many lines.
 
     Raises:
-        InputError: a flag is wrong, an override has no key, or a key is given twice: a line each.
+        InputError: a flag is unknown, an override has no key, or a key is given twice; one line each.
     """
     known, unknown = parse_command_line(arguments)
     problems = [
@@ -72,25 +72,27 @@ def refuse_wrong_arguments(arguments: Sequence[str]) -> None:
         if text.startswith("-")
     ]
     overrides = [*known.overrides, *(text for text in unknown if not text.startswith("-"))]
-    needed = not any(text.startswith("resume=") for text in overrides)  # a sweep has its own copy
+    needed = not any(text.startswith("resume=") for text in overrides)  # a resumed sweep contains a copy
     if needed and known.config_dir is not None and not Path(known.config_dir).is_dir():
-        problems.append(f"--config-dir={known.config_dir}: no such folder; name one with configuration files")
-    if problems := [*problems, *repeated(overrides), *_needed_by_hydra(overrides), *_emptied(overrides)]:
+        problems.append(
+            f"--config-dir={known.config_dir}: no such folder; name a folder of configuration files"
+        )
+    if problems := [*problems, *repeated(overrides), *_removed_path_keys(overrides), *_emptied(overrides)]:
         raise InputError("\n".join(problems))
 
 
 def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], list[str]]:
     """Keep the last override of each key, as in `train.py optim.lr=0.1 "$@"`.
 
-    A `+` before a group of the defaults list is dropped: `+experiment=x` is `experiment=x`. Of other keys the
-    first override's `+` is kept, which adds what the last one sets. `experiment=null` is dropped.
+    A `+` before a group of the defaults list is dropped: `+experiment=x` becomes `experiment=x`. For other
+    keys, the last override gets the `+` of the first one. `experiment=null` is dropped.
 
     Args:
-        arguments: of the command line.
-        defaults: the primary configuration's file.
+        arguments: arguments of the command line.
+        defaults: file of the primary configuration.
 
     Returns:
-        The arguments for Hydra, and a line for each key whose last value is another one than the first.
+        The arguments for Hydra, and a line for each key with several different values.
     """
     groups = _groups_of(defaults) if any(text.startswith("+") for text in arguments) else frozenset()
     if any(text.startswith(OTHER_DEFAULTS) for text in arguments):
@@ -111,8 +113,8 @@ def last_of_each(arguments: Sequence[str], defaults: Path) -> tuple[list[str], l
         kept[place] = last
         kept = [text for number, text in enumerate(kept) if number == place or text not in texts]
         if others := dict.fromkeys(text for text in texts if text.lstrip("+") != texts[-1].lstrip("+")):
-            lines.append(f"{last}: the last one counts, not {' or '.join(others)}")
-    none = {f"{preset}=null" for preset in PRESETS}  # for which Hydra has no word
+            lines.append(f"{last}: overrides {' or '.join(others)}")
+    none = {f"{preset}=null" for preset in PRESETS}  # invalid in Hydra if the default is null
     return [text for text in kept if text not in none], lines
 
 
@@ -121,17 +123,17 @@ def repeated(overrides: Sequence[str]) -> Iterator[str]:
     given: dict[str, list[str]] = {}
     for text in overrides:
         if not (key := _key(text)):
-            yield f"{text}: no override; write key=value"
+            yield f"{text}: not an override; write key=value"
             continue
         given.setdefault(key, []).append(text)
     for key, texts in given.items():
         if len(set(texts)) > 1:
             times = "twice" if len(texts) == 2 else f"{len(texts)} times"
-            yield f"{key}: given {times}, as {' and '.join(texts)}; leave one"
+            yield f"{key}: given {times}, as {' and '.join(texts)}; keep one"
 
 
 def _groups_of(defaults: Path) -> frozenset[str]:
-    """Return the groups of a configuration's defaults list, each of which has an option already, or null."""
+    """Return the groups in the defaults list of a configuration."""
     entries: Any = OmegaConf.to_container(OmegaConf.load(defaults))
     entries = entries.get("defaults", ())
     return frozenset(str(name) for entry in entries if isinstance(entry, dict) for name in entry)
@@ -141,16 +143,16 @@ def _key(text: str) -> str:
     return text.partition("=")[0].lstrip("+~").strip().removesuffix("@_global_")
 
 
-def _needed_by_hydra(overrides: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each key of the run folder's name that is left out, before Hydra looks for it."""
+def _removed_path_keys(overrides: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each removed key that the name of the run folder needs, before Hydra resolves it."""
     for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
         if f"~{key}" in overrides:
-            yield f"~{key}: a run needs it; {remedy}"
+            yield f"~{key}: required; {remedy}"
 
 
 def _emptied(overrides: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each group that is set to no keys, which changes nothing in Hydra."""
+    """Yield a line for each group that is set to `{}`, which has no effect in Hydra."""
     for text in overrides:
         key, _, value = text.partition("=")
         if value == "{}" and key in GROUPS:
-            yield f"{text}: changes nothing, keys that are there stay; {GROUPS[key]}"
+            yield f"{text}: no effect, because existing keys stay; {GROUPS[key]}"

@@ -1,4 +1,4 @@
-"""Groups and keys that a run needs, and the kind of class that each group is for."""
+"""Groups and keys that a run requires, and the base class that each group expects."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
@@ -20,12 +20,12 @@ GROUPS: Mapping[str, str] = {
     "logger": "logger=none logs nothing",
     "paths": "change single ones, as in paths.outputs=DIR",
 }
-"""Groups that a run needs, and what to do instead of leaving one out."""
+"""Required groups, with the fix if one is missing."""
 
 FACTORIES: Mapping[str, int] = {"optim": 1, "scheduler": 2}
-"""Groups of objects that are made later, and how many arguments the run gives them by position."""
+"""Groups with `_partial_: true`, and the number of arguments that the run passes by position."""
 DICTS = ("callbacks", "logger")
-"""Groups of objects by name."""
+"""Groups that define several objects by name."""
 PRESETS = ("experiment", "sweep", "debug")
 """Groups whose options set keys of other groups."""
 
@@ -44,10 +44,10 @@ KEYS: Mapping[str, str] = {
     "paths.outputs": "a folder, as in paths.outputs=outputs",
     "paths.run": "the run folder; it follows paths.outputs",
 }
-"""Keys outside of groups of objects that a run needs, with an example."""
+"""Required keys outside of objects, with an example."""
 
 OPTIONAL = ("resume", "resume_force", "tune", "seeds", "folds", "retry_failed")
-"""Keys at the top that a run or a sweep reads if they are there."""
+"""Optional top-level keys of a run or sweep."""
 
 KINDS: Mapping[tuple[str, str], str] = {
     **{
@@ -85,7 +85,7 @@ REMEDIES: Mapping[str, str] = {
 
 
 def removed_groups(config: DictConfig) -> Iterator[str]:
-    """Yield a line for each group that was left out and that a run needs."""
+    """Yield a line for each missing required group."""
     for group, remedy in GROUPS.items():
         if group in PARTS and group not in referenced_groups(config):
             continue
@@ -111,7 +111,7 @@ def unused_overrides(config: DictConfig, overrides: Sequence[str]) -> Iterator[s
 
 
 def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each key that was left out and that a run needs.
+    """Yield a line for each missing required key.
 
     Args:
         leaves: all values, by dotted key.
@@ -122,7 +122,7 @@ def removed_keys(leaves: Mapping[str, Any]) -> Iterator[str]:
 
 
 def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each group that does not hold the objects that it is for.
+    """Yield a line for each group without a valid `_target_` or `_partial_`.
 
     Args:
         config: composed.

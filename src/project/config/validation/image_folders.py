@@ -1,4 +1,4 @@
-"""Checks of the image files of all splits by their headers, before anything is decoded."""
+"""Check the headers of the image files of all splits, before any image is decoded."""
 
 import hashlib
 import math
@@ -19,16 +19,16 @@ from project.errors import DataError, InputError
 from project.runtime.text import printable
 
 FEW_FILES = 1000
-"""Files whose headers are sooner read than a list of those that were read before."""
+"""Number of files up to which reading all headers is faster than keeping a record of them."""
 MAX_NAMED = 5
 
 
 class Problems(NamedTuple):
-    """Problems of images, one line each.
+    """Problems of image files, one line each.
 
     Args:
-        damage: files and folders that are damaged or missing.
-        sizes: images of another size than the first.
+        damage: lines about damaged or missing files and folders.
+        sizes: lines about images of unexpected size.
     """
 
     damage: list[str]
@@ -36,14 +36,14 @@ class Problems(NamedTuple):
 
 
 def refuse_damaged(config: DictConfig) -> None:
-    """Refuse images of which one is damaged, or a folder that does not fit the others.
+    """Refuse damaged images, and folders that do not match the classes.
 
     Args:
-        config: composed; values that cannot be resolved are passed over.
+        config: composed configuration; values that cannot be resolved are ignored.
 
     Raises:
-        DataError: files are damaged or missing: a line each, then how many more there are.
-        InputError: images have several sizes, and are not scaled.
+        DataError: files are damaged or missing; one line each, then the number of further ones.
+        InputError: images have several sizes, and `data.resize` is null.
     """
     target = OmegaConf.select(config, "data._target_")
     facts = (constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None) or {}
@@ -54,7 +54,7 @@ def refuse_damaged(config: DictConfig) -> None:
             OmegaConf.select(config, f"data.{key}")
             for key in (facts["class_folders"], "classes", "resize", "input_shape", "image_cache")
         )
-    except OmegaConfBaseException:  # of the first image, which is damaged
+    except OmegaConfBaseException:  # the shape comes from the first image, which is damaged
         path, classes, resize, shape, image_cache = config.data.path, None, None, None, None
     found = _read_headers(
         str(path),
@@ -68,17 +68,17 @@ def refuse_damaged(config: DictConfig) -> None:
         raise InputError("\n".join(found.sizes))
 
 
-@cache  # the jobs of a sweep mostly take the same images
+@cache  # most jobs of a sweep use the same images
 def _read_headers(
     path: str, classes: tuple[str, ...] | None, sides: tuple[int, int] | None, image_cache: str | None
 ) -> Problems:
     """Check the headers of the images of all splits.
 
     Args:
-        path: their folder.
-        classes: names of the classes, where they are configured.
-        sides: height and width of all images, pixels, where they must not be scaled.
-        image_cache: folder that remembers which images were found undamaged.
+        path: folder of the images.
+        classes: configured class names [None].
+        sides: required height and width, pixels; None if images are resized.
+        image_cache: folder for the record of images that were found undamaged.
     """
     from PIL import Image
 
@@ -105,7 +105,7 @@ def _read_headers(
         elif sides and header.size != sides:
             sizes.append(str(size_error(file, header.size, sides)))
     if state and not damage and not sizes:
-        with suppress(OSError):  # then the headers are read again
+        with suppress(OSError):  # the next run reads the headers again
             memory.parent.mkdir(parents=True, exist_ok=True)
             staging = memory.with_name(f".{memory.name}.{os.getpid()}")
             staging.write_text(state, encoding="utf-8")
@@ -121,11 +121,11 @@ def _first(lines: list[str]) -> list[str]:
 
 
 def _state(files: Sequence[str], sides: tuple[int, int] | None) -> str:
-    """Return a digest of names, sizes and times of files; empty if one is missing."""
+    """Return a digest of the names, sizes and modification times of files; empty if a file is missing."""
     digest = hashlib.sha256(repr(sides).encode())
     try:
         for file in files:
-            facts = os.stat(file)  # noqa: PTH116 - of a million files
+            facts = os.stat(file)  # noqa: PTH116 - faster, for a million files
             digest.update(os.fsencode(f"{file}\0{facts.st_size}\0{facts.st_mtime_ns}\0"))
     except OSError:
         return ""

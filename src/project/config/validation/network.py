@@ -1,7 +1,7 @@
-"""Trial of a network, optimizer and schedule before a run: they are made, and a batch is sent through.
+"""Try the network, optimizer and schedule before a run: build them, and run one batch through the network.
 
-Constructors and layers say themselves which sizes fit each other: nothing of that is computed here. In a
-sweep the trial is made on torch's meta device, which holds no values, before a job starts.
+Constructors and layers themselves report sizes that do not match. Before a job of a sweep starts, the trial
+runs on torch's meta device, which allocates no memory.
 """
 
 import math
@@ -25,25 +25,25 @@ from project.modules.supervised import SupervisedModule
 from project.runtime.yaml_files import to_yaml
 
 REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
-"""Errors by which layers refuse images of another shape."""
+"""Exceptions that layers raise for images of the wrong shape."""
 NUM_IMAGES = 2
-"""Images of the trial's batch: of one alone some networks would lose the dimension of the batch."""
+"""Size of the trial batch; with one image some networks squeeze the batch dimension."""
 CLASSIFIER = f"{ImageClassifier.__module__}.{ImageClassifier.__name__}"
 """The task whose networks map images to logits."""
 ONLY_WEIGHTS = ("weights", "freeze")
-"""Arguments of networks that change no shape, and may have files loaded."""
+"""Arguments of networks that load files or change no shapes."""
 
 
 def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
-    """Send a batch of blank images through a module's network, and make its optimizer and schedule.
+    """Run a batch of blank images through the network of a module, and build its optimizer and schedule.
 
     Args:
-        module: not trained yet; its weights and the random state stay as they are.
-        config: of the run, resolved, plain values.
+        module: untrained module; its weights and the random state do not change.
+        config: resolved configuration of the run, plain values.
 
     Raises:
-        InputError: the network does not take images of `data.input_shape`, or gives no logits of
-            `data.num_classes`; the optimizer or the schedule refuses its options.
+        InputError: the network rejects images of `data.input_shape` or does not return logits of
+            `data.num_classes`, or the optimizer or schedule rejects its options.
     """
     if not isinstance(module, SupervisedModule):
         return  # the inputs of other modules are unknown
@@ -56,13 +56,13 @@ def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
 
 
 def refuse_wrong_network(config: DictConfig) -> None:
-    """Make the network of a sweep's job on torch's meta device, and send a batch through.
+    """Build the network of a sweep's job on torch's meta device, and run a batch through it.
 
     Args:
-        config: composed, with Hydra's own node.
+        config: composed configuration with Hydra's own node.
 
     Raises:
-        InputError: the network does not fit the data.
+        InputError: the network does not match the data.
     """
     if config.task._target_ != CLASSIFIER or "model" not in config:
         return
@@ -73,7 +73,7 @@ def refuse_wrong_network(config: DictConfig) -> None:
         raise InputError(refusal)
 
 
-@lru_cache(maxsize=64)  # most jobs of a sweep have the same network
+@lru_cache(maxsize=64)  # most jobs of a sweep share a network
 def _refusal(text: str) -> str:
     plain: Any = OmegaConf.to_container(OmegaConf.create(text))
     try:
@@ -81,7 +81,7 @@ def _refusal(text: str) -> str:
             _try_images(build(plain, "model"), plain["data"])
     except InputError as error:
         return str(error)
-    except Exception:  # the meta device lacks what the network needs: the job itself will tell
+    except Exception:  # an operation is missing on the meta device; the job itself reports real errors
         return ""
     return ""
 
@@ -110,7 +110,7 @@ def _try_images(network: nn.Module, data: Mapping[str, Any]) -> None:
 
 
 def _needs_another_device(error: Exception) -> bool:
-    """Return whether an operation is missing on the CPU or the meta device."""
+    """Return true if an operation is missing on the CPU or the meta device."""
     return isinstance(error, NotImplementedError | torch.OutOfMemoryError) or any(
         word in str(error).lower() for word in ("cuda", "not implemented", "device")
     )

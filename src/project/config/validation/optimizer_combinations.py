@@ -1,4 +1,4 @@
-"""Checks of optimizer, schedule and monitored metrics: options that go together and have an effect."""
+"""Check optimizer, schedule and monitored metrics: combinations of options, and options without effect."""
 
 import re
 from collections.abc import Iterator, Mapping
@@ -10,37 +10,37 @@ from project.config.validation.data import data_facts, training_length
 from project.runtime.text import did_you_mean
 
 MAY_LOG = ("callbacks.", "model.", "loss.")
-"""Groups whose classes may log metrics of their own."""
+"""Groups whose classes may log additional metrics."""
 LOGS = re.compile(r"\b(?:self|module|pl_module)\.log(?:_dict)?\(")
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line for each wrong option; arguments as of `data.find_problems`."""
+    """Yield a line for each invalid option; arguments as for `data.find_problems`."""
     yield from _wrong_optimizer(right)
     yield from _wrong_tuning(right, command)
-    # A short trial of a long schedule is no mistake: only what the command line itself says is.
+    # A short trial with a long schedule is allowed; only keys of the command line are checked.
     if right.get("trainer.limit_train_batches", 1.0) == 1.0:
         yield from _too_late(right, command)
     yield from _wrong_monitors(right)
 
 
 def _wrong_tuning(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line where `tune` cannot search for a value."""
+    """Yield a line if `tune` cannot search for a value."""
     tune = right.get("tune")
     if tune is None:
         return
     if command.sweeps:
-        yield f"tune={tune}: looks for a value and trains nothing; leave out -m"
+        yield f"tune={tune}: searches for a value without training; leave out -m"
     if right.get("ckpt_path") is not None:
-        yield f"tune={tune}: for a new run; leave out resume and ckpt_path"
+        yield f"tune={tune}: needs a new run; leave out resume and ckpt_path"
     devices = right.get("trainer.devices")
     if tune == "batch_size" and (devices not in (1, "1") or right.get("trainer.num_nodes", 1) != 1):
         yield (
-            f"tune=batch_size: for one device, not trainer.devices={devices}; set trainer.devices=1 "
-            "trainer.strategy=auto, and multiply what it finds"
+            f"tune=batch_size: needs one device (got trainer.devices={devices}); set trainer.devices=1 "
+            "trainer.strategy=auto, and multiply the result"
         )
     if tune == "lr" and "optim.lr" not in right:
-        yield "tune=lr: this optimizer has no optim.lr to look for"
+        yield "tune=lr: this optimizer has no optim.lr; choose another optimizer"
 
 
 def _wrong_optimizer(right: Mapping[str, Any]) -> Iterator[str]:
@@ -49,17 +49,21 @@ def _wrong_optimizer(right: Mapping[str, Any]) -> Iterator[str]:
     momentum, dampening = right.get("optim.momentum", 0), right.get("optim.dampening", 0)
     if right.get("optim.nesterov") is True and (not momentum or dampening):
         yield (
-            f"optim.nesterov=true: needs a momentum above 0 and no dampening, not optim.momentum={momentum}"
-            + (f" optim.dampening={dampening}" if dampening else "; set optim.momentum=0.9")
+            f"optim.nesterov=true: needs a momentum above 0 and no dampening (got optim.momentum={momentum}"
+            + (
+                f" optim.dampening={dampening}); set dampening=0"
+                if dampening
+                else "); set optim.momentum=0.9"
+            )
         )
     fused = right.get("optim.fused") is True
     for key in ("foreach", "differentiable"):
         if fused and right.get(f"optim.{key}") is True:
-            yield f"optim.{key}=true: does not go with optim.fused=true; set optim.fused=null"
+            yield f"optim.{key}=true: incompatible with optim.fused=true; set optim.fused=null"
 
 
 def _too_late(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line where the learning rate would change after the training's end alone."""
+    """Yield a line if the learning rate would first change after the end of the training."""
     interval = right.get("scheduler.interval")
     if interval not in ("step", "epoch"):
         return
@@ -67,21 +71,21 @@ def _too_late(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str
     total = length.steps if interval == "step" else length.epochs
     if total is None:
         return
-    told = f"the training has {total:,} {interval}s"
+    total_text = f"the training has {total:,} {interval}s"
     size, milestones = right.get("scheduler.step_size"), right.get("scheduler.milestones")
     if "scheduler.step_size" in command.keys and isinstance(size, int) and size >= total:
-        yield f"scheduler.step_size={size}: without effect, {told}; choose less than {total}"
+        yield f"scheduler.step_size={size}: no effect, {total_text}; choose less than {total}"
     if "scheduler.milestones" in command.keys and isinstance(milestones, list):
         late = [one for one in milestones if one >= total]
         if late and late[0] >= 1:
             yield (
-                f"scheduler.milestones={milestones}: {late[0]} comes too late, {told}; choose less than "
+                f"scheduler.milestones={milestones}: {late[0]} is never reached, {total_text}; choose below "
                 f"{total}, or a fraction below 1"
             )
 
 
 def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each monitored metric that is not logged, or better in the other direction."""
+    """Yield a line for each monitored metric that is not logged or has the wrong mode."""
     directions = metric_directions(str(right.get("task._target_")))
     targets = {key: str(target) for key, target in right.items() if key.endswith("._target_")}
     if (
@@ -100,23 +104,25 @@ def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
     for key, metric in watched.items():
         if metric in directions:
             yield from _wrong_mode(key, metric, directions[metric], right)
-        elif key == "monitor" or metric != watched.get("monitor"):  # else it follows the other
+        elif key == "monitor" or metric != watched.get(
+            "monitor"
+        ):  # the same metric as `monitor` is reported once
             if metric.startswith("test/"):
                 known = ", ".join(directions)
-                yield f"{key}={metric}: the test split is used once, at the end; choose from {known}"
+                yield f"{key}={metric}: the test split is evaluated only at the end; choose from {known}"
             else:
                 yield f"{key}={metric}: {did_you_mean(metric, directions)}"
     yield from _never_validated(watched, right)
 
 
 def metric_directions(task: str) -> dict[str, str]:
-    """Return the metrics that a task logs while it trains, and whether max or min is better.
+    """Return the metrics that a task logs during training, with max or min for the better direction.
 
     Args:
-        task: dotted name of its LightningModule.
+        task: dotted name of the LightningModule.
 
     Returns:
-        An empty dict for a class that does not say so, in `METRICS`.
+        The metrics by name; empty for a class without `METRICS`.
     """
     metrics = constant_of(task, "METRICS")
     if not isinstance(metrics, dict):
@@ -125,7 +131,7 @@ def metric_directions(task: str) -> dict[str, str]:
 
 
 def _may_log(key: str, target: str) -> bool:
-    """Return whether a class may log metrics of its own: of this package those whose source says so."""
+    """Return true for a class that may log more metrics; in this package, if its source calls `log`."""
     if not key.startswith(MAY_LOG) or target.startswith(LIBRARIES):
         return False
     return not target.startswith("project.") or LOGS.search(source_of(target)) is not None
@@ -137,12 +143,12 @@ def _wrong_mode(key: str, metric: str, better: str, right: Mapping[str, Any]) ->
     if mode not in ("min", "max") or mode == better:
         return
     if key != "monitor" and (metric, mode) == (right.get("monitor"), right.get("mode")):
-        return  # it follows the other, which has been told
+        return  # reported for the key `mode`
     yield f"{where}={mode}: {key}={metric} is better when {better}imal; set {where}={better}"
 
 
 def _never_validated(watched: Mapping[str, str], right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line where a validation metric is awaited and no validation comes within the training."""
+    """Yield a line if a validation metric is monitored but the training has no validation."""
     schedule = watched.get("scheduler.monitor", "")
     facts = data_facts(right)
     no_split = right.get("data.val_size") == 0 and right.get("data.folds") is None
@@ -154,8 +160,8 @@ def _never_validated(watched: Mapping[str, str], right: Mapping[str, Any]) -> It
     if reason:
         if schedule.startswith("val/"):
             yield (
-                f"scheduler.monitor={schedule}: there are no validation images ({reason}); watch training "
-                "with monitor=train/loss mode=min, or choose another scheduler"
+                f"scheduler.monitor={schedule}: there are no validation images ({reason}); set "
+                "monitor=train/loss mode=min, or choose another scheduler"
             )
         return
     every, epochs = right.get("trainer.check_val_every_n_epoch"), right.get("trainer.max_epochs")
@@ -163,6 +169,6 @@ def _never_validated(watched: Mapping[str, str], right: Mapping[str, Any]) -> It
     if isinstance(every, int) and isinstance(epochs, int) and 0 < epochs < every and waiting:
         yield (
             f"trainer.check_val_every_n_epoch={every}: no validation within trainer.max_epochs={epochs}, but "
-            f"{waiting[0]}={watched[waiting[0]]} waits for one; choose at most {epochs}, or "
-            "trainer.limit_val_batches=0 for none"
+            f"{waiting[0]}={watched[waiting[0]]} needs one; choose at most {epochs}, or "
+            "trainer.limit_val_batches=0 to skip validation"
         )

@@ -1,6 +1,6 @@
-"""Checks of the trainer: devices of this machine, precisions that they know, numbers of batches of an epoch.
+"""Check the trainer: devices of this machine, their precisions, and batches per epoch.
 
-The operating system gives the number of GPUs, because importing torch would take seconds. Where the number is
+The number of GPUs comes from the operating system, because importing torch takes seconds. If the number is
 uncertain, torch counts the GPUs later.
 """
 
@@ -21,15 +21,15 @@ DRIVERS = (
     *("nvidia*", "nvhost*", "nvmap", "nvgpu*", "dxg"),
     *("kfd", "dri/renderD*", "accel*", "davinci*", "mthreads*"),
 )
-"""Devices in /dev where there may be a GPU: NVIDIA's, in Jetsons and under WSL too; AMD's, Intel's."""
+"""Patterns of device files in /dev of possible GPUs: NVIDIA (also Jetson and WSL), AMD, Intel and others."""
 VISIBLE = ("CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")
-"""Variables that name the GPUs that a process may use."""
+"""Environment variables that list the GPUs a process may use."""
 MIN_PROCESSES = 8
-"""CPU processes that are accepted on any machine."""
+"""Number of CPU processes that is accepted on any machine."""
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line for each wrong option of the trainer; arguments as of `data.find_problems`."""
+    """Yield a line for each invalid option of the trainer; arguments as for `data.find_problems`."""
     if missing := list(_missing_devices(right, command)):
         yield from missing
     else:
@@ -39,11 +39,11 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     for unit in ("epochs", "steps"):
         least, most = right.get(f"trainer.min_{unit}"), right.get(f"trainer.max_{unit}")
         if isinstance(least, int) and isinstance(most, int) and 0 < most < least:
-            yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}; choose at most that"
+            yield f"trainer.min_{unit}={least}: more than trainer.max_{unit}={most}; choose at most {most}"
 
 
 def max_gpus() -> int | None:
-    """Return the most GPUs that torch can find on this machine; None where that is not certain."""
+    """Return an upper bound of the GPUs that torch can find on this machine; None if uncertain."""
     if sys.platform != "linux":
         return None
     bounds = (_by_torch(), _by_devices(), _by_nvidia(), _by_environment())
@@ -55,7 +55,7 @@ def _missing_devices(right: Mapping[str, Any], command: CommandRequest) -> Itera
     if not command.here:
         return
     if accelerator == "mps" and sys.platform != "darwin":
-        yield "trainer.accelerator=mps: for Apple's chips alone; set trainer.accelerator=auto"
+        yield "trainer.accelerator=mps: available only on Apple silicon; set trainer.accelerator=auto"
     elif accelerator == "tpu" and find_spec("torch_xla") is None:
         yield "trainer.accelerator=tpu: needs torch_xla, which is not installed; set trainer.accelerator=auto"
     wanted = devices if isinstance(devices, int) else len(devices) if isinstance(devices, list) else 0
@@ -71,13 +71,13 @@ def _missing_devices(right: Mapping[str, Any], command: CommandRequest) -> Itera
     hidden = f" ({hidden})" if hidden else ""
     if not most:
         yield (
-            f"trainer.accelerator={accelerator}: there is no GPU here{hidden}; set "
+            f"trainer.accelerator={accelerator}: this machine has no GPU{hidden}; set "
             "trainer.accelerator=cpu or auto"
         )
     elif wanted > most:
         yield (
-            f"trainer.devices={devices}: this machine has {most} GPUs{hidden}; choose at most that "
-            "many, or trainer.accelerator=cpu"
+            f"trainer.devices={devices}: this machine has {most} GPUs{hidden}; choose at most "
+            f"{most}, or trainer.accelerator=cpu"
         )
     elif isinstance(devices, list) and max(devices) >= most:
         yield (
@@ -87,7 +87,7 @@ def _missing_devices(right: Mapping[str, Any], command: CommandRequest) -> Itera
 
 
 def _is_on_cpu(right: Mapping[str, Any], command: CommandRequest) -> bool:
-    """Return whether the run certainly trains on CPUs."""
+    """Return true if the run certainly trains on CPUs."""
     accelerator = right.get("trainer.accelerator")
     has_others = sys.platform == "darwin" or find_spec("torch_xla") is not None
     has_none = command.here and not has_others and max_gpus() == 0
@@ -95,11 +95,11 @@ def _is_on_cpu(right: Mapping[str, Any], command: CommandRequest) -> bool:
 
 
 def _wrong_batch_norm(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line where batch norm would be synchronized between CPUs; of these `auto` is one."""
+    """Yield a line for synchronized batch norm on CPUs; `auto` means one CPU process."""
     several = right.get("trainer.devices") not in (1, "1", "auto") or right.get("trainer.num_nodes", 1) != 1
     if right.get("trainer.sync_batchnorm") is True and several and _is_on_cpu(right, command):
         yield (
-            "trainer.sync_batchnorm=true: torch synchronizes batch norm on GPUs alone; set "
+            "trainer.sync_batchnorm=true: torch synchronizes batch norm only on GPUs; set "
             "trainer.sync_batchnorm=false"
         )
 
@@ -107,13 +107,11 @@ def _wrong_batch_norm(right: Mapping[str, Any], command: CommandRequest) -> Iter
 def _wrong_precision(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
     precision = str(right.get("trainer.precision"))
     if precision in SIXTEEN_BITS and _is_on_cpu(right, command):
-        yield (
-            f"trainer.precision={precision}: for GPUs; on a CPU take trainer.precision=bf16-mixed or 32-true"
-        )
+        yield (f"trainer.precision={precision}: needs a GPU; set trainer.precision=bf16-mixed or 32-true")
     if precision.startswith("transformer-engine") and find_spec("transformer_engine") is None:
         yield (
             f"trainer.precision={precision}: needs the package transformer_engine, which is not installed; "
-            "take trainer.precision=bf16-mixed"
+            "set trainer.precision=bf16-mixed"
         )
 
 
@@ -123,25 +121,25 @@ def _wrong_batches(right: Mapping[str, Any]) -> Iterator[str]:
     across = right.get("trainer.check_val_every_n_epoch", 1) is None
     if across and (interval is None or isinstance(interval, float)):
         yield (
-            "trainer.check_val_every_n_epoch=null: validates after so many batches, of any epoch; "
-            "say how many, as in trainer.val_check_interval=100, or set trainer.check_val_every_n_epoch=1"
+            "trainer.check_val_every_n_epoch=null: validates after a number of batches; "
+            "set trainer.val_check_interval=100, for example, or trainer.check_val_every_n_epoch=1"
         )
     if batches is None:
         return
     if type(interval) is int and interval > batches and not across:
         yield (
-            f"trainer.val_check_interval={interval}: an epoch has {batches:,} batches; choose at most that "
-            "many, a fraction, or trainer.check_val_every_n_epoch=null to count across epochs"
+            f"trainer.val_check_interval={interval}: an epoch has {batches:,} batches; choose at most "
+            f"{batches}, a fraction, or trainer.check_val_every_n_epoch=null to count across epochs"
         )
     if isinstance(per_step, int) and per_step > batches:
         yield (
             f"trainer.accumulate_grad_batches={per_step}: an epoch has {batches:,} batches; choose at most "
-            "that many"
+            f"{batches}"
         )
 
 
 def _by_torch() -> int | None:
-    """Return 0 for a torch that was built without any kind of GPU."""
+    """Return 0 if torch was built without GPU support; else None."""
     spec = find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -154,12 +152,12 @@ def _by_torch() -> int | None:
 
 
 def _by_devices(root: Path = Path("/dev")) -> int | None:
-    """Return 0 where no driver has made a device."""
+    """Return 0 if /dev has no device file of a GPU driver; else None."""
     return None if any(next(root.glob(driver), None) for driver in DRIVERS) else 0
 
 
 def _by_nvidia(root: Path = Path("/proc/driver/nvidia")) -> int | None:
-    """Return the number of GPUs that NVIDIA's driver lists; divided ones (MIG) count otherwise."""
+    """Return the number of GPUs that NVIDIA's driver lists; None if unknown, or with MIG partitions."""
     try:
         number = len(list((root / "gpus").iterdir()))
     except OSError:
@@ -170,7 +168,7 @@ def _by_nvidia(root: Path = Path("/proc/driver/nvidia")) -> int | None:
 
 
 def _by_environment() -> int | None:
-    """Return the number of GPUs that a variable names; names after an invalid one do not count."""
+    """Return the number of GPUs in environment variables, up to the first invalid entry; None without any."""
     numbers = []
     for name in VISIBLE:
         if name in os.environ:

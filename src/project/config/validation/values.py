@@ -1,7 +1,7 @@
-"""Checks of single values: their kind, their range, the words that a key takes.
+"""Check single values: type, range and choices.
 
-Most are declared where they are taken, in the annotations of constructors (see `runtime.bounds`). Tables here
-hold those of keys that no constructor of ours takes: of a run, and of libraries' classes.
+The annotations of constructors declare most allowed values (see `runtime.bounds`). The tables of this module
+declare the values of top-level keys and of libraries' classes.
 """
 
 import ast
@@ -39,7 +39,7 @@ RUN: Mapping[str, str] = {
     "folds": "Annotated[int, Range(2)] | None",
     "paths.image_cache": "str | None",
 }
-"""Keys at the top of a run's configuration, and those of `optim` that no optimizer takes."""
+"""Top-level keys of a run, and keys of `optim` that are not arguments of the optimizer."""
 
 OPTIMIZER: Mapping[str, str] = {
     "lr": "Annotated[float, Range(above=0, high=1000)]",
@@ -91,7 +91,7 @@ LIBRARIES: Mapping[str, Mapping[str, str]] = {
     "lightning.pytorch.trainer.trainer.Trainer": TRAINER,
     "lightning.pytorch.callbacks.early_stopping.EarlyStopping": EARLY_STOPPING,
 }
-"""Arguments of libraries' classes, by the beginning of their full names."""
+"""Arguments of libraries' classes, by prefix of the dotted class name."""
 
 
 @cache
@@ -100,15 +100,15 @@ def _parsed(text: str) -> Spec:
 
 
 def spec_of(key: str, leaves: Mapping[str, Any]) -> Spec:
-    """Return the values that a key may have, as far as they are declared.
+    """Return the allowed values of a key; empty if they are not declared.
 
     Args:
-        key: dotted.
-        leaves: all values as they are written, by dotted key.
+        key: dotted key.
+        leaves: all values before interpolation, by dotted key.
     """
     if key in RUN:
         return _parsed(RUN[key])
-    place, name, *inner = place_of(key, leaves)
+    place, name, *inner = split_key(key, leaves)
     spec = _spec_of_argument(leaves.get(f"{place}._target_"), name)
     for _ in inner:
         spec = next((kind.entries for kind in spec if kind.name == "dict"), ())
@@ -116,8 +116,8 @@ def spec_of(key: str, leaves: Mapping[str, Any]) -> Spec:
 
 
 def takes_keys(key: str, leaves: Mapping[str, Any]) -> bool:
-    """Return whether the argument that a key belongs to may be a group of keys; as `spec_of`."""
-    place, name, *_ = place_of(key, leaves)
+    """Return true if the argument that contains a key may be a group of keys; arguments as for `spec_of`."""
+    place, name, *_ = split_key(key, leaves)
     spec = _spec_of_argument(leaves.get(f"{place}._target_"), name)
     return not spec or any(kind.name == "dict" for kind in spec)
 
@@ -132,8 +132,8 @@ def _spec_of_argument(target: Any, name: str) -> Spec:
     return argument.spec if declared is None else _parsed(declared)
 
 
-def place_of(key: str, leaves: Mapping[str, Any]) -> list[str]:
-    """Split a key into the key of the object that it belongs to, the argument, and keys within that."""
+def split_key(key: str, leaves: Mapping[str, Any]) -> list[str]:
+    """Split a dotted key into the key of its object, the argument, and the keys within the argument."""
     parts = key.split(".")
     for count in range(len(parts) - 1, 0, -1):
         if f"{'.'.join(parts[:count])}._target_" in leaves:
@@ -144,26 +144,26 @@ def place_of(key: str, leaves: Mapping[str, Any]) -> list[str]:
 def find_problem(
     key: str, value: Any, declared: Mapping[str, Any], leaves: Mapping[str, Any] | None = None
 ) -> str:
-    """Return a line about a value that is wrong, whatever the others are; empty if it is right.
+    """Return a line about a value that is invalid by itself; empty if it is valid.
 
     Args:
-        key: dotted.
-        value: resolved.
-        declared: values in the YAML files of the chosen options, by key.
-        leaves: all values as they are written, by key [those of the YAML files].
+        key: dotted key.
+        value: resolved value.
+        declared: values in the YAML files of the chosen options, by dotted key.
+        leaves: all values before interpolation, by dotted key [`declared`].
     """
     leaves = declared if leaves is None else leaves
     if key in PATTERNS:
         return PATTERNS[key](key, value)
-    if value is None and "${" in str(leaves.get(key)):  # a reference to what cannot be resolved
+    if value is None and "${" in str(leaves.get(key)):  # an interpolation that cannot be resolved
         return ""
     if line := _value_for_group(key, value, declared):
         return line
-    place, name, *inner = place_of(key, leaves)
+    place, name, *inner = split_key(key, leaves)
     target = f"{place}._target_"
     is_of_file = key == target or leaves.get(target) == declared.get(target)
     if not is_of_file and key in declared and leaves.get(key) == declared[key]:
-        return ""  # the file is of another class: unknown keys are reported first
+        return ""  # the file belongs to another class: unknown keys are reported first
     default = declared.get(key) if is_of_file else None
     if inner and not takes_keys(key, leaves):
         spec = spec_of(f"{place}.{name}", leaves)
@@ -181,7 +181,7 @@ def find_problem(
 
 
 def _spec_like(default: Any) -> Spec:
-    """Return the spec of values of the same kind as a default; that of anything for null and references."""
+    """Return the spec of the type of a default; empty (any value) for null and interpolations."""
     if default is None or (isinstance(default, str) and ("${" in default or default == "???")):
         return ()
     entries = _spec_like(default[0]) if isinstance(default, list) and default else ()
@@ -197,7 +197,7 @@ def _example(key: str, declared: Mapping[str, Any]) -> str:
 
 
 def _value_for_group(key: str, value: Any, declared: Mapping[str, Any]) -> str:
-    """Refuse a value in the place of a group of keys, and keys below a value."""
+    """Return a line for a value in place of a group of keys, or keys below a value; else empty."""
     if "." in key and value != {} and any(other.startswith(f"{key}.") for other in declared):
         without = f"; leave it out with '~{key}'" if key.startswith(("callbacks.", "logger.")) else ""
         return f"{key}={format_value(value)}: expected a group of keys, got {_got(value)}{without}"
@@ -217,13 +217,13 @@ def _got(value: Any) -> str:
 
 
 def _devices(key: str, value: Any) -> str:
-    """Refuse what names no devices, as `0`, `[]` and `[0,0]` do."""
+    """Return a line for an invalid `trainer.devices`, such as `0`, `[]` and `[0,0]`."""
     wanted = "expected a number from 1, a list such as [0,1], or auto for all"
     listed = isinstance(value, str) and re.fullmatch(r"\d+(,\d+)*,?", value) and value.rstrip(",") != "0"
     if listed or value in ("auto", "-1") or (type(value) is int and (value >= 1 or value == -1)):
         return ""
     if isinstance(value, list) and value and all(type(one) is int and one >= 0 for one in value):
-        return f"{key}={value}: names a device twice; {wanted}" if len(set(value)) < len(value) else ""
+        return f"{key}={value}: lists a device twice; {wanted}" if len(set(value)) < len(value) else ""
     return f"{key}={format_value(value) if value is None else value}: {wanted}"
 
 
@@ -239,7 +239,7 @@ def _amount(key: str, value: Any) -> str:
 
 
 def _interval(key: str, value: Any) -> str:
-    """Refuse all but a number of batches, a fraction of an epoch and a duration."""
+    """Return a line unless the value is a number of batches, a fraction of an epoch or a duration."""
     if value is None or (isinstance(value, str) and DURATION.fullmatch(value)):
         return ""
     kinds = (Kind("float", bounds.Range(above=0, high=1)), Kind("int", bounds.Range(1)))
@@ -248,18 +248,16 @@ def _interval(key: str, value: Any) -> str:
 
 
 def _name(key: str, value: Any) -> str:
-    """Refuse what cannot be the name of a folder below `paths.outputs`."""
+    """Return a line for a name that cannot be a folder below `paths.outputs`."""
     text = str(value)
     parts = PurePath(text).parts
     if isinstance(value, list | dict | bool) or value is None:
-        return (
-            f"{key}={format_value(value)}: expected a word, which run folders are named by, got {_got(value)}"
-        )
+        return f"{key}={format_value(value)}: expected a folder name, got {_got(value)}"
     outside = PurePath(text).is_absolute() or ".." in parts or not parts
     if outside or not text.strip() or not text.isprintable():
         return (
-            f"{key}={text!r}: names the folder of runs below paths.outputs; give a word, and the place by "
-            "paths.outputs"
+            f"{key}={text!r}: not a folder name below paths.outputs; give a plain name, and set the "
+            "parent folder by paths.outputs"
         )
     if (length := name_length(text)) > MAX_NAME_BYTES:
         return (
@@ -275,4 +273,4 @@ PATTERNS: Mapping[str, Callable[[str, Any], str]] = {
     **{f"trainer.max_time.{unit}": _amount for unit in ("weeks", "days", "hours", "minutes", "seconds")},
     "name": _name,
 }
-"""Keys whose values have a form of their own."""
+"""Keys with special formats, and their checks."""
