@@ -192,7 +192,7 @@ def test_run_is_resumed_in_its_folder_with_its_configuration(tmp_path: Path) -> 
     # Refused changes do not modify the run.
     before = {file: file.read_bytes() for file in run.rglob("*") if file.is_file()}
     for change, line in (
-        ("model=cnn", "error: model=cnn: a run goes on with its own model"),
+        ("model=cnn", "error: model=cnn: a resumed run keeps its model"),
         (
             "scheduler.gama=0.1",
             "error: scheduler.gama=0.1: no key scheduler.gama; did you mean scheduler.gamma?",

@@ -82,7 +82,7 @@ def newest_is_passed_over(whole: RunFolder, work: Path, damage: Callable[[Path],
     damage(copy.last_checkpoint)
     printed = run([f"resume={copy.path}", "trainer.max_epochs=3"], work / "cwd")
     assert f"{copy.last_checkpoint} is" in printed, printed
-    assert "going on from previous.ckpt" in printed, printed
+    assert "resuming from previous.ckpt" in printed, printed
     assert "Traceback" not in printed, printed
     assert checkpoints.read(copy.last_checkpoint)["epoch"] == 2
 

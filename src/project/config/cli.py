@@ -229,7 +229,7 @@ def _refuse_wrong_groups(conf: Path) -> None:
             and group not in ("experiment", "sweep", "debug")
             and (known := options(conf, group))
         ):
-            raise InputError(f"{argument}: required; choose from {', '.join(known)}")
+            raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
         if options(conf, group) and _names_no_option(argument):
             raise InputError(f"{argument}: no such option; choose from {', '.join(options(conf, group))}")
 

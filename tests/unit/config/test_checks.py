@@ -69,8 +69,8 @@ from project.config.validation.values import LIBRARIES, RUN, TRAINER
         ),
         (
             "trainer.check_val_every_n_epoch=null trainer.val_check_interval=0.5",
-            "trainer.check_val_every_n_epoch=null: validates after so many batches, of any epoch; "
-            "say how many, as in trainer.val_check_interval=100, or set trainer.check_val_every_n_epoch=1",
+            "trainer.check_val_every_n_epoch=null: validates after a number of batches; "
+            "set trainer.val_check_interval=100, for example, or trainer.check_val_every_n_epoch=1",
         ),
         ("trainer.precision=b16", "trainer.precision=b16: did you mean bf16 or 16?"),
         ("trainer.accelerator=gpus", "trainer.accelerator=gpus: did you mean gpu?"),
@@ -94,7 +94,7 @@ from project.config.validation.values import LIBRARIES, RUN, TRAINER
         ("data=image_folder", "data.path: not given; set data.path=…"),
         (
             "data=image_folder data.path=/nowhere",
-            "data.path=/nowhere: no such folder; give one that holds a folder for each class",
+            "data.path=/nowhere: no such folder; give a folder that contains a folder for each class",
         ),
         ("data.resize=0", "data.resize=0: expected a side in pixels, or [height,width]"),
     ],
@@ -147,13 +147,13 @@ def test_a_right_value_passes(composer: Compose, overrides: str) -> None:
         ("scheduler=cosin", "scheduler=cosin: no such option; did you mean cosine"),
         (
             "model.hidden_dim.x=1",
-            "model.hidden_dim.x=1: no key model.hidden_dim.x; model.hidden_dim is a value",
+            "model.hidden_dim.x=1: no key model.hidden_dim.x; model.hidden_dim is a single value",
         ),
         (
             "~callbacks.early_stoping",
             "~callbacks.early_stoping: no key callbacks.early_stoping; did you mean callbacks.early_stopping",
         ),
-        ("foo=[1", "foo=[1: no override; write key=value"),
+        ("foo=[1", "foo=[1: not an override; write key=value"),
         ("experiment=mnist_mpl", "experiment=mnist_mpl: no such option; did you mean mnist_mlp"),
     ],
 )
@@ -199,22 +199,22 @@ def test_a_class_that_was_added_judges_its_values_itself(composer: Compose) -> N
         (
             "optim.lr=1 seed=3 optim.lr=2",
             "seed=3 optim.lr=2",
-            "optim.lr=2: the last one counts, not optim.lr=1",
+            "optim.lr=2: overrides optim.lr=1",
         ),
-        ("a=1 a=2 a=1", "a=1", "a=1: the last one counts, not a=2"),
+        ("a=1 a=2 a=1", "a=1", "a=1: overrides a=2"),
         ("a=1 a=1", "a=1", ""),
-        ("+a.b=1 a.b=2", "+a.b=2", "+a.b=2: the last one counts, not +a.b=1"),
-        ("+a.b=1 +a.b=2 ++a.b=3", "++a.b=3", "++a.b=3: the last one counts, not +a.b=1 or +a.b=2"),
+        ("+a.b=1 a.b=2", "+a.b=2", "+a.b=2: overrides +a.b=1"),
+        ("+a.b=1 +a.b=2 ++a.b=3", "++a.b=3", "++a.b=3: overrides +a.b=1 or +a.b=2"),
         ("+experiment=x", "experiment=x", ""),
         ("++experiment=x,y -m", "experiment=x,y -m", ""),
-        ("experiment=x +experiment=y", "experiment=y", "experiment=y: the last one counts, not experiment=x"),
+        ("experiment=x +experiment=y", "experiment=y", "experiment=y: overrides experiment=x"),
         (
             "experiment=x seed=1 experiment=null",
             "seed=1",
-            "experiment=null: the last one counts, not experiment=x",
+            "experiment=null: overrides experiment=x",
         ),
         ("--config-path=mine +experiment=x", "--config-path=mine +experiment=x", ""),
-        ("model=a model=b model.c=1", "model=b model.c=1", "model=b: the last one counts, not model=a"),
+        ("model=a model=b model.c=1", "model=b model.c=1", "model=b: overrides model=a"),
         ("+modle=a +optim.lr=1", "+modle=a +optim.lr=1", ""),
         ("~a a=1 =2 =3 --cfg job", "~a a=1 =2 =3 --cfg job", ""),
     ],

@@ -52,7 +52,7 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("", "run: is missing; give run=…: a run"),
+        ("", "run: missing; give run=…: a run"),
         ("rum=x", "rum=x: no key rum; did you mean run?"),
         ("run=x split=train", "split=train: choose from val, test"),
         ("run=x split=tset", "split=tset: did you mean test?"),
@@ -69,7 +69,7 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
         ("run=x folder=", "folder=: expected a path or null"),
         ("run=x run=y", "run=y: run is given twice; leave one out"),
         ("run=x data.path=a data.path=b", "data.path=b: data.path is given twice; leave one out"),
-        ("x y", "y: a word without a key is run=…, which is given already; write KEY=y"),
+        ("x y", "y: an argument without a key is run=…, which is already given; write KEY=y"),
         ("run=x --count=2", "--count=2: no such flag; write count=…"),
     ],
 )
@@ -88,7 +88,7 @@ def test_a_tilde_is_the_home_folder(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_mistakes_are_told_together() -> None:
-    with pytest.raises(InputError, match=r"^countt=1: no key countt; did you mean count\?\nrun: is missing"):
+    with pytest.raises(InputError, match=r"^countt=1: no key countt; did you mean count\?\nrun: missing"):
         read_options(Keys, ["countt=1"])
 
 

@@ -133,13 +133,15 @@ def test_a_lost_working_directory_is_told(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(tmp_path / "gone")
     require_working_folder()
     (tmp_path / "gone").rmdir()
-    with pytest.raises(InputError, match=r"the working directory is gone \(No such file or directory\)"):
+    with pytest.raises(
+        InputError, match=r"the working directory does not exist \(No such file or directory\)"
+    ):
         require_working_folder()
 
 
 def test_a_reader_that_has_ended_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert report(BrokenPipeError(32, "Broken pipe")) == 1
-    assert capsys.readouterr().err == "error: standard output: whoever read it has ended\n"
+    assert capsys.readouterr().err == "error: standard output: the reading process has ended\n"
 
 
 def test_streams_that_were_closed_before_the_start_are_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:

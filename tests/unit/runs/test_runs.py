@@ -309,13 +309,13 @@ def test_a_run_does_not_resume_from_the_checkpoint_of_another(
         (tmp_path / name / ".hydra" / "config.yaml").touch()
     mine, other = (tmp_path / name / "checkpoints" / "best.ckpt" for name in ("a", "b"))
     with pytest.raises(
-        InputError, match=r"resume=.*/a ckpt_path=.*/b/.*: the checkpoint is none of that run"
+        InputError, match=r"resume=.*/a ckpt_path=.*/b/.*: the checkpoint belongs to another run"
     ):
         resume.detach_resumed(
             [f"resume={tmp_path / 'a'}", f"ckpt_path={other}", "paths.outputs=x"], tmp_path / "train.yaml"
         )
     with pytest.raises(
-        InputError, match=r"retry_failed=true: runs a sweep's failed jobs again, and resume=.*/a .* is one"
+        InputError, match=r"retry_failed=true: for sweeps only, and resume=.*/a .* is a single"
     ):
         resume.detach_resumed(
             [f"resume={tmp_path / 'a'}", f"ckpt_path={mine}", "retry_failed=true", "paths.outputs=x"],

@@ -120,8 +120,8 @@ def test_tune_lr_command_does_not_train(
         ("tune=true", "tune=true: expected one of lr, batch_size, got true"),
         (
             "tune=batch_size trainer=ddp trainer.devices=2",
-            "tune=batch_size: for one device, not trainer.devices=2; set trainer.devices=1 "
-            "trainer.strategy=auto, and multiply what it finds",
+            "tune=batch_size: needs one device (got trainer.devices=2); set trainer.devices=1 "
+            "trainer.strategy=auto, and multiply the result",
         ),
     ],
 )

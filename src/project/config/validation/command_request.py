@@ -147,7 +147,7 @@ def _removed_path_keys(overrides: Sequence[str]) -> Iterator[str]:
     """Yield a line for each removed key that the name of the run folder needs, before Hydra resolves it."""
     for key, remedy in (("paths", GROUPS["paths"]), ("paths.outputs", KEYS["paths.outputs"])):
         if f"~{key}" in overrides:
-            yield f"~{key}: required; {remedy}"
+            yield f"~{key}: a run needs it; {remedy}"
 
 
 def _emptied(overrides: Sequence[str]) -> Iterator[str]:
