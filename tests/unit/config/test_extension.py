@@ -11,6 +11,7 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 
+from project.config.resolvers import register_resolvers
 from project.config.validation import find_problems
 
 SOURCE = """
@@ -78,6 +79,7 @@ def parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 
 def _composed(conf: Path, overrides: Sequence[str]) -> DictConfig:
+    register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3"):
         chosen = [f"hydra.searchpath=[{conf}]", *OWN, *overrides]
         config = compose("train", chosen, return_hydra_config=True)
