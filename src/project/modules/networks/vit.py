@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.modules.networks.stochastic_depth import drop_probabilities, drop_residual
 from project.runtime.bounds import Range
 
 
@@ -26,6 +27,8 @@ class ViT(nn.Module):
         heads: number of attention heads; must divide `dim`.
         mlp_ratio: hidden width of each MLP relative to `dim`.
         dropout: dropout probability in attention and MLP.
+        stochastic_depth: probability that training skips the last block's attention, and likewise its MLP, of
+            an image; it grows linearly from the first block on (Huang et al. 2016, eq. 4) [0].
 
     Raises:
         InputError: `heads` does not divide `dim`.
@@ -41,6 +44,7 @@ class ViT(nn.Module):
         heads: Annotated[int, Range(1)] = 4,
         mlp_ratio: Annotated[float, Range(above=0)] = 2.0,
         dropout: Annotated[float, Range(0, 1)] = 0.0,
+        stochastic_depth: Annotated[float, Range(0, below=1)] = 0.0,
     ) -> None:
         super().__init__()
         if dim % heads:
@@ -67,6 +71,12 @@ class ViT(nn.Module):
         self.blocks = nn.TransformerEncoder(
             block, num_layers=depth, norm=nn.LayerNorm(dim), enable_nested_tensor=False
         )
+        for layer, probability in zip(
+            self.blocks.layers, drop_probabilities(stochastic_depth, depth), strict=True
+        ):
+            if probability:  # these modules are the last of each residual branch
+                layer.dropout1 = nn.Sequential(layer.dropout1, drop_residual(probability))
+                layer.dropout2 = nn.Sequential(layer.dropout2, drop_residual(probability))
         self.head = nn.Linear(dim, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
