@@ -1,5 +1,10 @@
 """Train one run, from its configuration to its result: read this file to see how the pieces meet."""
 
+if __name__ == "__main__":
+    from project.commands import train as run_command
+
+    run_command()  # ends the process: wrong input is answered before torch is imported
+
 import logging
 from typing import Any
 

@@ -1,7 +1,6 @@
 """Commands in forks of this process, which save the seconds of imports."""
 
 import contextlib
-import importlib.util
 import os
 import signal
 import sys
@@ -17,7 +16,9 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 
 import project.train  # noqa: F401 (imported once for all forks)
+from project.commands import train_run
 from project.config import cli
+from project.config.config_files import conf_folder
 from project.runs.run_folder import RunFolder
 from project.runtime.process import die_with_parent
 
@@ -78,10 +79,7 @@ def start(
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
-        spec = importlib.util.spec_from_file_location("script", sys.argv[0])
-        module = importlib.util.module_from_spec(spec)
-        spec.loader.exec_module(module)
-        cli.run(module.main, module.CONF, script)
+        cli.run(train_run, conf_folder(), script)
     except BaseException:
         traceback.print_exc()
     finally:

@@ -5,7 +5,6 @@ stopped by a signal has saved a checkpoint and can be resumed.
 """
 
 import gc
-import importlib.util
 import os
 import signal
 import sys
@@ -182,16 +181,13 @@ def _become(output: Path, arguments: tuple[str, ...]) -> None:
 
     from hydra.core.global_hydra import GlobalHydra
 
+    from project.commands import train_run
     from project.config import cli
+    from project.config.config_files import conf_folder
 
     GlobalHydra.instance().clear()
-    spec = importlib.util.spec_from_file_location("train_script", script)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
     _arm(Path.cwd())
-    cli.run(module.main, module.CONF, "train")
+    cli.run(train_run, conf_folder(), "train")
 
 
 def _arm(folder: Path) -> None:

@@ -18,7 +18,7 @@ from project.config import cli
 from project.config.resolvers import register_resolvers
 from project.errors import InputError
 from project.runs.migrations import RENAMED_OPTIONS
-from project.runtime.process import command_state, escape_unencodable
+from project.runtime.process import as_called, command_state, escape_unencodable
 from project.runtime.text import did_you_mean, nearest_names
 
 WIDTH = 80
@@ -71,7 +71,8 @@ def run_command(main: Callable[[Options], int | None], kind: type[Options], exam
     arguments = sys.argv[1:]
     command_state.shows_traceback = cli.TRACEBACK_FLAG in arguments
     if {"--help", "-h"} & set(arguments):
-        print(describe(kind, Path(sys.argv[0]).name, examples))
+        script = f"{Path(sys.argv[0]).stem.removeprefix('project-')}.py"
+        print(describe(kind, script, examples))
         return
     register_resolvers()
     words = [word for word in arguments if word != cli.TRACEBACK_FLAG]
@@ -212,7 +213,7 @@ def describe(kind: type[Any], script: str, examples: str = "") -> str:
         lines += textwrap.wrap(
             text, WIDTH, initial_indent=f"  {name:<{indent - 2}}", subsequent_indent=" " * indent
         ) or [f"  {name}"]
-    return "\n".join(lines) + (f"\n\n{examples.strip()}" if examples else "")
+    return as_called("\n".join(lines) + (f"\n\n{examples.strip()}" if examples else ""))
 
 
 def _shown(value: Any) -> str:

@@ -21,7 +21,14 @@ from project.runtime.yaml_files import (
     search_folders,
 )
 
+PACKAGE = Path(__file__).resolve().parents[1]
 HEADER_LINE = re.compile(r"#\s*@(\w+)\s+(\S+)\s*$")
+
+
+def conf_folder() -> Path:
+    """Return the folder of the project's own files, in the installed package or in the checkout."""
+    installed = PACKAGE / "conf"
+    return installed if installed.is_dir() else PACKAGE.parents[1] / "conf"
 
 
 def load_for_hydra(name: str, file: Path) -> tuple[DictConfig, str]:

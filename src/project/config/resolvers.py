@@ -10,6 +10,7 @@ from project.config.parts import referenced_groups
 from project.datamodules.storage.class_folders import class_folders, survey
 from project.errors import InputError
 from project.runtime import secrets
+from project.runtime.process import as_called
 from project.runtime.yaml_files import raw_child
 
 Size = int | Sequence[int] | None
@@ -86,5 +87,5 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
     )
     register_one("oc.env", secrets.resolve_env, replace=True)
-    for resolver in (image_shape, folder_shape, folder_classes, portion, run_name):
+    for resolver in (as_called, image_shape, folder_shape, folder_classes, portion, run_name):
         register_one(resolver.__name__, resolver, replace=True)

@@ -11,6 +11,7 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
+from project.config.config_files import conf_folder
 from project.config.resume import change_config
 from project.config.suggestions import options
 from project.config.validation.declared_keys import read_option
@@ -37,7 +38,6 @@ FIXED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std"
 CHECKPOINTS = ("best", "last", "previous")
 CHOICES = ("auto", *CHECKPOINTS)
 
-CONF = Path(__file__).resolve().parents[3] / "conf"
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
 OTHER_IMAGES = {"data", "data.path"}
 """Overrides that select images other than the run's own."""
@@ -147,7 +147,7 @@ def override_data(
     with open_dict(config):
         for word in overrides:
             if word.startswith("data="):
-                config.data = _read_data_option(word, [*sources, CONF])
+                config.data = _read_data_option(word, [*sources, conf_folder()])
         for key, value in fixed.items():
             # `key in config.data` would resolve the folder before it is overridden.
             if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":
@@ -157,7 +157,7 @@ def override_data(
     declared = {f"data.{key}": value for key, value in _plain(config.data).items()}
     for word in overrides:
         if not word.startswith("data="):
-            change_config(config, word, CONF)
+            change_config(config, word, conf_folder())
     changed = _plain(config.data)
     for key in sorted(given & declared.keys()):
         if problem := find_problem(key, changed[key.removeprefix("data.")], declared):

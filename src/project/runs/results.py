@@ -100,7 +100,7 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
     if not seen:
         raise InputError(
             f"{', '.join(map(str, tops))}: no run below it; a run is a folder with status.json and "
-            "config.yaml, as scripts/train.py makes them below outputs/"
+            "config.yaml, as a training makes them below outputs/"
         )
     return [run for run in runs if not run.trial] or runs, damaged
 

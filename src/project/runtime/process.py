@@ -3,17 +3,18 @@
 import ctypes
 import gc
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
 from io import TextIOWrapper
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 from project.runtime import signals
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
+SCRIPT = re.compile(r"python scripts/(\w+)\.py")
+"""Command of a checkout."""
 RANK_VARIABLES = (
     *("LOCAL_RANK", "RANK", "WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "LOCAL_WORLD_SIZE", "ROLE_RANK"),
     *("MASTER_ADDR", "MASTER_PORT", "PL_GLOBAL_SEED", "PL_SEED_WORKERS"),
@@ -35,6 +36,16 @@ def begin_command() -> None:
     """
     gc.disable()
     signals.exit_on_signal()
+
+
+def as_called(text: str) -> str:
+    """Return a text with commands, written as `python scripts/NAME.py`, in the form that the user called."""
+    called = Path(sys.argv[0])
+    if called.name.startswith("project-"):
+        return SCRIPT.sub(r"project-\1", text)
+    if called.parent.name == "project" and called.suffix == ".py":
+        return SCRIPT.sub(r"python -m project \1", text)
+    return text
 
 
 def clear_rank_variables() -> None:

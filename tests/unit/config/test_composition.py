@@ -30,7 +30,8 @@ def test_conf_holds_what_these_tests_expect() -> None:
 
 def test_the_help_names_every_group_in_80_columns() -> None:
     written = OmegaConf.to_container(OmegaConf.load(CONF / "hydra" / "default.yaml"))["help"]
-    text = written["template"].replace("${hydra.help.app_name}", written["app_name"])
+    command = written["app_name"].removeprefix("${as_called:").removesuffix("}")
+    text = written["template"].replace("${hydra.help.app_name}", command)
     groups = text.partition("groups:\n")[2].partition("\n\n")[0].splitlines()
     folders = {folder.name for folder in CONF.iterdir() if folder.is_dir()} - {"hydra"}
     assert {line.split()[0] for line in groups} == folders  # a new group needs its line in hydra.help

@@ -16,6 +16,7 @@ from project.reporting.run_data import RunData, as_mapping
 from project.runs.comparison import compare
 from project.runs.provenance import now
 from project.runs.results import ClassName, flatten, format_value, is_number, natural_sort_key
+from project.runtime.process import as_called
 from project.runtime.secrets import REDACTED, redact, redact_text
 from project.runtime.text import duration, plural, shorten
 
@@ -277,4 +278,6 @@ def reproduction_commands(
         commands["Train longer"] = [f"{TRAIN} resume={place} trainer.max_epochs=…"]
     look = [f"python scripts/evaluate.py run={place}", f"tensorboard --logdir {place}"]
     look += [f"python scripts/compare.py {place}"] if is_sweep else []
-    return {"commands": commands | {"Inspect": look}, "warnings": warnings}
+    commands["Inspect"] = look
+    shown = {title: list(map(as_called, lines)) for title, lines in commands.items()}
+    return {"commands": shown, "warnings": warnings}

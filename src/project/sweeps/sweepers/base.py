@@ -18,7 +18,7 @@ from project.errors import InputError
 from project.runs.folders import discard
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
-from project.runtime.process import command_state
+from project.runtime.process import as_called, command_state
 from project.runtime.secrets import restore
 from project.runtime.signals import exit_code, postpone_exit
 from project.runtime.text import plural
@@ -239,7 +239,7 @@ class RecordedSweeper(Sweeper):
                 f"resume={folder.shown} reads them from the jobs' folders",
                 1,
             )
-        print(f"\ncompare them: python scripts/compare.py {folder.shown}")
+        print(as_called(f"\ncompare them: python scripts/compare.py {folder.shown}"))
         print(f"look at them: tensorboard --logdir {folder.shown}")
         total = max(len(jobs), self.num_jobs)
         left = sum(job.state not in FINISHED for job in jobs)

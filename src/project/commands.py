@@ -1,0 +1,96 @@
+"""Commands of the project: `project-train`, `python -m project train` and `scripts/train.py` are the same.
+
+Each function prepares the process before its imports, so that a signal during them ends it with one line.
+"""
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from project.runtime.process import begin_command
+
+if TYPE_CHECKING:
+    from omegaconf import DictConfig
+
+
+def train_run(cfg: "DictConfig") -> float | None:
+    """Run one job with its composed configuration."""
+    from project.train import train  # imports torch: only now, when the configuration has been checked
+
+    return train(cfg)
+
+
+def train() -> None:
+    """Train one run, or with -m many: `project-train model=cnn optim=adam`."""
+    begin_command()
+    from project.config import cli
+    from project.config.config_files import conf_folder
+
+    cli.run(train_run, conf_folder(), "train")
+
+
+def evaluate() -> None:
+    """Evaluate a trained run: `project-evaluate run=last`; `--help` lists the keys."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.inference.evaluate.options import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+def predict() -> None:
+    """Predict image files with a trained run: `project-predict run=last input=photos`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.inference.predict.command import EXAMPLES, Options, predict_files
+
+    run_command(predict_files, Options, EXAMPLES)
+
+
+def export() -> None:
+    """Write a run's network as a file: `project-export run=last format=onnx variants=all`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.inference.export.options import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+def report() -> None:
+    """Write an HTML page about a run or a sweep: `project-report outputs/sweep/2026-01-31_09-30-00`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.reporting.html.command import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+def compare() -> None:
+    """Rank runs: `project-compare outputs/sweep/2026-01-31_09-30-00`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.reporting.compare import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+COMMANDS = {command.__name__: command for command in (train, evaluate, predict, export, report, compare)}
+"""Functions by the word of `python -m project WORD`."""
+
+
+def main() -> None:
+    """Run the command that the first word names: `python -m project train model=cnn`."""
+    word = sys.argv[1] if len(sys.argv) > 1 else "--help"
+    if word in COMMANDS:
+        sys.argv[:2] = [str(Path(sys.argv[0]).with_name(f"{word}.py"))]  # for `as_called`
+        COMMANDS[word]()
+    elif word in ("-h", "--help"):
+        lines = (
+            f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
+        )
+        print("usage: python -m project COMMAND ...", "", *lines, sep="\n")
+    else:
+        from project.runtime.text import did_you_mean
+
+        print(f"error: {word}: no such command; {did_you_mean(word, COMMANDS)}", file=sys.stderr)
+        sys.exit(2)
