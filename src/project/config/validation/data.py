@@ -303,5 +303,11 @@ def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
         yield f"augment.random_erasing_size={erase}: larger than the image, {side} pixels; choose less"
     if isinstance(padding, int) and padding >= side:
         yield f"augment.random_crop_padding={padding}: crops can miss images of {side} pixels; choose less"
+    policy = right.get("augment.policy", "none")
+    if policy != "none" and shape[0] not in (1, 3):
+        yield f"augment.policy={policy}: changes images of 1 or 3 channels, not {shape[0]}; choose none"
+    initial = right.get("augment.initial_size_fraction", 1.0)
+    if initial != 1 and right.get("augment.full_size_epoch") == 0:
+        yield f"augment.initial_size_fraction={initial}: without effect; set augment.full_size_epoch above 0"
     if right.get("tta") == "flip_translate" and side < 2:
         yield f"tta=flip_translate: images of {side} pixel are too small to shift; choose none or flip"

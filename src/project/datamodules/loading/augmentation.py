@@ -1,7 +1,7 @@
 """Augmentation of batches: random parameters per image, a few tensor operations per batch."""
 
 import math
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import numpy as np
 import torch
@@ -12,18 +12,31 @@ from project.errors import InputError
 from project.runtime.bounds import Range, check_arguments
 from project.runtime.seeding import generator as seeded
 
+if TYPE_CHECKING:
+    from project.datamodules.loading.policies import Policy
+
 FLIP_KEY = 1_717_536_368
 """Seed key of the alternating flip schedule; larger than any epoch number, to keep streams apart."""
 
+SIZE_STEP = 4
+"""Progressive resizing uses multiples of this side, pixels: each new shape costs a GPU time."""
+
 
 class Augmentation:
-    """Random augmentations of normalized training images, applied in the order of the arguments.
+    """Random augmentations of training images, applied in the order of the arguments.
 
-    The value 0 disables an augmentation. Pixels from outside an image are 0, the mean of the data set, except
-    with `crop_mode=reflect`.
+    A policy changes uint8 images, everything else normalized images. The value 0 disables an augmentation.
+    Pixels from outside an image are 0, the mean of the data set, except with `crop_mode=reflect`; a policy
+    fills with black.
 
     Args:
         num_classes: number of classes, for mixed targets.
+        policy: `randaugment` (Cubuk et al. 2020), `trivialaugment` (TrivialAugmentWide, Müller and Hutter
+            2021) or `augmix` (Hendrycks et al. 2020), with torchvision's operations; images have 1 or 3
+            channels (default none).
+        policy_num_ops: operations per image of `randaugment` (default 2).
+        policy_magnitude: magnitude of `randaugment`, 0 to 30 (default 9).
+        policy_severity: number of magnitudes of `augmix`, 1 to 10 (default 3).
         random_crop_padding: padding on each side before a random crop to the original size, pixels
             (default 0).
         crop_mode: padding mode, `zeros` or `reflect` (default zeros).
@@ -40,6 +53,9 @@ class Augmentation:
         mixup: alpha of the Beta distribution of mixing weights (Zhang et al. 2018, sec. 2) (default 0).
         cutmix: alpha of the Beta distribution of kept areas (Yun et al. 2019, sec. 3.1); if `mixup` is also
             set, each batch draws one of the two (default 0).
+        initial_size_fraction: side of the images in the first epoch, relative to the full side; it grows
+            linearly (progressive resizing, Tan and Le 2021, arXiv 2104.00298, sec. 4.2) (default 1).
+        full_size_epoch: first epoch with images of full size, counted from 0 (default 0).
 
     Raises:
         InputError: a value is out of its range.
@@ -48,6 +64,10 @@ class Augmentation:
     def __init__(
         self,
         num_classes: Annotated[int, Range(2)],
+        policy: Literal["none", "randaugment", "trivialaugment", "augmix"] = "none",
+        policy_num_ops: Annotated[int, Range(1)] = 2,
+        policy_magnitude: Annotated[int, Range(0, 30)] = 9,
+        policy_severity: Annotated[int, Range(1, 10)] = 3,
         random_crop_padding: Annotated[int, Range(0)] = 0,
         crop_mode: Literal["zeros", "reflect"] = "zeros",
         flip_prob: Annotated[float, Range(0, 1)] = 0.0,
@@ -60,9 +80,14 @@ class Augmentation:
         random_erasing_prob: Annotated[float, Range(0, 1)] = 1.0,
         mixup: Annotated[float, Range(0)] = 0.0,
         cutmix: Annotated[float, Range(0)] = 0.0,
+        initial_size_fraction: Annotated[float, Range(above=0, high=1)] = 1.0,
+        full_size_epoch: Annotated[int, Range(0)] = 0,
     ) -> None:
         check_arguments("augment", Augmentation, locals())
         self.num_classes = num_classes
+        self.policy = _make_policy(policy, policy_num_ops, policy_magnitude, policy_severity)
+        self.initial_size_fraction = initial_size_fraction if full_size_epoch else 1.0
+        self.full_size_epoch = full_size_epoch
         self.random_crop_padding = random_crop_padding
         self.crop_mode = crop_mode
         self.flip_prob = flip_prob
@@ -74,9 +99,24 @@ class Augmentation:
         self.cutmix = cutmix
         self.is_affine = any(self.affine.values())
         self.is_mixing = bool(mixup or cutmix)
-        self.is_active = bool(
-            random_crop_padding or flip_prob or self.is_affine or self.random_erasing_size or self.is_mixing
-        )
+        is_spatial = random_crop_padding or flip_prob or self.is_affine or self.random_erasing_size
+        self.is_active = bool(self.policy or is_spatial or self.is_mixing or self.initial_size_fraction < 1)
+
+    def image_size(self, size: tuple[int, int], epoch: int) -> tuple[int, int]:
+        """Return the size (H, W) of training images in an epoch, for images of a full size.
+
+        Smaller sides are multiples of `SIZE_STEP` pixels.
+        """
+        if epoch >= self.full_size_epoch:
+            return size
+        first = self.initial_size_fraction
+        fraction = first + (1 - first) * epoch / self.full_size_epoch
+        height, width = (min(side, max(1, round(side * fraction / SIZE_STEP)) * SIZE_STEP) for side in size)
+        return height, width
+
+    def apply_policy(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
+        """Apply the policy to images (B, C, H, W) uint8; without a policy, return them."""
+        return pixels if self.policy is None else self.policy(pixels, generator.initial_seed())
 
     def epoch_flips(self, count: int, seed: int, epoch: int) -> Tensor | None:
         """Return a mask (count,) of the images to flip in an epoch of the alternating schedule.
@@ -125,6 +165,24 @@ class Augmentation:
         kept = torch.from_numpy(numpy_draws.beta(alpha, alpha, len(images)).astype(np.float32))
         mix = cutmix if use_cutmix else mixup
         return mix(images, targets, kept.to(images.device), generator)
+
+
+def _make_policy(name: str, num_ops: int, magnitude: int, severity: int) -> "Policy | None":
+    """Return the policy of a name; importing torchvision's transforms takes time."""
+    if name == "none":
+        return None
+    from project.datamodules.loading import policies
+
+    if name == "randaugment":
+        return policies.RandAugment(num_ops, magnitude)
+    return policies.TrivialAugment() if name == "trivialaugment" else policies.AugMix(severity)
+
+
+def resize(images: Tensor, size: tuple[int, int]) -> Tensor:
+    """Scale images (B, C, H, W) to a size (H, W), without aliasing."""
+    if images.shape[-2:] == size:
+        return images
+    return F.interpolate(images, size=size, mode="bilinear", antialias=True)
 
 
 def random_crop(images: Tensor, padding: int, generator: torch.Generator, mode: str = "zeros") -> Tensor:

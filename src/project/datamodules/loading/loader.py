@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from project.datamodules.loading.augmentation import Augmentation
+from project.datamodules.loading.augmentation import Augmentation, resize
 from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
 from project.datamodules.loading.prefetch import prefetch, worker_setup
 from project.errors import DataError, InputError
@@ -337,14 +337,29 @@ class ImageLoader:
         epoch, start = self.order.epoch, self.order.start
         generators = batch_generators(self.seed, epoch, start, self.rank, device=self.device)
         flips = self._flips(self.augmentation, epoch, start)
-        for (images, labels), draws, flipped in zip(self._normalized(), generators, flips, strict=False):
-            yield self.augmentation(images, labels, draws, flipped)
+        size = self.augmentation.image_size(self.images.shape[1:], epoch)
+        has_policy = self.augmentation.policy is not None
+        batches = self._pixels() if has_policy else self._normalized()
+        for (images, labels), draws, flipped in zip(batches, generators, flips, strict=False):
+            if has_policy:
+                pixels = self.augmentation.apply_policy(images, draws)
+                images = self._normalize(self.images.to_rows(pixels))
+            images, targets = self.augmentation(images, labels, draws, flipped)
+            yield resize(images, size), targets
 
     def _normalized(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield normalized images (B, C, H, W) and labels (B,) of each batch, group by group."""
         for rows, labels, sizes in self._groups():
-            images = self.images.from_rows(rows.float().sub_(self._shift).mul_(self._scale))
-            yield from zip(images.split(sizes), labels.split(sizes), strict=True)
+            yield from zip(self._normalize(rows).split(sizes), labels.split(sizes), strict=True)
+
+    def _pixels(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, C, H, W) uint8 and labels (B,) of each batch."""
+        for rows, labels, sizes in self._groups():
+            yield from zip(self.images.from_rows(rows).split(sizes), labels.split(sizes), strict=True)
+
+    def _normalize(self, rows: Tensor) -> Tensor:
+        """Return normalized images (B, C, H, W) of rows (B, C * H * W) uint8."""
+        return self.images.from_rows(rows.float().sub_(self._shift).mul_(self._scale))
 
     def _flips(self, augmentation: Augmentation, epoch: int, start: int) -> Iterator[Tensor | None]:
         """Yield the flip mask (B,) of each batch; None if the augmentation draws flips per batch."""
