@@ -43,8 +43,8 @@ from project.training.ddp.launch import run_ranks
 CONF = Path(__file__).resolve().parents[2] / "conf"
 Compose = Callable[..., DictConfig]
 
-SPEED = "speed/images_per_s"
-"""Metric that differs between any two runs."""
+SPEED = ("speed/images_per_s", "speed/data_wait_fraction")
+"""Metrics that differ between any two runs."""
 
 
 class Cut(Checkpoint):
@@ -230,7 +230,7 @@ def result(folder: Path) -> dict[str, Any]:
         "curves": {
             tag: [(event.step, event.value) for event in curves.Scalars(tag)]
             for tag in curves.Tags()["scalars"]
-            if "images_per_s" not in tag
+            if "speed_" not in tag
         },
         "checkpoints": {
             file.name: load(file)
@@ -248,8 +248,8 @@ def table_without_speed(file: Path) -> list[dict[str, str]]:
 def without_speed(node: Any) -> Any:
     """Remove the speed from names or nested values, as its values and steps differ between runs."""
     if isinstance(node, dict):
-        return {key: value for key, value in node.items() if key != SPEED}
-    return [item for item in node if item != SPEED] if is_names(node) else node
+        return {key: value for key, value in node.items() if key not in SPEED}
+    return [item for item in node if item not in SPEED] if is_names(node) else node
 
 
 def is_names(node: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Logging of gradient norm, throughput and GPU memory."""
+"""Logging of gradient norm, throughput, waiting for data and GPU memory."""
 
 import math
 import time
@@ -17,12 +17,14 @@ MIN_THROUGHPUT_WINDOW_S = 1.0
 
 
 class TrainingStats(Callback):
-    """Logs the gradient norm, throughput and GPU memory at the end of each logging interval.
+    """Logs the gradient norm, throughput, waiting for data and GPU memory at the end of logging intervals.
 
     `train/grad_norm` is the L2 norm of the gradient in the interval's last step, accumulated over batches and
     ranks, unscaled and before clipping. `speed/images_per_s` is the training throughput of all ranks; time
-    spent in validation does not count. `gpu/memory_gb` is the peak of allocated memory (10⁹ bytes). Nothing
-    is computed in other steps, or without loggers.
+    spent in validation does not count. `speed/data_wait_fraction` is the fraction of that time in which rank
+    0 fetched batches: it waited for workers, or read, normalized and augmented images itself.
+    `gpu/memory_gb` is the peak of allocated memory (10⁹ bytes). Nothing is computed in other steps, or
+    without loggers.
     """
 
     supports_batched_hooks = True
@@ -36,6 +38,7 @@ class TrainingStats(Callback):
         self._train_s = 0.0
         self._clock_started_at: float | None = None  # None while the clock is stopped
         self._has_logged_throughput = False  # in this epoch
+        self._data_wait_s = 0.0  # of the loop at the start of the window
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if pl_module.device.type == "cuda":
@@ -48,6 +51,7 @@ class TrainingStats(Callback):
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._num_images, self._train_s = 0, 0.0
         self._clock_started_at = time.perf_counter()
+        self._data_wait_s = _data_wait_s(trainer)
         self._has_logged_throughput = False
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -115,8 +119,16 @@ class TrainingStats(Callback):
         is_first_of_epoch = trainer.is_last_batch and seconds > 0 and not self._has_logged_throughput
         if self._num_images and (seconds >= MIN_THROUGHPUT_WINDOW_S or is_first_of_epoch):
             stats["speed/images_per_s"] = self._num_images / seconds
+            waited_s, self._data_wait_s = self._data_wait_s, _data_wait_s(trainer)
+            if math.isfinite(waited_s):
+                stats["speed/data_wait_fraction"] = (self._data_wait_s - waited_s) / seconds
             if pl_module.device.type == "cuda":
                 stats["gpu/memory_gb"] = torch.cuda.max_memory_allocated(pl_module.device) / 1e9
             self._num_images, self._train_s = 0, 0.0
             self._clock_started_at, self._has_logged_throughput = now, True
         log_metrics(pl_module, stats)
+
+
+def _data_wait_s(trainer: L.Trainer) -> float:
+    """Return the time that training has waited for batches, s; NaN for a loop that does not measure it."""
+    return float(getattr(trainer.fit_loop.epoch_loop, "data_wait_s", math.nan))

@@ -46,6 +46,7 @@ CHARTS: dict[str, dict[str, list[Any]]] = {
         "learning rate": ["Multiline", [r"^vitals/lr$"]],
         "norm of the gradient": ["Multiline", [r"^vitals/grad_norm$"]],
         "images per second": ["Multiline", [r"^vitals/speed_images_per_s$"]],
+        "fraction of time waiting for data": ["Multiline", [r"^vitals/speed_data_wait_fraction$"]],
     },
 }
 """Charts of the Custom Scalars page, with the tags of their scalars."""

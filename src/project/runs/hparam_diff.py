@@ -11,8 +11,15 @@ LOGGED_KEYS = {
     "data": ("batch_size", "val_size"),
     "trainer": ("max_epochs", "precision", "accumulate_grad_batches", "gradient_clip_val"),
 }
-AUGMENT_MODES = {"crop_mode": "random_crop_padding", "flip_schedule": "flip_prob"}
+AUGMENT_MODES = {
+    "crop_mode": "random_crop_padding",
+    "flip_schedule": "flip_prob",
+    **dict.fromkeys(("policy_num_ops", "policy_magnitude", "policy_severity"), "policy"),
+    "initial_size_fraction": "full_size_epoch",
+}
 """Augmentation keys that have an effect only if another key is not 0."""
+OFF = (0, None, "none")
+"""Values that switch an augmentation off."""
 LEFT_OUT = ("input_shape", "num_classes", "random_erasing_prob", "fused")
 """Last parts of keys whose values follow from the data or other keys, or affect speed only."""
 NO_HYPERPARAMETERS = (
@@ -35,7 +42,7 @@ def hyperparameters(config: dict[str, Any]) -> dict[str, Any]:
         for name, value in config.get(group, {}).items():
             follows = name.startswith("_") or name in LEFT_OUT
             follows |= group == "task" and _is_copy(value, name, config)
-            off = group == "augment" and not config[group].get(AUGMENT_MODES.get(name, name))
+            off = group == "augment" and config[group].get(AUGMENT_MODES.get(name, name)) in OFF
             if not follows and not off:
                 values[f"{group}.{name}"] = value
     for group, names in LOGGED_KEYS.items():

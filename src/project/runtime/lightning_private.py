@@ -106,6 +106,20 @@ class EpochLoopBase(_TrainingEpochLoop):
         self.trainer._logger_connector.update_train_epoch_metrics()
         self._batches_that_stepped += 1
 
+    def before_fetch(self) -> None:
+        """Run before Lightning's data fetcher waits for a batch. Subclasses may override it."""
+
+    def after_fetch(self) -> None:
+        """Run after Lightning's data fetcher got a batch. Subclasses may override it."""
+
+    def _on_before_fetch(self) -> None:
+        super()._on_before_fetch()
+        self.before_fetch()
+
+    def _on_after_fetch(self) -> None:
+        self.after_fetch()
+        super()._on_after_fetch()
+
     def _broadcast_sigterm_tensor(self) -> None:
         """Do nothing: subclasses synchronize the stop signals of all ranks."""
 

@@ -92,6 +92,9 @@ class EpochLoop(ResumableEpochLoop):
         self._group_size = 1
         self._grouped = False
         self._reported = False
+        self.data_wait_s = 0.0
+        """Time that training has waited for batches, s. Loaders that make batches in this process count."""
+        self._fetch_began_at = 0.0
         self._first_step = -1
         self._logs = False  # True if the training step logs
         self._boundaries: list[int] = []
@@ -150,6 +153,12 @@ class EpochLoop(ResumableEpochLoop):
             self._advance_group(data_fetcher, count)
         if self._ends_within_epoch():
             self.save()  # before the final validation, which a resumed run must not find as done
+
+    def before_fetch(self) -> None:
+        self._fetch_began_at = time.perf_counter()
+
+    def after_fetch(self) -> None:
+        self.data_wait_s += time.perf_counter() - self._fetch_began_at
 
     def _start_foreign_epoch(self, loaders: list[Any], data_fetcher: DataFetcher) -> None:
         """Start the iteration of loaders that are not ours, at the batch where the run resumes.
@@ -240,19 +249,21 @@ class EpochLoop(ResumableEpochLoop):
     def _run(self, data_fetcher: DataFetcher, count: int) -> None:
         """Train `count` batches, with hooks only before the first and after the last batch."""
         trainer, module, progress = self.trainer, self.trainer.lightning_module, self.batch_progress
-        fetch, step = fetch_from(data_fetcher), TrainingStep(trainer, self)
+        fetch, step, clock = fetch_from(data_fetcher), TrainingStep(trainer, self), time.perf_counter
         schedules = any(config.interval == "step" for config in trainer.lr_scheduler_configs)
         results = logged_results(trainer)
         outputs: dict[str, Any] = {}
         batch = None
         for number in range(count):
             self._streams.start_batch(progress.current.ready)
+            began, waited_s = clock(), self.data_wait_s
             try:
                 fetched = fetch()
             except StopIteration:  # the loader is shorter than its length
                 if number:
                     self.call_hooks_after(outputs, batch)
                 raise
+            self.data_wait_s = waited_s + clock() - began
             if number:
                 self.count_batch()
             batch = step.convert(fetched)

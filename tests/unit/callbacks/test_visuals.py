@@ -2,6 +2,7 @@
 
 import csv
 import logging
+import time
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from project.callbacks.predictions import (
 from project.callbacks.training_stats import TrainingStats
 from project.callbacks.visuals import TestVisuals, penultimate_features
 from project.datamodules.loading.augmentation import Augmentation
+from project.datamodules.synthetic import Synthetic
 from project.loggers.csv import MetricsCSV
 from project.loggers.tensorboard import TensorBoard, display_name, project_embeddings
 from project.loggers.tensorboard_graph import record_graph
@@ -60,7 +62,7 @@ def test_visuals_log_test_results_training_images_and_graph(tmp_path: Path) -> N
     assert tags["images"] == ["train/images", "test/confusion", "test/mistakes"]
     assert set(tags["scalars"]) == {
         *("train/loss", "train/acc", "val/loss", "val/acc", "test/loss", "test/acc"),
-        *("vitals/lr", "vitals/grad_norm", "vitals/speed_images_per_s"),
+        *("vitals/lr", "vitals/grad_norm", "vitals/speed_images_per_s", "vitals/speed_data_wait_fraction"),
     }
     assert "custom_scalars__config__" in tags["tensors"]
     logits = torch.cat([module.eval()(images) for images, _ in data.test_dataloader()])
@@ -245,7 +247,8 @@ def fit(folder: Path, *more: L.Callback, ckpt_path: Path | None = None, **option
     trainer.fit(module, make_data(seed=3), ckpt_path=ckpt_path, weights_only=True)
     rows = read_table(folder / "metrics.csv")
     for row in rows:
-        row.pop("speed/images_per_s", None)
+        for name in ("speed/images_per_s", "speed/data_wait_fraction"):
+            row.pop(name, None)
     return {"rows": rows, "weights": module.state_dict()}
 
 
@@ -319,3 +322,51 @@ def test_hparams_page_shows_results_first(composed: Compose) -> None:
     config = OmegaConf.to_container(composed("augment.flip_prob=0.5"), resolve=True)
     names = [name for name in hyperparameters(config) if name.startswith("augment.")]
     assert names == ["augment.flip_prob", "augment.flip_schedule"]
+
+
+@pytest.mark.parametrize("batches_per_hook", [1, 8])
+def test_data_wait_is_the_fraction_of_time_in_the_loader(tmp_path: Path, batches_per_hook: int) -> None:
+    class SlowData(Synthetic):
+        def train_dataloader(self) -> Any:
+            return SlowLoader(super().train_dataloader())
+
+    logger = MetricsCSV(str(tmp_path / "metrics.csv"))
+    trainer = make_trainer(
+        tmp_path,
+        [TrainingStats()],
+        logger=logger,
+        batches_per_hook=batches_per_hook,
+        enable_checkpointing=False,
+    )
+    data = SlowData(input_shape=(1, 8, 8), num_classes=3, train_size=110, test_size=8, batch_size=16)
+    trainer.fit(make_module(), data)
+    waited_s = trainer.fit_loop.epoch_loop.data_wait_s
+    batches = 2 * len(data.train_dataloader())
+    assert batches * SlowLoader.DELAY_S <= waited_s
+    fractions = [
+        float(row["speed/data_wait_fraction"])
+        for row in read_table(tmp_path / "metrics.csv")
+        if row.get("speed/data_wait_fraction")
+    ]
+    assert fractions
+    assert all(0.0 < fraction < 1.0 for fraction in fractions)
+
+
+class SlowLoader:
+    """Loader that waits before each batch."""
+
+    DELAY_S = 0.01
+    resumes_exactly = True
+
+    def __init__(self, loader: Any) -> None:
+        self.loader = loader
+        self.sampler = loader.sampler
+        self.batch_sampler = None
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Any:
+        for batch in self.loader:
+            time.sleep(self.DELAY_S)
+            yield batch

@@ -35,6 +35,7 @@ TITLES = {
     "lr": "Learning rate",
     "grad_norm": "Gradient norm",
     "images_per_s": "Throughput, images per second",
+    "data_wait_fraction": "Fraction of time waiting for data",
     "memory_gb": "GPU memory, GB",
 }
 """Chart titles by the last part of the metric name, in their order on the page."""
