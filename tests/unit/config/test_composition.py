@@ -23,7 +23,10 @@ def test_conf_holds_what_these_tests_expect() -> None:
     assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (10, 5, 6, 9)
     assert len(options("experiment")) == 11
     assert (options("augment"), options("loss")) == (
-        ["affine", "airbench", "crop_flip", "none", "strong"],
+        [
+            *("affine", "airbench", "augmix", "crop_flip", "none", "progressive", "randaugment", "strong"),
+            "trivialaugment",
+        ],
         ["cross_entropy", "mse"],
     )
 
