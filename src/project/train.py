@@ -16,6 +16,7 @@ from project.config.derived_values import complete
 from project.config.instantiate import ResolvedConfig
 from project.config.validation.network import try_task
 from project.datamodules.base import ImageDataModule
+from project.modules.distillation import DistilledClassifier
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
 from project.runs.run_folder import RunContext
@@ -67,6 +68,10 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         if isinstance(datamodule, ImageDataModule):
             datamodule.allow_changed_images = context.resume_force
         module = config.build_task()
+        if isinstance(module, DistilledClassifier):
+            from project.inference.load_run import load_teacher  # other runs do without it
+
+            module.set_teacher(load_teacher(module.teacher, config.values))
         try_task(module, config.values)
         if cfg.get("tune"):
             from project.training.tuning.command import run_tuning  # a run does without it

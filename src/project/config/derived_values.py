@@ -18,7 +18,7 @@ from project.runtime.process import command_state
 from project.runtime.yaml_files import raw_child
 
 PATHS = re.compile(
-    r"paths\.(?!run$)\w+|ckpt_path|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|image_cache)"
+    r"paths\.(?!run$)\w+|ckpt_path|task\.teacher|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|image_cache)"
 )
 """Keys whose values are paths."""
 GROUP_DEFAULTS: Mapping[str, tuple[str, ...]] = {
@@ -60,7 +60,7 @@ def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
 
 
 def _make_paths_absolute(config: DictConfig, start: Path) -> None:
-    for group in ("", "paths", "data", "model"):
+    for group in ("", "paths", "data", "model", "task"):
         node = raw_child(config, group) if group else config
         for name in map(str, node) if isinstance(node, DictConfig) else ():
             value = raw_child(node, name)

@@ -18,7 +18,9 @@ from project.datamodules.storage.preprocessing import check_classes, per_channel
 from project.errors import DataError, InputError, one_line
 from project.inference import run_config
 from project.modules.classifier import ImageClassifier
+from project.modules.distillation import Teacher
 from project.runs import checkpoints
+from project.runs.comparison import find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime.process import silence_libraries
 from project.runtime.text import printable
@@ -168,3 +170,26 @@ def build_untrained(config: dict[str, Any]) -> ImageClassifier:
     module = build_task({**config, "model": network, "task": task})
     assert isinstance(module, ImageClassifier)
     return module.double() if config["trainer"].get("precision") == "64-true" else module
+
+
+def load_teacher(folder: str, config: dict[str, Any]) -> Teacher:
+    """Load the teacher of a distillation, for images and classes of the student's configuration.
+
+    Args:
+        folder: run folder, or sweep folder (its best run).
+        config: the student's, resolved to plain values.
+
+    Raises:
+        InputError: the folder is no run folder, or its network takes other images or has other classes.
+    """
+    run = find_trained(folder, key="task.teacher")
+    with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher
+        trained = load_run(run)
+    for key in ("input_shape", "num_classes"):
+        own, wanted = trained.config["data"][key], config["data"][key]
+        if own != wanted:
+            raise InputError(
+                f"task.teacher={folder}: was trained with data.{key}={own} (expected {wanted}); choose "
+                f"another teacher, or set data.{key}={own}"
+            )
+    return Teacher(trained.module, trained.mean, trained.std, trained.class_names)

@@ -29,9 +29,9 @@ from project.runtime.lightning_private import trainer_of
 class SupervisedModule(L.LightningModule):
     """Network trained by a mean loss over batches of inputs and targets.
 
-    Subclasses may override `unpack`, `compute` and `require_outputs`. Logs `train/…` and `train/lr` every
-    `trainer.log_every_n_steps` steps and at the end of each epoch. Logs `val/…` and `test/…` once per
-    evaluation, and `val/best_…` for the best checkpoint.
+    Subclasses may override `unpack`, `compute`, `compute_loss` and `require_outputs`. Logs `train/…` and
+    `train/lr` every `trainer.log_every_n_steps` steps and at the end of each epoch. Logs `val/…` and `test/…`
+    once per evaluation, and `val/best_…` for the best checkpoint.
 
     Args:
         network: maps inputs (B, …) to outputs.
@@ -85,7 +85,8 @@ class SupervisedModule(L.LightningModule):
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
         self._mean_gradient: MeanGradient | None = None
-        self._is_checked = False
+        # The checks of the first batch do the work of `compute`, and would miss that of a subclass.
+        self._is_checked = type(self).compute is not SupervisedModule.compute
         self._group_options: list[dict[str, Any]] = []
         self._restored: dict[str, Any] = {}
         self._restored_schedules: list[dict[str, Any]] | None = None
@@ -114,7 +115,12 @@ class SupervisedModule(L.LightningModule):
         """Return the mean loss of a batch, the outputs of the network, and the targets."""
         inputs, targets = self.unpack(batch)
         outputs = self.forward(inputs)
-        return self.loss(outputs, targets), outputs, targets
+        return self.compute_loss(inputs, outputs, targets), outputs, targets
+
+    def compute_loss(self, inputs: Tensor, outputs: Any, targets: Any) -> Tensor:
+        """Return the mean loss of a batch; subclasses may add terms, also such that need the inputs."""
+        loss: Tensor = self.loss(outputs, targets)
+        return loss
 
     def require_outputs(self, outputs: Any, targets: Any) -> None:
         """Raise an `InputError` if the outputs for the first batch do not fit its targets."""
@@ -168,7 +174,7 @@ class SupervisedModule(L.LightningModule):
             raise InputError(explain_forward_error(self.network, inputs, one_line(error))) from error
         self.require_outputs(outputs, targets)
         try:
-            loss: Tensor = self.loss(outputs, targets)
+            loss = self.compute_loss(inputs, outputs, targets)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
             if _is_unrelated(error):
                 raise

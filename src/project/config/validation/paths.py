@@ -22,6 +22,7 @@ from project.config.validation.command_request import CommandRequest, command_re
 from project.config.validation.declared_keys import declared_values
 from project.errors import InputError
 from project.runs.checkpoints import has_checksum
+from project.runs.comparison import LAST, find_trained
 from project.runtime.atomic_files import URL, reason_of
 from project.runtime.output_files import is_earlier_output, refuse_unwritable_output, try_write
 
@@ -34,6 +35,7 @@ FILE_PATTERNS = {
     ".txt": re.compile(rb"(FIT|VALIDATE|TEST|PREDICT) Profiler Report"),
 }
 """Patterns that files of earlier runs match (metrics, logs, profiles), by suffix."""
+DISTILLATION = "project.modules.distillation.DistilledClassifier"
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
@@ -57,6 +59,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
             return
     if "paths.run" in command.keys:
         yield "paths.run: follows paths.outputs and name; set those, or hydra.run.dir"
+    yield from _wrong_teacher(right)
     outputs = right.get("paths.outputs")
     problem = _not_a_folder(outputs)
     if isinstance(outputs, str) and not problem and not os.access(_nearest(outputs), os.W_OK | os.X_OK):
@@ -73,6 +76,20 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     find = _not_creatable if "paths.image_cache" in command.keys else _not_a_folder
     if problem := find(image_cache):
         yield f"paths.image_cache={image_cache}: {problem}; set paths.image_cache to a folder, or null"
+
+
+def _wrong_teacher(right: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line if the teacher of a distillation is no run folder."""
+    teacher = right.get("task.teacher")
+    if right.get("task._target_") != DISTILLATION or not isinstance(teacher, str):
+        return
+    if teacher == LAST:
+        yield "task.teacher=last: changes with each run; give the folder of the teacher's run"
+        return
+    try:
+        find_trained(teacher, key="task.teacher")
+    except InputError as error:
+        yield str(error)
 
 
 def _not_a_folder(wanted: Any) -> str:
