@@ -15,7 +15,7 @@ from omegaconf import DictConfig
 from project.config.derived_values import complete
 from project.config.instantiate import ResolvedConfig
 from project.config.validation.network import try_task
-from project.datamodules.base import ImageDataModule
+from project.datamodules.base import SupervisedDataModule
 from project.modules.distillation import DistilledClassifier
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
@@ -65,7 +65,7 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         config = ResolvedConfig(cfg)
         L.seed_everything(cfg.seed, workers=True, verbose=False)
         datamodule: L.LightningDataModule = config.build("data")
-        if isinstance(datamodule, ImageDataModule):
+        if isinstance(datamodule, SupervisedDataModule):
             datamodule.allow_changed_images = context.resume_force
         module = config.build_task()
         if isinstance(module, DistilledClassifier):

@@ -20,6 +20,7 @@ log = logging.getLogger(__name__)
 
 MAX_CLASSES = 1000
 """Largest number of classes of a confusion matrix that is drawn."""
+MAX_CAPTION_LABELS = 3
 MAX_TILE = 128
 """Maximum width of an image on a contact sheet, pixels; limits the size of event files."""
 
@@ -61,7 +62,7 @@ class TestVisuals(Callback):
             return
         self._has_first_batch = True
         images, targets = batch
-        if images.shape[1] in (1, 3) and self.max_images:
+        if images.ndim == 4 and images.shape[1] in (1, 3) and self.max_images:
             kept = [part[: self.max_images].detach().to("cpu", copy=True) for part in (images, targets)]
             self._first_batch = kept[0], kept[1]
 
@@ -124,7 +125,8 @@ class TestVisuals(Callback):
     def _log_training_images(self, trainer: L.Trainer, images: Tensor, targets: Tensor) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         pixels = to_uint8(images.float(), data.mean, data.std)
-        captions = [_target_caption(target, data.class_names) for target in targets]
+        target_type = getattr(data, "target_type", "class")
+        captions = [_target_caption(target, data.class_names, target_type) for target in targets]
         title = "Augmented training images"
         self._log_image(trainer, "train/images", _sheet(pixels, captions, title))
 
@@ -239,10 +241,19 @@ def _sheet(pixels: Any, captions: Sequence[str], title: str) -> Any:
     return contact_sheet(pixels, captions, title=title, tile=MAX_TILE if is_large else None)
 
 
-def _target_caption(target: Tensor, class_names: Sequence[str]) -> str:
-    """Return the class of a training image, or its two largest class probabilities after mixup and cutmix."""
+def _target_caption(target: Tensor, class_names: Sequence[str], target_type: str = "class") -> str:
+    """Return the target of a training image.
+
+    Classification: the class, or its two largest probabilities after mixup and cutmix. Multi-label: the
+    labels that are present. Regression: the first values.
+    """
     if target.ndim == 0:
         return class_names[int(target)]
+    if target_type == "multilabel":
+        present = [name for name, value in zip(class_names, target.tolist(), strict=True) if value > 0.5]
+        return ", ".join(present[:MAX_CAPTION_LABELS]) + (", …" if present[MAX_CAPTION_LABELS:] else "")
+    if target_type == "real":
+        return ", ".join(f"{value:.3g}" for value in target.tolist()[:MAX_CAPTION_LABELS])
     shares, classes = target.float().topk(min(2, len(target)))
     pairs = zip(shares.tolist(), classes.tolist(), strict=True)
     return "\n".join(f"{class_names[index]} {share:.2f}" for share, index in pairs if share >= 0.005)

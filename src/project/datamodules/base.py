@@ -1,4 +1,4 @@
-"""Base class of data modules: splits, preprocessing, statistics, checks, loaders and exact resume."""
+"""Base classes of data modules: splits, preprocessing, statistics, checks, loaders and exact resume."""
 
 import logging
 from abc import abstractmethod
@@ -12,27 +12,28 @@ import torch
 from torch import Tensor
 
 from project.datamodules.loading.augmentation import Augmentation
-from project.datamodules.loading.batch_order import EvaluationOrder, Order, TrainingOrder
+from project.datamodules.loading.batch_order import BalancedOrder, EvaluationOrder, Order, TrainingOrder
 from project.datamodules.loading.loader import ImageLoader, Images, MemoryImages, join_errors
 from project.datamodules.splits import split_validation
 from project.datamodules.storage.image_cache import ImageCache
 from project.datamodules.storage.preprocessing import (
     PREPROCESSING_VERSION,
-    as_class_indices,
     as_pixels,
     channel_statistics,
-    check_classes,
     check_images,
     digest_splits,
     per_channel,
     preprocess,
 )
+from project.datamodules.targets import TargetType, as_targets, check_classes
 from project.errors import DataError, InputError
 from project.runtime.bounds import Range, check_arguments
 
 log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test"]
+MAX_IMBALANCE = 10
+"""Training inputs of the largest class per input of the smallest, above which a line reports it."""
 
 
 class Subset(NamedTuple):
@@ -47,38 +48,40 @@ class Subset(NamedTuple):
         return cls(images, torch.arange(len(images.labels)))
 
 
-class ImageDataModule(L.LightningDataModule):
-    """Base class of data modules for image classification.
+class SupervisedDataModule(L.LightningDataModule):
+    """Base class of data modules of inputs and targets: splits, loaders, exact resume.
 
-    A subclass implements `load_split`, and `prepare_data` if it downloads files. The test split is the
-    official one where it exists. Validation images are a stratified sample of the training images; the sample
-    depends on `split_seed` alone, so runs with different seeds validate on the same images.
+    A subclass implements `load_inputs`. By `target_type`, targets are class indices (N,) long, labels (N, K)
+    float of 0 and 1, or real values (N, D) float. Validation inputs are a sample of the training inputs,
+    stratified by class. The sample depends on `split_seed` alone, so runs with different seeds validate on
+    the same inputs.
 
     Args:
         name: name of the data set, as in `data=…`; used in messages.
-        input_shape: (C, H, W) of an image after preprocessing; the network is built for this shape.
-        num_classes: number of classes.
-        batch_size: images per training step, summed over all devices (default 64).
-        eval_batch_size: maximum number of images per evaluation batch and device (default 256).
-        val_size: number of validation images taken from the training images, or their fraction if below 1
-            (default 0.1). 0 trains on all images, without validation.
-        split_seed: seed of the split into training and validation images (default 0).
-        folds: number of stratified folds for cross-validation; replaces `val_size` (default null: no folds).
+        input_shape: shape of one input after preprocessing; the network is built for this shape.
+        num_classes: number of outputs of the network: classes, labels K, or values D.
+        batch_size: inputs per training step, summed over all devices (default 64).
+        eval_batch_size: maximum number of inputs per evaluation batch and device (default 256).
+        val_size: number of validation inputs taken from the training inputs, or their fraction if below 1
+            (default 0.1). 0 trains on all inputs, without validation.
+        split_seed: seed of the split into training and validation inputs (default 0).
+        folds: number of folds for cross-validation, stratified by class; replaces `val_size` (default null:
+            no folds).
         fold: index of the validation fold, 0 to `folds` - 1 (default 0).
-        mean: mean of each channel, or one value for all, on the scale [0, 1] (default null: computed from
-            the training images).
-        std: standard deviation of each channel, likewise.
-        resize: side or (H, W) to which images are scaled before training (default null: no scaling).
-        grayscale: convert colour images to gray before training (default false).
-        channels_last: store images and batches in channels-last memory format (default false).
-        image_cache: folder of decoded images that later runs reuse, see `ImageCache` (default null: none).
-        augment: augmentation of training batches (default null: none).
+        target_type: kind of targets (default null: `TARGET_TYPE` of the class).
+        sampler: `balanced` draws inputs with replacement, all classes equally often (see `BalancedOrder`);
+            null shuffles them (default null).
         seed: seed of the run; with the epoch, determines batch order and augmentation (default 0).
 
     Raises:
-        InputError: an argument is out of its range; in `setup`, the images do not fit `input_shape` or
-            `num_classes`.
+        InputError: an argument is out of its range; in `setup`, the inputs or targets do not fit
+            `input_shape`, `num_classes` or `target_type`.
     """
+
+    TARGET_TYPE: ClassVar[TargetType] = "class"
+    """Kind of targets: `class`, `multilabel` or `real`."""
+    INPUT_NDIM: ClassVar[int | None] = None
+    """Length of `input_shape`: 3 for images, 1 for vectors; None for any."""
 
     DATASET_FACTS: ClassVar[dict[str, Any] | None] = None
     """Literal facts that checks read from the source before a run, without importing torch: the number of
@@ -86,7 +89,6 @@ class ImageDataModule(L.LightningDataModule):
     hold the `download` folder or the `class_folders`. None: unknown.
     """
 
-    is_mapped = False  # True if `load_split` returns memory-mapped images
     allow_changed_images = False  # True lets a run resume with images that were added, removed or renamed
     batches_on_device = supports_batched_hooks = True  # loaders make batches on the device
 
@@ -95,62 +97,59 @@ class ImageDataModule(L.LightningDataModule):
         *,
         name: str,
         input_shape: Annotated[Sequence[int], Range(1)],
-        num_classes: Annotated[int, Range(2)],
+        num_classes: Annotated[int, Range(1)],
         batch_size: Annotated[int, Range(1)] = 64,
         eval_batch_size: Annotated[int, Range(1)] = 256,
         val_size: Annotated[float, Range(0, below=1)] | Annotated[int, Range(0)] = 0.1,
         split_seed: Annotated[int, Range(0, 2**63 - 1)] = 0,
         folds: Annotated[int, Range(2)] | None = None,
         fold: Annotated[int, Range(0)] = 0,
-        mean: Annotated[Sequence[float], Range(0, 1)] | None = None,
-        std: Annotated[Sequence[float], Range(above=0)] | None = None,
-        resize: int | Sequence[int] | None = None,
-        grayscale: bool | None = False,
-        channels_last: bool = False,
-        image_cache: str | None = None,
-        augment: Augmentation | None = None,
+        target_type: Literal["class", "multilabel", "real"] | None = None,
+        sampler: Literal["balanced"] | None = None,
         seed: int = 0,
     ) -> None:
         super().__init__()
-        check_arguments("data", ImageDataModule, locals())
-        if len(input_shape) != 3:
-            raise InputError(f"data.input_shape={list(input_shape)}: give [channels,height,width]")
+        check_arguments("data", SupervisedDataModule, locals())
         if folds is not None and fold >= folds:
             raise InputError(f"data.fold={fold}: must be 0 to {folds - 1}, with data.folds={folds}")
-        channels, height, width = input_shape
         self.name = name
-        self.input_shape = (channels, height, width)
+        self.input_shape = tuple(input_shape)
         self.num_classes = num_classes
+        self.target_type: TargetType = target_type or self.TARGET_TYPE
+        if self.target_type == "class" and num_classes < 2:
+            raise InputError(
+                f"data.num_classes={num_classes}: too few for classification (expected at least 2, got "
+                f"{num_classes}); set data.num_classes"
+            )
+        if sampler is not None and self.target_type != "class":
+            raise InputError(
+                f"data.sampler={sampler}: balances classes (expected one class per input, got "
+                f"{self.target_type} targets); set data.sampler=null"
+            )
         self.batch_size = batch_size
         self.eval_batch_size = eval_batch_size
         self.val_size = val_size
         self.split_seed = split_seed
         self.folds = folds
         self.fold = fold
-        self.mean = per_channel("mean", mean, channels)
-        self.std = per_channel("std", std, channels)
-        self.resize = resize
-        self.grayscale = grayscale
-        self.channels_last = channels_last
-        self.image_cache = ImageCache(Path(image_cache) if image_cache else None)
-        self.augment = augment
+        self.sampler = sampler
         self.seed = seed
-        self._given_mean, self._given_std = mean is not None, std is not None
+        self.mean: list[float] | None = None
+        self.std: list[float] | None = None
+        self._given_mean = self._given_std = False
         self._resume_at: tuple[int, int] | None = None
         self._subsets: dict[str, Subset] = {}
 
     @abstractmethod
-    def load_split(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
-        """Return the images of a split.
+    def load_inputs(self, split: Split) -> Images | None:
+        """Return the checked inputs and targets of a split.
 
-        Returns:
-            Images (N, C, H, W) uint8 and class indices (N,), or preprocessed `Images`. None for `val` if
-            validation images are to be taken from the training images.
+        Returns None for `val` if validation inputs are to be taken from the training inputs.
         """
 
-    def cache_key(self, split: Split) -> Mapping[str, Any] | None:
-        """Return all that the images of `load_split` depend on, in plain values; None disables the cache."""
-        return None
+    @abstractmethod
+    def _measure_inputs(self) -> None:
+        """Compute mean and std of the training inputs, unless they are configured."""
 
     @property
     def class_names(self) -> list[str]:
@@ -186,29 +185,14 @@ class ImageDataModule(L.LightningDataModule):
         """Return the number of images in a split; 0 if it is empty or not loaded."""
         return len(self._subsets[split].rows) if split in self._subsets else 0
 
-    def pixels(self, split: Split, positions: Tensor) -> Tensor:
-        """Return images (n, C, H, W) uint8 before normalization, on the CPU.
-
-        `positions` (n,) count the split's images in evaluation order on one device.
-        """
+    def targets(self, split: Split) -> Tensor:
+        """Return the targets of a loaded split in evaluation order, on the CPU: (N,) or (N, K)."""
         images, rows = self._subsets[split]
-        return images.sample(rows[positions])
+        return images.labels.cpu()[rows]
 
     def files(self, split: Split) -> list[str] | None:
         """Return the image file of each row of a split, in evaluation order; None if images have no files."""
         return None
-
-    def training_sample(self, size: int = 5000) -> Tensor:
-        """Return at most `size` normalized training images (n, C, H, W) float32, on the device.
-
-        The images are evenly spaced rows, the same on all ranks. Networks compute initial weights from this
-        sample.
-        """
-        assert self.mean is not None
-        assert self.std is not None
-        pixels = self._spaced_pixels(size).to(self._rank_and_device()[2])
-        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
-        return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
 
     def setup(self, stage: str) -> None:
         """Load the splits of a stage; `fit` loads the test split too, so its errors precede training."""
@@ -224,25 +208,28 @@ class ImageDataModule(L.LightningDataModule):
         if errors:
             raise join_errors(errors)
         if self.mean is None or self.std is None:
-            self._measure_channels()
+            self._measure_inputs()
         if stage == "fit":
             log.info("  images  %s", self.memory_summary)
+            self._report_imbalance()
 
     def train_dataloader(self) -> ImageLoader:
         subset = self._subsets["train"]
         rank, world_size, _ = self._rank_and_device()
-        order = TrainingOrder(
-            len(subset.rows),
-            self.batch_size,
-            seed=self.seed,
-            rank=rank,
-            world_size=world_size,
-            repeat_first=self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
-        )
+        options: dict[str, Any] = {
+            "seed": self.seed,
+            "rank": rank,
+            "world_size": world_size,
+            "repeat_first": self.trainer is not None and self.trainer.overfit_batches > 0,  # type: ignore[attr-defined]
+        }
+        if self.sampler == "balanced":
+            order: TrainingOrder = BalancedOrder(self.targets("train"), self.batch_size, **options)
+        else:
+            order = TrainingOrder(len(subset.rows), self.batch_size, **options)
         if self._resume_at is not None:
             order.resume_at(*self._resume_at)
             self._resume_at = None
-        return self._loader(subset, order, self.augment)
+        return self._loader(subset, order, augment=True)
 
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         return self.evaluation_loader("val") if "val" in self._subsets else []
@@ -255,7 +242,7 @@ class ImageDataModule(L.LightningDataModule):
         subset = self._subsets[split]
         rank, world_size, _ = self._rank_and_device()
         order = EvaluationOrder(len(subset.rows), self.eval_batch_size, rank=rank, world_size=world_size)
-        return self._loader(subset, order, None)
+        return self._loader(subset, order, augment=False)
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         return batch  # loaders make it on the device
@@ -301,26 +288,168 @@ class ImageDataModule(L.LightningDataModule):
 
     def _set_up(self, split: Split) -> None:
         """Load a split into `_subsets`; `train` also adds `val`."""
-        val = self._load("val") if split == "train" else None
+        val = self.load_inputs("val") if split == "train" else None
         if val is not None and self.folds is not None:
             raise InputError(
                 f"data.folds={self.folds}: data={self.name} has its own validation split; set "
                 "data.folds=null, or move them to the training images"
             )
-        if (images := self._load(split)) is None:
+        if (images := self.load_inputs(split)) is None:
             raise InputError(f"data: there are none of {self._title(split)}; {LOAD_SPLIT_REMEDY}")
         if split == "test":
             self._subsets["test"] = Subset.of(images)
         elif val is not None:
             self._subsets |= {"train": Subset.of(images), "val": Subset.of(val)}
         else:
-            parts = split_validation(images.labels, self.val_size, self.folds, self.fold, self.split_seed)
+            parts = split_validation(
+                self._strata(images), self.val_size, self.folds, self.fold, self.split_seed
+            )
             rows, val_rows = parts
             self._subsets["train"] = Subset(images, rows)
             if len(val_rows):
                 self._subsets["val"] = Subset(images, val_rows)
 
-    def _load(self, split: Split) -> Images | None:
+    def _strata(self, images: Images) -> Tensor:
+        """Return the classes (N,) by which splits are stratified; zeros for other targets than classes."""
+        is_class = self.target_type == "class"
+        return images.labels if is_class else torch.zeros(len(images.labels), dtype=torch.long)
+
+    def _report_imbalance(self) -> None:
+        """Log a line if the largest class has more than `MAX_IMBALANCE` times the inputs of the smallest."""
+        if self.target_type != "class":
+            return
+        counts = self.targets("train").bincount(minlength=self.num_classes)
+        largest, smallest = int(counts.argmax()), int(counts.argmin())
+        most, least = int(counts[largest]), int(counts[smallest])
+        is_handled = self.sampler == "balanced"
+        if most > MAX_IMBALANCE * least and not is_handled:
+            log.info(
+                "  classes  imbalanced: %s training images of %s, %s of %s; loss.class_weights=balanced or "
+                "data.sampler=balanced give all classes equal weight",
+                f"{most:,}",
+                self.class_names[largest],
+                f"{least:,}",
+                self.class_names[smallest],
+            )
+
+    def _title(self, split: Split) -> str:
+        return f"the {split} images of data={self.name}"
+
+    def _rank_and_device(self) -> tuple[int, int, torch.device]:
+        """Return rank, world size and device of this process; rank 0 of 1 on the CPU without a trainer."""
+        if self.trainer is None:
+            return 0, 1, torch.device("cpu")
+        strategy = self.trainer.strategy
+        return self.trainer.global_rank, self.trainer.world_size, strategy.root_device
+
+    def _loader(self, subset: Subset, order: Order, *, augment: bool) -> ImageLoader:
+        assert self.mean is not None
+        assert self.std is not None
+        rank, _, device = self._rank_and_device()
+        return ImageLoader(
+            subset.images,
+            subset.rows,
+            order,
+            mean=self.mean,
+            std=self.std,
+            device=device,
+            augmentation=self._augmentation if augment else None,
+            seed=self.seed,
+            rank=rank,
+        )
+
+    @property
+    def _augmentation(self) -> Augmentation | None:
+        return None
+
+
+class ImageDataModule(SupervisedDataModule):
+    """Base class of data modules of images.
+
+    A subclass implements `load_split`, and `prepare_data` if it downloads files. The test split is the
+    official one where it exists.
+
+    Args:
+        input_shape: (C, H, W) of an image after preprocessing; the network is built for this shape.
+        mean: mean of each channel, or one value for all, on the scale [0, 1] (default null: computed from
+            the training images).
+        std: standard deviation of each channel, likewise.
+        resize: side or (H, W) to which images are scaled before training (default null: no scaling).
+        grayscale: convert colour images to gray before training (default false).
+        channels_last: store images and batches in channels-last memory format (default false).
+        image_cache: folder of decoded images that later runs reuse, see `ImageCache` (default null: none).
+        augment: augmentation of training batches (default null: none).
+        base: arguments of `SupervisedDataModule`.
+
+    Raises:
+        InputError: an argument is out of its range; in `setup`, the images do not fit `input_shape` or
+            `num_classes`.
+    """
+
+    INPUT_NDIM: ClassVar[int | None] = 3
+    input_shape: tuple[int, int, int]
+    is_mapped = False  # True if `load_split` returns memory-mapped images
+
+    def __init__(
+        self,
+        *,
+        input_shape: Annotated[Sequence[int], Range(1)],
+        mean: Annotated[Sequence[float], Range(0, 1)] | None = None,
+        std: Annotated[Sequence[float], Range(above=0)] | None = None,
+        resize: int | Sequence[int] | None = None,
+        grayscale: bool | None = False,
+        channels_last: bool = False,
+        image_cache: str | None = None,
+        augment: Augmentation | None = None,
+        **base: Any,
+    ) -> None:
+        check_arguments("data", ImageDataModule, locals())
+        if len(input_shape) != 3:
+            raise InputError(f"data.input_shape={list(input_shape)}: give [channels,height,width]")
+        super().__init__(input_shape=input_shape, **base)
+        self.mean = per_channel("mean", mean, input_shape[0])
+        self.std = per_channel("std", std, input_shape[0])
+        self._given_mean, self._given_std = mean is not None, std is not None
+        self.resize = resize
+        self.grayscale = grayscale
+        self.channels_last = channels_last
+        self.image_cache = ImageCache(Path(image_cache) if image_cache else None)
+        self.augment = augment
+
+    @abstractmethod
+    def load_split(self, split: Split) -> Images | tuple[Tensor, Tensor] | None:
+        """Return the images of a split.
+
+        Returns:
+            Images (N, C, H, W) uint8 and class indices (N,), or preprocessed `Images`. None for `val` if
+            validation images are to be taken from the training images.
+        """
+
+    def cache_key(self, split: Split) -> Mapping[str, Any] | None:
+        """Return all that the images of `load_split` depend on, in plain values; None disables the cache."""
+        return None
+
+    def pixels(self, split: Split, positions: Tensor) -> Tensor:
+        """Return images (n, C, H, W) uint8 before normalization, on the CPU.
+
+        `positions` (n,) count the split's images in evaluation order on one device.
+        """
+        images, rows = self._subsets[split]
+        return images.sample(rows[positions])
+
+    def training_sample(self, size: int = 5000) -> Tensor:
+        """Return at most `size` normalized training images (n, C, H, W) float32, on the device.
+
+        The images are evenly spaced rows, the same on all ranks. Networks compute initial weights from this
+        sample.
+        """
+        assert self.mean is not None
+        assert self.std is not None
+        pixels = self._spaced_pixels(size).to(self._rank_and_device()[2])
+        mean, std = (torch.tensor(values, device=pixels.device) for values in (self.mean, self.std))
+        return (pixels / 255 - mean.view(-1, 1, 1)) / std.view(-1, 1, 1)
+
+    def load_inputs(self, split: Split) -> Images | None:
         """Load, preprocess and check a split; use the image cache if the split has a key."""
         title = self._title(split)
         images: Images
@@ -339,7 +468,7 @@ class ImageDataModule(L.LightningDataModule):
             pixels, labels = self._preprocess(loaded, title)
             is_mapped = self.is_mapped and pixels is loaded[0]
             images = MemoryImages(pixels, labels, channels_last=self.channels_last, is_mapped=is_mapped)
-        check_images(images, self.input_shape, self.num_classes, title)
+        check_images(images, self.input_shape, self.num_classes, title, self.target_type)
         return images
 
     def _preprocess(self, loaded: Any, title: str) -> tuple[Tensor, Tensor]:
@@ -347,14 +476,11 @@ class ImageDataModule(L.LightningDataModule):
         if not isinstance(loaded, tuple) or len(loaded) != 2:
             raise InputError(f"data: {title} have no labels; {LOAD_SPLIT_REMEDY}")
         pixels = as_pixels(loaded[0], title)
-        labels = as_class_indices(loaded[1], len(pixels), title)
+        labels = as_targets(loaded[1], len(pixels), title, self.target_type)
         side = self.input_shape[1:] if self.resize is not None else None
         return preprocess(pixels, gray=bool(self.grayscale), side=side), labels
 
-    def _title(self, split: Split) -> str:
-        return f"the {split} images of data={self.name}"
-
-    def _measure_channels(self, sample: int = 10_000) -> None:
+    def _measure_inputs(self, sample: int = 10_000) -> None:
         """Compute mean and std from at most `sample` training images, unless they are configured."""
         if "train" not in self._subsets:
             self._set_up("train")
@@ -368,28 +494,9 @@ class ImageDataModule(L.LightningDataModule):
         images, rows = self._subsets["train"]
         return images.sample(rows[torch.linspace(0, len(rows) - 1, min(size, len(rows))).long()])
 
-    def _rank_and_device(self) -> tuple[int, int, torch.device]:
-        """Return rank, world size and device of this process; rank 0 of 1 on the CPU without a trainer."""
-        if self.trainer is None:
-            return 0, 1, torch.device("cpu")
-        strategy = self.trainer.strategy
-        return self.trainer.global_rank, self.trainer.world_size, strategy.root_device
-
-    def _loader(self, subset: Subset, order: Order, augmentation: Augmentation | None) -> ImageLoader:
-        assert self.mean is not None
-        assert self.std is not None
-        rank, _, device = self._rank_and_device()
-        return ImageLoader(
-            subset.images,
-            subset.rows,
-            order,
-            mean=self.mean,
-            std=self.std,
-            device=device,
-            augmentation=augmentation,
-            seed=self.seed,
-            rank=rank,
-        )
+    @property
+    def _augmentation(self) -> Augmentation | None:
+        return self.augment
 
 
 LOAD_SPLIT_REMEDY = "have load_split return images and labels"

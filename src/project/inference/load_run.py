@@ -14,7 +14,8 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.instantiate import build, build_task
 from project.datamodules.base import ImageDataModule
-from project.datamodules.storage.preprocessing import check_classes, per_channel
+from project.datamodules.storage.preprocessing import per_channel
+from project.datamodules.targets import check_classes
 from project.errors import DataError, InputError, one_line
 from project.inference import run_config
 from project.modules.classifier import ImageClassifier

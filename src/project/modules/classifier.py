@@ -39,6 +39,7 @@ class ImageClassifier(SupervisedModule):
     """
 
     METRICS: ClassVar[dict[str, str]] = {"acc": "max", "loss": "min"}
+    TARGET_TYPE: ClassVar[str] = "class"
 
     supports_batched_hooks = True
 

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric, MetricCollection
 
 from project.errors import InputError, one_line
 from project.modules.batch_checks import (
@@ -16,7 +17,7 @@ from project.modules.batch_checks import (
     require_scalar_loss,
 )
 from project.modules.gradients import MeanGradient, mean_gradient
-from project.modules.losses import total_weight_of
+from project.modules.losses import FitsToTargets, total_weight_of
 from project.modules.metrics import LossAndAccuracy, log_metrics
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
@@ -29,9 +30,9 @@ from project.runtime.lightning_private import trainer_of
 class SupervisedModule(L.LightningModule):
     """Network trained by a mean loss over batches of inputs and targets.
 
-    Subclasses may override `unpack`, `compute`, `compute_loss` and `require_outputs`. Logs `train/…` and
-    `train/lr` every `trainer.log_every_n_steps` steps and at the end of each epoch. Logs `val/…` and `test/…`
-    once per evaluation, and `val/best_…` for the best checkpoint.
+    Subclasses may override `unpack`, `compute`, `compute_loss`, `require_outputs`, `build_metrics` and
+    `metric_inputs`. Logs `train/…` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of
+    each epoch. Logs `val/…` and `test/…` once per evaluation, and `val/best_…` for the best checkpoint.
 
     Args:
         network: maps inputs (B, …) to outputs.
@@ -81,6 +82,7 @@ class SupervisedModule(L.LightningModule):
         has_accuracy = "acc" in self.METRICS
         self.train_metrics = LossAndAccuracy(self.total_weight, has_accuracy=has_accuracy)
         self.eval_metrics = LossAndAccuracy(self.total_weight, has_accuracy=has_accuracy)
+        self.split_metrics = nn.ModuleDict()  # `MetricCollection` by split, filled by `setup`
         self.interval_metrics: dict[str, float] = {}  # means of the last logging interval
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
@@ -91,7 +93,20 @@ class SupervisedModule(L.LightningModule):
         self._restored: dict[str, Any] = {}
         self._restored_schedules: list[dict[str, Any]] | None = None
 
+    def build_metrics(self) -> dict[str, Metric]:
+        """Return torchmetrics of outputs and targets by name, for the validation and the test split."""
+        return {}
+
     def setup(self, stage: str) -> None:
+        if not self.split_metrics:
+            metrics = {split: self.build_metrics() for split in ("val", "test")}
+            self.split_metrics.update(
+                {split: MetricCollection(dict(named)) for split, named in metrics.items() if named}
+            )
+        if stage == "fit":
+            for part in (self, self.loss):
+                if isinstance(part, FitsToTargets):
+                    part.fit_targets(_training_targets(self.trainer).to(self.device))
         if self.compile_network:  # not in the constructor: the device is unknown there
             self.compile_network = False
             self._uses_cuda_graphs = self.trainer.strategy.root_device.type == "cuda"
@@ -220,16 +235,29 @@ class SupervisedModule(L.LightningModule):
     def _log_epoch_means(self) -> None:
         sums = self._epoch_sums
         counts = {"loss": sums["weight"] or 1, "acc": sums["images"] or 1}
-        log_metrics(self, {}, {f"train/{name}": sums[name] / counts[name] for name in self.METRICS})
+        log_metrics(
+            self, {}, {f"train/{name}": sums[name] / counts[name] for name in self.METRICS if name in sums}
+        )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self.eval_metrics.append(*self.compute(batch))
+        loss, outputs, targets = self.compute(batch)
+        self.eval_metrics.append(loss, outputs, targets)
+        self._update_metrics("val", outputs, targets)
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         """Update the metrics with one batch, and return the outputs of the network for callbacks."""
         loss, outputs, targets = self.compute(batch)
         self.eval_metrics.append(loss, outputs, targets)
+        self._update_metrics("test", outputs, targets)
         return outputs
+
+    def prepare_metrics(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Return the arguments of the torchmetrics for outputs and targets."""
+        return outputs, targets
+
+    def _update_metrics(self, split: str, outputs: Any, targets: Any) -> None:
+        if split in self.split_metrics:
+            self.split_metrics[split].update(*self.prepare_metrics(outputs, targets))  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -240,6 +268,10 @@ class SupervisedModule(L.LightningModule):
     def _log_evaluation(self, split: str) -> None:
         means = self.eval_metrics.read()
         images, _ = means.pop("images"), means.pop("weight")
+        if split in self.split_metrics:
+            metrics: Any = self.split_metrics[split]
+            means |= {name: float(value) for name, value in metrics.compute().items()}
+            metrics.reset()
         # The final validation of the best weights is not a point of the curve val/….
         prefix = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
         results = {f"{split}/{name}": value for name, value in means.items()} | {f"{split}/images": images}
@@ -336,6 +368,22 @@ def initialize_from_images(network: nn.Module, trainer: L.Trainer) -> None:
             "ImageDataModule, or a data module with a method training_sample()"
         )
     network.initialize(sample())
+
+
+def _training_targets(trainer: L.Trainer) -> Tensor:
+    """Return the targets of the training split.
+
+    Raises:
+        InputError: the data module has no method `targets`.
+    """
+    targets = getattr(trainer.datamodule, "targets", None)  # type: ignore[attr-defined]
+    if targets is None:
+        raise InputError(
+            "data: the training targets are unknown before training (expected a SupervisedDataModule, or a "
+            "data module with a method targets(split)); give the values that follow from them"
+        )
+    found: Tensor = targets("train")
+    return found
 
 
 def _call_factory(key: str, factory: Callable[..., Any], *arguments: Any) -> Any:

@@ -24,7 +24,7 @@ from project.callbacks.run_record import RunRecord
 from project.callbacks.run_status import RunStatus
 from project.config.cli import exit_on_errors
 from project.config.instantiate import ResolvedConfig
-from project.datamodules.base import ImageDataModule
+from project.datamodules.base import SupervisedDataModule
 from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError
 from project.runs import checkpoints, config_diff
@@ -173,7 +173,7 @@ def fit_and_evaluate(
 
 def has_validation(datamodule: L.LightningDataModule) -> bool:
     """Return True if a data module has a validation split."""
-    if isinstance(datamodule, ImageDataModule):
+    if isinstance(datamodule, SupervisedDataModule):
         is_set_up = datamodule.count("train") > 0
         return datamodule.count("val") > 0 if is_set_up else datamodule.has_validation
     return is_overridden("val_dataloader", datamodule)

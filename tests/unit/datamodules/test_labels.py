@@ -86,14 +86,23 @@ def test_booleans_are_two_classes() -> None:
             r"data: labels of the train images of data=own are not class indices \(expected integers of "
             r"shape \[60\], got float32 of shape \[60\]\); return labels\.long\(\) if",
         ),
-        (torch.rand(60), r"got float32 of shape \[60\]\); .* real values are not supported"),
-        (torch.rand(60, 1), r"got float32 of shape \[60, 1\]\); .* real values are not supported"),
+        (torch.rand(60), r"got float32 of shape \[60\]\); .* for real values set TARGET_TYPE"),
+        (torch.rand(60, 1), r"got float32 of shape \[60, 1\]\); .* for real values set TARGET_TYPE"),
         (torch.full((60,), torch.nan), r"got float32 of shape \[60\]"),
         (ONE_HOT, r"got int64 of shape \[60, 3\]\); return labels\.argmax\(1\)"),
         (ONE_HOT.float(), r"got float32 of shape \[60, 3\]\); return labels\.argmax\(1\)"),
-        (torch.ones(60, 3), r"got float32 of shape \[60, 3\]\); multi-label targets are not"),
-        (torch.ones(60, 3) > 0, r"got bool of shape \[60, 3\]\); multi-label targets are not"),
-        (torch.rand(60, 3), r"got float32 of shape \[60, 3\]\); multi-label targets are not"),
+        (
+            torch.ones(60, 3),
+            r"got float32 of shape \[60, 3\]\); for several labels per image set TARGET",
+        ),
+        (
+            torch.ones(60, 3) > 0,
+            r"got bool of shape \[60, 3\]\); for several labels per image set TARGET",
+        ),
+        (
+            torch.rand(60, 3),
+            r"got float32 of shape \[60, 3\]\); for several labels per image set TARGET",
+        ),
         (CLASSES[:59], r"got int64 of shape \[59\]\); return one label for each image"),
         (torch.tensor(1), r"got int64 of shape \[\]\); return one label for each image"),
         (

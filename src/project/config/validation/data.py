@@ -151,6 +151,8 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     yield from _wrong_statistics(right)
     yield from _contradictions(right)
     yield from _wrong_weights(right)
+    yield from _wrong_targets(right, command)
+    yield from _wrong_vectors(right, command)
     if facts is not None:
         classes = right.get("data.num_classes")
         if facts.classes is not None and isinstance(classes, int) and classes != facts.classes:
@@ -181,7 +183,8 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
     if not isinstance(shape, list):
         return
     if len(shape) != 3:
-        yield f"data.input_shape={shape}: expected [channels,height,width]"
+        if _fact(right, "INPUT_NDIM") == 3:
+            yield f"data.input_shape={shape}: expected [channels,height,width]"
         return
     given = {key: values for key in ("data.mean", "data.std") if isinstance(values := right.get(key), list)}
     wrong = [
@@ -192,6 +195,51 @@ def _wrong_statistics(right: Mapping[str, Any]) -> Iterator[str]:
         yield (
             f"{wrong[0]} values for {shape[0]} channels{too}; give one per channel, one for all, or null to "
             "compute them"
+        )
+
+
+def _fact(right: Mapping[str, Any], name: str) -> Any:
+    """Return a plain value that the class of the data module declares; None without one."""
+    target = right.get("data._target_")
+    return constant_of(target, name) if isinstance(target, str) else None
+
+
+TARGETS = {
+    "class": "one class per input",
+    "multilabel": "several labels per input",
+    "real": "real values",
+}
+"""Kinds of targets in messages, by `TARGET_TYPE` of tasks and data modules."""
+TASKS = {"class": "classification", "multilabel": "multilabel", "real": "regression"}
+"""Option of the group `task` for each kind of targets."""
+
+
+def _wrong_targets(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line if the task needs targets of another kind than those of the data set."""
+    task = right.get("task._target_")
+    wanted = constant_of(task, "TARGET_TYPE") if isinstance(task, str) else None
+    given = right.get("data.target_type") or _fact(right, "TARGET_TYPE")
+    if wanted in TARGETS and given in TARGETS and wanted != given:
+        yield (
+            f"data={command.data}: does not fit the task (expected {TARGETS[wanted]}, got {TARGETS[given]}); "
+            f"set task={TASKS[given]}, or choose another data set"
+        )
+    if right.get("data.sampler") == "balanced" and given in ("multilabel", "real"):
+        yield (
+            f"data.sampler=balanced: balances classes (expected one class per input, got {TARGETS[given]}); "
+            "set data.sampler=null"
+        )
+
+
+def _wrong_vectors(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
+    """Yield a line if a network for images gets vectors."""
+    shape, model = right.get("data.input_shape"), right.get("model._target_")
+    if not isinstance(shape, list) or len(shape) != 1 or not isinstance(model, str):
+        return
+    if model.startswith("project.") and not constant_of(model, "TAKES_VECTORS"):
+        yield (
+            f"model._target_={model}: needs images (expected [channels,height,width], got vectors of "
+            f"{shape[0]} features from data={command.data}); set model=mlp"
         )
 
 

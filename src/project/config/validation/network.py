@@ -15,11 +15,16 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from project.config.instantiate import build
+from project.config.source_index import constant_of
 from project.config.validation.data import training_length
 from project.config.validation.declared_keys import flat
 from project.errors import InputError, one_line
-from project.modules.batch_checks import explain_forward_error, require_logits
-from project.modules.classifier import ImageClassifier
+from project.modules.batch_checks import (
+    explain_forward_error,
+    require_label_logits,
+    require_logits,
+    require_values,
+)
 from project.modules.optim.training_length import TrainingLength
 from project.modules.supervised import SupervisedModule
 from project.runtime.yaml_files import to_yaml
@@ -28,27 +33,25 @@ REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
 """Exceptions that layers raise for images of the wrong shape."""
 NUM_IMAGES = 2
 """Size of the trial batch; with one image some networks squeeze the batch dimension."""
-CLASSIFIER = f"{ImageClassifier.__module__}.{ImageClassifier.__name__}"
-"""The task whose networks map images to logits."""
 ONLY_WEIGHTS = ("weights", "freeze")
 """Arguments of networks that load files or change no shapes."""
 
 
 def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
-    """Run a batch of blank images through the network of a module, and build its optimizer and schedule.
+    """Run a batch of blank inputs through the network of a module, and build its optimizer and schedule.
 
     Args:
         module: untrained module; its weights and the random state do not change.
         config: resolved configuration of the run, plain values.
 
     Raises:
-        InputError: the network rejects images of `data.input_shape` or does not return logits of
-            `data.num_classes`, or the optimizer or schedule rejects its options.
+        InputError: the network rejects inputs of `data.input_shape` or does not return
+            `data.num_classes` outputs per input, or the optimizer or schedule rejects its options.
     """
     if not isinstance(module, SupervisedModule):
         return  # the inputs of other modules are unknown
-    if isinstance(module, ImageClassifier):
-        _try_images(module.network, config["data"])
+    if (target_type := getattr(module, "TARGET_TYPE", None)) is not None:
+        _try_inputs(module.network, config["data"], target_type)
     known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf
@@ -64,21 +67,22 @@ def refuse_wrong_network(config: DictConfig) -> None:
     Raises:
         InputError: the network does not match the data.
     """
-    if config.task._target_ != CLASSIFIER or "model" not in config:
+    target_type = constant_of(config.task._target_, "TARGET_TYPE")
+    if target_type is None or "model" not in config:
         return
     plain: Any = OmegaConf.to_container(config.model, resolve=True)
     model = {key: value for key, value in plain.items() if key not in ONLY_WEIGHTS}
     facts = {key: OmegaConf.select(config, f"data.{key}") for key in ("input_shape", "num_classes")}
-    if refusal := _refusal(to_yaml(OmegaConf.create({"model": model, "data": facts}))):
+    if refusal := _refusal(to_yaml(OmegaConf.create({"model": model, "data": facts})), target_type):
         raise InputError(refusal)
 
 
 @lru_cache(maxsize=64)  # most jobs of a sweep share a network
-def _refusal(text: str) -> str:
+def _refusal(text: str, target_type: str) -> str:
     plain: Any = OmegaConf.to_container(OmegaConf.create(text))
     try:
         with torch.device("meta"):
-            _try_images(build(plain, "model"), plain["data"])
+            _try_inputs(build(plain, "model"), plain["data"], target_type)
     except InputError as error:
         return str(error)
     except Exception:  # an operation is missing on the meta device; the job itself reports real errors
@@ -86,9 +90,9 @@ def _refusal(text: str) -> str:
     return ""
 
 
-def _try_images(network: nn.Module, data: Mapping[str, Any]) -> None:
-    shape, classes = data.get("input_shape"), data.get("num_classes")
-    if not isinstance(shape, list | tuple) or len(shape) != 3:
+def _try_inputs(network: nn.Module, data: Mapping[str, Any], target_type: str) -> None:
+    shape, outputs = data.get("input_shape"), data.get("num_classes")
+    if not isinstance(shape, list | tuple):
         return
     images = torch.zeros(NUM_IMAGES, *shape)
     training = network.training
@@ -104,9 +108,14 @@ def _try_images(network: nn.Module, data: Mapping[str, Any]) -> None:
         raise InputError(explain_forward_error(network.eval(), images, one_line(error))) from error
     finally:
         network.train(training)
-    targets = torch.zeros(NUM_IMAGES, dtype=torch.long)
-    if isinstance(logits, Tensor):
-        require_logits(logits, targets, classes if isinstance(classes, int) else None)
+    if not isinstance(logits, Tensor):
+        return
+    if target_type == "class":
+        targets = torch.zeros(NUM_IMAGES, dtype=torch.long)
+        require_logits(logits, targets, outputs if isinstance(outputs, int) else None)
+    elif isinstance(outputs, int):
+        require = require_label_logits if target_type == "multilabel" else require_values
+        require(logits, torch.zeros(NUM_IMAGES, outputs), outputs)
 
 
 def _needs_another_device(error: Exception) -> bool:

@@ -63,7 +63,7 @@ class Augmentation:
 
     def __init__(
         self,
-        num_classes: Annotated[int, Range(2)],
+        num_classes: Annotated[int, Range(1)],
         policy: Literal["none", "randaugment", "trivialaugment", "augmix"] = "none",
         policy_num_ops: Annotated[int, Range(1)] = 2,
         policy_magnitude: Annotated[int, Range(0, 30)] = 9,
@@ -135,12 +135,12 @@ class Augmentation:
 
         Args:
             images: (B, C, H, W), normalized.
-            labels: (B,) long.
+            labels: class indices (B,) long, or targets (B, K) float.
             generator: on the images' device.
             flipped: (B,) bool mask of images to flip, from `epoch_flips` (default None: drawn here).
 
         Returns:
-            Images (B, C, H, W), and targets: labels (B,), or probabilities (B, K) with mixup or cutmix.
+            Images (B, C, H, W), and targets: `labels`, or mixed targets (B, K) with mixup or cutmix.
         """
         if self.random_crop_padding:
             images = random_crop(images, self.random_crop_padding, generator, self.crop_mode)
@@ -157,7 +157,8 @@ class Augmentation:
         return images, labels
 
     def _mix(self, images: Tensor, labels: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
-        targets = F.one_hot(labels, self.num_classes).to(images.dtype)  # B, K
+        targets = F.one_hot(labels, self.num_classes) if labels.ndim == 1 else labels
+        targets = targets.to(images.dtype)  # B, K
         # torch cannot draw Beta variates from a generator.
         numpy_draws = np.random.default_rng(generator.initial_seed())
         use_cutmix = bool(self.cutmix) and (not self.mixup or numpy_draws.random() < 0.5)

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -96,12 +97,43 @@ class TrainingOrder(Order):
 
     def indices(self, epoch: int, start: int = 0) -> tuple[Tensor, list[int]]:
         """Return the same as `draw` for any epoch, from batch `start` on, without changing the state."""
-        order = torch.randperm(self.total, generator=generator(self.seed, epoch))[: self.size]
+        order = self._epoch_order(generator(self.seed, epoch))[: self.size]
         # Batch sizes are multiples of `world_size`: a stride over the epoch is a stride over each batch.
         indices = order[start * self.batch_size :][self.rank :: self.world_size]
         batch = self.batch_size // self.world_size
         full, rest = divmod(len(indices), batch)
         return indices, [batch] * full + [rest] * (rest > 0)
+
+    def _epoch_order(self, draws: torch.Generator) -> Tensor:
+        """Return the indices (N,) of all ranks in an epoch."""
+        return torch.randperm(self.total, generator=draws)
+
+
+class BalancedOrder(TrainingOrder):
+    """Batches drawn with replacement: each draw takes a random class, then a random input of that class.
+
+    The probability of input i of class y is 1 / (K n_y), as with `torch.utils.data.WeightedRandomSampler` and
+    weights 1 / n_y. An epoch has as many draws as there are inputs; each rank takes other draws.
+
+    Args:
+        labels: class indices (N,) of the training inputs.
+        batch_size: see `TrainingOrder`.
+        options: see `TrainingOrder`.
+    """
+
+    def __init__(self, labels: Tensor, batch_size: int, **options: Any) -> None:
+        super().__init__(len(labels), batch_size, **options)
+        self._by_class = labels.argsort(stable=True)  # N, indices sorted by class
+        counts = labels.bincount()
+        self._counts = counts[counts > 0]  # of classes with inputs
+        self._firsts = self._counts.cumsum(0) - self._counts  # of each class in `_by_class`
+
+    def _epoch_order(self, draws: torch.Generator) -> Tensor:
+        classes = torch.randint(len(self._counts), (self.total,), generator=draws)
+        shares = torch.rand(self.total, generator=draws, dtype=torch.float64)
+        counts = self._counts[classes]
+        places = (shares * counts).long().clamp(max=counts - 1)
+        return self._by_class[self._firsts[classes] + places]
 
 
 class EvaluationOrder(Order):

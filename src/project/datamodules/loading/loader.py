@@ -1,4 +1,4 @@
-"""Labelled images in memory or in files, and a loader that makes normalized batches on the device."""
+"""Images or vectors with targets in memory or in files, and a loader of normalized batches on the device."""
 
 import math
 from abc import ABC, abstractmethod
@@ -24,23 +24,23 @@ class BatchGroup(NamedTuple):
     """Consecutive batches, concatenated: one indexing operation fetches all of them."""
 
     rows: Tensor  # B1 + B2 + …, C * H * W; uint8, in the memory order of the images
-    labels: Tensor  # B1 + B2 + …
+    labels: Tensor  # B1 + B2 + …, or B1 + B2 + …, K
     sizes: list[int]  # B1, B2, …
 
 
 class Images(ABC):
-    """Labelled images with random access.
+    """Images, or vectors of features, with targets and random access.
 
     Args:
-        labels: (N,) long.
-        shape: (C, H, W).
+        labels: class indices (N,) long, or targets (N, K) float.
+        shape: (C, H, W) of an image, (F,) of a vector.
         channels_last: store pixels in H, W, C order.
     """
 
     nbytes = 0  # memory of all images; 0 if they are streamed
     is_mapped = False  # True for a memory-mapped file, whose memory all processes share
 
-    def __init__(self, labels: Tensor, shape: tuple[int, int, int], *, channels_last: bool) -> None:
+    def __init__(self, labels: Tensor, shape: tuple[int, ...], *, channels_last: bool) -> None:
         self.labels = labels
         self.shape = shape
         self.channels_last = channels_last and shape[0] > 1  # both orders are the same for one channel
@@ -62,10 +62,17 @@ class Images(ABC):
 
     def from_rows(self, rows: Tensor) -> Tensor:
         """View rows (B, C * H * W) as images (B, C, H, W)."""
-        channels, height, width = self.shape
         if self.channels_last:
+            channels, height, width = self.shape
             return rows.view(-1, height, width, channels).permute(0, 3, 1, 2)
-        return rows.view(-1, channels, height, width)
+        return rows.view(-1, *self.shape)
+
+    def normalization(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        """Return shift and scale (C * H * W,) that normalize rows: `(rows - shift) * scale`."""
+        shift, scale = normalization(mean, std, device)
+        return tuple(self.to_rows(values.expand(1, *self.shape))[0] for values in (shift, scale))  # type: ignore[return-value]
 
 
 class MemoryImages(Images):
@@ -88,9 +95,7 @@ class MemoryImages(Images):
     def __init__(
         self, images: Tensor, labels: Tensor, *, channels_last: bool = False, is_mapped: bool = False
     ) -> None:
-        assert images.dtype == torch.uint8
-        _, channels, height, width = images.shape
-        super().__init__(labels, (channels, height, width), channels_last=channels_last)
+        super().__init__(labels, tuple(images.shape[1:]), channels_last=channels_last)
         self._rows = self.to_rows(images)  # N, C * H * W
         self.nbytes = self._rows.nbytes
         self.is_mapped = is_mapped and self._rows.data_ptr() == images.data_ptr()
@@ -119,7 +124,7 @@ class MemoryImages(Images):
         )
 
     def _batches_per_group(self, sizes: list[int], device: torch.device) -> int:
-        image_bytes = 4 * self._rows.shape[1]
+        image_bytes = 4 * self._rows.shape[1]  # as float
         if any(size * image_bytes % self.ALIGNMENT for size in set(sizes[:-1])):
             return 1
         most = self.DEVICE_BYTES if device.type == "cuda" else self.CACHED_BYTES
@@ -133,7 +138,7 @@ class MemoryImages(Images):
         return (rows.to(device, non_blocking=True) for rows in prefetch(self._pinned, groups))
 
     def _pinned(self, group: Tensor) -> Tensor:
-        rows = torch.empty((len(group), self._rows.shape[1]), dtype=torch.uint8, pin_memory=True)
+        rows = torch.empty((len(group), self._rows.shape[1]), dtype=self._rows.dtype, pin_memory=True)
         return torch.index_select(self._rows, 0, group, out=rows)
 
     def _move_to(self, device: torch.device) -> None:
@@ -143,6 +148,15 @@ class MemoryImages(Images):
         if self._rows.nbytes <= free * self.DEVICE_FRACTION:
             self._rows = self._rows.to(device)
             self.labels = self.labels.to(device)
+
+
+class MemoryVectors(MemoryImages):
+    """Vectors of features (N, F) float32 in one tensor, each feature standardized by its own mean and std."""
+
+    def normalization(
+        self, mean: Sequence[float], std: Sequence[float], device: torch.device
+    ) -> tuple[Tensor, Tensor]:
+        return torch.tensor(mean, device=device), 1 / torch.tensor(std, device=device)
 
 
 Batch = tuple[Tensor, Tensor] | InputError
@@ -322,9 +336,7 @@ class ImageLoader:
         self.rank = rank
         self._groups = images.groups(order, rows, device)
         # Flat rows in the memory order of the images: broadcasting one vector of pixels is fastest.
-        shift, scale = normalization(mean, std, device)
-        self._shift = images.to_rows(shift.expand(1, *images.shape))[0]  # C * H * W
-        self._scale = images.to_rows(scale.expand(1, *images.shape))[0]
+        self._shift, self._scale = images.normalization(mean, std, device)  # C * H * W
 
     def __len__(self) -> int:
         return len(self.order)

@@ -1,8 +1,8 @@
-"""Multi-layer perceptron on flattened images."""
+"""Multi-layer perceptron on vectors or flattened images."""
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from torch import Tensor, nn
 
@@ -23,7 +23,7 @@ class MLP(nn.Module):
     """Fully connected layers, each followed by an activation and dropout.
 
     Args:
-        input_shape: (C, H, W) of one image.
+        input_shape: (C, H, W) of one image, or (F,) of one vector.
         num_classes: number of logits.
         widths: width of each hidden layer; an empty list gives a linear classifier.
         activation: a key of `ACTIVATIONS`; `identity` makes the network linear.
@@ -32,6 +32,8 @@ class MLP(nn.Module):
     Raises:
         InputError: unknown activation.
     """
+
+    TAKES_VECTORS: ClassVar[bool] = True
 
     def __init__(
         self,
@@ -55,5 +57,5 @@ class MLP(nn.Module):
         self.layers = nn.Sequential(*layers)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Map images (B, C, H, W) to logits (B, num_classes)."""
+        """Map images (B, C, H, W) or vectors (B, F) to logits (B, num_classes)."""
         return self.layers(images)
