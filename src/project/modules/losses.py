@@ -16,6 +16,9 @@ from project.runtime.bounds import Range
 class FitsToTargets(Protocol):
     """Loss or module with values computed from the training targets, before the first step."""
 
+    needs_targets: bool
+    """True if the values are computed, and not configured."""
+
     def fit_targets(self, targets: Tensor) -> None:
         """Set the values from the targets of the training split: (N,), (N, K) or (N, D)."""
         ...
@@ -55,11 +58,11 @@ class CrossEntropy(nn.CrossEntropyLoss):
         weight = None if weights is None else torch.tensor(weights, dtype=torch.float)
         super().__init__(weight=weight, label_smoothing=label_smoothing)
         self.num_classes = num_classes
-        self.is_balanced = is_balanced
+        self.needs_targets = is_balanced
 
     def fit_targets(self, targets: Tensor) -> None:
         """Compute balanced class weights from the training labels (N,)."""
-        if self.is_balanced and self.weight is not None:
+        if self.weight is not None:
             self.weight.copy_(balanced_class_weights(targets, self.num_classes))
 
 
@@ -87,11 +90,11 @@ class BinaryCrossEntropy(nn.BCEWithLogitsLoss):
                 f"data.num_classes={num_classes}; give one per label"
             )
         super().__init__(pos_weight=None if weights is None else torch.tensor(weights, dtype=torch.float))
-        self.is_balanced = isinstance(pos_weight, str)
+        self.needs_targets = isinstance(pos_weight, str)
 
     def fit_targets(self, targets: Tensor) -> None:
         """Compute the weights of positives from the training labels (N, K)."""
-        if not self.is_balanced or self.pos_weight is None:
+        if self.pos_weight is None:
             return
         positive = targets.double().sum(0)
         if not bool(positive.all()):

@@ -77,7 +77,7 @@ class MultilabelClassifier(SupervisedModule):
             "f1": MultilabelF1Score(num_labels=self.num_labels, threshold=self.threshold),
         }
 
-    def prepare_metrics(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         # torchmetrics takes values from 0 to 1 for probabilities, and so logits of some batches.
         return outputs.float().sigmoid(), (targets > 0.5).long()
 

@@ -71,7 +71,7 @@ class Regressor(SupervisedModule):
             channels_last=channels_last,
         )
         self.num_targets = num_targets
-        self.standardize = standardize
+        self.needs_targets = standardize
         self.register_buffer("target_mean", torch.zeros(num_targets))
         self.register_buffer("target_std", torch.ones(num_targets))
 
@@ -80,11 +80,10 @@ class Regressor(SupervisedModule):
 
     def fit_targets(self, targets: Tensor) -> None:
         """Set mean and standard deviation from the targets of the training split, (N,) or (N, D)."""
-        if self.standardize:
-            values = targets.double().view(len(targets), -1)
-            std = values.std(0, correction=0)
-            self.target_mean.copy_(values.mean(0))
-            self.target_std.copy_(torch.where(std > 0, std, 1.0))  # constant targets stay as they are
+        values = targets.double().view(len(targets), -1)
+        std = values.std(0, correction=0)
+        self.target_mean.copy_(values.mean(0))
+        self.target_std.copy_(torch.where(std > 0, std, 1.0))  # constant targets stay as they are
 
     def forward(self, inputs: Tensor) -> Any:
         """Map inputs (B, …) to values (B, D) in the units of the targets."""
@@ -102,7 +101,7 @@ class Regressor(SupervisedModule):
     def _standardized(self, values: Tensor) -> Tensor:
         return (values - self.target_mean) / self.target_std
 
-    def prepare_metrics(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+    def metric_inputs(self, outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
         pair = outputs.float(), targets.float()
         return (pair[0][:, 0], pair[1][:, 0]) if self.num_targets == 1 else pair
 

@@ -105,7 +105,7 @@ class SupervisedModule(L.LightningModule):
             )
         if stage == "fit":
             for part in (self, self.loss):
-                if isinstance(part, FitsToTargets):
+                if isinstance(part, FitsToTargets) and part.needs_targets:
                     part.fit_targets(_training_targets(self.trainer).to(self.device))
         if self.compile_network:  # not in the constructor: the device is unknown there
             self.compile_network = False
@@ -251,13 +251,13 @@ class SupervisedModule(L.LightningModule):
         self._update_metrics("test", outputs, targets)
         return outputs
 
-    def prepare_metrics(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+    def metric_inputs(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """Return the arguments of the torchmetrics for outputs and targets."""
         return outputs, targets
 
     def _update_metrics(self, split: str, outputs: Any, targets: Any) -> None:
         if split in self.split_metrics:
-            self.split_metrics[split].update(*self.prepare_metrics(outputs, targets))  # type: ignore[operator]
+            self.split_metrics[split].update(*self.metric_inputs(outputs, targets))  # type: ignore[operator]
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
