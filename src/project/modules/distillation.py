@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from torch.optim import Optimizer
 
 from project.datamodules.base import ImageDataModule
-from project.datamodules.storage.preprocessing import check_classes
+from project.datamodules.targets import check_classes
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.modules.optim.parameter_groups import ParameterGroups

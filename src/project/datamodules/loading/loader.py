@@ -349,7 +349,8 @@ class ImageLoader:
         epoch, start = self.order.epoch, self.order.start
         generators = batch_generators(self.seed, epoch, start, self.rank, device=self.device)
         flips = self._flips(self.augmentation, epoch, start)
-        size = self.augmentation.image_size(self.images.shape[1:], epoch)
+        _, height, width = self.images.shape  # vectors have no augmentation
+        size = self.augmentation.image_size((height, width), epoch)
         has_policy = self.augmentation.policy is not None
         batches = self._pixels() if has_policy else self._normalized()
         for (images, labels), draws, flipped in zip(batches, generators, flips, strict=False):
