@@ -27,7 +27,7 @@ def test_conf_holds_what_these_tests_expect() -> None:
             *("affine", "airbench", "augmix", "crop_flip", "none", "progressive", "randaugment", "strong"),
             "trivialaugment",
         ],
-        ["cross_entropy", "mse"],
+        ["bce", "cross_entropy", "huber", "mse", "squared_error"],
     )
 
 
