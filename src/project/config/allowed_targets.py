@@ -6,28 +6,44 @@ and functions that are defined in its packages of `ALLOWED`. Names that a module
 `torch.nn.modules.module.torch.load`, are refused. Definitions are read from source files without importing
 them, and confirmed on the objects themselves right before instantiation.
 
-Only code can extend the list: no key, flag or environment variable does. `project.modules`,
-`project.datamodules`, `project.callbacks` and `project.loggers` are included. A module of another package
-lists its own classes and functions:
+Only installed code extends the list: no key, flag or environment variable does, and no file next to a
+configuration, since whoever sends a configuration would send that file too. There are three ways:
 
-    CONFIG_TARGETS = ("MyNet", "my_schedule")
+- A module lists its own classes and functions: `CONFIG_TARGETS = ("MyNet", "my_schedule")`.
+- A package allows all that it defines, in every group, by an entry point in its `pyproject.toml`:
 
-or its package is added to `ALLOWED`.
+      [project.entry-points."project.config_targets"]
+      mine = "mine"
+
+- The module of that entry point allows packages, modules or single names of others, by group:
+  `CONFIG_PACKAGES = {"model": ("timm.models", "timm.create_model")}`.
 """
 
 import importlib
 import inspect
 import re
 from collections.abc import Iterator, Mapping
+from functools import cache
 from typing import Any, NamedTuple
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from project.config.source_index import MARK, find_origin, marked_names, public_names
+from project.config.source_index import (
+    MARK,
+    UNKNOWN,
+    Origin,
+    find_missing,
+    find_origin,
+    imported_from,
+    marked_names,
+    module_constant,
+    public_names,
+    text_of,
+)
 from project.errors import InputError
 from project.runtime.atomic_files import refuse_url
-from project.runtime.text import nearest_names
+from project.runtime.text import did_you_mean, nearest_names
 from project.runtime.yaml_files import raw_child
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
@@ -49,6 +65,11 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
 
 WITH_FUNCTIONS = ("project.modules", "torchvision.models")
 """Packages whose functions are allowed too; other packages allow only classes."""
+
+ENTRY_POINTS = "project.config_targets"
+"""Entry points of packages whose classes and functions configurations may name."""
+GRANTS = "CONFIG_PACKAGES"
+"""Name of the table, in the module of such an entry point, that allows packages of others."""
 
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 """Dotted name without private parts."""
@@ -143,26 +164,98 @@ def find(plain: Any, key: str) -> Iterator[Target]:
 
 
 def refusal(target: Target, group: str) -> str:
-    """Return the error line for a target in a group; empty if the target is allowed."""
+    """Return a line that refuses a target for a group; empty if it is allowed."""
     key, name = target
     packages = ALLOWED.get(group, ())
     if not packages:
         return f"{key}={name}: {group} is not instantiated; move it to one of {', '.join(ALLOWED)}"
-    if isinstance(name, str) and NAME.fullmatch(name):
-        module, _, attribute = name.rpartition(".")
-        if attribute in marked_names(module):
+    if not isinstance(name, str) or not NAME.fullmatch(name):
+        return f"{key}={name}: not allowed (expected a public dotted name); write package.module.Class"
+    module, _, attribute = name.rpartition(".")
+    if attribute in marked_names(module):
+        origin = find_origin(module, attribute)
+        if origin is not None and origin.module == module:
+            return ""
+    if any(_within(module, package) or _within(package, module) for package in packages):
+        origin = find_origin(module, attribute)
+        if origin is not None and any(_allows(package, *origin) for package in packages):
+            return ""
+        if origin is None and (near := _nearest(module, attribute, packages)):
+            return f"{key}={name}: no {attribute} in {module}; did you mean {near}?"
+    if _is_granted(name, group):
+        return ""
+    return f"{key}={name}: {_explain(name, group)}"
+
+
+def _is_granted(name: str, group: str) -> bool:
+    """Return true if an installed package allows a name that is not on the project's own list."""
+    module, _, attribute = name.rpartition(".")
+    for package in granted(group):
+        if _within(name, package) or _within(package, module):
             origin = find_origin(module, attribute)
-            if origin is not None and origin.module == module:
-                return ""
-        if any(_within(module, package) or _within(package, module) for package in packages):
-            origin = find_origin(module, attribute)
-            if origin is not None and any(_allows(package, *origin) for package in packages):
-                return ""
-            if origin is None and (near := _nearest(module, attribute, packages)):
-                return f"{key}={name}: {module} does not define that name; did you mean {near}?"
+            if origin is not None and (name == package or _within(f"{origin.module}.{origin.name}", package)):
+                return True
+    return False
+
+
+def granted(group: str) -> tuple[str, ...]:
+    """Return the packages, modules and names that installed packages allow for a group.
+
+    Raises:
+        InputError: a table `CONFIG_PACKAGES` is not a plain dict of tuples, or names no group.
+    """
+    found: list[str] = []
+    for module in registered_modules():
+        table = module_constant(module, GRANTS)
+        found.append(module)
+        if table is UNKNOWN:
+            if re.search(rf"^{GRANTS}\b", text_of(module) or "", re.MULTILINE):
+                raise InputError(f"{module}.{GRANTS}: not readable without running it; write a plain dict")
+            continue
+        if not isinstance(table, dict) or not all(isinstance(one, tuple | list) for one in table.values()):
+            raise InputError(f'{module}.{GRANTS}: not a dict of tuples; write {{"model": ("timm.models",)}}')
+        if unknown := [one for one in table if one not in ALLOWED]:
+            raise InputError(f"{module}.{GRANTS}: no group {unknown[0]}; {did_you_mean(unknown[0], ALLOWED)}")
+        found += map(str, table.get(group, ()))
+    return tuple(found)
+
+
+@cache
+def registered_modules() -> tuple[str, ...]:
+    """Return the modules of the entry points `project.config_targets` of all installed packages."""
+    from importlib.metadata import entry_points  # slow import, and only packages of others need it
+
+    return tuple(dict.fromkeys(entry.module for entry in entry_points(group=ENTRY_POINTS)))
+
+
+def _explain(name: str, group: str) -> str:
+    """Return why a name is refused: not installed, no such name, or not allowed, and how to allow it."""
+    module, _, attribute = name.rpartition(".")
+    if (missing := find_missing(name)) is not None and not missing.where:
+        tops = [package.partition(".")[0] for package in (*ALLOWED[group], *registered_modules())]
+        near = nearest_names(missing.name, dict.fromkeys(tops))
+        hint = f"did you mean {near[0]}?" if near else "install it, your own with: pip install -e FOLDER"
+        return f"no package {missing.name} is installed here; {hint}"
+    if missing is not None:
+        return f"no {missing.name} in {missing.where}; {did_you_mean(missing.name, missing.known)}"
+    elsewhere = imported_from(module, attribute)
+    if attribute in marked_names(module) and elsewhere:
+        return f"not allowed; {module} only imports it: name {elsewhere} and list it in its own module"
+    listed = re.search(rf"^{MARK}\b", text_of(module) or "", re.MULTILINE)
+    if listed and module_constant(module, MARK) is UNKNOWN:
+        return f"not allowed; {module}.{MARK} is not readable without running it; write a plain tuple"
+    return f"not allowed; {_remedy(name, find_origin(module, attribute), group)}"
+
+
+def _remedy(name: str, origin: Origin | None, group: str) -> str:
+    module, _, attribute = name.rpartition(".")
+    known = f"{group} may name what is defined in {', '.join(ALLOWED[group])}"
+    if origin is None:
+        return f"{known}, and {module} defines no class or function {attribute}"
     return (
-        f"{key}={name}: not allowed; {group} may name classes defined in {', '.join(packages)}, or objects "
-        f"that your own module lists in {MARK} (see project/config/allowed_targets.py)"
+        f"{known}; to allow it, list it in {MARK} of your own module, or, for a package of others, write "
+        f'{GRANTS} = {{"{group}": ("{origin.module}.{origin.name}",)}} in the module that your package '
+        f"registers as entry point {ENTRY_POINTS} (see project/config/allowed_targets.py)"
     )
 
 

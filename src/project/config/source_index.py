@@ -112,17 +112,49 @@ def find_origin(module: str, name: str) -> Origin | None:
 def public_names(module: str) -> list[str]:
     """Return the public names that a module defines as class or function, or imports by name."""
     names = [node.name for node in _statements(module) if isinstance(node, ast.ClassDef | ast.FunctionDef)]
-    for _, imported in _imports(module):
-        names += imported
+    for other, imported in _imports(module):
+        is_own = other != module and other.partition(".")[0] == module.partition(".")[0]
+        names += public_names(other) if "*" in imported and is_own else imported
     return sorted({name for name in names if not name.startswith("_")})
 
 
 @cache
 def marked_names(module: str) -> frozenset[str]:
     """Return the names that a module lists in its `CONFIG_TARGETS`."""
-    found = _constant(text_of(module) or "", MARK)
-    entries = found if isinstance(found, tuple | list) else ()
-    return frozenset(entry for entry in entries if isinstance(entry, str))
+    entries = module_constant(module, MARK)
+    return frozenset(filter(_is_text, entries)) if isinstance(entries, tuple | list) else frozenset()
+
+
+def module_constant(module: str, name: str) -> Any:
+    """Return the plain value that a module assigns to a name; `UNKNOWN` for none, or one that needs a run."""
+    return _constant(text_of(module) or "", name)
+
+
+def find_missing(target: str) -> Missing | None:
+    """Return the part of a dotted name that does not exist; None where that is not certain.
+
+    A top-level package that is not installed has an empty `where`, and no known names.
+    """
+    module, _, name = target.rpartition(".")
+    top, *parts = module.split(".")
+    if _spec(top) is None:
+        return Missing(top, "", ())
+    for count, part in enumerate(parts):
+        package = ".".join([top, *parts[:count]])
+        spec = _spec(package)
+        if _spec(f"{package}.{part}") is None:
+            if part[:1].isupper() or spec is None:  # a class, of which the target is an attribute
+                return None
+            folders = spec.submodule_search_locations or ()
+            modules = [file for folder in folders for file in Path(folder).glob("*.py")]
+            packages = [file.parent for folder in folders for file in Path(folder).glob("*/__init__.py")]
+            known = tuple(sorted(path.stem for path in (*modules, *packages) if path.stem != "__init__"))
+            return Missing(part, package, known)
+    text = text_of(module)
+    if text is None or re.search(rf"import \*|__getattr__|\b{re.escape(name)}\b", text):
+        return None
+    found = re.findall(r"^(?:class|def) ([A-Za-z]\w*)|^from .* import ([A-Z]\w*)", text, re.MULTILINE)
+    return Missing(name, module, tuple(one or other for one, other in found))
 
 
 @cache
@@ -269,7 +301,7 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
     if not depth or not module:
         return None
     if (origin := find_origin(module, name)) is None:
-        return _missing(module, name)
+        return find_missing(target) if module.partition(".")[0] in COMPLETE else None
     text = text_of(origin.module) or ""
     if origin.kind == "function":
         start = re.search(rf"^(?:async )?def {name}\(", text, re.MULTILINE)
@@ -299,30 +331,6 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
     return Signature({**own.arguments, **inherited}, more.anything)
 
 
-def _missing(module: str, name: str) -> Missing | None:
-    """Return the part of a target that does not exist; None if that is not certain."""
-    top, *parts = module.split(".")
-    if top not in COMPLETE:
-        return None
-    known: tuple[str, ...]
-    for count, part in enumerate(parts):
-        package = ".".join([top, *parts[:count]])
-        spec = _spec(package)
-        if _spec(f"{package}.{part}") is None:
-            if part[:1].isupper() or spec is None:  # a class whose attribute is the target
-                return None
-            folders = spec.submodule_search_locations or ()
-            modules = [file for folder in folders for file in Path(folder).glob("*.py")]
-            packages = [file.parent for folder in folders for file in Path(folder).glob("*/__init__.py")]
-            known = tuple(sorted(path.stem for path in (*modules, *packages) if path.stem != "__init__"))
-            return Missing(part, package, known)
-    text = text_of(module)
-    if text is None or re.search(rf"import \*|__getattr__|\b{re.escape(name)}\b", text):
-        return None
-    found = re.findall(r"^(?:class|def) ([A-Za-z]\w*)|^from .* import ([A-Z]\w*)", text, re.MULTILINE)
-    return Missing(name, module, tuple(one or other for one, other in found))
-
-
 def _body_of(text: str, name: str) -> str:
     """Return the source of a class."""
     head = re.search(rf"^class {re.escape(name)}\b", text, re.MULTILINE)
@@ -347,11 +355,11 @@ def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
 def _absolute(name: str, module: str) -> str:
     """Return the dotted name of an object that a module calls `name`."""
     first, _, rest = name.partition(".")
-    found = _imported(module, first) or f"{module}.{first}"
+    found = imported_from(module, first) or f"{module}.{first}"
     return f"{found}.{rest}" if rest else found
 
 
-def _imported(module: str, name: str) -> str | None:
+def imported_from(module: str, name: str) -> str | None:
     """Return the dotted name that a module's import statements bind to a name."""
     for node in _statements(module):
         if isinstance(node, ast.Import):
@@ -409,7 +417,7 @@ def _alias(name: str, module: str) -> ast.expr | None:
             return None
         if (found := _assigned(text_of(module) or "", name)) is not None:
             return found
-        if (origin := _imported(module, name)) is None:
+        if (origin := imported_from(module, name)) is None:
             return None
         module, _, name = origin.rpartition(".")
     return None
@@ -436,6 +444,10 @@ def _plain(expression: ast.expr | None) -> Any:
         return UNKNOWN if expression is None else ast.literal_eval(expression)
     except (ValueError, TypeError):
         return UNKNOWN
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
 
 
 def _passed_on(arguments: str, names: Sequence[str]) -> set[str]:
