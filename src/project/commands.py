@@ -74,7 +74,16 @@ def compare() -> None:
     run_command(main, Options, EXAMPLES)
 
 
-COMMANDS = {command.__name__: command for command in (train, evaluate, predict, export, report, compare)}
+def new() -> None:
+    """Write a repository of your own: `project-new wind_forecast`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.new_repository import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+COMMANDS = {command.__name__: command for command in (train, evaluate, predict, export, report, compare, new)}
 """Functions by the word of `python -m project WORD`."""
 
 
