@@ -10,6 +10,7 @@ ORDER = (  # a package may import those after it
     *(
         "__main__",
         "commands",
+        "new_repository",
         "train",
         "reporting",
         "inference",
