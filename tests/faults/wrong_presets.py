@@ -152,7 +152,8 @@ def bad_inputs() -> list[tuple[str, ...]]:
         for name, (_, says) in OPTIONS.items()
     ]
     found += [
-        (f"{own} experiment={name}", f"own/experiment/{name}.yaml is no file that") for name in NO_FILES
+        (f"{own} experiment={name}", f"own/experiment/{name}.yaml is not a readable file")
+        for name in NO_FILES
     ]
     found.append((f"{own} experiment=large", "large.yaml: larger than 4 MiB; a configuration is shorter"))
     found.append((f"{own} experiment=wrods", "experiment=wrods: no such option; did you mean words?"))

@@ -29,6 +29,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from project.config.parts import parts_of
 from project.config.source_index import (
     MARK,
     UNKNOWN,
@@ -100,7 +101,11 @@ def find_refusals(config: DictConfig) -> Iterator[str]:
     """
     for group in map(str, config):
         if group in ALLOWED:
-            yield from refusals(plain_values(config, group), group)
+            plain = plain_values(config, group)
+            if group == "task" and isinstance(plain, dict):  # its parts are checked as their own groups
+                parts = parts_of(_written(config, group))
+                plain = {name: value for name, value in plain.items() if name not in parts}
+            yield from refusals(plain, group)
         elif group != "hydra":  # not instantiated, so that references need no look
             yield from refusals(_written(config, group), group)
     for key in FILES:

@@ -14,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config import allowed_targets, hydra_security
 from project.config.allowed_targets import REFERENCE
+from project.config.parts import OBJECTS, WHOLE_GROUP
 from project.config.validation import (
     data,
     declared_keys,
@@ -70,11 +71,11 @@ def _causes(keys: Sequence[str], config: DictConfig) -> list[str]:
     """Return the keys whose problem is not a consequence of another: no key that it refers to or contains."""
     if len(keys) < 2:
         return list(keys)
-    written = {key: REFERRED_KEY.findall(str(value)) for key, value in _leaves(config)}
+    references = {key: REFERRED_KEY.findall(str(value)) for key, value in _leaves(config)}
     causes = [
         key
         for key in keys
-        if not any(other != key and other in written.get(key, ()) for other in keys)
+        if not any(other != key and other in references.get(key, ()) for other in keys)
         and not any(other.startswith(f"{key}.") for other in keys)
     ]
     if causes:
@@ -98,7 +99,9 @@ def _problems(config: DictConfig) -> Iterator[str]:
         return
     declared = declared_values(config)
     right: dict[str, Any] = {}
-    for key in leaves:
+    for key, written in leaves.items():
+        if isinstance(written, str) and (part := WHOLE_GROUP.fullmatch(written)) and part[1] in OBJECTS:
+            continue  # the values of the group are checked
         try:
             value = _value(key, leaves, config)
         except (OmegaConfBaseException, RecursionError) as error:
