@@ -48,8 +48,15 @@ from project.runtime.text import did_you_mean, nearest_names
 from project.runtime.yaml_files import raw_child
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
-    "task": ("project.modules", "torch.nn", "torch.optim", "torchvision.models", "torchmetrics"),
-    "model": ("project.modules", "torch.nn", "torchvision.models"),
+    "task": (
+        "project.modules",
+        "torch.nn",
+        "torch.optim",
+        "torchvision.models",
+        "timm.models",
+        "torchmetrics",
+    ),
+    "model": ("project.modules", "torch.nn", "torchvision.models", "timm.models"),
     "data": ("project.datamodules", "torchvision.transforms"),
     "augment": ("project.datamodules", "torchvision.transforms"),
     "optim": ("project.modules", "torch.optim"),
@@ -64,7 +71,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
 }
 """Allowed packages by group. Other groups are not instantiated."""
 
-WITH_FUNCTIONS = ("project.modules", "torchvision.models")
+WITH_FUNCTIONS = ("project.modules", "torchvision.models", "timm.models")
 """Packages whose functions are allowed too; other packages allow only classes."""
 
 ENTRY_POINTS = "project.config_targets"

@@ -10,7 +10,7 @@ import torch
 
 from project.config.cli import report
 from project.errors import InputError, one_line, strip_library_text, summarize
-from project.modules.networks.torchvision_model import _read_state_dict as read_weights
+from project.modules.networks.pretrained import _read_state_dict as read_weights
 from project.runs import checkpoints
 from project.runs.run_folder import describe
 

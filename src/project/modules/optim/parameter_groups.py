@@ -100,8 +100,9 @@ def _parameters_by_role(network: nn.Module) -> Mapping[str, list[Tensor]]:
 def parameter_blocks(network: nn.Module) -> list[list[nn.Parameter]]:
     """Split the parameters of a network into blocks, in order from the input to the head.
 
-    The order of blocks is the registration order of modules. Containers are split: sequences of modules, and
-    modules with nearly all parameters of the network. Every other module is a block, such as a residual
+    The order of blocks is the registration order of modules. Containers are split: sequences of modules,
+    modules with nearly all parameters of the network, and stages, which consist of a downsampling layer and a
+    sequence of blocks. Every other module is a block, such as a residual
     block, a transformer layer, a stem convolution, or the head's linear layer. Normalization layers belong to
     the block before them. Parameters of a container itself, such as a position embedding, belong to the first
     block.
@@ -130,7 +131,8 @@ def _unsplit_modules(module: nn.Module, total: int, loose: list[nn.Parameter]) -
     """Yield the modules that are not split; add the direct parameters of split modules to `loose`."""
     size = sum(parameter.numel() for parameter in module.parameters())
     children = [child for child in module.children() if any(True for _ in child.parameters())]
-    if not children or not (_is_sequence(module, children) or size > CONTAINER_FRACTION * total):
+    is_container = _is_sequence(module, children) or size > CONTAINER_FRACTION * total
+    if not children or not (is_container or any(map(_has_blocks, children))):
         yield module
         return
     loose.extend(module.parameters(recurse=False))
@@ -142,3 +144,14 @@ def _is_sequence(module: nn.Module, children: list[nn.Module]) -> bool:
     # A subclass of Sequential may be a block, unless all its children have the same type.
     are_alike = len(children) > 1 and len({type(child) for child in children}) == 1
     return type(module) in (nn.Sequential, nn.ModuleList) or (are_alike and isinstance(module, nn.Sequential))
+
+
+def _has_blocks(module: nn.Module) -> bool:
+    """Return True for a sequence of several modules of the same type that are no plain layers."""
+    parts = list(module.children())
+    if type(module) not in (nn.Sequential, nn.ModuleList) or len({type(part) for part in parts}) != 1:
+        return False
+    # A sequence in a sequence is part of a block, such as convolution, normalization and activation.
+    return (
+        len(parts) > 1 and not isinstance(parts[0], nn.Sequential) and any(True for _ in parts[0].children())
+    )
