@@ -49,12 +49,7 @@ from project.runtime.yaml_files import raw_child
 
 ALLOWED: Mapping[str, tuple[str, ...]] = {
     "task": (
-        "project.modules",
-        "torch.nn",
-        "torch.optim",
-        "torchvision.models",
-        "timm.models",
-        "torchmetrics",
+        *("project.modules", "torch.nn", "torch.optim", "torchvision.models", "timm.models", "torchmetrics"),
     ),
     "model": ("project.modules", "torch.nn", "torchvision.models", "timm.models"),
     "data": ("project.datamodules", "torchvision.transforms"),
