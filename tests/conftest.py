@@ -23,6 +23,8 @@ from project.runtime import signals
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
+EXTRA_MODELS = {"huggingface", "timm"}
+"""Networks of optional packages, which have tests of their own."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores it
     signal.signal(signal.SIGINT, signal.default_int_handler)

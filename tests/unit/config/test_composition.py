@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from conftest import CONF, Compose, options
+from conftest import CONF, EXTRA_MODELS, Compose, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -14,12 +14,13 @@ from project.config.instantiate import build, build_task, resolve
 from project.config.validation import find_problems
 from project.modules.optim.training_length import TrainingLength
 
-MODELS, DATA = options("model"), options("data")
+MODELS, DATA = [name for name in options("model") if name not in EXTRA_MODELS], options("data")
 OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
 
 
 def test_conf_holds_what_these_tests_expect() -> None:
     # A test that discovers files asserts how many: one that sees none must not pass.
+    assert set(options("model")) - set(MODELS) == EXTRA_MODELS
     assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (10, 5, 6, 9)
     assert len(options("experiment")) == 11
     assert (options("augment"), options("loss")) == (
