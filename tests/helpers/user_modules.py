@@ -34,19 +34,19 @@ class TrainingData(L.LightningDataModule):
         self.batch_size, self.size, self.workers = batch_size, size, workers
 
     def train_dataloader(self) -> Any:
-        return DataLoader(Vectors(self.size), self.batch_size, shuffle=True, num_workers=self.workers)
+        return DataLoader(
+            Vectors(self.size), batch_size=self.batch_size, shuffle=True, num_workers=self.workers
+        )
 
 
 class VectorData(TrainingData):
     """Data module with all loaders."""
 
     def val_dataloader(self) -> Any:
-        return DataLoader(Vectors(32), self.batch_size)
+        return DataLoader(Vectors(32), batch_size=self.batch_size)
 
     def test_dataloader(self) -> Any:
-        return DataLoader(Vectors(20), self.batch_size)
-
-    predict_dataloader = test_dataloader
+        return DataLoader(Vectors(20), batch_size=self.batch_size)
 
 
 class StatefulLoader:

@@ -187,6 +187,19 @@ def bases_of(target: str) -> list[str]:
     return [_absolute(name, origin.module) for name in plain]
 
 
+def inherits(target: str, base: str) -> bool:
+    """Return true if the sources show that a class is `base` or derives from it, in any number of steps."""
+    waiting = [target]
+    for _ in range(MAX_DEPTH):
+        if not waiting:
+            break
+        if (current := waiting.pop(0)) == base:
+            return True
+        if not current.startswith(LIBRARIES):
+            waiting += bases_of(current)
+    return False
+
+
 def constant_of(target: str, name: str) -> Any:
     """Return the plain value of an attribute of a class or its base classes; None if there is none."""
     waiting = [target]

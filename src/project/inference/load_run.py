@@ -1,6 +1,7 @@
 """A trained run loaded from its folder: network, weights and data set."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -9,7 +10,8 @@ from typing import Any
 import lightning as L
 import torch
 from lightning.pytorch.plugins.environments import LightningEnvironment
-from omegaconf import OmegaConf
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config.instantiate import build, build_task
@@ -27,30 +29,99 @@ from project.runtime.process import silence_libraries
 from project.runtime.text import printable
 
 
-@dataclass(frozen=True)
-class TrainedRun:
-    """A run whose network is ready for inference.
+@contextmanager
+def explain_lightning_errors() -> Iterator[None]:
+    """Report Lightning's refusals of a module or a loader as an `InputError` of one line."""
+    try:
+        yield
+    except MisconfigurationException as error:
+        raise InputError(f"run: {one_line(error)}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedModule:
+    """A run of any task, with the trained weights in its LightningModule.
 
     Args:
         run: the run's folder.
         config: the run's configuration, resolved to plain values.
         checkpoint: the checkpoint file of the weights.
-        module: the network with these weights (the EMA weights if the run kept them), on the CPU, in
-            evaluation mode, not compiled.
-        class_names: names of the classes, in the order of the logits.
-        mean: mean of each channel in [0, 1], from training.
-        std: standard deviation of each channel in [0, 1], from training.
+        module: the module with these weights, on the CPU, in evaluation mode.
         data_overrides: overrides of the run's data set.
     """
 
     run: RunFolder
     config: dict[str, Any]
     checkpoint: Path
+    module: Any
+    data_overrides: tuple[str, ...] = ()
+
+    @cached_property
+    def datamodule(self) -> Any:
+        """The run's data module with the overrides applied; `setup` has not been called."""
+        return build({"data": self.data_config()}, "data")
+
+    def data_config(self) -> dict[str, Any]:
+        """Return the data set's configuration with the overrides applied, resolved to plain values."""
+        config: dict[str, Any] = self.config["data"]
+        if self.data_overrides:
+            try:
+                composed = run_config.compose_data(self.run, self.config, self.data_overrides)
+                self._adapt_data(composed)
+                resolved: Any = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
+                config = resolved
+            except OmegaConfBaseException as error:
+                message = one_line(error)
+                for kind in (InputError, DataError):  # raised by one of our own resolvers
+                    if own := message.partition(f"{kind.__name__} raised while resolving interpolation: ")[2]:
+                        raise kind(own) from error
+                raise InputError(f"data: {message}; give it as data.KEY=VALUE") from error
+        return config
+
+    def _adapt_data(self, composed: DictConfig) -> None:
+        """Adapt a configuration with other data to the run."""
+
+    def trainer(self, **changes: Any) -> L.Trainer:
+        """Build a trainer with the run's settings, on one device, without loggers and checkpoints.
+
+        Args:
+            changes: arguments of `lightning.Trainer` to replace, such as `accelerator`.
+        """
+        config: dict[str, Any] = {**self.config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
+        config |= {"profiler": None, "max_time": None} | changes
+        if config["accelerator"] == "cpu" or not torch.accelerator.is_available():
+            config["accelerator"] = "cpu"
+            if str(config["precision"]).startswith("16"):  # CPUs do not train or infer in float16
+                config["precision"] = "32-true"
+        trainer: L.Trainer = build(
+            {"trainer": config},
+            "trainer",
+            callbacks=[],
+            logger=False,
+            enable_progress_bar=False,
+            enable_checkpointing=False,
+            default_root_dir=str(self.run.path),
+            plugins=[LightningEnvironment()],
+        )
+        return trainer
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedRun(TrainedModule):
+    """A run whose network is ready for inference on images.
+
+    Args:
+        module: the network with these weights (the EMA weights if the run kept them), on the CPU, in
+            evaluation mode, not compiled.
+        class_names: names of the classes, in the order of the logits.
+        mean: mean of each channel in [0, 1], from training.
+        std: standard deviation of each channel in [0, 1], from training.
+    """
+
     module: ImageClassifier
     class_names: list[str]
     mean: list[float]
     std: list[float]
-    data_overrides: tuple[str, ...] = ()
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -83,44 +154,10 @@ class TrainedRun:
         return datamodule
 
     def data_config(self) -> dict[str, Any]:
-        """Return the data set's configuration with the overrides applied, resolved to plain values."""
-        config = self.config["data"]
-        if self.data_overrides:
-            try:
-                composed = run_config.compose_data(self.run, self.config, self.data_overrides)
-                run_config.use_known_classes(composed.data, self.data_overrides, self.class_names)
-                config = OmegaConf.to_container(composed.data, resolve=True, throw_on_missing=True)
-            except OmegaConfBaseException as error:
-                message = one_line(error)
-                for kind in (InputError, DataError):  # raised by one of our own resolvers
-                    if own := message.partition(f"{kind.__name__} raised while resolving interpolation: ")[2]:
-                        raise kind(own) from error
-                raise InputError(f"data: {message}; give it as data.KEY=VALUE") from error
-        return {**config, "mean": self.mean, "std": self.std}
+        return {**super().data_config(), "mean": self.mean, "std": self.std}
 
-    def trainer(self, **changes: Any) -> L.Trainer:
-        """Build a trainer with the run's settings, on one device, without loggers and checkpoints.
-
-        Args:
-            changes: arguments of `lightning.Trainer` to replace, such as `accelerator`.
-        """
-        config: dict[str, Any] = {**self.config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
-        config |= {"profiler": None, "max_time": None} | changes
-        if config["accelerator"] == "cpu" or not torch.accelerator.is_available():
-            config["accelerator"] = "cpu"
-            if str(config["precision"]).startswith("16"):  # CPUs do not train or infer in float16
-                config["precision"] = "32-true"
-        trainer: L.Trainer = build(
-            {"trainer": config},
-            "trainer",
-            callbacks=[],
-            logger=False,
-            enable_progress_bar=False,
-            enable_checkpointing=False,
-            default_root_dir=str(self.run.path),
-            plugins=[LightningEnvironment()],
-        )
-        return trainer
+    def _adapt_data(self, composed: DictConfig) -> None:
+        run_config.use_known_classes(composed.data, self.data_overrides, self.class_names)
 
 
 def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> TrainedRun:
@@ -137,13 +174,12 @@ def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) ->
     """
     silence_libraries()
     config = run_config.read_config(run)
+    if not run_config.is_classifier(config):
+        task = config["task"]["_target_"].rpartition(".")[2]
+        raise InputError(f"run={run.shown}: {task} is no ImageClassifier; choose a run of a classifier")
     file = run_config.find_checkpoint(run, weights)
     module = build_untrained(config)
-    try:
-        saved = checkpoints.read(file, module.state_dict())
-    except InputError as error:  # names the key of the training command
-        raise InputError(str(error).replace("ckpt_path=", "weights=", 1)) from error
-    module.load_state_dict(saved["state_dict"])
+    saved = _load_weights(module, file)
     state = saved.get(config["data"]["_target_"].rpartition(".")[2], {})
     channels = config["data"]["input_shape"][0]
     mean, std = (state.get(key) or config["data"].get(key) for key in ("mean", "std"))
@@ -162,13 +198,32 @@ def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) ->
     )
 
 
+def load_module(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> TrainedModule:
+    """Load the LightningModule of a run of any task with its weights; arguments and errors of `load_run`."""
+    silence_libraries()
+    config = run_config.read_config(run)
+    file = run_config.find_checkpoint(run, weights)
+    module = build_task(_without_downloads(config))
+    saved = _load_weights(module, file)
+    module.on_load_checkpoint(saved)  # as Lightning's `load_from_checkpoint` does
+    return TrainedModule(
+        run=run, config=config, checkpoint=file, module=module.eval(), data_overrides=tuple(data)
+    )
+
+
+def _load_weights(module: L.LightningModule, file: Path) -> dict[str, Any]:
+    """Load the weights of a checkpoint into a module, and return the checkpoint."""
+    try:
+        saved = checkpoints.read(file, module.state_dict())
+    except InputError as error:  # names the key of the training command
+        raise InputError(str(error).replace("ckpt_path=", "weights=", 1)) from error
+    module.load_state_dict(saved["state_dict"])
+    return saved
+
+
 def build_untrained(config: dict[str, Any]) -> ImageClassifier:
     """Build a run's module in the run's precision, not compiled, without downloading pretrained weights."""
-    network = dict(config["model"])
-    if "weights" in network:
-        network |= {"weights": None} | ({"freeze": False} if "freeze" in network else {})
-    task = {**config["task"], "compile": False}
-    module = build_task({**config, "model": network, "task": task})
+    module = build_task(_without_downloads(config))
     assert isinstance(module, ImageClassifier)
     return module.double() if config["trainer"].get("precision") == "64-true" else module
 
@@ -194,3 +249,13 @@ def load_teacher(folder: str, config: dict[str, Any]) -> Teacher:
                 f"another teacher, or set data.{key}={own}"
             )
     return Teacher(trained.module, trained.mean, trained.std, trained.class_names)
+
+
+def _without_downloads(config: dict[str, Any]) -> dict[str, Any]:
+    """Return a configuration that builds without compiling and without downloading pretrained weights."""
+    changed = {**config, "task": dict(config["task"])}
+    if changed["task"].get("compile") is True:
+        changed["task"]["compile"] = False
+    if "weights" in (network := dict(config.get("model", {}))):
+        changed["model"] = network | {"weights": None} | ({"freeze": False} if "freeze" in network else {})
+    return changed

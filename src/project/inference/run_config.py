@@ -13,6 +13,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config.config_files import conf_folder
 from project.config.resume import change_config
+from project.config.source_index import inherits
 from project.config.suggestions import options
 from project.config.validation.declared_keys import read_option
 from project.config.validation.values import find_problem
@@ -24,15 +25,22 @@ from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
 from project.runtime.text import did_you_mean
 
+CLASSIFIER = "project.modules.classifier.ImageClassifier"
+"""The task whose runs have images, classes and everything that belongs to them."""
 REQUIRED: dict[str, dict[str, type]] = {
+    "task": {"_target_": str},
+    "data": {"_target_": str},
+    "trainer": {"_target_": str, "accelerator": str},
+}
+"""Groups and keys that are required to rebuild a LightningModule."""
+OF_CLASSIFIERS: dict[str, dict[str, type]] = {
     "model": {"_target_": str},
-    "data": {"_target_": str, "input_shape": list, "num_classes": int},
+    "data": {"input_shape": list, "num_classes": int},
     "loss": {"_target_": str},
     "optim": {"_target_": str},
     "scheduler": {"_target_": str},
-    "trainer": {"_target_": str, "accelerator": str},
 }
-"""Groups and keys that are required to rebuild the network."""
+"""Groups and keys that are also required to rebuild an image classifier."""
 FIXED = ("input_shape", "num_classes", "grayscale", "white_level", "mean", "std")
 """Keys whose training values also apply to another data set."""
 CHECKPOINTS = ("best", "last", "previous")
@@ -59,18 +67,29 @@ def read_config(run: RunFolder) -> dict[str, Any]:
         config: Any = OmegaConf.to_container(_load(run.config_file, run), resolve=True)
     except OmegaConfBaseException as error:
         raise _damaged(run, run.config_file, one_line(error)) from error
-    for group, keys in REQUIRED.items():
+    _require(config, REQUIRED, run)
+    if is_classifier(config):
+        _require(config, OF_CLASSIFIERS, run)
+        shape = config["data"]["input_shape"]
+        if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
+            raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
+    found: dict[str, Any] = config
+    return found
+
+
+def is_classifier(config: dict[str, Any]) -> bool:
+    """Return true for a run of `ImageClassifier` or of a class derived from it, read from the sources."""
+    return inherits(config["task"]["_target_"], CLASSIFIER)
+
+
+def _require(config: dict[str, Any], required: dict[str, dict[str, type]], run: RunFolder) -> None:
+    for group, keys in required.items():
         if not isinstance(config.get(group), dict):
             problem = "is no group" if group in config else "is missing"
             raise _damaged(run, run.config_file, f"{group} {problem}")
         for key, kind in keys.items():
             if not isinstance(value := config[group].get(key), kind):
                 raise _damaged(run, run.config_file, f"{group}.{key} is {as_word(value)}")
-    shape = config["data"]["input_shape"]
-    if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
-        raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
-    found: dict[str, Any] = config
-    return found
 
 
 def read_tta(config: dict[str, Any]) -> str:
@@ -101,9 +120,11 @@ def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str
     composed = _load(run.composed_file, run)
     if not isinstance(composed.get("data"), DictConfig):
         raise _damaged(run, run.composed_file, "no key data")
-    channels, height, width = trained["input_shape"]
-    fixed = {key: trained[key] for key in FIXED if key in trained} | {"grayscale": channels == 1}
-    override_data(composed, overrides, fixed, (channels, height, width), _config_folders(run))
+    fixed, shape = {}, None
+    if is_classifier(config):
+        shape = tuple(trained["input_shape"])  # C, H, W
+        fixed = {key: trained[key] for key in FIXED if key in trained} | {"grayscale": shape[0] == 1}
+    override_data(composed, overrides, fixed, shape, _config_folders(run))
     unresolved: Any = OmegaConf.to_container(composed.data)
     if missing := [key for key, value in unresolved.items() if value == "???"]:
         raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
@@ -126,7 +147,7 @@ def override_data(
     config: DictConfig,
     overrides: Sequence[str],
     fixed: dict[str, Any],
-    shape: tuple[int, int, int],
+    shape: tuple[int, int, int] | None,
     sources: Sequence[Path] = (),
 ) -> None:
     """Apply data overrides to a run's composed configuration.
@@ -135,7 +156,7 @@ def override_data(
         config: the configuration, changed in place.
         overrides: overrides such as `data=cifar10`, `data.path=photos`, `paths.data=sets`.
         fixed: values of the data set that are kept from training unless overridden.
-        shape: shape (C, H, W) of the network's input.
+        shape: shape (C, H, W) of the network's input images; None for other inputs.
         sources: configuration folders of the run, searched before the project's own.
 
     Raises:
@@ -152,7 +173,7 @@ def override_data(
             # `key in config.data` would resolve the folder before it is overridden.
             if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":
                 config.data[key] = value
-        if OTHER_IMAGES & given and "resize" in config.data and config.data.resize is None:
+        if shape and OTHER_IMAGES & given and "resize" in config.data and config.data.resize is None:
             config.data.resize = list(shape[1:])
     declared = {f"data.{key}": value for key, value in _plain(config.data).items()}
     for word in overrides:

@@ -8,7 +8,7 @@ from typing import Literal
 from project.config.command_options import option
 from project.errors import InputError
 from project.inference.options import Accelerator, DataOptions
-from project.inference.run_config import check_request
+from project.inference.run_config import check_request, is_classifier, read_config
 from project.runs.comparison import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
@@ -62,6 +62,12 @@ def main(options: Options) -> None:
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
     networks = check_networks(options)
+    foreign = [member for member in networks[0] if not is_classifier(read_config(member.run))]
+    if foreign:
+        from project.inference.evaluate.logged_metrics import evaluate_logged  # imports torch
+
+        evaluate_logged(options, networks[0])
+        return
     lazy_imports.defer_imports()
     from project.inference.evaluate.command import evaluate  # imports torch
 

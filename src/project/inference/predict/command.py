@@ -29,7 +29,7 @@ from project.inference.predict.writers import (
     open_output,
     write_predictions,
 )
-from project.inference.run_config import check_request
+from project.inference.run_config import check_request, is_classifier, read_config
 from project.runs.comparison import find_trained
 from project.runtime import lazy_imports
 from project.runtime.console import terminal_width
@@ -67,7 +67,7 @@ class Options(RunOptions):
     input, 3 no file could be predicted.
     """
 
-    input: list[str] = option(help="images, folders (searched recursively), patterns: a.jpg,photos,'*/*.png'")
+    input: list[str] = option([], "images, folders (searched recursively), patterns: a.jpg,photos,'*/*.png'")
     format: Format | None = option(None, "output format; null: chosen by the suffix of the output")
     output: str = option(STDOUT, "output file; -: standard output")
     top_k: int = option(3, "classes for each image, most probable first", least=1)
@@ -81,9 +81,17 @@ def predict_files(options: Options) -> None:
     """Check the options without torch, then predict, write predictions and draw the contact sheet."""
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
+    is_of_images = is_classifier(read_config(run))
+    if is_of_images and not options.input:
+        raise InputError("input: not given; set input=FILE or input=FOLDER")
     files, skipped = find_files(options.input)
     _check_outputs(options, kind, files)
     check_request(run, options.weights, ())
+    if not is_of_images:
+        from project.inference.predict.any_module import predict_any  # imports torch
+
+        predict_any(options, run, kind, files, skipped)
+        return
     for entry in skipped:
         _print_skipped(entry)
     num_unsuitable = len(skipped)
