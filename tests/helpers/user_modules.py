@@ -1,5 +1,6 @@
 """LightningModules and data modules as users write them, without this project's base classes."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -8,22 +9,30 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
-CONFIG_TARGETS = ("AutoEncoder", "GAN", "SilentModule", "VectorData", "TrainingData", "StatefulData")
+CONFIG_TARGETS = (
+    "AutoEncoder",
+    "FileReader",
+    "GAN",
+    "SilentModule",
+    "VectorData",
+    "TrainingData",
+    "StatefulData",
+)
 FEATURES = 8
 
 
 class Vectors(Dataset[dict[str, Tensor]]):
-    """Vectors (8,) and their sums, with noise that is drawn anew at every access."""
+    """Vectors (8,) and their sums, with noise that is drawn anew at every access [0.1]."""
 
-    def __init__(self, size: int) -> None:
-        self.size = size
+    def __init__(self, size: int, noise: float = 0.1) -> None:
+        self.size, self.noise = size, noise
 
     def __len__(self) -> int:
         return self.size
 
     def __getitem__(self, index: int) -> dict[str, Tensor]:
         clean = torch.randn(FEATURES, generator=torch.Generator().manual_seed(index))
-        return {"x": clean + 0.1 * torch.randn(FEATURES), "sum": clean.sum()}
+        return {"x": clean + self.noise * torch.randn(FEATURES), "sum": clean.sum()}
 
 
 class TrainingData(L.LightningDataModule):
@@ -43,10 +52,10 @@ class VectorData(TrainingData):
     """Data module with all loaders."""
 
     def val_dataloader(self) -> Any:
-        return DataLoader(Vectors(32), batch_size=self.batch_size)
+        return DataLoader(Vectors(32, noise=0), batch_size=self.batch_size)
 
     def test_dataloader(self) -> Any:
-        return DataLoader(Vectors(20), batch_size=self.batch_size)
+        return DataLoader(Vectors(20, noise=0), batch_size=self.batch_size)
 
 
 class StatefulLoader:
@@ -117,6 +126,16 @@ class AutoEncoder(L.LightningModule):
 
     def configure_optimizers(self) -> Any:
         return torch.optim.Adam(self.parameters(), self.lr)
+
+
+class FileReader(AutoEncoder):
+    """Autoencoder that predicts from text files of eight numbers."""
+
+    def preprocess(self, source: Any) -> Tensor:
+        return torch.tensor([float(word) for word in Path(source).read_text().split()])
+
+    def decode(self, outputs: Tensor) -> dict[str, Any]:
+        return {"largest": int(outputs.argmax()), "outputs": outputs}
 
 
 class GAN(L.LightningModule):
