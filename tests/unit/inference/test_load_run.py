@@ -138,7 +138,7 @@ def test_missing_or_damaged_parts_of_a_run_are_reported(make: Make, tmp_path: Pa
         load_run(run, str(other.last_checkpoint))
     whole = run.config_file.read_text()
     for old, new, what in (
-        (whole, "a: 1\n", "model is missing"),
+        (whole, "a: 1\n", "task is missing"),
         ("num_classes: 10", "num_classes: ${nothing}", "Interpolation key 'nothing' not found"),
         ("num_classes: 10", "num_classes: ten", r"data\.num_classes is ten"),
         ("_target_: project.datamodules", "target: project.datamodules", r"data\._target_ is null"),
