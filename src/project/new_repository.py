@@ -40,8 +40,7 @@ def main(options: Options) -> None:
         InputError: the name is no name of a package, or taken; or the folder exists or cannot be made.
     """
     folder = options.folder or Path(options.name)
-    write_repository(options.name, folder)
-    package = package_of(options.name)
+    package = write_repository(options.name, folder)
     print(f"{folder}: {sum(file.is_file() for file in folder.rglob('*'))} files; next:")
     print(f"  cd {folder}\n  uv sync   # or: pip install -e .")
     print(f"  uv run project-train --config-dir conf experiment={package}")
@@ -63,12 +62,15 @@ def package_of(name: str) -> str:
     return package
 
 
-def write_repository(name: str, folder: Path) -> None:
+def write_repository(name: str, folder: Path) -> str:
     """Write the rendered templates to a new folder.
 
     Args:
         name: of the repository; with `_` for `-`, of its package.
         folder: new or empty folder.
+
+    Returns:
+        The import name of its package.
 
     Raises:
         InputError: see `main`.
@@ -100,6 +102,7 @@ def write_repository(name: str, folder: Path) -> None:
             file.write_text(environment.from_string(template.read_text(encoding="utf-8")).render(values))
     except OSError as error:
         raise InputError(f"folder={folder}: cannot be written ({reason_of(error)}); give another") from error
+    return str(values["package"])
 
 
 def installed_source() -> str:

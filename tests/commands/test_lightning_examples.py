@@ -1,0 +1,48 @@
+"""Lightning modules of the usual kinds train by `task._target_` without a change."""
+
+from pathlib import Path
+
+import forked_command
+import pytest
+from conftest import read_table
+
+EXAMPLES = {  # module: (data module, monitored metric, its direction)
+    "DigitClassifier": ("RandomDigits", "val_acc", "max"),
+    "LitAutoEncoder": ("RandomDigits", "val_loss", "min"),
+    "LitVAE": ("RandomDigits", "val_loss", "min"),
+    "LitGAN": ("RandomDigits", "g_loss", "min"),
+    "LanguageModel": ("TokenData", "val/perplexity", "min"),
+    "FineTuned": ("RandomDigits", "val_acc", "max"),
+    "Siamese": ("PairData", "valid_loss", "min"),
+    "Forecaster": ("SeriesData", "val_loss", "min"),
+    "SuperResolution": ("LowHighData", "val/psnr", "max"),
+    "BootstrapYourOwnLatent": ("RandomDigits", "train_loss", "min"),
+    "Segmenter": ("MaskData", "val_iou", "max"),
+}
+
+
+def words(module: str) -> list[str]:
+    data, monitor, mode = EXAMPLES[module]
+    return [
+        "task=custom",
+        f"task._target_=lightning_examples.{module}",
+        f"data._target_=lightning_examples.{data}",
+        f"monitor={monitor}",
+        f"mode={mode}",
+        "trainer.max_epochs=3",
+        "trainer.log_every_n_steps=2",
+    ]
+
+
+@pytest.mark.filterwarnings("ignore:.*have no `validation_step`.*")  # Lightning's, of BYOL
+@pytest.mark.parametrize("module", EXAMPLES)
+def test_example_trains_unchanged(module: str, tmp_path: Path) -> None:
+    forked_command.run(*words(module), cwd=tmp_path)
+    (status,) = tmp_path.glob("outputs/*/*/status.json")
+    run = status.parent
+    rows = read_table(run / "metrics.csv")
+    monitor = EXAMPLES[module][1]
+    columns = (monitor, f"{monitor}_epoch")  # Lightning adds the ending to what is logged by step, too
+    assert any(row.get(column) for row in rows for column in columns), rows[0].keys()
+    assert (run / "checkpoints" / "best.ckpt").exists()
+    assert (run / "checkpoints" / "last.ckpt").exists()

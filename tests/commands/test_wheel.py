@@ -1,0 +1,211 @@
+"""The project as an installed library: its wheel in another environment, used outside the checkout."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import forked_attempts
+import pytest
+import torch
+from conftest import ROOT, read_table
+
+pytest.importorskip("hatchling", reason="the wheel's build backend is not installed")
+
+LIMIT_S = 300
+OWN_TASKS = {  # module: (data module, monitored metric)
+    "LitAutoEncoder": ("RandomDigits", "val_loss"),
+    "LitGAN": ("RandomDigits", "g_loss"),
+    "Forecaster": ("SeriesData", "val_loss"),
+}
+"""An autoencoder, a GAN with two optimizers, and dict batches; further tasks are further lines."""
+MARK = "was_killed"
+KILLED = ["+callbacks.kill._target_=killing_callback.KillOnce"]
+KILLING = f'''
+"""Callback that kills the process once, within the second epoch."""
+
+import os
+import signal
+from pathlib import Path
+
+from lightning import Callback
+
+CONFIG_TARGETS = ("KillOnce",)
+
+
+class KillOnce(Callback):
+    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
+        if (trainer.current_epoch, batch_idx) == (1, 1) and not Path("{MARK}").exists():
+            Path("{MARK}").touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+'''
+
+
+class Environment:
+    """Virtual environment with the wheel, and with the libraries of this one.
+
+    Args:
+        folder: of the environment.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        venv.create(folder, symlinks=True)
+        self.bin = folder / "bin"
+        self.packages = Path(
+            sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)})
+        )
+
+    def install(self, source: Path, kind: str = "standard") -> None:
+        """Build a project by hatchling and unpack its wheel; without pip, which may lack here."""
+        built = self.packages.parent / f"built_{source.name}"
+        command = [sys.executable, "-m", "hatchling", "build", "-t", f"wheel:{kind}"]
+        subprocess.run([*command, "-d", str(built)], cwd=source, check=True, capture_output=True)
+        (wheel,) = built.glob("*.whl")
+        subprocess.run([sys.executable, "-m", "zipfile", "-e", str(wheel), str(self.packages)], check=True)
+
+    def command(self, name: str, *words: str) -> list[str]:
+        """Return the command that a console script of the wheel runs."""
+        return [str(self.bin / "python"), "-c", f"from project.commands import {name}; {name}()", *words]
+
+    def run(self, name: str, *words: str, cwd: Path, code: int = 0) -> str:
+        """Run a command to its end and return its output."""
+        done = subprocess.run(
+            self.command(name, *words),
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=LIMIT_S,
+            check=False,
+            env=variables(),
+        )
+        assert done.returncode == code, done.stdout + done.stderr
+        return done.stdout + done.stderr
+
+
+def variables() -> dict[str, str]:
+    """Return an environment that does not lead to the checkout."""
+    hidden = ("PYTHONPATH", "VIRTUAL_ENV")
+    return {key: value for key, value in os.environ.items() if key not in hidden} | {"OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
+    made = Environment(tmp_path_factory.mktemp("environment"))
+    made.install(ROOT)
+    (made.packages / "base.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+    examples = (ROOT / "tests" / "helpers" / "lightning_examples.py").read_text()
+    (made.packages / "own_examples.py").write_text(examples)
+    (made.packages / "killing_callback.py").write_text(KILLING)
+    return made
+
+
+@pytest.fixture(scope="module")
+def demo(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository by `project-new`, installed in the environment."""
+    folder = tmp_path_factory.mktemp("user")
+    environment.run("new", "demo", cwd=folder)
+    environment.install(folder / "demo", "editable")
+    return folder / "demo"
+
+
+def words_for(task: str) -> list[str]:
+    data, monitor = OWN_TASKS[task]
+    names = [f"task._target_=own_examples.{task}", f"data._target_=own_examples.{data}"]
+    return ["task=custom", *names, f"monitor={monitor}", "mode=min", "trainer.log_every_n_steps=1", *KILLED]
+
+
+def runs_below(folder: Path) -> list[Path]:
+    return sorted(file.parent for file in folder.glob("outputs/**/status.json"))
+
+
+def state_of(run: Path) -> str:
+    return json.loads((run / "status.json").read_text())["state"]
+
+
+def test_wheel_holds_configuration_templates_and_plugins(environment: Environment, tmp_path: Path) -> None:
+    assert (environment.packages / "project" / "conf" / "train.yaml").is_file()
+    assert (environment.packages / "hydra_plugins" / "project_sweeps.py").is_file()
+    script = "import project, project.config.config_files as c; print(project.__file__, c.conf_folder())"
+    done = subprocess.run(
+        [str(environment.bin / "python"), "-c", script],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        env=variables(),
+    )
+    assert str(ROOT) not in done.stdout
+    (record,) = environment.packages.glob("project-*.dist-info/entry_points.txt")
+    commands = [line.partition(" = ") for line in record.read_text().splitlines() if " = " in line]
+    names = ("train", "evaluate", "predict", "export", "report", "compare", "new")
+    assert {(f"project-{name}", f"project.commands:{name}") for name in names} <= {
+        (name, target) for name, _, target in commands
+    }
+
+
+@pytest.mark.parametrize("task", OWN_TASKS)
+def test_task_of_another_package_resumes_within_an_epoch_bit_equal(
+    task: str, environment: Environment, tmp_path: Path
+) -> None:
+    words = [*words_for(task), "trainer.max_epochs=3", "callbacks.last.every_steps=1"]
+    finals = []
+    for name, is_killed in (("unbroken", False), ("killed", True)):
+        (folder := tmp_path / name).mkdir()
+        if is_killed:
+            environment.run("train", *words, cwd=folder, code=-signal.SIGKILL)
+            environment.run("train", "resume=last", cwd=folder)
+        else:
+            (folder / MARK).touch()
+            environment.run("train", *words, cwd=folder)
+        (run,) = runs_below(folder)
+        assert state_of(run) == "done"
+        finals.append(forked_attempts.state_of(run / "checkpoints" / "last.ckpt"))
+        rows = read_table(run / "metrics.csv")
+        finals[-1]["rows"] = torch.tensor(len(rows))
+    assert forked_attempts.difference(*finals) == ""
+    environment.run("report", "run=last", cwd=tmp_path / "killed")
+    assert (run / "report.html").stat().st_size > 10_000
+
+
+def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
+    environment: Environment, demo: Path
+) -> None:
+    conf = ["--config-dir", "conf"]
+    preset = ["experiment=demo", "trainer.max_epochs=2", *KILLED]
+    sweep = ["-m", "task.width=8,16", "hydra.launcher.jobs=1", "callbacks.last.every_steps=1"]
+    environment.run("train", *conf, *preset, *sweep, cwd=demo, code=1)
+    states = [state_of(run) for run in runs_below(demo)]
+    assert len(states) == 2
+    assert states.count("done") == 1
+    printed = environment.run("train", "resume=last", "retry_failed=true", cwd=demo)
+    assert "best: width=" in printed
+    assert [state_of(run) for run in runs_below(demo)] == ["done", "done"]
+    (folder,) = demo.glob("outputs/sweep/*")
+    assert (folder / "conf" / "experiment" / "demo.yaml").read_text() == (
+        demo / "conf" / "experiment" / "demo.yaml"
+    ).read_text()
+    environment.run("report", str(folder), cwd=demo)
+    assert (folder / "report.html").stat().st_size > 10_000
+    assert "smallest val/loss first" in environment.run("compare", "outputs", cwd=demo)
+    wrong = environment.run("train", *conf, "experiment=dmeo", cwd=demo, code=2)
+    assert "experiment=dmeo: no such option; did you mean demo?" in wrong
+    wrong = environment.run("train", *conf, "experiment=demo", "task.widht=8", cwd=demo, code=2)
+    assert "did you mean task.width?" in wrong
+
+
+def test_tests_of_the_repository_pass(environment: Environment, demo: Path) -> None:
+    done = subprocess.run(
+        [str(environment.bin / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        cwd=demo,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+        env=variables(),
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "3 passed" in done.stdout
