@@ -18,7 +18,7 @@ from project.runtime.process import command_state
 from project.runtime.yaml_files import raw_child
 
 PATHS = re.compile(
-    r"paths\.(?!run$)\w+|ckpt_path|task\.teacher|(data|model)\.(\w+_)?(path|root|dir|folder|file|weights|image_cache)"
+    r"paths\.(?!run$)\w+|ckpt_path|task\.teacher|(data|model)\.(\w+_)?(path|root|dir|folder|file|table|weights|image_cache)"
 )
 """Keys whose values are paths."""
 GROUP_DEFAULTS: Mapping[str, tuple[str, ...]] = {

@@ -1,13 +1,16 @@
 """Resolvers of the configuration, such as `${image_shape:…}`."""
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, __version__
 
 from project.config.parts import referenced_groups
-from project.datamodules.storage.class_folders import class_folders, survey
+from project.config.source_index import constant_of
+from project.datamodules.storage import tables
+from project.datamodules.storage.class_folders import Survey, class_folders, survey, survey_files
 from project.errors import InputError
 from project.runtime import secrets
 from project.runtime.process import as_called
@@ -30,7 +33,10 @@ def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
     Raises:
         InputError: the images have several sizes, and `resize` is None.
     """
-    found = survey(path)
+    return _surveyed_shape(survey(path), resize, grayscale)
+
+
+def _surveyed_shape(found: Survey, resize: Size, grayscale: bool | None) -> ListConfig:
     if resize is None and len(found.sizes) > 1:
         few = ", ".join(
             f"{height}×{width} as {file}" for (height, width), file in list(found.sizes.items())[:3]
@@ -46,6 +52,35 @@ def folder_shape(path: str, resize: Size, grayscale: bool | None) -> ListConfig:
 def folder_classes(path: str) -> int:
     """Return the number of class folders."""
     return len(class_folders(Path(path)))
+
+
+def table_shape(
+    table: str, path: str | None, image_column: str, resize: Size, grayscale: bool | None
+) -> ListConfig:
+    """Return the shape (C, H, W) of the images in a table; as `folder_shape`."""
+    files = tables.image_files(table, path, image_column)
+    return _surveyed_shape(_survey_of(tuple(files)), resize, grayscale)
+
+
+@lru_cache(maxsize=8)
+def _survey_of(files: tuple[str, ...]) -> Survey:
+    return survey_files(list(files))
+
+
+def table_outputs(table: str, label_columns: Any, split_column: str | None, target_type: str | None) -> int:
+    """Return the number of classes, labels or real values in the label columns of a table."""
+    return tables.num_outputs(table, label_columns, split_column, target_type)
+
+
+def table_features(table: str, features: Any, label_columns: Any, split_column: str | None) -> ListConfig:
+    """Return the shape (F,) of the vectors of features in a table."""
+    return ListConfig([len(tables.feature_columns(table, features, label_columns, split_column))])
+
+
+def task_targets(task: str) -> str | None:
+    """Return the kind of targets that a task needs; None if its class declares none."""
+    kind = constant_of(task, "TARGET_TYPE")
+    return kind if isinstance(kind, str) else None
 
 
 def portion(share: float, shape: Sequence[int]) -> int:
@@ -87,5 +122,6 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
     )
     register_one("oc.env", secrets.resolve_env, replace=True)
-    for resolver in (as_called, image_shape, folder_shape, folder_classes, portion, run_name):
+    own = (as_called, image_shape, folder_shape, folder_classes, portion, run_name)
+    for resolver in (*own, table_shape, table_outputs, table_features, task_targets):
         register_one(resolver.__name__, resolver, replace=True)

@@ -302,17 +302,17 @@ class SupervisedDataModule(L.LightningDataModule):
             self._subsets |= {"train": Subset.of(images), "val": Subset.of(val)}
         else:
             parts = split_validation(
-                self._strata(images), self.val_size, self.folds, self.fold, self.split_seed
+                self.strata(images.labels), self.val_size, self.folds, self.fold, self.split_seed
             )
             rows, val_rows = parts
             self._subsets["train"] = Subset(images, rows)
             if len(val_rows):
                 self._subsets["val"] = Subset(images, val_rows)
 
-    def _strata(self, images: Images) -> Tensor:
+    def strata(self, targets: Tensor) -> Tensor:
         """Return the classes (N,) by which splits are stratified; zeros for other targets than classes."""
         is_class = self.target_type == "class"
-        return images.labels if is_class else torch.zeros(len(images.labels), dtype=torch.long)
+        return targets if is_class else torch.zeros(len(targets), dtype=torch.long)
 
     def _report_imbalance(self) -> None:
         """Log a line if the largest class has more than `MAX_IMBALANCE` times the inputs of the smallest."""

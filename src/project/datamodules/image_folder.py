@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+from abc import abstractmethod
 from collections.abc import Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -41,21 +42,17 @@ FEW_FILES = 1000  # up to which decoding takes less time than starting worker pr
 MIN_CACHED_BYTES = 2**20  # of image files; fewer decode in 0.1 s, as fast as a cached file is mapped
 
 
-class ImageFolder(ImageDataModule):
-    """Images in class folders.
+class ImageFiles(ImageDataModule):
+    """Base class of data modules of a user's own image files.
 
-    The folder holds `train/<class>/…`, and optionally `val` and `test`, or only `<class>/…` (see
-    `find_layout`). Missing splits are stratified samples of the training images. With `resize`, images are
-    scaled to `input_shape`, which may change their aspect ratio. Colour is converted to the channels of
-    `input_shape`. A split that fits the memory budget is decoded once, and memory-mapped by later runs. The
-    images of a larger split are decoded by worker processes in every epoch.
+    A subclass implements `labelled_files`. Missing splits are samples of the training images, stratified by
+    class. With `resize`, images are scaled to `input_shape`, which may change their aspect ratio. Colour is
+    converted to the channels of `input_shape`. A split that fits the memory budget is decoded once, and
+    memory-mapped by later runs. The images of a larger split are decoded by worker processes in every epoch.
 
     Args:
-        path: folder of the images.
-        test_size: number of test images if there is no test folder, or their fraction if below 1; `all`
+        test_size: number of test images if there is no test split, or their fraction if below 1; `all`
             makes every image a test image (default 0.2).
-        classes: class names in the order of the labels; some may have no folder (default null: sorted names
-            of the training folders).
         memory_budget_mb: maximum size of a split's decoded images in memory, MiB (default 4096).
         num_workers: number of processes that decode streamed images (default null: one per available CPU,
             at most 16).
@@ -66,35 +63,143 @@ class ImageFolder(ImageDataModule):
 
     Raises:
         InputError: an argument is out of its range, or does not fit the images.
-        DataError: folders are missing, empty or ambiguous, or images are damaged.
+        DataError: images are damaged.
     """
-
-    DATASET_FACTS: ClassVar = {"class_folders": "path"}
 
     def __init__(
         self,
-        path: str,
         test_size: Annotated[float, Range(above=0)] | str = 0.2,
-        classes: Sequence[str] | None = None,
         memory_budget_mb: Annotated[int, Range(0)] = 4096,
         num_workers: Annotated[int, Range(0, 1024)] | None = None,
         timeout_s: Annotated[float, Range(above=0)] = 120,
         white_level: Annotated[float, Range(above=0)] | None = None,
         **base: Any,
     ) -> None:
-        super().__init__(name="image_folder", **base)
-        check_arguments("data", ImageFolder, locals())
+        super().__init__(**base)
+        check_arguments("data", ImageFiles, locals())
         if isinstance(test_size, str) and test_size != ALL:
             raise InputError(f"data.test_size={test_size}: expected a number, a fraction below 1, or {ALL}")
-        self.path = Path(path)
         self.test_size = test_size
-        self.classes = [printable(str(name)) for name in classes] if classes is not None else None
         self.memory_budget_mb = memory_budget_mb
         self.num_workers = min(available_cpus(), MAX_WORKERS) if num_workers is None else num_workers
         self.timeout_s = timeout_s
         self.white_level = white_level
         self._files: dict[Split, list[str]] = {}
         self._logged: set[str] = set()
+
+    @property
+    @abstractmethod
+    def location(self) -> Path:
+        """Folder or table of the images, absolute; identifies them in the image cache."""
+
+    @abstractmethod
+    def labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
+        """Return the files of a split and their targets (N, …); None if `val` is taken from `train`."""
+
+    def load_split(self, split: Split) -> Images | None:
+        """Return the images of a split: in memory if they fit `memory_budget_mb`, otherwise streamed."""
+        if (found := self.labelled_files(split)) is None:
+            return None
+        files, labels = found
+        self._files[split] = files
+        may_scale = self.resize is not None
+        images = FileImages(
+            files,
+            labels,
+            partial(decode_image, shape=self.input_shape, may_scale=may_scale, white_level=self.white_level),
+            self.input_shape,
+            self.num_workers if len(files) > FEW_FILES else 0,
+            channels_last=self.channels_last,
+            timeout_s=self.timeout_s,
+        )
+        channels, height, width = self.input_shape
+        size_mb = len(files) * channels * height * width / MEBIBYTE
+        if size_mb <= self.memory_budget_mb:
+            return self._in_memory(images, split)
+        self._log_once(
+            f"streaming {len(files):,} images ({size_mb:.0f} MiB decoded, data.memory_budget_mb="
+            f"{self.memory_budget_mb}) with {images.workers} workers"
+        )
+        return images
+
+    def files(self, split: Split) -> list[str]:
+        files = self._files[split if split in self._files else "train"]
+        return [files[row] for row in self.subset(split).rows.tolist()]
+
+    def _log_once(self, line: str) -> None:
+        if line not in self._logged:
+            log.info(line)
+        self._logged.add(line)
+
+    def _rows_of(self, split: Split, labels: Tensor) -> Tensor:
+        """Return the rows of the training or test images in a folder that holds both."""
+        count = len(labels)
+        if isinstance(self.test_size, str):
+            if split == "test":
+                return torch.arange(count)
+            raise InputError(
+                f"data.test_size={ALL}: all images in {self.location} are test images, none remain for "
+                f"{split}; set split=test, or give a number"
+            )
+        size = split_size(self.test_size, count)
+        if not 0 < size < count:
+            raise InputError(
+                f"data.test_size={self.test_size}: choose 1 to {count - 1} of the {count} images in "
+                f"{self.location}, or a fraction below 1"
+            )
+        train, test = stratified_split(self.strata(labels), size, generator(self.split_seed, 1))
+        return test if split == "test" else train
+
+    def _in_memory(self, images: FileImages, split: Split) -> Images:
+        """Decode all images, or memory-map those that an earlier run cached."""
+        states = [_state(file) for file in images.files]
+        if sum(size for size, _ in states) < MIN_CACHED_BYTES:
+            return MemoryImages(images.decode_all(), images.labels, channels_last=self.channels_last)
+        folder = self.location
+        wanted = json.dumps([str(folder), split, self.split_seed, self.test_size, self.input_shape])
+        files = hashlib.sha256(os.fsencode("\0".join(images.files)))
+        files.update(np.array(states, dtype=np.int64).tobytes() + images.labels.numpy().tobytes())
+        return self.image_cache.load(
+            f"{folder.name}-{split}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}",
+            {
+                "files": files.hexdigest(),
+                "decoder": [DECODER_VERSION, PILLOW_VERSION],
+                "may_scale": self.resize is not None,
+                "white_level": self.white_level,
+            },
+            lambda: (images.decode_all(), images.labels),
+            channels_last=self.channels_last,
+        )
+
+
+class ImageFolder(ImageFiles):
+    """Images in class folders.
+
+    The folder holds `train/<class>/…`, and optionally `val` and `test`, or only `<class>/…` (see
+    `find_layout`). Missing splits are stratified samples of the training images.
+
+    Args:
+        path: folder of the images.
+        classes: class names in the order of the labels; some may have no folder (default null: sorted names
+            of the training folders).
+        base: arguments of `ImageFiles`.
+
+    Raises:
+        InputError: an argument is out of its range, or does not fit the images.
+        DataError: folders are missing, empty or ambiguous, or images are damaged.
+    """
+
+    DATASET_FACTS: ClassVar = {"class_folders": "path"}
+
+    def __init__(self, path: str, classes: Sequence[str] | None = None, **base: Any) -> None:
+        super().__init__(name="image_folder", **base)
+        check_arguments("data", ImageFolder, locals())
+        self.path = Path(path)
+        self.classes = [printable(str(name)) for name in classes] if classes is not None else None
+
+    @property
+    def location(self) -> Path:
+        return self.path.absolute()
 
     @cached_property
     def class_names(self) -> list[str]:
@@ -144,37 +249,7 @@ class ImageFolder(ImageDataModule):
                     f"gray, the others in colour; all are read as {mode} (data.grayscale)"
                 )
 
-    def load_split(self, split: Split) -> Images | None:
-        """Return the images of a split: in memory if they fit `memory_budget_mb`, otherwise streamed."""
-        if (found := self._labelled_files(split)) is None:
-            return None
-        files, labels = found
-        self._files[split] = files
-        may_scale = self.resize is not None
-        images = FileImages(
-            files,
-            labels,
-            partial(decode_image, shape=self.input_shape, may_scale=may_scale, white_level=self.white_level),
-            self.input_shape,
-            self.num_workers if len(files) > FEW_FILES else 0,
-            channels_last=self.channels_last,
-            timeout_s=self.timeout_s,
-        )
-        channels, height, width = self.input_shape
-        size_mb = len(files) * channels * height * width / MEBIBYTE
-        if size_mb <= self.memory_budget_mb:
-            return self._in_memory(images, split)
-        self._log_once(
-            f"streaming {len(files):,} images ({size_mb:.0f} MiB decoded, data.memory_budget_mb="
-            f"{self.memory_budget_mb}) with {images.workers} workers"
-        )
-        return images
-
-    def files(self, split: Split) -> list[str]:
-        files = self._files[split if split in self._files else "train"]
-        return [files[row] for row in self.subset(split).rows.tolist()]
-
-    def _labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
+    def labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Return the files of a split and their labels (N,); None if `val` is taken from `train`."""
         splits = self.layout.splits
         if split == "val" and "val" not in splits:
@@ -188,51 +263,6 @@ class ImageFolder(ImageDataModule):
             rows = self._rows_of(split, labels)
             files, labels = [files[row] for row in rows.tolist()], labels[rows]
         return files, labels
-
-    def _log_once(self, line: str) -> None:
-        if line not in self._logged:
-            log.info(line)
-        self._logged.add(line)
-
-    def _rows_of(self, split: Split, labels: Tensor) -> Tensor:
-        """Return the rows of the training or test images in a folder that holds both."""
-        count = len(labels)
-        if isinstance(self.test_size, str):
-            if split == "test":
-                return torch.arange(count)
-            raise InputError(
-                f"data.test_size={ALL}: all images in {self.path} are test images, none remain for {split}; "
-                "set split=test, or give a number"
-            )
-        size = split_size(self.test_size, count)
-        if not 0 < size < count:
-            raise InputError(
-                f"data.test_size={self.test_size}: choose 1 to {count - 1} of the {count} images in "
-                f"{self.path}, or a fraction below 1"
-            )
-        train, test = stratified_split(labels, size, generator(self.split_seed, 1))
-        return test if split == "test" else train
-
-    def _in_memory(self, images: FileImages, split: Split) -> Images:
-        """Decode all images, or memory-map those that an earlier run cached."""
-        states = [_state(file) for file in images.files]
-        if sum(size for size, _ in states) < MIN_CACHED_BYTES:
-            return MemoryImages(images.decode_all(), images.labels, channels_last=self.channels_last)
-        folder = self.path.absolute()
-        wanted = json.dumps([str(folder), split, self.split_seed, self.test_size, self.input_shape])
-        files = hashlib.sha256(os.fsencode("\0".join(images.files)))
-        files.update(np.array(states, dtype=np.int64).tobytes() + images.labels.numpy().tobytes())
-        return self.image_cache.load(
-            f"{folder.name}-{split}-{hashlib.sha256(wanted.encode()).hexdigest()[:12]}",
-            {
-                "files": files.hexdigest(),
-                "decoder": [DECODER_VERSION, PILLOW_VERSION],
-                "may_scale": self.resize is not None,
-                "white_level": self.white_level,
-            },
-            lambda: (images.decode_all(), images.labels),
-            channels_last=self.channels_last,
-        )
 
 
 def _state(file: str) -> tuple[int, int]:

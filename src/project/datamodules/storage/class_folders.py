@@ -301,7 +301,15 @@ def survey(path: str | Path) -> Survey:
 
 @cache
 def _survey(path: Path, _folders: tuple[tuple[str, int], ...], _here: Path) -> Survey:
-    files = training_files(path)
+    return survey_files(training_files(path))
+
+
+def survey_files(files: list[str]) -> Survey:
+    """Read the headers of image files, of at most `MAX_HEADERS`.
+
+    Raises:
+        DataError: no header is readable.
+    """
     if len(files) > MAX_HEADERS:
         rows = random.Random(0).sample(range(len(files)), MAX_HEADERS)  # noqa: S311
         files = [files[row] for row in sorted(rows)]

@@ -1,0 +1,251 @@
+"""Tables in CSV files: reading, splits, classes, labels and real values of their columns.
+
+Imports no torch: derived values of the configuration are computed from these functions.
+"""
+
+import csv
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from project.datamodules.storage.class_folders import SPLIT_OF_WORD
+from project.errors import DataError, InputError, one_line
+from project.runtime.text import nearest_names, printable
+
+DELIMITERS = ",;\t"
+MAX_NAMED = 3
+TABLE_KEY = "data.table"
+
+
+class Table(NamedTuple):
+    """Table of texts with named columns."""
+
+    file: str
+    columns: dict[str, list[str]]  # N cells each, stripped
+
+    def __len__(self) -> int:
+        return len(next(iter(self.columns.values()), []))
+
+    def column(self, key: str, name: str) -> list[str]:
+        """Return the cells (N,) of a column, which a configuration key names.
+
+        Raises:
+            InputError: the table has no such column.
+        """
+        if name in self.columns:
+            return self.columns[name]
+        near = nearest_names(name, list(self.columns))
+        known = ", ".join(map(printable, self.columns))
+        hint = f"did you mean {near[0]}?" if near else "name one of its columns"
+        raise InputError(f"{key}={name}: no such column in {self.file} (expected one of {known}); {hint}")
+
+
+def read_table(path: str) -> Table:
+    """Read a CSV file with a header, in UTF-8, with `,`, `;` or tabs between cells.
+
+    Raises:
+        DataError: the file is missing, is no such table, or has no rows.
+    """
+    try:
+        facts = Path(path).stat()
+    except (OSError, ValueError) as error:
+        raise DataError(
+            f"{TABLE_KEY}={path}: cannot be read ({one_line(error)}); give a CSV file with a header"
+        ) from error
+    return _read(path, facts.st_size, facts.st_mtime_ns, str(Path.cwd()))
+
+
+@cache  # several keys follow from one table, and the jobs of a sweep share it
+def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
+    try:
+        with Path(path).open(encoding="utf-8-sig", newline="") as file:
+            first = file.readline()
+            delimiter = max(DELIMITERS, key=first.count)
+            file.seek(0)
+            head, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
+    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+        raise DataError(
+            f"{TABLE_KEY}={path}: is no table ({one_line(error)}); give a CSV file in UTF-8 with a header"
+        ) from error
+    names = [name.strip() for name in head]
+    twice, count = Counter(names).most_common(1)[0]
+    if count > 1:
+        raise DataError(f"{TABLE_KEY}={path}: two columns are named {printable(twice)!r}; rename one")
+    if not rows:
+        raise DataError(f"{TABLE_KEY}={path}: has no rows below its header; add some")
+    for number, row in enumerate(rows, 1):
+        if len(row) != len(names):
+            raise DataError(
+                f"{TABLE_KEY}={path}: row {number} has {len(row)} cells (expected {len(names)}, as in the "
+                "header); correct it"
+            )
+    cells = zip(*rows, strict=True)
+    return Table(
+        path, {name: [cell.strip() for cell in column] for name, column in zip(names, cells, strict=True)}
+    )
+
+
+def as_names(value: Any) -> list[str]:
+    """Return the column names of a key: one name or a list of names."""
+    return [value] if isinstance(value, str) else [str(name) for name in value]
+
+
+def split_rows(table: Table, split_column: str | None) -> Mapping[str, list[int]] | None:
+    """Return the rows of the splits `train`, `val` and `test` that a table has; None without a column.
+
+    Words such as `training`, `valid` and `dev` are accepted, as for folders.
+
+    Raises:
+        InputError: there is no such column.
+        DataError: a cell names no split, or no row is for training.
+    """
+    if split_column is None:
+        return None
+    found: dict[str, list[int]] = {}
+    for row, word in enumerate(table.column("data.split_column", split_column)):
+        if (split := SPLIT_OF_WORD.get(word.lower())) is None:
+            raise DataError(
+                f"data.split_column={split_column}: row {row + 1} of {table.file} names no split (expected "
+                f"train, val or test, got {printable(word)!r}); correct it"
+            )
+        found.setdefault(split, []).append(row)
+    if "train" not in found:
+        raise DataError(
+            f"data.split_column={split_column}: no row of {table.file} is for training; name some train"
+        )
+    return found
+
+
+def target_kind(table: Table, columns: Sequence[str], target_type: str | None) -> Any:
+    """Return the kind of targets: `target_type`, or for null what the columns hold.
+
+    One column holds classes. Several columns hold labels if all cells are 0 or 1, and real values otherwise.
+    """
+    if target_type is not None:
+        return target_type
+    if len(columns) == 1:
+        return "class"
+    cells = {cell for name in columns for cell in table.column("data.label_columns", name)}
+    return "multilabel" if cells <= {"0", "1"} else "real"
+
+
+def classes_of(table: Table, column: str, split_column: str | None) -> list[str]:
+    """Return the classes of the training rows in the order of the labels: numbers by value, then names.
+
+    Raises:
+        DataError: a row has no class, there is one class only, or a class has no training row.
+    """
+    cells = table.column("data.label_columns", column)
+    if "" in cells:
+        raise DataError(
+            f"data.label_columns={column}: row {cells.index('') + 1} of {table.file} has no class; add it"
+        )
+    splits = split_rows(table, split_column)
+    train = set(cells if splits is None else [cells[row] for row in splits["train"]])
+    if len(train) < 2:
+        raise DataError(
+            f"data.label_columns={column}: one class in the training rows of {table.file} (expected at least "
+            "2); add others, or name another column"
+        )
+    for split, rows in (splits or {}).items():
+        if unknown := sorted({cells[row] for row in rows} - train):
+            few = printable(", ".join(unknown[:MAX_NAMED])) + (", …" if unknown[MAX_NAMED:] else "")
+            raise DataError(
+                f"data.label_columns={column}: class {few} of the {split} rows has no training rows; add "
+                "some, or remove it"
+            )
+    return sorted(train, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
+
+
+def numbers_of(table: Table, key: str, column: str, *, are_labels: bool = False) -> list[float]:
+    """Return a column as finite numbers (N,), or as labels, each 0 or 1.
+
+    Raises:
+        InputError: there is no such column.
+        DataError: a cell is no finite number, or no label.
+    """
+    numbers: list[float] = []
+    for row, cell in enumerate(table.column(key, column)):
+        try:
+            number = float(cell)
+        except ValueError:
+            number = math.nan
+        if not math.isfinite(number) or (are_labels and number not in (0, 1)):
+            expected = "0 or 1" if are_labels else "a finite number"
+            raise DataError(
+                f"{key}={column}: row {row + 1} of {table.file} does not fit (expected {expected}, got "
+                f"{printable(cell)!r}); correct it, or name another column"
+            )
+        numbers.append(number)
+    return numbers
+
+
+def check_label_columns(columns: Sequence[str], kind: str) -> None:
+    """Refuse a number of columns that does not fit the kind of targets.
+
+    Raises:
+        InputError: classes are in several columns, or labels in one.
+    """
+    given = f"data.label_columns=[{','.join(columns)}]"
+    if kind == "class" and len(columns) != 1:
+        raise InputError(
+            f"{given}: {len(columns)} columns (expected one column of class names); name one column, or set "
+            "task=multilabel for columns of 0 and 1, task=regression for real values"
+        )
+    if kind == "multilabel" and len(columns) < 2:
+        raise InputError(
+            f"{given}: {len(columns)} column (expected one column of 0 and 1 per label); name several, or "
+            "set task=classification for a column of class names"
+        )
+
+
+def num_outputs(path: str, columns: Any, split_column: str | None, target_type: str | None) -> int:
+    """Return the number of classes, labels or real values in the label columns, after checking all of them.
+
+    Raises:
+        InputError: the columns are missing, or do not fit the kind of targets.
+        DataError: cells do not fit.
+    """
+    table, names = read_table(path), as_names(columns)
+    kind = target_kind(table, names, target_type)
+    check_label_columns(names, kind)
+    if kind == "class":
+        return len(classes_of(table, names[0], split_column))
+    for name in names:
+        numbers_of(table, "data.label_columns", name, are_labels=kind == "multilabel")
+    split_rows(table, split_column)
+    return len(names)
+
+
+def feature_columns(path: str, columns: Any, labels: Any, split_column: str | None) -> list[str]:
+    """Return the feature columns: those given, or all that hold neither labels nor the split.
+
+    Raises:
+        InputError: a column is missing, or a label is also a feature.
+    """
+    table, targets = read_table(path), as_names(labels)
+    names = [name for name in table.columns if name not in {*targets, split_column}]
+    if columns is not None:
+        names = as_names(columns)
+        if both := [name for name in names if name in targets]:
+            raise InputError(
+                f"data.feature_columns=[{','.join(names)}]: {both[0]} is also a label (expected other "
+                "columns); leave it out"
+            )
+    for name in names:
+        table.column("data.feature_columns", name)
+    return names
+
+
+def image_files(path: str, folder: str | None, image_column: str) -> list[str]:
+    """Return the image files (N,) of a table; relative paths start at `folder`, null for the table's folder.
+
+    Raises:
+        InputError: there is no such column.
+    """
+    table = read_table(path)
+    root = Path(folder) if folder is not None else Path(path).parent
+    return [str(root / cell) for cell in table.column("data.image_column", image_column)]

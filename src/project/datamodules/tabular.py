@@ -1,0 +1,125 @@
+"""Tables of numeric features: a CSV file, a vector per row."""
+
+from collections.abc import Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any, ClassVar
+
+import torch
+
+from project.datamodules.base import Split, SupervisedDataModule
+from project.datamodules.loading.loader import MemoryVectors
+from project.datamodules.splits import split_size, stratified_split
+from project.datamodules.storage import tables
+from project.datamodules.table_images import table_targets
+from project.datamodules.targets import TargetType, check_targets
+from project.errors import InputError
+from project.runtime.bounds import Range, check_arguments
+from project.runtime.seeding import generator
+
+
+class Tabular(SupervisedDataModule):
+    """Vectors of features and targets from the rows of a CSV file.
+
+    Features are standardized by mean and standard deviation of the training split. Rows of a split that the
+    table does not have are taken from the training rows, stratified by class.
+
+    Args:
+        table: CSV file with a header.
+        label_columns: column of class names, or columns of labels or real values.
+        feature_columns: columns of numeric features (default null: all others).
+        split_column: column of the words train, val and test (default null: none).
+        test_size: number of test rows if the table has none, or their fraction if below 1 (default 0.2).
+        target_type: `class`, `multilabel` or `real` (default null: by the columns, see `target_kind`).
+        name: name of the data set in messages (default tabular).
+        base: arguments of `SupervisedDataModule`.
+
+    Raises:
+        InputError: a column is missing, or the columns do not fit the targets or `input_shape`.
+        DataError: the table or its cells do not fit.
+    """
+
+    DATASET_FACTS: ClassVar[dict[str, Any] | None] = None
+    TARGET_TYPE: ClassVar[Any] = None
+    INPUT_NDIM: ClassVar[int | None] = 1
+
+    def __init__(
+        self,
+        table: str,
+        label_columns: str | Sequence[str],
+        feature_columns: str | Sequence[str] | None = None,
+        split_column: str | None = None,
+        test_size: Annotated[float, Range(above=0, below=1)] | Annotated[int, Range(1)] = 0.2,
+        target_type: TargetType | None = None,
+        name: str = "tabular",
+        **base: Any,
+    ) -> None:
+        check_arguments("data", Tabular, locals())
+        self.label_columns = tables.as_names(label_columns)
+        kind = tables.target_kind(tables.read_table(table), self.label_columns, target_type)
+        super().__init__(name=name, target_type=kind, **base)
+        self.table = Path(table)
+        self.feature_columns = tables.feature_columns(
+            table, feature_columns, self.label_columns, split_column
+        )
+        self.split_column = split_column
+        self.test_size = test_size
+        if self.input_shape != (len(self.feature_columns),):
+            raise InputError(
+                f"data.input_shape={list(self.input_shape)}: {table} has {len(self.feature_columns)} feature "
+                f"columns (expected [{len(self.feature_columns)}]); leave it out"
+            )
+
+    @property
+    def source(self) -> str:
+        return f"data.table={self.table}"
+
+    @cached_property
+    def class_names(self) -> list[str]:
+        """Names of the classes, labels or real values."""
+        if self.target_type != "class":
+            return self.label_columns
+        return tables.classes_of(tables.read_table(str(self.table)), self.label_columns[0], self.split_column)
+
+    @property
+    def has_validation(self) -> bool:
+        return super().has_validation or "val" in self._splits
+
+    @cached_property
+    def _splits(self) -> dict[str, list[int]]:
+        """Rows of the splits that the table has."""
+        return dict(tables.split_rows(tables.read_table(str(self.table)), self.split_column) or {})
+
+    def load_inputs(self, split: Split) -> MemoryVectors | None:
+        """Return the features (N, F) and targets of a split; None if `val` is taken from `train`."""
+        if split == "val" and "val" not in self._splits:
+            return None
+        table = tables.read_table(str(self.table))
+        targets = table_targets(table, self.label_columns, self.class_names, self.target_type)
+        columns = [tables.numbers_of(table, "data.feature_columns", name) for name in self.feature_columns]
+        features = torch.tensor(columns, dtype=torch.float64).T.float().contiguous()  # N, F
+        rows = torch.tensor(self._splits.get(split, self._splits.get("train", range(len(targets)))))
+        if split != "val" and "test" not in self._splits:
+            size = split_size(self.test_size, len(rows))
+            if not 0 < size < len(rows):
+                raise InputError(
+                    f"data.test_size={self.test_size}: expected 1 to {len(rows) - 1} of the {len(rows)} rows "
+                    f"in {self.table}, or a fraction below 1, got {size}; choose another size"
+                )
+            train, test = stratified_split(self.strata(targets[rows]), size, generator(self.split_seed, 1))
+            rows = rows[test if split == "test" else train]
+        check_targets(targets[rows], self.num_classes, self._title(split))
+        return MemoryVectors(features[rows], targets[rows])
+
+    def _measure_inputs(self) -> None:
+        """Compute mean and standard deviation of each feature of the training split; 1 for a constant one."""
+        if "train" not in self._subsets:
+            self._set_up("train")
+        images, rows = self._subsets["train"]
+        features = images.sample(rows).double()
+        std = features.std(0, correction=0)
+        self.mean = features.mean(0).tolist()
+        self.std = torch.where(std > 0, std, 1.0).tolist()
+
+    def _title(self, split: Split) -> str:
+        return f"the {split} rows of data={self.name}"
