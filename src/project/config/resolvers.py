@@ -83,6 +83,12 @@ def task_targets(task: str) -> str | None:
     return kind if isinstance(kind, str) else None
 
 
+def task_monitor(task: str) -> str:
+    """Return the validation metric by which a task chooses checkpoints: the first that its class declares."""
+    metrics = constant_of(task, "METRICS")
+    return f"val/{next(iter(metrics))}" if isinstance(metrics, dict) and metrics else "val/acc"
+
+
 def portion(share: float, shape: Sequence[int]) -> int:
     """Return a fraction of the shorter image side in pixels, for a shape (C, H, W)."""
     return round(share * min(shape[1:]))
@@ -123,5 +129,5 @@ def register_resolvers() -> None:
     )
     register_one("oc.env", secrets.resolve_env, replace=True)
     own = (as_called, image_shape, folder_shape, folder_classes, portion, run_name)
-    for resolver in (*own, table_shape, table_outputs, table_features, task_targets):
+    for resolver in (*own, table_shape, table_outputs, table_features, task_targets, task_monitor):
         register_one(resolver.__name__, resolver, replace=True)
