@@ -64,11 +64,13 @@ def test_training_commands_compose_and_pass_the_checks(
     page: str, composer: Compose, image_folder: Path, tmp_path: Path
 ) -> None:
     (weights := tmp_path / "convnext.pth").touch()
+    photo_table = write_photo_table(tmp_path, image_folder)
     for command in (words for where, words in commands("train") if where == page):
         words = [word for word in shlex.split(command.replace("--cfg job", "")) if not word.startswith("-")]
         if any(word.startswith(("resume=", "ckpt_path=")) for word in words):
             continue  # run by test_command_line.py
         words = [word.replace("data.path=photos", f"data.path={image_folder}") for word in words]
+        words = [word.replace("data.table=photos.csv", f"data.table={photo_table}") for word in words]
         words = [word.replace("=convnext.pth", f"={weights}") for word in words]
         if "model=mynet" in words:
             words = [
@@ -78,6 +80,17 @@ def test_training_commands_compose_and_pass_the_checks(
             words.append("data.batch_size=16")  # the folder has few images
         for overrides in points_of(words):
             assert list(find_problems(composer(*overrides))) == [], command
+
+
+def write_photo_table(folder: Path, images: Path) -> Path:
+    """Write the table of the guide: 60 images with a class, two labels and a weight."""
+    files = sorted(images.glob("train/*/*.jpg"))
+    rows = [
+        f"{file},{file.parent.name},{index % 2},{index % 3 // 2},{index / 7}"
+        for index, file in enumerate(files)
+    ]
+    (folder / "photos.csv").write_text("\n".join(["image,animal,cat,dog,weight", *rows]))
+    return folder / "photos.csv"
 
 
 def test_guide_shows_every_command() -> None:
