@@ -25,6 +25,8 @@ CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 EXTRA_MODELS = {"huggingface", "timm"}
 """Networks of optional packages, which have tests of their own."""
+PUBLISHED = {"cifar100", "emnist", "fashion_mnist", "kmnist", "stl10", "svhn"}
+"""Data sets whose files only their own tests write."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores it
     signal.signal(signal.SIGINT, signal.default_int_handler)

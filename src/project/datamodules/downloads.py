@@ -43,12 +43,13 @@ class ArchiveError(OSError):
 class Archive:
     """Downloadable file and the files in it."""
 
-    name: str  # file name below each mirror's URL; a `.tar.gz`, or a single file compressed as `.gz`
+    name: str  # file name below each mirror's URL
     mirrors: Sequence[str]  # tried in order
     md5: str
     size: int  # bytes; longer downloads are aborted
-    members: Sequence[str]  # names of the files to unpack
-    unpacked_size: int  # maximum size of a member, bytes
+    # Names of the files to unpack from a `.tar.gz`, or of the single file in a `.gz`; empty: keep the file.
+    members: Sequence[str] = ()
+    unpacked_size: int = 0  # maximum size of a member, bytes
 
 
 def ensure_downloaded(
@@ -122,6 +123,9 @@ def find_problem(folder: Path, checksums: Mapping[str, str], digest_file: Path |
 def download_archives(archives: Iterable[Archive], folder: Path) -> None:
     """Download archives, and unpack their members into an empty folder without subfolders."""
     for archive in archives:
+        if not archive.members:
+            download_archive(archive, folder / archive.name)
+            continue
         file = folder / f".{archive.name}"
         download_archive(archive, file)
         unpack(archive, file, folder)

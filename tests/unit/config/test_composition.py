@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, EXTRA_MODELS, Compose, options
+from conftest import CONF, EXTRA_MODELS, PUBLISHED, Compose, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
@@ -21,15 +21,15 @@ from project.modules.optim.training_length import TrainingLength
 
 MODELS = [name for name in options("model") if name not in EXTRA_MODELS]
 OTHER_TASKS = ("csv", "diabetes", "multi_mnist", "tabular")  # data sets with tests of their own
-DATA = [name for name in options("data") if name not in OTHER_TASKS]
+DATA = [name for name in options("data") if name not in {*PUBLISHED, *OTHER_TASKS}]
 OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
 
 
 def test_conf_holds_what_these_tests_expect() -> None:
     # A test that discovers files asserts how many: one that sees none must not pass.
     assert set(options("model")) - set(MODELS) == EXTRA_MODELS
+    assert set(options("data")) - set(DATA) == {*PUBLISHED, *OTHER_TASKS}
     assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (10, 5, 6, 9)
-    assert {*OTHER_TASKS} < {*options("data")}
     assert len(options("experiment")) == 13
     assert (options("augment"), options("loss")) == (
         [
