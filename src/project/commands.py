@@ -83,7 +83,19 @@ def new() -> None:
     run_command(main, Options, EXAMPLES)
 
 
-COMMANDS = {command.__name__: command for command in (train, evaluate, predict, export, report, compare, new)}
+def replay() -> None:
+    """Find the layer with the first NaN of a run that stopped with it: `project-replay run=last`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.inference.replay.options import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+COMMANDS = {
+    command.__name__: command
+    for command in (train, evaluate, predict, export, report, compare, new, replay)
+}
 """Functions by the word of `python -m project WORD`."""
 
 

@@ -20,6 +20,7 @@ from project.config.validation import find_problems
 from project.inference.evaluate.options import Options as Evaluate
 from project.inference.export.options import Options as Export
 from project.inference.predict.command import Options as Predict
+from project.inference.replay.options import Options as Replay
 from project.reporting.compare import Options as Compared
 from project.reporting.html.command import Options as Report
 from project.sweeps.sweepers.grid import grid
@@ -34,6 +35,7 @@ COMMANDS = {
     "export": Export,
     "report": Report,
     "compare": Compared,
+    "replay": Replay,
 }
 
 

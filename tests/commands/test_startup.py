@@ -105,6 +105,7 @@ OTHERS = {
     "predict": ("run=nowhere input=run", "inptu=x", "run=run input=nowhere", "run=run input=run weights=bst"),
     "export": ("run=nowhere", "formt=onnx", "run=run weights=bst", "run=run data=minst", "run=damaged"),
     "report": ("run=nowhere", "rnu=x", "run=run compare=nowhere"),
+    "replay": ("run=nowhere", "rnu=x", "run=run"),
     "compare": ("nowhere", "bi=x", "run by=test/accc"),
 }
 OTHERS_LIGHT = (
@@ -140,7 +141,7 @@ def test_wrong_input_of_later_commands_does_not_import_torch(tmp_path: Path) -> 
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     found, done = in_process(OTHERS_LIGHT, tmp_path, [OTHERS, HEAVY])
-    assert len(found) == sum(map(len, OTHERS.values())) == 20
+    assert len(found) == sum(map(len, OTHERS.values())) == 23
     assert {command: result for command, result in found.items() if result != [2, []]} == {}
     errors = done.stderr.splitlines()[:-1]
     assert len(errors) == 20

@@ -72,6 +72,11 @@ class LastCheckpoint(callbacks.Checkpoint):
         self._saved_at = time.monotonic()
 
     @property
+    def saved_step(self) -> int:
+        """Optimizer step of the last checkpoint, which may not be written to the disk yet."""
+        return self._saved_step
+
+    @property
     def due(self) -> bool:
         """Return True if `every_minutes` have passed on this rank's clock since the last save."""
         return self.every_minutes > 0 and time.monotonic() - self._saved_at >= 60 * self.every_minutes

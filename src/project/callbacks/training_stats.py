@@ -65,6 +65,7 @@ class TrainingStats(Callback):
     def on_before_optimizer_step(
         self, trainer: L.Trainer, pl_module: L.LightningModule, optimizer: Optimizer
     ) -> None:
+        self._step = trainer.global_step  # an optimizer with a closure may call this hook twice per step
         if self.wants_gradient(trainer):
             # Fused optimizers unscale gradients only within their step.
             scaler = getattr(trainer.precision_plugin, "scaler", None)

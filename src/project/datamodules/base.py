@@ -231,6 +231,11 @@ class SupervisedDataModule(L.LightningDataModule):
             self._resume_at = None
         return self._loader(subset, order, augment=True)
 
+    def training_batch(self, epoch: int, batch_idx: int) -> tuple[Tensor, Tensor]:
+        """Return a training batch of this rank, images (B, C, H, W) and targets, as an epoch yields it."""
+        self._resume_at = (epoch, batch_idx)
+        return next(iter(self.train_dataloader()))
+
     def val_dataloader(self) -> ImageLoader | list[ImageLoader]:
         return self.evaluation_loader("val") if "val" in self._subsets else []
 

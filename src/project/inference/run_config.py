@@ -12,6 +12,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config.config_files import conf_folder
+from project.config.parts import parts_of
 from project.config.resume import change_config
 from project.config.source_index import inherits
 from project.config.suggestions import options
@@ -64,7 +65,8 @@ def check_request(run: RunFolder, weights: str, data: Sequence[str]) -> None:
 def read_config(run: RunFolder) -> dict[str, Any]:
     """Return a run's configuration, resolved to plain values."""
     try:
-        config: Any = OmegaConf.to_container(_load(run.config_file, run), resolve=True)
+        written = _load(run.config_file, run)
+        config: Any = OmegaConf.to_container(written, resolve=True)
     except OmegaConfBaseException as error:
         raise _damaged(run, run.config_file, one_line(error)) from error
     _require(config, REQUIRED, run)
@@ -73,6 +75,9 @@ def read_config(run: RunFolder) -> dict[str, Any]:
         shape = config["data"]["input_shape"]
         if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
             raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
+    # The task refers to its parts, so that each is built as a group.
+    references: Any = OmegaConf.to_container(written.task)
+    config["task"] |= {name: f"${{{group}}}" for name, group in parts_of(references).items()}
     found: dict[str, Any] = config
     return found
 

@@ -69,6 +69,9 @@ class LossAndAccuracy(Metric):
         self.add_state("correct", torch.zeros((), dtype=torch.long))
         self.add_state("images", torch.zeros((), dtype=torch.long))
         self.add_state("weight", torch.zeros(()))
+        self.read_losses: list[Tensor] = []
+        """Losses (n,) of the batches up to the last `read`, on this rank, in groups."""
+        self._losses: list[Tensor] = []  # of the same kind, since then
         self.num_images = 0  # on this rank since the last `read`, without buffered batches
         self._buffer: list[tuple[Tensor, Tensor, Tensor]] = []  # loss, logits, targets
         # Loss, weight and correct predictions of batches from a checkpoint, which precede the buffer.
@@ -105,6 +108,7 @@ class LossAndAccuracy(Metric):
     def update(self, losses: Tensor, weights: Tensor, correct: Tensor, batch_size: int) -> None:
         """Add n batches of equal size: mean losses, their divisors and correct predictions, each (n,)."""
         # Lightning converts the sums to half precision too, in which small addends are lost.
+        self._losses.append(losses)
         self.loss = self.loss.float() + _weighted_sum(losses, weights)
         self.weight = self.weight.float() + weights.sum()
         self.correct += correct.sum()
@@ -127,6 +131,7 @@ class LossAndAccuracy(Metric):
         """
         self._sum_buffer()
         sums = self._sums()
+        self.read_losses, self._losses = self._losses, []
         self.reset()
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)

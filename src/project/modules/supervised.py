@@ -21,6 +21,7 @@ from project.modules.losses import FitsToTargets, total_weight_of
 from project.modules.metrics import LossAndAccuracy, log_metrics
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
+from project.modules.optim.sam import SharpnessAware
 from project.modules.optim.schedules import PLATEAU_STATE_KEYS, Schedule, constant, fast_forward
 from project.modules.optim.training_length import TrainingLength, accumulated_batches
 from project.runtime.bounds import Range
@@ -87,6 +88,7 @@ class SupervisedModule(L.LightningModule):
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
         self._mean_gradient: MeanGradient | None = None
+        self._sharpness: SharpnessAware | None = None  # the optimizer, if each step has two passes
         # The checks of the first batch do the work of `compute`, and would miss that of a subclass.
         self._is_checked = type(self).compute is not SupervisedModule.compute
         self._group_options: list[dict[str, Any]] = []
@@ -173,7 +175,8 @@ class SupervisedModule(L.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         loss, outputs, targets = self.compute(batch) if self._is_checked else self._first_compute(batch)
-        self.train_metrics.append(loss, outputs, targets)
+        if self._sharpness is None or not self._sharpness.is_second_pass:
+            self.train_metrics.append(loss, outputs, targets)
         if self._mean_gradient is not None:
             self._mean_gradient.share(loss, targets, batch_idx)
         return loss
@@ -301,6 +304,8 @@ class SupervisedModule(L.LightningModule):
 
     def on_train_start(self) -> None:
         self._logged_step = self.trainer.global_step
+        optimizer = self.optimizers(use_pl_optimizer=False)
+        self._sharpness = optimizer if isinstance(optimizer, SharpnessAware) else None
         epoch = TrainingLength.of(self.trainer).taken["epoch"]
         # Lightning's callback sets the value only at the start of an epoch; a run may resume within one.
         self.trainer.accumulate_grad_batches = accumulated_batches(self.trainer, epoch)

@@ -13,6 +13,7 @@ from project.datamodules.image_folder import ImageFolder
 from project.errors import DataError, InputError
 from project.inference.evaluate.forward import ForwardResult, run_forward
 from project.inference.load_run import load_run
+from project.inference.run_config import read_config
 from project.runs.run_folder import RunFolder
 from project.train import train
 
@@ -193,3 +194,9 @@ def test_all_images_of_another_folder_are_tested(make: Make, image_folder: Path,
     shutil.copytree(other / names[-1], other / "unknown")
     with pytest.raises(DataError, match=r"unknown is none of the classes ant, bee"):
         repeat(run, data=[f"data.path={other}"])
+
+
+def test_a_runs_task_is_read_with_references_to_its_parts(make: Make) -> None:
+    # A copy of the group instead would load pretrained weights that the group no longer names.
+    task = read_config(make("model=mlp"))["task"]
+    assert (task["network"], task["optimizer"], task["tta"]) == ("${model}", "${optim}", "none")

@@ -44,6 +44,18 @@ def _wrong_tuning(right: Mapping[str, Any], command: CommandRequest) -> Iterator
 
 
 def _wrong_optimizer(right: Mapping[str, Any]) -> Iterator[str]:
+    if str(right.get("optim._target_")).startswith("project.modules.optim.sam."):
+        batches, precision = right.get("trainer.accumulate_grad_batches"), right.get("trainer.precision")
+        if isinstance(batches, int) and batches > 1:
+            yield (
+                f"trainer.accumulate_grad_batches={batches}: SAM computes two gradients per batch (expected "
+                "1); choose a larger data.batch_size, or another optimizer"
+            )
+        if str(precision) in ("16-mixed", "16"):
+            yield (
+                f"trainer.precision={precision}: SAM does not work with a gradient scaler (expected 32-true "
+                "or bf16-mixed); set trainer.precision=bf16-mixed"
+            )
     if not str(right.get("optim._target_")).startswith("torch.optim."):
         return
     momentum, dampening = right.get("optim.momentum", 0), right.get("optim.dampening", 0)
