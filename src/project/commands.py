@@ -93,8 +93,7 @@ def replay() -> None:
 
 
 COMMANDS = {
-    command.__name__: command
-    for command in (train, evaluate, predict, export, report, compare, new, replay)
+    command.__name__: command for command in (train, evaluate, predict, export, report, compare, new, replay)
 }
 """Functions by the word of `python -m project WORD`."""
 

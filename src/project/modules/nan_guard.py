@@ -31,7 +31,7 @@ def require_finite_loss(
     raise NonFiniteError(
         f"step {module.trainer.global_step}: {name} is {value}{last_finite}, learning rate {rate:g}, "
         f"gradient norm {norm:g}; these weights are not saved; lower optim.lr, clip gradients with "
-        "trainer.gradient_clip_val=1.0, or find the cause with trainer.detect_anomaly=true"
+        "trainer.gradient_clip_val=1.0, or find the layer with scripts/replay.py run=RUN_FOLDER"
     )
 
 

@@ -2,17 +2,25 @@
 
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from small_training import make_data as small_data
+from small_training import make_trainer
 from torch import Tensor
 from torchvision.transforms import v2
 
+from project.callbacks.checkpointing import LastCheckpoint
 from project.datamodules.loading.augmentation import Augmentation, resize
 from project.datamodules.loading.policies import AugMix, Operation, Policy, RandAugment, TrivialAugment
 from project.datamodules.synthetic import Synthetic
+from project.modules.classifier import ImageClassifier
+from project.modules.losses import CrossEntropy
+from project.modules.networks.resnet import ResNet
 
 Recorded = list[list[Operation]]
 
@@ -176,3 +184,21 @@ def test_a_loader_yields_scaled_images(epoch: int, size: tuple[int, int]) -> Non
     expected = v2.functional.resize(full, list(size), antialias=True)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-6)
     assert resize(full, (16, 20)) is full
+
+
+def test_a_run_resumed_within_an_epoch_equals_an_uninterrupted_one(tmp_path: Path) -> None:
+    def fit(folder: str, ckpt_path: Path | None = None, **options: Any) -> dict[str, Tensor]:
+        augmentation = Augmentation(
+            3, policy="trivialaugment", flip_prob=0.5, initial_size_fraction=0.5, full_size_epoch=2
+        )
+        torch.manual_seed(0)
+        network = ResNet((1, 8, 8), 3, depth=8, width=4, stochastic_depth=0.3)
+        module = ImageClassifier(network, CrossEntropy(3), partial(torch.optim.SGD, lr=0.05, momentum=0.9))
+        trainer = make_trainer(tmp_path / folder, [LastCheckpoint(str(tmp_path / folder))], **options)
+        trainer.fit(module, small_data(augment=augmentation), ckpt_path=ckpt_path, weights_only=True)
+        return module.state_dict()
+
+    full = fit("full", max_epochs=3)
+    fit("part", max_epochs=3, max_steps=10)  # of 7 steps an epoch
+    resumed = fit("resumed", tmp_path / "part" / "last.ckpt", max_epochs=3)
+    assert all(torch.equal(value, resumed[name]) for name, value in full.items())
