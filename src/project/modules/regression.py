@@ -90,6 +90,10 @@ class Regressor(SupervisedModule):
         outputs = super().forward(inputs)
         return outputs * self.target_std + self.target_mean if isinstance(outputs, Tensor) else outputs
 
+    def exported_network(self) -> nn.Module:
+        """Return a module that maps inputs (B, …) to values (B, D) in the units of the targets."""
+        return nn.Sequential(self.network, InTargetUnits(self.target_mean, self.target_std))
+
     def unpack(self, batch: Any) -> tuple[Tensor, Tensor]:
         inputs, targets = batch
         return inputs, targets[:, None] if targets.ndim == 1 else targets
@@ -107,3 +111,24 @@ class Regressor(SupervisedModule):
 
     def require_outputs(self, outputs: Any, targets: Any) -> None:
         require_values(outputs, targets, self.num_targets)
+
+
+class InTargetUnits(nn.Module):
+    """Maps standardized values (B, D) to the units of the targets.
+
+    Args:
+        mean: mean of each value, (D,).
+        std: standard deviation of each value, (D,).
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, mean: Tensor, std: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("mean", mean.clone())
+        self.register_buffer("std", std.clone())
+
+    def forward(self, values: Tensor) -> Tensor:
+        """Return values (B, D) times the standard deviation, plus the mean."""
+        return values * self.std + self.mean

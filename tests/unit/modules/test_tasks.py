@@ -120,6 +120,9 @@ def test_the_loss_of_regression_is_that_of_standardized_targets(tmp_path: Path) 
     metrics = fit_and_test(module, data, tmp_path)
     values, targets = map(torch.tensor, outputs_of(module, data, "test"))
     mean, std = module.target_mean, module.target_std
+    with torch.no_grad():
+        inputs = torch.cat([inputs for inputs, _ in data.evaluation_loader("test")])
+        torch.testing.assert_close(module.exported_network()(inputs), values)
     expected = F.huber_loss((values - mean) / std, (targets - mean) / std)
     assert metrics["test/loss"] == pytest.approx(expected.item(), rel=1e-4)
 

@@ -63,12 +63,13 @@ def export_any(options: Options, run: RunFolder, folder: Path) -> None:
 
 
 def find_network(module: Any) -> nn.Module:
-    """Return the module itself if it defines `forward`, else its attribute `network`.
+    """Return the result of the module's `exported_network()`, its attribute `network`, or its `forward`.
 
     Raises:
         InputError: there is neither.
     """
-    network = getattr(module, "network", None)
+    exported = getattr(module, "exported_network", None)  # the network alone may lack a last step
+    network = exported() if callable(exported) else getattr(module, "network", None)
     if isinstance(network, nn.Module):
         found: nn.Module = network
     elif is_overridden("forward", module):
