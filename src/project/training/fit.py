@@ -1,6 +1,7 @@
 """Functions that build callbacks and trainer, train, and evaluate the best weights."""
 
 import logging
+import re
 import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from lightning.pytorch.callbacks import (
 )
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.plugins.environments import LightningEnvironment, TorchElasticEnvironment
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from project.callbacks.run_record import RunRecord
@@ -26,7 +28,7 @@ from project.config.cli import exit_on_errors
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import SupervisedDataModule
 from project.datamodules.loading.prefetch import explain_worker_failures
-from project.errors import InputError
+from project.errors import InputError, one_line
 from project.runs import checkpoints, config_diff
 from project.runs.folders import folder_lock
 from project.runs.run_folder import RunContext, RunFolder
@@ -36,6 +38,12 @@ from project.runtime.yaml_files import to_yaml
 from project.training.epoch_loop import StopDuringValidation
 
 log = logging.getLogger(__name__)
+
+NOT_LOGGED = re.compile(
+    r"conditioned on metric `?([^\s`]+)`?.* not available"
+    r"|monitor='([^']+)'\)`? could not find the monitored key"
+)
+"""Lightning's messages about a monitored metric that was not logged."""
 
 
 @contextmanager
@@ -140,6 +148,23 @@ def check_resumed_config(config: ResolvedConfig, context: RunContext, module: L.
         log.info("%s epochs already trained; to continue training, set trainer.max_epochs above that", done)
 
 
+@contextmanager
+def explain_refusals(trainer: L.Trainer) -> Iterator[None]:
+    """Report Lightning's refusals, as of a metric that was not logged, as an `InputError` of one line."""
+    try:
+        yield
+    except (MisconfigurationException, RuntimeError) as error:
+        if found := NOT_LOGGED.search(str(error)):
+            known = sorted(trainer.callback_metrics)
+            raise InputError(
+                f"monitor={found[1] or found[2]}: the task has not logged it; it logs "
+                f"{', '.join(known) or 'no metric'}; set monitor and mode to one of them"
+            ) from error
+        if isinstance(error, MisconfigurationException):
+            raise InputError(f"trainer: {one_line(error)}") from error
+        raise
+
+
 @explain_worker_failures()
 def fit_and_evaluate(
     trainer: L.Trainer,
@@ -156,7 +181,8 @@ def fit_and_evaluate(
         Metrics by name, and the weights that were evaluated: `best` or `last`.
     """
     lazy_imports.freeze_gc()
-    trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
+    with explain_refusals(trainer):
+        trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
     if is_pruned(callbacks):
         return {name: float(value) for name, value in metrics.items()}, "last"

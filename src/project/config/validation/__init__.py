@@ -20,6 +20,7 @@ from project.config.validation import (
     declared_keys,
     image_folders,
     optimizer_combinations,
+    own_task,
     paths,
     trainer,
     values,
@@ -128,7 +129,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
         return
     yield from declared_keys.find_problems(config, leaves, declared)
     command = command_request(config)
-    for topic in (data, optimizer_combinations, trainer, paths):
+    for topic in (data, optimizer_combinations, own_task, trainer, paths):
         yield from topic.find_problems(right, command)
 
 
