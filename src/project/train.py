@@ -16,6 +16,7 @@ from project.config.derived_values import complete
 from project.config.instantiate import ResolvedConfig
 from project.config.validation.network import try_task
 from project.datamodules.base import SupervisedDataModule
+from project.loggers import tracking
 from project.modules.distillation import DistilledClassifier
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
@@ -26,6 +27,7 @@ from project.runtime.process import keep_freed_memory, silence_libraries
 from project.runtime.yaml_files import to_yaml
 from project.training.ddp.launch import run_on_devices
 from project.training.fit import (
+    best_checkpoint,
     build_callbacks,
     build_trainer,
     check_resumed_config,
@@ -89,18 +91,16 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
 
         run = context.folder
         facts = {"name": cfg.name, "monitor": cfg.monitor, "mode": cfg.mode, "trial": context.is_debugging}
-        with run.recording(**facts, ranks=trainer.world_size) as status:
+        with run.recording(**facts, ranks=trainer.world_size) as status, tracking.closing(loggers, status):
             text = to_yaml(config.redacted)
             replace_text(run.config_file, text)
-            for logger in loggers:
-                logger.log_hyperparams(hyperparameters(config.redacted))
-                if hasattr(logger, "log_text"):
-                    logger.log_text("config", text)
             log.info(run_summary.start_summary(config.values, module, trainer, run))
+            tracking.start(loggers, hyperparameters(config.redacted), text)
             metrics, weights = fit_and_evaluate(*fitted)
             status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
             if is_pruned(callbacks):
                 status["state"] = "pruned"
+            tracking.send_checkpoint(loggers, best_checkpoint(callbacks) if weights == "best" else None)
         log.info(run_summary.end_summary(metrics, weights, run, run.read_status()))
         run.require_recorded()
         return metrics.get(cfg.monitor)

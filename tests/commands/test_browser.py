@@ -130,7 +130,7 @@ def write_events(folder: Path) -> None:
         run.mkdir(parents=True)
         logger = TensorBoard(str(run))
         logger.log_hyperparams({"model": model, "optim.lr": lr, "seed": 1})
-        logger.log_text("config", f"model:\n  _target_: project.{model}\noptim:\n  lr: {lr:g}\n")
+        logger.log_config(f"model:\n  _target_: project.{model}\noptim:\n  lr: {lr:g}\n")
         for step in (10, 20, 30):
             course = {"train/loss": 1 / step, "train/lr": lr, "val/acc": 0.5 + step / 100 + number / 100}
             logger.log_metrics(course, step=step)

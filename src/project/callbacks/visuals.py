@@ -1,4 +1,4 @@
-"""Images, tables, embeddings and the network graph of a run, for TensorBoard."""
+"""Images, tables, embeddings and the network graph of a run, for TensorBoard and tracking services."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from project.callbacks.predictions import ImagePredictions, PredictionCollector, classification_report
 from project.errors import one_line
 from project.figures import confusion_matrix, contact_sheet, to_uint8
+from project.loggers.tracking import VisualLogger
 from project.modules.classifier import ImageClassifier
 from project.runtime.bounds import Range
 
@@ -26,7 +27,7 @@ MAX_TILE = 128
 
 
 class TestVisuals(Callback):
-    """Sends images to loggers that have a method `log_image`, such as `TensorBoardLogger`.
+    """Sends images to loggers that take them, such as `TensorBoard` (see `VisualLogger`).
 
     After the first epoch: the first augmented training images. After the test: the confusion matrix, the
     worst mistakes, a classification report, the network graph and embeddings of some test images. A failure
@@ -114,13 +115,13 @@ class TestVisuals(Callback):
         try:
             draw()
         except Exception as error:
-            log.warning("warning: not logged to TensorBoard: %s: %s", name, one_line(error))
+            log.warning("warning: not logged: %s: %s", name, one_line(error))
 
-    def _image_loggers(self, trainer: L.Trainer) -> list[Any]:
+    def _image_loggers(self, trainer: L.Trainer) -> list[VisualLogger]:
         """Return the loggers that accept images; an empty list except on rank 0."""
         if not trainer.is_global_zero or not _accepts_images(trainer):
             return []
-        return [logger for logger in trainer.loggers if hasattr(logger, "log_image")]
+        return [logger for logger in trainer.loggers if isinstance(logger, VisualLogger)]
 
     def _log_training_images(self, trainer: L.Trainer, images: Tensor, targets: Tensor) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -195,7 +196,7 @@ class TestVisuals(Callback):
 
 def _accepts_images(trainer: L.Trainer) -> bool:
     """Return True if a logger accepts images and the data module provides them; equal on all ranks."""
-    has_image_logger = any(hasattr(logger, "log_image") for logger in trainer.loggers)
+    has_image_logger = any(isinstance(logger, VisualLogger) for logger in trainer.loggers)
     return has_image_logger and hasattr(trainer.datamodule, "pixels")  # type: ignore[attr-defined]
 
 

@@ -239,7 +239,8 @@ def _names_no_option(argument: str) -> bool:
     with suppress(HydraException):
         value = OverridesParser.create().parse_override(argument).value()
         return any(
-            isinstance(one, bool | int | float) for one in (value if isinstance(value, list) else [value])
+            isinstance(one, bool | int | float) or (one is None and isinstance(value, list))
+            for one in (value if isinstance(value, list) else [value])
         )
     return False  # Hydra reports the mistake later
 

@@ -15,10 +15,12 @@ from pathlib import Path
 from typing import Any
 
 import hydra.utils
+from hydra._internal import config_loader_impl
 from hydra._internal.callbacks import Callbacks
 from hydra._internal.config_loader_impl import ConfigLoaderImpl
 from hydra._internal.config_repository import ConfigRepository
 from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.defaults_list import DefaultsList
 from hydra._internal.hydra import Hydra
 from hydra._internal.sources_registry import SourcesRegistry
 from hydra._internal.utils import get_args_parser
@@ -114,6 +116,32 @@ def check_compositions(check: Callable[[DictConfig], None]) -> None:
         return config
 
     setattr(ConfigLoaderImpl, name, load_checked)
+
+
+def record_option_lists() -> None:
+    """Add groups with several options (`logger=[csv,wandb]`) to `hydra.runtime.choices`, which omits them.
+
+    Safe to call again.
+    """
+    create = config_loader_impl.create_defaults_list
+    if hasattr(create, "__wrapped__"):
+        return
+
+    @wraps(create)
+    def create_recorded(*arguments: Any, **options: Any) -> DefaultsList:
+        made: DefaultsList = create(*arguments, **options)
+        choices: dict[str, Any] = made.overrides.known_choices
+        lists: dict[str, list[str]] = {}
+        for default in made.defaults:
+            group, _, option = (default.config_path or "").rpartition("/")
+            is_included = (default.parent or "").startswith(f"{group}/")  # by another option of the group
+            is_new = group and "/" not in group and group not in choices
+            if is_new and not is_included and not default.is_self:
+                lists.setdefault(group, []).append(option)
+        choices.update(lists)
+        return made
+
+    config_loader_impl.create_defaults_list = create_recorded
 
 
 def check_search_paths(check: Callable[[ConfigSearchPath], None]) -> None:

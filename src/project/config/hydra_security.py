@@ -66,6 +66,7 @@ def install() -> None:
     for stream in (sys.stdout, sys.stderr):
         _hide_secrets(stream)
     hydra_patches.save_records_with(_save_without_secrets)
+    hydra_patches.record_option_lists()
     hydra_patches.check_compositions(check_composition)
     hydra_patches.check_search_paths(check_search_path)
 

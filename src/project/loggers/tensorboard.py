@@ -140,9 +140,9 @@ class TensorBoard(TensorBoardLogger):
             self._write_scalars(scalars, step)
 
     @rank_zero_only
-    def log_text(self, tag: str, text: str) -> None:
-        """Add preformatted text to the Text page."""
-        self.experiment.add_text(tag, "\n".join("    " + line for line in text.splitlines()))
+    def log_config(self, text: str) -> None:
+        """Add the configuration to the Text page."""
+        self.experiment.add_text("config", "\n".join("    " + line for line in text.splitlines()))
 
     @rank_zero_only
     def log_markdown(self, tag: str, text: str, step: int) -> None:

@@ -117,7 +117,7 @@ def test_failed_visual_is_logged_and_the_others_are_written(
     trainer.test(make_module(), make_data(), verbose=False)
     board.finalize("success")
     (line,) = [record.getMessage() for record in caplog.records if "not logged" in record.getMessage()]
-    assert "not logged to TensorBoard: embeddings: " in line
+    assert "not logged: embeddings: " in line
     assert "test/confusion" in events_of(tmp_path).Tags()["images"]
 
 
@@ -172,7 +172,7 @@ def test_test_completes_if_predictions_cannot_be_gathered(
     trainer.test(make_module(), make_data(), verbose=False)
     board.finalize("success")
     assert "test/acc" in trainer.callback_metrics
-    assert "not logged to TensorBoard: test predictions: no room" in caplog.text
+    assert "not logged: test predictions: no room" in caplog.text
 
 
 def predictions_of(indices: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> ImagePredictions:

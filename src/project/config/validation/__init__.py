@@ -19,6 +19,7 @@ from project.config.validation import (
     data,
     declared_keys,
     image_folders,
+    loggers,
     optimizer_combinations,
     own_task,
     paths,
@@ -129,7 +130,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
         return
     yield from declared_keys.find_problems(config, leaves, declared)
     command = command_request(config)
-    for topic in (data, optimizer_combinations, own_task, trainer, paths):
+    for topic in (data, optimizer_combinations, own_task, trainer, loggers, paths):
         yield from topic.find_problems(right, command)
 
 

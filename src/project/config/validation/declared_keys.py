@@ -59,12 +59,15 @@ def declared_values(config: DictConfig, hydra: DictConfig | None = None) -> Mapp
     hydra = config.hydra if hydra is None else hydra
     assert hydra is not None
     sources = config_folders(hydra.runtime.config_sources)
-    choices = [
-        (str(group), option)
-        for group, option in hydra.runtime.choices.items()
-        if group in config and isinstance(option, str)
-    ]
+    choices = [(group, option) for group, option in chosen_options(hydra) if group in config]
     return _declared_by(tuple(sources), tuple(choices), hydra.job.config_name)
+
+
+def chosen_options(hydra: DictConfig) -> Iterator[tuple[str, str]]:
+    """Yield each group with an option of it; groups of objects by name may have several."""
+    for group, chosen in hydra.runtime.choices.items():
+        for option in [chosen] if isinstance(chosen, str) else chosen or ():
+            yield str(group), str(option)
 
 
 def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
@@ -80,7 +83,9 @@ def flat(key: str, written: Any) -> Iterator[tuple[str, Any]]:
 def _declared_by(
     folders: tuple[Path, ...], choices: tuple[tuple[str, str], ...], config_name: str
 ) -> Mapping[str, Any]:
-    declared: dict[str, Any] = {group: read_option(folders, group, option) for group, option in choices}
+    declared: dict[str, Any] = {}
+    for group, option in choices:
+        _merge(declared, {group: read_option(folders, group, option)})
     _merge(declared, read_option(folders, "", config_name))
     return dict(flat("", declared))
 
@@ -128,7 +133,7 @@ def place_in_file(key: str, config: DictConfig, line: str) -> str:
     if key in command_request(config).keys.difference(PRESETS) or key.startswith(("+", "~")):
         return ""
     wanted = key.removesuffix("._target_") if "_target_:" in line else key
-    choices = {f"{group}/{option}" for group, option in config.hydra.runtime.choices.items()}
+    choices = {f"{group}/{option}" for group, option in chosen_options(config.hydra)}
     is_at_top = wanted in map(str, config)
     last_first = list(reversed(yaml_files.loaded_files))
     for path in sorted(last_first, key=lambda path: path not in choices):

@@ -25,7 +25,7 @@ GROUPS: Mapping[str, str] = {
 FACTORIES: Mapping[str, int] = {"optim": 1, "scheduler": 2}
 """Groups with `_partial_: true`, and the number of arguments that the run passes by position."""
 DICTS = ("callbacks", "logger")
-"""Groups that define several objects by name."""
+"""Groups that define several objects by name, and take several options: `logger=[tensorboard,wandb]`."""
 PRESETS = ("experiment", "sweep", "debug")
 """Groups whose options set keys of other groups."""
 
@@ -92,8 +92,9 @@ def removed_groups(config: DictConfig) -> Iterator[str]:
         if not isinstance(config.get(group), DictConfig):
             yield f"~{group}: a run needs it; {remedy}"
     for group, option in config.hydra.runtime.choices.items():
-        if group in GROUPS and group in config and (not isinstance(option, str) or option.startswith("[")):
-            yield f"{group}={option}: one option is needed; -m {group}=A,B runs a job with each"
+        if group in GROUPS and group not in DICTS and group in config and not isinstance(option, str):
+            shown = f"[{','.join(option)}]" if option is not None else "null"
+            yield f"{group}={shown}: one option is needed; -m {group}=A,B runs a job with each"
 
 
 def unused_overrides(config: DictConfig, overrides: Sequence[str]) -> Iterator[str]:

@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 import lightning as L
+from PIL import Image
 
 from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import ImageDataModule
 from project.errors import InputError
+from project.loggers import tracking
 from project.modules.classifier import ImageClassifier
 from project.runs import run_summary
 from project.runs.run_folder import RunContext, RunFolder
@@ -90,9 +92,12 @@ def run_tuning(
             found = search()
         status |= {"value": None, "found": {found.key: found.value}}
         figure = _record(found, what, run.path / "tune")
-        for logger in config.build("logger").values():
-            if hasattr(logger, "log_text"):
-                _add_to_tensorboard(logger.experiment, what, figure)
+        loggers = list(config.build("logger").values())
+        with tracking.closing(loggers, status), Image.open(figure) as image:
+            for logger in loggers:
+                if isinstance(logger, tracking.VisualLogger):
+                    logger.log_image(f"tune/{what}", image.convert("RGB"), 0)
+                    logger.save()
     run.require_recorded()
 
 
@@ -130,17 +135,6 @@ def _mark(axes: "Axes", x: float, y: float, text: str, *, above: int) -> None:
     axes.annotate(
         text, (x, y), xytext=(8, above), textcoords="offset points", color=CHOSEN_COLOR, weight="bold"
     )
-
-
-def _add_to_tensorboard(writer: object, what: str, figure: Path) -> None:
-    """Add the figure to TensorBoard's Images page if `writer` is a `SummaryWriter`."""
-    from torch.utils.tensorboard import SummaryWriter
-
-    if isinstance(writer, SummaryWriter):
-        from matplotlib.image import imread
-
-        writer.add_image(f"tune/{what}", imread(figure)[..., :3], dataformats="HWC")
-        writer.flush()
 
 
 def _tune_lr(module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer) -> TuningResult:
