@@ -136,7 +136,7 @@ def record_option_lists() -> None:
             group, _, option = (default.config_path or "").rpartition("/")
             is_included = (default.parent or "").startswith(f"{group}/")  # by another option of the group
             is_new = group and "/" not in group and group not in choices
-            if is_new and not is_included and not default.is_self:
+            if is_new and not is_included:
                 lists.setdefault(group, []).append(option)
         choices.update(lists)
         return made

@@ -64,13 +64,10 @@ def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status:
         status: of the run; its monitored metric comes first.
     """
     lines = ["", _table(metrics, weights, str(status["monitor"])), ""] if metrics else [""]
-    return "\n".join(
-        [
-            *lines,
-            f"{duration(status['duration_s'])} in {run.shown}",
-            f"show curves: tensorboard --logdir {shlex.quote(run.shown)}",
-        ]
-    )
+    lines.append(f"{duration(status['duration_s'])} in {run.shown}")
+    if any(run.path.glob("events.out.tfevents.*")):
+        lines.append(f"show curves: tensorboard --logdir {shlex.quote(run.shown)}")
+    return "\n".join(lines)
 
 
 def _table(metrics: Mapping[str, float], weights: str, monitor: str) -> str:
