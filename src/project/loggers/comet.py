@@ -45,7 +45,7 @@ class Comet(TrackingLogger):
         "login": "comet login",
         "mode": "COMET_MODE",
         "file": "~/.comet.config",
-        "mark": "api_key",
+        "marks": ("api_key",),
     }
 
     def __init__(

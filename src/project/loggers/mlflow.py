@@ -78,7 +78,7 @@ class MLflow(TrackingLogger):
         self.tags = dict(tags or {})
         self.run_id = ""
         self._client: Any = None
-        self._metrics: list[Any] = []
+        self._metrics: list[tuple[str, float, int, int]] = []  # name, value, time in ms, step
         self._written_at = time.monotonic()
 
     @property
@@ -151,10 +151,8 @@ class MLflow(TrackingLogger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        from mlflow.entities import Metric
-
         now_ms = int(time.time() * 1000)
-        self._metrics += [Metric(name, float(value), now_ms, step or 0) for name, value in metrics.items()]
+        self._metrics += [(name, float(value), now_ms, step or 0) for name, value in metrics.items()]
         if time.monotonic() - self._written_at >= WRITE_INTERVAL_S:
             self._flush()
 
@@ -166,8 +164,10 @@ class MLflow(TrackingLogger):
         self._metrics = []
         super()._flush(deadline)
 
-    def _send_batch(self, metrics: list[Any]) -> None:
-        self._client.log_batch(self.run_id, metrics=metrics)
+    def _send_batch(self, rows: list[tuple[str, float, int, int]]) -> None:
+        from mlflow.entities import Metric
+
+        self._client.log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
 
     def send_hyperparameters(self, values: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag

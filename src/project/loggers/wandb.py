@@ -52,7 +52,7 @@ class WandB(TrackingLogger, WandbLogger):
         "login": "wandb login",
         "mode": "WANDB_MODE",
         "file": "~/.netrc",
-        "mark": "wandb.ai",
+        "marks": ("wandb.ai", "forge.coreweave.com"),
         "server": "WANDB_BASE_URL",
     }
 
@@ -106,6 +106,7 @@ class WandB(TrackingLogger, WandbLogger):
                 raise
             reason = redact_text(summarize(error))
             log.warning("warning: logger.wandb: %s; the run is written offline", reason)
+            wandb.teardown()  # which would keep the id in use
             run = wandb.init(**options | {"mode": "offline"}, settings=settings)
         run.define_metric(STEP)
         run.define_metric("*", step_metric=STEP, step_sync=True)

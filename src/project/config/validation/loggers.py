@@ -46,8 +46,9 @@ def _has_credentials(needs: Mapping[str, Any]) -> bool:
     if os.environ.get(needs["mode"]) in OFFLINE_MODES:
         return True
     server = os.environ.get(needs.get("server", ""), "")
-    mark = urlsplit(server).hostname or needs["mark"]
+    own = urlsplit(server).hostname
     try:
-        return mark in Path(needs["file"]).expanduser().read_text()
+        text = Path(needs["file"]).expanduser().read_text()
+        return any(mark in text for mark in ([own] if own else needs["marks"]))
     except (OSError, UnicodeDecodeError, RuntimeError):  # RuntimeError: there is no home folder
         return False
