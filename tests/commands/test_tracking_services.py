@@ -40,6 +40,7 @@ def only(folder: Path, pattern: str) -> Path:
 
 
 @needs_mlflow
+@pytest.mark.filterwarnings("ignore")  # of its own use of SQLAlchemy
 def test_mlflow_has_the_metrics_images_and_weights_of_a_resumed_run(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 
@@ -67,6 +68,7 @@ def test_mlflow_has_the_metrics_images_and_weights_of_a_resumed_run(tmp_path: Pa
 
 
 @needs_mlflow
+@pytest.mark.filterwarnings("ignore")  # of its own use of SQLAlchemy
 def test_jobs_of_a_sweep_are_nested_in_mlflow(tmp_path: Path) -> None:
     from mlflow import MlflowClient
 

@@ -7,8 +7,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from lightning.pytorch.loggers.logger import rank_zero_experiment
-
 from project.loggers.tracking import TrackingLogger, has_secret_arguments, run_title, shown, sweep_of
 
 if TYPE_CHECKING:
@@ -62,7 +60,6 @@ class Comet(TrackingLogger):
         self.workspace = workspace
         self.offline = offline
         self.tags = list(tags)
-        self._remote: Any = None
 
     @property
     def name(self) -> str:
@@ -71,15 +68,6 @@ class Comet(TrackingLogger):
     @property
     def version(self) -> str | None:
         return self.recorded_id()
-
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Return the experiment of package comet_ml, for all that this class has no method for."""
-        if self._remote is None:
-            self.open_run()
-            self._is_open = True
-        return self._remote
 
     def open_run(self) -> None:
         for variable, value in DEFAULTS.items():
@@ -98,7 +86,7 @@ class Comet(TrackingLogger):
             auto_output_logging=False,
             display_summary_level=0,
         )
-        self._remote = comet_ml.start(
+        self.remote = comet_ml.start(
             workspace=self.workspace,
             project=self.project,
             experiment_key=key,
@@ -108,24 +96,24 @@ class Comet(TrackingLogger):
         )
         self.record_id(key)
         archive = f"offline; upload it with: comet upload {shown(self.folder)}/comet/*.zip"
-        log.info("   comet  %s", archive if self.offline else self._remote.url)
+        log.info("   comet  %s", archive if self.offline else self.remote.url)
 
     def send_metrics(self, metrics: dict[str, float], step: int, time_s: float) -> None:
         values = {name: value for name, value in metrics.items() if name != "epoch"}
-        self._remote.log_metrics(values, step=step, epoch=metrics.get("epoch"))
+        self.remote.log_metrics(values, step=step, epoch=metrics.get("epoch"))
 
     def send_hyperparameters(self, values: dict[str, Any]) -> None:
-        self._remote.log_parameters(values)
+        self.remote.log_parameters(values)
 
     def send_text(self, name: str, text: str) -> None:
-        self._remote.log_asset_data(text, name=name, overwrite=True)
+        self.remote.log_asset_data(text, name=name, overwrite=True)
 
     def send_image(self, tag: str, image: "PIL.Image.Image", step: int) -> None:
-        self._remote.log_image(image, name=tag, step=step)
+        self.remote.log_image(image, name=tag, step=step)
 
     def send_checkpoint(self, path: Path) -> None:
-        self._remote.log_model("best", str(path), overwrite=True)
+        self.remote.log_model("best", str(path), overwrite=True)
 
     def close_run(self, state: str) -> None:
-        self._remote.log_other("state", state)
-        self._remote.end()
+        self.remote.log_other("state", state)
+        self.remote.end()

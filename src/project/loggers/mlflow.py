@@ -4,12 +4,12 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from filelock import FileLock
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 
 from project.loggers.tracking import (
@@ -77,7 +77,6 @@ class MLflow(TrackingLogger):
         self.experiment_name = experiment
         self.tags = dict(tags or {})
         self.run_id = ""
-        self._client: Any = None
         self._metrics: list[tuple[str, float, int, int]] = []  # name, value, time in ms, step
         self._written_at = time.monotonic()
 
@@ -89,15 +88,6 @@ class MLflow(TrackingLogger):
     def version(self) -> str:
         return self.run_id
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Return the `MlflowClient`; `run_id` is the id of the run."""
-        if not self._is_open:
-            self.open_run()
-            self._is_open = True
-        return self._client
-
     def open_run(self) -> None:
         for variable, value in REQUEST_LIMITS.items():
             os.environ.setdefault(variable, value)
@@ -105,26 +95,35 @@ class MLflow(TrackingLogger):
 
         logging.getLogger("alembic").setLevel(logging.WARNING)
         logging.getLogger("mlflow").setLevel(logging.WARNING)
-        client = MlflowClient(self.tracking_uri)
-        if (run_id := self.recorded_id()) is not None:
-            client.update_run(run_id, status="RUNNING")
-        else:
-            experiment_id = self._experiment_id(client)
-            tags = self.tags | self._sweep_tags(client, experiment_id)
-            run = client.create_run(experiment_id, run_name=run_title(self.folder), tags=_with_context(tags))
-            run_id = run.info.run_id
-            self.record_id(run_id)
-        self._client, self.run_id = client, run_id
+        logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)  # retries
+        database = self._database()
+        # Processes that create the tables at the same time, as the jobs of a sweep, would fail.
+        with FileLock(f"{database}.lock") if database else nullcontext():
+            client = MlflowClient(self.tracking_uri)
+            run_id = self.recorded_id() or self._create_run(client)
+        client.update_run(run_id, status="RUNNING")
+        self.remote, self.run_id = client, run_id
         look = f"; look: mlflow ui --backend-store-uri {self.tracking_uri}"
         local = look if self.tracking_uri.startswith(LOCAL) else ""
         log.info("  mlflow  %s%s", redact_text(self.tracking_uri), local)
 
+    def _database(self) -> Path | None:
+        """Return the file of a local database; None for a server."""
+        is_local = self.tracking_uri.startswith(LOCAL)
+        return Path(self.tracking_uri.removeprefix(LOCAL)).absolute() if is_local else None
+
+    def _create_run(self, client: Any) -> str:
+        """Create a run, and return its id."""
+        experiment_id = self._experiment_id(client)
+        tags = self.tags | self._sweep_tags(client, experiment_id)
+        run = client.create_run(experiment_id, run_name=run_title(self.folder), tags=_with_context(tags))
+        self.record_id(run.info.run_id)
+        return str(run.info.run_id)
+
     def _experiment_id(self, client: Any) -> str:
         """Return the id of the experiment; create the experiment if there is none."""
-        location = None
-        if self.tracking_uri.startswith(LOCAL):  # the default is a folder below the working directory
-            database = Path(self.tracking_uri.removeprefix(LOCAL)).absolute()
-            location = (database.parent / "mlartifacts").as_uri()
+        database = self._database()  # its default for artifacts is a folder below the working directory
+        location = (database.parent / "mlartifacts").as_uri() if database else None
         for is_last in (False, True):
             found = client.get_experiment_by_name(self.experiment_name)
             if found is not None:
@@ -167,35 +166,35 @@ class MLflow(TrackingLogger):
     def _send_batch(self, rows: list[tuple[str, float, int, int]]) -> None:
         from mlflow.entities import Metric
 
-        self._client.log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
+        self.remote.log_batch(self.run_id, metrics=[Metric(*row) for row in rows])
 
     def send_hyperparameters(self, values: dict[str, Any]) -> None:
         from mlflow.entities import Param, RunTag
 
         texts = {name: str(value)[:MAX_VALUE_LENGTH] for name, value in values.items()}
-        known = self._client.get_run(self.run_id).data.params
+        known = self.remote.get_run(self.run_id).data.params
         params = [Param(name, text) for name, text in texts.items() if name not in known]
         # Parameters cannot be changed; a resumed run may have other values.
         changed = [
             RunTag(f"resumed.{name}", text) for name, text in texts.items() if known.get(name, text) != text
         ]
         for start in range(0, len(params), MAX_PARAMS):
-            self._client.log_batch(self.run_id, params=params[start : start + MAX_PARAMS])
+            self.remote.log_batch(self.run_id, params=params[start : start + MAX_PARAMS])
         if changed:
-            self._client.log_batch(self.run_id, tags=changed)
+            self.remote.log_batch(self.run_id, tags=changed)
 
     def send_text(self, name: str, text: str) -> None:
-        self._client.log_text(self.run_id, text, name)
+        self.remote.log_text(self.run_id, text, name)
 
     def send_image(self, tag: str, image: "PIL.Image.Image", step: int) -> None:
-        self._client.log_image(self.run_id, image, key=tag, step=step)
+        self.remote.log_image(self.run_id, image, key=tag, step=step)
 
     def send_checkpoint(self, path: Path) -> None:
-        self._client.log_artifact(self.run_id, str(path), "checkpoints")
+        self.remote.log_artifact(self.run_id, str(path), "checkpoints")
 
     def close_run(self, state: str) -> None:
-        self._client.set_tag(self.run_id, "state", state)
-        self._client.set_terminated(self.run_id, STATES[state])
+        self.remote.set_tag(self.run_id, "state", state)
+        self.remote.set_terminated(self.run_id, STATES[state])
 
 
 def _with_context(tags: Mapping[str, str]) -> dict[str, str]:

@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, runtime_checkable
 
-from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.loggers.logger import Logger, rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor, nn
 
@@ -64,6 +64,17 @@ class VisualLogger(Protocol):
         """Log embeddings (N, D) with metadata `rows`, named by `columns`, and images (N, C, H, W), uint8."""
 
 
+class Unavailable:
+    """Object whose methods do nothing, in place of a service that cannot be reached."""
+
+    def __getattr__(self, name: str) -> Callable[..., None]:
+        return _do_nothing
+
+
+def _do_nothing(*args: Any, **kwargs: Any) -> None:
+    """Accept any arguments."""
+
+
 class TrackingLogger(Logger):
     """Logger that sends metrics, hyperparameters, configuration, images and weights to a tracking service.
 
@@ -95,9 +106,18 @@ class TrackingLogger(Logger):
         self._failed_at = 0.0
         self._num_dropped = 0
         self._is_open = False
+        self.remote: Any = None
+
+    @property
+    @rank_zero_experiment
+    def experiment(self) -> Any:
+        """Return the service's own object; while the service fails, an object whose methods do nothing."""
+        if not self._is_open:
+            self._send(_do_nothing)
+        return self.remote if self._is_open else Unavailable()
 
     def open_run(self) -> None:
-        """Create the run in the service, or continue the run with the id of `recorded_id`."""
+        """Create the run in the service, or continue the run with the id of `recorded_id`; set `remote`."""
         raise NotImplementedError
 
     def send_metrics(self, metrics: dict[str, float], step: int, time_s: float) -> None:

@@ -8,13 +8,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from lightning.pytorch.loggers import WandbLogger
-from lightning.pytorch.loggers.logger import rank_zero_experiment
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from project.errors import summarize
 from project.loggers.tracking import TrackingLogger, has_secret_arguments, run_title, shown, sweep_of
-from project.runtime import lightning_private
 from project.runtime.secrets import redact_text
 
 if TYPE_CHECKING:
@@ -76,15 +74,7 @@ class WandB(TrackingLogger, WandbLogger):
             "mode": "offline" if offline else None,
         }
 
-    @property
-    @rank_zero_experiment
-    def experiment(self) -> Any:
-        """Return the run of package wandb, for all that this class has no method for."""
-        if lightning_private.experiment_of(self) is None:
-            lightning_private.set_experiment(self, self._initialize())
-        return lightning_private.experiment_of(self)
-
-    def _initialize(self) -> Any:
+    def open_run(self) -> None:
         import wandb
 
         run_id = self.recorded_id() or secrets.token_hex(4)
@@ -112,27 +102,24 @@ class WandB(TrackingLogger, WandbLogger):
         run.define_metric("*", step_metric=STEP, step_sync=True)
         command = f"offline; upload it with: wandb sync {shown(Path(run.dir).parent)}"
         log.info("   wandb  %s", command if run.offline else run.url)
-        return run
-
-    def open_run(self) -> None:
-        _ = self.experiment
+        self.remote = run
 
     def send_metrics(self, metrics: dict[str, float], step: int, time_s: float) -> None:
-        self.experiment.log(metrics | {STEP: step})
+        self.remote.log(metrics | {STEP: step})
 
     def send_hyperparameters(self, values: dict[str, Any]) -> None:
-        self.experiment.config.update(values, allow_val_change=True)
+        self.remote.config.update(values, allow_val_change=True)
 
     def send_text(self, name: str, text: str) -> None:
-        file = Path(self.experiment.dir, name)
+        file = Path(self.remote.dir, name)
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(text)
-        self.experiment.save(str(file), base_path=self.experiment.dir, policy="now")
+        self.remote.save(str(file), base_path=self.remote.dir, policy="now")
 
     def send_image(self, tag: str, image: "PIL.Image.Image", step: int) -> None:
         import wandb
 
-        self.experiment.log({tag: wandb.Image(image), STEP: step})
+        self.remote.log({tag: wandb.Image(image), STEP: step})
 
     def send_embeddings(
         self, tag: str, points: Tensor, columns: Sequence[str], rows: Sequence[Sequence[str]], images: Tensor
@@ -143,19 +130,23 @@ class WandB(TrackingLogger, WandbLogger):
         for pixels, row, point in zip(images, rows, points, strict=True):
             picture = pixels.permute(1, 2, 0).squeeze(2).numpy()  # H, W, C; gray images H, W
             table.add_data(wandb.Image(picture), *row, point.tolist())
-        self.experiment.log({f"{tag}/embeddings": table})
+        self.remote.log({f"{tag}/embeddings": table})
 
     def send_checkpoint(self, path: Path) -> None:
         import wandb
 
-        artifact = wandb.Artifact(f"model-{self.experiment.id}", type="model")
+        artifact = wandb.Artifact(f"model-{self.remote.id}", type="model")
         artifact.add_file(str(path), name=path.name)
-        self.experiment.log_artifact(artifact, aliases=["best", "latest"])
+        self.remote.log_artifact(artifact, aliases=["best", "latest"])
 
     def close_run(self, state: str) -> None:
-        run = self.experiment
+        run = self.remote
         run.summary["state"] = state
         run.finish(exit_code=0 if state in ("done", "pruned") else 1)
+
+    @property
+    def version(self) -> str | None:
+        return self.recorded_id()
 
     # Lightning's class has methods of these names with other arguments, which modules may call.
     @rank_zero_only

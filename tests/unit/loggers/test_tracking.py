@@ -40,6 +40,7 @@ class Service(TrackingLogger):
 
     def open_run(self) -> None:
         self._record("open")
+        self.remote = "connection"
 
     def send_metrics(self, metrics: dict[str, float], step: int, time_s: float) -> None:
         self._record(metrics, step)
@@ -102,6 +103,14 @@ def test_run_ends_although_the_service_is_down(service: Service, caplog: pytest.
     service.log_checkpoint(Path("best.ckpt"))
     service.close("done")
     assert "warning: logger.service: 3 calls were not sent (no route to host)" in caplog.text
+
+
+def test_object_of_a_service_that_is_down_does_nothing(service: Service) -> None:
+    service.is_down = True
+    assert service.experiment.log_table("x", [1]) is None  # Lightning reads it before a training starts
+    service.is_down = False
+    service._failed_at = -tracking.RETRY_S
+    assert service.experiment == "connection"
 
 
 @pytest.mark.parametrize(
