@@ -25,7 +25,7 @@ CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 EXTRA_MODELS = {"huggingface", "timm"}
 """Networks of optional packages, which have tests of their own."""
-PUBLISHED = {"cifar100", "emnist", "fashion_mnist", "kmnist", "stl10", "svhn"}
+PUBLISHED = {"cifar100", "emnist", "fashion_mnist", "huggingface", "kmnist", "stl10", "svhn"}
 """Data sets whose files only their own tests write."""
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the background ignores it

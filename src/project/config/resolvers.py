@@ -9,7 +9,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf, __version__
 
 from project.config.parts import referenced_groups
 from project.config.source_index import constant_of
-from project.datamodules.storage import tables
+from project.datamodules.storage import arrow_images, tables
 from project.datamodules.storage.class_folders import Survey, class_folders, survey, survey_files
 from project.errors import InputError
 from project.runtime import secrets
@@ -60,6 +60,18 @@ def table_shape(
     """Return the shape (C, H, W) of the images in a table; as `folder_shape`."""
     files = tables.image_files(table, path, image_column)
     return _surveyed_shape(_survey_of(tuple(files)), resize, grayscale)
+
+
+def arrow_shape(
+    path: str, image_column: str | None, label_column: str | None, resize: Size, grayscale: bool | None
+) -> ListConfig:
+    """Return the shape (C, H, W) of the images in Arrow or Parquet files; as `folder_shape`."""
+    return _surveyed_shape(arrow_images.survey(path, image_column, label_column), resize, grayscale)
+
+
+def arrow_classes(path: str, image_column: str | None, label_column: str | None) -> int:
+    """Return the number of classes in Arrow or Parquet files."""
+    return len(arrow_images.class_names(path, image_column, label_column))
 
 
 @lru_cache(maxsize=8)
@@ -129,5 +141,14 @@ def register_resolvers() -> None:
     )
     register_one("oc.env", secrets.resolve_env, replace=True)
     own = (as_called, image_shape, folder_shape, folder_classes, portion, run_name)
-    for resolver in (*own, table_shape, table_outputs, table_features, task_targets, task_monitor):
+    for resolver in (
+        *own,
+        arrow_shape,
+        arrow_classes,
+        table_shape,
+        table_outputs,
+        table_features,
+        task_targets,
+        task_monitor,
+    ):
         register_one(resolver.__name__, resolver, replace=True)

@@ -13,7 +13,7 @@ with a higher one exceeds them and is rejected. `data.white_level` overrides all
 """
 
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import torch
@@ -41,12 +41,16 @@ class OutOfRangeError(ValueError):
 
 
 def decode_image(
-    file: str | Path, shape: tuple[int, int, int], *, may_scale: bool, white_level: float | None = None
+    file: str | Path | IO[bytes],
+    shape: tuple[int, int, int],
+    *,
+    may_scale: bool,
+    white_level: float | None = None,
 ) -> Tensor:
     """Decode an image file of any mode to a tensor (C, H, W) uint8, upright, on a white background.
 
     Args:
-        file: image file in a format that Pillow reads.
+        file: image file in a format that Pillow reads, or its content.
         shape: (C, H, W) of the result; C is 1 or 3.
         may_scale: scale an image of another size instead of raising an error.
         white_level: value of white in gray files of more than 8 bits or of floats (default None: by the

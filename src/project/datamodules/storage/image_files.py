@@ -257,23 +257,23 @@ def _is_gray(image: "PIL.Image.Image") -> bool:
     return image.mode in ("1", "L", "LA", "La", "F") or image.mode.startswith("I")
 
 
-def damage_error(file: str | os.PathLike[str], error: BaseException) -> DataError:
+def damage_error(file: object, error: BaseException) -> DataError:
     """Return an error for a file that cannot be decoded as an image."""
     what = one_line(error)
     return DataError(
-        f"data.path: {printable(os.fspath(file))} is damaged or not an image ({what}); repair or remove it"
+        f"data.path: {printable(str(file))} is damaged or not an image ({what}); repair or remove it"
     )
 
 
-def too_large_error(file: str | os.PathLike[str], what: str) -> DataError:
+def too_large_error(file: object, what: str) -> DataError:
     """Return an error for an image that exceeds the pixel limit."""
-    return DataError(f"data.path: {printable(os.fspath(file))} is too large ({what}); shrink or remove it")
+    return DataError(f"data.path: {printable(str(file))} is too large ({what}); shrink or remove it")
 
 
-def size_error(file: str | os.PathLike[str], size: tuple[int, int], expected: tuple[int, int]) -> InputError:
+def size_error(file: object, size: tuple[int, int], expected: tuple[int, int]) -> InputError:
     """Return an error for an image whose size (H, W) differs from the others, without `data.resize`."""
     got, others = (f"{height}×{width}" for height, width in (size, expected))
     return InputError(
-        f"data.resize=null: {printable(os.fspath(file))} has {got} pixels, others {others}; set data.resize, "
+        f"data.resize=null: {printable(str(file))} has {got} pixels, others {others}; set data.resize, "
         f"e.g. data.resize={expected[0]}"
     )
