@@ -31,9 +31,10 @@ from project.runtime.lightning_private import trainer_of
 class SupervisedModule(L.LightningModule):
     """Network trained by a mean loss over batches of inputs and targets.
 
-    Subclasses may override `unpack`, `compute`, `compute_loss`, `require_outputs`, `build_metrics` and
-    `metric_inputs`. Logs `train/…` and `train/lr` every `trainer.log_every_n_steps` steps and at the end of
-    each epoch. Logs `val/…` and `test/…` once per evaluation, and `val/best_…` for the best checkpoint.
+    Subclasses may override `unpack`, `compute`, `compute_loss`, `require_outputs`, `build_metrics`,
+    `metric_inputs` and `read_metrics`. Logs `train/…` and `train/lr` every `trainer.log_every_n_steps` steps
+    and at the end of each epoch. Logs `val/…` and `test/…` once per evaluation, and `val/best_…` for the best
+    checkpoint.
 
     Args:
         network: maps inputs (B, …) to outputs.
@@ -271,16 +272,22 @@ class SupervisedModule(L.LightningModule):
     def _log_evaluation(self, split: str) -> None:
         means = self.eval_metrics.read()
         images, _ = means.pop("images"), means.pop("weight")
-        if split in self.split_metrics:
-            metrics: Any = self.split_metrics[split]
-            means |= {name: float(value) for name, value in metrics.compute().items()}
-            metrics.reset()
+        means |= self.read_metrics(split)
         # The final validation of the best weights is not a point of the curve val/….
         prefix = f"{split}/best_" if self.trainer.state.fn == "validate" else f"{split}/"
         results = {f"{split}/{name}": value for name, value in means.items()} | {f"{split}/images": images}
         log_metrics(self, {f"{prefix}{name}": value for name, value in means.items()}, results)
         if self.trainer.state.fn == "fit":
             require_finite_loss(f"{split}/loss", means["loss"], self)
+
+    def read_metrics(self, split: str) -> dict[str, float]:
+        """Return further metrics of a split after its last batch, and reset them."""
+        if split not in self.split_metrics:
+            return {}
+        metrics: Any = self.split_metrics[split]
+        means = {name: float(value) for name, value in metrics.compute().items()}
+        metrics.reset()
+        return means
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn != "fit":

@@ -19,18 +19,20 @@ from project.config.validation.network import try_task
 from project.errors import InputError
 from project.modules.optim.training_length import TrainingLength
 
-MODELS = [name for name in options("model") if name not in EXTRA_MODELS]
-OTHER_TASKS = ("csv", "diabetes", "multi_mnist", "tabular")  # data sets with tests of their own
+DENSE_MODELS = {"autoencoder", "unet", "vae"}  # networks that do not output logits of one class per image
+MODELS = [name for name in options("model") if name not in EXTRA_MODELS | DENSE_MODELS]
+# Data sets with tests of their own.
+OTHER_TASKS = ("csv", "diabetes", "digit_masks", "image_masks", "multi_mnist", "tabular")
 DATA = [name for name in options("data") if name not in {*PUBLISHED, *OTHER_TASKS}]
 OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
 
 
 def test_conf_holds_what_these_tests_expect() -> None:
     # A test that discovers files asserts how many: one that sees none must not pass.
-    assert set(options("model")) - set(MODELS) == EXTRA_MODELS
+    assert set(options("model")) - set(MODELS) == EXTRA_MODELS | DENSE_MODELS
     assert set(options("data")) - set(DATA) == {*PUBLISHED, *OTHER_TASKS}
     assert (len(MODELS), len(DATA), len(OPTIMIZERS), len(SCHEDULES)) == (10, 5, 8, 9)
-    assert len(options("experiment")) == 13
+    assert len(options("experiment")) == 17
     assert (options("augment"), options("loss")) == (
         [
             *("affine", "airbench", "augmix", "crop_flip", "none", "progressive", "randaugment", "strong"),
@@ -115,7 +117,9 @@ def test_every_preset_passes_the_checks_and_says_how_it_was_measured(
     assert config.name == experiment
     header = (CONF / "experiment" / f"{experiment}.yaml").read_text().split("defaults:")[0]
     assert f"python scripts/train.py experiment={experiment}" in header
-    assert re.search(r"test (accuracy|mean average precision|mean absolute error)", header)
+    assert re.search(
+        r"[Tt]est (accuracy|mean average precision|mean absolute error|loss|miou|knn_acc)", header
+    )
 
 
 def test_no_option_restates_what_another_states(composed: Compose) -> None:
