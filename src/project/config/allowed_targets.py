@@ -43,6 +43,7 @@ from project.config.source_index import (
     text_of,
 )
 from project.errors import InputError
+from project.runtime import lazy_imports
 from project.runtime.atomic_files import refuse_url
 from project.runtime.text import did_you_mean, nearest_names
 from project.runtime.yaml_files import raw_child
@@ -283,8 +284,10 @@ def confirm(plain: Any, group: str) -> None:
         origin = find_origin(module, attribute)
         assert origin is not None
         try:
+            definition = importlib.import_module(origin.module)
+            lazy_imports.load(definition)  # before `named` is read, which may be a placeholder
+            defined = getattr(definition, origin.name)
             named = getattr(importlib.import_module(module), attribute)
-            defined = getattr(importlib.import_module(origin.module), origin.name)
         except (ImportError, AttributeError) as error:
             raise InputError(f"{key}={name}: cannot be imported ({error})") from error
         if named is not defined or not (inspect.isclass(named) or inspect.isfunction(named)):

@@ -231,6 +231,8 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
         candidates += [group for group in _groups(conf) if "/" not in group]
     wanted = f"{parent}.{name}" if parent else name
     hint = did_you_mean(name, dict.fromkeys(candidates), f"{parent}." if parent else "")
+    if parent and not candidates:
+        hint = f"write +{override.input_line} to give the class an argument"
     if not parent and (deeper := _keys_named(known, name)):
         hint = f"did you mean {' or '.join(deeper)}?"
     return f"{override.input_line}: no key {wanted}; {hint}"

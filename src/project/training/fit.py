@@ -22,6 +22,7 @@ from lightning.pytorch.plugins.environments import LightningEnvironment, TorchEl
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from project.callbacks.progress import Progress
 from project.callbacks.run_record import RunRecord
 from project.callbacks.run_status import RunStatus
 from project.config.cli import exit_on_errors
@@ -82,6 +83,7 @@ def build_callbacks(
             there is no validation.
     """
     callbacks: dict[str, Callback] = config.build("callbacks")
+    callbacks = drop_second_bar(callbacks)
     if not has_validation(datamodule) or not config.values["trainer"]["limit_val_batches"]:
         callbacks = drop_validation_callbacks(callbacks, config.values.get("scheduler", {}))
     if context.ckpt_path is not None and context.is_first:  # saved only once training has started
@@ -218,6 +220,17 @@ def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
 def is_pruned(callbacks: dict[str, Callback]) -> bool:
     """Return True if an Optuna pruner stopped the run; pruned runs are not evaluated."""
     return any(getattr(callback, "pruned", False) for callback in callbacks.values())
+
+
+def drop_second_bar(callbacks: dict[str, Callback]) -> dict[str, Callback]:
+    """Drop this project's progress bar if another one is configured, and log the names."""
+    bars = {name: one for name, one in callbacks.items() if isinstance(one, ProgressBar)}
+    ours = [name for name, one in bars.items() if isinstance(one, Progress)]
+    if len(ours) == len(bars) or not ours:
+        return callbacks
+    others = ", ".join(name for name in bars if name not in ours)
+    log.info("progress bar: callbacks.%s, instead of callbacks.%s", others, ", ".join(ours))
+    return {name: one for name, one in callbacks.items() if name not in ours}
 
 
 def drop_validation_callbacks(

@@ -15,6 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader, TensorDataset
 
+from project.callbacks.progress import Progress
+from project.training.fit import drop_second_bar
 from project.training.trainer import Trainer
 
 EPOCHS = 4
@@ -108,3 +110,9 @@ def test_callbacks_that_change_training_change_the_weights(name: str, tmp_path: 
     changed = fit(L.Trainer, tmp_path, CHANGING[name](tmp_path))
     plain = fit(L.Trainer, tmp_path, Callback())
     assert any(not torch.equal(value, plain.state_dict()[key]) for key, value in changed.state_dict().items())
+
+
+def test_a_configured_bar_of_lightning_replaces_the_projects_bar() -> None:
+    rich, ours = callbacks.RichProgressBar(), Progress()
+    assert drop_second_bar({"progress": ours, "rich": rich}) == {"rich": rich}
+    assert drop_second_bar({"progress": ours}) == {"progress": ours}

@@ -39,7 +39,9 @@ def _wrong_tuning(right: Mapping[str, Any], command: CommandRequest) -> Iterator
             f"tune=batch_size: needs one device (got trainer.devices={devices}); set trainer.devices=1 "
             "trainer.strategy=auto, and multiply the result"
         )
-    if tune == "lr" and "optim.lr" not in right:
+    if "optim._target_" not in right:
+        yield f"tune={tune}: for tasks that take optim; set the values of this task yourself"
+    elif tune == "lr" and "optim.lr" not in right:
         yield "tune=lr: this optimizer has no optim.lr; choose another optimizer"
 
 
