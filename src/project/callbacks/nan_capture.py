@@ -53,7 +53,8 @@ class NanCapture(Callback):
         except (OSError, RuntimeError, ValueError) as error:  # the cause of the stop matters more
             log.warning("warning: %s could not be written (%s)", self.folder, error)
             return
-        log.info("the step is recorded in %s; to find the layer: project-replay run=RUN_FOLDER", self.folder)
+        run = self.folder.parent
+        log.info("the step is recorded in %s; to find the layer: scripts/replay.py run=%s", self.folder, run)
 
     def _capture(self, trainer: L.Trainer, module: L.LightningModule) -> dict[str, Any]:
         ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
