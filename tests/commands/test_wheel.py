@@ -191,6 +191,11 @@ def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
     environment.run("report", str(folder), cwd=demo)
     assert (folder / "report.html").stat().st_size > 10_000
     assert "smallest val/loss first" in environment.run("compare", "outputs", cwd=demo)
+    (demo / "conf" / "optim").mkdir()
+    (demo / "conf" / "optim" / "adam.yaml").write_text("lr: 1\n")
+    wrong = environment.run("train", *conf, "experiment=demo", cwd=demo, code=2)
+    assert "conf/optim/adam.yaml: not read, optim/adam.yaml of this project is found first; rename" in wrong
+    (demo / "conf" / "optim" / "adam.yaml").unlink()
     wrong = environment.run("train", *conf, "experiment=dmeo", cwd=demo, code=2)
     assert "experiment=dmeo: no such option; did you mean demo?" in wrong
     wrong = environment.run("train", *conf, "experiment=demo", "task.widht=8", cwd=demo, code=2)

@@ -72,6 +72,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
                 refuse_wrong_arguments(sys.argv[1:])
                 for note in notes:
                     print(redact_text(f"note: {note}"), file=sys.stderr)
+                _refuse_hidden_files(conf)
                 _refuse_wrong_groups(conf)
                 sys.argv[1:] = resume.detach_resumed(_flags_first(sys.argv[1:]), conf / f"{config_name}.yaml")
                 with hydra_patches.allowing(hydra_security.BUILT_BY_HYDRA):
@@ -232,6 +233,19 @@ def _refuse_wrong_groups(conf: Path) -> None:
             raise InputError(f"{argument}: a run needs it; choose from {', '.join(known)}")
         if options(conf, group) and _names_no_option(argument):
             raise InputError(f"{argument}: no such option; choose from {', '.join(options(conf, group))}")
+
+
+def _refuse_hidden_files(conf: Path) -> None:
+    """Refuse files of `--config-dir` that Hydra does not read: it finds other files of these names first."""
+    given = hydra_patches.parse_command_line(sys.argv[1:])[0].config_dir
+    for file in sorted(conf.rglob("*.yaml")) if given else ():
+        name = file.relative_to(conf)
+        own = Path(given) / name
+        if own.is_file() and own.read_bytes() != file.read_bytes():
+            raise InputError(
+                f"{own}: not read, {name.as_posix()} of this project is found first; rename the file, and "
+                "choose it by its new name"
+            )
 
 
 def _names_no_option(argument: str) -> bool:
