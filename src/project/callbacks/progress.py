@@ -3,7 +3,7 @@
 import logging
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import lightning as L
@@ -11,6 +11,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
 from tqdm import tqdm
 
 from project.modules.optim.training_length import TrainingLength
+from project.modules.supervised import SupervisedModule
+from project.runs.metric_names import is_of_split, parse
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
@@ -62,8 +64,8 @@ class Progress(ProgressBar):
             time.monotonic()
         )  # a resumed run may be within an epoch
         self._columns = []
-        if declared := getattr(pl_module, "METRICS", None):
-            self._print_titles(_declared_columns(trainer, declared))
+        if isinstance(pl_module, SupervisedModule):
+            self._print_titles(_declared_columns(trainer, pl_module))
         self._num_batches = trainer.fit_loop.epoch_loop.total_batch_idx + 1
         self._open_bar(self._count_batches(trainer), "training")
         assert self._bar is not None
@@ -199,13 +201,18 @@ def _interval_cells(trainer: L.Trainer, pl_module: L.LightningModule) -> str:
     return " ".join(f"{name.removeprefix('train/')} {float(metrics[name]):.3f}" for name in shown)
 
 
-def _declared_columns(trainer: L.Trainer, metrics: Mapping[str, str]) -> list[str]:
-    """Return the training and validation metrics that a module declares, the loss first."""
+def _declared_columns(trainer: L.Trainer, module: SupervisedModule) -> list[str]:
+    """Return the training and validation metrics of a module: loss, monitored metric, others."""
     # Lightning sets `num_val_batches` only at the first validation.
     ours = getattr(trainer.datamodule, "has_validation", None)  # type: ignore[attr-defined]
     validates = sum(trainer.num_val_batches) > 0 if ours is None else ours and trainer.limit_val_batches != 0
-    names = sorted(metrics, key=lambda name: name != "loss")[: MAX_COLUMNS // 2]
-    return [f"{split}/{name}" for split in ("train", *["val"] * validates) for name in names]
+    best = trainer.checkpoint_callback
+    monitored = parse(best.monitor or "").kind if isinstance(best, ModelCheckpoint) else ""
+    columns = []
+    for split in ("train", *["val"] * validates):
+        names = sorted(module.metric_names(split), key=lambda name: (name != "loss", name != monitored))
+        columns += [f"{split}/{name}" for name in names[: MAX_COLUMNS - 3]]
+    return columns
 
 
 def _logged_columns(trainer: L.Trainer) -> list[str]:
@@ -224,7 +231,9 @@ def _width(name: str) -> int:
 def _metric_cells(trainer: L.Trainer, columns: Sequence[str], has_validation: bool) -> str:
     """Return the metric cells of a line; validation cells are empty in epochs without validation."""
     metrics = trainer.callback_metrics
-    known = {key: float(value) for key, value in metrics.items() if has_validation or key[:4] != "val/"}
+    known = {
+        key: float(value) for key, value in metrics.items() if has_validation or not is_of_split(key, "val")
+    }
     cells = [f"{_format(known[name]) if name in known else '':>{_width(name)}}" for name in columns]
     lr = trainer.optimizers[0].param_groups[0]["lr"] if trainer.optimizers else float("nan")
     return "".join(cells) + f"{lr:10.2g}"

@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.errors import InputError
+from project.runs.metric_names import is_of_split
 from project.runs.optuna_studies import make_pruner, open_storage, silence_optuna
 
 
@@ -51,11 +52,11 @@ class TrialPruning(Callback):
         return "Pruning"  # the class's name in checkpoints of earlier versions
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not self.monitor.startswith("val/"):
+        if not is_of_split(self.monitor, "val"):
             self._report(trainer)
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if self.monitor.startswith("val/") and trainer.state.fn == "fit" and not trainer.sanity_checking:
+        if is_of_split(self.monitor, "val") and trainer.state.fn == "fit" and not trainer.sanity_checking:
             self._report(trainer)
 
     def state_dict(self) -> dict[str, Any]:

@@ -58,6 +58,7 @@ ALLOWED: Mapping[str, tuple[str, ...]] = {
     "optim": ("project.modules", "torch.optim"),
     "scheduler": ("project.modules", "torch.optim"),
     "loss": ("project.modules", "torch.nn"),
+    "metrics": ("project.modules", "torchmetrics"),
     "trainer": (
         *("project.training", "lightning.pytorch.trainer", "lightning.pytorch.strategies"),
         *("lightning.pytorch.plugins", "lightning.pytorch.profilers", "lightning.fabric.plugins"),

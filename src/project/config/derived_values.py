@@ -10,7 +10,7 @@ from pathlib import Path
 
 from omegaconf import DictConfig, open_dict
 
-from project.config import parts
+from project.config import metrics, parts
 from project.config.source_index import Signature, signature_of
 from project.config.validation.command_request import overrides_of
 from project.config.validation.declared_keys import declared_values
@@ -57,6 +57,7 @@ def complete(config: DictConfig, hydra: DictConfig | None = None) -> None:
             missing = {key: found.defaults[key] for key in keys if key in found.defaults and key not in there}
             with open_dict(node):
                 node.update(missing)
+    metrics.fill_arguments(config)
 
 
 def _make_paths_absolute(config: DictConfig, start: Path) -> None:

@@ -15,7 +15,7 @@ from project.runtime.yaml_files import raw_child
 
 OBJECTS = ("task", "model", "data", "augment", "optim", "scheduler", "loss", "trainer")
 """Groups of one object each."""
-PARTS = ("model", "loss", "optim", "scheduler", "augment")
+PARTS = ("model", "loss", "optim", "scheduler", "augment", "metrics")
 """Groups that a run needs only if something used refers to them."""
 PARAMETER_GROUP_KEYS = ("layerwise_lr_decay", "weight_decay_norm_bias")
 """Keys of `optim` for `parameter_groups`; all others are arguments of the optimizer."""
@@ -35,7 +35,7 @@ def parts_of(task: Mapping[str, Any]) -> dict[str, str]:
         task: its configuration, not resolved.
     """
     found = {name: WHOLE_GROUP.fullmatch(value) for name, value in task.items() if isinstance(value, str)}
-    return {name: match[1] for name, match in found.items() if match and match[1] in OBJECTS}
+    return {name: match[1] for name, match in found.items() if match and match[1] in (*OBJECTS, *PARTS)}
 
 
 def referenced_groups(config: DictConfig) -> set[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf, __version__
 
+from project.config.metrics import best_mode
 from project.config.parts import referenced_groups
 from project.config.source_index import constant_of
 from project.datamodules.storage import arrow_images, tables
@@ -140,7 +141,7 @@ def register_resolvers() -> None:
         OmegaConf.register_new_resolver if __version__ < "2.4" else OmegaConf.register_resolver
     )
     register_one("oc.env", secrets.resolve_env, replace=True)
-    own = (as_called, image_shape, folder_shape, folder_classes, portion, run_name)
+    own = (as_called, image_shape, folder_shape, folder_classes, portion, run_name, best_mode)
     for resolver in (
         *own,
         arrow_shape,

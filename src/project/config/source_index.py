@@ -200,6 +200,7 @@ def inherits(target: str, base: str) -> bool:
     return False
 
 
+@cache
 def constant_of(target: str, name: str) -> Any:
     """Return the plain value of an attribute of a class or its base classes; None if there is none."""
     waiting = [target]
@@ -322,10 +323,9 @@ def _signature(target: str, depth: int) -> Signature | Missing | None:
     body = _body_of(text, origin.name)
     constructor = re.search(r"^    def __init__\(", body, re.MULTILINE)
     if constructor is None:
-        is_generated = re.search(r"^    def __new__\(", body, re.MULTILINE) or _is_decorated(
-            text, origin.name
-        )
-        return None if is_generated else _inherited(bases_of(target), depth)
+        if maker := re.search(r"^    def __new__\(", body, re.MULTILINE):
+            return _signature_at(body, maker.start(), f"{origin.module}.{origin.name}", origin.module)
+        return None if _is_decorated(text, origin.name) else _inherited(bases_of(target), depth)
     own = _signature_at(body, constructor.start(), f"{origin.module}.{origin.name}", origin.module)
     if own is None or not own.anything:
         return own
@@ -416,7 +416,8 @@ def _signature_of_arguments(arguments: ast.arguments, owner: str, module: str) -
         if spec and value is None and not any(kind.name == "None" for kind in spec):
             spec = (*spec, Kind("None"))
         found[argument.arg] = Argument(owner, spec, default is None, by_name, value)
-    found.pop("self", None)
+    for name in ("self", "cls"):
+        found.pop(name, None)
     return Signature(found, arguments.kwarg is not None)
 
 

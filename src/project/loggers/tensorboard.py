@@ -39,8 +39,9 @@ Its HParams page shows the first five scalars in alphabetical order, which are r
 """
 CHARTS: dict[str, dict[str, list[Any]]] = {
     "training and validation": {
-        "loss": ["Multiline", [r"^(train|val)/loss$"]],
-        "accuracy": ["Multiline", [r"^(train|val)/acc$"]],
+        "loss": ["Multiline", [r"^(train|val)[/_]loss(_epoch)?$"]],
+        "accuracy": ["Multiline", [r"^(train|val)[/_]acc(_epoch)?$"]],
+        "other metrics": ["Multiline", [r"^(train|val)[/_](?!(loss|acc)(_step|_epoch)?$|lr$|images$)"]],
     },
     "vitals": {
         "learning rate": ["Multiline", [r"^vitals/lr$"]],

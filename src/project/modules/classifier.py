@@ -1,11 +1,12 @@
 """LightningModule for image classification with any network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from project.modules.batch_checks import require_logits
 from project.modules.optim.parameter_groups import ParameterGroups
@@ -27,6 +28,8 @@ class ImageClassifier(SupervisedModule):
         loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar [cross-entropy].
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
+        metrics: see `SupervisedModule`; they get probabilities (B, K) and class indices (B,).
+        train_metrics: see `SupervisedModule`.
         weight_decay_norm_bias: see `SupervisedModule`.
         layerwise_lr_decay: see `SupervisedModule`.
         compile: see `SupervisedModule`.
@@ -49,7 +52,9 @@ class ImageClassifier(SupervisedModule):
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
+        metrics: Mapping[str, Metric] | None = None,
         *,
+        train_metrics: bool = False,
         weight_decay_norm_bias: bool = True,
         layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
         compile: bool = False,
@@ -61,12 +66,20 @@ class ImageClassifier(SupervisedModule):
             nn.CrossEntropyLoss() if loss is None else loss,
             optimizer,
             scheduler,
+            metrics,
+            train_metrics=train_metrics,
             weight_decay_norm_bias=weight_decay_norm_bias,
             layerwise_lr_decay=layerwise_lr_decay,
             compile=compile,
             channels_last=channels_last,
         )
         self.tta: str = tta
+
+    def metric_inputs(self, outputs: Any, targets: Any) -> tuple[Tensor, Tensor]:
+        """Return probabilities (B, K) and class indices (B,)."""
+        # torchmetrics takes logits for probabilities if all of a batch are from 0 to 1.
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        return outputs.float().softmax(dim=1), labels
 
     def require_outputs(self, outputs: Any, targets: Any) -> None:
         datamodule = getattr(trainer_of(self), "datamodule", None)
@@ -77,4 +90,5 @@ class ImageClassifier(SupervisedModule):
         images, targets = self.unpack(batch)
         logits = tta_logits(self, images, self.tta)
         self.eval_metrics.append(self.loss(logits, targets), logits, targets)
+        self._update_metrics("test", logits, targets)
         return logits

@@ -1,6 +1,6 @@
 """Distillation of a trained network into another one (Hinton et al. 2015, arXiv 1503.02531)."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
+from torchmetrics import Metric
 
 from project.datamodules.base import ImageDataModule
 from project.datamodules.targets import check_classes
@@ -52,6 +53,8 @@ class DistilledClassifier(ImageClassifier):
         loss: see `ImageClassifier`; without class weights.
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
+        metrics: see `ImageClassifier`.
+        train_metrics: see `SupervisedModule`.
         weight_decay_norm_bias: see `SupervisedModule`.
         layerwise_lr_decay: see `SupervisedModule`.
         compile: see `SupervisedModule`.
@@ -72,7 +75,9 @@ class DistilledClassifier(ImageClassifier):
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
+        metrics: Mapping[str, Metric] | None = None,
         *,
+        train_metrics: bool = False,
         weight_decay_norm_bias: bool = True,
         layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
         compile: bool = False,
@@ -84,6 +89,8 @@ class DistilledClassifier(ImageClassifier):
             loss,
             optimizer,
             scheduler,
+            metrics,
+            train_metrics=train_metrics,
             weight_decay_norm_bias=weight_decay_norm_bias,
             layerwise_lr_decay=layerwise_lr_decay,
             compile=compile,

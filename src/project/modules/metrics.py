@@ -6,9 +6,10 @@ from typing import Any, NamedTuple
 
 import lightning as L
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torchmetrics import Metric
 
+from project.errors import InputError
 from project.modules.losses import TotalWeight
 
 MAX_BUFFERED_BATCHES = 64
@@ -38,6 +39,72 @@ def log_metrics(
         trainer.callback_metrics.update({name: torch.as_tensor(value) for name, value in results.items()})
     elif results:
         module.log_dict(dict(results), logger=False)  # `trainer.test` returns these too
+
+
+class NamedMetrics(nn.Module):
+    """Metrics of one split, by name.
+
+    Args:
+        metrics: cloned, with their states.
+
+    Raises:
+        InputError: one of them is no `torchmetrics.Metric`.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        super().__init__()
+        for name, metric in metrics.items():
+            if not isinstance(metric, Metric):
+                kind = type(metric).__name__
+                raise InputError(f"metrics.{name}: no metric (expected torchmetrics.Metric, got {kind})")
+        self.names = list(metrics)
+        # An `nn.ModuleDict` refuses names of its own methods.
+        self._metrics = nn.ModuleList(metric.clone() for metric in metrics.values())
+        self.is_empty = True  # no batch since the last `read`
+
+    def items(self) -> list[tuple[str, Any]]:
+        """Return the names and metrics."""
+        return list(zip(self.names, self._metrics, strict=True))
+
+    def update(self, outputs: Any, targets: Any) -> None:
+        """Add a batch of outputs and targets."""
+        self.is_empty = False
+        metrics: Any = self._metrics
+        for metric in metrics:
+            metric.update(outputs, targets)
+
+    def read(self) -> dict[str, float]:
+        """Return the values over the batches of all ranks since the last `read`, and reset; collective.
+
+        Raises:
+            InputError: a metric computes a value that cannot be logged.
+        """
+        values: dict[str, float] = {}
+        for name, metric in self.items():
+            values |= scalars_of(name, metric.compute())
+            metric.reset()
+        self.is_empty = True
+        return values
+
+
+def scalars_of(name: str, value: Any) -> dict[str, float]:
+    """Return the scalars of a metric's value: itself, or the items `NAME_KEY` of a vector or dict.
+
+    Raises:
+        InputError: it is neither a scalar nor a vector nor a dict of these.
+    """
+    if isinstance(value, Mapping):
+        items = [scalars_of(f"{name}_{key}", one) for key, one in value.items()]
+        return {key: one for item in items for key, one in item.items()}
+    if isinstance(value, Tensor) and value.numel() == 1:
+        return {name: float(value)}
+    if isinstance(value, Tensor) and value.ndim == 1:
+        return {f"{name}_{index}": one for index, one in enumerate(value.tolist())}
+    got = f"shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+    raise InputError(
+        f"metrics.{name}: its value cannot be logged (expected a scalar or one for each class, got {got}); "
+        "leave it out"
+    )
 
 
 class LossAndAccuracy(Metric):

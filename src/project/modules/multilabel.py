@@ -1,6 +1,6 @@
 """LightningModule for multi-label classification: several labels per input, each present or absent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,6 +29,8 @@ class MultilabelClassifier(SupervisedModule):
         loss: maps logits (B, K) and targets (B, K) to a scalar [binary cross-entropy].
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
+        metrics: see `SupervisedModule`.
+        train_metrics: see `SupervisedModule`.
         num_labels: number of labels, K.
         threshold: probability above which a label counts as present [0.5].
         weight_decay_norm_bias: see `SupervisedModule`.
@@ -50,7 +52,9 @@ class MultilabelClassifier(SupervisedModule):
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
+        metrics: Mapping[str, Metric] | None = None,
         *,
+        train_metrics: bool = False,
         num_labels: Annotated[int, Range(2)],
         threshold: Annotated[float, Range(0, 1)] = 0.5,
         weight_decay_norm_bias: bool = True,
@@ -63,6 +67,8 @@ class MultilabelClassifier(SupervisedModule):
             nn.BCEWithLogitsLoss() if loss is None else loss,
             optimizer,
             scheduler,
+            metrics,
+            train_metrics=train_metrics,
             weight_decay_norm_bias=weight_decay_norm_bias,
             layerwise_lr_decay=layerwise_lr_decay,
             compile=compile,

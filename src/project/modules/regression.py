@@ -1,6 +1,6 @@
 """LightningModule for regression: one or several real values per input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,6 +29,8 @@ class Regressor(SupervisedModule):
         loss: maps values and targets, both (B, D), to a scalar [mean squared error].
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
+        metrics: see `SupervisedModule`.
+        train_metrics: see `SupervisedModule`.
         num_targets: number of values per input, D [1].
         standardize: standardize the targets by mean and standard deviation of the training split [True].
         weight_decay_norm_bias: see `SupervisedModule`.
@@ -52,7 +54,9 @@ class Regressor(SupervisedModule):
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
+        metrics: Mapping[str, Metric] | None = None,
         *,
+        train_metrics: bool = False,
         num_targets: Annotated[int, Range(1)] = 1,
         standardize: bool = True,
         weight_decay_norm_bias: bool = True,
@@ -65,6 +69,8 @@ class Regressor(SupervisedModule):
             nn.MSELoss() if loss is None else loss,
             optimizer,
             scheduler,
+            metrics,
+            train_metrics=train_metrics,
             weight_decay_norm_bias=weight_decay_norm_bias,
             layerwise_lr_decay=layerwise_lr_decay,
             compile=compile,

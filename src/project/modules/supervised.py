@@ -1,14 +1,16 @@
 """Base LightningModule: a network trained by a mean loss, with metrics, optimizer and schedule."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import lightning as L
 import torch
 from lightning.pytorch.utilities.memory import is_oom_error
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torchmetrics import Metric, MetricCollection
+from torchmetrics import Metric
 
 from project.errors import InputError, one_line
 from project.modules.batch_checks import (
@@ -18,7 +20,7 @@ from project.modules.batch_checks import (
 )
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.losses import FitsToTargets, total_weight_of
-from project.modules.metrics import LossAndAccuracy, log_metrics
+from project.modules.metrics import LossAndAccuracy, NamedMetrics, log_metrics, scalars_of
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
 from project.modules.optim.sam import SharpnessAware
@@ -41,6 +43,9 @@ class SupervisedModule(L.LightningModule):
         loss: maps outputs and targets to a scalar, the mean over the batch.
         optimizer: builds the optimizer from parameter groups.
         scheduler: builds the schedule from the optimizer and the training length (see `optim.schedules`).
+        metrics: further metrics by name; each split has its own copy.
+        train_metrics: measure `metrics` on the training split too, over each epoch, and not only on the
+            validation and test splits.
         weight_decay_norm_bias: if True, apply weight decay to normalization parameters and biases too.
         layerwise_lr_decay: learning rate of each block relative to the next block, above 0 to 1 [1].
         compile: compile the network with `torch.compile`, on a GPU with one CUDA graph per batch shape;
@@ -53,7 +58,7 @@ class SupervisedModule(L.LightningModule):
     """
 
     METRICS: ClassVar[dict[str, str]] = {"loss": "min"}
-    """Metrics of each split, and whether `max` or `min` is better."""
+    """Metrics of each split, with `max` or `min` for the better direction."""
 
     supports_batched_hooks = True
 
@@ -63,7 +68,9 @@ class SupervisedModule(L.LightningModule):
         loss: nn.Module,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
+        metrics: Mapping[str, Metric] | None = None,
         *,
+        train_metrics: bool = False,
         weight_decay_norm_bias: bool = True,
         layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
         compile: bool = False,
@@ -84,7 +91,11 @@ class SupervisedModule(L.LightningModule):
         has_accuracy = "acc" in self.METRICS
         self.train_metrics = LossAndAccuracy(self.total_weight, has_accuracy=has_accuracy)
         self.eval_metrics = LossAndAccuracy(self.total_weight, has_accuracy=has_accuracy)
-        self.split_metrics = nn.ModuleDict()  # `MetricCollection` by split, filled by `setup`
+        self._configured_metrics = dict(metrics or {})
+        self._measures_training = train_metrics
+        self.more_train_metrics = NamedMetrics({})  # filled by `setup`
+        self.more_val_metrics = NamedMetrics({})
+        self.more_test_metrics = NamedMetrics({})
         self.interval_metrics: dict[str, float] = {}  # means of the last logging interval
         self._epoch_sums = {"loss": 0.0, "acc": 0.0, "images": 0.0, "weight": 0.0}
         self._logged_step = 0
@@ -97,15 +108,14 @@ class SupervisedModule(L.LightningModule):
         self._restored_schedules: list[dict[str, Any]] | None = None
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Return torchmetrics of outputs and targets by name, for the validation and the test split."""
+        """Return the metrics that the task has besides the configured ones, by name."""
         return {}
 
     def setup(self, stage: str) -> None:
-        if not self.split_metrics:
-            metrics = {split: self.build_metrics() for split in ("val", "test")}
-            self.split_metrics.update(
-                {split: MetricCollection(dict(named)) for split, named in metrics.items() if named}
-            )
+        if not self.more_val_metrics.names:
+            metrics = {**self.build_metrics(), **self._configured_metrics}
+            self.more_train_metrics = NamedMetrics(metrics if self._measures_training else {})
+            self.more_val_metrics, self.more_test_metrics = NamedMetrics(metrics), NamedMetrics(metrics)
         if stage == "fit":
             for part in (self, self.loss):
                 if isinstance(part, FitsToTargets) and part.needs_targets:
@@ -140,6 +150,16 @@ class SupervisedModule(L.LightningModule):
         loss: Tensor = self.loss(outputs, targets)
         return loss
 
+    def metric_inputs(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
+        """Return the predictions and targets for the metrics."""
+        return outputs, targets
+
+    def metric_names(self, split: str) -> list[str]:
+        """Return the metrics of a split without its name; a metric of several values has one name here."""
+        if split == "train" and not self._measures_training:
+            return [name for name in self.METRICS if name in self._epoch_sums]
+        return [*self.METRICS, *self._configured_metrics]
+
     def require_outputs(self, outputs: Any, targets: Any) -> None:
         """Raise an `InputError` if the outputs for the first batch do not fit its targets."""
 
@@ -164,6 +184,26 @@ class SupervisedModule(L.LightningModule):
         """
         _call_factory("scheduler", self.scheduler_factory, self._make_optimizer(), length)
 
+    def check_metrics(self, outputs: Any, targets: Any) -> None:
+        """Measure copies of the configured metrics on a batch, to check their options before training.
+
+        Raises:
+            InputError: a metric rejects the batch, or computes a value that cannot be logged.
+        """
+        predictions, labels = self.metric_inputs(outputs, targets)
+        for name, metric in NamedMetrics(self._configured_metrics).items():
+            trial = metric.clone()
+            trial.sync_on_compute = False
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a blank batch may lack classes
+                try:
+                    trial.update(predictions, labels)
+                    scalars_of(name, trial.compute())
+                except (ValueError, RuntimeError, IndexError, TypeError) as error:
+                    if isinstance(error, InputError):
+                        raise
+                    raise InputError(f"metrics.{name}: {one_line(error)}") from error
+
     def _make_optimizer(self) -> Optimizer:
         groups = parameter_groups(
             self.network,
@@ -178,6 +218,9 @@ class SupervisedModule(L.LightningModule):
         loss, outputs, targets = self.compute(batch) if self._is_checked else self._first_compute(batch)
         if self._sharpness is None or not self._sharpness.is_second_pass:
             self.train_metrics.append(loss, outputs, targets)
+            if self._measures_training and self.more_train_metrics.names:
+                detached = apply_to_collection(outputs, Tensor, Tensor.detach)
+                self.more_train_metrics.update(*self.metric_inputs(detached, targets))
         if self._mean_gradient is not None:
             self._mean_gradient.share(loss, targets, batch_idx)
         return loss
@@ -242,6 +285,9 @@ class SupervisedModule(L.LightningModule):
         log_metrics(
             self, {}, {f"train/{name}": sums[name] / counts[name] for name in self.METRICS if name in sums}
         )
+        if not self.more_train_metrics.is_empty:
+            means = {f"train/{name}": value for name, value in self.more_train_metrics.read().items()}
+            log_metrics(self, means, means)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         loss, outputs, targets = self.compute(batch)
@@ -255,13 +301,10 @@ class SupervisedModule(L.LightningModule):
         self._update_metrics("test", outputs, targets)
         return outputs
 
-    def metric_inputs(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
-        """Return the arguments of the torchmetrics for outputs and targets."""
-        return outputs, targets
-
     def _update_metrics(self, split: str, outputs: Any, targets: Any) -> None:
-        if split in self.split_metrics:
-            self.split_metrics[split].update(*self.metric_inputs(outputs, targets))  # type: ignore[operator]
+        more = self.more_test_metrics if split == "test" else self.more_val_metrics
+        if more.names:
+            more.update(*self.metric_inputs(outputs, targets))
 
     def on_validation_epoch_end(self) -> None:
         self._log_evaluation("val")
@@ -282,12 +325,7 @@ class SupervisedModule(L.LightningModule):
 
     def read_metrics(self, split: str) -> dict[str, float]:
         """Return further metrics of a split after its last batch, and reset them."""
-        if split not in self.split_metrics:
-            return {}
-        metrics: Any = self.split_metrics[split]
-        means = {name: float(value) for name, value in metrics.compute().items()}
-        metrics.reset()
-        return means
+        return (self.more_test_metrics if split == "test" else self.more_val_metrics).read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if self.trainer.state.fn != "fit":

@@ -16,6 +16,7 @@ from project.config.command_options import option
 from project.errors import InputError
 from project.runs.comparison import RESERVED, Comparison, Point, compare, score_texts
 from project.runs.hparam_diff import ABSENT, Differences, short_names
+from project.runs.metric_names import is_of_split, on_other_splits
 from project.runs.ranking import tie_note
 from project.runs.results import DURATION, Run, format_value, is_number
 from project.runtime import lazy_imports
@@ -130,9 +131,8 @@ def key_columns(differences: Differences, runs: Sequence[Run], keys: Sequence[st
 
 def choose_metrics(names: Sequence[str], by: str) -> list[str]:
     """Return the metrics to show: `by`, its values on other splits, and the rest without training metrics."""
-    kind = by.rpartition("/")[2]
-    rest = [name for name in names if not name.startswith("train/") and not name.endswith("/images")]
-    wanted = dict.fromkeys([by, f"test/{kind}", f"val/{kind}", *sorted(rest, reverse=True)])
+    rest = [name for name in names if not is_of_split(name, "train") and not name.endswith("/images")]
+    wanted = dict.fromkeys([by, *on_other_splits(by, rest), *sorted(rest, reverse=True)])
     return [metric for metric in wanted if metric == by or metric in rest]
 
 

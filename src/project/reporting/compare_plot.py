@@ -21,6 +21,7 @@ from project.figures.parallel_coordinates import (
 from project.reporting.run_data import Series, read_series
 from project.runs.comparison import RESERVED, Comparison, score_texts
 from project.runs.hparam_diff import ABSENT, short_names
+from project.runs.metric_names import parse
 from project.runtime.output_files import MADE_BY, output_file
 from project.runtime.text import plural
 
@@ -65,9 +66,11 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
 
 def _choose_metric(comparison: Comparison, runs: Sequence[Mapping[str, Series]]) -> str:
     """Return the first candidate that was logged more than once: test metrics are logged once."""
-    kind = comparison.by.rpartition("/")[2]
+    kind = parse(comparison.by).kind
     monitors = [run.monitor for point in comparison.points for run in point.runs]
-    wanted = list(dict.fromkeys([comparison.by, f"val/{kind}", *monitors, "val/loss", "train/loss"]))
+    wanted = list(
+        dict.fromkeys([comparison.by, f"val/{kind}", f"val_{kind}", *monitors, "val/loss", "train/loss"])
+    )
     several = {name for series in runs for name, one in series.items() if len(one.values) > 1}
     return next((metric for metric in wanted if metric in several), wanted[1])
 

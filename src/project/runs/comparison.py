@@ -1,7 +1,6 @@
 """Comparisons of runs: ranked points, each with the repetitions of one configuration."""
 
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Hashable, Iterable, Sequence
@@ -12,6 +11,7 @@ import yaml
 
 from project.errors import InputError
 from project.runs.hparam_diff import Differences
+from project.runs.metric_names import is_smaller_better, parse
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.runs.results import DURATION, Run, comparable_text, read_runs
 from project.runs.run_folder import RunFolder, latest_run
@@ -24,7 +24,6 @@ LAST = "last"
 """Value of `run=` that means the run or sweep started last."""
 RESERVED = ("#", "n", "time", "folder")
 """Column names of tables, to which no key is shortened."""
-SMALLER_IS_BETTER = re.compile(r"loss|error|duration|time|perplexity")
 
 
 @dataclass(frozen=True)
@@ -117,7 +116,7 @@ class Comparison:
     @property
     def ties(self) -> int:
         """Number of points within one standard error of the best point, see `ranking.count_ties`."""
-        split, _, kind = self.by.partition("/")
+        split, kind = parse(self.by)
         images = self.points[0].mean(f"{split}/images") if kind == "acc" else math.nan
         scores = [point.score(self.by) for point in self.points]
         return count_ties(scores, larger_is_better=self.larger_is_better, images=images)
@@ -181,7 +180,7 @@ def _choose_metric(
     if by not in known:
         raise InputError(f"by={by}: no such metric in these runs; {did_you_mean(by, known)}")
     modes = {mode for monitor, mode in monitored if monitor == by}
-    return by, modes != {"min"} if len(modes) == 1 else not SMALLER_IS_BETTER.search(by)
+    return by, modes != {"min"} if len(modes) == 1 else not is_smaller_better(by)
 
 
 def _group(runs: Sequence[Run], differences: Differences) -> list[Point]:

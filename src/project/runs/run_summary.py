@@ -4,6 +4,7 @@ import shlex
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from project.runs.metric_names import MetricName, parse
 from project.runs.run_folder import RunFolder
 from project.runtime.console import Column, fact_block, table
 from project.runtime.text import duration
@@ -71,23 +72,26 @@ def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status:
 
 
 def _table(metrics: Mapping[str, float], weights: str, monitor: str) -> str:
-    """Return a table of the metrics: a row for each split of `SPLITS`, or for each metric of other names."""
-    named = {name: name.partition("/") for name in metrics}
-    kinds = list(dict.fromkeys(kind for split, _, kind in named.values() if split in SPLITS and kind))
-    kinds = [kind for kind in kinds if kind != "images" and not kind.startswith("best_")]
-    if not kinds:
+    """Return a table of the metrics, with a row for each split of `SPLITS`.
+
+    Many metrics have a row each, as do metrics whose names contain no split.
+    """
+    found = {parse(name): f"{value:.4f}" for name, value in metrics.items()}
+    logged = dict.fromkeys(kind for split, kind in found if split in SPLITS)
+    shown = [kind for kind in logged if kind != "images" and not kind.startswith("best_")]
+    if not shown:
         rows = [[name, f"{metrics[name]:.4f}"] for name in sorted(metrics, key=lambda name: name != monitor)]
         return table(["metric", Column(f"({weights} weights)", right=True)], rows, indent=2)
-    kinds = sorted(kinds, key=lambda kind: (kind != "loss", f"val/{kind}" != monitor))[:MAX_COLUMNS]
-    rows = [
-        [
-            split,
-            *(f"{metrics[f'{split}/{kind}']:.4f}" if f"{split}/{kind}" in metrics else "" for kind in kinds),
-            "",
+    splits = [split for split in SPLITS if any((split, kind) in found for kind in shown)]
+    monitored = parse(monitor).kind
+    if len(shown) > MAX_COLUMNS:
+        rows = [
+            [TITLES.get(kind, kind), *(found.get(MetricName(split, kind), "") for split in splits)]
+            for kind in sorted(shown, key=lambda kind: kind != monitored)
         ]
-        for split in SPLITS
-        if any(f"{split}/{kind}" in metrics for kind in kinds)
-    ]
+        return table([f"({weights} weights)", *splits], rows, indent=2)
+    kinds = sorted(shown, key=lambda kind: (kind != "loss", kind != monitored))
+    rows = [[split, *(found.get(MetricName(split, kind), "") for kind in kinds), ""] for split in splits]
     if "test/images" in metrics:
         rows[-1][-1] = f"of {metrics['test/images']:,.0f} images"
     titles = [TITLES.get(kind, kind) for kind in kinds]

@@ -1,16 +1,17 @@
-"""Lightning's private names, which no other file uses.
+"""Private names of Lightning and torchmetrics, which no other file uses.
 
 Classes give public names to the private members that their subclasses read or override; functions do the same
 for other objects of Lightning. Importing this module imports Lightning. Tested with Lightning 2.6.6;
 `pyproject.toml` allows 2.6 from there on.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from typing import Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loops.fetchers import _DataFetcher, _DataLoaderIterDataFetcher
 from lightning.pytorch.loops.fit_loop import RestartStage, _FitLoop
@@ -19,8 +20,12 @@ from lightning.pytorch.loops.progress import _ProcessedTracker
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.loops.utilities import _block_parallel_sync_behavior, _is_max_limit_reached
 from lightning.pytorch.trainer import call
+from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 from lightning.pytorch.utilities.combined_loader import _MaxSizeCycle
+from torch import Tensor
+from torchmetrics import Metric
+from torchmetrics.utilities.data import dim_zero_max, dim_zero_min, dim_zero_sum
 
 DataFetcher = _DataFetcher
 StepReadsLoader = _DataLoaderIterDataFetcher
@@ -57,6 +62,13 @@ class EpochLoopBase(_TrainingEpochLoop):
     @property
     def _is_validation_done(self) -> bool:
         return self.is_validation_done
+
+    def is_validation_due(self, data_fetcher: DataFetcher) -> bool:
+        """Return True if a validation follows the last batch. Subclasses may override it."""
+        return bool(super()._should_check_val_fx(data_fetcher))
+
+    def _should_check_val_fx(self, data_fetcher: DataFetcher) -> bool:
+        return self.is_validation_due(data_fetcher)
 
     @property
     def skips_backward(self) -> bool:
@@ -228,3 +240,105 @@ def experiment_of(logger: Any) -> Any:
 def set_experiment(logger: Any, experiment: object) -> None:
     """Give a logger its writer."""
     logger._experiment = experiment
+
+
+REDUCTIONS: Mapping[str, Callable[..., Any]] = {
+    **{f"torch.{name}": getattr(torch, name) for name in ("mean", "sum", "max", "min")},
+    "sum": sum,
+    "max": max,
+    "min": min,
+}
+"""Values of `reduce_fx` of `LightningModule.log`, by name."""
+LOG_OPTIONS = (
+    *("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "enable_graph", "add_dataloader_idx"),
+    *("dataloader_idx", "metric_attribute"),
+)
+"""Options of `LightningModule.log` that are plain values."""
+
+
+class EpochValue:
+    """Value of `LightningModule.log(..., on_epoch=True)` that an epoch accumulates.
+
+    Attributes:
+        metric: sums of the logged tensors; None if a `torchmetrics.Metric` was logged.
+    """
+
+    def __init__(self, result: _ResultMetric) -> None:
+        self._result = result
+        self.metric: Metric | None = result if result.is_tensor else None
+
+    @property
+    def reductions(self) -> dict[str, Callable[..., Any] | None]:
+        """Functions that reduce the sums over the ranks, by name."""
+        meta = self._result.meta
+        extreme = dim_zero_max if meta.is_max_reduction else dim_zero_min if meta.is_min_reduction else None
+        return {"value": extreme or dim_zero_sum, "cumulated_batch_size": dim_zero_sum}
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of `log` as plain values."""
+        meta = self._result.meta
+        reduction = next(name for name, one in REDUCTIONS.items() if one is meta.reduce_fx)
+        return {name: getattr(meta, name) for name in LOG_OPTIONS} | {
+            "reduce_fx": reduction,
+            "sync_dist": meta.sync.should,
+            "rank_zero_only": meta.sync.rank_zero_only,
+            "is_tensor": self._result.is_tensor,
+        }
+
+
+class _AdoptedSync(_Sync):
+    """Synchronization of a restored value, which becomes that of the next call of `log`."""
+
+    def __eq__(self, other: object) -> bool:
+        vars(self).update(vars(other))
+        return True
+
+
+def training_values(trainer: L.Trainer) -> dict[str, EpochValue]:
+    """Return the values that the training epoch accumulates, by key."""
+    results = trainer.fit_loop.epoch_loop._results
+    return {key: EpochValue(one) for key, one in results.items() if one.meta.on_epoch and not one.has_reset}
+
+
+def add_training_value(trainer: L.Trainer, key: str, options: Mapping[str, Any]) -> EpochValue:
+    """Register a value of the training epoch, so that `LightningModule.log` continues to accumulate it.
+
+    Args:
+        trainer: in training, before the first batch.
+        key: of `training_values`.
+        options: of `EpochValue.options`.
+    """
+    module = trainer.lightning_module
+    meta = _Metadata(
+        **{name: options[name] for name in LOG_OPTIONS}, reduce_fx=REDUCTIONS[options["reduce_fx"]]
+    )
+    sync_dist = trainer.world_size > 1 and options["sync_dist"]
+    meta.sync = _AdoptedSync(trainer.strategy.reduce, sync_dist, options["rank_zero_only"])
+    result = _ResultMetric(meta, options["is_tensor"]).to(module.device)
+    if not result.is_tensor:
+        result.value = module.get_submodule(options["metric_attribute"])
+        result._update_count = 1  # it warns without an update
+    trainer.fit_loop.epoch_loop._results[key] = result
+    # Otherwise the first batch would count as the first of its epoch, and reset the values.
+    trainer._logger_connector._first_loop_iter = False
+    return EpochValue(result)
+
+
+def logged_validation_metrics(trainer: L.Trainer) -> list[Metric]:
+    """Return the metrics logged in validation, which Lightning resets after it."""
+    results = trainer.fit_loop.epoch_loop.val_loop._results
+    return [one.value for one in results.values() if not one.is_tensor]
+
+
+def reductions_of(metric: Metric) -> dict[str, Callable[..., Any] | None]:
+    """Return the functions that reduce a metric's states over the ranks, by name of the state."""
+    reductions: Any = metric._reductions
+    return dict(reductions)
+
+
+def set_metric_state(metric: Metric, state: Mapping[str, Tensor | list[Tensor]], updates: int) -> None:
+    """Set the states of a metric, and how often it was updated."""
+    for name, value in state.items():
+        setattr(metric, name, value)
+    metric._update_count = updates
+    metric._computed = None

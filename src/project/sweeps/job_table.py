@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from project.runs.metric_names import parse
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.runs.sweep_jobs import Job, shorten_number
 from project.runtime.atomic_files import atomic_replacement, reason_of
@@ -68,7 +69,7 @@ def best_line(jobs: Sequence[Job], monitor: str, mode: str) -> str:
     is_max = mode == "max"
     done = [job for job in points[0] if job.state == "done" and job.value is not None]
     best = (max if is_max else min)(done, key=lambda job: job.value or 0.0)
-    split, _, kind = monitor.partition("/")
+    split, kind = parse(monitor)
     images = best.metrics.get(f"{split}/images", math.nan) if kind == "acc" else math.nan
     ties = count_ties(scores, larger_is_better=is_max, images=images)
     line = f"best: {best.point_label}: {monitor} {scores[0]}, its best run {best.name}"

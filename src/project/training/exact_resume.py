@@ -14,6 +14,7 @@ from lightning.pytorch.trainer.states import RunningStage
 from project.runtime import lightning_private, signals
 from project.runtime.lightning_private import DataFetcher, EpochCounts, EpochLoopBase, FitLoopBase
 from project.runtime.torchrun import all_reduce_max
+from project.training.metric_states import MetricStates
 
 
 class ResumableEpochLoop(EpochLoopBase):
@@ -21,6 +22,7 @@ class ResumableEpochLoop(EpochLoopBase):
 
     def __init__(self, trainer: Any, min_steps: int | None = None, max_steps: int = -1) -> None:
         super().__init__(trainer, min_steps=min_steps, max_steps=max_steps)
+        self.metric_states = MetricStates(trainer)
         self._validated_at = -1  # number of trained batches at the last validation
         self._ended_at = -1  # number of trained batches whose `on_advance_end` is done
 
@@ -59,7 +61,14 @@ class ResumableEpochLoop(EpochLoopBase):
         trained = self.batch_progress.total.ready
         self.skip_next_validation(self._validated_at == trained)
         super().on_advance_end(data_fetcher)
+        self.metric_states.end_validation()
         self._validated_at = self._ended_at = trained
+
+    def is_validation_due(self, data_fetcher: DataFetcher) -> bool:
+        is_due = super().is_validation_due(data_fetcher)
+        if is_due:
+            self.metric_states.start_validation()
+        return is_due
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         trained = self.batch_progress.total.ready
@@ -69,10 +78,12 @@ class ResumableEpochLoop(EpochLoopBase):
         return state | {
             "validated": just_validated or self._validated_at == trained,
             "ended": self._ended_at == trained,
+            "metric_states": self.metric_states.save(repeats_validation=validating and not just_validated),
         }
 
     def on_load_checkpoint(self, state_dict: dict[str, Any]) -> None:
         super().on_load_checkpoint(state_dict)
+        self.metric_states.load(state_dict.get("metric_states", []))
         total: Any = self.batch_progress.total
         # Checkpoints of Lightning's own loop have only counters.
         ended = state_dict.get("ended", total.completed == total.processed)
@@ -120,6 +131,10 @@ class FitLoop(FitLoopBase):
     def reset(self) -> None:
         torch.set_grad_enabled(True)
         self.note_restart(within_epoch=self.restarting)
+
+    def on_run_start(self) -> None:
+        super().on_run_start()  # modules may reset their metrics there
+        self.epoch_loop.metric_states.restore()
 
     def on_advance_start(self) -> None:
         if self._reopens:

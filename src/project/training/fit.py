@@ -32,6 +32,7 @@ from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError, one_line
 from project.runs import checkpoints, config_diff
 from project.runs.folders import folder_lock
+from project.runs.metric_names import is_of_split
 from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.atomic_files import replace_text
@@ -241,7 +242,7 @@ def drop_validation_callbacks(
     Raises:
         InputError: the schedule monitors a validation metric.
     """
-    if scheduler.get("monitor", "").startswith("val/"):
+    if is_of_split(scheduler.get("monitor", ""), "val"):
         raise InputError(
             f"scheduler.monitor={scheduler['monitor']}: there are no validation images (data.val_size=0); "
             "monitor training with monitor=train/loss mode=min, or choose another scheduler"
@@ -250,7 +251,7 @@ def drop_validation_callbacks(
         name
         for name, callback in callbacks.items()
         if isinstance(callback, EarlyStopping | ModelCheckpoint)
-        and (callback.monitor or "").startswith("val/")
+        and is_of_split(callback.monitor or "", "val")
     ]
     if monitoring:
         log.info(

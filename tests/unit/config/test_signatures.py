@@ -39,6 +39,8 @@ def true_parameters(target: str) -> dict[str, inspect.Parameter]:
     made = getattr(import_module(module), name)
     if not inspect.isclass(made):
         return dict(inspect.signature(made).parameters)
+    if "__new__" in vars(made) and "__init__" not in vars(made):
+        return dict(list(inspect.signature(made.__new__).parameters.items())[1:])
     found: dict[str, inspect.Parameter] = {}
     for cls in made.__mro__:
         if "__init__" not in vars(cls) or cls is object:

@@ -14,9 +14,9 @@ from typing import Any
 from hydra.conf import HydraConf
 from omegaconf import DictConfig, OmegaConf
 
-from project.config import config_files
+from project.config import config_files, metrics
 from project.config.parts import PARAMETER_GROUP_KEYS, present
-from project.config.source_index import Missing, Signature, signature_of
+from project.config.source_index import Argument, Missing, Signature, signature_of
 from project.config.validation.command_request import command_request, overrides_of
 from project.config.validation.groups import (
     DICTS,
@@ -30,6 +30,7 @@ from project.runtime import yaml_files
 from project.runtime.text import did_you_mean, nearest_names
 from project.runtime.yaml_files import config_folders, raw_child, read_mapping
 
+ANY_ARGUMENT = Argument("", (), required=False, by_name=True)
 NOTHING_READS = "nothing reads it"
 KNOWN = ("hydra", *dict.fromkeys((*GROUPS, *(key.partition(".")[0] for key in KEYS), *OPTIONAL)))
 """Top-level keys that a run or a sweep reads."""
@@ -158,11 +159,12 @@ def find_problems(
     yield from _unknown_additions(config, leaves, declared)
     for group in present(config):
         yield from _of_object(group, config[group], given=FACTORIES.get(group, 0))
-    for group in DICTS:
+    for group in (group for group in DICTS if group in config):
         for name in config[group]:
             node = raw_child(config[group], name)
             if isinstance(node, DictConfig) and not OmegaConf.is_interpolation(config[group], name):
-                yield from _of_object(f"{group}.{name}", node, given=0)
+                filled = metrics.filled_arguments(config) if group == "metrics" else ()
+                yield from _of_object(f"{group}.{name}", node, given=0, filled=filled)
 
 
 def _unknown_in_files(
@@ -238,13 +240,14 @@ def _unknown_additions(
             yield f"{text}: nothing reads {key}; {hint}"
 
 
-def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
+def _of_object(place: str, node: DictConfig, *, given: int, filled: Sequence[str] = ()) -> Iterator[str]:
     """Yield a line for each key that a constructor does not take, and for each required key that is missing.
 
     Args:
         place: dotted key of the object.
         node: configuration of the object.
         given: number of arguments that the run passes by position.
+        filled: arguments that the run fills in.
     """
     name = raw_child(node, "_target_")
     if not isinstance(name, str) or "${" in name:
@@ -259,6 +262,8 @@ def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
         yield f"{place}._target_={name}: no {found.name} in {found.where}; {hint}"
     if not isinstance(found, Signature):
         return
+    if found.anything and name.startswith("torchmetrics."):  # others are for the base class
+        found = Signature({**dict.fromkeys(metrics.OPTIONS, ANY_ARGUMENT), **found.arguments}, anything=False)
     required = found.required(by_name=False)
     short = name.rpartition(".")[2]
     if not found.anything:
@@ -276,5 +281,5 @@ def _of_object(place: str, node: DictConfig, *, given: int) -> Iterator[str]:
                 reason, hint = f"{short} takes no options", "leave it out"
             yield f"{place}.{first}: nothing reads it, {reason}; {hint}"
     for key in (*required[given:], *found.required(by_name=True)):
-        if key not in keys:
+        if key not in (*keys, *filled):
             yield f"{place}.{key}: missing ({short} requires it); set {place}.{key}=…"

@@ -1,5 +1,6 @@
 """Groups and keys that a run requires, and the base class that each group expects."""
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
@@ -16,6 +17,7 @@ GROUPS: Mapping[str, str] = {
         ("task", "model", "data", "augment", "optim", "loss", "trainer"), "choose another option of it"
     ),
     "scheduler": "scheduler=constant keeps the learning rate",
+    "metrics": "metrics=default adds none to those of the task",
     "callbacks": "leave single ones out, as in '~callbacks.early_stopping'",
     "logger": "logger=none logs nothing",
     "paths": "change single ones, as in paths.outputs=DIR",
@@ -24,7 +26,7 @@ GROUPS: Mapping[str, str] = {
 
 FACTORIES: Mapping[str, int] = {"optim": 1, "scheduler": 2}
 """Groups with `_partial_: true`, and the number of arguments that the run passes by position."""
-DICTS = ("callbacks", "logger")
+DICTS = ("callbacks", "logger", "metrics")
 """Groups that define several objects by name, and take several options: `logger=[tensorboard,wandb]`."""
 PRESETS = ("experiment", "sweep", "debug")
 """Groups whose options set keys of other groups."""
@@ -56,6 +58,7 @@ KINDS: Mapping[tuple[str, str], str] = {
         for name in ("LightningModule", "LightningDataModule", "Callback", "Logger", "Trainer")
     },
     ("project", "ImageDataModule"): "ImageDataModule",
+    ("torchmetrics", "Metric"): "Metric",
     ("torch", "Module"): "nn.Module",
     ("torch", "Optimizer"): "Optimizer",
     ("torch", "LRScheduler"): "LRScheduler",
@@ -63,6 +66,7 @@ KINDS: Mapping[tuple[str, str], str] = {
 }
 """Kinds of classes, by package and name of the base class."""
 
+METRIC_TARGET = re.compile(r"metrics\.\w+\._target_")
 WANTED: Mapping[str, str] = {
     "task": "LightningModule",
     "model": "nn.Module",
@@ -136,7 +140,7 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
         if partial != (group in FACTORIES):
             needed = str(group in FACTORIES).lower()
             yield f"{group}._partial_={str(partial).lower()}: must be {needed}; leave it as it is"
-    for group in DICTS:
+    for group in (group for group in DICTS if group in config):
         for name in config[group]:
             key = f"{group}.{name}"
             if isinstance(raw_child(config[group], name), DictConfig):
@@ -170,6 +174,14 @@ def wrong_kinds(right: Mapping[str, Any]) -> Iterator[str]:
         found = kinds_of(target, MAX_DEPTH) if isinstance(target, str) else frozenset()
         if other := {kind for kind in found if SUBKINDS.get(kind, kind) != WANTED[group]}:
             yield refusal(group, str(target), min(other))
+    for key, target in right.items():
+        if METRIC_TARGET.fullmatch(key):
+            found = kinds_of(str(target), MAX_DEPTH)
+            if found - {"Metric"}:
+                yield (
+                    f"{key}={target}: no class for metrics (expected torchmetrics.Metric, got {min(found)}); "
+                    "name a metric, and each one of a collection by itself"
+                )
 
 
 def refusal(group: str, target: str, got: str) -> str:

@@ -46,12 +46,14 @@ def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
 
     Raises:
         InputError: the network rejects inputs of `data.input_shape` or does not return
-            `data.num_classes` outputs per input, or the optimizer or schedule rejects its options.
+            `data.num_classes` outputs per input, or the optimizer, schedule or a metric rejects its options.
     """
     if not isinstance(module, SupervisedModule):
         return  # the inputs of other modules are unknown
     if (target_type := getattr(module, "TARGET_TYPE", None)) is not None:
         _try_inputs(module.network, config["data"], target_type)
+        if target_type == "class" and isinstance(classes := config["data"].get("num_classes"), int):
+            module.check_metrics(4 * torch.eye(classes), torch.arange(classes))
     known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf

@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from project.config.metrics import logged_metrics
 from project.config.source_index import LIBRARIES, constant_of, source_of
 from project.config.validation.command_request import CommandRequest
 from project.config.validation.data import data_facts, training_length
@@ -11,6 +12,8 @@ from project.runtime.text import did_you_mean
 
 MAY_LOG = ("callbacks.", "model.", "loss.")
 """Groups whose classes may log additional metrics."""
+RESERVED_NAMES = ("images", "lr", "grad_norm", "weight")
+"""Names of other logged values."""
 LOGS = re.compile(r"\b(?:self|module|pl_module)\.log(?:_dict)?\(")
 
 
@@ -21,6 +24,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     # A short trial with a long schedule is allowed; only keys of the command line are checked.
     if right.get("trainer.limit_train_batches", 1.0) == 1.0:
         yield from _too_late(right, command)
+    yield from _wrong_names(right)
     yield from _wrong_monitors(right)
 
 
@@ -100,7 +104,8 @@ def _too_late(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str
 
 def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line for each monitored metric that is not logged or has the wrong mode."""
-    directions = metric_directions(str(right.get("task._target_")))
+    task, metrics = (_nested(right, group) for group in ("task", "metrics"))
+    directions = logged_metrics(task, metrics)
     targets = {key: str(target) for key, target in right.items() if key.endswith("._target_")}
     if (
         not directions
@@ -124,24 +129,40 @@ def _wrong_monitors(right: Mapping[str, Any]) -> Iterator[str]:
             if metric.startswith("test/"):
                 known = ", ".join(directions)
                 yield f"{key}={metric}: the test split is evaluated only at the end; choose from {known}"
+            elif metric.removeprefix("train/") in metrics:
+                yield (
+                    f"{key}={metric}: is not measured during training, to save time; set "
+                    f"{key}={metric.replace('train/', 'val/')}, or task.train_metrics=true"
+                )
+            elif any(metric.startswith(f"{name}_") for name in directions):
+                continue  # a metric of several values, such as one for each class
             else:
                 yield f"{key}={metric}: {did_you_mean(metric, directions)}"
     yield from _never_validated(watched, right)
 
 
-def metric_directions(task: str) -> dict[str, str]:
-    """Return the metrics that a task logs during training, with max or min for the better direction.
+def _nested(right: Mapping[str, Any], group: str) -> dict[str, Any]:
+    """Return the values of a group as nested dicts, two levels deep."""
+    nested: dict[str, Any] = {}
+    for key, value in right.items():
+        first, _, rest = key.partition(".")
+        if first == group and rest:
+            name, _, below = rest.partition(".")
+            if below:
+                nested.setdefault(name, {})[below] = value
+            else:
+                nested[name] = value
+    return nested
 
-    Args:
-        task: dotted name of the LightningModule.
 
-    Returns:
-        The metrics by name; empty for a class without `METRICS`.
-    """
-    metrics = constant_of(task, "METRICS")
-    if not isinstance(metrics, dict):
-        return {}
-    return {f"{split}/{name}": mode for split in ("val", "train") for name, mode in metrics.items()}
+def _wrong_names(right: Mapping[str, Any]) -> Iterator[str]:
+    """Yield a line for each configured metric whose name is not free or not a word."""
+    taken = constant_of(str(right.get("task._target_")), "METRICS")
+    for name in _nested(right, "metrics"):
+        if name in (*(taken if isinstance(taken, dict) else ()), *RESERVED_NAMES):
+            yield f"metrics.{name}: the task logs a value with this name; choose another name"
+        elif not re.fullmatch(r"[A-Za-z]\w*", name) or name.startswith("best_"):
+            yield f"metrics.{name}: not allowed as a name (expected letters, digits and _); choose another"
 
 
 def _may_log(key: str, target: str) -> bool:
@@ -154,7 +175,7 @@ def _may_log(key: str, target: str) -> bool:
 def _wrong_mode(key: str, metric: str, better: str, right: Mapping[str, Any]) -> Iterator[str]:
     where = f"{key.removesuffix('monitor')}mode"
     mode = right.get(where)
-    if mode not in ("min", "max") or mode == better:
+    if mode not in ("min", "max") or mode == better or not better:
         return
     if key != "monitor" and (metric, mode) == (right.get("monitor"), right.get("mode")):
         return  # reported for the key `mode`

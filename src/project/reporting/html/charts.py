@@ -21,6 +21,7 @@ from project.figures.parallel_coordinates import draw_parallel
 from project.reporting.compare_plot import curve_lines, parallel_axes
 from project.reporting.run_data import RunData, Series, steps_per_epoch
 from project.runs.comparison import Comparison
+from project.runs.metric_names import is_of_split, parse
 from project.runtime.text import plural, shorten
 
 WIDTH, HEIGHT, WIDE, WIDE_HEIGHT = 480, 260, 960, 325
@@ -40,8 +41,6 @@ TITLES = {
 }
 """Chart titles by the last part of the metric name, in their order on the page."""
 SPLITS = {"train": "training", "val": "validation"}
-WITH_BEST_EPOCH = ("loss", "acc")
-MAY_BE_LOG = ("loss", "grad_norm")
 
 
 @dataclass(frozen=True)
@@ -99,10 +98,14 @@ def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
     series = {name: one for name, one in data.series.items() if _is_curve(name, one)}
     kinds: dict[str, dict[str, Series]] = {}
     for name, one in series.items():
-        split, _, last = name.rpartition("/")
-        kind = last if split in SPLITS or (last in TITLES and "/" not in split) else name
+        split, kind = parse(name)
+        last = name.rpartition("/")[2]
+        kind = kind if split in SPLITS else last if last in TITLES else name
         kinds.setdefault(kind, {})[name] = one
-    order = sorted(kinds, key=lambda kind: ([*TITLES, kind].index(kind), kind))
+    vitals, monitored = [*TITLES][2:], parse(data.monitor).kind
+    order = sorted(
+        kinds, key=lambda kind: (kind in vitals, ["loss", monitored, *TITLES, kind].index(kind), kind)
+    )
     per_epoch = steps_per_epoch(series)
     drawn, constant = [], []
     for number, kind in enumerate(order):
@@ -118,7 +121,7 @@ def _is_curve(name: str, series: Series) -> bool:
     """Return True for metrics logged more than once, except test metrics, counts and best values so far."""
     last = name.rpartition("/")[2]
     has_several = len(series.values) > 1 and any(map(math.isfinite, series.values))
-    return has_several and not name.startswith("test/") and last != "images" and not last.startswith("best_")
+    return has_several and not is_of_split(name, "test") and last != "images" and not last.startswith("best_")
 
 
 def _run_chart(
@@ -126,8 +129,8 @@ def _run_chart(
 ) -> Chart:
     lines: list[Line] = []
     scale, averaged = per_epoch or 1.0, 1.0
-    for metric, one in sorted(group.items(), key=lambda item: item[0].startswith("val/")):
-        split = metric.partition("/")[0]
+    for metric, one in sorted(group.items(), key=lambda item: is_of_split(item[0], "val")):
+        split = parse(metric).split
         x = downsample([step / scale for step in one.steps], MAX_POINTS)
         averaged = max(averaged, len(one.values) / len(x))
         label = SPLITS.get(split, metric)
@@ -143,9 +146,9 @@ def _run_chart(
         lines[::-1],
         name=name,
         x_label="epoch" if per_epoch else "step",
-        marked=_best_epoch(data, scale) if kind in WITH_BEST_EPOCH else None,
+        marked=_best_epoch(data, scale) if any(is_of_split(metric, "val") for metric in group) else None,
         note=" ".join(notes),
-        may_be_log=kind in MAY_BE_LOG,
+        may_be_log=kind == "grad_norm" or "loss" in kind,
     )
 
 

@@ -14,6 +14,7 @@ from project.reporting.html.images import run_gallery
 from project.reporting.html.tables import Table, format_metric, format_time, points_table
 from project.reporting.run_data import RunData, as_mapping
 from project.runs.comparison import compare
+from project.runs.metric_names import is_of_split, on_other_splits, parse
 from project.runs.provenance import now
 from project.runs.results import ClassName, flatten, format_value, is_number, natural_sort_key
 from project.runtime.process import as_called
@@ -21,6 +22,7 @@ from project.runtime.secrets import REDACTED, redact, redact_text
 from project.runtime.text import duration, plural, shorten
 
 GROUPS = ("model", "data", "augment", "optim", "scheduler", "loss", "trainer")
+MAX_METRIC_CARDS = 8
 GENERAL = ("seed", "monitor", "mode", "compile", "channels_last", "deterministic")
 HIDDEN = frozenset(
     ("_target_", "_partial_", "_convert_", "_recursive_", "input_shape", "num_classes", "path", "image_cache")
@@ -106,9 +108,10 @@ def _log(data: RunData) -> dict[str, Any] | None:
 def run_cards(data: RunData) -> list[tuple[str, str, str]]:
     """Return label, value and note of the key numbers: metrics, epochs, duration, parameters."""
     metrics, cards = data.metrics, []
-    kind = data.monitor.rpartition("/")[2]
-    names = [f"test/{kind}", "test/acc", data.monitor, "val/acc", "test/loss"]
-    for name in (name for name in dict.fromkeys(names) if name in metrics):
+    tested = [name for name in metrics if is_of_split(name, "test") and parse(name).kind != "images"]
+    same = [name for name in tested if parse(name).kind == parse(data.monitor).kind]
+    names = dict.fromkeys([*same, "test/acc", data.monitor, "val/acc", "test/loss", *tested])
+    for name in [name for name in names if name in metrics][:MAX_METRIC_CARDS]:
         images = metrics.get(f"{name.partition('/')[0]}/images")
         interval = accuracy_interval(data) if name == "test/acc" else None
         parts = [" to ".join(map(format_metric, interval))] if interval else []
@@ -155,7 +158,9 @@ def _describe_result(data: RunData) -> str:
         return RESULTS.get(data.state, "The state of the run is not recorded.")
     accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
     if accuracy is None:
-        return ""
+        known = [data.monitor, *on_other_splits(data.monitor, data.metrics)]
+        shown = [f"{name} {format_metric(data.metrics[name])}" for name in known if name in data.metrics]
+        return f"{', '.join(shown)}." if shown else ""
     text = f"Test accuracy {format_metric(accuracy)}" + (f" on {count:,.0f} images" if count else "")
     interval = accuracy_interval(data)
     return text + (f" (95 % interval {' to '.join(map(format_metric, interval))})." if interval else ".")

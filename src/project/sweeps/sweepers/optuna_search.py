@@ -14,6 +14,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
+from project.config.metrics import metrics_of
 from project.errors import InputError, NonFiniteError
 from project.runs.optuna_studies import (
     JOURNAL,
@@ -184,10 +185,13 @@ class OptunaSweeper(RecordedSweeper):
             )
 
     def _refuse_objectives(self) -> None:
-        known = [f"{split}/{name}" for split in ("val", "test", "train") for name in ("acc", "loss")]
-        known += ["duration_s", self.config.monitor]
+        logged = metrics_of(self.config)
+        if not logged:  # the task does not declare its metrics
+            return
+        tested = [f"test/{name.removeprefix('val/')}" for name in logged if name.startswith("val/")]
+        known = [*logged, *tested, "duration_s", self.config.monitor]
         for name in self.objectives:
-            if name not in known:
+            if name not in known and not any(name.startswith(f"{one}_") for one in known):
                 raise InputError(f"hydra.sweeper.objectives.{name}: {did_you_mean(name, known)}")
 
     def _open_study(self, space: Mapping[str, BaseDistribution]) -> optuna.Study:
