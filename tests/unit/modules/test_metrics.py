@@ -43,8 +43,15 @@ def fit(folder: Path, ckpt_path: Path | None = None, **options: Any) -> Any:
     module = make_module(metrics=make_metrics(), train_metrics=True)
     trainer = make_trainer(folder, [keep], **options)
     seen: list[tuple[Tensor, Tensor]] = []
-    update = module.more_train_metrics.update
-    module.more_train_metrics.update = lambda *pair: (seen.append(pair), update(*pair))
+    inputs_of = module.metric_inputs
+
+    def record(outputs: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        pair = inputs_of(outputs, targets)
+        if trainer.training:
+            seen.append(pair)
+        return pair
+
+    module.metric_inputs = record
     data = make_data(eval_batch_size=4)
     trainer.fit(module, data, ckpt_path=ckpt_path)
     metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
@@ -92,7 +99,7 @@ def test_metrics_of_two_ranks_equal_scikit_learn(tmp_path: Path) -> None:
 def test_without_metrics_nothing_more_is_measured(tmp_path: Path) -> None:
     module = make_module()
     assert module.metric_names("val") == ["acc", "loss"]
-    assert not module.more_val_metrics.items()
+    assert not module.more_val_metrics.names
 
 
 def test_values_are_split_into_scalars() -> None:
