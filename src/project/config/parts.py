@@ -70,7 +70,8 @@ def drop_former_arguments(
 ) -> None:
     """Remove the arguments of a former class from groups whose `_target_` was replaced.
 
-    Arguments that the new class takes, that the command line sets or that a preset changed stay.
+    Arguments that the new class takes, that the command line sets or that a preset changed stay. So does
+    `num_classes` of a network whose constructor accepts any arguments.
 
     Args:
         config: composed, changed in place.
@@ -86,6 +87,8 @@ def drop_former_arguments(
         if not isinstance(found, Signature):
             continue
         taken = {*found.arguments, *(PARAMETER_GROUP_KEYS if group == "optim" else ())}
+        if group == "model" and found.anything:  # constructors of libraries pass the number of classes on
+            taken.add("num_classes")
         for name in [str(key) for key in node]:
             key = f"{group}.{name}"
             is_set = any(one == key or one.startswith(f"{key}.") for one in overridden)

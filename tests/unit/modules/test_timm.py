@@ -4,7 +4,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import Compose
+from omegaconf import OmegaConf
 
+from project.config.derived_values import complete
+from project.config.instantiate import build
+from project.config.validation import find_problems
 from project.errors import InputError
 from project.modules.networks.timm_model import TimmModel
 from project.modules.optim.parameter_groups import parameter_blocks
@@ -122,3 +127,15 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.Monk
         InputError, match=r"cannot download .*no network.*timm/resnet18\.a1_in1k/resolve/main/"
     ):
         TimmModel(COLOUR, 5, weights="DEFAULT")
+
+
+def test_functions_of_timm_are_networks(composer: Compose) -> None:
+    words = ["model._target_=timm.create_model", "+model.model_name=resnet10t", "data=cifar10"]
+    config = composer(*words)
+    complete(config)
+    assert list(find_problems(config)) == []
+    assert set(config.model) == {"_target_", "model_name", "num_classes"}
+    network = build({"model": OmegaConf.to_container(config.model, resolve=True)}, "model")
+    assert network(torch.zeros(2, *COLOUR)).shape == (2, 10)
+    (line,) = find_problems(composer("model._target_=timm.create_modle", "+model.model_name=resnet10t"))
+    assert "did you mean timm.create_model" in line
