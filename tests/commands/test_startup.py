@@ -148,7 +148,7 @@ def test_wrong_input_of_later_commands_does_not_import_torch(tmp_path: Path) -> 
     for says in (
         *(
             "weights=bst: no such file; did you mean best?",
-            "data=minst: no such data set; did you mean mnist?",
+            "data=minst: no such data set; did you mean mnist or kmnist or emnist?",
         ),
         *("rnu=x: no key rnu; did you mean run?", "no key data.noize; did you mean data.noise?"),
         *("run=nowhere: no such folder", "damaged/config.yaml:2: ", "no such metric"),
