@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 SPLITS = ("val", "test")
 TITLES = {"acc": "accuracy"}
 MAX_COLUMNS = 6
+OUTPUTS = {"multilabel": "labels", "real": "target values"}
+"""Units of `data.num_classes`, by `TARGET_TYPE` of the task; otherwise classes."""
 
 
 def start_summary(
@@ -30,7 +32,8 @@ def start_summary(
     length += [f"{limits['max_steps']:,} steps"] if limits["max_steps"] > 0 else []
     length += [f"{limits['max_time']}"] if limits["max_time"] else []
     sizes = ["×".join(map(str, data["input_shape"]))] if data.get("input_shape") else []
-    sizes += [f"{data['num_classes']} classes"] if data.get("num_classes") else []
+    outputs = OUTPUTS.get(getattr(module, "TARGET_TYPE", ""), "classes")
+    sizes += [f"{data['num_classes']} {outputs}"] if data.get("num_classes") else []
     sizes += [f"batches of {data['batch_size']}"] if data.get("batch_size") else []
     facts = {
         "model": f"{model}, {parameters:,} parameters",
