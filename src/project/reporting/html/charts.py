@@ -146,7 +146,9 @@ def _run_chart(
         lines[::-1],
         name=name,
         x_label="epoch" if per_epoch else "step",
-        marked=_best_epoch(data, scale) if any(is_of_split(metric, "val") for metric in group) else None,
+        marked=_best_epoch(data, scale)
+        if kind == "loss" or any(is_of_split(one, "val") for one in group)
+        else None,
         note=" ".join(notes),
         may_be_log=kind == "grad_norm" or "loss" in kind,
     )
