@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 EXTRA_MODELS = {"huggingface", "timm"}
+DENSE_MODELS = {"autoencoder", "unet", "vae"}  # networks that do not output logits of one class per image
 """Networks of optional packages, which have tests of their own."""
 PUBLISHED = {"cifar100", "emnist", "fashion_mnist", "huggingface", "kmnist", "stl10", "svhn"}
 """Data sets whose files only their own tests write."""

@@ -8,7 +8,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from conftest import CONF, EXTRA_MODELS, PUBLISHED, Compose, options
+from conftest import CONF, DENSE_MODELS, EXTRA_MODELS, PUBLISHED, Compose, options
 from hydra.utils import instantiate
 from omegaconf import OmegaConf, open_dict
 from PIL import Image
@@ -19,7 +19,6 @@ from project.config.validation.network import try_task
 from project.errors import InputError
 from project.modules.optim.training_length import TrainingLength
 
-DENSE_MODELS = {"autoencoder", "unet", "vae"}  # networks that do not output logits of one class per image
 MODELS = [name for name in options("model") if name not in EXTRA_MODELS | DENSE_MODELS]
 # Data sets with tests of their own.
 OTHER_TASKS = ("csv", "diabetes", "digit_masks", "image_masks", "multi_mnist", "tabular")
@@ -74,7 +73,7 @@ def test_every_model_data_optimizer_and_schedule_compose_and_build(
             assert schedule["scheduler"].optimizer is optimizer
             assert schedule["interval"] in ("step", "epoch")
             seen += 1
-    assert seen == 10 * 5 * 6 * 9
+    assert seen == 10 * 5 * 8 * 9
 
 
 @pytest.mark.slow

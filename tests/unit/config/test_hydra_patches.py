@@ -35,12 +35,12 @@ def test_private_names_stand_in_two_files() -> None:
 
 @pytest.mark.slow
 def test_the_newest_pre_releases_pass(capfd: pytest.CaptureFixture[str]) -> None:
-    spec = importlib.util.spec_from_file_location("next_hydra", ROOT / "benchmarks" / "next_hydra.py")
+    spec = importlib.util.spec_from_file_location("newest_hydra", ROOT / "benchmarks" / "newest_hydra.py")
     assert spec is not None
     assert spec.loader is not None
-    next_hydra = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(next_hydra)
-    code = next_hydra.main()
-    if code == next_hydra.SKIPPED:
+    newest_hydra = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(newest_hydra)
+    code = newest_hydra.main()
+    if code == newest_hydra.SKIPPED:
         pytest.skip("no uv or no network")
     assert code == 0, capfd.readouterr().out
