@@ -24,8 +24,9 @@ ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
 Compose = Callable[..., DictConfig]
 EXTRA_MODELS = {"huggingface", "timm"}
-DENSE_MODELS = {"autoencoder", "unet", "vae"}  # networks that do not output logits of one class per image
 """Networks of optional packages, which have tests of their own."""
+DENSE_MODELS = {"autoencoder", "unet", "vae"}
+"""Networks that do not output the logits of one class per image."""
 PUBLISHED = {"cifar100", "emnist", "fashion_mnist", "huggingface", "kmnist", "stl10", "svhn"}
 """Data sets whose files only their own tests write."""
 

@@ -115,7 +115,7 @@ def run_name(choices: Mapping[str, str], *, _root_: DictConfig) -> str:
     """
     used = referenced_groups(_root_) | {"task", "data"}
     words = [_option(group, choices, _root_) for group in ("task", "model", "data", "optim") if group in used]
-    return "_".join(word for word in words if word != "classification")
+    return "_".join(dict.fromkeys(word for word in words if word != "classification"))
 
 
 def _option(group: str, choices: Mapping[str, str], root: DictConfig) -> str:
