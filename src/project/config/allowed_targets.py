@@ -16,7 +16,7 @@ configuration, since whoever sends a configuration would send that file too. The
       mine = "mine"
 
 - The module of that entry point allows packages, modules or single names of others, by group:
-  `CONFIG_PACKAGES = {"model": ("timm.models", "timm.create_model")}`.
+  `CONFIG_PACKAGES = {"model": ("monai.networks",)}`.
 """
 
 import importlib
@@ -222,7 +222,9 @@ def granted(group: str) -> tuple[str, ...]:
                 raise InputError(f"{module}.{GRANTS}: not readable without running it; write a plain dict")
             continue
         if not isinstance(table, dict) or not all(isinstance(one, tuple | list) for one in table.values()):
-            raise InputError(f'{module}.{GRANTS}: not a dict of tuples; write {{"model": ("timm.models",)}}')
+            raise InputError(
+                f'{module}.{GRANTS}: not a dict of tuples; write {{"model": ("monai.networks",)}}'
+            )
         if unknown := [one for one in table if one not in ALLOWED]:
             raise InputError(f"{module}.{GRANTS}: no group {unknown[0]}; {did_you_mean(unknown[0], ALLOWED)}")
         found += map(str, table.get(group, ()))

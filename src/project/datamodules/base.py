@@ -195,7 +195,7 @@ class SupervisedDataModule(L.LightningDataModule):
         return None
 
     def setup(self, stage: str) -> None:
-        """Load the splits of a stage; `fit` loads the test split too, so its errors precede training."""
+        """Load the splits of a stage; `fit` also loads the test split, whose errors come before training."""
         has_test = stage == "test" or (stage == "fit" and self.trainer is not None)
         wanted: list[tuple[Split, bool]] = [("train", stage != "test"), ("test", has_test)]
         errors: list[DataError] = []

@@ -72,7 +72,7 @@ def check_targets(targets: Tensor, num_classes: int, title: str) -> None:
 
 
 def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
-    """Convert integers or booleans (count,) or (count, 1) to class indices (count,) long.
+    """Convert integer or boolean labels, (count,) or (count, 1), to class indices (count,) of type long.
 
     Raises:
         InputError: `labels` has another shape or type.

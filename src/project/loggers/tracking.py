@@ -194,7 +194,7 @@ class TrackingLogger(Logger):
 
     @rank_zero_only
     def finalize(self, status: str) -> None:
-        """Send what is pending; validation and test after training log to the same run."""
+        """Send what is pending. The run stays open: validation and test log to it after training."""
         self._flush()
 
     @rank_zero_only

@@ -1,4 +1,4 @@
-"""Probes of frozen features by labelled images: k nearest neighbours and a linear classifier."""
+"""Classifiers that measure the quality of frozen features: k nearest neighbours and a linear one."""
 
 import torch
 from torch import Tensor

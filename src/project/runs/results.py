@@ -184,7 +184,7 @@ def format_value(value: object) -> str:
 
 
 def comparable_text(value: object) -> str:
-    """Return a text that is equal for equal values: the same for 1 and 1.0, others for true and '1'."""
+    """Return a text for comparing values: 1 and 1.0 give the same text; true and '1' give different ones."""
     return repr(float(value)) if type(value) is int else repr(value)
 
 

@@ -61,7 +61,7 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
     """Return the `DATASET_FACTS` that the configured data set's class declares; None if it declares none.
 
     Args:
-        right: valid values by dotted key; values that a check has refused are missing.
+        right: valid values by dotted key, without those that a check has refused.
     """
     target = right.get("data._target_")
     declared = constant_of(target, "DATASET_FACTS") if isinstance(target, str) else None
@@ -91,7 +91,7 @@ def training_length(right: Mapping[str, Any]) -> PlannedLength:
     """Return the length of the configured training, as far as known.
 
     Args:
-        right: valid values by dotted key; values that a check has refused are missing.
+        right: valid values by dotted key, without those that a check has refused.
     """
     images = training_images(right, data_facts(right))
     size, limit = right.get("data.batch_size"), right.get("trainer.limit_train_batches", 1.0)
@@ -143,7 +143,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     """Yield a line for each key that does not match the configured data set.
 
     Args:
-        right: valid values by dotted key; values that a check has refused are missing.
+        right: valid values by dotted key, without those that a check has refused.
         command: facts about the command line.
     """
     facts = data_facts(right)

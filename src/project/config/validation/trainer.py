@@ -29,7 +29,7 @@ MIN_PROCESSES = 8
 
 
 def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
-    """Yield a line for each invalid option of the trainer; arguments as for `data.find_problems`."""
+    """Yield a line for each invalid trainer option; the parameters are those of `data.find_problems`."""
     if missing := list(_missing_devices(right, command)):
         yield from missing
     else:

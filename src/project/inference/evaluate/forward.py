@@ -21,7 +21,7 @@ MAX_LOGITS_ON_DEVICE = 2**24
 
 
 class LogitRecorder(LossAndAccuracy):
-    """Metrics of a run's test that also keep all logits."""
+    """Loss and accuracy of a test, which also records all logits."""
 
     def __init__(self, total_weight: TotalWeight | None = None) -> None:
         super().__init__(total_weight)

@@ -140,7 +140,7 @@ class EvaluationResult:
         return [row if row["images"] else {**dict.fromkeys(row), "images": 0} for row in rows]
 
     def _confusion(self) -> list[list[int]]:
-        """Return `[class, predicted class, images]` for each nonzero cell."""
+        """Return `[true class, predicted class, number of images]` for each nonzero cell."""
         matrix = self.forward.predictions.confusion()
         cells = torch.nonzero(matrix)
         rows: list[list[int]] = torch.cat([cells, matrix[cells[:, 0], cells[:, 1], None]], dim=1).tolist()

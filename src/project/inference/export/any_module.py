@@ -63,10 +63,10 @@ def export_any(options: Options, run: RunFolder, folder: Path) -> None:
 
 
 def find_network(module: Any) -> nn.Module:
-    """Return the result of the module's `exported_network()`, its attribute `network`, or its `forward`.
+    """Return the network to export: from `exported_network()`, the attribute `network`, or `forward`.
 
     Raises:
-        InputError: there is neither.
+        InputError: the module has none of them.
     """
     exported = getattr(module, "exported_network", None)  # the network alone may lack a last step
     network = exported() if callable(exported) else getattr(module, "network", None)
@@ -139,7 +139,7 @@ def _write(format: str, network: nn.Module, example: Inputs, file: Path) -> bool
 
 
 def _of(network: nn.Module, shapes: Any) -> Any:
-    """Return dynamic shapes as `torch.export` expects them: a wrapped forward takes `*inputs`."""
+    """Return dynamic shapes in the form for `torch.export`: nested only if a wrapper takes `*inputs`."""
     return shapes if shapes is None or isinstance(network, _Forward) else shapes[0]
 
 

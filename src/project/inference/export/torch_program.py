@@ -67,7 +67,7 @@ def read(file: Path, num_threads: int = 1) -> PredictFunction:
 def quantize(
     model: ExportWrapper, source: Path, file: Path, metadata: ExportMetadata, images: ImageSample | None
 ) -> None:
-    """Write a network with int8 weights as a `.pt2` file, which needs `torchao.quantization.pt2e` to load."""
+    """Quantize a network to int8 and write a `.pt2` file; loading it needs `torchao.quantization.pt2e`."""
     if metadata.tta != "none":
         raise ExportError(
             "torchao cannot quantize a network with test-time augmentation; give tta=none, or format=onnx"

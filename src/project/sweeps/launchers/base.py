@@ -1,4 +1,7 @@
-"""Base class of launchers that use the scheduler, and an adapter for third-party launchers."""
+"""Base class of launchers that use the scheduler, and an adapter for third-party launchers.
+
+A new launcher also needs an entry in `hydra_plugins/project_sweeps.py`.
+"""
 
 import math
 from abc import abstractmethod
