@@ -44,9 +44,10 @@ def test_a_configuration_is_read_as_yaml_reads_it(tmp_path: Path) -> None:
         folder = write_run(tmp_path / str(len(content)))
         (folder / "config.yaml").write_text(content)
         (run,), _ = read_runs([folder])
-        assert run.config == flatten(yaml.safe_load(content))
+        own = {key: value for key, value in run.config.items() if key.partition(".")[0] != "task"}
+        assert own == flatten(yaml.safe_load(content))
         first = 1 if "*one" in content else 1e-5
-        assert run.config == {"model": "a.B", "model.sizes": [1, 2], "items": [first, None], "name": "x: y"}
+        assert own == {"model": "a.B", "model.sizes": [1, 2], "items": [first, None], "name": "x: y"}
 
 
 def test_the_csv_of_points_holds_all(sweep: Path, tmp_path: Path) -> None:

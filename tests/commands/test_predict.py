@@ -236,7 +236,7 @@ def test_only_earlier_predictions_are_replaced(command: Command, image_folder: P
         ),
         ("input=1.png views=flip", InputError, r"views=flip: `views` is now `tta`$"),
         ("inputt=1.png", InputError, r"inputt=1\.png: no key inputt; did you mean input"),
-        ("output=a.csv", InputError, r"input: missing; give input="),
+        ("output=a.csv", InputError, r"input: not given; set input=FILE"),
     ],
 )
 def test_wrong_input_is_reported_in_one_line_without_output(

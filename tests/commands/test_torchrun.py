@@ -131,7 +131,8 @@ def test_wrong_input_is_reported_once_without_a_folder(tmp_path: Path) -> None:
         ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr?"),
         (
             "data.batch_size=9",
-            "error: data.batch_size=9: not divisible by the number of devices the number of devices, 2",
+            "error: data.batch_size=9: not divisible by the number of devices (expected a multiple of 2, "
+            "all devices together)",
         ),
     ):
         results = run_all(static_agents(f"{PAIR} {mistake}", tmp_path))

@@ -276,7 +276,7 @@ def test_an_interrupted_output_is_complete_or_unchanged(tmp_path: Path, number: 
             write(partial)
 
     def folder(target: Path) -> None:
-        with output_files.replacing_folder(target, is_chosen=True) as partial:
+        with output_files.replacing_folder(target, is_given=True) as partial:
             write(partial / "confusion.png")
 
     earlier = tmp_path / "evaluation"

@@ -149,7 +149,7 @@ def _classification(config: Mapping[str, Any]) -> dict[str, Any]:
         name: optim[name] for name in ("layerwise_lr_decay", "weight_decay_norm_bias") if name in optim
     }
     target = {"_target_": "project.modules.classifier.ImageClassifier"}
-    return target | {name: f"${{{group}}}" for name, group in parts.items()} | options
+    return target | {name: f"${{{group}}}" for name, group in parts.items() if group in config} | options
 
 
 def _parent_of(config: Mapping[str, Any], key: str) -> tuple[Any, str]:

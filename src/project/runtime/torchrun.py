@@ -10,7 +10,7 @@ import re
 import shlex
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from pathlib import Path
@@ -178,8 +178,8 @@ def find_restarted_run(hydra: DictConfig) -> Path | None:
     return slurm.find_run(wanted, same_name=has_own_name)
 
 
-def broadcast_config(config: DictConfig) -> None:
-    """Send the checked configuration and its run folder from rank 0 to the other ranks."""
+def broadcast_config(values: Mapping[str, Any]) -> None:
+    """Send the checked configuration, as plain values, and its run folder from rank 0 to the other ranks."""
     global _config_sent
     own = environment()
     assert own is not None
@@ -188,8 +188,10 @@ def broadcast_config(config: DictConfig) -> None:
     _config_sent = True
     if own.world_size > 1:
         store = _connect()
-        store.set("folder", str(config.paths.run))
-        _send(config=OmegaConf.to_container(config, resolve=True, throw_on_missing=True))
+        store.set("folder", str(values["paths"]["run"]))
+        _send(
+            config=OmegaConf.to_yaml(OmegaConf.create(dict(values)))
+        )  # a text: it may refer to its own keys
 
 
 def receive_config() -> DictConfig:
@@ -211,7 +213,9 @@ def receive_config() -> DictConfig:
         raise SystemExit(1) from error
     if "config" not in message:
         raise SystemExit(message.exit_code)
-    return message.config
+    received = OmegaConf.create(message.config)
+    assert isinstance(received, DictConfig)
+    return received
 
 
 @contextmanager

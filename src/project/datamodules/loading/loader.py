@@ -254,6 +254,7 @@ class FileImages(Images, Dataset[Batch]):
             pin_memory=pin,
             timeout=self.timeout_s if self.workers else 0,
             worker_init_fn=worker_setup() if self.workers else None,
+            generator=torch.Generator(),  # else each start would draw from the network's random stream
         )
 
 

@@ -23,6 +23,7 @@ import torch
 from omegaconf import DictConfig
 from torch.distributed import Store, TCPStore
 
+from project.config.instantiate import resolve
 from project.errors import InputError
 from project.runs.run_folder import RunContext, describe
 from project.runtime import lazy_imports, signals, torchrun
@@ -70,7 +71,7 @@ def run_on_devices(work: Callable[[], float | None], config: DictConfig, context
         The value of `monitor`.
     """
     if torchrun.environment() is not None:
-        torchrun.broadcast_config(config)
+        torchrun.broadcast_config(resolve(config))
         return work()
     ranks = count_ranks(config.trainer.accelerator, config.trainer.devices)
     if ranks == 1:
