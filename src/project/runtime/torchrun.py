@@ -5,6 +5,7 @@ configuration, so that no time, random number or folder differs, and an error is
 the configuration through the key-value store of torch's process group. Torch is imported only for this.
 """
 
+import json
 import os
 import re
 import shlex
@@ -189,9 +190,7 @@ def broadcast_config(values: Mapping[str, Any]) -> None:
     if own.world_size > 1:
         store = _connect()
         store.set("folder", str(values["paths"]["run"]))
-        _send(
-            config=OmegaConf.to_yaml(OmegaConf.create(dict(values)))
-        )  # a text: it may refer to its own keys
+        _send(config=dict(values))
 
 
 def receive_config() -> DictConfig:
@@ -206,16 +205,14 @@ def receive_config() -> DictConfig:
     assert own is not None
     try:
         store = _connect()
-        message: Any = OmegaConf.create(store.get(_key("message")).decode())
+        message = json.loads(store.get(_key("message")).decode())
         store.set(_key(f"read/{own.rank}"), "")
     except DistError as error:
         print(f"rank {own.rank}: no answer from rank 0 ({error})", file=sys.stderr)
         raise SystemExit(1) from error
     if "config" not in message:
-        raise SystemExit(message.exit_code)
-    received = OmegaConf.create(message.config)
-    assert isinstance(received, DictConfig)
-    return received
+        raise SystemExit(message["exit_code"])
+    return OmegaConf.create(message["config"])
 
 
 @contextmanager
@@ -266,7 +263,7 @@ def _send_exit_code(exit_code: int) -> None:
 
 
 def _send(**message: Any) -> None:
-    _connect().set(_key("message"), OmegaConf.to_yaml(OmegaConf.create(message)))
+    _connect().set(_key("message"), json.dumps(message))
 
 
 def _key(name: str) -> str:
