@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 import unusual_images
+import yaml
 from conftest import read_table
 from PIL import Image
 from written_runs import write_run
@@ -336,7 +337,12 @@ def test_texts_are_shortened_in_the_middle_by_display_width() -> None:
 
 
 def test_wrong_input_is_reported_before_importing_torch(tmp_path: Path) -> None:
-    write_run(tmp_path / "run")
+    file = write_run(tmp_path / "run") / "config.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["data"] |= {"input_shape": [1, 28, 28], "num_classes": 10}
+    config |= {group: {"_target_": "a.B"} for group in ("loss", "scheduler")}
+    config["trainer"] = {"_target_": "a.B", "accelerator": "cpu"}
+    file.write_text(yaml.safe_dump(config))
     code = """if True:
         import sys
         from project.config.command_options import read_options

@@ -48,10 +48,6 @@ def test_inherited_methods_are_found() -> None:
         (ENCODER, "monitor=val/acc: AutoEncoder logs val_loss, train_loss; set monitor=val_loss mode=min"),
         ((*ENCODER, "monitor=val_los", "mode=min"), "did you mean val_loss?"),
         (
-            (*ENCODER, "monitor=val_loss", "mode=max"),
-            "mode=max: monitor=val_loss is better when minimal; set mode=min",
-        ),
-        (
             (*ENCODER[:1], *GAN[1:], "monitor=val_loss", "mode=min"),
             "monitor=val_loss: TrainingData has no val_dataloader; define one, or monitor another metric",
         ),

@@ -60,10 +60,6 @@ def _wrong_monitors(
                 yield f"{key}={metric}: {task} has no validation_step; define one, or monitor another metric"
             elif right.get("trainer.limit_val_batches") == 0:
                 yield f"{key}={metric}: trainer.limit_val_batches=0 skips validation; monitor another metric"
-    metric, is_new = str(right["monitor"]), not right.get("resume") and not right.get("ckpt_path")
-    is_default = is_new and "mode" not in command.keys and right.get("mode") == "max"
-    if metric in known and is_default and LOWER_IS_BETTER.search(metric):
-        yield f"mode=max: monitor={metric} is better when minimal; set mode=min, or mode=max to maximize it"
 
 
 def _not_logged(key: str, metric: str, task: str, names: list[str]) -> str:
