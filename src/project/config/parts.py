@@ -34,8 +34,14 @@ def parts_of(task: Mapping[str, Any]) -> dict[str, str]:
     Args:
         task: its configuration, not resolved.
     """
-    found = {name: WHOLE_GROUP.fullmatch(value) for name, value in task.items() if isinstance(value, str)}
-    return {name: match[1] for name, match in found.items() if match and match[1] in (*OBJECTS, *PARTS)}
+    found = {name: referenced_group(value) for name, value in task.items()}
+    return {name: group for name, group in found.items() if group}
+
+
+def referenced_group(written: Any) -> str:
+    """Return the group that a value, not resolved, is a reference to; empty for other values."""
+    match = WHOLE_GROUP.fullmatch(written) if isinstance(written, str) else None
+    return match[1] if match and match[1] in (*OBJECTS, *PARTS) else ""
 
 
 def referenced_groups(config: DictConfig) -> set[str]:

@@ -14,7 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from project.config import allowed_targets, hydra_security
 from project.config.allowed_targets import REFERENCE
-from project.config.parts import OBJECTS, WHOLE_GROUP
+from project.config.parts import referenced_group
 from project.config.validation import (
     data,
     declared_keys,
@@ -102,7 +102,7 @@ def _problems(config: DictConfig) -> Iterator[str]:
     declared = declared_values(config)
     right: dict[str, Any] = {}
     for key, written in leaves.items():
-        if isinstance(written, str) and (part := WHOLE_GROUP.fullmatch(written)) and part[1] in OBJECTS:
+        if referenced_group(written):
             continue  # the values of the group are checked
         try:
             value = _value(key, leaves, config)

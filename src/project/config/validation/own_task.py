@@ -6,6 +6,7 @@ from typing import Any
 
 from project.config.source_index import LoggedMetrics, constant_of, logged_metrics, methods_of
 from project.config.validation.command_request import CommandRequest
+from project.runs.metric_names import is_smaller_better
 from project.runtime.text import did_you_mean
 
 DEFAULT_MONITOR = "val/acc"
@@ -13,7 +14,6 @@ SUFFIXES = ("", "_step", "_epoch")
 """Endings that Lightning adds to a metric that is logged both for each step and for each epoch."""
 DATALOADER = re.compile(r"/dataloader_idx_\d+$")
 """Ending that Lightning adds with several validation loaders."""
-LOWER_IS_BETTER = re.compile(r"(?:^|[/_])(?:loss|error|mse|mae|rmse)(?:_epoch|_step)?$")
 NOT_TRAINING = ("test_", "on_test_", "predict_", "on_predict_")
 """Starts of the names of methods that training does not call."""
 VALIDATING = ("validation_", "on_validation_")
@@ -33,12 +33,11 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     logged = logged_metrics(task)
     if not logged.complete or any(_is_foreign_callback(key, value) for key, value in right.items()):
         return
-    yield from _wrong_monitors(right, command, logged, of_task, of_data)
+    yield from _wrong_monitors(right, logged, of_task, of_data)
 
 
 def _wrong_monitors(
     right: Mapping[str, Any],
-    command: CommandRequest,
     logged: LoggedMetrics,
     of_task: frozenset[str] | None,
     of_data: frozenset[str] | None,
@@ -67,7 +66,7 @@ def _not_logged(key: str, metric: str, task: str, names: list[str]) -> str:
         return f"{key}={metric}: {task} logs no metric in training; log one with self.log"
     problem = f"{key}={metric}: {task} logs {', '.join(names)}"
     if metric == DEFAULT_MONITOR:
-        mode = "min" if LOWER_IS_BETTER.search(names[0]) else "max"
+        mode = "min" if is_smaller_better(names[0]) else "max"
         return f"{problem}; set {key}={names[0]} {key.removesuffix('monitor')}mode={mode}"
     return f"{problem}; {did_you_mean(metric, names)}"
 
