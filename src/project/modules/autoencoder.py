@@ -150,16 +150,15 @@ class AutoencoderModule(SupervisedModule):
             )
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate(batch, batch_idx, "val")
+        self._evaluate_and_draw(batch, batch_idx, "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Update the metrics with one batch, and return the reconstructions (B, C, H, W)."""
-        return self.reconstructions_of(self._evaluate(batch, batch_idx, "test"))
+        return self.reconstructions_of(self._evaluate_and_draw(batch, batch_idx, "test"))
 
-    def _evaluate(self, batch: Any, batch_idx: int, split: str) -> Any:
+    def _evaluate_and_draw(self, batch: Any, batch_idx: int, split: str) -> Any:
         loss, outputs, targets = self.compute(batch)
-        self.eval_metrics.append(loss, outputs, targets)
-        self._update_metrics(split, outputs, targets)
+        self._evaluate(split, loss, outputs, targets)
         if batch_idx == 0 and is_picture_due(self):
             self._log_pictures(targets, self.reconstructions_of(outputs), split)
         return outputs

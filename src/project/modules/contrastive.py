@@ -133,7 +133,8 @@ class ContrastiveModule(SupervisedModule):
         **options: Any,
     ) -> None:
         projected = ProjectedBackbone(network, projection_dim)
-        super().__init__(projected, NTXent(temperature), optimizer, scheduler, **options)
+        loss = NTXent(temperature)
+        super().__init__(projected, loss, optimizer, scheduler, **options)
         self.views = RandomViews(crop_scale, flip_prob, color_jitter, grayscale_prob)
         self.num_neighbors = num_neighbors
         self.probe_images = probe_images

@@ -1,22 +1,17 @@
 """Distillation of a trained network into another one (Hinton et al. 2015, arXiv 1503.02531)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.optim import Optimizer
-from torchmetrics import Metric
 
 from project.datamodules.base import ImageDataModule
 from project.datamodules.targets import check_classes
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
-from project.modules.optim.parameter_groups import ParameterGroups
-from project.modules.optim.schedules import Schedule, constant
-from project.modules.optim.training_length import TrainingLength
 from project.runtime.bounds import Range
 
 
@@ -51,15 +46,7 @@ class DistilledClassifier(ImageClassifier):
         temperature: divisor of the logits, T [4].
         weight: weight of the teacher's term, 0 to 1 [0.9].
         loss: see `ImageClassifier`; without class weights.
-        optimizer: see `SupervisedModule`.
-        scheduler: see `SupervisedModule`.
-        metrics: see `ImageClassifier`.
-        train_metrics: see `SupervisedModule`.
-        weight_decay_norm_bias: see `SupervisedModule`.
-        layerwise_lr_decay: see `SupervisedModule`.
-        compile: see `SupervisedModule`.
-        channels_last: see `SupervisedModule`.
-        tta: see `ImageClassifier`.
+        options: further arguments of `ImageClassifier`.
 
     Raises:
         InputError: the loss has class weights; when training starts, there is no teacher, or its classes are
@@ -73,30 +60,9 @@ class DistilledClassifier(ImageClassifier):
         temperature: Annotated[float, Range(above=0)] = 4.0,
         weight: Annotated[float, Range(0, 1)] = 0.9,
         loss: nn.Module | None = None,
-        optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
-        scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
-        metrics: Mapping[str, Metric] | None = None,
-        *,
-        train_metrics: bool = False,
-        weight_decay_norm_bias: bool = True,
-        layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
-        compile: bool = False,
-        channels_last: bool = False,
-        tta: Literal["none", "flip", "flip_translate"] = "none",
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            loss,
-            optimizer,
-            scheduler,
-            metrics,
-            train_metrics=train_metrics,
-            weight_decay_norm_bias=weight_decay_norm_bias,
-            layerwise_lr_decay=layerwise_lr_decay,
-            compile=compile,
-            channels_last=channels_last,
-            tta=tta,
-        )
+        super().__init__(network, loss, **options)
         if self.total_weight is not None:
             raise InputError(
                 "loss: class weights or an ignored class do not apply to the teacher's term (expected equal "

@@ -1,6 +1,6 @@
 """LightningModule for multi-label classification: several labels per input, each present or absent."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,14 +29,9 @@ class MultilabelClassifier(SupervisedModule):
         loss: maps logits (B, K) and targets (B, K) to a scalar [binary cross-entropy].
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
-        metrics: see `SupervisedModule`.
-        train_metrics: see `SupervisedModule`.
         num_labels: number of labels, K.
         threshold: probability above which a label counts as present [0.5].
-        weight_decay_norm_bias: see `SupervisedModule`.
-        layerwise_lr_decay: see `SupervisedModule`.
-        compile: see `SupervisedModule`.
-        channels_last: see `SupervisedModule`.
+        options: further arguments of `SupervisedModule`.
 
     Raises:
         InputError: the loss does not average over the batch; in the first training step, the outputs are
@@ -52,28 +47,13 @@ class MultilabelClassifier(SupervisedModule):
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
-        metrics: Mapping[str, Metric] | None = None,
         *,
-        train_metrics: bool = False,
         num_labels: Annotated[int, Range(2)],
         threshold: Annotated[float, Range(0, 1)] = 0.5,
-        weight_decay_norm_bias: bool = True,
-        layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
-        compile: bool = False,
-        channels_last: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            nn.BCEWithLogitsLoss() if loss is None else loss,
-            optimizer,
-            scheduler,
-            metrics,
-            train_metrics=train_metrics,
-            weight_decay_norm_bias=weight_decay_norm_bias,
-            layerwise_lr_decay=layerwise_lr_decay,
-            compile=compile,
-            channels_last=channels_last,
-        )
+        loss = nn.BCEWithLogitsLoss() if loss is None else loss
+        super().__init__(network, loss, optimizer, scheduler, **options)
         self.num_labels = num_labels
         self.threshold = threshold
 

@@ -1,6 +1,6 @@
 """LightningModule for regression: one or several real values per input."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -29,14 +29,9 @@ class Regressor(SupervisedModule):
         loss: maps values and targets, both (B, D), to a scalar [mean squared error].
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
-        metrics: see `SupervisedModule`.
-        train_metrics: see `SupervisedModule`.
         num_targets: number of values per input, D [1].
         standardize: standardize the targets by mean and standard deviation of the training split [True].
-        weight_decay_norm_bias: see `SupervisedModule`.
-        layerwise_lr_decay: see `SupervisedModule`.
-        compile: see `SupervisedModule`.
-        channels_last: see `SupervisedModule`.
+        options: further arguments of `SupervisedModule`.
 
     Raises:
         InputError: the loss does not average over the batch; in the first training step, the outputs or
@@ -54,28 +49,13 @@ class Regressor(SupervisedModule):
         loss: nn.Module | None = None,
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
-        metrics: Mapping[str, Metric] | None = None,
         *,
-        train_metrics: bool = False,
         num_targets: Annotated[int, Range(1)] = 1,
         standardize: bool = True,
-        weight_decay_norm_bias: bool = True,
-        layerwise_lr_decay: Annotated[float, Range(above=0, high=1)] = 1.0,
-        compile: bool = False,
-        channels_last: bool = False,
+        **options: Any,
     ) -> None:
-        super().__init__(
-            network,
-            nn.MSELoss() if loss is None else loss,
-            optimizer,
-            scheduler,
-            metrics,
-            train_metrics=train_metrics,
-            weight_decay_norm_bias=weight_decay_norm_bias,
-            layerwise_lr_decay=layerwise_lr_decay,
-            compile=compile,
-            channels_last=channels_last,
-        )
+        loss = nn.MSELoss() if loss is None else loss
+        super().__init__(network, loss, optimizer, scheduler, **options)
         self.num_targets = num_targets
         self.needs_targets = standardize
         self.register_buffer("target_mean", torch.zeros(num_targets))

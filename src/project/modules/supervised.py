@@ -290,18 +290,17 @@ class SupervisedModule(L.LightningModule):
             log_metrics(self, means, means)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        loss, outputs, targets = self.compute(batch)
-        self.eval_metrics.append(loss, outputs, targets)
-        self._update_metrics("val", outputs, targets)
+        self._evaluate("val", *self.compute(batch))
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         """Update the metrics with one batch, and return the outputs of the network for callbacks."""
         loss, outputs, targets = self.compute(batch)
-        self.eval_metrics.append(loss, outputs, targets)
-        self._update_metrics("test", outputs, targets)
+        self._evaluate("test", loss, outputs, targets)
         return outputs
 
-    def _update_metrics(self, split: str, outputs: Any, targets: Any) -> None:
+    def _evaluate(self, split: str, loss: Tensor, outputs: Any, targets: Any) -> None:
+        """Update the metrics of a split with one batch."""
+        self.eval_metrics.append(loss, outputs, targets)
         more = self.more_test_metrics if split == "test" else self.more_val_metrics
         if more.names:
             more.update(*self.metric_inputs(outputs, targets))
