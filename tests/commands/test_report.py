@@ -28,7 +28,7 @@ from project.reporting.html.command import write_page, write_report
 from project.reporting.html.images import read_event_images
 from project.reporting.run_data import RunData
 from project.runs.comparison import best_line, compare
-from project.runs.ranking import wilson
+from project.runs.intervals import wilson
 from project.runs.sweep_jobs import Job, Ledger
 
 GIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "changed": True}
@@ -125,12 +125,6 @@ def test_a_page_shows_the_numbers_of_the_run(run: Path) -> None:
     assert f"evaluate.py run={run}" in commands
     assert "uncommitted changes" in page.section("How to reproduce").text
     assert "lr 0.05" in page.section("Configuration").text
-
-
-def test_wilsons_interval() -> None:
-    low, high = wilson(0.5, 10)
-    assert (round(low, 4), round(high, 4)) == (0.2366, 0.7634)  # as published tables have it
-    assert wilson(1.0, 5)[1] == 1.0
 
 
 def test_a_command_can_be_copied_into_a_shell(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import yaml
 from project.errors import InputError
 from project.runs.hparam_diff import Differences
 from project.runs.metric_names import is_smaller_better, parse
-from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
+from project.runs.ranking import REPETITIONS, Score, find_ties, rank, score, tie_note
 from project.runs.results import DURATION, Run, comparable_text, read_runs
 from project.runs.run_folder import RunFolder, latest_run
 from project.runs.sweep_folder import find_sweep
@@ -114,12 +114,17 @@ class Comparison:
         return next(iter(self.best_first), None)
 
     @property
-    def ties(self) -> int:
-        """Number of points within one standard error of the best point, see `ranking.count_ties`."""
+    def tied(self) -> list[int]:
+        """Indices of the points that tie with the best one, see `ranking.find_ties`."""
         split, kind = parse(self.by)
         images = self.points[0].mean(f"{split}/images") if kind == "acc" else math.nan
         scores = [point.score(self.by) for point in self.points]
-        return count_ties(scores, larger_is_better=self.larger_is_better, images=images)
+        return find_ties(scores, larger_is_better=self.larger_is_better, images=images)
+
+    @property
+    def ties(self) -> int:
+        """Number of points that tie with the best one."""
+        return len(self.tied)
 
 
 def compare(

@@ -10,9 +10,10 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
+from project.runs.intervals import overlap, wilson
+
 REPETITIONS = ("seed", "data.fold")
 """Keys whose values distinguish the repetitions of a point."""
-Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 P = TypeVar("P")
 
@@ -72,12 +73,13 @@ def rank(points: Iterable[P], score_of: Callable[[P], Score], *, larger_is_bette
     return [point for point, _ in sorted(scored, key=lambda pair: merit(pair[1]))]
 
 
-def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float = math.nan) -> int:
-    """Count the points within one standard error of the best one's mean.
+def find_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float = math.nan) -> list[int]:
+    """Return the indices of the points that tie with the best one, which is not among them.
 
-    Source: Breiman et al., Classification and Regression Trees, 1984, sec. 3.4.3. The standard error is
-    std / √n over n repetitions. With one repetition, the interval of an accuracy is Wilson's for a fraction
-    of `images`; other metrics have no known error, and 0 is returned.
+    A point ties if its mean equals that of the best; else, with several repetitions of the best, if its mean
+    is within one standard error, std / √n (Breiman et al., Classification and Regression Trees, 1984, sec.
+    3.4.3); with one repetition, if the 95 % intervals of both accuracies overlap. Other metrics of single
+    runs have no known error.
 
     Args:
         scores: scores of all points, best first.
@@ -86,37 +88,28 @@ def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float
     """
     best, others = scores[0], scores[1:]
     n, mean = len(best.values), best.mean
-    if n > 1:
-        error = best.std / math.sqrt(n)
-        low, high = mean - error, mean + error
-    elif n == 1 and images > 0 and 0 <= mean <= 1:
-        low, high = wilson(mean, images, z=1)
-    else:
-        return 0
-    return sum(other.mean >= low if larger_is_better else other.mean <= high for other in others)
+    error = best.std / math.sqrt(n) if n > 1 else 0.0
+    has_interval = n == 1 and images > 0 and 0 <= mean <= 1
+
+    def is_tie(other: Score) -> bool:
+        if has_interval and 0 <= other.mean <= 1:
+            return overlap(wilson(mean, images), wilson(other.mean, images))
+        return other.mean >= mean - error if larger_is_better else other.mean <= mean + error
+
+    return [place for place, other in enumerate(others, start=1) if is_tie(other)]
+
+
+def count_ties(scores: Sequence[Score], *, larger_is_better: bool, images: float = math.nan) -> int:
+    """Count the points that tie with the best one; arguments as in `find_ties`."""
+    return len(find_ties(scores, larger_is_better=larger_is_better, images=images))
 
 
 def tie_note(ties: int) -> str:
     """Return a note on the number of ties with the best point; empty without ties."""
     if not ties:
         return ""
-    points = "1 more point is" if ties == 1 else f"{ties} more points are"
-    return f"{points} less than one standard error behind the best"
-
-
-def wilson(share: float, count: float, z: float = Z95) -> tuple[float, float]:
-    """Return the confidence interval of a fraction of `count` independent cases.
-
-    Source: E. B. Wilson, Probable Inference, the Law of Succession, and Statistical Inference, 1927.
-
-    Args:
-        share: observed fraction.
-        count: number of cases.
-        z: half width in standard errors [1.96: a 95 % interval].
-    """
-    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
-    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
-    return max(0.0, middle - half), min(1.0, middle + half)
+    points = "1 more point ties" if ties == 1 else f"{ties} more points tie"
+    return f"{points} with the best: equal, or within its error"
 
 
 def _mean(values: Sequence[float]) -> float:

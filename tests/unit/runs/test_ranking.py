@@ -2,17 +2,19 @@
 
 import io
 import json
+import math
 from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy.stats import binomtest
 from written_runs import write_run
 
 from project.inference.evaluate.options import find_networks
 from project.reporting.compare import render
 from project.reporting.html.sweep_page import read_sweep
 from project.runs.comparison import compare, find_trained
-from project.runs.ranking import Score, count_ties, rank, score, wilson
+from project.runs.ranking import Score, count_ties, find_ties, rank, score
 from project.runs.sweep_jobs import Job, Ledger
 from project.sweeps.job_table import best_line, points_table
 from project.sweeps.live_view import LiveView
@@ -153,22 +155,26 @@ def test_a_score_is_what_numpy_computes() -> None:
     assert str(Score((0.5,), 1)) == "0.5000 (n = 1)"
 
 
-def test_ties_within_one_standard_error_are_reported(tmp_path: Path) -> None:
+def test_ties_within_the_error_are_reported(tmp_path: Path) -> None:
     best = np.array([0.90, 0.92, 0.97])
     low = best.mean() - best.std(ddof=1) / np.sqrt(3)
     others = [Score((low + 1e-9,), 1), Score((low + 1e-9, low), 3), Score((low - 1e-6,), 1)]
-    assert count_ties([Score(tuple(best), 3), *others], larger_is_better=True) == 2
+    assert find_ties([Score(tuple(best), 3), *others], larger_is_better=True) == [1, 2]
     mirrored = [Score(tuple(-np.array(one.values)), one.planned) for one in others]
     assert count_ties([Score(tuple(-best), 3), *mirrored], larger_is_better=False) == 2
-    share, images = 0.9, 100  # Wilson's bounds are the roots of (share - p)² = p (1 - p) / images
-    bounds = np.sort(np.roots([1 + 1 / images, -2 * share - 1 / images, share**2]))
-    assert wilson(share, images, z=1) == pytest.approx(tuple(bounds))
-    near, far = Score((float(bounds[0]) + 1e-9,), 1), Score((float(bounds[0]) - 1e-9,), 1)
-    assert count_ties([Score((share,), 1), near, far], larger_is_better=True, images=images) == 1
-    assert count_ties([Score((share,), 1), near, far], larger_is_better=True) == 0
-    write_run(tmp_path / "a", "optim.lr=1", acc=share)
+    images = 100
+    bounds = {k: binomtest(k, images).proportion_ci(method="wilson") for k in range(70, 91)}
+    near = [k for k in bounds if k < 90 and bounds[k].high >= bounds[90].low]
+    assert 70 < near[0] < 90  # the test has both cases
+    scores = [Score((k / images,), 1) for k in sorted(bounds, reverse=True)]
+    tied = find_ties(scores, larger_is_better=True, images=images)
+    assert [90 - place for place in tied] == near[::-1]
+    assert find_ties(scores, larger_is_better=True) == []  # a metric without a known error
+    assert find_ties([scores[0], scores[0], scores[1]], larger_is_better=True) == [1]  # equal
+    assert find_ties([scores[0], Score((math.nan,), 1)], larger_is_better=True, images=images) == []
+    write_run(tmp_path / "a", "optim.lr=1", acc=0.9)
     write_run(tmp_path / "b", "optim.lr=2", acc=0.88)
     write_run(tmp_path / "c", "optim.lr=3", acc=0.5)
-    note = "1 more point is less than one standard error behind the best"
+    note = "1 more point ties with the best: equal, or within its error"
     assert note in render(compare([tmp_path]), top=9, width=200)
     assert note not in render(compare([tmp_path], by="val/loss"), top=9, width=200)

@@ -8,7 +8,7 @@ from typing import Any
 
 from project.reporting.html.tables import Cell, Table, format_metric, number_cell
 from project.reporting.run_data import RunData, as_mapping
-from project.runs.ranking import wilson
+from project.runs.intervals import wilson
 from project.runs.results import METRIC_TITLES, is_number
 
 EVALUATION, EXPORT = "evaluation", "export"

@@ -1,0 +1,68 @@
+"""Confidence intervals of fractions of cases: accuracies, and precision, recall and F1 of a class."""
+
+import math
+import statistics
+from collections.abc import Mapping
+
+from project.runs.metric_names import parse
+
+Z95 = statistics.NormalDist().inv_cdf(0.975)
+METHOD = "Wilson's score interval (Wilson 1927; Brown, Cai & DasGupta 2001)"
+Interval = tuple[float, float]
+
+
+def wilson(share: float, count: float, z: float = Z95) -> Interval:
+    """Return the confidence interval of a fraction of `count` independent cases.
+
+    The interval covers well for few cases and near 0 and 1, and its width is never 0. Sources: E. B. Wilson,
+    Probable Inference, the Law of Succession, and Statistical Inference, JASA 22, 1927, p. 209; recommended
+    by L. D. Brown, T. T. Cai and A. DasGupta, Interval Estimation for a Binomial Proportion, Statistical
+    Science 16(2), 2001, sec. 3.1.
+
+    Args:
+        share: observed fraction.
+        count: number of cases, at least 1.
+        z: half width in standard errors [1.96: a 95 % interval].
+    """
+    middle = (share + z**2 / (2 * count)) / (1 + z**2 / count)
+    half = z / (1 + z**2 / count) * math.sqrt(share * (1 - share) / count + z**2 / (4 * count**2))
+    low, high = max(0.0, middle - half), min(1.0, middle + half)
+    # The bounds of 0 and 1 are exact; rounding would leave the value outside its interval.
+    return (0.0 if share == 0 else low), (1.0 if share == 1 else high)
+
+
+def f1_interval(hits: float, errors: float, z: float = Z95) -> Interval:
+    """Return the confidence interval of the F1 of a class, 2 hits / (2 hits + errors).
+
+    F1 = 2 J / (1 + J) rises with the Jaccard index J = hits / (hits + errors), a fraction of the cases that
+    have the class as label or prediction. The bounds are those of `wilson` for J, converted likewise.
+
+    Args:
+        hits: number of true positives.
+        errors: number of false positives and false negatives; not 0 if `hits` is.
+        z: half width in standard errors [1.96: a 95 % interval].
+    """
+    count = hits + errors
+    low, high = (2 * bound / (1 + bound) for bound in wilson(hits / count, count, z))
+    return low, high
+
+
+def accuracy_interval(metrics: Mapping[str, float], name: str) -> Interval | None:
+    """Return the 95 % interval of an accuracy of a run, such as `test/acc`.
+
+    Args:
+        metrics: metrics of the run; `test/images` is the number of cases of `test/acc`.
+        name: name of the metric.
+
+    Returns:
+        Wilson's interval; None for other metrics, and without the number of cases.
+    """
+    split, kind = parse(name)
+    value, count = metrics.get(name, math.nan), metrics.get(f"{split}/images", 0.0)
+    is_known = kind in ("acc", "accuracy") and math.isfinite(count) and count >= 1
+    return wilson(value, count) if is_known and 0 <= value <= 1 else None
+
+
+def overlap(one: Interval, other: Interval) -> bool:
+    """Return True if two intervals share a value."""
+    return one[0] <= other[1] and other[0] <= one[1]
