@@ -15,6 +15,7 @@ from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import BalancedOrder, EvaluationOrder, Order, TrainingOrder
 from project.datamodules.loading.loader import ImageLoader, Images, MemoryImages, join_errors
 from project.datamodules.splits import split_validation
+from project.datamodules.storage.exact_copies import find_copies
 from project.datamodules.storage.image_cache import ImageCache
 from project.datamodules.storage.preprocessing import (
     PREPROCESSING_VERSION,
@@ -28,6 +29,8 @@ from project.datamodules.storage.preprocessing import (
 from project.datamodules.targets import TargetType, as_targets, check_classes
 from project.errors import DataError, InputError
 from project.runtime.bounds import Range, check_arguments
+from project.runtime.process import as_called
+from project.runtime.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -212,6 +215,7 @@ class SupervisedDataModule(L.LightningDataModule):
         if stage == "fit":
             log.info("  images  %s", self.memory_summary)
             self._report_imbalance()
+            self._report_test_copies()
 
     def train_dataloader(self) -> ImageLoader:
         subset = self._subsets["train"]
@@ -336,6 +340,34 @@ class SupervisedDataModule(L.LightningDataModule):
                 f"{least:,}",
                 self.class_names[smallest],
             )
+
+    def _report_test_copies(self) -> None:
+        """Log a line if test images are also training images, pixel by pixel.
+
+        Only images in memory are compared: streamed images are not read for it.
+        """
+        if "test" not in self._subsets or self._rank_and_device()[0]:
+            return
+        (images, rows), (test, test_rows) = self._subsets["train"], self._subsets["test"]
+        if not isinstance(images, MemoryImages) or not isinstance(test, MemoryImages):
+            return
+        if images.images.dtype != torch.uint8 or images.images.device.type != "cpu":
+            return
+        pixels, test_pixels = (part.to_rows(part.images).numpy() for part in (images, test))
+        if copies := find_copies(pixels, test_pixels, rows.numpy()):
+            log.info(
+                "   copies  %s of %s test images are also training images, such as %s (training: %s); %s",
+                f"{len(copies):,}",
+                f"{len(test_rows):,}",
+                self._image_name("test", copies[0][1]),
+                self._image_name("train", copies[0][0]),
+                as_called("python scripts/data.py lists them"),
+            )
+
+    def _image_name(self, split: Split, position: int) -> str:
+        """Return the file of an image, or its number in the split."""
+        files = self.files(split)
+        return printable(files[position]) if files else f"image {position}"
 
     def _title(self, split: Split) -> str:
         return f"the {split} images of data={self.name}"
