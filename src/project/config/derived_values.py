@@ -11,7 +11,7 @@ from pathlib import Path
 from omegaconf import DictConfig, open_dict
 
 from project.config import metrics, parts
-from project.config.source_index import Signature, signature_of
+from project.config.signatures import Signature, signature_of
 from project.config.validation.command_request import overrides_of
 from project.config.validation.declared_keys import declared_values
 from project.runtime.process import command_state

@@ -7,7 +7,8 @@ from typing import Any
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from project.config.parts import parts_of
-from project.config.source_index import Signature, constant_of, find_origin, signature_of
+from project.config.signatures import Signature, signature_of
+from project.config.source_index import constant_of, find_origin
 from project.runs.metric_names import is_smaller_better
 from project.runtime.yaml_files import raw_child
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from project.config.source_index import Signature, signature_of
+from project.config.signatures import Signature, signature_of
 from project.runtime.yaml_files import raw_child
 
 OBJECTS = ("task", "model", "data", "augment", "optim", "scheduler", "loss", "trainer")

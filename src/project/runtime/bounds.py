@@ -9,7 +9,7 @@
     val_size: Annotated[float, Range(0, below=1)] | Annotated[int, Range(0)]
 
 The range of a sequence or mapping applies to each of its numbers. The annotations are read from the source
-(`project.config.source_index`), so that a configuration is checked without importing torch.
+(`project.config.signatures`), so that a configuration is checked without importing torch.
 """
 
 import ast

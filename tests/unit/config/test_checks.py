@@ -5,7 +5,7 @@ from conftest import CONF, Compose
 from hydra.errors import HydraException
 from omegaconf import OmegaConf
 
-from project.config.source_index import Signature, signature_of
+from project.config.signatures import Signature, signature_of
 from project.config.suggestions import explain_composition
 from project.config.validation import find_problems
 from project.config.validation.command_request import last_of_each

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from project.config.derived_values import complete
 from project.config.instantiate import build
-from project.config.source_index import Signature, signature_of
+from project.config.signatures import Signature, signature_of
 from project.config.validation import find_problems
 from project.runs.run_folder import RunFolder
 from project.train import train

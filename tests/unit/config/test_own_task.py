@@ -7,7 +7,7 @@ from conftest import Compose
 from omegaconf import open_dict
 
 from project.config.derived_values import complete
-from project.config.source_index import logged_metrics, methods_of
+from project.config.logged_metrics import logged_metrics, methods_of
 from project.config.validation import find_problems
 from project.train import train
 

@@ -9,7 +9,8 @@ import torch
 from conftest import CONF
 from omegaconf import OmegaConf
 
-from project.config.source_index import Missing, Signature, signature_of
+from project.config.signatures import Signature, signature_of
+from project.config.source_index import Missing
 from project.config.validation import trainer
 
 OTHERS = [

@@ -16,7 +16,8 @@ from omegaconf import DictConfig, OmegaConf
 
 from project.config import config_files, metrics
 from project.config.parts import PARAMETER_GROUP_KEYS, present
-from project.config.source_index import Argument, Missing, Signature, signature_of
+from project.config.signatures import Argument, Signature, signature_of
+from project.config.source_index import Missing
 from project.config.validation.command_request import command_request, overrides_of
 from project.config.validation.groups import (
     DICTS,

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from project.config.source_index import LoggedMetrics, constant_of, logged_metrics, methods_of
+from project.config.logged_metrics import LoggedMetrics, logged_metrics, methods_of
+from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
 from project.runs.metric_names import is_smaller_better
 from project.runtime.text import did_you_mean

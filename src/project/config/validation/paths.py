@@ -17,7 +17,8 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from project.config.allowed_targets import plain_values
-from project.config.source_index import LIBRARIES, Signature, constant_of, signature_of
+from project.config.signatures import Signature, signature_of
+from project.config.source_index import LIBRARIES, constant_of
 from project.config.validation.command_request import CommandRequest, command_request
 from project.config.validation.declared_keys import declared_values
 from project.errors import InputError

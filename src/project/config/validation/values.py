@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import PurePath
 from typing import Any
 
-from project.config.source_index import Signature, signature_of
+from project.config.signatures import Signature, signature_of
 from project.runtime import bounds
 from project.runtime.bounds import KIND_NAMES, Kind, Spec, format_value, kind_of, parse
 from project.runtime.text import MAX_NAME_BYTES, did_you_mean, name_length
