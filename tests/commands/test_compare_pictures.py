@@ -124,15 +124,25 @@ def test_pictures_in_three_formats(tmp_path: Path, ending: str) -> None:
         draw(compare([tmp_path / "runs"]), tmp_path / "file" / f"x.{ending}")
 
 
-def test_an_axis_is_logarithmic_from_a_hundredfold_on() -> None:
+def test_an_axis_is_logarithmic_from_a_ratio_of_ten_on() -> None:
     values = [10.0**-exponent for exponent in range(1, 6)]
     assert key_axis("lr", values, list("abcde"), 14).places == pytest.approx([1, 0.75, 0.5, 0.25, 0])
     assert key_axis("lr", [0.1, 0.01, 0.001], list("abc"), 14).places == pytest.approx([1, 0.5, 0])
-    assert key_axis("n", [10, 20, 110], list("abc"), 14).places == pytest.approx([0, 0.1, 1])
-    # On a linear axis 0.0001 would lie on 0: side by side.
-    side = key_axis("weight_decay", [0.01, 0, 0.0001], ["0.01", "0", "0.0001"], 14)
-    assert side.places == pytest.approx([5 / 6, 1 / 6, 3 / 6])
-    assert sorted(side.ticks) == [(1 / 6, "0"), (0.5, "0.0001"), (5 / 6, "0.01")]
+    assert key_axis("n", [10, 20, 100], list("abc"), 14).places == pytest.approx([0, math.log10(2), 1])
+    assert key_axis("n", [10, 20, 90], list("abc"), 14).places == pytest.approx([0, 0.125, 1])
+    searched = key_axis("n", [10, 20, 40], list("abc"), 14, is_log=True)
+    assert searched.places == pytest.approx([0, 0.5, 1])
+
+
+def test_numbers_keep_their_place_and_ticks_give_way() -> None:
+    close = key_axis("n", [1, 1.01, 1.02, 5], ["1", "1.01", "1.02", "5"], 14)
+    assert close.places == pytest.approx([0, 0.0025, 0.005, 1])
+    assert [text for _, text in close.ticks] == ["1", "5"]
+    # A 0 has no logarithm: it lies below the others, which keep their distances.
+    side = key_axis("weight_decay", [0.01, 0, 0.0001, 0.001], ["0.01", "0", "0.0001", "0.001"], 14)
+    assert side.places == pytest.approx([1, 0, 0.14, 0.57])
+    assert sorted(text for _, text in side.ticks) == ["0", "0.0001", "0.001", "0.01"]
+    assert key_axis("dropout", [0, 0.2, 0.5], ["0", "0.2", "0.5"], 14).places == pytest.approx([0, 0.4, 1])
 
 
 def test_what_is_missing_lies_below_the_numbers() -> None:

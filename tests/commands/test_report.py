@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 from conftest import ROOT
 from html_pages import Page, rows
+from scipy.stats import binomtest
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -117,7 +118,7 @@ def test_a_page_shows_the_numbers_of_the_run(run: Path) -> None:
     assert 0.0162 < 0.875 - low < 0.0405
     assert page.titles() == ["Curves", "Configuration", "How to reproduce", "Environment", "Log"]
     charts = page.section("Curves").all("svg", "chart")
-    assert [chart.all("title")[0].text.partition(":")[0] for chart in charts] == ["Loss", "Accuracy"]
+    assert [chart.all("title")[0].text.partition(":")[0] for chart in charts] == ["Accuracy", "Loss"]
     assert "best, epoch 2" in charts[0].text
     commands = "\n".join(node.text for node in page.section("How to reproduce").all("code"))
     assert f"git checkout {GIT['commit']}" in commands
@@ -150,7 +151,6 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
     found = {
         "figures": {"accuracy": bounded, "loss": {"value": 0.4}},
         "classes": [{"class": "cat", "images": 7, "f1": bounded}],
-        "images": 400,
         "split": "test",
     }
     (place / "evaluation.json").write_text(json.dumps(found))
@@ -161,7 +161,8 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
         {"metric": "accuracy", "value": "0.8731", "95 % interval": "0.8100 to 0.9200"},
         {"metric": "loss", "value": "0.4000", "95 % interval": ""},
     ]
-    assert rows(classes) == [{"class": "cat", "images": "7", "F1": "0.8731"}]
+    interval = {"F1, 95 % interval": "0.8100 to 0.9200"}
+    assert rows(classes) == [{"class": "cat", "images": "7", "F1": "0.8731"} | interval]
     (image,) = page.section("Images").all("img")
     assert base64.b64decode((image.attributes["src"] or "").partition(",")[2]) == picture()
     assert "Damaged (evaluation/test/damaged.png)" in page.section("Images").text
@@ -170,16 +171,22 @@ def test_an_evaluation_is_shown_with_its_pictures(run: Path) -> None:
 def test_one_accuracy_has_one_interval(run: Path) -> None:
     place = run / "evaluation" / "test"
     place.mkdir(parents=True)
-    found = {"figures": {"accuracy": {"value": 0.875, "low": 0.8123, "high": 0.9321}}, "split": "test"}
+    # An earlier version recorded other intervals.
+    figures = {
+        "accuracy": {"value": 0.875, "low": 0.8123, "high": 0.9321},
+        "loss": {"value": 0.4, "low": 0.3, "high": 0.5},
+    }
+    found = {"figures": figures, "split": "test", "images": 400}
+    before = checked_page(run).root.all("div", "main")[0].all("span", "dim")[0].text
     (place / "evaluation.json").write_text(json.dumps(found))
     page = checked_page(run)
+    bounds = binomtest(350, 400).proportion_ci(method="wilson")
+    interval = f"{bounds.low:.4f} to {bounds.high:.4f}"
     (card,) = page.root.all("div", "main")
-    assert card.all("span", "dim")[0].text == "0.8123 to 0.9321, 400 images"
-    assert "95 % interval 0.8123 to 0.9321" in page.root.all("p", "lead")[0].text
-    assert rows(page.section("Evaluation").all("table")[0])[0]["95 % interval"] == "0.8123 to 0.9321"
-    (place / "evaluation.json").write_text(json.dumps(found | {"split": "val"}))
-    low, _ = wilson(0.875, 400)
-    assert f"95 % interval {low:.4f} to" in checked_page(run).root.all("p", "lead")[0].text
+    assert card.all("span", "dim")[0].text == before == f"{interval}, 400 images"
+    assert f"95 % interval {interval}" in page.root.all("p", "lead")[0].text
+    shown = [row["95 % interval"] for row in rows(page.section("Evaluation").all("table")[0])]
+    assert shown == [interval, "0.3000 to 0.5000"]
 
 
 def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:

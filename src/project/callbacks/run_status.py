@@ -6,12 +6,15 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.runs.run_folder import RunFolder
+from project.runtime.devices import device_name
 
 MIN_INTERVAL_S = 0.5
 
 
 class RunStatus(Callback):
     """Writes the epoch, the number of epochs and the metrics to `progress` in the status file.
+
+    The hardware is written to `device` when training starts.
 
     Args:
         run: run folder.
@@ -24,6 +27,8 @@ class RunStatus(Callback):
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:
             self.run.keep_config()
+            kind = trainer.strategy.root_device.type
+            self.run.write_status(device=device_name(kind, trainer.world_size))
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.monotonic()

@@ -10,7 +10,7 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from xml.etree import ElementTree
 
@@ -49,7 +49,9 @@ STYLE: dict[str, Any] = {
     "ytick.labelcolor": DIM,
 }
 MAX_DRAWN_VALUE = 1e100  # larger values are clipped
-MIN_RATIO_FOR_LOG = 50
+MIN_RATIO_FOR_LOG = 10
+"""Ratio of the values from which an axis is logarithmic."""
+MIN_RUNS_FOR_FENCE = 4
 MAX_MARKERS = 30  # lines with more points have no markers
 SVG, XLINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}"
 DECIMALS = re.compile(r"(\.\d\d)\d+")
@@ -106,8 +108,9 @@ def draw_lines(
     x_label: str,
     marked: tuple[float, str] | None = None,
     may_be_log: bool = False,
+    y_range: tuple[float, float] | None = None,
 ) -> None:
-    """Draw lines, the first one on top.
+    """Draw lines, the first one on top; lines leave the axes where their values leave `y_range`.
 
     Args:
         axes: axes to draw in.
@@ -116,12 +119,15 @@ def draw_lines(
         marked: position and text of a vertical mark (default None).
         may_be_log: use a logarithmic y axis if all values are positive and span a factor of at least
             `MIN_RATIO_FOR_LOG` (default False).
+        y_range: smallest and largest value to draw (default None: those of all lines).
     """
     axes.margins(x=0, y=0.05)
     for line in reversed(lines):
-        _draw_line(axes, line)
-    drawn = np.concatenate([_finite(line.y) for line in lines])
+        _draw_line(axes, line if y_range is None else clip_line(line, *y_range))
+    drawn = np.concatenate([_finite(line.y) for line in lines] + ([np.array(y_range)] if y_range else []))
     drawn = drawn[np.isfinite(drawn)]
+    if y_range is not None:
+        drawn = drawn.clip(*y_range)
     if may_be_log and drawn.size and 0 < drawn.min() * MIN_RATIO_FOR_LOG <= drawn.max():
         decades = math.log10(drawn.max()) - math.log10(drawn.min())
         axes.set_yscale("log")
@@ -143,6 +149,52 @@ def draw_lines(
         axes.axvline(x, color=DIM, linewidth=1, linestyle=":", clip_on=False)
         side = "left" if share < 0.2 else "right" if share > 0.8 else "center"
         axes.text(x, 1.03, text, ha=side, transform=axes.get_xaxis_transform())
+
+
+def runs_that_matter(
+    lines: Sequence[Line], *, larger_is_better: bool
+) -> tuple[tuple[float, float] | None, list[Line]]:
+    """Return the range of the lines that matter, and the lines that leave it.
+
+    A line that ends far worse than most, or becomes NaN, as of a diverged run, does not set the scale: its
+    last value is more than 3 interquartile ranges worse than the quartile (Tukey, Exploratory Data Analysis,
+    1977, sec. 2E: far out).
+
+    Returns:
+        Smallest and largest value; None if all lines fit.
+    """
+    finite = [(line, values[np.isfinite(values)]) for line in lines if len(values := _finite(line.y))]
+    finite = [(line, values) for line, values in finite if len(values)]
+    if len(finite) < MIN_RUNS_FOR_FENCE:
+        return None, []
+    sign = -1.0 if larger_is_better else 1.0
+    ends = np.array([sign * values[-1] for _, values in finite])
+    lower, upper = np.quantile(ends, [0.25, 0.75])
+    fence = upper + 3 * max(upper - lower, 0.01 * abs(float(np.median(ends))))
+    kept = [values for (_, values), end in zip(finite, ends, strict=True) if end <= fence]
+    low, high = float(min(map(np.min, kept))), float(max(map(np.max, kept)))
+    outside = [line for line, values in finite if values.min() < low or values.max() > high]
+    return ((low, high), outside) if outside and low < high else (None, [])
+
+
+def clip_line(line: Line, low: float, high: float) -> Line:
+    """Return a line without its parts below `low` and above `high`; it ends exactly on these bounds."""
+    x, y = np.array(line.x, float), _finite(line.y)
+    std = np.array(line.std, float) if any(line.std) else np.zeros(len(x))
+    points: list[tuple[float, float, float]] = []
+    for place in range(len(x)):
+        if place and np.isfinite(y[place - 1 : place + 1]).all():
+            first, last = y[place - 1], y[place]
+            crossed = [bound for bound in (low, high) if min(first, last) < bound < max(first, last)]
+            for bound in crossed if first < last else crossed[::-1]:
+                at = x[place - 1] + (bound - first) / (last - first) * (x[place] - x[place - 1])
+                points.append((float(at), bound, 0.0))
+        is_inside = low <= y[place] <= high
+        points.append((float(x[place]), float(y[place]) if is_inside else math.nan, float(std[place])))
+    xs, ys, stds = zip(*points, strict=True) if points else ((), (), ())
+    # Bands end at the bounds, too: half heights are symmetric, so that the smaller distance counts.
+    room = [max(0.0, min(s, y - low, high - y)) if s else 0.0 for y, s in zip(ys, stds, strict=True)]
+    return replace(line, x=xs, y=ys, std=room if any(line.std) else ())
 
 
 def _draw_line(axes: Axes, line: Line) -> None:

@@ -13,13 +13,12 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from project.figures.charts import COLOURS, DIM, FAINT, INK, PAPER, set_css
+from project.figures.charts import COLOURS, DIM, FAINT, INK, MIN_RATIO_FOR_LOG, PAPER, set_css
 from project.runs.hparam_diff import ABSENT
 from project.runs.results import natural_sort_key
 from project.runtime.text import shorten
 
 MAX_TICKS = 9
-MIN_RATIO_FOR_LOG = 100
 MIN_TICK_DISTANCE = 0.06  # fraction of the axis height
 MIN_POINTS_FOR_FENCE = 8
 MISSING_SPACE = 0.14  # fraction of the axis height below the numbers, for missing values
@@ -37,27 +36,29 @@ class ParallelAxis:
     is_crowded: bool  # spread the lines of points that share a value
 
 
-def key_axis(name: str, values: Sequence[Any], texts: Sequence[str], widest: int = 14) -> ParallelAxis:
+def key_axis(
+    name: str, values: Sequence[Any], texts: Sequence[str], widest: int = 14, *, is_log: bool = False
+) -> ParallelAxis:
     """Return the axis of a key: on a numeric scale if all values are numbers, else equally spaced.
 
-    A few numbers whose ticks would overlap, such as 0, 0.0001 and 0.01, are also equally spaced.
+    Numbers keep their place: ticks whose text would overlap are left out.
 
     Args:
         name: heading.
         values: value of each point; `ABSENT` and None are placed below the numbers.
         texts: value of each point as text.
         widest: maximum number of characters of a tick (default 14).
+        is_log: the search space of the key is logarithmic (default False: decided by the values).
     """
     absent = sorted({text for value, text in zip(values, texts, strict=True) if _is_missing(value)})
     given = [(value, text) for value, text in zip(values, texts, strict=True) if not _is_missing(value)]
     numbers = {value for value, _ in given if type(value) in (int, float) and math.isfinite(value)}
     is_numeric = all(type(value) in (int, float) and math.isfinite(value) for value, _ in given)
     if is_numeric and len(numbers) > 1 and len(absent) <= 1:
-        ticks, place = _number_axis(sorted(numbers), MISSING_SPACE if absent else 0.0)
-        are_few = len(numbers) <= MAX_TICKS
-        if not are_few or len(ticks) == len(numbers):
-            places = [0.0 if _is_missing(value) else place(value) for value in values]
-            return ParallelAxis(name, places, ticks + [(0.0, text) for text in absent], is_crowded=are_few)
+        ticks, place = _number_axis(sorted(numbers), MISSING_SPACE if absent else 0.0, is_log=is_log)
+        places = [0.0 if _is_missing(value) else place(value) for value in values]
+        ticks += [(0.0, text) for text in absent]
+        return ParallelAxis(name, places, ticks, is_crowded=len(numbers) <= MAX_TICKS)
     # From bottom to top: missing values, then ascending numbers, or names from Z to A.
     names = [text for _, text in (sorted(given) if is_numeric else given)]
     order = list(
@@ -73,20 +74,31 @@ def _is_missing(value: Any) -> bool:
 
 
 def _number_axis(
-    values: Sequence[float], bottom: float
+    values: Sequence[float], bottom: float, *, is_log: bool = False
 ) -> tuple[list[tuple[float, str]], Callable[[float], float]]:
     """Return the ticks of an axis for distinct ascending values, and the function from value to position.
 
-    The axis is logarithmic for positive values that span a factor of at least `MIN_RATIO_FOR_LOG`. Up to
-    `MAX_TICKS` values have a tick each.
+    The axis is logarithmic for positive values that span a factor of at least `MIN_RATIO_FOR_LOG`; a 0 has
+    its own place below them, as it has no logarithm. Up to `MAX_TICKS` values have a tick each.
     """
-    low, high = values[0], values[-1]
-    is_log = low > 0 and high / low >= MIN_RATIO_FOR_LOG * (1 - 1e-9)
-    place = _placer(low, high, bottom, is_log=is_log)
+    has_zero = values[0] == 0 and len(values) > 2
+    positive = values[1:] if has_zero else values
+    low, high = positive[0], positive[-1]
+    ratio = high / low if low > 0 else 0.0
+    is_log = ratio > 1 if is_log else ratio >= MIN_RATIO_FOR_LOG * (1 - 1e-9)
+    if has_zero and not is_log:
+        low = 0.0
+    start = bottom + MISSING_SPACE if has_zero and is_log else bottom
+    inner = _placer(low, high, start, is_log=is_log)
+
+    def place(value: float) -> float:
+        return bottom if value == 0 and is_log else inner(value)
+
     marks = list(values)
     if len(marks) > MAX_TICKS:
-        inner = _inner_ticks(LogLocator(numticks=8) if is_log else MaxNLocator(6), low, high)
-        marks = inner if len(inner) >= 3 else [low, *inner, high]
+        ticks = _inner_ticks(LogLocator(numticks=8) if is_log else MaxNLocator(6), low, high)
+        marks = ticks if len(ticks) >= 3 else [low, *ticks, high]
+        marks = [0.0, *marks] if has_zero and is_log else marks
     return _thin([(place(mark), f"{mark:.4g}") for mark in marks]), place
 
 

@@ -3,7 +3,7 @@
 import math
 import statistics
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -127,15 +127,26 @@ def _keys(comparison: Comparison) -> list[str]:
     return [*comparison.shown.leading, *(comparison.shown.repetitions if comparison.each else ())]
 
 
-def parallel_axes(comparison: Comparison, most: int = MAX_KEYS) -> list[ParallelAxis]:
-    """Return one axis for each of the first `most` keys that differ, and one for the metric."""
+def parallel_axes(
+    comparison: Comparison, most: int = MAX_KEYS, log_keys: Collection[str] = ()
+) -> list[ParallelAxis]:
+    """Return one axis for each of the first `most` keys that differ, and one for the metric.
+
+    The axes of `log_keys`, whose search space is logarithmic, are logarithmic at any ratio of their values.
+    """
     shown = comparison.shown
     keys = _keys(comparison)[:most]
     names = short_names(keys, RESERVED)
     first = [point.runs[0] for point in comparison.points]
     widest = min(HEADING_CHARACTERS // (len(keys) + 1), 14)
     scales = [
-        key_axis(names[key], [shown.value(run, key) for run in first], shown.texts(first, key), widest)
+        key_axis(
+            names[key],
+            [shown.value(run, key) for run in first],
+            shown.texts(first, key),
+            widest,
+            is_log=key in log_keys,
+        )
         for key in keys
     ]
     means = [point.mean(comparison.by) for point in comparison.points]

@@ -63,6 +63,12 @@ class RunData:
         """Return the class name in a group's `_target_`, or an empty string."""
         return str(self.group(group).get("_target_", "")).rpartition(".")[2]
 
+    @property
+    def case_name(self) -> str:
+        """Name of the cases that metrics count: `images`, or `rows` for tables."""
+        shape = self.group("data").get("input_shape")
+        return "rows" if isinstance(shape, list) and len(shape) < 3 else "images"
+
     def best_index(self) -> int | None:
         """Return the index of the best value in the series of the monitored metric; None without values."""
         monitored = self.series.get(self.monitor, Series())

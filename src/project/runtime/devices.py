@@ -1,8 +1,10 @@
 """Devices of this process: CPUs, and GPUs counted without initializing CUDA."""
 
 import os
+import platform
 import signal
 from contextlib import suppress
+from pathlib import Path
 
 
 def visible_gpus() -> list[str]:
@@ -53,3 +55,30 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def device_name(kind: str, count: int = 1) -> str:
+    """Return the name of the hardware that computes, such as `2 × NVIDIA H200` or `AMD EPYC 7B13, 16 CPUs`.
+
+    Args:
+        kind: type of the torch device, such as `cuda`; a GPU must be in use already.
+        count: number of devices [1].
+    """
+    if kind == "cuda":
+        import torch
+
+        return (f"{count} × " if count > 1 else "") + torch.cuda.get_device_name()
+    if kind == "cpu":
+        cpus = available_cpus()
+        return f"{cpu_name()}, {cpus} CPU{'s' if cpus > 1 else ''}"
+    return kind
+
+
+def cpu_name() -> str:
+    """Return the model of the CPU, or its architecture if the system does not name the model."""
+    with suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text(errors="replace").splitlines():
+            key, _, value = line.partition(":")
+            if key.strip() == "model name" and value.strip():
+                return value.strip()
+    return platform.processor() or platform.machine()

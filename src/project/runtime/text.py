@@ -119,3 +119,21 @@ def is_numeric(text: str) -> bool:
 def strip_control(text: str) -> str:
     """Remove escape sequences of terminals and characters that XML and HTML forbid."""
     return CONTROL.sub("", text)
+
+
+def percent(fraction: float) -> str:
+    """Format a probability as a percentage that is 0 or 100 only if the probability is 0 or 1."""
+    if not 0 < fraction < 1:
+        return f"{100 * fraction:.0f}\N{NO-BREAK SPACE}%"
+    if fraction >= 0.9995:
+        return ">\N{NO-BREAK SPACE}99.9\N{NO-BREAK SPACE}%"
+    if fraction < 0.0005:
+        return "<\N{NO-BREAK SPACE}0.1\N{NO-BREAK SPACE}%"
+    decimals = 1 if fraction >= 0.995 or fraction < 0.005 else 0
+    return f"{100 * fraction:.{decimals}f}\N{NO-BREAK SPACE}%"
+
+
+def mistake_text(label: object, prediction: object, probability: float | None) -> str:
+    """Return a label, a prediction and its probability in the form that is used everywhere."""
+    number = "" if probability is None else f" ({percent(probability)})"
+    return f"{label} → {prediction}{number}"

@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 
 from markupsafe import Markup
@@ -14,6 +14,7 @@ from project.figures.charts import (
     draw_lines,
     figure_style,
     make_axes,
+    runs_that_matter,
     to_svg,
     x_axis_mapping,
 )
@@ -21,7 +22,7 @@ from project.figures.parallel_coordinates import draw_parallel
 from project.reporting.compare_plot import curve_lines, parallel_axes
 from project.reporting.run_data import RunData, Series, steps_per_epoch
 from project.runs.comparison import Comparison
-from project.runs.metric_names import is_of_split, parse
+from project.runs.metric_names import is_of_split, is_smaller_better, parse
 from project.runtime.text import plural, shorten
 
 WIDTH, HEIGHT, WIDE, WIDE_HEIGHT = 480, 260, 960, 325
@@ -65,6 +66,7 @@ def line_chart(
     note: str = "",
     may_be_log: bool = False,
     is_wide: bool = False,
+    y_range: tuple[float, float] | None = None,
 ) -> Chart:
     """Draw a line chart whose values a page shows at the pointer.
 
@@ -74,7 +76,7 @@ def line_chart(
     with figure_style(font__size=12):
         width, height = (WIDE, WIDE_HEIGHT) if is_wide else (WIDTH, HEIGHT)
         axes = make_axes(width, height, (54, 16, 22, 42))
-        draw_lines(axes, lines, x_label=x_label, marked=marked, may_be_log=may_be_log)
+        draw_lines(axes, lines, x_label=x_label, marked=marked, may_be_log=may_be_log, y_range=y_range)
         ends = "; ".join(f"{line.name} from {line.y[0]:.4g} to {line.y[-1]:.4g}" for line in named)
         attributes = {"data_frame": json.dumps(x_axis_mapping(axes)), "data_x": x_label}
         if named:
@@ -92,36 +94,40 @@ def _pointer_data(line: Line) -> dict[str, object]:
 def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
     """Draw all metrics that a run logged more than once, one chart for training and validation.
 
+    The monitored metric comes first, and measurements of speed and memory last.
+
     Returns:
-        Charts, and sentences about constant metrics; None without either.
+        Charts, and sentences about constant metrics and single values; None without either.
     """
-    series = {name: one for name, one in data.series.items() if _is_curve(name, one)}
     kinds: dict[str, dict[str, Series]] = {}
-    for name, one in series.items():
+    for name, one in data.series.items():
+        if not _is_curve(name, one):
+            continue
         split, kind = parse(name)
         last = name.rpartition("/")[2]
         kind = kind if split in SPLITS else last if last in TITLES else name
         kinds.setdefault(kind, {})[name] = one
     vitals, monitored = [*TITLES][2:], parse(data.monitor).kind
-    order = sorted(
-        kinds, key=lambda kind: (kind in vitals, ["loss", monitored, *TITLES, kind].index(kind), kind)
-    )
-    per_epoch = steps_per_epoch(series)
-    drawn, constant = [], []
+    order = sorted(kinds, key=lambda kind: (kind in vitals, [monitored, *TITLES, kind].index(kind), kind))
+    per_epoch = steps_per_epoch({name: one for group in kinds.values() for name, one in group.items()})
+    drawn, sentences = [], []
     for number, kind in enumerate(order):
         values = {value for one in kinds[kind].values() for value in one.values}
-        if len(values) == 1 and kind != "acc":
-            constant.append(f"{TITLES.get(kind, kind)}: {values.pop():g} throughout.")
+        if all(len(one.values) == 1 for one in kinds[kind].values()):  # a point is no curve
+            once = ", ".join(f"{name} {one.values[0]:.4g}" for name, one in sorted(kinds[kind].items()))
+            sentences.append(f"Measured once: {once}.")
+        elif len(values) == 1 and kind != monitored:
+            sentences.append(f"{TITLES.get(kind, kind)}: {values.pop():g} throughout.")
         else:
             drawn.append(_run_chart(data, kind, kinds[kind], f"chart{number}", per_epoch))
-    return (drawn, constant) if drawn or constant else None
+    return (drawn, sentences) if drawn or sentences else None
 
 
 def _is_curve(name: str, series: Series) -> bool:
-    """Return True for metrics logged more than once, except test metrics, counts and best values so far."""
+    """Return True for metrics with a finite value, except test metrics, counts and best values so far."""
     last = name.rpartition("/")[2]
-    has_several = len(series.values) > 1 and any(map(math.isfinite, series.values))
-    return has_several and not is_of_split(name, "test") and last != "images" and not last.startswith("best_")
+    is_measured = any(map(math.isfinite, series.values))
+    return is_measured and not is_of_split(name, "test") and last != "images" and not last.startswith("best_")
 
 
 def _run_chart(
@@ -150,7 +156,7 @@ def _run_chart(
         if kind == "loss" or any(is_of_split(one, "val") for one in group)
         else None,
         note=" ".join(notes),
-        may_be_log=kind == "grad_norm" or "loss" in kind,
+        may_be_log=kind == "grad_norm" or is_smaller_better(kind),
     )
 
 
@@ -171,7 +177,18 @@ def curves_chart(comparison: Comparison) -> Chart | None:
         short.append(replace(line, name=shorten(line.name, 64, keep="start"), x=x, y=means, std=stds))
     if not short:
         return None
+    larger_is_better = not is_smaller_better(metric)
+    if metric == comparison.by:
+        larger_is_better = comparison.larger_is_better
+    y_range, outside = runs_that_matter(short, larger_is_better=larger_is_better)
     notes = [f"The best {len(COLOURS)} are coloured, the others grey."] if len(lines) > len(COLOURS) else []
+    if len(lines) > MAX_LINES:
+        notes.append(f"Drawn: the best {MAX_LINES} of {len(lines)} points.")
+    if outside:
+        verb = "leaves" if len(outside) == 1 else "leave"
+        notes.append(
+            f"The scale is that of the runs that did not diverge; {plural(len(outside), 'curve')} {verb} it."
+        )
     if any(any(line.std) for line in short):
         notes.append("Bands: ± one sample standard deviation over seeds and folds.")
     return line_chart(
@@ -180,15 +197,19 @@ def curves_chart(comparison: Comparison) -> Chart | None:
         name="curves",
         x_label=axis,
         note=" ".join(notes),
-        may_be_log="loss" in metric,
+        may_be_log=not larger_is_better,
         is_wide=True,
+        y_range=y_range,
     )
 
 
-def parallel_chart(comparison: Comparison) -> Chart | None:
-    """Draw the parallel coordinates of all points; None if no key differs."""
+def parallel_chart(comparison: Comparison, log_keys: Collection[str] = ()) -> Chart | None:
+    """Draw the parallel coordinates of all points; None if no key differs.
+
+    `log_keys` are the keys whose search space is logarithmic.
+    """
     points = comparison.points[:MAX_LINES]
-    scales = parallel_axes(replace(comparison, points=points), MAX_KEYS)
+    scales = parallel_axes(replace(comparison, points=points), MAX_KEYS, log_keys)
     if len(scales) < 2 or len(points) < 2:
         return None
     values = [f"{comparison.by} {point.score(comparison.by)}" for point in points]

@@ -1,23 +1,27 @@
 """Tables of the evaluations and exports of a run, read from their JSON files."""
 
 import json
-import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from project.reporting.html.tables import Cell, Table, format_metric, number_cell
-from project.reporting.run_data import RunData, as_mapping
-from project.runs.intervals import wilson
+from project.reporting.run_data import as_mapping
+from project.runs.intervals import Interval, wilson
 from project.runs.results import METRIC_TITLES, is_number
+from project.runtime.text import mistake_text, shorten
 
 EVALUATION, EXPORT = "evaluation", "export"
 """Subfolders of a run folder."""
 MAX_JSON_BYTES = 2**25
-MAX_ROWS, MAX_COLUMNS = 200, 10
+MAX_ROWS, MAX_COLUMNS = 1000, 10
 """Maximum size of the table of classes."""
-ACCURACY_TOLERANCE = 1e-6
-"""Maximum difference of the same accuracy in two files, by rounding."""
+MANY_CLASSES, FEW_CLASSES = 20, 10
+"""Number of classes from which the table is folded, and number of those shown."""
+MAX_NAME_LENGTH, MAX_FILE_LENGTH = 32, 48
+"""Characters."""
+ACCURACIES = ("accuracy", "top5_accuracy")
+CLASS_SCORES = ("precision", "recall", "F1")
 NAMES = METRIC_TITLES | {"f1": "F1"}
 
 
@@ -45,7 +49,7 @@ def read_evaluations(folder: Path) -> list[tuple[str, list[Table]]]:
     evaluations = []
     for file, found in _read_json(evaluation_files(folder, ".json")):
         name = file.parent.name if file.parent.name != EVALUATION else file.stem
-        tables = [_metrics_table(found), _classes_table(found)]
+        tables = [_metrics_table(found), *_classes_tables(found), _mistakes_table(found)]
         if known := [table for table in tables if table]:
             evaluations.append((name.replace("_", " "), known))
     return evaluations
@@ -53,15 +57,14 @@ def read_evaluations(folder: Path) -> list[tuple[str, list[Table]]]:
 
 def _metrics_table(found: Mapping[str, Any]) -> Table | None:
     rows = []
+    images = found.get("images")
     for name, figure in as_mapping(found.get("figures")).items():
         if (value := _value(figure)) is not None:
-            bounds = [_value(as_mapping(figure).get(end)) for end in ("low", "high")]
-            words = [format_metric(bound) for bound in bounds if bound is not None]
+            bounds = _bounds(name, figure, images)
             title = NAMES.get(name, name.replace("_", " "))
-            rows.append([Cell(title), number_cell(value, format_metric), Cell(" to ".join(words))])
+            rows.append([Cell(title), number_cell(value, format_metric), Cell(_interval_text(bounds))])
     if not rows:
         return None
-    images = found.get("images")
     parts = [str(found[key]) for key in ("data", "split") if found.get(key)]
     parts += [f"{images:,} images"] if isinstance(images, int) else []
     parts += [f"tta {found['tta']}"] if found.get("tta") not in (None, "none") else []
@@ -69,12 +72,32 @@ def _metrics_table(found: Mapping[str, Any]) -> Table | None:
     return Table(", ".join(parts) or "All images", ["metric", "value", "95 % interval"], rows)
 
 
-def _classes_table(found: Mapping[str, Any]) -> Table | None:
+def _bounds(name: str, figure: Any, images: Any) -> Interval | None:
+    """Return the interval of a metric: as recorded; Wilson's for accuracies, also of earlier evaluations.
+
+    So an accuracy has the same interval everywhere on a page, before and after an evaluation.
+    """
+    value = _value(figure)
+    is_fraction = name in ACCURACIES and is_number(images) and images >= 1
+    if is_fraction and value is not None and 0 <= value <= 1:
+        return wilson(value, images)
+    low, high = (_value(as_mapping(figure).get(end)) for end in ("low", "high"))
+    return None if low is None or high is None else (low, high)
+
+
+def _interval_text(bounds: Interval | None) -> str:
+    return " to ".join(map(format_metric, bounds)) if bounds else ""
+
+
+def _classes_tables(found: Mapping[str, Any]) -> list[Table]:
+    """Return the metrics per class; of many classes the worst, the best, and all in a folded table."""
     classes = found.get("classes")
     records = [one for one in classes if isinstance(one, dict)] if isinstance(classes, list) else []
     if not records:
-        return None
+        return []
     head = list(dict.fromkeys(str(key) for record in records for key in record))[:MAX_COLUMNS]
+    titles = [NAMES.get(key, key) for key in head]
+    has_interval = any(_bounds("", record.get("f1"), None) for record in records)
     rows = []
     for record in records[:MAX_ROWS]:
         row = []
@@ -82,34 +105,60 @@ def _classes_table(found: Mapping[str, Any]) -> Table | None:
             content = record.get(key)
             value = _value(content)
             text = content if isinstance(content, str) else ""
-            row.append(Cell(text) if value is None else number_cell(value, format_metric))
+            row.append(
+                Cell(shorten(text, MAX_NAME_LENGTH), full=text if len(text) > MAX_NAME_LENGTH else "")
+                if value is None
+                else number_cell(value, format_metric)
+            )
+        row += [Cell(_interval_text(_bounds("", record.get("f1"), None)))] if has_interval else []
         rows.append(row)
-    return Table("Metrics per class", [NAMES.get(key, key) for key in head], rows)
+    titles += ["F1, 95 % interval"] if has_interval else []
+    larger_first = [title for title in titles if title in CLASS_SCORES]
+    if len(rows) <= MANY_CLASSES or "f1" not in head:
+        return [Table("Metrics per class", titles, rows, larger_first=larger_first, page_rows=MANY_CLASSES)]
+    place = head.index("f1")
+    scored = [row for row in rows if row[place].order]
+    scored.sort(key=lambda row: float(row[place].order))
+    parts = {"lowest": scored[:FEW_CLASSES], "highest": scored[::-1][:FEW_CLASSES]}
+    tables = [
+        Table(f"The {len(part)} classes with the {kind} F1", titles, part, larger_first=larger_first)
+        for kind, part in parts.items()
+    ]
+    count = f"the first {len(rows)} of {len(records)}" if len(rows) < len(records) else f"{len(rows)}"
+    every = Table("Metrics per class", titles, rows, larger_first=larger_first, folded=f"All {count} classes")
+    return [*tables, every]
+
+
+def _mistakes_table(found: Mapping[str, Any]) -> Table | None:
+    """Return the most confident mistakes, by file or by index in the split."""
+    mistakes = found.get("mistakes")
+    records = [one for one in mistakes if isinstance(one, dict)] if isinstance(mistakes, list) else []
+    if not records:
+        return None
+    has_files = any(record.get("file") for record in records)
+    rows = []
+    for record in records[:MAX_ROWS]:
+        file, index = str(record.get("file") or ""), _value(record.get("index"))
+        name = shorten(file, MAX_FILE_LENGTH, keep="end")
+        probability = _value(record.get("probability"))
+        form = mistake_text(record.get("label"), record.get("prediction"), probability)
+        rows.append(
+            [
+                Cell(name, full=file if name != file else "")
+                if has_files
+                else number_cell(index, "{:.0f}".format),
+                Cell(form, full=form),
+                number_cell(_value(record.get("loss")), format_metric),
+            ]
+        )
+    caption = "Most confident mistakes: true class → prediction (its probability)"
+    return Table(caption, ["file" if has_files else "index", "mistake", "loss"], rows, page_rows=10)
 
 
 def _value(figure: Any) -> float | None:
     """Return the value of an entry `{value, low, high}`, or a plain number; None for anything else."""
     value = figure.get("value") if isinstance(figure, dict) else figure
     return float(value) if is_number(value) else None
-
-
-def accuracy_interval(data: RunData) -> tuple[float, float] | None:
-    """Return the 95 % interval of the test accuracy; None if the number of images is not recorded.
-
-    The interval of an evaluation with the same accuracy takes precedence over Wilson's, so that a page shows
-    only one interval of one accuracy.
-    """
-    accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
-    if accuracy is None or not math.isfinite(accuracy):
-        return None
-    for _, found in _read_json(evaluation_files(data.run.path, ".json")):
-        figure = as_mapping(as_mapping(found.get("figures")).get("accuracy"))
-        value, low, high = (_value(figure.get(key)) for key in ("value", "low", "high"))
-        if found.get("split") != "test" or found.get("combined") or value is None:
-            continue
-        if low is not None and high is not None and abs(value - accuracy) <= ACCURACY_TOLERANCE:
-            return low, high
-    return wilson(accuracy, count) if count else None
 
 
 def read_exports(folder: Path) -> list[Table]:

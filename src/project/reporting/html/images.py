@@ -19,6 +19,8 @@ MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
 FRAME_BYTES = 12
 """Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
+DIAGRAM = re.compile("confusion|reliability")
+"""Names of figures without photos, whose colours may be inverted in dark mode."""
 SMALL_PIXELS = 300
 """Smaller images are enlarged without interpolation."""
 
@@ -40,6 +42,11 @@ class Image(NamedTuple):
     def is_small(self) -> bool:
         """True for images that are enlarged without interpolation."""
         return max(self.size) < SMALL_PIXELS
+
+    @property
+    def css_class(self) -> str:
+        """Class of the element: `pixels` for small images, `diagram` for figures inverted in dark mode."""
+        return "pixels" if self.is_small else "diagram" if DIAGRAM.search(self.name.lower()) else ""
 
     @property
     def is_wide(self) -> bool:

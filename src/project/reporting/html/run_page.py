@@ -1,5 +1,6 @@
 """Page content for one run."""
 
+import math
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -9,12 +10,13 @@ from typing import Any, NamedTuple
 
 from project.errors import InputError
 from project.reporting.html.charts import run_charts
-from project.reporting.html.evaluations import accuracy_interval, read_evaluations, read_exports
+from project.reporting.html.evaluations import read_evaluations, read_exports
 from project.reporting.html.images import run_gallery
-from project.reporting.html.tables import Table, format_metric, format_time, points_table
+from project.reporting.html.tables import Cell, Table, format_metric, format_time, number_cell, points_table
 from project.reporting.run_data import RunData, as_mapping
 from project.runs.comparison import compare
-from project.runs.metric_names import is_of_split, on_other_splits, parse
+from project.runs.intervals import accuracy_interval
+from project.runs.metric_names import is_of_split, parse
 from project.runs.provenance import now
 from project.runs.results import ClassName, flatten, format_value, is_number, natural_sort_key
 from project.runtime.process import as_called
@@ -22,7 +24,7 @@ from project.runtime.secrets import REDACTED, redact, redact_text
 from project.runtime.text import duration, plural, shorten
 
 GROUPS = ("model", "data", "augment", "optim", "scheduler", "loss", "trainer")
-MAX_METRIC_CARDS = 8
+MAX_METRIC_CARDS = 9
 GENERAL = ("seed", "monitor", "mode", "compile", "channels_last", "deterministic")
 HIDDEN = frozenset(
     ("_target_", "_partial_", "_convert_", "_recursive_", "input_shape", "num_classes", "path", "image_cache")
@@ -84,6 +86,7 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
         "cards": run_cards(data),
         "error": redact_text(error),
         "sections": [
+            Section("Metrics", "table", _other_metrics(data)),
             Section("Curves", "curves", run_charts(data)),
             Section("Evaluation", "evaluations", read_evaluations(folder)),
             Section("Images", "gallery", run_gallery(folder)),
@@ -107,16 +110,8 @@ def _log(data: RunData) -> dict[str, Any] | None:
 
 def run_cards(data: RunData) -> list[tuple[str, str, str]]:
     """Return label, value and note of the key numbers: metrics, epochs, duration, parameters."""
-    metrics, cards = data.metrics, []
-    tested = [name for name in metrics if is_of_split(name, "test") and parse(name).kind != "images"]
-    same = [name for name in tested if parse(name).kind == parse(data.monitor).kind]
-    names = dict.fromkeys([*same, "test/acc", data.monitor, "val/acc", "test/loss", *tested])
-    for name in [name for name in names if name in metrics][:MAX_METRIC_CARDS]:
-        images = metrics.get(f"{name.partition('/')[0]}/images")
-        interval = accuracy_interval(data) if name == "test/acc" else None
-        parts = [" to ".join(map(format_metric, interval))] if interval else []
-        parts += [f"{images:,.0f} images"] if images else []
-        cards.append((name, format_metric(metrics[name]), ", ".join(parts)))
+    metrics, shown = data.metrics, metric_order(data)[:MAX_METRIC_CARDS]
+    cards = [(name, format_metric(metrics[name]), _metric_note(data, name)) for name in shown]
     if not metrics and (place := data.best_index()) is not None:
         value = data.series[data.monitor].values[place]
         cards.append((data.monitor, format_metric(value), "best so far"))
@@ -129,6 +124,34 @@ def run_cards(data: RunData) -> list[tuple[str, str, str]]:
     if data.num_parameters:
         cards.append(("parameters", f"{data.num_parameters:,}", data.class_name_of("model")))
     return cards
+
+
+def metric_order(data: RunData) -> list[str]:
+    """Return the names of all metrics of a run: the monitored one on the test split first, then itself."""
+    shown = [name for name in data.metrics if parse(name).kind != "images"]
+    tested = [name for name in shown if is_of_split(name, "test")]
+    monitored = parse(data.monitor).kind
+    same = [name for name in tested if parse(name).kind == monitored]
+    validated = [name for name in shown if is_of_split(name, "val")]
+    wanted = dict.fromkeys([*same, data.monitor, *tested, *validated, *shown])
+    return [name for name in wanted if name in shown]
+
+
+def _metric_note(data: RunData, name: str) -> str:
+    """Return the interval of an accuracy, and the number of cases of a metric."""
+    count, interval = data.metrics.get(f"{parse(name).split}/images"), accuracy_interval(data.metrics, name)
+    parts = [" to ".join(map(format_metric, interval))] if interval else []
+    parts += [f"{count:,.0f} {data.case_name}"] if count and math.isfinite(count) else []
+    return ", ".join(parts)
+
+
+def _other_metrics(data: RunData) -> Table | None:
+    """Return a table of the metrics beyond the cards."""
+    rows = [
+        [Cell(name), number_cell(data.metrics[name], format_metric)]
+        for name in metric_order(data)[MAX_METRIC_CARDS:]
+    ]
+    return Table("All other metrics, at the weights of the test", ["metric", "value"], rows) if rows else None
 
 
 def describe_run(data: RunData) -> str:
@@ -156,14 +179,18 @@ def _describe_result(data: RunData) -> str:
         return f"The run was still running{at} when this page was written."
     if data.state != "done":
         return RESULTS.get(data.state, "The state of the run is not recorded.")
-    accuracy, count = data.metrics.get("test/acc"), data.metrics.get("test/images")
-    if accuracy is None:
-        known = [data.monitor, *on_other_splits(data.monitor, data.metrics)]
-        shown = [f"{name} {format_metric(data.metrics[name])}" for name in known if name in data.metrics]
-        return f"{', '.join(shown)}." if shown else ""
-    text = f"Test accuracy {format_metric(accuracy)}" + (f" on {count:,.0f} images" if count else "")
-    interval = accuracy_interval(data)
-    return text + (f" (95 % interval {' to '.join(map(format_metric, interval))})." if interval else ".")
+    names = metric_order(data)
+    if not names:
+        return ""
+    first, count = names[0], data.metrics.get(f"{parse(names[0]).split}/images")
+    split, kind = parse(first)
+    title = f"Test {'accuracy' if kind == 'acc' else kind}" if split == "test" else first
+    text = f"{title} {format_metric(data.metrics[first])}"
+    text += f" on {count:,.0f} {data.case_name}" if count and math.isfinite(count) else ""
+    interval = accuracy_interval(data.metrics, first)
+    text += f" (95 % interval {' to '.join(map(format_metric, interval))})" if interval else ""
+    is_other = data.monitor in data.metrics and data.monitor != first
+    return text + (f"; {data.monitor} {format_metric(data.metrics[data.monitor])}." if is_other else ".")
 
 
 def provenance_line(record: Mapping[str, Any]) -> str:
@@ -171,7 +198,8 @@ def provenance_line(record: Mapping[str, Any]) -> str:
     versions, git = as_mapping(record.get("versions")), as_mapping(record.get("git"))
     changed = " with changes" if git.get("changed") else ""
     parts = [f"Started {started}" if (started := format_time(record.get("started"))) else ""]
-    parts += [f"on {record['host']}" if record.get("host") else ""]
+    places = [str(record[key]) for key in ("host", "device") if record.get(key)]
+    parts += [f"on {', '.join(places)}" if places else ""]
     parts += [f"commit {str(git['commit'])[:10]}{changed}" if git.get("commit") else ""]
     parts += [f"{name} {versions[name]}" for name in ("torch", "lightning", "python") if name in versions]
     return " · ".join(filter(None, parts))
@@ -249,6 +277,7 @@ def environment_rows(status: Mapping[str, Any]) -> dict[str, str]:
     git = as_mapping(status.get("git"))
     rows = {
         "machine": status.get("host"),
+        "device": status.get("device"),
         "processes": status.get("ranks"),
         "SLURM job": status.get("slurm_job"),
         "started": status.get("started"),
@@ -260,22 +289,33 @@ def environment_rows(status: Mapping[str, Any]) -> dict[str, str]:
     return {name: str(value) for name, value in rows.items() if value not in (None, "")}
 
 
+def _commit_of(git: Any) -> str:
+    """Return the commit, which is pasted into a shell; empty if it is missing or invalid."""
+    commit = as_mapping(git).get("commit")
+    return commit if isinstance(commit, str) and COMMIT.fullmatch(commit) else ""
+
+
+def training_commands(overrides: Sequence[str], git: Any, *, is_sweep: bool = False) -> list[str]:
+    """Return the commands that check the code out and train as before, as called by the user."""
+    kept = [redact_text(word) for word in overrides if not word.startswith(NOT_REPEATED)]
+    train = " ".join(["uv run", TRAIN, *(["-m"] if is_sweep else []), *map(shlex.quote, kept)])
+    commit = _commit_of(git)
+    return list(map(as_called, [*([f"git checkout {commit}"] if commit else []), "uv sync", train]))
+
+
 def reproduction_commands(
     overrides: Sequence[str], git: Any, folder: Path, *, is_sweep: bool = False, is_done: bool = True
 ) -> dict[str, Any]:
     """Return commands that repeat, continue and inspect a run or a sweep, and warnings about them."""
-    commit, place = as_mapping(git).get("commit"), shlex.quote(str(folder))
-    is_sound = isinstance(commit, str) and COMMIT.fullmatch(commit) is not None  # pasted into a shell
-    warnings = [] if is_sound else ["The commit of the code is not recorded."]
+    place = shlex.quote(str(folder))
+    warnings = [] if _commit_of(git) else ["The commit of the code is not recorded."]
     if as_mapping(git).get("changed"):
         warnings.append("The code had uncommitted changes: the commit alone may give another result.")
     if any(REDACTED in redact_text(word) for word in overrides):
         warnings.append(f"{REDACTED} stands for a secret; give it as '${{oc.env:NAME}}'.")
     if any(word.startswith("ckpt_path=") for word in overrides):
         warnings.append("Training began with a checkpoint of another run (ckpt_path in the configuration).")
-    kept = [redact_text(word) for word in overrides if not word.startswith(NOT_REPEATED)]
-    train = " ".join(["uv run", TRAIN, *(["-m"] if is_sweep else []), *map(shlex.quote, kept)])
-    repeat = [*([f"git checkout {commit}"] if is_sound else []), "uv sync", train]
+    repeat = training_commands(overrides, git, is_sweep=is_sweep)
     commands = {f"Repeat this {'sweep' if is_sweep else 'run'}": repeat}
     if not is_done:
         commands["Continue"] = [f"{TRAIN} resume={place}"]

@@ -1,7 +1,8 @@
 """Page content for a sweep, or for any folder that contains runs."""
 
+import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from project.reporting.html.run_page import (
     provenance_line,
     reproduction_commands,
     run_page,
+    training_commands,
 )
 from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
 from project.reporting.run_data import RunData
@@ -28,12 +30,13 @@ from project.runtime.secrets import redact_text
 from project.runtime.text import duration, plural
 
 MAX_COMPARED = 20
-MAX_POINTS = 100
+MAX_POINTS = 400
 """Maximum number of rows in the table of points; the table of jobs lists all."""
 MAX_TITLE_KEYS, MAX_LEAD_KEYS = 4, 6
 MAX_FAILURES = 10
 """Maximum number of failed jobs shown with the end of their logs; the table of jobs lists all."""
 LAST_LINES = 12
+LOG_SPACE = re.compile(r"[+~]*(?:hydra\.sweeper\.params\.)?([\w./]+)\s*=.*\btag\(\s*log\b")
 
 
 @dataclass(frozen=True)
@@ -109,12 +112,16 @@ def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[s
         "folder": shown,
         "written": format_time(now()),
         "lead": _describe_sweep(sweep),
-        "best": link_to(best.folder, page, "Best run") if best else None,
+        "best": Link("Best run", "#best-run") if best else None,
         "best_line": f"{best_line(ranked)}." if ranked and best else "",
-        "provenance_line": provenance_line(sweep.record),
+        "provenance_line": provenance_line(sweep.record | _device(best)),
         "sections": [
-            Section("Ranking", "table", points or jobs),
-            Section("Parallel coordinates", "chart", parallel_chart(ranked) if ranked else None),
+            Section("Ranking", "ranking", _ranking(points or jobs, best)),
+            Section(
+                "Parallel coordinates",
+                "chart",
+                parallel_chart(ranked, log_keys(sweep.record)) if ranked else None,
+            ),
             Section("Learning curves", "chart", curves_chart(ranked) if ranked else None),
             Section("Search", "gallery", make_gallery(images)),
             Section("Failures", "failures", _failures(sweep, page)),
@@ -122,9 +129,15 @@ def sweep_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[s
             Section("Best run", "best_run", _best_run(best, page)),
             Section("Comparison", "table", _comparison(sweep, page, others)),
             Section("How to reproduce", "sweep_reproduction", _reproduction(sweep, Path(shown))),
-            Section("Environment", "environment", environment_rows(sweep.record)),
+            Section("Environment", "environment", environment_rows(sweep.record | _device(best))),
         ],
     }
+
+
+def log_keys(record: Mapping[str, Any]) -> set[str]:
+    """Return the keys that a search samples on a logarithmic scale, from the overrides of a sweep."""
+    found = (LOG_SPACE.match(str(word)) for word in record.get("overrides") or [])
+    return {match[1] for match in found if match}
 
 
 def _title(sweep: Sweep) -> str:
@@ -164,6 +177,22 @@ def _points_table(sweep: Sweep, page: Path) -> Table | None:
     if len(shown.points) < len(ranked.points):
         caption += f"; the best {MAX_POINTS} of {len(ranked.points)} points"
     return points_table(shown, page, caption, own=[ranked.best.folder] if ranked.best else [])
+
+
+def _device(best: Run | None) -> dict[str, Any]:
+    """Return the hardware of the best run, which stands for that of the sweep."""
+    device = RunFolder(best.folder).read_status().get("device") if best else None
+    return {"device": device} if device else {}
+
+
+def _ranking(table: Table | None, best: Run | None) -> dict[str, Any] | None:
+    """Return the first table of the page, and the commands that train the best run again."""
+    if table is None:
+        return None
+    data = RunData(best.folder) if best else None
+    has_overrides = data is not None and (data.run.path / ".hydra" / "overrides.yaml").exists()
+    commands = training_commands(data.overrides, data.status.get("git")) if data and has_overrides else []
+    return {"table": table, "commands": commands}
 
 
 def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:

@@ -4,7 +4,7 @@ import math
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -13,12 +13,15 @@ from urllib.parse import quote
 from project.reporting.compare import TableColumn, choose_metrics, key_columns, ranked_columns
 from project.runs.comparison import Comparison, Point
 from project.runs.hparam_diff import Differences
+from project.runs.intervals import accuracy_interval
+from project.runs.metric_names import is_smaller_better
 from project.runs.results import DURATION, Run, is_number, natural_sort_key
 from project.runs.sweep_jobs import Job
 from project.runtime.text import duration, plural, shorten
 
 MAX_KEYS, MAX_METRICS, MAX_LINKS = 6, 4, 5
 """Maximum numbers in a table of points."""
+PAGE_ROWS = 25
 MAX_LINK_LENGTH = 32
 """Characters."""
 
@@ -38,11 +41,14 @@ class Cell:
     value: float | None = None  # sort key; NaN for an empty cell; None: sorted by text
     links: Sequence[Link] = ()
     state: str = ""  # state of a run, shown as a badge
+    full: str = ""  # complete text of a shortened one, shown as a tooltip
 
     @property
     def order(self) -> str:
-        """Sort key in the page."""
-        return "" if self.value is None or math.isnan(self.value) else f"{self.value:.8g}"
+        """Sort key in the page, as JavaScript's `Number` reads it."""
+        if self.value is None or math.isnan(self.value):
+            return ""
+        return f"{self.value:.8g}".replace("inf", "Infinity")
 
 
 EMPTY_CELL = Cell("", math.nan)
@@ -56,6 +62,9 @@ class Table:
     head: Sequence[str]
     rows: Sequence[Sequence[Cell]]
     marked: Sequence[int] = ()  # indices of highlighted rows
+    larger_first: Sequence[str] = ()  # columns that a first click sorts in descending order
+    page_rows: int = PAGE_ROWS  # rows of a page of the table
+    folded: str = ""  # title under which the table is folded
 
     def is_numeric(self, place: int) -> bool:
         """Return True if column number `place` holds numbers alone."""
@@ -100,16 +109,40 @@ def link_to(folder: Path, page: Path, text: str = "") -> Link:
 def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence[Path] = ()) -> Table:
     """Return a table of points, best first, with mean ± sample standard deviation over seeds and folds.
 
-    Rows of runs in the folders `own` are highlighted.
+    Rows of runs in the folders `own` are highlighted. The rank of a point that ties with the best one has
+    the mark ≈.
     """
     points = comparison.points
     columns = _limit(ranked_columns(comparison, points))
+    if tied := comparison.tied:
+        caption += f"; ≈ ties with the best: {_tie_rule(comparison)}"
+        columns = [_mark_ties(column, tied) if column.kind == "rank" else column for column in columns]
     links = [_link_cell(point, page) for point in points]
     rows = zip(*map(_cells, columns), links, strict=True)
     folders = {folder.resolve() for folder in own}
     is_own = [any(run.folder.resolve() in folders for run in point.runs) for point in points]
     marked = [place for place, marks in enumerate(is_own) if marks]
-    return Table(caption, [*(column.name for column in columns), "run"], list(rows), marked)
+    head = [*(column.name for column in columns), "run"]
+    return Table(caption, head, list(rows), marked, _larger_first(comparison))
+
+
+def _mark_ties(column: TableColumn, tied: Sequence[int]) -> TableColumn:
+    cells = [f"≈ {cell}" if place in tied else cell for place, cell in enumerate(column.cells)]
+    return replace(column, cells=cells)
+
+
+def _tie_rule(comparison: Comparison) -> str:
+    """Return the reason of ties with the best point, see `ranking.find_ties`."""
+    if len(comparison.points[0].score(comparison.by).values) > 1:
+        return "within one standard error of its mean"
+    is_accuracy = accuracy_interval(comparison.points[0].runs[0].metrics, comparison.by) is not None
+    return "equal, or their 95 % intervals overlap" if is_accuracy else "equal values"
+
+
+def _larger_first(comparison: Comparison) -> list[str]:
+    """Return the metrics of which larger values are better: a first click on them sorts in that order."""
+    larger = [name for name in comparison.metrics if name != comparison.by and not is_smaller_better(name)]
+    return [*larger, comparison.by] if comparison.larger_is_better else larger
 
 
 def _limit(columns: Sequence[TableColumn]) -> list[TableColumn]:
@@ -166,4 +199,5 @@ def jobs_table(
         order = "largest" if comparison.larger_is_better else "smallest"
         caption += f", {order} {comparison.by} first, by point"
     head = ["job", *(column.name for column in columns), *metrics, "state", "time"]
-    return Table(caption, head, rows, marked=[0] if best else [])
+    larger_first = _larger_first(comparison) if comparison else []
+    return Table(caption, head, rows, [0] if best else [], larger_first)
