@@ -47,6 +47,15 @@ def predict() -> None:
     run_command(predict_files, Options, EXAMPLES)
 
 
+def serve() -> None:
+    """Answer requests with a run's network, and show a page to draw on: `project-serve run=last`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.inference.serve.options import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
 def export() -> None:
     """Write a run's network as a file: `project-export run=last format=onnx variants=all`."""
     begin_command()
@@ -93,7 +102,8 @@ def replay() -> None:
 
 
 COMMANDS = {
-    command.__name__: command for command in (train, evaluate, predict, export, report, compare, new, replay)
+    command.__name__: command
+    for command in (train, evaluate, predict, serve, export, report, compare, new, replay)
 }
 """Functions by the word of `python -m project WORD`."""
 

@@ -102,21 +102,28 @@ def read_tta(config: dict[str, Any]) -> str:
     return str(config.get("tta", "none"))
 
 
-def find_checkpoint(run: RunFolder, weights: str) -> Path:
-    """Return the checkpoint file that `weights` names; see `load_run`."""
-    files = {name: run.checkpoints / f"{name}.ckpt" for name in CHECKPOINTS}
+def choose_checkpoint(run: RunFolder, weights: str) -> Path:
+    """Return the path of the checkpoint that `weights` names; the file may be missing or damaged."""
     if weights not in CHOICES:
         if not (file := Path(weights)).is_file():
             raise InputError(f"weights={weights}: no such file; {did_you_mean(weights, CHOICES)}")
         return file
     if weights == "auto":
         tested = run.read_status().get("weights")
-        weights = tested if tested in files else "best" if files["best"].exists() else "last"
-    if problem := checkpoints.find_damage(files[weights]):
+        has_best = (run.checkpoints / checkpoints.BEST).exists()
+        weights = tested if tested in CHECKPOINTS else "best" if has_best else "last"
+    return run.checkpoints / f"{weights}.ckpt"
+
+
+def find_checkpoint(run: RunFolder, weights: str) -> Path:
+    """Return the checkpoint file that `weights` names; see `load_run`."""
+    file = choose_checkpoint(run, weights)
+    if weights in CHOICES and (problem := checkpoints.find_damage(file)):
+        files = {name: run.checkpoints / f"{name}.ckpt" for name in CHECKPOINTS}
         intact = [name for name, file in files.items() if not checkpoints.find_damage(file)]
         hint = f"there is weights={' or '.join(intact)}" if intact else "there is no other checkpoint"
-        raise InputError(f"run={run.shown}: {files[weights]} {problem}; {hint}")
-    return files[weights]
+        raise InputError(f"run={run.shown}: {file} {problem}; {hint}")
+    return file
 
 
 def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str]) -> DictConfig:

@@ -57,6 +57,7 @@ def serve_app(
     token: str | None = None,
     shutdown_s: float = 30,
     on_stop: Callable[[], None] | None = None,
+    http: type | str = "auto",
 ) -> None:
     """Answer requests until SIGTERM or SIGINT, then finish those that are being answered.
 
@@ -67,6 +68,7 @@ def serve_app(
         token: secret that every request must carry [none]; see `TokenGuard`.
         shutdown_s: longest wait for unfinished requests [s].
         on_stop: called when a signal has stopped the server.
+        http: class of uvicorn's connections, such as that of `header_timeout_protocol`.
 
     Raises:
         InputError: uvicorn is not installed.
@@ -78,6 +80,7 @@ def serve_app(
         log_level="warning",
         access_log=False,
         lifespan="on",
+        http=http,
         timeout_graceful_shutdown=shutdown_s,
         server_header=False,
     )
@@ -92,6 +95,34 @@ def serve_app(
             signal.signal(number, handler)
         if on_stop is not None:
             on_stop()
+
+
+def header_timeout_protocol(timeout_s: float) -> type:
+    """Return a class of connections that are closed if no request begins within a time.
+
+    uvicorn waits for the headers of a first request without limit, so that silent clients could use up all
+    connections. Tested with uvicorn 0.54.
+
+    Args:
+        timeout_s: longest time from one request to the next [s].
+    """
+    from uvicorn.protocols.http.h11_impl import H11Protocol
+
+    class HeaderTimeoutProtocol(H11Protocol):
+        def connection_made(self, transport: Any) -> None:
+            super().connection_made(transport)
+            self.loop.call_later(timeout_s, self.close_if_silent, None)
+
+        def close_if_silent(self, earlier: Any) -> None:
+            """Close the connection if it is idle since the request `earlier` was answered."""
+            if self.transport.is_closing():
+                return
+            if self.cycle is earlier and (earlier is None or earlier.response_complete):
+                self.transport.close()
+            else:
+                self.loop.call_later(timeout_s, self.close_if_silent, self.cycle)
+
+    return HeaderTimeoutProtocol
 
 
 class HostGuard:

@@ -183,6 +183,11 @@ def _reason(file: str, error: BaseException) -> str:
             return "empty"
     except OSError as missing:
         return missing.strerror or one_line(missing)
+    return decoding_problem(error)
+
+
+def decoding_problem(error: BaseException) -> str:
+    """Return a short reason for an error of `decode_image` or its cause."""
     if isinstance(error, OutOfRangeError):
         return one_line(error)
     if isinstance(error, UnidentifiedImageError):
