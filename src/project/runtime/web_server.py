@@ -87,6 +87,8 @@ def serve_app(
     signals = (signal.SIGTERM, signal.SIGINT)
     # uvicorn repeats a signal after its graceful stop, which would otherwise end the process
     handlers = [signal.signal(number, lambda *_: None) for number in signals]
+    if hasattr(signal, "SIGPIPE"):  # commands end at a closed pipe; a server outlives clients that leave
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)
     try:
         uvicorn.Server(config).run(sockets=[listener])
     finally:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +16,7 @@ from project.runtime.web_server import HostGuard, TokenGuard, bind, url_of
 
 SERVER = """
 import asyncio
+import signal
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Route
@@ -25,6 +27,7 @@ async def answer(request):
     await asyncio.sleep(1)
     return PlainTextResponse("done")
 
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # as `run_command` does
 listener = bind("127.0.0.1", 0)
 print(url_of(listener), flush=True)
 app = Starlette(routes=[Route("/", answer)])
@@ -105,5 +108,48 @@ def test_sigterm_finishes_requests():
                 assert answer.read() == b"done"
             assert server.wait(20) == 0
             assert server.stdout.readline() == "stopped\n"
+        finally:
+            server.kill()
+
+
+@pytest.mark.slow
+def test_server_outlives_clients_that_left_before_it_started():
+    program = SERVER.replace("app = Starlette", "import sys; sys.stdin.readline()\napp = Starlette")
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as server:
+        try:
+            url = server.stdout.readline().strip()
+            for _ in range(20):
+                with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+                    client.sendall(b"GET /missing HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            server.stdin.write("go\n")
+            server.stdin.flush()
+            assert httpx.get(url, timeout=20).text == "done"
+        finally:
+            server.kill()
+
+
+@pytest.mark.slow
+def test_silent_connections_are_closed():
+    program = SERVER.replace('key="serve"', 'key="serve", http=header_timeout_protocol(0.5)').replace(
+        "import bind,", "import bind, header_timeout_protocol,"
+    )
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(program)], stdout=subprocess.PIPE, text=True, env=environment
+    ) as server:
+        try:
+            url = server.stdout.readline().strip()
+            with socket.create_connection(("127.0.0.1", int(url.rpartition(":")[2]))) as client:
+                client.settimeout(20)
+                client.sendall(b"GET / HTTP/1.1\r\n")  # the headers never end
+                assert client.recv(1) == b""
+            assert httpx.get(url, timeout=20).text == "done"  # takes longer than the limit of silence
         finally:
             server.kill()

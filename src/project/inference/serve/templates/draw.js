@@ -257,6 +257,8 @@ function say(text) {
 function choose() {
   facts = JSON.parse($("model").selectedOptions[0].dataset.facts);
   const [channels, height, width] = facts.input_shape;
+  $("draw-heading").textContent = channels === 3 ? "Or a drawing" : "Your drawing";
+  $("picture-heading").textContent = channels === 3 ? "Your picture" : "Or a picture";
   $("title").textContent = document.title = channels === 3 ? "Show a picture" : facts.is_digits ? "Draw a digit" : "Draw something";
   stage.classList.toggle("color", channels === 3);
   $("prepare-line").hidden = channels === 3;
