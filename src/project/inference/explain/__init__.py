@@ -1,0 +1,1 @@
+"""Explanations of single predictions: saliency maps and the nearest training images."""

@@ -1,0 +1,181 @@
+"""Feature maps of a network, and their geometry on the image."""
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+MIN_SIDE = 4
+"""Least sides of a feature map that locates anything; deeper layers with smaller maps are passed over."""
+MAX_DISTORTION = 1.5
+"""Largest ratio of the strides of a feature map along its two sides."""
+WINDOWED = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)
+
+
+@dataclass(frozen=True)
+class FeatureMap:
+    """Output (B, D, h, w) of a module.
+
+    Args:
+        name: name of the module in the network.
+        size: (h, w).
+        start: center of the first cell along each side, pixels of the network's input.
+        stride: distance of neighboring cells along each side, likewise.
+        scale: pixels of the network's input per pixel of the image, along each side.
+    """
+
+    name: str
+    size: tuple[int, int]
+    start: tuple[float, float]
+    stride: tuple[float, float]
+    scale: tuple[float, float]
+
+    def place(self, values: Tensor, size: tuple[int, int]) -> Tensor:
+        """Interpolate values (B, h, w) bilinearly at the pixels of an image; return (B, *size).
+
+        Cells are placed where they look: without padding, a convolution has no cells near the border.
+        """
+        for axis, pixels in enumerate(size):
+            centers = (torch.arange(pixels, device=values.device) + 0.5) * self.scale[axis] - 0.5
+            last = self.size[axis] - 1
+            cells = ((centers - self.start[axis]) / self.stride[axis]).clamp(0, last)
+            below = cells.floor().long()
+            share = (cells - below).to(values.dtype)
+            share = share.view(-1, 1) if axis == 0 else share
+            lower = values.index_select(axis + 1, below)
+            values = lower.lerp(values.index_select(axis + 1, (below + 1).clamp(max=last)), share)
+        return values
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """Parts of a network that explanations need.
+
+    Args:
+        maps: feature maps in the order of computation, after the last attention layer.
+        attention: names of the attention layers in the order of computation.
+        patches: feature map of the patch embedding, before the first attention layer; None if there is none.
+    """
+
+    maps: list[FeatureMap]
+    attention: list[str]
+    patches: FeatureMap | None
+
+    @property
+    def deepest(self) -> FeatureMap | None:
+        """The last feature map of at least `MIN_SIDE` cells along each side, else the last of the largest."""
+        if large := [one for one in self.maps if min(one.size) >= MIN_SIDE]:
+            return large[-1]
+        return max(reversed(self.maps), key=lambda one: min(one.size), default=None)
+
+
+def is_attention(module: nn.Module) -> bool:
+    """Return true for attention layers whose weights can be read: those of torch and of timm."""
+    return isinstance(module, nn.MultiheadAttention) or (
+        hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
+    )
+
+
+@torch.no_grad()
+def dissect(network: nn.Module, images: Tensor) -> Anatomy:
+    """Find the feature maps and attention layers of a network by a forward pass of images (B, C, H, W).
+
+    A feature map is the output (B, D, h, w) of a module that runs once, after a convolution that is no patch
+    embedding.
+    """
+    found: list[FeatureMap] = []
+    calls: dict[str, int] = {}
+    attention: list[str] = []
+    patches: list[FeatureMap] = []
+    window: _Window | None = None
+    has_features = False
+
+    def record(name: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
+        nonlocal window, has_features
+        calls[name] = calls.get(name, 0) + 1
+        if is_attention(module):
+            attention.append(name)
+            found.clear()
+        if not isinstance(output, Tensor) or output.ndim != 4:
+            return
+        if isinstance(module, WINDOWED):
+            window = window or _Window.of(module, inputs[0], images)
+            window.pass_through(module, inputs[0], output)
+        if window is None:
+            return
+        current = window.feature_map(name, output)
+        if isinstance(module, nn.Conv2d) and not attention:
+            patches[:] = [current]
+            is_patch_embedding = module.stride == module.kernel_size and max(module.kernel_size) > 1
+            has_features = has_features or not is_patch_embedding
+        if has_features and window.is_undistorted(current):
+            found.append(current)
+
+    with ExitStack() as hooks:
+        for name, module in network.named_modules():
+            hook = module.register_forward_hook(
+                lambda module, inputs, output, name=name: record(name, module, inputs, output)
+            )
+            hooks.callback(hook.remove)
+        network(images)
+    maps = [one for one in found if calls[one.name] == 1 and one.name]
+    return Anatomy(maps, attention, patches[0] if attention and patches else None)
+
+
+class _Window:
+    """Receptive field of the cells along a chain of convolutions and pooling layers.
+
+    Araujo et al. 2019 (doi 10.23915/distill.00021), sec. 3. Layers beside the chain, such as shortcuts with a
+    stride, have inputs of another size and are passed over.
+    """
+
+    def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
+        self.input_size = self.size = size
+        self.scale = scale
+        self.start = (0.0, 0.0)
+        self.stride = (1.0, 1.0)
+
+    @classmethod
+    def of(cls, first: nn.Module, inputs: Tensor, images: Tensor) -> "_Window":
+        """Return the window of the first layer's input, which is the image, padded or resized."""
+        sizes = [(inputs.shape[axis], images.shape[axis]) for axis in (2, 3)]
+        strides = _pair(first.stride)
+        is_padded = all(
+            0 <= own - given < max(step, 1) for (own, given), step in zip(sizes, strides, strict=True)
+        )
+        scale = (1.0, 1.0) if is_padded else tuple(own / given for own, given in sizes)
+        return cls((sizes[0][0], sizes[1][0]), (scale[0], scale[1]))
+
+    def pass_through(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
+        if tuple(inputs.shape[2:]) != self.size:
+            return
+        kernel, step = _pair(layer.kernel_size), _pair(layer.stride)
+        dilation = _pair(getattr(layer, "dilation", 1))
+        reach = [size * (kernel[axis] - 1) / 2 for axis, size in enumerate(dilation)]
+        padding: Any = layer.padding
+        if isinstance(padding, str):
+            padding = reach if padding == "same" else 0
+        offsets = [reach[axis] - _pair(padding)[axis] for axis in (0, 1)]
+        self.start = tuple(self.start[axis] + offsets[axis] * self.stride[axis] for axis in (0, 1))  # type: ignore[assignment]
+        self.stride = tuple(self.stride[axis] * step[axis] for axis in (0, 1))  # type: ignore[assignment]
+        self.size = (output.shape[2], output.shape[3])
+
+    def feature_map(self, name: str, output: Tensor) -> FeatureMap:
+        """Return a module's output as a feature map; off the chain, its cells divide the image evenly."""
+        size = (output.shape[2], output.shape[3])
+        start, stride = self.start, self.stride
+        if size != self.size:
+            stride = (self.input_size[0] / size[0], self.input_size[1] / size[1])
+            start = ((stride[0] - 1) / 2, (stride[1] - 1) / 2)
+        return FeatureMap(name, size, start, stride, self.scale)
+
+    def is_undistorted(self, one: FeatureMap) -> bool:
+        """Return true unless the sides are no image sides, as in features (B, h, w, D), or a single cell."""
+        ratios = [own / cells for own, cells in zip(self.input_size, one.size, strict=True)]
+        return max(one.size) > 1 and max(ratios) <= MAX_DISTORTION * min(ratios)
+
+
+def _pair(value: Any) -> tuple[Any, Any]:
+    return (value[0], value[1]) if isinstance(value, tuple | list) else (value, value)
