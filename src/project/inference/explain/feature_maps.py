@@ -158,8 +158,8 @@ class _Window:
         if isinstance(padding, str):
             padding = reach if padding == "same" else 0
         offsets = [reach[axis] - _pair(padding)[axis] for axis in (0, 1)]
-        self.start = tuple(self.start[axis] + offsets[axis] * self.stride[axis] for axis in (0, 1))  # type: ignore[assignment]
-        self.stride = tuple(self.stride[axis] * step[axis] for axis in (0, 1))  # type: ignore[assignment]
+        self.start = tuple(self.start[axis] + offsets[axis] * self.stride[axis] for axis in (0, 1))
+        self.stride = tuple(self.stride[axis] * step[axis] for axis in (0, 1))
         self.size = (output.shape[2], output.shape[3])
 
     def feature_map(self, name: str, output: Tensor) -> FeatureMap:
