@@ -13,16 +13,24 @@ import forked_attempts
 import pytest
 import torch
 from conftest import ROOT, read_table
+from table_examples import write_tables
 
 pytest.importorskip("hatchling", reason="the wheel's build backend is not installed")
 
 LIMIT_S = 300
-OWN_TASKS = {  # module: (data module, monitored metric)
-    "LitAutoEncoder": ("RandomDigits", "val_loss"),
-    "LitGAN": ("RandomDigits", "g_loss"),
-    "Forecaster": ("SeriesData", "val_loss"),
+OWN_TASKS = {  # module: (words of its data, monitored metric)
+    "own_examples.LitAutoEncoder": ("data._target_=own_examples.RandomDigits", "val_loss"),
+    "own_examples.LitGAN": ("data._target_=own_examples.RandomDigits", "g_loss"),
+    "own_examples.Forecaster": ("data._target_=own_examples.SeriesData", "val_loss"),
+    "own_tables.Tagger": ("data._target_=own_tables.LabelledTable", "val_auroc"),
+    "own_tables.PriceRegressor": (
+        "data=tabular data.table=prices.csv data.label_columns=price data.target_type=real data.batch_size=8",
+        "val_r2",
+    ),
 }
-"""An autoencoder, a GAN with two optimizers, and dict batches; further tasks are further lines."""
+"""An autoencoder, a GAN with two optimizers, dict batches, several labels from a CSV file, and a regression
+on this project's data module; further tasks are further lines."""
+SWEPT = ("own_tables.Tagger", "own_tables.PriceRegressor")
 MARK = "was_killed"
 KILLED = ["+callbacks.kill._target_=killing_callback.KillOnce"]
 KILLING = f'''
@@ -97,8 +105,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     made = Environment(tmp_path_factory.mktemp("environment"))
     made.install(ROOT)
     (made.packages / "base.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    examples = (ROOT / "tests" / "helpers" / "lightning_examples.py").read_text()
-    (made.packages / "own_examples.py").write_text(examples)
+    for helper, name in (("lightning_examples", "own_examples"), ("table_examples", "own_tables")):
+        text = (ROOT / "tests" / "helpers" / f"{helper}.py").read_text()
+        (made.packages / f"{name}.py").write_text(text)
     (made.packages / "killing_callback.py").write_text(KILLING)
     return made
 
@@ -114,8 +123,14 @@ def demo(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> 
 
 def words_for(task: str) -> list[str]:
     data, monitor = OWN_TASKS[task]
-    names = [f"task._target_=own_examples.{task}", f"data._target_=own_examples.{data}"]
-    return ["task=custom", *names, f"monitor={monitor}", "mode=min", "trainer.log_every_n_steps=1", *KILLED]
+    names = ["task=custom", f"task._target_={task}", *data.split(), f"monitor={monitor}"]
+    return [
+        *names,
+        "trainer.log_every_n_steps=1",
+        "trainer.max_epochs=3",
+        "callbacks.last.every_steps=1",
+        *KILLED,
+    ]
 
 
 def runs_below(folder: Path) -> list[Path]:
@@ -151,10 +166,11 @@ def test_wheel_holds_configuration_templates_and_plugins(environment: Environmen
 def test_task_of_another_package_resumes_within_an_epoch_bit_equal(
     task: str, environment: Environment, tmp_path: Path
 ) -> None:
-    words = [*words_for(task), "trainer.max_epochs=3", "callbacks.last.every_steps=1"]
+    words = words_for(task)
     finals = []
     for name, is_killed in (("unbroken", False), ("killed", True)):
         (folder := tmp_path / name).mkdir()
+        write_tables(folder)
         if is_killed:
             environment.run("train", *words, cwd=folder, code=-signal.SIGKILL)
             environment.run("train", "resume=last", cwd=folder)
@@ -169,6 +185,30 @@ def test_task_of_another_package_resumes_within_an_epoch_bit_equal(
     assert forked_attempts.difference(*finals) == ""
     environment.run("report", "run=last", cwd=tmp_path / "killed")
     assert (run / "report.html").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize("task", SWEPT)
+def test_killed_job_of_a_sweep_of_another_package_resumes_bit_equal(
+    task: str, environment: Environment, tmp_path: Path
+) -> None:
+    write_tables(tmp_path)
+    sweep = ["-m", *words_for(task), "seed=1,2", "hydra.launcher.jobs=1"]
+    assert "killed by SIGKILL" in environment.run("train", *sweep, cwd=tmp_path, code=1)
+    assert sorted(map(state_of, runs_below(tmp_path))) != ["done", "done"]
+    environment.run("train", "resume=last", "retry_failed=true", cwd=tmp_path)
+    assert [state_of(run) for run in runs_below(tmp_path)] == ["done", "done"]
+    (folder,) = tmp_path.glob("outputs/sweep/*")
+    environment.run("report", str(folder), cwd=tmp_path)
+    text = (folder / "report.html").read_text()
+    assert OWN_TASKS[task][1] in text
+    (alone := tmp_path / "alone").mkdir()
+    write_tables(alone)
+    (alone / MARK).touch()
+    environment.run("train", *words_for(task), cwd=alone)
+    (run,) = runs_below(alone)
+    job = next(iter(sorted(folder.glob("0*"))))
+    states = [forked_attempts.state_of(one / "checkpoints" / "last.ckpt") for one in (run, job)]
+    assert forked_attempts.difference(*states) == ""
 
 
 def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
