@@ -22,7 +22,7 @@ configuration, since whoever sends a configuration would send that file too. The
 import importlib
 import inspect
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any, NamedTuple
 
@@ -237,6 +237,17 @@ def registered_modules() -> tuple[str, ...]:
     from importlib.metadata import entry_points  # slow import, and only packages of others need it
 
     return tuple(dict.fromkeys(entry.module for entry in entry_points(group=ENTRY_POINTS)))
+
+
+def own_packages(targets: Iterable[str]) -> list[str]:
+    """Return the top-level packages of the user whose classes are among targets.
+
+    These are packages of entry points, and those of modules that list their classes in `CONFIG_TARGETS`.
+    """
+    registered = {module.partition(".")[0] for module in registered_modules()}
+    modules = {target.rpartition(".")[0] for target in targets}
+    tops = {(module.partition(".")[0], module) for module in modules}
+    return sorted({top for top, module in tops if top in registered or marked_names(module)} - {"project"})
 
 
 def _explain(name: str, group: str) -> str:

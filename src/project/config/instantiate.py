@@ -1,6 +1,7 @@
 """Instantiate the groups of a configuration."""
 
 import inspect
+import re
 from collections.abc import Mapping
 from functools import partial
 from typing import Any
@@ -28,6 +29,10 @@ KINDS: Mapping[str, type] = {
     "nn.Module": nn.Module,
 }
 """Classes that groups may ask for, special ones first."""
+
+
+FULL_KEY = re.compile(r"^full_key: (\S+)$", re.MULTILINE)
+"""Key of the object within a group, in Hydra's messages."""
 
 
 class ResolvedConfig:
@@ -85,7 +90,9 @@ def build(config: dict[str, Any], group: str, **more: Any) -> Any:
         if isinstance(cause, InputError):
             raise cause from None
         if isinstance(cause, REFUSALS):
-            raise InputError(f"{group}: {one_line(cause)}") from error
+            inside = FULL_KEY.search(str(error))
+            key = f"{group}.{inside[1]}" if inside else group
+            raise InputError(f"{key}: {one_line(cause)}") from error
         raise
     kind = _kind_of(made.func if isinstance(made, partial) else type(made))
     if kind != groups.WANTED.get(group, kind):

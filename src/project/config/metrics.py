@@ -23,6 +23,13 @@ SIZES: Mapping[str, str] = {"multiclass": "num_classes", "multilabel": "num_labe
 TASKS: Mapping[str, str] = {"class": "multiclass", "multilabel": "multilabel"}
 """Argument `task` of torchmetrics, by `TARGET_TYPE` of the task's class."""
 
+EXAMPLES: Mapping[str, str] = {
+    "class": "class probabilities (B, K) and class indices (B), such as torchmetrics.F1Score",
+    "multilabel": "label probabilities (B, K) and labels 0 or 1 (B, K), such as torchmetrics.AUROC",
+    "real": "real values, such as torchmetrics.MeanAbsoluteError",
+}
+"""Inputs of metrics with a class, by `TARGET_TYPE` of the task's class."""
+
 
 def logged_metrics(task: Mapping[str, Any], metrics: Mapping[str, Any]) -> dict[str, str]:
     """Return the metrics that a task logs while it trains, with `max`, `min`, or empty for unknown.
@@ -85,6 +92,25 @@ def best_mode(monitor: str, *, _root_: DictConfig) -> str:
     known = metrics_of(_root_)
     name = str(monitor) if monitor in known else re.sub(r"_[^/_]+$", "", str(monitor))  # of several values
     return known.get(name) or ("min" if is_smaller_better(str(monitor)) else "max")
+
+
+def metric_fix(name: str, node: Any, target_type: str, num_classes: int) -> str:
+    """Return the fix of a metric that does not fit the task, for the end of a message.
+
+    Args:
+        name: of the metric.
+        node: its configuration.
+        target_type: `TARGET_TYPE` of the task's class.
+        num_classes: number of classes, labels or values.
+    """
+    kind = TASKS.get(target_type)
+    right = {"task": kind, **({SIZES[kind]: num_classes} if kind else {})}
+    if kind and isinstance(node, Mapping):
+        given = [key for key in ("task", *SIZES.values()) if key in node]
+        if wrong := [key for key in given if node[key] != right.get(key)]:
+            keys = " and ".join(f"metrics.{name}.{key}" for key in wrong)
+            return f"leave out {keys}, which follow{'s' * (len(wrong) == 1)} from the task and the data"
+    return f"name a metric of {EXAMPLES.get(target_type, 'these')}"
 
 
 def filled_arguments(config: DictConfig) -> tuple[str, ...]:

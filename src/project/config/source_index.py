@@ -165,6 +165,17 @@ def source_of(target: str) -> str:
     return (text_of(origin.module) or "") if origin is not None else ""
 
 
+def source_files(package: str) -> tuple[Path, list[Path]]:
+    """Return the folder that contains a top-level package or module, and its source files."""
+    spec = _spec(package)
+    if spec is None:
+        return Path(), []
+    if folders := list(spec.submodule_search_locations or ()):
+        return Path(folders[0]).parent, [file for one in folders for file in Path(one).rglob("*.py")]
+    file = Path(str(spec.origin))
+    return file.parent, [file] if file.suffix == ".py" else []
+
+
 @cache
 def text_of(module: str) -> str | None:
     """Return the source of a module; None if not found."""

@@ -1,20 +1,27 @@
 """Training and evaluation metrics, and their logging."""
 
 import math
+import warnings
 from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import lightning as L
 import torch
+from lightning.pytorch.utilities.memory import is_oom_error
 from torch import Tensor, nn
 from torchmetrics import Metric
 
-from project.errors import InputError
+from project.errors import InputError, summarize
 from project.modules.losses import TotalWeight
 
 MAX_BUFFERED_BATCHES = 64
 MAX_BUFFERED_LOGITS = 2**22
 """Limits of the buffer of `LossAndAccuracy`, in batches and in logits."""
+
+MISFITS = (ValueError, RuntimeError, TypeError, IndexError, KeyError, AttributeError, AssertionError)
+"""Exceptions that metrics raise for predictions and targets of another kind."""
+ANOTHER = "name another metric"
 
 
 def log_metrics(
@@ -67,11 +74,46 @@ class NamedMetrics(nn.Module):
         return list(zip(self.names, self._metrics, strict=True))
 
     def update(self, outputs: Any, targets: Any) -> None:
-        """Add a batch of outputs and targets."""
+        """Add a batch of outputs and targets.
+
+        Raises:
+            InputError: a metric rejects the first batch.
+        """
         self.is_empty = False
-        metrics: Any = self._metrics
-        for metric in metrics:
-            metric.update(outputs, targets)
+        for name, metric in self.items():
+            try:
+                metric.update(outputs, targets)
+            except MISFITS as error:
+                if metric.update_count > 1 or is_unrelated(error):
+                    raise
+                raise InputError(misfit(name, metric, outputs, targets, error)) from error
+
+    def try_batch(self, outputs: Any, targets: Any, fixes: Mapping[str, str] = MappingProxyType({})) -> None:
+        """Measure copies of the metrics on a batch, with all checks of torchmetrics.
+
+        Args:
+            outputs: as for `update`.
+            targets: as for `update`.
+            fixes: end of the message about a metric that does not fit, by name.
+
+        Raises:
+            InputError: a metric rejects the batch, or computes a value that cannot be logged.
+        """
+        for name, metric in self.items():
+            trial = metric.clone()
+            trial.sync_on_compute = False
+            trial.validate_args = True  # some classes have it off, and compute nonsense
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a batch of a few inputs may lack classes
+                try:
+                    _refuse_labels_for_classes(metric, outputs, targets)
+                    trial.update(outputs, targets)
+                    value = trial.compute()
+                except MISFITS as error:
+                    raise InputError(
+                        misfit(name, metric, outputs, targets, error, fixes.get(name, ANOTHER))
+                    ) from error
+            scalars_of(name, value)
 
     def read(self) -> dict[str, float]:
         """Return the values over the batches of all ranks since the last `read`, and reset; collective.
@@ -85,6 +127,36 @@ class NamedMetrics(nn.Module):
             metric.reset()
         self.is_empty = True
         return values
+
+
+def misfit(
+    name: str, metric: Metric, outputs: Any, targets: Any, error: Exception, fix: str = ANOTHER
+) -> str:
+    """Return the message about a metric that rejects a batch of predictions and targets."""
+    kind, reason = type(metric).__name__, summarize(error).rstrip(".")
+    return (
+        f"metrics.{name}: {kind} does not fit the task, with predictions {_kind_of(outputs)} and targets "
+        f"{_kind_of(targets)} ({reason}); {fix}"
+    )
+
+
+def _refuse_labels_for_classes(metric: Metric, outputs: Any, targets: Any) -> None:
+    """Refuse what torchmetrics accepts and computes nonsense of: one probability per class index."""
+    is_one_each = isinstance(outputs, Tensor) and outputs.is_floating_point() and outputs.ndim == targets.ndim
+    if is_one_each and type(metric).__name__.startswith("Multiclass"):
+        raise ValueError("it takes probabilities (B, K, …) for targets (B, …)")
+
+
+def _kind_of(value: Any) -> str:
+    if not isinstance(value, Tensor):
+        return type(value).__name__
+    return f"{str(value.dtype).removeprefix('torch.')} ({', '.join(['B', *map(str, value.shape[1:])])})"
+
+
+def is_unrelated(error: Exception) -> bool:
+    """Return True for errors that no configuration key explains."""
+    is_other = isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError)
+    return is_other or is_oom_error(error)
 
 
 def scalars_of(name: str, value: Any) -> dict[str, float]:

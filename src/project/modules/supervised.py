@@ -1,12 +1,10 @@
 """Base LightningModule: a network trained by a mean loss, with metrics, optimizer and schedule."""
 
-import warnings
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import lightning as L
 import torch
-from lightning.pytorch.utilities.memory import is_oom_error
 from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -20,7 +18,7 @@ from project.modules.batch_checks import (
 )
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.losses import FitsToTargets, total_weight_of
-from project.modules.metrics import LossAndAccuracy, NamedMetrics, log_metrics, scalars_of
+from project.modules.metrics import LossAndAccuracy, NamedMetrics, is_unrelated, log_metrics
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
 from project.modules.optim.sam import SharpnessAware
@@ -184,25 +182,13 @@ class SupervisedModule(L.LightningModule):
         """
         _call_factory("scheduler", self.scheduler_factory, self._make_optimizer(), length)
 
-    def check_metrics(self, outputs: Any, targets: Any) -> None:
-        """Measure copies of the configured metrics on a batch, to check their options before training.
+    def check_metrics(self, outputs: Any, targets: Any, fixes: Mapping[str, str]) -> None:
+        """Measure copies of the configured metrics on outputs and targets (see `NamedMetrics.try_batch`).
 
         Raises:
             InputError: a metric rejects the batch, or computes a value that cannot be logged.
         """
-        predictions, labels = self.metric_inputs(outputs, targets)
-        for name, metric in NamedMetrics(self._configured_metrics).items():
-            trial = metric.clone()
-            trial.sync_on_compute = False
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a blank batch may lack classes
-                try:
-                    trial.update(predictions, labels)
-                    scalars_of(name, trial.compute())
-                except (ValueError, RuntimeError, IndexError, TypeError) as error:
-                    if isinstance(error, InputError):
-                        raise
-                    raise InputError(f"metrics.{name}: {one_line(error)}") from error
+        NamedMetrics(self._configured_metrics).try_batch(*self.metric_inputs(outputs, targets), fixes)
 
     def _make_optimizer(self) -> Optimizer:
         groups = parameter_groups(
@@ -231,14 +217,14 @@ class SupervisedModule(L.LightningModule):
         try:
             outputs = self.forward(inputs)
         except (RuntimeError, ValueError, IndexError, AssertionError) as error:
-            if _is_unrelated(error) or self.network._compiled_call_impl is not None:
+            if is_unrelated(error) or self.network._compiled_call_impl is not None:
                 raise
             raise InputError(explain_forward_error(self.network, inputs, one_line(error))) from error
         self.require_outputs(outputs, targets)
         try:
             loss = self.compute_loss(inputs, outputs, targets)
         except (TypeError, ValueError, RuntimeError, IndexError) as error:
-            if _is_unrelated(error):
+            if is_unrelated(error):
                 raise
             raise InputError(f"loss: {one_line(error)}; choose another loss, or fix this one") from error
         require_scalar_loss(loss)
@@ -443,9 +429,3 @@ def _call_factory(key: str, factory: Callable[..., Any], *arguments: Any) -> Any
         raise
     except (TypeError, ValueError, ZeroDivisionError, RuntimeError) as error:
         raise InputError(f"{key}: {one_line(error)}") from error
-
-
-def _is_unrelated(error: Exception) -> bool:
-    """Return True for errors that no configuration key explains."""
-    is_other = isinstance(error, InputError | torch.OutOfMemoryError | torch.AcceleratorError)
-    return is_other or is_oom_error(error)

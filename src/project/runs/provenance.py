@@ -4,7 +4,7 @@ import ast
 import hashlib
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from functools import cache
 from pathlib import Path
@@ -47,11 +47,13 @@ def fingerprint(package: Path) -> dict[str, str]:
 
     Code with equal fingerprints trains equally. Comments, docstrings and formatting are ignored.
     """
-    files = [
-        file for file in sorted(package.rglob("*.py")) if file.relative_to(package).parts[0] not in IRRELEVANT
-    ]
-    hashes = {file.relative_to(package).as_posix(): _hash(file) for file in files}
-    return hashes | {name: _version(name) for name in FINGERPRINTED}
+    files = [file for file in package.rglob("*.py") if file.relative_to(package).parts[0] not in IRRELEVANT]
+    return hashes_below(package, files) | {name: _version(name) for name in FINGERPRINTED}
+
+
+def hashes_below(folder: Path, files: Iterable[Path]) -> dict[str, str]:
+    """Return the hashes of source files by their paths below a folder, without comments and formatting."""
+    return {file.relative_to(folder).as_posix(): _hash(file) for file in sorted(files)}
 
 
 def changed_names(earlier: Mapping[str, str], now: Mapping[str, str]) -> list[str]:

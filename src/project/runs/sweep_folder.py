@@ -6,14 +6,14 @@ import platform
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from project.errors import InputError
 from project.runs.folders import create_folder, folder_lock
-from project.runs.provenance import changed_names, fingerprint, git_state, now, versions
+from project.runs.provenance import changed_names, fingerprint, git_state, hashes_below, now, versions
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import yaml_files
@@ -82,7 +82,31 @@ class SweepFolder:
         Raises:
             InputError: source files or packages changed.
         """
-        if changed := changed_names(self.read_record()["code"], fingerprint(PACKAGE)):
+        self._refuse_changed(self.read_record()["code"], fingerprint(PACKAGE))
+
+    def record_own_code(
+        self, sources: Mapping[str, tuple[Path, Sequence[Path]]], *, is_checked: bool
+    ) -> None:
+        """Record the source files of the user's packages, unless they are on record already.
+
+        Args:
+            sources: for each package, the folder that contains it, and its files.
+            is_checked: compare them with those on record.
+
+        Raises:
+            InputError: they changed.
+        """
+        record = self.read_record()
+        known: dict[str, dict[str, str]] = record.setdefault("own_code", {})
+        now = {name: hashes_below(folder, files) for name, (folder, files) in sources.items()}
+        for name in known.keys() & now if is_checked else ():
+            self._refuse_changed(known[name], now[name])
+        if now.keys() - known:
+            record["own_code"] = now | known
+            replace_text(self.record_file, json.dumps(record, indent=2) + "\n")
+
+    def _refuse_changed(self, earlier: Mapping[str, str], now: Mapping[str, str]) -> None:
+        if changed := changed_names(earlier, now):
             names = ", ".join(changed[:3]) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
             raise InputError(
                 f"resume={self.shown}: the code has changed ({names}), so results would not be comparable; "

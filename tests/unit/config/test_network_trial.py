@@ -5,6 +5,7 @@ import torch
 from conftest import Compose
 from omegaconf import DictConfig, open_dict
 
+from project.config.derived_values import complete
 from project.config.instantiate import build_task, resolve
 from project.config.validation.network import refuse_wrong_network, try_task
 from project.errors import InputError
@@ -37,6 +38,65 @@ LATER = [
     ),
     ("+optim.eps=-1", r"optim: Invalid epsilon value"),
 ]
+LABELS = "task=multilabel data=multi_mnist"
+METRICS = [
+    (
+        "+metrics.x._target_=torchmetrics.F1Score +metrics.x.task=binary",
+        r"metrics\.x: BinaryF1Score does not fit the task, with predictions float32 \(B, 10\) and targets "
+        r"int64 \(B\) \(.*same shape.*\); leave out metrics\.x\.task, which follows from the task",
+    ),
+    (
+        "+metrics.x._target_=torchmetrics.F1Score +metrics.x.num_classes=5",
+        r"leave out metrics\.x\.num_classes, which follows",
+    ),
+    ("+metrics.x._target_=torchmetrics.R2Score", r"R2Score .*name a metric of class probabilities \(B, K\)"),
+    ("+metrics.x._target_=torchmetrics.MeanMetric", r"MeanMetric does not fit"),
+    ("+metrics.x._target_=torchmetrics.text.BLEUScore", r"BLEUScore does not fit"),
+    ("+metrics.x._target_=torchmetrics.retrieval.RetrievalMAP", r"'indexes'\); name a metric of class"),
+    (
+        "+metrics.x._target_=torchmetrics.image.StructuralSimilarityIndexMeasure",
+        r"StructuralSimilarityIndexMeasure does not fit",
+    ),
+    ("+metrics.x._target_=torchmetrics.ConfusionMatrix", r"metrics\.x: its value cannot be logged"),
+    (
+        "experiment=diabetes +metrics.x._target_=torchmetrics.AUROC +metrics.x.task=binary",
+        r"BinaryAUROC does not fit the task, with predictions float32 \(B\) .*name a metric of real values",
+    ),
+    (
+        f"{LABELS} +metrics.x._target_=torchmetrics.F1Score +metrics.x.task=multiclass",
+        r"leave out metrics\.x\.task and metrics\.x\.num_classes, which follow from",
+    ),
+]
+FITTING = [
+    "data=synthetic data.num_classes=1000 +metrics.a._target_=torchmetrics.AUROC "
+    "+metrics.b._target_=torchmetrics.CohenKappa",
+    "+metrics.a._target_=torchmetrics.Recall +metrics.a.average=none "
+    "+metrics.b._target_=torchmetrics.CalibrationError +metrics.c._target_=torchmetrics.MatthewsCorrCoef",
+    f"{LABELS} +metrics.a._target_=torchmetrics.AUROC "
+    "+metrics.b._target_=torchmetrics.MeanSquaredError +metrics.c._target_=torchmetrics.ExactMatch",
+    "experiment=diabetes +metrics.a._target_=torchmetrics.PearsonCorrCoef "
+    "+metrics.b._target_=torchmetrics.ExplainedVariance +metrics.c._target_=torchmetrics.SpearmanCorrCoef",
+]
+
+
+@pytest.mark.parametrize(("overrides", "line"), METRICS)
+def test_metrics_that_do_not_fit_the_task_are_refused(composer: Compose, overrides: str, line: str) -> None:
+    config = composer(*overrides.split())
+    complete(config)
+    plain = resolve(_without_hydra(config))
+    with pytest.raises(InputError, match=line) as raised:
+        try_task(build_task(plain), plain)
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.filterwarnings("ignore:Metric .* will save all targets")
+@pytest.mark.parametrize("overrides", FITTING)
+def test_metrics_that_fit_the_task_are_accepted(composer: Compose, overrides: str) -> None:
+    config = composer(*overrides.split())
+    complete(config)
+    plain = resolve(_without_hydra(config))
+    try_task(module := build_task(plain), plain)
+    assert not any(metric.update_count for metric in module._configured_metrics.values())
 
 
 @pytest.mark.parametrize(("overrides", "line"), [*WRONG, *LATER])

@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 
 from project.config import resume
+from project.config.allowed_targets import own_packages
+from project.config.source_index import source_files
 from project.errors import InputError
 from project.runs.provenance import changed_names, fingerprint, now
 from project.runs.sweep_folder import SweepFolder, create
@@ -232,6 +234,43 @@ def test_changed_code_is_refused(sweep: SweepFolder) -> None:
     sweep.record_file.write_text(json.dumps(record))
     with pytest.raises(InputError, match=r"the code has changed \(modules/cnn\.py\)"):
         sweep.refuse_changed_code()
+
+
+def test_changed_code_of_the_users_package_is_refused(
+    sweep: SweepFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (package := tmp_path / "src" / "mine_changed").mkdir(parents=True)
+    (package / "__init__.py").touch()
+    (package / "nets.py").write_text('CONFIG_TARGETS = ("Net",)\nclass Net: ...\n')
+    (package / "parts.py").write_text("WIDTH = 1\n")
+    (tmp_path / "src" / "single_changed.py").write_text('CONFIG_TARGETS = ("Data",)\nclass Data: ...\n')
+    monkeypatch.syspath_prepend(tmp_path / "src")
+    targets = [
+        "mine_changed.nets.Net",
+        "single_changed.Data",
+        "torch.nn.Linear",
+        "project.modules.losses.Mine",
+    ]
+    names = own_packages(targets)
+    assert names == ["mine_changed", "single_changed"]
+
+    def check(*packages: str, is_checked: bool = True) -> None:
+        sweep.record_own_code({one: source_files(one) for one in packages}, is_checked=is_checked)
+
+    check(*names, is_checked=False)
+    (package / "parts.py").write_text("# as before\nWIDTH = 1\n")
+    check(*names)
+    (package / "parts.py").write_text("WIDTH = 2\n")
+    check("single_changed")  # the remaining jobs may need fewer packages
+    check(*names, is_checked=False)
+    with pytest.raises(
+        InputError, match=r"the code has changed \(mine_changed/parts\.py\), .*changed_code=true"
+    ):
+        check(*names)
+    (package / "parts.py").write_text("WIDTH = 1\n")
+    (tmp_path / "src" / "single_changed.py").write_text('CONFIG_TARGETS = ("Data",)\nclass Data: x = 1\n')
+    with pytest.raises(InputError, match=r"the code has changed \(single_changed\.py\)"):
+        check(*names)
 
 
 def test_sweep_folder_is_locked(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:

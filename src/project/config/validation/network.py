@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
 from project.config.instantiate import build
+from project.config.metrics import metric_fix
 from project.config.source_index import constant_of
 from project.config.validation.data import training_length
 from project.config.validation.declared_keys import flat
@@ -33,6 +34,8 @@ REFUSALS = (RuntimeError, ValueError, IndexError, AssertionError, TypeError)
 """Exceptions that layers raise for images of the wrong shape."""
 NUM_IMAGES = 2
 """Size of the trial batch; with one image some networks squeeze the batch dimension."""
+MAX_ROWS = 64
+"""Maximum size of the trial batch of metrics."""
 ONLY_WEIGHTS = ("weights", "freeze")
 """Arguments of networks that load files or change no shapes."""
 
@@ -52,8 +55,10 @@ def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
         return  # the inputs of other modules are unknown
     if (target_type := getattr(module, "TARGET_TYPE", None)) is not None:
         _try_inputs(module.network, config["data"], target_type)
-        if target_type == "class" and isinstance(classes := config["data"].get("num_classes"), int):
-            module.check_metrics(4 * torch.eye(classes), torch.arange(classes))
+        size = config["data"].get("num_classes")
+        if isinstance(size, int) and (nodes := config.get("metrics")):
+            fixes = {name: metric_fix(name, node, target_type, size) for name, node in nodes.items()}
+            module.check_metrics(*_example_batch(target_type, size), fixes)
     known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf
@@ -118,6 +123,19 @@ def _try_inputs(network: nn.Module, data: Mapping[str, Any], target_type: str) -
     elif isinstance(outputs, int):
         require = require_label_logits if target_type == "multilabel" else require_values
         require(logits, torch.zeros(NUM_IMAGES, outputs), outputs)
+
+
+def _example_batch(target_type: str, size: int) -> tuple[Tensor, Tensor]:
+    """Return right outputs (B, K) and their targets, of several classes, labels or values; B is not K."""
+    rows = size + 1 if size < MAX_ROWS else MAX_ROWS - 1
+    if target_type == "class":
+        labels = torch.arange(rows) % size
+        return torch.zeros(rows, size).scatter_(1, labels[:, None], 4.0), labels
+    targets = torch.arange(rows)[:, None] + torch.arange(size)  # rows, K
+    if target_type == "multilabel":
+        labels = targets % 2
+        return 8.0 * labels - 4.0, labels.float()
+    return targets.float() + 0.1 * (targets % 2), targets.float()
 
 
 def _needs_another_device(error: Exception) -> bool:

@@ -13,6 +13,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from project.config import allowed_targets
+from project.config.source_index import source_files
 from project.config.suggestions import explain_composition
 from project.errors import InputError
 from project.runs.folders import discard
@@ -108,8 +109,14 @@ class RecordedSweeper(Sweeper):
 
         Returns:
             The signal that stopped the sweep, 0 if none did.
+
+        Raises:
+            InputError: the sweep is resumed, and source files of the user's packages changed.
         """
         self.num_jobs = num_jobs
+        own = {name: source_files(name) for name in allowed_targets.own_packages(targets)}
+        is_resumed = command_state.resumed_sweep is not None
+        self.folder.record_own_code(own, is_checked=is_resumed and not self.changed_code)
         view = LiveView.from_config(self.folder, self.config, num_jobs, self.seeds * (self.folds or 1))
         view.count_earlier(jobs)
         finished = sum(job.state != "waiting" for job in jobs)
