@@ -101,9 +101,27 @@ def replay() -> None:
     run_command(main, Options, EXAMPLES)
 
 
+def runs() -> None:
+    """List, filter, tag and export runs: `project-runs state=done sort=-val/acc`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.reporting.runs.command import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
+def watch() -> None:
+    """Show a running sweep or run as a page that refreshes itself: `project-watch last`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.reporting.runs.watch import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
 COMMANDS = {
     command.__name__: command
-    for command in (train, evaluate, predict, serve, export, report, compare, new, replay)
+    for command in (train, evaluate, predict, serve, export, report, compare, new, replay, runs, watch)
 }
 """Functions by the word of `python -m project WORD`."""
 

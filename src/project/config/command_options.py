@@ -1,5 +1,6 @@
 """Parse `key=value` arguments of the commands other than training into a dataclass, without torch."""
 
+import re
 import signal
 import sys
 import textwrap
@@ -33,11 +34,17 @@ TYPE_NAMES = {
     Path: "a path",
     list[str]: "one or more, separated by commas",
 }
+CONDITION = re.compile(r"([^=<>~!]+?)\s*(!=|<=|>=|=|<|>|~)\s*(.*)", re.DOTALL)
+"""Condition on a column, such as `val/acc>=0.98`: column, operator, value."""
 Options = TypeVar("Options")
 
 
 class Overrides(list[str]):
     """Type of an option that collects all overrides of a group: `data=…` and `data.…=…`."""
+
+
+class Conditions(list[str]):
+    """Type of an option that collects conditions, such as `val/acc>0.98`, on names that are no options."""
 
 
 def option(
@@ -84,7 +91,7 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
 
     Args:
         kind: dataclass; annotations may be `str`, `int`, `float`, `bool`, `Path`, `Literal[…]`,
-            `list[str]` (`a,b`), one of these or None, or `Overrides`.
+            `list[str]` (`a,b`), one of these or None, `Overrides`, or `Conditions`.
         words: arguments of the command line.
 
     Raises:
@@ -92,6 +99,7 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
     """
     known: dict[str, Field[Any]] = {entry.name: entry for entry in fields(kind)}  # type: ignore[arg-type]
     hints = get_type_hints(kind)
+    collector = next((name for name, hint in hints.items() if hint is Conditions), "")
     given: dict[str, Any] = {}
     wrong: set[str] = set()
     problems = []
@@ -101,6 +109,10 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
             name = word.lstrip("-").partition("=")[0]
             fix = f"write {name}=…" if name in known else "keys are given as key=value, --help lists them"
             problems.append(f"{word}: no such flag; {fix}")
+            continue
+        condition = CONDITION.fullmatch(word)
+        if collector and condition and condition[1] not in known:
+            given.setdefault(collector, Conditions()).append(word)
             continue
         if not has_key:
             key, text = next(iter(known)), word
@@ -204,7 +216,11 @@ def describe(kind: type[Any], script: str, examples: str = "") -> str:
     for entry in fields(kind):
         choices = " ".join(word for word in _choices(hints[entry.name]) if word != NULL)
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
-        name = f"{entry.name}.…=…" if hints[entry.name] is Overrides else f"{entry.name}={_shown(default)}"
+        name = f"{entry.name}={_shown(default)}"
+        if hints[entry.name] is Overrides:
+            name = f"{entry.name}.…=…"
+        elif hints[entry.name] is Conditions:
+            name = "COLUMN=VALUE"
         rows.append((name, entry.metadata["help"] + (f": {choices}" if choices else "")))
     rows.append((cli.TRACEBACK_FLAG, "show the traceback of an error"))
     indent = max(len(name) for name, _ in rows) + 4

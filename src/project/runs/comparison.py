@@ -142,6 +142,29 @@ def compare(
         InputError: no run, no finished run, no such metric, or several monitored metrics without `guess`.
     """
     runs, damaged = read_runs(folders)
+    return compare_runs(runs, damaged, by, each=each, guess=guess)
+
+
+def compare_runs(
+    runs: Sequence[Run],
+    damaged: Sequence[str] = (),
+    by: str | None = None,
+    *,
+    each: bool = False,
+    guess: bool = False,
+) -> Comparison:
+    """Rank runs that were read before.
+
+    Args:
+        runs: at least one.
+        damaged: a line per damaged run folder.
+        by: as in `compare`, like `each` and `guess`.
+        each: rank single runs.
+        guess: accept runs that monitored different metrics.
+
+    Raises:
+        InputError: no finished run, no such metric, or several monitored metrics without `guess`.
+    """
     done = [run for run in runs if run.done]
     unfinished = [run for run in runs if not run.done]
     if not done:
@@ -158,7 +181,7 @@ def compare(
         larger_is_better=larger_is_better,
         metrics=metrics,
         unfinished=unfinished,
-        damaged=damaged,
+        damaged=list(damaged),
         shown=Differences(done) if unfinished else everywhere,
         everywhere=everywhere,
         each=each,

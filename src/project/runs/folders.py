@@ -174,6 +174,38 @@ def running_host(folder: Path, status: Mapping[str, Any]) -> str:
     return ""
 
 
+def has_died(folder: Path, status: Mapping[str, Any]) -> bool:
+    """Return true if a run says that it is running, but its process has ended without recording it.
+
+    A run on another machine counts as dead if its files are older than `FRESH_S`. Takes no lock and does not
+    wait.
+    """
+    if status.get("state") != "running":
+        return False
+    if status.get("host") == platform.node():
+        pid = status.get("pid")
+        return isinstance(pid, int) and not _is_alive(pid, status.get("started", ""))
+    return not running_host(folder, status)
+
+
+def is_locked(folder: Path) -> bool | None:
+    """Return true if a process of this machine has the lock of a run or sweep; None if that is unknown.
+
+    Reads the system's list of locks, and therefore never takes the lock itself.
+    """
+    try:
+        found = (folder / ".lock").stat()
+    except OSError:  # nobody has locked it
+        return False
+    try:
+        lines = Path("/proc/locks").read_text(encoding="ascii").splitlines()
+    except (OSError, ValueError):
+        return None
+    places = [line.split()[5].split(":") for line in lines if "->" not in line and len(line.split()) > 5]
+    device = (os.major(found.st_dev), os.minor(found.st_dev))
+    return any(int(inode) == found.st_ino and (int(a, 16), int(b, 16)) == device for a, b, inode in places)
+
+
 def running_process(status: Mapping[str, Any]) -> int | None:
     """Return the process id of a run that is running on this machine, else None."""
     pid = status.get("pid")

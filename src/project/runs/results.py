@@ -19,6 +19,13 @@ from project.runtime import yaml_files
 
 DURATION = "duration_s"
 BLOCK = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)
+ANCHOR = re.compile(r"[&*]\w|^(---|%)", re.MULTILINE)
+"""Text that may connect top-level keys of a YAML file, so that they cannot be parsed one by one."""
+RUN_PATH = re.compile(r"^paths:\n(?:  .*\n)*?  run: ([\w./+=-]+)$", re.MULTILINE)
+"""Path of the run folder in its configuration, unless the path needs quotes."""
+PATH_MARK = "run-folder-of-this-run"
+"""Stands for the path in configurations that are parsed once for all runs that differ only in it."""
+MIN_PATH_LENGTH = 6
 METRIC_TITLES = {
     "accuracy": "accuracy",
     "top5_accuracy": "top-5 accuracy",
@@ -88,21 +95,31 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
         InputError: a folder is missing, or the folders contain no run.
     """
     tops = [Path(folder) for folder in folders]
-    runs, damaged, seen = [], [], set()
-    for found in (run for top in tops for run in _find(top)):
-        if (real := found.resolve()) in seen:
-            continue
-        seen.add(real)
+    runs, damaged, found = [], [], find_run_folders(tops)
+    for folder in found:
         try:
-            runs.append(_read(RunFolder(found)))
+            runs.append(read_run(folder))
         except DamagedError as error:
             damaged.append(str(error))
-    if not seen:
+    if not found:
         raise InputError(
             f"{', '.join(map(str, tops))}: no run below it; a run is a folder with status.json and "
             "config.yaml, as a training makes them below outputs/"
         )
     return [run for run in runs if not run.trial] or runs, damaged
+
+
+def find_run_folders(tops: Iterable[Path]) -> list[Path]:
+    """Return all run folders in and below some folders, each once, in the order of their names.
+
+    Raises:
+        InputError: a folder is missing.
+    """
+    found: dict[str, Path] = {}  # by real path
+    for top in tops:
+        for folder in _find(top):
+            found.setdefault(os.path.realpath(folder), folder)
+    return list(found.values())
 
 
 def _find(top: Path) -> list[Path]:
@@ -121,7 +138,13 @@ def natural_sort_key(name: str) -> list[Any]:
     return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
 
-def _read(run: RunFolder) -> Run:
+def read_run(folder: str | Path) -> Run:
+    """Return the run in a folder.
+
+    Raises:
+        DamagedError: a file is missing or damaged.
+    """
+    run = RunFolder(folder)
     try:
         status = json.loads(run.status_file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -132,7 +155,7 @@ def _read(run: RunFolder) -> Run:
     return Run(
         folder=run.path,
         state=status["state"],
-        config=flatten(_load_config(run.config_file)),
+        config=_load_config(run.config_file),
         overrides=_read_overrides(run.path / ".hydra" / "overrides.yaml"),
         # The status of a resumed run has the metrics of its previous end until it ends again.
         metrics=_metrics(status, monitor) if status["state"] == "done" else {},
@@ -189,19 +212,34 @@ def comparable_text(value: object) -> str:
 
 
 def _load_config(file: Path) -> dict[str, Any]:
+    """Return the plain values of a configuration by dotted keys."""
     try:
         content = yaml_files.read_text(file)
-        if re.search(r"[&*]\w|^(---|%)", content, re.MULTILINE):  # anchors may connect blocks
-            config = yaml_files.read_yaml(file)
-        else:
-            config = {}
-            for block in BLOCK.split(content):
-                config |= _load_block(block)
+        if ANCHOR.search(content):
+            return _flatten_config(yaml_files.read_yaml(file))
+        found = RUN_PATH.search(content)
+        if found is None or len(found[1]) < MIN_PATH_LENGTH:
+            return dict(_parse_config(content)[0])
+        config, with_path = _parse_config(content.replace(found[1], PATH_MARK))
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise DamagedError(f"{file}: {one_line(error)}") from error
+    return config | {key: _replace_mark(config[key], found[1]) for key in with_path}
+
+
+@lru_cache(maxsize=4096)
+def _parse_config(content: str) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """Parse a configuration; also return the keys whose values contain `PATH_MARK`."""
+    config: dict[str, Any] = {}
+    for block in BLOCK.split(content):
+        config |= _load_block(block)
+    flat = _flatten_config(config)
+    return flat, tuple(key for key, value in flat.items() if PATH_MARK in str(value))
+
+
+def _flatten_config(config: Any) -> dict[str, Any]:
     if not isinstance(config, dict) or not config:
-        raise DamagedError(f"{file}: no keys")
-    return migrate(config)
+        raise ValueError("no keys")
+    return flatten(migrate(config))
 
 
 @lru_cache(maxsize=4096)
@@ -210,12 +248,23 @@ def _load_block(content: str) -> dict[str, Any]:
     return yaml.load(content, yaml_files.SafeLoader) or {}  # noqa: S506
 
 
+def _replace_mark(value: Any, path: str) -> Any:
+    if isinstance(value, list):
+        return [_replace_mark(item, path) for item in value]
+    return value.replace(PATH_MARK, path) if isinstance(value, str) else value
+
+
 def _read_overrides(file: Path) -> dict[str, str]:
     """Return the overrides of a run by key; empty if the file is missing or damaged."""
     try:
-        lines = yaml.load(file.read_text(), yaml_files.SafeLoader)  # noqa: S506
+        return dict(_parse_overrides(file.read_text()))
     except (OSError, ValueError, yaml.YAMLError):
         return {}
+
+
+@lru_cache(maxsize=4096)
+def _parse_overrides(content: str) -> dict[str, str]:
+    lines = yaml.load(content, yaml_files.SafeLoader)  # noqa: S506
     pairs = [line.partition("=") for line in lines or [] if isinstance(line, str)]
     return {key.lstrip("+~").partition("@")[0]: value for key, _, value in pairs}
 

@@ -70,7 +70,7 @@ def write_report(run: str, output: Path | None, compare: Sequence[str] | None, o
     Raises:
         InputError: the folder is missing or contains no run, or the file cannot be written.
     """
-    folder = _find(run, outputs)
+    folder = find_folder(run, outputs)
     file = folder / NAME if output is None else output / NAME if output.is_dir() else output
     if file.suffix.lower() not in ENDINGS:
         raise InputError(f"output={output}: not an HTML file; end the name in .html")
@@ -85,7 +85,16 @@ def write_report(run: str, output: Path | None, compare: Sequence[str] | None, o
     return file
 
 
-def _find(wanted: str, outputs: Path) -> Path:
+def find_folder(wanted: str, outputs: Path) -> Path:
+    """Return the folder that a user names.
+
+    Args:
+        wanted: folder of runs, or `last`.
+        outputs: folder in which `last` is searched.
+
+    Raises:
+        InputError: there is no such folder.
+    """
     if line := refuse_url("run", wanted):
         raise InputError(line)
     folder = find_last(outputs) if wanted == LAST else Path(wanted)
