@@ -23,6 +23,8 @@ from project.inference.predict.command import Options as Predict
 from project.inference.replay.options import Options as Replay
 from project.reporting.compare import Options as Compared
 from project.reporting.html.command import Options as Report
+from project.reporting.runs.command import Options as Runs
+from project.reporting.runs.watch import Options as Watch
 from project.sweeps.sweepers.grid import grid
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
@@ -36,6 +38,8 @@ COMMANDS = {
     "report": Report,
     "compare": Compared,
     "replay": Replay,
+    "runs": Runs,
+    "watch": Watch,
 }
 
 

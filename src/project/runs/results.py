@@ -21,7 +21,7 @@ DURATION = "duration_s"
 BLOCK = re.compile(r"^(?=[^\s#\-])", re.MULTILINE)
 ANCHOR = re.compile(r"[&*]\w|^(---|%)", re.MULTILINE)
 """Text that may connect top-level keys of a YAML file, so that they cannot be parsed one by one."""
-RUN_PATH = re.compile(r"^paths:\n(?:  .*\n)*?  run: ([\w./+=-]+)$", re.MULTILINE)
+RUN_PATH = re.compile(r"\npaths:\n(?:  .*\n)*?  run: ([\w./+=-]+)\n")
 """Path of the run folder in its configuration, unless the path needs quotes."""
 PATH_MARK = "run-folder-of-this-run"
 """Stands for the path in configurations that are parsed once for all runs that differ only in it."""
@@ -217,7 +217,7 @@ def _load_config(file: Path) -> dict[str, Any]:
         content = yaml_files.read_text(file)
         if ANCHOR.search(content):
             return _flatten_config(yaml_files.read_yaml(file))
-        found = RUN_PATH.search(content)
+        found = RUN_PATH.match(content, max(0, content.find("\npaths:\n")))
         if found is None or len(found[1]) < MIN_PATH_LENGTH:
             return dict(_parse_config(content)[0])
         config, with_path = _parse_config(content.replace(found[1], PATH_MARK))

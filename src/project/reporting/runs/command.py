@@ -154,7 +154,8 @@ def _fit(rows: RunTable, records: Sequence[Record], width: int) -> tuple[list[Co
     ]
     wanted = ["name", "state", rows.monitor, "tags", "time"]
     order = sorted(columns, key=lambda column: wanted.index(column.name) if column.name in wanted else 9)
-    kept, room = [], width
+    kept: list[Column] = []
+    room = width
     for column in order:
         needed = 2 + max(len(column.title), *(len(_cell(rows, record, column)) for record in records))
         if needed <= room or not kept:

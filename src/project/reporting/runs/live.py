@@ -51,6 +51,7 @@ class LiveRuns:
         self._lock = threading.Lock()
         self._next_refresh = 0.0
         self._is_first = True
+        self.refresh()
 
     def refresh(self, *, now: bool = False) -> None:
         """Look at the folders, unless that happened less than `refresh_s` ago."""

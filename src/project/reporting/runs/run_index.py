@@ -3,6 +3,8 @@
 Nothing is written and no lock is taken, so that a running sweep is not disturbed.
 """
 
+import json
+import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +17,6 @@ from project.reporting.runs import notes
 from project.reporting.runs.notes import Notes, read_notes
 from project.runs.folders import has_died
 from project.runs.results import DURATION, DamagedError, Run, find_run_folders, is_number, read_run
-from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import Job
 from project.runtime.secrets import redact_text
@@ -125,7 +126,7 @@ class RunIndex:
     def _read_ledger(self) -> None:
         if self.sweep is None:
             return
-        signature = _signature(self.sweep.ledger.file)
+        signature = _signature(str(self.sweep.ledger.file))
         if signature != self._ledger:
             self._ledger = signature
             self.jobs = self.sweep.read_jobs() or self.jobs
@@ -141,14 +142,15 @@ class RunIndex:
         if old is not None and old.state in ("done", "pruned") and not stat:
             return old
         folder = Path(key)
-        signature = tuple(_signature(folder / name) for name in FILES)
+        signature = tuple(_signature(f"{key}/{name}") for name in FILES)
         if not signature[0]:
             return None
         if old is None or signature != self._signatures.get(key):
             self._signatures[key] = signature
             return _read_record(folder)
         if old.run is not None and old.run.state == "running":
-            return _read_record(folder) if _is_dead(folder) != (old.state == DEAD) else old
+            is_dead = has_died(folder, _read_status(folder))
+            return _read_record(folder) if is_dead != (old.state == DEAD) else old
         return old
 
     def read_again(self, key: str) -> None:
@@ -176,7 +178,7 @@ def _read_record(folder: Path) -> Record:
         run = read_run(folder)
     except DamagedError as error:
         return Record(str(folder), folder.name, None, "damaged", {}, error=str(error))
-    status = RunFolder(folder).read_status()
+    status = _read_status(folder)
     found = status.get("progress")
     progress = found if isinstance(found, dict) else {}
     latest = {
@@ -184,34 +186,38 @@ def _read_record(folder: Path) -> Record:
         for name, value in progress.items()
         if name not in PROGRESS and is_number(value)
     }
-    state = DEAD if _is_dead(folder) else run.state
-    duration_s = status.get(DURATION)
+    metrics = {name: value for name, value in run.metrics.items() if name != DURATION}
     return Record(
         key=str(folder),
         name=folder.name,
         run=run,
-        state=state,
-        metrics={name: value for name, value in run.metrics.items() if name != DURATION} or latest,
+        state=DEAD if run.state == "running" and has_died(folder, status) else run.state,
+        metrics=metrics or latest,
         epoch=_number(progress.get("epoch")),
         epochs=_number(progress.get("epochs")) or None,
-        duration_s=_number(duration_s) if run.state != "running" else None,
+        duration_s=_number(status.get(DURATION)) if run.state != "running" else None,
         finished=str(status.get("finished") or ""),
         notes=read_notes(folder),
         error=redact_text(run.error),
     )
 
 
-def _is_dead(folder: Path) -> bool:
-    return has_died(folder, RunFolder(folder).read_status())
+def _read_status(folder: Path) -> dict[str, Any]:
+    try:
+        found = json.loads((folder / FILES[0]).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _number(value: object) -> float | None:
     return float(value) if is_number(value) else None
 
 
-def _signature(file: Path) -> tuple[int, ...]:
+def _signature(file: str) -> tuple[int, ...]:
+    """Return values that change with a file; empty without the file."""
     try:
-        found = file.stat()
+        found = os.stat(file)  # noqa: PTH116 (faster: there may be thousands)
     except OSError:
         return ()
     return found.st_mtime_ns, found.st_size, found.st_ino

@@ -59,8 +59,11 @@ class RunTable:
     def __init__(self, records: Sequence[Record]) -> None:
         self.records = list(records)
         self.runs = [record.run for record in records if record.run is not None]
-        self.differences = Differences(self.runs) if self.runs else None
         self.comparison = self._compare()
+        if self.comparison is not None:
+            self.differences: Differences | None = self.comparison.everywhere
+        else:
+            self.differences = Differences(self.runs) if self.runs else None
         self.metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
         self._keys = dict.fromkeys(key for run in self.runs for key in run.config)
         self._keys |= dict.fromkeys(key for record in records for key in record.settings or ())

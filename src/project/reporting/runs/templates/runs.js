@@ -81,7 +81,8 @@ function update(answer) {
     }
     for (const row of answer.rows) rows.set(row.id, row);
     ({ ids, monitor, larger_is_better: isLarger } = answer);
-    for (const id of [...rows.keys()]) if (!ids.includes(id)) rows.delete(id);
+    const known = new Set(ids);
+    for (const id of [...rows.keys()]) if (!known.has(id)) rows.delete(id);
     fillChoices();
   }
   version = answer.version;
@@ -228,11 +229,14 @@ function usedColumns() {
 // Put rows in order; move only what is out of place, so that the focus stays.
 function arrange(lines) {
   const body = table.tBodies[0];
+  if (!body.contains(document.activeElement)) return body.replaceChildren(...lines);
   const wanted = new Set(lines);
-  for (const line of [...body.rows]) if (!wanted.has(line)) line.remove();
-  lines.forEach((line, place) => {
-    if (body.rows[place] !== line) body.insertBefore(line, body.rows[place] ?? null);
-  });
+  for (const line of [...body.children]) if (!wanted.has(line)) line.remove();
+  let next = body.firstElementChild;
+  for (const line of lines) {
+    if (line === next) next = next.nextElementSibling;
+    else body.insertBefore(line, next);
+  }
 }
 
 function showHead(entries, used = []) {
