@@ -107,6 +107,8 @@ OTHERS = {
     "report": ("run=nowhere", "rnu=x", "run=run compare=nowhere"),
     "replay": ("run=nowhere", "rnu=x", "run=run"),
     "compare": ("nowhere", "bi=x", "run by=test/accc"),
+    "runs": ("nowhere", "run sort=acccc", "run stte=done", "run top=x"),
+    "watch": ("run=nowhere", "rnu=x"),
 }
 OTHERS_LIGHT = (
     CALLING
