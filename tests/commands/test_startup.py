@@ -143,10 +143,10 @@ def test_wrong_input_of_later_commands_does_not_import_torch(tmp_path: Path) -> 
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).write_text(text)
     found, done = in_process(OTHERS_LIGHT, tmp_path, [OTHERS, HEAVY])
-    assert len(found) == sum(map(len, OTHERS.values())) == 23
+    assert len(found) == sum(map(len, OTHERS.values()))
     assert {command: result for command, result in found.items() if result != [2, []]} == {}
     errors = done.stderr.splitlines()[:-1]
-    assert len(errors) == 23
+    assert len(errors) == len(found)
     for says in (
         *(
             "weights=bst: no such file; did you mean best?",
