@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, f1_score, log_loss
 from test_load_run import SHORT, Make, make  # noqa: F401 (a fixture)
 
 from project.config import command_options as options
@@ -22,7 +24,7 @@ from project.inference.evaluate.metrics import Predictions
 from project.inference.evaluate.options import Options, find_networks
 from project.inference.load_run import load_run
 from project.modules.losses import CrossEntropy, OneHotMSE
-from project.runtime.text import columns_of
+from project.runtime.text import columns_of, mistake_text
 
 
 def predictions_of(logits: torch.Tensor, labels: torch.Tensor) -> Predictions:
@@ -145,6 +147,35 @@ def test_intervals_equal_binomial_and_normal_quantiles() -> None:
     assert not torch.equal(bounds["nll"][0], metrics.bootstrap_intervals(found, 2000, seed=1)["nll"][0])
 
 
+def test_intervals_of_fractions_are_scipys_and_never_of_width_0() -> None:
+    found = random_predictions()
+    labels, predicted = found.labels.numpy(), found.predicted.numpy()
+    bounds = metrics.fraction_intervals(found)
+
+    def wilson(hits: int, count: int) -> list[float]:
+        known = binomtest(hits, count).proportion_ci(method="wilson")
+        return [known.low, known.high]
+
+    assert [end.item() for end in bounds["accuracy"]] == pytest.approx(
+        wilson(int((labels == predicted).sum()), 300)
+    )
+    for kind in range(7):
+        hits = int(((labels == kind) & (predicted == kind)).sum())
+        for name, count in (("precision", (predicted == kind).sum()), ("recall", (labels == kind).sum())):
+            ends = [end[kind].item() for end in bounds[name]]
+            assert ends == pytest.approx(wilson(hits, int(count)) if count else [math.nan] * 2, nan_ok=True)
+    values = metrics.compute_metrics(found)
+    for name in ("precision", "recall", "f1"):
+        low, high = bounds[name]
+        known = values[name].isfinite() & low.isfinite()
+        assert (low[known] <= values[name][known]).all()
+        assert (values[name][known] <= high[known]).all()
+    right = Predictions(torch.eye(3).log_softmax(1), torch.arange(3), torch.arange(3))
+    for name, (low, high) in metrics.fraction_intervals(right).items():
+        assert (high == 1).all(), name
+        assert (low < high).all(), name
+
+
 def test_intervals_have_their_nominal_coverage() -> None:
     draws = torch.Generator().manual_seed(7)
     held = 0
@@ -181,7 +212,7 @@ def read(folder: Path) -> dict:
 def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     run = make("model=mlp")
     status = run.read_status()["metrics"]
-    evaluate(parse(f"run={run.path}", "predictions=true", "num_resamples=50"))
+    evaluate(parse(f"run={run.path}", "num_resamples=50"))
     printed = capsys.readouterr().out
     assert printed.count("as in the run") == 2
     assert max(map(len, printed.splitlines()[1:-1])) <= 80
@@ -196,9 +227,36 @@ def test_a_run_is_evaluated(make: Make, capsys: pytest.CaptureFixture[str]) -> N
     with (folder / "predictions.csv").open(newline="") as stream:
         rows = list(csv.DictReader(stream))
     assert sum(int(row["correct"]) for row in rows) == round(21 * status["test/acc"])
-    evaluate(parse(f"run={run.path}", "num_resamples=0", "figures=false"))  # replaces the earlier evaluation
+    names = [row["class"] for row in found["classes"]]
+    assert list(rows[0]) == [
+        *("index", "row", "label", "prediction", "probability", "correct", "label_probability", "loss"),
+        *(f"p({name})" for name in names),
+    ]
+    labels, predicted = ([row[key] for row in rows] for key in ("label", "prediction"))
+    shares = [[float(row[f"p({name})"]) for name in names] for row in rows]
+    assert accuracy_score(labels, predicted) == pytest.approx(status["test/acc"])
+    losses = [float(row["loss"]) for row in rows]
+    whole = [[share / sum(row) for share in row] for row in shares]  # rounded in the file
+    assert log_loss(labels, whole, labels=names) == pytest.approx(sum(losses) / 21, rel=1e-4)
+    assert sum(losses) / 21 == pytest.approx(status["test/loss"], rel=1e-4)
+    f1 = f1_score(labels, predicted, average=None, labels=names, zero_division=math.nan)
+    own = [math.nan if row["f1"]["value"] is None else row["f1"]["value"] for row in found["classes"]]
+    assert own == pytest.approx(list(f1), nan_ok=True)
+    bounds = binomtest(round(21 * status["test/acc"]), 21).proportion_ci(method="wilson")
+    assert found["figures"]["accuracy"]["low"] == pytest.approx(bounds.low, abs=1e-6)
+    assert found["figures"]["accuracy"]["high"] == pytest.approx(bounds.high, abs=1e-6)
+    wrong = [row for row in rows if row["correct"] == "0"]
+    assert len(found["mistakes"]) == len(wrong) > 0
+    first = found["mistakes"][0]
+    assert first["probability"] == pytest.approx(max(float(row["probability"]) for row in wrong), rel=1e-4)
+    assert first["label"] == rows[first["index"]]["label"]
+    assert mistake_text(first["label"], first["prediction"], first["probability"]) in printed
+    # Replaces the earlier evaluation.
+    evaluate(parse(f"run={run.path}", "num_resamples=0", "figures=false", "predictions=false"))
     assert [file.name for file in folder.iterdir()] == ["evaluation.json"]
-    assert read(folder)["intervals"] is None
+    assert read(folder)["intervals"]["method"] is None
+    assert "low" not in read(folder)["figures"]["nll"]
+    assert "low" in read(folder)["figures"]["accuracy"]
     evaluate(parse(f"run={run.path}", "split=val", "tta=flip", "weights=last", "figures=false"))
     evaluate(parse(f"run={run.path}", "data.noise=0.5", "num_resamples=9", "figures=false"))
     assert {file.name for file in folder.parent.iterdir()} == {

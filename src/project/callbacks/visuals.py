@@ -13,9 +13,11 @@ from torch import Tensor, nn
 from project.callbacks.predictions import ImagePredictions, PredictionCollector, classification_report
 from project.errors import one_line
 from project.figures import confusion_matrix, contact_sheet, to_uint8
+from project.figures.contact_sheet import mistake_caption
 from project.loggers.tracking import VisualLogger
 from project.modules.classifier import ImageClassifier
 from project.runtime.bounds import Range
+from project.runtime.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -141,16 +143,23 @@ class TestVisuals(Callback):
     def _log_mistakes(self, trainer: L.Trainer, predictions: ImagePredictions, wrong: int) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         worst, names = predictions.worst(self.max_images), data.class_names
-        columns = (predictions.labels, predictions.predictions, predictions.confidences)
+        columns = (predictions.indices, predictions.labels, predictions.predictions, predictions.confidences)
+        files = data.files("test") if hasattr(data, "files") else None
         captions = [
-            f"{names[label]} → {names[prediction]}\nprobability {confidence:.2f}"
-            for label, prediction, confidence in zip(
+            mistake_caption(
+                names[label],
+                names[prediction],
+                confidence,
+                width=MAX_TILE,
+                source=f"no. {index}" if files is None else printable(files[index]),
+            )
+            for index, label, prediction, confidence in zip(
                 *(column[worst].tolist() for column in columns), strict=True
             )
         ]
-        title = f"Worst of {wrong:,} mistakes on the test split: true class → prediction"
+        title = f"Worst of {wrong:,} mistakes on the test split: true → predicted (probability)"
         pixels = data.pixels("test", predictions.indices[worst])
-        self._log_image(trainer, "test/mistakes", _sheet(pixels, captions, title))
+        self._log_image(trainer, "test/mistakes", contact_sheet(pixels, captions, title=title, tile=MAX_TILE))
 
     def _log_image(self, trainer: L.Trainer, tag: str, image: Any) -> None:
         for logger in self._image_loggers(trainer):

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from project.runtime.text import mistake_text, percent
+
 if TYPE_CHECKING:
     import PIL.Image
 
@@ -75,6 +77,31 @@ def contact_sheet(
             fitted = fit_text(line, TEXT_SIZE, column + 8)
             draw.text(at, fitted, font=font(TEXT_SIZE), fill=INK, anchor="ma")
     return sheet
+
+
+def mistake_caption(label: str, prediction: str, probability: float, *, width: int, source: str = "") -> str:
+    """Return the caption of a mistake: `label → prediction (97 %)` and, below, its file or index.
+
+    The text takes two lines if it is wider than a tile. Names are shortened then; the arrow and the number
+    never are.
+
+    Args:
+        label: true class.
+        prediction: predicted class.
+        probability: probability of the prediction.
+        width: width of a tile, pixels.
+        source: file, of which the end is kept, or another name [none].
+    """
+    lines = [mistake_text(label, prediction, probability)]
+    if text_width(lines[0], TEXT_SIZE) > width:
+        number = f" ({percent(probability)})"
+        first, second = (width - text_width(part, TEXT_SIZE) for part in (" →", number))
+        lines = [fit_text(label, TEXT_SIZE, first) + " →", fit_text(prediction, TEXT_SIZE, second) + number]
+    if source:
+        ends = (f"…{source[start:]}" for start in range(1, len(source)))
+        fitting = (line for line in chain([source], ends) if text_width(line, TEXT_SIZE) <= width)
+        lines.append(next(fitting, ""))
+    return "\n".join(lines)
 
 
 def _scale_factor(height: int, width: int, tile: int | None) -> float:

@@ -6,7 +6,7 @@ import torch
 
 from project.figures import confusion_matrix, contact_sheet, reliability_diagram, to_uint8
 from project.figures.classification import WRONG, blend, cell_pixels
-from project.figures.contact_sheet import fit_text, text_width
+from project.figures.contact_sheet import fit_text, mistake_caption, text_width
 
 
 @pytest.mark.parametrize("classes", [2, 10, 40, 1100])
@@ -53,6 +53,18 @@ def test_a_reliability_diagram_leaves_empty_bins_empty() -> None:
     last = int(0.89 * diagram.shape[1])
     assert diagram[:, last:].any(), "the last bin"
     assert not diagram[:, :last].any(), "the others"
+
+
+@pytest.mark.parametrize("names", [("3", "2"), ("pickup_truck", "streetcar"), ("猫" * 40, "a" * 300)])
+def test_the_caption_of_a_mistake_keeps_its_number(names: tuple[str, str]) -> None:
+    caption = mistake_caption(*names, 0.973, width=150, source="photos of 2024/cats/a long name.jpg")
+    *lines, source = caption.split("\n")
+    assert all(text_width(line, 13) <= 150 for line in (*lines, source))
+    assert lines[-1].endswith("(97\N{NO-BREAK SPACE}%)")
+    assert "→" in lines[0]
+    assert source.startswith("…")
+    assert source.endswith("name.jpg")
+    assert mistake_caption("3", "2", 0.5, width=150) == "3 → 2 (50\N{NO-BREAK SPACE}%)"
 
 
 def test_text_is_shortened_to_a_width() -> None:

@@ -10,9 +10,9 @@ from project.errors import InputError
 from project.inference import run_config
 from project.inference.evaluate import ensemble, output_files
 from project.inference.evaluate.forward import run_forward
-from project.inference.evaluate.metrics import bootstrap_intervals
+from project.inference.evaluate.metrics import bootstrap_intervals, fraction_intervals
 from project.inference.evaluate.options import Member, Options, check_networks
-from project.inference.evaluate.result import LEVEL, EvaluationResult, render
+from project.inference.evaluate.result import LEVEL, EvaluationResult, render, render_mistakes
 from project.inference.load_run import TrainedRun, load_run
 from project.inference.options import require_accelerator
 
@@ -119,18 +119,25 @@ def _write(options: Options, result: EvaluationResult, folder: Path, target: Pat
     intervals = {}
     if options.num_resamples:
         intervals = bootstrap_intervals(predictions, options.num_resamples, options.seed, LEVEL)
+        # All resamples equal: they say nothing about other images.
+        intervals = {name: ends for name, ends in intervals.items() if not torch.equal(*ends)}
+    intervals |= fraction_intervals(predictions)
     figures, classes = result.figures(intervals), result.class_rows(intervals)
-    output_files.write_json(folder / output_files.RESULT, result.to_json(options, figures, classes))
+    images = trained.datamodule.files(options.split)
+    mistakes = output_files.describe_mistakes(predictions, trained.class_names, images)
+    content = result.to_json(options, figures, classes) | {"mistakes": mistakes}
+    output_files.write_json(folder / output_files.RESULT, content)
     files = [output_files.RESULT]
-    if options.predictions:
-        file, images = folder / output_files.PREDICTIONS, trained.datamodule.files(options.split)
+    if options.predictions is not False:
+        file = folder / output_files.PREDICTIONS
         output_files.write_predictions(file, predictions, trained.class_names, result.forward.rows, images)
         files.append(output_files.PREDICTIONS)
     if options.figures:
         title = f"{options.split}: {len(predictions.labels):,} images"
         part = trained.datamodule.subset(options.split)
-        files += output_files.draw_figures(folder, predictions, part, trained.class_names, title)
+        files += output_files.draw_figures(folder, predictions, part, trained.class_names, title, images)
     here = Path.cwd()
     shown = target.relative_to(here) if target.is_relative_to(here) else target
-    text = render(options, result, figures, classes, str(shown / output_files.RESULT))
-    return f"{text}\n\n{shown}: {', '.join(files)}"
+    blocks = [render(options, result, figures, classes, str(shown / output_files.RESULT))]
+    blocks += [render_mistakes(mistakes)] if mistakes else []
+    return "\n\n".join([*blocks, f"{shown}: {', '.join(files)}"])

@@ -1,5 +1,6 @@
-"""Metrics of predictions, with bootstrap intervals and calibration."""
+"""Metrics of predictions, with intervals and calibration."""
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -8,10 +9,13 @@ import torch
 from torch import Tensor
 
 from project.modules.metrics import class_scores, confusion_counts
+from project.runs.intervals import f1_interval, wilson
 
 BINS = 15
 """Confidence bins of equal width (Guo et al. 2017, arXiv 1706.04599, sec. 2 and table 1)."""
 TOP = 5
+FRACTIONS = {"accuracy", "top5_accuracy"}
+"""Metrics that are fractions of the images."""
 MAX_COUNTS = 2**22
 """Number of image counts that are computed together; they fit the CPU's cache."""
 
@@ -154,6 +158,38 @@ def bootstrap_intervals(
         low, high = torch.cat(parts).double().nanquantile(quantiles, dim=0)
         intervals[name] = low, high
     return intervals
+
+
+def fraction_intervals(predictions: Predictions) -> dict[str, tuple[Tensor, Tensor]]:
+    """Compute 95 % intervals of the metrics that are fractions of images, see `project.runs.intervals`.
+
+    They cover the choice of test images, and have a width even if all predictions are right, unlike
+    percentiles of a bootstrap.
+
+    Returns:
+        Lower and upper bounds by name: of accuracies, and (K,) of precision, recall and F1 of the classes;
+        NaN for a class without such images.
+    """
+    count = len(predictions.labels)
+    bounds: dict[str, tuple[Tensor, Tensor]] = {}
+    for name in FRACTIONS & predictions.per_image.keys():
+        low, high = wilson(float(predictions.per_image[name].double().mean()), count)
+        bounds[name] = torch.tensor(low), torch.tensor(high)
+    matrix = predictions.confusion()
+    hits, labelled, predicted = (part.tolist() for part in (matrix.diag(), matrix.sum(1), matrix.sum(0)))
+    unknown = math.nan, math.nan
+    rows = list(zip(hits, labelled, predicted, strict=True))
+    by_class = {
+        "precision": [wilson(hit / said, said) if said else unknown for hit, _, said in rows],
+        "recall": [wilson(hit / held, held) if held else unknown for hit, held, _ in rows],
+        "f1": [
+            f1_interval(hit, held + said - 2 * hit) if held + said else unknown for hit, held, said in rows
+        ],
+    }
+    for name, pairs in by_class.items():
+        low, high = torch.tensor(pairs, dtype=torch.float64).T
+        bounds[name] = low, high
+    return bounds
 
 
 def _resample(images: int, num_resamples: int, generator: torch.Generator) -> Iterator[Tensor]:

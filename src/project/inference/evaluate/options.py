@@ -18,7 +18,7 @@ from project.runtime.output_files import refuse_unwritable_output
 EXAMPLES = """\
 examples:
   python scripts/evaluate.py run=last
-  python scripts/evaluate.py run=last split=val tta=flip predictions=true
+  python scripts/evaluate.py run=last split=val tta=flip
   python scripts/evaluate.py run=outputs/cnn_mnist_adam/2026-01-31_09-30-00 paths.data=/sets
   python scripts/evaluate.py run=last data=image_folder data.path=photos
   python scripts/evaluate.py run=outputs/sweep/2026-01-31_09-30-00 ensemble=top3
@@ -49,9 +49,13 @@ class Options(DataOptions):
     batch_norm: Literal["recompute", "average"] = option(
         "recompute", "batch-norm statistics of averaged weights"
     )
-    predictions: bool = option(False, "write predictions.csv, one row per image")
+    predictions: bool | None = option(
+        None, "write predictions.csv, one row per image; null: for image classifiers"
+    )
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
-    num_resamples: int = option(1000, "bootstrap resamples; 0: no intervals", least=0, most=100_000)
+    num_resamples: int = option(
+        1000, "bootstrap resamples; 0: intervals of fractions only", least=0, most=100_000
+    )
     seed: int = option(0, "seed of the resampling", least=0)
     accelerator: Accelerator | None = option(None, "device; null: as in the run")
     output: Path | None = option(None, "output folder; null: evaluation/… in the run's folder")

@@ -6,7 +6,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,9 @@ PREDICTIONS = "predictions.csv"
 FIGURES = ("confusion_matrix.png", "reliability.png", "worst_mistakes.png")
 MAX_NAME_PART = 60
 MAX_MISTAKES = 40
+MISTAKE_TILE, MISTAKE_COLUMNS = 150, 6
+"""Width of a drawn mistake, pixels, and mistakes per row."""
+MAX_PROBABILITY_COLUMNS = 100
 
 
 def evaluation_name(split: str, data: Sequence[str], tta: str | None, weights: str) -> str:
@@ -106,9 +109,17 @@ def write_json(file: Path, content: Mapping[str, Any]) -> None:
 def write_predictions(
     file: Path, predictions: Predictions, names: Sequence[str], rows: Tensor, files: Sequence[str] | None
 ) -> None:
-    """Write a CSV file with one row per image."""
+    """Write a CSV file with one row per image.
+
+    Columns: file (of a data set of files), index in the split, row in the data set, label, prediction and its
+    probability, correctness, probability of the label, loss (if the training loss is a mean over images), and
+    of up to `MAX_PROBABILITY_COLUMNS` classes the probability of each.
+    """
     label_probability = predictions.probabilities.gather(1, predictions.labels[:, None])[:, 0]
-    columns = {
+    columns: dict[str, Iterable[Any]] = {}
+    if files is not None:
+        columns["file"] = [printable(name) for name in files[: len(rows)]]
+    columns |= {
         "index": range(len(rows)),
         "row": rows.tolist(),
         "label": [names[label] for label in predictions.labels.tolist()],
@@ -117,19 +128,49 @@ def write_predictions(
         "correct": predictions.is_correct.int().tolist(),
         "label_probability": [f"{value:.6g}" for value in label_probability.tolist()],
     }
-    if files is not None:
-        columns["file"] = [printable(name) for name in files[: len(rows)]]
+    if predictions.losses is not None:
+        columns["loss"] = [f"{value:.6g}" for value in predictions.losses.tolist()]
+    if predictions.num_classes <= MAX_PROBABILITY_COLUMNS:
+        for name, values in zip(names, predictions.probabilities.T.tolist(), strict=True):
+            columns[f"p({printable(name)})"] = [f"{value:.6g}" for value in values]
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(columns)
+        writer.writerow(escape_all(columns))
         writer.writerows(escape_all(row) for row in zip(*columns.values(), strict=True))
 
 
+def describe_mistakes(
+    predictions: Predictions, names: Sequence[str], files: Sequence[str] | None
+) -> list[dict[str, Any]]:
+    """Return the most confident mistakes: index, file, label, prediction, probability and loss."""
+    rows = []
+    for number in worst_mistakes(predictions).tolist():
+        row: dict[str, Any] = {"index": number}
+        row |= {} if files is None else {"file": printable(files[number])}
+        row |= {
+            "label": names[int(predictions.labels[number])],
+            "prediction": names[int(predictions.predicted[number])],
+            "probability": float(predictions.confidence[number]),
+        }
+        row |= {} if predictions.losses is None else {"loss": float(predictions.losses[number])}
+        rows.append(row)
+    return rows
+
+
 def draw_figures(
-    folder: Path, predictions: Predictions, part: Subset, names: Sequence[str], title: str
+    folder: Path,
+    predictions: Predictions,
+    part: Subset,
+    names: Sequence[str],
+    title: str,
+    files: Sequence[str] | None = None,
 ) -> list[str]:
-    """Draw a confusion matrix, a reliability diagram and, if any, the most confident mistakes."""
+    """Draw a confusion matrix, a reliability diagram and, if any, the most confident mistakes.
+
+    The mistakes have the names of their files, or their indices in the split.
+    """
     from project.figures import confusion_matrix, contact_sheet, reliability_diagram
+    from project.figures.contact_sheet import mistake_caption
 
     bins = {name: values.numpy() for name, values in reliability(predictions).items()}
     pictures = [
@@ -143,10 +184,20 @@ def draw_figures(
         columns = (predictions.predicted, predictions.labels, predictions.confidence)
         rows = zip(worst.tolist(), *(column[worst].tolist() for column in columns), strict=True)
         captions = [
-            f"{names[predicted]} {confidence:.2f}\nis {names[label]}\nno. {number}"
+            mistake_caption(
+                names[label],
+                names[predicted],
+                confidence,
+                width=MISTAKE_TILE,
+                source=f"no. {number}" if files is None else printable(files[number]),
+            )
             for number, predicted, label, confidence in rows
         ]
-        pictures.append(contact_sheet(images.numpy(), captions, title="Most confident mistakes"))
+        heading = "Most confident mistakes: true → predicted (probability)"
+        sheet = contact_sheet(
+            images.numpy(), captions, columns=MISTAKE_COLUMNS, tile=MISTAKE_TILE, title=heading
+        )
+        pictures.append(sheet)
     files = list(FIGURES[: len(pictures)])
     for name, picture in zip(files, pictures, strict=True):
         picture.save(folder / name, optimize=True)

@@ -14,17 +14,19 @@ from project.inference.evaluate.metrics import compute_metrics, reliability
 from project.inference.evaluate.options import Options
 from project.inference.load_run import TrainedRun
 from project.inference.run_config import read_tta
+from project.runs.intervals import METHOD
 from project.runs.provenance import now, versions
 from project.runs.results import METRIC_TITLES
 from project.runtime.console import Column, table
+from project.runtime.text import mistake_text
 
 CLASS_SCORES = ("precision", "recall", "f1")
 SAME_IMAGES = ("data.path=", "data.eval_batch_size=")
 """Overrides with which the run's own metrics remain comparable."""
-INTERVAL_METHOD = "percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
+INTERVAL_METHOD = "others: percentile bootstrap over images (Efron & Tibshirani 1993, sec. 13.3)"
 LEVEL = 0.95
 WIDTH = 80
-MAX_CLASSES = 20
+MAX_CLASSES, MAX_MISTAKES = 20, 5
 MEMBER_METRICS = ("accuracy", "loss", "nll", "ece", "macro_f1")
 MAX_ORDER_DIFFERENCE = 1e-5
 """Largest relative difference between losses that were summed in different orders."""
@@ -106,7 +108,8 @@ class EvaluationResult:
         """Return the content of evaluation.json."""
         trained, predictions = self.trained, self.forward.predictions
         intervals = {
-            "method": INTERVAL_METHOD,
+            "fractions": METHOD,
+            "method": INTERVAL_METHOD if options.num_resamples else None,
             "level": LEVEL,
             "resamples": options.num_resamples,
             "seed": options.seed,
@@ -125,7 +128,7 @@ class EvaluationResult:
             "precision": self.forward.precision,
             "figures": figures,
             "run_figures": self.run_metrics(options),
-            "intervals": intervals if options.num_resamples else None,
+            "intervals": intervals,
             "classes": classes,
             "calibration": self._calibration(),
             "confusion": self._confusion(),
@@ -229,6 +232,22 @@ def render_classes(classes: Sequence[dict[str, Any]], file: str) -> str:
     if len(classes) > len(rows):
         text += f"\n  the {len(rows)} of {len(classes)} classes with the lowest F1; all are in {file}"
     return text
+
+
+def render_mistakes(mistakes: Sequence[Mapping[str, Any]]) -> str:
+    """Format the most confident mistakes, one per row, with the file or the index of each."""
+    shown = mistakes[:MAX_MISTAKES]
+    has_files = "file" in shown[0]
+    heads = [Column("most confident mistakes", right=False), Column("file", right=False, keep="end")]
+    rows = [
+        [
+            mistake_text(row["label"], row["prediction"], row["probability"]),
+            row["file"] if has_files else str(row["index"]),
+        ]
+        for row in shown
+    ]
+    heads[1] = heads[1] if has_files else Column("index")
+    return table(heads, rows, width=WIDTH, indent=2)
 
 
 def render_members(members: Sequence[tuple[str, Mapping[str, Any]]]) -> str:

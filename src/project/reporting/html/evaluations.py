@@ -49,7 +49,7 @@ def read_evaluations(folder: Path) -> list[tuple[str, list[Table]]]:
     evaluations = []
     for file, found in _read_json(evaluation_files(folder, ".json")):
         name = file.parent.name if file.parent.name != EVALUATION else file.stem
-        tables = [_metrics_table(found), *_classes_tables(found), _mistakes_table(found)]
+        tables = [_metrics_table(found), _mistakes_table(found), *_classes_tables(found)]
         if known := [table for table in tables if table]:
             evaluations.append((name.replace("_", " "), known))
     return evaluations
@@ -115,17 +115,39 @@ def _classes_tables(found: Mapping[str, Any]) -> list[Table]:
     titles += ["F1, 95 % interval"] if has_interval else []
     larger_first = [title for title in titles if title in CLASS_SCORES]
     if len(rows) <= MANY_CLASSES or "f1" not in head:
-        return [Table("Metrics per class", titles, rows, larger_first=larger_first, page_rows=MANY_CLASSES)]
+        return [
+            Table(
+                "Metrics per class",
+                titles,
+                rows,
+                larger_first=larger_first,
+                page_rows=MANY_CLASSES,
+                is_wide=has_interval,
+            )
+        ]
     place = head.index("f1")
     scored = [row for row in rows if row[place].order]
     scored.sort(key=lambda row: float(row[place].order))
     parts = {"lowest": scored[:FEW_CLASSES], "highest": scored[::-1][:FEW_CLASSES]}
     tables = [
-        Table(f"The {len(part)} classes with the {kind} F1", titles, part, larger_first=larger_first)
+        Table(
+            f"The {len(part)} classes with the {kind} F1",
+            titles,
+            part,
+            larger_first=larger_first,
+            is_wide=True,
+        )
         for kind, part in parts.items()
     ]
     count = f"the first {len(rows)} of {len(records)}" if len(rows) < len(records) else f"{len(rows)}"
-    every = Table("Metrics per class", titles, rows, larger_first=larger_first, folded=f"All {count} classes")
+    every = Table(
+        "Metrics per class",
+        titles,
+        rows,
+        larger_first=larger_first,
+        folded=f"All {count} classes",
+        is_wide=True,
+    )
     return [*tables, every]
 
 

@@ -33,8 +33,8 @@ MAX_COMPARED = 20
 MAX_POINTS = 400
 """Maximum number of rows in the table of points; the table of jobs lists all."""
 MAX_TITLE_KEYS, MAX_LEAD_KEYS = 4, 6
-MAX_FAILURES = 10
-"""Maximum number of failed jobs shown with the end of their logs; the table of jobs lists all."""
+MAX_FAILURES, MAX_SAME = 10, 5
+"""Maximum number of reasons of failures, and of further jobs named for each; the table of jobs lists all."""
 LAST_LINES = 12
 LOG_SPACE = re.compile(r"[+~]*(?:hydra\.sweeper\.params\.)?([\w./]+)\s*=.*\btag\(\s*log\b")
 
@@ -198,20 +198,38 @@ def _ranking(table: Table | None, best: Run | None) -> dict[str, Any] | None:
 def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:
     """Return failed jobs with the end of their logs, and the reasons for damaged folders."""
     known = {run.folder.name for run in sweep.runs}
-    failures = [
-        (link_to(run.folder, page), run.state, redact_text(run.error), _last_lines(run.folder))
+    failures: list[tuple[Link, str, str, Path | None]] = [
+        (link_to(run.folder, page), run.state, redact_text(run.error), run.folder)
         for run in sweep.runs
         if run.state in ("failed", "interrupted")
     ]
     failures += [
-        (Link(job.name, ""), job.state, redact_text(job.error or ""), "")
+        (Link(job.name, ""), job.state, redact_text(job.error or ""), None)
         for name, job in sweep.jobs.items()
         if name not in known and job.state == "failed"
     ]
     if not failures and not sweep.damaged:
         return None
-    num_hidden = max(0, len(failures) - MAX_FAILURES)
-    return {"jobs": failures[:MAX_FAILURES], "num_hidden": num_hidden, "damaged": sweep.damaged}
+    groups: dict[tuple[str, str], list[Link]] = {}  # jobs that failed for the same reason are shown once
+    logs: dict[tuple[str, str], str] = {}
+    for link, state, error, folder in failures:
+        groups.setdefault((state, error), []).append(link)
+        logs.setdefault((state, error), _last_lines(folder) if folder else "")
+    shown = [
+        {
+            "link": links[0],
+            "others": links[1 : MAX_SAME + 1],
+            "count": len(links),
+            "state": state,
+            "error": error,
+            "log": logs[state, error],
+        }
+        for (state, error), links in sorted(
+            groups.items(), key=lambda item: (item[0][0] != "failed", -len(item[1]))
+        )
+    ]
+    num_hidden = sum(group["count"] for group in shown[MAX_FAILURES:])
+    return {"jobs": shown[:MAX_FAILURES], "num_hidden": num_hidden, "damaged": sweep.damaged}
 
 
 def _last_lines(folder: Path) -> str:

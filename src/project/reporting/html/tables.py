@@ -65,6 +65,7 @@ class Table:
     larger_first: Sequence[str] = ()  # columns that a first click sorts in descending order
     page_rows: int = PAGE_ROWS  # rows of a page of the table
     folded: str = ""  # title under which the table is folded
+    is_wide: bool = False  # takes the full width of the page
 
     def is_numeric(self, place: int) -> bool:
         """Return True if column number `place` holds numbers alone."""
