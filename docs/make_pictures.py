@@ -4,7 +4,7 @@
     uv run python docs/make_pictures.py --data DIR         DIR contains MNIST, which is downloaded otherwise
     uv run python docs/make_pictures.py --outputs DIR      runs of an earlier call, without training again
 
-Needs Chromium (`apt install chromium`). The pictures have few colors, so that all together are a few hundred KB.
+Needs Chromium (`apt install chromium`). Few colors keep all pictures together at a few hundred KB.
 """
 
 import argparse
