@@ -19,6 +19,7 @@ MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
 FRAME_BYTES = 12
 """Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
+WIDE_PIXELS = 800
 DIAGRAM = re.compile("confusion|reliability")
 """Names of figures without photos, whose colours may be inverted in dark mode."""
 SMALL_PIXELS = 300
@@ -52,7 +53,7 @@ class Image(NamedTuple):
     def is_wide(self) -> bool:
         """True for images that take the full width of the page."""
         width, height = self.size
-        return width > 1.7 * height and width > 700
+        return width > WIDE_PIXELS or (width > 1.7 * height and width > 700)
 
     @property
     def address(self) -> str:

@@ -215,7 +215,7 @@ def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:
     for link, state, error, folder in failures:
         groups.setdefault((state, error), []).append(link)
         logs.setdefault((state, error), _last_lines(folder) if folder else "")
-    shown = [
+    shown: list[dict[str, Any]] = [
         {
             "link": links[0],
             "others": links[1 : MAX_SAME + 1],
