@@ -153,6 +153,10 @@ class RunIndex:
             return _read_record(folder) if is_dead != (old.state == DEAD) else old
         return old
 
+    def search_again(self) -> None:
+        """Search for new folders at the next refresh."""
+        self._next_scan = 0.0
+
     def read_again(self, key: str) -> None:
         """Read a record again at the next refresh, such as after its notes changed."""
         self._signatures.pop(key, None)
