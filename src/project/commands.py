@@ -119,9 +119,18 @@ def watch() -> None:
     run_command(main, Options, EXAMPLES)
 
 
+def data() -> None:
+    """Look at a data set: `project-data data=image_folder data.path=photos`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.reporting.dataset.options import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
 COMMANDS = {
     command.__name__: command
-    for command in (train, evaluate, predict, serve, export, report, compare, new, replay, runs, watch)
+    for command in (train, evaluate, predict, serve, export, report, compare, new, replay, runs, watch, data)
 }
 """Functions by the word of `python -m project WORD`."""
 

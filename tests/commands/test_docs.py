@@ -22,6 +22,7 @@ from project.inference.export.options import Options as Export
 from project.inference.predict.command import Options as Predict
 from project.inference.replay.options import Options as Replay
 from project.reporting.compare import Options as Compared
+from project.reporting.dataset.options import Options as Data
 from project.reporting.html.command import Options as Report
 from project.reporting.runs.command import Options as Runs
 from project.reporting.runs.watch import Options as Watch
@@ -40,6 +41,7 @@ COMMANDS = {
     "replay": Replay,
     "runs": Runs,
     "watch": Watch,
+    "data": Data,
 }
 
 

@@ -109,6 +109,7 @@ OTHERS = {
     "compare": ("nowhere", "bi=x", "run by=test/accc"),
     "runs": ("nowhere", "run sort=acccc", "run stte=done", "run top=x"),
     "watch": ("run=nowhere", "rnu=x"),
+    "data": ("run=nowhere", "dta=x", "data=minst", "data=digits data.noize=1", "data=image_folder"),
 }
 OTHERS_LIGHT = (
     CALLING

@@ -113,15 +113,19 @@ def render_page(folder: Path, page: Path, compare: Sequence[str] | None) -> str:
         page: folder of the page; links are relative to it.
         compare: folders of runs to compare with; None: the runs next to this one.
     """
-    import jinja2  # like matplotlib, slow to import
-
-    from project.reporting.html.run_page import run_page
+    from project.reporting.html.run_page import run_page  # like matplotlib, slow to import
     from project.reporting.html.sweep_page import sweep_page
 
     files = ("status.json", "config.yaml", ".hydra/config.yaml")
     is_run = find_sweep(folder) is None and any((folder / name).exists() for name in files)
-    content = (run_page if is_run else sweep_page)(folder, page, compare)
-    content["sections"] = [section for section in content["sections"] if section.content]
+    return render((run_page if is_run else sweep_page)(folder, page, compare))
+
+
+def render(content: dict[str, Any]) -> str:
+    """Render a page from the variables of its template; sections without content are omitted."""
+    import jinja2  # slow to import
+
+    content = content | {"sections": [section for section in content["sections"] if section.content]}
     loader = jinja2.PackageLoader("project.reporting.html")
     environment = jinja2.Environment(
         loader=loader,

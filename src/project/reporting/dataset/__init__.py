@@ -1,0 +1,1 @@
+"""One HTML page about a data set: classes, images, duplicates, and labels that are likely wrong."""
