@@ -100,6 +100,8 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
             status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
             if is_pruned(callbacks):
                 status["state"] = "pruned"
+            if not context.is_debugging:
+                tracking.log_results(loggers, metrics, cfg.monitor)
             tracking.send_checkpoint(loggers, best_checkpoint(callbacks) if weights == "best" else None)
         log.info(run_summary.end_summary(metrics, weights, run, run.read_status()))
         run.require_recorded()

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image
 from test_report import picture
 from written_runs import write_curve, write_run, write_sweep
 
@@ -129,13 +130,16 @@ def write_events(folder: Path) -> None:
         run = folder / f"{number}_{model.lower()}_lr{lr:g}"
         run.mkdir(parents=True)
         logger = TensorBoard(str(run))
-        logger.log_hyperparams({"model": model, "optim.lr": lr, "seed": 1})
+        logger.log_hyperparams({"loss.label_smoothing": number % 2, "model": model, "optim.lr": lr, "seed": 1})
         logger.log_config(f"model:\n  _target_: project.{model}\noptim:\n  lr: {lr:g}\n")
         for step in (10, 20, 30):
-            course = {"train/loss": 1 / step, "train/lr": lr, "val/acc": 0.5 + step / 100 + number / 100}
+            course = {"train/acc": 0.5 + step / 100, "train/loss": 1 / step, "train/lr": lr}
+            course |= {"val/acc": 0.5 + step / 100 + number / 100, "val/loss": 2 / step}
             logger.log_metrics(course, step=step)
         result = {"val/best_acc": 0.8 + number / 100, "test/acc": 0.5 + number / 100, "test/loss": 0.25}
         logger.log_metrics(result, step=30)
+        logger.log_image("test/confusion", Image.new("RGB", (8, 8)), 30)
+        logger.log_results({"val/acc": 0.8 + number / 100}, "val/acc")
         logger.finalize("success")
 
 
@@ -184,45 +188,56 @@ def session_groups(address: str) -> list[dict[str, Any]]:
         return []
 
 
-def test_tensorboard_has_a_row_a_run_with_what_varies_and_the_last_metrics(tensorboard: str) -> None:
+def test_tensorboard_has_a_row_a_run_with_results_first(tensorboard: str) -> None:
     groups = {group["name"].split()[0]: group for group in session_groups(tensorboard)}
     assert len(groups) == 6
     group = groups["4_mlp_lr0.01"]
-    assert group["hparams"] == {"model": "MLP", "optim.lr": 0.01, "seed": 1.0}
-    values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
-    expected = {
-        "best/val/acc": 0.84,
-        "test/acc": 0.54,
-        "test/loss": 0.25,
-        "train/loss": 1 / 30,
-        "val/acc": 0.84,
+    assert {name.strip(): value for name, value in group["hparams"].items()} == {
+        **{"val/best_acc": pytest.approx(0.84), "test/acc": pytest.approx(0.54), "test/loss": 0.25},
+        **{"loss.label_smoothing": 0.0, "model": "MLP", "optim.lr": 0.01, "seed": 1.0},
     }
-    assert values == pytest.approx(expected | {"vitals/lr": 0.01})
-    found = post(tensorboard, "experiment", {})
-    assert {one["name"] for one in found["hparamInfos"] if one["differs"]} == {"model", "optim.lr"}
-    # The page shows the first five.
-    assert [one["name"]["tag"] for one in found["metricInfos"]][:3] == [
-        "best/val/acc",
-        "test/acc",
-        "test/loss",
+    values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
+    assert values == pytest.approx(
+        {"train/acc": 0.8, "train/loss": 1 / 30, "val/acc": 0.84, "val/loss": 2 / 30, "vitals/lr": 0.01}
+    )
+    found = post(tensorboard, "experiment", {})["hparamInfos"]
+    # The page shows the first five; those that differ come first.
+    assert [one["name"].strip() for one in found if one["differs"]] == [
+        *("val/best_acc", "test/acc", "optim.lr", "model", "loss.label_smoothing"),
     ]
+
+
+@needs_chromium
+def test_tensorboards_first_screen_shows_curves_of_training_and_validation(
+    tensorboard: str, page: Any
+) -> None:
+    page.goto(tensorboard)
+    for tag in ("train/acc", "train/loss", "val/acc", "val/loss"):
+        card = page.locator("scalar-card-component", has_text=tag).first
+        card.wait_for()
+        plot = card.locator("line-chart").bounding_box()
+        assert plot["y"] + 50 < 900, "a part of the curves"
+        assert 260 < plot["x"] < plot["x"] + plot["width"] < 1280
+    assert page.locator("scalar-card-component").count() == 4, "no chart of one dot a run"
 
 
 @needs_chromium
 def test_tensorboards_pages_show_the_runs(tensorboard: str, page: Any) -> None:
     page.goto(f"{tensorboard}#hparams")
-    for text in ("model", "optim.lr", "best/val/acc", "test/acc", "test/loss"):
-        page.locator(".table-header.table-cell", has_text=re.compile(rf"^\s*{text}\s*$")).first.wait_for()
+    for text in ("val/best_acc", "test/acc", "optim.lr", "model"):
+        title = page.locator(".table-header.table-cell", has_text=re.compile(rf"^\s*{text}\s*$")).first
+        title.wait_for()
+        box = title.bounding_box()
+        assert box["x"] + box["width"] < 1280
     names = page.locator(
         ".table-cell:not(.table-header)", has_text=re.compile(r"^\s*\d_(cnn|mlp)_lr[\d.]+\s")
     )
     names.nth(5).wait_for()
     assert len(set(names.all_inner_texts())) == 6
     page.goto("about:blank")  # only another fragment would not load the page anew
-    page.goto(f"{tensorboard}#timeseries")
-    # It opens the first groups alone.
-    page.locator("scalar-card-component", has_text="test/acc").first.wait_for()
-    assert page.locator("scalar-card-component").count() >= 2
+    page.goto(f"{tensorboard}#custom_scalars")
+    page.get_by_text("training and validation").first.wait_for()
     page.goto("about:blank")
     page.goto(f"{tensorboard}#text")
     page.locator("code", has_text="_target_: project.CNN").first.wait_for()
+    page.locator("td", has_text="val/best_acc").first.wait_for()

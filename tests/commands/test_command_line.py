@@ -89,8 +89,9 @@ def test_run_folder_contains_all_files(tmp_path: Path) -> None:
     run = only_run(tmp_path)
     assert re.fullmatch(r"cnn_digits_adam/\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d", f"{run.parent.name}/{run.name}")
     files = {path.relative_to(run).as_posix() for path in run.rglob("*") if path.is_file()}
-    (events,) = [file for file in files if file.startswith("events.out.tfevents")]
-    assert files - {events} == {
+    events = [file for file in files if file.startswith("events.out.tfevents")]
+    assert [file.endswith(".results") for file in sorted(events)] == [False, True]
+    assert files - set(events) == {
         *("config.yaml", "status.json", "metrics.csv", "train.log"),
         *(".hydra/config.yaml", ".hydra/hydra.yaml", ".hydra/overrides.yaml"),
         *(f"checkpoints/{name}.ckpt" for name in ("best", "last", "previous")),
@@ -113,7 +114,7 @@ def test_run_folder_contains_all_files(tmp_path: Path) -> None:
         f"test  {status['metrics']['test/loss']:.4f}  {status['metrics']['test/acc']:8.4f}  of 359 images"
         in shown
     )
-    assert f"tensorboard --logdir {run.relative_to(tmp_path)}" in shown
+    assert f"tensorboard --logdir {run.relative_to(tmp_path).parent}\n" in shown, "there, the run has a name"
     assert max(len(line) for line in shown.splitlines()) <= 80
     assert "\r" not in shown
     assert "\x1b" not in shown
@@ -124,17 +125,23 @@ def test_run_folder_contains_all_files(tmp_path: Path) -> None:
 
 def check_tensorboard(run: Path, status: dict) -> None:
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
     events = EventAccumulator(str(run))
     events.Reload()
-    scalars = events.Tags()["scalars"]
-    assert {"train/loss", "train/acc", "val/loss", "val/acc", "test/acc", "best/val/acc"} <= set(scalars)
-    assert {"vitals/lr", "vitals/grad_norm", "vitals/speed_images_per_s"} <= set(scalars)
-    assert events.Tags()["images"] == ["train/images", "test/confusion", "test/mistakes"]
-    assert events.Scalars("test/acc")[-1].value == pytest.approx(status["metrics"]["test/acc"])
-    assert "config/text_summary" in events.Tags()["tensors"]
-    hparams = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
-    assert b"optim.lr" in hparams
+    assert set(events.Tags()["scalars"]) == {
+        *("train/loss", "train/acc", "val/loss", "val/acc", "vitals/lr", "vitals/grad_norm"),
+        *("vitals/speed_images_per_s", "vitals/speed_data_wait_fraction"),
+    }
+    names = ("train/images", "test/confusion", "test/mistakes")
+    assert events.Tags()["images"] == [f"visuals/{name}" for name in names]
+    assert {"config/text_summary", "results/text_summary"} <= set(events.Tags()["tensors"])
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    columns = HParamsPluginData.FromString(content).session_start_info.hparams
+    values = {name.strip(): columns[name].number_value for name in columns}
+    assert values["test/acc"] == pytest.approx(status["metrics"]["test/acc"])
+    assert values["val/best_acc"] == pytest.approx(status["value"])
+    assert values["optim.lr"] == 0.001
     # A custom layout in one run would hide the metrics of other runs.
     assert "_hparams_/experiment" not in events.summary_metadata
 

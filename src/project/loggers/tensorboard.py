@@ -5,7 +5,7 @@ import math
 import re
 import shutil
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,18 @@ from tensorboard.compat.proto.summary_pb2 import Summary
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.tensorboard import FileWriter, SummaryWriter
-from torch.utils.tensorboard.summary import custom_scalars, hparams
+from torch.utils.tensorboard.summary import custom_scalars
 
+from project.loggers.tensorboard_hparams import (
+    SUFFIX,
+    is_best_of,
+    is_result,
+    remove_results,
+    results_table,
+    row_columns,
+    row_summaries,
+)
+from project.runs.metric_names import parse
 from project.runtime import lightning_private
 
 if TYPE_CHECKING:
@@ -29,28 +39,18 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 DISPLAY_NAMES = (
-    (re.compile(r"(val|test)/best_(.+)"), r"best/\1/\2"),
     (re.compile(r"train/(lr|grad_norm)"), r"vitals/\1"),
     (re.compile(r"(speed|gpu)/(.+)"), r"vitals/\1_\2"),
 )
-"""Patterns of metric names and their replacements in TensorBoard.
+"""Patterns of names and their replacements in TensorBoard; all other tags are the names in metrics.csv.
 
-Its HParams page shows the first five scalars in alphabetical order, which are results with these names.
+Its first page opens the first two groups in alphabetical order: with these names, those of training and
+validation.
 """
-CHARTS: dict[str, dict[str, list[Any]]] = {
-    "training and validation": {
-        "loss": ["Multiline", [r"^(train|val)[/_]loss(_epoch)?$"]],
-        "accuracy": ["Multiline", [r"^(train|val)[/_]acc(_epoch)?$"]],
-        "other metrics": ["Multiline", [r"^(train|val)[/_](?!(loss|acc)(_step|_epoch)?$|lr$|images$)"]],
-    },
-    "vitals": {
-        "learning rate": ["Multiline", [r"^vitals/lr$"]],
-        "norm of the gradient": ["Multiline", [r"^vitals/grad_norm$"]],
-        "images per second": ["Multiline", [r"^vitals/speed_images_per_s$"]],
-        "fraction of time waiting for data": ["Multiline", [r"^vitals/speed_data_wait_fraction$"]],
-    },
-}
-"""Charts of the Custom Scalars page, with the tags of their scalars."""
+IMAGE_GROUP = "visuals"
+"""Group of all images: an image in the group of a split would come before the curves of the next split."""
+CURVES, VITALS = "training and validation", "vitals"
+"""Categories of the Custom Scalars page."""
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d.*")
 FLUSH_S = 1
 PROJECTOR_FOLDER = "projector"
@@ -64,9 +64,9 @@ MAX_EMBEDDING_DIM = 256
 class TensorBoard(TensorBoardLogger):
     """Lightning's `TensorBoardLogger` with event files in the run folder itself, which names the run.
 
-    Unlike `add_hparams`, this logger writes no list of columns, which TensorBoard would apply to all runs.
-    Without a list, the HParams page shows all hyperparameters of all runs, those that differ first, and the
-    last value of every metric.
+    Results of one value, such as those of the test, are no charts: `log_results` writes them to the HParams
+    and Text pages (see `tensorboard_hparams`). The Custom Scalars page shows training and validation of a
+    metric in one chart.
 
     Args:
         folder: run folder.
@@ -75,6 +75,9 @@ class TensorBoard(TensorBoardLogger):
     def __init__(self, folder: str) -> None:
         super().__init__(folder, name="", version="", default_hp_metric=False)
         self._last_event: tuple[int, dict[str, float]] = (0, {})  # last step and its scalars
+        self._hyperparameters: dict[str, Any] = {}
+        self._results: dict[str, float] = {}
+        self._tags: dict[str, None] = {}  # of all scalars so far, in order
 
     @property
     @rank_zero_experiment
@@ -94,30 +97,51 @@ class TensorBoard(TensorBoardLogger):
         metrics: dict[str, Any] | None = None,
         step: int | None = None,
     ) -> None:
-        """Write hyperparameters to the HParams page, and the charts of the Custom Scalars page."""
-        values = params if isinstance(params, dict) else vars(params)
-        plain = {
-            name: value if isinstance(value, bool | int | float) else str(value)
-            for name, value in values.items()
-        }
-        _, start, end = hparams(plain, {})
-        _name_row(start, _row_name(Path(self.root_dir).absolute()))
-        for summary in (start, end, custom_scalars(CHARTS)):
-            self._writer.add_summary(summary)
+        """Keep hyperparameters for `log_results`; those of a later call are ignored."""
+        self._hyperparameters = self._hyperparameters or dict(
+            params if isinstance(params, dict) else vars(params)
+        )
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write all scalars except the epoch as one event."""
-        scalars = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        """Write all scalars as one event, except the epoch and results of one value, which are kept."""
+        values = {name: float(value) for name, value in metrics.items() if name != "epoch"}
+        self._results |= {name: value for name, value in values.items() if is_result(name)}
+        scalars = {name: value for name, value in values.items() if name not in self._results}
+        if not scalars:
+            return
         at = step or 0
         self._last_event = (at, self._last_event[1] | scalars) if self._last_event[0] == at else (at, scalars)
         self._write_scalars(scalars, at)
+
+    @rank_zero_only
+    def log_results(self, metrics: Mapping[str, float], monitor: str) -> None:
+        """Write results and hyperparameters to the HParams page, and results to the Text page.
+
+        Args:
+            metrics: all metrics of the run by name.
+            monitor: name of the monitored metric.
+        """
+        results = dict(self._results)
+        if monitor in metrics and not any(is_best_of(name, monitor) for name in results):
+            results[monitor] = float(metrics[monitor])
+        folder = Path(self.root_dir)
+        remove_results(folder)
+        writer = _GuardedWriter(self.root_dir, flush_secs=FLUSH_S, filename_suffix=SUFFIX)
+        columns = row_columns(self._hyperparameters, results, monitor)
+        for summary in row_summaries(columns, _row_name(folder.absolute())):
+            writer._get_file_writer().add_summary(summary)
+        writer.add_text("results", results_table(results, monitor))
+        writer.close()
 
     def _write_scalars(self, scalars: Mapping[str, float], step: int) -> None:
         values = [
             Summary.Value(tag=display_name(name), simple_value=value) for name, value in scalars.items()
         ]
         self._writer.add_summary(Summary(value=values), step)
+        if not self._tags.keys() >= {value.tag for value in values}:
+            self._tags |= dict.fromkeys(value.tag for value in values)
+            self._writer.add_summary(custom_scalars(chart_layout(self._tags)))
 
     @rank_zero_only
     def state_dict(self) -> dict[str, Any]:
@@ -159,7 +183,7 @@ class TensorBoard(TensorBoardLogger):
         encoded = Summary.Image(
             width=image.width, height=image.height, colorspace=3, encoded_image_string=data.getvalue()
         )
-        self._writer.add_summary(Summary(value=[Summary.Value(tag=tag, image=encoded)]), step)
+        self._writer.add_summary(Summary(value=[Summary.Value(tag=f"{IMAGE_GROUP}/{tag}", image=encoded)]), step)
 
     @rank_zero_only
     def log_network(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:
@@ -265,14 +289,20 @@ def _row_name(folder: Path) -> str:
     return f"{parent} {own}" if TIMESTAMP.fullmatch(own) else f"{own} {parent}".strip()
 
 
-def _name_row(start: Summary, name: str) -> None:
-    """Set the name of a row of the HParams page; the default is the run's path."""
-    from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
+def chart_layout(tags: Iterable[str]) -> dict[str, dict[str, list[Any]]]:
+    """Return the charts of the Custom Scalars page: one per metric of training and validation, one per vital.
 
-    for value in start.value:
-        content = HParamsPluginData.FromString(value.metadata.plugin_data.content)
-        content.session_start_info.group_name = name
-        value.metadata.plugin_data.content = content.SerializeToString()
+    Args:
+        tags: of all scalars.
+    """
+    charts: dict[str, dict[str, list[Any]]] = {CURVES: {}, VITALS: {}}
+    for tag in tags:
+        split, kind = parse(tag)
+        if split and not kind.endswith("_step"):
+            charts[CURVES][kind] = ["Multiline", [rf"^(train|val)\w*[/_]{re.escape(kind)}(_epoch)?$"]]
+        elif tag.startswith(f"{VITALS}/"):
+            charts[VITALS][tag.removeprefix(f"{VITALS}/")] = ["Multiline", [f"^{re.escape(tag)}$"]]
+    return {category: found for category, found in charts.items() if found}
 
 
 def project_embeddings(points: "np.ndarray[Any, Any]") -> "np.ndarray[Any, Any]":

@@ -333,6 +333,13 @@ def _close(loggers: Sequence[Logger], state: str) -> None:
             logger.close(state)
 
 
+def log_results(loggers: Iterable[Logger], metrics: Mapping[str, float], monitor: str) -> None:
+    """Log the metrics of a finished run, where a logger has a page for results of one value."""
+    for logger in loggers:
+        if (log_results := getattr(logger, "log_results", None)) is not None:
+            log_results(metrics, monitor)
+
+
 def send_checkpoint(loggers: Iterable[Logger], path: str | None) -> None:
     """Send the best checkpoint, if there is one, to the tracking services."""
     for logger in loggers:

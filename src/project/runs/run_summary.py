@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from project.runs.metric_names import MetricName, parse
@@ -61,6 +62,8 @@ def _optimization(config: dict[str, Any]) -> str:
 def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status: Mapping[str, Any]) -> str:
     """Return the metrics of a run as a table, its folder, and the command that shows its curves.
 
+    TensorBoard names runs by their paths below the given folder, so the command has the folder above the run.
+
     Args:
         metrics: all, by name.
         weights: `best` or `last`: those that were evaluated.
@@ -70,7 +73,7 @@ def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status:
     lines = ["", _table(metrics, weights, str(status["monitor"])), ""] if metrics else [""]
     lines.append(f"{duration(status['duration_s'])} in {run.shown}")
     if any(run.path.glob("events.out.tfevents.*")):
-        lines.append(f"show curves: tensorboard --logdir {shlex.quote(run.shown)}")
+        lines.append(f"show curves: tensorboard --logdir {shlex.quote(str(Path(run.shown).parent))}")
     return "\n".join(lines)
 
 

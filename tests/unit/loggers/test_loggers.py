@@ -1,12 +1,20 @@
-"""Tests of the metrics table in resumed runs."""
+"""Tests of the metrics table in resumed runs, and of a run's row in TensorBoard."""
 
+import logging
+import math
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Compose, read_table
+from google.protobuf.json_format import MessageToDict
 from omegaconf import OmegaConf
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.hparams.plugin_data_pb2 import HParamsPluginData
 
 from project.loggers.csv import MetricsCSV
+from project.loggers.tensorboard import TensorBoard, chart_layout
 from project.runs.hparam_diff import hyperparameters
 from project.runtime.csv_files import read_metrics
 
@@ -120,3 +128,62 @@ def test_metrics_with_any_name_are_read_back(tmp_path: Path) -> None:
     columns, rows = read_metrics(again.file)
     assert columns == ["step", "=1+1", "two\nlines, and more"]
     assert rows == [["1", "-1.5", "2.0"], ["2", "-inf", ""]]
+
+
+def read_row(folder: Path) -> tuple[str, dict[str, Any]]:
+    """Return the name and the columns of a run's row on the HParams page, in the order of the page."""
+    logging.getLogger("tensorboard").setLevel(logging.ERROR)
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    content = events.summary_metadata["_hparams_/session_start_info"].plugin_data.content
+    info = HParamsPluginData.FromString(content).session_start_info
+    columns = {name: MessageToDict(info.hparams[name]) for name in sorted(info.hparams)}
+    return info.group_name, columns
+
+
+def test_hparams_row_has_the_monitored_result_and_the_learning_rate_first(tmp_path: Path) -> None:
+    board = TensorBoard(str(tmp_path))
+    board.log_hyperparams({"loss.label_smoothing": 0.1, "model": "CNN", "optim.lr": 0.01, "seed": 1})
+    board.log_metrics({"train/loss": 1.0, "val/mae": 4.0, "val/loss": 1.0, "epoch": 1}, step=1)
+    board.log_metrics({"val/best_loss": 0.5, "val/best_mae": 3.0}, step=1)
+    board.log_metrics({"test/loss": 0.5, "test/mae": 3.5, "test/r2": math.nan}, step=1)
+    board.log_results({"val/mae": 3.0, "test/mae": 3.5}, "val/mae")
+    board.finalize("success")
+    name, columns = read_row(tmp_path)
+    assert name.startswith(tmp_path.name)
+    assert [key.strip() for key in columns] == [
+        *("val/best_mae", "test/mae", "optim.lr", "model", "seed"),
+        *("loss.label_smoothing", "test/loss", "val/best_loss"),
+    ]
+    assert {key.strip(): value for key, value in columns.items()} == {
+        **{"val/best_mae": 3.0, "test/mae": 3.5, "optim.lr": 0.01, "model": "CNN", "seed": 1.0},
+        **{"loss.label_smoothing": 0.1, "test/loss": 0.5, "val/best_loss": 0.5},
+    }
+    events = EventAccumulator(str(tmp_path))
+    events.Reload()
+    assert sorted(events.Tags()["scalars"]) == ["train/loss", "val/loss", "val/mae"]
+    table = events.Tensors("results/text_summary")[0].tensor_proto.string_val[0].decode()
+    assert table.splitlines()[2:4] == ["| val/best_mae | 3.0000 |", "| test/mae | 3.5000 |"]
+
+
+def test_row_of_a_resumed_run_replaces_the_earlier_one(tmp_path: Path) -> None:
+    for value in (0.5, 0.75):
+        board = TensorBoard(str(tmp_path))
+        board.log_hyperparams({"model": "CNN"})
+        board.log_results({"val_acc": value}, "val_acc")  # of a module without metrics of the best weights
+        board.finalize("success")
+    assert {key.strip(): value for key, value in read_row(tmp_path)[1].items()} == {
+        **{"val_acc": 0.75, "model": "CNN"},
+    }
+
+
+def test_custom_scalars_show_all_metrics_of_any_task() -> None:
+    tags = ["train/loss", "val/dice", "val/loss", "train_loss_step", "train_loss_epoch", "vitals/lr"]
+    layout = chart_layout([*tags, "made_up"])
+    assert {category: list(charts) for category, charts in layout.items()} == {
+        "training and validation": ["loss", "dice"],
+        "vitals": ["lr"],
+    }
+    (pattern,) = layout["training and validation"]["loss"][1]
+    found = [tag for tag in (*tags, "train/loss_of_kl") if re.search(pattern, tag)]
+    assert found == ["train/loss", "val/loss", "train_loss_epoch"]
