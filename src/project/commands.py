@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 def train_run(cfg: "DictConfig") -> float | None:
     """Run one job with its composed configuration."""
-    from project.train import train  # imports torch: only now, when the configuration has been checked
+    from project.runtime.console import LOADING, waiting
+
+    with waiting(LOADING):  # only now, when the configuration has been checked
+        from project.train import train  # imports torch
 
     return train(cfg)
 

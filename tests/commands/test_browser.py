@@ -130,7 +130,9 @@ def write_events(folder: Path) -> None:
         run = folder / f"{number}_{model.lower()}_lr{lr:g}"
         run.mkdir(parents=True)
         logger = TensorBoard(str(run))
-        logger.log_hyperparams({"loss.label_smoothing": number % 2, "model": model, "optim.lr": lr, "seed": 1})
+        logger.log_hyperparams(
+            {"loss.label_smoothing": number % 2, "model": model, "optim.lr": lr, "seed": 1}
+        )
         logger.log_config(f"model:\n  _target_: project.{model}\noptim:\n  lr: {lr:g}\n")
         for step in (10, 20, 30):
             course = {"train/acc": 0.5 + step / 100, "train/loss": 1 / step, "train/lr": lr}
@@ -193,8 +195,13 @@ def test_tensorboard_has_a_row_a_run_with_results_first(tensorboard: str) -> Non
     assert len(groups) == 6
     group = groups["4_mlp_lr0.01"]
     assert {name.strip(): value for name, value in group["hparams"].items()} == {
-        **{"val/best_acc": pytest.approx(0.84), "test/acc": pytest.approx(0.54), "test/loss": 0.25},
-        **{"loss.label_smoothing": 0.0, "model": "MLP", "optim.lr": 0.01, "seed": 1.0},
+        "val/best_acc": pytest.approx(0.84),
+        "test/acc": pytest.approx(0.54),
+        "test/loss": 0.25,
+        "loss.label_smoothing": 0.0,
+        "model": "MLP",
+        "optim.lr": 0.01,
+        "seed": 1.0,
     }
     values = {value["name"]["tag"]: value["value"] for value in group["metricValues"]}
     assert values == pytest.approx(

@@ -47,7 +47,7 @@ def test_each_run_can_be_ranked_by_itself(sweep: Path) -> None:
     assert math.isnan(comparison.points[0].std("val/acc"))
     table = render(comparison, top=3, width=100)
     assert table.splitlines()[2].split() == (
-        ["#", "model", "optim", "seed", "val/acc", "test/acc", "val/loss", "time", "folder"]
+        ["#", "model", "optim", "seed", "val/acc", "test/acc", "val/loss", "time", "run"]
     )
     assert table.splitlines()[3].split() == (
         ["1", "CNN3x3", "Adam", "3", "0.9800", "0.9700", "0.0200", "10", "s", "11"]
@@ -60,12 +60,27 @@ def test_a_table_in_80_columns(sweep: Path, monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.chdir(sweep.parent)  # a long path would have a line of its own
     lines = render(compare([sweep.name]), top=20, width=80).splitlines()
     assert lines[0] == "12 runs in 4 points: mean ± sample std over n seeds; largest val/acc first"
-    assert lines[2].split() == ["#", "model", "optim", "val/acc", "test/acc", "val/loss", "n", "time"]
-    assert (
-        " ".join(lines[3].split()) == "1 CNN3x3 Adam 0.9700 ± 0.0100 0.9600 ± 0.0100 0.0300 ± 0.0100 3 10 s"
-    )
+    assert lines[2].split() == ["#", "model", "optim", "val/acc", "test/acc", "n", "time", "best", "run"]
+    assert " ".join(lines[3].split()) == "1 CNN3x3 Adam 0.9700 ± 0.0100 0.9600 ± 0.0100 3 10 s 11"
     assert max(map(len, lines[:7])) <= 80
     assert lines[8].endswith("sweep/11")  # the best run of the best point
+
+
+def test_runs_on_different_data_are_ranked_apart(tmp_path: Path) -> None:
+    for number, (data, lr, acc) in enumerate(
+        [("Digits", 0.1, 0.8), ("Digits", 0.01, math.nan), ("Synthetic", 0.1, 0.99), ("Synthetic", 0.01, 0.9)]
+    ):
+        write_run(tmp_path / f"run{number}", f'data._target_="our.{data}"', f"optim.lr={lr}", acc=acc)
+    lines = render(compare([tmp_path]), top=20, width=80).splitlines()
+    assert lines[0] == "4 runs on 2 data sets; largest val/acc first in each"
+    tables = [line for line in lines[2:] if line.startswith(("data=", "1", " ", "2"))]
+    assert [line.split()[:2] for line in tables] == [
+        ["data=Synthetic"], ["1", "0.1"], ["2", "0.01"], ["data=Digits"], ["1", "0.1"], ["0.01", "nan"],
+    ]  # fmt: skip
+    assert [line.split()[-1] for line in tables if "=" not in line] == ["run2", "run3", "run0", "run1"]
+    assert [line for line in lines if line.startswith("best run")] == [
+        f"best run of data=Synthetic: {tmp_path}/run2", f"best run of data=Digits: {tmp_path}/run0",
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("width", [40, 60, 80, 200])

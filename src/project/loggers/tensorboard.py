@@ -183,7 +183,9 @@ class TensorBoard(TensorBoardLogger):
         encoded = Summary.Image(
             width=image.width, height=image.height, colorspace=3, encoded_image_string=data.getvalue()
         )
-        self._writer.add_summary(Summary(value=[Summary.Value(tag=f"{IMAGE_GROUP}/{tag}", image=encoded)]), step)
+        self._writer.add_summary(
+            Summary(value=[Summary.Value(tag=f"{IMAGE_GROUP}/{tag}", image=encoded)]), step
+        )
 
     @rank_zero_only
     def log_network(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:

@@ -61,11 +61,13 @@ def row_columns(
 
     Args:
         hyperparameters: values by dotted name.
-        results: values by name; those that are NaN or infinite get no column, as TensorBoard cannot read them.
+        results: values by name; TensorBoard cannot read NaN and infinity, which get no column.
         monitor: monitored metric.
     """
     kind = parse(monitor).kind
-    first = [name for name in sort_results(results, monitor) if kind == parse(name).kind.removeprefix("best_")]
+    first = [
+        name for name in sort_results(results, monitor) if kind == parse(name).kind.removeprefix("best_")
+    ]
     names = [*first, *LEADING_KEYS]
     spaces = {name: " " * (len(names) - place) for place, name in enumerate(names)}
     values: dict[str, Any] = {name: value for name, value in results.items() if math.isfinite(value)}

@@ -6,9 +6,8 @@ import os
 import re
 import textwrap
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os.path import commonpath
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +19,7 @@ from project.runs.metric_names import is_of_split, on_other_splits
 from project.runs.ranking import tie_note
 from project.runs.results import DURATION, Run, format_value, is_number
 from project.runtime import lazy_imports
-from project.runtime.console import GAP, Column, table, terminal_width
+from project.runtime.console import BEST_STYLE, GAP, Column, table, terminal_width, waiting
 from project.runtime.csv_files import escape_all
 from project.runtime.output_files import IMAGE, output_file, refuse_foreign_file, refuse_unwritable_output
 from project.runtime.text import columns_of, duration, plural, shorten
@@ -34,6 +33,8 @@ examples:
   python scripts/compare.py outputs/sweep/2026-01-31_09-30-00 plot=sweep.png
   python scripts/compare.py sweep_a sweep_b by=test/acc csv=both.csv
 """
+DATA = "data"
+"""Key of the data set."""
 MAX_WIDTH = 20
 """Maximum number of characters in a cell."""
 MAX_NAMED = 5
@@ -73,7 +74,8 @@ def main(options: Options) -> None:
         if file:
             refuse_unwritable_output(f"{key}={file}", file)
             refuse_foreign_file(f"{key}={file}", file, kind)
-    comparison = compare(options.runs, options.by, each=options.each)
+    with waiting("reading runs"):
+        comparison = compare(options.runs, options.by, each=options.each)
     print(render(comparison, options.top))
     if options.csv:
         print(f"{write_csv(comparison, options.csv)} rows in {options.csv}")
@@ -88,7 +90,7 @@ def main(options: Options) -> None:
 class TableColumn:
     """Column of a table of ranked points."""
 
-    kind: Literal["rank", "key", "by", "metric", "n", "time", "folder"]
+    kind: Literal["rank", "key", "by", "metric", "n", "time", "run"]
     name: str
     cells: list[str]
     values: Sequence[float | None]  # numbers in the cells; None for text
@@ -101,8 +103,9 @@ class TableColumn:
 
 def ranked_columns(comparison: Comparison, points: Sequence[Point]) -> list[TableColumn]:
     """Return columns of rank, keys, metrics, number of runs and duration; the ranking metric comes first."""
-    ranks = range(1, len(points) + 1)
-    columns = [TableColumn("rank", "#", list(map(str, ranks)), ranks)]
+    ranked = [point.is_ranked(comparison.by) for point in points]
+    ranks = [rank if is_ranked else None for rank, is_ranked in enumerate(ranked, start=1)]
+    columns = [TableColumn("rank", "#", ["" if rank is None else str(rank) for rank in ranks], ranks)]
     keys = [*comparison.shown.leading, *(comparison.shown.repetitions if comparison.each else ())]
     columns += key_columns(comparison.shown, [point.runs[0] for point in points], keys)
     for metric in choose_metrics(comparison.metrics, comparison.by):
@@ -137,35 +140,66 @@ def choose_metrics(names: Sequence[str], by: str) -> list[str]:
 
 
 def render(comparison: Comparison, top: int, width: int | None = None) -> str:
-    """Return a comparison as a text table with notes.
+    """Return a comparison as text tables, one per data set, with notes.
 
     Args:
         comparison: ranked points.
-        top: maximum number of rows.
+        top: maximum number of rows of a table.
         width: width of the table in columns (default None: of the terminal).
     """
     width = terminal_width() if width is None else width
-    points = comparison.points[:top]
-    columns = ranked_columns(comparison, points)
-    if comparison.each:
-        names = split_common([point.runs[0].folder for point in points])[1]
-        columns.append(TableColumn("folder", "folder", names, [None] * len(names)))
-    kept = _fit(columns, width)
-    heads = [Column(column.name, fixed=True) for column in kept]
-    rows = list(zip(*(column.cells for column in kept), strict=True))
-    lines = [_title(comparison), "", table(heads, rows, width=width), ""]
-    for note in _notes(comparison, top, [column.name for column in columns if column not in kept]):
+    groups = _group_by_data(comparison)
+    lines = [_title(comparison, len(groups)), ""]
+    left_out: dict[str, None] = {}
+    for data, points in groups.items():
+        lines += [f"data={data}"] if len(groups) > 1 else []
+        columns = [*ranked_columns(comparison, points[:top]), _run_column(comparison, points[:top])]
+        if len(groups) > 1:
+            columns = [column for column in columns if (column.kind, column.name) != ("key", DATA)]
+        kept = _fit(columns, width)
+        left_out |= dict.fromkeys(column.name for column in columns if column not in kept)
+        heads = [
+            Column(column.name, right=False if column.kind == "run" else None, fixed=True) for column in kept
+        ]
+        rows = list(zip(*(column.cells for column in kept), strict=True))
+        styles = {0: BEST_STYLE} if points[0].is_ranked(comparison.by) else {}
+        lines += [table(heads, rows, width=width, row_styles=styles), ""]
+    for note in _notes(comparison, groups, top, list(left_out)):
         lines += textwrap.wrap(note, width, break_long_words=False, break_on_hyphens=False)
     return "\n".join(
         [*lines, *(shorten(line, width, keep="start") for line in _describe_unranked(comparison))]
     )
 
 
-def _title(comparison: Comparison) -> str:
+def _group_by_data(comparison: Comparison) -> dict[str, list[Point]]:
+    """Return the points by data set, best first: results on different data have no common rank."""
+    keys = [key for key in (DATA, f"{DATA}.path") if key in comparison.shown.keys]
+    groups: dict[str, list[Point]] = {}
+    for point in comparison.points:
+        texts = [comparison.shown.texts([point.runs[0]], key)[0] for key in keys]
+        groups.setdefault(" ".join(text for text in texts if text != ABSENT), []).append(point)
+    return groups
+
+
+def _run_column(comparison: Comparison, points: Sequence[Point]) -> TableColumn:
+    """Return a column with the name of each point's best run, with its folder if ambiguous."""
+    places = {run.folder: place for place, run in enumerate(comparison.best_first)}
+    runs = [min(point.runs, key=lambda run: places.get(run.folder, len(places))) for point in points]
+    count = Counter(run.folder.name for run in runs)
+    names = [
+        run.folder.name if count[run.folder.name] == 1 else f"{run.folder.parent.name}/{run.folder.name}"
+        for run in runs
+    ]
+    title = "best run" if any(len(point.runs) > 1 for point in points) else "run"
+    return TableColumn("run", title, [shorten(name, MAX_WIDTH) for name in names], [None] * len(names))
+
+
+def _title(comparison: Comparison, data_sets: int) -> str:
     counted = plural(comparison.count, "run")
     if len(comparison.points) < comparison.count:
         counted += f" in {plural(len(comparison.points), 'point')}: mean ± sample std over n seeds"
-    return f"{counted}; {'largest' if comparison.larger_is_better else 'smallest'} {comparison.by} first"
+    order = f"{'largest' if comparison.larger_is_better else 'smallest'} {comparison.by} first"
+    return f"{counted}; {order}" if data_sets == 1 else f"{counted} on {data_sets} data sets; {order} in each"
 
 
 def _fit(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
@@ -173,8 +207,9 @@ def _fit(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
     of = defaultdict[str, list[TableColumn]](list)
     for column in columns:
         of[column.kind].append(column)
-    wanted = [*of["rank"], *of["by"], *of["key"][:3], *of["n"], *of["folder"], *of["key"][3:]]
-    wanted += [*of["metric"][:1], *of["time"], *of["metric"][1:]]
+    keys = sorted(of["key"], key=lambda column: column.name.rpartition(".")[2] != "lr")  # otherwise in order
+    wanted = [*of["rank"], *of["by"], *keys[:2], *of["metric"][:1], *of["n"], *of["run"], *keys[2:]]
+    wanted += [*of["time"], *of["metric"][1:]]
     kept, room = [], width + len(GAP)
     for column in wanted:
         if column.kind in ("rank", "by") or column.width + len(GAP) <= room:
@@ -183,17 +218,21 @@ def _fit(columns: Sequence[TableColumn], width: int) -> list[TableColumn]:
     return [column for column in columns if column in kept]
 
 
-def _notes(comparison: Comparison, top: int, left_out: Sequence[str]) -> list[str]:
+def _notes(
+    comparison: Comparison, groups: Mapping[str, Sequence[Point]], top: int, left_out: Sequence[str]
+) -> list[str]:
     """Return notes on the best run, ties, repeated seeds, and hidden rows and columns."""
-    notes = [f"best run: {comparison.best.folder}"] if comparison.best else []
-    notes += [note] if (note := tie_note(comparison.ties)) else []
+    notes = [f"best run: {comparison.best.folder}"] if comparison.best and len(groups) == 1 else []
+    notes += [note] if (note := tie_note(comparison.ties)) and len(groups) == 1 else []
+    for data, points in groups.items() if len(groups) > 1 else ():
+        own = {run.folder for point in points for run in point.runs}
+        best = next((run for run in comparison.best_first if run.folder in own), None)
+        notes += [f"best run of data={data}: {best.folder}"] if best else []
     if comparison.repeated and not comparison.each:
         notes.append(f"counted once: {plural(comparison.repeated, 'run')} with the seed of another one")
-    if comparison.each and "folder" not in left_out:
-        common, _ = split_common([point.runs[0].folder for point in comparison.points[:top]])
-        notes += [f"folders are those in {common}"] if common else []
-    if (hidden := len(comparison.points) - top) > 0:
-        notes.append(f"not shown: {plural(hidden, 'point')}; top={len(comparison.points)} shows all")
+    if (hidden := sum(max(0, len(points) - top) for points in groups.values())) > 0:
+        most = max(map(len, groups.values()))
+        notes.append(f"not shown: {plural(hidden, 'point')}; top={most} shows all")
     missing = []
     if left_out:
         missing.append(f"{plural(len(left_out), 'column')} without room ({', '.join(left_out)})")
@@ -220,15 +259,6 @@ def _describe_unranked(comparison: Comparison) -> list[str]:
 
 def _first(lines: list[str], most: int) -> list[str]:
     return lines if len(lines) <= most else [*lines[:most], f"  … and {len(lines) - most} more"]
-
-
-def split_common(folders: Sequence[Path]) -> tuple[str, list[str]]:
-    """Return the common parent folder, and each path relative to it."""
-    try:
-        common = commonpath([folder.parent for folder in folders])
-    except ValueError:  # a mix of absolute and relative paths
-        common = ""
-    return common, [str(folder.relative_to(common)) for folder in folders]
 
 
 def write_csv(comparison: Comparison, file: Path) -> int:

@@ -22,7 +22,7 @@ from project.runtime.text import did_you_mean, plural
 
 LAST = "last"
 """Value of `run=` that means the run or sweep started last."""
-RESERVED = ("#", "n", "time", "folder")
+RESERVED = ("#", "n", "time", "run", "best run")
 """Column names of tables, to which no key is shortened."""
 
 
@@ -42,6 +42,10 @@ class Point:
     def distinct(self) -> list[Run]:
         """The runs, one per seed and fold."""
         return list({_repetition(run): run for run in reversed(self.runs)}.values())[::-1]
+
+    def is_ranked(self, metric: str) -> bool:
+        """Return True if the mean of a metric is a number."""
+        return math.isfinite(self.mean(metric))
 
     @property
     def unfinished(self) -> int:

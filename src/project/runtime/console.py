@@ -10,7 +10,8 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TextIO
 
@@ -22,9 +23,10 @@ GAP = "  "
 LEAST_WIDTH = 8
 """Least width to which a column is shortened [terminal columns]."""
 NUMBER = re.compile(
-    r"[+-]?(\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?( ?(%|s|min|h|ms|MB))?( ?± ?[\d.e+-]+)?|nan|inf|–|"
+    r"[+-]?(\d[\d,]*\.?\d*|\.\d+)(e[+-]?\d+)?( ?(%|s|min|h|ms|MB))?( \d+ (s|min))?( ?± ?[\d.e+-]+)?"
+    r"|nan|inf|–|"
 )
-"""Right-aligned cell: a number with its unit and deviation, or an empty cell."""
+"""Right-aligned cell: a number with its unit and deviation, a duration, or an empty cell."""
 STATE_STYLES = {
     "done": "green",
     "running": "cyan",
@@ -33,6 +35,10 @@ STATE_STYLES = {
     "failed": "bold red",
 }
 """Rich styles by the text of a cell."""
+TITLE_STYLE = "bold underline"
+"""Rich style of headings: the line below them is a rule."""
+BEST_STYLE = "bold green"
+"""Rich style of the best row of a table."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,29 @@ def has_color(stream: TextIO | None = None) -> bool:
     return not plain and stream is not None and stream.isatty()
 
 
+@contextmanager
+def waiting(text: str) -> Iterator[None]:
+    """Show a text on standard error until a block ends, if that is a terminal: the block takes seconds.
+
+    The block prints nothing itself.
+    """
+    stream = sys.stderr
+    if stream is None or not stream.isatty() or os.environ.get("TERM") == "dumb":
+        yield
+        return
+    with suppress(OSError):
+        print(f"{text} …", end="", file=stream, flush=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):
+            print("\r\x1b[K", end="", file=stream, flush=True)  # erases the line
+
+
+LOADING = "loading PyTorch"
+"""Text while a command imports its libraries."""
+
+
 def terminal_width() -> int:
     """Return the width of the terminal, else `COLUMNS`, else 80 [columns]."""
     return shutil.get_terminal_size().columns
@@ -71,6 +100,7 @@ def table(
     width: int | None = None,
     color: bool | None = None,
     indent: int = 0,
+    row_styles: Mapping[int, str] | None = None,
 ) -> str:
     """Format a table; numbers are right-aligned, and the widest cells are shortened to fit.
 
@@ -80,6 +110,7 @@ def table(
         width: width to fit [that of the terminal].
         color: colour headings and states [if standard output is a terminal with colours].
         indent: spaces before each line [0].
+        row_styles: rich styles of rows by their index, such as `BEST_STYLE` [none].
 
     Returns:
         The lines, without a final line break.
@@ -98,10 +129,11 @@ def table(
     lines: list[Line] = []
     for number, row in enumerate(every):
         line: Line = [(" " * indent, "")]
+        row_style = (row_styles or {}).get(number - 1, "") if number else TITLE_STYLE
         for cell, most, head, at_end in zip(row, widths, heads, right, strict=True):
-            style = STATE_STYLES.get(cell, "") if number else "bold"
-            line += [(_pad(shorten(cell, most, keep=head.keep), most, right=at_end), style), (GAP, "")]
-        lines.append(line)
+            style = (STATE_STYLES.get(cell) if number else None) or row_style
+            line += [(_pad(shorten(cell, most, keep=head.keep), most, right=at_end), style), (GAP, row_style)]
+        lines.append(line[:-1])
     return _render(lines, has_color() if color is None else color)
 
 

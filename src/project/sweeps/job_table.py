@@ -3,20 +3,25 @@
 import csv
 import logging
 import math
+import shlex
+from collections import Counter
 from collections.abc import Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from project.runs.metric_names import parse
+from project.runs.metric_names import is_of_split, on_other_splits, parse
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
-from project.runs.sweep_jobs import Job, shorten_number
+from project.runs.sweep_jobs import Job, shorten_number, visible_overrides
 from project.runtime.atomic_files import atomic_replacement, reason_of
-from project.runtime.console import table
+from project.runtime.console import BEST_STYLE, Column, table
 from project.runtime.csv_files import escape_all
-from project.runtime.text import duration
+from project.runtime.process import as_called
+from project.runtime.text import duration, plural
 
 log = logging.getLogger(__name__)
+
+MAX_ROWS = 40
 
 
 def column_titles(jobs: Sequence[Job]) -> dict[str, str]:
@@ -26,53 +31,99 @@ def column_titles(jobs: Sequence[Job]) -> dict[str, str]:
     return {key: name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)}
 
 
-def jobs_table(jobs: Sequence[Job], monitor: str) -> str:
-    """Return a table of all jobs with state, value and time."""
-    titles = column_titles(jobs)
-    rows = [
-        [
-            str(job.number),
-            *(shorten_number(job.settings.get(key, "")) for key in titles),
-            job.state,
-            "" if job.value is None else f"{job.value:.4f}",
-            "" if job.duration_s is None else duration(job.duration_s),
-        ]
-        for job in jobs
-    ]
-    return table(["job", *titles.values(), "state", monitor, "time"], rows)
+def results_table(jobs: Sequence[Job], monitor: str, mode: str, most: int = MAX_ROWS) -> str:
+    """Return a table of the points, best first, with the monitored metric and its value on the test split.
 
+    Points without a result come last, without a rank, with their states. Points of several jobs have mean and
+    standard deviation over seeds and folds.
 
-def points_table(jobs: Sequence[Job], monitor: str, mode: str) -> str:
-    """Return a table of all points with mean and standard deviation over seeds and folds, best first.
-
-    The text is empty if each point is a single job.
+    Args:
+        jobs: all jobs of a sweep.
+        monitor: name of the monitored metric.
+        mode: `max` or `min`.
+        most: maximum number of rows.
     """
     points = rank_points(jobs, mode)
-    if len(points) == len(jobs):
-        return ""
-    titles = {key: title for key, title in column_titles(jobs).items() if key not in REPETITIONS}
-    rows = []
-    for point in points:
-        known = point_score(point)
-        value = str(known).partition(" (")[0] if known.values else ""
-        settings = [shorten_number(point[0].settings.get(key, "")) for key in titles]
-        rows.append([*settings, value, f"{len(known.values)} of {known.planned}"])
-    return table([*titles.values(), monitor, "n"], rows)
+    is_repeated = len(points) < len(jobs)
+    hidden = REPETITIONS if is_repeated else ()
+    titles = {key: title for key, title in column_titles(jobs).items() if key not in hidden}
+    names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
+    metrics = [monitor, *on_other_splits(monitor, [name for name in names if is_of_split(name, "test")])]
+    rows, ranked = [], 0
+    for point in points[:most]:
+        is_ranked = math.isfinite(point_score(point).mean)
+        ranked += is_ranked
+        rows.append(
+            [
+                *("best" if ranked == 1 and is_ranked else ranked if is_ranked else "", point[0].number),
+                *(shorten_number(point[0].settings.get(key, "")) for key in titles),
+                *(
+                    _score_text(point_score(point, metric="" if name == monitor else name))
+                    for name in metrics
+                ),
+                *([point_score(point).count] if is_repeated else []),
+                *(_states(point), _mean_duration(point)),
+            ]
+        )
+    if is_repeated:
+        rows = [[row[0], *row[2:]] for row in rows]
+    heads = ["", *([] if is_repeated else ["job"]), *titles.values(), *metrics, *["n"] * is_repeated]
+    columns = [Column("", right=True, fixed=True), *heads[1:], "state", Column("time", right=True)]
+    lines = [table(columns, rows, row_styles={0: BEST_STYLE} if ranked else {})]
+    if hidden_points := len(points) - len(rows):
+        lines.append(f"… and {plural(hidden_points, 'point' if is_repeated else 'job')} more")
+    return "\n".join(lines)
+
+
+def _score_text(score: Score) -> str:
+    return str(score).partition(" (")[0] if score.values else ""
+
+
+def _states(point: Sequence[Job]) -> str:
+    """Return the state of a point's jobs: `done`, or `1 failed, 2 done`."""
+    counts = Counter(job.state for job in point)
+    if len(counts) == 1:
+        return next(iter(counts))
+    return ", ".join(f"{count} {state}" for state, count in counts.items())
+
+
+def _mean_duration(point: Sequence[Job]) -> str:
+    known = [job.duration_s for job in point if job.duration_s is not None]
+    return duration(sum(known) / len(known)) if known else ""
+
+
+def count_states(jobs: Iterable[Job]) -> str:
+    """Return the number of jobs in each state: `8 jobs: 5 done, 2 pruned, 1 failed`."""
+    counts = Counter(job.state for job in jobs)
+    states = ", ".join(f"{count:,} {state}" for state, count in counts.most_common())
+    return f"{plural(sum(counts.values()), 'job')}: {states}"
+
+
+def best_job(jobs: Sequence[Job], mode: str) -> Job | None:
+    """Return the best job of the best point; None if no job has a finite result."""
+    points = rank_points(jobs, mode)
+    if not points or not math.isfinite(point_score(points[0]).mean):
+        return None
+    done = [job for job in points[0] if job.state == "done" and job.value is not None]
+    return (max if mode == "max" else min)(done, key=lambda job: job.value or 0.0)
+
+
+def training_command(job: Job) -> str:
+    """Return the command that trains a job's configuration as a single run."""
+    return as_called(shlex.join(["python", "scripts/train.py", *visible_overrides(job.overrides)]))
 
 
 def best_line(jobs: Sequence[Job], monitor: str, mode: str) -> str:
     """Return a line about the best point, its value and its best job; empty if no job is done."""
-    points = rank_points(jobs, mode)
-    scores = [point_score(point) for point in points]
-    if not scores or not math.isfinite(scores[0].mean):
+    best = best_job(jobs, mode)
+    if best is None:
         return ""
-    is_max = mode == "max"
-    done = [job for job in points[0] if job.state == "done" and job.value is not None]
-    best = (max if is_max else min)(done, key=lambda job: job.value or 0.0)
+    scores = [point_score(point) for point in rank_points(jobs, mode)]
     split, kind = parse(monitor)
     images = best.metrics.get(f"{split}/images", math.nan) if kind == "acc" else math.nan
-    ties = count_ties(scores, larger_is_better=is_max, images=images)
-    line = f"best: {best.point_label}: {monitor} {scores[0]}, its best run {best.name}"
+    ties = count_ties(scores, larger_is_better=mode == "max", images=images)
+    value = str(scores[0]).removesuffix(" (n = 1)")
+    line = f"{best.point_label}: {monitor} {value}, its best run {best.name}"
     return "; ".join(filter(None, [line, tie_note(ties)]))
 
 
@@ -84,9 +135,20 @@ def rank_points(jobs: Iterable[Job], mode: str) -> list[list[Job]]:
     return rank(groups.values(), point_score, larger_is_better=mode == "max")
 
 
-def point_score(jobs: Iterable[Job], repetitions: int = 0) -> Score:
-    """Return the score of a point over its completed jobs; `repetitions` is the planned number of jobs."""
-    return score(((job.repetition, job.value if job.state == "done" else None) for job in jobs), repetitions)
+def point_score(jobs: Iterable[Job], repetitions: int = 0, metric: str = "") -> Score:
+    """Return the score of a point over its completed jobs.
+
+    Args:
+        jobs: all jobs of a point.
+        repetitions: planned number of jobs [those in `jobs`].
+        metric: name of a metric [the monitored one].
+    """
+
+    def value(job: Job) -> float | None:
+        own = job.metrics.get(metric, None if metric else job.value)
+        return own if job.state == "done" else None
+
+    return score(((job.repetition, value(job)) for job in jobs), repetitions)
 
 
 def write_jobs(file: Path, jobs: Sequence[Job]) -> None:

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Hashable, Iterable
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 
 LAST_LINES = 8
 """Number of lines of a failed job's log that are printed."""
+LOG_PREFIX = re.compile(r"\[[\d-]+ [\d:,.]+\]\[\w+\]\[[\w.]+\] ?")
+"""Time, level and module of a line of a log."""
 REFRESH_S = 0.25
 MAX_BARS = 16
 BAR_WIDTH = 20
@@ -234,10 +237,13 @@ def _make_live_table(stream: TextIO) -> "Live":
 
 
 def _explain_failure(job: Job, run: RunFolder) -> list[str]:
-    lines = [f"why: {line}" for line in (job.error or "").splitlines()]
+    """Return the error of a job, the end of its log unless that repeats the error, and its path."""
+    reasons = (job.error or "").splitlines()
     log = next(iter(sorted(run.path.glob("*.log"))), None)
     if log is None:
-        return lines
+        return [f"why: {line}" for line in reasons]
     with log.open(errors="replace") as stream:
-        tail = [line.rstrip() for line in stream if line.strip()][-LAST_LINES:]
-    return [*lines, *(f"  | {line}" for line in tail), f"log: {RunFolder(log).shown}"]
+        tail = [LOG_PREFIX.sub("", line.rstrip()) for line in stream if line.strip()][-LAST_LINES:]
+    is_known = any(line.startswith("error: ") and line[7:] in (job.error or "") for line in tail)
+    shown = [] if is_known else [f"  | {line}" for line in tail if line not in reasons]
+    return [*(f"why: {line}" for line in reasons), *shown, f"log: {RunFolder(log).shown}"]

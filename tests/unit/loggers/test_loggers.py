@@ -156,8 +156,14 @@ def test_hparams_row_has_the_monitored_result_and_the_learning_rate_first(tmp_pa
         *("loss.label_smoothing", "test/loss", "val/best_loss"),
     ]
     assert {key.strip(): value for key, value in columns.items()} == {
-        **{"val/best_mae": 3.0, "test/mae": 3.5, "optim.lr": 0.01, "model": "CNN", "seed": 1.0},
-        **{"loss.label_smoothing": 0.1, "test/loss": 0.5, "val/best_loss": 0.5},
+        "val/best_mae": 3.0,
+        "test/mae": 3.5,
+        "optim.lr": 0.01,
+        "model": "CNN",
+        "seed": 1.0,
+        "loss.label_smoothing": 0.1,
+        "test/loss": 0.5,
+        "val/best_loss": 0.5,
     }
     events = EventAccumulator(str(tmp_path))
     events.Reload()
@@ -173,7 +179,8 @@ def test_row_of_a_resumed_run_replaces_the_earlier_one(tmp_path: Path) -> None:
         board.log_results({"val_acc": value}, "val_acc")  # of a module without metrics of the best weights
         board.finalize("success")
     assert {key.strip(): value for key, value in read_row(tmp_path)[1].items()} == {
-        **{"val_acc": 0.75, "model": "CNN"},
+        "val_acc": 0.75,
+        "model": "CNN",
     }
 
 

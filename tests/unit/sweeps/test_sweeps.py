@@ -1,8 +1,10 @@
 """Tests of a sweep's parts without processes: devices, ledger, job states and tables."""
 
 import json
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from project.config import resume
@@ -15,7 +17,7 @@ from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime.process import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
 from project.sweeps.job_scheduler import classify_exit, reconcile_jobs
-from project.sweeps.job_table import jobs_table, points_table, write_jobs
+from project.sweeps.job_table import best_job, count_states, results_table, training_command, write_jobs
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
 
@@ -287,16 +289,44 @@ def test_tables_show_all_jobs_and_the_std_over_seeds(tmp_path: Path) -> None:
         *(job(1, "done", s, point=1, value=v) for s, v in ((1, 0.8), (2, 0.9))),
         job(2, "failed", 1, point=2, error="no"),
     ]
-    lines = jobs_table(jobs, "val/acc").splitlines()
-    assert lines[0].split() == ["job", "lr", "seed", "state", "val/acc", "time"]
-    assert lines[1].split() == ["0", "1", "1", "done", "0.5000"]
-    assert lines[5].split() == ["2", "0.01", "1", "failed"]
-    best, worse, failed = points_table(jobs, "val/acc", "max").splitlines()[1:]
-    assert best.split() == ["0.1", "0.8500", "±", "0.0707", "2", "of", "2"]
-    assert worse.split()[:2] == ["1", "0.6000"]
-    assert failed.split() == ["0.01", "0", "of", "1"]
-    assert points_table(jobs[:1], "val/acc", "max") == ""
+    best, worse, failed = results_table(jobs, "val/acc", "max").splitlines()[1:]
+    assert best.split() == ["best", "0.1", "0.8500", "±", "0.0707", "2", "done"]
+    assert worse.split() == ["2", "1", *("0.6000 ± 0.1414 " * 2).split(), "2", "done"]
+    assert failed.split() == ["0.01", "0", "of", "1", "failed"]
     write_jobs(tmp_path / "jobs.csv", jobs)
     rows = (tmp_path / "jobs.csv").read_text().splitlines()
     assert rows[0] == "job,folder,optim.lr,seed,state,value,test/acc,duration_s,error"
     assert rows[1] == "0,0_lr1_seed1,1,1,done,0.5,0.5,,"
+
+
+def test_closing_table_has_the_best_jobs_first_with_the_test_metric() -> None:
+    values = [0.1 * number % 0.97 for number in range(100)]
+    jobs = [
+        job(number, "done", 1, point=number, value=value, metrics={"test/acc": value / 2, "test/loss": 1.0})
+        for number, value in enumerate(values)
+    ]
+    jobs += [job(100, "failed", 1, point=100, error="no"), job(101, "pruned", 1, point=101)]
+    jobs.append(job(102, "done", 1, point=102, value=math.nan))
+    for number, one in enumerate(jobs):
+        one.varied = [f"optim.lr={number}"]
+    head, *rows, rest = results_table(jobs, "val/acc", "max", most=40).splitlines()
+    assert head.split() == ["job", "lr", "val/acc", "test/acc", "state", "time"]
+    assert [float(row.split()[3]) for row in rows] == [round(value, 4) for value in sorted(values)[:59:-1]]
+    assert [row.split()[0] for row in rows] == ["best", *map(str, range(2, 41))]
+    assert rest == "… and 63 jobs more"
+    best = int(np.argmax(values))
+    assert rows[0].split()[1:5] == [str(best), str(best), f"{max(values):.4f}", f"{max(values) / 2:.4f}"]
+    assert count_states(jobs) == "103 jobs: 101 done, 1 failed, 1 pruned"
+    last = results_table(jobs, "val/acc", "max", most=200).splitlines()[-3:]
+    assert [line.split()[1:] for line in last] == [  # without a rank
+        ["102", "nan", "done"],
+        ["100", "failed"],
+        ["101", "pruned"],
+    ]
+    found = best_job(jobs, "max")
+    assert found is not None
+    found.overrides = ["model=cnn", "name='a b'", "optim.lr=0.5", "+callbacks.pruning={}"]
+    assert training_command(found).endswith(
+        """scripts/train.py model=cnn 'name='"'"'a b'"'"'' optim.lr=0.5"""
+    )
+    assert best_job(jobs[100:], "max") is None

@@ -13,6 +13,7 @@ from project.runs.comparison import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
 from project.runtime import lazy_imports
+from project.runtime.console import LOADING, waiting
 from project.runtime.output_files import refuse_unwritable_output
 
 EXAMPLES = """\
@@ -68,12 +69,14 @@ def main(options: Options) -> None:
     networks = check_networks(options)
     foreign = [member for member in networks[0] if not is_classifier(read_config(member.run))]
     if foreign:
-        from project.inference.evaluate.logged_metrics import evaluate_logged  # imports torch
+        with waiting(LOADING):
+            from project.inference.evaluate.logged_metrics import evaluate_logged  # imports torch
 
         evaluate_logged(options, networks[0])
         return
     lazy_imports.defer_imports()
-    from project.inference.evaluate.command import evaluate  # imports torch
+    with waiting(LOADING):
+        from project.inference.evaluate.command import evaluate  # imports torch
 
     lazy_imports.freeze_gc()
     evaluate(options, networks)

@@ -13,6 +13,7 @@ from project.inference.run_config import check_request, is_classifier, read_conf
 from project.runs.comparison import find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
+from project.runtime.console import LOADING, waiting
 from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import did_you_mean
 
@@ -70,11 +71,12 @@ def main(options: Options) -> int:
     run, _ = find_run_and_folder(options)
     check_request(run, options.weights, options.data_overrides)
     if not is_classifier(read_config(run)):
-        from project.inference.export.any_module import export_any  # imports torch
+        with waiting(LOADING):
+            from project.inference.export.any_module import export_any  # imports torch
 
         export_any(options, *find_run_and_folder(options))
         return 0
-    with lazy_imports.gc_disabled():
+    with lazy_imports.gc_disabled(), waiting(LOADING):
         from project.inference.export.command import export  # imports torch
     return export(replace(options, run=str(run.path)))
 

@@ -32,7 +32,7 @@ from project.inference.predict.writers import (
 from project.inference.run_config import check_request, is_classifier, read_config
 from project.runs.comparison import find_trained
 from project.runtime import lazy_imports
-from project.runtime.console import terminal_width
+from project.runtime.console import LOADING, terminal_width, waiting
 from project.runtime.output_files import (
     IMAGE,
     MADE_BY,
@@ -88,7 +88,8 @@ def predict_files(options: Options) -> None:
     _check_outputs(options, kind, files)
     check_request(run, options.weights, ())
     if not is_of_images:
-        from project.inference.predict.any_module import predict_any  # imports torch
+        with waiting(LOADING):
+            from project.inference.predict.any_module import predict_any  # imports torch
 
         predict_any(options, run, kind, files, skipped)
         return
@@ -100,8 +101,9 @@ def predict_files(options: Options) -> None:
 
     warnings.filterwarnings("ignore", module="PIL")  # about images that are decoded nevertheless
     lazy_imports.defer_imports()
-    from project.inference.load_run import load_run  # imports torch
-    from project.inference.predict.predictions import predict
+    with waiting(LOADING):
+        from project.inference.load_run import load_run  # imports torch
+        from project.inference.predict.predictions import predict
 
     trained = load_run(run, options.weights)
     lazy_imports.freeze_gc()

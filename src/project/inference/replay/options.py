@@ -10,6 +10,7 @@ from project.inference.run_config import read_config
 from project.runs.comparison import LAST, find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
+from project.runtime.console import LOADING, waiting
 
 EXAMPLES = """examples:
   python scripts/replay.py run=last
@@ -36,7 +37,8 @@ def main(options: Options) -> int:
     """Check the options without torch, then repeat the training; return 1 if everything stayed finite."""
     run = check_run(options)
     lazy_imports.defer_imports()
-    from project.inference.replay.command import replay  # imports torch
+    with waiting(LOADING):
+        from project.inference.replay.command import replay  # imports torch
 
     lazy_imports.freeze_gc()
     return replay(run, options.accelerator)

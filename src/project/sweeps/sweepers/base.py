@@ -1,5 +1,6 @@
 """Base class of sweepers: the sweep's folder, the checks before the first job, and the final tables."""
 
+import shlex
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from project.errors import InputError
 from project.runs.folders import discard
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
+from project.runtime.console import fact_block
 from project.runtime.process import as_called, command_state
 from project.runtime.secrets import restore
 from project.runtime.signals import exit_code, postpone_exit
@@ -26,7 +28,15 @@ from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_for_folder, refuse_problems
 from project.sweeps.job_scheduler import JobSource, reconcile_jobs
-from project.sweeps.job_table import best_line, jobs_table, points_table, warn_if_unwritable, write_jobs
+from project.sweeps.job_table import (
+    best_job,
+    best_line,
+    count_states,
+    results_table,
+    training_command,
+    warn_if_unwritable,
+    write_jobs,
+)
 from project.sweeps.launchers.base import ScheduledLauncher, ThirdPartyLauncher
 from project.sweeps.live_view import LiveView
 
@@ -34,7 +44,6 @@ OWN_KEYS = ("seeds", "folds", "retry_failed", "resume")
 """Keys of the sweep that its jobs do not receive."""
 SHARED_PATH_REMEDY = "put ${hydra:job.num} into it, or leave it out"
 MAX_PROBLEMS = 10
-MAX_ROWS = 40
 
 
 class SweepFailedError(RuntimeError):
@@ -234,20 +243,24 @@ class RecordedSweeper(Sweeper):
         unrecorded = folder.ledger.outage
         with warn_if_unwritable(folder.shown):
             write_jobs(folder.path / "jobs.csv", jobs)
-        print(f"\n{jobs_table(jobs[-MAX_ROWS:], monitor)}")
-        if len(jobs) > MAX_ROWS:
-            print(f"… the last {MAX_ROWS} of {len(jobs)} jobs; all of them: {folder.shown}/jobs.csv")
-        best = best_line(jobs, monitor, mode) if len(jobs) > 1 else ""
-        for text in filter(None, (points_table(jobs, monitor, mode), best, self.summarize())):
-            print(f"\n{text}")
+        print(f"\n{results_table(jobs, monitor, mode)}\n\n{count_states(jobs)}")
+        if summary := self.summarize():
+            print(f"\n{summary}")
         if unrecorded:
             raise SweepFailedError(
                 f"{folder.ledger.file}: the results could not be recorded ({unrecorded}); free space, and "
                 f"resume={folder.shown} reads them from the jobs' folders",
                 1,
             )
-        print(as_called(f"\ncompare them: python scripts/compare.py {folder.shown}"))
-        print(f"look at them: tensorboard --logdir {folder.shown}")
+        shown = shlex.quote(folder.shown)
+        facts = {"all jobs": f"{folder.shown}/jobs.csv"}
+        if best := best_job(jobs, mode):
+            text, _, ties = best_line(jobs, monitor, mode).partition("; ")
+            facts = {"best": text, "ties": ties, "train it": training_command(best)} | facts
+            facts = {name: fact for name, fact in facts.items() if fact}
+        facts["compare"] = as_called(f"python scripts/compare.py {shown}")
+        facts["curves"] = f"tensorboard --logdir {shown}"
+        print(f"\n{fact_block(facts)}")
         total = max(len(jobs), self.num_jobs)
         left = sum(job.state not in FINISHED for job in jobs)
         if stopped:  # includes jobs that the source has not supplied yet

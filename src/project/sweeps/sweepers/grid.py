@@ -18,6 +18,7 @@ from project.config.validation.command_request import repeated as find_repeated
 from project.errors import InputError, one_line
 from project.runs.sweep_jobs import Job, folder_name
 from project.runtime.bounds import Range
+from project.runtime.console import waiting
 from project.runtime.secrets import redact_text
 from project.runtime.text import plural
 from project.runtime.yaml_files import read_text
@@ -250,7 +251,8 @@ class GridSweeper(RecordedSweeper):
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         is_new = not jobs
         jobs = jobs or self._make_jobs(overrides)
-        targets = self.check_jobs(jobs)
+        with waiting(f"checking {plural(len(jobs), 'job')}"):
+            targets = self.check_jobs(jobs)
         if is_new:
             self.folder.ledger.write(*jobs)
         return self.run_source(JobList(jobs), jobs, len(jobs), targets)
