@@ -68,7 +68,12 @@ def results_table(jobs: Sequence[Job], monitor: str, mode: str, most: int = MAX_
     if is_repeated:
         rows = [[row[0], *row[2:]] for row in rows]
     heads = ["", *([] if is_repeated else ["job"]), *titles.values(), *metrics, *["n"] * is_repeated]
-    columns = [Column("", right=True, fixed=True), *heads[1:], "state", Column("time", right=True)]
+    columns: list[str | Column] = [
+        Column("", right=True, fixed=True),
+        *heads[1:],
+        "state",
+        Column("time", right=True),
+    ]
     lines = [table(columns, rows, row_styles={0: BEST_STYLE} if ranked else {})]
     if hidden_points := len(points) - len(rows):
         lines.append(f"… and {plural(hidden_points, 'point' if is_repeated else 'job')} more")
