@@ -17,7 +17,7 @@ from project.config.instantiate import ResolvedConfig
 from project.config.validation.network import try_task
 from project.datamodules.base import SupervisedDataModule
 from project.loggers import tracking
-from project.modules.distillation import DistilledClassifier
+from project.modules.distillation import LearnsFromTeacher
 from project.runs import run_summary
 from project.runs.hparam_diff import hyperparameters
 from project.runs.run_folder import RunContext
@@ -70,7 +70,7 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         if isinstance(datamodule, SupervisedDataModule):
             datamodule.allow_changed_images = context.resume_force
         module = config.build_task()
-        if isinstance(module, DistilledClassifier):
+        if isinstance(module, LearnsFromTeacher):
             from project.inference.load_run import load_teacher  # other runs do without it
 
             module.set_teacher(load_teacher(module.teacher, config.values))

@@ -86,6 +86,8 @@ def fixtures() -> Iterator[Path]:
     """Make the folder that inputs name FILES."""
     with temporary_folder() as root:
         (root / "text.txt").write_text("no images, no weights\n")
+        rows = [f"{n},{n % 7},{n % 2},{n % 3 % 2},{'cd'[n % 2]},{n / 10}" for n in range(60)]
+        (root / "table.csv").write_text("\n".join(["a,b,x,y,kind,size", *rows]))
         (root / "empty").mkdir()
         (root / "empty.ckpt").touch()
         _photos(root / "photos", {"ant": 20, "bee": 20, "cat": 20})
@@ -222,6 +224,7 @@ class Composing:
         from hydra.errors import HydraException
         from omegaconf.errors import OmegaConfBaseException
 
+        from project.config.derived_values import complete
         from project.config.suggestions import explain_composition
         from project.config.validation import find_problems
         from project.config.validation.command_request import last_of_each, refuse_wrong_arguments
@@ -237,6 +240,7 @@ class Composing:
             config = self.composer.compose(overrides, 0)
             config.hydra.runtime.output_dir = "outputs/run"
             self.config.set_config(config)
+            complete(config)
             lines = list(dict.fromkeys(find_problems(config)))
             lines = lines or [*find_misplaced_outputs(config), *torchrun.find_mismatch(config)]
         except InputError as error:

@@ -2,12 +2,15 @@
 
 import logging
 import math
-from typing import Annotated
+from collections.abc import Mapping
+from typing import Annotated, Any
 
 import lightning as L
+import torch
 from lightning.pytorch.callbacks import Callback
-from torch import nn
+from torch import Tensor, nn
 
+from project.errors import InputError
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
@@ -20,40 +23,66 @@ class NotLearnedError(RuntimeError):
 
 
 class OverfitBatch(Callback):
-    """Stops training once all images are classified correctly with a loss near 0; else fails at the end.
+    """Stops training once the loss of the batch is near 0, and all images are right; else fails at the end.
+
+    The accuracy counts for tasks that log `train/acc`. The loss is `train/loss`, or for modules without this
+    metric the mean of what `training_step` returns.
 
     Args:
         loss: largest mean loss that passes, above the minimum that label smoothing allows [0.05].
 
     Raises:
         NotLearnedError: training ends before the check passes.
+        InputError: the module returns no loss, as with manual optimization.
     """
 
     def __init__(self, loss: Annotated[float, Range(above=0)] = 0.05) -> None:
         self.loss = loss
+        self._returned: list[Tensor] = []  # losses of the epoch
         self._first_loss: float | None = None
-        self._last = (math.inf, 0.0)  # loss and accuracy
+        self._last: tuple[float, float | None] = (math.inf, None)  # loss and accuracy
         self._passed = False
 
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        returned = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(returned, Tensor):
+            self._returned.append(returned.detach())
+
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        loss, acc = (float(trainer.callback_metrics[f"train/{name}"]) for name in ("loss", "acc"))
+        metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
+        returned = float(torch.stack(self._returned).mean()) if self._returned else None
+        self._returned.clear()
+        loss, acc = metrics.get("train/loss", returned), metrics.get("train/acc")
+        if loss is None:
+            raise InputError(
+                f"debug=overfit: training_step of {type(pl_module).__name__} returns no loss (expected a "
+                "scalar); take debug=one_batch for this task"
+            )
         self._first_loss = loss if self._first_loss is None else self._first_loss
         self._last = (loss, acc)
-        minimum = minimum_loss(pl_module.loss) if isinstance(pl_module.loss, nn.Module) else 0.0
-        if acc == 1 and loss - minimum < self.loss:
+        criterion = getattr(pl_module, "loss", None)
+        minimum = minimum_loss(criterion) if isinstance(criterion, nn.Module) else 0.0
+        if acc in (1, None) and loss - minimum < self.loss:
             self._passed = trainer.should_stop = True
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         loss, acc = self._last
         steps, first = trainer.global_step, math.nan if self._first_loss is None else self._first_loss
         if not self._passed:
+            found, wanted = ("", f"a loss below {self.loss:g}")
+            if acc is not None:
+                found, wanted = f", with {acc:.0%} correct", "a loss near 0 and 100%"
             raise NotLearnedError(
-                f"overfit failed: {steps} steps changed the loss of a batch from {first:.3g} to {loss:.3g}, "
-                f"with {acc:.0%} correct (expected a loss near 0 and 100%); raise optim.lr (tune=lr finds a "
-                "value) or trainer.max_epochs, switch dropout off, check the loss and the labels"
+                f"overfit failed: {steps} steps changed the loss of a batch from {first:.3g} to {loss:.3g}"
+                f"{found} (expected {wanted}); raise the learning rate (tune=lr finds optim.lr) or "
+                "trainer.max_epochs, switch dropout off, check the loss and the targets, or raise "
+                "callbacks.overfit.loss if the least possible loss is above 0"
             )
         if trainer.is_global_zero:
-            log.info("\n overfit  passed: loss %.3g, accuracy 100%% after %s steps", loss, steps)
+            accuracy = "" if acc is None else ", accuracy 100%"
+            log.info("\n overfit  passed: loss %.3g%s after %s steps", loss, accuracy, steps)
 
 
 def minimum_loss(loss: nn.Module) -> float:

@@ -76,6 +76,8 @@ ENTRY_POINTS = "project.config_targets"
 GRANTS = "CONFIG_PACKAGES"
 """Name of the table, in the module of such an entry point, that allows packages of others."""
 
+FOREIGN_MARK = "HYDRA_TARGETS"
+"""Name that modules may use in place of `CONFIG_TARGETS` by mistake."""
 NAME = re.compile(r"[A-Za-z]\w*(\.[A-Za-z]\w*)+")
 """Dotted name without private parts."""
 
@@ -266,6 +268,8 @@ def _explain(name: str, group: str) -> str:
     listed = re.search(rf"^{MARK}\b", text_of(module) or "", re.MULTILINE)
     if listed and module_constant(module, MARK) is UNKNOWN:
         return f"not allowed; {module}.{MARK} is not readable without running it; write a plain tuple"
+    if re.search(rf"^{FOREIGN_MARK}\b", text_of(module) or "", re.MULTILINE):
+        return f"not allowed; {module}.{FOREIGN_MARK} is not read; rename it to {MARK}"
     return f"not allowed; {_remedy(name, find_origin(module, attribute), group)}"
 
 

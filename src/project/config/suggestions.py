@@ -3,8 +3,9 @@
 import json
 import re
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import MappingProxyType
 
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
@@ -16,6 +17,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from project.config.config_files import location
 from project.config.hydra_patches import VERSION_BASE
+from project.config.signatures import Signature, signature_of
 from project.errors import InputError, one_line
 from project.runs.migrations import new_name
 from project.runtime.text import did_you_mean
@@ -100,10 +102,13 @@ def explain_composition(
         return str(refused).splitlines()
     if known is None:
         return general
-    lines = [
-        line for override in parsed if override not in groups and (line := explain_key(override, known, conf))
-    ]
-    return lines or general
+    targets = {
+        one.key_or_group.removesuffix("._target_"): str(one.value())
+        for one in parsed
+        if one.key_or_group.endswith("._target_") and not one.is_delete()
+    }
+    found = (explain_key(one, known, conf, targets) for one in parsed if one not in groups)
+    return list(filter(None, found)) or general
 
 
 def _explain_file(error: BaseException, message: str, conf: Path) -> str:
@@ -208,8 +213,17 @@ def _explain_option(override: Override, conf: Path) -> str:
     return ""
 
 
-def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
-    """Return a line about a key that `known` lacks, with the most similar name; empty if the key exists."""
+def explain_key(
+    override: Override, known: DictConfig, conf: Path, targets: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Return a line about a key that `known` lacks, with the most similar name; empty if the key exists.
+
+    Args:
+        override: sets the key.
+        known: configuration without this override.
+        conf: folder of configuration files.
+        targets: classes that other overrides name, by group.
+    """
     key = override.key_or_group
     if override.is_add() and not override.is_force_add() and OmegaConf.select(known, key) is not None:
         return f"{override.input_line}: {key} exists already; write it without +"
@@ -230,6 +244,11 @@ def explain_key(override: Override, known: DictConfig, conf: Path) -> str:
     if not parent:
         candidates += [group for group in _groups(conf) if "/" not in group]
     wanted = f"{parent}.{name}" if parent else name
+    signature = signature_of(targets[parent]) if parent in targets else None
+    if isinstance(signature, Signature) and name in signature.arguments:
+        return f"{override.input_line}: no key {wanted}; add it as +{override.input_line}"
+    if isinstance(signature, Signature) and signature.arguments and not signature.anything:
+        candidates = list(signature.arguments)
     hint = did_you_mean(name, dict.fromkeys(candidates), f"{parent}." if parent else "")
     if parent and not candidates:
         hint = f"write +{override.input_line} to give the class an argument"

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,17 @@ class Teacher:
     mean: Sequence[float]
     std: Sequence[float]
     class_names: Sequence[str]
+
+
+@runtime_checkable
+class LearnsFromTeacher(Protocol):
+    """LightningModule whose teacher is loaded from a run folder and set before training."""
+
+    teacher: str
+
+    def set_teacher(self, teacher: Teacher) -> None:
+        """Take the trained network."""
+        ...
 
 
 class DistilledClassifier(ImageClassifier):

@@ -121,9 +121,10 @@ def find_problem(spec: Spec, value: Any) -> str:
     if not spec or "" in problems:
         return ""
     numbers = [kind for kind in spec if kind.name in ("int", "float")]
-    if kinds and len(numbers) < 2:
-        return problems[0]
     others = [kind for kind in spec if kind.name != "None"] or spec
+    is_one_of_several = bool(kinds) and bool(kinds[0].choices) and len(others) > 1
+    if kinds and len(numbers) < 2 and not is_one_of_several:
+        return problems[0]
     wanted = (", or " if len(numbers) > 1 else " or ").join(
         _described(kind, with_range=len(numbers) > 1) for kind in others
     )

@@ -4,16 +4,19 @@ import json
 import math
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from conftest import Compose, options
 from omegaconf import OmegaConf
 from small_training import make_data, make_module, make_trainer
+from user_modules import GAN, AutoEncoder, VectorData
 
 from project.callbacks.overfit_batch import NotLearnedError, OverfitBatch, minimum_loss
 from project.callbacks.profiler import StepProfiler
 from project.config.validation import find_problems
+from project.errors import InputError
 from project.modules.losses import CrossEntropy
 from project.modules.optim import schedules
 from project.runs.run_folder import RunFolder
@@ -89,6 +92,24 @@ def test_overfit_batch_stops_on_success_and_raises_otherwise(tmp_path: Path) -> 
     assert fit(0.01, 200) < 200
     with pytest.raises(NotLearnedError, match=r"overfit failed: 3 steps changed .* \d+% correct.*optim\.lr"):
         fit(1e-6, 3)
+
+
+@pytest.mark.filterwarnings("ignore:You requested to overfit", "ignore:.*have no `validation_step`")
+def test_overfit_batch_judges_tasks_without_accuracy_by_their_loss(tmp_path: Path) -> None:
+    def fit(module: Any, callback: OverfitBatch, epochs: int) -> int:
+        options = {"overfit_batches": 1, "limit_val_batches": 0, "enable_checkpointing": False}
+        trainer = make_trainer(tmp_path, [callback], max_epochs=epochs, **options)
+        trainer.fit(module, VectorData())
+        return trainer.global_step
+
+    torch.manual_seed(0)
+    assert fit(AutoEncoder(lr=0.01), OverfitBatch(loss=0.9), 300) < 300
+    with pytest.raises(
+        NotLearnedError, match=r"from .* to [\d.]+ \(expected a loss below 1e-09\); raise the l"
+    ):
+        fit(AutoEncoder(), OverfitBatch(loss=1e-9), 3)
+    with pytest.raises(InputError, match=r"debug=overfit: training_step of GAN returns no loss"):
+        fit(GAN(), OverfitBatch(), 3)
 
 
 def test_minimum_loss_with_label_smoothing() -> None:

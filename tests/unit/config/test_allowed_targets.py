@@ -103,6 +103,12 @@ def test_a_list_that_is_computed_is_reported() -> None:
     assert refused("computed_parts.Net") == told
 
 
+def test_a_list_of_another_name_is_reported(folder: Path) -> None:
+    (folder / "misnamed_parts.py").write_text('HYDRA_TARGETS = ("Net",)\nclass Net: ...\n')
+    told = "not allowed; misnamed_parts.HYDRA_TARGETS is not read; rename it to CONFIG_TARGETS"
+    assert refused("misnamed_parts.Net") == told
+
+
 def test_an_installed_package_allows_all_that_it_defines_in_every_group(folder: Path) -> None:
     register(folder, "registered_one")
     for group in ("model", "task", "data", "callbacks"):

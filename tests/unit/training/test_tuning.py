@@ -11,6 +11,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import OmegaConf
 from small_training import make_data, make_module, make_trainer
 
+from project.config.instantiate import build, build_task, resolve
 from project.config.validation import find_problems
 from project.errors import InputError
 from project.modules.optim import schedules
@@ -86,7 +87,7 @@ def test_the_smallest_batch_size_near_the_best_throughput_is_chosen() -> None:
     assert choose_batch_size(trials) == 32
     assert not batch_size._is_throughput_saturated(trials[:4])
     assert batch_size._is_throughput_saturated([*trials[:4], BatchSizeTrial(128, 205.0, None)])
-    with pytest.raises(InputError, match=r"tune=batch_size: not even 8 images fit into memory"):
+    with pytest.raises(InputError, match=r"tune=batch_size: not even 8 inputs fit into memory"):
         choose_batch_size([BatchSizeTrial(8, None, None)])
 
 
@@ -111,6 +112,22 @@ def test_tune_lr_command_does_not_train(
     assert (folder / "tune" / "found.txt").read_text() == f"optim.lr={found[1]:g}\n"
     assert (folder / "tune" / "lr.png").read_bytes().startswith(b"\x89PNG")
     assert not (folder / "checkpoints").exists()
+
+
+def test_learning_rates_and_batch_sizes_are_found_for_other_tasks(
+    composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(batch_size, "TRIAL_S", 0.01)
+    config = resolve(composed("experiment=diabetes"))
+    module, data = build_task(config), build(config, "data")
+    makes = partial(make_trainer, tmp_path, enable_checkpointing=False)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    test = run_range_test(module, data, makes, steps=100, highest=100.0)
+    assert test.suggestion is not None
+    trials = try_batch_sizes(module, data, makes)
+    assert 8 <= choose_batch_size(trials) <= trials[-1].size
+    assert data.batch_size == 32
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
 
 
 @pytest.mark.parametrize(

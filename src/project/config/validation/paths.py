@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 from omegaconf import DictConfig, OmegaConf
 
 from project.config.allowed_targets import plain_values
+from project.config.logged_metrics import methods_of
 from project.config.signatures import Signature, signature_of
 from project.config.source_index import LIBRARIES, constant_of
 from project.config.validation.command_request import CommandRequest, command_request
@@ -36,7 +37,6 @@ FILE_PATTERNS = {
     ".txt": re.compile(rb"(FIT|VALIDATE|TEST|PREDICT) Profiler Report"),
 }
 """Patterns that files of earlier runs match (metrics, logs, profiles), by suffix."""
-DISTILLATION = "project.modules.distillation.DistilledClassifier"
 RECORD = ".hydra"
 EVENTS = "events.out.tfevents."
 STORES = tuple(f"{name}Logger" for name in ("Comet", "Litlogger", "MLFlow", "Neptune", "Wandb"))
@@ -80,9 +80,9 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
 
 
 def _wrong_teacher(right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line if the teacher of a distillation is no run folder."""
+    """Yield a line if the teacher of a task that takes one is no run folder."""
     teacher = right.get("task.teacher")
-    if right.get("task._target_") != DISTILLATION or not isinstance(teacher, str):
+    if not isinstance(teacher, str) or "set_teacher" not in (methods_of(str(right["task._target_"])) or ()):
         return
     if teacher == LAST:
         yield "task.teacher=last: changes with each run; give the folder of the teacher's run"

@@ -14,7 +14,7 @@ from typing import Any
 from project.config.signatures import Signature, signature_of
 from project.runtime import bounds
 from project.runtime.bounds import KIND_NAMES, Kind, Spec, format_value, kind_of, parse
-from project.runtime.text import MAX_NAME_BYTES, did_you_mean, name_length
+from project.runtime.text import MAX_NAME_BYTES, did_you_mean, name_length, nearest_names
 
 DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
@@ -171,7 +171,8 @@ def find_problem(
     spec = spec_of(key, leaves)
     problem = bounds.find_problem(spec or _spec_like(default), value)
     words = [str(choice) for kind in spec for choice in kind.choices if isinstance(choice, str)]
-    if problem and words and isinstance(value, str | int) and not isinstance(value, bool):
+    are_words = all(kind.name in ("str", "None") for kind in spec) or nearest_names(str(value), words)
+    if problem and words and are_words and isinstance(value, str | int) and not isinstance(value, bool):
         return f"{key}={value}: {did_you_mean(str(value), words)}"
     if not problem or problem.startswith("must"):
         return problem and f"{key}={value}: {problem}"

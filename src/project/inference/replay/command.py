@@ -20,7 +20,7 @@ from project.inference.load_run import load_teacher
 from project.inference.options import require_accelerator
 from project.inference.run_config import read_config
 from project.modules import nan_search
-from project.modules.distillation import DistilledClassifier
+from project.modules.distillation import LearnsFromTeacher
 from project.runs.run_folder import RunFolder
 from project.runtime.atomic_files import replace_text
 from project.runtime.process import silence_libraries
@@ -168,7 +168,7 @@ def search(run: RunFolder, last_step: int, accelerator: str | None = None) -> Fi
     datamodule = build(config, "data")
     task = {**config["task"], "compile": False} if "compile" in config["task"] else config["task"]
     module = build_task({**config, "task": task})
-    if isinstance(module, DistilledClassifier):
+    if isinstance(module, LearnsFromTeacher):
         module.set_teacher(load_teacher(module.teacher, config))
     callbacks = [
         callback for callback in build(config, "callbacks").values() if not isinstance(callback, LEFT_OUT)

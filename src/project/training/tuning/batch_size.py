@@ -11,9 +11,9 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.memory import is_oom_error
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.base import SupervisedDataModule
 from project.errors import InputError
-from project.modules.classifier import ImageClassifier
+from project.modules.supervised import SupervisedModule
 from project.training.tuning.range_test import restored_on_exit
 
 MIN_BATCH_SIZE = 8
@@ -64,8 +64,8 @@ class ThroughputMeter(Callback):
 
 
 def try_batch_sizes(
-    module: ImageClassifier,
-    datamodule: ImageDataModule,
+    module: SupervisedModule,
+    datamodule: SupervisedDataModule,
     make_trainer: Callable[..., L.Trainer],
     *,
     report: Callable[[BatchSizeTrial], object] = id,
@@ -77,7 +77,7 @@ def try_batch_sizes(
 
     Args:
         module: module to train.
-        datamodule: training images.
+        datamodule: training data.
         make_trainer: builds a trainer from options.
         report: called with each trial.
     """
@@ -110,7 +110,7 @@ def choose_batch_size(trials: Sequence[BatchSizeTrial]) -> int:
     fitting = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
     if not fitting:
         raise InputError(
-            f"tune=batch_size: not even {MIN_BATCH_SIZE} images fit into memory; choose a smaller model, "
+            f"tune=batch_size: not even {MIN_BATCH_SIZE} inputs fit into memory; choose a smaller model, "
             "smaller images (data.resize), or trainer.precision=bf16-mixed"
         )
     best = max(fitting.values())
@@ -118,7 +118,10 @@ def choose_batch_size(trials: Sequence[BatchSizeTrial]) -> int:
 
 
 def _run_trial(
-    module: ImageClassifier, datamodule: ImageDataModule, make_trainer: Callable[..., L.Trainer], size: int
+    module: SupervisedModule,
+    datamodule: SupervisedDataModule,
+    make_trainer: Callable[..., L.Trainer],
+    size: int,
 ) -> BatchSizeTrial:
     datamodule.batch_size = size
     meter = ThroughputMeter()

@@ -14,10 +14,10 @@ import lightning as L
 from PIL import Image
 
 from project.config.instantiate import ResolvedConfig
-from project.datamodules.base import ImageDataModule
+from project.datamodules.base import SupervisedDataModule
 from project.errors import InputError
 from project.loggers import tracking
-from project.modules.classifier import ImageClassifier
+from project.modules.supervised import SupervisedModule
 from project.runs import run_summary
 from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import signals
@@ -64,16 +64,16 @@ def run_tuning(
         config: configuration of the run.
         context: context of the run.
         module: module with the configured optimizer; restored afterwards.
-        datamodule: training images.
+        datamodule: training data.
 
     Raises:
         InputError: the search finds no value.
     """
-    if not isinstance(module, ImageClassifier) or not isinstance(datamodule, ImageDataModule):
+    if not isinstance(module, SupervisedModule) or not isinstance(datamodule, SupervisedDataModule):
         raise InputError(
-            f"tune={what}: not for this task (expected {ImageClassifier.__name__} on an "
-            f"{ImageDataModule.__name__}, got {type(module).__name__} on {type(datamodule).__name__}); set "
-            "the value by hand"
+            f"tune={what}: not for this task (expected a {SupervisedModule.__name__} on a "
+            f"{SupervisedDataModule.__name__}, got {type(module).__name__} on {type(datamodule).__name__}); "
+            "set the value by hand"
         )
     run = context.folder
     bare = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
@@ -137,15 +137,17 @@ def _mark(axes: "Axes", x: float, y: float, text: str, *, above: int) -> None:
     )
 
 
-def _tune_lr(module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer) -> TuningResult:
+def _tune_lr(
+    module: SupervisedModule, datamodule: SupervisedDataModule, make_trainer: MakeTrainer
+) -> TuningResult:
     log.info("    tune  lr: up to %s steps, from %g to %g", NUM_STEPS, MIN_LR, MAX_LR)
     test = run_range_test(module, datamodule, make_trainer)
     _raise_if_stopped()
     rates, losses, suggestion = test.rates, test.losses, test.suggestion
     if suggestion is None:
         raise InputError(
-            "tune=lr: the loss did not fall at any learning rate; check that the labels match the images, or "
-            "try debug=overfit"
+            "tune=lr: the loss did not fall at any learning rate; check that the targets match the inputs, "
+            "or try debug=overfit"
         )
     lowest, top = min(losses), losses[0]
     ended = f"; diverged at {rates[-1]:.2g}" if len(losses) < NUM_STEPS else ""
@@ -164,10 +166,10 @@ def _tune_lr(module: ImageClassifier, datamodule: ImageDataModule, make_trainer:
 
 
 def _tune_batch_size(
-    module: ImageClassifier, datamodule: ImageDataModule, make_trainer: MakeTrainer
+    module: SupervisedModule, datamodule: SupervisedDataModule, make_trainer: MakeTrainer
 ) -> TuningResult:
     log.info("    tune  batch_size: training briefly with each size")
-    log.info("%10s%14s", "images", "images / s")
+    log.info("%10s%14s", "inputs", "inputs / s")
 
     def report(trial: BatchSizeTrial) -> None:
         _raise_if_stopped()
@@ -180,11 +182,11 @@ def _tune_batch_size(
     measured = {trial.size: trial.images_per_s for trial in trials if trial.images_per_s is not None}
     notes = ["smallest size within 5 % of the best throughput"]
     if trials[-1].images_per_s is None:
-        notes[0] += f"; up to {max(measured)} images fit into memory"
+        notes[0] += f"; up to {max(measured)} inputs fit into memory"
     notes.append("the best learning rate depends on the batch size; find it with tune=lr")
 
     def draw(axes: "Axes") -> None:
-        axes.set(xlabel="batch size", ylabel="training images per second")
+        axes.set(xlabel="batch size", ylabel="training inputs per second")
         axes.set_xscale("log", base=2)
         axes.set_xticks(list(measured), [str(size) for size in measured])
         axes.set_ylim(0, 1.15 * max(measured.values()))

@@ -17,9 +17,9 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from project.errors import NonFiniteError
-from project.modules.classifier import ImageClassifier
 from project.modules.optim.schedules import Schedule
 from project.modules.optim.training_length import TrainingLength
+from project.modules.supervised import SupervisedModule
 
 NUM_STEPS = 200
 MIN_LR, MAX_LR = 1e-7, 10.0
@@ -70,7 +70,7 @@ class LossRecorder(Callback):
 
 
 def run_range_test(
-    module: ImageClassifier,
+    module: SupervisedModule,
     datamodule: L.LightningDataModule,
     make_trainer: Callable[..., L.Trainer],
     *,
@@ -115,7 +115,7 @@ def run_range_test(
 
 
 @contextmanager
-def restored_on_exit(module: ImageClassifier) -> Iterator[None]:
+def restored_on_exit(module: SupervisedModule) -> Iterator[None]:
     """Restore the weights, buffers and schedule of a module on exit."""
     state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
     schedule = module.scheduler_factory
