@@ -21,6 +21,7 @@ from project.inference.evaluate.options import Options as Evaluate
 from project.inference.export.options import Options as Export
 from project.inference.predict.command import Options as Predict
 from project.inference.replay.options import Options as Replay
+from project.inference.serve.options import Options as Serve
 from project.reporting.compare import Options as Compared
 from project.reporting.dataset.options import Options as Data
 from project.reporting.html.command import Options as Report
@@ -35,6 +36,7 @@ EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
+    "serve": Serve,
     "export": Export,
     "report": Report,
     "compare": Compared,

@@ -103,6 +103,7 @@ def test_commands_without_training_do_not_import_torch(tmp_path: Path) -> None:
 OTHERS = {
     "evaluate": ("run=nowhere", "rnu=x", "run=run weights=bst", "run=run data=minst", "run=run data.noize=1"),
     "predict": ("run=nowhere input=run", "inptu=x", "run=run input=nowhere", "run=run input=run weights=bst"),
+    "serve": ("run=nowhere", "rnu=x", "run=run weights=bst", "run=run port=99999"),
     "export": ("run=nowhere", "formt=onnx", "run=run weights=bst", "run=run data=minst", "run=damaged"),
     "report": ("run=nowhere", "rnu=x", "run=run compare=nowhere"),
     "replay": ("run=nowhere", "rnu=x", "run=run"),

@@ -17,7 +17,7 @@ from omegaconf.errors import ValidationError
 
 from project.config import cli
 from project.config.resolvers import register_resolvers
-from project.errors import InputError
+from project.errors import InputError, one_line
 from project.runs.migrations import RENAMED_OPTIONS
 from project.runtime.process import as_called, command_state, escape_unencodable
 from project.runtime.text import did_you_mean, nearest_names
@@ -136,7 +136,7 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
                 given[key] = [*given.get(key, []), *value] if isinstance(value, list) else value
             except ValueError as error:
                 wrong.add(key)
-                problems.append(f"{key}={text}: {error}")
+                problems.append(f"{key}={text}: {one_line(error)}")
     for key, entry in known.items():
         required = entry.default is MISSING and entry.default_factory is MISSING
         if required and key not in given and key not in wrong:
