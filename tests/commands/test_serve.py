@@ -1,6 +1,7 @@
 """Tests of the server: answers equal to `predict`'s, batching, limits, hot reload, and a graceful stop."""
 
 import asyncio
+import base64
 import io
 import json
 import shutil
@@ -200,6 +201,30 @@ def test_facts(client: Client) -> None:
     images = 'project_images_total{model="digits"}'
     assert value(after, images) - value(before, images) == 2
     assert value(after, 'project_queue_images{model="digits"}') == 0
+
+
+def test_an_answer_is_explained(client: Client, run: Path) -> None:
+    pytest.importorskip("captum")
+    from project.inference.explain.explainer import Explainer
+
+    pixels = np.random.default_rng(5).integers(0, 256, (28, 28), dtype=np.uint8)
+    (row,) = client.post("/predict?explain=true&show_input=true", content=png(pixels)).json()["predictions"]
+    expected = Explainer(load_run(RunFolder(run))).maps(torch.from_numpy(pixels)[None, None])
+    assert row["explanation"]["class"] == row["class"]
+
+    def decoded(uri: str) -> Any:
+        return np.asarray(
+            Image.open(io.BytesIO(base64.b64decode(uri.removeprefix("data:image/png;base64,"))))
+        )
+
+    assert (decoded(row["input"]) == pixels).all()
+    opacity = decoded(row["explanation"]["map"])[..., 3] / 230
+    assert opacity == pytest.approx(expected.maps[0].numpy(), abs=0.01)
+    two = client.post("/predict?explain=true", files=[("image", ("a.png", png(pixels)))] * 2)
+    assert two.status_code == 422
+    client.server.explanations.is_available = False
+    assert "captum" in client.post("/predict?explain=true", content=png(pixels)).json()["detail"]
+    client.server.explanations.is_available = True
 
 
 # ---- wrong input

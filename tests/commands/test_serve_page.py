@@ -91,6 +91,7 @@ def test_a_stroke_is_recognized(page: Any, stroke: Stroke, digit: str) -> None:
     assert page.locator("#bars li").count() == 10
     assert page.locator("#bars li.best .name").inner_text() == digit
     assert page.locator("#input").evaluate("image => image.naturalWidth") == 28
+    page.get_by_alt_text(f"Map of the evidence for {digit}").wait_for()
     page.get_by_role("button", name="Clear").click()
     assert page.locator("#bars li").count() == 0
     assert page.locator("#answer").inner_text() == "–"

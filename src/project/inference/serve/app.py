@@ -10,17 +10,18 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from typing import Any
+from typing import Any, NamedTuple
 
 from fastapi import FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from torch import Tensor
 
-from project.errors import one_line
+from project.errors import InputError, one_line
 from project.inference.predict.writers import DIGITS
 from project.inference.serve import metrics, pages, requests
 from project.inference.serve.batching import Batcher, QueueFullError
+from project.inference.serve.explanations import ExplanationQueue
 from project.inference.serve.models import ModelSlot, ServedModel
 from project.inference.serve.options import ModelSource, Options
 from project.inference.serve.requests import ByteBudget, RequestError, Upload
@@ -71,6 +72,15 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
+class Extras(NamedTuple):
+    """What a request asks for beside the classes; see the routes."""
+
+    top_k: int | None
+    is_drawing: bool
+    shows_input: bool
+    explains: bool
+
+
 class ModelServer:
     """Models with their queues, and the application that answers requests.
 
@@ -87,6 +97,7 @@ class ModelServer:
         self.slots = {source.name: ModelSlot(source, options) for source in sources}
         self.default = sources[0].name
         self.metrics = metrics.ServerMetrics()
+        self.explanations = ExplanationQueue(options.accelerator)
         self.batchers: dict[str, Batcher] = {}
         self.budget = ByteBudget(NUM_BODIES * self._max_body)
         self.is_ready = False
@@ -153,9 +164,10 @@ class ModelServer:
             top_k: int | None = Query(None, ge=1, description="classes in the answer"),
             drawing: bool = Query(False, description="prepare the image as handwriting was for training"),
             show_input: bool = Query(False, description="add the network's input image as a data URI"),
+            explain: bool = Query(False, description="add a map of the evidence for the class of one image"),
         ) -> Response:
             """Predict with the first model."""
-            return await self._answer(request, self.default, top_k, drawing, show_input)
+            return await self._answer(request, self.default, Extras(top_k, drawing, show_input, explain))
 
         @app.post("/models/{name}/predict", openapi_extra=BODY, responses=PROBLEMS, tags=["predict"])
         async def predict_by_name(
@@ -164,9 +176,10 @@ class ModelServer:
             top_k: int | None = Query(None, ge=1, description="classes in the answer"),
             drawing: bool = Query(False, description="prepare the image as handwriting was for training"),
             show_input: bool = Query(False, description="add the network's input image as a data URI"),
+            explain: bool = Query(False, description="add a map of the evidence for the class of one image"),
         ) -> Response:
             """Predict with a model by its name."""
-            return await self._answer(request, name, top_k, drawing, show_input)
+            return await self._answer(request, name, Extras(top_k, drawing, show_input, explain))
 
         @app.get("/models", tags=["about"])
         async def models() -> list[dict[str, Any]]:
@@ -204,21 +217,20 @@ class ModelServer:
             "classes": model.class_names,
             "input_shape": list(model.input_shape),
             "backend": self.options.backend,
+            "explains": self.explanations.is_available,
         }
 
     @staticmethod
     def _version(model: ServedModel) -> dict[str, str]:
         return {"run": model.run, "checkpoint": model.checkpoint, "version": model.version}
 
-    async def _answer(
-        self, request: Request, name: str, top_k: int | None, is_drawing: bool, show_input: bool
-    ) -> Response:
+    async def _answer(self, request: Request, name: str, extras: Extras) -> Response:
         """Answer a request for predictions; each accepted request is answered exactly once."""
         start = time.perf_counter()
         self._num_accepted += 1
         headers: dict[str, str] = {}
         try:
-            content, status = await self._predict(request, name, top_k, is_drawing, show_input), 200
+            content, status = await self._predict(request, name, extras), 200
         except RequestError as error:
             content, status = {"detail": str(error)}, error.status
             if status in (408, 413):  # the rest of the body is not read
@@ -228,6 +240,8 @@ class ModelServer:
         except QueueFullError as error:
             content, status = {"detail": str(error)}, 429
             headers["retry-after"] = str(error.retry_s)
+        except InputError as error:  # no method of explanation fits the network
+            content, status = {"detail": one_line(error)}, 422
         except TimeoutError:
             content, status = {"detail": f"no answer within {self.options.timeout_s:g} s; try again"}, 503
             headers["retry-after"] = "1"
@@ -240,9 +254,7 @@ class ModelServer:
         self.metrics.seconds.labels(known).observe(time.perf_counter() - start)
         return JSONResponse(content, status, headers)
 
-    async def _predict(
-        self, request: Request, name: str, top_k: int | None, is_drawing: bool, show_input: bool
-    ) -> dict[str, Any]:
+    async def _predict(self, request: Request, name: str, extras: Extras) -> dict[str, Any]:
         if request.headers.get("sec-fetch-site") == "cross-site":
             raise RequestError(403, "pages of other sites are not answered")
         if name not in self.slots:
@@ -252,27 +264,39 @@ class ModelServer:
         try:
             async with asyncio.timeout(options.timeout_s):
                 uploads = await requests.parse(body, request.headers, options.max_images)
+                if extras.explains:
+                    self._check_explainable(len(uploads))
                 batcher.reserve(len(uploads))
                 try:
                     model = self.slots[name].model
-                    if is_drawing and model.input_shape[0] != 1:
+                    if extras.is_drawing and model.input_shape[0] != 1:
                         raise RequestError(422, "drawing=true: the model takes color images; leave it out")
                     loop = asyncio.get_running_loop()
                     decode = partial(
-                        requests.decode, uploads, model, options.max_pixels, is_drawing=is_drawing
+                        requests.decode, uploads, model, options.max_pixels, is_drawing=extras.is_drawing
                     )
                     images = await loop.run_in_executor(self._decoders, decode)
                     probabilities = await batcher.predict(model, images)
+                    if extras.explains:
+                        explanation = await self.explanations.explain(name, model, images[0])
                 finally:
                     batcher.release(len(uploads))
         finally:
             self.budget.used -= len(body)
         self.metrics.images.labels(name).inc(len(uploads))
-        rows = _rows(model, uploads, probabilities, top_k or options.top_k)
-        if show_input:
+        rows = _rows(model, uploads, probabilities, extras.top_k or options.top_k)
+        if extras.explains:
+            rows[0]["explanation"] = explanation
+        if extras.shows_input:
             for row, image in zip(rows, images, strict=True):
                 row["input"] = _data_uri(image)
         return {"model": name, **self._version(model), "predictions": rows}
+
+    def _check_explainable(self, count: int) -> None:
+        if not self.explanations.is_available:
+            raise RequestError(422, "explain=true: needs captum on the server; uv sync --extra explain")
+        if count > 1:
+            raise RequestError(422, f"explain=true: {count} images (expected one); send one at a time")
 
 
 def _rows(

@@ -161,6 +161,7 @@ function show(picked) {
 }
 $("preview").addEventListener("error", () => ($("preview").alt = "no preview in this browser"));
 $("file").addEventListener("change", () => show($("file").files[0]));
+$("explain").addEventListener("change", () => ask(true));
 $("prepare").addEventListener("change", () => file && ask(true));
 document.addEventListener("paste", (event) => show([...event.clipboardData.files].find((one) => one.type.startsWith("image/"))));
 document.addEventListener("dragover", (event) => { event.preventDefault(); stage.classList.add("over"); });
@@ -183,6 +184,9 @@ async function ask(isFinal) {
   try {
     const prepared = !isColor() && (file ? $("prepare").checked : true);
     const query = new URLSearchParams({ top_k: facts.num_classes <= MAX_FIXED ? MAX_FIXED : MAX_BARS, show_input: true, drawing: prepared });
+    // Explanations take longer than predictions: only when the pen rests.
+    const explains = facts.explains && $("explain").checked && !current && !(pen && pen.down);
+    if (explains) query.set("explain", true);
     const body = file || (await drawingBlob());
     const response = await fetch(`models/${encodeURIComponent(facts.name)}/predict?${query}`, {
       method: "POST", body, headers: { "Content-Type": "application/octet-stream" },
@@ -228,6 +232,15 @@ function render(answer) {
   $("certainty").textContent = percent(row.probability);
   $("input").src = row.input;
   $("seen").hidden = false;
+  const why = row.explanation;
+  $("why").hidden = !why;
+  if (why) {
+    $("under").src = row.input;
+    $("map").src = why.map;
+    $("map").alt = `Map of the evidence for ${why.class}`;
+    $("explained").textContent = `“${why.class}”`;
+    $("method").textContent = why.method.replaceAll("_", " ");
+  }
   $("problem").hidden = true;
   $("facts").textContent = `${answer.run}, ${answer.checkpoint}`;
   if (!spoken && !again) {
@@ -262,6 +275,7 @@ function choose() {
   $("title").textContent = document.title = channels === 3 ? "Show a picture" : facts.is_digits ? "Draw a digit" : "Draw something";
   stage.classList.toggle("color", channels === 3);
   $("prepare-line").hidden = channels === 3;
+  $("explain-line").hidden = !facts.explains;
   $("size").textContent = `${width} × ${height} pixels`;
   $("facts").textContent = `${facts.run}, ${facts.checkpoint}`;
   reset();
