@@ -199,11 +199,21 @@ def test_only_changed_rows_are_sent(tmp_path: Path) -> None:
     assert first["summary"]["is_active"]
     assert first["summary"]["end"] == ""
     assert "rows" not in live.state(first["version"], "")
+    ranking = live.table.comparison
+    progress = {"epoch": 2, "epochs": 4, "val/acc": 0.2}
+    status = json.loads((running / "status.json").read_text()) | {"progress": progress}
+    (running / "status.json").write_text(json.dumps(status))
+    (row,) = live.state(first["version"], "")["rows"]
+    assert (row["epoch"], row["cells"]["val/acc"]) == (2, 0.2)
+    assert live.table.comparison is ranking  # no run has finished
     status = json.loads((running / "status.json").read_text())
     status |= {"state": "done", "metrics": {"val/acc": 0.99}, "duration_s": 5.0}
     (running / "status.json").write_text(json.dumps(status))
     second = live.state(first["version"], "val/acc>0.985")
     assert [row["name"] for row in second["rows"]] == ["12"]
+    names = [column["name"] for column in second["columns"]]
+    assert names == list(dict.fromkeys(names))
+    assert names[:4] == ["name", "state", "epoch", "model"]
     assert second["rows"][0]["cells"]["val/acc"] == 0.99
     assert second["match"] == [second["rows"][0]["id"]]
     assert second["summary"]["states"] == {"done": 13}
@@ -216,7 +226,7 @@ def test_jobs_of_a_sweep_without_a_folder_are_waiting(tmp_path: Path) -> None:
     sweep = write_sweep(tmp_path / "sweep")
     (sweep / "sweep.json").write_text(json.dumps({"host": platform.node(), "overrides": []}))
     jobs = [
-        Job(12, [], ["model=cnn", "optim.lr=0.5"], "12_cnn"),
+        Job(12, [], ["model=cnn", "optim=rmsprop", "optim.lr=0.5"], "12_cnn"),
         Job(13, [], ["model=mlp"], "13_mlp", state="failed", error="RuntimeError: no memory"),
     ]
     index = RunIndex([sweep])
@@ -225,7 +235,8 @@ def test_jobs_of_a_sweep_without_a_folder_are_waiting(tmp_path: Path) -> None:
     live = LiveRuns([sweep])
     rows = {row["name"]: row for row in live.state(0, "")["rows"]}
     assert rows["12_cnn"]["state"] == "waiting"
-    assert rows["12_cnn"]["cells"]["model"] == "cnn"
+    assert rows["12_cnn"]["cells"] == {"model": "CNN3x3", "optim": "rmsprop", "optim.lr": 0.5}
+    assert names(sweep, "model=cnn", "state=waiting") == ["12_cnn"]
     assert rows["13_mlp"]["error"] == "RuntimeError: no memory"
     summary = live.state(0, "")["summary"]
     assert summary["states"] == {"done": 12, "waiting": 1, "failed": 1}

@@ -12,7 +12,7 @@ from typing import Any
 from project.config.command_options import Conditions, option
 from project.errors import InputError
 from project.reporting.compare import MAX_WIDTH
-from project.reporting.html.tables import format_metric
+from project.reporting.html.tables import format_metric, format_time
 from project.reporting.runs.notes import write_notes
 from project.reporting.runs.run_index import DEAD, Record, read_records
 from project.reporting.runs.run_table import Column, RunTable
@@ -173,7 +173,7 @@ def _cell(rows: RunTable, record: Record, column: Column) -> str:
     if column.name == "time":
         return duration(float(value))
     if column.name == "started":
-        return str(value)[:16].replace("T", " ")
+        return format_time(value)
     if column.name == "epoch":
         return f"{value:g}/{record.epochs:g}" if record.epochs else f"{value:g}"
     if is_number(value):

@@ -69,7 +69,7 @@ class LiveRuns:
         self._next_refresh = time.monotonic() + self.refresh_s
 
     def _update_rows(self) -> None:
-        self.table = RunTable(without_trials(list(self.index.records.values())))
+        self.table = RunTable(without_trials(list(self.index.records.values())), self.table)
         self.version += 1
         rows = {record.key: self._row(record) for record in self.table.records}
         for key, row in rows.items():
@@ -184,7 +184,7 @@ class LiveRuns:
             "states": dict(states.most_common()),
             "count": len(records),
             "fraction": math.fsum(parts) / len(parts) if parts else 0.0,
-            "left": duration(left_s) if left_s is not None and is_active else "",
+            "left": _rounded(left_s) if left_s is not None and is_active else "",
             "best": self._ids.get(str(best.folder)) if best else None,
             "best_line": best_line(ranked) if ranked and best else "",
             "end": self.error or self._end(states),
@@ -234,6 +234,11 @@ class LiveRuns:
 
 def _clean(value: Any) -> Any:
     return strip_control(value) if isinstance(value, str) else value
+
+
+def _rounded(left_s: float) -> str:
+    """Return a duration without the seconds of minutes, as it is an estimate."""
+    return duration(left_s if left_s < 90 else 60 * round(left_s / 60)).removesuffix(" 0 s")
 
 
 def _done_fraction(record: Record) -> float:

@@ -51,24 +51,39 @@ class RunTable:
 
     Args:
         records: runs and waiting jobs.
+        previous: table whose comparison is kept if only values of unfinished runs changed.
 
     Attributes:
-        columns: name, keys that differ, metrics, state, time, and tags.
+        columns: name, state, epoch, keys that differ, metrics, time, start and tags.
     """
 
-    def __init__(self, records: Sequence[Record]) -> None:
+    def __init__(self, records: Sequence[Record], previous: "RunTable | None" = None) -> None:
         self.records = list(records)
         self.runs = [record.run for record in records if record.run is not None]
-        self.comparison = self._compare()
-        if self.comparison is not None:
-            self.differences: Differences | None = self.comparison.everywhere
+        self.differences: Differences | None
+        if previous is not None and previous.has_same_results(self.records):
+            self.comparison, self.differences = previous.comparison, previous.differences
         else:
-            self.differences = Differences(self.runs) if self.runs else None
+            self.comparison = self._compare()
+            kept = self.comparison.everywhere if self.comparison else None
+            self.differences = kept or (Differences(self.runs) if self.runs else None)
         self.metrics = list(dict.fromkeys(name for record in records for name in record.metrics))
         self._keys = dict.fromkeys(key for run in self.runs for key in run.config)
         self._keys |= dict.fromkeys(key for record in records for key in record.settings or ())
+        self._classes = {  # of options, as a waiting job names its class by its option
+            (key, option): run.config[key]
+            for run in self.runs
+            for key, option in run.overrides.items()
+            if isinstance(run.config.get(key), ClassName)
+        }
         self._labels: dict[str, dict[str, str]] = {}
         self.columns = self._columns()
+
+    def has_same_results(self, records: Sequence[Record]) -> bool:
+        """Return true if records have the configurations and the finished runs of this table."""
+        if len(records) != len(self.records):
+            return False
+        return all(map(_has_same_result, self.records, records))
 
     def _compare(self) -> Comparison | None:
         if not any(run.done for run in self.runs):
@@ -96,12 +111,10 @@ class RunTable:
         keys = list(dict.fromkeys(keys))
         titles = short_names(keys, tuple(FACTS))
         metrics = choose_metrics(self.metrics, self.monitor) if self.monitor in self.metrics else self.metrics
-        columns = [Column("name", "name", "fact")]
+        columns = [Column(name, name, "fact") for name in ("name", "state", "epoch")]
         columns += [Column(key, titles[key], "key") for key in keys]
         columns += [Column(name, name, "metric") for name in metrics]
-        return columns + [
-            Column(name, name, "fact") for name in ("state", "epoch", "time", "started", "tags")
-        ]
+        return columns + [Column(name, name, "fact") for name in ("time", "started", "tags")]
 
     def column(self, name: str, key: str) -> Column:
         """Return the column that a user names in full or by an unambiguous last part.
@@ -138,7 +151,8 @@ class RunTable:
         if column.kind == "metric":
             return record.metrics.get(column.name)
         if record.run is None:
-            return _parse((record.settings or {}).get(column.name))
+            option = (record.settings or {}).get(column.name)
+            return self._classes.get((column.name, option), _parse(option))
         value = self.differences.value(record.run, column.name) if self.differences else ABSENT
         return None if value is ABSENT or value == ABSENT else value
 
@@ -213,7 +227,7 @@ class RunTable:
         texts = [format_value(value)]
         if isinstance(value, ClassName):
             texts.append(value.rpartition(".")[2])
-        overrides = record.run.overrides if record.run else {}
+        overrides = record.run.overrides if record.run else record.settings or {}
         if column.kind == "key" and not is_number(value) and column.name in overrides:
             texts.append(overrides[column.name])
         return texts
@@ -240,6 +254,16 @@ class RunTable:
         else:
             known.sort(key=lambda pair: str(pair[0]), reverse=by.startswith("-"))
         return [record for _, record in known] + [record for value, record in values if _is_missing(value)]
+
+
+def _has_same_result(old: Record, new: Record) -> bool:
+    if old.run is None or new.run is None:
+        return old.key == new.key and old.run is new.run
+    if old.run is new.run:
+        return True
+    if old.run.done or new.run.done or old.key != new.key:
+        return False
+    return old.run.config == new.run.config and old.run.overrides == new.run.overrides
 
 
 def _is_missing(value: Any) -> bool:

@@ -5,6 +5,7 @@ import { badge, compareValues, element, formatDuration, formatMetric, formatScor
 const ACTIVE_MS = 2000, IDLE_MS = 10000;
 const MAX_ROWS = 2000, MAX_LINES = 300, MAX_AXES = 9;
 const CONDITION = /^([^=<>~!]+?)\s*(!=|<=|>=|=|<|>|~)\s*([^]*)$/;
+const TITLES = { loss: "Loss", acc: "Accuracy", lr: "Learning rate", grad_norm: "Gradient norm", images_per_s: "Throughput, images per second", data_wait_fraction: "Fraction of time waiting for data", memory_gb: "GPU memory, GB" };
 const VIEW = ["filter", "sort", "group", "metric", "x", "y", "run"];
 const byId = (id) => document.getElementById(id);
 const isEditable = document.body.dataset.editable === "true";
@@ -338,7 +339,10 @@ function fillChoices() {
 }
 
 const isColumn = (name) => columns.some((column) => column.name === name);
-const xAxis = () => (isColumn(view.x) ? view.x : keysOf().find((column) => column.name !== "seed")?.name ?? "time");
+function xAxis() {
+  const keys = keysOf().map((column) => column.name).filter((name) => name !== "seed");
+  return isColumn(view.x) ? view.x : keys.find((name) => isNumeric(rows.values(), name)) ?? keys[0] ?? "time";
+}
 const yAxis = () => (isColumn(view.y) ? view.y : isColumn(monitor) ? monitor : metricsOf()[0]?.name ?? "time");
 
 // ---- Curves.
@@ -371,13 +375,16 @@ function runCharts(row) {
   for (const name of curveNames) {
     const curve = curves.get(`${row.id} ${name}`);
     if (!curve || curve.x.length < 1) continue;
-    const [, split, kind] = /^(?:(train|val)\/)?(.*)$/.exec(name);
-    if (kind.startsWith("best_")) continue;
+    const [, split, kind] = /^(?:(train|val|speed)\/)?(.*)$/.exec(name);
+    if (kind.startsWith("best_") || kind === "images") continue;
     if (!groups.has(kind)) groups.set(kind, []);
     groups.get(kind).push({ name: { train: "training", val: "validation" }[split] ?? name, class: split === "val" ? "c1" : "c0", x: curve.x, y: curve.y });
   }
   if (!groups.size) return element("p", { class: "empty" }, "The run has logged no metrics yet.");
-  return element("div", { class: "grid-2" }, ...[...groups].map(([kind, lines]) => lineChart(kind, lines, { isWide: false })));
+  const order = ["loss", monitor.replace(/^val\//, ""), ...Object.keys(TITLES)];
+  const place = (kind) => (order.includes(kind) ? order.indexOf(kind) : order.indexOf("lr") - 0.5);
+  const charts = [...groups].sort(([a], [b]) => place(a) - place(b)).map(([kind, lines]) => lineChart(TITLES[kind] ?? kind, lines, { isWide: false }));
+  return element("div", { class: "grid-2" }, ...charts);
 }
 
 // ---- Parallel coordinates; brushes are conditions of the filter.
@@ -449,14 +456,19 @@ function showScatter() {
 
 function showErrors() {
   const failed = ids.map((id) => rows.get(id)).filter((row) => row && (row.log !== undefined || (row.error && row.state !== "done")));
-  const shown = failed.slice(0, 30).map((row) => {
+  const shown = failed.slice(0, 30).map((row, place) => {
     const card = element("article", { class: "card failure" }, element("h4", {}, element("button", { class: "name", type: "button", onclick: () => choose(row) }, row.name), badge(row.state)));
     if (row.error) card.append(element("p", {}, row.error));
     else if (row.state === "dead") card.append(element("p", {}, "The process ended without recording a result."));
-    if (row.log) card.append(element("details", { open: row.state === "failed" }, element("summary", {}, "Last lines of its log"), element("pre", {}, row.log)));
+    if (row.log) card.append(element("details", { open: row.state === "failed" && place < 3 }, element("summary", {}, "Last lines of its log"), element("pre", {}, row.log)));
     return card;
   });
+  if (shown.length > 5) {
+    const rest = shown.splice(5);
+    shown.push(element("details", {}, element("summary", {}, `${rest.length} more`), ...rest));
+  }
   if (failed.length > 30) shown.push(element("p", { class: "note" }, `${failed.length - 30} more: filter with state=failed,dead,interrupted`));
+  byId("errors").querySelector("h2").textContent = failed.length ? `Errors (${failed.length})` : "Errors";
   byId("failures").replaceChildren(...(shown.length ? shown : [element("p", { class: "empty" }, "None.")]));
 }
 

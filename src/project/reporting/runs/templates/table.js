@@ -1,7 +1,5 @@
 // Values, formats and the table of runs.
 
-export const FACTS = ["name", "state", "epoch", "time", "started", "tags"];
-
 export function element(tag, attributes = {}, ...children) {
   const made = document.createElement(tag);
   for (const [name, value] of Object.entries(attributes)) {
@@ -44,11 +42,16 @@ export function formatDuration(seconds) {
   return seconds < 9.95 ? `${seconds.toFixed(1)} s` : `${whole} s`;
 }
 
+function formatTime(text) {
+  const time = new Date(text);
+  return Number.isNaN(time.valueOf()) ? "" : `${time.toISOString().slice(0, 16).replace("T", " ")} UTC`;
+}
+
 export function formatValue(row, column) {
   const value = valueOf(row, column.name);
   if (value === null) return "";
   if (column.name === "time") return formatDuration(value);
-  if (column.name === "started") return value.slice(0, 16).replace("T", " ");
+  if (column.name === "started") return formatTime(value);
   if (column.name === "epoch") return row.epochs ? `${value}/${row.epochs}` : String(value);
   if (column.kind === "metric") return formatMetric(value);
   return typeof value === "number" ? String(Number(value.toPrecision(6))) : value;
