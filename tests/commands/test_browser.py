@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from written_runs import write_curve, write_run, write_sweep
 
 from project.loggers.tensorboard import TensorBoard
 from project.reporting.html.command import write_report
+from project.runs.sweep_jobs import Job, Ledger
 
 pytestmark = pytest.mark.slow
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
@@ -117,10 +119,113 @@ def test_a_sweeps_report_has_all_rows_and_sorts_them(tmp_path: Path, page: Any) 
     accuracies = table.locator("tbody tr td:nth-child(5)")
     best_first = accuracies.all_inner_texts()
     assert best_first[0] == "0.9800"
-    table.locator("thead").get_by_text("val/acc").click()
+    heading = table.locator("thead").get_by_text("val/acc")
+    heading.click()  # the best first
+    assert accuracies.all_inner_texts() == best_first
+    heading.press("Enter")
     assert accuracies.all_inner_texts() == best_first[::-1]
+    table.locator("thead").get_by_text("val/loss").click()
+    assert table.locator("tbody tr td:nth-child(7)").all_inner_texts()[0] == "0.0200"
     table.get_by_text("job", exact=True).click()
     assert table.locator("tbody tr th").all_inner_texts() == [str(number) for number in range(12)]
+
+
+@needs_chromium
+def test_a_report_of_800_jobs_has_pages_and_a_filter(tmp_path: Path, page: Any) -> None:
+    sweep = tmp_path / "sweep with a long name, spaces and <b>"
+    jobs = []
+    for number in range(800):
+        state = "done" if number < 100 else "failed" if number < 140 else "waiting"
+        overrides = [f"optim.lr={0.001 * (number + 1)}", f"model.note={json.dumps('x' * 50)}"]
+        job = Job(number, overrides, overrides, f"{number:03}_{'long_name_' * 5}", point=number)
+        if state != "waiting":
+            error = "CUDA out of memory" if state == "failed" else None
+            run = write_run(sweep / job.name, *overrides, acc=0.9 - number / 1000, state=state, error=error)
+            write_curve(run, *(0.5 + epoch * number / 10**5 for epoch in range(10)))
+        jobs.append(replace(job, state=state))
+    (sweep / "sweep.json").write_text("{}")
+    (sweep / "jobs.jsonl").touch()
+    Ledger(sweep / "jobs.jsonl").write(*jobs)
+    show(page, write_report(str(sweep), None, None, tmp_path))
+    for section in ("#ranking", "#ranking .tabled"):
+        assert page.locator(section).first.is_visible()
+    rows, pager = page.locator("#ranking tbody tr:visible"), page.locator("#ranking .pager")
+    assert rows.count() == 25
+    assert "rows 1 to 25 of 800" in pager.inner_text()
+    pager.get_by_text("next").click()
+    assert rows.first.locator("th").inner_text().startswith("025_")
+    pager.locator("select").select_option(label="40 failed")
+    assert "rows 1 to 25 of 40" in pager.inner_text()
+    assert set(rows.locator(".badge").all_inner_texts()) == {"failed"}
+    pager.get_by_text("all", exact=True).click()
+    assert rows.count() == 40
+    failures = page.locator("#failures")
+    assert failures.locator("article").count() == 1  # one reason
+    assert "40 jobs for the same reason" in failures.inner_text()
+    assert "optim.lr=0.001" in page.locator("#ranking pre.commands").inner_text()
+
+
+@needs_chromium
+def test_a_report_of_100_classes_folds_most_of_them(tmp_path: Path, page: Any) -> None:
+    run = write_run(tmp_path / "run", "model=cnn", acc=0.9)
+    write_curve(run, 0.5, 0.9, 0.8)
+    names = [f"class {number} {'with a long name ' * (number % 5)}" for number in range(100)]
+    scores = [{"value": number / 100, "low": number / 200, "high": 1.0} for number in range(100)]
+    classes = [
+        {"class": name, "images": 50, "precision": score, "recall": score, "f1": score}
+        for name, score in zip(names, scores, strict=True)
+    ]
+    mistakes = [
+        {
+            "index": number,
+            "file": f"{'folder/' * 30}{number}.jpg",
+            "label": names[number],
+            "prediction": names[4],
+        }
+        | {"probability": 0.973, "loss": 3.0}
+        for number in range(40)
+    ]
+    (run / "evaluation" / "test").mkdir(parents=True)
+    found = {"figures": {"accuracy": 0.5}, "images": 5000, "classes": classes, "mistakes": mistakes}
+    (run / "evaluation" / "test" / "evaluation.json").write_text(json.dumps(found))
+    show(page, write_report(str(run), None, None, tmp_path))
+    lowest, highest = (
+        page.locator("#evaluation .tabled", has_text=f"with the {kind} F1") for kind in ("lowest", "highest")
+    )
+    assert lowest.locator("tbody tr").count() == highest.locator("tbody tr").count() == 10
+    assert lowest.locator("tbody td:nth-child(5)").first.inner_text() == "0.0000"
+    assert highest.locator("tbody td:nth-child(5)").first.inner_text() == "0.9900"
+    every = page.locator("#evaluation details table")
+    assert not every.is_visible()
+    page.get_by_text("All 100 classes").click()
+    assert every.locator("tbody tr:visible").count() == 25
+    every.get_by_text("F1", exact=True).click()  # the best first
+    assert every.locator("tbody tr:visible td:nth-child(5)").first.inner_text() == "0.9900"
+    worst = page.locator("#evaluation .tabled", has_text="Most confident mistakes")
+    assert worst.locator("tbody th").first.inner_text().endswith("0.jpg")
+    assert "(97\N{NO-BREAK SPACE}%)" in worst.locator("tbody td").first.inner_text()
+
+
+@needs_chromium
+def test_values_of_a_chart_are_read_by_keyboard(tmp_path: Path, page: Any) -> None:
+    run = write_run(tmp_path / "run", "model=cnn", acc=0.9)
+    write_curve(run, 0.5, 0.9, 0.8)
+    show(page, write_report(str(run), None, None, tmp_path))
+    chart, tip = page.locator("svg.chart").first, page.locator("#tip")
+    assert tip.get_attribute("role") == "status"
+    page.keyboard.press("Tab")
+    for _ in range(30):
+        if chart.evaluate("chart => chart === document.activeElement"):
+            break
+        page.keyboard.press("Tab")
+    assert "epoch 3" in tip.inner_text()
+    assert "validation: 0.8" in tip.inner_text()
+    page.keyboard.press("ArrowLeft")
+    assert "validation: 0.9" in tip.inner_text()
+    page.keyboard.press("Home")
+    assert "validation: 0.5" in tip.inner_text()
+    page.keyboard.press("Escape")
+    assert tip.is_hidden()
 
 
 def write_events(folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import math
 import re
 import shlex
 import struct
@@ -11,10 +12,13 @@ import zlib
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 from conftest import ROOT
 from html_pages import Page, rows
 from scipy.stats import binomtest
+from sklearn.metrics import accuracy_score, confusion_matrix, precision_recall_fscore_support
 from tensorboard.compat.proto.event_pb2 import Event
 from tensorboard.compat.proto.summary_pb2 import Summary
 from tensorboard.compat.proto.tensor_pb2 import TensorProto
@@ -23,6 +27,7 @@ from written_runs import write_curve, write_run, write_sweep
 
 from project.errors import InputError
 from project.figures.charts import Line, downsample, draw_lines, figure_style, make_axes, to_svg
+from project.inference.evaluate.metrics import Predictions, compute_metrics, fraction_intervals
 from project.reporting.html import command, evaluations, images
 from project.reporting.html.charts import HEIGHT, WIDTH, line_chart
 from project.reporting.html.command import write_page, write_report
@@ -187,6 +192,91 @@ def test_one_accuracy_has_one_interval(run: Path) -> None:
     assert f"95 % interval {interval}" in page.root.all("p", "lead")[0].text
     shown = [row["95 % interval"] for row in rows(page.section("Evaluation").all("table")[0])]
     assert shown == [interval, "0.3000 to 0.5000"]
+
+
+def test_all_metrics_of_any_task_are_shown(tmp_path: Path) -> None:
+    metrics = {
+        f"{split}/{kind}": number / 7
+        for number, (split, kind) in enumerate(
+            (split, kind)
+            for split in ("val", "test")
+            for kind in ("mae", "loss", "iou_0", "iou_1", "psnr", "r2")
+        )
+    } | {"my metric": 12.5, "test/images": 88.0, "val/best_mae": 0.1}
+    run = write_run(tmp_path / "run", metrics=metrics, monitor="val/mae", mode="min")
+    lines = ["step,epoch,val/mae,my metric,val/loss"]
+    lines += [f"{10 * epoch + 10},{epoch},{3.0 / 4**epoch},{epoch},0.5" for epoch in range(4)]
+    (run / "metrics.csv").write_text("\n".join(lines) + "\n")
+    page = checked_page(run)
+    (others,) = page.section("Metrics").all("table")
+    shown = cards(page) | {row["metric"]: row["value"] for row in rows(others)}
+    wanted = {name: f"{value:.4f}" for name, value in metrics.items() if name != "test/images"}
+    assert {name: shown[name] for name in wanted} == wanted
+    assert list(cards(page))[:2] == ["test/mae", "val/mae"]
+    assert "Test mae 0.8571 on 88 images; val/mae 0.0000." in page.root.all("p", "lead")[0].text
+    charts = page.section("Curves").all("svg", "chart")
+    assert [chart.all("title")[0].text.partition(":")[0] for chart in charts] == ["mae", "my metric"]
+    (data,) = json.loads(charts[0].attributes["data-lines"] or "")
+    assert data["y"] == [3.0 / 4**epoch for epoch in range(4)]  # as in metrics.csv
+    headings = [heading.text for heading in page.section("Curves").all("h4")]
+    assert headings[0] == "mae (logarithmic)"  # a ratio of 64
+    assert "Loss: 0.5 throughout." in page.section("Curves").text
+
+
+def test_a_single_epoch_is_a_value_and_not_a_line(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run")
+    (run / "metrics.csv").write_text("step,epoch,train/loss,val/acc\n5,0,0.9,\n10,0,0.5,0.75\n")
+    curves = checked_page(run).section("Curves")
+    assert "Measured once: val/acc 0.75." in curves.text
+    (chart,) = curves.all("svg", "chart")
+    assert chart.all("title")[0].text.startswith("Loss")
+
+
+def test_the_numbers_of_an_evaluation_are_those_of_scikit_learn(run: Path) -> None:
+    draws = np.random.default_rng(0)
+    labels = draws.integers(3, size=200)
+    predicted = np.where(draws.random(200) < 0.8, labels, draws.integers(3, size=200))
+    matrix = torch.tensor(confusion_matrix(labels, predicted))
+    logits = torch.nn.functional.one_hot(torch.tensor(predicted), 3).double() * 3
+    found = Predictions(logits.log_softmax(1), torch.tensor(labels), torch.tensor(predicted))
+    assert torch.equal(found.confusion(), matrix)
+    values, bounds = compute_metrics(found), fraction_intervals(found)
+
+    def entry(name: str, *place: int) -> dict[str, float]:
+        low, high = bounds[name]
+        return {"value": float(values[name][place]), "low": float(low[place]), "high": float(high[place])}
+
+    classes = [
+        {"class": str(kind), "images": int((labels == kind).sum())}
+        | {name: entry(name, kind) for name in ("precision", "recall", "f1")}
+        for kind in range(3)
+    ]
+    content = {"figures": {"accuracy": entry("accuracy")}, "classes": classes, "images": 200, "split": "test"}
+    (run / "evaluation" / "test").mkdir(parents=True)
+    (run / "evaluation" / "test" / "evaluation.json").write_text(json.dumps(content))
+    overall, by_class = checked_page(run).section("Evaluation").all("table")
+    known = binomtest(int((labels == predicted).sum()), 200).proportion_ci(method="wilson")
+    (accuracy,) = rows(overall)
+    assert accuracy["value"] == f"{accuracy_score(labels, predicted):.4f}"
+    assert accuracy["95 % interval"] == f"{known.low:.4f} to {known.high:.4f}"
+    scores = precision_recall_fscore_support(labels, predicted)
+    for kind, row in enumerate(rows(by_class)):
+        assert [float(row[name]) for name in ("precision", "recall", "F1")] == pytest.approx(
+            [part[kind] for part in scores[:3]], abs=6e-5
+        )
+        assert int(row["images"]) == scores[3][kind]
+
+
+def test_ties_with_the_best_are_marked(tmp_path: Path) -> None:
+    for number, acc in enumerate((0.9, 0.89, 0.5, math.nan)):
+        metrics = {"val/acc": acc, "val/images": 100.0, "test/acc": 0.8}
+        write_run(tmp_path / str(number), f"optim.lr={number + 1}", metrics=metrics)
+    ranking = checked_page(tmp_path).section("Ranking")
+    assert [row["job"] for row in rows(ranking.all("table")[0])] == ["0", "1", "2", "3"]  # NaN last
+    assert "train.py optim.lr=1" in ranking.all("code")[0].text
+    (comparison,) = checked_page(tmp_path / "1").section("Comparison").all("table")
+    assert [row["#"] for row in rows(comparison)] == ["1", "≈ 2", "3", "4"]
+    assert "their 95 % intervals overlap" in checked_page(tmp_path / "1").section("Comparison").text
 
 
 def test_evaluations_that_are_being_written_are_not_shown(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
