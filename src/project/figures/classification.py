@@ -23,7 +23,7 @@ MAX_NAME_LENGTH = 22
 MATRIX_PIXELS = 900  # side of the matrix of many classes
 DPI = 100
 MARGIN = 16
-LEGEND = "blue: correct, orange: wrong; darker: a larger fraction of the row"
+LEGEND = "blue: correct, orange: wrong; stronger: a larger fraction of the row"
 
 
 def confusion_matrix(counts: Any, class_names: Sequence[str], *, title: str = "") -> "PIL.Image.Image":

@@ -128,7 +128,9 @@ def points_table(comparison: Comparison, page: Path, caption: str, own: Sequence
 
 
 def _mark_ties(column: TableColumn, tied: Sequence[int]) -> TableColumn:
-    cells = [f"≈ {cell}" if place in tied else cell for place, cell in enumerate(column.cells)]
+    cells = [
+        f"≈\N{NO-BREAK SPACE}{cell}" if place in tied else cell for place, cell in enumerate(column.cells)
+    ]
     return replace(column, cells=cells)
 
 
