@@ -59,6 +59,15 @@ def serve() -> None:
     run_command(main, Options, EXAMPLES)
 
 
+def explain() -> None:
+    """Explain predictions by saliency maps and nearest images: `project-explain run=last input=photos`."""
+    begin_command()
+    from project.config.command_options import run_command
+    from project.inference.explain.options import EXAMPLES, Options, main
+
+    run_command(main, Options, EXAMPLES)
+
+
 def export() -> None:
     """Write a run's network as a file: `project-export run=last format=onnx variants=all`."""
     begin_command()
@@ -133,7 +142,10 @@ def data() -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, evaluate, predict, serve, export, report, compare, new, replay, runs, watch, data)
+    for command in (
+        *(train, evaluate, predict, explain, serve, export, report, compare, new, replay),
+        *(runs, watch, data),
+    )
 }
 """Functions by the word of `python -m project WORD`."""
 

@@ -18,6 +18,7 @@ from omegaconf import OmegaConf
 from project.config.command_options import read_options
 from project.config.validation import find_problems
 from project.inference.evaluate.options import Options as Evaluate
+from project.inference.explain.options import Options as Explain
 from project.inference.export.options import Options as Export
 from project.inference.predict.command import Options as Predict
 from project.inference.replay.options import Options as Replay
@@ -36,6 +37,7 @@ EXTENDING = (ROOT / "docs" / "extending.md").read_text()
 COMMANDS = {
     "evaluate": Evaluate,
     "predict": Predict,
+    "explain": Explain,
     "serve": Serve,
     "export": Export,
     "report": Report,

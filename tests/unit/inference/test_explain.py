@@ -32,6 +32,8 @@ FITTING = {
     "vit": ("attention_rollout", "integrated_gradients", "occlusion"),
 }
 """Methods that fit, in the order of `auto`; those of other networks are convolutional."""
+AUTO = dict.fromkeys(["cnn", "cnn_5x5", "cnn_batchnorm", "lenet", "torchvision"], "occlusion")
+"""Heads that depend on places; of 20×22 pixels, the last map of shufflenet has one cell."""
 MODELS = [name for name in options("model") if name not in EXTRA_MODELS | DENSE_MODELS]
 DATA = ("data=synthetic", "data.input_shape=[3,20,22]", "data.num_classes=4")
 
@@ -45,7 +47,7 @@ def test_every_network_has_explanations(composed: Compose, model: str) -> None:
     trained = untrained_run(composed, f"model={model}", *DATA, *SMALL.get(model, ()))
     images = images_of((3, 20, 22))
     fitting = FITTING.get(model, ("grad_cam", "integrated_gradients", "occlusion"))
-    assert Explainer(trained).method == fitting[0]
+    assert Explainer(trained).method == AUTO.get(model, fitting[0])
     for method in METHODS:
         if method not in fitting:
             with pytest.raises(
@@ -102,32 +104,29 @@ def test_grad_cam_equals_the_papers_formula() -> None:
     attribution = Attribution(network, images[:1], "grad_cam")
     found = attribution.attribute(images, targets)
     assert (attribution.layer.name, attribution.layer.size) == ("body", (8, 8))
-    torch.testing.assert_close(found[:, ::4, ::4], cells)  # cell (i, j) looks at pixel (4i, 4j)
+    torch.testing.assert_close(found, attribution.layer.place(cells, (32, 32)).detach())
+    assert attribution.layer.start == (1.5, 1.5)
+    assert Attribution(network, images[:1]).method == "grad_cam"  # global pooling
     frozen = network.requires_grad_(False)
     torch.testing.assert_close(Attribution(frozen, images[:1], "grad_cam").attribute(images, targets), found)
 
 
 def test_cells_lie_where_they_look() -> None:
     """The gradient of a cell in a network with positive weights is centered at the cell's place."""
-    for network in (CNNBatchNorm((1, 36, 36), 3), ResNet((1, 36, 36), 3, depth=14, width=2)):
-        network.eval()
-        for name, module in network.named_modules():
-            if isinstance(module, nn.Conv2d):
-                nn.init.ones_(module.weight)
-            if isinstance(module, nn.BatchNorm2d):
-                nn.init.ones_(module.weight)
-            if isinstance(module, nn.MaxPool2d):  # an average has a symmetric gradient
-                network.set_submodule(name, nn.AvgPool2d(2))
-        images = torch.rand(1, 1, 36, 36, requires_grad=True)
-        chosen = dissect(network, images).deepest
-        row, column = chosen.size[0] // 2, chosen.size[1] // 2
-        assert chosen.name == "body"
-        features = network.body(images)
-        features[0, :, row, column].sum().backward()
-        weights = images.grad[0, 0] / images.grad.sum()
-        center = [float((weights.sum(1 - axis) * torch.arange(36)).sum()) for axis in (0, 1)]
-        wanted = [chosen.start[axis] + chosen.stride[axis] * (row, column)[axis] for axis in (0, 1)]
-        assert center == pytest.approx(wanted, abs=0.6), network
+    network = CNNBatchNorm((1, 36, 32), 3).eval()
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d | nn.BatchNorm2d):
+            nn.init.ones_(module.weight)
+        if isinstance(module, nn.MaxPool2d):  # an average has a symmetric gradient
+            network.set_submodule(name, nn.AvgPool2d(2))
+    images = torch.rand(1, 1, 36, 32, requires_grad=True)
+    chosen = dissect(network, images).deepest
+    assert (chosen.name, chosen.size) == ("body", (5, 4))
+    network.body(images)[0, :, 4, 1].sum().backward()
+    weights = images.grad[0, 0] / images.grad.sum()
+    center = [float((weights.sum(1 - axis) * torch.arange((36, 32)[axis])).sum()) for axis in (0, 1)]
+    wanted = [chosen.start[axis] + chosen.stride[axis] * (4, 1)[axis] for axis in (0, 1)]
+    assert center == pytest.approx(wanted, abs=0.1)
 
 
 def test_values_are_interpolated_between_cells() -> None:
@@ -221,5 +220,6 @@ def test_wrong_requests_are_errors_of_one_line(composed: Compose) -> None:
         InputError, match=r"^images: wrong shape \(expected \(N, 3, 20, 22\), got \(3, 20, 22\)"
     ):
         Explainer(trained).maps(images_of((3, 20, 22))[0])
+    assert Explainer(trained, settings=Settings(layer="body.1")).method == "grad_cam"
     assert Explainer(trained, "grad_cam", Settings(layer="body.1")).attribution.layer.name == "body.1"
     assert Explainer(trained).maps(images_of((3, 20, 22), 0)).maps.shape == (0, 20, 22)

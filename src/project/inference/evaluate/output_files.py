@@ -25,6 +25,7 @@ FOLDER = "evaluation"
 RESULT = "evaluation.json"
 PREDICTIONS = "predictions.csv"
 FIGURES = ("confusion_matrix.png", "reliability.png", "worst_mistakes.png")
+OWN_FILES = (RESULT, PREDICTIONS, *FIGURES)
 MAX_NAME_PART = 60
 MAX_MISTAKES = 40
 MISTAKE_TILE, MISTAKE_COLUMNS = 150, 6
@@ -47,6 +48,11 @@ def evaluation_name(split: str, data: Sequence[str], tta: str | None, weights: s
         parts.append(f"tta_{tta}")
     if weights != "auto":
         parts.append(Path(weights).stem)
+    return join_name(parts)
+
+
+def join_name(parts: Sequence[str]) -> str:
+    """Join words to the name of a folder, without characters that file systems or shells treat specially."""
     plain = (re.sub(r"[^\w.+-]+", "_", part).strip("._-")[:MAX_NAME_PART] for part in parts)
     return "-".join(part or "other" for part in plain)
 
@@ -58,11 +64,23 @@ def combined_name(name: str, combined: str, members: Sequence[str]) -> str:
 
 
 @contextmanager
-def replacing_folder(target: Path, *, is_given: bool) -> Iterator[Path]:
-    """Yield a temporary folder, which replaces the target on success and is removed on an error."""
+def replacing_folder(
+    target: Path, *, is_given: bool, known: Sequence[str] = OWN_FILES, kind: str = "an evaluation"
+) -> Iterator[Path]:
+    """Yield a temporary folder, which replaces the target on success and is removed on an error.
+
+    Args:
+        target: the folder; one with the first of the known files may be replaced.
+        is_given: the user named the folder.
+        known: names of the files that the folder may contain.
+        kind: kind of output, for messages.
+
+    Raises:
+        InputError: the folder contains other files, or cannot be written.
+    """
     remedy = "give another folder" if is_given else "give another folder with output=FOLDER"
-    if other := _unrelated_file(target):
-        raise InputError(f"output={target}: contains {other}, which is no part of an evaluation; {remedy}")
+    if other := _unrelated_file(target, known):
+        raise InputError(f"output={target}: contains {other}, which is no part of {kind}; {remedy}")
     refuse_unwritable_output(f"output={target}", target, folder=True, remedy=remedy)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     with missing_folders(target.parent):
@@ -74,10 +92,10 @@ def replacing_folder(target: Path, *, is_given: bool) -> Iterator[Path]:
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def _unrelated_file(target: Path) -> str:
-    """Return the name of a file that is not part of an evaluation, or an empty string."""
+def _unrelated_file(target: Path, parts: Sequence[str]) -> str:
+    """Return the name of a file that is not part of an earlier output, or an empty string."""
     names = sorted(path.name for path in target.iterdir()) if target.is_dir() else []
-    known = (RESULT, PREDICTIONS, *FIGURES) if RESULT in names else ()
+    known = parts if parts[0] in names else ()
     return next((name for name in names if name not in known), "")
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from project.callbacks.visuals import penultimate_features
 from project.errors import InputError, NonFiniteError
 from project.inference.explain.methods import Attribution, Settings, to_maps
 from project.inference.explain.options import Method
@@ -45,8 +46,9 @@ class Explainer:
 
     Args:
         trained: the run, whose network is moved to the device.
-        method: `grad_cam`, `integrated_gradients`, `occlusion`, `attention_rollout`, or `auto`: the first
-            that fits of attention rollout, Grad-CAM and integrated gradients.
+        method: `grad_cam`, `integrated_gradients`, `occlusion`, `attention_rollout`, or `auto`: attention
+            rollout for transformers, Grad-CAM for convolutional networks with global pooling, occlusion for
+            other convolutional networks, integrated gradients for all others.
         settings: settings of the methods.
         tta: test-time augmentation of the predictions [that of the run's test].
         accelerator: see `inference.options.Accelerator`.
@@ -91,6 +93,17 @@ class Explainer:
         shift, scale = self.predictor.shift, self.predictor.scale
         pixels = (images.to(self.predictor.device).float() - shift) * scale
         return pixels.to(self.dtype).contiguous(memory_format=self.trained.module.memory_format)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the penultimate features (N, D) float32 of images (N, C, H, W) uint8, on the CPU."""
+        parts = []
+        with self._lock:
+            for part in images.split(self.batch_size * 8):
+                inputs = self.normalize(part)
+                parts.append(
+                    penultimate_features(self.network, lambda given=inputs: self.network(given)).cpu()
+                )  # type: ignore[misc]
+        return torch.cat(parts)
 
     def maps(self, images: Tensor, targets: int | Sequence[int] | Tensor | None = None) -> Explanations:
         """Explain images.

@@ -1,5 +1,6 @@
 """Feature maps of a network, and their geometry on the image."""
 
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +23,7 @@ class FeatureMap:
         name: name of the module in the network.
         size: (h, w).
         start: center of the first cell along each side, pixels of the network's input.
-        stride: distance of neighboring cells along each side, likewise.
+        stride: distance of neighboring cells along each side, likewise. Cells lie symmetrically in the image.
         scale: pixels of the network's input per pixel of the image, along each side.
     """
 
@@ -57,11 +58,14 @@ class Anatomy:
         maps: feature maps in the order of computation, after the last attention layer.
         attention: names of the attention layers in the order of computation.
         patches: feature map of the patch embedding, before the first attention layer; None if there is none.
+        is_pooled: the head does not depend on the places of the last feature map's cells, as after global
+            pooling. Grad-CAM assumes that: its weights are means over places.
     """
 
     maps: list[FeatureMap]
     attention: list[str]
     patches: FeatureMap | None
+    is_pooled: bool
 
     @property
     def deepest(self) -> FeatureMap | None:
@@ -121,55 +125,66 @@ def dissect(network: nn.Module, images: Tensor) -> Anatomy:
             hooks.callback(hook.remove)
         network(images)
     maps = [one for one in found if calls[one.name] == 1 and one.name]
-    return Anatomy(maps, attention, patches[0] if attention and patches else None)
+    is_pooled = bool(maps) and _ignores_places(network, maps[-1].name, images)
+    return Anatomy(maps, attention, patches[0] if attention and patches else None, is_pooled)
+
+
+def _ignores_places(network: nn.Module, name: str, images: Tensor) -> bool:
+    """Return true if the logits stay the same when the cells of a feature map swap places."""
+    wave = torch.arange(images.numel(), device=images.device).sin().to(images.dtype).view(images.shape)
+    layer = network.get_submodule(name)
+
+    def logits(change: Callable[[Tensor], Tensor]) -> Tensor:
+        hook = layer.register_forward_hook(lambda _, __, output: change(output))
+        try:
+            return network(wave)
+        finally:
+            hook.remove()
+
+    kept, swapped, without = (
+        logits(torch.clone),
+        logits(lambda cells: cells.flip(2, 3)),
+        logits(torch.zeros_like),
+    )
+    return bool((swapped - kept).abs().max() < 1e-3 * (without - kept).abs().max())
 
 
 class _Window:
-    """Receptive field of the cells along a chain of convolutions and pooling layers.
+    """Stride of the cells along a chain of convolutions and pooling layers.
 
-    Araujo et al. 2019 (doi 10.23915/distill.00021), sec. 3. Layers beside the chain, such as shortcuts with a
+    Araujo et al. 2019 (doi 10.23915/distill.00021), eq. 2. Layers beside the chain, such as shortcuts with a
     stride, have inputs of another size and are passed over.
     """
 
     def __init__(self, size: tuple[int, int], scale: tuple[float, float]) -> None:
         self.input_size = self.size = size
         self.scale = scale
-        self.start = (0.0, 0.0)
-        self.stride = (1.0, 1.0)
+        self.stride = (1, 1)
 
     @classmethod
     def of(cls, first: nn.Module, inputs: Tensor, images: Tensor) -> "_Window":
         """Return the window of the first layer's input, which is the image, padded or resized."""
         sizes = [(inputs.shape[axis], images.shape[axis]) for axis in (2, 3)]
-        strides = _pair(first.stride)
-        is_padded = all(
-            0 <= own - given < max(step, 1) for (own, given), step in zip(sizes, strides, strict=True)
-        )
-        scale = (1.0, 1.0) if is_padded else tuple(own / given for own, given in sizes)
-        return cls((sizes[0][0], sizes[1][0]), (scale[0], scale[1]))
+        steps = _pair(first.stride)
+        is_padded = all(0 <= own - given < step for (own, given), step in zip(sizes, steps, strict=True))
+        scales = [1.0 if is_padded else own / given for own, given in sizes]
+        return cls((sizes[0][0], sizes[1][0]), (scales[0], scales[1]))
 
     def pass_through(self, layer: nn.Module, inputs: Tensor, output: Tensor) -> None:
-        if tuple(inputs.shape[2:]) != self.size:
-            return
-        kernel, step = _pair(layer.kernel_size), _pair(layer.stride)
-        dilation = _pair(getattr(layer, "dilation", 1))
-        reach = [size * (kernel[axis] - 1) / 2 for axis, size in enumerate(dilation)]
-        padding: Any = layer.padding
-        if isinstance(padding, str):
-            padding = reach if padding == "same" else 0
-        offsets = [reach[axis] - _pair(padding)[axis] for axis in (0, 1)]
-        self.start = tuple(self.start[axis] + offsets[axis] * self.stride[axis] for axis in (0, 1))
-        self.stride = tuple(self.stride[axis] * step[axis] for axis in (0, 1))
-        self.size = (output.shape[2], output.shape[3])
+        if tuple(inputs.shape[2:]) == self.size:
+            steps = _pair(layer.stride)
+            self.stride = (self.stride[0] * steps[0], self.stride[1] * steps[1])
+            self.size = (output.shape[2], output.shape[3])
 
     def feature_map(self, name: str, output: Tensor) -> FeatureMap:
         """Return a module's output as a feature map; off the chain, its cells divide the image evenly."""
         size = (output.shape[2], output.shape[3])
-        start, stride = self.start, self.stride
-        if size != self.size:
-            stride = (self.input_size[0] / size[0], self.input_size[1] / size[1])
-            start = ((stride[0] - 1) / 2, (stride[1] - 1) / 2)
-        return FeatureMap(name, size, start, stride, self.scale)
+        strides = [
+            float(self.stride[axis]) if size == self.size else self.input_size[axis] / size[axis]
+            for axis in (0, 1)
+        ]
+        starts = [(self.input_size[axis] - 1 - strides[axis] * (size[axis] - 1)) / 2 for axis in (0, 1)]
+        return FeatureMap(name, size, (starts[0], starts[1]), (strides[0], strides[1]), self.scale)
 
     def is_undistorted(self, one: FeatureMap) -> bool:
         """Return true unless the sides are no image sides, as in features (B, h, w, D), or a single cell."""

@@ -63,7 +63,7 @@ class Attribution:
         self._anatomy = dissect(network, example)
         self._rejected = self._find_rejected(example)
         fitting = [name for name in METHODS if name not in self._rejected]
-        self.method = fitting[0] if method == "auto" else method
+        self.method = self._choose(fitting) if method == "auto" else method
         if (problem := self._rejected.get(self.method)) is not None:
             raise InputError(
                 f"method={method}: {problem} (expected one of {', '.join(fitting)}); give method={fitting[0]}"
@@ -71,6 +71,11 @@ class Attribution:
         self.layer = self._find_layer(example) if self.method == "grad_cam" else None
         if self.method != "attention_rollout":
             self._attr = import_extra("captum.attr", f"method={self.method}", "explain")
+
+    def _choose(self, fitting: list[str]) -> str:
+        """Return the method for `auto`: Grad-CAM only for heads that it assumes."""
+        has_places = "grad_cam" in fitting and self.settings.layer is None and not self._anatomy.is_pooled
+        return "occlusion" if has_places else fitting[0]
 
     def _find_rejected(self, example: Tensor) -> dict[str, str]:
         """Return, for each method that does not fit the network, the reason."""
