@@ -81,7 +81,7 @@ def test_a_runs_report_is_all_there(tmp_path: Path, page: Any) -> None:
     assert len(charts) == 2
     assert all(width > 400 and height > 200 for width, height in charts)
     assert page.locator("img").evaluate_all("images => images.map(image => image.naturalWidth)") == [1]
-    page.locator("svg.chart").nth(1).hover()
+    page.locator("svg.chart").first.hover()  # the monitored metric
     assert "val" in page.locator("#tip").inner_text()
     assert page.locator("pre.commands button").count() == 3
     assert not page.get_by_text("model:", exact=False).first.is_visible()  # the configuration is folded

@@ -16,11 +16,11 @@ for (const chart of document.querySelectorAll("svg.chart[data-lines]")) {
     const x = lines[first].x[places[first]];
     tip.replaceChildren(`${chart.dataset.x} ${x}`);
     lines.forEach((line, i) => {
-      if (line.x[places[i]] !== x && distances[i] > distances[first] + (high - low) / 50) return;
       const row = document.createElement("div"), dot = document.createElement("i");
       row.className = line.class;
       const y = line.y[places[i]];
-      row.append(dot, `${line.name}: ${y === null ? "not finite" : y}`);
+      const own = line.x[places[i]] === x ? "" : ` (${chart.dataset.x} ${line.x[places[i]]})`;
+      row.append(dot, `${line.name}: ${y === null ? "not finite" : y}${own}`);
       tip.append(row);
     });
     const at = start + ((x - low) / (high - low || 1)) * (end - start);
