@@ -11,6 +11,7 @@ from pathlib import Path
 import forked_command
 import pytest
 from conftest import ROOT
+from forked_attempts import difference, state_of
 from forked_command import ForkedCommand
 from test_command_line import children_of, train
 
@@ -181,6 +182,39 @@ def test_killed_sweep_is_resumed(tmp_path: Path, ranks: int) -> None:
     assert [log.count(" weights)") for log in logs] == [1, 1, 1]
     assert max(log.count("epoch  train loss") for log in logs) == 2
     assert all(log.count(" 4/4 ") == 1 for log in logs)
+
+
+def test_killed_sweep_of_a_users_module_is_resumed_unless_its_code_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (source := tmp_path / "src" / "own_of_sweep.py").parent.mkdir()
+    text = 'from user_modules import AutoEncoder\n\nCONFIG_TARGETS = ("Net",)\n\n\nclass Net(AutoEncoder):\n'
+    source.write_text(f'{text}    """Own module."""\n')
+    monkeypatch.syspath_prepend(source.parent)
+    shared = [
+        *("task=custom", "task._target_=own_of_sweep.Net", "data._target_=user_modules.VectorData"),
+        *("+data.size=4000", "monitor=val_loss", "trainer.accelerator=cpu", "trainer.max_epochs=3"),
+        "callbacks.last.every_steps=50",
+    ]
+    with begin("-m", *shared, "+task.dim=2,3", "hydra.launcher.jobs=1", cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")))
+        jobs = children_of(process.pid)
+        process.kill()
+        process.wait()
+    wait_until(lambda: all(is_gone(pid) for pid in jobs), seconds=15)
+    assert "done" not in states(only_sweep(tmp_path))
+    source.write_text(f"{text}    dropout = 0.5\n")
+    refused = run("resume=last", cwd=tmp_path, code=2).stderr
+    assert "the code has changed (own_of_sweep.py), so results would not be comparable" in refused
+    source.write_text(f'{text}    """Own module, described better."""\n')
+    run("resume=last", cwd=tmp_path)
+    sweep = only_sweep(tmp_path)
+    assert states(sweep) == ["done"] * 2
+    (alone := tmp_path / "alone").mkdir()
+    run(*shared, "+task.dim=2", cwd=alone)
+    (straight,) = alone.glob("outputs/*/*/checkpoints/last.ckpt")
+    resumed = sweep.run(jobs_of(tmp_path)[0].name).path / "checkpoints" / "last.ckpt"
+    assert difference(state_of(straight), state_of(resumed)) == ""
 
 
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
