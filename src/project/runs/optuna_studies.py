@@ -15,6 +15,7 @@ from optuna.storages import BaseStorage, JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
 
 from project.errors import InputError, summarize
+from project.runtime.extras import install_command
 from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import did_you_mean
 
@@ -146,9 +147,7 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
             f"{key}_options.{wrong[0]}: {name} has no such option; {did_you_mean(wrong[0], allowed)}"
         )
     if (package := REQUIRED_PACKAGES.get(name)) and find_spec(package) is None:
-        raise InputError(
-            f"{key}={name}: needs {package}; uv sync --extra search / pip install 'project[search]'"
-        )
+        raise InputError(f"{key}={name}: needs {package}; {install_command('search')}")
     try:
         return known[name](**options)
     except (TypeError, ValueError, ImportError) as error:

@@ -30,7 +30,7 @@ METRIC_TITLES = {
     "accuracy": "accuracy",
     "top5_accuracy": "top-5 accuracy",
     "loss": "loss",
-    "nll": "negative log likelihood",
+    "nll": "negative log-likelihood",
     "brier": "Brier score",
     "ece": "calibration error (ECE)",
     "macro_precision": "precision, macro average",

@@ -32,10 +32,15 @@ PARENT_DEATH_SIGNAL = 1
 def begin_command() -> None:
     """Prepare the process of a script before its imports: exit on signals, pause garbage collection.
 
-    `lazy_imports.freeze_gc` switches the collector on again.
+    `lazy_imports.freeze_gc` switches the collector on again. On a terminal, a line tells that the command has
+    started; the next line overwrites it, as it ends with a carriage return.
     """
     gc.disable()
     signals.exit_on_signal()
+    if sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with suppress(OSError):
+            sys.stderr.write("loading …\r")
+            sys.stderr.flush()
 
 
 def as_called(text: str) -> str:

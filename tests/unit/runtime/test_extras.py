@@ -2,13 +2,14 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from project.errors import InputError
 from project.modules.networks.huggingface_model import HuggingFaceModel
 from project.modules.networks.timm_model import TimmModel
-from project.runtime.extras import import_extra
+from project.runtime.extras import import_extra, install_command
 
 
 def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -22,6 +23,12 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
         HuggingFaceModel((3, 8, 8), 2, "folder")
     with pytest.raises(InputError, match=r"^data=x: needs no_such_package, which is not installed"):
         import_extra("no_such_package.part", "data=x", "x")
+
+
+def test_the_remedy_fits_the_installation(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert install_command("timm") == "uv sync --extra timm"
+    monkeypatch.setattr("project.runtime.extras.PACKAGE", tmp_path / "site-packages" / "project")
+    assert install_command("timm") == "pip install 'project[timm]'"
 
 
 def test_modules_of_the_package_import_no_optional_package() -> None:

@@ -1,7 +1,10 @@
-"""Memory freed by a step is used again by the next one."""
+"""Memory freed by a step is used again by the next one; a command shows that it loads."""
 
+import os
 import platform
 import resource
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -28,3 +31,20 @@ def test_freed_memory_is_used_again(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_settings_of_the_user_are_kept(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(name, "1")
     assert not keep_freed_memory()
+
+
+@pytest.mark.skipif(not hasattr(os, "openpty"), reason="needs pseudo-terminals")
+def test_a_command_shows_at_once_that_it_loads() -> None:
+    code = (
+        "from project.runtime.process import begin_command; begin_command(); "
+        "from project.runtime.console import waiting; "
+        "stack = waiting('reading runs'); stack.__enter__(); stack.__exit__(None, None, None)"
+    )
+    leader, follower = os.openpty()
+    environment = os.environ | {"TERM": "xterm"}
+    subprocess.run([sys.executable, "-c", code], stderr=follower, env=environment, check=True, timeout=60)
+    assert os.read(leader, 1000).decode() == "loading …\rreading runs …\r\x1b[K"
+    os.close(follower)
+    os.close(leader)
+    piped = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True, timeout=60)
+    assert piped.stdout == piped.stderr == b""

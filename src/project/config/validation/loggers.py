@@ -9,6 +9,7 @@ from urllib.parse import urlsplit
 
 from project.config.source_index import constant_of
 from project.config.validation.command_request import CommandRequest
+from project.runtime.extras import install_command
 
 OFFLINE_MODES = ("offline", "dryrun", "disabled")
 """Values of a service's variable for the mode that need no credentials."""
@@ -30,7 +31,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
             extra = needs["extra"]
             yield (
                 f"logger.{name}: needs the package {package}, which is not installed; "
-                f"uv sync --extra {extra} / pip install 'project[{extra}]'"
+                f"{install_command(extra)}"
             )
         elif not right.get(f"logger.{name}.offline") and not _has_credentials(needs):
             yield (

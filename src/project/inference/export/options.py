@@ -14,6 +14,7 @@ from project.runs.comparison import find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
 from project.runtime.console import LOADING, waiting
+from project.runtime.extras import install_command
 from project.runtime.output_files import refuse_unwritable_output
 from project.runtime.text import did_you_mean
 
@@ -99,8 +100,7 @@ def check_options(options: Options) -> None:
     if missing := [name for name in needed if find_spec(name) is None]:
         int8 = "" if set(missing) <= set(kind.packages) else " in int8"
         raise InputError(
-            f"format={options.format}{int8}: needs {', '.join(missing)}; install with: uv sync --extra "
-            "export (or pip install -e '.[export]')"
+            f"format={options.format}{int8}: needs {', '.join(missing)}; {install_command('export')}"
         )
 
 

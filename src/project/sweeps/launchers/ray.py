@@ -17,6 +17,7 @@ from project.errors import InputError, one_line
 from project.runs.sweep_folder import SweepFolder
 from project.runtime.bounds import Range
 from project.runtime.devices import available_cpus, visible_gpus
+from project.runtime.extras import install_command
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.engine import Engine, JobExit, JobProcess
 from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
@@ -94,9 +95,7 @@ class RayLauncher(ScheduledLauncher):
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise InputError(
-                "hydra/launcher=ray: needs ray; uv sync --extra ray / pip install 'project[ray]'"
-            ) from error
+            raise InputError(f"hydra/launcher=ray: needs ray; {install_command('ray')}") from error
         options: dict[str, Any] = {"address": self.address, "log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
             options |= {

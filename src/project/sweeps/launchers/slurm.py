@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from project.errors import InputError
 from project.runtime.bounds import Range
+from project.runtime.extras import install_command
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.engine import Engine
 from project.sweeps.launchers.base import ScheduledLauncher
@@ -86,9 +87,7 @@ class SlurmLauncher(ScheduledLauncher):
         try:
             from project.sweeps.launchers.slurm_engine import SlurmEngine
         except ModuleNotFoundError as error:
-            raise InputError(
-                "hydra/launcher=slurm: needs submitit; uv sync --extra slurm / pip install 'project[slurm]'"
-            ) from error
+            raise InputError(f"hydra/launcher=slurm: needs submitit; {install_command('slurm')}") from error
         return SlurmEngine(self)
 
     def request_devices(self, config: DictConfig) -> DeviceRequest:
