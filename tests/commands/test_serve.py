@@ -12,6 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import forked_command
@@ -26,6 +27,7 @@ from project.config.command_options import read_options
 from project.errors import InputError
 from project.inference.load_run import load_run
 from project.inference.predict.predictions import predict
+from project.inference.serve import explanations
 from project.inference.serve.app import ModelServer
 from project.inference.serve.batching import Batcher, QueueFullError
 from project.inference.serve.drawing import EmptyDrawingError, prepare_drawing
@@ -225,6 +227,22 @@ def test_an_answer_is_explained(client: Client, run: Path) -> None:
     client.server.explanations.is_available = False
     assert "captum" in client.post("/predict?explain=true", content=png(pixels)).json()["detail"]
     client.server.explanations.is_available = True
+
+
+def test_a_map_without_evidence_is_replaced(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Stub:
+        def __init__(self, trained: Any, method: str, accelerator: str) -> None:
+            self.method = method
+
+        def maps(self, images: torch.Tensor) -> Any:
+            value = 0.0 if self.method == "auto" else 1.0
+            return SimpleNamespace(maps=torch.full((1, 28, 28), value), targets=torch.tensor([3]))
+
+    monkeypatch.setattr(explanations, "Explainer", Stub)
+    queue = explanations.ExplanationQueue("cpu")
+    model = client.server.slots["digits"].model
+    found = client.loop.run_until_complete(queue.explain("digits", model, torch.zeros(1, 28, 28)))
+    assert (found["class"], found["method"]) == ("3", "occlusion")
 
 
 # ---- wrong input

@@ -17,7 +17,7 @@ from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from torch import Tensor
 
-from project.errors import InputError, one_line
+from project.errors import one_line
 from project.inference.predict.writers import DIGITS
 from project.inference.serve import metrics, pages, requests
 from project.inference.serve.batching import Batcher, QueueFullError
@@ -240,8 +240,6 @@ class ModelServer:
         except QueueFullError as error:
             content, status = {"detail": str(error)}, 429
             headers["retry-after"] = str(error.retry_s)
-        except InputError as error:  # no method of explanation fits the network
-            content, status = {"detail": one_line(error)}, 422
         except TimeoutError:
             content, status = {"detail": f"no answer within {self.options.timeout_s:g} s; try again"}, 503
             headers["retry-after"] = "1"

@@ -10,11 +10,15 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from project.errors import InputError, NonFiniteError, one_line
 from project.inference.explain.explainer import Explainer
+from project.inference.explain.options import Method
 from project.inference.serve.batching import QueueFullError
 from project.inference.serve.models import ServedModel
 
 CAPTUM = "captum"
+METHODS: tuple[Method, ...] = ("auto", "occlusion")
+"""Methods in the order of their use: Grad-CAM may find no evidence at all in the last layer of a small network."""
 MAX_WAITING = 8
 COLOR = (240, 138, 75)
 """Color of the evidence; its opacity is the map's value."""
@@ -31,16 +35,17 @@ class ExplanationQueue:
     def __init__(self, accelerator: str) -> None:
         self.accelerator = accelerator
         self.is_available = find_spec(CAPTUM) is not None
-        self._explainers: dict[str, tuple[ServedModel, Explainer]] = {}
+        self._explainers: dict[tuple[str, str], tuple[ServedModel, Explainer]] = {}
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="explain")
         self._num_waiting = 0
 
     async def explain(self, name: str, model: ServedModel, image: Tensor) -> dict[str, str]:
         """Return the explained class, the method, and the map of an image (C, H, W) uint8 as a data URI.
 
+        If no method fits the network, the dict has the key `problem` instead.
+
         Raises:
             QueueFullError: others wait already.
-            InputError: no method fits the network.
         """
         if self._num_waiting >= MAX_WAITING:
             raise QueueFullError(1)
@@ -53,13 +58,23 @@ class ExplanationQueue:
             self._num_waiting -= 1
 
     def _compute(self, name: str, model: ServedModel, image: Tensor) -> dict[str, str]:
-        known, explainer = self._explainers.get(name, (None, None))
-        if explainer is None or known is not model:
-            explainer = Explainer(model.trained, accelerator=self.accelerator)
-            self._explainers[name] = (model, explainer)
-        found = explainer.maps(image[None])
+        try:
+            for method in METHODS:
+                explainer = self._explainer(name, model, method)
+                found = explainer.maps(image[None])
+                if found.maps.any():
+                    break
+        except (InputError, NonFiniteError) as error:
+            return {"problem": one_line(error)}
         label = model.class_names[int(found.targets[0])]
         return {"class": label, "method": explainer.method, "map": _overlay(found.maps[0])}
+
+    def _explainer(self, name: str, model: ServedModel, method: Method) -> Explainer:
+        known, explainer = self._explainers.get((name, method), (None, None))
+        if explainer is None or known is not model:
+            explainer = Explainer(model.trained, method, accelerator=self.accelerator)
+            self._explainers[name, method] = (model, explainer)
+        return explainer
 
 
 def _overlay(evidence: Tensor) -> str:
@@ -68,5 +83,5 @@ def _overlay(evidence: Tensor) -> str:
     pixels[..., :3] = COLOR
     pixels[..., 3] = np.rint(evidence.clamp(0, 1).numpy() * MAX_OPACITY)
     stream = io.BytesIO()
-    Image.fromarray(pixels, "RGBA").save(stream, "PNG")
+    Image.fromarray(pixels).save(stream, "PNG")
     return "data:image/png;base64," + base64.b64encode(stream.getvalue()).decode()

@@ -233,8 +233,8 @@ function render(answer) {
   $("input").src = row.input;
   $("seen").hidden = false;
   const why = row.explanation;
-  $("why").hidden = !why;
-  if (why) {
+  $("why").hidden = !(why && why.map);
+  if (why && why.map) {
     $("under").src = row.input;
     $("map").src = why.map;
     $("map").alt = `Map of the evidence for ${why.class}`;
