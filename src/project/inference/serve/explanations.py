@@ -18,7 +18,7 @@ from project.inference.serve.models import ServedModel
 
 CAPTUM = "captum"
 METHODS: tuple[Method, ...] = ("auto", "occlusion")
-"""Methods in the order of their use: Grad-CAM may find no evidence at all in the last layer of a small network."""
+"""Methods in the order of their use: Grad-CAM may find no evidence in the last layer of a small network."""
 MAX_WAITING = 8
 COLOR = (240, 138, 75)
 """Color of the evidence; its opacity is the map's value."""
