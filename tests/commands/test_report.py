@@ -32,6 +32,7 @@ from project.reporting.html import command, evaluations, images
 from project.reporting.html.charts import HEIGHT, WIDTH, line_chart
 from project.reporting.html.command import write_page, write_report
 from project.reporting.html.images import read_event_images
+from project.reporting.html.sweep_page import log_keys
 from project.reporting.run_data import RunData
 from project.runs.comparison import best_line, compare
 from project.runs.intervals import wilson
@@ -221,6 +222,36 @@ def test_all_metrics_of_any_task_are_shown(tmp_path: Path) -> None:
     headings = [heading.text for heading in page.section("Curves").all("h4")]
     assert headings[0] == "mae (logarithmic)"  # a ratio of 64
     assert "Loss: 0.5 throughout." in page.section("Curves").text
+
+
+@pytest.mark.parametrize(
+    ("override", "keys"),
+    [
+        ("optim.lr=tag(log,interval(1e-4,1e-1))", {"optim.lr"}),
+        ("+hydra.sweeper.params.model.width=tag(log, int(interval(8, 64)))", {"model.width"}),
+        ("optim.lr=interval(1e-4,1e-1)", set()),
+        ("model=cnn,mlp", set()),
+    ],
+)
+def test_a_logarithmic_search_space_has_a_logarithmic_axis(override: str, keys: set[str]) -> None:
+    assert log_keys({"overrides": [override]}) == keys
+    assert log_keys({}) == set()
+
+
+def test_a_page_names_the_hardware(tmp_path: Path) -> None:
+    run = write_run(tmp_path / "run", host="node7", device="2 × NVIDIA H200")
+    page = checked_page(run)
+    assert page.root.all("p", "dim")[0].text == "Started 2026-01-31 09:30 UTC · on node7, 2 × NVIDIA H200"
+    assert "device 2 × NVIDIA H200" in page.section("Environment").text
+    assert "2 × NVIDIA H200" in checked_page(tmp_path).section("Environment").text
+
+
+def test_metrics_without_intervals_have_no_empty_column(run: Path) -> None:
+    (run / "evaluation").mkdir()
+    found = {"figures": {"test/miou": {"value": 0.25}}, "split": "test"}
+    (run / "evaluation" / "e.json").write_text(json.dumps(found))
+    (table,) = checked_page(run).section("Evaluation").all("table")
+    assert rows(table) == [{"metric": "test/miou", "value": "0.2500"}]
 
 
 def test_a_single_epoch_is_a_value_and_not_a_line(tmp_path: Path) -> None:

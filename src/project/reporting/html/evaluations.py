@@ -69,7 +69,10 @@ def _metrics_table(found: Mapping[str, Any]) -> Table | None:
     parts += [f"{images:,} images"] if isinstance(images, int) else []
     parts += [f"tta {found['tta']}"] if found.get("tta") not in (None, "none") else []
     parts += [str(found["checkpoint"])] if found.get("checkpoint") else []
-    return Table(", ".join(parts) or "All images", ["metric", "value", "95 % interval"], rows)
+    head = ["metric", "value", "95 % interval"]
+    if not any(row[2].text for row in rows):
+        head, rows = head[:2], [row[:2] for row in rows]
+    return Table(", ".join(parts) or "All images", head, rows)
 
 
 def _bounds(name: str, figure: Any, images: Any) -> Interval | None:
