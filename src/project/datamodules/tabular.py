@@ -1,4 +1,4 @@
-"""Tables of numeric features: a CSV file, a vector per row."""
+"""Tables of numeric features: a CSV file or NumPy arrays, a vector per row."""
 
 from collections.abc import Sequence
 from functools import cached_property
@@ -19,13 +19,13 @@ from project.runtime.seeding import generator
 
 
 class Tabular(SupervisedDataModule):
-    """Vectors of features and targets from the rows of a CSV file.
+    """Vectors of features and targets from the rows of a table.
 
     Features are standardized by mean and standard deviation of the training split. Rows of a split that the
     table does not have are taken from the training rows, stratified by class.
 
     Args:
-        table: CSV file with a header.
+        table: CSV file with a header, or `.npz` or `.npy` file (see `read_table`).
         label_columns: column of class names, or columns of labels or real values.
         feature_columns: columns of numeric features (default null: all others).
         split_column: column of the words train, val and test (default null: none).

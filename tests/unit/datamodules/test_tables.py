@@ -205,6 +205,51 @@ def load(file: str, **options: Any) -> None:
     data.setup("test")
 
 
+def test_arrays_are_tables(tmp_path: Path) -> None:
+    draws = np.random.default_rng(0)
+    x, y = draws.normal(size=(40, 3)).astype(np.float32), draws.integers(0, 3, 40)
+    flags, price = draws.random((40, 2)) > 0.5, draws.normal(size=40)
+    np.savez(tmp_path / "t.npz", x=x, y=y, flags=flags, price=price)
+    features = ["x_0", "x_1", "x_2"]
+    for columns, kind, outputs, expected in (
+        ("y", "class", 3, torch.from_numpy(y)),
+        (["flags_0", "flags_1"], "multilabel", 2, torch.from_numpy(flags).float()),
+        ("price", "real", 1, torch.from_numpy(price).float()[:, None]),
+    ):
+        assert tables.num_outputs(str(tmp_path / "t.npz"), columns, None, kind) == outputs
+        options = {"input_shape": [3], "num_classes": outputs, "val_size": 4, "batch_size": 8}
+        data = Tabular(str(tmp_path / "t.npz"), columns, features, target_type=kind, **options)
+        loaded = [data.load_inputs(split) for split in ("train", "test")]
+        targets = torch.cat([part.labels for part in loaded])
+        inputs = torch.cat([part.sample(torch.arange(len(part.labels))) for part in loaded])
+        order = [int((torch.from_numpy(x) == row).all(1).nonzero()) for row in inputs]
+        assert sorted(order) == list(range(40))
+        assert torch.equal(targets, expected[order])
+    np.save(tmp_path / "t.npy", x)
+    assert list(tables.read_table(str(tmp_path / "t.npy")).columns) == ["column_0", "column_1", "column_2"]
+    fields = np.array([("a", 1.5), ("b", 2.5)], dtype=[("kind", "U1"), ("size", float)])
+    np.save(tmp_path / "s.npy", fields)
+    assert tables.read_table(str(tmp_path / "s.npy")).columns == {"kind": ["a", "b"], "size": ["1.5", "2.5"]}
+
+
+def test_wrong_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "text.npz").write_text("a,b\n1,2\n")
+    np.savez(tmp_path / "unequal.npz", x=np.zeros((3, 2)), y=np.zeros(4))
+    np.savez(tmp_path / "deep.npz", x=np.zeros((3, 2, 2)))
+    np.save(tmp_path / "empty.npy", np.zeros((0, 2)))
+    np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
+    for name, message in (
+        ("text.npz", r"text\.npz: is no table \(.*\); write it by numpy"),
+        ("unequal.npz", r"array y is no column \(expected .* got float64 of shape \[4\]\); correct it"),
+        ("deep.npz", r"array x is no column"),
+        ("empty.npy", r"array column is no column"),
+        ("objects.npy", r"objects\.npy: is no table \(Object arrays cannot be loaded"),
+    ):
+        with pytest.raises(DataError, match=message) as refused:
+            tables.read_table(str(tmp_path / name))
+        assert "\n" not in str(refused.value)
+
+
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"^data\.table=.*none\.csv: cannot be read .*give a CSV file"):
         tables.read_table(str(tmp_path / "none.csv"))

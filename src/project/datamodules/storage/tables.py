@@ -1,4 +1,4 @@
-"""Tables in CSV files: reading, splits, classes, labels and real values of their columns.
+"""Tables in CSV files and NumPy arrays: reading, splits, classes, labels and real values of their columns.
 
 Imports no torch: derived values of the configuration are computed from these functions.
 """
@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 from project.datamodules.storage.class_folders import SPLIT_OF_WORD
 from project.errors import DataError, InputError, one_line
@@ -44,7 +45,10 @@ class Table(NamedTuple):
 
 
 def read_table(path: str) -> Table:
-    """Read a CSV file with a header, in UTF-8, with `,`, `;` or tabs between cells.
+    """Read a table: a CSV file with a header, in UTF-8, with `,`, `;` or tabs, or an `.npz` or `.npy` file.
+
+    The columns of an `.npz` file are its arrays: `name` for (N,), and `name_0`, `name_1`, … for (N, C).
+    Those of an `.npy` file are the fields of a structured array, or `column_0`, `column_1`, … .
 
     Raises:
         DataError: the file is missing, is no such table, or has no rows.
@@ -53,13 +57,15 @@ def read_table(path: str) -> Table:
         facts = Path(path).stat()
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{TABLE_KEY}={path}: cannot be read ({one_line(error)}); give a CSV file with a header"
+            f"{TABLE_KEY}={path}: cannot be read ({one_line(error)}); give a CSV, .npz or .npy file"
         ) from error
     return _read(path, facts.st_size, facts.st_mtime_ns, str(Path.cwd()))
 
 
 @cache  # several keys follow from one table, and the jobs of a sweep share it
 def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
+    if path.endswith((".npz", ".npy")):
+        return Table(path, _read_arrays(path))
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
@@ -86,6 +92,35 @@ def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
     return Table(
         path, {name: [cell.strip() for cell in column] for name, column in zip(names, cells, strict=True)}
     )
+
+
+def _read_arrays(path: str) -> dict[str, list[str]]:
+    """Return the columns of an `.npz` or `.npy` file as texts (N,), which hold every digit of the numbers."""
+    import numpy as np  # slow import, and only these files need it
+
+    try:
+        loaded = np.load(path, allow_pickle=False)
+        if path.endswith(".npz"):
+            arrays = dict(loaded)
+        else:
+            arrays = {name: loaded[name] for name in loaded.dtype.names or ()} or {"column": loaded}
+    except (OSError, ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{TABLE_KEY}={path}: is no table ({one_line(error)}); write it by numpy") from error
+    columns: dict[str, list[str]] = {}
+    size = min((len(array) for array in arrays.values() if array.ndim), default=0)
+    for name, array in arrays.items():
+        is_column = array.ndim in (1, 2) and array.dtype.kind in "biufU" and 0 < size == len(array)
+        if not is_column:
+            raise DataError(
+                f"{TABLE_KEY}={path}: array {printable(name)} is no column (expected numbers or texts, "
+                f"[N] or [N, C] with one N for all, got {array.dtype} of shape {list(array.shape)}); "
+                "correct it"
+            )
+        values = array.astype(int) if array.dtype.kind == "b" else array
+        cells = values.astype(str).reshape(len(array), -1).T.tolist()
+        names = [name] if array.ndim == 1 else [f"{name}_{place}" for place in range(len(cells))]
+        columns |= dict(zip(names, cells, strict=True))
+    return columns
 
 
 def as_names(value: Any) -> list[str]:
