@@ -157,9 +157,8 @@ def main() -> None:
         sys.argv[:2] = [str(Path(sys.argv[0]).with_name(f"{word}.py"))]  # for `as_called`
         COMMANDS[word]()
     elif word in ("-h", "--help"):
-        lines = (
-            f"  {name:<10}{(command.__doc__ or '').splitlines()[0]}" for name, command in COMMANDS.items()
-        )
+        docs = {name: (command.__doc__ or "").splitlines()[0] for name, command in COMMANDS.items()}
+        lines = (f"  {name:<10}{doc.partition(': `')[0].rstrip('.')}" for name, doc in docs.items())
         print("usage: python -m project COMMAND ...", "", *lines, sep="\n")
     else:
         from project.runtime.text import did_you_mean

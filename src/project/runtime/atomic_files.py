@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from project.runtime.text import short_name
+from project.runtime.text import short_name, strip_control
 
 log = logging.getLogger(__name__)
 
@@ -196,7 +196,7 @@ def reason_of(error: OSError) -> str:
 
 
 class LogFile(logging.Handler):
-    """Log handler that appends lines to a file, to which other processes may append.
+    """Log handler that appends lines without colours to a file, to which other processes may append.
 
     The standard library's `FileHandler` prints a traceback for each line that it cannot write, and loses it.
     """
@@ -209,7 +209,8 @@ class LogFile(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            self._file.append(f"{self.format(record)}\n".encode(errors="backslashreplace"))
+            line = strip_control(self.format(record))
+            self._file.append(f"{line}\n".encode(errors="backslashreplace"))
             self._file.flush()
         except Exception:
             self.handleError(record)

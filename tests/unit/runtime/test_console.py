@@ -1,10 +1,13 @@
 import io
+import logging
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+from project.runtime.atomic_files import LogFile
 from project.runtime.console import Column, error_block, fact_block, has_color, table
 
 ESCAPES = re.compile(r"\x1b\[[0-9;]*m")
@@ -74,6 +77,14 @@ def test_only_terminals_without_no_color_have_colours(monkeypatch: pytest.Monkey
     assert not has_color(io.StringIO())
     monkeypatch.setenv("NO_COLOR", "1")
     assert not has_color(terminal)
+
+
+def test_log_files_have_no_colours(tmp_path: Path) -> None:
+    handler = LogFile(str(tmp_path / "train.log"))
+    text = fact_block({"model": "CNN"}, color=True)
+    handler.emit(logging.LogRecord("project", logging.INFO, "", 0, text, None, None))
+    handler.close()
+    assert (tmp_path / "train.log").read_text() == "  model  CNN\n"
 
 
 def test_plain_text_needs_no_rich() -> None:
