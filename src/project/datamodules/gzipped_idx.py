@@ -1,7 +1,6 @@
 """Data sets in the format of MNIST, as published: four compressed IDX files."""
 
 import gzip
-import math
 import struct
 import zlib
 from collections.abc import Mapping, Sequence
@@ -13,7 +12,7 @@ from torch import Tensor
 
 from project.datamodules.base import Split
 from project.datamodules.downloads import Archive
-from project.datamodules.mnist import UNSIGNED_BYTE
+from project.datamodules.mnist import idx_header
 from project.datamodules.published import PublishedDataModule
 from project.errors import DataError
 
@@ -61,17 +60,6 @@ def read_gzipped_idx(file: Path) -> Tensor:
 
 
 def parse_idx(content: bytes) -> Tensor:
-    """Return the tensor of an IDX file of unsigned bytes; for the format see `mnist.map_idx_file`.
-
-    Raises:
-        ValueError: header and size disagree.
-        struct.error: the header is incomplete.
-    """
-    zeros, kind, dimensions = struct.unpack_from(">HBB", content)
-    shape = struct.unpack_from(f">{dimensions}I", content, 4)
-    first, count = 4 + 4 * dimensions, math.prod(shape)
-    if (zeros, kind) != (0, UNSIGNED_BYTE) or len(content) != first + count:
-        raise ValueError(
-            f"{len(content):,} bytes, expected {first + count:,} for {'×'.join(map(str, shape))}"
-        )
+    """Return the tensor of an IDX file of unsigned bytes; raises the errors of `mnist.idx_header`."""
+    first, shape = idx_header(content, len(content))
     return torch.from_numpy(np.frombuffer(content, np.uint8, offset=first).copy()).view(shape)

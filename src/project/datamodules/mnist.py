@@ -36,6 +36,8 @@ ARCHIVES = [
     )
 ]
 UNSIGNED_BYTE = 0x08  # type code of the IDX format
+MAX_HEADER = 16
+"""Size of the header of an IDX file with three dimensions [bytes]."""
 
 
 class MNIST(ImageDataModule):
@@ -88,27 +90,41 @@ class MNIST(ImageDataModule):
 def map_idx_file(file: Path) -> Tensor:
     """Memory-map an IDX file of unsigned bytes, and return a tensor of the shape in its header.
 
-    Format: http://yann.lecun.com/exdb/mnist, "The IDX file format": big-endian header, then the values.
-
     Raises:
         DataError: the file is missing, or its header and its size disagree.
     """
     try:
         with file.open("rb") as stream:
-            zeros, kind, dimensions = struct.unpack(">HBB", stream.read(4))
-            shape = struct.unpack(f">{dimensions}I", stream.read(4 * dimensions))
-        if (zeros, kind) != (0, UNSIGNED_BYTE) or not 1 <= dimensions <= 3:
-            raise ValueError(f"magic number {zeros:04x}{kind:02x}{dimensions:02x}, expected 0000080…")
-        first, count = 4 + 4 * dimensions, math.prod(shape)
-        size = file.stat().st_size
-        if size != first + count or not count:
-            sides = "×".join(map(str, shape))
-            raise ValueError(f"{size:,} bytes, expected {first + count:,} for {sides} values")
-        return map_bytes(file, first, count).view(shape)
+            first, shape = idx_header(stream.read(MAX_HEADER), file.stat().st_size)
+        return map_bytes(file, first, math.prod(shape)).view(shape)
     except (OSError, ValueError, struct.error) as error:
         raise DataError(
             f"paths.data: {file} of data=mnist is damaged ({error}); remove the file to download it again"
         ) from error
+
+
+def idx_header(content: bytes, size: int) -> tuple[int, tuple[int, ...]]:
+    """Return the offset of the values in an IDX file of unsigned bytes, and their shape.
+
+    Format: http://yann.lecun.com/exdb/mnist, "The IDX file format": big-endian header, then the values.
+
+    Args:
+        content: the file, or its first `MAX_HEADER` bytes.
+        size: size of the file [bytes].
+
+    Raises:
+        ValueError: the values are of another type, or header and size disagree.
+        struct.error: the header is incomplete.
+    """
+    zeros, kind, dimensions = struct.unpack_from(">HBB", content)
+    if (zeros, kind) != (0, UNSIGNED_BYTE) or not 1 <= dimensions <= 3:
+        raise ValueError(f"magic number {zeros:04x}{kind:02x}{dimensions:02x}, expected 0000080…")
+    shape = struct.unpack_from(f">{dimensions}I", content, 4)
+    first, count = 4 + 4 * dimensions, math.prod(shape)
+    if size != first + count or not count:
+        sides = "×".join(map(str, shape))
+        raise ValueError(f"{size:,} bytes, expected {first + count:,} for {sides} values")
+    return first, shape
 
 
 def map_bytes(file: Path, first: int, count: int) -> Tensor:
