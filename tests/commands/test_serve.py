@@ -211,7 +211,7 @@ def test_an_answer_is_explained(client: Client, run: Path) -> None:
 
     pixels = np.random.default_rng(5).integers(0, 256, (28, 28), dtype=np.uint8)
     (row,) = client.post("/predict?explain=true&show_input=true", content=png(pixels)).json()["predictions"]
-    expected = Explainer(load_run(RunFolder(run))).maps(torch.from_numpy(pixels)[None, None])
+    expected = Explainer(load_run(RunFolder(run)), "occlusion").maps(torch.from_numpy(pixels)[None, None])
     assert row["explanation"]["class"] == row["class"]
 
     def decoded(uri: str) -> Any:
@@ -235,14 +235,14 @@ def test_a_map_without_evidence_is_replaced(client: Client, monkeypatch: pytest.
             self.method = method
 
         def maps(self, images: torch.Tensor) -> Any:
-            value = 0.0 if self.method == "auto" else 1.0
+            value = 1.0 if self.method == "auto" else 0.0
             return SimpleNamespace(maps=torch.full((1, 28, 28), value), targets=torch.tensor([3]))
 
     monkeypatch.setattr(explanations, "Explainer", Stub)
     queue = explanations.ExplanationQueue("cpu")
     model = client.server.slots["digits"].model
     found = client.loop.run_until_complete(queue.explain("digits", model, torch.zeros(1, 28, 28)))
-    assert (found["class"], found["method"]) == ("3", "occlusion")
+    assert (found["class"], found["method"]) == ("3", "auto")
 
 
 # ---- wrong input

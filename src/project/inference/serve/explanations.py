@@ -17,8 +17,9 @@ from project.inference.serve.batching import QueueFullError
 from project.inference.serve.models import ServedModel
 
 CAPTUM = "captum"
-METHODS: tuple[Method, ...] = ("auto", "occlusion")
-"""Methods in the order of their use: Grad-CAM may find no evidence in the last layer of a small network."""
+SMALL_SIDE = 64
+"""Side up to which occlusion comes first: the last layer of a network of small images, which Grad-CAM scales
+up, has few pixels [pixels]."""
 MAX_WAITING = 8
 COLOR = (240, 138, 75)
 """Color of the evidence; its opacity is the map's value."""
@@ -59,7 +60,8 @@ class ExplanationQueue:
 
     def _compute(self, name: str, model: ServedModel, image: Tensor) -> dict[str, str]:
         try:
-            for method in METHODS:
+            methods: tuple[Method, ...] = ("auto", "occlusion")
+            for method in methods if max(image.shape[1:]) > SMALL_SIDE else methods[::-1]:
                 explainer = self._explainer(name, model, method)
                 found = explainer.maps(image[None])
                 if found.maps.any():

@@ -174,25 +174,28 @@ document.addEventListener("drop", (event) => {
 
 // ---- answers: one request at a time; what changes meanwhile is asked afterwards
 
-async function ask(isFinal) {
+// Explanations take longer than predictions: only when the pen rests, after the answer.
+const wantsWhy = () => facts.explains && $("explain").checked && !current && !(pen && pen.down);
+
+async function ask(isFinal, why = false) {
   spoken = spoken && !isFinal;
   if (busy) { again = true; return; }
   if (!file && !strokes.length) return;
   busy = true;
   again = false;
   const asked = turn;
+  let isAnswered = false;
   try {
     const prepared = !isColor() && (file ? $("prepare").checked : true);
     const query = new URLSearchParams({ top_k: facts.num_classes <= MAX_FIXED ? MAX_FIXED : MAX_BARS, show_input: true, drawing: prepared });
-    // Explanations take longer than predictions: only when the pen rests.
-    const explains = facts.explains && $("explain").checked && !current && !(pen && pen.down);
-    if (explains) query.set("explain", true);
+    if (why) query.set("explain", true);
     const body = file || (await drawingBlob());
     const response = await fetch(`models/${encodeURIComponent(facts.name)}/predict?${query}`, {
       method: "POST", body, headers: { "Content-Type": "application/octet-stream" },
     });
     const answer = await response.json().catch(() => ({ detail: response.statusText }));
     if (asked === turn) {
+      isAnswered = response.ok;
       if (response.ok) render(answer);
       else if (response.status === 429 || response.status === 503) { again = true; await new Promise((done) => setTimeout(done, 300)); }
       else problem(typeof answer.detail === "string" ? answer.detail : "the request was refused");
@@ -202,6 +205,7 @@ async function ask(isFinal) {
   }
   busy = false;
   if (again) ask(false);
+  else if (isAnswered && !why && wantsWhy()) ask(false, true);
 }
 
 const percent = (value) => (value > 0.9995 ? "> 99.9" : value < 0.0005 ? "< 0.1" : (100 * value).toFixed(1)) + " %";
