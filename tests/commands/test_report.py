@@ -246,6 +246,24 @@ def test_a_page_names_the_hardware(tmp_path: Path) -> None:
     assert "2 × NVIDIA H200" in checked_page(tmp_path).section("Environment").text
 
 
+def test_mistakes_are_named_by_file(run: Path) -> None:
+    (run / "evaluation").mkdir()
+    mistake = {"label": "cat", "prediction": "dog", "probability": 0.973, "loss": 3.5}
+    names = ["/data/test/cats/a b.jpg", "/data/test/<i>dogs/ü.png"]
+    found = {"mistakes": [{"index": number, "file": name} | mistake for number, name in enumerate(names)]}
+    (run / "evaluation" / "e.json").write_text(json.dumps(found))
+    section = checked_page(run).section("Evaluation")
+    shown = rows(section.all("table")[0])
+    assert [row["file"] for row in shown] == ["cats/a b.jpg", "<i>dogs/ü.png"]
+    assert shown[0]["mistake"] == "cat → dog (97 %)"
+    assert section.all("figcaption")[0].text.endswith("; files in /data/test")
+    assert section.all("th")[3].attributes["title"] == names[0]
+    found = {"mistakes": [{"index": 12} | mistake]}
+    (run / "evaluation" / "e.json").write_text(json.dumps(found))
+    (row,) = rows(checked_page(run).section("Evaluation").all("table")[0])
+    assert row == {"index": "12", "mistake": "cat → dog (97 %)", "loss": "3.5000"}
+
+
 def test_metrics_without_intervals_have_no_empty_column(run: Path) -> None:
     (run / "evaluation").mkdir()
     found = {"figures": {"test/miou": {"value": 0.25}}, "split": "test"}

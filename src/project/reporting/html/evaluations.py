@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator, Mapping
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -161,10 +162,13 @@ def _mistakes_table(found: Mapping[str, Any]) -> Table | None:
     if not records:
         return None
     has_files = any(record.get("file") for record in records)
+    folders = [str(record.get("file") or "").split("/")[:-1] for record in records]
+    shared = takewhile(lambda parts: len(set(parts)) == 1, zip(*folders, strict=False))
+    common = "/".join(parts[0] for parts in shared)
     rows = []
     for record in records[:MAX_ROWS]:
         file, index = str(record.get("file") or ""), _value(record.get("index"))
-        name = shorten(file, MAX_FILE_LENGTH, keep="end")
+        name = shorten(file.removeprefix(f"{common}/"), MAX_FILE_LENGTH, keep="end")
         probability = _value(record.get("probability"))
         form = mistake_text(record.get("label"), record.get("prediction"), probability)
         rows.append(
@@ -176,7 +180,8 @@ def _mistakes_table(found: Mapping[str, Any]) -> Table | None:
                 number_cell(_value(record.get("loss")), format_metric),
             ]
         )
-    caption = "Most confident mistakes: true class → prediction (its probability)"
+    caption = "Most confident mistakes: true → predicted (probability)"
+    caption += f"; files in {common}" if common else ""
     return Table(caption, ["file" if has_files else "index", "mistake", "loss"], rows, page_rows=10)
 
 
