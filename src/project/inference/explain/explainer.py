@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Sequence
+from functools import partial
 from threading import Lock
 from typing import NamedTuple
 
@@ -99,10 +100,8 @@ class Explainer:
         parts = []
         with self._lock:
             for part in images.split(self.batch_size * 8):
-                inputs = self.normalize(part)
-                parts.append(
-                    penultimate_features(self.network, lambda given=inputs: self.network(given)).cpu()
-                )  # type: ignore[misc]
+                run = partial(self.network, self.normalize(part))
+                parts.append(penultimate_features(self.network, run).cpu())
         return torch.cat(parts)
 
     def maps(self, images: Tensor, targets: int | Sequence[int] | Tensor | None = None) -> Explanations:
