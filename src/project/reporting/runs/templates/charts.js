@@ -250,7 +250,7 @@ function brushable(chart, scale, x, top, bottom, current, onBrush) {
     rect.setAttribute("y", Math.min(a, b));
     rect.setAttribute("height", Math.max(3, Math.abs(a - b)));
   };
-  if (current?.range) show(clamp(scale.place(current.range[0]), top, bottom), clamp(scale.place(current.range[1]), top, bottom));
+  if (current?.range && !scale.texts) show(...current.range.map((value) => scale.place(clamp(value, scale.low, scale.high)))); // an open end is infinite
   else if (current?.texts) {
     const places = current.texts.filter((text) => scale.texts?.includes(text)).map((text) => scale.place(text));
     if (places.length) show(Math.min(...places) - 8, Math.max(...places) + 8);
