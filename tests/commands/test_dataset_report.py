@@ -66,7 +66,7 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     draw_photo(5).save(cats / "coded.jpg", quality=60)
     draw_photo(6).resize((40, 40)).save(cats / "resized.png")
     ImageEnhance.Brightness(draw_photo(7)).enhance(0.8).save(cats / "dark.png")
-    (cats / "broken.png").write_bytes((cats / "3.png").read_bytes()[:200])
+    (cats / "broken (1).png").write_bytes((cats / "3.png").read_bytes()[:200])
     (bees / "text.jpg").write_text("no image")
     return root
 
@@ -96,10 +96,9 @@ def test_planted_duplicates_are_found_with_their_labels(photo_report: Path) -> N
 
 
 def test_damaged_files_are_counted_and_others_described(photo_report: Path) -> None:
-    assert {Path(row["file"]).name for row in read(photo_report / "unreadable.csv")} == {
-        "broken.png",
-        "text.jpg",
-    }
+    reasons = {Path(row["file"]).name: row["reason"] for row in read(photo_report / "unreadable.csv")}
+    assert set(reasons) == {"broken (1).png", "text.jpg"}
+    assert all(reason.startswith("is damaged or not an image (") for reason in reasons.values())
     text = (photo_report / "data.html").read_text()
     assert "2 files cannot be read" in text
     assert "<b>photos" not in text

@@ -228,7 +228,7 @@ def label_rows(album: Album, check: LabelCheck) -> Iterator[Sequence[Any]]:
 def unreadable_rows(album: Album, scan: Scan) -> Iterator[Sequence[Any]]:
     """Yield the rows of unreadable.csv."""
     for place, reason in scan.unreadable.items():
-        yield album.file(place), place.split, page.reason_of(reason)
+        yield album.file(place), place.split, reason
 
 
 def _place(album: Album, place: Place) -> tuple[str, int, str]:

@@ -59,7 +59,7 @@ class LabelCheck:
     suspects: list[Suspect]
     runs: list[RunFolder]
     config: dict[str, Any]
-    coverage: dict[str, tuple[int, int]]
+    coverage: dict[Split, tuple[int, int]]
 
     @property
     def num_issues(self) -> int:

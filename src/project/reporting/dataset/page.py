@@ -271,14 +271,14 @@ def sample_section(album: Album, scan: Scan) -> Section | None:
 
 def duplicate_section(album: Album, scan: Scan, pairs: Sequence[Pair], *, near: bool) -> Section:
     """Return the section of exact and near duplicates, those with different labels first."""
-    counts: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
+    counts: dict[tuple[Split, ...], Counter[str]] = defaultdict(Counter)
     marked = []
     for pair in pairs:
         first, second = scan.places[pair.first], scan.places[pair.second]
         key = tuple(sorted((first.split, second.split), key=SPLITS.index))
         differs = labels_differ(album.data, first, second)
         kind = "exact" if pair.is_exact else "near"
-        counts[key].update([kind, *(["different"] if differs else [])])  # type: ignore[index]
+        counts[key].update([kind, *(["different"] if differs else [])])
         marked.append((not differs, first.split == second.split, not pair.is_exact, pair, first, second))
     marked.sort(key=lambda entry: entry[:3])
     tiles = []
@@ -295,7 +295,7 @@ def duplicate_section(album: Album, scan: Scan, pairs: Sequence[Pair], *, near: 
             Cell(TITLES[one] if one == other else f"{TITLES[one]} and {TITLES[other]}"),
             *(_count(counts[one, other][kind]) for kind in ("exact", "near", "different")),
         ]
-        for one, other in sorted(counts, key=lambda key: [SPLITS.index(split) for split in key])  # type: ignore[arg-type]
+        for one, other in sorted(counts, key=lambda key: [SPLITS.index(split) for split in key])
     ]
     head = ["images of", "exact copies", "near duplicates", "with different labels"]
     note = "Pairs with different labels come first, then those of two splits."
@@ -340,7 +340,7 @@ def label_section(album: Album, check: LabelCheck) -> Section:
 def unreadable_section(album: Album, unreadable: Mapping[Place, str]) -> Section | None:
     """Return the section of unreadable files; None without any."""
     rows = [
-        [Cell(album.name(place)), Cell(TITLES[place.split]), Cell(reason_of(reason))]
+        [Cell(album.name(place)), Cell(TITLES[place.split]), Cell(reason)]
         for place, reason in list(unreadable.items())[:MAX_NAMED]
     ]
     if not rows:
@@ -349,11 +349,6 @@ def unreadable_section(album: Album, unreadable: Mapping[Place, str]) -> Section
         f": the first {MAX_NAMED}; unreadable.csv lists all" if len(unreadable) > MAX_NAMED else ""
     )
     return Section("Unreadable files", "tables", [Table(caption, ["file", "split", "reason"], rows)])
-
-
-def reason_of(message: str) -> str:
-    """Return the reason in parentheses of a decoder's message, or the message."""
-    return message.partition(" (")[2].rpartition(");")[0] or message
 
 
 def _count(value: Any) -> Cell:

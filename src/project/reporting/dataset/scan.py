@@ -19,6 +19,7 @@ from project.datamodules.loading.loader import FileImages, Images
 from project.errors import InputError
 from project.runtime.devices import available_cpus
 from project.runtime.extras import import_extra
+from project.runtime.text import printable
 
 CHUNK = 64
 """Images per task of a thread."""
@@ -147,7 +148,8 @@ def _pixels(images: Images, rows: Tensor) -> Iterator[Tensor | str]:
         try:
             yield images.decode(images.files[row])
         except InputError as error:
-            yield str(error)
+            about = f"{printable(str(images.files[row]))} "  # the message names key, file, reason and remedy
+            yield str(error).partition(about)[2].rpartition("; ")[0] or str(error)
 
 
 def _header(file: Any) -> tuple[tuple[int, int], str]:
