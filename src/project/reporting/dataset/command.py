@@ -165,11 +165,11 @@ class Summary:
         places = [(scan.places[pair.first], scan.places[pair.second]) for pair in pairs]
         across = sum(one.split != other.split for one, other in places)
         different = sum(page.labels_differ(self._data, one, other) for one, other in places)
-        notes = f"{across:,} across splits"
         self.cards += [
             ("exact copies", f"{kinds['exact']:,}", ""),
             ("near duplicates", f"{kinds['near']:,}", ""),
-            ("duplicates with other labels", f"{different:,}", notes),
+            ("pairs across splits", f"{across:,}", f"of {len(pairs):,}"),
+            ("pairs with different labels", f"{different:,}", f"of {len(pairs):,}"),
             ("unreadable files", f"{len(scan.unreadable):,}", ""),
         ]
         self.lead += (

@@ -9,7 +9,7 @@ import torch
 from markupsafe import Markup
 
 from project.datamodules.base import ImageDataModule, Split, SupervisedDataModule
-from project.figures.bars import draw_histogram, draw_stacked_bars
+from project.figures.bars import MAX_NAME, draw_histogram, draw_stacked_bars
 from project.figures.charts import Line, figure_style, make_axes, to_svg
 from project.reporting.dataset.duplicates import Pair
 from project.reporting.dataset.label_issues import LabelCheck
@@ -18,7 +18,7 @@ from project.reporting.dataset.tiles import Album, Tile
 from project.reporting.html.charts import HEIGHT, WIDE, WIDTH, Chart
 from project.reporting.html.run_page import Section
 from project.reporting.html.tables import Cell, Table, format_metric, number_cell
-from project.runtime.text import plural
+from project.runtime.text import plural, shorten
 
 SPLITS: Sequence[Split] = ("train", "val", "test")
 TITLES = {"train": "training", "val": "validation", "test": "test"}
@@ -29,6 +29,8 @@ MAX_CLASSES, PER_CLASS = 50, 12
 MAX_PAIRS, MAX_SUSPECTS, MAX_NAMED, MAX_HISTOGRAMS = 60, 60, 100, 12
 BAR_HEIGHT = 20
 """Points a bar."""
+CHARACTER = 7
+"""Points a character of a class name."""
 
 
 class ClassSamples(NamedTuple):
@@ -103,7 +105,8 @@ def target_section(data: SupervisedDataModule, splits: Sequence[Split]) -> Secti
     title = f"{noun.capitalize()} per {'class' if is_class else 'label'}"
     legend = [Line(TITLES[split], [], [], number) for number, split in enumerate(splits)]
     with figure_style(font__size=12):
-        axes = make_axes(WIDE, 60 + BAR_HEIGHT * len(shown), (170, 16, 6, 44))
+        longest = max(len(shorten(names[place], MAX_NAME)) for place in shown)
+        axes = make_axes(WIDE, 60 + BAR_HEIGHT * len(shown), (20 + CHARACTER * longest, 24, 6, 44))
         groups = [counts[split][shown] for split in splits]
         draw_stacked_bars(axes, [names[place] for place in shown], groups, x_label=noun)
         text = "; ".join(f"{names[place]} {totals[place]:,}" for place in shown)
