@@ -50,7 +50,7 @@ class LabelCheck:
     """Result of the check of the labels.
 
     Args:
-        suspects: all checked images, most suspicious first: the issues, then the others.
+        suspects: all checked images, lowest score first.
         runs: folders of the runs whose networks predicted.
         config: configuration of the data of the first run, resolved to plain values.
         coverage: checked images and all images, by split.
@@ -117,7 +117,7 @@ def check_labels(
             f"run={runs[0].shown}: no held-out images (expected validation or test images); train a sweep "
             "with folds=5"
         )
-    suspects.sort(key=lambda suspect: (not suspect.is_issue, suspect.score))
+    suspects.sort(key=lambda suspect: suspect.score)
     coverage = {split: (known.num_predicted, len(known.labels)) for split, known in collected.items()}
     return LabelCheck(suspects, list(runs), config, coverage)
 

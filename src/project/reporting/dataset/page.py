@@ -319,7 +319,7 @@ def label_section(album: Album, check: LabelCheck) -> Section:
     names = list(map(str, album.data.class_names))
     tiles = [
         SuspectTile(tile, names[suspect.suggested], f"probability of the label {suspect.score:.3f}")
-        for suspect in check.suspects[: min(MAX_SUSPECTS, check.num_issues)]
+        for suspect in [one for one in check.suspects if one.is_issue][:MAX_SUSPECTS]
         if (tile := album.tile(suspect.place)) is not None
     ]
     covered = ", ".join(
