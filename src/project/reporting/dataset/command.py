@@ -1,7 +1,6 @@
 """Implementation of `scripts/data.py`: read a data set once, and write the page and its CSV files."""
 
 import csv
-import logging
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -46,7 +45,6 @@ def write_report(options: Options, folder: Path, config: Config | None, run: Pat
     """
     silence_libraries()
     warnings.filterwarnings("ignore", module="PIL")  # about images that are decoded nevertheless
-    logging.getLogger("project").setLevel(logging.ERROR)
     file = folder / PAGE
     refuse_foreign_file(f"output={folder}", file, EARLIER_PAGE)
     check = None
