@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torch.utils.tensorboard import SummaryWriter
 
 from project.config.command_options import read_options
 from project.errors import InputError
@@ -72,6 +73,9 @@ def test_worst_mistakes_are_explained_and_shown_in_the_report(command: Command, 
     assert stored["maps"].min() >= 0
     assert stored["maps"].max() == 1
     assert [image.name for image in run_gallery(run.path).images] == ["Explanations"]
+    with SummaryWriter(run.path) as events:
+        events.add_image("test/confusion", torch.zeros(3, 4, 4))
+    assert [image.name for image in run_gallery(run.path).images] == ["Confusion, test", "Explanations"]
     assert read_evaluations(run.path) == []  # its JSON has no metrics
     command("run=last", "count=2")  # replaces its own folder
     (folder / "notes.txt").touch()

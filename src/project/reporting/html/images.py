@@ -4,6 +4,7 @@ import base64
 import re
 import struct
 from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,8 @@ MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
 FRAME_BYTES = 12
 """Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
+EXPLANATIONS = "explanations.png"
+"""Sheet of the command explain, in a folder beside the evaluations."""
 WIDE_PIXELS = 800
 DIAGRAM = re.compile("confusion|reliability")
 """Names of figures without photos, whose colours may be inverted in dark mode."""
@@ -81,12 +84,16 @@ def make_gallery(images: Iterable[Image]) -> Gallery | None:
 
 
 def run_gallery(folder: Path) -> Gallery | None:
-    """Return the figures of a run's evaluations; without any, the images in its event files."""
+    """Return the figures of a run's evaluations; without any, the images in its event files.
+
+    Sheets of explanations are added to either.
+    """
     files = sorted(evaluation_files(folder, ".png"), key=lambda file: natural_sort_key(str(file)))
-    if files:
-        return make_gallery(read_pngs(files, folder))
-    events = sorted(read_event_images(folder).items())
-    return make_gallery(Image(_title(tag), f"step {step:,}", png) for tag, (step, png) in events)
+    images = read_pngs(files, folder)
+    if all(file.name == EXPLANATIONS for file in files):
+        events = sorted(read_event_images(folder).items())
+        images = chain((Image(_title(tag), f"step {step:,}", png) for tag, (step, png) in events), images)
+    return make_gallery(images)
 
 
 def read_pngs(files: Iterable[Path], folder: Path) -> Iterator[Image]:
