@@ -107,8 +107,8 @@ def explain_composition(
         for one in parsed
         if one.key_or_group.endswith("._target_") and not one.is_delete()
     }
-    found = (explain_key(one, known, conf, targets) for one in parsed if one not in groups)
-    return list(filter(None, found)) or general
+    explained = (explain_key(one, known, conf, targets) for one in parsed if one not in groups)
+    return list(filter(None, explained)) or general
 
 
 def _explain_file(error: BaseException, message: str, conf: Path) -> str:

@@ -71,8 +71,6 @@ class ModelSource(NamedTuple):
 
 def main(options: Options) -> None:
     """Check the options without torch, load the models, and answer requests until a signal."""
-    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
-        import_extra(module, "serve", EXTRA)
     if options.max_images > options.max_queue:
         raise InputError(
             f"max_images={options.max_images}: more than max_queue={options.max_queue}, so such a request "
@@ -80,6 +78,8 @@ def main(options: Options) -> None:
         )
     token = options.token or os.environ.get(TOKEN_VARIABLE) or None
     sources = find_sources(options)
+    for module in ("fastapi", "uvicorn", "prometheus_client", "python_multipart"):
+        import_extra(module, "serve", EXTRA)
     listener = bind(options.host, options.port)
     lazy_imports.defer_imports()
     from project.inference.serve.app import ModelServer  # imports torch

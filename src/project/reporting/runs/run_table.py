@@ -60,6 +60,7 @@ class RunTable:
     def __init__(self, records: Sequence[Record], previous: "RunTable | None" = None) -> None:
         self.records = list(records)
         self.runs = [record.run for record in records if record.run is not None]
+        self.comparison: Comparison | None
         self.differences: Differences | None
         if previous is not None and previous.has_same_results(self.records):
             self.comparison, self.differences = previous.comparison, previous.differences
@@ -152,7 +153,7 @@ class RunTable:
             return record.metrics.get(column.name)
         if record.run is None:
             option = (record.settings or {}).get(column.name)
-            return self._classes.get((column.name, option), _parse(option))
+            return option and self._classes.get((column.name, option), _parse(option))
         value = self.differences.value(record.run, column.name) if self.differences else ABSENT
         return None if value is ABSENT or value == ABSENT else value
 
