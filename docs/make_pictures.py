@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PICTURES = ROOT / "docs" / "images"
 WIDTH, HEIGHT = 1280, 900
 COLORS = 128
-SWEEP = ["-m", "model=mlp,cnn", "optim.lr=0.03,0.01,0.003", "seeds=2", "trainer.max_epochs=12"]
+SWEEP = ["-m", "model=mlp,cnn", "optim.lr=0.01,0.003,0.001", "seeds=2", "trainer.max_epochs=8"]
 DIGITS = ["experiment=mnist_fast", "name=digit_classifier"]
 URL = re.compile(r"http://127\.0\.0\.1:\d+/?\S*")
 TIMEOUT_S = 180
