@@ -4,12 +4,14 @@ import csv
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import ROOT
+from hydra.core.global_hydra import GlobalHydra
 from PIL import Image, ImageEnhance
 from test_browser import browser, needs_chromium, page, show  # noqa: F401 - fixtures
 
@@ -26,9 +28,12 @@ from project.reporting.dataset.label_issues import find_issues
 from project.reporting.dataset.options import Options, main
 
 
-@pytest.fixture(autouse=True)
-def _resolvers() -> None:
+@pytest.fixture(autouse=True, scope="module")
+def _fresh_process() -> Iterator[None]:
     register_resolvers()
+    GlobalHydra.instance().clear()  # of other tests
+    yield
+    GlobalHydra.instance().clear()
 
 
 def report(*words: str) -> Path:

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -92,7 +93,8 @@ def test_jobs_equal_single_runs_with_one_and_two_ranks(tmp_path: Path) -> None:
         assert status["ranks"] == int(job.name[-1])
         assert status["metrics"]["test/images"] == 101
         assert (sweep.run(job.name).path / "train.log").read_text().count(" weights)") == 1
-    assert "3  lenet        2  done" in done.stdout
+    assert re.search(r"^ .*\blenet +2 .*\bdone\b", done.stdout, re.MULTILINE)
+    assert "4 jobs: 4 done" in done.stdout
     (tmp_path / "alone").mkdir()
     run(*shared, "model=lenet", "trainer.devices=2", cwd=tmp_path / "alone")
     (status,) = (tmp_path / "alone").glob("outputs/*/*/status.json")

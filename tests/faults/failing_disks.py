@@ -21,6 +21,7 @@ from itertools import pairwise
 from multiprocessing import get_context
 from pathlib import Path
 
+from project.loggers.tensorboard_hparams import SUFFIX
 from project.runs.folders import create_folder
 from project.runs.provenance import git_state, versions
 from project.runs.run_folder import RunFolder
@@ -497,14 +498,23 @@ def table_of(run: RunFolder) -> list[dict[str, str]]:
     return rows
 
 
+LAYOUT = "custom_scalars__config__"
+"""Tag of the layout of TensorBoard's Custom Scalars page."""
+
+
 def events_of(run: RunFolder) -> tuple[list[tuple[int, str]], int]:
-    """Return step and tag of each event, and the size of an incomplete last record [bytes]."""
+    """Return step and tag of each scalar or image, and the size of an incomplete last record [bytes].
+
+    Results have a file of their own, and the layout of charts is written whenever a tag is new.
+    """
     from tensorboard.compat.proto.event_pb2 import Event
     from tensorboard.compat.tensorflow_stub.pywrap_tensorflow import masked_crc32c
 
     found: list[tuple[int, str]] = []
     rest = b""
     for file in sorted(run.path.glob("events.out.tfevents.*")):
+        if file.name.endswith(SUFFIX):
+            continue
         assert not rest, "a file after one that is not whole"
         rest = file.read_bytes()
         while len(rest) >= 12:
@@ -515,7 +525,7 @@ def events_of(run: RunFolder) -> tuple[list[tuple[int, str]], int]:
             assert struct.unpack("<I", rest[8:12])[0] == masked_crc32c(rest[:8])
             assert struct.unpack("<I", rest[12 + length : 16 + length])[0] == masked_crc32c(data)
             event = Event.FromString(data)
-            found += [(event.step, value.tag) for value in event.summary.value]
+            found += [(event.step, value.tag) for value in event.summary.value if value.tag != LAYOUT]
             rest = rest[16 + length :]
     return found, len(rest)
 

@@ -251,7 +251,9 @@ def test_wrong_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_a_missing_table_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"^data\.table=.*none\.csv: cannot be read .*give a CSV file"):
+    with pytest.raises(
+        DataError, match=r"^data\.table=.*none\.csv: cannot be read .*give a CSV, \.npz or \.npy"
+    ):
         tables.read_table(str(tmp_path / "none.csv"))
 
 
