@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import chromium
 import numpy as np
 import pytest
 import torch
@@ -193,3 +194,9 @@ def _not_told_to_stop() -> Iterator[None]:
 def _one_thread() -> None:
     """Small tensors are slower with more, and the tests share the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """A Chromium."""
+    yield from chromium.launch()

@@ -10,10 +10,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import needs_chromium
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from PIL import Image, ImageEnhance
-from test_browser import browser, needs_chromium, page, show  # noqa: F401 - fixtures
+from test_browser import page, show  # noqa: F401 - a fixture
 
 from project.config.command_options import read_options
 from project.config.resolvers import register_resolvers

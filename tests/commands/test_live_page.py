@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from chromium import TIMEOUT_S, needs_chromium
 from conftest import ROOT
 from written_runs import write_curve, write_run, write_sweep
 
@@ -24,21 +25,6 @@ from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
 
 pytestmark = pytest.mark.slow
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-needs_chromium = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
-TIMEOUT_S = 90.0
-"""Generous, for a busy machine."""
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    sync_api.expect.set_options(timeout=1000 * TIMEOUT_S)
-    with sync_api.sync_playwright() as playwright:
-        # Root, as in containers, has no sandbox.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

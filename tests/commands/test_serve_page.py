@@ -1,7 +1,6 @@
 """The page of the server in Chromium: drawing with mouse, touch and keyboard, pictures, and models."""
 
 import math
-import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -9,11 +8,11 @@ from typing import Any
 import forked_command
 import numpy as np
 import pytest
+from chromium import needs_chromium
 from PIL import Image
 from served import TIMEOUT_S, Served, serving
 
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium")
+pytestmark = needs_chromium
 Stroke = list[tuple[float, float]]
 RING: Stroke = [
     (0.5 + 0.2 * math.sin(angle), 0.5 - 0.32 * math.cos(angle)) for angle in np.linspace(0, 2 * math.pi, 40)
@@ -33,16 +32,6 @@ def served(tmp_path_factory: pytest.TempPathFactory, image_folder: Path) -> Iter
     forked_command.run(*color, cwd=folder)
     with serving(f"digits={folder / 'digits'},paint={folder / 'color'}") as served:
         yield served
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-    with sync_api.sync_playwright() as playwright:
-        # Root, as in containers, has no sandbox.
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield browser
-        browser.close()
 
 
 @pytest.fixture
