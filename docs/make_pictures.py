@@ -2,7 +2,7 @@
 
     uv run python docs/make_pictures.py                    trains, takes the pictures, about ten minutes
     uv run python docs/make_pictures.py --data DIR         DIR contains MNIST, which is downloaded otherwise
-    uv run python docs/make_pictures.py --outputs DIR      runs of an earlier call, without training again
+    uv run python docs/make_pictures.py --home DIR         runs of an earlier call in DIR, no training
 
 Needs Chromium (`apt install chromium`). Few colors keep all pictures together at a few hundred KB.
 """
@@ -53,15 +53,16 @@ def main() -> None:
     """Train where needed, then take all pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data"), help="folder of the data sets")
-    parser.add_argument("--outputs", type=Path, help="folder of the runs; default: a temporary one")
+    parser.add_argument("--home", type=Path, help="folder that contains outputs/; default: a temporary one")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
-        outputs = (arguments.outputs or Path(temporary) / "outputs").absolute()
         data = arguments.data.absolute()
+        os.chdir(arguments.home or temporary)  # so that no picture shows a path of this machine
+        outputs = Path("outputs")
         if not (outputs / "sweep").is_dir():
-            command("train", *SWEEP, f"paths.outputs={outputs}")
+            command("train", *SWEEP)
         if not (outputs / "digit_classifier").is_dir():
-            command("train", *DIGITS, f"paths.outputs={outputs}", f"paths.data={data}")
+            command("train", *DIGITS, f"paths.data={data}")
         sweep = max((outputs / "sweep").iterdir())
         digits = max((outputs / "digit_classifier").iterdir())
         with sync_playwright() as playwright:
@@ -79,7 +80,9 @@ def main() -> None:
             with server(*script("serve"), f"run={digits}", "port=0") as url:
                 draw(browser, url)
             browser.close()
-        command("explain", f"run={digits}", f"output={outputs / 'explanation'}", f"paths.data={data}")
+        command(
+            "explain", f"run={digits}", "count=5", f"output={outputs / 'explanation'}", f"paths.data={data}"
+        )
         sheet = next((outputs / "explanation").glob("*.png"))
         save(Image.open(sheet), "explanation.png")
 
@@ -87,7 +90,7 @@ def main() -> None:
 def report(browser: Browser, sweep: Path) -> None:
     """Take a picture of the start of a sweep's report."""
     command("report", str(sweep))
-    page = open_page(browser, (sweep / "report.html").as_uri())
+    page = open_page(browser, (sweep / "report.html").absolute().as_uri())
     save(screenshot(page), "sweep-report.png")
 
 

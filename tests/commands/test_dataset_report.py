@@ -13,6 +13,7 @@ import pytest
 from chromium import needs_chromium
 from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.hydra_config import HydraConfig
 from PIL import Image, ImageEnhance
 from test_browser import page, show  # noqa: F401 - a fixture
 
@@ -32,9 +33,11 @@ from project.reporting.dataset.options import Options, main
 @pytest.fixture(autouse=True, scope="module")
 def _fresh_process() -> Iterator[None]:
     register_resolvers()
-    GlobalHydra.instance().clear()  # of other tests
+    of_other_tests, GlobalHydra.instance().hydra = GlobalHydra.instance().hydra, None
+    config = HydraConfig.instance().cfg
     yield
-    GlobalHydra.instance().clear()
+    GlobalHydra.instance().hydra = of_other_tests
+    HydraConfig.instance().cfg = config
 
 
 def report(*words: str) -> Path:
