@@ -13,11 +13,10 @@ from torch import Tensor, nn
 from project.callbacks.predictions import ImagePredictions, PredictionCollector, classification_report
 from project.errors import one_line
 from project.figures import confusion_matrix, contact_sheet, to_uint8
-from project.figures.contact_sheet import mistake_caption
+from project.figures.contact_sheet import mistake_captions
 from project.loggers.tracking import VisualLogger
 from project.modules.classifier import ImageClassifier
 from project.runtime.bounds import Range
-from project.runtime.text import printable
 
 log = logging.getLogger(__name__)
 
@@ -145,18 +144,8 @@ class TestVisuals(Callback):
         worst, names = predictions.worst(self.max_images), data.class_names
         columns = (predictions.indices, predictions.labels, predictions.predictions, predictions.confidences)
         files = data.files("test") if hasattr(data, "files") else None
-        captions = [
-            mistake_caption(
-                names[label],
-                names[prediction],
-                confidence,
-                width=MAX_TILE,
-                source=f"no. {index}" if files is None else printable(files[index]),
-            )
-            for index, label, prediction, confidence in zip(
-                *(column[worst].tolist() for column in columns), strict=True
-            )
-        ]
+        rows = zip(*(column[worst].tolist() for column in columns), strict=True)
+        captions = mistake_captions(rows, names, files, width=MAX_TILE)
         title = f"Worst of {wrong:,} mistakes on the test split: true → predicted (probability)"
         pixels = data.pixels("test", predictions.indices[worst])
         self._log_image(trainer, "test/mistakes", contact_sheet(pixels, captions, title=title, tile=MAX_TILE))

@@ -1,6 +1,6 @@
 """Contact sheets: grids of images with captions, drawn with Pillow."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import cache
 from importlib.util import find_spec
 from itertools import chain
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from project.runtime.text import mistake_text, percent
+from project.runtime.text import mistake_text, percent, printable
 
 if TYPE_CHECKING:
     import PIL.Image
@@ -102,6 +102,33 @@ def mistake_caption(label: str, prediction: str, probability: float, *, width: i
         fitting = (line for line in chain([source], ends) if text_width(line, TEXT_SIZE) <= width)
         lines.append(next(fitting, ""))
     return "\n".join(lines)
+
+
+def mistake_captions(
+    mistakes: Iterable[tuple[int, int, int, float]],
+    names: Sequence[str],
+    files: Sequence[str] | None,
+    *,
+    width: int,
+) -> list[str]:
+    """Return the captions of mistakes (see `mistake_caption`), each with its file or index.
+
+    Args:
+        mistakes: index, label, prediction and its probability of each.
+        names: class names.
+        files: files of the split by index; None if it has none.
+        width: width of a tile, pixels.
+    """
+    return [
+        mistake_caption(
+            names[label],
+            names[prediction],
+            probability,
+            width=width,
+            source=f"no. {index}" if files is None else printable(files[index]),
+        )
+        for index, label, prediction, probability in mistakes
+    ]
 
 
 def _scale_factor(height: int, width: int, tile: int | None) -> float:

@@ -188,7 +188,7 @@ def draw_figures(
     The mistakes have the names of their files, or their indices in the split.
     """
     from project.figures import confusion_matrix, contact_sheet, reliability_diagram
-    from project.figures.contact_sheet import mistake_caption
+    from project.figures.contact_sheet import mistake_captions
 
     bins = {name: values.numpy() for name, values in reliability(predictions).items()}
     pictures = [
@@ -199,18 +199,9 @@ def draw_figures(
         images = part.images.sample(part.rows[worst])
         if images.shape[1] not in (1, 3):
             images = images.float().mean(1, keepdim=True).to(torch.uint8)
-        columns = (predictions.predicted, predictions.labels, predictions.confidence)
+        columns = (predictions.labels, predictions.predicted, predictions.confidence)
         rows = zip(worst.tolist(), *(column[worst].tolist() for column in columns), strict=True)
-        captions = [
-            mistake_caption(
-                names[label],
-                names[predicted],
-                confidence,
-                width=MISTAKE_TILE,
-                source=f"no. {number}" if files is None else printable(files[number]),
-            )
-            for number, predicted, label, confidence in rows
-        ]
+        captions = mistake_captions(rows, names, files, width=MISTAKE_TILE)
         heading = "Most confident mistakes: true → predicted (probability)"
         sheet = contact_sheet(
             images.numpy(), captions, columns=MISTAKE_COLUMNS, tile=MISTAKE_TILE, title=heading

@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from importlib.metadata import version
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
-from fastapi import FastAPI, Query, Request
+from fastapi import Depends, FastAPI, Query, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from PIL import Image
 from torch import Tensor
@@ -73,12 +73,22 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
 
 
 class Extras(NamedTuple):
-    """What a request asks for beside the classes; see the routes."""
+    """Options of a request for predictions; see `read_extras`."""
 
     top_k: int | None
     is_drawing: bool
     shows_input: bool
     explains: bool
+
+
+def read_extras(
+    top_k: int | None = Query(None, ge=1, description="classes in the answer"),
+    drawing: bool = Query(False, description="prepare the image as handwriting was for training"),
+    show_input: bool = Query(False, description="add the network's input image as a data URI"),
+    explain: bool = Query(False, description="add a map of the evidence for the class of one image"),
+) -> Extras:
+    """Read the options of a request from its query."""
+    return Extras(top_k, drawing, show_input, explain)
 
 
 class ModelServer:
@@ -159,27 +169,16 @@ class ModelServer:
         )
 
         @app.post("/predict", openapi_extra=BODY, responses=PROBLEMS, tags=["predict"])
-        async def predict(
-            request: Request,
-            top_k: int | None = Query(None, ge=1, description="classes in the answer"),
-            drawing: bool = Query(False, description="prepare the image as handwriting was for training"),
-            show_input: bool = Query(False, description="add the network's input image as a data URI"),
-            explain: bool = Query(False, description="add a map of the evidence for the class of one image"),
-        ) -> Response:
+        async def predict(request: Request, extras: Annotated[Extras, Depends(read_extras)]) -> Response:
             """Predict with the first model."""
-            return await self._answer(request, self.default, Extras(top_k, drawing, show_input, explain))
+            return await self._answer(request, self.default, extras)
 
         @app.post("/models/{name}/predict", openapi_extra=BODY, responses=PROBLEMS, tags=["predict"])
         async def predict_by_name(
-            request: Request,
-            name: str,
-            top_k: int | None = Query(None, ge=1, description="classes in the answer"),
-            drawing: bool = Query(False, description="prepare the image as handwriting was for training"),
-            show_input: bool = Query(False, description="add the network's input image as a data URI"),
-            explain: bool = Query(False, description="add a map of the evidence for the class of one image"),
+            request: Request, name: str, extras: Annotated[Extras, Depends(read_extras)]
         ) -> Response:
             """Predict with a model by its name."""
-            return await self._answer(request, name, Extras(top_k, drawing, show_input, explain))
+            return await self._answer(request, name, extras)
 
         @app.get("/models", tags=["about"])
         async def models() -> list[dict[str, Any]]:
