@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -222,7 +223,7 @@ def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
     assert len(states) == 2
     assert states.count("done") == 1
     printed = environment.run("train", "resume=last", "retry_failed=true", cwd=demo)
-    assert "best: width=" in printed
+    assert re.search(r"^ *best +[01] +(8|16) ", printed, re.MULTILINE), printed
     assert [state_of(run) for run in runs_below(demo)] == ["done", "done"]
     (folder,) = demo.glob("outputs/sweep/*")
     assert (folder / "conf" / "experiment" / "demo.yaml").read_text() == (

@@ -142,7 +142,7 @@ RESTING = (
         "data.input_shape=[3,16,16]",
     ),
     *("+scheduler.role_ends.whitening=0.4", "trainer.gradient_clip_val=0.5"),
-    "+callbacks.rest={_target_:project.callbacks.freeze.FreezeFinishedParams,role_ends:{whitening:0.4}}",
+    "+callbacks.freeze_finished_params={_target_:project.callbacks.freeze.FreezeFinishedParams,role_ends:{whitening:0.4}}",
 )
 
 
