@@ -3,7 +3,7 @@
     python benchmarks/data_path.py --data DIR                 all tables
     python benchmarks/data_path.py --data DIR --only speed    one of batch, speed, start, memory, growth
 
-DIR contains `MNIST/raw` and, for colour images, JPEGs in `cifar10_jpeg/train/<class>`. Measurements that are
+DIR contains `MNIST/raw` and, for color images, JPEGs in `cifar10_jpeg/train/<class>`. Measurements that are
 compared take turns, with one thread; tables show medians and ranges.
 """
 
@@ -34,13 +34,13 @@ from project.datamodules.mnist import MNIST
 from project.runtime.seeding import generator
 
 MEAN, STD = [0.4914, 0.4822, 0.4465], [0.2470, 0.2435, 0.2616]
-COLOUR = {"input_shape": (3, 32, 32), "num_classes": 10, "mean": MEAN, "std": STD, "val_size": 0}
+COLOR = {"input_shape": (3, 32, 32), "num_classes": 10, "mean": MEAN, "std": STD, "val_size": 0}
 GRAY = {"input_shape": (1, 28, 28), "num_classes": 10, "mean": [0.1307], "std": [0.3081], "val_size": 0}
 Batches = Callable[[], Iterable[Any]]
 
 
 class Decoded(Dataset):
-    """Colour images in memory, returned as PIL images like those of torchvision's CIFAR10."""
+    """Color images in memory, returned as PIL images like those of torchvision's CIFAR10."""
 
     def __init__(self, images: Tensor, labels: Tensor, transform: Callable) -> None:
         self.data = images.permute(0, 2, 3, 1).contiguous().numpy()  # N, H, W, C
@@ -90,14 +90,14 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
         | {f"{workers}": tutorial(digits, 64, workers, images) for workers in (0, 2)}
     }
     if (folder := data / "cifar10_jpeg").exists():
-        colour = {**COLOUR, "batch_size": 128, "image_cache": kept}
-        module = ImageFolder(str(folder), **colour, augment=augment)
+        color = {**COLOR, "batch_size": 128, "image_cache": kept}
+        module = ImageFolder(str(folder), **color, augment=augment)
         cases["CIFAR-10, batch 128, crop + flip"] = {"ours": ours(module)}
         source = module.subset("train").images
         decoded = Decoded(source.images, source.labels, cropped)
         files = torchvision.datasets.ImageFolder(folder / "train", plain)
         scattered = Subset(files, torch.randperm(len(files), generator=generator(0)).tolist())
-        cases["the same as JPEG files, no augmentation"] = {"ours": ours(ImageFolder(str(folder), **colour))}
+        cases["the same as JPEG files, no augmentation"] = {"ours": ours(ImageFolder(str(folder), **color))}
         for workers in (0, 2):
             cases["CIFAR-10, batch 128, crop + flip"][f"{workers}"] = tutorial(decoded, 128, workers, images)
             cases["the same as JPEG files, no augmentation"][f"{workers}"] = tutorial(
@@ -166,7 +166,7 @@ def start(data: Path, rounds: int) -> None:
     }
     if folder.exists():
         cases["JPEG files"] = (
-            lambda kept: ImageFolder(str(folder), **COLOUR, image_cache=kept),
+            lambda kept: ImageFolder(str(folder), **COLOR, image_cache=kept),
             lambda: torchvision.datasets.ImageFolder(folder / "train", transforms.ToTensor()),
         )
     for name, (module, dataset) in cases.items():
@@ -225,7 +225,7 @@ class Random(ImageDataModule):
     """Random images that are kept in the image cache."""
 
     def __init__(self, count: int, kept: str) -> None:
-        super().__init__(name=f"random{count}", **COLOUR, batch_size=128, image_cache=kept)
+        super().__init__(name=f"random{count}", **COLOR, batch_size=128, image_cache=kept)
         self.count = count
 
     def cache_key(self, split: str) -> dict[str, int] | None:

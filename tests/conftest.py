@@ -36,7 +36,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell's job in the ba
 torch.set_num_threads(1)  # before anything is computed: forks that take more threads would wait for lost ones
 if not torch.cuda.is_available():
     # Tracing (`torch.export`, `compile`) registers eight GPUs that are not there. A later backward starts
-    # a thread for each, and what is forked afterwards cannot train: every later test would have to know.
+    # a thread for each, and what is forked afterward cannot train: every later test would have to know.
     torch._C._ensureCUDADeviceGuardSet = lambda: None
 
 
@@ -82,7 +82,7 @@ def composed(composer: Compose) -> Compose:
 
 @pytest.fixture(scope="session")
 def image_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three classes of 12×10 colour JPEGs: 20 training and 5 test images each, of the class's own hue."""
+    """Three classes of 12×10 color JPEGs: 20 training and 5 test images each, of the class's own hue."""
     root = tmp_path_factory.mktemp("image_folder")
     draws = np.random.default_rng(0)
     for split, count in (("train", 20), ("test", 5)):

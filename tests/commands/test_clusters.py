@@ -31,7 +31,7 @@ FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
 
 @contextmanager
 def sweep(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
-    """Run a sweep in a session of its own, and kill all of its processes afterwards."""
+    """Run a sweep in a session of its own, and kill all of its processes afterward."""
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
         cwd=folder,

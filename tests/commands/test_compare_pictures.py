@@ -93,15 +93,15 @@ def test_a_line_a_point_and_the_best_eight_in_the_legend(tmp_path: Path) -> None
     figure = picture_of(compare([write_runs(tmp_path, 40)]))
     above, below = figure.axes
     assert len(above.patches) == 20
-    assert len({patch.get_edgecolor()[:3] for patch in above.patches}) == 9, "eight colours, and grey"
+    assert len({patch.get_edgecolor()[:3] for patch in above.patches}) == 9, "eight colors, and gray"
     legend = below.get_legend()
     assert legend is not None
-    assert legend.get_title().get_text() == "the best 8 of 20; others grey"
+    assert legend.get_title().get_text() == "the best 8 of 20; others gray"
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == 8
     assert labels[0].replace("\N{NO-BREAK SPACE}", " ").startswith("0.8925 ± 0.0035   CNN3x3, lr 1e-05")
-    grey = [line for line in below.get_lines() if line.get_color() == FAINT]
-    assert len(grey) == 11  # the twentieth diverged: no curve
+    gray = [line for line in below.get_lines() if line.get_color() == FAINT]
+    assert len(gray) == 11  # the twentieth diverged: no curve
 
 
 def test_curves_alone_where_nothing_differs(tmp_path: Path) -> None:

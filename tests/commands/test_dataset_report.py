@@ -131,7 +131,7 @@ def test_page_fits_the_screen(photo_report: Path, page: Any) -> None:  # noqa: F
 def test_hash_index_finds_the_pairs_of_a_search_of_all_pairs() -> None:
     draws = np.random.default_rng(1)
     hashes = draws.integers(0, 2**63, 300, dtype=np.uint64)
-    for row in range(1, 300, 2):  # neighbours that differ in 0 to 12 bits
+    for row in range(1, 300, 2):  # neighbors that differ in 0 to 12 bits
         hashes[row] = hashes[row - 1]
         for bit in draws.choice(64, row // 2 % 13, replace=False):
             hashes[row] ^= np.uint64(1) << np.uint64(bit)

@@ -637,13 +637,13 @@ def test_a_chart_is_drawn_the_same_twice_and_no_identifier_is_that_of_another() 
         nodes = Page(svg).everything()
         found = {f"#{node.attributes['id']}" for node in nodes if "id" in node.attributes}
         assert {node.attributes["href"] for node in nodes if "href" in node.attributes} <= found
-        assert "#0072b2" not in svg, "colours follow the page"
+        assert "#0072b2" not in svg, "colors follow the page"
         assert "var(--c0)" in svg
 
 
 def test_hostile_names_of_lines_stay_text() -> None:
     name = "\x00\x1b[31m<b>|&\ufffe\udcff \u6f22 $x$"
-    chart = line_chart(name, [Line(name, [0, 1], [1, 2], colour=None)], name="c", x_label=name)
+    chart = line_chart(name, [Line(name, [0, 1], [1, 2], color=None)], name="c", x_label=name)
     nodes = Page(chart.svg).everything()
     assert not [node for node in nodes if node.tag == "b"]
     (title,) = [node.all("title")[0].text for node in nodes if node.attributes.get("class") == "line faint"]

@@ -23,7 +23,7 @@ OWN_TASKS = {  # module: (words of its data, monitored metric)
     "own_examples.LitAutoEncoder": ("data._target_=own_examples.RandomDigits", "val_loss"),
     "own_examples.LitGAN": ("data._target_=own_examples.RandomDigits", "g_loss"),
     "own_examples.Forecaster": ("data._target_=own_examples.SeriesData", "val_loss"),
-    "own_tables.Tagger": ("data._target_=own_tables.LabelledTable", "val_auroc"),
+    "own_tables.Tagger": ("data._target_=own_tables.LabeledTable", "val_auroc"),
     "own_tables.PriceRegressor": (
         "data=tabular data.table=prices.csv data.label_columns=price data.target_type=real data.batch_size=8",
         "val_r2",

@@ -433,7 +433,7 @@ def of_images(folder: Path, epochs: int = 2) -> list[str]:
 
 
 def make_images(folder: Path, *, count: int, side: int = 8) -> list[Path]:
-    """Write two classes of colour PNGs, 3 kB each for a side of 32 pixels."""
+    """Write two classes of color PNGs, 3 kB each for a side of 32 pixels."""
     import numpy as np
     from PIL import Image
 

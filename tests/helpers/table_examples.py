@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, TensorDataset, random_split
 from torchmetrics import MeanAbsoluteError, R2Score
 from torchmetrics.classification import MultilabelAUROC, MultilabelF1Score
 
-CONFIG_TARGETS = ("LabelledTable", "Tagger", "PriceRegressor")
+CONFIG_TARGETS = ("LabeledTable", "Tagger", "PriceRegressor")
 
 
 def write_tables(folder, rows=64):
@@ -28,7 +28,7 @@ def write_tables(folder, rows=64):
             writer.writerow([*(f"{value:.4f}" for value in row), f"{1000 * row[1] - 200 * row[2]:.2f}"])
 
 
-class LabelledTable(L.LightningDataModule):
+class LabeledTable(L.LightningDataModule):
     """Features and labels of a CSV file, of which the last columns are labels."""
 
     def __init__(self, file: str = "labels.csv", num_labels: int = 3, batch_size: int = 8):

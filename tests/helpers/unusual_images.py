@@ -40,7 +40,7 @@ def writer_of(data: bytes) -> Callable[[Path], object]:
 
 def unusual_images() -> dict[str, bytes]:
     """Return name and content of readable images, each unusual in its own way."""
-    colour, gray = noise_image("RGB"), noise_image("L")
+    color, gray = noise_image("RGB"), noise_image("L")
     deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 257)
     palette = noise_image("P")
     palette.info["transparency"] = bytes(range(256))
@@ -58,27 +58,27 @@ def unusual_images() -> dict[str, bytes]:
         "32 bits.tif": encode(noise_image("I"), "tiff"),
         "floats.tif": encode(Image.fromarray(np.asarray(gray).astype(np.float32) / 255), "tiff"),
         "cmyk.jpg": encode(noise_image("CMYK"), "jpeg"),
-        "ycbcr.jpg": encode(colour, "jpeg", progressive=True),
-        "rotated.jpg": encode(colour, "jpeg", exif=rotated.tobytes()),
+        "ycbcr.jpg": encode(color, "jpeg", progressive=True),
+        "rotated.jpg": encode(color, "jpeg", exif=rotated.tobytes()),
         "animated.gif": encode(
-            colour, "gif", save_all=True, append_images=[noise_image("L"), noise_image("1")]
+            color, "gif", save_all=True, append_images=[noise_image("L"), noise_image("1")]
         ),
-        "animated.webp": encode(colour, "webp", save_all=True, append_images=[noise_image("RGB")]),
-        "pages.tif": encode(colour, "tiff", save_all=True, append_images=[noise_image("L")]),
-        "UPPER.BMP": encode(colour, "bmp"),
-        "plain.ppm": encode(colour, "ppm"),
+        "animated.webp": encode(color, "webp", save_all=True, append_images=[noise_image("RGB")]),
+        "pages.tif": encode(color, "tiff", save_all=True, append_images=[noise_image("L")]),
+        "UPPER.BMP": encode(color, "bmp"),
+        "plain.ppm": encode(color, "ppm"),
         "icon.ico": encode(noise_image("RGBA", 16, 16), "ico"),
-        "no suffix": encode(colour, "png"),
-        "in truth a jpeg.png": encode(colour, "jpeg"),
+        "no suffix": encode(color, "png"),
+        "in truth a jpeg.png": encode(color, "jpeg"),
         "pixel.png": encode(noise_image("RGB", 1, 1), "png"),
         "line.png": encode(noise_image("RGB", 700, 1), "png"),
         "large.jpg": encode(noise_image("RGB", 1500, 1100), "jpeg"),
-        "comma, \"quote\" and 'quote'.png": encode(colour, "png"),
-        "line\nend\tand \x1b[31mcolour.png": encode(colour, "png"),
-        "図版 ｆｕｌｌ — é.png": encode(colour, "png"),
-        os.fsdecode(b"latin-\xe9.png"): encode(colour, "png"),
-        "=1+1.png": encode(colour, "png"),
-        "deep/er/and [brackets]/*.png": encode(colour, "png"),
+        "comma, \"quote\" and 'quote'.png": encode(color, "png"),
+        "line\nend\tand \x1b[31mcolor.png": encode(color, "png"),
+        "図版 ｆｕｌｌ — é.png": encode(color, "png"),
+        os.fsdecode(b"latin-\xe9.png"): encode(color, "png"),
+        "=1+1.png": encode(color, "png"),
+        "deep/er/and [brackets]/*.png": encode(color, "png"),
     }
 
 

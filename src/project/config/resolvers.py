@@ -46,7 +46,7 @@ def _surveyed_shape(found: Survey, resize: Size, grayscale: bool | None) -> List
             f"data.resize=null: images of {len(found.sizes)} sizes ({few}); set data.resize, e.g. "
             f"data.resize={max(found.sizes)[0]}"
         )
-    gray = not found.colour if grayscale is None else grayscale
+    gray = not found.color if grayscale is None else grayscale
     return image_shape([1 if gray else 3, *next(iter(found.sizes))], resize, gray)
 
 

@@ -412,7 +412,7 @@ class ImageDataModule(SupervisedDataModule):
             the training images).
         std: standard deviation of each channel, likewise.
         resize: side or (H, W) to which images are scaled before training (default null: no scaling).
-        grayscale: convert colour images to gray before training (default false).
+        grayscale: convert color images to gray before training (default false).
         channels_last: store images and batches in channels-last memory format (default false).
         image_cache: folder of decoded images that later runs reuse, see `ImageCache` (default null: none).
         augment: augmentation of training batches (default null: none).

@@ -1,4 +1,4 @@
-"""CIFAR-10: 50,000 training and 10,000 test images of ten classes, 32×32, colour."""
+"""CIFAR-10: 50,000 training and 10,000 test images of ten classes, 32×32, color."""
 
 import pickle
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""CIFAR-100: 50,000 training and 10,000 test images of a hundred classes, 32×32, colour."""
+"""CIFAR-100: 50,000 training and 10,000 test images of a hundred classes, 32×32, color."""
 
 from pathlib import Path
 from typing import ClassVar

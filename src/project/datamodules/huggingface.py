@@ -25,7 +25,7 @@ from project.runtime.text import printable
 
 
 class HuggingFace(ImageDataModule):
-    """Labelled images of a folder that the library `datasets` wrote, or of Parquet files.
+    """Labeled images of a folder that the library `datasets` wrote, or of Parquet files.
 
     Splits are those of the folder; a missing test split is a stratified sample of the training images. With
     `resize`, images are scaled to `input_shape`. Decoded images are held in memory, and memory-mapped by

@@ -45,8 +45,8 @@ MIN_CACHED_BYTES = 2**20  # of image files; fewer decode in 0.1 s, as fast as a 
 class ImageFiles(ImageDataModule):
     """Base class of data modules of a user's own image files.
 
-    A subclass implements `labelled_files`. Missing splits are samples of the training images, stratified by
-    class. With `resize`, images are scaled to `input_shape`, which may change their aspect ratio. Colour is
+    A subclass implements `labeled_files`. Missing splits are samples of the training images, stratified by
+    class. With `resize`, images are scaled to `input_shape`, which may change their aspect ratio. Color is
     converted to the channels of `input_shape`. A split that fits the memory budget is decoded once, and
     memory-mapped by later runs. The images of a larger split are decoded by worker processes in every epoch.
 
@@ -93,12 +93,12 @@ class ImageFiles(ImageDataModule):
         """Folder or table of the images, absolute; identifies them in the image cache."""
 
     @abstractmethod
-    def labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
+    def labeled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Return the files of a split and their targets (N, …); None if `val` is taken from `train`."""
 
     def load_split(self, split: Split) -> Images | None:
         """Return the images of a split: in memory if they fit `memory_budget_mb`, otherwise streamed."""
-        if (found := self.labelled_files(split)) is None:
+        if (found := self.labeled_files(split)) is None:
             return None
         files, labels = found
         self._files[split] = files
@@ -224,7 +224,7 @@ class ImageFolder(ImageFiles):
         return super().has_validation or "val" in self.layout.splits
 
     def prepare_data(self) -> None:
-        """Check the number of classes before images are decoded; log a mix of gray and colour images.
+        """Check the number of classes before images are decoded; log a mix of gray and color images.
 
         Raises:
             InputError: `num_classes` differs from the number of classes.
@@ -242,14 +242,14 @@ class ImageFolder(ImageFiles):
             )
         if self.grayscale is None:
             found = survey(self.path)
-            if found.gray and found.colour:
-                mode = "gray" if self.input_shape[0] == 1 else "colour"
+            if found.gray and found.color:
+                mode = "gray" if self.input_shape[0] == 1 else "color"
                 self._log_once(
-                    f"{found.gray:,} of {found.gray + found.colour:,} images examined in {self.path} are "
-                    f"gray, the others in colour; all are read as {mode} (data.grayscale)"
+                    f"{found.gray:,} of {found.gray + found.color:,} images examined in {self.path} are "
+                    f"gray, the others in color; all are read as {mode} (data.grayscale)"
                 )
 
-    def labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
+    def labeled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Return the files of a split and their labels (N,); None if `val` is taken from `train`."""
         splits = self.layout.splits
         if split == "val" and "val" not in splits:

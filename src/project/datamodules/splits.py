@@ -1,4 +1,4 @@
-"""Stratified splits of labelled images: sizes, held-out parts and cross-validation folds.
+"""Stratified splits of labeled images: sizes, held-out parts and cross-validation folds.
 
 Functions import torch when they are called: checks before a run need `split_size` alone.
 """

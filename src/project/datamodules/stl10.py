@@ -1,4 +1,4 @@
-"""STL-10: 5,000 training and 8,000 test images of ten classes, 96×96, colour."""
+"""STL-10: 5,000 training and 8,000 test images of ten classes, 96×96, color."""
 
 from pathlib import Path
 from typing import ClassVar
@@ -22,9 +22,9 @@ IMAGE_BYTES = 3 * 96 * 96
 
 
 class STL10(PublishedDataModule):
-    """Labelled images of STL-10 (Coates et al. 2011) with the official test split, downloaded.
+    """Labeled images of STL-10 (Coates et al. 2011) with the official test split, downloaded.
 
-    The archive has 2.6 GB; its unlabelled images are not unpacked.
+    The archive has 2.6 GB; its unlabeled images are not unpacked.
 
     Args:
         path: folder of the data sets; its subfolder `stl10_binary` holds the files, as in torchvision.

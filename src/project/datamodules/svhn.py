@@ -1,4 +1,4 @@
-"""SVHN: 73,257 training and 26,032 test images of house numbers, 32×32, colour."""
+"""SVHN: 73,257 training and 26,032 test images of house numbers, 32×32, color."""
 
 from pathlib import Path
 from typing import ClassVar

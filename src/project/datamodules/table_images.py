@@ -83,7 +83,7 @@ class TableImages(ImageFiles):
         """Rows of the splits that the table has."""
         return dict(tables.split_rows(tables.read_table(str(self.table)), self.split_column) or {})
 
-    def labelled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
+    def labeled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Return the files of a split and their targets; None if `val` is taken from `train`.
 
         Raises:

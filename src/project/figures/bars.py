@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
-from project.figures.charts import COLOURS
+from project.figures.charts import COLORS
 from project.runtime.text import shorten
 
 MAX_NAME = 24
@@ -28,7 +28,7 @@ def draw_stacked_bars(
     ends = np.zeros(len(names))
     for number, lengths in enumerate(groups):
         values = np.asarray(lengths, float)
-        axes.barh(places, values, left=ends, height=0.72, color=COLOURS[number % len(COLOURS)])
+        axes.barh(places, values, left=ends, height=0.72, color=COLORS[number % len(COLORS)])
         ends += values
     axes.set_yticks(places, [shorten(name, MAX_NAME) for name in names])
     axes.invert_yaxis()
@@ -42,10 +42,10 @@ def draw_stacked_bars(
     axes.set_xlabel(x_label)
 
 
-def draw_histogram(axes: Axes, values: Sequence[float], *, x_label: str, colour: int = 0) -> None:
+def draw_histogram(axes: Axes, values: Sequence[float], *, x_label: str, color: int = 0) -> None:
     """Draw the number of values in each of at most 40 equal intervals."""
     counts, edges = np.histogram(np.asarray(values, float), bins=min(40, max(5, round(len(values) ** 0.5))))
-    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLOURS[colour % len(COLOURS)])
+    axes.bar(edges[:-1], counts, np.diff(edges), align="edge", color=COLORS[color % len(COLORS)])
     axes.yaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.xaxis.set_major_locator(MaxNLocator(6))
     axes.grid(axis="y", linewidth=0.8)

@@ -1,6 +1,6 @@
 """Line charts and the common figure style: matplotlib figures as image files, or as SVG in HTML pages.
 
-In an SVG, colours are CSS variables (`--c0`, `--ink` …), so that a figure adapts to light and dark mode.
+In an SVG, colors are CSS variables (`--c0`, `--ink` …), so that a figure adapts to light and dark mode.
 Figures are `matplotlib.figure.Figure` objects, without the global state of pyplot.
 """
 
@@ -26,10 +26,10 @@ from numpy.typing import NDArray
 
 from project.runtime.text import strip_control
 
-COLOURS = ("#0072b2", "#d55e00", "#008f6b", "#b0528a", "#b88600", "#3a9bdc", "#6b5bb5", "#5f6b7a")
-"""Line colours: Okabe and Ito's colour-blind-safe palette, darkened for a white background."""
+COLORS = ("#0072b2", "#d55e00", "#008f6b", "#b0528a", "#b88600", "#3a9bdc", "#6b5bb5", "#5f6b7a")
+"""Line colors: Okabe and Ito's color-blind-safe palette, darkened for a white background."""
 FAINT, INK, DIM, GRID, PAPER = "#9aa5b4", "#1b2330", "#5b6676", "#e8ebf0", "#ffffff"
-CSS_NAMES = {colour: f"c{number}" for number, colour in enumerate(COLOURS)}
+CSS_NAMES = {color: f"c{number}" for number, color in enumerate(COLORS)}
 CSS_NAMES |= {FAINT: "faint", INK: "ink", DIM: "dim", GRID: "grid", PAPER: "card"}
 STYLE: dict[str, Any] = {
     "font.size": 9,
@@ -66,13 +66,13 @@ class Line:
     name: str  # legend text
     x: Sequence[float]  # positions, ascending
     y: Sequence[float]  # values; NaN and infinite values leave gaps
-    colour: int | None = 0  # index in COLOURS, modulo their number; None: faint and not in the legend
+    color: int | None = 0  # index in COLORS, modulo their number; None: faint and not in the legend
     std: Sequence[float] = ()  # half height of the band at each position
 
     @property
     def css_class(self) -> str:
-        """CSS class of the line's colour."""
-        return "faint" if self.colour is None else f"c{self.colour % len(COLOURS)}"
+        """CSS class of the line's color."""
+        return "faint" if self.color is None else f"c{self.color % len(COLORS)}"
 
 
 @contextmanager
@@ -199,16 +199,16 @@ def clip_line(line: Line, low: float, high: float) -> Line:
 
 def _draw_line(axes: Axes, line: Line) -> None:
     x, y = np.array(line.x, float), _finite(line.y)
-    is_faint = line.colour is None
-    colour = FAINT if line.colour is None else COLOURS[line.colour % len(COLOURS)]
+    is_faint = line.color is None
+    color = FAINT if line.color is None else COLORS[line.color % len(COLORS)]
     if any(line.std):
         std = _finite(line.std)
-        band = axes.fill_between(x, y - std, y + std, color=colour, alpha=0.14, linewidth=0, clip_on=False)
+        band = axes.fill_between(x, y - std, y + std, color=color, alpha=0.14, linewidth=0, clip_on=False)
         set_css(band, f"band {line.css_class}")
     (drawn,) = axes.plot(
         x,
         y,
-        color=colour,
+        color=color,
         linewidth=1.0 if is_faint else 1.8,
         alpha=0.55 if is_faint else 1.0,
         marker="o" if not is_faint and len(x) <= MAX_MARKERS else "",
@@ -227,7 +227,7 @@ def _finite(values: Sequence[float]) -> NDArray[np.float64]:
 
 
 def downsample(values: Sequence[float], most: int) -> list[float]:
-    """Average neighbouring values so that at most `most` remain; a mean that includes NaN is NaN."""
+    """Average neighboring values so that at most `most` remain; a mean that includes NaN is NaN."""
     if len(values) <= most:
         return list(values)
     return [float(part.mean()) for part in np.array_split(np.array(values, float), most)]
@@ -293,8 +293,8 @@ def _adapt(element: ElementTree.Element, name: str, references: set[str]) -> Non
         if style.startswith("font: bold"):
             style += "; font-weight: 600"
         style = FONT.sub("", style)
-        for colour, variable in CSS_NAMES.items():
-            style = style.replace(colour, f"var(--{variable})")
+        for color, variable in CSS_NAMES.items():
+            style = style.replace(color, f"var(--{variable})")
         element.set("style", style.strip())
 
 

@@ -108,9 +108,9 @@ def _cells(fractions: NDArray[Any], cell: int) -> NDArray[np.uint8]:
     return framed
 
 
-def blend(fractions: Any, colour: str) -> NDArray[np.uint8]:
-    """Blend fractions (…) from white (0) to a colour (1); return RGB values (…, 3)."""
-    full = np.array([int(colour[place : place + 2], 16) for place in (1, 3, 5)], float)
+def blend(fractions: Any, color: str) -> NDArray[np.uint8]:
+    """Blend fractions (…) from white (0) to a color (1); return RGB values (…, 3)."""
+    full = np.array([int(color[place : place + 2], 16) for place in (1, 3, 5)], float)
     return np.rint(255 + np.asarray(fractions, float)[..., None] * (full - 255)).astype(np.uint8)
 
 

@@ -13,7 +13,7 @@ from matplotlib.patches import PathPatch
 from matplotlib.path import Path
 from matplotlib.ticker import Locator, LogLocator, MaxNLocator
 
-from project.figures.charts import COLOURS, DIM, FAINT, INK, MIN_RATIO_FOR_LOG, PAPER, set_css
+from project.figures.charts import COLORS, DIM, FAINT, INK, MIN_RATIO_FOR_LOG, PAPER, set_css
 from project.runs.hparam_diff import ABSENT
 from project.runs.results import natural_sort_key
 from project.runtime.text import shorten
@@ -157,7 +157,7 @@ def _thin(ticks: Sequence[tuple[float, str]]) -> list[tuple[float, str]]:
 
 
 def draw_parallel(axes: Axes, scales: Sequence[ParallelAxis], titles: Sequence[str]) -> None:
-    """Draw one line per point through all axes, the first points in colour and on top.
+    """Draw one line per point through all axes, the first points in color and on top.
 
     Args:
         axes: empty axes to draw in.
@@ -168,11 +168,11 @@ def draw_parallel(axes: Axes, scales: Sequence[ParallelAxis], titles: Sequence[s
     for number in reversed(range(count)):
         spread = min(SPREAD, 0.012 * count) * ((number + 0.5) / count - 0.5)
         heights = [one.places[number] - (spread if one.is_crowded else 0) for one in scales]
-        is_faint = number >= len(COLOURS)
+        is_faint = number >= len(COLORS)
         line = PathPatch(
             _smooth(heights),
             facecolor="none",
-            edgecolor=FAINT if is_faint else COLOURS[number],
+            edgecolor=FAINT if is_faint else COLORS[number],
             linewidth=1.0 if is_faint else 3.0 if number == 0 else 1.8,
             alpha=0.55 if is_faint else 1.0,
             clip_on=False,

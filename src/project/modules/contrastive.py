@@ -89,8 +89,8 @@ class ContrastiveModule(SupervisedModule):
     Batches are normalized images (B, C, H, W) and labels, which training ignores. Views are drawn from
     torch's global generator in training; in evaluation, all batches get the same draws.
 
-    Each validation and the test measure `knn_acc`: accuracy of k nearest neighbours by cosine similarity of
-    the backbone's features, with training images as neighbours. `val/best_linear_acc` and `test/linear_acc`,
+    Each validation and the test measure `knn_acc`: accuracy of k nearest neighbors by cosine similarity of
+    the backbone's features, with training images as neighbors. `val/best_linear_acc` and `test/linear_acc`,
     measured after training, are the accuracy of logistic regression on these features.
     `trainer.check_val_every_n_epoch` sets the epochs between probes.
 
@@ -104,7 +104,7 @@ class ContrastiveModule(SupervisedModule):
         flip_prob: see `RandomViews` [0.5].
         color_jitter: see `RandomViews` [0.5].
         grayscale_prob: see `RandomViews` [0.2].
-        num_neighbors: neighbours that vote, k [20].
+        num_neighbors: neighbors that vote, k [20].
         probe_images: maximum number of training images with which the probes are fitted [10000].
         options: arguments of `SupervisedModule` for weight decay, compilation and memory format.
 
@@ -147,7 +147,7 @@ class ContrastiveModule(SupervisedModule):
         datamodule: Any = self.trainer.datamodule  # type: ignore[attr-defined]
         if not isinstance(datamodule, ImageDataModule):
             raise InputError(
-                "data: the probes need labelled training images (expected an ImageDataModule, got "
+                "data: the probes need labeled training images (expected an ImageDataModule, got "
                 f"{type(datamodule).__name__}); choose a data set of this package, or derive yours from it"
             )
         return datamodule

@@ -1,4 +1,4 @@
-"""Classifiers that measure the quality of frozen features: k nearest neighbours and a linear one."""
+"""Classifiers that measure the quality of frozen features: k nearest neighbors and a linear one."""
 
 import torch
 from torch import Tensor
@@ -6,22 +6,22 @@ from torch.nn import functional as F
 
 
 def knn_predictions(bank: Tensor, labels: Tensor, queries: Tensor, num_classes: int, k: int = 20) -> Tensor:
-    """Return the class (M,) with the most votes among the k nearest neighbours by cosine similarity.
+    """Return the class (M,) with the most votes among the k nearest neighbors by cosine similarity.
 
-    Each neighbour has one vote; a tie goes to the class of the smallest index.
+    Each neighbor has one vote; a tie goes to the class of the smallest index.
 
     Args:
         bank: features (N, D).
         labels: classes (N,) of the bank, long.
         queries: features (M, D).
         num_classes: number of classes.
-        k: number of neighbours, at most N are used.
+        k: number of neighbors, at most N are used.
     """
     directions = F.normalize(bank, dim=1)
     predictions = []
     for part in F.normalize(queries, dim=1).split(1024):  # bounds the memory for the similarities
-        neighbours = (part @ directions.T).topk(min(k, len(bank)), dim=1).indices  # m, k
-        votes = F.one_hot(labels[neighbours], num_classes).sum(1)  # m, num_classes
+        neighbors = (part @ directions.T).topk(min(k, len(bank)), dim=1).indices  # m, k
+        votes = F.one_hot(labels[neighbors], num_classes).sum(1)  # m, num_classes
         predictions.append(votes.argmax(1))
     return torch.cat(predictions)
 

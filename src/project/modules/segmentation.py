@@ -20,10 +20,10 @@ from project.runtime.bounds import Range
 
 
 class PixelCrossEntropy(nn.Module):
-    """Cross-entropy over labelled pixels: its mean over the pixels of each image, then over images.
+    """Cross-entropy over labeled pixels: its mean over the pixels of each image, then over images.
 
     Args:
-        ignore_index: class of pixels without a label. An image without labelled pixels has loss 0.
+        ignore_index: class of pixels without a label. An image without labeled pixels has loss 0.
     """
 
     def __init__(self, ignore_index: int = 255) -> None:
@@ -33,8 +33,8 @@ class PixelCrossEntropy(nn.Module):
     def forward(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the scalar loss of logits (B, K, H, W) for class indices (B, H, W)."""
         losses = F.cross_entropy(logits, targets, ignore_index=self.ignore_index, reduction="none")
-        labelled = (targets != self.ignore_index).sum(dim=(1, 2))
-        return (losses.sum(dim=(1, 2)) / labelled.clamp(min=1)).mean()
+        labeled = (targets != self.ignore_index).sum(dim=(1, 2))
+        return (losses.sum(dim=(1, 2)) / labeled.clamp(min=1)).mean()
 
 
 class Segmenter(SupervisedModule):

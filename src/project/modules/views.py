@@ -1,4 +1,4 @@
-"""Random views of images for contrastive learning: crop, flip, colour and grayscale, per image of a batch."""
+"""Random views of images for contrastive learning: crop, flip, color and grayscale, per image of a batch."""
 
 from typing import Annotated, Any
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from project.figures.charts import COLOURS, Line, draw_lines, figure_style
+from project.figures.charts import COLORS, Line, draw_lines, figure_style
 from project.figures.parallel_coordinates import (
     HEADING_CHARACTERS,
     ParallelAxis,
@@ -90,7 +90,7 @@ def _mean(courses: list[dict[float, float]]) -> Curve:
 
 
 def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
-    """Return metric, axis label, and one line per point with a curve; the best points are coloured."""
+    """Return metric, axis label, and one line per point with a curve; the best points are colored."""
     metric, axis, curves = read_curves(comparison)
     names = point_labels(comparison)
     lines = [
@@ -98,8 +98,8 @@ def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
             names[rank],
             curve.x,
             curve.mean,
-            colour=rank if rank < len(COLOURS) else None,
-            std=curve.std if rank < len(COLOURS) and any(curve.std) else (),
+            color=rank if rank < len(COLORS) else None,
+            std=curve.std if rank < len(COLORS) and any(curve.std) else (),
         )
         for rank, curve in enumerate(curves)
         if curve.x
@@ -202,17 +202,17 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
     draw_lines(axes, lines, x_label=axis, may_be_log=not comparison.larger_is_better)
     axes.set_ylabel(metric)
     drawn = axes.get_lines()[::-1]  # the best line is drawn last
-    handles = [handle for handle, line in zip(drawn, lines, strict=True) if line.colour is not None]
+    handles = [handle for handle, line in zip(drawn, lines, strict=True) if line.color is not None]
     labels = [
         "\n".join(textwrap.wrap(line.name, LEGEND_WIDTH, max_lines=3, placeholder=" …"))
         for line in lines
-        if line.colour is not None
+        if line.color is not None
     ]
-    count, most = len(comparison.points), len(COLOURS)
+    count, most = len(comparison.points), len(COLORS)
     axes.legend(
         handles,
         labels,
-        title=f"the best {most} of {count}; others grey" if count > most else None,
+        title=f"the best {most} of {count}; others gray" if count > most else None,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.02),
         fontsize=8,

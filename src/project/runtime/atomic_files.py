@@ -196,7 +196,7 @@ def reason_of(error: OSError) -> str:
 
 
 class LogFile(logging.Handler):
-    """Log handler that appends lines without colours to a file, to which other processes may append.
+    """Log handler that appends lines without colors to a file, to which other processes may append.
 
     The standard library's `FileHandler` prints a traceback for each line that it cannot write, and loses it.
     """

@@ -1,7 +1,7 @@
 """Terminal output of all commands: tables, error blocks and blocks of facts.
 
-All functions return text. Text for a terminal has colours, by rich. Text for a file, a pipe or a log has no
-escape codes, nor has any text if `NO_COLOR` is set. Rich is imported for coloured text only.
+All functions return text. Text for a terminal has colors, by rich. Text for a file, a pipe or a log has no
+escape codes, nor has any text if `NO_COLOR` is set. Rich is imported for colored text only.
 
     print(table(["model", Column("val/acc")], [["cnn", "0.9871"]]))
 """
@@ -59,7 +59,7 @@ class Column:
 
 
 def has_color(stream: TextIO | None = None) -> bool:
-    """Return true if a stream is a terminal with colours [standard output]."""
+    """Return true if a stream is a terminal with colors [standard output]."""
     stream = sys.stdout if stream is None else stream
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream is not None and stream.isatty()
@@ -108,7 +108,7 @@ def table(
         columns: headings, or columns with options.
         rows: one cell per column each; None is an empty cell.
         width: width to fit [that of the terminal].
-        color: colour headings and states [if standard output is a terminal with colours].
+        color: color headings and states [if standard output is a terminal with colors].
         indent: spaces before each line [0].
         row_styles: rich styles of rows by their index, such as `BEST_STYLE` [none].
 
@@ -138,7 +138,7 @@ def table(
 
 
 def error_block(message: str, *, color: bool | None = None) -> str:
-    """Return the lines of an error, each after `error: `; coloured [if standard error is such a terminal]."""
+    """Return the lines of an error, each after `error: `; colored [if standard error is such a terminal]."""
     lines: list[Line] = []
     for line in message.splitlines() or [""]:
         key, separator, rest = line.partition(": ")
@@ -147,7 +147,7 @@ def error_block(message: str, *, color: bool | None = None) -> str:
 
 
 def fact_block(facts: Mapping[str, str], *, color: bool | None = None, indent: int = 2) -> str:
-    """Return a line per fact, its name first; coloured [if standard output is such a terminal]."""
+    """Return a line per fact, its name first; colored [if standard output is such a terminal]."""
     most = max(map(columns_of, facts), default=0)
     lines = [[(" " * indent + _pad(name, most), "cyan"), (GAP + text, "")] for name, text in facts.items()]
     return _render(lines, has_color() if color is None else color)

@@ -16,7 +16,7 @@ AUGMENTATION_STREAM, NETWORK_STREAM, EPOCH_STREAM = 0, 1, 2
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
     """Return a generator whose stream depends only on a key, such as (seed, epoch).
 
-    NumPy's SeedSequence mixes the key, so that neighbouring keys give independent streams.
+    NumPy's SeedSequence mixes the key, so that neighboring keys give independent streams.
     """
     state = np.random.SeedSequence(key).generate_state(1, np.uint64)
     return torch.Generator(device=device).manual_seed(int(state[0]) & (2**63 - 1))

@@ -94,7 +94,7 @@ class ResumableEpochLoop(EpochLoopBase):
 class FitLoop(FitLoopBase):
     """Loop over epochs that resumes within or between epochs.
 
-    At the end of an epoch, plateau schedules step before callbacks write checkpoints, not afterwards.
+    At the end of an epoch, plateau schedules step before callbacks write checkpoints, not afterward.
     """
 
     def __init__(self, trainer: Any, min_epochs: int | None = 0, max_epochs: int | None = None) -> None:

@@ -1,4 +1,4 @@
-"""What libraries say of errors reaches the user without colours and without advice to switch checks off."""
+"""What libraries say of errors reaches the user without colors and without advice to switch checks off."""
 
 import io
 import pickle

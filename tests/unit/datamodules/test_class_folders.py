@@ -203,7 +203,7 @@ def test_skipped_files_are_counted_and_the_first_named(
     caplog.set_level(logging.INFO)
     data = ImageFolder(str(tmp_path), **OPTIONS)
     for _ in range(2):
-        data.labelled_files("train")
+        data.labeled_files("train")
     (logged,) = [message for message in caplog.messages if "skipped in" in message]
     assert "README (not in a class folder), ant/gone.png (broken link)" in logged
     assert logged.endswith(f"and {len(reasons) - 3} more")
@@ -233,7 +233,7 @@ def test_class_names_are_printed_unchanged(tmp_path: Path) -> None:
     data = ImageFolder(str(tmp_path), **OPTIONS | {"num_classes": 4}, test_size=4)
     assert data.class_names == ['=cow, "x"\\t', "a\\nb", "café", "図"]
     data.setup("fit")
-    assert data.labelled_files("train")[1].bincount().tolist() == [2, 2, 2, 2]
+    assert data.labeled_files("train")[1].bincount().tolist() == [2, 2, 2, 2]
     given = ImageFolder(str(tmp_path), **OPTIONS | {"num_classes": 4}, classes=list(reversed(NAMES)))
     assert given.class_names == list(reversed(data.class_names))
     given.load_state_dict({"class_names": list(reversed(NAMES)), "mean": [0.5] * 3, "std": [0.5] * 3})

@@ -181,9 +181,9 @@ def test_wrong_folders_are_reported(image_folder: Path, tmp_path: Path) -> None:
         ImageFolder(str(tmp_path), input_shape=(3, 8, 8), num_classes=3).prepare_data()
 
 
-def palette(colours: list[int]) -> Image.Image:
+def palette(colors: list[int]) -> Image.Image:
     image = Image.new("P", (8, 6))
-    image.putpalette(colours)
+    image.putpalette(colors)
     return image
 
 
@@ -199,20 +199,20 @@ HEADERS: dict[str, tuple[bool, Callable[[], Image.Image], str]] = {
     "palette": (False, lambda: palette([0, 0, 0, 90, 90, 91]), "png"),
     "palette of TIFF": (False, lambda: palette([0, 0, 0, 90, 90, 91]), "tif"),
     "palette of BMP": (False, lambda: palette([0, 0, 0, 90, 90, 91]), "bmp"),
-    "colour": (False, lambda: Image.new("RGB", (8, 6)), "jpg"),
-    "colour with alpha": (False, lambda: Image.new("RGBA", (8, 6)), "png"),
+    "color": (False, lambda: Image.new("RGB", (8, 6)), "jpg"),
+    "color with alpha": (False, lambda: Image.new("RGBA", (8, 6)), "png"),
     "inks": (False, lambda: Image.new("CMYK", (8, 6)), "jpg"),
 }
 
 
 @pytest.mark.parametrize("name", HEADERS)
-def test_headers_distinguish_gray_from_colour(tmp_path: Path, name: str) -> None:
+def test_headers_distinguish_gray_from_color(tmp_path: Path, name: str) -> None:
     gray, make, suffix = HEADERS[name]
     for label in ("ant", "bee"):
         (tmp_path / label).mkdir()
         make().save(tmp_path / label / f"1.{suffix}")
     found = survey(tmp_path)
-    assert (found.gray, found.colour) == ((2, 0) if gray else (0, 2))
+    assert (found.gray, found.color) == ((2, 0) if gray else (0, 2))
     assert list(found.sizes) == [(6, 8)]
 
 
@@ -243,7 +243,7 @@ def test_one_gray_image_does_not_make_a_folder_gray(
     logged = [record.getMessage() for record in caplog.records]
     gray = 1 if first else 2  # the first one lies in both classes
     assert logged == [
-        f"{gray} of 3 images examined in {folder} are gray, the others in colour; all are read as colour "
+        f"{gray} of 3 images examined in {folder} are gray, the others in color; all are read as color "
         "(data.grayscale)"
     ]
     data.setup("test")
@@ -290,16 +290,16 @@ def test_of_many_files_a_sample_decides_and_damaged_ones_do_not(
 ) -> None:
     folder = folder_of(tmp_path / "photos", *[Image.new("L", (8, 6))] * 60)
     (folder / "ant" / "0000.png").write_bytes(b"no image")
-    assert (survey(folder).gray, survey(folder).colour) == (60, 0)
+    assert (survey(folder).gray, survey(folder).color) == (60, 0)
     monkeypatch.setattr(class_folders, "MAX_HEADERS", 50)
     class_folders._survey.cache_clear()
     first = survey(folder)
     class_folders._survey.cache_clear()
     assert survey(folder) == first
-    assert first.gray + first.colour in (49, 50)
+    assert first.gray + first.color in (49, 50)
     Image.new("RGB", (8, 6)).save(folder / "ant" / "9999.png")
     monkeypatch.setattr(class_folders, "MAX_HEADERS", 100)
-    assert survey(folder).colour == 1  # one that was added counts
+    assert survey(folder).color == 1  # one that was added counts
 
 
 def test_a_folder_without_one_image_that_can_be_read_is_refused(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from project.errors import DataError, InputError
 from project.inference.predict.predictions import decode_files
 
 GRAY = np.array([[0, 1, 64, 100], [127, 128, 200, 255]], dtype=np.uint8)
-COLOUR = np.stack([GRAY, GRAY[::-1], GRAY[:, ::-1]], axis=2)
+COLOR = np.stack([GRAY, GRAY[::-1], GRAY[:, ::-1]], axis=2)
 ALPHA = np.array([[255, 255, 0, 128], [64, 255, 200, 0]], dtype=np.uint8)
 
 
@@ -29,8 +29,8 @@ def decoded(file: Path, channels: int = 1, **options) -> np.ndarray:
     return pixels[0] if channels == 1 else pixels.transpose(1, 2, 0)
 
 
-def luma(colour: np.ndarray) -> np.ndarray:
-    return np.asarray(colour, dtype=np.float64) @ [0.299, 0.587, 0.114]
+def luma(color: np.ndarray) -> np.ndarray:
+    return np.asarray(color, dtype=np.float64) @ [0.299, 0.587, 0.114]
 
 
 def on_white(values: np.ndarray, alpha: np.ndarray) -> np.ndarray:
@@ -152,7 +152,7 @@ INDICES = np.array([[0, 1, 2, 3], [3, 2, 1, 0]], dtype=np.uint8)
 
 
 def image_of(mode: str) -> tuple[Image.Image, np.ndarray]:
-    """Return an image, and its colours (H, W, 3) on a white background."""
+    """Return an image, and its colors (H, W, 3) on a white background."""
     gray = np.stack([GRAY] * 3, axis=2).astype(float)
     alpha = ALPHA[..., None]
     if mode == "1":
@@ -165,24 +165,24 @@ def image_of(mode: str) -> tuple[Image.Image, np.ndarray]:
     if mode.startswith("P"):
         image = Image.fromarray(INDICES, "P")
         image.putpalette(PALETTE.tobytes())
-        colours = PALETTE[INDICES].astype(float)
+        colors = PALETTE[INDICES].astype(float)
         if mode == "P":
-            return image, colours
+            return image, colors
         if mode == "PA":
             image = image.convert("PA")
             image.putalpha(Image.fromarray(ALPHA))
-            return image, on_white(colours, alpha)
+            return image, on_white(colors, alpha)
         clear = np.array([0, 255, 128, 30], dtype=np.uint8)
         image.info["transparency"] = clear.tobytes()
-        return image, on_white(colours, clear[INDICES][..., None])
+        return image, on_white(colors, clear[INDICES][..., None])
     if mode in ("RGBA", "RGBa"):
-        image = Image.fromarray(np.concatenate([COLOUR, alpha], axis=2))
-        return image.convert(mode), on_white(COLOUR.astype(float), alpha)
+        image = Image.fromarray(np.concatenate([COLOR, alpha], axis=2))
+        return image.convert(mode), on_white(COLOR.astype(float), alpha)
     if mode == "CMYK":
-        inks = np.concatenate([COLOUR, GRAY[..., None]], axis=2)
-        colours = (255 - COLOUR.astype(float)) * (255 - GRAY[..., None].astype(float)) / 255
-        return Image.frombytes("CMYK", (4, 2), inks.tobytes()), colours
-    return Image.fromarray(COLOUR).convert(mode), COLOUR.astype(float)
+        inks = np.concatenate([COLOR, GRAY[..., None]], axis=2)
+        colors = (255 - COLOR.astype(float)) * (255 - GRAY[..., None].astype(float)) / 255
+        return Image.frombytes("CMYK", (4, 2), inks.tobytes()), colors
+    return Image.fromarray(COLOR).convert(mode), COLOR.astype(float)
 
 
 MODES = ["1", "L", "LA", "La", "P", "P transparent", "PA", "RGB", "RGBX", "RGBA", "RGBa"]
@@ -191,16 +191,16 @@ MODES += ["CMYK", "YCbCr", "HSV"]
 
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("mode", MODES)
-def test_pixels_are_the_colours_that_the_mode_stands_for(
+def test_pixels_are_the_colors_that_the_mode_stands_for(
     monkeypatch: pytest.MonkeyPatch, mode: str, channels: int
 ) -> None:
     """Uses images in memory: few file formats support some of the modes."""
-    image, colours = image_of(mode)
+    image, colors = image_of(mode)
     monkeypatch.setattr(Image, "open", lambda file: image)
     found = decoded(Path("1"), channels)
     # YCbCr and HSV have rounded, and premultiplied values of little alpha are few.
     tolerance = {"YCbCr": 3, "HSV": 5, "La": 3, "RGBa": 3}.get(mode, 1.01)
-    assert np.abs(found - (colours if channels == 3 else luma(colours))).max() <= tolerance
+    assert np.abs(found - (colors if channels == 3 else luma(colors))).max() <= tolerance
 
 
 def srgb_of_lab(lab: np.ndarray) -> np.ndarray:
@@ -232,7 +232,7 @@ def test_a_cmyk_jpeg_is_inverted_as_adobe_writes_it(tmp_path: Path) -> None:
     assert np.abs(decoded(tmp_path / "1.jpg", 3).reshape(-1, 3) - [255.0, 0, 0]).max() <= 2
 
 
-def test_colour_of_16_bits_is_read_by_its_upper_8(tmp_path: Path) -> None:
+def test_color_of_16_bits_is_read_by_its_upper_8(tmp_path: Path) -> None:
     values = np.array([[40000, 300, 65535], [1, 2, 3]], dtype=">u2")
     plain = write_png(tmp_path / "1.png", 16, 2, [values.tobytes()])
     assert np.array_equal(decoded(plain, 3)[0], values >> 8)

@@ -19,7 +19,7 @@ CLASSES = torch.arange(60) % 3
 ONE_HOT = nn.functional.one_hot(CLASSES)
 
 
-class LabelledImages(ImageDataModule):
+class LabeledImages(ImageDataModule):
     """Data set of a user, with given labels."""
 
     def __init__(self, labels: Any, images: Any = None) -> None:
@@ -44,7 +44,7 @@ class LabelledImages(ImageDataModule):
     ],
 )
 def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
-    data = LabelledImages(labels)
+    data = LabeledImages(labels)
     data.setup("fit")
     found = data.subset("train").images.labels
     assert found.dtype == torch.long
@@ -62,18 +62,18 @@ def test_integers_of_any_kind_are_class_indices(labels: Any) -> None:
 )
 def test_images_that_are_no_eight_bit_pixels_are_refused(images: Any) -> None:
     with pytest.raises(InputError, match=r"the train images of data=own are not .*expected"):
-        LabelledImages(CLASSES, images).setup("fit")
+        LabeledImages(CLASSES, images).setup("fit")
 
 
 def test_arrays_of_numpy_are_images_too() -> None:
     pixels = np.random.default_rng(0).integers(0, 256, (60, 1, 8, 8), dtype=np.uint8)
-    data = LabelledImages(CLASSES, pixels)
+    data = LabeledImages(CLASSES, pixels)
     data.setup("fit")
     assert torch.equal(data.subset("train").images.images, torch.from_numpy(pixels))
 
 
 def test_booleans_are_two_classes() -> None:
-    data = LabelledImages(CLASSES > 0)
+    data = LabeledImages(CLASSES > 0)
     data.setup("fit")
     assert torch.equal(data.subset("train").images.labels, (CLASSES > 0).long())
 
@@ -119,13 +119,13 @@ def test_booleans_are_two_classes() -> None:
 )
 def test_other_labels_are_refused(labels: Any, message: str) -> None:
     with pytest.raises(InputError, match=message) as refused:
-        LabelledImages(labels).setup("fit")
+        LabeledImages(labels).setup("fit")
     assert "\n" not in str(refused.value)
 
 
 @pytest.mark.parametrize("split", ["train", "test"])
 def test_splits_that_are_not_there_are_refused_before_training(tmp_path: Path, split: str) -> None:
-    class Without(LabelledImages):
+    class Without(LabeledImages):
         def load_split(self, wanted: str) -> Any:
             return None if wanted == split else super().load_split(wanted)
 

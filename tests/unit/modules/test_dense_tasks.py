@@ -147,7 +147,7 @@ def test_networks_of_another_task_are_refused(tmp_path: Path) -> None:
         make_trainer(tmp_path).fit(make_contrastive(), make_masks())
 
 
-def test_pixel_loss_is_cross_entropy_without_unlabelled_pixels() -> None:
+def test_pixel_loss_is_cross_entropy_without_unlabeled_pixels() -> None:
     logits, targets = torch.randn(3, 4, 5, 6), torch.randint(4, (3, 5, 6))
     loss = PixelCrossEntropy()
     torch.testing.assert_close(loss(logits, targets), F.cross_entropy(logits, targets))

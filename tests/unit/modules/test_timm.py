@@ -15,7 +15,7 @@ from project.modules.networks.timm_model import TimmModel
 from project.modules.optim.parameter_groups import parameter_blocks
 
 timm = pytest.importorskip("timm")
-GRAY, COLOUR = (1, 32, 32), (3, 32, 32)
+GRAY, COLOR = (1, 32, 32), (3, 32, 32)
 
 
 @pytest.mark.parametrize(
@@ -28,7 +28,7 @@ GRAY, COLOUR = (1, 32, 32), (3, 32, 32)
         ("mobilenetv3_small_100", ["classifier"], 15),
     ],
 )
-@pytest.mark.parametrize("shape", [GRAY, COLOUR])
+@pytest.mark.parametrize("shape", [GRAY, COLOR])
 def test_networks_take_the_channels_and_size_of_the_images(
     name: str, heads: list[str], blocks: int, shape: tuple[int, int, int]
 ) -> None:
@@ -43,10 +43,10 @@ def test_networks_take_the_channels_and_size_of_the_images(
 
 def test_the_network_is_timms_own() -> None:
     torch.manual_seed(0)
-    network = TimmModel(COLOUR, 5, "resnet10t").eval()
+    network = TimmModel(COLOR, 5, "resnet10t").eval()
     torch.manual_seed(0)
     expected = timm.create_model("resnet10t", num_classes=5).eval()
-    images = torch.rand(2, *COLOUR)
+    images = torch.rand(2, *COLOR)
     assert torch.equal(network(images), expected(images))
 
 
@@ -57,7 +57,7 @@ def test_networks_of_a_fixed_size_are_built_for_resize() -> None:
 
 
 @pytest.mark.parametrize("kind", ["torch", "safetensors", "run"])
-def test_weights_of_colour_images_load_for_gray_ones(kind: str, tmp_path: Path) -> None:
+def test_weights_of_color_images_load_for_gray_ones(kind: str, tmp_path: Path) -> None:
     source = timm.create_model("resnet10t", num_classes=7).state_dict()
     file = tmp_path / ("model.safetensors" if kind == "safetensors" else "weights.ckpt")
     if kind == "safetensors":
@@ -67,11 +67,11 @@ def test_weights_of_colour_images_load_for_gray_ones(kind: str, tmp_path: Path) 
     else:
         wrapped = {f"network.network.{key}": value for key, value in source.items()}
         torch.save({"state_dict": wrapped} if kind == "run" else source, file)
-    colour = TimmModel(COLOUR, 5, "resnet10t", weights=str(file)).network.state_dict()
+    color = TimmModel(COLOR, 5, "resnet10t", weights=str(file)).network.state_dict()
     gray = TimmModel(GRAY, 5, "resnet10t", weights=str(file)).network.state_dict()
     for key, value in source.items():
         if not key.startswith("fc."):
-            assert torch.equal(colour[key], value)
+            assert torch.equal(color[key], value)
     torch.testing.assert_close(gray["conv1.0.weight"], source["conv1.0.weight"].sum(dim=1, keepdim=True))
     assert torch.equal(gray["layer1.0.conv1.weight"], source["layer1.0.conv1.weight"])
 
@@ -79,7 +79,7 @@ def test_weights_of_colour_images_load_for_gray_ones(kind: str, tmp_path: Path) 
 def test_a_frozen_backbone_trains_the_head_alone(tmp_path: Path) -> None:
     file = tmp_path / "weights.pth"
     torch.save(timm.create_model("resnet10t").state_dict(), file)
-    network = TimmModel(COLOUR, 5, "resnet10t", weights=str(file), freeze=True).train()
+    network = TimmModel(COLOR, 5, "resnet10t", weights=str(file), freeze=True).train()
     trained = [name for name, parameter in network.named_parameters() if parameter.requires_grad]
     assert trained == ["network.fc.weight", "network.fc.bias"]
     assert not network.network.bn1.training
@@ -126,7 +126,7 @@ def test_weights_that_cannot_be_downloaded_are_one_line(monkeypatch: pytest.Monk
     with pytest.raises(
         InputError, match=r"cannot download .*no network.*timm/resnet18\.a1_in1k/resolve/main/"
     ):
-        TimmModel(COLOUR, 5, weights="DEFAULT")
+        TimmModel(COLOR, 5, weights="DEFAULT")
 
 
 def test_functions_of_timm_are_networks(composer: Compose) -> None:
@@ -136,6 +136,6 @@ def test_functions_of_timm_are_networks(composer: Compose) -> None:
     assert list(find_problems(config)) == []
     assert set(config.model) == {"_target_", "model_name", "num_classes"}
     network = build({"model": OmegaConf.to_container(config.model, resolve=True)}, "model")
-    assert network(torch.zeros(2, *COLOUR)).shape == (2, 10)
+    assert network(torch.zeros(2, *COLOR)).shape == (2, 10)
     (line,) = find_problems(composer("model._target_=timm.create_modle", "+model.model_name=resnet10t"))
     assert "did you mean timm.create_model" in line

@@ -45,7 +45,7 @@ def test_a_table_without_rows_has_its_headings() -> None:
     assert table(["a", "b"], [], width=40, color=False) == "a  b"
 
 
-def test_colours_change_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_colors_change_no_text(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("TERM", "xterm-256color")
     monkeypatch.delenv("NO_COLOR", raising=False)
     plain, colored = (table(COLUMNS, ROWS, width=50, color=color) for color in (False, True))
@@ -68,7 +68,7 @@ def test_facts_are_aligned(color: bool) -> None:
     assert ESCAPES.sub("", block).splitlines() == ["  model  CNN", "  run    [bold]10 epochs"]
 
 
-def test_only_terminals_without_no_color_have_colours(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_terminals_without_no_color_have_colors(monkeypatch: pytest.MonkeyPatch) -> None:
     terminal = io.StringIO()
     monkeypatch.setattr(terminal, "isatty", lambda: True)
     monkeypatch.setenv("TERM", "xterm")
@@ -79,7 +79,7 @@ def test_only_terminals_without_no_color_have_colours(monkeypatch: pytest.Monkey
     assert not has_color(terminal)
 
 
-def test_log_files_have_no_colours(tmp_path: Path) -> None:
+def test_log_files_have_no_colors(tmp_path: Path) -> None:
     handler = LogFile(str(tmp_path / "train.log"))
     text = fact_block({"model": "CNN"}, color=True)
     handler.emit(logging.LogRecord("project", logging.INFO, "", 0, text, None, None))

@@ -1,6 +1,6 @@
 """Image decoder: files of any mode and bit depth to 8-bit pixels, for training, tests and predictions.
 
-8-bit values stay unchanged. Pillow reduces 16-bit colour to the upper 8 bits. Other gray values are scaled
+8-bit values stay unchanged. Pillow reduces 16-bit color to the upper 8 bits. Other gray values are scaled
 by the white level, which is the same for all files, so that their brightness is comparable:
 
 - 65535 for unsigned 16-bit integers, and for PNG and PGM of any depth above 8 bits;
@@ -120,8 +120,8 @@ def _to_eight_bits(opened: Image.Image, white_level: float | None) -> Image.Imag
     if image.mode == "La":  # converts to no other mode
         image = image.convert("LA")
     if image.has_transparency_data:
-        colour = image.convert("RGBA")
-        return Image.alpha_composite(Image.new("RGBA", colour.size, "white"), colour)
+        color = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", color.size, "white"), color)
     return image.convert("RGB") if image.mode == "LAB" else image
 
 

@@ -301,7 +301,7 @@ class ImageLoader:
     """Loader of normalized, augmented batches of one split.
 
     Args:
-        images: labelled images that contain the split.
+        images: labeled images that contain the split.
         rows: (N',) row numbers of the split.
         order: batch order, as indices into `rows`.
         mean: mean of each channel on the scale [0, 1].

@@ -25,7 +25,7 @@ SPLIT_OF = {"train": "train", "training": "train", "test": "test"} | dict.fromke
 """Splits by their names in files and folders."""
 IMAGE_NAMES = ("image", "img")
 LABEL_NAMES = ("label", "labels", "fine_label", "class")
-MAX_HEADERS = 200  # images whose headers are read for shape and colour
+MAX_HEADERS = 200  # images whose headers are read for shape and color
 
 
 class Columns(NamedTuple):

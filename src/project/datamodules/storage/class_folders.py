@@ -283,10 +283,10 @@ def _outside_class_folders(folder: Path) -> Iterator[SkippedFile]:
 
 
 class Survey(NamedTuple):
-    """Colours and sizes of the training images in a folder."""
+    """Colors and sizes of the training images in a folder."""
 
     gray: int  # number of gray images
-    colour: int  # number of colour images
+    color: int  # number of color images
     sizes: dict[tuple[int, int], str]  # (H, W) of upright images, most frequent first, and a file of each
 
 

@@ -208,7 +208,7 @@ def summarize_skipped(skipped: Sequence[SkippedFile], folder: str) -> str:
 
 
 class Header(NamedTuple):
-    """Colour and size of an image, read from the header of its file."""
+    """Color and size of an image, read from the header of its file."""
 
     is_gray: bool
     size: tuple[int, int]  # (H, W) of the upright image
@@ -245,12 +245,12 @@ def _read_header(file: str) -> Header | Exception:
 def _is_gray(image: "PIL.Image.Image") -> bool:
     if image.mode in ("P", "PA") and image.palette is not None:
         layout = image.palette.rawmode or image.palette.mode
-        colours = bytes(image.palette.palette)
+        colors = bytes(image.palette.palette)
         if layout.endswith(";L"):  # planar: R…, G…, B…
-            third = len(colours) // 3
-            return colours[:third] == colours[third : 2 * third] == colours[2 * third : 3 * third]
+            third = len(colors) // 3
+            return colors[:third] == colors[third : 2 * third] == colors[2 * third : 3 * third]
         width = len(layout)
-        return colours[0::width] == colours[1::width] == colours[2::width]
+        return colors[0::width] == colors[1::width] == colors[2::width]
     tiles = getattr(image, "tile", None)
     if image.mode == "RGBA" and tiles and tiles[0][3] == "LA;16B":  # 16-bit gray with alpha
         return True

@@ -201,7 +201,7 @@ class ImageIdentity(NamedTuple):
 
 @explain_worker_failures()
 def require_same_images(networks: Sequence[TrainedRun], split: Split) -> None:
-    """Refuse networks whose splits have different images; afterwards, networks share equal data sets."""
+    """Refuse networks whose splits have different images; afterward, networks share equal data sets."""
     _share_data(networks)
     first = networks[0]
     others = [other for other in networks[1:] if other.datamodule is not first.datamodule]

@@ -176,9 +176,9 @@ def fraction_intervals(predictions: Predictions) -> dict[str, tuple[Tensor, Tens
         low, high = wilson(float(predictions.per_image[name].double().mean()), count)
         bounds[name] = torch.tensor(low), torch.tensor(high)
     matrix = predictions.confusion()
-    hits, labelled, predicted = (part.tolist() for part in (matrix.diag(), matrix.sum(1), matrix.sum(0)))
+    hits, labeled, predicted = (part.tolist() for part in (matrix.diag(), matrix.sum(1), matrix.sum(0)))
     unknown = math.nan, math.nan
-    rows = list(zip(hits, labelled, predicted, strict=True))
+    rows = list(zip(hits, labeled, predicted, strict=True))
     by_class = {
         "precision": [wilson(hit / said, said) if said else unknown for hit, _, said in rows],
         "recall": [wilson(hit / held, held) if held else unknown for hit, held, _ in rows],

@@ -93,7 +93,7 @@ class Batcher:
         return await group.result
 
     async def run(self) -> None:
-        """Answer groups until cancelled."""
+        """Answer groups until canceled."""
         loop = asyncio.get_running_loop()
         try:
             while True:

@@ -84,7 +84,7 @@ class SAM(SharpnessAware, torch.optim.SGD):  # type: ignore[misc]
     Args:
         params: parameters, or parameter groups.
         lr: learning rate [0.001].
-        rho: radius of the neighbourhood, ρ [0.05]; about 10 times as large for the adaptive form.
+        rho: radius of the neighborhood, ρ [0.05]; about 10 times as large for the adaptive form.
         adaptive: measure distances relative to the size of each weight (ASAM) [False].
         momentum: see `torch.optim.SGD` [0].
         nesterov: likewise [False].

@@ -152,7 +152,7 @@ def _value_content(data: SupervisedDataModule, splits: Sequence[Split]) -> dict[
             everything = torch.cat([data.targets(split)[:, column] for split in splits]).tolist()
             with figure_style(font__size=12):
                 axes = make_axes(WIDTH, HEIGHT, (54, 16, 12, 42))
-                draw_histogram(axes, everything, x_label=name, colour=column)
+                draw_histogram(axes, everything, x_label=name, color=column)
                 svg = Markup(to_svg(axes, f"target{column}", f"Distribution of {name}"))  # noqa: S704
             charts.append(Chart(f"Distribution of {name}", svg))
     head = ["target", "split", "count", "mean", "std", "min", "25 %", "median", "75 %", "max"]

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from markupsafe import Markup
 
 from project.figures.charts import (
-    COLOURS,
+    COLORS,
     Line,
     downsample,
     draw_lines,
@@ -72,7 +72,7 @@ def line_chart(
 
     Arguments as in `draw_lines`; `name` must be unique on the page.
     """
-    named = [line for line in lines if line.colour is not None]
+    named = [line for line in lines if line.color is not None]
     with figure_style(font__size=12):
         width, height = (WIDE, WIDE_HEIGHT) if is_wide else (WIDTH, HEIGHT)
         axes = make_axes(width, height, (54, 16, 22, 42))
@@ -142,8 +142,8 @@ def _run_chart(
         label = SPLITS.get(split, metric)
         if label in {line.name for line in lines}:
             label = metric
-        colour = 1 if split == "val" else len(lines) + 1 if lines else 0
-        lines.append(Line(label, x, downsample(one.values, MAX_POINTS), colour=colour))
+        color = 1 if split == "val" else len(lines) + 1 if lines else 0
+        lines.append(Line(label, x, downsample(one.values, MAX_POINTS), color=color))
     lost = sum(not math.isfinite(value) for one in group.values() for value in one.values)
     notes = [f"Each point is the mean of about {averaged:.0f} values."] if averaged > 1.5 else []
     notes += [f"Left out: {plural(lost, 'value')} that are NaN or infinite."] if lost else []
@@ -168,7 +168,7 @@ def _best_epoch(data: RunData, scale: float) -> tuple[float, str] | None:
 
 
 def curves_chart(comparison: Comparison) -> Chart | None:
-    """Draw the learning curves of all points, the best ones in colour; None without curves."""
+    """Draw the learning curves of all points, the best ones in color; None without curves."""
     metric, axis, lines = curve_lines(comparison)
     short = []
     for line in lines[:MAX_LINES]:
@@ -181,7 +181,7 @@ def curves_chart(comparison: Comparison) -> Chart | None:
     if metric == comparison.by:
         larger_is_better = comparison.larger_is_better
     y_range, outside = runs_that_matter(short, larger_is_better=larger_is_better)
-    notes = [f"The best {len(COLOURS)} are coloured, the others grey."] if len(lines) > len(COLOURS) else []
+    notes = [f"The best {len(COLORS)} are colored, the others gray."] if len(lines) > len(COLORS) else []
     if len(lines) > MAX_LINES:
         notes.append(f"Drawn: the best {MAX_LINES} of {len(lines)} points.")
     if outside:
@@ -216,7 +216,7 @@ def parallel_chart(comparison: Comparison, log_keys: Collection[str] = ()) -> Ch
     titles = [f"rank {number + 1}: {value}" for number, value in enumerate(values)]
     left_out = len(comparison.shown.leading) - len(scales) + 1
     count = len(comparison.points)
-    notes = [f"The best {len(COLOURS)} are coloured as in the curves."] if len(points) > len(COLOURS) else []
+    notes = [f"The best {len(COLORS)} are colored as in the curves."] if len(points) > len(COLORS) else []
     notes += [f"Without an axis: {plural(left_out, 'key')} that also differ."] if left_out > 0 else []
     notes += [f"Drawn: the best {MAX_LINES} of {count} points."] if count > MAX_LINES else []
     title = f"Keys and the resulting {comparison.by}"

@@ -24,7 +24,7 @@ EXPLANATIONS = "explanations.png"
 """Sheet of the command explain, in a folder beside the evaluations."""
 WIDE_PIXELS = 800
 DIAGRAM = re.compile("confusion|reliability")
-"""Names of figures without photos, whose colours may be inverted in dark mode."""
+"""Names of figures without photos, whose colors may be inverted in dark mode."""
 SMALL_PIXELS = 300
 """Smaller images are enlarged without interpolation."""
 

@@ -42,7 +42,7 @@ class JobFailedError(RuntimeError):
 class SubmissionRecord:
     """Two files that link a sweep's job to a SLURM job.
 
-    The sweep writes a ticket with a new token before submission, and adds the SLURM id afterwards. The job
+    The sweep writes a ticket with a new token before submission, and adds the SLURM id afterward. The job
     writes facts to a file named after the token. A job whose token is not on the ticket ends at once. No job
     runs twice, even if the sweep is killed between submission and recording the id.
     """
@@ -193,7 +193,7 @@ class SlurmEngine(Engine):
             job.cancel(check=False)
 
     def kill(self) -> None:
-        """Cancel all jobs without waiting: SLURM kills cancelled jobs itself."""
+        """Cancel all jobs without waiting: SLURM kills canceled jobs itself."""
         if not self._is_abandoned:
             self._is_abandoned = True
             self.interrupt()

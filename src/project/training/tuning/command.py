@@ -63,7 +63,7 @@ def run_tuning(
         what: `lr` or `batch_size`.
         config: configuration of the run.
         context: context of the run.
-        module: module with the configured optimizer; restored afterwards.
+        module: module with the configured optimizer; restored afterward.
         datamodule: training data.
 
     Raises:

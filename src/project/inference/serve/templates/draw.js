@@ -172,7 +172,7 @@ document.addEventListener("drop", (event) => {
   show(event.dataTransfer.files[0]);
 });
 
-// ---- answers: one request at a time; what changes meanwhile is asked afterwards
+// ---- answers: one request at a time; what changes meanwhile is asked afterward
 
 // Explanations take longer than predictions: only when the pen rests, after the answer.
 const wantsWhy = () => facts.explains && $("explain").checked && !current && !(pen && pen.down);
