@@ -37,7 +37,7 @@ def main(options: Options) -> None:
     """Write the repository and print the next commands.
 
     Raises:
-        InputError: the name is no name of a package, or taken; or the folder exists or cannot be made.
+        InputError: the name is not a valid package name, or is taken; or the folder exists or cannot be made.
     """
     folder = options.folder or Path(options.name)
     package = write_repository(options.name, folder)
@@ -55,7 +55,7 @@ def package_of(name: str) -> str:
     package = name.replace("-", "_").lower()
     if not NAME.fullmatch(name) or keyword.iskeyword(package):
         raise InputError(
-            f"name={name}: no name of a package (expected letters, digits, _ and -); choose another"
+            f"name={name}: not a valid package name (expected letters, digits, _ and -); choose another"
         )
     if package in sys.stdlib_module_names or find_spec(package) is not None:
         raise InputError(f"name={name}: a package {package} is installed already; choose another")
@@ -94,7 +94,7 @@ def write_repository(name: str, folder: Path) -> str:
     )
     try:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            raise InputError(f"folder={folder}: exists already; give another with folder=FOLDER")
+            raise InputError(f"folder={folder}: already exists; give another with folder=FOLDER")
         for template in sorted(TEMPLATES.rglob(f"*{SUFFIX}")):
             path = str(template.relative_to(TEMPLATES)).removesuffix(SUFFIX)
             file = folder / path.replace(PLACEHOLDER, values["package"])
@@ -108,7 +108,7 @@ def write_repository(name: str, folder: Path) -> str:
 def installed_source() -> str:
     """Return the source of this package for `[tool.uv.sources]`, as `path = …`; empty for an index.
 
-    A package that was installed from a folder or a wheel file is no package of an index. The record is
+    A package that was installed from a folder or a wheel file is not a package of an index. The record is
     `direct_url.json` (PEP 610).
     """
     from importlib.metadata import distribution

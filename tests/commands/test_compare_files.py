@@ -32,7 +32,7 @@ def test_runs_are_found_at_any_depth_and_once(sweep: Path, tmp_path: Path) -> No
     with pytest.raises(InputError, match="no such folder"):
         read_runs([tmp_path / "nowhere"])
     (tmp_path / "empty").mkdir()
-    with pytest.raises(InputError, match=r"empty: no run below it"):
+    with pytest.raises(InputError, match=r"empty: contains no run"):
         read_runs([tmp_path / "empty"])
 
 

@@ -381,20 +381,20 @@ def test_wrong_input_is_reported(make: Make, tmp_path: Path) -> None:  # noqa: F
         evaluate(parse(f"run={folder}", "combine=average"))
     with pytest.raises(InputError, match=r"^ensemble=top: give all, or a number"):
         evaluate(parse(f"run={folder}", "ensemble=top"))
-    with pytest.raises(InputError, match=r"^ensemble=top2: .* is no sweep"):
+    with pytest.raises(InputError, match=r"^ensemble=top2: .* is not a sweep"):
         evaluate(parse(f"run={folder}", "ensemble=top2"))
     with pytest.raises(InputError, match=r"is given twice"):
         evaluate(parse(f"run={folder},{folder}"))
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").touch()
     with pytest.raises(
-        InputError, match=r"^output=.*mine: contains thesis\.txt, which is no part of an evaluation"
+        InputError, match=r"^output=.*mine: contains thesis\.txt, which is not part of an evaluation"
     ):
         evaluate(parse(f"run={folder}", f"output={tmp_path / 'mine'}"))
     (tmp_path / "mine" / "evaluation.json").touch()  # not an evaluation either, as there are other files
     with pytest.raises(
         InputError,
-        match=r"^output=.*mine: contains thesis\.txt, which is no part of an evaluation; give another",
+        match=r"^output=.*mine: contains thesis\.txt, which is not part of an evaluation; give another",
     ):
         evaluate(parse(f"run={folder}", f"output={tmp_path / 'mine'}"))
     for word, printed in (

@@ -79,7 +79,7 @@ def test_worst_mistakes_are_explained_and_shown_in_the_report(command: Command, 
     assert read_evaluations(run.path) == []  # its JSON has no metrics
     command("run=last", "count=2")  # replaces its own folder
     (folder / "notes.txt").touch()
-    with pytest.raises(InputError, match=r"contains notes.txt, which is no part of an explanation"):
+    with pytest.raises(InputError, match=r"contains notes.txt, which is not part of an explanation"):
         command("run=last", "count=2")
 
 

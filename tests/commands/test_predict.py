@@ -205,7 +205,7 @@ def test_only_earlier_predictions_are_replaced(command: Command, image_folder: P
     command(given, place)  # nothing is lost with an empty file
     command(given, place, "top_k=1")
     Path(name).write_text("of somebody's own\n")
-    with pytest.raises(InputError, match=rf"^{place}: exists already, and is no earlier output"):
+    with pytest.raises(InputError, match=rf"^{place}: already exists, and is not an earlier output"):
         command(given, place)
     assert Path(name).read_text() == "of somebody's own\n"
 
@@ -218,7 +218,7 @@ def test_only_earlier_predictions_are_replaced(command: Command, image_folder: P
         ("input=empty", InputError, r"input=empty: no files there"),
         ("input=text.png", DataError, r"input=text\.png: none of 1 file could be predicted"),
         ("input=1.png output=1.xls", InputError, r"output=1\.xls: the name must end in \.csv"),
-        ("input=1.png output=empty format=csv", InputError, r"output=empty: a folder; name a file"),
+        ("input=1.png output=empty format=csv", InputError, r"output=empty: is a folder; give a file name"),
         ("input=1.png output=1.png/a.csv", InputError, r"output=1\.png/a\.csv: cannot be written"),
         ("input=1.png output=./1.png format=csv", InputError, r"output=\./1\.png: one of the images"),
         (
@@ -228,7 +228,7 @@ def test_only_earlier_predictions_are_replaced(command: Command, image_folder: P
         ),
         ("input=1.png sheet=a.pdf", InputError, r"sheet=a\.pdf: the name must end in \.png"),
         ("input=1.png run=nowhere", InputError, r"run=nowhere: no such folder"),
-        ("input=1.png outputs=empty", InputError, r"run=last: no run below empty"),
+        ("input=1.png outputs=empty", InputError, r"run=last: no run in empty"),
         ("input=1.png accelerator=gpu", InputError, r"accelerator=gpu: not available on this machine"),
         (
             "input=1.png tta=mirror",

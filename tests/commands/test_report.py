@@ -553,7 +553,7 @@ def test_a_page_replaces_only_another_report(run: Path, tmp_path: Path) -> None:
     checked_page(run, output=page)
     checked_page(run, output=page)
     page.write_text("<!doctype html>\n<html><head><title>Mine</title></head></html>\n")
-    with pytest.raises(InputError, match=r"page\.html: exists already, and is no earlier output"):
+    with pytest.raises(InputError, match=r"page\.html: already exists, and is not an earlier output"):
         checked_page(run, output=page)
     assert "Mine" in page.read_text()
 
@@ -574,7 +574,7 @@ def test_a_page_is_written_atomically(run: Path, tmp_path: Path) -> None:
     ]
     with pytest.raises(InputError, match=r"run=.*nowhere: no such folder"):
         checked_page(tmp_path / "nowhere")
-    with pytest.raises(InputError, match="no run below it"):
+    with pytest.raises(InputError, match="contains no run"):
         checked_page(tmp_path / "new")
 
 

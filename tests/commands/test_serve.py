@@ -33,7 +33,7 @@ from project.inference.serve.batching import Batcher, QueueFullError
 from project.inference.serve.drawing import EmptyDrawingError, prepare_drawing
 from project.inference.serve.models import ModelSlot
 from project.inference.serve.options import Options, find_sources
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.run_folder import RunFolder
 
 
@@ -520,9 +520,9 @@ def swap_weights(run: Path, scale: float) -> None:
     for name in ("best", "last"):
         file = run / "checkpoints" / f"{name}.ckpt"
         if file.exists():
-            saved = checkpoints.read(file)
+            saved = checkpoint_files.read(file)
             saved["state_dict"] = {key: value * scale for key, value in saved["state_dict"].items()}
-            checkpoints.write(file, lambda stream, saved=saved: checkpoints.save(saved, stream), 0)
+            checkpoint_files.write(file, lambda stream, saved=saved: checkpoint_files.save(saved, stream), 0)
 
 
 def test_new_checkpoint_replaces_the_model(run: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from forked_attempts import only_run, run
 
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.run_folder import RunFolder
 
 RUN = [
@@ -84,7 +84,7 @@ def newest_is_passed_over(whole: RunFolder, work: Path, damage: Callable[[Path],
     assert f"{copy.last_checkpoint} is" in printed, printed
     assert "resuming from previous.ckpt" in printed, printed
     assert "Traceback" not in printed, printed
-    assert checkpoints.read(copy.last_checkpoint)["epoch"] == 2
+    assert checkpoint_files.read(copy.last_checkpoint)["epoch"] == 2
 
 
 def one_line_if_none_is_left(whole: RunFolder, work: Path, damage: Callable[[Path], None]) -> None:
@@ -111,7 +111,7 @@ def flips_found(whole: RunFolder, work: Path, count: int) -> int:
         flip(copy.last_checkpoint, seed)
         newest = copy.newest_checkpoint()
         assert newest.path is not None
-        found += newest.path.name == checkpoints.PREVIOUS and len(newest.damaged) == 1
+        found += newest.path.name == checkpoint_files.PREVIOUS and len(newest.damaged) == 1
     return found
 
 

@@ -278,7 +278,7 @@ def full_at_a_checkpoint(disk: Disk) -> str:
 
 
 def loaded(path: Path) -> dict:
-    from project.runs.checkpoints import read
+    from project.runs.checkpoint_files import read
 
     return read(path)
 

@@ -156,11 +156,11 @@ def _unpack(here: Path, name: str, members: list[str]) -> int:
 
 def _read_checkpoint(here: Path, mark: Path) -> int:
     from project.errors import InputError
-    from project.runs import checkpoints
+    from project.runs import checkpoint_files
 
     write_torch(here / "evil.ckpt", mark)
     try:
-        checkpoints.read(here / "evil.ckpt", {})
+        checkpoint_files.read(here / "evil.ckpt", {})
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

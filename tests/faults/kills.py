@@ -19,7 +19,7 @@ from pathlib import Path
 
 from forked_attempts import difference, only_run, run, start, state_of, wait
 
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.training import checkpoint_io, epoch_loop
 
 KINDS: dict[str, list[str]] = {
@@ -94,10 +94,10 @@ def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
 
     def arm() -> None:
         left = {"saves": saves, "calls": calls}
-        write = checkpoints.write
+        write = checkpoint_files.write
 
         def counted(path: Path, *args: object) -> None:
-            if path.name == checkpoints.LAST:
+            if path.name == checkpoint_files.LAST:
                 left["saves"] -= 1
             write(path, *args)
             if left["saves"] < 0 or left == {"saves": 0, "calls": calls}:
@@ -113,10 +113,10 @@ def kill_in_save(draws: random.Random, *, first: bool) -> Callable[[], None]:
 
             return call
 
-        checkpoints.write = counted
-        checkpoints._HashingStream.write = dying(checkpoints._HashingStream.write)
-        checkpoints.os.fsync = dying(os.fsync)
-        checkpoints.os.link = dying(os.link)
+        checkpoint_files.write = counted
+        checkpoint_files._HashingStream.write = dying(checkpoint_files._HashingStream.write)
+        checkpoint_files.os.fsync = dying(os.fsync)
+        checkpoint_files.os.link = dying(os.link)
         Path.replace = dying(Path.replace)
 
     return arm
@@ -155,7 +155,7 @@ def chain(kind: str, folder: Path, kills: int, in_saves: int, draws: random.Rand
         reached = max(steps.read(), earlier)
         found = only_run(killed).newest_checkpoint()
         assert found.path is not None, f"nothing to go on from: {found.damaged}"
-        kept = checkpoints.read(found.path)["global_step"]
+        kept = checkpoint_files.read(found.path)["global_step"]
         lost = reached - kept
         assert lost <= STEPS_A_SAVE, f"{lost} steps lost: {kept} of {reached}, {way}"
         figures.most_lost = max(figures.most_lost, lost)
@@ -171,14 +171,14 @@ def _wait_for_save(cwd: Path, pid: int) -> None:
     """Wait for the first checkpoint of a process, or for its end."""
     began = time.time()
     while os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is None:
-        files = list(cwd.glob(f"outputs/*/*/checkpoints/{checkpoints.LAST}"))
+        files = list(cwd.glob(f"outputs/*/*/checkpoints/{checkpoint_files.LAST}"))
         if any(file.stat().st_mtime > began - 0.01 for file in files):
             return
         time.sleep(0.002)
 
 
 def _compare(found: Path, wanted: Path) -> None:
-    for name in (checkpoints.LAST, checkpoints.BEST):
+    for name in (checkpoint_files.LAST, checkpoint_files.BEST):
         states = [state_of(folder / "checkpoints" / name) for folder in (found, wanted)]
         assert not (other := difference(*states)), f"{name}: {other} differs"
     metrics = [json_metrics(folder) for folder in (found, wanted)]

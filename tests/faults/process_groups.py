@@ -347,7 +347,7 @@ def _status(run: Path) -> dict[str, Any]:
 
 def _go_on(folder: Path) -> None:
     """Check that a stopped run has a valid checkpoint of its last step, and resume it."""
-    from project.runs import checkpoints as checkpoint
+    from project.runs import checkpoint_files as checkpoint
     from project.runs.run_folder import RunFolder
 
     run = RunFolder(only_run(folder))

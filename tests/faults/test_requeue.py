@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from process_groups import START_LIMIT_S, Run, only_run, preload, wait_until
 
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runtime import slurm
 
 TINY = (
@@ -56,7 +56,7 @@ def test_a_warning_signal_saves_requeues_and_resumes(
         run.end()
     assert "SLURM will start job 4321 again" in run.text()
     assert scontrol.read_text().splitlines()[0] == "requeue 4321"
-    assert checkpoints.LAST in scontrol.read_text()
+    assert checkpoint_files.LAST in scontrol.read_text()
     folder = only_run(tmp_path)
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = Run(tmp_path, *TINY)

@@ -30,7 +30,7 @@ from project.modules.optim.schedules import plateau
 from project.reporting import compare as compare_command
 from project.reporting.compare import write_csv
 from project.reporting.compare_plot import draw
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.comparison import compare
 from project.runtime import signals
 from project.runtime.output_files import atomic_output
@@ -67,7 +67,7 @@ def test_a_signal_saves_the_current_step(tmp_path: Path, number: int, code: int)
     assert wait(process) == code
 
     stopped = only_run(tmp_path)
-    saved = checkpoints.read(stopped.last_checkpoint)
+    saved = checkpoint_files.read(stopped.last_checkpoint)
     assert saved["global_step"] == int(read_table(stopped.path / "metrics.csv")[-1]["step"]) > 0
     assert stopped.read_status()["state"] == "interrupted"
     printed = (tmp_path / "log").read_text()
@@ -122,7 +122,7 @@ def test_a_signal_stops_a_validation_at_its_next_batch(tmp_path: Path) -> None:
     assert wait(process, limit_s=60) == 143
     stopped = only_run(tmp_path)
     steps = [int(row["step"]) for row in read_table(stopped.path / "metrics.csv")]
-    assert checkpoints.read(stopped.last_checkpoint)["global_step"] == steps[-1] > 50
+    assert checkpoint_files.read(stopped.last_checkpoint)["global_step"] == steps[-1] > 50
     assert stopped.read_status()["state"] == "interrupted"
 
 
@@ -160,7 +160,7 @@ def test_a_stopped_validation_is_repeated(tmp_path: Path, options: dict[str, int
     whole = fit(tmp_path / "whole")
     with pytest.raises(signals.Stopped, match="stopped by SIGTERM"):
         fit(tmp_path, Signal())
-    assert checkpoints.read(tmp_path / "last.ckpt")["global_step"] == step
+    assert checkpoint_files.read(tmp_path / "last.ckpt")["global_step"] == step
     resumed = fit(tmp_path, resume=tmp_path / "last.ckpt")
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
@@ -171,10 +171,10 @@ def test_a_second_interrupt_within_a_save_leaves_nothing_behind(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     content = {"state_dict": {str(number): torch.randn(1000) for number in range(3)}}
-    last, write = tmp_path / "last.ckpt", checkpoints._HashingStream.write
+    last, write = tmp_path / "last.ckpt", checkpoint_files._HashingStream.write
     writes = told_at = 0
 
-    def counted(stream: checkpoints._HashingStream, data: bytes) -> int:
+    def counted(stream: checkpoint_files._HashingStream, data: bytes) -> int:
         nonlocal writes
         writes += 1
         if writes == told_at:
@@ -187,10 +187,10 @@ def test_a_second_interrupt_within_a_save_leaves_nothing_behind(
         with signals.raise_on_signal(), signals.defer_signals():
             if told_at:
                 os.kill(os.getpid(), signal.SIGINT)
-            checkpoints.write(last, lambda stream: checkpoints.save(content, stream), 12_000)
+            checkpoint_files.write(last, lambda stream: checkpoint_files.save(content, stream), 12_000)
 
     monkeypatch.setattr(signals, "REPEAT_S", 0.0)
-    monkeypatch.setattr(checkpoints._HashingStream, "write", counted)
+    monkeypatch.setattr(checkpoint_files._HashingStream, "write", counted)
     save()
     before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
     assert writes > 10
@@ -205,7 +205,7 @@ def test_a_time_limit_saves_the_last_step(tmp_path: Path) -> None:
     run([*FOREVER, "trainer.max_time=00:00:00:02", "callbacks.last.every_epochs=0"], tmp_path)
     ended = only_run(tmp_path)
     steps = [int(row["step"]) for row in read_table(ended.path / "metrics.csv")]
-    assert checkpoints.read(ended.last_checkpoint)["global_step"] == max(steps)
+    assert checkpoint_files.read(ended.last_checkpoint)["global_step"] == max(steps)
     assert ended.read_status()["state"] == "done"
 
 
@@ -219,7 +219,7 @@ def test_a_nan_loss_ends_the_run_and_keeps_the_checkpoint(tmp_path: Path) -> Non
     for told in ("train/loss is nan", "step 1", "learning rate 900", "gradient norm nan"):
         assert told in line
     assert diverged.last_checkpoint.read_bytes() == before
-    weights = checkpoints.read(diverged.last_checkpoint)["state_dict"]
+    weights = checkpoint_files.read(diverged.last_checkpoint)["state_dict"]
     assert all(torch.isfinite(weight).all() for weight in weights.values())
     assert diverged.read_status()["state"] == "failed"
 

@@ -77,7 +77,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
     ),
     "twice": (f"{HEAD}optim:\n  lr: 0.1\n  lr: 0.2\n", ":4: lr: repeated key; remove one"),
     "tag": (f"{HEAD}seed: !!python/object/apply:os.getpid []\n", ":2: could not determine a constructor"),
-    "latin_1": (f"{HEAD}name: café\n".encode("latin-1"), ":2: no UTF-8 text; save the file as UTF-8"),
+    "latin_1": (f"{HEAD}name: café\n".encode("latin-1"), ":2: not UTF-8 text; save the file as UTF-8"),
     "nul": (f"{HEAD}name: a\0b\n", ":2: character 0: control characters are not allowed"),
     "mark": (f"\ufeff{HEAD}sed: 2\n", ":2: sed: nothing reads it; did you mean seed"),
     "circle": (f"{HEAD}seed: ${{monitor}}\nmonitor: ${{seed}}\n", "refers to itself; give a value"),

@@ -55,8 +55,8 @@ def test_project_registers_its_package_and_depends_on_this_one(folder: Path) -> 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("3d", r"name=3d: no name of a package \(expected letters"),
-        ("class", "name=class: no name of a package"),
+        ("3d", r"name=3d: not a valid package name \(expected letters"),
+        ("class", "name=class: not a valid package name"),
         ("json", "name=json: a package json is installed already; choose another"),
         ("torch", "name=torch: a package torch is installed already"),
     ],
@@ -69,6 +69,6 @@ def test_names_that_cannot_be_packages_are_refused(tmp_path: Path, name: str, me
 
 def test_an_existing_folder_stays_as_it_is(folder: Path) -> None:
     (folder / "README.md").write_text("mine")
-    with pytest.raises(InputError, match=r"folder=.*wind: exists already; give another with folder=FOLDER"):
+    with pytest.raises(InputError, match=r"folder=.*wind: already exists; give another with folder=FOLDER"):
         main(Options(name="wind-forecast", folder=folder))
     assert (folder / "README.md").read_text() == "mine"

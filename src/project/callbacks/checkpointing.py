@@ -8,7 +8,7 @@ import lightning as L
 from lightning.pytorch import callbacks
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from project.runs.checkpoints import LAST
+from project.runs.checkpoint_files import LAST
 from project.runtime import signals
 from project.runtime.bounds import Range
 from project.runtime.torchrun import all_reduce_max

@@ -1,4 +1,4 @@
-"""Record of a training that stopped because a loss or weight was NaN or infinite."""
+"""Record of a run that stopped because a loss or weight was NaN or infinite."""
 
 import json
 import logging
@@ -30,7 +30,7 @@ class NanCapture(Callback):
     the last checkpoint with its step. `batch.pt` holds that batch. If the weights are still finite,
     `weights.pt` holds them, and the report names the first layer with an output that is not finite. Otherwise
     `scripts/replay.py` finds the layer by training again from the checkpoint. Nothing is done in the steps of
-    a training that stays finite.
+    a run that stays finite.
 
     Args:
         dirpath: folder of the files.

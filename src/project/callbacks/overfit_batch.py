@@ -58,7 +58,7 @@ class OverfitBatch(Callback):
         if loss is None:
             raise InputError(
                 f"debug=overfit: training_step of {type(pl_module).__name__} returns no loss (expected a "
-                "scalar); take debug=one_batch for this task"
+                "scalar); use debug=one_batch for this task"
             )
         self._first_loss = loss if self._first_loss is None else self._first_loss
         self._last = (loss, acc)
@@ -78,7 +78,7 @@ class OverfitBatch(Callback):
                 f"overfit failed: {steps} steps changed the loss of a batch from {first:.3g} to {loss:.3g}"
                 f"{found} (expected {wanted}); raise the learning rate (tune=lr finds optim.lr) or "
                 "trainer.max_epochs, switch dropout off, check the loss and the targets, or raise "
-                "callbacks.overfit.loss if the least possible loss is above 0"
+                "callbacks.overfit.loss if the lowest possible loss is above 0"
             )
         if trainer.is_global_zero:
             accuracy = "" if acc is None else ", accuracy 100%"

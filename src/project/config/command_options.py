@@ -44,7 +44,7 @@ class Overrides(list[str]):
 
 
 class Conditions(list[str]):
-    """Type of an option that collects conditions, such as `val/acc>0.98`, on names that are no options."""
+    """Type of an option that collects conditions, such as `val/acc>0.98`, on names that are not options."""
 
 
 def option(

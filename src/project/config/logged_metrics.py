@@ -40,7 +40,7 @@ def methods_of(target: str) -> frozenset[str] | None:
 def logged_metrics(target: str) -> LoggedMetrics:
     """Return the literal names in `self.log("name", …)` and `self.log_dict({"name": …})` of a class.
 
-    The names are incomplete if one is no literal, if a class is not found, or if `self` is passed on.
+    The names are incomplete if one is not a literal, if a class is not found, or if `self` is passed on.
     """
     methods: dict[str, set[str]] = {}
     complete = True

@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 from project.config.hydra_patches import parse_command_line
 from project.config.suggestions import explain_key, options
 from project.errors import InputError
-from project.runs.checkpoints import find_damage
+from project.runs.checkpoint_files import find_damage
 from project.runs.config_diff import find_changes, find_refusals
 from project.runs.folders import running_host, running_process
 from project.runs.migrations import migrate
@@ -158,7 +158,7 @@ def _path_hint(checkpoint: Path) -> str:
     """Return a hint for a `ckpt_path` that is not a file."""
     if str(checkpoint) == "last":
         return "; write resume=last to resume the last run"
-    return "; the path is a folder, name a file in it" if checkpoint.is_dir() else ""
+    return "; the path is a folder, give a file in it" if checkpoint.is_dir() else ""
 
 
 def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:

@@ -90,7 +90,7 @@ def explain_composition(
     ]
     lines = [line for override in groups if (line := _explain_option(override, conf))]
     lines += [
-        f"{override.input_line}: the group exists already; write it without +"
+        f"{override.input_line}: the group already exists; write it without +"
         for override in groups
         if override.is_add() and "more than once" in general[0]
     ]
@@ -226,7 +226,7 @@ def explain_key(
     """
     key = override.key_or_group
     if override.is_add() and not override.is_force_add() and OmegaConf.select(known, key) is not None:
-        return f"{override.input_line}: {key} exists already; write it without +"
+        return f"{override.input_line}: {key} already exists; write it without +"
     if override.is_add() or (key.startswith("hydra") and "hydra" not in known):
         return ""
     parent, _, name = key.rpartition(".")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def split_size(size: float, count: int) -> int:
     """Return the number of images of a split: `size` itself, or a fraction of `count` if it is below 1.
 
-    Returns -1 for numbers of 1 or more that are no integers.
+    Returns -1 for numbers of 1 or more that are not integers.
     """
     if size < 1:
         return math.floor(size * count + 0.5)

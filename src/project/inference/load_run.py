@@ -22,7 +22,7 @@ from project.errors import DataError, InputError, one_line
 from project.inference import run_config
 from project.modules.classifier import ImageClassifier
 from project.modules.distillation import Teacher
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.comparison import find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime.process import silence_libraries
@@ -176,7 +176,7 @@ def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) ->
     config = run_config.read_config(run)
     if not run_config.is_classifier(config):
         task = config["task"]["_target_"].rpartition(".")[2]
-        raise InputError(f"run={run.shown}: {task} is no ImageClassifier; choose a run of a classifier")
+        raise InputError(f"run={run.shown}: {task} is not an ImageClassifier; choose a run of a classifier")
     file = run_config.find_checkpoint(run, weights)
     module = build_untrained(config)
     saved = _load_weights(module, file)
@@ -214,7 +214,7 @@ def load_module(run: RunFolder, weights: str = "auto", data: Sequence[str] = ())
 def _load_weights(module: L.LightningModule, file: Path) -> dict[str, Any]:
     """Load the weights of a checkpoint into a module, and return the checkpoint."""
     try:
-        saved = checkpoints.read(file, module.state_dict())
+        saved = checkpoint_files.read(file, module.state_dict())
     except InputError as error:  # names the key of the training command
         raise InputError(str(error).replace("ckpt_path=", "weights=", 1)) from error
     module.load_state_dict(saved["state_dict"])
@@ -236,7 +236,7 @@ def load_teacher(folder: str, config: dict[str, Any]) -> Teacher:
         config: the student's, resolved to plain values.
 
     Raises:
-        InputError: the folder is no run folder, or its network takes other images or has other classes.
+        InputError: the folder is not a run folder, or its network takes other images or has other classes.
     """
     run = find_trained(folder, key="task.teacher")
     with torch.random.fork_rng(devices=[]):  # the student's random numbers do not depend on the teacher

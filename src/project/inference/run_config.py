@@ -20,7 +20,7 @@ from project.config.validation.declared_keys import read_option
 from project.config.validation.values import find_problem
 from project.datamodules.storage.class_folders import ALL
 from project.errors import InputError, one_line
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
@@ -90,7 +90,7 @@ def is_classifier(config: dict[str, Any]) -> bool:
 def _require(config: dict[str, Any], required: dict[str, dict[str, type]], run: RunFolder) -> None:
     for group, keys in required.items():
         if not isinstance(config.get(group), dict):
-            problem = "is no group" if group in config else "is missing"
+            problem = "is not a group" if group in config else "is missing"
             raise _damaged(run, run.config_file, f"{group} {problem}")
         for key, kind in keys.items():
             if not isinstance(value := config[group].get(key), kind):
@@ -110,7 +110,7 @@ def choose_checkpoint(run: RunFolder, weights: str) -> Path:
         return file
     if weights == "auto":
         tested = run.read_status().get("weights")
-        has_best = (run.checkpoints / checkpoints.BEST).exists()
+        has_best = (run.checkpoints / checkpoint_files.BEST).exists()
         weights = tested if tested in CHECKPOINTS else "best" if has_best else "last"
     return run.checkpoints / f"{weights}.ckpt"
 
@@ -118,9 +118,9 @@ def choose_checkpoint(run: RunFolder, weights: str) -> Path:
 def find_checkpoint(run: RunFolder, weights: str) -> Path:
     """Return the checkpoint file that `weights` names; see `load_run`."""
     file = choose_checkpoint(run, weights)
-    if weights in CHOICES and (problem := checkpoints.find_damage(file)):
+    if weights in CHOICES and (problem := checkpoint_files.find_damage(file)):
         files = {name: run.checkpoints / f"{name}.ckpt" for name in CHECKPOINTS}
-        intact = [name for name, file in files.items() if not checkpoints.find_damage(file)]
+        intact = [name for name, file in files.items() if not checkpoint_files.find_damage(file)]
         hint = f"there is weights={' or '.join(intact)}" if intact else "there is no other checkpoint"
         raise InputError(f"run={run.shown}: {file} {problem}; {hint}")
     return file

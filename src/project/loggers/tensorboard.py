@@ -64,7 +64,7 @@ MAX_EMBEDDING_DIM = 256
 class TensorBoard(TensorBoardLogger):
     """Lightning's `TensorBoardLogger` with event files in the run folder itself, which names the run.
 
-    Results of one value, such as those of the test, are no charts: `log_results` writes them to the HParams
+    Results of one value, such as those of the test, are not charts: `log_results` writes them to the HParams
     and Text pages (see `tensorboard_hparams`). The Custom Scalars page shows training and validation of a
     metric in one chart.
 

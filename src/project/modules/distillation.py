@@ -17,7 +17,7 @@ from project.runtime.bounds import Range
 
 @dataclass
 class Teacher:
-    """Trained network, which is no submodule of its student and not part of the student's checkpoints.
+    """Trained network, which is not a submodule of its student and not part of the student's checkpoints.
 
     Args:
         network: maps normalized images (B, C, H, W) to logits (B, K).

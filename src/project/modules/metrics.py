@@ -63,7 +63,7 @@ class NamedMetrics(nn.Module):
         for name, metric in metrics.items():
             if not isinstance(metric, Metric):
                 kind = type(metric).__name__
-                raise InputError(f"metrics.{name}: no metric (expected torchmetrics.Metric, got {kind})")
+                raise InputError(f"metrics.{name}: not a metric (expected torchmetrics.Metric, got {kind})")
         self.names = list(metrics)
         # An `nn.ModuleDict` refuses names of its own methods.
         self._metrics = nn.ModuleList(metric.clone() for metric in metrics.values())

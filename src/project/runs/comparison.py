@@ -308,7 +308,7 @@ def find_last(outputs: str | Path, *, key: str = "run") -> Path:
     """Return the folder of the run or sweep that was started last; for a job of a sweep, the sweep."""
     last = latest_run(Path(outputs).expanduser())
     if last is None:
-        raise InputError(f"{key}=last: no run below {outputs}; train one, or set outputs=FOLDER")
+        raise InputError(f"{key}=last: no run in {outputs}; train one, or set outputs=FOLDER")
     around = last.path.parent
     return around if find_sweep(around) is not None else last.path
 

@@ -103,8 +103,8 @@ def read_runs(folders: Iterable[str | Path]) -> tuple[list[Run], list[str]]:
             damaged.append(str(error))
     if not found:
         raise InputError(
-            f"{', '.join(map(str, tops))}: no run below it; a run is a folder with status.json and "
-            "config.yaml, as a training makes them below outputs/"
+            f"{', '.join(map(str, tops))}: contains no run; a run is a folder with status.json and "
+            "config.yaml, as a run writes them to outputs/"
         )
     return [run for run in runs if not run.trial] or runs, damaged
 

@@ -15,7 +15,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from project.errors import InputError, strip_library_text
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.folders import discard
 from project.runs.provenance import git_state, now, versions
 from project.runtime import slurm, torchrun
@@ -61,11 +61,11 @@ class RunFolder:
     @property
     def last_checkpoint(self) -> Path:
         """Path of the checkpoint from which the run is resumed, unless it is damaged."""
-        return self.checkpoints / checkpoints.LAST
+        return self.checkpoints / checkpoint_files.LAST
 
-    def newest_checkpoint(self) -> checkpoints.NewestCheckpoint:
+    def newest_checkpoint(self) -> checkpoint_files.NewestCheckpoint:
         """Return the newest undamaged checkpoint, and the damage of newer ones."""
-        return checkpoints.newest(self.checkpoints)
+        return checkpoint_files.newest(self.checkpoints)
 
     def read_status(self) -> dict[str, Any]:
         """Return the status, including unwritten changes; empty if missing or damaged."""

@@ -45,7 +45,7 @@ def refuse_unwritable_output(
         raise InputError(f"{given}: a URL, but outputs are written to local files only; give a path")
     try:
         if path.is_dir() and not folder:
-            raise InputError(f"{given}: a folder; name a file")
+            raise InputError(f"{given}: is a folder; give a file name")
         try_write(path, folder=folder)
     except OSError as error:
         raise InputError(f"{given}: cannot be written ({reason_of(error)}); {remedy}") from error
@@ -137,11 +137,11 @@ def refuse_foreign_file(given: str, file: Path, kind: re.Pattern[bytes]) -> None
     """Refuse to replace a file that is neither empty nor an earlier output, by its first bytes.
 
     Raises:
-        InputError: the file is no earlier output.
+        InputError: the file is not an earlier output.
     """
     if file.is_file() and not is_earlier_output(file, kind):
         raise InputError(
-            f"{given}: exists already, and is no earlier output of this kind; give another name, or remove it"
+            f"{given}: already exists, and is not an earlier output of this kind; give another name, or remove it"
         )
 
 

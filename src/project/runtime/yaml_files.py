@@ -119,18 +119,18 @@ def read_text(file: Path, errors: str = "strict") -> str:
     """Read a text file: UTF-8 with or without a byte-order mark, or UTF-16 with one.
 
     Raises:
-        InputError: the path is no regular file, or the file is unreadable, too large or no text.
+        InputError: the path is not a regular file, or the file is unreadable, too large or not text.
     """
     name = display_path(file)
     try:
         if file.is_dir():
-            raise InputError(f"{name}: a folder; name a text file")
+            raise InputError(f"{name}: is a folder; give a text file")
         if file.exists() and not file.is_file():  # opening a pipe would block
-            raise InputError(f"{name}: no regular file; name a text file")
+            raise InputError(f"{name}: not a regular file; give a text file")
         with file.open("rb") as stream:
             data = stream.read(MAX_BYTES + 1)
     except FileNotFoundError as error:
-        raise InputError(f"{name}: {reason_of(error)}; name a text file") from error
+        raise InputError(f"{name}: {reason_of(error)}; give an existing text file") from error
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({reason_of(error)})") from error
     if len(data) > MAX_BYTES:
@@ -139,7 +139,7 @@ def read_text(file: Path, errors: str = "strict") -> str:
         return data.decode(ENCODINGS.get(data[:2], "utf-8-sig"), errors)
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(f"{name}:{line}: no UTF-8 text; save the file as UTF-8") from error
+        raise InputError(f"{name}:{line}: not UTF-8 text; save the file as UTF-8") from error
 
 
 def read_mapping(file: Path) -> dict[str, Any]:

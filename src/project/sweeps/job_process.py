@@ -1,4 +1,7 @@
-"""Process of one sweep job, shared by the local, SLURM and Ray launchers."""
+"""Process of one sweep job, the same for the local, SLURM and Ray launchers.
+
+The scheduler (`job_scheduler`) decides when a job starts; the launcher's engine starts its process.
+"""
 
 import gc
 import importlib.util

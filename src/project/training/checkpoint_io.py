@@ -7,8 +7,8 @@ from typing import Any
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
 
-from project.runs import checkpoints
-from project.runs.checkpoints import dump, read, require_loadable, save, size
+from project.runs import checkpoint_files
+from project.runs.checkpoint_files import dump, read, require_loadable, save, size
 
 MIN_INTERVAL_S = 2.0
 """Minimum time between two writes of the same file, s."""
@@ -18,7 +18,7 @@ MAX_DELAYED_BYTES = 2**28
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes checkpoints atomically and verifies them (`project.runs.checkpoints`).
+    """Writes checkpoints atomically and verifies them (`project.runs.checkpoint_files`).
 
     A checkpoint that replaces a file written less than `MIN_INTERVAL_S` ago is kept in memory, and written
     before the next file or at the end. Runs with short epochs thus do not wait for the disk.
@@ -39,7 +39,7 @@ class SafeCheckpointIO(TorchCheckpointIO):
         """
         path = Path(path)
         if path not in self._written:
-            checkpoints.remove_partial(path.parent)
+            checkpoint_files.remove_partial(path.parent)
         self._delayed.pop(path, None)
         is_small = size(checkpoint) <= MAX_DELAYED_BYTES
         if time.monotonic() - self._written.get(path, -MIN_INTERVAL_S) < MIN_INTERVAL_S and is_small:
@@ -77,11 +77,11 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
     def remove_checkpoint(self, path: str | Path) -> None:
         self._delayed.pop(Path(path), None)
-        checkpoints.remove(Path(path))
+        checkpoint_files.remove(Path(path))
 
     def teardown(self) -> None:
         self.flush()
 
     def _write(self, path: Path, write: Callable[..., object], count: int) -> None:
-        checkpoints.write(path, write, count)
+        checkpoint_files.write(path, write, count)
         self._written[path] = time.monotonic()

@@ -30,7 +30,7 @@ from project.config.instantiate import ResolvedConfig
 from project.datamodules.base import SupervisedDataModule
 from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError, one_line
-from project.runs import checkpoints, config_diff
+from project.runs import checkpoint_files, config_diff
 from project.runs.folders import folder_lock
 from project.runs.metric_names import is_of_split
 from project.runs.run_folder import RunContext, RunFolder
@@ -136,7 +136,7 @@ def check_resumed_config(config: ResolvedConfig, context: RunContext, module: L.
     """
     if context.ckpt_path is None:
         return
-    saved = checkpoints.read(context.ckpt_path, module.state_dict())
+    saved = checkpoint_files.read(context.ckpt_path, module.state_dict())
     changes = config_diff.check_changes(saved, config.redacted, force=context.resume_force)
     if changes and context.is_first:
         log.info("changed  %s", "\n         ".join(map(str, changes)))
@@ -212,7 +212,7 @@ def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
     """Return the path of the best checkpoint; None if there is none, or if it is damaged (with a warning)."""
     best = callbacks.get("best")
     path = best.best_model_path if isinstance(best, ModelCheckpoint) else ""
-    if path and (problem := checkpoints.find_damage(Path(path))):
+    if path and (problem := checkpoint_files.find_damage(Path(path))):
         log.warning("%s %s; evaluating the last weights instead", path, problem)
         return None
     return path or None

@@ -152,7 +152,7 @@ def test_the_best_run_is_the_one_with_the_best_value_of_what_it_watched(tmp_path
         ("above", r"run=above: no run folder .* name one below it, such as above/run"),
         ("empty", r"run=empty: no run folder .* give a folder that train\.py made"),
         ("sweep", r"run=sweep: none of the sweep's 1 runs has a result \(failed\)"),
-        ("last", r"run=last: no run below outputs; train one, or set outputs=FOLDER"),
+        ("last", r"run=last: no run in outputs; train one, or set outputs=FOLDER"),
         ("s3://bucket/run", r"run=s3://bucket/run: "),
     ],
 )

@@ -11,7 +11,7 @@ import torch
 from project.config.cli import report
 from project.errors import InputError, one_line, strip_library_text, summarize
 from project.modules.networks.pretrained import _read_state_dict as read_weights
-from project.runs import checkpoints
+from project.runs import checkpoint_files
 from project.runs.run_folder import describe
 
 
@@ -42,7 +42,7 @@ def test_a_foreign_checkpoint_is_named_without_advice_to_run_it(tmp_path: Path, 
     file = tmp_path / "last.ckpt"
     file.write_bytes(FOREIGN[kind])
     with pytest.raises(InputError, match="Unsupported global: GLOBAL") as raised:
-        checkpoints.read(file)
+        checkpoint_files.read(file)
     with pytest.raises(InputError, match="Unsupported global: GLOBAL") as of_weights:
         read_weights(str(file))
     for text in (str(raised.value), str(of_weights.value), one_line(error), describe(error)):

@@ -79,8 +79,8 @@ def test_stores_of_many_runs_are_no_outputs_of_one(composer: Compose, run: Path,
 @pytest.mark.parametrize(
     ("override", "told"),
     [
-        ("logger.csv.file=table.csv", "exists already and was not written by a run"),
-        ("logger.csv.file=outputs/run/../../notes.txt", "exists already and was not written by a run"),
+        ("logger.csv.file=table.csv", "already exists and was not written by a run"),
+        ("logger.csv.file=outputs/run/../../notes.txt", "already exists and was not written by a run"),
         ("logger.csv.file='~/table.csv'", "~ is expanded on the command line only"),
         ("callbacks.best.dirpath=full", "contains other files, such as best.ckpt"),
         ("callbacks.last.dirpath=outputs/../full", "contains other files, such as best.ckpt"),

@@ -239,11 +239,11 @@ def test_wrong_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
     np.save(tmp_path / "empty.npy", np.zeros((0, 2)))
     np.save(tmp_path / "objects.npy", np.array([{}], dtype=object), allow_pickle=True)
     for name, message in (
-        ("text.npz", r"text\.npz: is no table \(.*\); write it by numpy"),
-        ("unequal.npz", r"array y is no column \(expected .* got float64 of shape \[4\]\); correct it"),
-        ("deep.npz", r"array x is no column"),
-        ("empty.npy", r"array column is no column"),
-        ("objects.npy", r"objects\.npy: is no table \(Object arrays cannot be loaded"),
+        ("text.npz", r"text\.npz: is not a table \(.*\); write it with numpy"),
+        ("unequal.npz", r"array y is not a column \(expected .* got float64 of shape \[4\]\); correct it"),
+        ("deep.npz", r"array x is not a column"),
+        ("empty.npy", r"array column is not a column"),
+        ("objects.npy", r"objects\.npy: is not a table \(Object arrays cannot be loaded"),
     ):
         with pytest.raises(DataError, match=message) as refused:
             tables.read_table(str(tmp_path / name))

@@ -118,5 +118,5 @@ def test_values_are_split_into_scalars() -> None:
 
 def test_other_objects_are_no_metrics() -> None:
     collection = MetricCollection(make_metrics())
-    with pytest.raises(InputError, match=r"^metrics.all: no metric .* got MetricCollection\)$"):
+    with pytest.raises(InputError, match=r"^metrics.all: not a metric .* got MetricCollection\)$"):
         NamedMetrics({"all": collection})  # type: ignore[dict-item]

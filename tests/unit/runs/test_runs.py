@@ -63,7 +63,7 @@ def test_the_probe_of_an_output_leaves_nothing(tmp_path: Path) -> None:
     refuse_unwritable_output("output=x", tmp_path / "a" / "b", folder=True)
     assert [path.name for path in tmp_path.iterdir()] == ["old.csv"]
     assert (tmp_path / "old.csv").read_text() == "old"
-    with pytest.raises(InputError, match=r"output=x: a folder; name a file"):
+    with pytest.raises(InputError, match=r"output=x: is a folder; give a file name"):
         refuse_unwritable_output("output=x", tmp_path)
     with pytest.raises(ValueError, match="failed"), missing_folders(tmp_path / "a" / "b"):
         raise ValueError("failed")

@@ -54,9 +54,9 @@ def test_a_changed_file_is_read_again(tmp_path: Path) -> None:
 
 def test_pipes_and_folders_are_refused(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.yaml")
-    with pytest.raises(InputError, match=r"pipe.yaml: no regular file; name a text file"):
+    with pytest.raises(InputError, match=r"pipe.yaml: not a regular file; give a text file"):
         read_text(tmp_path / "pipe.yaml")
-    with pytest.raises(InputError, match=r"a folder; name a text file"):
+    with pytest.raises(InputError, match=r"is a folder; give a text file"):
         read_text(tmp_path)
     with pytest.raises(InputError, match=r"lost.yaml: No such file or directory"):
         read_text(tmp_path / "lost.yaml")
@@ -110,7 +110,7 @@ def test_the_first_of_several_folders_counts_and_caches_are_left_alone(tmp_path:
             wrong_presets.LAUGHS.encode(),
             r"config\.yaml:6: more than 200000 values with aliases expanded",
         ),
-        (b"name: caf\xe9\n", r"config\.yaml:1: no UTF-8 text"),
+        (b"name: caf\xe9\n", r"config\.yaml:1: not UTF-8 text"),
         (b"- a\n", r"config\.yaml:1: a list, but keys with values are needed"),
     ],
 )

@@ -13,13 +13,13 @@ from small_training import make_module
 
 from project.errors import InputError, NonFiniteError
 from project.modules.nan_guard import require_finite
-from project.runs import checkpoints
-from project.runs.checkpoints import CheckpointError, find_damage, newest
+from project.runs import checkpoint_files
+from project.runs.checkpoint_files import CheckpointError, find_damage, newest
 from project.training import checkpoint_io
 from project.training.checkpoint_io import SafeCheckpointIO
 
 
-def content(value: float = 0.0) -> checkpoints.Checkpoint:
+def content(value: float = 0.0) -> checkpoint_files.Checkpoint:
     return {
         "state_dict": {"weight": torch.full((3, 4), value)},
         "optimizer_states": [{"state": {0: {"momentum": torch.zeros(3, 4)}}}],
@@ -30,11 +30,11 @@ def content(value: float = 0.0) -> checkpoints.Checkpoint:
 
 
 def value_of(path: Path) -> float:
-    return float(checkpoints.read(path)["state_dict"]["weight"][0, 0])
+    return float(checkpoint_files.read(path)["state_dict"]["weight"][0, 0])
 
 
 def write(path: Path, value: float) -> None:
-    checkpoints.write(path, lambda stream: checkpoints.save(content(value), stream), 1000)
+    checkpoint_files.write(path, lambda stream: checkpoint_files.save(content(value), stream), 1000)
 
 
 def test_previous_checkpoint_is_kept_and_checksums_match_sha256sum(tmp_path: Path) -> None:
@@ -56,7 +56,7 @@ def test_previous_checkpoint_is_renamed_without_hard_links(
     def refuse(*args: object) -> None:
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(checkpoints.os, "link", refuse)
+    monkeypatch.setattr(checkpoint_files.os, "link", refuse)
     last = tmp_path / "last.ckpt"
     for value in (1.0, 2.0):
         write(last, value)
@@ -74,7 +74,7 @@ def test_failed_write_keeps_earlier_checkpoints(
     def fail(*args: object) -> None:
         raise OSError(number, "no")
 
-    monkeypatch.setattr(checkpoints.os, "fsync", fail)
+    monkeypatch.setattr(checkpoint_files.os, "fsync", fail)
     with pytest.raises(
         CheckpointError, match=r"last\.ckpt: could not be saved \(no\); last\.ckpt is unchanged"
     ):
@@ -96,14 +96,14 @@ def test_damage_is_detected_without_a_checksum(tmp_path: Path) -> None:
     torch.save(content(), file)
     assert find_damage(file) == ""
     file.write_bytes(file.read_bytes()[:-100])
-    assert "damaged or no checkpoint" in find_damage(file)
+    assert "damaged or not a checkpoint" in find_damage(file)
     assert find_damage(tmp_path) == "is not a file"
 
 
 @pytest.mark.parametrize("address", ["http://a.org/x.ckpt", "s3://bucket/x", "file:///etc/x", "https:/a/x"])
 def test_urls_are_rejected(address: str) -> None:
     with pytest.raises(InputError, match=r"ckpt_path=.*: a URL, but only local files are loaded"):
-        checkpoints.read(address)
+        checkpoint_files.read(address)
 
 
 def test_nan_and_infinity_are_never_saved() -> None:
@@ -131,9 +131,9 @@ def test_unloadable_values_are_reported_at_the_first_save(tmp_path: Path) -> Non
 
 def test_frequent_saves_are_delayed_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written = []
-    write_file = checkpoints.write
+    write_file = checkpoint_files.write
     monkeypatch.setattr(
-        checkpoints, "write", lambda path, *args: (written.append(path.name), write_file(path, *args))
+        checkpoint_files, "write", lambda path, *args: (written.append(path.name), write_file(path, *args))
     )
     best, last = tmp_path / "best.ckpt", tmp_path / "last.ckpt"
     saving = SafeCheckpointIO()

@@ -149,7 +149,7 @@ def wrong_groups(config: DictConfig, leaves: Mapping[str, Any], right: Mapping[s
                     yield line + (f"; did you mean {group}.{near[0]}?" if near else "")
             elif key in right:
                 yield (
-                    f"{key}={right[key]}: is no object (expected keys with a _target_); leave it out "
+                    f"{key}={right[key]}: is not an object (expected keys with a _target_); leave it out "
                     f"with '~{key}'"
                 )
 

@@ -23,7 +23,7 @@ from project.config.source_index import LIBRARIES, constant_of
 from project.config.validation.command_request import CommandRequest, command_request
 from project.config.validation.declared_keys import declared_values
 from project.errors import InputError
-from project.runs.checkpoints import has_checksum
+from project.runs.checkpoint_files import has_checksum
 from project.runs.comparison import LAST, find_trained
 from project.runtime.atomic_files import URL, reason_of
 from project.runtime.output_files import is_earlier_output, refuse_unwritable_output, try_write
@@ -80,7 +80,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
 
 
 def _wrong_teacher(right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line if the teacher of a task that takes one is no run folder."""
+    """Yield a line if the teacher of a task that takes one is not a run folder."""
     teacher = right.get("task.teacher")
     if not isinstance(teacher, str) or "set_teacher" not in (methods_of(str(right["task._target_"])) or ()):
         return
@@ -257,7 +257,7 @@ def _obstacle(output: Output, run: Path) -> str:
         return f"contains other files, such as {min(others)}" if others else ""
     if not place.is_file():
         return "is not a regular file"
-    return "" if _is_of_run(place) else "exists already and was not written by a run"
+    return "" if _is_of_run(place) else "already exists and was not written by a run"
 
 
 def _is_of_run(file: Path) -> bool:

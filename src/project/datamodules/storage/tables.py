@@ -51,7 +51,7 @@ def read_table(path: str) -> Table:
     Those of an `.npy` file are the fields of a structured array, or `column_0`, `column_1`, … .
 
     Raises:
-        DataError: the file is missing, is no such table, or has no rows.
+        DataError: the file is missing, is not such a table, or has no rows.
     """
     try:
         facts = Path(path).stat()
@@ -74,7 +74,7 @@ def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
             head, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
     except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
         raise DataError(
-            f"{TABLE_KEY}={path}: is no table ({one_line(error)}); give a CSV file in UTF-8 with a header"
+            f"{TABLE_KEY}={path}: is not a table ({one_line(error)}); give a CSV file in UTF-8 with a header"
         ) from error
     names = [name.strip() for name in head]
     twice, count = Counter(names).most_common(1)[0]
@@ -105,14 +105,16 @@ def _read_arrays(path: str) -> dict[str, list[str]]:
         else:
             arrays = {name: loaded[name] for name in loaded.dtype.names or ()} or {"column": loaded}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{TABLE_KEY}={path}: is no table ({one_line(error)}); write it by numpy") from error
+        raise DataError(
+            f"{TABLE_KEY}={path}: is not a table ({one_line(error)}); write it with numpy"
+        ) from error
     columns: dict[str, list[str]] = {}
     size = min((len(array) for array in arrays.values() if array.ndim), default=0)
     for name, array in arrays.items():
         is_column = array.ndim in (1, 2) and array.dtype.kind in "biufU" and 0 < size == len(array)
         if not is_column:
             raise DataError(
-                f"{TABLE_KEY}={path}: array {printable(name)} is no column (expected numbers or texts, "
+                f"{TABLE_KEY}={path}: array {printable(name)} is not a column (expected numbers or texts, "
                 f"[N] or [N, C] with one N for all, got {array.dtype} of shape {list(array.shape)}); "
                 "correct it"
             )
@@ -200,7 +202,7 @@ def numbers_of(table: Table, key: str, column: str, *, are_labels: bool = False)
 
     Raises:
         InputError: there is no such column.
-        DataError: a cell is no finite number, or no label.
+        DataError: a cell is not a finite number, or not a label.
     """
     numbers: list[float] = []
     for row, cell in enumerate(table.column(key, column)):

@@ -133,7 +133,7 @@ def _find_runs(name: str, ensemble: str | None, outputs: Path) -> tuple[list[Run
         return [run], run.path
     folder = find_last(outputs) if name == LAST else Path(name)
     if find_sweep(folder) is None:
-        raise InputError(f"ensemble={ensemble}: {folder} is no sweep; give a sweep, or leave ensemble out")
+        raise InputError(f"ensemble={ensemble}: {folder} is not a sweep; give a sweep, or leave ensemble out")
     best = find_best(folder)
     if match := TOP_N.fullmatch(ensemble):
         count = int(match[1])

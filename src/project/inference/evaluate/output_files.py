@@ -80,7 +80,7 @@ def replacing_folder(
     """
     remedy = "give another folder" if is_given else "give another folder with output=FOLDER"
     if other := _unrelated_file(target, known):
-        raise InputError(f"output={target}: contains {other}, which is no part of {kind}; {remedy}")
+        raise InputError(f"output={target}: contains {other}, which is not part of {kind}; {remedy}")
     refuse_unwritable_output(f"output={target}", target, folder=True, remedy=remedy)
     partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
     with missing_folders(target.parent):

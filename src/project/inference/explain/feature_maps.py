@@ -86,7 +86,7 @@ def is_attention(module: nn.Module) -> bool:
 def dissect(network: nn.Module, images: Tensor) -> Anatomy:
     """Find the feature maps and attention layers of a network by a forward pass of images (B, C, H, W).
 
-    A feature map is the output (B, D, h, w) of a module that runs once, after a convolution that is no patch
+    A feature map is the output (B, D, h, w) of a module that runs once, after a convolution that is not a patch
     embedding.
     """
     found: list[FeatureMap] = []
@@ -187,7 +187,7 @@ class _Window:
         return FeatureMap(name, size, (starts[0], starts[1]), (strides[0], strides[1]), self.scale)
 
     def is_undistorted(self, one: FeatureMap) -> bool:
-        """Return true unless the sides are no image sides, as in features (B, h, w, D), or a single cell."""
+        """Return true unless the sides are not image sides, as in features (B, h, w, D), or a single cell."""
         ratios = [own / cells for own, cells in zip(self.input_size, one.size, strict=True)]
         return max(one.size) > 1 and max(ratios) <= MAX_DISTORTION * min(ratios)
 

@@ -46,7 +46,7 @@ def find_neighbors(
         images: (N, C, H, W) uint8.
         count: number k of neighbors, at most the number of training images.
         max_images: number of training images to search, evenly spaced [all].
-        own: (N,) positions of the images in the training split, which are no neighbors of themselves.
+        own: (N,) positions of the images in the training split, which are not neighbors of themselves.
 
     Raises:
         InputError: the training images cannot be read.

@@ -18,7 +18,7 @@ from project.runtime.text import printable
 Method = Literal["auto", "grad_cam", "integrated_gradients", "occlusion", "attention_rollout"]
 Baseline = Literal["black", "mean"]
 PREDICTED, LABEL = "predicted", "label"
-"""Values of `target=` that are no class names."""
+"""Values of `target=` that are not class names."""
 CHOICES = ("worst", "first", "random")
 
 EXAMPLES = """\

@@ -30,7 +30,7 @@ LEFT_OUT = (Checkpoint, ProgressBar, NanCapture, TestVisuals, TrainingStats)
 
 
 class Finding(NamedTuple):
-    """First values of a training that are not finite.
+    """First values of a run that are not finite.
 
     Args:
         epoch: number of the epoch, from 0.

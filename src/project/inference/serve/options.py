@@ -103,7 +103,7 @@ def find_sources(options: Options) -> list[ModelSource]:
     """Return the models to serve, each with a name of its own.
 
     Raises:
-        InputError: a folder is no run of a classifier, has no such checkpoint, or two models have one name.
+        InputError: a folder is not a run of a classifier, has no such checkpoint, or two models have one name.
     """
     sources: dict[str, ModelSource] = {}
     for word in options.run:
@@ -118,7 +118,7 @@ def find_sources(options: Options) -> list[ModelSource]:
         config = read_config(run)
         if not is_classifier(config):
             task = config["task"]["_target_"].rpartition(".")[2]
-            raise InputError(f"run={folder}: {task} is no ImageClassifier; choose a run of a classifier")
+            raise InputError(f"run={folder}: {task} is not an ImageClassifier; choose a run of a classifier")
         check_request(run, options.weights, ())
         if options.backend == "onnx":
             find_exported(run)

@@ -143,7 +143,7 @@ async def _parse_multipart(body: bytes, headers: Mapping[str, str], max_images: 
         async with Request(scope, receive).form(max_files=max_images, max_fields=MAX_FIELDS) as form:
             for name, value in form.multi_items():
                 if not isinstance(value, UploadFile):
-                    raise RequestError(422, f"{printable(name[:80])}: is no file; send images as files")
+                    raise RequestError(422, f"{printable(name[:80])}: is not a file; send images as files")
                 content = await value.read()
                 given = printable((value.filename or "")[:MAX_NAME]) or None
                 if not content:
@@ -170,14 +170,14 @@ def _parse_json(body: bytes, max_images: int) -> list[Upload]:
     try:
         given = json.loads(body, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
-        raise RequestError(400, f"the body is no JSON ({one_line(error)})") from error
+        raise RequestError(400, f"the body is not JSON ({one_line(error)})") from error
     if not isinstance(given, dict) or set(given) != {"images"}:
         raise RequestError(422, 'the JSON has other keys (expected {"images": [image, …]})')
     try:
         # Without a type, long whole numbers and ragged lists become objects, which `_as_pixels` refuses.
         array = np.array(given["images"])
     except (ValueError, OverflowError) as error:
-        raise RequestError(422, "images: differ in shape, or are no arrays of numbers") from error
+        raise RequestError(422, "images: differ in shape, or are not arrays of numbers") from error
     return _split(array, max_images)
 
 

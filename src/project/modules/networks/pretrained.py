@@ -189,7 +189,7 @@ def _read_state_dict(file: str) -> Mapping[str, Tensor]:
             f"model.weights={file}: no such file; give a file with a state_dict, DEFAULT, or null"
         ) from error
     except IsADirectoryError as error:
-        raise InputError(f"model.weights={file}: a folder; name a file in it") from error
+        raise InputError(f"model.weights={file}: is a folder; give a file in it") from error
     except Exception as error:  # torch.load raises exceptions of many types for damaged files
         raise InputError(
             f"model.weights={file}: cannot be read as a state_dict ({summarize(error)})"

@@ -147,7 +147,7 @@ def _is_sequence(module: nn.Module, children: list[nn.Module]) -> bool:
 
 
 def _has_blocks(module: nn.Module) -> bool:
-    """Return True for a sequence of several modules of the same type that are no plain layers."""
+    """Return True for a sequence of several modules of the same type that are not plain layers."""
     parts = list(module.children())
     if type(module) not in (nn.Sequential, nn.ModuleList) or len({type(part) for part in parts}) != 1:
         return False

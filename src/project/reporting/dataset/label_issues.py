@@ -94,7 +94,7 @@ def check_labels(
         accelerator: device [that of the runs].
 
     Raises:
-        InputError: a run is no image classifier, or has other images; or cleanlab is not installed.
+        InputError: a run is not an image classifier, or has other images; or cleanlab is not installed.
     """
     import_extra("cleanlab", "run", "data")
     collected: dict[Split, _Probabilities] = {}

@@ -99,7 +99,7 @@ def find_run(wanted: str, outputs: Path) -> Path:
 def compose_data(overrides: Sequence[str], config_dir: Path | None = None) -> dict[str, Any]:
     """Return the configuration of a data set, resolved to plain values.
 
-    Damaged images are no error. Images of several sizes are scaled if `data.resize` is not given.
+    Damaged images are not an error. Images of several sizes are scaled if `data.resize` is not given.
 
     Raises:
         InputError: a key or value is wrong, or missing.

@@ -113,7 +113,7 @@ def run_charts(data: RunData) -> tuple[list[Chart], list[str]] | None:
     drawn, sentences = [], []
     for number, kind in enumerate(order):
         values = {value for one in kinds[kind].values() for value in one.values}
-        if all(len(one.values) == 1 for one in kinds[kind].values()):  # a point is no curve
+        if all(len(one.values) == 1 for one in kinds[kind].values()):  # a point is not a curve
             once = ", ".join(f"{name} {one.values[0]:.4g}" for name, one in sorted(kinds[kind].items()))
             sentences.append(f"Measured once: {once}.")
         elif len(values) == 1 and kind != monitored:

@@ -249,11 +249,11 @@ def read_records(folders: Sequence[str | Path]) -> list[Record]:
     records = list(RunIndex(tops).records.values())
     if not records:
         raise InputError(
-            f"runs={','.join(map(str, tops))}: no run below it; give a folder with runs, such as outputs"
+            f"runs={','.join(map(str, tops))}: contains no run; give a folder with runs, such as outputs"
         )
     return without_trials(records)
 
 
 def without_trials(records: Sequence[Record]) -> list[Record]:
-    """Return the records that are no trials (`debug=…`, `tune=…`); all if all are trials."""
+    """Return the records that are not trials (`debug=…`, `tune=…`); all if all are trials."""
     return [record for record in records if not (record.run and record.run.trial)] or list(records)

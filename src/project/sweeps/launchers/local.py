@@ -75,7 +75,7 @@ class LocalLauncher(ScheduledLauncher):
     def request_devices(self, config: DictConfig) -> DeviceRequest:
         if config.trainer.num_nodes > 1:
             raise InputError(
-                f"trainer.num_nodes={config.trainer.num_nodes}: hydra/launcher=local has one machine; take "
+                f"trainer.num_nodes={config.trainer.num_nodes}: hydra/launcher=local has one machine; use "
                 "hydra/launcher=slurm, or trainer.num_nodes=1"
             )
         return request_devices(config.trainer, len(self._gpu_names), self.gpus_per_job)

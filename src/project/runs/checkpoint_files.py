@@ -77,7 +77,7 @@ def read(path: str | Path, weights: "Mapping[str, Tensor] | None" = None) -> Che
         saved = checkpoint["state_dict"]
         checkpoint["epoch"], checkpoint["loops"]["fit_loop"]
     except Exception as error:  # torch.load raises errors of many types
-        raise InputError(f"ckpt_path={path}: damaged or no checkpoint ({summarize(error)})") from error
+        raise InputError(f"ckpt_path={path}: damaged or not a checkpoint ({summarize(error)})") from error
     if weights is not None:
         different = [
             name
@@ -205,7 +205,7 @@ def find_damage(path: Path) -> str:
             broken = archive.testzip()
         return f"is damaged in {broken}" if broken else ""
     except (OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError, EOFError, ValueError) as error:
-        return f"is damaged or no checkpoint ({summarize(error)})"
+        return f"is damaged or not a checkpoint ({summarize(error)})"
 
 
 def has_checksum(path: Path) -> bool:
