@@ -107,7 +107,7 @@ def test_only_keys_that_differ_are_shown(tmp_path: Path) -> None:
     differences = Differences(read_runs([tmp_path])[0])
     assert differences.leading == ["model", "optim.lr"]
     assert differences.following == ["model.widths", "model.channels"]
-    assert differences.repetitions == ["seed"]  # data.seed is a copy; paths, name and dirpath are no choices
+    assert differences.repetitions == ["seed"]  # data.seed is a copy; paths, name and dirpath are not choices
 
 
 def test_a_key_that_was_set_is_shown_though_it_could_follow(tmp_path: Path) -> None:

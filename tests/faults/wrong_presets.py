@@ -67,7 +67,7 @@ BAD: dict[str, tuple[str | bytes, str]] = {
         f"{HEAD}defaults:\n  - loop\n",
         ":3: defaults: circular (experiment/loop → experiment/",
     ),
-    # Invalid YAML, or YAML that is no configuration.
+    # Invalid YAML, or YAML that is not a configuration.
     "words": ("only words\n", ":1: a single value, but keys with values are needed"),
     "list": ("- a\n- b\n", ":1: a list, but keys with values are needed"),
     "tab": (f"{HEAD}optim:\n\tlr: 1\n", ":3: a tab; indent with spaces"),

@@ -28,7 +28,7 @@ class HalfWhiteImages(ImageDataModule):
 
 
 class PlainDataModule(L.LightningDataModule):
-    """LightningDataModule that is no `ImageDataModule`, and accepts any argument."""
+    """LightningDataModule that is not an `ImageDataModule`, and accepts any argument."""
 
     def __init__(self, input_shape=(1, 8, 8), num_classes=2, **more) -> None:
         super().__init__()

@@ -62,10 +62,10 @@ def _is_copy(value: Any, name: str, config: dict[str, Any]) -> bool:
 class Differences:
     """Keys in which runs differ.
 
-    Keys that are not hyperparameters or copy another key (`data.augment.mixup`, `data.seed`) are omitted. Some
-    keys follow from others: `model.widths`, if every run with the same `model` has the same value and no
-    command line sets it. Options such as `augment=affine` and `experiment=mnist_mlp` change many values and
-    no class: then the name of the option leads, and the values follow.
+    Keys that are not hyperparameters or that copy another key (`data.augment.mixup`, `data.seed`) are
+    omitted. Some keys follow from others: `model.widths`, if every run with the same `model` has the same
+    value and no command line sets it. Options such as `augment=affine` and `experiment=mnist_mlp` change many
+    values but no class: the name of the option then leads, and the values follow.
 
     Args:
         runs: at least one.

@@ -141,7 +141,8 @@ def refuse_foreign_file(given: str, file: Path, kind: re.Pattern[bytes]) -> None
     """
     if file.is_file() and not is_earlier_output(file, kind):
         raise InputError(
-            f"{given}: already exists, and is not an earlier output of this kind; give another name, or remove it"
+            f"{given}: already exists, and is not an earlier output of this kind; give another "
+            "name, or remove it"
         )
 
 

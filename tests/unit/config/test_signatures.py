@@ -67,7 +67,7 @@ def test_signatures_are_read_as_python_has_them(target: str) -> None:
     assert isinstance(found, Signature), found
     true = true_parameters(target)
     named = {name for name, one in true.items() if one.kind not in (one.VAR_KEYWORD, one.VAR_POSITIONAL)}
-    # What a constructor gives to its base itself is no option of it.
+    # What a constructor gives to its base itself is not an option of it.
     assert set(found.arguments) <= named
     assert named - set(found.arguments) <= {"name", *GIVEN_TO_BASE.get(target, ())}
     for name in (*found.required(by_name=False), *found.required(by_name=True)):

@@ -103,7 +103,7 @@ def test_points_file_is_read_in_all_common_encodings(
 def test_points_file_in_another_encoding_is_refused(composer: object, tmp_path: Path) -> None:
     loader, _ = master()
     (tmp_path / "points.txt").write_bytes("name=größe".encode("latin-1"))
-    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: no UTF-8 text"):
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.file=.*: not UTF-8 text"):
         read_points(str(tmp_path / "points.txt"), [], loader)  # type: ignore[arg-type]
 
 

@@ -86,8 +86,8 @@ def is_attention(module: nn.Module) -> bool:
 def dissect(network: nn.Module, images: Tensor) -> Anatomy:
     """Find the feature maps and attention layers of a network by a forward pass of images (B, C, H, W).
 
-    A feature map is the output (B, D, h, w) of a module that runs once, after a convolution that is not a patch
-    embedding.
+    A feature map is the output (B, D, h, w) of a module that runs once, after a convolution that is not a
+    patch embedding.
     """
     found: list[FeatureMap] = []
     calls: dict[str, int] = {}

@@ -103,7 +103,7 @@ def find_sources(options: Options) -> list[ModelSource]:
     """Return the models to serve, each with a name of its own.
 
     Raises:
-        InputError: a folder is not a run of a classifier, has no such checkpoint, or two models have one name.
+        InputError: a folder is not a classifier's run or has no such checkpoint, or two models have one name.
     """
     sources: dict[str, ModelSource] = {}
     for word in options.run:
