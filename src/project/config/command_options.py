@@ -44,7 +44,7 @@ class Overrides(list[str]):
 
 
 class Conditions(list[str]):
-    """Type of an option that collects conditions, such as `val/acc>0.98`, on names that are not options."""
+    """Type of an option that collects conditions on columns, such as `val/acc>0.98`."""
 
 
 def option(
@@ -214,14 +214,16 @@ def describe(kind: type[Any], script: str, examples: str = "") -> str:
     hints = get_type_hints(kind)
     rows = []
     for entry in fields(kind):
-        choices = " ".join(word for word in _choices(hints[entry.name]) if word != NULL)
+        choices = [word for word in _choices(hints[entry.name]) if word != NULL]
+        if all(re.search(rf"\b{word}\b", entry.metadata["help"]) for word in choices):
+            choices = []  # the description names them
         default = entry.default_factory() if entry.default_factory is not MISSING else entry.default
         name = f"{entry.name}={_shown(default)}"
         if hints[entry.name] is Overrides:
             name = f"{entry.name}.…=…"
         elif hints[entry.name] is Conditions:
             name = "COLUMN=VALUE"
-        rows.append((name, entry.metadata["help"] + (f": {choices}" if choices else "")))
+        rows.append((name, entry.metadata["help"] + (f"; one of: {', '.join(choices)}" if choices else "")))
     rows.append((cli.TRACEBACK_FLAG, "show the traceback of an error"))
     indent = max(len(name) for name, _ in rows) + 4
     lines = [f"usage: python scripts/{script} KEY=VALUE …", "", cleandoc(kind.__doc__ or ""), ""]

@@ -72,7 +72,7 @@ class CIFAR10(ImageDataModule):
         """Return images (N, 3, 32, 32) uint8 and labels (N,)."""
         if split == "val":
             return None
-        # Unpickling can run code: the files must have the published checksums, and hold arrays alone.
+        # Unpickling can run code: the files must have the published checksums, and hold only arrays.
         require_undamaged("cifar10", self.path, FOLDER, CHECKSUMS, self.image_cache.checksums)
         pixels: list[Any] = []
         labels: list[int] = []
@@ -105,7 +105,7 @@ def load_array_pickle(file: Path) -> Any:
 
 
 class ArrayUnpickler(pickle.Unpickler):
-    """Unpickles plain values and numeric arrays alone: pickle calls any function that a file names.
+    """Unpickles only plain values and numeric arrays: pickle calls any function that a file names.
 
     Method: Python's documentation of pickle, "Restricting Globals".
     """

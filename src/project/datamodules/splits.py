@@ -1,6 +1,6 @@
 """Stratified splits of labeled images: sizes, held-out parts and cross-validation folds.
 
-Functions import torch when they are called: checks before a run need `split_size` alone.
+Functions import torch when they are called: checks before a run need only `split_size`.
 """
 
 import math

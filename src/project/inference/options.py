@@ -1,4 +1,4 @@
-"""Options that the commands evaluate, predict and export share. Imports no torch."""
+"""Options that the commands evaluate, predict and export share. Does not import torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +29,7 @@ class DataOptions(RunOptions):
     """Options of a command that also loads the run's data, or other data."""
 
     data: Overrides = option(Overrides(), "other data: data=cifar10, data.path=photos")
-    paths: Overrides = option(Overrides(), "another location of the data: paths.data=FOLDER")
+    paths: Overrides = option(Overrides(), "other location of the data: paths.data=FOLDER")
 
     @property
     def data_overrides(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""Configuration, checkpoint file and data overrides of a trained run. Imports no torch.
+"""Configuration, checkpoint file and data overrides of a trained run. Does not import torch.
 
 Overrides name another data set (`data=cifar10`), or another location of the run's data (`paths.data=sets`).
 """

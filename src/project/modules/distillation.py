@@ -49,7 +49,7 @@ class DistilledClassifier(ImageClassifier):
     The loss in training is (1 - `weight`) · `loss` + `weight` · T² · KL(teacher ‖ student), where the
     Kullback-Leibler divergence compares the softmax of logits divided by the temperature T (sec. 2). The
     teacher sees the augmented images of the student, in evaluation mode and the student's precision.
-    Validation and test use `loss` alone. Resuming needs the teacher's run folder again; evaluation does not.
+    Validation and test use only `loss`. Resuming needs the teacher's run folder again; evaluation does not.
 
     Args:
         network: see `ImageClassifier`.

@@ -170,7 +170,7 @@ def draw(comparison: Comparison, file: Path) -> None:
 
 
 def make_figure(comparison: Comparison) -> Figure:
-    """Return the figure of a comparison; it has learning curves alone if no key differs."""
+    """Return the figure of a comparison; it shows only learning curves if no key differs."""
     scales = parallel_axes(comparison)
     if len(scales) == 1:
         figure = Figure(figsize=(11, 4.6), dpi=DPI)

@@ -1,4 +1,4 @@
-"""Web server of the commands that show a page or answer requests; by default it answers this machine alone.
+"""Web server of the commands that show a page or answer requests; by default it answers only this machine.
 
 uvicorn serves a Starlette or FastAPI application. This module adds what every such command needs: one line
 for a port in use, a token, and a guard against pages of other sites that call this server.
@@ -26,7 +26,7 @@ def bind(host: str, port: int, key: str = "port") -> socket.socket:
     """Return a listening socket.
 
     Args:
-        host: address or name; `127.0.0.1` answers this machine alone.
+        host: address or name; `127.0.0.1` answers only this machine.
         port: port number; 0 lets the system choose a free one.
         key: name of the port's key, for the message.
 

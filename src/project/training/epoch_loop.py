@@ -163,7 +163,7 @@ class EpochLoop(ResumableEpochLoop):
     def _start_foreign_epoch(self, loaders: list[Any], data_fetcher: DataFetcher) -> None:
         """Start the iteration of loaders that are not ours, at the batch where the run resumes.
 
-        Their order and the seeds of their workers depend on the epoch alone. Batches that were trained before
+        Their order and the seeds of their workers depend only on the epoch. Batches that were trained before
         are read again, unless the loaders restore their own state.
         """
         trained = self.batch_progress.current.ready

@@ -49,7 +49,7 @@ class Policy(ABC):
         self._magnitudes = lru_cache(maxsize=8)(self._compute_magnitudes)
 
     def __call__(self, images: Tensor, seed: int) -> Tensor:
-        """Return changed images (B, C, H, W) uint8; C is 1 or 3. The draws depend on the seed alone."""
+        """Return changed images (B, C, H, W) uint8; C is 1 or 3. The draws depend only on the seed."""
         _, _, height, width = images.shape
         return self.change(images, np.random.default_rng((seed, SEED_KEY)), (height, width))
 

@@ -1,4 +1,4 @@
-"""Images in Arrow and Parquet files, as the library `datasets` writes them. Imports no torch.
+"""Images in Arrow and Parquet files, as the library `datasets` writes them. Does not import torch.
 
 A folder of `save_to_disk` holds `state.json` with the names of the Arrow files, and `dataset_info.json` with
 the types of the columns. A folder of several splits holds `dataset_dict.json` and a subfolder per split.

@@ -1,6 +1,6 @@
 """Class folders of a data set: split folders, class names, image files, and a survey of image headers.
 
-Imports no torch: derived values of the configuration are computed from these functions.
+Does not import torch: derived values of the configuration are computed from these functions.
 """
 
 import os

@@ -1,6 +1,7 @@
 """Image files in a folder tree: search and headers, shared by training, checks and prediction.
 
-Imports no torch. Paths are strings: for a million files, making `Path` objects takes longer than the search.
+Does not import torch. Paths are strings: for a million files, making `Path` objects takes longer
+than the search.
 """
 # ruff: noqa: PTH114, PTH116
 

@@ -1,6 +1,6 @@
 """Tables in CSV files and NumPy arrays: reading, splits, classes, labels and real values of their columns.
 
-Imports no torch: derived values of the configuration are computed from these functions.
+Does not import torch: derived values of the configuration are computed from these functions.
 """
 
 import csv

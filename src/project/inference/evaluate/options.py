@@ -1,4 +1,4 @@
-"""Options of `scripts/evaluate.py`, and a search for the networks that they name. Imports no torch."""
+"""Options of `scripts/evaluate.py`, and a search for the networks that they name. Does not import torch."""
 
 import re
 from dataclasses import dataclass
@@ -51,7 +51,7 @@ class Options(DataOptions):
         "recompute", "batch-norm statistics of averaged weights"
     )
     predictions: bool | None = option(
-        None, "write predictions.csv, one row per image; null: for image classifiers"
+        None, "write predictions.csv, one row per image; null: true for image classifiers"
     )
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
     num_resamples: int = option(

@@ -1,4 +1,4 @@
-"""Options of `scripts/explain.py`. Imports no torch."""
+"""Options of `scripts/explain.py`. Does not import torch."""
 
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Options of `scripts/export.py`, their checks, and the file formats. Imports no torch."""
+"""Options of `scripts/export.py`, their checks, and the file formats. Does not import torch."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

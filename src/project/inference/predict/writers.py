@@ -1,4 +1,4 @@
-"""Writers of predictions: table, CSV, JSON, or JSON Lines. Imports no torch."""
+"""Writers of predictions: table, CSV, JSON, or JSON Lines. Does not import torch."""
 
 import csv
 import json

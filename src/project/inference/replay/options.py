@@ -1,4 +1,4 @@
-"""Options of `scripts/replay.py`. Imports no torch."""
+"""Options of `scripts/replay.py`. Does not import torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,10 +22,12 @@ REPORT = "report.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Options:
-    """Repeat the training of a run that stopped with NaN, and name the first layer that is not finite.
+    """Repeat the training of a run that stopped with NaN, and name the first layer
+    whose output is not finite.
 
-    The training continues from the run's last checkpoint, on one device, until a layer, gradient or weight
-    is NaN or infinite. The folder `nan` of the run then holds the batch, and the weights before the step.
+    Training continues from the run's last checkpoint, on one device, until a layer,
+    gradient or weight is NaN or infinite. The folder `nan` of the run then holds the
+    batch of that step and the weights before it.
     """
 
     run: str = option(LAST, "run folder, or last")

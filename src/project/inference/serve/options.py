@@ -1,4 +1,4 @@
-"""Options of `scripts/serve.py` and their checks. Imports no torch."""
+"""Options of `scripts/serve.py` and their checks. Does not import torch."""
 
 import os
 import re
@@ -44,22 +44,29 @@ class Options:
     weights: str = option("auto", "auto (those of the run's test), best, last, previous, or a file")
     tta: Tta | None = option(None, "test-time augmentation; null: as in the run's test")
     outputs: Path = option(Path("outputs"), "folder to search for run=last")
-    host: str = option(LOOPBACK, "address to listen on; 0.0.0.0: all of this machine's")
-    port: int = option(8000, "port; 0: any free one", least=0, most=MAX_PORT)
+    host: str = option(LOOPBACK, "address to listen on; 0.0.0.0: all addresses of this machine")
+    port: int = option(8000, "port; 0: any free port", least=0, most=MAX_PORT)
     token: str | None = option(
-        None, f"secret of each request, as in '${{oc.env:NAME}}'; null: the variable {TOKEN_VARIABLE}, if set"
+        None,
+        f"secret that requests must send, as in '${{oc.env:NAME}}'; null: that of {TOKEN_VARIABLE}, if set",
     )
-    backend: Literal["torch", "onnx"] = option("torch", "onnx: the run's export/model.onnx")
+    backend: Literal["torch", "onnx"] = option("torch", "torch, or onnx: the run's export/model.onnx")
     accelerator: Accelerator = option("auto", "device")
     top_k: int = option(3, "classes in an answer, unless ?top_k= is given", least=1)
-    max_batch: int = option(64, "images in a forward pass", least=1)
-    max_wait_ms: float = option(2.0, "longest wait for more images of a batch", least=0, most=10_000)
-    max_queue: int = option(512, "images that wait; more are refused with status 429", least=1)
-    max_images: int = option(256, "images in a request", least=1)
-    max_body_mib: float = option(16.0, "size of a request [MiB]", least=0.001, most=4096)
-    max_pixels: int = option(25_000_000, "pixels of an image", least=1)
-    timeout_s: float = option(30.0, "longest time for a request to arrive, and to be answered", least=0.1)
-    reload_s: float = option(2.0, "interval of the search for newer checkpoints; 0: never", least=0)
+    max_batch: int = option(64, "maximum number of images in a forward pass", least=1)
+    max_wait_ms: float = option(
+        2.0, "longest wait for more images in a batch, milliseconds", least=0, most=10_000
+    )
+    max_queue: int = option(
+        512, "maximum number of waiting images; more are refused with status 429", least=1
+    )
+    max_images: int = option(256, "maximum number of images in a request", least=1)
+    max_body_mib: float = option(16.0, "maximum size of a request, MiB", least=0.001, most=4096)
+    max_pixels: int = option(25_000_000, "maximum number of pixels in an image", least=1)
+    timeout_s: float = option(
+        30.0, "longest time for a request to arrive, and then to be answered, seconds", least=0.1
+    )
+    reload_s: float = option(2.0, "seconds between searches for newer checkpoints; 0: never", least=0)
 
 
 class ModelSource(NamedTuple):

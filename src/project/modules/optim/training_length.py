@@ -1,4 +1,7 @@
-"""Length of a training in epochs and optimizer steps; imports no torch, for the checks of configurations."""
+"""Length of a training run in epochs and optimizer steps.
+
+Does not import torch, because the checks of configurations use it.
+"""
 
 import math
 from collections.abc import Callable, Mapping

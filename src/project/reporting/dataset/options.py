@@ -1,4 +1,4 @@
-"""Options of `scripts/data.py`, and the configuration of the data set that they name. Imports no torch."""
+"""Options of `scripts/data.py`, and the configuration of their data set. Does not import torch."""
 
 import json
 from collections.abc import Sequence
@@ -43,18 +43,21 @@ examples:
 class Options:
     """Write a page about a data set: classes, sizes, samples, duplicates, damaged files.
 
-    With a run, its held-out images with the most suspicious labels are shown, too. A
-    sweep with folds= predicts every training image by a network that did not see it.
+    With a run, the page also shows its held-out images with the most suspicious labels.
+    After a sweep with folds=, every training image is checked by a network that did not
+    see it.
     """
 
-    run: str | None = option(None, "run or sweep that checks labels, best one with folds=; or last")
+    run: str | None = option(
+        None, "run or sweep whose predictions check the labels, best a sweep with folds=; or last"
+    )
     data: Overrides = option(Overrides(), "data set, as in training: data=mnist, data.path=photos")
     paths: Overrides = option(Overrides(), "location of the data: paths.data=FOLDER")
     task: Overrides = option(Overrides(), "task, for the targets of data=csv: task=multilabel")
     experiment: Overrides = option(Overrides(), "preset whose data set is read: experiment=mnist_cnn")
-    near: bool = option(True, "find near duplicates, too, by perceptual hashes")
-    config_dir: Path | None = option(None, "further folder of configuration files, as in training")
-    output: Path | None = option(None, "folder to write; null: data in the run's folder, or outputs/data")
+    near: bool = option(True, "also find near duplicates, by perceptual hashes")
+    config_dir: Path | None = option(None, "additional folder of configuration files, as in training")
+    output: Path | None = option(None, "output folder; null: data/ in the run's folder, or outputs/data")
     outputs: Path = option(Path("outputs"), "folder to search for run=last")
     accelerator: Accelerator | None = option(None, "device of the predictions; null: as in the run")
     open: bool = option(False, "open the page in a browser")

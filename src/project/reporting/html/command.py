@@ -40,7 +40,7 @@ class Options:
     compare: list[str] | None = option(
         None, "folders of runs to compare with; null: the runs next to this one"
     )
-    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
+    outputs: Path = option(Path("outputs"), "folder to search for run=last")
     open: bool = option(False, "open the page in a browser")
 
 

@@ -68,7 +68,7 @@ class Table:
     is_wide: bool = False  # takes the full width of the page
 
     def is_numeric(self, place: int) -> bool:
-        """Return True if column number `place` holds numbers alone."""
+        """Return True if column number `place` holds only numbers."""
         return bool(self.rows) and all(row[place].value is not None for row in self.rows)
 
 

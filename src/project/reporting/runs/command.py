@@ -53,8 +53,8 @@ class Options:
     csv: Path | None = option(None, "CSV file with all columns of these runs")
     json: Path | None = option(None, "JSON file with all columns of these runs")
     page: bool = option(False, "serve a local page with these runs until Ctrl-C")
-    port: int = option(8765, "port of the page; 0: any free one", least=0, most=MAX_PORT)
-    host: str = option(LOOPBACK, "address of the page; others than 127.0.0.1 require a token")
+    port: int = option(8765, "port of the page; 0: any free port", least=0, most=MAX_PORT)
+    host: str = option(LOOPBACK, "address of the page; any but 127.0.0.1 requires a token")
     open: bool = option(False, "open the page in a browser")
 
 

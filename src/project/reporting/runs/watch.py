@@ -21,14 +21,14 @@ examples:
 class Options:
     """Show a sweep or run as a local page that refreshes itself.
 
-    Reads files alone: the sweep may run in another process or on another
+    Only reads files: the sweep may run in another process or on another
     machine with the same file system. Ctrl-C ends the page, not the sweep.
     """
 
     run: str = option(LAST, "run folder, sweep folder, or a folder that contains runs; or last")
-    outputs: Path = option(Path("outputs"), "folder in which run=last is searched")
-    port: int = option(8764, "port of the page; 0: any free one", least=0, most=MAX_PORT)
-    host: str = option(LOOPBACK, "address of the page; others than 127.0.0.1 require a token")
+    outputs: Path = option(Path("outputs"), "folder to search for run=last")
+    port: int = option(8764, "port of the page; 0: any free port", least=0, most=MAX_PORT)
+    host: str = option(LOOPBACK, "address of the page; any but 127.0.0.1 requires a token")
     open: bool = option(False, "open the page in a browser")
 
 
