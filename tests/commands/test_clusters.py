@@ -289,5 +289,5 @@ def test_missing_package_is_reported_with_its_install_command(
 ) -> None:
     monkeypatch.delitem(sys.modules, module, raising=False)
     monkeypatch.setitem(sys.modules, package, None)
-    with pytest.raises(InputError, match=f"needs {package}; uv sync --extra"):
+    with pytest.raises(InputError, match=f"needs {package}; run uv sync --extra"):
         use()

@@ -260,7 +260,7 @@ def test_unrelated_files_are_not_replaced(tmp_path: Path, monkeypatch: pytest.Mo
     for name in ("model.pt2", "model_pruned.pt2", "torch_export.json"):
         (tmp_path / name).write_text("mine")
         with pytest.raises(
-            InputError, match=rf"output=.*: contains a {name} that no export wrote; give another"
+            InputError, match=rf"output=.*: contains a {name} that was not written by an export; give another"
         ):
             export(Options(run=str(run), output=tmp_path, variants=["pruned"]))
         (tmp_path / name).unlink()

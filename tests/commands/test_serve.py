@@ -602,7 +602,7 @@ def test_names(run: Path, color_run: Path) -> None:
 
 def test_missing_export(run: Path) -> None:
     with pytest.raises(
-        InputError, match=r"backend=onnx: .*model\.onnx does not exist; python scripts/export"
+        InputError, match=r"backend=onnx: .*model\.onnx does not exist; run python scripts/export"
     ):
         find_sources(read_options(Options, [f"run={run}", "backend=onnx"]))
 

@@ -309,7 +309,10 @@ def confirm(plain: Any, group: str) -> None:
         except (ImportError, AttributeError) as error:
             raise InputError(f"{key}={name}: cannot be imported ({error})") from error
         if named is not defined or not (inspect.isclass(named) or inspect.isfunction(named)):
-            raise InputError(f"{key}={name}: is not the {origin.kind} defined in its source; name another")
+            raise InputError(
+                f"{key}={name}: is not the {origin.kind} that its source defines, because an import replaced "
+                "it; choose another"
+            )
 
 
 def _allows(package: str, module: str, name: str, kind: str) -> bool:

@@ -304,7 +304,7 @@ class SupervisedDataModule(L.LightningDataModule):
                 "data.folds=null, or move them to the training images"
             )
         if (images := self.load_inputs(split)) is None:
-            raise InputError(f"data: there are none of {self._title(split)}; {LOAD_SPLIT_REMEDY}")
+            raise InputError(f"data: {self._title(split)} are missing; {LOAD_SPLIT_REMEDY}")
         if split == "test":
             self._subsets["test"] = Subset.of(images)
         elif val is not None:

@@ -157,8 +157,8 @@ class HuggingFace(ImageDataModule):
         ]
         if wrong:
             raise DataError(
-                f"{self.source}: row {wrong[0]} of {name} has no label of the {self.num_classes} classes "
-                f"({len(wrong):,} such rows); remove the rows, or the split"
+                f"{self.source}: row {wrong[0]} of {name} has a label outside of the {self.num_classes} "
+                f"classes ({len(wrong):,} such rows); remove the rows, or the split"
             )
         return torch.tensor(values)
 

@@ -55,7 +55,7 @@ def check_targets(targets: Tensor, num_classes: int, title: str) -> None:
         InputError: the number does not fit, or there are no targets.
     """
     if not len(targets):
-        raise InputError(f"data: there are none of {title}; give at least one")
+        raise InputError(f"data: {title} are missing; give at least one")
     if targets.ndim == 2:
         if targets.shape[1] != num_classes:
             raise InputError(

@@ -53,8 +53,8 @@ def require_finite(module: L.LightningModule, optimizers: Sequence[Optimizer], s
         ).tolist()  # the only synchronization with the device
         if any(is_wrong):
             raise NonFiniteError(
-                f"step {step}: {here[is_wrong.index(True)][0]} holds nan or inf and is not saved; the "
-                "previous checkpoint is kept; lower optim.lr, or clip gradients with "
+                f"step {step}: {here[is_wrong.index(True)][0]} contains NaN or infinity and is not saved; "
+                "the previous checkpoint is kept; lower optim.lr, or clip gradients with "
                 "trainer.gradient_clip_val=1.0"
             )
 

@@ -147,7 +147,7 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
             f"{key}_options.{wrong[0]}: {name} has no such option; {did_you_mean(wrong[0], allowed)}"
         )
     if (package := REQUIRED_PACKAGES.get(name)) and find_spec(package) is None:
-        raise InputError(f"{key}={name}: needs {package}; {install_command('search')}")
+        raise InputError(f"{key}={name}: needs {package}; run {install_command('search')}")
     try:
         return known[name](**options)
     except (TypeError, ValueError, ImportError) as error:

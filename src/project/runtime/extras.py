@@ -34,5 +34,5 @@ def import_extra(module: str, key: str, extra: str) -> Any:
         if (error.name or "").partition(".")[0] != package:
             raise
         raise InputError(
-            f"{key}: needs {package}, which is not installed; {install_command(extra)}"
+            f"{key}: needs {package}, which is not installed; run {install_command(extra)}"
         ) from error

@@ -238,7 +238,7 @@ def test_class_names_are_printed_unchanged(tmp_path: Path) -> None:
     assert given.class_names == list(reversed(data.class_names))
     given.load_state_dict({"class_names": list(reversed(NAMES)), "mean": [0.5] * 3, "std": [0.5] * 3})
     draw(tmp_path / "a\\nb" / "1.png")
-    with pytest.raises(DataError, match=r"two class folders have the printable name a\\nb; rename one"):
+    with pytest.raises(DataError, match=r"two class folders have the same printable name, a\\nb; rename one"):
         class_folders.class_names(tmp_path)
 
 

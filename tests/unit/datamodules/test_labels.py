@@ -130,7 +130,7 @@ def test_splits_that_are_not_there_are_refused_before_training(tmp_path: Path, s
             return None if wanted == split else super().load_split(wanted)
 
     with pytest.raises(
-        InputError, match=f"^data: there are none of the {split} images of data=own; have load_split"
+        InputError, match=f"^data: the {split} images of data=own are missing; have load_split"
     ):
         make_trainer(tmp_path, enable_checkpointing=False).fit(make_module(), Without(CLASSES))
 

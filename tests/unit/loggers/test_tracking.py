@@ -256,7 +256,7 @@ NO_KEY = (
 def test_missing_package_is_refused(composer: Compose, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loggers, "find_spec", lambda name: None)
     assert list(find_problems(composer("logger=mlflow"))) == [
-        "logger.mlflow: needs the package mlflow, which is not installed; uv sync --extra mlflow"
+        "logger.mlflow: needs the package mlflow, which is not installed; run uv sync --extra mlflow"
     ]
 
 

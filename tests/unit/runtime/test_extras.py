@@ -16,7 +16,7 @@ def test_a_missing_package_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("timm", "transformers"):
         monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(
-        InputError, match=r"^model=timm: needs timm, which is not installed; uv sync --extra timm$"
+        InputError, match=r"^model=timm: needs timm, which is not installed; run uv sync --extra timm$"
     ):
         TimmModel((3, 8, 8), 2)
     with pytest.raises(InputError, match=r"^model=huggingface: needs transformers, .* --extra huggingface$"):

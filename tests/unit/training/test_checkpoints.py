@@ -118,7 +118,7 @@ def test_nan_and_infinity_are_never_saved() -> None:
     for tensor in (weight.data, momentum, module.mask):
         kept = tensor.clone()
         tensor.view(-1)[0] = torch.nan
-        with pytest.raises(NonFiniteError, match=r"step 7: \S.* holds nan or inf"):
+        with pytest.raises(NonFiniteError, match=r"step 7: \S.* contains NaN or infinity"):
             require_finite(module, [optimizer], 7)
         tensor.copy_(kept)
 

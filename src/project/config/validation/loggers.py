@@ -31,7 +31,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
             extra = needs["extra"]
             yield (
                 f"logger.{name}: needs the package {package}, which is not installed; "
-                f"{install_command(extra)}"
+                f"run {install_command(extra)}"
             )
         elif not right.get(f"logger.{name}.offline") and not _has_credentials(needs):
             yield (

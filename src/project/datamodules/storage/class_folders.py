@@ -178,7 +178,9 @@ def class_names(path: Path) -> list[str]:
     names = [_class_name(folder) for folder in class_folders(path)]
     twice, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise DataError(f"data.path={path}: two class folders have the printable name {twice}; rename one")
+        raise DataError(
+            f"data.path={path}: two class folders have the same printable name, {twice}; rename one"
+        )
     return names
 
 

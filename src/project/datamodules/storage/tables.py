@@ -151,7 +151,8 @@ def split_rows(table: Table, split_column: str | None) -> Mapping[str, list[int]
         found.setdefault(split, []).append(row)
     if "train" not in found:
         raise DataError(
-            f"data.split_column={split_column}: no row of {table.file} is for training; name some train"
+            f"data.split_column={split_column}: no row of {table.file} is for training; write train in "
+            "some rows"
         )
     return found
 

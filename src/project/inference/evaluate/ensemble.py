@@ -48,8 +48,8 @@ def average_probabilities(members: Sequence[TrainedRun], results: Sequence[Forwa
     for trained, other in zip(members, results, strict=True):
         if len(other.rows) != len(first.rows):
             raise InputError(
-                f"run={trained.run.shown}: is tested with {len(other.rows)} images, {members[0].run.shown} "
-                f"with {len(first.rows)} (trainer.limit_test_batches); use combine=none"
+                f"run={trained.run.shown}: has {len(other.rows)} test images, but {members[0].run.shown} has "
+                f"{len(first.rows)} (trainer.limit_test_batches); use combine=none"
             )
     each = torch.stack([result.predictions.log_probabilities.double() for result in results])
     log_mean = each.logsumexp(0) - math.log(len(results))  # N, K

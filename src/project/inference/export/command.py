@@ -241,7 +241,9 @@ def refuse_foreign(folder: Path, format: str, variants: Sequence[str]) -> None:
     earlier = _listed_files(listing, format)
     for name in [*wanted, *([] if earlier else [listing.name])]:
         if os.path.lexists(folder / name) and name not in earlier:
-            raise InputError(f"output={folder}: contains a {name} that no export wrote; give another folder")
+            raise InputError(
+                f"output={folder}: contains a {name} that was not written by an export; give another folder"
+            )
 
 
 def _listed_files(listing: Path, format: str) -> list[str]:

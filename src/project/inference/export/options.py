@@ -100,7 +100,7 @@ def check_options(options: Options) -> None:
     if missing := [name for name in needed if find_spec(name) is None]:
         int8 = "" if set(missing) <= set(kind.packages) else " in int8"
         raise InputError(
-            f"format={options.format}{int8}: needs {', '.join(missing)}; {install_command('export')}"
+            f"format={options.format}{int8}: needs {', '.join(missing)}; run {install_command('export')}"
         )
 
 

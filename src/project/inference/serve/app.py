@@ -26,6 +26,7 @@ from project.inference.serve.models import ModelSlot, ServedModel
 from project.inference.serve.options import ModelSource, Options
 from project.inference.serve.requests import ByteBudget, RequestError, Upload
 from project.runtime.devices import available_cpus
+from project.runtime.extras import install_command
 from project.runtime.web_server import header_timeout_protocol
 
 log = logging.getLogger(__name__)
@@ -253,7 +254,7 @@ class ModelServer:
 
     async def _predict(self, request: Request, name: str, extras: Extras) -> dict[str, Any]:
         if request.headers.get("sec-fetch-site") == "cross-site":
-            raise RequestError(403, "pages of other sites are not answered")
+            raise RequestError(403, "requests from pages of other sites are refused")
         if name not in self.slots:
             raise RequestError(404, f"no such model (expected {', '.join(self.slots)})")
         options, batcher = self.options, self.batchers[name]
@@ -291,7 +292,9 @@ class ModelServer:
 
     def _check_explainable(self, count: int) -> None:
         if not self.explanations.is_available:
-            raise RequestError(422, "explain=true: needs captum on the server; uv sync --extra explain")
+            raise RequestError(
+                422, f"explain=true: needs captum on the server; run {install_command('explain')} there"
+            )
         if count > 1:
             raise RequestError(422, f"explain=true: {count} images (expected one); send one at a time")
 

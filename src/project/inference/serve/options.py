@@ -155,6 +155,6 @@ def find_exported(run: RunFolder) -> Path:
     file = run.path / "export" / "model.onnx"
     if not file.is_file():
         raise InputError(
-            f"backend=onnx: {file} does not exist; python scripts/export.py run={run.shown} format=onnx"
+            f"backend=onnx: {file} does not exist; run python scripts/export.py run={run.shown} format=onnx"
         )
     return file

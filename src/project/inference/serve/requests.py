@@ -172,7 +172,7 @@ def _parse_json(body: bytes, max_images: int) -> list[Upload]:
     except (ValueError, RecursionError) as error:
         raise RequestError(400, f"the body is not JSON ({one_line(error)})") from error
     if not isinstance(given, dict) or set(given) != {"images"}:
-        raise RequestError(422, 'the JSON has other keys (expected {"images": [image, …]})')
+        raise RequestError(422, 'the JSON has unexpected keys (expected {"images": [image, …]})')
     try:
         # Without a type, long whole numbers and ragged lists become objects, which `_as_pixels` refuses.
         array = np.array(given["images"])
@@ -303,6 +303,6 @@ def _check_header(stream: io.BytesIO, shown: str, max_pixels: int) -> None:
     except Exception as error:  # Pillow's plugins raise anything on damaged files
         raise RequestError(422, f"{shown}: {decoding_problem(error)}") from error
     if kind in UNDECODABLE_FORMATS:
-        raise RequestError(422, f"{shown}: {kind} is not decoded; send PNG, JPEG, WebP or TIFF")
+        raise RequestError(422, f"{shown}: {kind} is not accepted; send PNG, JPEG, WebP or TIFF")
     if pixels > max_pixels:
         raise RequestError(413, f"{shown}: {pixels:,} pixels (expected at most {max_pixels:,}); shrink it")

@@ -95,7 +95,7 @@ class RayLauncher(ScheduledLauncher):
         try:
             import ray
         except ModuleNotFoundError as error:
-            raise InputError(f"hydra/launcher=ray: needs ray; {install_command('ray')}") from error
+            raise InputError(f"hydra/launcher=ray: needs ray; run {install_command('ray')}") from error
         options: dict[str, Any] = {"address": self.address, "log_to_driver": False, "logging_level": "ERROR"}
         if self.address is None:
             options |= {

@@ -87,7 +87,9 @@ class SlurmLauncher(ScheduledLauncher):
         try:
             from project.sweeps.launchers.slurm_engine import SlurmEngine
         except ModuleNotFoundError as error:
-            raise InputError(f"hydra/launcher=slurm: needs submitit; {install_command('slurm')}") from error
+            raise InputError(
+                f"hydra/launcher=slurm: needs submitit; run {install_command('slurm')}"
+            ) from error
         return SlurmEngine(self)
 
     def request_devices(self, config: DictConfig) -> DeviceRequest:

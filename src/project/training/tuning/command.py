@@ -71,7 +71,7 @@ def run_tuning(
     """
     if not isinstance(module, SupervisedModule) or not isinstance(datamodule, SupervisedDataModule):
         raise InputError(
-            f"tune={what}: not for this task (expected a {SupervisedModule.__name__} on a "
+            f"tune={what}: not supported for this task (expected a {SupervisedModule.__name__} on a "
             f"{SupervisedDataModule.__name__}, got {type(module).__name__} on {type(datamodule).__name__}); "
             "set the value by hand"
         )
