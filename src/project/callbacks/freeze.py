@@ -27,7 +27,7 @@ class FreezeBackbone(Callback):
     backbone's last layer belongs to the head. The optimizer holds the backbone's parameters from the start
     and skips them while they have no gradients. The schedule therefore covers all epochs, and the parameter
     groups of a resumed run are the same. A compiled network is recompiled after unfreezing. If the network
-    has no trainable parameters besides the head, the callback logs this and does nothing.
+    has no trainable parameters outside the head, the callback logs this and does nothing.
 
     Args:
         epochs: number of head-only epochs [0]; 0: all parameters train from the start.

@@ -23,7 +23,7 @@ class NotLearnedError(RuntimeError):
 
 
 class OverfitBatch(Callback):
-    """Stops training once the loss of the batch is near 0, and all images are right; else fails at the end.
+    """Stops training when the batch's loss is near 0 and all images are right; otherwise fails at the end.
 
     The accuracy counts for tasks that log `train/acc`. The loss is `train/loss`, or for modules without this
     metric the mean of what `training_step` returns.

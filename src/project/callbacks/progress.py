@@ -131,7 +131,7 @@ class Progress(ProgressBar):
     def _count_batches(self, trainer: L.Trainer) -> float | None:
         """Return the total number of batches; None if only a time limit ends training.
 
-        A resumed run counts the batches it has trained already as they were, of whatever size.
+        A resumed run counts the batches that it has already trained with the sizes that they had.
         """
         length, accumulate, left = TrainingLength.of(trainer), trainer.accumulate_grad_batches, []
         if trainer.max_epochs is not None and trainer.max_epochs > 0:

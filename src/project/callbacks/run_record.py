@@ -1,4 +1,4 @@
-"""Contents of checkpoints that a run needs whatever its LightningModule: configuration, metrics, loggers."""
+"""Contents of checkpoints that a run needs with any LightningModule: configuration, metrics, loggers."""
 
 from collections.abc import Mapping
 from typing import Any

@@ -199,7 +199,7 @@ def refusal(target: Target, group: str) -> str:
 
 
 def _is_granted(name: str, group: str) -> bool:
-    """Return true if an installed package allows a name that is not on the project's own list."""
+    """Return True if an installed package allows a name that is not on the project's own list."""
     module, _, attribute = name.rpartition(".")
     for package in granted(group):
         if _within(name, package) or _within(package, module):

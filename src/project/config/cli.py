@@ -249,7 +249,7 @@ def _refuse_hidden_files(conf: Path) -> None:
 
 
 def _names_no_option(argument: str) -> bool:
-    """Return true for an option that is a number or boolean, for which Hydra has no message."""
+    """Return True for an option that is a number or boolean, for which Hydra has no message."""
     with suppress(HydraException):
         value = OverridesParser.create().parse_override(argument).value()
         return any(

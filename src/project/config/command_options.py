@@ -30,7 +30,7 @@ TYPE_NAMES = {
     float: "a number",
     bool: "true or false",
     NoneType: NULL,
-    str: "a text",
+    str: "text",
     Path: "a path",
     list[str]: "one or more, separated by commas",
 }
@@ -147,7 +147,7 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
 
 
 def _convert(text: str, hint: Any, *, least: float | None, most: float | None, help: str) -> Any:
-    """Convert a text to the type of an annotation, by OmegaConf's rules for single values."""
+    """Convert a string to the type of an annotation, by OmegaConf's rules for single values."""
     members = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
     choices = _choices(hint)
     quoted = len(text) > 1 and text[0] == text[-1] and text[0] in "'\""

@@ -65,7 +65,7 @@ def set_searched(paths: Iterable[str]) -> None:
 
 
 def has_alias(file: Path, name: str) -> bool:
-    """Return true if a YAML alias in a later block of a file refers to the block of a top-level key."""
+    """Return True if a YAML alias in a later block of a file refers to the block of a top-level key."""
     root = read_nodes(file) if "*" in read_text(file) else None
     before: set[int] = set()
     own: set[int] = set()
@@ -108,7 +108,7 @@ def location_in(path: str, key: str, root: bool) -> str:
 
 
 def is_main(path: str) -> bool:
-    """Return true for a file of `loaded` in the first folder of the search path."""
+    """Return True for a file of `loaded` in the first folder of the search path."""
     return bool(search_folders) and loaded_files[path].is_relative_to(search_folders[0].resolve())
 
 

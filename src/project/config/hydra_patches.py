@@ -219,7 +219,7 @@ def make_loader(search_path: ConfigSearchPath) -> ConfigLoader:
 
 
 def is_group(loader: ConfigLoader, name: str) -> bool:
-    """Return true if a loader finds a group of this name."""
+    """Return True if a loader finds a group of this name."""
     assert isinstance(loader, ConfigLoaderImpl)
     return bool(loader.repository.group_exists(name))
 

@@ -91,7 +91,7 @@ def _logged_by(call: ast.Call) -> list[str] | None:
 
 
 def _passes_self(call: ast.Call) -> bool:
-    """Return true if a call gets `self` as an argument, and may thus log for it."""
+    """Return True if a call gets `self` as an argument, and may thus log for it."""
     known = isinstance(call.func, ast.Name) and call.func.id in (
         "isinstance",
         "type",

@@ -130,7 +130,7 @@ def bases_of(target: str) -> list[str]:
 
 
 def inherits(target: str, base: str) -> bool:
-    """Return true if the sources show that a class is `base` or derives from it, in any number of steps."""
+    """Return True if the sources show that a class is `base` or derives from it, in any number of steps."""
     waiting = [target]
     for _ in range(MAX_DEPTH):
         if not waiting:

@@ -410,7 +410,7 @@ class ImageDataModule(SupervisedDataModule):
         input_shape: (C, H, W) of an image after preprocessing; the network is built for this shape.
         mean: mean of each channel, or one value for all, on the scale [0, 1] (default null: computed from
             the training images).
-        std: standard deviation of each channel, likewise.
+        std: standard deviation of each channel, in the same form as `mean`.
         resize: side or (H, W) to which images are scaled before training (default null: no scaling).
         grayscale: convert color images to gray before training (default false).
         channels_last: store images and batches in channels-last memory format (default false).

@@ -212,7 +212,7 @@ class ImageFolder(ImageFiles):
         found = find_layout(self.path)
         if found.unused:
             names = ", ".join(map(printable, found.unused))
-            log.info("not used in %s, besides the folders of the splits: %s", self.path, names)
+            log.info("not used in %s, because it has folders of splits: %s", self.path, names)
         return found
 
     @property

@@ -68,7 +68,7 @@ class MaskDataModule(L.LightningDataModule):
         batch_size: images per training step and device (default 16).
         eval_batch_size: maximum number of images per evaluation batch and device (default 32).
         val_size: number of validation images, or their fraction of all images if below 1 (default 0.1).
-        test_size: number of test images, likewise (default 0.2).
+        test_size: number of test images, or their fraction of all images if below 1 (default 0.2).
         split_seed: seed of the splits (default 0).
         ignore_index: class index of pixels without a label (default 255).
         flip_prob: probability of a horizontal flip of training images (default 0).

@@ -96,7 +96,7 @@ def as_class_indices(labels: Any, count: int, title: str) -> Tensor:
 
 
 def as_tensor(value: Any, problem: str, expected: str, remedy: str) -> Tensor:
-    """Convert a value to a tensor; the texts complete the message of the error.
+    """Convert a value to a tensor; the strings complete the error message.
 
     Raises:
         InputError: the value is not numeric.

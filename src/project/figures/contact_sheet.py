@@ -39,7 +39,7 @@ def contact_sheet(
 
     Args:
         images: (N, C, H, W) uint8 with 1 or 3 channels.
-        captions: N texts of one or more lines; lines wider than a tile are shortened.
+        captions: N strings of one or more lines; lines wider than a tile are shortened.
         columns: images per row (default 8).
         tile: width of a drawn image, pixels (default None: by the size of the images).
         title: title above the grid (default none).

@@ -83,7 +83,7 @@ def read_config(run: RunFolder) -> dict[str, Any]:
 
 
 def is_classifier(config: dict[str, Any]) -> bool:
-    """Return true for a run of `ImageClassifier` or of a class derived from it, read from the sources."""
+    """Return True for a run of `ImageClassifier` or of a class derived from it, read from the sources."""
     return inherits(config["task"]["_target_"], CLASSIFIER)
 
 

@@ -44,7 +44,7 @@ CLOSE_S = 30.0
 
 @runtime_checkable
 class VisualLogger(Protocol):
-    """Logger that takes images, tables, the network and embeddings besides scalars."""
+    """Logger that takes images, tables, the network and embeddings in addition to scalars."""
 
     def save(self) -> None:
         """Write or send what is pending."""
@@ -292,7 +292,7 @@ def run_title(folder: Path) -> str:
 
 
 def has_secret_arguments() -> bool:
-    """Return true if the command line contains a secret, which services would record."""
+    """Return True if the command line contains a secret, which services would record."""
     command = shlex.join(sys.argv)
     return redact_text(command) != command
 

@@ -27,7 +27,7 @@ class ImageClassifier(SupervisedModule):
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
         tta: test-time augmentation: `none`, `flip` or `flip_translate` (see `tta_logits`).
-        options: further arguments of `SupervisedModule`. Its `metrics` get probabilities (B, K) and class
+        options: other arguments of `SupervisedModule`. Its `metrics` get probabilities (B, K) and class
             indices (B,).
 
     Raises:

@@ -22,7 +22,7 @@ class Teacher:
     Args:
         network: maps normalized images (B, C, H, W) to logits (B, K).
         mean: mean of each channel in [0, 1] by which its training images were normalized.
-        std: standard deviation of each channel, likewise.
+        std: standard deviation of each channel in [0, 1] by which they were normalized.
         class_names: names of the classes, in the order of the logits.
     """
 
@@ -57,7 +57,7 @@ class DistilledClassifier(ImageClassifier):
         temperature: divisor of the logits, T [4].
         weight: weight of the teacher's term, 0 to 1 [0.9].
         loss: see `ImageClassifier`; without class weights.
-        options: further arguments of `ImageClassifier`.
+        options: other arguments of `ImageClassifier`.
 
     Raises:
         InputError: the loss has class weights; when training starts, there is no teacher, or its classes are

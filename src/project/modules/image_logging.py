@@ -37,7 +37,7 @@ def log_sheet(
         tag: name of the image, such as `val/reconstructions`.
         pixels: (N, C, H, W) uint8 with 1 or 3 channels; others are not drawn.
         title: title above the images.
-        captions: N texts [none].
+        captions: N strings [none].
     """
     if pixels.shape[1] not in (1, 3):
         return

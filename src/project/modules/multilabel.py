@@ -31,7 +31,7 @@ class MultilabelClassifier(SupervisedModule):
         scheduler: see `SupervisedModule`.
         num_labels: number of labels, K.
         threshold: probability above which a label counts as present [0.5].
-        options: further arguments of `SupervisedModule`.
+        options: other arguments of `SupervisedModule`.
 
     Raises:
         InputError: the loss does not average over the batch; in the first training step, the outputs are

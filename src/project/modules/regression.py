@@ -31,7 +31,7 @@ class Regressor(SupervisedModule):
         scheduler: see `SupervisedModule`.
         num_targets: number of values per input, D [1].
         standardize: standardize the targets by mean and standard deviation of the training split [True].
-        options: further arguments of `SupervisedModule`.
+        options: other arguments of `SupervisedModule`.
 
     Raises:
         InputError: the loss does not average over the batch; in the first training step, the outputs or

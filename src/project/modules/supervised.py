@@ -41,7 +41,7 @@ class SupervisedModule(L.LightningModule):
         loss: maps outputs and targets to a scalar, the mean over the batch.
         optimizer: builds the optimizer from parameter groups.
         scheduler: builds the schedule from the optimizer and the training length (see `optim.schedules`).
-        metrics: further metrics by name; each split has its own copy.
+        metrics: additional metrics by name; each split has its own copy.
         train_metrics: measure `metrics` on the training split too, over each epoch, and not only on the
             validation and test splits.
         weight_decay_norm_bias: if True, apply weight decay to normalization parameters and biases too.
@@ -106,7 +106,7 @@ class SupervisedModule(L.LightningModule):
         self._restored_schedules: list[dict[str, Any]] | None = None
 
     def build_metrics(self) -> dict[str, Metric]:
-        """Return the metrics that the task has besides the configured ones, by name."""
+        """Return the task's metrics by name, in addition to the configured ones."""
         return {}
 
     def setup(self, stage: str) -> None:
@@ -309,7 +309,7 @@ class SupervisedModule(L.LightningModule):
             require_finite_loss(f"{split}/loss", means["loss"], self)
 
     def read_metrics(self, split: str) -> dict[str, float]:
-        """Return further metrics of a split after its last batch, and reset them."""
+        """Return the additional metrics of a split after its last batch, and reset them."""
         return (self.more_test_metrics if split == "test" else self.more_val_metrics).read()
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -209,7 +209,7 @@ def find_damage(path: Path) -> str:
 
 
 def has_checksum(path: Path) -> bool:
-    """Return true if a file has a checksum file, as written by `write`."""
+    """Return True if a file has a checksum file, as written by `write`."""
     return bool(_digests(path))
 
 

@@ -103,7 +103,7 @@ class Comparison:
 
     @property
     def best_first(self) -> list[Run]:
-        """All runs with a finite value: points from best to worst, and within a point runs likewise."""
+        """All runs with a finite value: from the best point to the worst, within a point the best run first."""
         sign = -1 if self.larger_is_better else 1
 
         def value(run: Run) -> float:

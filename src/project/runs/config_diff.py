@@ -112,7 +112,7 @@ def _reason(key: str, reasons: Mapping[str, str]) -> str | None:
 
 
 def _copies(change: Change, other: Change) -> bool:
-    """Return true if a change repeats one of the same name and value at a higher level."""
+    """Return True if a change repeats one of the same name and value at a higher level."""
     same = str(change).partition(": ")[2] == str(other).partition(": ")[2]
     names = [one.key.rpartition(".")[2] for one in (change, other)]
     depth = other.key.count(".") - change.key.count(".")

@@ -175,7 +175,7 @@ def running_host(folder: Path, status: Mapping[str, Any]) -> str:
 
 
 def has_died(folder: Path, status: Mapping[str, Any]) -> bool:
-    """Return true if a run says that it is running, but its process has ended without recording it.
+    """Return True if a run says that it is running, but its process has ended without recording it.
 
     A run on another machine counts as dead if its files are older than `FRESH_S`. Takes no lock and does not
     wait.
@@ -189,7 +189,7 @@ def has_died(folder: Path, status: Mapping[str, Any]) -> bool:
 
 
 def is_locked(folder: Path) -> bool | None:
-    """Return true if a process of this machine has the lock of a run or sweep; None if that is unknown.
+    """Return True if a process of this machine has the lock of a run or sweep; None if that is unknown.
 
     Reads the system's list of locks, and therefore never takes the lock itself.
     """

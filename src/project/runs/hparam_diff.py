@@ -110,7 +110,7 @@ class Differences:
         return tuple(comparable_text(run.config.get(key, ABSENT)) for key in self.keys)
 
     def _is_copy(self, key: str) -> bool:
-        """Return true if a key takes its value from another key in every run."""
+        """Return True if a key takes its value from another key in every run."""
         if key in self.overridden:
             return False
         return any(

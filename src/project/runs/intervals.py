@@ -35,7 +35,7 @@ def f1_interval(hits: float, errors: float, z: float = Z95) -> Interval:
     """Return the confidence interval of the F1 of a class, 2 hits / (2 hits + errors).
 
     F1 = 2 J / (1 + J) rises with the Jaccard index J = hits / (hits + errors), a fraction of the cases that
-    have the class as label or prediction. The bounds are those of `wilson` for J, converted likewise.
+    have the class as label or prediction. The bounds are those of `wilson` for J, converted in the same way.
 
     Args:
         hits: number of true positives.

@@ -207,7 +207,7 @@ def format_value(value: object) -> str:
 
 
 def comparable_text(value: object) -> str:
-    """Return a text for comparing values: 1 and 1.0 give the same text; true and '1' give different ones."""
+    """Return a string for comparing values: the same for 1 and 1.0, different ones for true and '1'."""
     return repr(float(value)) if type(value) is int else repr(value)
 
 
@@ -270,5 +270,5 @@ def _parse_overrides(content: str) -> dict[str, str]:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Return true for numbers other than booleans."""
+    """Return True for numbers other than booleans."""
     return isinstance(value, int | float) and not isinstance(value, bool)

@@ -59,7 +59,7 @@ class Column:
 
 
 def has_color(stream: TextIO | None = None) -> bool:
-    """Return true if a stream is a terminal with colors [standard output]."""
+    """Return True if a stream is a terminal with colors [standard output]."""
     stream = sys.stdout if stream is None else stream
     plain = os.environ.get("NO_COLOR") or os.environ.get("TERM") == "dumb"
     return not plain and stream is not None and stream.isatty()

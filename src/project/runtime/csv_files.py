@@ -1,7 +1,7 @@
 r"""CSV files: cells that no spreadsheet runs as a formula (CWE-1236), and tables of metrics.
 
 An escaped cell begins with an apostrophe, and its control characters are written as in Python: `'=1+1`,
-`'two\nlines`. Cells that begin with an apostrophe are escaped, too.
+`'two\nlines`. Cells that begin with an apostrophe are also escaped.
 """
 
 import csv
@@ -19,7 +19,7 @@ ESCAPED = re.compile(r"\\(x[0-9a-f]{2}|[\\tnr])")
 
 
 def escape(value: Any) -> Any:
-    """Escape a text that a spreadsheet would run or show differently; return other values unchanged."""
+    """Escape a string that a spreadsheet would run or show differently; return other values unchanged."""
     if value is None or isinstance(value, int | float):
         return value
     text = str(value)

@@ -174,7 +174,7 @@ class LazyFinder(MetaPathFinder):
 
 
 def is_pending(module: ModuleType | None) -> bool:
-    """Return true for a module that is not imported yet."""
+    """Return True for a module that is not imported yet."""
     return module is not None and _lazy_loader(module) is not None
 
 

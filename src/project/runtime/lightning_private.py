@@ -84,7 +84,7 @@ class EpochLoopBase(_TrainingEpochLoop):
         self._skip_next_val = skip
 
     def has_logged_in_step(self) -> bool:
-        """Return true if the training step has logged values."""
+        """Return True if the training step has logged values."""
         return any(key.startswith("training_step") for key in self._results)
 
     def call_hooks_before(self, batch: Any) -> None:
@@ -177,7 +177,7 @@ def disable_signal_handlers(trainer: L.Trainer) -> None:
 
 
 def can_stop_early(trainer: L.Trainer) -> bool:
-    """Return true after the least number of epochs and steps."""
+    """Return True after the least number of epochs and steps."""
     return bool(trainer.fit_loop._can_stop_early)
 
 
@@ -222,7 +222,7 @@ def checkpoint_interval(callback: ModelCheckpoint) -> int:
 
 
 def averages_models(trainer: L.Trainer) -> bool:
-    """Return true for DDP with a communication hook that averages models after the optimizer step."""
+    """Return True for DDP with a communication hook that averages models after the optimizer step."""
     return getattr(trainer.strategy, "_model_averager", None) is not None
 
 

@@ -147,7 +147,7 @@ def refuse_foreign_file(given: str, file: Path, kind: re.Pattern[bytes]) -> None
 
 
 def is_earlier_output(file: Path, kind: re.Pattern[bytes]) -> bool:
-    """Return true for a file that is empty or whose beginning matches a pattern."""
+    """Return True for a file that is empty or whose beginning matches a pattern."""
     try:
         with file.open("rb") as stream:
             start = stream.read(MAX_COMPARED_BYTES)

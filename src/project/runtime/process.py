@@ -44,7 +44,7 @@ def begin_command() -> None:
 
 
 def as_called(text: str) -> str:
-    """Return a text with commands, written as `python scripts/NAME.py`, in the form that the user called."""
+    """Return text with commands, written as `python scripts/NAME.py`, in the form that the user called."""
     called = Path(sys.argv[0])
     if called.name.startswith("project-"):
         return SCRIPT.sub(r"project-\1", text)
@@ -129,10 +129,10 @@ class CommandState:
     """State of the command that Hydra does not pass on.
 
     Attributes:
-        shows_traceback: print the traceback of an error, too.
+        shows_traceback: also print the traceback of an error.
         resumed_run: a `project.config.resume.ResumedRun`, or None for a new run.
         resumed_sweep: a `project.config.resume.ResumedSweep`, or None for a new sweep.
-        folder: folder in which the command was started, if `hydra.job.chdir` left that folder; else None.
+        folder: folder in which the command was started, if `hydra.job.chdir` left it; otherwise None.
         created_folders: run and sweep folders that this process made; for each, the parents made for it, the
             nearest first.
     """

@@ -60,7 +60,7 @@ _known_secrets: dict[str, None] = {}
 
 @lru_cache(10_000)
 def is_secret(key: str) -> bool:
-    """Return true if the last part of a dotted key, or a variable, is a secret's name."""
+    """Return True if the last part of a dotted key, or a variable, is a secret's name."""
     words = _words(key)
     if not words or not SECRET_WORDS.isdisjoint(words):
         return bool(words)
@@ -73,7 +73,7 @@ def _words(key: str) -> list[str]:
 
 
 def is_public(value: Any) -> bool:
-    """Return true for a value that is never secret: null, a boolean or a reference."""
+    """Return True for a value that is never secret: null, a boolean or a reference."""
     return (
         value is None or isinstance(value, bool) or str(value).lower() in PUBLIC_VALUES or "${" in str(value)
     )
@@ -120,7 +120,7 @@ def redact(values: Any, *, secret: bool = False) -> Any:
 
 
 def redact_text(text: str) -> str:
-    """Return a text (an override, a message, a URL) without secrets."""
+    """Return a string (an override, a message, a URL) without secrets."""
     if _known_secrets:
         text = _pattern(frozenset(_known_secrets)).sub(lambda found: found[1] or REDACTED, text)
     if "://" in text:
@@ -136,7 +136,7 @@ def _pattern(values: frozenset[str]) -> re.Pattern[str]:
 
 
 def _redact_below_keys(text: str) -> Iterator[str]:
-    """Yield the pieces of a text with the values of secret keys redacted."""
+    """Yield the pieces of a string with the values of secret keys redacted."""
     done = 0
     for key in KEY.finditer(text):
         if key.start() < done or not is_secret(key[0].strip("=: \t\n'\"")):
@@ -178,7 +178,7 @@ def _missing(plain: Any, key: str) -> Iterator[str]:
 
 
 def is_redacted(value: Any) -> bool:
-    """Return true for a recorded value that was redacted."""
+    """Return True for a recorded value that was redacted."""
     return isinstance(value, str) and bool(re.search(rf"(^|[=:]\s*['\"]?){REDACTED}\b", value))
 
 

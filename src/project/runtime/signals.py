@@ -62,7 +62,7 @@ class StopRequest:
         self._bytes[1 + rank] = trains
 
     def is_training(self) -> bool:
-        """Return true if a rank reads signals between its steps."""
+        """Return True if a rank reads signals between its steps."""
         return any(self._bytes[1:])
 
 

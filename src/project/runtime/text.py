@@ -35,7 +35,7 @@ def duration(seconds: float) -> str:
 
 
 def shorten(text: str, width: int, *, keep: KeptPart = "ends") -> str:
-    """Shorten a text to at most `width` terminal columns, with an ellipsis for the omitted part.
+    """Shorten a string to at most `width` terminal columns, with an ellipsis for the omitted part.
 
     Args:
         text: text on one line.
@@ -53,7 +53,7 @@ def shorten(text: str, width: int, *, keep: KeptPart = "ends") -> str:
 
 
 def columns_of(text: str) -> int:
-    """Return the width of a text in terminal columns: two for wide letters, none for combining ones."""
+    """Return the width of a string in terminal columns: two for wide letters, none for combining ones."""
     if text.isascii():
         return len(text)
     wide = sum(unicodedata.east_asian_width(letter) in "WF" for letter in text)
@@ -108,7 +108,7 @@ def did_you_mean(name: str, known: Iterable[str], prefix: str = "") -> str:
 
 
 def is_numeric(text: str) -> bool:
-    """Return true if a text is a number."""
+    """Return True if a string is a number."""
     try:
         float(text)
     except ValueError:

@@ -62,7 +62,7 @@ def environment() -> Environment | None:
 
 
 def is_rank_zero() -> bool:
-    """Return true in the process that writes the run folder and prints."""
+    """Return True in the process that writes the run folder and prints."""
     return (own := environment()) is None or own.rank == 0
 
 
@@ -227,7 +227,7 @@ def share_exit_code() -> Iterator[None]:
 
 
 def is_reported_elsewhere() -> bool:
-    """Return true if another rank has reported the same error; rank 0 has precedence."""
+    """Return True if another rank has reported the same error; rank 0 has precedence."""
     if _store is None:
         return False
     from torch.distributed import DistError
@@ -272,7 +272,7 @@ def _key(name: str) -> str:
 
 
 def _connect() -> "Store":
-    """Return the store of torchrun's agent, or one that rank 0 opens; the process group uses it, too."""
+    """Return the store of torchrun's agent, or one that rank 0 opens; the process group also uses it."""
     from torch.distributed import PrefixStore, rendezvous
 
     global _store

@@ -97,7 +97,7 @@ _Dumper.add_representer(str, _represent_text)
 
 
 def to_yaml(config: Any) -> str:
-    """Return the text of `OmegaConf.to_yaml`, with secrets redacted; long texts may be folded elsewhere."""
+    """Return the text of `OmegaConf.to_yaml`, with secrets redacted; long strings may be folded elsewhere."""
     plain = OmegaConf.to_container(config, enum_to_str=True) if OmegaConf.is_config(config) else config
     return yaml.dump(
         redact(plain), Dumper=_Dumper, default_flow_style=False, allow_unicode=True, sort_keys=False

@@ -31,10 +31,10 @@ class Engine(ABC):
 
     @abstractmethod
     def has_capacity(self) -> bool:
-        """Return true if a job could start now."""
+        """Return True if a job could start now."""
 
     def reattach(self, spec: JobSpec) -> bool:
-        """Return true if the job still runs since an earlier process of this sweep started it."""
+        """Return True if the job still runs since an earlier process of this sweep started it."""
         return False
 
     @abstractmethod

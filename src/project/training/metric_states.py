@@ -116,7 +116,7 @@ class MetricStates:
             found = [one for one in saved if one]
             if any(_is_unreducible(reductions.get(state), found, state) for state in found[0]["state"]):
                 log.warning(
-                    "%s: its states cannot be reduced from %s to %s ranks; it starts anew in this epoch",
+                    "%s: its states cannot be reduced from %s to %s ranks; it restarts in this epoch",
                     *(name, len(saved), world_size),
                 )
                 return

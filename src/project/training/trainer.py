@@ -23,7 +23,7 @@ class Trainer(lightning_private.TrainerBase):
             (see `EpochLoop`) [None].
         timeout_min: time that a rank waits for other ranks before it raises an error, min [10].
         plugins: plugins of `lightning.Trainer`; a checkpoint plugin replaces `SafeCheckpointIO`.
-        options: further arguments of `lightning.Trainer`.
+        options: other arguments of `lightning.Trainer`.
     """
 
     def __init__(

@@ -65,7 +65,7 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
         ("run=x fast=maybe", "fast=maybe: expected true or false"),
         ("run=x split=null", "split=null: choose from val, test"),
         ("run=x names=a,,b", "names=a,,b: expected one or more, separated by commas"),
-        ("run=", "run=: expected a text"),
+        ("run=", "run=: expected text"),
         ("run=x folder=", "folder=: expected a path or null"),
         ("run=x run=y", "run=y: run is given twice; leave one out"),
         ("run=x data.path=a data.path=b", "data.path=b: data.path is given twice; leave one out"),

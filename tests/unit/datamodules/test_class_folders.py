@@ -121,7 +121,7 @@ def test_unused_folders_are_logged(tmp_path: Path, caplog: pytest.LogCaptureFixt
     data.setup("fit")
     data.setup("test")
     logged = [message for message in caplog.messages if "not used" in message]
-    assert logged == [f"not used in {tmp_path}, besides the folders of the splits: old, test_masks"]
+    assert logged == [f"not used in {tmp_path}, because it has folders of splits: old, test_masks"]
 
 
 def oddities(root: Path) -> set[str]:

@@ -70,7 +70,7 @@ def test_conditions(sweep: Path, conditions: list[str], expected: list[int] | st
         ("lrr>0.1", r"lrr>0.1: no column lrr; did you mean lr\?"),
         ("val/ac>0.1", r"val/ac>0.1: no column val/ac; did you mean val/acc"),
         ("val/acc>high", r"expected a number, got 'high'"),
-        ("state>0.5", r"state>0.5: state is a text"),
+        ("state>0.5", r"state>0.5: state is text"),
         ("lr=", r"lr=: no value \(expected lr=VALUE\)"),
     ],
 )

@@ -161,5 +161,5 @@ def _value(key: str, leaves: Mapping[str, Any], config: DictConfig) -> Any:
 
 
 def _resolver_message(kind: type[InputError], error: Exception) -> str:
-    """Return the message of an error of this class raised by one of our resolvers; else empty."""
+    """Return the message of an error of this class raised by one of our resolvers; otherwise empty."""
     return one_line(error).partition(f"{kind.__name__} raised while resolving interpolation: ")[2]

@@ -187,7 +187,7 @@ def _unknown_in_files(
 
 
 def _is_referred_to(name: str, config: DictConfig, leaves: Mapping[str, Any]) -> bool:
-    """Return true if an interpolation refers to a key, or a file contains a YAML alias of its value.
+    """Return True if an interpolation refers to a key, or a file contains a YAML alias of its value.
 
     Interpolations are `${name}`, `${..name}` and `${oc.select:name}`.
     """

@@ -102,7 +102,7 @@ def removed_groups(config: DictConfig) -> Iterator[str]:
 
 
 def unused_overrides(config: DictConfig, overrides: Sequence[str]) -> Iterator[str]:
-    """Yield a line for each override of a group that the task has no use for.
+    """Yield a line for each override of a group that the task does not use.
 
     Args:
         config: composed, with Hydra's own node.
@@ -164,7 +164,7 @@ def _wrong_target(place: str, leaves: Mapping[str, Any], right: Mapping[str, Any
 
 
 def wrong_kinds(right: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a line for each group that names a class of certainly another kind.
+    """Yield a line for each group whose class is known to be of another kind.
 
     Args:
         right: values that are right by themselves, by dotted key.
@@ -192,11 +192,11 @@ def refusal(group: str, target: str, got: str) -> str:
 
 @cache
 def kinds_of(target: str, depth: int) -> frozenset[str]:
-    """Read from the sources which kinds a class is of; none where they do not say it plainly.
+    """Return the kinds of a class as its source declares them; none if the source is not clear.
 
     Args:
         target: dotted name.
-        depth: most classes from here to a known base class.
+        depth: maximum number of classes from here to a known base class.
     """
     if kind := KINDS.get((target.partition(".")[0], target.rpartition(".")[2])):
         return frozenset([kind])

@@ -41,7 +41,7 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
 
 
 def _has_credentials(needs: Mapping[str, Any]) -> bool:
-    """Return true if the API key of a service is set, stored by a login, or not needed."""
+    """Return True if the API key of a service is set, stored by a login, or not needed."""
     if "key" not in needs or os.environ.get(needs["key"]):
         return True
     if os.environ.get(needs["mode"]) in OFFLINE_MODES:

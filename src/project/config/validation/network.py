@@ -139,7 +139,7 @@ def _example_batch(target_type: str, size: int) -> tuple[Tensor, Tensor]:
 
 
 def _needs_another_device(error: Exception) -> bool:
-    """Return true if an operation is missing on the CPU or the meta device."""
+    """Return True if an operation is missing on the CPU or the meta device."""
     return isinstance(error, NotImplementedError | torch.OutOfMemoryError) or any(
         word in str(error).lower() for word in ("cuda", "not implemented", "device")
     )

@@ -166,7 +166,7 @@ def _wrong_names(right: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _may_log(key: str, target: str) -> bool:
-    """Return true for a class that may log more metrics; in this package, if its source calls `log`."""
+    """Return True for a class that may log more metrics; in this package, if its source calls `log`."""
     if not key.startswith(MAY_LOG) or target.startswith(LIBRARIES):
         return False
     return not target.startswith("project.") or LOGS.search(source_of(target)) is not None

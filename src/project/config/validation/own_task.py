@@ -92,7 +92,7 @@ def _trained(logged: LoggedMetrics) -> list[str]:
 
 
 def _is_foreign_callback(key: str, value: Any) -> bool:
-    """Return true for the target of a callback that may log further metrics."""
+    """Return True for the target of a callback that may log other metrics."""
     is_target = key.startswith("callbacks.") and key.endswith("._target_")
     return is_target and not str(value).startswith("project.callbacks.") and not _of_lightning(str(value))
 

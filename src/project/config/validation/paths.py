@@ -197,7 +197,7 @@ def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _is_known(plain: Mapping[str, Any], name: str) -> bool:
-    """Return true if this package or a known library declares the argument: its name shows its meaning."""
+    """Return True if this package or a known library declares the argument: its name shows its meaning."""
     target = plain.get("_target_")
     if not isinstance(target, str):
         return target is None
@@ -208,7 +208,7 @@ def _is_known(plain: Mapping[str, Any], name: str) -> bool:
 
 
 def _is_of_library(plain: Mapping[str, Any]) -> bool:
-    """Return true for a class of a known library, which may write to URLs."""
+    """Return True for a class of a known library, which may write to URLs."""
     return str(plain.get("_target_")).startswith(LIBRARIES)
 
 
@@ -261,7 +261,7 @@ def _obstacle(output: Output, run: Path) -> str:
 
 
 def _is_of_run(file: Path) -> bool:
-    """Return true for a file that a run has written, completely or in part."""
+    """Return True for a file that a run has written, completely or in part."""
     if file.suffix == ".ckpt":
         return has_checksum(file)
     if kind := FILE_PATTERNS.get(file.suffix):

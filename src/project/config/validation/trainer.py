@@ -87,7 +87,7 @@ def _missing_devices(right: Mapping[str, Any], command: CommandRequest) -> Itera
 
 
 def _is_on_cpu(right: Mapping[str, Any], command: CommandRequest) -> bool:
-    """Return true if the run certainly trains on CPUs."""
+    """Return True if the run certainly trains on CPUs."""
     accelerator = right.get("trainer.accelerator")
     has_others = sys.platform == "darwin" or find_spec("torch_xla") is not None
     has_none = command.here and not has_others and max_gpus() == 0
@@ -139,7 +139,7 @@ def _wrong_batches(right: Mapping[str, Any]) -> Iterator[str]:
 
 
 def _by_torch() -> int | None:
-    """Return 0 if torch was built without GPU support; else None."""
+    """Return 0 if torch was built without GPU support; otherwise None."""
     spec = find_spec("torch")
     if spec is None or not spec.submodule_search_locations:
         return None
@@ -152,7 +152,7 @@ def _by_torch() -> int | None:
 
 
 def _by_devices(root: Path = Path("/dev")) -> int | None:
-    """Return 0 if /dev has no device file of a GPU driver; else None."""
+    """Return 0 if /dev has no device file of a GPU driver; otherwise None."""
     return None if any(next(root.glob(driver), None) for driver in DRIVERS) else 0
 
 

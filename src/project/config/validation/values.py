@@ -116,7 +116,7 @@ def spec_of(key: str, leaves: Mapping[str, Any]) -> Spec:
 
 
 def takes_keys(key: str, leaves: Mapping[str, Any]) -> bool:
-    """Return true if the argument that contains a key may be a group of keys; arguments as for `spec_of`."""
+    """Return True if the argument that contains a key may be a group of keys; arguments as for `spec_of`."""
     place, name, *_ = split_key(key, leaves)
     spec = _spec_of_argument(leaves.get(f"{place}._target_"), name)
     return not spec or any(kind.name == "dict" for kind in spec)
@@ -198,7 +198,7 @@ def _example(key: str, declared: Mapping[str, Any]) -> str:
 
 
 def _value_for_group(key: str, value: Any, declared: Mapping[str, Any]) -> str:
-    """Return a line for a value in place of a group of keys, or keys below a value; else empty."""
+    """Return a line for a value in place of a group of keys, or keys below a value; otherwise empty."""
     if "." in key and value != {} and any(other.startswith(f"{key}.") for other in declared):
         without = f"; leave it out with '~{key}'" if key.startswith(("callbacks.", "logger.")) else ""
         return f"{key}={format_value(value)}: expected a group of keys, got {_got(value)}{without}"

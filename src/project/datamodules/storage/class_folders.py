@@ -106,7 +106,7 @@ def _contains_classes(path: Path, name: str, split: str, others: set[str]) -> bo
 
 
 def _split_of(name: str) -> tuple[str, str]:
-    """Return the split in a folder's name and the further words; empty texts for no or several splits."""
+    """Return the split in a folder's name and the other words; empty strings for no or several splits."""
     if (split := SPLIT_OF_WORD.get(name.lower())) is not None:
         return split, ""
     words = [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])|[^\W_]+", name)]

@@ -22,7 +22,7 @@ TABLE_KEY = "data.table"
 
 
 class Table(NamedTuple):
-    """Table of texts with named columns."""
+    """Table of strings with named columns."""
 
     file: str
     columns: dict[str, list[str]]  # N cells each, stripped
@@ -95,7 +95,7 @@ def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
 
 
 def _read_arrays(path: str) -> dict[str, list[str]]:
-    """Return the columns of an `.npz` or `.npy` file as texts (N,), which hold every digit of the numbers."""
+    """Return the columns of an `.npz` or `.npy` file as strings (N,), which hold every digit of the numbers."""
     import numpy as np  # slow import, and only these files need it
 
     try:

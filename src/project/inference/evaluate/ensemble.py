@@ -27,7 +27,7 @@ STATISTICS_IMAGES = 2048
 """Number of training images from which batch-norm statistics are recomputed."""
 BATCH_SIZE = 256
 NOT_ARCHITECTURE = ("weights", "freeze")
-"""Keys of a network that do not change its layers, besides keys with `drop` in their names."""
+"""Keys of a network that do not change its layers, in addition to keys with `drop` in their names."""
 TRAINING_KEYS = ("seed", "batch_size", "augment")
 """Keys of a data set that affect training only."""
 APPEARANCE_KEYS = (
@@ -189,7 +189,7 @@ class ImageIdentity(NamedTuple):
     recipe: str
 
     def is_same(self, other: "ImageIdentity") -> bool:
-        """Return true if the images and their order are the same, at any size."""
+        """Return True if the images and their order are the same, at any size."""
         if not torch.equal(self.labels, other.labels):
             return False
         if self.files is not None or other.files is not None:

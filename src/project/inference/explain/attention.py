@@ -42,7 +42,7 @@ def attention_rollout(network: nn.Module, anatomy: Anatomy, images: Tensor) -> T
 
 
 def _pools_patches(network: nn.Module) -> bool:
-    """Return true for timm's transformers that average their patch tokens."""
+    """Return True for timm's transformers that average their patch tokens."""
     pools = [getattr(module, "global_pool", None) for module in network.modules()]
     return any(isinstance(pool, str) and pool not in ("token", "") for pool in pools)
 

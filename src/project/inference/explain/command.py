@@ -38,7 +38,7 @@ MEANINGS = {
     "grad_cam": "bright: parts of the image that speak for the class",
     "integrated_gradients": "bright: pixels that speak for the class",
     "occlusion": "bright: covering this place lowers the score of the class most",
-    "attention_rollout": "bright: patches that the network attends to, whatever the class",
+    "attention_rollout": "bright: patches that the network attends to, regardless of the class",
 }
 
 

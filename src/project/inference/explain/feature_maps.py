@@ -23,7 +23,8 @@ class FeatureMap:
         name: name of the module in the network.
         size: (h, w).
         start: center of the first cell along each side, pixels of the network's input.
-        stride: distance of neighboring cells along each side, likewise. Cells lie symmetrically in the image.
+        stride: distance of neighboring cells along each side, in the same pixels. Cells lie symmetrically
+            in the image.
         scale: pixels of the network's input per pixel of the image, along each side.
     """
 
@@ -76,7 +77,7 @@ class Anatomy:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Return true for attention layers whose weights can be read: those of torch and of timm."""
+    """Return True for attention layers whose weights can be read: those of torch and of timm."""
     return isinstance(module, nn.MultiheadAttention) or (
         hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
     )
@@ -130,7 +131,7 @@ def dissect(network: nn.Module, images: Tensor) -> Anatomy:
 
 
 def _ignores_places(network: nn.Module, name: str, images: Tensor) -> bool:
-    """Return true if the logits stay the same when the cells of a feature map swap places."""
+    """Return True if the logits stay the same when the cells of a feature map swap places."""
     wave = torch.arange(images.numel(), device=images.device).sin().to(images.dtype).view(images.shape)
     layer = network.get_submodule(name)
 
@@ -152,7 +153,7 @@ def _ignores_places(network: nn.Module, name: str, images: Tensor) -> bool:
 class _Window:
     """Stride of the cells along a chain of convolutions and pooling layers.
 
-    Araujo et al. 2019 (doi 10.23915/distill.00021), eq. 2. Layers beside the chain, such as shortcuts with a
+    Araujo et al. 2019 (doi 10.23915/distill.00021), eq. 2. Layers next to the chain, such as shortcuts with a
     stride, have inputs of another size and are passed over.
     """
 
@@ -187,7 +188,7 @@ class _Window:
         return FeatureMap(name, size, (starts[0], starts[1]), (strides[0], strides[1]), self.scale)
 
     def is_undistorted(self, one: FeatureMap) -> bool:
-        """Return true unless the sides are not image sides, as in features (B, h, w, D), or a single cell."""
+        """Return True unless the sides are not image sides, as in features (B, h, w, D), or a single cell."""
         ratios = [own / cells for own, cells in zip(self.input_size, one.size, strict=True)]
         return max(one.size) > 1 and max(ratios) <= MAX_DISTORTION * min(ratios)
 

@@ -159,7 +159,7 @@ def _owner(weight: Any, names: dict[str, str], network: nn.Module, kinds: tuple[
 
 
 def _matches(given: fx.Node, producer: Any, consumer: Any) -> bool:
-    """Return true if the consumer's inputs are the producer's channels."""
+    """Return True if the consumer's inputs are the producer's channels."""
     channels, inputs = producer.weight.shape[0], consumer.weight.shape[1]
     if isinstance(producer, nn.Conv2d) and isinstance(consumer, nn.Linear):
         return given.meta["val"].ndim == 2 and inputs % channels == 0  # flattened channel by channel
@@ -173,7 +173,7 @@ def _only_user(node: fx.Node) -> fx.Node | None:
 
 
 def _keeps_channels(node: fx.Node, *, is_image: bool) -> bool:
-    """Return true if an operation neither mixes nor reorders channels."""
+    """Return True if an operation neither mixes nor reorders channels."""
     operation = _operation(node)
     if operation in FLATTENING and is_image:
         before, after = node.args[0].meta["val"].shape, node.meta["val"].shape  # type: ignore[union-attr]

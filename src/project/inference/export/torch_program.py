@@ -103,7 +103,7 @@ def _quantize(traced: fx.GraphModule, images: ImageSample | None, example: Tenso
 
 
 def _drop_unused(graph: fx.GraphModule) -> None:
-    """Remove unused weights, as the file would otherwise contain the float32 weights, too."""
+    """Remove unused weights; the file would otherwise also contain the float32 weights."""
     used = {node.target for node in graph.graph.nodes if node.op == "get_attr"}
     names = {name for name, _ in (*graph.named_parameters(), *graph.named_buffers())}
     for name in names - used:

@@ -51,7 +51,7 @@ class Finding(NamedTuple):
     weight: str | None
 
     def describe(self) -> str:
-        """Return a text of a few lines."""
+        """Return a description of a few lines."""
         where = f"epoch {self.epoch}, batch {self.batch}, after {self.step} optimizer steps"
         lines = [f"    step  {where}: loss {self.loss}"]
         if self.output is not None:

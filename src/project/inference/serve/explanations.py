@@ -27,7 +27,7 @@ MAX_OPACITY = 230
 
 
 class ExplanationQueue:
-    """Explains images one after the other, beside the predictions; keeps the explainer of the newest model.
+    """Explains one image at a time, in parallel with predictions; keeps the explainer of the newest model.
 
     Args:
         accelerator: see `inference.options.Accelerator`.

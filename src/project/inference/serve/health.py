@@ -14,7 +14,7 @@ TIMEOUT_S = 4
 
 
 def is_ready(url: str) -> bool:
-    """Return true if the server at a URL answers requests for predictions."""
+    """Return True if the server at a URL answers requests for predictions."""
     request = urllib.request.Request(f"{url}/health")  # noqa: S310
     if token := os.environ.get(TOKEN_VARIABLE):
         request.add_header("Authorization", f"Bearer {token}")

@@ -87,9 +87,9 @@ class SAM(SharpnessAware, torch.optim.SGD):  # type: ignore[misc]
         rho: radius of the neighborhood, ρ [0.05]; about 10 times as large for the adaptive form.
         adaptive: measure distances relative to the size of each weight (ASAM) [False].
         momentum: see `torch.optim.SGD` [0].
-        nesterov: likewise [False].
-        weight_decay: likewise [0].
-        fused: likewise [None].
+        nesterov: see `torch.optim.SGD` [False].
+        weight_decay: see `torch.optim.SGD` [0].
+        fused: see `torch.optim.SGD` [None].
     """
 
     def __init__(
@@ -118,8 +118,8 @@ class SAMAdamW(SharpnessAware, torch.optim.AdamW):  # type: ignore[misc]
         rho: see `SAM` [0.05].
         adaptive: see `SAM` [False].
         betas: see `torch.optim.AdamW` [(0.9, 0.999)].
-        weight_decay: likewise [0.01].
-        fused: likewise [None].
+        weight_decay: see `torch.optim.AdamW` [0.01].
+        fused: see `torch.optim.AdamW` [None].
     """
 
     def __init__(

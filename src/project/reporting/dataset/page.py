@@ -78,7 +78,7 @@ def describe(count: int, noun: str) -> str:
 
 
 def labels_differ(data: SupervisedDataModule, first: Place, second: Place) -> bool:
-    """Return true if two images have different targets."""
+    """Return True if two images have different targets."""
     one, other = (data.subset(place.split).images.labels[place.row] for place in (first, second))
     return not torch.equal(one, other)
 

@@ -144,7 +144,7 @@ def render(content: dict[str, Any]) -> str:
 
 
 def _clean(value: Any) -> Any:
-    """Convert None to an empty text, and remove control characters that HTML forbids from texts."""
+    """Convert None to an empty string, and remove control characters that HTML forbids."""
     if value is None:
         return ""
     return strip_control(value) if type(value) is str else value

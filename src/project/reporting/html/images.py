@@ -21,7 +21,7 @@ FRAME_BYTES = 12
 """Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
 EXPLANATIONS = "explanations.png"
-"""Sheet of the command explain, in a folder beside the evaluations."""
+"""Sheet of the command explain, in a folder next to the evaluations."""
 WIDE_PIXELS = 800
 DIAGRAM = re.compile("confusion|reliability")
 """Names of figures without photos, whose colors may be inverted in dark mode."""

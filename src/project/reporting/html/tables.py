@@ -87,7 +87,7 @@ def format_metric(value: float) -> str:
 
 
 def format_time(text: object) -> str:
-    """Format an ISO 8601 time as `2026-01-31 09:30 UTC`; empty for other texts."""
+    """Format an ISO 8601 time as `2026-01-31 09:30 UTC`; empty for other strings."""
     try:
         at = datetime.fromisoformat(str(text))
     except ValueError:

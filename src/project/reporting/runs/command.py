@@ -217,7 +217,7 @@ def _csv_value(value: Any) -> Any:
 
 
 def write_json(rows: RunTable, records: Sequence[Record], file: Path) -> None:
-    """Write a JSON file with an object per run; NaN and infinity are texts.
+    """Write a JSON file with an object per run; NaN and infinity are strings.
 
     Raises:
         InputError: the file cannot be written.

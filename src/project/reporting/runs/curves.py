@@ -16,7 +16,7 @@ from project.runtime.text import is_numeric
 MAX_POINTS = 400
 """Number of points of a curve from which on neighbors are averaged in pairs."""
 MAX_CURVES = 5_000
-"""Number of curves in memory, after which all are read anew."""
+"""Number of curves in memory, after which all are read again."""
 
 
 @dataclass

@@ -192,7 +192,7 @@ class LiveRuns:
         }
 
     def _is_scheduled(self) -> bool:
-        """Return true if a process runs the sweep, as far as the files tell."""
+        """Return True if a process runs the sweep, as far as the files tell."""
         sweep = self.index.sweep
         if sweep is None:
             return False

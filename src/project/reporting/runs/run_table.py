@@ -81,7 +81,7 @@ class RunTable:
         self.columns = self._columns()
 
     def has_same_results(self, records: Sequence[Record]) -> bool:
-        """Return true if records have the configurations and the finished runs of this table."""
+        """Return True if records have the configurations and the finished runs of this table."""
         if len(records) != len(self.records):
             return False
         return all(map(_has_same_result, self.records, records))
@@ -158,7 +158,7 @@ class RunTable:
         return None if value is ABSENT or value == ABSENT else value
 
     def text_or_number(self, record: Record, column: Column) -> str | float | None:
-        """Return a value for a page: a number, or a text; None without one."""
+        """Return a value for a page: a number, or a string; None without one."""
         value = self.value(record, column)
         if value is None or (is_number(value) and math.isfinite(value)):
             return value
@@ -206,7 +206,7 @@ class RunTable:
                 raise InputError(f"{text}: cannot be ordered (expected a number, got '{wanted}'); use = or ~")
             values = [self.value(record, column) for record in self.records]
             if not is_time and values and all(isinstance(value, str | tuple | bool) for value in values):
-                raise InputError(f"{text}: {name} is a text (expected a number to compare); use = or ~")
+                raise InputError(f"{text}: {name} is text (expected a number to compare); use = or ~")
             return lambda record: _is_ordered(
                 self.value(record, column), operator, wanted if is_time else limit
             )
@@ -272,7 +272,7 @@ def _is_missing(value: Any) -> bool:
 
 
 def _parse(text: str | None) -> Any:
-    """Return a number, true, false or None for their texts; other texts unchanged."""
+    """Return the number, true, false or None that a string stands for; other strings unchanged."""
     if text is None or text in WORDS:
         return None if text is None else WORDS[text]
     try:

@@ -44,7 +44,7 @@ class SlurmLauncher(ScheduledLauncher):
         mem_gb: memory per node [GB].
         jobs: maximum number of submitted jobs, queued ones included (None: all of them).
         max_requeues: maximum number of requeues of a job that reached its time limit.
-        additional: further options of `sbatch`.
+        additional: other options of `sbatch`.
         setup: shell lines before each job.
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop [s].

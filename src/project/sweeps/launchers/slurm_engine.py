@@ -65,7 +65,7 @@ class SubmissionRecord:
         replace_text(self.ticket, json.dumps({"token": self.token, "id": slurm_id}))
 
     def is_current(self) -> bool:
-        """Return true unless a later submission replaced this one."""
+        """Return True unless a later submission replaced this one."""
         return self.token is not None and _read(self.ticket).get("token") == self.token
 
     @property

@@ -8,7 +8,7 @@ for (const chart of document.querySelectorAll("svg.chart[data-lines]")) {
   const [low, high, start, end] = JSON.parse(chart.dataset.frame);
   const cursor = chart.querySelector(".cursor");
   const nearest = (xs, wanted) => xs.reduce((best, x, i) => (Math.abs(x - wanted) < Math.abs(xs[best] - wanted) ? i : best), 0);
-  // Show the values nearest to a position, beside a point of the window; return the position of the values.
+  // Show the values nearest to a position, next to a point of the window; return the position of the values.
   const show = (wanted, left, top) => {
     const places = lines.map((line) => nearest(line.x, wanted));
     const distances = lines.map((line, i) => Math.abs(line.x[places[i]] - wanted));

@@ -10,7 +10,7 @@ export function element(tag, attributes = {}, ...children) {
   return made;
 }
 
-// The value of a row in a column: a number, a text, or null.
+// The value of a row in a column: a number, a string, or null.
 export function valueOf(row, name) {
   if (name === "name") return row.name;
   if (name === "state") return row.state;
