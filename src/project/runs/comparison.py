@@ -103,7 +103,7 @@ class Comparison:
 
     @property
     def best_first(self) -> list[Run]:
-        """All runs with a finite value: from the best point to the worst, within a point the best run first."""
+        """All runs with a finite value, the best point first, and the best run of a point first."""
         sign = -1 if self.larger_is_better else 1
 
         def value(run: Run) -> float:

@@ -95,7 +95,7 @@ def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
 
 
 def _read_arrays(path: str) -> dict[str, list[str]]:
-    """Return the columns of an `.npz` or `.npy` file as strings (N,), which hold every digit of the numbers."""
+    """Return the columns of an `.npz` or `.npy` file as strings (N,), which keep every digit."""
     import numpy as np  # slow import, and only these files need it
 
     try:
