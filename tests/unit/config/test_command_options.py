@@ -106,7 +106,7 @@ def test_the_help_names_every_key_in_80_columns() -> None:
         "  data.…=…",
     ):
         assert f"\n{start}" in text
-    assert "copies: none flip" in text
+    assert "copies; one of: none, flip" in text
     assert max(map(len, lines)) <= 80
 
 
