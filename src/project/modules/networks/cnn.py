@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from project.errors import InputError
+from project.modules.networks.dropout import Dropout
 from project.runtime.bounds import Range
 
 
@@ -53,12 +54,12 @@ class CNN3x3(_ConvClassifier):
             nn.Conv2d(channels[0], channels[1], kernel_size=3),
             nn.ReLU(),
             nn.MaxPool2d(2),
-            nn.Dropout(dropout[0]),
+            Dropout(dropout[0]),
         )
         head = nn.Sequential(
             nn.Linear(_count_features(body, input_shape), hidden_dim),
             nn.ReLU(),
-            nn.Dropout(dropout[1]),
+            Dropout(dropout[1]),
             nn.Linear(hidden_dim, num_classes),
         )
         super().__init__(body, head)
@@ -96,7 +97,7 @@ class CNN5x5(_ConvClassifier):
         head = nn.Sequential(
             nn.Linear(_count_features(body, input_shape), hidden_dim),
             nn.ReLU(),
-            nn.Dropout(dropout),
+            Dropout(dropout),
             nn.Linear(hidden_dim, num_classes),
         )
         super().__init__(body, head)

@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from torch import Tensor, nn
 
 from project.errors import InputError
+from project.modules.networks.dropout import Dropout
 from project.runtime.bounds import Range
 
 ACTIVATIONS: dict[str, type[nn.Module]] = {
@@ -51,7 +52,7 @@ class MLP(nn.Module):
         for width in widths:
             layers += [nn.Linear(features, width), ACTIVATIONS[activation]()]
             if dropout > 0:
-                layers.append(nn.Dropout(dropout))
+                layers.append(Dropout(dropout))
             features = width
         layers.append(nn.Linear(features, num_classes))
         self.layers = nn.Sequential(*layers)

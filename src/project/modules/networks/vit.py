@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.errors import InputError
+from project.modules.networks.dropout import Dropout
 from project.modules.networks.stochastic_depth import drop_probabilities, drop_residual
 from project.runtime.bounds import Range
 
@@ -74,6 +75,7 @@ class ViT(nn.Module):
         for layer, probability in zip(
             self.blocks.layers, drop_probabilities(stochastic_depth, depth), strict=True
         ):
+            layer.dropout, layer.dropout1, layer.dropout2 = (Dropout(dropout) for _ in range(3))
             if probability:  # these modules are the last of each residual branch
                 layer.dropout1 = nn.Sequential(layer.dropout1, drop_residual(probability))
                 layer.dropout2 = nn.Sequential(layer.dropout2, drop_residual(probability))
