@@ -16,6 +16,7 @@ from project.figures import confusion_matrix, contact_sheet, to_uint8
 from project.figures.contact_sheet import mistake_captions
 from project.loggers.tracking import VisualLogger
 from project.modules.classifier import ImageClassifier
+from project.modules.image_logging import MAX_TILE
 from project.runtime.bounds import Range
 
 log = logging.getLogger(__name__)
@@ -23,8 +24,6 @@ log = logging.getLogger(__name__)
 MAX_CLASSES = 1000
 """Largest number of classes of a confusion matrix that is drawn."""
 MAX_CAPTION_LABELS = 3
-MAX_TILE = 128
-"""Maximum width of an image on a contact sheet, pixels; limits the size of event files."""
 
 
 class TestVisuals(Callback):

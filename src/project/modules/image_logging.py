@@ -12,7 +12,7 @@ from project.figures import contact_sheet
 log = logging.getLogger(__name__)
 
 MAX_TILE = 128
-"""Maximum width of an image on a contact sheet, pixels."""
+"""Maximum width of an image on a contact sheet, pixels; limits the size of event files."""
 
 
 def is_picture_due(module: L.LightningModule) -> bool:

@@ -21,7 +21,6 @@ DURATION = re.compile(r"\d+:\d\d:\d\d:\d\d")
 
 AT_LEAST_1 = "Annotated[int, Range(1)]"
 FRACTION = "Annotated[float, Range(0, 1)]"
-POSITIVE = "Annotated[float, Range(above=0)]"
 NOT_NEGATIVE = "Annotated[float, Range(0)]"
 NO_LIMIT = f"Literal[-1] | {AT_LEAST_1}"
 BATCHES = "Annotated[float, Range(0, 1)] | Annotated[int, Range(0)]"

@@ -21,7 +21,7 @@ from project.config.hydra_patches import VERSION_BASE
 from project.config.validation import find_problems
 from project.errors import DataError, InputError, one_line
 from project.inference.options import Accelerator
-from project.runs.comparison import compare, find_last, find_trained
+from project.runs.comparison import LAST, compare, find_last, find_trained
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import quote_override
 from project.runtime import lazy_imports
@@ -30,7 +30,6 @@ from project.runtime.output_files import refuse_unwritable_output
 PAGE = "data.html"
 DEFAULT_SIDE = 64
 """Side to which images of several sizes are scaled, pixels."""
-LAST = "last"
 EXAMPLES = """\
 examples:
   python scripts/data.py data=image_folder data.path=photos

@@ -20,6 +20,7 @@ from project.reporting.html.run_page import (
 )
 from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
 from project.reporting.run_data import RunData
+from project.reporting.runs.logs import last_lines
 from project.runs.comparison import Comparison, best_line, compare
 from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs
@@ -34,8 +35,7 @@ MAX_POINTS = 400
 """Maximum number of rows in the table of points; the table of jobs lists all."""
 MAX_TITLE_KEYS, MAX_LEAD_KEYS = 4, 6
 MAX_FAILURES, MAX_SAME = 10, 5
-"""Maximum number of reasons of failures, and of further jobs named for each; the table of jobs lists all."""
-LAST_LINES = 12
+"""Maximum number of reasons of failures, and of other jobs named for each; the table of jobs lists all."""
 LOG_SPACE = re.compile(r"[+~]*(?:hydra\.sweeper\.params\.)?([\w./]+)\s*=.*\btag\(\s*log\b")
 
 
@@ -214,7 +214,7 @@ def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:
     logs: dict[tuple[str, str], str] = {}
     for link, state, error, folder in failures:
         groups.setdefault((state, error), []).append(link)
-        logs.setdefault((state, error), _last_lines(folder) if folder else "")
+        logs.setdefault((state, error), last_lines(folder) if folder else "")
     shown: list[dict[str, Any]] = [
         {
             "link": links[0],
@@ -230,11 +230,6 @@ def _failures(sweep: Sweep, page: Path) -> dict[str, Any] | None:
     ]
     num_hidden = sum(group["count"] for group in shown[MAX_FAILURES:])
     return {"jobs": shown[:MAX_FAILURES], "num_hidden": num_hidden, "damaged": sweep.damaged}
-
-
-def _last_lines(folder: Path) -> str:
-    lines = [line.rstrip() for line in redact_text(RunData(folder).log).splitlines() if line.strip()]
-    return "\n".join(lines[-LAST_LINES:])
 
 
 def _best_run(best: Run | None, page: Path) -> dict[str, Any] | None:
