@@ -136,7 +136,7 @@ def _explain_file(error: BaseException, message: str, conf: Path) -> str:
 
 
 def _place(word: str) -> str:
-    """Return the location of a key or option in the files that were read, from last to first."""
+    """Return the location of a key or option in the last of the read files that contains it."""
     return next(filter(None, (location(file, word) for file in reversed(loaded_files.values()))), "")
 
 

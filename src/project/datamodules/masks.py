@@ -197,7 +197,7 @@ class ImageMasks(MaskDataModule):
     Pixels of a mask are class indices, in a grayscale or palette image. All images are held in memory.
 
     Args:
-        path: folder of the two folders.
+        path: folder that contains both folders.
         input_shape: see `MaskDataModule`.
         num_classes: see `MaskDataModule`.
         resize: side or (H, W) to which images and masks are scaled (default null: no scaling).

@@ -163,7 +163,7 @@ def _lock(file: IO[bytes]) -> bool:
 
 
 def running_host(folder: Path, status: Mapping[str, Any]) -> str:
-    """Return the host of a run that seems to be running on another machine, else an empty string."""
+    """Return the host of a run that seems to be running on another machine; otherwise an empty string."""
     host = str(status.get("host", ""))
     if status.get("state") != "running" or host == platform.node():
         return ""
@@ -207,7 +207,7 @@ def is_locked(folder: Path) -> bool | None:
 
 
 def running_process(status: Mapping[str, Any]) -> int | None:
-    """Return the process id of a run that is running on this machine, else None."""
+    """Return the process id of a run that is running on this machine; otherwise None."""
     pid = status.get("pid")
     local = status.get("state") == "running" and status.get("host") == platform.node()
     if not local or not isinstance(pid, int):

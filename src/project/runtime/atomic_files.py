@@ -28,7 +28,7 @@ URL = re.compile(r"\s*[A-Za-z][A-Za-z0-9+.-]+:/")
 
 
 def refuse_url(key: str, value: object) -> str:
-    """Return an error line if a value is a URL where a file is expected, else an empty string."""
+    """Return an error line if a value is a URL where a file is expected; otherwise an empty string."""
     if isinstance(value, str) and URL.match(value):
         return f"{key}={value}: a URL, but only local files are loaded; download the file and give its path"
     return ""

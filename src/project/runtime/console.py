@@ -67,7 +67,7 @@ def has_color(stream: TextIO | None = None) -> bool:
 
 @contextmanager
 def waiting(text: str) -> Iterator[None]:
-    """Show a text on standard error until a block ends, if that is a terminal: the block takes seconds.
+    """Show a message on standard error, if that is a terminal, until a block ends that takes seconds.
 
     The block prints nothing itself.
     """
@@ -89,7 +89,7 @@ LOADING = "loading PyTorch"
 
 
 def terminal_width() -> int:
-    """Return the width of the terminal, else `COLUMNS`, else 80 [columns]."""
+    """Return the width of the terminal; if unknown, `COLUMNS`, or 80 [columns]."""
     return shutil.get_terminal_size().columns
 
 

@@ -168,7 +168,7 @@ class TrainerBase(L.Trainer):
 
 class _NoSignals(_SignalConnector):
     def register_signal_handlers(self) -> None:
-        """Register none."""
+        """Register no handlers."""
 
 
 def disable_signal_handlers(trainer: L.Trainer) -> None:
@@ -177,7 +177,7 @@ def disable_signal_handlers(trainer: L.Trainer) -> None:
 
 
 def can_stop_early(trainer: L.Trainer) -> bool:
-    """Return True after the least number of epochs and steps."""
+    """Return True after the minimum number of epochs and steps."""
     return bool(trainer.fit_loop._can_stop_early)
 
 

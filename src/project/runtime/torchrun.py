@@ -217,7 +217,7 @@ def receive_config() -> DictConfig:
 
 @contextmanager
 def share_exit_code() -> Iterator[None]:
-    """Exit the other ranks with the exit code of this one if it exits before sending a configuration."""
+    """Make other ranks exit with this rank's exit code if it exits before sending a configuration."""
     try:
         yield
     except SystemExit as error:

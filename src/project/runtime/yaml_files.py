@@ -159,7 +159,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
 
 
 def read_yaml(file: Path) -> Any:
-    """Read a YAML file with any content; otherwise like `read_mapping`."""
+    """Read a YAML file with any content; apart from that, like `read_mapping`."""
     return _read(file)[1]
 
 

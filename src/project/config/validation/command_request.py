@@ -20,7 +20,7 @@ LOCAL_LAUNCHERS = (
 
 
 class CommandRequest(NamedTuple):
-    """Facts about a command.
+    """Facts about a command that the checks need.
 
     Args:
         keys: keys that the command line sets.

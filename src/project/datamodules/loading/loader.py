@@ -205,7 +205,7 @@ class FileImages(Images, Dataset[Batch]):
         """Decode all images to a tensor (N, C, H, W) uint8 in the memory order of `channels_last`.
 
         Raises:
-            DataError: up to `MAX_NAMED` damaged files, a line each.
+            DataError: one line for each damaged file, at most `MAX_NAMED`.
         """
         rows = torch.empty((len(self.files), math.prod(self.shape)), dtype=torch.uint8)
         order = EvaluationOrder(len(self.files), batch_size=256)

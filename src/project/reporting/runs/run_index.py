@@ -228,7 +228,7 @@ def _signature(file: str) -> tuple[int, ...]:
 
 
 def elapsed_s(record: Record, now: float | None = None) -> float | None:
-    """Return the duration of a run [s]; of a running one until now; None if it is unknown."""
+    """Return the duration of a run [s]; for a running one, the time until now; None if unknown."""
     if record.duration_s is not None or record.state != "running":
         return record.duration_s
     try:
