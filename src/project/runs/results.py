@@ -14,7 +14,6 @@ import yaml
 
 from project.errors import InputError, one_line
 from project.runs.migrations import migrate
-from project.runs.run_folder import RunFolder
 from project.runtime import yaml_files
 
 DURATION = "duration_s"
@@ -117,8 +116,9 @@ def find_run_folders(tops: Iterable[Path]) -> list[Path]:
     """
     found: dict[str, Path] = {}  # by real path
     for top in tops:
+        real = os.path.realpath(top)
         for folder in _find(top):
-            found.setdefault(os.path.realpath(folder), folder)
+            found.setdefault(os.path.join(real, folder.relative_to(top)), folder)
     return list(found.values())
 
 
@@ -138,25 +138,24 @@ def natural_sort_key(name: str) -> list[Any]:
     return [(not part.isdigit(), int(part) if part.isdigit() else part) for part in re.split(r"(\d+)", name)]
 
 
-def read_run(folder: str | Path) -> Run:
+def read_run(folder: str | Path, status: Mapping[str, Any] | None = None) -> Run:
     """Return the run in a folder.
+
+    Args:
+        folder: run folder.
+        status: content of its status.json, if it has been read.
 
     Raises:
         DamagedError: a file is missing or damaged.
     """
-    run = RunFolder(folder)
-    try:
-        status = json.loads(run.status_file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DamagedError(f"{run.status_file}: {one_line(error)}") from error
-    if not isinstance(status, dict) or status.get("state") not in STATES:
-        raise DamagedError(f"{run.status_file}: no state among {', '.join(STATES)}")
+    folder = Path(folder)
+    status = read_status(folder) if status is None else status
     monitor = str(status.get("monitor") or "")
     return Run(
-        folder=run.path,
+        folder=folder,
         state=status["state"],
-        config=_load_config(run.config_file),
-        overrides=_read_overrides(run.path / ".hydra" / "overrides.yaml"),
+        config=_load_config(folder / "config.yaml"),
+        overrides=_read_overrides(folder / ".hydra" / "overrides.yaml"),
         # The status of a resumed run has the metrics of its previous end until it ends again.
         metrics=_metrics(status, monitor) if status["state"] == "done" else {},
         monitor=monitor,
@@ -167,7 +166,23 @@ def read_run(folder: str | Path) -> Run:
     )
 
 
-def _metrics(status: dict[str, Any], monitor: str) -> dict[str, float]:
+def read_status(folder: Path) -> dict[str, Any]:
+    """Return the content of status.json.
+
+    Raises:
+        DamagedError: it is missing or damaged, or has no state.
+    """
+    file = folder / "status.json"
+    try:
+        status = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise DamagedError(f"{file}: {one_line(error)}") from error
+    if not isinstance(status, dict) or status.get("state") not in STATES:
+        raise DamagedError(f"{file}: no state among {', '.join(STATES)}")
+    return status
+
+
+def _metrics(status: Mapping[str, Any], monitor: str) -> dict[str, float]:
     given = status.get("metrics")
     named = dict(given) if isinstance(given, dict) else {}
     named.setdefault(monitor, status.get("value"))
@@ -215,15 +230,21 @@ def _load_config(file: Path) -> dict[str, Any]:
     """Return the plain values of a configuration by dotted keys."""
     try:
         content = yaml_files.read_text(file)
-        if ANCHOR.search(content):
-            return _flatten_config(yaml_files.read_yaml(file))
         found = RUN_PATH.match(content, max(0, content.find("\npaths:\n")))
-        if found is None or len(found[1]) < MIN_PATH_LENGTH:
-            return dict(_parse_config(content)[0])
-        config, with_path = _parse_config(content.replace(found[1], PATH_MARK))
+        path = found[1] if found and len(found[1]) >= MIN_PATH_LENGTH else ""
+        marked = content.replace(path, PATH_MARK) if path else content
+        if _has_anchors(marked):
+            return _flatten_config(yaml_files.read_yaml(file))
+        config, with_path = _parse_config(marked)
     except (OSError, ValueError, TypeError, yaml.YAMLError) as error:
         raise DamagedError(f"{file}: {one_line(error)}") from error
-    return config | {key: _replace_mark(config[key], found[1]) for key in with_path}
+    return config | {key: _replace_mark(config[key], path) for key in with_path}
+
+
+@lru_cache(maxsize=4096)
+def _has_anchors(content: str) -> bool:
+    """Return true if top-level keys cannot be parsed one by one."""
+    return ANCHOR.search(content) is not None
 
 
 @lru_cache(maxsize=4096)

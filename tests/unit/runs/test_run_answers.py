@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,11 @@ from typing import Any
 import httpx
 from written_runs import write_sweep
 
+from project.reporting.runs import server
 from project.reporting.runs.live import LiveRuns
 from project.reporting.runs.server import make_app
+
+TEMPLATES = Path(server.__file__).parent / "templates"
 
 
 def ask(app: Any, method: str, path: str, **more: Any) -> httpx.Response:
@@ -30,7 +34,8 @@ def test_answers_refuse_other_sites_and_wrong_requests(tmp_path: Path) -> None:
     page = ask(app, "GET", "/")
     assert "default-src 'none'" in page.headers["content-security-policy"]
     assert "http:" not in page.text
-    for name in ("style.css", "runs.js", "charts.js", "table.js"):
+    scripts = re.findall(r'from "\./(\w+\.js)"', "".join(map(Path.read_text, TEMPLATES.glob("*.js"))))
+    for name in ("style.css", "runs.js", *scripts):
         assert ask(app, "GET", f"/{name}").status_code == 200
     note = {"run": 0, "tags": ["x"], "note": ""}
     plain = {"content-type": "text/plain"}
@@ -50,6 +55,18 @@ def test_answers_refuse_other_sites_and_wrong_requests(tmp_path: Path) -> None:
         ask(app, "GET", "/state?since=x&filter='").json()["filter_error"] == "filter: a quote is not closed"
     )
     assert ask(make_app([sweep]), "POST", "/notes", json=note).status_code in (404, 405)
+
+
+def test_page_contains_the_first_answer(tmp_path: Path) -> None:
+    sweep = write_sweep(tmp_path / "sweep")
+    (sweep / "3" / "notes.json").write_text(json.dumps({"note": "</script><b>&amp;"}))
+    app = make_app([sweep])
+    for condition in ("", "note~script"):
+        text = ask(app, "GET", "/", params={"filter": condition}).text
+        (found,) = re.findall(r'id="first-answer">(.*?)</script>', text)
+        first = json.loads(found)
+        assert first == ask(app, "GET", "/state", params={"filter": condition}).json()
+        assert first["rows"][3]["note"] == "</script><b>&amp;"
 
 
 def test_a_removed_folder_is_reported(tmp_path: Path) -> None:

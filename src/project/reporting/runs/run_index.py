@@ -3,7 +3,6 @@
 Nothing is written and no lock is taken, so that a running sweep is not disturbed.
 """
 
-import json
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -16,7 +15,15 @@ from project.errors import InputError
 from project.reporting.runs import notes
 from project.reporting.runs.notes import Notes, read_notes
 from project.runs.folders import has_died
-from project.runs.results import DURATION, DamagedError, Run, find_run_folders, is_number, read_run
+from project.runs.results import (
+    DURATION,
+    DamagedError,
+    Run,
+    find_run_folders,
+    is_number,
+    read_run,
+    read_status,
+)
 from project.runs.sweep_folder import find_sweep
 from project.runs.sweep_jobs import Job
 from project.runtime.secrets import redact_text
@@ -147,10 +154,10 @@ class RunIndex:
             return None
         if old is None or signature != self._signatures.get(key):
             self._signatures[key] = signature
-            return _read_record(folder)
-        if old.run is not None and old.run.state == "running":
-            is_dead = has_died(folder, _read_status(folder))
-            return _read_record(folder) if is_dead != (old.state == DEAD) else old
+            return _read_record(folder, has_notes=bool(signature[-1]))
+        if old.run is not None and old.run.state == "running":  # its process may have ended
+            new = _read_record(folder, has_notes=bool(signature[-1]))
+            return new if new != old else old
         return old
 
     def search_again(self) -> None:
@@ -177,12 +184,12 @@ class RunIndex:
         )
 
 
-def _read_record(folder: Path) -> Record:
+def _read_record(folder: Path, *, has_notes: bool) -> Record:
     try:
-        run = read_run(folder)
+        status = read_status(folder)
+        run = read_run(folder, status)
     except DamagedError as error:
         return Record(str(folder), folder.name, None, "damaged", {}, error=str(error))
-    status = _read_status(folder)
     found = status.get("progress")
     progress = found if isinstance(found, dict) else {}
     latest = {
@@ -201,17 +208,9 @@ def _read_record(folder: Path) -> Record:
         epochs=_number(progress.get("epochs")) or None,
         duration_s=_number(status.get(DURATION)) if run.state != "running" else None,
         finished=str(status.get("finished") or ""),
-        notes=read_notes(folder),
+        notes=read_notes(folder) if has_notes else Notes(),
         error=redact_text(run.error),
     )
-
-
-def _read_status(folder: Path) -> dict[str, Any]:
-    try:
-        found = json.loads((folder / FILES[0]).read_bytes())
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _number(value: object) -> float | None:

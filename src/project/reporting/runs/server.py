@@ -20,6 +20,8 @@ from project.runtime.web_server import EXTRA, LOOPBACK, bind, serve_app, url_of
 
 MAX_LINES = 300
 """Maximum number of runs whose curves are read."""
+MAX_FILTER = 2000
+"""Maximum length of a filter [characters]."""
 MAX_BODY = 2**16
 """Maximum size of a request with notes [bytes]."""
 POLICY = (
@@ -109,11 +111,13 @@ class Answers:
         self._server = secrets.token_hex(4)  # tells the page that the server is another one
 
     def page(self, request: Any) -> Any:
-        """Return the page, without runs."""
-        return self._response(self._render(), media_type="text/html", headers=HEADERS)
+        """Return the page with its runs, so that it shows them without another request."""
+        first = _to_json(self._state(0, request.query_params.get("filter", "")))
+        return self._response(self._render(first), media_type="text/html", headers=HEADERS)
 
-    def _render(self) -> str:
+    def _render(self, first_answer: str) -> str:
         import jinja2
+        from markupsafe import Markup
 
         environment = jinja2.Environment(
             loader=jinja2.PackageLoader("project.reporting.runs"),
@@ -131,6 +135,7 @@ class Answers:
             heading=", ".join(top.absolute().name for top in tops),
             folder=", ".join(RunFolder(top).shown for top in tops),
             is_editable=self.is_editable,
+            first_answer=Markup(first_answer.replace("<", "\\u003c")),  # noqa: S704 (no tag can begin)
         )
 
     def asset(self, request: Any) -> Any:
@@ -145,8 +150,11 @@ class Answers:
         """Return the rows that changed."""
         query = request.query_params
         since = _whole(query.get("since")) if query.get("server") == self._server else 0
-        content = self.live.state(since, query.get("filter", "")[:2000])
-        return self._json({"server": self._server, "full": since == 0, **content})
+        return self._json(self._state(since, query.get("filter", "")))
+
+    def _state(self, since: int, condition: str) -> dict[str, Any]:
+        content = self.live.state(since, condition[:MAX_FILTER])
+        return {"server": self._server, "full": since == 0, **content}
 
     def curves(self, request: Any) -> Any:
         """Return the curves that changed."""
@@ -199,14 +207,17 @@ class Answers:
         return self._json({"error": ""})
 
     def _json(self, content: Any, status: int = 200) -> Any:
-        text = json.dumps(content, allow_nan=False, separators=(",", ":"))
-        return self._response(text.encode("utf-8", "replace"), status, HEADERS, "application/json")
+        return self._response(_to_json(content), status, HEADERS, "application/json")
+
+
+def _to_json(content: Any) -> str:
+    return json.dumps(content, allow_nan=False, separators=(",", ":"))
 
 
 def _assets() -> dict[str, str]:
     own, report = files("project.reporting.runs") / "templates", files("project.reporting.html") / "templates"
     style = (report / "style.css").read_text("utf-8") + (own / "runs.css").read_text("utf-8")
-    scripts = {name: (own / name).read_text("utf-8") for name in ("runs.js", "charts.js", "table.js")}
+    scripts = {file.name: file.read_text("utf-8") for file in own.iterdir() if file.name.endswith(".js")}
     return {"style.css": style, **scripts}
 
 

@@ -1,117 +1,131 @@
-// Values, formats and the table of runs.
+// Table of runs, or of groups of runs with mean and standard deviation.
+import { byId, choose, columnOf, drawLater, isEditable, keyColumns, metricColumns, rows, setView, shownRows, state, view } from "./state.js";
+import { setText } from "./summary.js";
+import { badge, compareValues, element, formatDuration, formatScore, formatValue, groupRows, isNumeric, sortRows, valueOf } from "./values.js";
 
-export function element(tag, attributes = {}, ...children) {
-  const made = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value !== null && value !== false) made.setAttribute(name, value === true ? "" : value);
+const MAX_ROWS = 2000, ROWS_AT_ONCE = 150, MAX_CELL = 40;
+const table = byId("table");
+const lines = new Map(); // table rows by id
+let usedNames = "";
+
+export function forgetLines() {
+  lines.clear();
+}
+
+// Draw what is new; rows in `changed` are drawn again and highlighted.
+export function showTable(changed = new Set()) {
+  for (const id of changed) lines.delete(id);
+  if (view.group) return showGroups(shownRows());
+  const sorted = sortRows(shownRows(), view.sort || (isEditable ? "-started" : "")), shown = sorted.slice(0, MAX_ROWS);
+  const metrics = metricColumns(), isPartial = sorted.some((row) => row.state !== "done" && metrics.some(({ name }) => name in row.cells));
+  const notes = [sorted.length > MAX_ROWS ? `The first ${MAX_ROWS} are shown.` : "", isPartial ? "Values in italics are the latest of runs that are not done." : ""];
+  setText(byId("count"), `${sorted.length} of ${state.ids.length} ${state.ids.length === 1 ? "run" : "runs"}. ${notes.filter(Boolean).join(" ")}`);
+  const used = usedColumns();
+  showHead(used.map((column) => [column.name, column.title]), ({ name }) => isNumeric(rows.values(), name) || ["time", "epoch"].includes(name));
+  const body = [];
+  let numNew = 0;
+  for (const row of shown) {
+    if (!lines.has(row.id)) {
+      if (++numNew > ROWS_AT_ONCE) break;
+      lines.set(row.id, drawRow(row, used, changed.has(row.id)));
+    }
+    const line = lines.get(row.id);
+    line.classList.toggle("selected", row.key === view.run);
+    line.classList.toggle("best", row.id === state.summary.best);
+    body.push(line);
   }
-  made.append(...children);
-  return made;
+  arrange(body);
+  showTimes();
+  if (body.length < shown.length) drawLater("table", () => showTable());
 }
 
-// The value of a row in a column: a number, a string, or null.
-export function valueOf(row, name) {
-  if (name === "name") return row.name;
-  if (name === "state") return row.state;
-  if (name === "epoch") return row.epoch;
-  if (name === "started") return row.started || null;
-  if (name === "tags") return row.tags.join(", ") || null;
-  if (name === "time") return timeOf(row);
-  return row.cells[name] ?? null;
+function usedColumns() {
+  const isUsed = ({ kind, name }) => kind !== "fact" || !["tags", "epoch"].includes(name) || [...rows.values()].some((row) => valueOf(row, name) !== null);
+  const used = state.columns.filter(isUsed), names = used.map((column) => column.name).join("\n");
+  if (names !== usedNames) lines.clear();
+  usedNames = names;
+  return used;
 }
 
-function timeOf(row) {
-  if (row.time !== null || row.state !== "running" || !row.started) return row.time;
-  return Math.max(0, (Date.now() - Date.parse(row.started)) / 1000);
-}
-
-// As the report writes them.
-export function formatMetric(value) {
-  if (typeof value !== "number") return String(value ?? "");
-  if (Number.isInteger(value) && Math.abs(value) > 1) return value.toLocaleString("en");
-  const size = Math.abs(value);
-  return value === 0 || value === 1 || (size >= 0.001 && size < 1000) ? value.toFixed(4) : String(Number(value.toPrecision(4)));
-}
-
-export function formatDuration(seconds) {
-  if (seconds === null) return "";
-  const whole = Math.round(seconds), minutes = Math.floor(whole / 60);
-  if (minutes >= 60) return `${Math.floor(minutes / 60)} h ${minutes % 60} min`;
-  if (minutes) return `${minutes} min ${whole % 60} s`;
-  return seconds < 9.95 ? `${seconds.toFixed(1)} s` : `${whole} s`;
-}
-
-function formatTime(text) {
-  const time = new Date(text);
-  return Number.isNaN(time.valueOf()) ? "" : `${time.toISOString().slice(0, 16).replace("T", " ")} UTC`;
-}
-
-export function formatValue(row, column) {
-  const value = valueOf(row, column.name);
-  if (value === null) return "";
-  if (column.name === "time") return formatDuration(value);
-  if (column.name === "started") return formatTime(value);
-  if (column.name === "epoch") return row.epochs ? `${value}/${row.epochs}` : String(value);
-  if (column.kind === "metric") return formatMetric(value);
-  return typeof value === "number" ? String(Number(value.toPrecision(6))) : value;
-}
-
-export function badge(state) {
-  return element("span", { class: `badge ${state}` }, state);
-}
-
-export function isNumeric(rows, name) {
-  let found = false;
-  for (const row of rows) {
-    const value = valueOf(row, name);
-    if (value === null) continue;
-    if (typeof value !== "number") return false;
-    found = true;
+// Put rows in order; move only what is out of place, so that the focus and the scroll position stay.
+function arrange(wanted) {
+  const body = table.tBodies[0], kept = new Set(wanted);
+  for (const line of [...body.children]) if (!kept.has(line)) line.remove();
+  let next = body.firstElementChild;
+  for (const line of wanted) {
+    if (line === next) next = next.nextElementSibling;
+    else body.insertBefore(line, next);
   }
-  return found;
 }
 
-export function compareValues(a, b, isDown) {
-  if (a === null || b === null) return (a === null) - (b === null); // what has no value stays last
-  const order = typeof a === "number" && typeof b === "number" ? a - b : String(a).localeCompare(String(b), "en", { numeric: true });
-  return isDown ? -order : order;
+// entries: names and titles of columns.
+function showHead(entries, isNumber) {
+  const head = table.tHead.rows[0], text = JSON.stringify([entries, view.sort, view.group]);
+  if (head.dataset.text === text) return;
+  head.dataset.text = text;
+  const focused = document.activeElement?.closest?.("th[data-name]")?.dataset.name;
+  head.replaceChildren(...entries.map(([name, title], place) => headCell(name, title, isNumber({ name, place }))));
+  if (focused) [...head.cells].find((cell) => cell.dataset.name === focused)?.focus();
 }
 
-export function sortRows(rows, sort) {
-  if (!sort) return rows;
-  const isDown = sort.startsWith("-"), name = sort.replace(/^-/, "");
-  return rows
-    .map((row) => [valueOf(row, name), row])
-    .sort(([a], [b]) => compareValues(a, b, isDown))
-    .map(([, row]) => row);
-}
-
-// Finished runs with equal values of some keys; mean ± sample standard deviation (n) of each metric.
-export function groupRows(rows, keys, metrics) {
-  const groups = new Map();
-  for (const row of rows) {
-    if (row.state !== "done") continue;
-    const id = JSON.stringify(keys.map((key) => valueOf(row, key)));
-    if (!groups.has(id)) groups.set(id, []);
-    groups.get(id).push(row);
-  }
-  return [...groups.values()].map((members) => {
-    const scores = {};
-    for (const metric of metrics) scores[metric] = scoreOf(members.map((row) => row.cells[metric]).filter((value) => typeof value === "number"));
-    return { first: members[0], count: members.length, scores };
+function headCell(name, title, isNumber) {
+  const order = view.sort === name ? "ascending" : view.sort === `-${name}` ? "descending" : null;
+  const sort = () => {
+    setView({ sort: view.sort === `-${name}` ? name : view.sort === name || isNumber ? `-${name}` : name });
+    showTable();
+  };
+  const cell = element("th", { scope: "col", tabindex: 0, title: name, "data-name": name, class: isNumber ? "number" : null, "aria-sort": order, onclick: sort }, title);
+  cell.addEventListener("keydown", (event) => {
+    if (event.key !== "Enter" && event.key !== " ") return;
+    event.preventDefault();
+    sort();
   });
+  return cell;
 }
 
-function scoreOf(values) {
-  if (!values.length) return null;
-  const mean = values.reduce((sum, value) => sum + value, 0) / values.length;
-  const squares = values.reduce((sum, value) => sum + (value - mean) ** 2, 0);
-  return { mean, std: values.length > 1 ? Math.sqrt(squares / (values.length - 1)) : null, n: values.length };
+function drawRow(row, used, isChanged) {
+  return element("tr", { "data-id": row.id, class: isChanged ? "changed" : null }, ...used.map((column) => drawCell(row, column)));
 }
 
-export function formatScore(score) {
-  if (!score) return "";
-  const spread = score.std === null ? "" : ` ± ${formatMetric(score.std)}`;
-  return `${formatMetric(score.mean)}${spread} (${score.n})`;
+function drawCell(row, column) {
+  if (column.name === "name") return element("th", { scope: "row" }, element("button", { class: "name", type: "button", title: row.key, onclick: () => choose(row) }, row.name));
+  if (column.name === "state") return element("td", {}, badge(row.state));
+  if (column.name === "tags") return element("td", {}, ...row.tags.map((tag) => element("span", { class: "tag" }, tag)));
+  const isNumber = typeof valueOf(row, column.name) === "number" || ["time", "epoch"].includes(column.name);
+  const isLatest = column.kind === "metric" && row.state !== "done";
+  const classes = [isNumber && "number", isLatest && "latest"].filter(Boolean).join(" ");
+  const text = formatValue(row, column), isLong = text.length > MAX_CELL;
+  return element("td", { class: classes || null, "data-column": column.name === "time" ? "time" : null, title: isLong ? text : null }, isLong ? `${text.slice(0, MAX_CELL - 1)}…` : text);
+}
+
+// Durations of running runs, which change without an answer of the server.
+export function showTimes() {
+  if (view.group) return;
+  for (const row of rows.values()) {
+    const cell = row.state === "running" && lines.get(row.id)?.querySelector('[data-column="time"]');
+    if (cell) cell.textContent = formatDuration(valueOf(row, "time"));
+  }
+}
+
+function groupKeys() {
+  const keys = keyColumns().map((column) => column.name);
+  return view.group === "-seed" ? keys.filter((key) => key !== "seed" && key !== "data.fold") : [view.group];
+}
+
+function showGroups(all) {
+  const keys = groupKeys(), metrics = metricColumns();
+  const groups = groupRows(all, keys, metrics.map((column) => column.name));
+  const name = view.sort.replace(/^-/, "") || state.monitor, isDown = view.sort ? view.sort.startsWith("-") : state.isLarger;
+  const value = (group) => (name === "n" ? group.count : keys.includes(name) ? valueOf(group.first, name) : group.scores[name]?.mean ?? null);
+  groups.sort((a, b) => compareValues(value(a), value(b), isDown));
+  const total = groups.reduce((sum, group) => sum + group.count, 0);
+  setText(byId("count"), `${groups.length} ${groups.length === 1 ? "group" : "groups"} of ${total} finished runs: mean ± sample standard deviation (n). Other runs are left out.`);
+  lines.clear();
+  showHead([...keys.map((key) => [key, columnOf(key)?.title ?? key]), ["n", "n"], ...metrics.map((column) => [column.name, column.title])], ({ place }) => place >= keys.length);
+  table.tBodies[0].replaceChildren(
+    ...groups.map((group) => {
+      const heads = keys.map((key, place) => element(place ? "td" : "th", place ? {} : { scope: "row" }, formatValue(group.first, columnOf(key) ?? { name: key, kind: "key" }) || "–"));
+      return element("tr", {}, ...heads, element("td", { class: "number" }, String(group.count)), ...metrics.map((metric) => element("td", { class: "number" }, formatScore(group.scores[metric.name]))));
+    }),
+  );
 }

@@ -4,6 +4,7 @@ const SPACE = "http://www.w3.org/2000/svg";
 const tip = document.getElementById("tip");
 
 export const COLORS = 8;
+export const colorOf = (place) => (place < COLORS ? `c${place}` : "faint");
 const SETTING_RATIO = 10, LOSS_RATIO = 50;
 
 // Width of a chart in its own units: text keeps its size on narrow screens.
