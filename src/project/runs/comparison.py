@@ -11,7 +11,8 @@ import yaml
 
 from project.errors import InputError
 from project.runs.hparam_diff import Differences
-from project.runs.metric_names import is_smaller_better, parse
+from project.runs.intervals import num_cases
+from project.runs.metric_names import is_smaller_better
 from project.runs.ranking import REPETITIONS, Score, find_ties, rank, score, tie_note
 from project.runs.results import DURATION, Run, comparable_text, read_runs
 from project.runs.run_folder import RunFolder, latest_run
@@ -120,9 +121,8 @@ class Comparison:
     @property
     def tied(self) -> list[int]:
         """Indices of the points that tie with the best one, see `ranking.find_ties`."""
-        split, kind = parse(self.by)
-        images = self.points[0].mean(f"{split}/images") if kind == "acc" else math.nan
         scores = [point.score(self.by) for point in self.points]
+        images = num_cases(self.points[0].runs[0].metrics, self.by)
         return find_ties(scores, larger_is_better=self.larger_is_better, images=images)
 
     @property

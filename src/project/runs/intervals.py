@@ -8,6 +8,8 @@ from project.runs.metric_names import parse
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)
 METHOD = "Wilson's score interval (Wilson 1927; Brown, Cai & DasGupta 2001)"
+COUNT_TOLERANCE, MIN_CASES = 2.0**-22, 2**12
+"""Error of a count that is recovered from a float32 fraction, per case, of at least `MIN_CASES` cases."""
 Interval = tuple[float, float]
 
 
@@ -48,19 +50,30 @@ def f1_interval(hits: float, errors: float, z: float = Z95) -> Interval:
 
 
 def accuracy_interval(metrics: Mapping[str, float], name: str) -> Interval | None:
-    """Return the 95 % interval of an accuracy of a run, such as `test/acc`.
+    """Return Wilson's 95 % interval of an accuracy of a run, such as `test/acc`; None without `num_cases`."""
+    count = num_cases(metrics, name)
+    return None if math.isnan(count) else wilson(metrics[name], count)
+
+
+def num_cases(metrics: Mapping[str, float], name: str) -> float:
+    """Return the number of independent cases of which a metric is the fraction.
+
+    That is `SPLIT/images` for an accuracy that is a whole number of cases divided by it. An accuracy that is
+    averaged otherwise, such as over classes or pixels, has no such interval.
 
     Args:
-        metrics: metrics of the run; `test/images` is the number of cases of `test/acc`.
+        metrics: metrics of a run.
         name: name of the metric.
 
     Returns:
-        Wilson's interval; None for other metrics, and without the number of cases.
+        The number, at least 1; NaN for other metrics.
     """
     split, kind = parse(name)
-    value, count = metrics.get(name, math.nan), metrics.get(f"{split}/images", 0.0)
-    is_known = kind in ("acc", "accuracy") and math.isfinite(count) and count >= 1
-    return wilson(value, count) if is_known and 0 <= value <= 1 else None
+    value, count = metrics.get(name, math.nan), metrics.get(f"{split}/images", math.nan)
+    if kind not in ("acc", "accuracy") or not (1 <= count < math.inf and 0 <= value <= 1):
+        return math.nan
+    hits = value * count
+    return count if abs(hits - round(hits)) <= COUNT_TOLERANCE * max(count, MIN_CASES) else math.nan
 
 
 def overlap(one: Interval, other: Interval) -> bool:

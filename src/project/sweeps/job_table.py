@@ -10,7 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from project.runs.metric_names import is_of_split, on_other_splits, parse
+from project.runs.intervals import num_cases
+from project.runs.metric_names import is_of_split, on_other_splits
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
 from project.runs.sweep_jobs import Job, shorten_number, visible_overrides
 from project.runtime.atomic_files import atomic_replacement, reason_of
@@ -124,9 +125,7 @@ def best_line(jobs: Sequence[Job], monitor: str, mode: str) -> str:
     if best is None:
         return ""
     scores = [point_score(point) for point in rank_points(jobs, mode)]
-    split, kind = parse(monitor)
-    images = best.metrics.get(f"{split}/images", math.nan) if kind == "acc" else math.nan
-    ties = count_ties(scores, larger_is_better=mode == "max", images=images)
+    ties = count_ties(scores, larger_is_better=mode == "max", images=num_cases(best.metrics, monitor))
     value = str(scores[0]).removesuffix(" (n = 1)")
     line = f"{best.point_label}: {monitor} {value}, its best run {best.name}"
     return "; ".join(filter(None, [line, tie_note(ties)]))

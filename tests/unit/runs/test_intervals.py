@@ -2,10 +2,11 @@
 
 import math
 
+import numpy as np
 import pytest
 from scipy.stats import binomtest
 
-from project.runs.intervals import accuracy_interval, f1_interval, overlap, wilson
+from project.runs.intervals import accuracy_interval, f1_interval, num_cases, overlap, wilson
 
 
 @pytest.mark.parametrize(("hits", "count"), [(0, 1), (1, 1), (0, 50), (50, 50), (5, 10), (9_731, 10_000)])
@@ -49,6 +50,15 @@ def test_an_accuracy_has_an_interval_if_its_images_are_known() -> None:
         {"test/acc": 1.5},
     ):
         assert accuracy_interval(metrics | broken, "test/acc") is None
+
+
+def test_an_average_over_classes_has_no_interval() -> None:
+    for count in (1, 144, 10_000, 1_000_000):
+        for hits in (0, 1, count // 3, count):
+            exact = {"val/acc": float(np.float32(hits) / np.float32(count)), "val/images": float(count)}
+            assert num_cases(exact, "val/acc") == count
+    recalls = np.array([30 / 31, 12 / 17, 5 / 7])  # of classes with 31, 17 and 7 images
+    assert math.isnan(num_cases({"val/acc": float(recalls.mean()), "val/images": 55.0}, "val/acc"))
 
 
 def test_intervals_that_touch_overlap() -> None:
