@@ -99,7 +99,7 @@ def test_a_line_a_point_and_the_best_eight_in_the_legend(tmp_path: Path) -> None
     assert legend.get_title().get_text() == "the best 8 of 20; others gray"
     labels = [text.get_text() for text in legend.get_texts()]
     assert len(labels) == 8
-    assert labels[0].replace("\N{NO-BREAK SPACE}", " ").startswith("0.8925 ± 0.0035   CNN3x3, lr 1e-05")
+    assert labels[0].replace("\N{NO-BREAK SPACE}", " ").startswith("0.8925 ± 0.0035: CNN3x3, lr 1e-05")
     gray = [line for line in below.get_lines() if line.get_color() == FAINT]
     assert len(gray) == 11  # the twentieth diverged: no curve
 

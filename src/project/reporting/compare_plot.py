@@ -120,7 +120,9 @@ def point_labels(comparison: Comparison) -> list[str]:
             if text != ABSENT:
                 part.append(text if is_bare else f"{names[key]}\N{NO-BREAK SPACE}{text}")
     values = score_texts(points, comparison.by)
-    return [f"{value}   {', '.join(part)}".rstrip() for value, part in zip(values, parts, strict=True)]
+    return [
+        f"{value}: {', '.join(part)}".removesuffix(": ") for value, part in zip(values, parts, strict=True)
+    ]
 
 
 def _keys(comparison: Comparison) -> list[str]:

@@ -30,9 +30,13 @@ NUMBER = re.compile(
 STATE_STYLES = {
     "done": "green",
     "running": "cyan",
+    "starting": "cyan",
+    "waiting": "dim",
     "interrupted": "yellow",
     "pruned": "yellow",
     "failed": "bold red",
+    "dead": "bold red",
+    "damaged": "bold red",
 }
 """Rich styles by the text of a cell."""
 TITLE_STYLE = "bold underline"

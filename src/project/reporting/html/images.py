@@ -20,6 +20,8 @@ MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
 FRAME_BYTES = 12
 """Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
+TAG_PREFIX = "visuals/"
+"""Group of all images in TensorBoard, see `loggers.tensorboard`."""
 EXPLANATIONS = "explanations.png"
 """Sheet of the command explain, in a folder next to the evaluations."""
 WIDE_PIXELS = 800
@@ -107,8 +109,9 @@ def read_pngs(files: Iterable[Path], folder: Path) -> Iterator[Image]:
 
 
 def _title(name: str) -> str:
-    """Convert a file name or tag to a title: `val/confusion_matrix` to `Confusion matrix, val`."""
-    *above, last = (re.sub(r"[_\-\s]+", " ", part) for part in name.strip("/").split("/"))
+    """Convert a file name or tag to a title: `visuals/val/confusion_matrix` to `Confusion matrix, val`."""
+    parts = name.strip("/").removeprefix(TAG_PREFIX).split("/")
+    *above, last = (re.sub(r"[_\-\s]+", " ", part) for part in parts)
     last = last.strip() or name
     return ", ".join([f"{last[:1].upper()}{last[1:]}", *above])
 

@@ -141,7 +141,7 @@ def log_keys(record: Mapping[str, Any]) -> set[str]:
 
 
 def _title(sweep: Sweep) -> str:
-    keys = sweep.ranked.shown.leading if sweep.ranked else []
+    keys = sweep.ranked.everywhere.leading if sweep.ranked else []
     named = [key.removeprefix("optim.") for key in keys[:MAX_TITLE_KEYS]]
     return " × ".join(named) + (" …" if len(keys) > MAX_TITLE_KEYS else "")
 

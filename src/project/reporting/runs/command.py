@@ -18,8 +18,8 @@ from project.reporting.runs.run_index import DEAD, Record, read_records
 from project.reporting.runs.run_table import Column, RunTable
 from project.runs.results import format_value, is_number
 from project.runtime import lazy_imports
+from project.runtime.console import BEST_STYLE, table, terminal_width
 from project.runtime.console import Column as TableColumn
-from project.runtime.console import table, terminal_width
 from project.runtime.csv_files import escape_all
 from project.runtime.output_files import output_file, refuse_unwritable_output
 from project.runtime.text import duration, plural, printable, shorten
@@ -126,14 +126,16 @@ def render(rows: RunTable, records: Sequence[Record], top: int, width: int | Non
     """
     width = terminal_width() if width is None else width
     states = Counter(record.state for record in records)
-    counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
+    counts = ", ".join(f"{count:,} {state}" for state, count in states.most_common())
     lines = [f"{len(records):,} of {plural(len(rows.records), 'run')}" + (f": {counts}" if counts else "")]
     shown = records[:top]
     if shown:
         columns, hidden = _fit(rows, shown, width)
         heads = [TableColumn(printable(column.title), fixed=True) for column in columns]
         cells = [[_cell(rows, record, column) for column in columns] for record in shown]
-        lines += ["", table(heads, cells, width=width), ""]
+        best = rows.comparison.best if rows.comparison else None
+        styles = {place: BEST_STYLE for place, record in enumerate(shown) if best and record.run is best}
+        lines += ["", table(heads, cells, width=width, row_styles=styles), ""]
         if hidden:
             lines.append(f"without room: {', '.join(column.title for column in hidden)}; csv=FILE has all")
     if len(records) > top:

@@ -1,9 +1,9 @@
 // Curves of the best runs, or all curves of one run.
 import { byId, rankedRows, state, view } from "./state.js";
-import { COLORS, colorOf, lineChart } from "./svg_charts.js";
+import { COLORS, colorOf, extent, lineChart } from "./svg_charts.js";
 import { element, fill } from "./values.js";
 
-const MAX_LINES = 300;
+const MAX_LINES = 300, MIN_RUNS_FOR_FENCE = 4;
 const TITLES = { loss: "Loss", acc: "Accuracy", lr: "Learning rate", grad_norm: "Gradient norm", images_per_s: "Throughput, images per second", data_wait_fraction: "Fraction of time waiting for data", memory_gb: "GPU memory, GB" };
 const curves = new Map(); // by id and metric
 let version = 0, names = [], request = "";
@@ -51,8 +51,27 @@ export function showCurves() {
   const lines = shown.map((row, i) => ({ row, curve: curves.get(`${row.id} ${chosen}`), color: colorOf(i) }));
   const known = lines.filter((line) => line.curve).map(({ row, curve, color }) => ({ name: row.name, class: color, x: curve.x, y: curve.y, isSelected: row.key === view.run }));
   if (!known.length) return place.replaceChildren(element("p", { class: "empty" }, "No run has logged this metric yet."));
-  const note = known.length > COLORS ? `The best ${COLORS} by ${state.monitor} are colored, the others gray.` : "";
-  place.replaceChildren(lineChart(chosen, known, { legend: known.slice(0, COLORS), note }));
+  const notes = known.length > COLORS ? [`The best ${COLORS} by ${state.monitor} are colored, the others gray.`] : [];
+  const isLoss = chosen.endsWith("loss"), isRanked = chosen === state.monitor;
+  const [yRange, outside] = isLoss || isRanked ? runsThatMatter(known, isRanked && state.isLarger) : [null, 0];
+  if (outside) notes.push(`The scale is that of the runs that did not diverge; ${outside} ${outside === 1 ? "curve leaves" : "curves leave"} it.`);
+  place.replaceChildren(lineChart(chosen, known, { legend: known.slice(0, COLORS), note: notes.join(" "), yRange }));
+}
+
+// Range of the lines that do not end far worse than most, and the number of lines that leave it, as in figures/charts.py.
+function runsThatMatter(lines, isLarger) {
+  const sign = isLarger ? -1 : 1;
+  const finite = lines.map((line) => line.y.filter((value) => value !== null)).filter((values) => values.length);
+  if (finite.length < MIN_RUNS_FOR_FENCE) return [null, 0];
+  const ends = finite.map((values) => sign * values.at(-1)), sorted = [...ends].sort((a, b) => a - b);
+  const quantile = (fraction) => {
+    const place = fraction * (sorted.length - 1), low = Math.floor(place);
+    return sorted[low] + (place - low) * ((sorted[low + 1] ?? sorted[low]) - sorted[low]);
+  };
+  const fence = quantile(0.75) + 3 * Math.max(quantile(0.75) - quantile(0.25), 0.01 * Math.abs(quantile(0.5)));
+  const kept = finite.filter((_, i) => ends[i] <= fence).flat(), [low, high] = extent(kept);
+  const outside = finite.filter((values) => values.some((value) => value < low || value > high)).length;
+  return outside && low < high ? [[low, high], outside] : [null, 0];
 }
 
 // All metrics of one run, training and validation in one chart.

@@ -48,7 +48,7 @@ function update(answer) {
   byId("filter-error").textContent = answer.filter_error;
   state.summary = answer.summary;
   showSummary();
-  const match = JSON.stringify(answer.match), isMatchNew = match !== shownMatch;
+  const match = answer.filter_error ? shownMatch : JSON.stringify(answer.match), isMatchNew = match !== shownMatch;
   shownMatch = match;
   if (!answer.rows && !isMatchNew) return showTimes();
   showTable(new Set(isFirst ? [] : answer.rows?.map((row) => row.id)));

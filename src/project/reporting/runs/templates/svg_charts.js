@@ -29,7 +29,7 @@ export function shortNumber(value) {
 // A scale from values to positions; logarithmic for positive values that differ by a factor of `logRatio` or more.
 export function makeScale(values, start, end, logRatio = Infinity) {
   const finite = values.filter((value) => Number.isFinite(value));
-  let low = Math.min(...finiteRange(finite)[0]), high = finiteRange(finite)[1][0];
+  let [low, high] = extent(finite);
   const isLog = low > 0 && high / low >= logRatio;
   if (low === high) [low, high] = [low - (Math.abs(low) || 1) / 2, high + (Math.abs(high) || 1) / 2];
   const change = isLog ? Math.log10 : (value) => value;
@@ -42,13 +42,14 @@ export function makeScale(values, start, end, logRatio = Infinity) {
   return { place, invert, low, high, isLog, ticks: isLog ? logTicks(low, high) : linearTicks(low, high) };
 }
 
-function finiteRange(values) {
+// Smallest and largest number; 0 and 1 without numbers.
+export function extent(values) {
   let low = Infinity, high = -Infinity; // no spread: there may be too many values for arguments
   for (const value of values) {
     if (value < low) low = value;
     if (value > high) high = value;
   }
-  return values.length ? [[low], [high]] : [[0], [1]];
+  return values.length ? [low, high] : [0, 1];
 }
 
 function linearTicks(low, high) {
@@ -133,15 +134,17 @@ function hideTip() {
   tip.hidden = true;
 }
 
-// lines: {name, class, x, y, isSelected}; the first ones are drawn last, on top.
-export function lineChart(title, lines, { xLabel = "step", isWide = true, legend = lines, note = "" } = {}) {
+// lines: {name, class, x, y, isSelected}; the first ones are drawn last, on top. Lines are cut at `yRange`.
+export function lineChart(title, lines, { xLabel = "step", isWide = true, legend = lines, note = "", yRange = null } = {}) {
   const width = chartWidth(isWide), height = width > 480 ? 325 : 260, margins = [54, 16, 16, 42];
-  const xs = lines.flatMap((line) => line.x), ys = lines.flatMap((line) => line.y);
+  const xs = lines.flatMap((line) => line.x), ys = yRange ?? lines.flatMap((line) => line.y);
   const x = makeScale(xs, margins[0], width - margins[1]);
   const y = makeScale(ys, height - margins[3], margins[2], title.includes("loss") ? LOSS_RATIO : Infinity);
   const ends = legend.map((line) => `${line.name} ends at ${shortNumber(line.y.at(-1) ?? NaN)}`).join("; ");
   const [made, scroll] = figure(y.isLog ? `${title} (logarithmic)` : title, { legend, isWide, note });
   const chart = frame(width, height, `${title}: ${ends}`, x, y, margins, xLabel);
+  const inner = svg("svg", { x: 0, y: margins[2] - 2, width, height: height - margins[2] - margins[3] + 4, viewBox: `0 ${margins[2] - 2} ${width} ${height - margins[2] - margins[3] + 4}` }); // hides what is outside
+  chart.append(inner);
   for (const line of [...lines].reverse()) {
     const parts = [];
     let isOpen = false;
@@ -152,7 +155,7 @@ export function lineChart(title, lines, { xLabel = "step", isWide = true, legend
     });
     if (line.y.length === 1 && parts.length) parts.push("h3");
     const path = svg("path", { class: `line ${line.class}${line.isSelected ? " selected" : ""}`, d: parts.join("") });
-    chart.append(path);
+    inner.append(path);
   }
   chart.addEventListener("pointermove", (event) => {
     const inside = new DOMPoint(event.clientX, event.clientY).matrixTransform(chart.getScreenCTM().inverse());
