@@ -188,7 +188,7 @@ class RunFolder:
         try:
             yield result
         except BaseException as error:
-            interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            interrupted = isinstance(error, KeyboardInterrupt | SystemExit) and not is_plain_exit(error)
             end("interrupted" if interrupted else "failed", error=describe(error))
             self._print_resume_hint(interrupted)
             raise
@@ -242,8 +242,15 @@ class RunContext:
         return torchrun.is_rank_zero()
 
 
+def is_plain_exit(error: BaseException) -> bool:
+    """Return true for `sys.exit()` in the code of a run; signals end a run with another exit code."""
+    return isinstance(error, SystemExit) and not error.code
+
+
 def describe(error: BaseException) -> str:
     """Return an error in the form of the status."""
+    if is_plain_exit(error):
+        return "SystemExit: the code called sys.exit() before the run was complete"
     return f"{type(error).__name__}: {strip_library_text(str(error))}".strip(": ")
 
 

@@ -111,6 +111,13 @@ def test_the_status_tells_how_a_run_ended(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt, match=r"^$"), run.recording():
         raise KeyboardInterrupt
     assert run.read_status()["state"] == "interrupted"
+    with pytest.raises(SystemExit), run.recording():
+        raise SystemExit(143)  # as after a signal
+    assert run.read_status()["state"] == "interrupted"
+    with pytest.raises(SystemExit), run.recording():
+        raise SystemExit(0)
+    assert run.read_status()["state"] == "failed"
+    assert "the code called sys.exit() before the run was complete" in run.read_status()["error"]
     assert not list(tmp_path.glob("*.partial"))
 
 
