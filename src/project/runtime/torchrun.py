@@ -42,23 +42,20 @@ _config_sent = False
 
 
 class Environment(NamedTuple):
-    """Processes of this run, one per device: rank of this one, number in total, number per machine."""
+    """Processes of this run, one per device: rank of this one, number in total, on this machine, machines."""
 
     rank: int
     world_size: int
     local_world_size: int
-
-    @property
-    def num_nodes(self) -> int:
-        """Number of machines."""
-        return self.world_size // self.local_world_size
+    num_nodes: int
 
 
 def environment() -> Environment | None:
     """Read torchrun's environment variables; return None for a single process."""
     if any(name not in os.environ for name in VARIABLES):
         return None
-    return Environment(*(int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE")))
+    rank, number, local = (int(os.environ[name]) for name in ("RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE"))
+    return Environment(rank, number, local, int(os.environ.get("GROUP_WORLD_SIZE", number // local)))
 
 
 def is_rank_zero() -> bool:
@@ -117,6 +114,12 @@ def find_mismatch(config: DictConfig) -> Iterator[str]:
     if own is None:
         if num_nodes > 1:
             yield f"trainer.num_nodes={num_nodes}: {_how_to_start(num_nodes, devices)}"
+        return
+    if own.num_nodes * own.local_world_size != own.world_size:
+        yield (
+            f"torchrun: {own.world_size} processes on {own.num_nodes} machines, {own.local_world_size} of "
+            "them on this one; give each machine the same --nproc-per-node"
+        )
         return
     if devices in ALL_DEVICES:
         config.trainer.devices = own.local_world_size

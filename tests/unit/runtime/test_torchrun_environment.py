@@ -139,6 +139,19 @@ def test_the_configuration_must_match_the_processes(
         torchrun.refuse_sweep()
 
 
+def test_machines_with_different_numbers_of_processes_are_refused(
+    environment: Callable[..., None], composed: Compose
+) -> None:
+    variables = dict.fromkeys(torchrun.VARIABLES, "0") | {"WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
+    for local in ("2", "1"):
+        environment(**variables, LOCAL_WORLD_SIZE=local)
+        (line,) = torchrun.find_mismatch(composed("trainer=ddp", "trainer.num_nodes=2"))
+        assert line == (
+            f"torchrun: 3 processes on 2 machines, {local} of them on this one; give each machine the same "
+            "--nproc-per-node"
+        )
+
+
 def test_several_nodes_without_torchrun_get_instructions(
     environment: Callable[..., None], composed: Compose, monkeypatch: pytest.MonkeyPatch
 ) -> None:
