@@ -49,7 +49,9 @@ def results_table(jobs: Sequence[Job], monitor: str, mode: str, most: int = MAX_
     hidden = REPETITIONS if is_repeated else ()
     titles = {key: title for key, title in column_titles(jobs).items() if key not in hidden}
     names = list(dict.fromkeys(name for job in jobs for name in job.metrics))
-    metrics = [monitor, *on_other_splits(monitor, [name for name in names if is_of_split(name, "test")])]
+    tested = on_other_splits(monitor, [name for name in names if is_of_split(name, "test")])
+    is_measured = any(job.value is not None for job in jobs)
+    metrics = [*([monitor] if is_measured or not tested else []), *tested]
     rows, ranked = [], 0
     for point in points[:most]:
         is_ranked = math.isfinite(point_score(point).mean)
@@ -76,6 +78,8 @@ def results_table(jobs: Sequence[Job], monitor: str, mode: str, most: int = MAX_
         Column("time", right=True),
     ]
     lines = [table(columns, rows, row_styles={0: BEST_STYLE} if ranked else {})]
+    if monitor not in metrics:
+        lines.append(f"{monitor} was not measured; the rows are in the order of the jobs")
     if hidden_points := len(points) - len(rows):
         lines.append(f"… and {plural(hidden_points, 'point' if is_repeated else 'job')} more")
     return "\n".join(lines)

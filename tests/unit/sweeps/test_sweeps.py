@@ -299,6 +299,16 @@ def test_tables_show_all_jobs_and_the_std_over_seeds(tmp_path: Path) -> None:
     assert rows[1] == "0,0_lr1_seed1,1,1,done,0.5,0.5,,"
 
 
+def test_table_of_runs_without_validation_has_no_empty_column() -> None:
+    jobs = [job(number, "done", metrics={"test/acc": 0.5 + number / 10}) for number in range(2)]
+    head, first, second, note = results_table(jobs, "val/acc", "max").splitlines()
+    assert head.split() == ["job", "lr", "test/acc", "state", "time"]
+    assert [first.split(), second.split()] == [["0", "1", "0.5000", "done"], ["1", "0.1", "0.6000", "done"]]
+    assert note == "val/acc was not measured; the rows are in the order of the jobs"
+    jobs[0].value = math.nan  # diverged
+    assert "val/acc" in results_table(jobs, "val/acc", "max").splitlines()[0]
+
+
 def test_closing_table_has_the_best_jobs_first_with_the_test_metric() -> None:
     values = [0.1 * number % 0.97 for number in range(100)]
     jobs = [

@@ -265,10 +265,13 @@ class RecordedSweeper(Sweeper):
         left = sum(job.state not in FINISHED for job in jobs)
         if stopped:  # includes jobs that the source has not supplied yet
             left += total - len(jobs)
+        failed = sum(job.state == "failed" for job in jobs)
         if stopped or left:
             message = f"{left} of {plural(total, 'job')} left; resume={folder.shown} runs the rest"
+            if failed:
+                message += f"; {failed} failed: add retry_failed=true to run them again"
             raise SweepFailedError(message, exit_code(stopped) if stopped else 1)
-        if failed := sum(job.state == "failed" for job in jobs):
+        if failed:
             raise SweepFailedError(
                 f"{failed} of {plural(len(jobs), 'job')} failed; resume={folder.shown} retry_failed=true "
                 "runs failed jobs again",
