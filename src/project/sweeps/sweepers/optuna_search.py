@@ -1,6 +1,7 @@
 """The Optuna sweeper, which asks a sampler for a new trial whenever devices are free."""
 
 import json
+import math
 import platform
 import time
 import zlib
@@ -49,7 +50,7 @@ class OptunaSweeper(RecordedSweeper):
 
     Args:
         n_trials: number of trials of this sweep, not counting other sweeps that share the study.
-        timeout_s: time after which no trial starts [s] (None: no limit).
+        timeout_s: time since the first job after which no trial starts [s] (None: no limit).
         sampler: name in `project.runs.optuna_studies.SAMPLERS`.
         sampler_options: arguments of the sampler's constructor.
         pruner: name in `project.runs.optuna_studies.PRUNERS`.
@@ -254,7 +255,7 @@ class TrialSource:
             self.jobs.setdefault(job.point, []).append(job)
         self._next_number = 1 + max((job.number for job in jobs), default=-1)
         self._waiting = deque(job for job in jobs if job.state == "waiting")
-        self._start = time.monotonic()
+        self._start_s = math.inf  # of the first job: until then, modules are imported
         self._is_exhausted = bool(study.user_attrs.get(EXHAUSTED))
         # Exhausted samplers call `study.stop`, which Optuna supports only in its own loop.
         study.stop = self._stop  # type: ignore[method-assign]
@@ -283,10 +284,11 @@ class TrialSource:
     def next_job(self) -> Job | None:
         if not self._waiting:
             limit_s = self.search.timeout_s
-            is_late = limit_s is not None and time.monotonic() - self._start > limit_s
+            is_late = limit_s is not None and time.monotonic() - self._start_s > limit_s
             if is_late or self._is_exhausted or len(self.jobs) >= self.search.n_trials:
                 return None
             self._ask()
+        self._start_s = min(self._start_s, time.monotonic())
         return self._waiting.popleft()
 
     def complete_overrides(self, job: Job) -> list[str]:
