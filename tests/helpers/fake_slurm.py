@@ -11,7 +11,7 @@ import sys
 import time
 from pathlib import Path
 
-COMMANDS = ("sbatch", "srun", "sacct", "scancel", "scontrol")
+COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol")
 
 
 def install(folder: Path) -> dict[str, str]:
@@ -93,16 +93,17 @@ def srun(*arguments: str) -> int:
     return max(abs(task.returncode) for task in tasks)
 
 
-def sacct(*arguments: str) -> int:
-    print("JobID|State|NodeList")
-    for number in (word for word in arguments if word.isdigit()):
-        print(f"{number}|{(jobs() / number).read_text()}|here")
+def squeue(*arguments: str) -> int:
+    assert "--format=%i|%T|%r" in arguments
+    for file in jobs().glob("*[0-9]"):
+        print(f"{file.name}|{file.read_text()}|None")
     return 0
 
 
-def scancel(number: str) -> int:
-    (jobs() / number).write_text("CANCELLED by 0")
-    os.killpg(int((jobs() / number).with_suffix(".group").read_text()), signal.SIGKILL)
+def scancel(*arguments: str) -> int:
+    for number in (word for word in arguments if word.isdigit()):
+        (jobs() / number).write_text("CANCELLED")
+        os.killpg(int((jobs() / number).with_suffix(".group").read_text()), signal.SIGKILL)
     return 0
 
 

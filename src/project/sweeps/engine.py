@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, NamedTuple
 
@@ -21,6 +22,11 @@ class JobExit(NamedTuple):
     number: int
     exit_code: int | None  # negative: the signal that killed its process; None: unknown
     duration_s: float | None = None  # where it differs from the time between start and end
+    error: str = ""  # reason why the engine stopped the job
+
+
+class EngineClosedError(RuntimeError):
+    """The engine starts no more jobs; those that run continue."""
 
 
 class Engine(ABC):
@@ -28,6 +34,12 @@ class Engine(ABC):
 
     handles_signals = True
     """True if the scheduler handles signals; false if jobs run in this process and handle them."""
+    print_line: Callable[[str], None] = staticmethod(print)
+    """Function that prints a line; the scheduler sets it."""
+
+    def report(self, line: str) -> None:
+        """Print a line about the place where the jobs run."""
+        self.print_line(line)
 
     @abstractmethod
     def has_capacity(self) -> bool:
@@ -39,7 +51,12 @@ class Engine(ABC):
 
     @abstractmethod
     def start(self, spec: JobSpec) -> bool:
-        """Start a job, if it was not reattached; return false while its devices are in use."""
+        """Start a job, if it was not reattached; return false if it cannot start yet.
+
+        Raises:
+            InputError: the job can never start.
+            EngineClosedError: no job can start any more.
+        """
 
     @abstractmethod
     def wait(self, timeout_s: float) -> list[JobExit]:

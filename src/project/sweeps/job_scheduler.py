@@ -25,7 +25,7 @@ from project.runtime.output_files import probe
 from project.runtime.signals import REPEAT_S, SIGNALS, exit_code, handling_signals
 from project.sweeps.compose import Composer, compose_job, refuse_problems
 from project.sweeps.device_slots import DeviceRequest
-from project.sweeps.engine import Engine, JobExit
+from project.sweeps.engine import Engine, EngineClosedError, JobExit
 from project.sweeps.job_process import JobSpec, TaskReference
 from project.sweeps.live_view import LiveView
 
@@ -112,6 +112,8 @@ class Scheduler:
         self._signal_s = -math.inf
         self._stopping_since: float | None = None
         self._has_failed = False
+        self._has_started = self._is_closed = False
+        engine.print_line = view.print
 
     def run(self, source: JobSource) -> int:
         """Run all jobs of a source.
@@ -137,20 +139,31 @@ class Scheduler:
 
     def _start_jobs(self, source: JobSource) -> bool:
         """Start jobs while the engine has capacity; return true if a job waits for devices."""
-        while not self._is_stopping and self.engine.has_capacity():
+        while not self._is_stopping and not self._is_closed and self.engine.has_capacity():
             if self._waiting is None and not self._fetch_job(source):
                 return False
             assert self._waiting is not None
             job, spec = self._waiting
-            if not self.engine.start(spec):
-                return True
-            self._waiting = None
+            try:
+                if not self.engine.start(spec):
+                    return True
+            except EngineClosedError as error:
+                self._is_closed = True
+                self.view.print(f"no more jobs are started: {error}")
+                return False
+            except InputError as error:
+                if not self._has_started:  # the next jobs would fail likewise
+                    raise
+                self._waiting = None
+                self._fail(job, error, source)
+                continue
+            self._waiting, self._has_started = None, True
             job.state, job.started = "running", now()
             job.attempts += 1
             self.folder.ledger.write(job)
             self._running[job.number] = job
             self.view.print_start(job)
-        return self._waiting is not None and not self._is_stopping
+        return self._waiting is not None and not self._is_stopping and not self._is_closed
 
     def _fetch_job(self, source: JobSource) -> bool:
         """Take the next job with a valid configuration from the source."""
@@ -168,16 +181,24 @@ class Scheduler:
                 if not self.engine.reattach(spec):
                     prepare_job_folder(run, config)
             except (InputError, HydraException, OmegaConfBaseException, OSError) as error:
-                job.state, job.error, job.finished = "failed", str(error), now()
-                self._record(job, source)
+                self._fail(job, error, source)
                 continue
             self._waiting = (job, spec)
             return True
         return False
 
+    def _fail(self, job: Job, error: Exception, source: JobSource) -> None:
+        job.state, job.error, job.finished = "failed", str(error), now()
+        self._record(job, source)
+
     def _end(self, ended: JobExit, source: JobSource) -> None:
         job = self._running.pop(ended.number)
-        classify_exit(job, self.folder.run(job.name), ended.exit_code, is_stopping=self._is_stopping)
+        run = self.folder.run(job.name)
+        if ended.error and run.read_status().get("state") not in SUCCEEDED:
+            run.write_status(state="failed", error=ended.error)
+            job.state, job.error = "failed", ended.error
+        else:
+            classify_exit(job, run, ended.exit_code, is_stopping=self._is_stopping)
         job.finished = now()
         assert job.started is not None
         elapsed = datetime.fromisoformat(job.finished) - datetime.fromisoformat(job.started)

@@ -28,7 +28,7 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def become(**variables: str) -> None:
         for name in list(os.environ):
-            if name.startswith("SLURM_") or name in (*torchrun.VARIABLES, "GROUP_RANK"):
+            if name.startswith("SLURM_") or name in (*torchrun.VARIABLES, "GROUP_RANK", "GROUP_WORLD_SIZE"):
                 monkeypatch.delenv(name)
         for name, value in variables.items():
             monkeypatch.setenv(name, value)
@@ -46,7 +46,7 @@ def test_slurm_variables_become_torchrun_variables(environment: Callable[..., No
     os.environ |= {"SLURM_LOCALID": "1", "SLURM_NODEID": "2", "SLURM_STEP_NODELIST": "gpu[03-04,7],cpu1"}
     del os.environ["MASTER_ADDR"]
     torchrun.set_variables_from_slurm()
-    assert torchrun.environment() == torchrun.Environment(rank=5, world_size=6, local_world_size=2)
+    assert torchrun.environment() == torchrun.Environment(5, 6, 2, num_nodes=3)
     assert [os.environ[name] for name in ("LOCAL_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")] == [
         *("1", "2", "gpu03", "19321")
     ]
@@ -144,7 +144,7 @@ def test_machines_with_different_numbers_of_processes_are_refused(
 ) -> None:
     variables = dict.fromkeys(torchrun.VARIABLES, "0") | {"WORLD_SIZE": "3", "GROUP_WORLD_SIZE": "2"}
     for local in ("2", "1"):
-        environment(**variables, LOCAL_WORLD_SIZE=local)
+        environment(**variables | {"LOCAL_WORLD_SIZE": local})
         (line,) = torchrun.find_mismatch(composed("trainer=ddp", "trainer.num_nodes=2"))
         assert line == (
             f"torchrun: 3 processes on 2 machines, {local} of them on this one; give each machine the same "

@@ -49,6 +49,7 @@ class SlurmLauncher(ScheduledLauncher):
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop [s].
         poll_s: interval between checks of the jobs' states [s].
+        submit_timeout_min: time after which the sweep ends if SLURM accepts no job and runs none of it [min].
     """
 
     def __init__(
@@ -67,6 +68,7 @@ class SlurmLauncher(ScheduledLauncher):
         fail_fast: bool = False,
         grace_s: Annotated[float, Range(0)] = 30.0,
         poll_s: Annotated[float, Range(above=0)] = 2.0,
+        submit_timeout_min: Annotated[float, Range(0)] = 60,
     ) -> None:
         super().__init__(fail_fast, grace_s)
         self.options = {"partition": partition, "account": account, "qos": qos}
@@ -82,6 +84,7 @@ class SlurmLauncher(ScheduledLauncher):
         self.jobs = jobs
         self.max_requeues = max_requeues
         self.poll_s = poll_s
+        self.submit_timeout_min = submit_timeout_min
 
     def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
         try:

@@ -1,0 +1,199 @@
+"""Sweeps on a real SLURM of one node, without accounting: requeues, cancellations, refusals and kills."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import gated_task
+import pytest
+import slurm_cluster
+from conftest import ROOT
+from slurm_cluster import SlurmCluster
+
+from project.runs.sweep_folder import SweepFolder
+
+TRAIN = ROOT / "scripts" / "train.py"
+TINY = ("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu")
+LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.poll_s=0.3", "hydra.launcher.grace_s=5")
+SCRIPT = Path(gated_task.__file__)
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[SlurmCluster]:
+    pytest.importorskip("submitit")
+    try:
+        with slurm_cluster.running() as cluster:
+            yield cluster
+    except slurm_cluster.CannotStartError as error:
+        pytest.skip(str(error))
+
+
+class Sweep:
+    """A sweep in a process of its own, whose jobs SLURM runs; one sweep submits at a time."""
+
+    def __init__(self, cluster: SlurmCluster, cwd: Path, *arguments: str, script: Path = SCRIPT) -> None:
+        self.cluster, self.cwd, self.gate = cluster, cwd, cwd / "gate"
+        self.gate.mkdir(exist_ok=True)
+        self.known = set(cluster.states())
+        self.process = subprocess.Popen(
+            [sys.executable, str(script), *arguments],
+            cwd=cwd,
+            env=os.environ | cluster.variables | {"OMP_NUM_THREADS": "1", "GATED_TASK": str(self.gate)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    @property
+    def folder(self) -> SweepFolder:
+        (record,) = self.cwd.glob("outputs/sweep/*/sweep.json")
+        return SweepFolder(record.parent)
+
+    @property
+    def states(self) -> list[str]:
+        return [job.state for job in self.folder.ledger.read().values()]
+
+    @property
+    def slurm_states(self) -> dict[str, str]:
+        """States of the SLURM jobs that were submitted since the start."""
+        return {number: state for number, state in self.cluster.states().items() if number not in self.known}
+
+    def starts(self, lr: float) -> list[str]:
+        """Return the SLURM ids of the starts of a job."""
+        file = self.gate / f"starts_{lr}"
+        return file.read_text().split() if file.exists() else []
+
+    def wait_for_starts(self, *counts: tuple[float, int]) -> None:
+        self.cluster.wait(lambda: all(len(self.starts(lr)) == count for lr, count in counts), self.process)
+
+    def release(self) -> None:
+        (self.gate / "release").touch()
+
+    def end(self) -> str:
+        """Wait for the end of the sweep; return its output."""
+        self.cluster.wait(lambda: self.process.poll() is not None)
+        return self.process.communicate()[0]
+
+
+@contextmanager
+def sweep(cluster: SlurmCluster, cwd: Path, *arguments: str, script: Path = SCRIPT) -> Iterator[Sweep]:
+    """Start a sweep, and end it and its jobs at the end of the block."""
+    started = Sweep(cluster, cwd, *arguments, script=script)
+    try:
+        yield started
+    finally:
+        with suppress(ProcessLookupError):
+            started.process.kill()
+        started.process.wait()
+        if numbers := {number for lr in (0.1, 0.2, 0.3) for number in started.starts(lr)}:
+            cluster.command("scancel", *numbers)
+        assert started.process.stdout is not None
+        started.process.stdout.close()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def limited(cluster: SlurmCluster, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sweep]:
+    """A sweep whose job reaches its time limit during the other tests."""
+    options = ["optim.lr=0.1", "hydra.launcher.timeout_min=2"]
+    with sweep(cluster, tmp_path_factory.mktemp("limited"), "-m", *TINY, *LAUNCHER, *options) as running:
+        running.wait_for_starts((0.1, 1))
+        yield running
+
+
+def test_requeued_jobs_run_again_as_the_same_jobs(cluster: SlurmCluster, tmp_path: Path) -> None:
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, "optim.lr=0.1,0.2") as running:
+        running.wait_for_starts((0.1, 1), (0.2, 1))
+        assert cluster.open_addresses() == []
+        numbers = list(running.slurm_states)
+        cluster.command("scontrol", "requeue", numbers[0])
+        cluster.command("scancel", "--signal=USR2", numbers[1])  # as SLURM does before a time limit
+        running.wait_for_starts((0.1, 2), (0.2, 2))
+        assert running.states == ["running"] * 2
+        running.release()
+        shown = running.end()
+    assert running.process.returncode == 0, shown
+    assert "SLURM does not answer" not in shown
+    assert [running.starts(lr) for lr in (0.1, 0.2)] == [[number] * 2 for number in numbers]
+    assert [(job.state, job.attempts) for job in running.folder.ledger.read().values()] == [("done", 1)] * 2
+
+
+def test_killed_sweep_adopts_a_requeued_job(cluster: SlurmCluster, tmp_path: Path) -> None:
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, "optim.lr=0.1") as first:
+        first.wait_for_starts((0.1, 1))
+        first.process.kill()
+        (number,) = first.slurm_states
+        cluster.command("scontrol", "requeue", number)
+        with sweep(cluster, tmp_path, f"resume={first.folder.path}") as second:
+            second.wait_for_starts((0.1, 2))
+            cluster.stop_controller()
+            log = second.folder.log_file
+            cluster.wait(lambda: "SLURM does not answer" in log.read_text(), second.process)
+            cluster.start_controller()
+            second.release()
+            shown = second.end()
+        assert second.process.returncode == 0, shown
+        assert second.starts(0.1) == [number] * 2
+        assert not second.slurm_states, "no second job was submitted"
+        assert second.states == ["done"]
+
+
+def test_jobs_that_somebody_cancels_are_interrupted(cluster: SlurmCluster, tmp_path: Path) -> None:
+    jobs = ["optim.lr=0.1,0.2", "hydra.launcher.cpus_per_task=3"]  # one at a time
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, *jobs) as running:
+        running.wait_for_starts((0.1, 1))
+        cluster.wait(lambda: sorted(running.slurm_states.values()) == ["PENDING", "RUNNING"])
+        (pending,) = (number for number, state in running.slurm_states.items() if state == "PENDING")
+        cluster.command("scancel", pending)
+        cluster.wait(lambda: running.states == ["running", "interrupted"], running.process)
+        cluster.command("scancel", *running.slurm_states)
+        shown = running.end()
+    assert running.process.returncode == 1, shown
+    assert running.states == ["interrupted"] * 2
+    assert "2 of 2 jobs left; resume=" in shown
+
+
+def test_refused_submission_is_repeated(cluster: SlurmCluster, tmp_path: Path) -> None:
+    jobs = ["optim.lr=0.1,0.2,0.3", "hydra.launcher.jobs=1", "hydra.launcher.submit_timeout_min=0.2"]
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, *jobs) as running:
+        running.wait_for_starts((0.1, 1))
+        partition = ("scontrol", "update", "PartitionName=main")
+        cluster.command(*partition, "State=DRAIN")
+        running.release()
+        log = running.folder.log_file
+        try:
+            cluster.wait(lambda: "sbatch refuses a job" in log.read_text(), running.process)
+            cluster.command(*partition, "State=UP")
+            cluster.wait(lambda: "sbatch accepts jobs again" in log.read_text(), running.process)
+            cluster.command(*partition, "State=DRAIN")
+            shown = running.end()
+        finally:
+            cluster.command(*partition, "State=UP")
+    assert running.states == ["done", "done", "waiting"], shown
+    assert "no more jobs are started: hydra.launcher.submit_timeout_min=0.2: sbatch still refuses" in shown
+    assert "1 of 3 jobs left; resume=" in shown
+    assert running.process.returncode == 1
+
+
+def test_ctrl_c_cancels_a_ddp_job(cluster: SlurmCluster, tmp_path: Path) -> None:
+    ranks = ["trainer=ddp", "trainer.devices=2", "trainer.accelerator=cpu"]
+    jobs = [*ranks, "trainer.max_epochs=100000", "~callbacks.early_stopping", "optim.lr=0.1"]
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, *jobs, script=TRAIN) as running:
+        cluster.wait(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), running.process)
+        running.process.send_signal(signal.SIGINT)
+        shown = running.end()
+        cluster.wait(lambda: set(running.slurm_states.values()) == {"CANCELLED"})
+    assert running.process.returncode == 130, shown
+    assert running.states == ["interrupted"]
+
+
+def test_job_at_its_time_limit_is_requeued(limited: Sweep) -> None:
+    limited.cluster.wait(lambda: len(limited.starts(0.1)) > 1, limited.process)
+    limited.release()
+    shown = limited.end()
+    assert limited.process.returncode == 0, shown
+    assert len(set(limited.starts(0.1))) == len(limited.slurm_states.keys() & set(limited.starts(0.1))) == 1
+    assert limited.states == ["done"]
