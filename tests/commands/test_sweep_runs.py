@@ -234,6 +234,17 @@ def test_stop_signal_stops_all_jobs(tmp_path: Path, stop: signal.Signals, code: 
     assert errors.splitlines()[-1].startswith("error: 3 of 3 jobs left; resume=outputs/sweep/")
 
 
+def test_stuck_job_is_killed_and_can_be_retried(tmp_path: Path) -> None:
+    limits = ["hydra.launcher.stuck_after_s=10", "hydra.launcher.grace_s=1"]
+    run("-m", *TINY, FAULT, "callbacks.fault.kind=stop", *limits, cwd=tmp_path, code=1)
+    (job,) = jobs_of(tmp_path)
+    assert job.state == "failed"
+    assert (job.error or "").startswith("hydra.launcher.stuck_after_s=10: no file of the job's folder changed")
+    assert only_sweep(tmp_path).run(job.name).read_status()["state"] == "failed"
+    run(f"resume={only_sweep(tmp_path).path}", "retry_failed=true", cwd=tmp_path)
+    assert states(only_sweep(tmp_path)) == ["done"]
+
+
 def test_fail_fast_stops_at_the_first_failure(tmp_path: Path) -> None:
     swept = ["callbacks.fault.kind=raise", "seed=range(1,7)", "hydra.launcher.jobs=1"]
     run("-m", *TINY, FAULT, *swept, "hydra.launcher.fail_fast=true", cwd=tmp_path, code=1)

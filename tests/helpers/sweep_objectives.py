@@ -22,7 +22,7 @@ class Fault(Callback):
     """Makes a run fail at the start of its second epoch, but not again when it is repeated.
 
     Args:
-        kind: `raise`, `kill`, `memory` or `none`.
+        kind: `raise`, `kill`, `stop` (until it is killed), `memory` or `none`.
         folder: run folder; a file next to it records the failure.
     """
 
@@ -39,6 +39,8 @@ class Fault(Callback):
             raise ArithmeticError("this run was made to fail")
         if self.kind == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
+        if self.kind == "stop":
+            os.kill(os.getpid(), signal.SIGSTOP)
         torch.empty(2**60, dtype=torch.uint8)  # exceeds the memory of any machine
 
 

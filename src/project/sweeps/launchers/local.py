@@ -1,6 +1,7 @@
 """The default launcher and its engine, which run jobs as processes on this machine."""
 
 import importlib
+import math
 import os
 import sys
 import time
@@ -21,6 +22,7 @@ from project.sweeps.device_slots import DeviceLease, DeviceRequest, DeviceSlots,
 from project.sweeps.engine import POLL_S, Engine, JobExit, JobProcess
 from project.sweeps.job_process import JobMessage, JobSpec, become_job, lease_environment, run_job
 from project.sweeps.launchers.base import ScheduledLauncher
+from project.sweeps.watchdog import JobLimits, Watchdog
 
 ALWAYS_NEEDED = (
     *("project.train", "torch.utils.tensorboard", "torchmetrics.classification", "torch._dynamo"),
@@ -42,6 +44,8 @@ class LocalLauncher(ScheduledLauncher):
             `fork` on Linux, otherwise `fresh`.
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop when the sweep is stopped [s].
+        stuck_after_s: time after which a job that writes nothing to its folder is stopped [s] (None: never).
+        job_timeout_s: time after which a job is stopped [s] (None: never).
     """
 
     def __init__(
@@ -52,8 +56,12 @@ class LocalLauncher(ScheduledLauncher):
         start: Literal["auto", "fork", "fresh"] = "auto",
         fail_fast: bool = False,
         grace_s: Annotated[float, Range(0)] = 30.0,
+        stuck_after_s: Annotated[float, Range(above=0)] | None = None,
+        job_timeout_s: Annotated[float, Range(above=0)] | None = None,
     ) -> None:
         super().__init__(fail_fast, grace_s)
+        self.stuck_after_s = stuck_after_s
+        self.job_timeout_s = job_timeout_s
         if gpus_per_job != "auto" and gpus_per_job > 1 and gpus_per_job != int(gpus_per_job):
             raise InputError(
                 f"hydra.launcher.gpus_per_job={gpus_per_job}: give a whole number, a share below 1, or auto"
@@ -70,7 +78,8 @@ class LocalLauncher(ScheduledLauncher):
             preload([*ALWAYS_NEEDED, *sorted({target.rpartition(".")[0] for target in targets})])
         jobs = None if self.jobs == "auto" else self.jobs
         slots = DeviceSlots(available_cpus(), self._gpu_names, jobs, num_jobs)
-        return ProcessEngine(self.function, slots, self.start)
+        limits = JobLimits(self.stuck_after_s or math.inf, self.job_timeout_s or math.inf, self.grace_s)
+        return ProcessEngine(self.function, slots, self.start, limits)
 
     def request_devices(self, config: DictConfig) -> DeviceRequest:
         if config.trainer.num_nodes > 1:
@@ -101,12 +110,17 @@ class ProcessEngine(Engine):
     """
 
     def __init__(
-        self, function: TaskFunction, slots: DeviceSlots, method: Literal["fork", "fresh"] = "fork"
+        self,
+        function: TaskFunction,
+        slots: DeviceSlots,
+        method: Literal["fork", "fresh"] = "fork",
+        limits: JobLimits | None = None,
     ) -> None:
         self.function = function
         self.slots = slots
         self.method = method
-        self._running: dict[int, tuple[JobProcess, DeviceLease]] = {}  # by number of the job
+        self.limits = limits or JobLimits()
+        self._running: dict[int, tuple[JobProcess, DeviceLease, Watchdog]] = {}  # by number of the job
 
     def has_capacity(self) -> bool:
         return not self.slots.are_full
@@ -118,7 +132,7 @@ class ProcessEngine(Engine):
             process = self._fork(spec, lease)
         else:
             process = JobProcess.start_fresh(JobMessage(spec, lease_environment(lease), os.getpid()))
-        self._running[spec.number] = (process, lease)
+        self._running[spec.number] = (process, lease, Watchdog(process, spec.folder, self.limits))
         return True
 
     def wait(self, timeout_s: float) -> list[JobExit]:
@@ -128,20 +142,22 @@ class ProcessEngine(Engine):
         return ended
 
     def interrupt(self) -> None:
-        for process, _ in self._running.values():
+        for process, *_ in self._running.values():
             process.interrupt()  # the leader interrupts the other ranks
 
     def kill(self) -> None:
-        for process, _ in self._running.values():
+        for process, *_ in self._running.values():
             process.kill()
 
     def _collect(self) -> list[JobExit]:
         ended = []
-        for number, (process, lease) in list(self._running.items()):
+        for number, (process, lease, watchdog) in list(self._running.items()):
             if (code := process.poll()) is not None:
                 del self._running[number]
                 self.slots.release(lease)
-                ended.append(JobExit(number, code))
+                ended.append(JobExit(number, code, error=watchdog.error))
+            else:
+                watchdog.check()
         return ended
 
     def _fork(self, spec: JobSpec, lease: DeviceLease) -> JobProcess:
