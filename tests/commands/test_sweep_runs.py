@@ -18,6 +18,7 @@ from test_command_line import children_of, train
 
 from project.inference import run_config
 from project.inference.load_run import load_run
+from project.reporting.html.images import read_event_images
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
 
@@ -123,6 +124,8 @@ def test_failed_jobs_are_isolated_and_can_be_retried(tmp_path: Path) -> None:
     # Resumed from the first epoch's checkpoint: the second epoch table begins with 2/3.
     log = (sweep.path / jobs_of(tmp_path)[0].name / "train.log").read_text()
     assert log.count(" 1/3 ") == 1
+    images = [set(read_event_images(sweep.run(job.name).path)) for job in jobs_of(tmp_path)]
+    assert images == [{f"visuals/{tag}" for tag in ("train/images", "test/confusion", "test/mistakes")}] * 4
 
 
 def test_sweep_copies_all_configuration_folders(tmp_path: Path) -> None:

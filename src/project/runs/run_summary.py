@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from project.runs.metric_names import MetricName, parse
 from project.runs.run_folder import RunFolder
 from project.runtime.console import Column, fact_block, table
-from project.runtime.text import duration
+from project.runtime.text import duration, plural
 
 if TYPE_CHECKING:
     import lightning as L
@@ -29,7 +29,9 @@ def start_summary(
     model = _class_name(config["model"] if "model" in config else config["task"])
     parameters = sum(parameter.numel() for parameter in module.parameters())
     devices = f"{trainer.world_size} × " if trainer.world_size > 1 else ""
-    length = [f"{limits['max_epochs']} epochs"] if limits["max_epochs"] and limits["max_epochs"] > 0 else []
+    length = (
+        [plural(limits["max_epochs"], "epoch")] if limits["max_epochs"] and limits["max_epochs"] > 0 else []
+    )
     length += [f"{limits['max_steps']:,} steps"] if limits["max_steps"] > 0 else []
     length += [f"{limits['max_time']}"] if limits["max_time"] else []
     sizes = ["×".join(map(str, data["input_shape"]))] if data.get("input_shape") else []

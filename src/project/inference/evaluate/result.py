@@ -268,7 +268,7 @@ def _table(titles: Sequence[str], rows: Sequence[Sequence[str | None]]) -> str:
 
 
 def _interval(figure: Mapping[str, float]) -> str | None:
-    return f"{number(figure['low'])} … {number(figure['high'])}" if "low" in figure else None
+    return f"{number(figure['low'])} to {number(figure['high'])}" if "low" in figure else None
 
 
 def number(value: float | None) -> str:
