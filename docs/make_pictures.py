@@ -98,15 +98,14 @@ def tensorboard(browser: Browser, url: str) -> None:
     """Take a picture of TensorBoard's first screen."""
     page = open_page(browser, url)
     page.locator("line-chart, vz-line-chart2").first.wait_for()
-    page.wait_for_timeout(5000)  # charts are drawn one after another
-    save(screenshot(page), "tensorboard.png")
+    save(screenshot_at_rest(page), "tensorboard.png")
 
 
 def watch(browser: Browser, url: str) -> None:
     """Take a picture of the live page of a sweep."""
     page = open_page(browser, url)
     page.locator("#table tbody tr").first.wait_for()
-    page.wait_for_timeout(1500)  # for the curves
+    page.locator("#curve-charts svg").first.wait_for(state="attached")
     save(screenshot(page), "live-page.png")
 
 
@@ -122,7 +121,8 @@ def draw(browser: Browser, url: str) -> None:
         page.mouse.move(x1, y1, steps=max(2, math.ceil(math.dist((x0, y0), (x1, y1)) / 5)))
     page.mouse.up()
     page.locator("#answer", has_text="5").wait_for()
-    page.wait_for_timeout(1500)  # for the explanation
+    page.locator("#why").wait_for()  # the explanation follows the answer
+    page.wait_for_timeout(500)
     save(screenshot(page), "draw-a-digit.png")
 
 
@@ -137,6 +137,15 @@ def open_page(browser: Browser, url: str) -> Page:
 def screenshot(page: Page) -> Image.Image:
     """Return what the window shows."""
     return Image.open(BytesIO(page.screenshot()))
+
+
+def screenshot_at_rest(page: Page) -> Image.Image:
+    """Return what the window shows once it has not changed for 10 s: charts are drawn one after another."""
+    earlier: list[bytes] = []
+    while len(set(earlier[-5:])) > 1 or len(earlier) < 5:
+        page.wait_for_timeout(2500)
+        earlier.append(screenshot(page).tobytes())
+    return screenshot(page)
 
 
 def save(image: Image.Image, name: str) -> None:
