@@ -57,7 +57,7 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
     register_resolvers()
     hydra_patches.compose_faster()
-    hydra_patches.wrap_help()
+    hydra_patches.format_help()
     hydra_security.install()
     lazy_imports.defer_imports()
     decorated = hydra.main(config_path=str(conf), config_name=config_name, **hydra_patches.VERSION_BASE)(main)

@@ -7,10 +7,11 @@ Tested with hydra-core 1.3.8 and 1.4.0rc3, omegaconf 2.3.1 and 2.4.1rc1 (`benchm
 import argparse
 import os
 import shutil
+import string
 import textwrap
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from functools import wraps
+from functools import cache, wraps
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,8 @@ from hydra.core import utils
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.config_search_path import ConfigSearchPath
 from hydra.core.config_store import ConfigStore
+from hydra.core.object_type import ObjectType
+from hydra.core.override_parser import overrides_parser
 from hydra.core.override_parser.types import Override
 from hydra.plugins.config_source import ConfigResult
 from hydra.types import RunMode
@@ -36,6 +39,7 @@ from omegaconf import DictConfig, OmegaConf
 from project.config import config_files
 from project.errors import InputError
 from project.runtime.text import short_name
+from project.runtime.yaml_files import speed_up_omegaconf
 
 __all__ = ["Callbacks"]
 
@@ -52,32 +56,80 @@ LONGEST_DIRNAME = 240
 def compose_faster() -> None:
     """Halve the time of `--help` and save a fifth of the time of an error message; safe to call again.
 
-    Hydra deep-copies its config store 100 times for `--help`. The copies are not needed: the store is a
-    singleton and copies each configuration that it returns. To detect a sweep, Hydra 1.3 composes the
-    configuration once, ignores any error, and composes it again.
+    Hydra 1.3 composes the configuration once to detect a sweep, ignores any error, and composes it again. It
+    copies its configuration sources to list the options of a group, and inspects the signatures of its
+    override functions for each command line. The config store is a singleton and copies each configuration
+    that it returns.
     """
-    if not os.environ.get(SWITCH):
-        ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
-        if VERSION_BASE:
-            Hydra.get_mode = _get_mode  # type: ignore[method-assign]
-
-
-def wrap_help() -> None:
-    """Wrap the options of each group in `--help` at the width of the terminal; safe to call again."""
-    format_groups = Hydra.format_config_groups
-    if hasattr(format_groups, "__wrapped__"):
+    if os.environ.get(SWITCH):
         return
+    ConfigStore.__deepcopy__ = lambda self, _: self  # type: ignore[attr-defined]
+    if not VERSION_BASE:  # Hydra 1.4 and OmegaConf 2.4 do the rest themselves
+        return
+    Hydra.get_mode = _get_mode  # type: ignore[method-assign]
+    ConfigLoaderImpl.get_group_options = _get_group_options  # type: ignore[method-assign]
+    overrides_parser.create_functions = _create_functions
+    speed_up_omegaconf()
 
-    @wraps(format_groups)
-    def format_wrapped(*arguments: Any, **options: Any) -> str:
-        width = min(shutil.get_terminal_size().columns, MAX_HELP_COLUMNS)
-        lines = format_groups(*arguments, **options).splitlines()
+
+_create_functions = cache(overrides_parser.create_functions)
+
+
+def format_help() -> None:
+    """Wrap the options of each group in `--help` at the width of the terminal; safe to call again."""
+    Hydra.get_help = _get_help  # type: ignore[method-assign]
+
+
+class _HelpParts(Mapping[str, str]):
+    """Parts of a help text by name; only those that its template names are made."""
+
+    def __init__(self, **parts: Callable[[], str]) -> None:
+        self._parts = parts
+
+    def __getitem__(self, name: str) -> str:
+        return self._parts[name]()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._parts)
+
+    def __len__(self) -> int:
+        return len(self._parts)
+
+
+def _get_help(
+    self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: Any, resolve: bool, aliases: str = ""
+) -> str:
+    width = min(shutil.get_terminal_size().columns, MAX_HELP_COLUMNS)
+
+    def groups(*, of_hydra: bool) -> str:
+        lines = self.format_config_groups(lambda name: name.startswith("hydra") == of_hydra).splitlines()
         return "\n".join(
             textwrap.fill(line, width, initial_indent="  ", subsequent_indent="    ", break_on_hyphens=False)
             for line in lines
         )
 
-    Hydra.format_config_groups = format_wrapped  # type: ignore[method-assign]
+    parts = _HelpParts(
+        FLAGS_HELP=lambda: self.format_args_help(args_parser),
+        HYDRA_CONFIG_GROUPS=lambda: groups(of_hydra=True),
+        APP_CONFIG_GROUPS=lambda: groups(of_hydra=False),
+        CONFIG=lambda: OmegaConf.to_yaml(cfg, resolve=resolve),
+        OVERRIDE_ALIASES=lambda: aliases,
+    )
+    return string.Template(help_cfg.template).substitute(parts)
+
+
+def _get_group_options(
+    self: ConfigLoaderImpl,
+    group_name: str,
+    results_filter: ObjectType | None = ObjectType.CONFIG,
+    config_name: str | None = None,
+    overrides: list[str] | None = None,
+) -> list[str]:
+    repository: Any = self.repository
+    if config_name or overrides:  # these may add folders to the search path
+        _, repository = self._parse_overrides_and_create_caching_repo(config_name, overrides or [])
+    options: list[str] = repository.get_group_options(group_name, results_filter)
+    return options
 
 
 def _get_mode(self: Hydra, config_name: str | None, overrides: list[str]) -> RunMode | None:
