@@ -117,12 +117,17 @@ def _is_decorated(text: str, name: str) -> bool:
 
 
 def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
-    """Return the signature that a class without constructor inherits from its base classes."""
+    """Return the signature that a class without constructor inherits from its base classes.
+
+    A base class without arguments is a mixin: the constructor is that of the next one.
+    """
+    without = Signature({}, anything=False)
     for base in bases:
         if base.rpartition(".")[2] not in ("object", "ABC", "Generic", "Protocol"):
             found = _signature(base, depth - 1)
-            return found if isinstance(found, Signature) else None
-    return None if bases else Signature({}, anything=False)
+            if found != without:
+                return found if isinstance(found, Signature) else None
+    return without
 
 
 def _signature_at(text: str, start: int, owner: str, module: str) -> Signature | None:

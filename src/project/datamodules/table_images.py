@@ -2,22 +2,21 @@
 
 import os
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
 from project.datamodules.base import Split
 from project.datamodules.image_folder import ImageFiles
 from project.datamodules.storage import tables
+from project.datamodules.table_rows import TableRows
 from project.datamodules.targets import TargetType
 from project.errors import DataError
 from project.runtime.text import printable
 
 
-class TableImages(ImageFiles):
+class TableImages(TableRows, ImageFiles):
     """Images and targets of a CSV file.
 
     By `target_type`, one label column of names holds classes, several columns of 0 and 1 hold labels, and
@@ -63,39 +62,17 @@ class TableImages(ImageFiles):
     def location(self) -> Path:
         return self.table.absolute()
 
-    @property
-    def source(self) -> str:
-        return f"data.table={self.table}"
-
-    @cached_property
-    def class_names(self) -> list[str]:
-        """Names of the classes, labels or real values."""
-        if self.target_type != "class":
-            return self.label_columns
-        return tables.classes_of(tables.read_table(str(self.table)), self.label_columns[0], self.split_column)
-
-    @property
-    def has_validation(self) -> bool:
-        return super().has_validation or "val" in self._splits
-
-    @cached_property
-    def _splits(self) -> dict[str, list[int]]:
-        """Rows of the splits that the table has."""
-        return dict(tables.split_rows(tables.read_table(str(self.table)), self.split_column) or {})
-
     def labeled_files(self, split: Split) -> tuple[list[str], Tensor] | None:
         """Return the files of a split and their targets; None if `val` is taken from `train`.
 
         Raises:
             DataError: image files are missing.
         """
-        if split == "val" and "val" not in self._splits:
+        if (rows := self.rows_of_table(split)) is None:
             return None
-        table = tables.read_table(str(self.table))
         files = tables.image_files(str(self.table), self.path, self.image_column)
-        targets = table_targets(table, self.label_columns, self.class_names, self.target_type)
-        rows = torch.tensor(self._splits.get(split, self._splits.get("train", range(len(files)))))
-        if split != "val" and "test" not in self._splits:
+        targets = self.targets_of_table()
+        if split != "val" and "test" not in self.splits_of_table:
             rows = rows[self._rows_of(split, targets[rows])]
         chosen = [files[row] for row in rows.tolist()]
         missing = [row for row, file in zip(rows.tolist(), chosen, strict=True) if not os.path.isfile(file)]  # noqa: PTH113 - of a million files
@@ -106,19 +83,3 @@ class TableImages(ImageFiles):
                 "set data.path to the folder where they start"
             )
         return chosen, targets[rows]
-
-
-def table_targets(
-    table: tables.Table, columns: Sequence[str], class_names: Sequence[str], target_type: TargetType
-) -> Tensor:
-    """Return the targets of a table: class indices (N,) long, or labels or real values (N, K) float.
-
-    Raises:
-        DataError: a cell does not fit.
-    """
-    if target_type == "class":
-        index = {name: label for label, name in enumerate(class_names)}
-        return torch.tensor([index[cell] for cell in table.column("data.label_columns", columns[0])])
-    are_labels = target_type == "multilabel"
-    values = [tables.numbers_of(table, "data.label_columns", name, are_labels=are_labels) for name in columns]
-    return torch.tensor(values, dtype=torch.float64).T.float().contiguous()

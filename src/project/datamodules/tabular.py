@@ -1,7 +1,6 @@
 """Tables of numeric features: a CSV file or NumPy arrays, a vector per row."""
 
 from collections.abc import Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -11,14 +10,14 @@ from project.datamodules.base import Split, SupervisedDataModule
 from project.datamodules.loading.loader import MemoryVectors
 from project.datamodules.splits import split_size, stratified_split
 from project.datamodules.storage import tables
-from project.datamodules.table_images import table_targets
+from project.datamodules.table_rows import TableRows
 from project.datamodules.targets import TargetType, check_targets
 from project.errors import InputError
 from project.runtime.bounds import Range, check_arguments
 from project.runtime.seeding import generator
 
 
-class Tabular(SupervisedDataModule):
+class Tabular(TableRows, SupervisedDataModule):
     """Vectors of features and targets from the rows of a table.
 
     Features are standardized by mean and standard deviation of the training split. Rows of a split that the
@@ -70,36 +69,15 @@ class Tabular(SupervisedDataModule):
                 f"columns (expected [{len(self.feature_columns)}]); leave it out"
             )
 
-    @property
-    def source(self) -> str:
-        return f"data.table={self.table}"
-
-    @cached_property
-    def class_names(self) -> list[str]:
-        """Names of the classes, labels or real values."""
-        if self.target_type != "class":
-            return self.label_columns
-        return tables.classes_of(tables.read_table(str(self.table)), self.label_columns[0], self.split_column)
-
-    @property
-    def has_validation(self) -> bool:
-        return super().has_validation or "val" in self._splits
-
-    @cached_property
-    def _splits(self) -> dict[str, list[int]]:
-        """Rows of the splits that the table has."""
-        return dict(tables.split_rows(tables.read_table(str(self.table)), self.split_column) or {})
-
     def load_inputs(self, split: Split) -> MemoryVectors | None:
         """Return the features (N, F) and targets of a split; None if `val` is taken from `train`."""
-        if split == "val" and "val" not in self._splits:
+        if (rows := self.rows_of_table(split)) is None:
             return None
         table = tables.read_table(str(self.table))
-        targets = table_targets(table, self.label_columns, self.class_names, self.target_type)
+        targets = self.targets_of_table()
         columns = [tables.numbers_of(table, "data.feature_columns", name) for name in self.feature_columns]
         features = torch.tensor(columns, dtype=torch.float64).T.float().contiguous()  # N, F
-        rows = torch.tensor(self._splits.get(split, self._splits.get("train", range(len(targets)))))
-        if split != "val" and "test" not in self._splits:
+        if split != "val" and "test" not in self.splits_of_table:
             size = split_size(self.test_size, len(rows))
             if not 0 < size < len(rows):
                 raise InputError(
