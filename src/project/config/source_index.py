@@ -4,7 +4,7 @@ import ast
 import importlib.util
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from functools import cache
 from importlib.machinery import ModuleSpec, PathFinder
@@ -17,6 +17,8 @@ COMPLETE = ("project", "torch", "lightning", "torchvision", "torchmetrics")
 """Packages whose sources list every name they define, so that a missing name is an error."""
 LIBRARIES = ("torch.", "torchvision.", "lightning.", "pytorch_lightning.", "torchmetrics.")
 """Prefixes of the dotted names of libraries' classes."""
+INSTALLED = ("site-packages", "dist-packages")
+"""Names of folders of installed packages."""
 MAX_DEPTH = 12
 """Maximum number of steps from a class to a base class, or through imports."""
 UNKNOWN = object()
@@ -163,6 +165,37 @@ def source_of(target: str) -> str:
     module, _, name = target.rpartition(".")
     origin = find_origin(module, name)
     return (text_of(origin.module) or "") if origin is not None else ""
+
+
+def with_own_imports(packages: Iterable[str]) -> list[str]:
+    """Return packages, and the packages beside them that their sources import, in any number of steps.
+
+    A package is beside another if the same folder contains both, as in one repository; those of the
+    interpreter's own folders (`site-packages`) are not followed. Imports are read from the sources.
+    """
+    found: set[str] = set()
+    waiting = list(packages)
+    while waiting:
+        if (package := waiting.pop()) in found:
+            continue
+        found.add(package)
+        folder, files = source_files(package)
+        if folder.name not in INSTALLED:
+            waiting += [name for name in _imported_packages(files) if source_files(name)[0] == folder]
+    return sorted(found)
+
+
+def _imported_packages(files: Iterable[Path]) -> set[str]:
+    """Return the top-level packages that source files import by absolute names, in functions too."""
+    names: set[str] = set()
+    for file in files:
+        with suppress(OSError, SyntaxError, ValueError):
+            for node in ast.walk(ast.parse(file.read_bytes())):
+                if isinstance(node, ast.Import):
+                    names |= {alias.name.partition(".")[0] for alias in node.names}
+                elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+                    names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names
 
 
 def source_files(package: str) -> tuple[Path, list[Path]]:

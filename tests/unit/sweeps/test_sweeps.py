@@ -9,7 +9,7 @@ import pytest
 
 from project.config import resume
 from project.config.allowed_targets import own_packages
-from project.config.source_index import source_files
+from project.config.source_index import source_files, with_own_imports
 from project.errors import InputError
 from project.runs.provenance import changed_names, fingerprint, now
 from project.runs.sweep_folder import SweepFolder, create
@@ -243,7 +243,12 @@ def test_changed_code_of_the_users_package_is_refused(
 ) -> None:
     (package := tmp_path / "src" / "mine_changed").mkdir(parents=True)
     (package / "__init__.py").touch()
-    (package / "nets.py").write_text('CONFIG_TARGETS = ("Net",)\nclass Net: ...\n')
+    (package / "nets.py").write_text('CONFIG_TARGETS = ("Net",)\nimport helpers_changed.a\nclass Net: ...\n')
+    (helpers := tmp_path / "src" / "helpers_changed").mkdir()
+    (helpers / "__init__.py").touch()
+    (helpers / "a.py").write_text("def f():\n    from deep_changed import x\nimport torch, os\n")
+    (tmp_path / "src" / "deep_changed.py").write_text("import helpers_changed\nx = 1\n")
+    (tmp_path / "src" / "unused_changed.py").write_text("x = 1\n")
     (package / "parts.py").write_text("WIDTH = 1\n")
     (tmp_path / "src" / "single_changed.py").write_text('CONFIG_TARGETS = ("Data",)\nclass Data: ...\n')
     monkeypatch.syspath_prepend(tmp_path / "src")
@@ -255,6 +260,8 @@ def test_changed_code_of_the_users_package_is_refused(
     ]
     names = own_packages(targets)
     assert names == ["mine_changed", "single_changed"]
+    names = with_own_imports(names)
+    assert names == ["deep_changed", "helpers_changed", "mine_changed", "single_changed"]
 
     def check(*packages: str, is_checked: bool = True) -> None:
         sweep.record_own_code({one: source_files(one) for one in packages}, is_checked=is_checked)
@@ -273,6 +280,20 @@ def test_changed_code_of_the_users_package_is_refused(
     (tmp_path / "src" / "single_changed.py").write_text('CONFIG_TARGETS = ("Data",)\nclass Data: x = 1\n')
     with pytest.raises(InputError, match=r"the code has changed \(single_changed\.py\)"):
         check(*names)
+    (tmp_path / "src" / "single_changed.py").write_text('CONFIG_TARGETS = ("Data",)\nclass Data: ...\n')
+    (tmp_path / "src" / "deep_changed.py").write_text("import helpers_changed\nx = 2\n")
+    with pytest.raises(InputError, match=r"the code has changed \(deep_changed\.py\)"):
+        check(*names)
+
+
+def test_installed_packages_beside_the_users_are_not_followed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (folder := tmp_path / "site-packages").mkdir()
+    (folder / "mine_installed.py").write_text("import other_installed\n")
+    (folder / "other_installed.py").touch()
+    monkeypatch.syspath_prepend(folder)
+    assert with_own_imports(["mine_installed"]) == ["mine_installed"]
 
 
 def test_sweep_folder_is_locked(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:

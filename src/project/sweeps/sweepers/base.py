@@ -14,7 +14,7 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, read_write
 
 from project.config import allowed_targets
-from project.config.source_index import source_files
+from project.config.source_index import source_files, with_own_imports
 from project.config.suggestions import explain_composition
 from project.errors import InputError
 from project.runs.folders import discard
@@ -123,7 +123,8 @@ class RecordedSweeper(Sweeper):
             InputError: the sweep is resumed, and source files of the user's packages changed.
         """
         self.num_jobs = num_jobs
-        own = {name: source_files(name) for name in allowed_targets.own_packages(targets)}
+        packages = with_own_imports(allowed_targets.own_packages(targets))
+        own = {name: source_files(name) for name in packages}
         is_resumed = command_state.resumed_sweep is not None
         self.folder.record_own_code(own, is_checked=is_resumed and not self.changed_code)
         view = LiveView.from_config(self.folder, self.config, num_jobs, self.seeds * (self.folds or 1))
