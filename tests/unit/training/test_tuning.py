@@ -4,10 +4,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import Compose
 from hydra.core.hydra_config import HydraConfig
+from lightning.pytorch.callbacks import Callback
 from omegaconf import OmegaConf
 from small_training import make_data, make_module, make_trainer
 
@@ -19,7 +21,12 @@ from project.runs.run_folder import RunFolder
 from project.train import train
 from project.training.tuning import batch_size
 from project.training.tuning.batch_size import BatchSizeTrial, choose_batch_size, try_batch_sizes
-from project.training.tuning.range_test import run_range_test, suggest_lr
+from project.training.tuning.range_test import (
+    LearningRateRamp,
+    learning_rates,
+    run_range_test,
+    suggest_lr,
+)
 
 
 def test_suggested_lr_trains_and_the_module_is_restored(tmp_path: Path) -> None:
@@ -30,11 +37,12 @@ def test_suggested_lr_trains_and_the_module_is_restored(tmp_path: Path) -> None:
     module, data = make_module(), make_data()
     before = {name: value.clone() for name, value in module.state_dict().items()}
     schedule = module.scheduler_factory
-    found = run_range_test(module, data, makes_trainer, steps=100, highest=100.0)
+    found = run_range_test(module, data, makes_trainer, highest=100.0, repeats=2)
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert module.scheduler_factory is schedule
-    assert found.rates[0] == 1e-7
-    assert len(found.rates) < 100  # the loss diverged
+    assert found.rates[0] == 1e-6
+    assert found.has_diverged
+    assert len(found.losses) == len(found.rates) < len(learning_rates(1e-6, 100.0))
     assert found.suggestion is not None
     reached = {}
     for rate in (found.suggestion, 1e-6):
@@ -47,12 +55,62 @@ def test_suggested_lr_trains_and_the_module_is_restored(tmp_path: Path) -> None:
     assert reached[found.suggestion] < 0.8 * reached[1e-6]
 
 
-def test_suggested_lr_is_steepest_and_below_a_tenth_of_the_lowest() -> None:
-    rates = [10.0**power for power in (-5, -4, -3, -2, -1, 0)]
-    assert suggest_lr(rates, [2.3, 2.0, 1.0, 0.95, 0.9, 5.0]) == 1e-4
-    assert suggest_lr(rates, [2.3, 2.3, 2.1, 1.2, 1.15, 5.0]) == 1e-3
-    assert suggest_lr([1e-4, 3e-4, 1e-3, 3e-3, 1e-2], [2.3, 2.3, 2.2, 1.9, 1.0]) == 1e-3  # steepest at 3e-3
-    assert suggest_lr(rates, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]) is None
+def test_suggested_lr_is_that_of_the_steepest_fall() -> None:
+    rates = learning_rates(1e-6, 10.0)
+    assert (len(rates), rates[0], rates[-1]) == (176, 1e-6, pytest.approx(10.0))
+    logs = np.log10(rates)
+    falling = 0.3 + 2 / (1 + np.exp(6 * (logs + 2.5)))  # steepest at 10^-2.5
+    rising = 3 * np.clip(logs + 1, 0, None) ** 2
+    suggestion, smooth = suggest_lr(rates, (falling + rising).tolist())
+    assert suggestion == pytest.approx(10**-2.5, rel=0.15)
+    assert np.allclose(smooth[:50], 2.3, atol=0.01)
+    noisy = [falling + rising + np.random.default_rng(seed).normal(0, 0.2, len(rates)) for seed in range(8)]
+    found = [suggest_lr(rates, losses.tolist())[0] for losses in noisy]
+    assert all(rate is not None and 10**-3 < rate < 10**-2 for rate in found)
+
+
+@pytest.mark.parametrize("slope", [0.0, 0.5])
+def test_no_lr_is_suggested_if_the_loss_does_not_fall(slope: float) -> None:
+    rates = learning_rates(1e-6, 10.0)
+    for seed in range(8):
+        noise = np.random.default_rng(seed).normal(0, 0.2, len(rates))
+        assert suggest_lr(rates, (1 + slope * np.arange(len(rates)) + noise).tolist())[0] is None
+    assert suggest_lr(rates[:1], [1.0])[0] is None
+    assert suggest_lr([], [])[0] is None
+
+
+@pytest.mark.slow
+def test_noisy_losses_give_similar_learning_rates_for_all_seeds(composed: Compose, tmp_path: Path) -> None:
+    config = resolve(composed("experiment=diabetes"))
+    found = []
+    for seed in range(3):
+        torch.manual_seed(seed)
+        module, data = build_task(config), build(config, "data")
+        found.append(run_range_test(module, data, partial(make_trainer, tmp_path)).suggestion)
+    assert None not in found
+    assert max(found) < 3 * min(found)
+
+
+def test_each_repeat_of_the_range_test_starts_from_the_initial_weights(tmp_path: Path) -> None:
+    module, data = make_module(), make_data()
+    ramp = LearningRateRamp([0.1] * 3, repeats=2)
+    module.scheduler_factory = schedules.constant
+    seen: list[tuple[float, float]] = []
+
+    class Recorder(Callback):
+        def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+            first = next(pl_module.network.parameters())
+            seen.append((optimizer.param_groups[0]["lr"], float(first.detach().sum())))
+
+    limits = {"max_steps": 100, "max_epochs": -1, "limit_val_batches": 0, "batches_per_hook": 1}
+    trainer = make_trainer(tmp_path, [ramp, Recorder()], enable_checkpointing=False, **limits)
+    trainer.fit(module, data)
+    assert [len(curve) for curve in ramp.curves] == [3, 3]
+    assert [rate for rate, _ in seen] == [0.1] * 6
+    weights = [weight for _, weight in seen]
+    assert weights[3] == weights[0]
+    assert len(set(weights)) == 5
+    assert ramp.curves[0] != ramp.curves[1]  # other batches
 
 
 def test_batch_sizes_double_until_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +181,7 @@ def test_learning_rates_and_batch_sizes_are_found_for_other_tasks(
     module, data = build_task(config), build(config, "data")
     makes = partial(make_trainer, tmp_path, enable_checkpointing=False)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    test = run_range_test(module, data, makes, steps=100, highest=100.0)
+    test = run_range_test(module, data, makes, repeats=2)
     assert test.suggestion is not None
     trials = try_batch_sizes(module, data, makes)
     assert 8 <= choose_batch_size(trials) <= trials[-1].size

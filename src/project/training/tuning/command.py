@@ -26,7 +26,7 @@ from project.runtime.secrets import redact_text
 from project.runtime.yaml_files import to_yaml
 from project.training.fit import environment_options
 from project.training.tuning.batch_size import BatchSizeTrial, choose_batch_size, try_batch_sizes
-from project.training.tuning.range_test import MAX_LR, MIN_LR, NUM_STEPS, run_range_test
+from project.training.tuning.range_test import MAX_LR, MIN_LR, NUM_REPEATS, run_range_test
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -140,22 +140,26 @@ def _mark(axes: "Axes", x: float, y: float, text: str, *, above: int) -> None:
 def _tune_lr(
     module: SupervisedModule, datamodule: SupervisedDataModule, make_trainer: MakeTrainer
 ) -> TuningResult:
-    log.info("    tune  lr: up to %s steps, from %g to %g", NUM_STEPS, MIN_LR, MAX_LR)
+    log.info("    tune  lr: %s passes from %g to %g", NUM_REPEATS, MIN_LR, MAX_LR)
     test = run_range_test(module, datamodule, make_trainer)
     _raise_if_stopped()
     rates, losses, suggestion = test.rates, test.losses, test.suggestion
     if suggestion is None:
         raise InputError(
-            "tune=lr: the loss did not fall at any learning rate; check that the targets match the inputs, "
-            "or try debug=overfit"
+            "tune=lr: the loss fell at no learning rate by more than its noise; check that the targets match "
+            "the inputs, or try debug=overfit"
         )
     lowest, top = min(losses), losses[0]
-    ended = f"; diverged at {rates[-1]:.2g}" if len(losses) < NUM_STEPS else ""
+    ended = f"; diverged at {rates[-1]:.2g}" if test.has_diverged else ""
     at = rates[losses.index(lowest)]
     notes = ["learning rate at which the loss falls fastest", f"lowest loss: {lowest:.3g} at {at:.2g}{ended}"]
 
     def draw(axes: "Axes") -> None:
-        axes.set(xlabel="learning rate", ylabel="training loss, smoothed", xscale="log")
+        axes.set(
+            xlabel="learning rate",
+            ylabel=f"training loss, smoothed mean of {NUM_REPEATS} passes",
+            xscale="log",
+        )
         axes.set_ylim(lowest - 0.08 * (top - lowest), top + 0.25 * (top - lowest))
         axes.plot(rates, losses, color=CURVE_COLOR)
         near = min(range(len(rates)), key=lambda step: abs(rates[step] - suggestion))

@@ -1,9 +1,11 @@
-"""Learning-rate range test (Smith 2017, arXiv 1506.01186, sec. 3.3).
+"""Learning-rate range test (Smith 2017, arXiv 1506.01186, sec. 3.3), averaged over several repeats.
 
-Lightning's `Tuner.lr_find` sets one learning rate for all parameter groups, and needs it as an attribute of
-the module. This test keeps the ratios between the learning rates of the groups.
+Lightning's `Tuner.lr_find` sets one learning rate for all parameter groups, needs it as an attribute of the
+module, and reads a single pass of noisy losses. This test keeps the ratios between the learning rates of the
+groups.
 """
 
+import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -11,24 +13,28 @@ from dataclasses import dataclass
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch.optim import Optimizer
-from torch.optim.lr_scheduler import LambdaLR
 
 from project.errors import NonFiniteError
-from project.modules.optim.schedules import Schedule
-from project.modules.optim.training_length import TrainingLength
+from project.modules.optim import schedules
 from project.modules.supervised import SupervisedModule
 
-NUM_STEPS = 200
-MIN_LR, MAX_LR = 1e-7, 10.0
+STEPS_PER_DECADE = 25
+MIN_LR, MAX_LR = 1e-6, 10.0
+NUM_REPEATS = 4
+"""Number of passes over the learning rates, each from the initial weights on other batches."""
+KERNEL_WIDTH = 0.3
+"""Standard deviation of the Gaussian that smooths the mean loss [decades of the learning rate]."""
+MIN_FALL = 5.0
+"""Smallest fall of the smoothed loss that counts [standard deviations of its noise]."""
 SMOOTHING = 0.9
-"""Weight of the previous running mean of the loss."""
+"""Weight of the previous running mean of the loss that detects divergence."""
 DIVERGENCE_FACTOR = 3.0
-"""The test ends if the smoothed loss exceeds this multiple of its minimum."""
+"""A repeat ends if its running mean exceeds this multiple of its minimum."""
 MIN_STEPS = 20
-"""Minimum number of steps, because the loss of an untrained network is noisy."""
+"""Minimum number of steps of a repeat, because the loss of an untrained network is noisy."""
 
 
 @dataclass(frozen=True)
@@ -36,37 +42,76 @@ class RangeTest:
     """Result of a learning-rate range test."""
 
     rates: list[float]  # learning rate of each step, increasing
-    losses: list[float]  # smoothed loss of each step
+    losses: list[float]  # smoothed mean loss of each step
     suggestion: float | None  # learning rate; None if the loss never fell
+    has_diverged: bool  # a repeat ended before the highest learning rate
 
 
-class LossRecorder(Callback):
-    """Records the smoothed loss of each optimizer step, and stops training if the loss diverges."""
+class LearningRateRamp(Callback):
+    """Raises the learning rate at each optimizer step, and restarts from the initial weights at its end.
 
-    def __init__(self) -> None:
-        self.losses: list[float] = []
+    A repeat ends at the last rate, or if the loss diverges.
+
+    Args:
+        rates: learning rates of the first parameter group.
+        repeats: number of passes over the rates.
+    """
+
+    def __init__(self, rates: Sequence[float], repeats: int) -> None:
+        self.curves: list[list[float]] = [[]]  # losses by step of each repeat
+        self._rates = rates
+        self._repeats = repeats
         self._batches: list[torch.Tensor] = []
+        self._num_steps = 0
         self._mean = 0.0
         self._lowest = math.inf
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        (optimizer,) = trainer.optimizers
+        self._weights = _copied_state(pl_module)
+        self._optimizer_state = copy.deepcopy(optimizer.state_dict())
+        self._ratios = [group["lr"] / optimizer.defaults["lr"] for group in optimizer.param_groups]
+
+    def on_train_batch_start(self, trainer: L.Trainer, *_: object) -> None:
+        rate = self._rates[len(self.curves[-1])]
+        for group, ratio in zip(trainer.optimizers[0].param_groups, self._ratios, strict=True):
+            group["lr"] = rate * ratio
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._batches.append(outputs["loss"] * trainer.accumulate_grad_batches)
-        if trainer.global_step == len(self.losses):
+        if trainer.global_step == self._num_steps:
             return  # gradients accumulate
+        self._num_steps = trainer.global_step
         mean = torch.stack(self._batches).mean()
         self._batches.clear()
         loss = float(trainer.strategy.reduce(mean, reduce_op="mean"))  # the same on all ranks
+        if self._has_ended(loss):
+            self._restart(trainer, pl_module)
+
+    def _has_ended(self, loss: float) -> bool:
+        """Record a loss; return true if the repeat ends with it."""
         if not math.isfinite(loss):
+            return True
+        curve = self.curves[-1]
+        curve.append(loss)
+        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
+        smooth = self._mean / (1 - SMOOTHING ** len(curve))
+        self._lowest = min(self._lowest, smooth)
+        has_diverged = len(curve) > MIN_STEPS and smooth > DIVERGENCE_FACTOR * self._lowest
+        return has_diverged or len(curve) == len(self._rates)
+
+    def _restart(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+        if len(self.curves) == self._repeats:
             trainer.should_stop = True
             return
-        self._mean = SMOOTHING * self._mean + (1 - SMOOTHING) * loss
-        smooth = self._mean / (1 - SMOOTHING ** (len(self.losses) + 1))
-        self.losses.append(smooth)
-        self._lowest = min(self._lowest, smooth)
-        if len(self.losses) > MIN_STEPS and smooth > DIVERGENCE_FACTOR * self._lowest:
-            trainer.should_stop = True
+        self.curves.append([])
+        self._mean, self._lowest = 0.0, math.inf
+        assert isinstance(module, SupervisedModule)
+        module.load_state_dict(self._weights)
+        trainer.optimizers[0].load_state_dict(copy.deepcopy(self._optimizer_state))
+        module.train_metrics.reset()  # they may hold a loss that is not finite
 
 
 def run_range_test(
@@ -74,50 +119,54 @@ def run_range_test(
     datamodule: L.LightningDataModule,
     make_trainer: Callable[..., L.Trainer],
     *,
-    steps: int = NUM_STEPS,
     lowest: float = MIN_LR,
     highest: float = MAX_LR,
+    repeats: int = NUM_REPEATS,
 ) -> RangeTest:
-    """Train with an exponentially growing learning rate, then restore the network.
+    """Train with exponentially growing learning rates several times, then restore the network.
 
     Args:
         module: module to train.
         datamodule: training data.
         make_trainer: builds a trainer from options.
-        steps: number of optimizer steps.
         lowest: first learning rate.
         highest: last learning rate.
+        repeats: number of passes over the learning rates.
     """
-    recorder = LossRecorder()
+    rates = learning_rates(lowest, highest)
+    ramp = LearningRateRamp(rates, repeats)
     trainer = make_trainer(
-        max_steps=steps,
+        max_steps=repeats * len(rates),
         max_epochs=-1,
+        min_epochs=None,
+        min_steps=None,
         max_time=None,
         batches_per_hook=1,
         limit_val_batches=0,
-        callbacks=[recorder],
+        log_every_n_steps=repeats * len(rates) + 1,
+        callbacks=[ramp],
     )
-    growth = (highest / lowest) ** (1 / max(1, steps - 1))
-
-    def rising(optimizer: Optimizer, length: TrainingLength) -> Schedule:
-        peak = optimizer.defaults["lr"]
-        return {
-            "scheduler": LambdaLR(optimizer, lambda step: lowest / peak * growth**step),
-            "interval": "step",
-        }
-
     with restored_on_exit(module):
-        module.scheduler_factory = rising
+        module.scheduler_factory = schedules.constant
         with suppress(NonFiniteError):  # a diverging loss ends the test, too
             trainer.fit(module, datamodule)
-    rates = [lowest * growth**step for step in range(len(recorder.losses))]
-    return RangeTest(rates, recorder.losses, suggest_lr(rates, recorder.losses))
+    curves = [curve for curve in ramp.curves if len(curve) > MIN_STEPS] or ramp.curves[:1]
+    steps = min(map(len, curves))
+    mean = np.mean([curve[:steps] for curve in curves], axis=0)
+    suggestion, losses = suggest_lr(rates[:steps], mean.tolist())
+    return RangeTest(rates[:steps], losses, suggestion, has_diverged=steps < len(rates))
+
+
+def learning_rates(lowest: float, highest: float) -> list[float]:
+    """Return learning rates in equal ratios, 25 per decade, both ends included."""
+    steps = round(STEPS_PER_DECADE * math.log10(highest / lowest))
+    return [lowest * (highest / lowest) ** (step / steps) for step in range(steps + 1)]
 
 
 @contextmanager
 def restored_on_exit(module: SupervisedModule) -> Iterator[None]:
     """Restore the weights, buffers and schedule of a module on exit."""
-    state = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+    state = _copied_state(module)
     schedule = module.scheduler_factory
     try:
         yield
@@ -128,14 +177,34 @@ def restored_on_exit(module: SupervisedModule) -> Iterator[None]:
         module.train_metrics.reset()
 
 
-def suggest_lr(rates: Sequence[float], losses: Sequence[float]) -> float | None:
-    """Return the learning rate at which the loss falls fastest; None if the loss never falls.
+def _copied_state(module: L.LightningModule) -> dict[str, torch.Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items()}
 
-    The learning rate is at most a tenth of the one with the lowest loss, and has two significant digits.
+
+def suggest_lr(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, list[float]]:
+    """Find the learning rate at which the loss falls fastest.
+
+    The losses are smoothed by a Gaussian centered at each step, which does not shift the fall to higher rates
+    as a running mean does.
+
+    Args:
+        rates: learning rates of the steps, in equal ratios of 25 per decade.
+        losses: mean loss of each step.
+
+    Returns:
+        The learning rate of the steepest fall before the minimum, with two significant digits; None if the
+        fall from the first losses to the minimum is within the noise. Then the smoothed losses.
     """
-    lowest = min(range(len(losses)), key=lambda step: losses[step], default=0)
-    before = range(1, lowest)
-    if not before:
-        return None
-    steepest = min(before, key=lambda step: losses[step + 1] - losses[step - 1])
-    return float(f"{min(rates[steepest], rates[lowest] / 10):.1e}")
+    width = KERNEL_WIDTH * STEPS_PER_DECADE
+    reach = min(round(4 * width), len(losses) - 1)
+    if reach < 1:
+        return None, list(losses)
+    kernel = np.exp(-0.5 * (np.arange(-reach, reach + 1) / width) ** 2)
+    kernel /= kernel.sum()
+    smooth = np.convolve(np.pad(losses, reach, mode="reflect"), kernel, mode="valid")
+    lowest = int(smooth.argmin())
+    noise = float(np.std(np.subtract(losses, smooth)[: lowest + 1])) * math.sqrt(float((kernel**2).sum()))
+    if lowest == 0 or smooth[0] - smooth[lowest] <= MIN_FALL * noise:
+        return None, smooth.tolist()
+    steepest = int(np.gradient(smooth)[:lowest].argmin())
+    return float(f"{rates[steepest]:.1e}"), smooth.tolist()
