@@ -3,6 +3,10 @@
 Lightning's `Tuner.lr_find` sets one learning rate for all parameter groups, needs it as an attribute of the
 module, and reads a single pass of noisy losses. This test keeps the ratios between the learning rates of the
 groups.
+
+Suggestions for `model=mlp` with Adam, 8 seeds: 0.0010 to 0.0014 on `data=diabetes`, where 0.001 had the
+lowest validation loss of seven rates after 150 steps (3 seeds), and 0.00069 to 0.00076 on `data=digits`. A
+single pass with a running mean suggested 1e-6 to 0.003 on `data=diabetes`.
 """
 
 import copy
