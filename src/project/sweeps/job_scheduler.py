@@ -30,7 +30,7 @@ from project.sweeps.job_process import JobSpec, TaskReference
 from project.sweeps.live_view import LiveView
 
 TICK_S = 0.25
-NETWORK_CHECK = "project.config.validation.network"
+PARTS_CHECK = "project.config.validation.network"
 """Module that is imported only if the sweep's process has imported torch already."""
 INTERRUPTED = (*(exit_code(number) for number in SIGNALS), *(-number for number in SIGNALS))
 """Exit codes of a process that was asked to stop."""
@@ -174,8 +174,8 @@ class Scheduler:
                 config = compose_job(self.composer, self.folder, job, overrides)
                 if not source.is_checked:
                     refuse_problems(config)
-                if "torch" in sys.modules:  # imported for the jobs; otherwise each job checks its own network
-                    importlib.import_module(NETWORK_CHECK).refuse_wrong_network(config)
+                if "torch" in sys.modules:  # imported for the jobs; otherwise each job checks its own parts
+                    importlib.import_module(PARTS_CHECK).refuse_wrong_parts(config)
                 request = self.request(config)
                 spec = JobSpec(job.number, overrides, config, run.path.absolute(), self.task, request)
                 if not self.engine.reattach(spec):

@@ -1,5 +1,7 @@
 """Networks, optimizers and schedules that do not fit are refused by what they say themselves."""
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import Compose
@@ -7,8 +9,9 @@ from omegaconf import DictConfig, open_dict
 
 from project.config.derived_values import complete
 from project.config.instantiate import build_task, resolve
-from project.config.validation.network import refuse_wrong_network, try_task
+from project.config.validation.network import refuse_wrong_parts, try_task
 from project.errors import InputError
+from project.modules.supervised import SupervisedModule
 
 WRONG = [
     ("model=lenet data.resize=8", r"data\.input_shape=\[1, 8, 8\]: too small for this network"),
@@ -107,10 +110,33 @@ def test_a_run_refuses_what_does_not_fit(composer: Compose, overrides: str, line
     assert "\n" not in str(raised.value)
 
 
-@pytest.mark.parametrize(("overrides", "line"), WRONG)
-def test_a_sweep_refuses_networks_that_do_not_fit(composer: Compose, overrides: str, line: str) -> None:
+@pytest.mark.parametrize(("overrides", "line"), [*WRONG, *METRICS])
+def test_a_sweep_refuses_parts_that_do_not_fit(composer: Compose, overrides: str, line: str) -> None:
+    config = composer(*overrides.split())
+    complete(config)
+    state = torch.get_rng_state()
     with pytest.raises(InputError, match=line):
-        refuse_wrong_network(_without_hydra(composer(*overrides.split())))
+        refuse_wrong_parts(_without_hydra(config))
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+@pytest.mark.filterwarnings("ignore:Metric .* will save all targets")
+def test_a_sweep_tries_metrics_once_for_jobs_that_share_them(
+    composer: Compose, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[object] = []
+    check = SupervisedModule.check_metrics
+
+    def counted(self: SupervisedModule, *arguments: Any) -> None:
+        tried.append(self)
+        check(self, *arguments)
+
+    monkeypatch.setattr(SupervisedModule, "check_metrics", counted)
+    for job in ("seed=1", "seed=2", "optim.lr=0.1 model=cnn", f"{LABELS} seed=1"):
+        config = composer("model=mlp", "metrics=classification", *job.split())
+        complete(config)
+        refuse_wrong_parts(_without_hydra(config))
+    assert len(tried) == 3  # another learning rate is another optimizer
 
 
 @pytest.mark.parametrize(
@@ -118,7 +144,7 @@ def test_a_sweep_refuses_networks_that_do_not_fit(composer: Compose, overrides: 
 )
 def test_a_trial_changes_nothing(composer: Compose, model: str) -> None:
     config = _without_hydra(composer(f"model={model}", "optim=sgd", "scheduler=onecycle"))
-    refuse_wrong_network(config)
+    refuse_wrong_parts(config)
     plain = resolve(config)
     module = build_task(plain)
     before, state = (

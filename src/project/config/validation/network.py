@@ -1,7 +1,7 @@
-"""Try the network, optimizer and schedule before a run: build them, and run one batch through the network.
+"""Try the network, metrics, optimizer and schedule before a run: build them, and run one batch through them.
 
-Constructors and layers themselves report sizes that do not match. Before a job of a sweep starts, the trial
-runs on torch's meta device, which allocates no memory.
+Constructors and layers themselves report sizes that do not match. Before a job of a sweep starts, the network
+is tried on torch's meta device, which allocates no memory.
 """
 
 import math
@@ -14,8 +14,9 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
-from project.config.instantiate import build
+from project.config.instantiate import build, build_task, resolve
 from project.config.metrics import metric_fix
+from project.config.parts import parts_of
 from project.config.source_index import constant_of
 from project.config.validation.data import training_length
 from project.config.validation.declared_keys import flat
@@ -55,37 +56,44 @@ def try_task(module: L.LightningModule, config: Mapping[str, Any]) -> None:
         return  # the inputs of other modules are unknown
     if (target_type := getattr(module, "TARGET_TYPE", None)) is not None:
         _try_inputs(module.network, config["data"], target_type)
-        size = config["data"].get("num_classes")
-        if isinstance(size, int) and (nodes := config.get("metrics")):
-            fixes = {name: metric_fix(name, node, target_type, size) for name, node in nodes.items()}
-            module.check_metrics(*_example_batch(target_type, size), fixes)
+        _try_metrics(module, config, target_type)
     known = training_length(dict(flat("", dict(config))))
     limited = any(config["trainer"].get(key, -1) not in (-1, None) for key in ("max_epochs", "max_steps"))
     steps = (known.steps or 1000) if limited else math.inf
     module.check_optimizer(TrainingLength(steps, max(1, (known.steps or 1000) // (known.epochs or 1))))
 
 
-def refuse_wrong_network(config: DictConfig) -> None:
-    """Build the network of a sweep's job on torch's meta device, and run a batch through it.
+def refuse_wrong_parts(config: DictConfig) -> None:
+    """Try the network and the metrics of a sweep's job; jobs with the same parts are tried once.
 
     Args:
         config: composed configuration with Hydra's own node.
 
     Raises:
-        InputError: the network does not match the data.
+        InputError: the network does not match the data, or a metric does not fit the task.
     """
     target_type = constant_of(config.task._target_, "TARGET_TYPE")
-    if target_type is None or "model" not in config:
+    if target_type is None:
         return
-    plain: Any = OmegaConf.to_container(config.model, resolve=True)
-    model = {key: value for key, value in plain.items() if key not in ONLY_WEIGHTS}
-    facts = {key: OmegaConf.select(config, f"data.{key}") for key in ("input_shape", "num_classes")}
-    if refusal := _refusal(to_yaml(OmegaConf.create({"model": model, "data": facts})), target_type):
-        raise InputError(refusal)
+    data = {key: OmegaConf.select(config, f"data.{key}") for key in ("input_shape", "num_classes")}
+    if "model" in config:
+        plain: Any = OmegaConf.to_container(config.model, resolve=True)
+        model = {key: value for key, value in plain.items() if key not in ONLY_WEIGHTS}
+        _refuse(_network_problem(to_yaml(OmegaConf.create({"model": model, "data": data})), target_type))
+    if config.get("metrics"):
+        values = resolve(config)
+        parts = {group: values[group] for group in parts_of(values["task"]).values()}
+        parts |= {"task": values["task"], "data": data, "model": {"_target_": "torch.nn.Identity"}}
+        _refuse(_metric_problem(to_yaml(OmegaConf.create(parts)), target_type))
+
+
+def _refuse(problem: str) -> None:
+    if problem:
+        raise InputError(problem)
 
 
 @lru_cache(maxsize=64)  # most jobs of a sweep share a network
-def _refusal(text: str, target_type: str) -> str:
+def _network_problem(text: str, target_type: str) -> str:
     plain: Any = OmegaConf.to_container(OmegaConf.create(text))
     try:
         with torch.device("meta"):
@@ -95,6 +103,28 @@ def _refusal(text: str, target_type: str) -> str:
     except Exception:  # an operation is missing on the meta device; the job itself reports real errors
         return ""
     return ""
+
+
+@lru_cache(maxsize=64)
+def _metric_problem(text: str, target_type: str) -> str:
+    plain: Any = OmegaConf.to_container(OmegaConf.create(text))
+    try:
+        with torch.random.fork_rng(devices=[]):
+            module = build_task(plain)
+        if isinstance(module, SupervisedModule):
+            _try_metrics(module, plain, target_type)
+    except InputError as error:
+        return str(error)
+    except Exception:  # other parts of the task; the job itself reports their errors
+        return ""
+    return ""
+
+
+def _try_metrics(module: SupervisedModule, config: Mapping[str, Any], target_type: str) -> None:
+    size, nodes = config["data"].get("num_classes"), config.get("metrics")
+    if isinstance(size, int) and nodes:
+        fixes = {name: metric_fix(name, node, target_type, size) for name, node in nodes.items()}
+        module.check_metrics(*_example_batch(target_type, size), fixes)
 
 
 def _try_inputs(network: nn.Module, data: Mapping[str, Any], target_type: str) -> None:
