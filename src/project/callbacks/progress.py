@@ -1,6 +1,7 @@
 """Training progress: one log line per epoch, and a progress bar on a terminal."""
 
 import logging
+import math
 import sys
 import time
 from collections.abc import Sequence
@@ -129,12 +130,13 @@ class Progress(ProgressBar):
         self._close_bar()
 
     def _count_batches(self, trainer: L.Trainer) -> float | None:
-        """Return the total number of batches; None if only a time limit ends training.
+        """Return the total number of batches; None if it is unknown.
 
         A resumed run counts the batches that it has already trained with the sizes that they had.
         """
         length, accumulate, left = TrainingLength.of(trainer), trainer.accumulate_grad_batches, []
-        if trainer.max_epochs is not None and trainer.max_epochs > 0:
+        has_length = math.isfinite(trainer.num_training_batches)
+        if has_length and trainer.max_epochs is not None and trainer.max_epochs > 0:
             epochs = trainer.max_epochs - length.taken["epoch"]
             left.append(epochs * trainer.num_training_batches - length.into_epoch * accumulate)
         if trainer.max_steps > 0:

@@ -7,6 +7,7 @@ therefore bit-identical for every group size.
 """
 
 import logging
+import sys
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, runtime_checkable
@@ -198,7 +199,7 @@ class EpochLoop(ResumableEpochLoop):
         """Return the number of batches until a counter is read, at least 1."""
         trainer = self.trainer
         ready = self.batch_progress.current.ready
-        batches = [int(trainer.num_training_batches) - ready]
+        batches = [int(min(trainer.num_training_batches, sys.maxsize)) - ready]  # infinite for some loaders
         if self.validates_in_epoch() and isinstance(every := trainer.val_check_batch, int):
             done = self.batch_progress.total.ready if trainer.check_val_every_n_epoch is None else ready
             batches.append(every - done % every)

@@ -51,7 +51,11 @@ class TrainingLength:
 
     @classmethod
     def of(cls, trainer: "L.Trainer") -> "TrainingLength":
-        """Return the length of a trainer's training; the number of batches must be known."""
+        """Return the length of a trainer's training; its data loaders must be set up.
+
+        If the training loader has no length, only `trainer.max_steps` limits the training, and an epoch
+        counts as one step.
+        """
         loop = trainer.fit_loop
         batch = loop.epoch_loop.batch_progress
         epoch: Any = loop.epoch_progress.current
@@ -61,6 +65,10 @@ class TrainingLength:
             epochs, batches = epochs + (not has_ended), 0
         elif has_ended and batches:  # a limit ended the epoch early, and the run continues within this epoch
             epochs -= 1
+        taken = {"step": trainer.global_step, "epoch": epochs}
+        if math.isinf(trainer.num_training_batches):
+            steps = math.inf if trainer.max_steps == -1 else trainer.max_steps
+            return cls(steps, 1, done=trainer.global_step, taken=taken)
         scheduler = _accumulation_scheduler(trainer)
         return cls.of_limits(
             int(trainer.num_training_batches),
