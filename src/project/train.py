@@ -16,6 +16,7 @@ from project.config.derived_values import complete
 from project.config.instantiate import ResolvedConfig
 from project.config.validation.network import try_task
 from project.datamodules.base import SupervisedDataModule
+from project.datamodules.task_loaders import TaskLoaders
 from project.loggers import tracking
 from project.modules.distillation import LearnsFromTeacher
 from project.runs import run_summary
@@ -70,6 +71,8 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
         if isinstance(datamodule, SupervisedDataModule):
             datamodule.allow_changed_images = context.resume_force
         module = config.build_task()
+        if isinstance(datamodule, TaskLoaders):
+            datamodule.leave_out_missing(module)
         if isinstance(module, LearnsFromTeacher):
             from project.inference.load_run import load_teacher  # other runs do without it
 

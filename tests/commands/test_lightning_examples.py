@@ -4,7 +4,9 @@ from pathlib import Path
 
 import forked_command
 import pytest
-from conftest import read_table
+from conftest import Compose, read_table
+
+from project.config.validation import find_problems
 
 EXAMPLES = {  # module: (data module, monitored metric, its direction)
     "DigitClassifier": ("RandomDigits", "val_acc", "max"),
@@ -18,6 +20,8 @@ EXAMPLES = {  # module: (data module, monitored metric, its direction)
     "SuperResolution": ("LowHighData", "val/psnr", "max"),
     "BootstrapYourOwnLatent": ("RandomDigits", "train_loss", "min"),
     "Segmenter": ("MaskData", "val_iou", "max"),
+    "PolicyGradient": (None, "reward", "max"),  # its own loaders
+    "SemiSupervised": (None, "val_acc", "max"),
 }
 
 
@@ -26,7 +30,7 @@ def words(module: str) -> list[str]:
     return [
         "task=custom",
         f"task._target_=lightning_examples.{module}",
-        f"data._target_=lightning_examples.{data}",
+        f"data._target_=lightning_examples.{data}" if data else "data=task_loaders",
         f"monitor={monitor}",
         f"mode={mode}",
         "trainer.max_epochs=3",
@@ -46,3 +50,12 @@ def test_example_trains_unchanged(module: str, tmp_path: Path) -> None:
     assert any(row.get(column) for row in rows for column in columns), rows[0].keys()
     assert (run / "checkpoints" / "best.ckpt").exists()
     assert (run / "checkpoints" / "last.ckpt").exists()
+
+
+def test_default_data_do_not_replace_the_loaders_of_a_module(composer: Compose) -> None:
+    chosen = [text for text in words("SemiSupervised") if text != "data=task_loaders"]
+    problem = (
+        "data=digits: would replace train_dataloader of SemiSupervised; set data=task_loaders, or name the "
+    )
+    assert list(find_problems(composer(*chosen))) == [f"{problem}data set (data=digits)"]
+    assert list(find_problems(composer(*chosen, "data=digits"))) == []

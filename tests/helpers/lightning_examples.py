@@ -12,9 +12,10 @@ import torch
 import torchmetrics
 import torchvision
 from lightning.pytorch.callbacks import BaseFinetuning
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, Dataset, TensorDataset, random_split
+from torch.utils.data import DataLoader, Dataset, IterableDataset, TensorDataset, random_split
 
 CONFIG_TARGETS = (
     "DigitClassifier",
@@ -28,6 +29,8 @@ CONFIG_TARGETS = (
     "SuperResolution",
     "BootstrapYourOwnLatent",
     "Segmenter",
+    "PolicyGradient",
+    "SemiSupervised",
     "RandomDigits",
     "TokenData",
     "PairData",
@@ -611,3 +614,78 @@ class Segmenter(L.LightningModule):
 
     def configure_optimizers(self):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+class Episodes(IterableDataset):
+    """States, actions and returns that a policy collects in a random environment."""
+
+    def __init__(self, collect, num_steps):
+        self.collect = collect
+        self.num_steps = num_steps
+
+    def __iter__(self):
+        for _ in range(self.num_steps):
+            yield self.collect()
+
+
+class PolicyGradient(L.LightningModule):
+    """REINFORCE with an environment as attribute, and a loader of episodes of the current policy."""
+
+    def __init__(self, num_states=4, num_actions=2):
+        super().__init__()
+        self.policy = nn.Linear(num_states, num_actions)
+        self.best_actions = torch.arange(num_states) % num_actions
+
+    @torch.no_grad()
+    def play(self):
+        state = F.one_hot(torch.randint(4, ()), 4).float()
+        action = torch.distributions.Categorical(logits=self.policy(state)).sample()
+        return state, action, (action == self.best_actions[state.argmax()]).float()
+
+    def train_dataloader(self):
+        return DataLoader(Episodes(self.play, num_steps=64), batch_size=16)
+
+    def training_step(self, batch, batch_idx):
+        states, actions, rewards = batch
+        chances = torch.distributions.Categorical(logits=self.policy(states)).log_prob(actions)
+        self.log("reward", rewards.mean(), prog_bar=True, on_step=False, on_epoch=True)
+        return -(chances * (rewards - rewards.mean())).mean()
+
+    def configure_optimizers(self):
+        return torch.optim.Adam(self.parameters(), lr=0.05)
+
+
+class SemiSupervised(L.LightningModule):
+    """Pseudo-labels: two loaders of different lengths in a `CombinedLoader`, a loader for validation."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Linear(8, 3)
+
+    def loader(self, number, seed, **options):
+        generator = torch.Generator().manual_seed(seed)
+        features = torch.randn(number, 8, generator=generator)
+        return DataLoader(TensorDataset(features, features[:, :3].argmax(1)), batch_size=8, **options)
+
+    def train_dataloader(self):
+        loaders = {"labelled": self.loader(16, 0, shuffle=True), "other": self.loader(64, 1)}
+        return CombinedLoader(loaders, mode="max_size_cycle")
+
+    def val_dataloader(self):
+        return self.loader(32, 2)
+
+    def training_step(self, batch, batch_idx):
+        features, labels = batch["labelled"]
+        others, _ = batch["other"]
+        logits = self.net(others)
+        loss = F.cross_entropy(self.net(features), labels)
+        loss = loss + 0.1 * F.cross_entropy(logits, logits.detach().argmax(1))
+        self.log("train_loss", loss)
+        return loss
+
+    def validation_step(self, batch, batch_idx):
+        features, labels = batch
+        self.log("val_acc", (self.net(features).argmax(1) == labels).float().mean())
+
+    def configure_optimizers(self):
+        return torch.optim.SGD(self.parameters(), lr=0.1)

@@ -11,6 +11,7 @@ from project.runs.metric_names import is_smaller_better
 from project.runtime.text import did_you_mean
 
 DEFAULT_MONITOR = "val/acc"
+DEFAULT_DATA = "project.datamodules.digits.Digits"
 SUFFIXES = ("", "_step", "_epoch")
 """Endings that Lightning adds to a metric that is logged both for each step and for each epoch."""
 DATALOADER = re.compile(r"/dataloader_idx_\d+$")
@@ -27,6 +28,11 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
     of_task, of_data = methods_of(task), methods_of(data)
     if of_task is not None and "training_step" not in of_task:
         yield f"task._target_={task}: {_name(task)} has no training_step; define one"
+    if "train_dataloader" in (of_task or ()) and data == DEFAULT_DATA and "data" not in command.keys:
+        yield (
+            f"data=digits: would replace train_dataloader of {_name(task)}; set data=task_loaders, or name "
+            "the data set (data=digits)"
+        )
     if of_data is not None and "train_dataloader" not in of_data:
         yield f"data._target_={data}: {_name(data)} has no train_dataloader; define one"
     if isinstance(constant_of(task, "METRICS"), dict) or "monitor" not in right:
