@@ -17,6 +17,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from project.runtime.process import die_with_parent
+
 DAEMONS = ("munged", "slurmctld", "slurmd")
 LIMIT_S = 240.0
 """Time that all tests on one cluster may take [s]."""
@@ -142,6 +144,7 @@ class SlurmCluster:
         return [row.split()[3] for row in rows if not row.split()[3].startswith("127.0.0.1:")]
 
     def _spawn(self, name: str, *options: str) -> None:
+        parent = os.getpid()
         with (self.folder / f"{name}.output").open("ab") as output:
             self._processes[name] = subprocess.Popen(
                 [name, *options],
@@ -149,6 +152,7 @@ class SlurmCluster:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                preexec_fn=lambda: die_with_parent(parent),  # a killed test leaves no daemon
             )
 
     def _end(self, name: str) -> None:
