@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from hydra import compose, initialize_config_dir
+from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, open_dict
 from PIL import Image
 
 from project.config.resolvers import register_resolvers
 from project.runtime import signals
+from project.sweeps.compose import Composer
 
 ROOT = Path(__file__).resolve().parent.parent
 CONF = ROOT / "conf"
@@ -53,12 +55,13 @@ def options(group: str) -> list[str]:
 
 @pytest.fixture(scope="session")
 def composer() -> Any:
-    """Compose as `scripts/train.py` does, Hydra's own node included."""
+    """Compose as a job of a sweep does, Hydra's own node included: each choice of groups is read once."""
     register_resolvers()
     with initialize_config_dir(str(CONF), version_base="1.3", job_name="train"):
+        jobs = Composer(GlobalHydra.instance().config_loader(), compose("train", return_hydra_config=True))
 
         def composed(*overrides: str, run: str | Path = "outputs/run") -> DictConfig:
-            config = compose("train", list(overrides), return_hydra_config=True)
+            config = jobs.compose(overrides)
             config.hydra.runtime.output_dir = str(run)
             HydraConfig.instance().set_config(config)
             return config

@@ -1,10 +1,13 @@
-"""Lightning modules of the usual kinds train by `task._target_` without a change."""
+"""Lightning modules of the usual kinds train and resume by `task._target_` without a change."""
 
+import signal
 from pathlib import Path
 
 import forked_command
 import pytest
 from conftest import Compose, read_table
+from killed_examples import MARK, OWN_TASKS, assert_equal_runs, runs_below, words_for
+from table_examples import write_tables
 
 from project.config.validation import find_problems
 
@@ -59,3 +62,16 @@ def test_default_data_do_not_replace_the_loaders_of_a_module(composer: Compose) 
     )
     assert list(find_problems(composer(*chosen))) == [f"{problem}data set (data=digits)"]
     assert list(find_problems(composer(*chosen, "data=digits"))) == []
+
+
+@pytest.mark.parametrize("task", OWN_TASKS)
+def test_example_killed_within_an_epoch_resumes_bit_equal(task: str, tmp_path: Path) -> None:
+    unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"
+    for folder in (unbroken, killed):
+        folder.mkdir()
+        write_tables(folder)
+    (unbroken / MARK).touch()
+    forked_command.run(*words_for(task), cwd=unbroken)
+    forked_command.run(*words_for(task), cwd=killed, code=-signal.SIGKILL)
+    forked_command.run("resume=last", cwd=killed)
+    assert_equal_runs(*runs_below(unbroken), *runs_below(killed))

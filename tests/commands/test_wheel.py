@@ -1,8 +1,8 @@
 """The project as an installed library: its wheel in another environment, used outside the checkout."""
 
-import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,48 +10,14 @@ import sysconfig
 import venv
 from pathlib import Path
 
-import forked_attempts
 import pytest
-import torch
-from conftest import ROOT, read_table
+from conftest import ROOT
+from killed_examples import KILLED, MARK, assert_equal_runs, runs_below, state_of, words_for
 from table_examples import write_tables
 
 pytest.importorskip("hatchling", reason="the wheel's build backend is not installed")
 
 LIMIT_S = 300
-OWN_TASKS = {  # module: (words of its data, monitored metric)
-    "own_examples.LitAutoEncoder": ("data._target_=own_examples.RandomDigits", "val_loss"),
-    "own_examples.LitGAN": ("data._target_=own_examples.RandomDigits", "g_loss"),
-    "own_examples.Forecaster": ("data._target_=own_examples.SeriesData", "val_loss"),
-    "own_tables.Tagger": ("data._target_=own_tables.LabeledTable", "val_auroc"),
-    "own_tables.PriceRegressor": (
-        "data=tabular data.table=prices.csv data.label_columns=price data.target_type=real data.batch_size=8",
-        "val_r2",
-    ),
-}
-"""An autoencoder, a GAN with two optimizers, dict batches, several labels from a CSV file, and a regression
-on this project's data module; further tasks are further lines."""
-SWEPT = ("own_tables.Tagger", "own_tables.PriceRegressor")
-MARK = "was_killed"
-KILLED = ["+callbacks.kill._target_=killing_callback.KillOnce"]
-KILLING = f'''
-"""Callback that kills the process once, within the second epoch."""
-
-import os
-import signal
-from pathlib import Path
-
-from lightning import Callback
-
-CONFIG_TARGETS = ("KillOnce",)
-
-
-class KillOnce(Callback):
-    def on_train_batch_end(self, trainer, module, outputs, batch, batch_idx):
-        if (trainer.current_epoch, batch_idx) == (1, 1) and not Path("{MARK}").exists():
-            Path("{MARK}").touch()
-            os.kill(os.getpid(), signal.SIGKILL)
-'''
 
 
 class Environment:
@@ -106,10 +72,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Environment:
     made = Environment(tmp_path_factory.mktemp("environment"))
     made.install(ROOT)
     (made.packages / "base.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
-    for helper, name in (("lightning_examples", "own_examples"), ("table_examples", "own_tables")):
-        text = (ROOT / "tests" / "helpers" / f"{helper}.py").read_text()
-        (made.packages / f"{name}.py").write_text(text)
-    (made.packages / "killing_callback.py").write_text(KILLING)
+    for helper in ("table_examples", "killing_callback"):
+        shutil.copy(ROOT / "tests" / "helpers" / f"{helper}.py", made.packages)
     return made
 
 
@@ -120,26 +84,6 @@ def demo(environment: Environment, tmp_path_factory: pytest.TempPathFactory) -> 
     environment.run("new", "demo", cwd=folder)
     environment.install(folder / "demo", "editable")
     return folder / "demo"
-
-
-def words_for(task: str) -> list[str]:
-    data, monitor = OWN_TASKS[task]
-    names = ["task=custom", f"task._target_={task}", *data.split(), f"monitor={monitor}"]
-    return [
-        *names,
-        "trainer.log_every_n_steps=1",
-        "trainer.max_epochs=3",
-        "callbacks.last.every_steps=1",
-        *KILLED,
-    ]
-
-
-def runs_below(folder: Path) -> list[Path]:
-    return sorted(file.parent for file in folder.glob("outputs/**/status.json"))
-
-
-def state_of(run: Path) -> str:
-    return json.loads((run / "status.json").read_text())["state"]
 
 
 def test_wheel_holds_configuration_templates_and_plugins(environment: Environment, tmp_path: Path) -> None:
@@ -163,53 +107,33 @@ def test_wheel_holds_configuration_templates_and_plugins(environment: Environmen
     }
 
 
-@pytest.mark.parametrize("task", OWN_TASKS)
-def test_task_of_another_package_resumes_within_an_epoch_bit_equal(
-    task: str, environment: Environment, tmp_path: Path
+def test_killed_run_and_killed_sweep_of_another_package_resume_bit_equal(
+    environment: Environment, tmp_path: Path
 ) -> None:
-    words = words_for(task)
-    finals = []
-    for name, is_killed in (("unbroken", False), ("killed", True)):
-        (folder := tmp_path / name).mkdir()
+    words = words_for("table_examples.Tagger")
+    folders = [tmp_path / name for name in ("unbroken", "killed", "swept")]
+    for folder in folders:
+        folder.mkdir()
         write_tables(folder)
-        if is_killed:
-            environment.run("train", *words, cwd=folder, code=-signal.SIGKILL)
-            environment.run("train", "resume=last", cwd=folder)
-        else:
-            (folder / MARK).touch()
-            environment.run("train", *words, cwd=folder)
-        (run,) = runs_below(folder)
-        assert state_of(run) == "done"
-        finals.append(forked_attempts.state_of(run / "checkpoints" / "last.ckpt"))
-        rows = read_table(run / "metrics.csv")
-        finals[-1]["rows"] = torch.tensor(len(rows))
-    assert forked_attempts.difference(*finals) == ""
-    environment.run("report", "run=last", cwd=tmp_path / "killed")
-    assert (run / "report.html").stat().st_size > 10_000
+    unbroken, killed, swept = folders
+    (unbroken / MARK).touch()
+    environment.run("train", *words, cwd=unbroken)
 
+    environment.run("train", *words, cwd=killed, code=-signal.SIGKILL)
+    environment.run("train", "resume=last", cwd=killed)
+    assert_equal_runs(*runs_below(unbroken), *runs_below(killed))
+    environment.run("report", "run=last", cwd=killed)
+    assert (runs_below(killed)[0] / "report.html").stat().st_size > 10_000
 
-@pytest.mark.parametrize("task", SWEPT)
-def test_killed_job_of_a_sweep_of_another_package_resumes_bit_equal(
-    task: str, environment: Environment, tmp_path: Path
-) -> None:
-    write_tables(tmp_path)
-    sweep = ["-m", *words_for(task), "seed=1,2", "hydra.launcher.jobs=1"]
-    assert "killed by SIGKILL" in environment.run("train", *sweep, cwd=tmp_path, code=1)
-    assert sorted(map(state_of, runs_below(tmp_path))) != ["done", "done"]
-    environment.run("train", "resume=last", "retry_failed=true", cwd=tmp_path)
-    assert [state_of(run) for run in runs_below(tmp_path)] == ["done", "done"]
-    (folder,) = tmp_path.glob("outputs/sweep/*")
-    environment.run("report", str(folder), cwd=tmp_path)
-    text = (folder / "report.html").read_text()
-    assert OWN_TASKS[task][1] in text
-    (alone := tmp_path / "alone").mkdir()
-    write_tables(alone)
-    (alone / MARK).touch()
-    environment.run("train", *words_for(task), cwd=alone)
-    (run,) = runs_below(alone)
-    job = next(iter(sorted(folder.glob("0*"))))
-    states = [forked_attempts.state_of(one / "checkpoints" / "last.ckpt") for one in (run, job)]
-    assert forked_attempts.difference(*states) == ""
+    sweep = ["-m", *words, "seed=1,2", "hydra.launcher.jobs=1"]
+    assert "killed by SIGKILL" in environment.run("train", *sweep, cwd=swept, code=1)
+    assert sorted(map(state_of, runs_below(swept))) != ["done", "done"]
+    environment.run("train", "resume=last", "retry_failed=true", cwd=swept)
+    jobs = runs_below(swept)
+    assert [state_of(run) for run in jobs] == ["done", "done"]
+    assert_equal_runs(*runs_below(unbroken), jobs[0])
+    environment.run("report", str(jobs[0].parent), cwd=swept)
+    assert "val_auroc" in (jobs[0].parent / "report.html").read_text()
 
 
 def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
