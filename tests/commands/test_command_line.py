@@ -147,7 +147,7 @@ def check_tensorboard(run: Path, status: dict) -> None:
 
 
 def test_two_ranks_train_one_run_and_test_each_image_once(tmp_path: Path) -> None:
-    train(*TINY.split(), "trainer=ddp", "trainer.devices=2", cwd=tmp_path)
+    fork(*TINY.split(), "trainer=ddp", "trainer.devices=2", cwd=tmp_path)
     run = only_run(tmp_path)
     status = json.loads((run / "status.json").read_text())
     assert (status["state"], status["ranks"]) == ("done", 2)
@@ -182,7 +182,7 @@ def children_of(pid: int) -> list[int]:
 def test_run_is_resumed_in_its_folder_with_its_configuration(tmp_path: Path) -> None:
     fork(*TINY.split(), "data.batch_size=32", "scheduler=step", cwd=tmp_path)
     run = only_run(tmp_path)
-    train("resume=last", "trainer.max_epochs=3", cwd=tmp_path)
+    fork("resume=last", "trainer.max_epochs=3", cwd=tmp_path)
     assert only_run(tmp_path) == run
     last = run / "checkpoints" / "last.ckpt"
     fork(f"ckpt_path={last}", "trainer.max_epochs=4", cwd=tmp_path)
@@ -217,22 +217,10 @@ def test_run_is_resumed_in_its_folder_with_its_configuration(tmp_path: Path) -> 
     assert [file for file in before if before[file] != after[file] and file not in logs] == []
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        ("optim.lrr=1", "error: optim.lrr=1: no key optim.lrr; did you mean optim.lr"),
-        ("optim.lr=fast", "error: optim.lr=fast: expected a number, got 'fast'; for example optim.lr=0.001"),
-        ("--modle=cnn", "error: --modle=cnn: no such flag"),
-        ("resume=nowhere", "error: resume=nowhere: no run folder"),
-    ],
-)
-def test_wrong_input_is_reported_in_one_line_before_importing_torch(
-    tmp_path: Path, arguments: str, line: str
-) -> None:
-    done = train(*arguments.split(), cwd=tmp_path, code=2, python=("-X", "importtime"))
-    messages = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
-    assert len(messages) == 1
-    assert messages[0].startswith(line)
+def test_wrong_input_is_reported_in_one_line_before_importing_torch(tmp_path: Path) -> None:
+    done = train("optim.lrr=1", cwd=tmp_path, code=2, python=("-X", "importtime"))
+    (message,) = [text for text in done.stderr.splitlines() if not text.startswith("import time:")]
+    assert message.startswith("error: optim.lrr=1: no key optim.lrr; did you mean optim.lr")
     assert done.stdout == ""
     assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
     assert not (tmp_path / "outputs").exists()
@@ -244,13 +232,6 @@ def test_late_error_removes_the_folder_and_shows_a_traceback_on_request(tmp_path
     assert list(tmp_path.iterdir()) == []
     done = fork("model=mlp", "+optim.eps=-1", "--traceback", cwd=tmp_path, code=2)
     assert "Traceback" in done.stderr
-
-
-@pytest.mark.parametrize("arguments", ["--help", "--cfg job", "--info defaults"])
-def test_printing_the_configuration_does_not_import_torch(tmp_path: Path, arguments: str) -> None:
-    done = train(*arguments.split(), cwd=tmp_path, python=("-X", "importtime"))
-    assert not re.search(r"\| +(torch|lightning)$", done.stderr, re.MULTILINE)
-    assert "cnn" in done.stdout
 
 
 def test_last_weights_are_tested_without_validation_images(tmp_path: Path) -> None:
@@ -272,12 +253,6 @@ def test_stopped_run_prints_how_to_resume(tmp_path: Path, stop: signal.Signals, 
     assert json.loads((only_run(tmp_path) / "status.json").read_text())["state"] == "interrupted"
     assert "Traceback" not in errors
     assert f"continue with resume={only_run(tmp_path).relative_to(tmp_path)}" in errors
-
-
-def test_multirun_runs_all_jobs(tmp_path: Path) -> None:
-    fork(*TINY.split()[:-1], "-m", "optim=sgd,adam", "trainer.max_epochs=1", cwd=tmp_path)
-    jobs = sorted(tmp_path.glob("outputs/sweep/*/*/status.json"))
-    assert [json.loads(job.read_text())["state"] for job in jobs] == ["done", "done"]
 
 
 def test_flags_are_accepted_between_overrides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

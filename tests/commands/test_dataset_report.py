@@ -2,16 +2,14 @@
 
 import csv
 import shutil
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import forked_command
 import numpy as np
 import pytest
 from chromium import needs_chromium
-from conftest import ROOT
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from PIL import Image, ImageEnhance
@@ -236,10 +234,8 @@ def test_folds_of_a_sweep_find_planted_labels(tmp_path: Path) -> None:
 
 def train_folds(root: Path, outputs: Path) -> Path:
     """Train two folds, as jobs of a sweep."""
-    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", "folds=2", "data=image_folder"]
-    command += [f"data.path={root}", "model=mlp", "trainer.max_epochs=4", "trainer.accelerator=cpu"]
-    command += ["logger=none", f"paths.outputs={outputs / 'runs'}", f"hydra.sweep.dir={outputs / 'sweep'}"]
-    command += ["data.batch_size=8", "optim.lr=0.01"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=outputs)
-    assert done.returncode == 0, done.stderr
+    words = ["-m", "folds=2", "data=image_folder", f"data.path={root}", "model=mlp", "trainer.max_epochs=4"]
+    words += ["trainer.accelerator=cpu", "data.batch_size=8", "optim.lr=0.01", "logger=none"]
+    words += [f"paths.outputs={outputs / 'runs'}", f"hydra.sweep.dir={outputs / 'sweep'}"]
+    forked_command.run(*words, "hydra.launcher.jobs=1", cwd=outputs)
     return outputs / "sweep"

@@ -25,7 +25,7 @@ HEAVY = (
 LIGHT_COMMANDS = (
     "--help",
     "--cfg job",
-    "--info",
+    "--info defaults",
     "-sc query=bash",
     "optim.lrr=1",
     "model=cnnn",
@@ -97,7 +97,17 @@ def test_commands_without_training_do_not_import_torch(tmp_path: Path) -> None:
     assert {command: heavy for command, (_, heavy) in found.items() if heavy} == {}
     assert "model: airbench, autoencoder, cnn, cnn_5x5," in done.stdout, "--help"
     assert "model=resnet" in done.stdout.partition("== -sc")[2], "completion"
-    assert "did you mean optim.lr?" in done.stderr
+    errors = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert len(errors) == len(LIGHT_COMMANDS) - 4
+    for line in (
+        "optim.lrr=1: no key optim.lrr; did you mean optim.lr?",
+        "model=cnnn: no such option; did you mean cnn?",
+        "optim.lr=fast: expected a number, got 'fast'; for example optim.lr=0.001",
+        "resume=nowhere: no run folder",
+        "--modle=cnn: no such flag",
+    ):
+        assert [error for error in errors if error.startswith(f"error: {line}")], errors
+    assert list(tmp_path.iterdir()) == []
 
 
 OTHERS = {
