@@ -1,6 +1,7 @@
 """Commands in forks of this process, which save the seconds of imports."""
 
 import contextlib
+import gc
 import os
 import signal
 import sys
@@ -58,6 +59,7 @@ def start(
     pid = os.fork()
     if pid:
         return pid
+    gc.freeze()  # a collection would copy all memory of the parent
     try:
         os.setpgid(0, 0)
         die_with_parent(parent)

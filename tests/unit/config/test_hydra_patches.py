@@ -24,6 +24,7 @@ def composed(switch: str, cwd: Path) -> str:
     ).stdout
 
 
+@pytest.mark.slow
 def test_configurations_are_those_of_plain_hydra(tmp_path: Path) -> None:
     assert composed("", tmp_path) == composed("1", tmp_path) != ""
 
