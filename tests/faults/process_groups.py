@@ -98,6 +98,7 @@ class Run:
         parent = os.getpid()
         self.pid = os.fork()
         if not self.pid:
+            gc.freeze()  # a collection would copy all memory of the parent
             try:
                 os.setpgid(0, 0)
                 die_with_parent(parent)
