@@ -23,6 +23,7 @@ from project.runs.run_folder import RunFolder
 from project.train import train
 
 
+@pytest.mark.slow
 def test_debug_presets_pass_validation_and_use_their_own_folder(
     composer: Compose, image_folder: Path
 ) -> None:
