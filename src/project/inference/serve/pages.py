@@ -1,20 +1,16 @@
 """Pages of the server: one to draw on, one that describes the API. They load nothing from other hosts."""
 
-import base64
-import hashlib
 from functools import cache
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jinja2
 from fastapi.responses import HTMLResponse
 
-import project
+from project.runtime.web_pages import read_asset, read_style, script_hash, template_environment
 
-TEMPLATES = (
-    Path(__file__).parent / "templates",
-    Path(project.__file__).parent / "reporting" / "html" / "templates",  # the style that all pages share
-)
+if TYPE_CHECKING:
+    import jinja2
+
+PACKAGE = "project.inference.serve"
 POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; img-src data: blob:; connect-src 'self'; "
     "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
@@ -22,27 +18,14 @@ POLICY = (
 
 
 @cache
-def _environment() -> jinja2.Environment:
-    return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _source(name: str) -> str:
-    environment = _environment()
-    assert environment.loader is not None
-    return environment.loader.get_source(environment, name)[0]
+def _environment() -> "jinja2.Environment":
+    return template_environment(PACKAGE)
 
 
 def _render(template: str, script: str = "", **content: Any) -> HTMLResponse:
-    styles = "\n".join(_source(name) for name in ("style.css", "serve.css"))
-    page = _environment().get_template(template).render(**content, style=styles, script=script)
-    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-    scripts = f"; script-src 'sha256-{digest}'" if script else ""
+    style = read_style() + read_asset(PACKAGE, "serve.css")
+    page = _environment().get_template(template).render(**content, style=style, script=script)
+    scripts = f"; script-src 'sha256-{script_hash(script)}'" if script else ""
     headers = {
         "Content-Security-Policy": POLICY + scripts,
         "X-Content-Type-Options": "nosniff",
@@ -62,7 +45,7 @@ def draw_page(models: list[dict[str, Any]]) -> HTMLResponse:
     for model, entry in zip(models, listed, strict=True):
         entry["num_classes"] = len(model["classes"])
         entry["is_digits"] = model["classes"] == [str(digit) for digit in range(10)]
-    return _render("draw.html", _source("draw.js"), models=listed)
+    return _render("draw.html", read_asset(PACKAGE, "draw.js"), models=listed)
 
 
 def api_page(schema: dict[str, Any]) -> HTMLResponse:

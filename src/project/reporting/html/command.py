@@ -1,7 +1,5 @@
 """`scripts/report.py`: write an HTML report of a run or a sweep."""
 
-import base64
-import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,8 +15,10 @@ from project.runtime import lazy_imports
 from project.runtime.atomic_files import refuse_url
 from project.runtime.output_files import output_file, refuse_foreign_file, refuse_unwritable_output
 from project.runtime.text import strip_control
+from project.runtime.web_pages import read_asset, read_style, script_hash, template_environment
 
 NAME = "report.html"
+PACKAGE = "project.reporting.html"
 PAGE = re.compile(rb'<!doctype html>\n<html[^>]*><head><meta[^>]*><meta http-equiv="Content-Security-Policy"')
 """Start of a page that this command wrote."""
 REMEDY = "set output=FILE in a writable folder"
@@ -123,23 +123,12 @@ def render_page(folder: Path, page: Path, compare: Sequence[str] | None) -> str:
 
 def render(content: dict[str, Any]) -> str:
     """Render a page from the variables of its template; sections without content are omitted."""
-    import jinja2  # slow to import
-
     content = content | {"sections": [section for section in content["sections"] if section.content]}
-    loader = jinja2.PackageLoader("project.reporting.html")
-    environment = jinja2.Environment(
-        loader=loader,
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
-        finalize=_clean,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
+    environment = template_environment(PACKAGE, finalize=_clean)
     environment.filters["identifier"] = _identifier
-    style, script = (loader.get_source(environment, name)[0] for name in ("style.css", "script.js"))
-    script_hash = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+    script = read_asset(PACKAGE, "script.js")
     return environment.get_template("page.html").render(
-        **content, style=style, script=script, script_hash=script_hash
+        **content, style=read_style(), script=script, script_hash=script_hash(script)
     )
 
 

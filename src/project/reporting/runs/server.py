@@ -16,8 +16,10 @@ from project.reporting.runs.logs import read_log
 from project.reporting.runs.notes import read_notes, write_notes
 from project.runs.run_folder import RunFolder
 from project.runtime.extras import import_extra
+from project.runtime.web_pages import read_asset, read_style, template_environment
 from project.runtime.web_server import EXTRA, LOOPBACK, bind, serve_app, url_of
 
+PACKAGE = "project.reporting.runs"
 MAX_LINES = 300
 """Maximum number of runs whose curves are read."""
 MAX_FILTER = 2000
@@ -116,16 +118,9 @@ class Answers:
         return self._response(self._render(first), media_type="text/html", headers=HEADERS)
 
     def _render(self, first_answer: str) -> str:
-        import jinja2
         from markupsafe import Markup
 
-        environment = jinja2.Environment(
-            loader=jinja2.PackageLoader("project.reporting.runs"),
-            autoescape=True,
-            undefined=jinja2.StrictUndefined,
-            trim_blocks=True,
-            lstrip_blocks=True,
-        )
+        environment = template_environment(PACKAGE)
         tops, sweep = self.live.index.tops, self.live.index.sweep
         kind = "Sweep" if sweep else "Runs"
         if not sweep and len(tops) == 1 and (tops[0] / "status.json").exists():
@@ -215,8 +210,8 @@ def _to_json(content: Any) -> str:
 
 
 def _assets() -> dict[str, str]:
-    own, report = files("project.reporting.runs") / "templates", files("project.reporting.html") / "templates"
-    style = (report / "style.css").read_text("utf-8") + (own / "runs.css").read_text("utf-8")
+    own = files(PACKAGE) / "templates"
+    style = read_style() + read_asset(PACKAGE, "runs.css")
     scripts = {file.name: file.read_text("utf-8") for file in own.iterdir() if file.name.endswith(".js")}
     return {"style.css": style, **scripts}
 
