@@ -77,10 +77,10 @@ class Anatomy:
 
 
 def is_attention(module: nn.Module) -> bool:
-    """Return True for attention layers whose weights can be read: those of torch and of timm."""
-    return isinstance(module, nn.MultiheadAttention) or (
-        hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
-    )
+    """Return True for attention layers whose weights can be read: those of torch, timm and transformers."""
+    is_timm = hasattr(module, "fused_attn") and isinstance(getattr(module, "attn_drop", None), nn.Module)
+    is_transformers = all(hasattr(module, name) for name in ("config", "scaling", "is_causal"))
+    return isinstance(module, nn.MultiheadAttention) or is_timm or is_transformers
 
 
 @torch.no_grad()
