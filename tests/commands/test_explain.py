@@ -1,7 +1,9 @@
 """Tests of the command explain: files of a run and image files, written results, refused requests."""
 
 import json
+import os
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 import forked_command
@@ -9,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch.utils.tensorboard import SummaryWriter
 
 from project.config.command_options import read_options
@@ -22,6 +25,7 @@ from project.inference.load_run import load_run
 from project.reporting.html.evaluations import read_evaluations
 from project.reporting.html.images import run_gallery
 from project.runs.comparison import find_trained
+from project.runs.provenance import now
 
 Command = Callable[..., str]
 
@@ -73,11 +77,28 @@ def test_worst_mistakes_are_explained_and_shown_in_the_report(command: Command, 
     assert stored["maps"].min() >= 0
     assert stored["maps"].max() == 1
     assert [image.name for image in run_gallery(run.path).images] == ["Explanations"]
+    assert "TensorBoard" not in out  # the run has no event files
     with SummaryWriter(run.path) as events:
-        events.add_image("test/confusion", torch.zeros(3, 4, 4))
-    assert [image.name for image in run_gallery(run.path).images] == ["Confusion, test", "Explanations"]
+        for tag in ("test/confusion", "test/mistakes", "train/images"):
+            events.add_image(tag, torch.zeros(3, 4, 4))
     assert read_evaluations(run.path) == []  # its JSON has no metrics
-    command("run=last", "count=2")  # replaces its own folder
+    for _ in range(2):
+        assert "shown in TensorBoard" in command("run=last", "count=2")  # replaces its own files
+    titles = [image.name for image in run_gallery(run.path).images]
+    assert titles == ["Confusion, test", "Mistakes, test", "Explanations", "Images, train"]
+    (added,) = run.path.glob("events.out.tfevents.*.added.explain-grad_cam-test")
+    shown = EventAccumulator(str(added)).Reload().Images("visuals/test/explain-grad_cam-test")
+    with (
+        Image.open(folder / "explanations.png") as sheet,
+        Image.open(BytesIO(shown[0].encoded_image_string)) as own,
+    ):
+        assert np.array_equal(np.asarray(sheet), np.asarray(own))
+    assert shown[0].step == torch.load(run.last_checkpoint, weights_only=True)["global_step"] > 0
+    status = json.loads((run.path / "status.json").read_text())
+    running = status | {"state": "running", "pid": os.getpid(), "started": now()}
+    (run.path / "status.json").write_text(json.dumps(running))
+    assert "TensorBoard" not in command("run=last", "count=2")  # it would not return to the curves
+    (run.path / "status.json").write_text(json.dumps(status))
     (folder / "notes.txt").touch()
     with pytest.raises(InputError, match=r"contains notes.txt, which is not part of an explanation"):
         command("run=last", "count=2")

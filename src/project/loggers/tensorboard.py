@@ -21,6 +21,7 @@ from torch.nn import functional as F
 from torch.utils.tensorboard import FileWriter, SummaryWriter
 from torch.utils.tensorboard.summary import custom_scalars
 
+from project.loggers.tensorboard_added import GROUP
 from project.loggers.tensorboard_hparams import (
     SUFFIX,
     is_best_of,
@@ -47,8 +48,6 @@ DISPLAY_NAMES = (
 Its first page opens the first two groups in alphabetical order: with these names, those of training and
 validation.
 """
-IMAGE_GROUP = "visuals"
-"""Group of all images: an image in the group of a split would come before the curves of the next split."""
 CURVES, VITALS = "training and validation", "vitals"
 """Categories of the Custom Scalars page."""
 TIMESTAMP = re.compile(r"\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d.*")
@@ -183,9 +182,7 @@ class TensorBoard(TensorBoardLogger):
         encoded = Summary.Image(
             width=image.width, height=image.height, colorspace=3, encoded_image_string=data.getvalue()
         )
-        self._writer.add_summary(
-            Summary(value=[Summary.Value(tag=f"{IMAGE_GROUP}/{tag}", image=encoded)]), step
-        )
+        self._writer.add_summary(Summary(value=[Summary.Value(tag=f"{GROUP}/{tag}", image=encoded)]), step)
 
     @rank_zero_only
     def log_network(self, network: nn.Module, run: Callable[[], Any], images: Tensor) -> None:

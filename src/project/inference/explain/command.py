@@ -4,7 +4,7 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,10 +21,15 @@ from project.inference.explain.neighbors import Neighbors, find_neighbors
 from project.inference.explain.options import LABEL, PREDICTED, Options
 from project.inference.load_run import TrainedRun, load_run
 from project.inference.predict.predictions import decode_files, log_skipped
+from project.loggers.tensorboard_added import add_image
+from project.runs import checkpoint_files
 from project.runs.provenance import now, versions
 from project.runs.run_folder import RunFolder
 from project.runtime.console import Column, table
 from project.runtime.text import did_you_mean, plural, printable
+
+if TYPE_CHECKING:
+    import PIL.Image
 
 RESULT, MAPS, SHEET = "explanations.json", "maps.npz", "explanations.png"
 WIDTH = 80
@@ -81,8 +86,12 @@ def explain(options: Options, run: RunFolder, files: Sequence[str], skipped: Seq
         targets = chosen.labels if options.target == LABEL else wanted
         found = explainer.maps(chosen.images, targets)
         neighbors, remark = _neighbors(options, explainer, chosen)
-        _write(folder, options, explainer, chosen, found, neighbors)
+        sheet = _write(folder, options, explainer, chosen, found, neighbors)
     lines = [one for one in (chosen.remark, remark) if one]
+    if options.output is None:
+        tag = f"{'input' if files else options.split}/{target.name}"
+        step = int(checkpoint_files.read(trained.checkpoint).get("global_step", 0))
+        lines += ["shown in TensorBoard"] if add_image(run, target.name, tag, sheet, step) else []
     here = Path.cwd()
     shown = target.relative_to(here) if target.is_relative_to(here) else target
     layer = explainer.attribution.layer
@@ -200,7 +209,8 @@ def _write(
     chosen: Chosen,
     found: Explanations,
     neighbors: Neighbors | None,
-) -> None:
+) -> "PIL.Image.Image":
+    """Write maps, JSON and sheet; return the sheet."""
     names = explainer.trained.class_names
     np.savez_compressed(
         folder / MAPS,
@@ -231,6 +241,7 @@ def _write(
         meaning=MEANINGS[explainer.method],
     )
     sheet.save(folder / SHEET, optimize=True)
+    return sheet
 
 
 def _row(

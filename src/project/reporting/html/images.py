@@ -4,10 +4,10 @@ import base64
 import re
 import struct
 from collections.abc import Iterable, Iterator
-from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from project.loggers.tensorboard_added import MARK
 from project.reporting.html.evaluations import evaluation_files
 from project.runs.results import natural_sort_key
 
@@ -24,6 +24,8 @@ TAG_PREFIX = "visuals/"
 """Group of all images in TensorBoard, see `loggers.tensorboard`."""
 EXPLANATIONS = "explanations.png"
 """Sheet of the command explain, in a folder next to the evaluations."""
+MISTAKES = re.compile("(?i)mistakes")
+"""Names of pictures of mistakes."""
 WIDE_PIXELS = 800
 DIAGRAM = re.compile("confusion|reliability")
 """Names of figures without photos, whose colors may be inverted in dark mode."""
@@ -88,14 +90,16 @@ def make_gallery(images: Iterable[Image]) -> Gallery | None:
 def run_gallery(folder: Path) -> Gallery | None:
     """Return the figures of a run's evaluations; without any, the images in its event files.
 
-    Sheets of explanations are added to either.
+    Sheets of explanations stand behind the first picture of mistakes.
     """
     files = sorted(evaluation_files(folder, ".png"), key=lambda file: natural_sort_key(str(file)))
-    images = read_pngs(files, folder)
-    if all(file.name == EXPLANATIONS for file in files):
+    sheets = read_pngs([file for file in files if file.name == EXPLANATIONS], folder)
+    figures = list(read_pngs([file for file in files if file.name != EXPLANATIONS], folder))
+    if not figures:
         events = sorted(read_event_images(folder).items())
-        images = chain((Image(_title(tag), f"step {step:,}", png) for tag, (step, png) in events), images)
-    return make_gallery(images)
+        figures = [Image(_title(tag), f"step {step:,}", png) for tag, (step, png) in events]
+    place = next((at for at, image in enumerate(figures, 1) if MISTAKES.search(image.name)), len(figures))
+    return make_gallery([*figures[:place], *sheets, *figures[place:]])
 
 
 def read_pngs(files: Iterable[Path], folder: Path) -> Iterator[Image]:
@@ -124,6 +128,8 @@ def read_event_images(folder: Path) -> dict[str, tuple[int, bytes]]:
     found: dict[str, tuple[int, bytes]] = {}
     room = MAX_EVENTS_BYTES
     for file in sorted(folder.glob("events.out.tfevents.*")):
+        if MARK in file.name:  # also a file of its own, in the folder of evaluations
+            continue
         try:
             room -= file.stat().st_size
             if room < 0:
