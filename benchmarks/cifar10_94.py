@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from project.config.instantiate import build, build_task, resolve
 from project.config.resolvers import register_resolvers
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.modules.classifier import ImageClassifier
 
 CONF = Path(__file__).resolve().parent.parent / "conf"

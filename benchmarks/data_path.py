@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.loading.augmentation import Augmentation
 from project.datamodules.loading.batch_order import TrainingOrder

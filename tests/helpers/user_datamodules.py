@@ -4,7 +4,7 @@ import lightning as L
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 
 CONFIG_TARGETS = ("HalfWhiteImages", "PlainDataModule", "NoArgumentDataModule")
 NUM_CLASSES = 2

@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 
 from project.callbacks.checkpointing import LastCheckpoint
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.errors import NonFiniteError
 from project.modules import nan_search
 from project.modules.supervised import SupervisedModule

@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.splits import split_size, stratified_split
 from project.datamodules.storage.preprocessing import scale_images
 from project.runtime.seeding import generator

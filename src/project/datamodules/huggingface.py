@@ -12,7 +12,8 @@ import torch
 from PIL import __version__ as PILLOW_VERSION
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.loading.image_decoder import DECODER_VERSION, decode_image
 from project.datamodules.loading.loader import Images
 from project.datamodules.splits import split_size, stratified_split

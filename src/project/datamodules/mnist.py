@@ -11,8 +11,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
 from project.datamodules.downloads import Archive, download_archives, ensure_downloaded
+from project.datamodules.image_base import ImageDataModule
 from project.errors import DataError
 
 FOLDER = Path("MNIST/raw")

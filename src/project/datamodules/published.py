@@ -5,8 +5,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
 from project.datamodules.downloads import Archive, download_archives, ensure_downloaded, require_undamaged
+from project.datamodules.image_base import ImageDataModule
 
 
 class PublishedDataModule(ImageDataModule):

@@ -5,7 +5,8 @@ from typing import Annotated, Any, ClassVar
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.storage.preprocessing import scale_images
 from project.runtime.bounds import Range
 from project.runtime.seeding import generator

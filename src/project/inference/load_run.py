@@ -15,7 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config.instantiate import build, build_task
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.storage.preprocessing import per_channel
 from project.datamodules.targets import check_classes
 from project.errors import DataError, InputError, one_line

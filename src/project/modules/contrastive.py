@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim import Optimizer
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.targets import describe
 from project.errors import InputError
 from project.modules.optim.parameter_groups import ParameterGroups

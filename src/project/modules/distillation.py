@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.targets import check_classes
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier

@@ -20,7 +20,7 @@ from typing import Annotated, Literal
 from torch import nn
 from torch.optim import SGD
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.runtime.bounds import Range
 
 CONFIG_TARGETS = ("OwnNet", "OwnData", "OwnSGD")

@@ -17,7 +17,7 @@ from PIL import Image
 from torch import Tensor
 
 from project.config.validation import find_problems, image_folders
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.image_folder import ImageFolder
 from project.datamodules.storage import class_folders
 from project.datamodules.storage.image_files import SkippedFile, summarize_skipped

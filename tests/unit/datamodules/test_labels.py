@@ -9,7 +9,7 @@ import torch
 from small_training import make_data, make_module, make_trainer
 from torch import Tensor, nn
 
-from project.datamodules.base import ImageDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.errors import InputError
 from project.modules.batch_checks import explain_forward_error
 from project.modules.classifier import ImageClassifier

@@ -14,7 +14,8 @@ from small_training import make_trainer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.errors import InputError
 from project.modules.classifier import ImageClassifier
 from project.modules.losses import BinaryCrossEntropy, CrossEntropy

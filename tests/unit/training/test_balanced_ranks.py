@@ -8,7 +8,8 @@ import torch
 from small_training import make_module, make_trainer
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.training.ddp.launch import run_ranks
 
 NUM_TRAIN, NUM_RARE, BATCH_SIZE, EPOCHS = 200, 12, 20, 2

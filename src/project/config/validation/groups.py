@@ -84,7 +84,8 @@ REMEDIES: Mapping[str, str] = {
         "task._target_=package.Class"
     ),
     "loss": "name a torch.nn.Module that maps logits and targets to their mean loss",
-    "data": "name a LightningDataModule, such as one derived from project.datamodules.base.ImageDataModule",
+    "data": "name a LightningDataModule, such as one derived from "
+    "project.datamodules.image_base.ImageDataModule",
 }
 
 

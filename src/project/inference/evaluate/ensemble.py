@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError
 from project.inference.evaluate.forward import ForwardResult, set_up_split

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.loading.prefetch import explain_worker_failures
 from project.errors import InputError, NonFiniteError
 from project.inference.evaluate.metrics import Predictions

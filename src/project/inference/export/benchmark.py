@@ -8,7 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.loading.loader import normalization
 from project.inference.export.options import OutputType
 from project.inference.export.wrapper import ExportError, PredictFunction

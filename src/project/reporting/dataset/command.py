@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from project.config.instantiate import build
-from project.datamodules.base import ImageDataModule, Split, SupervisedDataModule
+from project.datamodules.base import Split, SupervisedDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.errors import InputError
 from project.reporting.dataset import page
 from project.reporting.dataset.duplicates import Pair, find_duplicates

@@ -8,7 +8,8 @@ import numpy as np
 import torch
 from markupsafe import Markup
 
-from project.datamodules.base import ImageDataModule, Split, SupervisedDataModule
+from project.datamodules.base import Split, SupervisedDataModule
+from project.datamodules.image_base import ImageDataModule
 from project.figures.bars import MAX_NAME, draw_histogram, draw_stacked_bars
 from project.figures.charts import Line, figure_style, make_axes, to_svg
 from project.reporting.dataset.duplicates import Pair

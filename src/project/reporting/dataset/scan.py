@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from tqdm import tqdm
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.loading.loader import FileImages, Images
 from project.errors import InputError
 from project.runtime.devices import available_cpus

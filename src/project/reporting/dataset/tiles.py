@@ -10,7 +10,8 @@ from typing import Any, NamedTuple
 import torch
 from PIL import Image
 
-from project.datamodules.base import ImageDataModule, Split
+from project.datamodules.base import Split
+from project.datamodules.image_base import ImageDataModule
 from project.datamodules.loading.loader import FileImages
 from project.errors import InputError
 from project.reporting.dataset.scan import Place, to_image
