@@ -20,8 +20,11 @@ from project.config.resolvers import register_resolvers
 from project.errors import DataError, InputError
 from project.reporting.dataset.duplicates import (
     MAX_DISTANCE,
+    SIMILARITIES,
+    WIDE_SIMILARITIES,
     count_bits,
     find_duplicates,
+    least_similarity,
     similar_hashes,
 )
 from project.reporting.dataset.label_issues import find_issues
@@ -151,9 +154,59 @@ def test_hash_index_finds_the_pairs_of_a_search_of_all_pairs() -> None:
 
 def test_equal_images_are_paired_with_the_first() -> None:
     gray = np.full((4, 16, 16), 7, np.uint8)  # thumbnails of one gray correlate with nothing
-    pairs = find_duplicates([b"a", b"b", b"a", b"a"], np.zeros(4, np.uint64), gray)
+    pairs = find_duplicates([b"a", b"b", b"a", b"a"], np.zeros(4, np.uint64), gray).pairs
     assert [pair[:3] for pair in pairs] == [(0, 2, True), (0, 3, True)]
-    assert find_duplicates([b"a", b"b"], np.zeros(0, np.uint64), gray) == []
+    assert find_duplicates([b"a", b"b"], np.zeros(0, np.uint64), gray).pairs == []
+
+
+@pytest.mark.parametrize("copies", [0, 20, 100, 2000])
+@pytest.mark.parametrize("distinct", [0, 1, 100, 10_000, 1_000_000])
+@pytest.mark.parametrize("dimension", [4, 7, 12])
+def test_similar_images_are_no_copies(distinct: int, copies: int, dimension: int) -> None:
+    """Distinct pairs are a power of the distance; copies lie within a distance of 0.002."""
+    distances = 1 - np.array([*WIDE_SIMILARITIES, *SIMILARITIES])
+    false = distinct * (distances / distances[0]) ** (dimension / 2)
+    counts = np.floor(false + copies * np.minimum(distances / 0.002, 1)).astype(int).tolist()
+    least = least_similarity(counts[: len(WIDE_SIMILARITIES)], counts[len(WIDE_SIMILARITIES) :])
+    if least > 1:  # so many that some are as similar as copies
+        assert false[-1] > 0.2 * counts[-1]
+        return
+    place = int(np.argmin(np.abs(1 - least - distances)))
+    assert false[place] <= 0.25 * counts[place] + 1
+    if distinct <= 1:
+        assert least == SIMILARITIES[0]
+    if copies >= 100 and dimension >= 7:  # nearly all copies are kept
+        assert least <= 0.99375
+
+
+def test_near_duplicates_among_similar_images_are_told_by_their_similarity(
+    tmp_path: Path, capsys: Any
+) -> None:
+    """Bars at nearly the same place are similar, as digits are, and only copies are listed."""
+    draws = np.random.default_rng(2)
+    for number in range(300):
+        image = np.zeros((28, 28), np.float64)
+        ends = np.linspace((4, 10 + 5 * draws.random()), (24, 13 + 5 * draws.random()), 200)
+        for row, column in ends:
+            rows, columns = np.mgrid[:28, :28]
+            image = np.maximum(image, 255 * np.exp(-((rows - row) ** 2 + (columns - column) ** 2) / 3))
+        folder = tmp_path / "bars" / "train" / ("left" if ends[0, 1] < 12.5 else "right")
+        folder.mkdir(parents=True, exist_ok=True)
+        bar = Image.fromarray(image.astype(np.uint8))
+        bar.save(folder / f"{number}.png")
+        if number < 20:
+            ImageEnhance.Brightness(bar).enhance(0.9).save(folder / f"{number}-copy.png")
+    folder = report("data=image_folder", f"data.path={tmp_path / 'bars'}", f"output={tmp_path / 'report'}")
+    pairs = [
+        {Path(row[key]).stem.split("-")[0] for key in ("file", "other_file")}
+        for row in read(folder / "duplicates.csv")
+    ]
+    right = sum(len(pair) == 1 for pair in pairs)
+    assert right >= 19
+    assert right >= 0.75 * len(pairs)
+    remark = "near duplicates are those that correlate by"
+    assert remark in capsys.readouterr().out
+    assert remark in (folder / "data.html").read_text()
 
 
 def test_issues_are_those_of_confident_learning() -> None:

@@ -86,6 +86,7 @@ def attention_weights(network: nn.Module, names: Sequence[str], images: Tensor) 
         found.append(output[1] if output[1].ndim == 3 else output[1].mean(1))
 
     with ExitStack() as stack:
+        model: Any
         for model in network.modules():
             if hasattr(model, "set_attn_implementation"):  # transformers: fused operations have no weights
                 stack.callback(model.set_attn_implementation, model.config._attn_implementation)

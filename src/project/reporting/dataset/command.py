@@ -60,16 +60,17 @@ def write_report(options: Options, folder: Path, config: Config | None, run: Pat
     tables: dict[str, tuple[Sequence[str], Iterator[Sequence[Any]]]] = {}
     if data.target_type != "real":
         tables["classes.csv"] = ("split", "class", "count"), iter(rows)
-    sections = [page.target_section(data, splits)]
+    sections, remark = [page.target_section(data, splits)], ""
     summary = Summary(data, splits)
     if isinstance(data, ImageDataModule):
         scan = scan_images(data, splits, near=options.near)
-        pairs = find_duplicates(scan.digests, scan.hashes, scan.thumbnails)
+        found = find_duplicates(scan.digests, scan.hashes, scan.thumbnails)
+        pairs = found.pairs
         album = Album(data)
         sections += [
             page.image_section(data, scan, configured),
             *filter(None, [page.sample_section(album, scan)]),
-            page.duplicate_section(album, scan, pairs, near=options.near),
+            page.duplicate_section(album, scan, found, near=options.near),
         ]
         tables["duplicates.csv"] = PAIR_COLUMNS, pair_rows(album, scan, pairs)
         if check is not None:
@@ -79,6 +80,7 @@ def write_report(options: Options, folder: Path, config: Config | None, run: Pat
             sections.append(unreadable)
         tables["unreadable.csv"] = ("file", "split", "reason"), unreadable_rows(album, scan)
         summary.add_images(scan, pairs, check)
+        remark = page.describe_similarity(found)
     else:
         names = getattr(data, "feature_columns", [str(index) for index in range(data.input_shape[0])])
         sections += filter(None, [page.feature_section(data, names)])
@@ -98,6 +100,8 @@ def write_report(options: Options, folder: Path, config: Config | None, run: Pat
     }
     write_page(file, render(content))
     print(summary.lead)
+    if remark:
+        print(remark)
     print(f"{folder}: {', '.join([PAGE, *tables])}")
     return file
 

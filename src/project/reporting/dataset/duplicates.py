@@ -1,5 +1,6 @@
 """Exact and near duplicates among images, found by digests and perceptual hashes."""
 
+import math
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -10,8 +11,16 @@ NUM_BANDS, BAND_BITS = 9, 7
 """Parts of a hash of 64 bits: hashes that differ in fewer bits than there are parts agree in one part."""
 MAX_DISTANCE = NUM_BANDS - 1
 """Bits in which the hashes of near duplicates differ at most."""
-MIN_SIMILARITY = 0.95
-"""Least correlation of the thumbnails of near duplicates."""
+SIMILARITIES = (0.95, 0.975, 0.9875, 0.99375, 0.996875, 0.9984375)
+"""Candidates for the least correlation of the thumbnails of near duplicates; their distances to 1 halve."""
+WIDE_SIMILARITIES = (0.8, 0.9)
+"""Correlations at which pairs of random images are counted, in the same series."""
+NUM_RANDOM = 2000
+"""Random images whose pairs are counted."""
+MIN_RATIO = 4.0
+"""Factor by which the number of pairs of distinct images falls at least when their distance halves."""
+MAX_FALSE_FRACTION = 0.2
+"""Largest estimated fraction of pairs of distinct images among near duplicates."""
 BLOCK = 2**16
 """Pairs whose thumbnails are compared at once."""
 
@@ -34,23 +43,34 @@ class Pair(NamedTuple):
     similarity: float
 
 
+class Found(NamedTuple):
+    """Pairs of duplicates of a data set.
+
+    Args:
+        pairs: exact copies, then near duplicates, most similar first.
+        least: least similarity of near duplicates; above 1 if even the most similar pairs may be distinct.
+        num_similar: number of pairs of different images that reach the lowest of `SIMILARITIES`.
+    """
+
+    pairs: list[Pair]
+    least: float
+    num_similar: int
+
+
 def find_duplicates(
     digests: Sequence[bytes], hashes: NDArray[np.uint64], thumbnails: NDArray[np.uint8]
-) -> list[Pair]:
+) -> Found:
     """Find the pairs of images that are equal or nearly equal.
 
     Of several equal images, each is paired with the first, and only the first is compared with others. Hashes
     are compared by an index of their parts (Norouzi et al. 2012, "Fast Search in Hamming Space with Multi-
     Index Hashing", sec. 2), so that a large data set does not need all pairs. Pairs of similar hashes are
-    near duplicates if their thumbnails correlate.
+    near duplicates if their thumbnails correlate (see `least_similarity`).
 
     Args:
         digests: digest of the pixels of each image.
         hashes: perceptual hash of each image (N,) of 64 bits; empty: only exact copies are searched.
         thumbnails: gray thumbnails (N, H, W) uint8.
-
-    Returns:
-        Exact copies, then near duplicates, most similar first.
     """
     first_of: dict[bytes, int] = {}
     exact = []
@@ -58,21 +78,55 @@ def find_duplicates(
         if (first := first_of.setdefault(digest, index)) != index:
             exact.append(Pair(first, index, True, 0, 1.0))
     if not len(hashes):
-        return exact
+        return Found(exact, SIMILARITIES[0], 0)
     different = np.array(list(first_of.values()))
-    near = []
+    parts, counts = [np.zeros((4, 0))], np.zeros(len(SIMILARITIES), np.int64)
     for firsts, seconds, distances in similar_hashes(hashes[different]):
         firsts, seconds = different[firsts], different[seconds]
         similarities = _correlations(thumbnails, firsts, seconds)
-        near += [
-            Pair(int(first), int(second), False, int(distance), float(similarity))
-            for first, second, distance, similarity in zip(
-                firsts, seconds, distances, similarities, strict=True
-            )
-            if similarity >= MIN_SIMILARITY
-        ]
+        counts += (similarities[:, None] >= SIMILARITIES).sum(0)
+        similar = np.stack([firsts, seconds, distances, similarities])
+        parts.append(similar[:, similarities >= SIMILARITIES[0]])
+    similar = np.concatenate(parts, axis=1)
+    least = least_similarity(_count_random(thumbnails[different]), counts.tolist())
+    near = [
+        Pair(int(first), int(second), False, int(distance), similarity)
+        for first, second, distance, similarity in similar[:, similar[3] >= least].T.tolist()
+    ]
     near.sort(key=lambda pair: (-pair.similarity, pair.first, pair.second))
-    return exact + near
+    return Found(exact + near, least, similar.shape[1])
+
+
+def least_similarity(wide: Sequence[float], counts: Sequence[int]) -> float:
+    """Return the least correlation from which pairs of images are likely copies; 2 if there is none.
+
+    The number of pairs of distinct images within a distance falls as a power of the distance, whose exponent
+    is the intrinsic dimension of the images (Levina and Bickel 2004, eq. 4), and faster close to 0. The
+    distance is 1 - correlation, so a dimension of 4 is a factor of 4 when it halves. Pairs beyond the number
+    that the wider distances predict are copies.
+
+    Args:
+        wide: expected number of pairs of random images at least as similar as each of `WIDE_SIMILARITIES`.
+        counts: number of pairs at least as similar as each of `SIMILARITIES`.
+    """
+    distinct, ratio = float(wide[0]), MIN_RATIO
+    for least, count in zip((*WIDE_SIMILARITIES[1:], *SIMILARITIES), (*wide[1:], *counts), strict=True):
+        expected = distinct / ratio
+        if count < expected:
+            ratio, expected = distinct / max(count, 1), float(count)
+        distinct = expected
+        if least >= SIMILARITIES[0] and distinct <= MAX_FALSE_FRACTION * count:
+            return least
+    return 2.0
+
+
+def _count_random(thumbnails: NDArray[np.uint8]) -> list[float]:
+    """Estimate the number of pairs at least as similar as each of `WIDE_SIMILARITIES` from random images."""
+    chosen = np.random.default_rng(0).permutation(len(thumbnails))[:NUM_RANDOM]
+    values = _standardized(thumbnails[chosen])
+    similarities = (values @ values.T)[np.triu_indices(len(chosen), 1)]
+    scale = math.comb(len(thumbnails), 2) / max(len(similarities), 1)
+    return [scale * float((similarities >= least).sum()) for least in WIDE_SIMILARITIES]
 
 
 def similar_hashes(

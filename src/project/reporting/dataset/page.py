@@ -12,7 +12,7 @@ from project.datamodules.base import Split, SupervisedDataModule
 from project.datamodules.image_base import ImageDataModule
 from project.figures.bars import MAX_NAME, draw_histogram, draw_stacked_bars
 from project.figures.charts import Line, figure_style, make_axes, to_svg
-from project.reporting.dataset.duplicates import Pair
+from project.reporting.dataset.duplicates import SIMILARITIES, Found
 from project.reporting.dataset.label_issues import LabelCheck
 from project.reporting.dataset.scan import Place, Scan
 from project.reporting.dataset.tiles import Album, Tile
@@ -273,8 +273,20 @@ def sample_section(album: Album, scan: Scan) -> Section | None:
 # Duplicates
 
 
-def duplicate_section(album: Album, scan: Scan, pairs: Sequence[Pair], *, near: bool) -> Section:
+def describe_similarity(found: Found) -> str:
+    """Return a sentence if distinct images of the data set are similar; empty otherwise."""
+    if found.least <= SIMILARITIES[0]:
+        return ""
+    text = f"Different images are similar here ({describe(found.num_similar, 'pair')} correlate by "
+    text += f"{SIMILARITIES[0]:g} or more): "
+    if found.least > 1:
+        return text + "near duplicates cannot be told from these; only exact copies are listed."
+    return text + f"near duplicates are those that correlate by {found.least:.4f} or more."
+
+
+def duplicate_section(album: Album, scan: Scan, found: Found, *, near: bool) -> Section:
     """Return the section of exact and near duplicates, those with different labels first."""
+    pairs, remark = found.pairs, describe_similarity(found)
     counts: dict[tuple[Split, ...], Counter[str]] = defaultdict(Counter)
     marked = []
     for pair in pairs:
@@ -293,7 +305,7 @@ def duplicate_section(album: Album, scan: Scan, pairs: Sequence[Pair], *, near: 
             tiles.append(PairTile(images[0], images[1], note, not is_same))
     if not pairs:
         searched = "exact or near duplicates" if near else "exact copies"
-        return Section("Duplicates", "duplicates", Duplicates(None, [], f"No {searched}."))
+        return Section("Duplicates", "duplicates", Duplicates(None, [], f"No {searched}. {remark}".strip()))
     rows = [
         [
             Cell(TITLES[one] if one == other else f"{TITLES[one]} and {TITLES[other]}"),
@@ -308,6 +320,7 @@ def duplicate_section(album: Album, scan: Scan, pairs: Sequence[Pair], *, near: 
         if len(tiles) < len(pairs)
         else ""
     )
+    note += f" {remark}" if remark else ""
     note += "" if near else " Near duplicates were not searched (near=false)."
     return Section("Duplicates", "duplicates", Duplicates(Table("Pairs", head, rows), tiles, note))
 
