@@ -107,6 +107,7 @@ def test_grad_cam_equals_the_papers_formula() -> None:
     torch.testing.assert_close(found, attribution.layer.place(cells, (32, 32)).detach())
     assert attribution.layer.start == (1.5, 1.5)
     assert Attribution(network, images[:1]).method == "grad_cam"  # global pooling
+    assert not attribution.caveat
     frozen = network.requires_grad_(False)
     torch.testing.assert_close(Attribution(frozen, images[:1], "grad_cam").attribute(images, targets), found)
 
@@ -221,5 +222,8 @@ def test_wrong_requests_are_errors_of_one_line(composed: Compose) -> None:
     ):
         Explainer(trained).maps(images_of((3, 20, 22))[0])
     assert Explainer(trained, settings=Settings(layer="body.1")).method == "grad_cam"
-    assert Explainer(trained, "grad_cam", Settings(layer="body.1")).attribution.layer.name == "body.1"
+    chosen = Explainer(trained, "grad_cam", Settings(layer="body.1")).attribution
+    assert chosen.layer.name == "body.1"
+    assert "head has weights for each place; method=occlusion" in chosen.caveat
+    assert not Explainer(trained, "occlusion").attribution.caveat
     assert Explainer(trained).maps(images_of((3, 20, 22), 0)).maps.shape == (0, 20, 22)

@@ -87,7 +87,7 @@ def explain(options: Options, run: RunFolder, files: Sequence[str], skipped: Seq
         found = explainer.maps(chosen.images, targets)
         neighbors, remark = _neighbors(options, explainer, chosen)
         sheet = _write(folder, options, explainer, chosen, found, neighbors)
-    lines = [one for one in (chosen.remark, remark) if one]
+    lines = [one for one in (explainer.attribution.caveat, chosen.remark, remark) if one]
     if options.output is None:
         tag = f"{'input' if files else options.split}/{target.name}"
         step = int(checkpoint_files.read(trained.checkpoint).get("global_step", 0))

@@ -103,6 +103,16 @@ class Attribution:
             raise InputError(f"layer={wanted}: no layer with a feature map; choose from {known or 'none'}")
         return maps[wanted]
 
+    @property
+    def caveat(self) -> str:
+        """A weakness of the method for this network, on one line; empty if there is none."""
+        if self.method != "grad_cam" or self._anatomy.is_pooled:
+            return ""
+        return (
+            "Grad-CAM averages gradients over places, but this network's head has weights for each place; "
+            "method=occlusion is more exact"
+        )
+
     def attribute(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return attributions (B, H, W) float32: positive where pixels are evidence for the target class.
 
