@@ -18,7 +18,7 @@ WIDE_SIMILARITIES = (0.8, 0.9)
 NUM_RANDOM = 2000
 """Random images whose pairs are counted."""
 MIN_RATIO = 4.0
-"""Factor by which the number of pairs of distinct images falls at least when their distance halves."""
+"""Least factor by which the number of pairs falls when their distance halves, if few images are similar."""
 MAX_FALSE_FRACTION = 0.2
 """Largest estimated fraction of pairs of distinct images among near duplicates."""
 BLOCK = 2**16
@@ -88,7 +88,8 @@ def find_duplicates(
         similar = np.stack([firsts, seconds, distances, similarities])
         parts.append(similar[:, similarities >= SIMILARITIES[0]])
     similar = np.concatenate(parts, axis=1)
-    least = least_similarity(_count_random(thumbnails[different]), counts.tolist())
+    wide = _count_random(thumbnails[different])
+    least = least_similarity(wide, counts.tolist(), len(different))
     near = [
         Pair(int(first), int(second), False, int(distance), similarity)
         for first, second, distance, similarity in similar[:, similar[3] >= least].T.tolist()
@@ -97,25 +98,32 @@ def find_duplicates(
     return Found(exact + near, least, similar.shape[1])
 
 
-def least_similarity(wide: Sequence[float], counts: Sequence[int]) -> float:
+def least_similarity(wide: Sequence[float], counts: Sequence[int], num_images: int) -> float:
     """Return the least correlation from which pairs of images are likely copies; 2 if there is none.
 
     The number of pairs of distinct images within a distance falls as a power of the distance, whose exponent
     is the intrinsic dimension of the images (Levina and Bickel 2004, eq. 4), and faster close to 0. The
     distance is 1 - correlation, so a dimension of 4 is a factor of 4 when it halves. Pairs beyond the number
-    that the wider distances predict are copies.
+    that the wider distances predict are copies. The factor is measured where images have a similar one on
+    average; of fewer pairs, most may be copies.
 
     Args:
         wide: expected number of pairs of random images at least as similar as each of `WIDE_SIMILARITIES`.
         counts: number of pairs at least as similar as each of `SIMILARITIES`.
+        num_images: number of images.
     """
-    distinct, ratio = float(wide[0]), MIN_RATIO
-    for least, count in zip((*WIDE_SIMILARITIES[1:], *SIMILARITIES), (*wide[1:], *counts), strict=True):
+    ratio = wide[0] / wide[1] if wide[1] > num_images else MIN_RATIO
+    distinct = min(wide[1], wide[0] / ratio)
+    for least, count in zip(SIMILARITIES, counts, strict=True):
         expected = distinct / ratio
         if count < expected:
-            ratio, expected = distinct / max(count, 1), float(count)
+            if (
+                least > SIMILARITIES[0]
+            ):  # `wide` counts pairs with any hashes, so the first ratio is too large
+                ratio = distinct / max(count, 1)
+            expected = float(count)
         distinct = expected
-        if least >= SIMILARITIES[0] and distinct <= MAX_FALSE_FRACTION * count:
+        if distinct <= MAX_FALSE_FRACTION * count:
             return least
     return 2.0
 
