@@ -174,7 +174,7 @@ def test_similar_images_are_no_copies(distinct: int, copies: int, dimension: int
         assert false[-1] > 0.2 * counts[-1]
         return
     place = int(np.argmin(np.abs(1 - least - distances)))
-    assert false[place] <= 0.25 * counts[place] + 1
+    assert false[place] <= 0.25 * counts[place - len(WIDE_SIMILARITIES)] + 1
     if distinct <= 1:
         assert least == SIMILARITIES[0]
     if copies >= 100 and dimension >= 7:  # nearly all copies are kept
@@ -201,7 +201,7 @@ def test_near_duplicates_among_similar_images_are_told_by_their_similarity(
     right = sum(len(pair) == 1 for pair in pairs)
     assert right >= 19
     assert right >= 0.75 * len(pairs)
-    remark = "near duplicates are those that correlate by"
+    remark = "Near duplicates are those that correlate by 0.99"
     assert remark in capsys.readouterr().out
     assert remark in (folder / "data.html").read_text()
 

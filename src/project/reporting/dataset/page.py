@@ -274,14 +274,15 @@ def sample_section(album: Album, scan: Scan) -> Section | None:
 
 
 def describe_similarity(found: Found) -> str:
-    """Return a sentence if distinct images of the data set are similar; empty otherwise."""
-    if found.least <= SIMILARITIES[0]:
+    """Return a sentence about similar pairs that are likely of different images; empty without any."""
+    left_out = found.num_similar - sum(not pair.is_exact for pair in found.pairs)
+    if not left_out:
         return ""
-    text = f"Different images are similar here ({describe(found.num_similar, 'pair')} correlate by "
-    text += f"{SIMILARITIES[0]:g} or more): "
+    text = f"{describe(left_out, 'pair')} with a correlation from {SIMILARITIES[0]:g} on "
+    text += f"{'is' if left_out == 1 else 'are'} left out: different images are as similar here. "
     if found.least > 1:
-        return text + "near duplicates cannot be told from these; only exact copies are listed."
-    return text + f"near duplicates are those that correlate by {found.least:.4f} or more."
+        return text + "Near duplicates cannot be told from them; only exact copies are listed."
+    return text + f"Near duplicates are those that correlate by {found.least:.4f} or more."
 
 
 def duplicate_section(album: Album, scan: Scan, found: Found, *, near: bool) -> Section:
