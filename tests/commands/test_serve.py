@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import forked_attempts
 import forked_command
 import httpx
 import numpy as np
@@ -583,48 +582,6 @@ def test_answers_are_of_exactly_one_model_during_a_reload(run: Path, tmp_path: P
     client.close()
     values = list(seen.values())
     assert all(not np.allclose(values[0], other, rtol=1e-3) for other in values[1:])
-
-
-def slot_of(folder: Path) -> ModelSlot:
-    options = read_options(Options, [f"run={folder}"])
-    return ModelSlot(find_sources(options)[0], options)
-
-
-@pytest.mark.slow
-def test_training_runs_and_sweeps_are_followed(tmp_path: Path) -> None:
-    """Serve a sweep, and one of its jobs from its first checkpoint on, while the sweep runs."""
-    sweep = tmp_path / "sweep"
-    words = ["-m", "model=mlp", "optim.lr=1e-6,1e-3", "trainer.max_epochs=60", "logger=none", "name=digits"]
-    words += [f"hydra.sweep.dir={sweep}", "hydra.launcher.jobs=1", "~callbacks.early_stopping"]
-    image = torch.full((1, 1, 28, 28), 100, dtype=torch.uint8)
-    seen: dict[str, torch.Tensor] = {}
-    with forked_command.ForkedCommand(words, tmp_path) as training:
-        deadline = time.monotonic() + forked_attempts.LIMIT_S
-
-        def wait_for(*names: str) -> None:
-            while not all((sweep / name).exists() for name in names):
-                assert time.monotonic() < deadline
-                assert training.poll() is None, training.communicate()
-                time.sleep(0.01)
-
-        wait_for("1/checkpoints/best.ckpt")  # so job 0 has ended
-        whole, job = slot_of(sweep), slot_of(sweep / "1")
-        assert RunFolder(sweep / "1").read_status()["state"] == "running"
-        assert whole.model.trained.run.path == sweep / "0"
-        while training.poll() is None:
-            job.refresh()
-            whole.refresh()
-            seen[job.model.version] = job.model.probabilities(image)
-            assert time.monotonic() < deadline
-    assert training.returncode == 0
-    job.refresh()
-    assert job.num_reloads >= 2
-    assert len({tuple(one.flatten().tolist()) for one in seen.values()}) == len(seen) >= 2
-    assert job.num_failures == 0
-    assert whole.refresh() or whole.num_reloads
-    assert whole.model.trained.run.path == sweep / "1"
-    assert whole.model.version == job.model.version == slot_of(sweep / "1").model.version
-    assert whole.num_failures == 0
 
 
 # ---- options
