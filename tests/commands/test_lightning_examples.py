@@ -64,6 +64,12 @@ def test_default_data_do_not_replace_the_loaders_of_a_module(composer: Compose) 
     assert list(find_problems(composer(*chosen, "data=digits"))) == []
 
 
+def test_the_loaders_of_a_module_without_loaders_are_refused(composer: Compose) -> None:
+    chosen = [text for text in words("Forecaster") if not text.startswith("data.")]
+    problem = "data=task_loaders: Forecaster has no train_dataloader; define one, or name a data set"
+    assert problem in find_problems(composer(*chosen, "data=task_loaders"))
+
+
 @pytest.mark.parametrize("task", OWN_TASKS)
 def test_example_killed_within_an_epoch_resumes_bit_equal(task: str, tmp_path: Path) -> None:
     unbroken, killed = tmp_path / "unbroken", tmp_path / "killed"

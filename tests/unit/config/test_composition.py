@@ -20,7 +20,7 @@ from project.modules.optim.training_length import TrainingLength
 
 MODELS = [name for name in options("model") if name not in EXTRA_MODELS | DENSE_MODELS]
 # Data sets with tests of their own.
-OTHER_TASKS = ("csv", "diabetes", "digit_masks", "image_masks", "multi_mnist", "tabular")
+OTHER_TASKS = ("csv", "diabetes", "digit_masks", "image_masks", "multi_mnist", "tabular", "task_loaders")
 DATA = [name for name in options("data") if name not in {*PUBLISHED, *OTHER_TASKS}]
 OPTIMIZERS, SCHEDULES = options("optim"), options("scheduler")
 

@@ -12,6 +12,7 @@ from project.runtime.text import did_you_mean
 
 DEFAULT_MONITOR = "val/acc"
 DEFAULT_DATA = "project.datamodules.digits.Digits"
+TASK_LOADERS = "project.datamodules.task_loaders.TaskLoaders"
 SUFFIXES = ("", "_step", "_epoch")
 """Endings that Lightning adds to a metric that is logged both for each step and for each epoch."""
 DATALOADER = re.compile(r"/dataloader_idx_\d+$")
@@ -33,6 +34,8 @@ def find_problems(right: Mapping[str, Any], command: CommandRequest) -> Iterator
             f"data=digits: would replace train_dataloader of {_name(task)}; set data=task_loaders, or name "
             "the data set (data=digits)"
         )
+    if data == TASK_LOADERS and of_task is not None and "train_dataloader" not in of_task:
+        yield f"data=task_loaders: {_name(task)} has no train_dataloader; define one, or name a data set"
     if of_data is not None and "train_dataloader" not in of_data:
         yield f"data._target_={data}: {_name(data)} has no train_dataloader; define one"
     if isinstance(constant_of(task, "METRICS"), dict) or "monitor" not in right:
