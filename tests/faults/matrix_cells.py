@@ -205,7 +205,7 @@ SPECIAL = {
     "bf16-true": Cell((*DROPOUT, *MOMENTUM, *limit(precision="bf16-true")), PLACES[1:5]),
     "16-true": Cell((*DROPOUT, *MOMENTUM, *EMA, *limit(precision="16-true")), PLACES[1:5]),
     "64-true": Cell((*DROPOUT, *EMA, *limit(precision="64-true")), PLACES[2:5]),
-    "channels last": Cell((*BATCH_NORM, "channels_last=true", *STRONG), PLACES[2:5]),
+    "channels last": Cell((*BATCH_NORM, "model.width=8", "channels_last=true", *STRONG), PLACES[2:5]),
     "no validation": Cell((*DROPOUT, "data.val_size=0", *limit(log_every_n_steps=50)), PLACES[:5]),
     "few logits held": Cell(
         (*DROPOUT, *limit(log_every_n_steps=100, max_epochs=12)), places(("batch", 10, 5))

@@ -18,6 +18,7 @@ from project.modules.batch_checks import (
 )
 from project.modules.gradients import MeanGradient, mean_gradient
 from project.modules.losses import FitsToTargets, total_weight_of
+from project.modules.memory_format import refuse_unsafe_convolutions
 from project.modules.metrics import LossAndAccuracy, NamedMetrics, is_unrelated, log_metrics
 from project.modules.nan_guard import require_finite_loss
 from project.modules.optim.parameter_groups import ParameterGroups, parameter_groups, scale_learning_rates
@@ -115,6 +116,8 @@ class SupervisedModule(L.LightningModule):
             self.more_train_metrics = NamedMetrics(metrics if self._measures_training else {})
             self.more_val_metrics, self.more_test_metrics = NamedMetrics(metrics), NamedMetrics(metrics)
         if stage == "fit":
+            if self.memory_format == torch.channels_last:
+                refuse_unsafe_convolutions(self.network, self.trainer.strategy.root_device)
             for part in (self, self.loss):
                 if isinstance(part, FitsToTargets) and part.needs_targets:
                     part.fit_targets(_training_targets(self.trainer).to(self.device))
