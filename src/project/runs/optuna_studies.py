@@ -21,7 +21,7 @@ from project.runtime.text import did_you_mean
 
 LOCK_S = 5
 """Age at which a journal's lock counts as left by a killed process [s]; a write takes a few ms."""
-TABLES_S = 10.0
+TABLES_S = 60.0
 """Timeout for other processes to make the tables of a new database [s]; usually a few tenths."""
 
 SAMPLERS: Mapping[str, type[samplers.BaseSampler]] = {
