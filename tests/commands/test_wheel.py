@@ -148,13 +148,15 @@ def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
     assert states.count("done") == 1
     printed = environment.run("train", "resume=last", "retry_failed=true", cwd=demo)
     assert re.search(r"^ *best +[01] +(8|16) ", printed, re.MULTILINE), printed
+    winner = "--config-dir conf experiment=demo trainer.max_epochs=2"
+    assert f"scripts/train.py {winner}" in printed
     assert [state_of(run) for run in runs_below(demo)] == ["done", "done"]
     (folder,) = demo.glob("outputs/sweep/*")
     assert (folder / "conf" / "experiment" / "demo.yaml").read_text() == (
         demo / "conf" / "experiment" / "demo.yaml"
     ).read_text()
     environment.run("report", str(folder), cwd=demo)
-    assert (folder / "report.html").stat().st_size > 10_000
+    assert f"{winner} " in (folder / "report.html").read_text()
     assert "smallest val/loss first" in environment.run("compare", "outputs", cwd=demo)
     (demo / "conf" / "optim").mkdir()
     (demo / "conf" / "optim" / "adam.yaml").write_text("lr: 1\n")

@@ -56,6 +56,13 @@ class SweepFolder:
         except (OSError, json.JSONDecodeError) as error:
             raise InputError(f"resume={self.shown}: {self.record_file} is damaged ({error})") from error
 
+    def read_command(self) -> list[str]:
+        """Return the words of the command that started the sweep; none if the record is damaged."""
+        try:
+            return list(map(str, self.read_record()["command"]))
+        except (InputError, KeyError, TypeError):
+            return []
+
     def read_jobs(self) -> dict[str, Job]:
         """Return the jobs by the names of their folders; empty if the ledger is damaged."""
         try:

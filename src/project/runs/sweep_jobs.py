@@ -20,6 +20,7 @@ FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
 """States of jobs that a resumed sweep does not repeat."""
 
 MAX_NAME_LENGTH = 60
+CONFIG_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 HIDDEN_PREFIXES = ("+callbacks.pruning", "hydra.")
 """Prefixes of overrides that the sweep adds itself."""
 
@@ -86,6 +87,16 @@ def _number(value: str) -> float | str:
 def visible_overrides(overrides: Sequence[str]) -> list[str]:
     """Return the overrides by the user, with secrets redacted."""
     return [redact_text(text) for text in overrides if not text.startswith(HIDDEN_PREFIXES)]
+
+
+def config_flags(words: Sequence[str]) -> list[str]:
+    """Return the flags of a command that choose configuration files, such as `--config-dir DIR`."""
+    found: list[str] = []
+    for number, word in enumerate(words):
+        flag, equals, _ = word.partition("=")
+        if flag in CONFIG_FLAGS:
+            found += words[number : number + 1 if equals else number + 2]
+    return found
 
 
 def quote_override(text: str) -> str:

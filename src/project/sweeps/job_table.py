@@ -13,7 +13,7 @@ from typing import Any
 from project.runs.intervals import num_cases
 from project.runs.metric_names import is_of_split, on_other_splits
 from project.runs.ranking import REPETITIONS, Score, count_ties, rank, score, tie_note
-from project.runs.sweep_jobs import Job, shorten_number, visible_overrides
+from project.runs.sweep_jobs import Job, config_flags, shorten_number, visible_overrides
 from project.runtime.atomic_files import atomic_replacement, reason_of
 from project.runtime.console import BEST_STYLE, Column, table
 from project.runtime.csv_files import escape_all
@@ -118,9 +118,15 @@ def best_job(jobs: Sequence[Job], mode: str) -> Job | None:
     return (max if mode == "max" else min)(done, key=lambda job: job.value or 0.0)
 
 
-def training_command(job: Job) -> str:
-    """Return the command that trains a job's configuration as a single run."""
-    return as_called(shlex.join(["python", "scripts/train.py", *visible_overrides(job.overrides)]))
+def training_command(job: Job, sweep_command: Sequence[str] = ()) -> str:
+    """Return the command that trains a job's configuration as a single run.
+
+    Args:
+        job: job of the sweep.
+        sweep_command: words of the command that started the sweep, whose configuration files are used.
+    """
+    words = [*config_flags(sweep_command), *visible_overrides(job.overrides)]
+    return as_called(shlex.join(["python", "scripts/train.py", *words]))
 
 
 def best_line(jobs: Sequence[Job], monitor: str, mode: str) -> str:

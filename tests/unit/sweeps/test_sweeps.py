@@ -360,4 +360,6 @@ def test_closing_table_has_the_best_jobs_first_with_the_test_metric() -> None:
     assert training_command(found).endswith(
         """scripts/train.py model=cnn 'name='"'"'a b'"'"'' optim.lr=0.5"""
     )
+    started_by = ["project-train", "-m", "--config-dir", "conf", "-cn=own", "model=cnn,mlp", "optim.lr=0.5"]
+    assert "train.py --config-dir conf -cn=own model=cnn 'name=" in training_command(found, started_by)
     assert best_job(jobs[100:], "max") is None

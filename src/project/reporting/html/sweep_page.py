@@ -191,7 +191,7 @@ def _ranking(table: Table | None, best: Run | None) -> dict[str, Any] | None:
         return None
     data = RunData(best.folder) if best else None
     has_overrides = data is not None and (data.run.path / ".hydra" / "overrides.yaml").exists()
-    commands = training_commands(data.overrides, data.status.get("git")) if data and has_overrides else []
+    commands = training_commands(data.overrides, data.status) if data and has_overrides else []
     return {"table": table, "commands": commands}
 
 
@@ -261,6 +261,5 @@ def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
     overrides = [word for word in overrides if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     is_done = set(sweep.states) <= {"done", "pruned"}
-    git = sweep.record.get("git")
-    commands = reproduction_commands(overrides, git, folder, is_sweep=True, is_done=is_done)
+    commands = reproduction_commands(overrides, sweep.record, folder, is_sweep=True, is_done=is_done)
     return {"overrides": overrides, "reproduction": commands}

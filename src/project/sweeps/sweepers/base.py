@@ -257,7 +257,8 @@ class RecordedSweeper(Sweeper):
         facts = {"all jobs": f"{folder.shown}/jobs.csv"}
         if best := best_job(jobs, mode):
             text, _, ties = best_line(jobs, monitor, mode).partition("; ")
-            facts = {"best": text, "ties": ties, "train it": training_command(best)} | facts
+            command = training_command(best, folder.read_command())
+            facts = {"best": text, "ties": ties, "train it": command} | facts
             facts = {name: fact for name, fact in facts.items() if fact}
         facts["compare"] = as_called(f"python scripts/compare.py {shown}")
         facts["curves"] = f"tensorboard --logdir {shown}"
