@@ -97,7 +97,12 @@ class _HelpParts(Mapping[str, str]):
 
 
 def _get_help(
-    self: Hydra, help_cfg: DictConfig, cfg: DictConfig, args_parser: Any, resolve: bool, aliases: str = ""
+    self: Hydra,
+    help_cfg: DictConfig,
+    cfg: DictConfig,
+    args_parser: Any,
+    resolve: bool,
+    override_aliases: str = "",  # of Hydra 1.4
 ) -> str:
     width = min(shutil.get_terminal_size().columns, MAX_HELP_COLUMNS)
 
@@ -113,7 +118,7 @@ def _get_help(
         HYDRA_CONFIG_GROUPS=lambda: groups(of_hydra=True),
         APP_CONFIG_GROUPS=lambda: groups(of_hydra=False),
         CONFIG=lambda: OmegaConf.to_yaml(cfg, resolve=resolve),
-        OVERRIDE_ALIASES=lambda: aliases,
+        OVERRIDE_ALIASES=lambda: override_aliases,
     )
     return string.Template(help_cfg.template).substitute(parts)
 

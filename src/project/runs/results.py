@@ -118,7 +118,7 @@ def find_run_folders(tops: Iterable[Path]) -> list[Path]:
     for top in tops:
         real = os.path.realpath(top)
         for folder in _find(top):
-            found.setdefault(os.path.join(real, folder.relative_to(top)), folder)
+            found.setdefault(os.path.normpath(os.path.join(real, folder.relative_to(top))), folder)
     return list(found.values())
 
 

@@ -54,7 +54,7 @@ FLOAT = re.compile(
 BOOLEANS = frozenset(["y", "n", "yes", "no", "true", "false", "on", "off"])
 
 loaded_files: dict[str, Path] = {}
-"""Files that Hydra has read in this process, by their relative paths without `.yaml`."""
+"""Files of the configuration that Hydra composed last, by their relative paths without `.yaml`."""
 original_files: dict[Path, Path] = {}
 """Originals of the configuration files that a sweep copied in this process, by copy, for messages."""
 search_folders: list[Path] = []

@@ -2,6 +2,7 @@
 
 import pickle
 from collections.abc import Sequence
+from pathlib import Path
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -15,6 +16,7 @@ from project.config.validation.paths import Output, find_misplaced_outputs, find
 from project.errors import InputError
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
+from project.runtime import yaml_files
 
 
 class Composer:
@@ -28,6 +30,7 @@ class Composer:
         self.loader = loader
         self.master = master
         self._composed: dict[tuple[str, ...], bytes] = {}
+        self._files: dict[tuple[str, ...], dict[str, Path]] = {}
 
     def compose(self, overrides: Sequence[str], number: int | None = None) -> DictConfig:
         """Compose a job's configuration as `ConfigLoader.load_sweep_config` does; set the job's number."""
@@ -50,9 +53,13 @@ class Composer:
         return config
 
     def _compose_groups(self, choices: tuple[str, ...]) -> DictConfig:
-        if choices not in self._composed:
+        yaml_files.loaded_files.clear()  # messages name files of this job only
+        if choices in self._composed:
+            yaml_files.loaded_files.update(self._files[choices])
+        else:
             composed = self.loader.load_sweep_config(self.master, list(choices))
             self._composed[choices] = pickle.dumps(composed)  # faster to copy than by deepcopy
+            self._files[choices] = dict(yaml_files.loaded_files)
         return pickle.loads(self._composed[choices])  # noqa: S301 (made above)
 
 
