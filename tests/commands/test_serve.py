@@ -15,7 +15,6 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
-import forked_attempts
 import forked_command
 import httpx
 import numpy as np
@@ -583,44 +582,6 @@ def test_answers_are_of_exactly_one_model_during_a_reload(run: Path, tmp_path: P
     client.close()
     values = list(seen.values())
     assert all(not np.allclose(values[0], other, rtol=1e-3) for other in values[1:])
-
-
-def slot_of(folder: Path) -> ModelSlot:
-    options = read_options(Options, [f"run={folder}"])
-    return ModelSlot(find_sources(options)[0], options)
-
-
-@pytest.mark.slow
-def test_training_runs_and_sweeps_are_followed(tmp_path: Path) -> None:
-    """Serve a sweep, and one of its jobs from its first checkpoint on, while the sweep runs."""
-    sweep = tmp_path / "sweep"
-    first, second = sweep / "0_lr1e-06", sweep / "1_lr0.001"
-    words = ["-m", "model=mlp", "optim.lr=1e-6,1e-3", "trainer.max_epochs=12", "logger=none", "name=digits"]
-    words += [f"hydra.sweep.dir={sweep}", "hydra.launcher.jobs=1", "~callbacks.early_stopping"]
-    image = torch.full((1, 1, 28, 28), 100, dtype=torch.uint8)
-    seen: dict[str, torch.Tensor] = {}
-    with forked_command.ForkedCommand(words, tmp_path) as training:
-        deadline = time.monotonic() + forked_attempts.LIMIT_S
-        while not (second / "checkpoints" / "best.ckpt").exists():  # so the first job has ended
-            assert time.monotonic() < deadline
-            assert training.poll() is None, training.communicate()
-            time.sleep(0.01)
-        of_sweep, of_job = slot_of(sweep), slot_of(second)
-        assert RunFolder(second).read_status()["state"] == "running"
-        assert of_sweep.model.trained.run.path == first
-        while training.poll() is None:
-            of_job.refresh()
-            of_sweep.refresh()
-            seen[of_job.model.version] = of_job.model.probabilities(image)
-            assert time.monotonic() < deadline
-    assert training.returncode == 0
-    of_job.refresh()
-    of_sweep.refresh()
-    assert of_job.num_reloads >= 2
-    assert len({tuple(one.flatten().tolist()) for one in seen.values()}) == len(seen) >= 2
-    assert of_sweep.model.trained.run.path == second
-    assert of_sweep.model.version == of_job.model.version == slot_of(second).model.version
-    assert of_job.num_failures == of_sweep.num_failures == 0
 
 
 # ---- options
