@@ -36,7 +36,7 @@ from project.reporting.html.sweep_page import log_keys
 from project.reporting.run_data import RunData
 from project.runs.comparison import best_line, compare
 from project.runs.intervals import wilson
-from project.runs.sweep_jobs import Job, Ledger
+from project.runs.sweep_jobs import Job, Ledger, config_flags
 
 GIT = {"commit": "0123456789abcdef0123456789abcdef01234567", "changed": True}
 HOSTILE = "</script><script>alert(1)</script><img src=x onerror=alert(2)>\"'&lt;"
@@ -677,3 +677,16 @@ def test_the_tests_row_belongs_to_the_last_epoch(run: Path) -> None:
     data = RunData(run)
     assert data.series["test/acc"].epochs == [2.0]
     assert data.num_epochs == 3
+
+
+def test_a_job_is_trained_again_with_the_configuration_folder_of_its_sweep(tmp_path: Path) -> None:
+    """A resumed sweep passes the path of its own copies to its jobs."""
+    resumed = ["scripts/train.py", "-m", "--config-path", "/frozen/conf", "model=mlp"]
+    job = write_run(tmp_path / "sweep" / "0", "model=mlp", command=resumed)
+    alone = write_run(tmp_path / "alone", "model=mlp", command=["scripts/train.py", "-cd=conf", "model=mlp"])
+    record = {"command": ["scripts/train.py", "--config-dir", "mine", "-m", "model=mlp,cnn"]}
+    (tmp_path / "sweep" / "sweep.json").write_text(json.dumps(record))
+    assert config_flags(RunData(job).command) == ["--config-dir", "mine"]
+    assert config_flags(RunData(alone).command) == ["-cd=conf"]
+    (tmp_path / "sweep" / "sweep.json").write_text("damaged")
+    assert RunData(job).command == []

@@ -156,7 +156,9 @@ def test_repository_of_project_new_trains_sweeps_resumes_and_reports(
         demo / "conf" / "experiment" / "demo.yaml"
     ).read_text()
     environment.run("report", str(folder), cwd=demo)
-    assert f"{winner} " in (folder / "report.html").read_text()
+    report = (folder / "report.html").read_text()
+    assert f"scripts/train.py {winner} " in report
+    assert "--config-path" not in report
     assert "smallest val/loss first" in environment.run("compare", "outputs", cwd=demo)
     (demo / "conf" / "optim").mkdir()
     (demo / "conf" / "optim" / "adam.yaml").write_text("lr: 1\n")

@@ -11,6 +11,7 @@ from project.errors import InputError
 from project.runs.migrations import migrate
 from project.runs.results import is_number
 from project.runs.run_folder import RunFolder
+from project.runs.sweep_folder import find_sweep
 from project.runtime import yaml_files
 from project.runtime.csv_files import read_metrics
 
@@ -62,6 +63,14 @@ class RunData:
     def class_name_of(self, group: str) -> str:
         """Return the class name in a group's `_target_`, or an empty string."""
         return str(self.group(group).get("_target_", "")).rpartition(".")[2]
+
+    @property
+    def command(self) -> list[str]:
+        """Words of the command that started the run; for a job, of the command that started its sweep."""
+        if (sweep := find_sweep(self.run.path.parent)) is not None:
+            return sweep.read_command()  # a resumed sweep passes other words to its jobs
+        words = self.status.get("command")
+        return list(map(str, words)) if isinstance(words, list) else []
 
     @property
     def case_name(self) -> str:

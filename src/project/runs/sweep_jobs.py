@@ -21,6 +21,7 @@ FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
 
 MAX_NAME_LENGTH = 60
 CONFIG_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
+"""Flags of Hydra that choose configuration files; each takes a value."""
 HIDDEN_PREFIXES = ("+callbacks.pruning", "hydra.")
 """Prefixes of overrides that the sweep adds itself."""
 

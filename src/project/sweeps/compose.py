@@ -29,8 +29,7 @@ class Composer:
     def __init__(self, loader: ConfigLoader, master: DictConfig) -> None:
         self.loader = loader
         self.master = master
-        self._composed: dict[tuple[str, ...], bytes] = {}
-        self._files: dict[tuple[str, ...], dict[str, Path]] = {}
+        self._composed: dict[tuple[str, ...], tuple[bytes, dict[str, Path]]] = {}  # with the files read
 
     def compose(self, overrides: Sequence[str], number: int | None = None) -> DictConfig:
         """Compose a job's configuration as `ConfigLoader.load_sweep_config` does; set the job's number."""
@@ -54,13 +53,13 @@ class Composer:
 
     def _compose_groups(self, choices: tuple[str, ...]) -> DictConfig:
         yaml_files.loaded_files.clear()  # messages name files of this job only
-        if choices in self._composed:
-            yaml_files.loaded_files.update(self._files[choices])
-        else:
+        if choices not in self._composed:
             composed = self.loader.load_sweep_config(self.master, list(choices))
-            self._composed[choices] = pickle.dumps(composed)  # faster to copy than by deepcopy
-            self._files[choices] = dict(yaml_files.loaded_files)
-        return pickle.loads(self._composed[choices])  # noqa: S301 (made above)
+            copied = pickle.dumps(composed)  # faster to copy than by deepcopy
+            self._composed[choices] = copied, dict(yaml_files.loaded_files)
+        copied, files = self._composed[choices]
+        yaml_files.loaded_files.update(files)
+        return pickle.loads(copied)  # noqa: S301 (made above)
 
 
 def loader_for_folder(loader: ConfigLoader, folder: str) -> ConfigLoader:

@@ -117,9 +117,8 @@ def least_similarity(wide: Sequence[float], counts: Sequence[int], num_images: i
     for least, count in zip(SIMILARITIES, counts, strict=True):
         expected = distinct / ratio
         if count < expected:
-            if (
-                least > SIMILARITIES[0]
-            ):  # `wide` counts pairs with any hashes, so the first ratio is too large
+            # `wide` counts pairs with any hashes, so the first ratio is too large
+            if least > SIMILARITIES[0]:
                 ratio = distinct / max(count, 1)
             expected = float(count)
         distinct = expected

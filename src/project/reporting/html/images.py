@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from project.loggers.tensorboard_added import MARK
+from project.loggers.tensorboard_added import GROUP, MARK
 from project.reporting.html.evaluations import evaluation_files
 from project.runs.results import natural_sort_key
 
@@ -20,8 +20,6 @@ MAX_EVENT_BYTES, MAX_EVENTS_BYTES = 2**26, 2**28
 FRAME_BYTES = 12
 """Before each event: its length (64 bits) and the checksum of the length; 4 more bytes follow the event."""
 PLUGIN = "images"
-TAG_PREFIX = "visuals/"
-"""Group of all images in TensorBoard, see `loggers.tensorboard`."""
 EXPLANATIONS = "explanations.png"
 """Sheet of the command explain, in a folder next to the evaluations."""
 MISTAKES = re.compile("(?i)mistakes")
@@ -114,7 +112,7 @@ def read_pngs(files: Iterable[Path], folder: Path) -> Iterator[Image]:
 
 def _title(name: str) -> str:
     """Convert a file name or tag to a title: `visuals/val/confusion_matrix` to `Confusion matrix, val`."""
-    parts = name.strip("/").removeprefix(TAG_PREFIX).split("/")
+    parts = name.strip("/").removeprefix(f"{GROUP}/").split("/")
     *above, last = (re.sub(r"[_\-\s]+", " ", part) for part in parts)
     last = last.strip() or name
     return ", ".join([f"{last[:1].upper()}{last[1:]}", *above])

@@ -72,7 +72,9 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
     name = str(data.status.get("name") or data.config.get("name") or folder.name)
     error = str(data.status.get("error") or "")
     is_done = data.state in ("done", "pruned")
-    commands = reproduction_commands(data.overrides, data.status, Path(data.run.shown), is_done=is_done)
+    commands = reproduction_commands(
+        data.overrides, data.status.get("git"), data.command, Path(data.run.shown), is_done=is_done
+    )
     return {
         "title": f"{name}: {data.state}",
         "kind": "Run",
@@ -295,27 +297,27 @@ def _commit_of(git: Any) -> str:
 
 
 def training_commands(
-    overrides: Sequence[str], record: Mapping[str, Any], *, is_sweep: bool = False
+    overrides: Sequence[str], git: Any, command: Sequence[str], *, is_sweep: bool = False
 ) -> list[str]:
     """Return the commands that check the code out and train as before, as called by the user.
 
     Args:
         overrides: overrides of the run or the sweep.
-        record: status of the run, or record of the sweep, with `git` and `command`.
+        git: recorded state of the code.
+        command: words of the command that started the run or the sweep.
         is_sweep: repeat the sweep.
     """
     repeated = [word for word in overrides if not word.startswith(NOT_REPEATED)]
-    command = record.get("command")
-    flags = config_flags(list(map(str, command))) if isinstance(command, list) else []
-    kept = list(map(redact_text, [*flags, *repeated]))
+    kept = list(map(redact_text, [*config_flags(command), *repeated]))
     train = " ".join(["uv run", TRAIN, *(["-m"] if is_sweep else []), *map(shlex.quote, kept)])
-    commit = _commit_of(record.get("git"))
+    commit = _commit_of(git)
     return list(map(as_called, [*([f"git checkout {commit}"] if commit else []), "uv sync", train]))
 
 
 def reproduction_commands(
     overrides: Sequence[str],
-    record: Mapping[str, Any],
+    git: Any,
+    command: Sequence[str],
     folder: Path,
     *,
     is_sweep: bool = False,
@@ -325,12 +327,12 @@ def reproduction_commands(
 
     Args:
         overrides: overrides of the run or the sweep.
-        record: status of the run, or record of the sweep, with `git` and `command`.
+        git: recorded state of the code.
+        command: words of the command that started the run or the sweep.
         folder: folder as the user types it.
         is_sweep: the folder is that of a sweep.
         is_done: nothing is left to train.
     """
-    git = record.get("git")
     place = shlex.quote(str(folder))
     warnings = [] if _commit_of(git) else ["The commit of the code is not recorded."]
     if as_mapping(git).get("changed"):
@@ -339,7 +341,7 @@ def reproduction_commands(
         warnings.append(f"{REDACTED} stands for a secret; give it as '${{oc.env:NAME}}'.")
     if any(word.startswith("ckpt_path=") for word in overrides):
         warnings.append("Training began with a checkpoint of another run (ckpt_path in the configuration).")
-    repeat = training_commands(overrides, record, is_sweep=is_sweep)
+    repeat = training_commands(overrides, git, command, is_sweep=is_sweep)
     commands = {f"Repeat this {'sweep' if is_sweep else 'run'}": repeat}
     if not is_done:
         commands["Continue"] = [f"{TRAIN} resume={place}"]

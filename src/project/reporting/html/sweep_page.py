@@ -25,7 +25,7 @@ from project.runs.comparison import Comparison, best_line, compare
 from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs
 from project.runs.run_folder import RunFolder
-from project.runs.sweep_folder import find_sweep
+from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runs.sweep_jobs import Job
 from project.runtime.secrets import redact_text
 from project.runtime.text import duration, plural
@@ -191,7 +191,9 @@ def _ranking(table: Table | None, best: Run | None) -> dict[str, Any] | None:
         return None
     data = RunData(best.folder) if best else None
     has_overrides = data is not None and (data.run.path / ".hydra" / "overrides.yaml").exists()
-    commands = training_commands(data.overrides, data.status) if data and has_overrides else []
+    commands = []
+    if data and has_overrides:
+        commands = training_commands(data.overrides, data.status.get("git"), data.command)
     return {"table": table, "commands": commands}
 
 
@@ -261,5 +263,6 @@ def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
     overrides = [word for word in overrides if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     is_done = set(sweep.states) <= {"done", "pruned"}
-    commands = reproduction_commands(overrides, sweep.record, folder, is_sweep=True, is_done=is_done)
+    git, command = sweep.record.get("git"), SweepFolder(folder).read_command()
+    commands = reproduction_commands(overrides, git, command, folder, is_sweep=True, is_done=is_done)
     return {"overrides": overrides, "reproduction": commands}

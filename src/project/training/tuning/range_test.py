@@ -182,7 +182,7 @@ def restored_on_exit(module: SupervisedModule) -> Iterator[None]:
 
 
 def _copied_state(module: L.LightningModule) -> dict[str, torch.Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+    return {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
 
 
 def suggest_lr(rates: Sequence[float], losses: Sequence[float]) -> tuple[float | None, list[float]]:
