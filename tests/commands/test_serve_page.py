@@ -142,6 +142,20 @@ def test_a_damaged_picture_is_reported_as_text(page: Any, tmp_path: Path) -> Non
     assert not page.get_by_role("alert").is_visible()
 
 
+def test_half_a_drawing_is_shown_but_not_announced(page: Any, tmp_path: Path) -> None:
+    (tmp_path / HOSTILE_NAME).write_bytes(b"x")
+    page.locator("#file").set_input_files(tmp_path / HOSTILE_NAME)
+    page.get_by_role("alert").wait_for()
+    box = page.locator("#canvas").bounding_box()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 4)
+    page.mouse.down()
+    page.mouse.move(box["x"] + box["width"] / 2, box["y"] + box["height"] / 2)
+    page.locator("#bars li.best").wait_for()
+    assert page.locator("#status", has_text="Prediction").count() == 0
+    page.mouse.up()
+    assert announced(page) == page.locator("#answer").inner_text()
+
+
 def test_color_models_begin_with_the_picture(page: Any, image_folder: Path) -> None:
     assert page.locator("#canvas").bounding_box()["y"] < page.locator(".drop").bounding_box()["y"]
     page.get_by_label("Model").select_option("paint")

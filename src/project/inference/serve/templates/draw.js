@@ -174,8 +174,10 @@ document.addEventListener("drop", (event) => {
 
 // ---- answers: one request at a time; what changes meanwhile is asked afterward
 
+const isDrawing = () => current || (pen && pen.down);
+
 // Explanations take longer than predictions: only when the pen rests, after the answer.
-const wantsWhy = () => facts.explains && $("explain").checked && !current && !(pen && pen.down);
+const wantsWhy = () => facts.explains && $("explain").checked && !isDrawing();
 
 async function ask(isFinal, why = false) {
   spoken = spoken && !isFinal;
@@ -247,7 +249,8 @@ function render(answer) {
   }
   $("problem").hidden = true;
   $("facts").textContent = `${answer.run}, ${answer.checkpoint}`;
-  if (!spoken && !again) {
+  // Screen readers hear the finished drawing's class, not those of its parts.
+  if (!spoken && !again && !isDrawing()) {
     spoken = true;
     say(`Prediction: ${row.class}, ${Math.round(100 * row.probability)} percent`);
   }
