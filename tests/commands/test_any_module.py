@@ -101,7 +101,7 @@ def test_evaluation_accepts_other_arguments_of_the_data_module(runs: Path, tmp_p
             "split=train: available for image classifiers only; choose split=t",
         ),
         ("auto_encoder", ("tta=flip",), "tta=flip: available for image classifiers only; leave it out"),
-        ("auto_encoder", ("predictions=true",), "predictions=true: available for image classifiers only"),
+        ("auto_encoder", ("predictions=true",), "predictions=true: AutoEncoder has no prediction_columns"),
         ("auto_encoder,gan", (), "combine=ensemble: combines image classifiers only; give combine=none"),
     ],
 )

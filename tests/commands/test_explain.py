@@ -184,7 +184,7 @@ def test_wrong_requests_are_refused_in_one_line(command: Command, words: list[st
 def test_other_tasks_are_refused(tmp_path: Path) -> None:
     words = ["task=autoencoder", "model=autoencoder", "trainer.max_epochs=1", "trainer.limit_train_batches=1"]
     forked_command.run(*words, "logger=none", cwd=tmp_path)
-    with pytest.raises(InputError, match=r"Autoencoder\w* has no logits of classes to explain"):
+    with pytest.raises(InputError, match=r"Autoencoder\w* on inputs of shape .* does not classify images"):
         main(read_options(Options, ["run=last", f"outputs={tmp_path / 'outputs'}"]))
 
 

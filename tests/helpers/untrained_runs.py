@@ -27,7 +27,7 @@ def untrained_run(composed: Compose, *overrides: str, seed: int = 0) -> TrainedR
         config=config,
         checkpoint=Path("outputs/untrained/checkpoints/last.ckpt"),
         module=build_untrained(config).eval(),
-        class_names=[f"class {label}" for label in range(config["data"]["num_classes"])],
+        data_state={"class_names": [f"class {label}" for label in range(config["data"]["num_classes"])]},
         mean=[0.4] * channels,
         std=[0.25] * channels,
     )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,7 @@ class TrainedModule:
         checkpoint: the checkpoint file of the weights.
         module: the module with these weights, on the CPU, in evaluation mode.
         data_overrides: overrides of the run's data set.
+        data_state: state of the data module in the checkpoint.
     """
 
     run: RunFolder
@@ -55,6 +56,7 @@ class TrainedModule:
     checkpoint: Path
     module: Any
     data_overrides: tuple[str, ...] = ()
+    data_state: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
     def datamodule(self) -> Any:
@@ -85,8 +87,9 @@ class TrainedModule:
         """Build a trainer with the run's settings, on one device, without loggers and checkpoints.
 
         Args:
-            changes: arguments of `lightning.Trainer` to replace, such as `accelerator`.
+            changes: arguments of `lightning.Trainer` to replace, such as `accelerator` or `callbacks`.
         """
+        callbacks = changes.pop("callbacks", [])
         config: dict[str, Any] = {**self.config["trainer"], "devices": 1, "num_nodes": 1, "strategy": "auto"}
         config |= {"profiler": None, "max_time": None} | changes
         if config["accelerator"] == "cpu" or not torch.accelerator.is_available():
@@ -96,7 +99,7 @@ class TrainedModule:
         trainer: L.Trainer = build(
             {"trainer": config},
             "trainer",
-            callbacks=[],
+            callbacks=callbacks,
             logger=False,
             enable_progress_bar=False,
             enable_checkpointing=False,
@@ -113,15 +116,19 @@ class TrainedRun(TrainedModule):
     Args:
         module: the network with these weights (the EMA weights if the run kept them), on the CPU, in
             evaluation mode, not compiled.
-        class_names: names of the classes, in the order of the logits.
         mean: mean of each channel in [0, 1], from training.
         std: standard deviation of each channel in [0, 1], from training.
     """
 
     module: ImageClassifier
-    class_names: list[str]
     mean: list[float]
     std: list[float]
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of the classes, in the order of the logits."""
+        names = self.data_state.get("class_names") or range(self.config["data"]["num_classes"])
+        return [printable(str(name)) for name in names]
 
     @property
     def input_shape(self) -> tuple[int, int, int]:
@@ -174,27 +181,24 @@ def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) ->
     """
     silence_libraries()
     config = run_config.read_config(run)
-    if not run_config.is_classifier(config):
-        task = config["task"]["_target_"].rpartition(".")[2]
-        raise InputError(f"run={run.shown}: {task} is not an ImageClassifier; choose a run of a classifier")
+    run_config.require_image_classifier(config, run.shown)
     file = run_config.find_checkpoint(run, weights)
     module = build_untrained(config)
     saved = _load_weights(module, file)
-    state = saved.get(config["data"]["_target_"].rpartition(".")[2], {})
+    state = _data_state(config, saved)
     channels = config["data"]["input_shape"][0]
     mean, std = (state.get(key) or config["data"].get(key) for key in ("mean", "std"))
     if mean is None or std is None:
         raise InputError(f"run={run.shown}: {file} has no mean and std of the images; train the run again")
-    names = state.get("class_names") or range(config["data"]["num_classes"])
     return TrainedRun(
         run=run,
         config=config,
         checkpoint=file,
         module=module.eval(),
-        class_names=[printable(str(name)) for name in names],
         mean=list(per_channel("mean", mean, channels) or ()),
         std=list(per_channel("std", std, channels) or ()),
         data_overrides=tuple(data),
+        data_state=state,
     )
 
 
@@ -207,8 +211,19 @@ def load_module(run: RunFolder, weights: str = "auto", data: Sequence[str] = ())
     saved = _load_weights(module, file)
     module.on_load_checkpoint(saved)  # as Lightning's `load_from_checkpoint` does
     return TrainedModule(
-        run=run, config=config, checkpoint=file, module=module.eval(), data_overrides=tuple(data)
+        run=run,
+        config=config,
+        checkpoint=file,
+        module=module.eval(),
+        data_overrides=tuple(data),
+        data_state=_data_state(config, saved),
     )
+
+
+def _data_state(config: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """Return the state of the data module in a checkpoint."""
+    state: dict[str, Any] = saved.get(config["data"]["_target_"].rpartition(".")[2], {})
+    return state
 
 
 def _load_weights(module: L.LightningModule, file: Path) -> dict[str, Any]:

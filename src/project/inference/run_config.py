@@ -70,10 +70,10 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     except OmegaConfBaseException as error:
         raise _damaged(run, run.config_file, one_line(error)) from error
     _require(config, REQUIRED, run)
-    if is_classifier(config):
+    if inherits(config["task"]["_target_"], CLASSIFIER):
         _require(config, OF_CLASSIFIERS, run)
         shape = config["data"]["input_shape"]
-        if len(shape) != 3 or not all(isinstance(side, int) for side in shape):
+        if not all(isinstance(side, int) for side in shape):
             raise _damaged(run, run.config_file, f"data.input_shape is {shape}")
     # The task refers to its parts, so that each is built as a group.
     references: Any = OmegaConf.to_container(written.task)
@@ -82,9 +82,25 @@ def read_config(run: RunFolder) -> dict[str, Any]:
     return found
 
 
-def is_classifier(config: dict[str, Any]) -> bool:
-    """Return True for a run of `ImageClassifier` or of a class derived from it, read from the sources."""
-    return inherits(config["task"]["_target_"], CLASSIFIER)
+def is_image_classifier(config: dict[str, Any]) -> bool:
+    """Return True for a run of `ImageClassifier`, or of a class derived from it, on images (C, H, W)."""
+    is_classifier = inherits(config["task"]["_target_"], CLASSIFIER)  # read from the sources
+    return is_classifier and len(config["data"]["input_shape"]) == 3
+
+
+def require_image_classifier(config: dict[str, Any], shown: str) -> None:
+    """Check that a run classifies images.
+
+    Raises:
+        InputError: it does not.
+    """
+    if not is_image_classifier(config):
+        task, shape = config["task"]["_target_"].rpartition(".")[2], config["data"].get("input_shape")
+        inputs = "" if shape is None else f" on inputs of shape {shape}"
+        raise InputError(
+            f"run={shown}: {task}{inputs} does not classify images (expected an ImageClassifier on inputs "
+            "[channels, height, width]); choose a run of an image classifier"
+        )
 
 
 def _require(config: dict[str, Any], required: dict[str, dict[str, type]], run: RunFolder) -> None:
@@ -133,7 +149,7 @@ def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str
     if not isinstance(composed.get("data"), DictConfig):
         raise _damaged(run, run.composed_file, "no key data")
     fixed, shape = {}, None
-    if is_classifier(config):
+    if is_image_classifier(config):
         shape = tuple(trained["input_shape"])  # C, H, W
         fixed = {key: trained[key] for key in FIXED if key in trained} | {"grayscale": shape[0] == 1}
     override_data(composed, overrides, fixed, shape, _config_folders(run))

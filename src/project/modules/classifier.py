@@ -1,6 +1,6 @@
 """LightningModule for image classification with any network."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -14,6 +14,9 @@ from project.modules.optim.training_length import TrainingLength
 from project.modules.supervised import SupervisedModule
 from project.modules.tta import tta_logits
 from project.runtime.lightning_private import trainer_of
+
+MAX_PROBABILITY_COLUMNS = 100
+"""Maximum number of classes whose probabilities a table lists."""
 
 
 class ImageClassifier(SupervisedModule):
@@ -64,9 +67,29 @@ class ImageClassifier(SupervisedModule):
         datamodule = getattr(trainer_of(self), "datamodule", None)
         require_logits(outputs, targets, getattr(datamodule, "num_classes", None))
 
+    def prediction_columns(self, outputs: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the most probable class, its probability, and the probability of each class."""
+        probabilities = outputs.float().softmax(dim=1)
+        best = probabilities.max(dim=1)
+        classes = [names[label] for label in best.indices.tolist()]
+        columns = {"prediction": classes, "probability": best.values.tolist()}
+        return columns | probability_columns(probabilities, names)
+
+    def target_columns(self, targets: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        return {"label": [names[label] for label in labels.tolist()]}
+
     def test_step(self, batch: Any, batch_idx: int) -> Tensor:
         """Update the metrics with one batch, and return its logits (B, K) for callbacks."""
         images, targets = self.unpack(batch)
         logits = tta_logits(self, images, self.tta)
         self._evaluate("test", self.loss(logits, targets), logits, targets)
         return logits
+
+
+def probability_columns(probabilities: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return columns `p(NAME)` of probabilities (B, K), for up to `MAX_PROBABILITY_COLUMNS` classes."""
+    if len(names) > MAX_PROBABILITY_COLUMNS:
+        return {}
+    columns = probabilities.T.tolist()
+    return {f"p({name})": column for name, column in zip(names, columns, strict=True)}

@@ -1,6 +1,6 @@
 """LightningModule for multi-label classification: several labels per input, each present or absent."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -10,6 +10,7 @@ from torchmetrics import Metric
 from torchmetrics.classification import MultilabelAveragePrecision, MultilabelF1Score
 
 from project.modules.batch_checks import require_label_logits
+from project.modules.classifier import probability_columns
 from project.modules.optim.parameter_groups import ParameterGroups
 from project.modules.optim.schedules import Schedule, constant
 from project.modules.optim.training_length import TrainingLength
@@ -67,5 +68,21 @@ class MultilabelClassifier(SupervisedModule):
         # torchmetrics takes values from 0 to 1 for probabilities, and so logits of some batches.
         return outputs.float().sigmoid(), (targets > 0.5).long()
 
+    def prediction_columns(self, outputs: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the labels above `threshold`, joined by semicolons, and the probability of each label."""
+        probabilities = outputs.float().sigmoid()
+        columns: dict[str, list[Any]] = {"prediction": _join_labels(probabilities > self.threshold, names)}
+        return columns | probability_columns(probabilities, names)
+
+    def target_columns(self, targets: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+        return {"labels": _join_labels(targets > 0.5, names)}
+
     def require_outputs(self, outputs: Any, targets: Any) -> None:
         require_label_logits(outputs, targets, self.num_labels)
+
+
+def _join_labels(present: Tensor, names: Sequence[str]) -> list[str]:
+    """Return the names of the labels that are present in each row (B, K), joined by semicolons."""
+    return [
+        "; ".join(name for name, is_in in zip(names, row, strict=True) if is_in) for row in present.tolist()
+    ]

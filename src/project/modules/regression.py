@@ -1,6 +1,6 @@
 """LightningModule for regression: one or several real values per input."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any, ClassVar
 
 import torch
@@ -95,8 +95,20 @@ class Regressor(SupervisedModule):
         pair = outputs.float(), targets.float()
         return (pair[0][:, 0], pair[1][:, 0]) if self.num_targets == 1 else pair
 
+    def prediction_columns(self, outputs: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+        return _columns("prediction", outputs, names)
+
+    def target_columns(self, targets: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+        return _columns("target", targets, names)
+
     def require_outputs(self, outputs: Any, targets: Any) -> None:
         require_values(outputs, targets, self.num_targets)
+
+
+def _columns(kind: str, values: Tensor, names: Sequence[str]) -> dict[str, list[Any]]:
+    """Return the columns of values (B, D): `prediction(NAME)` for each."""
+    columns = values.float().T.tolist()
+    return {f"{kind}({name})": column for name, column in zip(names, columns, strict=True)}
 
 
 class InTargetUnits(nn.Module):

@@ -1,6 +1,6 @@
 """Base LightningModule: a network trained by a mean loss, with metrics, optimizer and schedule."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Protocol, runtime_checkable
 
 import lightning as L
@@ -33,9 +33,9 @@ class SupervisedModule(L.LightningModule):
     """Network trained by a mean loss over batches of inputs and targets.
 
     Subclasses may override `unpack`, `compute`, `compute_loss`, `require_outputs`, `build_metrics`,
-    `metric_inputs` and `read_metrics`. Logs `train/…` and `train/lr` every `trainer.log_every_n_steps` steps
-    and at the end of each epoch. Logs `val/…` and `test/…` once per evaluation, and `val/best_…` for the best
-    checkpoint.
+    `metric_inputs`, `read_metrics`, `prediction_columns` and `target_columns`. Logs `train/…` and `train/lr`
+    every `trainer.log_every_n_steps` steps and at the end of each epoch. Logs `val/…` and `test/…` once per
+    evaluation, and `val/best_…` for the best checkpoint.
 
     Args:
         network: maps inputs (B, …) to outputs.
@@ -154,6 +154,22 @@ class SupervisedModule(L.LightningModule):
     def metric_inputs(self, outputs: Any, targets: Any) -> tuple[Any, Any]:
         """Return the predictions and targets for the metrics."""
         return outputs, targets
+
+    def prediction_columns(self, outputs: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return what the outputs for B inputs predict, as columns of a table: B cells by column name.
+
+        Args:
+            outputs: result of `forward`.
+            names: names of the classes, labels or values.
+
+        Returns:
+            An empty dictionary for outputs that do not fit into cells, such as images.
+        """
+        return {}
+
+    def target_columns(self, targets: Any, names: Sequence[str]) -> dict[str, list[Any]]:
+        """Return the targets of B inputs as columns, like `prediction_columns`."""
+        return {}
 
     def metric_names(self, split: str) -> list[str]:
         """Return the metrics of a split without its name; a metric of several values has one name here."""
@@ -278,8 +294,11 @@ class SupervisedModule(L.LightningModule):
             means = {f"train/{name}": value for name, value in self.more_train_metrics.read().items()}
             log_metrics(self, means, means)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        self._evaluate("val", *self.compute(batch))
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:
+        """Update the metrics with one batch, and return the outputs of the network for callbacks."""
+        loss, outputs, targets = self.compute(batch)
+        self._evaluate("val", loss, outputs, targets)
+        return outputs
 
     def test_step(self, batch: Any, batch_idx: int) -> Any:
         """Update the metrics with one batch, and return the outputs of the network for callbacks."""

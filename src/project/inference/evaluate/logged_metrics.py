@@ -1,4 +1,4 @@
-"""Evaluation of a run of any task: the metrics that its `test_step` or `validation_step` logs."""
+"""Evaluation of a run of any task: metrics that its steps log, and predictions where they fit into cells."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +12,7 @@ from project.inference.evaluate import output_files
 from project.inference.evaluate.options import Member, Options
 from project.inference.load_run import TrainedModule, explain_lightning_errors, load_module
 from project.inference.options import require_accelerator
+from project.inference.prediction_columns import DescribesPredictions, PredictionCollector
 from project.runs.provenance import now, versions
 from project.runtime.console import Column, table
 
@@ -33,8 +34,6 @@ def evaluate_logged(options: Options, members: Sequence[Member]) -> None:
         )
     if options.tta is not None:
         raise InputError(f"tta={options.tta}: available for image classifiers only; leave it out")
-    if options.predictions:
-        raise InputError("predictions=true: available for image classifiers only; use scripts/predict.py")
     require_accelerator(options.accelerator)
     for member in members:
         name = output_files.evaluation_name(options.split, options.data, None, member.weights)
@@ -43,16 +42,42 @@ def evaluate_logged(options: Options, members: Sequence[Member]) -> None:
             target = options.output / f"{member.run.path.name}-{name}"
         with output_files.replacing_folder(target, is_given=options.output is not None) as folder:
             trained = load_module(member.run, member.weights, options.data_overrides)
-            metrics, trainer = measure(trained, options)
+            collected = _collector(trained, options)
+            metrics, trainer = measure(trained, options, [collected] if collected else [])
             content = _to_json(options, trained, trainer, metrics)
             output_files.write_json(folder / output_files.RESULT, content)
+            files = [output_files.RESULT]
+            if collected is not None and (columns := collected.table(options.split)):
+                output_files.write_columns(folder / output_files.PREDICTIONS, columns)
+                files.append(output_files.PREDICTIONS)
             text = _render(options, trained, trainer, metrics)
         here = Path.cwd()
         shown = target.relative_to(here) if target.is_relative_to(here) else target
-        print(f"{member.shown}\n{text}\n\n{shown}: {output_files.RESULT}", flush=True)
+        print(f"{member.shown}\n{text}\n\n{shown}: {', '.join(files)}", flush=True)
 
 
-def measure(trained: TrainedModule, options: Options) -> tuple[dict[str, float], L.Trainer]:
+def _collector(trained: TrainedModule, options: Options) -> PredictionCollector | None:
+    """Return a collector of predictions; None if they are not wanted, or not in cells.
+
+    Raises:
+        InputError: `predictions=true`, but the module does not describe its predictions.
+    """
+    if options.predictions is False:
+        return None
+    if isinstance(trained.module, DescribesPredictions):
+        return PredictionCollector(trained)
+    if options.predictions:
+        task = type(trained.module).__name__
+        raise InputError(
+            f"predictions=true: {task} has no prediction_columns and target_columns; add them, or use "
+            "scripts/predict.py"
+        )
+    return None
+
+
+def measure(
+    trained: TrainedModule, options: Options, callbacks: Sequence[L.Callback] = ()
+) -> tuple[dict[str, float], L.Trainer]:
     """Run Lightning's test, or validation for `split=val`, and return the logged metrics and the trainer.
 
     Module and data module restore their state from the checkpoint, and random numbers start from the seed of
@@ -63,7 +88,7 @@ def measure(trained: TrainedModule, options: Options) -> tuple[dict[str, float],
     """
     require_split(trained, options.split)
     changes: dict[str, Any] = {} if options.accelerator is None else {"accelerator": options.accelerator}
-    trainer = trained.trainer(**changes)
+    trainer = trained.trainer(callbacks=list(callbacks), **changes)
     L.seed_everything(trained.config["seed"], workers=True, verbose=False)
     run = trainer.test if options.split == "test" else trainer.validate
     with explain_lightning_errors():

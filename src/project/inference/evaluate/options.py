@@ -8,7 +8,7 @@ from typing import Literal
 from project.config.command_options import option
 from project.errors import InputError
 from project.inference.options import Accelerator, DataOptions
-from project.inference.run_config import check_request, is_classifier, read_config
+from project.inference.run_config import check_request, is_image_classifier, read_config
 from project.runs.comparison import LAST, find_best, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
@@ -51,7 +51,7 @@ class Options(DataOptions):
         "recompute", "batch-norm statistics of averaged weights"
     )
     predictions: bool | None = option(
-        None, "write predictions.csv, one row per image; null: true for image classifiers"
+        None, "write predictions.csv, one row per image; null: true if they fit into cells"
     )
     figures: bool = option(True, "draw confusion matrix, reliability diagram, worst mistakes")
     num_resamples: int = option(
@@ -67,7 +67,7 @@ def main(options: Options) -> None:
     if options.output is not None:
         refuse_unwritable_output(f"output={options.output}", options.output, folder=True)
     networks = check_networks(options)
-    foreign = [member for member in networks[0] if not is_classifier(read_config(member.run))]
+    foreign = [member for member in networks[0] if not is_image_classifier(read_config(member.run))]
     if foreign:
         with waiting(LOADING):
             from project.inference.evaluate.logged_metrics import evaluate_logged  # imports torch

@@ -17,6 +17,7 @@ from torch import Tensor
 from project.datamodules.base import Subset
 from project.errors import InputError
 from project.inference.evaluate.metrics import Predictions, reliability
+from project.modules.classifier import probability_columns
 from project.runtime.csv_files import escape_all
 from project.runtime.output_files import missing_folders, refuse_unwritable_output
 from project.runtime.text import printable
@@ -30,7 +31,6 @@ MAX_NAME_PART = 60
 MAX_MISTAKES = 40
 MISTAKE_TILE, MISTAKE_COLUMNS = 150, 6
 """Width of a drawn mistake, pixels, and mistakes per row."""
-MAX_PROBABILITY_COLUMNS = 100
 
 
 def evaluation_name(split: str, data: Sequence[str], tta: str | None, weights: str) -> str:
@@ -142,19 +142,24 @@ def write_predictions(
         "row": rows.tolist(),
         "label": [names[label] for label in predictions.labels.tolist()],
         "prediction": [names[label] for label in predictions.predicted.tolist()],
-        "probability": [f"{value:.6g}" for value in predictions.confidence.tolist()],
+        "probability": predictions.confidence.tolist(),
         "correct": predictions.is_correct.int().tolist(),
-        "label_probability": [f"{value:.6g}" for value in label_probability.tolist()],
+        "label_probability": label_probability.tolist(),
     }
     if predictions.losses is not None:
-        columns["loss"] = [f"{value:.6g}" for value in predictions.losses.tolist()]
-    if predictions.num_classes <= MAX_PROBABILITY_COLUMNS:
-        for name, values in zip(names, predictions.probabilities.T.tolist(), strict=True):
-            columns[f"p({printable(name)})"] = [f"{value:.6g}" for value in values]
+        columns["loss"] = predictions.losses.tolist()
+    write_columns(file, columns | probability_columns(predictions.probabilities, names))
+
+
+def write_columns(file: Path, columns: Mapping[str, Iterable[Any]]) -> None:
+    """Write a CSV file of columns by name, numbers with six significant digits."""
     with file.open("w", newline="", encoding="utf-8") as stream:
         writer = csv.writer(stream)
-        writer.writerow(escape_all(columns))
-        writer.writerows(escape_all(row) for row in zip(*columns.values(), strict=True))
+        writer.writerow(escape_all(map(printable, columns)))
+        for row in zip(*columns.values(), strict=True):
+            writer.writerow(
+                escape_all(float(f"{cell:.6g}") if isinstance(cell, float) else cell for cell in row)
+            )
 
 
 def describe_mistakes(

@@ -9,7 +9,7 @@ from project.datamodules.storage.image_files import SkippedFile
 from project.errors import InputError
 from project.inference.options import Accelerator, DataOptions
 from project.inference.predict.command import find_files
-from project.inference.run_config import check_request, is_classifier, read_config
+from project.inference.run_config import check_request, read_config, require_image_classifier
 from project.runs.comparison import find_trained
 from project.runtime import lazy_imports
 from project.runtime.output_files import refuse_unwritable_output
@@ -69,12 +69,7 @@ def main(options: Options) -> None:
     """Check the options without torch, then explain."""
     run = find_trained(options.run, options.outputs)
     config = read_config(run)
-    if not is_classifier(config):
-        task = config["task"]["_target_"].rpartition(".")[2]
-        raise InputError(
-            f"run={run.shown}: {task} has no logits of classes to explain (expected an ImageClassifier); "
-            "choose a run of a classifier"
-        )
+    require_image_classifier(config, run.shown)
     if len(options.images) > 1 or options.images[0] not in CHOICES:
         for word in options.images:
             if not word.isdecimal():

@@ -9,7 +9,7 @@ from typing import Literal, NamedTuple
 from project.config.command_options import option
 from project.errors import InputError
 from project.inference.options import DataOptions
-from project.inference.run_config import check_request, is_classifier, read_config
+from project.inference.run_config import check_request, is_image_classifier, read_config
 from project.runs.comparison import find_trained
 from project.runs.run_folder import RunFolder
 from project.runtime import lazy_imports
@@ -71,7 +71,7 @@ def main(options: Options) -> int:
     """Check the options without torch, then export."""
     run, _ = find_run_and_folder(options)
     check_request(run, options.weights, options.data_overrides)
-    if not is_classifier(read_config(run)):
+    if not is_image_classifier(read_config(run)):
         with waiting(LOADING):
             from project.inference.export.any_module import export_any  # imports torch
 

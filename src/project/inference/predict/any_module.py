@@ -1,6 +1,7 @@
 """Predictions of a run of any task.
 
-Files are predicted by the module's `preprocess` and `decode`, a loader by its `predict_step`.
+Files are predicted by the module's `preprocess` and `decode`, or by its `prediction_columns`; a loader by its
+`predict_step`.
 """
 
 import csv
@@ -22,6 +23,12 @@ from project.errors import DataError, InputError, one_line
 from project.inference.load_run import TrainedModule, explain_lightning_errors, load_module
 from project.inference.options import require_accelerator
 from project.inference.predict.writers import Format, open_output
+from project.inference.prediction_columns import (
+    ImagePredictor,
+    predict_table,
+    predicts_images,
+    predicts_tables,
+)
 from project.runs.run_folder import RunFolder
 from project.runtime.csv_files import escape_all
 from project.runtime.text import plural, printable
@@ -99,6 +106,12 @@ def _predict_files(
     trained: TrainedModule, files: Sequence[str], skipped: list[SkippedFile], options: "Options"
 ) -> Iterator[dict[str, Any]]:
     module = trained.module
+    if not isinstance(module, PredictsFiles) and predicts_tables(trained):
+        device = trained.trainer(accelerator=options.accelerator).strategy.root_device
+        rows = (predict_table(trained, file, options.batch_size, device) for file in files)
+        return chain.from_iterable(rows)
+    if not isinstance(module, PredictsFiles) and predicts_images(trained):
+        return _forward_files(trained, ImagePredictor(trained), files, skipped, options)
     if not isinstance(module, PredictsFiles):
         task = type(module).__name__
         lacking = " and ".join(name for name in ("preprocess", "decode") if not hasattr(module, name))
@@ -111,7 +124,7 @@ def _predict_files(
 
 def _forward_files(
     trained: TrainedModule,
-    module: PredictsFiles,
+    reader: PredictsFiles,
     files: Sequence[str],
     skipped: list[SkippedFile],
     options: "Options",
@@ -125,12 +138,12 @@ def _forward_files(
             outputs = network(torch.stack([tensor for _, tensor in waiting]).to(device))
         for place, (file, _) in enumerate(waiting):
             one = apply_to_collection(outputs, Tensor, lambda tensor, at=place: tensor[at].cpu())
-            yield {"file": file, **_plain(module.decode(one))}
+            yield {"file": file, **_plain(reader.decode(one))}
         waiting.clear()
 
     for file in files:
         try:
-            tensor = module.preprocess(Path(file))
+            tensor = reader.preprocess(Path(file))
         except UNREADABLE as error:
             skipped.append(SkippedFile(file, one_line(error)))
             print(f"skipped: {printable(file)}: {one_line(error)}", file=sys.stderr)

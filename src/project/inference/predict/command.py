@@ -29,7 +29,7 @@ from project.inference.predict.writers import (
     open_output,
     write_predictions,
 )
-from project.inference.run_config import check_request, is_classifier, read_config
+from project.inference.run_config import check_request, is_image_classifier, read_config
 from project.runs.comparison import find_trained
 from project.runtime import lazy_imports
 from project.runtime.console import LOADING, terminal_width, waiting
@@ -81,7 +81,7 @@ def predict_files(options: Options) -> None:
     """Check the options without torch, then predict, write predictions and draw the contact sheet."""
     kind = choose_format(options.output, options.format)
     run = find_trained(options.run, options.outputs)
-    is_of_images = is_classifier(read_config(run))
+    is_of_images = is_image_classifier(read_config(run))
     if is_of_images and not options.input:
         raise InputError("input: not given; set input=FILE or input=FOLDER")
     files, skipped = find_files(options.input)

@@ -26,7 +26,7 @@ DIGITS = 6
 """Significant digits of a probability in a file, as many as single precision has."""
 EARLIER_OUTPUT: dict[Format, re.Pattern[bytes]] = {
     "table": re.compile(rb"file\b[^\n]*\bclass +probability"),
-    "csv": re.compile(rb"file,class,probability\b"),
+    "csv": re.compile(rb"file,(class,probability\b|(row,)?prediction\b)"),
     "json": re.compile(rb'\[\n\{"file": |\[\]\n'),
     "jsonl": re.compile(rb'\{"file": '),
 }

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 from project.config.command_options import option
 from project.errors import InputError
 from project.inference.options import Accelerator, Tta
-from project.inference.run_config import check_request, is_classifier, read_config
+from project.inference.run_config import check_request, read_config, require_image_classifier
 from project.runs.comparison import LAST, find_last, find_trained
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import find_sweep
@@ -123,9 +123,7 @@ def find_sources(options: Options) -> list[ModelSource]:
             )
         run = find_trained(folder, options.outputs)
         config = read_config(run)
-        if not is_classifier(config):
-            task = config["task"]["_target_"].rpartition(".")[2]
-            raise InputError(f"run={folder}: {task} is not an ImageClassifier; choose a run of a classifier")
+        require_image_classifier(config, folder)
         check_request(run, options.weights, ())
         if options.backend == "onnx":
             find_exported(run)
