@@ -476,6 +476,7 @@ def test_a_page_shows_all_of_a_sweep(tmp_path: Path) -> None:
         "overrides": ["hydra.mode=MULTIRUN", "model=mlp,cnn"],
         "git": GIT,
         "started": "2026-01-31T09:30:00+00:00",
+        "extensions": [{"overrides": ["model=vit", "seeds=3"], "started": "2026-01-31T10:30:00+00:00"}],
     }
     (sweep / "sweep.json").write_text(json.dumps(record))
     waiting = Job(14, ["model=cnn", "optim=adam", "seed=9"], ["seed=9"], "14_seed9")
@@ -508,6 +509,7 @@ def test_a_page_shows_all_of_a_sweep(tmp_path: Path) -> None:
     assert len(page.section("Parallel coordinates").all("g", "line")) == 4
     assert len(page.section("Learning curves").all("g", "band")) == 4
     assert "train.py -m model=mlp,cnn" in page.section("How to reproduce").text
+    assert "train.py resume=last model=vit seeds=3" in page.section("How to reproduce").text
     assert "0.9700" in page.section("Best run").text
     links = [node.attributes["href"] for node in page.section("All jobs").all("a")]
     assert links[0] == "11/"

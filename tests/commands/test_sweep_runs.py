@@ -222,6 +222,39 @@ def test_killed_sweep_of_a_users_module_is_resumed_unless_its_code_changed(
     assert difference(state_of(straight), state_of(resumed)) == ""
 
 
+def test_killed_extension_of_a_grid_is_resumed(tmp_path: Path) -> None:
+    run("-m", *TINY[:-1], "trainer.max_epochs=2", FAULT, "optim.lr=0.1,1e-2", cwd=tmp_path)
+    sweep = only_sweep(tmp_path)
+    first = jobs_of(tmp_path)
+    refused = run("resume=last", "trainer.max_epochs=5", cwd=tmp_path, code=2).stderr
+    assert "to add jobs, give several values, as in trainer.max_epochs=2,5" in refused
+    refused = run("resume=last", "optim.lr=-1", "seeds=2", cwd=tmp_path, code=2).stderr
+    assert refused.startswith("error: job ")
+    assert jobs_of(tmp_path) == first
+    # The values of old jobs are left out in part; a stopped job waits until the sweep is killed.
+    extension = ["resume=last", "optim.lr=0.01,0.05", "callbacks.fault.kind=none,stop", "seeds=2"]
+    with begin(*extension, "hydra.launcher.jobs=12", cwd=tmp_path) as process:
+        wait_until(lambda: len(list(sweep.path.glob("*.failed"))) == 4)
+        wait_until(lambda: states(sweep).count("done") == 6)
+        children = children_of(process.pid)
+        process.kill()
+        process.wait()
+    wait_until(lambda: all(is_gone(pid) for pid in children), seconds=15)
+    run("resume=last", cwd=tmp_path)
+    jobs = jobs_of(tmp_path)
+    assert [job.state for job in jobs] == ["done"] * 10
+    assert [job.attempts for job in jobs].count(1) == 6
+    assert [(job.name, job.finished) for job in jobs[:2]] == [(job.name, job.finished) for job in first]
+    settings = [tuple(job.settings.values()) for job in jobs]
+    assert set(settings[:2]) == {("0.1", "none", "1"), ("0.01", "none", "1")}
+    assert len(set(settings)) == 10
+    assert len({job.point_key for job in jobs}) == len({job.point for job in jobs}) == 5
+    assert len((sweep.path / "jobs.csv").read_text().splitlines()) == 11
+    again = run("resume=last", *extension[1:], cwd=tmp_path).stdout
+    assert ": 0 new jobs\n" in again
+    assert len(jobs_of(tmp_path)) == 10
+
+
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stop_signal_stops_all_jobs(tmp_path: Path, stop: signal.Signals, code: int) -> None:
     forever = [*TINY[:5], "trainer.max_epochs=100000", "~callbacks.early_stopping", "seed=1,2,3"]
@@ -343,6 +376,40 @@ def test_failed_trials_are_retried_in_a_moved_folder(tmp_path: Path) -> None:
     assert [row.split(",")[1] for row in rows] == ["fail", "fail", "complete", "complete", "fail"]
     assert float(rows[2].split(",")[3]) == pytest.approx(jobs[0].metrics["val/loss"])
     assert rows[2].split(",")[2] == rows[0].split(",")[2]
+
+
+def test_search_starts_with_known_points_and_is_extended(tmp_path: Path) -> None:
+    search = ["-m", *BOWL, "hydra/sweeper=optuna", "+loss.x=interval(0,1)", "trainer.max_epochs=1"]
+    points = tmp_path / "points.txt"
+    points.write_text("loss.x=0.75\n+loss.x=0.5\n")
+    run(*search, "hydra.sweeper.n_trials=3", "hydra.sweeper.file=points.txt", cwd=tmp_path)
+    sweep = only_sweep(tmp_path)
+    assert [job.settings["loss.x"] for job in jobs_of(tmp_path)[:2]] == ["0.75", "0.5"]
+    points.write_text("loss.x=0.25\nloss.x=0.5  # known\n")
+    run("resume=last", "hydra.sweeper.file=points.txt", cwd=tmp_path)
+    assert [job.settings["loss.x"] for job in jobs_of(tmp_path)[3:]] == ["0.25"]
+    for word, line in (
+        ("hydra.sweeper.n_trials=2", "4 trials of outputs/sweep/"),
+        ("seeds=2", "outputs/sweep/"),
+        ("'+loss.x=interval(0,2)'", "outputs/sweep/"),
+    ):
+        assert f"{word.strip(chr(39))}: {line}" in run("resume=last", word, cwd=tmp_path, code=2).stderr
+    points.write_text("loss.x=1.5\n")
+    refused = run("resume=last", "hydra.sweeper.file=points.txt", cwd=tmp_path, code=2).stderr
+    assert "loss.x=1.5: outside of the search space" in refused
+    run("resume=last", "hydra.sweeper.n_trials=5", cwd=tmp_path)
+    run("resume=last", cwd=tmp_path)
+    assert len(jobs_of(tmp_path)) == 5
+    (second := tmp_path / "second").mkdir()
+    known = f"hydra.sweeper.warm_start={sweep.path}"
+    run(*search, known, "hydra.sweeper.n_trials=1", cwd=second)
+    rows = (only_sweep(second).path / "trials.csv").read_text().splitlines()
+    earlier = (sweep.path / "trials.csv").read_text().splitlines()
+    assert rows[:-1] == earlier
+    assert len(jobs_of(second)) == 1
+    assert jobs_of(second)[0].settings not in [job.settings for job in jobs_of(tmp_path)]
+    refused = run(*search, known, "monitor=val/acc", "mode=max", cwd=second, code=2).stderr
+    assert f"{known}: a search by val/loss, and not by val/acc" in refused
 
 
 def test_killed_search_is_resumed_and_pruning_stops_all_ranks(tmp_path: Path) -> None:

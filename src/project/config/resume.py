@@ -31,7 +31,11 @@ FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
     *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
 )
-"""Keys of a resumed sweep that may change: those of the launcher, and the number of trials."""
+"""Keys of a resumed sweep that may change: those of the launcher, and limits."""
+EXTENSION_KEYS = ("seeds=", "hydra.sweeper.file=", "hydra.sweeper.warm_start=")
+"""Keys of the sweep that add jobs to it, or earlier results."""
+KEPT_KEYS = ("seeds=", "hydra.sweeper.n_trials=")
+"""Changes that later resumes keep."""
 
 
 class ResumedRun(NamedTuple):
@@ -55,11 +59,15 @@ class ResumedSweep(NamedTuple):
         folder: folder of the sweep.
         retry: true to rerun failed jobs.
         given: overrides of the command line.
+        extension: those that add jobs.
+        kept: changed settings of the sweep that later resumes keep.
     """
 
     folder: SweepFolder
     retry: bool
     given: list[str]
+    extension: list[str]
+    kept: list[str]
 
 
 def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
@@ -187,13 +195,14 @@ def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> l
     earlier, name = record["overrides"], record.get("config_name", "train")
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
     earlier = secrets.restore(earlier, given)
-    changes = [text for text in given if text.startswith(FREE_KEYS) and text not in earlier]
-    for text in given:
-        if text not in earlier and text not in changes:
-            raise InputError(
-                f"{text}: {sweep.shown} was started with {' '.join(earlier) or 'no overrides'}; "
-                "a resumed sweep keeps its overrides; leave this out, or start a new sweep"
-            )
+    changes = [text for text in given if text.startswith(FREE_KEYS + EXTENSION_KEYS) and text not in earlier]
+    extension = [
+        text
+        for text in given
+        if text.startswith("hydra.sweeper.file=")  # its content may have changed
+        or (text not in earlier and not text.startswith(FREE_KEYS))
+    ]
+    _refuse_changed_jobs(sweep, [text for text in extension if not text.startswith(EXTENSION_KEYS)], earlier)
     replaced = {text.partition("=")[0] for text in changes}
     kept = [text for text in earlier if text.partition("=")[0] not in (*replaced, *SWEEP_KEYS[:2])]
     primary = yaml_files.load(sweep.conf / f"{name}.yaml")
@@ -206,9 +215,33 @@ def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> l
         kept = [text for text in kept if not text.startswith("hydra.launcher.")]
     for key in (text.partition("=")[0] for text in kept if secrets.is_redacted(text)):
         raise InputError(f"{key}: {secrets.NOT_RECORDED.format(key=key)}")
-    command_state.resumed_sweep = ResumedSweep(sweep, retry == "true", given)
+    persistent = [text for text in changes if text.startswith(KEPT_KEYS)]
+    command_state.resumed_sweep = ResumedSweep(sweep, retry == "true", given, extension, persistent)
     flags = ["-m", "--config-path", str(sweep.conf.absolute())]
     return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
+
+
+def _refuse_changed_jobs(sweep: SweepFolder, extension: Sequence[str], earlier: Sequence[str]) -> None:
+    """Refuse overrides that would change the jobs of a sweep instead of adding some.
+
+    A key adds jobs if it has several values, or if the sweep's jobs differ in it already.
+    """
+    if not extension:
+        return
+    parser = OverridesParser.create()
+    swept = {key for job in sweep.ledger.read().values() for key in job.settings}
+    for text in extension:
+        override = parser.parse_override(text)
+        key, value = override.key_or_group, text.partition("=")[2]
+        before = next((word for word in earlier if word.lstrip("+").startswith(f"{key}=")), "")
+        if override.is_hydra_override() or override.is_delete() or key == "folds":
+            raise InputError(f"{text}: a resumed sweep keeps its {key}; leave this out, or start a new sweep")
+        if not override.is_sweep_override() and key not in swept:
+            now = before or f"{text.partition('=')[0]}=PRESENT_VALUE"
+            raise InputError(
+                f"{text}: would change the jobs of {sweep.shown}; to add jobs, give several values, as in "
+                f"{now},{value}, or start a new sweep"
+            )
 
 
 def resume_restarted_run(folder: Path | None) -> None:

@@ -83,6 +83,20 @@ class SweepFolder:
         }
         replace_text(self.record_file, json.dumps(redact(record), indent=2) + "\n")
 
+    def record_extension(self, given: Sequence[str], kept: Sequence[str]) -> None:
+        """Record the overrides of an extension.
+
+        Args:
+            given: overrides that added jobs.
+            kept: settings of the sweep that replace earlier ones.
+        """
+        record = self.read_record()
+        replaced = {text.partition("=")[0] for text in kept}
+        earlier = [text for text in record["overrides"] if text.partition("=")[0] not in replaced]
+        record["overrides"] = [*earlier, *kept]
+        record.setdefault("extensions", []).append({"overrides": list(given), "started": now()})
+        replace_text(self.record_file, json.dumps(redact(record), indent=2) + "\n")
+
     def refuse_changed_code(self) -> None:
         """Refuse to resume a sweep after changes to the code.
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from project.errors import InputError
 from project.runs.ranking import REPETITIONS
-from project.runtime.atomic_files import Outage
+from project.runtime.atomic_files import Outage, atomic_replacement, sync
 from project.runtime.secrets import redact, redact_text
 
 State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
@@ -199,17 +199,31 @@ class Ledger:
             self._unwritten = []
             self._outage.end()
 
-    def _append(self, jobs: Sequence[Job]) -> None:
-        lines = "".join(json.dumps(redact(asdict(job))) + "\n" for job in jobs).encode()
-        partial = self.file.with_suffix(".jsonl.partial")
-        is_new = not self.file.exists()
+    def add(self, *jobs: Job) -> None:
+        """Record jobs together: all of them or, if the process is killed, none.
+
+        Raises:
+            OSError: the file cannot be written.
+        """
         drop_torn_line(self.file)
-        with partial.open("wb") if is_new else self.file.open("ab") as stream:
-            stream.write(lines)
+        known = self.file.read_bytes() if self.file.exists() else b""
+        with atomic_replacement(self.file) as partial:
+            partial.write_bytes(known + _lines(jobs))
+            sync(partial)
+
+    def _append(self, jobs: Sequence[Job]) -> None:
+        if not self.file.exists():  # the first jobs of a sweep are recorded together
+            self.add(*jobs)
+            return
+        drop_torn_line(self.file)
+        with self.file.open("ab") as stream:
+            stream.write(_lines(jobs))
             stream.flush()
             os.fsync(stream.fileno())
-        if is_new:  # the first jobs of a sweep are recorded together
-            partial.replace(self.file)
+
+
+def _lines(jobs: Sequence[Job]) -> bytes:
+    return "".join(json.dumps(redact(asdict(job))) + "\n" for job in jobs).encode()
 
 
 def drop_torn_line(file: Path) -> None:

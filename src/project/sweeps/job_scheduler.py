@@ -55,14 +55,46 @@ class JobSource(Protocol):
         ...
 
 
-class JobList:
-    """Source of jobs that are known before the sweep starts."""
+class TimeBudget:
+    """Time in which jobs may start, counted from the first job: until then, modules are imported.
 
-    def __init__(self, jobs: Iterable[Job], *, is_checked: bool = True) -> None:
+    Args:
+        limit_s: duration [s] (None: no limit).
+    """
+
+    def __init__(self, limit_s: float | None) -> None:
+        self.limit_s = math.inf if limit_s is None else limit_s
+        self._start_s = math.inf
+
+    def begin(self) -> None:
+        """Start the clock, unless it runs already."""
+        self._start_s = min(self._start_s, time.monotonic())
+
+    @property
+    def is_over(self) -> bool:
+        return time.monotonic() - self._start_s > self.limit_s
+
+
+class JobList:
+    """Source of jobs that are known before the sweep starts.
+
+    Args:
+        jobs: jobs of the sweep.
+        is_checked: true if the configurations of all jobs were checked.
+        timeout_s: time since the first job after which no job starts [s] (None: no limit).
+    """
+
+    def __init__(
+        self, jobs: Iterable[Job], *, is_checked: bool = True, timeout_s: float | None = None
+    ) -> None:
         self.is_checked = is_checked
         self._waiting = iter([job for job in jobs if job.state == "waiting"])
+        self._budget = TimeBudget(timeout_s)
 
     def next_job(self) -> Job | None:
+        if self._budget.is_over:
+            return None
+        self._budget.begin()
         return next(self._waiting, None)
 
     def complete_overrides(self, job: Job) -> list[str]:

@@ -13,7 +13,7 @@ from omegaconf import OmegaConf, open_dict, read_write
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
 
 from project.errors import InputError
-from project.runs.sweep_jobs import folder_name, shorten_number, to_override_value
+from project.runs.sweep_jobs import Job, folder_name, shorten_number, to_override_value
 from project.runtime.bounds import Range, check_arguments
 from project.runtime.yaml_files import to_yaml
 from project.sweeps.compose import Composer
@@ -25,7 +25,9 @@ from project.sweeps.sweepers.grid import (
     grid,
     make_jobs,
     read_points,
+    recorded_points,
     repetitions,
+    replace_values,
 )
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
@@ -239,6 +241,27 @@ def test_points_file_is_combined_with_the_command_line(composer: object, tmp_pat
         read_points(str(file), [], loader)  # type: ignore[arg-type]
     with pytest.raises(InputError, match=r"hydra\.sweeper\.file=nowhere: No such file"):
         read_points("nowhere", [], loader)  # type: ignore[arg-type]
+
+
+def test_points_of_a_file_replace_values_of_the_command_line(composer: object, tmp_path: Path) -> None:
+    loader, _ = master()
+    (file := tmp_path / "points.txt").write_text("optim.lr=0.5 +loss.x=1\nmodel=cnn\n")
+    points = read_points(str(file), ["optim.lr=0.1,0.2", "+loss.x=0"], loader)  # type: ignore[arg-type]
+    assert [point.varied for point in drop_duplicates(points)] == [
+        *(["optim.lr=0.5", "+loss.x=1"], ["optim.lr=0.1", "model=cnn"], ["optim.lr=0.2", "model=cnn"]),
+    ]
+    assert replace_values(Point(["+a.x=1", "b=2"], ["c=3"]), ["a.x=5", "c=4"]) == Point(
+        ["b=2"], ["c=4", "+a.x=5"]
+    )
+
+
+@pytest.mark.parametrize(("seeds", "folds"), [(1, None), (3, None), (1, 2), (2, 3)])
+def test_points_are_read_from_recorded_jobs(seeds: int, folds: int | None) -> None:
+    points = [Point(["data=mnist"], [f"optim.lr={lr}", "+loss.x=1"]) for lr in (0.1, 0.2)]
+    jobs: list[Job] = []
+    for number, point in enumerate(points):
+        jobs += make_jobs(len(jobs), number, point, list(repetitions(point, 1, seeds, folds)), 1)
+    assert recorded_points(jobs, folds) == dict(enumerate(points))
 
 
 def test_seeds_and_folds_repeat_each_point() -> None:

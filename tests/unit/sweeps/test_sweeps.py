@@ -2,6 +2,7 @@
 
 import json
 import math
+import time
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,7 @@ from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import Job, Ledger, folder_name
 from project.runtime.process import command_state
 from project.sweeps.device_slots import DeviceRequest, DeviceSlots, request_devices
-from project.sweeps.job_scheduler import classify_exit, reconcile_jobs
+from project.sweeps.job_scheduler import JobList, classify_exit, reconcile_jobs
 from project.sweeps.job_table import best_job, count_states, results_table, training_command, write_jobs
 
 CONF = Path(__file__).resolve().parents[3] / "conf"
@@ -210,8 +211,68 @@ def test_sweep_is_resumed_with_its_own_configuration_files(sweep: SweepFolder) -
     assert command_state.resumed_sweep.folder.path == sweep.path
     assert command_state.resumed_sweep.retry is True
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
-    with pytest.raises(InputError, match=r"model=vit: .* was started with model=mlp,cnn"):
-        resume.detach_resumed(["-m", f"resume={sweep.path}", "model=vit"], defaults)
+
+
+def test_overrides_of_a_resumed_sweep_add_jobs_or_are_refused(sweep: SweepFolder) -> None:
+    varied = [["model=mlp"], ["model=cnn"]]
+    sweep.ledger.write(*(Job(number, words, words, str(number)) for number, words in enumerate(varied)))
+
+    def detach(*words: str) -> list[str]:
+        return resume.detach_resumed([f"resume={sweep.path}", *words], CONF / "train.yaml")
+
+    extension = ["model=vit", "optim.lr=0.1,0.2", "seeds=3", "hydra.sweeper.file=points.txt"]
+    arguments = detach(*extension)
+    assert arguments[3:] == [
+        *("model=mlp,cnn", "hydra.launcher.jobs=1", "seeds=3", "hydra.sweeper.file=points.txt"),
+    ]
+    continued = command_state.resumed_sweep
+    assert continued.extension == [
+        "model=vit",
+        "optim.lr=0.1,0.2",
+        "seeds=3",
+        "hydra.sweeper.file=points.txt",
+    ]
+    assert continued.kept == ["seeds=3"]
+    sweep.record_extension(continued.extension, continued.kept)
+    assert detach() == [*arguments[:5], "seeds=3"]
+    assert command_state.resumed_sweep.extension == []
+    for word, message in (
+        ("data=mnist", r"would change the jobs of .*, as in data=PRESENT_VALUE,mnist"),
+        ("hydra.sweeper.max_points=5", "a resumed sweep keeps its hydra.sweeper.max_points"),
+        ("folds=5", "a resumed sweep keeps its folds"),
+        ("~callbacks.last", "a resumed sweep keeps its callbacks.last"),
+    ):
+        with pytest.raises(InputError, match=rf"^{word}: {message}"):
+            detach(word)
+
+
+def test_jobs_that_are_added_to_a_ledger_are_recorded_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ledger = Ledger(tmp_path / "jobs.jsonl")
+    ledger.write(job(0, "done"))
+    with ledger.file.open("a") as stream:
+        stream.write('{"number": 0, "state": "do')
+
+    def fail(path: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("project.runs.sweep_jobs.sync", fail)
+        with pytest.raises(OSError, match="No space"):
+            ledger.add(job(1), job(2))
+    assert list(ledger.read()) == [0]
+    ledger.add(job(1), job(2))
+    assert [one.state for one in ledger.read().values()] == ["done", "waiting", "waiting"]
+    assert [file.name for file in tmp_path.iterdir()] == ["jobs.jsonl"]
+
+
+def test_jobs_of_a_list_start_within_its_time_only() -> None:
+    source = JobList([job(0), job(1), job(2)], timeout_s=0.05)
+    time.sleep(0.1)  # as while modules are imported
+    assert source.next_job() is not None
+    time.sleep(0.1)
+    assert source.next_job() is None
 
 
 def test_resume_last_finds_the_newest_sweep(sweep: SweepFolder) -> None:

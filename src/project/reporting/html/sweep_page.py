@@ -1,6 +1,7 @@
 """Page content for a sweep, or for any folder that contains runs."""
 
 import re
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +12,7 @@ from project.errors import InputError
 from project.reporting.html.charts import curves_chart, parallel_chart
 from project.reporting.html.images import make_gallery, read_pngs
 from project.reporting.html.run_page import (
+    TRAIN,
     Section,
     environment_rows,
     provenance_line,
@@ -27,6 +29,7 @@ from project.runs.results import DURATION, Run, read_runs
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runs.sweep_jobs import Job
+from project.runtime.process import as_called
 from project.runtime.secrets import redact_text
 from project.runtime.text import duration, plural
 
@@ -264,5 +267,8 @@ def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
     overrides = [word for word in overrides if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
     is_done = set(sweep.states) <= {"done", "pruned"}
     git, command = sweep.record.get("git"), SweepFolder(folder).read_command()
-    commands = reproduction_commands(overrides, git, command, folder, is_sweep=True, is_done=is_done)
-    return {"overrides": overrides, "reproduction": commands}
+    found = reproduction_commands(overrides, git, command, folder, is_sweep=True, is_done=is_done)
+    for extension in sweep.record.get("extensions") or []:
+        words = shlex.join(redact_text(str(word)) for word in extension["overrides"])
+        found["commands"]["Repeat this sweep"].append(as_called(f"{TRAIN} resume=last {words}"))
+    return {"overrides": overrides, "reproduction": found}

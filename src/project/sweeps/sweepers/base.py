@@ -66,6 +66,7 @@ class RecordedSweeper(Sweeper):
         self.folds = folds
         self.changed_code = changed_code
         self.num_jobs = 0
+        self.extension: list[str] = []  # overrides that add jobs to a resumed sweep
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.context = hydra_context
@@ -86,6 +87,9 @@ class RecordedSweeper(Sweeper):
             self._refuse_changed_launcher()
             jobs = list(folder.ledger.read().values())
             if (continued := command_state.resumed_sweep) is not None:
+                self.extension = continued.extension
+                if self.extension:
+                    self.refuse_extension(jobs)
                 if not self.changed_code:
                     folder.refuse_changed_code()
                 for job in jobs:
@@ -100,6 +104,20 @@ class RecordedSweeper(Sweeper):
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
+
+    def refuse_extension(self, jobs: Sequence[Job]) -> None:
+        """Refuse an extension that this sweeper does not support.
+
+        Args:
+            jobs: jobs on record.
+
+        Raises:
+            InputError: always, unless a sweeper overrides this method.
+        """
+        raise InputError(
+            f"{self.extension[0]}: jobs cannot be added to {self.folder.shown}; leave this out, or start a "
+            "new sweep"
+        )
 
     def summarize(self) -> str:
         """Return text to print below the final tables."""
@@ -118,15 +136,11 @@ class RecordedSweeper(Sweeper):
 
         Returns:
             The signal that stopped the sweep, 0 if none did.
-
-        Raises:
-            InputError: the sweep is resumed, and source files of the user's packages changed.
         """
         self.num_jobs = num_jobs
-        packages = with_own_imports(allowed_targets.own_packages(targets))
-        own = {name: source_files(name) for name in packages}
-        is_resumed = command_state.resumed_sweep is not None
-        self.folder.record_own_code(own, is_checked=is_resumed and not self.changed_code)
+        continued = command_state.resumed_sweep
+        if continued is not None and (continued.extension or continued.kept):
+            self.folder.record_extension([*continued.extension, *continued.kept], continued.kept)
         view = LiveView.from_config(self.folder, self.config, num_jobs, self.seeds * (self.folds or 1))
         view.count_earlier(jobs)
         finished = sum(job.state != "waiting" for job in jobs)
@@ -137,24 +151,36 @@ class RecordedSweeper(Sweeper):
         finally:
             view.close()
 
+    def compose(self, job: Job) -> DictConfig:
+        """Compose a job's configuration.
+
+        Raises:
+            InputError: an override is wrong.
+        """
+        try:
+            return compose_job(self.scheduled_launcher.composer, self.folder, job, job.overrides)
+        except HydraException as error:
+            name = self.config.hydra.job.config_name
+            lines = explain_composition(error, job.overrides, self.folder.conf, name)
+            raise InputError("\n".join(lines)) from error
+
     def check_jobs(self, jobs: Sequence[Job]) -> list[str]:
         """Compose and check the waiting jobs, all of them before the first one starts.
 
         Returns:
             Dotted names of the classes in the jobs' configurations.
+
+        Raises:
+            InputError: a configuration is wrong, or the sweep is resumed and source files of the user's
+                packages changed.
         """
-        name = self.config.hydra.job.config_name
         problems: dict[str, list[Job]] = {}
         outputs: dict[Path, Job] = {}
         targets: set[str] = set()
         trainers: dict[str, DictConfig] = {}
         waiting = [job for job in jobs if job.state == "waiting"]
         for job in waiting:
-            try:
-                config = compose_job(self.scheduled_launcher.composer, self.folder, job, job.overrides)
-            except HydraException as error:
-                lines = explain_composition(error, job.overrides, self.folder.conf, name)
-                raise InputError("\n".join(lines)) from error
+            config = self.compose(job)
             try:
                 for output in refuse_problems(config):
                     if outputs.setdefault(output.place, job) is not job:
@@ -175,6 +201,9 @@ class RecordedSweeper(Sweeper):
             raise InputError("\n".join(lines))
         for config in trainers.values():  # last: this may import torch
             self.scheduled_launcher.request_devices(config)
+        own = {name: source_files(name) for name in with_own_imports(allowed_targets.own_packages(targets))}
+        is_resumed = command_state.resumed_sweep is not None
+        self.folder.record_own_code(own, is_checked=is_resumed and not self.changed_code)
         return sorted(targets)
 
     def _without_own_keys(self, arguments: Sequence[str]) -> list[str]:

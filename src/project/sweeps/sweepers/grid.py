@@ -1,27 +1,33 @@
 """The default sweeper: all combinations of the swept values, repeated over seeds and folds."""
 
 import math
+import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
-from itertools import product
+from hashlib import sha256
+from itertools import count, product
 from pathlib import Path
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from hydra.errors import HydraException
+from omegaconf import DictConfig, OmegaConf
 
+from project.config.resume import EXTENSION_KEYS
 from project.config.validation.command_request import repeated as find_repeated
 from project.errors import InputError, one_line
-from project.runs.sweep_jobs import Job, folder_name
+from project.runs.results import comparable_text, flatten
+from project.runs.sweep_jobs import Job, folder_name, to_override_value
 from project.runtime.bounds import Range
 from project.runtime.console import waiting
 from project.runtime.secrets import redact_text
 from project.runtime.text import plural
-from project.runtime.yaml_files import read_text
+from project.runtime.yaml_files import raw_child, read_text
 from project.sweeps.job_scheduler import JobList
 from project.sweeps.sweepers.base import RecordedSweeper
 
@@ -35,6 +41,11 @@ class Point:
 
     constant: list[str]
     varied: list[str]
+
+    @property
+    def identity(self) -> frozenset[str]:
+        """Value that is equal for points with the same overrides."""
+        return frozenset((*self.constant, *self.varied))
 
 
 class PointLimit(NamedTuple):
@@ -118,7 +129,7 @@ def drop_duplicates(points: Sequence[Point]) -> list[Point]:
     """Drop points equal to an earlier one, whose results would count as repetitions."""
     first: dict[frozenset[str], Point] = {}
     for point in points:
-        first.setdefault(frozenset((*point.constant, *point.varied)), point)
+        first.setdefault(point.identity, point)
     return list(first.values())
 
 
@@ -148,9 +159,33 @@ def read_points(
             raise InputError(f"hydra.sweeper.file={file}: line {number}: {one_line(error)}") from error
         limit.refuse_more(len(points) + len(own) * len(shared), f"hydra.sweeper.file={file}")
         for base in shared:
-            points += [Point(base.constant, [*base.varied, *point.constant, *point.varied]) for point in own]
+            points += [replace_values(base, [*point.constant, *point.varied]) for point in own]
     if not points:
         raise InputError(f"hydra.sweeper.file={file}: no line with overrides, such as model=cnn optim.lr=0.1")
+    return points
+
+
+def replace_values(point: Point, values: Iterable[str]) -> Point:
+    """Return a point with other values of some keys, which then vary; a key added with `+` keeps its `+`."""
+    added = {_key(text) for text in (*point.constant, *point.varied) if text.startswith("+")}
+    given = {_key(text): f"+{text.lstrip('+')}" if _key(text) in added else text for text in values}
+    constant = [text for text in point.constant if _key(text) not in given]
+    varied = [given.pop(_key(text), text) for text in point.varied]
+    return Point(constant, [*varied, *given.values()])
+
+
+def recorded_points(jobs: Iterable[Job], folds: int | None) -> dict[int, Point]:
+    """Return the points of recorded jobs by their numbers, without the seeds and folds that repeat them."""
+    repeated: dict[int, list[Job]] = {}
+    for job in jobs:
+        repeated.setdefault(job.point, []).append(job)
+    points = {}
+    for number, group in sorted(repeated.items()):
+        seeds = {next((text for text in job.overrides if _key(text) == "seed"), "") for job in group}
+        added = [*(["seed"] if len(seeds) > 1 else []), *(["data.folds", "data.fold"] if folds else [])]
+        varied = [text for text in group[0].varied if _key(text) not in added]
+        shared = {*map(_key, varied), *added}
+        points[number] = Point([text for text in group[0].overrides if _key(text) not in shared], varied)
     return points
 
 
@@ -233,6 +268,7 @@ class GridSweeper(RecordedSweeper):
         folds: number of cross-validation folds per point (None: no cross-validation).
         file: text file with the overrides of one point per line, combined with each command-line point.
         max_points: maximum number of points, counting each seed and fold.
+        timeout_s: time since the first job after which no job starts [s] (None: no limit).
         changed_code: resume even if the code has changed since the sweep began.
     """
 
@@ -242,35 +278,143 @@ class GridSweeper(RecordedSweeper):
         folds: Annotated[int, Range(2)] | None = None,
         file: str | None = None,
         max_points: Annotated[int, Range(1)] = 10_000,
+        timeout_s: Annotated[float, Range(above=0)] | None = None,
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
         self.file = file
         self.max_points = max_points
+        self.timeout_s = timeout_s
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
-        is_new = not jobs
-        jobs = jobs or self._make_jobs(overrides)
+        seeds = max(Counter(job.point for job in jobs).values(), default=1) // (self.folds or 1)
+        if self.seeds < seeds and any(text.startswith("seeds=") for text in self.extension):
+            raise InputError(
+                f"seeds={self.seeds}: {self.folder.shown} has {seeds} seeds per point; give more, or leave "
+                "this out"
+            )
+        self.seeds = max(self.seeds, seeds)
+        changed: list[Job] = []
+        if self.extension:
+            new, changed = self._extend(jobs)
+        else:
+            new = [] if jobs else self._make_jobs(overrides)
+        jobs = [*jobs, *new]
         with waiting(f"checking {plural(len(jobs), 'job')}"):
             targets = self.check_jobs(jobs)
-        if is_new:
-            self.folder.ledger.write(*jobs)
-        return self.run_source(JobList(jobs), jobs, len(jobs), targets)
+        if new:
+            self.folder.ledger.add(*changed, *new)
+        return self.run_source(JobList(jobs, timeout_s=self.timeout_s), jobs, len(jobs), targets)
+
+    def refuse_extension(self, jobs: Sequence[Job]) -> None:
+        if not jobs:
+            raise InputError(
+                f"{self.extension[0]}: no job of {self.folder.shown} was recorded; start a new sweep"
+            )
+
+    @property
+    def _limit(self) -> PointLimit:
+        return PointLimit(self.max_points, self.seeds * (self.folds or 1))
+
+    def _read_points(self, overrides: Sequence[str], file: str | None) -> list[Point]:
+        if file is None:
+            return grid(overrides, self.loader, self._limit)
+        return read_points(file, overrides, self.loader, self._limit)
 
     def _make_jobs(self, overrides: Sequence[str]) -> list[Job]:
-        limit = PointLimit(self.max_points, self.seeds * (self.folds or 1))
-        if self.file is None:
-            points = grid(overrides, self.loader, limit)
-        else:
-            points = read_points(self.file, overrides, self.loader, limit)
+        points = self._read_points(overrides, self.file)
         given, points = len(points), drop_duplicates(points)
         if given > len(points):
             print(f"left out {plural(given - len(points), 'point')} equal to an earlier one")
-        if (number := len(points) * limit.repeats) > MANY_JOBS:
-            print(f"{number:,} jobs: all of them are checked before the first one starts", flush=True)
+        self._announce(len(points))
         extras = [list(repetitions(point, self.config.seed, self.seeds, self.folds)) for point in points]
         digits = len(str(sum(map(len, extras)) - 1))
         jobs: list[Job] = []
         for number, (point, own) in enumerate(zip(points, extras, strict=True)):
             jobs += make_jobs(len(jobs), number, point, own, digits)
         return jobs
+
+    def _extend(self, jobs: Sequence[Job]) -> tuple[list[Job], list[Job]]:
+        """Make the jobs that an extension adds.
+
+        Each point on record is combined with the values of the extension, and each point is repeated with all
+        seeds and folds. Jobs whose configuration is on record already are left out.
+
+        Returns:
+            The new jobs, and those on record whose settings now contain further keys.
+        """
+        configs = {job.number: self.compose(job) for job in jobs}
+        added = self._added_points(recorded_points(jobs, self.folds).values())
+        changed = _add_settings(jobs, configs, added)
+        points = recorded_points(jobs, self.folds)  # with the values of the keys that vary now
+        points |= zip(count(max(points) + 1), added, strict=False)
+        self._announce(len(points))
+        known = set(map(_config_hash, configs.values()))
+        digits = len(str(len(points) * self._limit.repeats - 1))
+        new: list[Job] = []
+        for number, point in points.items():
+            for extra in repetitions(point, self.config.seed, self.seeds, self.folds):
+                (job,) = make_jobs(len(jobs) + len(new), number, point, [extra], digits)
+                if (identity := _config_hash(self.compose(job))) not in known:
+                    known.add(identity)
+                    new.append(job)
+        print(f"{self.folder.shown}: {plural(len(new), 'new job')}")
+        changed |= _add_settings(jobs, configs, new)  # the seed
+        return new, [job for job in jobs if job.number in changed]
+
+    def _added_points(self, recorded: Collection[Point]) -> list[Point]:
+        """Combine the points on record with the values of the extension, without those on record."""
+        values = [text for text in self.extension if not text.startswith(EXTENSION_KEYS)]
+        refuse_secrets(OverridesParser.create(config_loader=self.loader).parse_overrides(values))
+        has_file = any(text.startswith("hydra.sweeper.file=") for text in self.extension)
+        if not values and not has_file:
+            return []
+        given = self._read_points(values, self.file if has_file else None)
+        known = {point.identity for point in recorded}
+        added: dict[frozenset[str], Point] = {}
+        for earlier, own in product(recorded, given):
+            point = replace_values(earlier, [*own.constant, *own.varied])
+            if point.identity not in known:
+                added.setdefault(point.identity, point)
+                self._limit.refuse_more(len(known) + len(added), " ".join(self.extension))
+        return list(added.values())
+
+    def _announce(self, num_points: int) -> None:
+        """Print a line before checks that take long."""
+        if (number := num_points * self._limit.repeats) > MANY_JOBS:
+            print(f"{number:,} jobs: all of them are checked before the first one starts", flush=True)
+
+
+def _config_hash(config: DictConfig) -> str:
+    """Return a text that is equal for jobs with equal configurations."""
+    values: Any = {str(key): raw_child(config, str(key)) for key in config if key != "hydra"}
+    plain = {
+        key: OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+        for key, value in values.items()
+    }
+    pairs = sorted((key, comparable_text(value)) for key, value in flatten(plain, class_names=False).items())
+    return sha256(repr(pairs).encode()).hexdigest()
+
+
+def _add_settings(
+    jobs: Iterable[Job], configs: Mapping[int, DictConfig], others: Iterable[Job | Point]
+) -> set[int]:
+    """Add the keys in which others vary to the settings of jobs; return the numbers of changed jobs."""
+    keys = list(dict.fromkeys(text.partition("=")[0] for other in others for text in other.varied))
+    changed = set()
+    for job in jobs:
+        config = configs[job.number]
+        for key in keys:
+            name = key.lstrip("+")
+            value = config.hydra.runtime.choices.get(name, OmegaConf.select(config, name))
+            if name not in job.settings and value is not None:
+                job.varied = [*job.varied, f"{key}={_override_text(value)}"]
+                changed.add(job.number)
+    return changed
+
+
+def _override_text(value: Any) -> str:
+    """Format a value for an override, a word without quotes."""
+    plain = OmegaConf.to_container(value) if OmegaConf.is_config(value) else value
+    is_word = isinstance(plain, str) and re.fullmatch(r"[A-Za-z][\w./-]*", plain)
+    return str(plain) if is_word else to_override_value(plain)

@@ -1,9 +1,7 @@
 """The Optuna sweeper, which asks a sampler for a new trial whenever devices are free."""
 
 import json
-import math
 import platform
-import time
 import zlib
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,7 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution
+from optuna.distributions import (
+    BaseDistribution,
+    CategoricalDistribution,
+    check_distribution_compatibility,
+)
+from optuna.samplers import BaseSampler
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
@@ -29,19 +32,25 @@ from project.runs.optuna_studies import (
 from project.runs.sweep_jobs import FINISHED, Job, drop_torn_line, to_override_value
 from project.runtime.atomic_files import replace_text
 from project.runtime.bounds import Range
+from project.runtime.process import command_state
 from project.runtime.secrets import is_redacted, redact
-from project.runtime.text import did_you_mean
+from project.runtime.text import did_you_mean, plural
+from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.sweepers.base import RecordedSweeper
-from project.sweeps.sweepers.grid import Point, make_jobs, repetitions
+from project.sweeps.sweepers.grid import Point, make_jobs, read_points, repetitions
 from project.sweeps.sweepers.search_report import write_report
-from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
+from project.sweeps.sweepers.search_space import find_corners, parse_point, parse_space, trial_overrides
 
 OWNER = "sweep"
 """Trial attribute: name of the sweep that runs the trial."""
 RETRY_OF = "again"
 """Trial attribute: number of the failed trial that the trial repeats."""
+EARLIER = "earlier"
+"""Trial attribute: sweep and number of the trial of an earlier search that the trial copies."""
 EXHAUSTED = "exhausted"
 """Study attribute: true once the sampler has suggested every point."""
+OWN_JOURNAL = "study.journal"
+"""File in the sweep's folder with its study, unless `storage` is set."""
 DIRECTIONS = {"max": StudyDirection.MAXIMIZE, "min": StudyDirection.MINIMIZE}
 
 
@@ -60,6 +69,8 @@ class OptunaSweeper(RecordedSweeper):
         storage: URL of the study's storage (None: a journal file in the sweep's folder).
         study: name of the study, required with `storage`.
         params: additional parameters of the search space, in Hydra's grammar.
+        file: text file with the overrides of one trial per line, which are tried first.
+        warm_start: folder of an earlier search, whose finished trials the sampler learns from.
         seeds: runs per trial, whose mean is the trial's value.
         folds: cross-validation folds per trial (None: no cross-validation).
         batch: simultaneous trials with third-party launchers.
@@ -79,6 +90,8 @@ class OptunaSweeper(RecordedSweeper):
         storage: str | None = None,
         study: str | None = None,
         params: Mapping[str, Any] | None = None,
+        file: str | None = None,
+        warm_start: str | None = None,
         seeds: Annotated[int, Range(1)] = 1,
         folds: Annotated[int, Range(2)] | None = None,
         batch: Annotated[int, Range(1)] = 1,
@@ -94,6 +107,7 @@ class OptunaSweeper(RecordedSweeper):
         self.objectives = dict(objectives or {})
         self.storage, self.study_name = storage, study
         self.params = dict(params or {})
+        self.file, self.warm_start = file, warm_start
         self.batch = batch
         self.identity: dict[str, Any] = {}
         self._refuse_settings()
@@ -107,12 +121,34 @@ class OptunaSweeper(RecordedSweeper):
             Job(number, [*constant, *trial_overrides(values)], [], "probe")
             for number, values in enumerate(find_corners(space))
         ]
+        known = {job.point for job in jobs}
+        done = len(known - {job.point for job in jobs if job.state not in FINISHED})
+        continued = command_state.resumed_sweep
+        if continued is not None and continued.kept and self.n_trials < done:
+            raise InputError(
+                f"hydra.sweeper.n_trials={self.n_trials}: {done} trials of {self.folder.shown} have ended; "
+                "give more, or leave this out"
+            )
         targets = self.check_jobs(probes)
         self._load_identity()
         self.study = self._open_study(space)
+        if self.warm_start is not None and self._is_requested("warm_start", jobs):
+            self._add_earlier_trials(self.warm_start, space)
+        if self.file is not None and self._is_requested("file", jobs):
+            self._enqueue_trials(self.file, space)
+        self.study.sampler = self._make_sampler()
+        self.n_trials = max(self.n_trials, len(known) + self._count_enqueued())
         source = TrialSource(self, self.study, constant, space, jobs)
         source.reconcile()
         return self.run_source(source, jobs, self.n_trials * self.seeds * (self.folds or 1), targets)
+
+    def refuse_extension(self, jobs: Sequence[Job]) -> None:
+        allowed = ("hydra.sweeper.file=", "hydra.sweeper.warm_start=")
+        if wrong := [text for text in self.extension if not text.startswith(allowed)]:
+            raise InputError(
+                f"{wrong[0]}: {self.folder.shown} is a search, which keeps its space; raise "
+                "hydra.sweeper.n_trials, or give points to try with hydra.sweeper.file=FILE"
+            )
 
     def summarize(self) -> str:
         return write_report(self.folder, self.study, self.metrics)
@@ -148,7 +184,7 @@ class OptunaSweeper(RecordedSweeper):
 
     @property
     def _own_journal(self) -> Path:
-        return self.folder.path / "study.journal"
+        return self.folder.path / OWN_JOURNAL
 
     def _load_identity(self) -> None:
         """Read or write the study's name and storage, which stay the same for all processes of the sweep."""
@@ -161,7 +197,12 @@ class OptunaSweeper(RecordedSweeper):
             return
         folder = self.folder.path.absolute()
         owner = f"{platform.node()}:{folder}"
-        self.identity = {"study": self.study_name or folder.name, "storage": storage, "owner": owner}
+        self.identity = {
+            "study": self.study_name or folder.name,
+            "storage": storage,
+            "owner": owner,
+            "metrics": self.metrics,
+        }
         replace_text(file, json.dumps(redact(self.identity), indent=2) + "\n")
 
     def _refuse_settings(self) -> None:
@@ -212,13 +253,98 @@ class OptunaSweeper(RecordedSweeper):
                 f"{', '.join(self.metrics)}"
             )
         _refuse_changed_categories(study, space)
-        # A seed alone would make a resumed search, or a second machine, suggest the first points again.
-        own = zlib.crc32(self.owner.encode()) if self.identity["storage"] else 0
-        known = len(study.get_trials(deepcopy=False))
-        seed = None if self.seed is None else (self.seed + known + own) % 2**32
-        study.sampler = make_sampler(self.sampler, self.sampler_options, seed)
         study.pruner = make_pruner(self.pruner, self.pruner_options)
         return study
+
+    def _make_sampler(self) -> BaseSampler:
+        # A seed alone would make a resumed search, or a second machine, suggest the first points again.
+        own = zlib.crc32(self.owner.encode()) if self.identity["storage"] else 0
+        known = len(self.study.get_trials(deepcopy=False))
+        seed = None if self.seed is None else (self.seed + known + own) % 2**32
+        return make_sampler(self.sampler, self.sampler_options, seed)
+
+    def _is_requested(self, key: str, jobs: Sequence[Job]) -> bool:
+        """Return True if this command, not one that is resumed, sets a key of the sweeper."""
+        return not jobs or any(text.startswith(f"hydra.sweeper.{key}=") for text in self.extension)
+
+    def _count_enqueued(self) -> int:
+        waiting = self.study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
+        return sum(trial.user_attrs.get(OWNER) == self.owner for trial in waiting)
+
+    def _enqueue_trials(self, file: str, space: Mapping[str, BaseDistribution]) -> None:
+        """Enqueue the points of a file, without those that were tried or enqueued already.
+
+        Raises:
+            InputError: a point is outside of the search space, or the file cannot be read.
+        """
+        points = [
+            parse_point([*point.constant, *point.varied], space, f"hydra.sweeper.file={file}")
+            for point in read_points(file, [], self.loader)
+        ]
+        for params in points:
+            self.study.enqueue_trial(params, user_attrs={OWNER: self.owner}, skip_if_exists=True)
+
+    def _add_earlier_trials(self, sweep: str, space: Mapping[str, BaseDistribution]) -> None:
+        """Copy the finished trials of an earlier search into the study, unless they were copied already.
+
+        Raises:
+            InputError: the sweep is not a search, or its trials do not fit into this one.
+        """
+        request = f"hydra.sweeper.warm_start={sweep}"
+        identity, earlier = _open_earlier_study(Path(sweep), request)
+        metrics = identity.get("metrics", self.metrics)
+        if metrics != self.metrics or earlier.directions != self.study.directions:
+            raise InputError(
+                f"{request}: a search by {', '.join(metrics)}, and not by {', '.join(self.metrics)}; start "
+                "without it"
+            )
+        trials = earlier.get_trials(deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED))
+        for trial in trials:
+            if not trial.params.keys() & space:
+                raise InputError(f"{request}: a search of {', '.join(trial.params)}; start without it")
+            for key in trial.params.keys() & space:
+                try:
+                    check_distribution_compatibility(trial.distributions[key], space[key])
+                except ValueError as error:
+                    raise InputError(
+                        f"{request}: {key} was searched in {trial.distributions[key]}, now in {space[key]} "
+                        f"({error}); search the same values, or start without it"
+                    ) from error
+        copied = {trial.user_attrs.get(EARLIER) for trial in self.study.get_trials(deepcopy=False)}
+        for trial in trials:
+            if (name := f"{identity['owner']} {trial.number}") not in copied:
+                self.study.add_trial(
+                    create_trial(
+                        state=trial.state,
+                        values=trial.values,
+                        params=trial.params,
+                        distributions=trial.distributions,
+                        intermediate_values=trial.intermediate_values,
+                        user_attrs={EARLIER: name},
+                    )
+                )
+        print(f"warm start: {plural(len(trials), 'finished trial')} of {sweep}")
+
+
+def _open_earlier_study(folder: Path, request: str) -> tuple[dict[str, Any], optuna.Study]:
+    """Open the study of an earlier search, and read its name, storage and owner."""
+    file, journal = folder / "study.json", folder / OWN_JOURNAL
+    try:
+        identity = json.loads(file.read_text())
+    except OSError as error:
+        raise InputError(f"{request}: not a search (no {file}); give the folder of one") from error
+    if is_redacted(identity["storage"]):
+        raise InputError(
+            f"{request}: the URL of its storage is secret and was not recorded; give it as "
+            "hydra.sweeper.storage with hydra.sweeper.study"
+        )
+    if identity["storage"] is None and not journal.exists():
+        raise InputError(f"{request}: {journal} is missing; start without it")
+    storage = open_storage(identity["storage"] or f"{JOURNAL}{journal.absolute()}")
+    try:
+        return identity, optuna.load_study(study_name=identity["study"], storage=storage)
+    except KeyError as error:
+        raise InputError(f"{request}: its storage lacks its study; start without it") from error
 
 
 def _refuse_changed_categories(study: optuna.Study, space: Mapping[str, BaseDistribution]) -> None:
@@ -255,7 +381,7 @@ class TrialSource:
             self.jobs.setdefault(job.point, []).append(job)
         self._next_number = 1 + max((job.number for job in jobs), default=-1)
         self._waiting = deque(job for job in jobs if job.state == "waiting")
-        self._start_s = math.inf  # of the first job: until then, modules are imported
+        self._budget = TimeBudget(search.timeout_s)
         self._is_exhausted = bool(study.user_attrs.get(EXHAUSTED))
         # Exhausted samplers call `study.stop`, which Optuna supports only in its own loop.
         study.stop = self._stop  # type: ignore[method-assign]
@@ -283,12 +409,10 @@ class TrialSource:
 
     def next_job(self) -> Job | None:
         if not self._waiting:
-            limit_s = self.search.timeout_s
-            is_late = limit_s is not None and time.monotonic() - self._start_s > limit_s
-            if is_late or self._is_exhausted or len(self.jobs) >= self.search.n_trials:
+            if self._budget.is_over or self._is_exhausted or len(self.jobs) >= self.search.n_trials:
                 return None
             self._ask()
-        self._start_s = min(self._start_s, time.monotonic())
+        self._budget.begin()
         return self._waiting.popleft()
 
     def complete_overrides(self, job: Job) -> list[str]:

@@ -6,8 +6,10 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.trial import TrialState, create_trial
 
 from project.errors import InputError
+from project.runtime.text import did_you_mean
 from project.sweeps.sweepers.grid import count_values, parse_sweep
 
 LOG = "log"
@@ -40,6 +42,36 @@ def parse_space(
 def trial_overrides(values: Mapping[str, Any]) -> list[str]:
     """Return a trial's values as overrides."""
     return [f"{key}={value}" for key, value in values.items()]
+
+
+def parse_point(
+    overrides: Sequence[str], space: Mapping[str, BaseDistribution], source: str
+) -> dict[str, Any]:
+    """Return the values of a point of a search space; it may leave out parameters, which are then sampled.
+
+    Args:
+        overrides: the point's overrides.
+        space: distribution of each parameter.
+        source: key and value that name the overrides, for messages.
+
+    Raises:
+        InputError: a key is not a parameter, or a value is outside of its distribution.
+    """
+    keys = {key.lstrip("+"): key for key in space}
+    values: dict[str, Any] = {}
+    for text in overrides:
+        name, _, value = text.partition("=")
+        if (key := keys.get(name.lstrip("+"))) is None:
+            raise InputError(
+                f"{source}: {text}: the search has no such parameter; {did_you_mean(name, keys)}"
+            )
+        kinds = {FloatDistribution: float, IntDistribution: int}
+        try:
+            values[key] = kinds.get(type(space[key]), str)(value)
+            create_trial(state=TrialState.RUNNING, params={key: values[key]}, distributions={key: space[key]})
+        except ValueError as error:
+            raise InputError(f"{source}: {text}: outside of the search space, {space[key]}") from error
+    return values
 
 
 def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
