@@ -226,8 +226,6 @@ def test_killed_extension_of_a_grid_is_resumed(tmp_path: Path) -> None:
     run("-m", *TINY[:-1], "trainer.max_epochs=2", FAULT, "optim.lr=0.1,1e-2", cwd=tmp_path)
     sweep = only_sweep(tmp_path)
     first = jobs_of(tmp_path)
-    refused = run("resume=last", "trainer.max_epochs=5", cwd=tmp_path, code=2).stderr
-    assert "to add jobs, give several values, as in trainer.max_epochs=2,5" in refused
     refused = run("resume=last", "optim.lr=-1", "seeds=2", cwd=tmp_path, code=2).stderr
     assert refused.startswith("error: job ")
     assert jobs_of(tmp_path) == first
@@ -390,15 +388,13 @@ def test_search_starts_with_known_points_and_is_extended(tmp_path: Path) -> None
     assert [job.settings["loss.x"] for job in jobs_of(tmp_path)[3:]] == ["0.25"]
     for word, line in (
         ("hydra.sweeper.n_trials=2", "4 trials of outputs/sweep/"),
-        ("seeds=2", "outputs/sweep/"),
-        ("'+loss.x=interval(0,2)'", "outputs/sweep/"),
+        ("+loss.x=interval(0,2)", "outputs/sweep/"),
     ):
-        assert f"{word.strip(chr(39))}: {line}" in run("resume=last", word, cwd=tmp_path, code=2).stderr
+        assert f"{word}: {line}" in run("resume=last", word, cwd=tmp_path, code=2).stderr
     points.write_text("loss.x=1.5\n")
     refused = run("resume=last", "hydra.sweeper.file=points.txt", cwd=tmp_path, code=2).stderr
     assert "loss.x=1.5: outside of the search space" in refused
     run("resume=last", "hydra.sweeper.n_trials=5", cwd=tmp_path)
-    run("resume=last", cwd=tmp_path)
     assert len(jobs_of(tmp_path)) == 5
     (second := tmp_path / "second").mkdir()
     known = f"hydra.sweeper.warm_start={sweep.path}"
