@@ -132,13 +132,12 @@ def _inherited(bases: Sequence[str], depth: int) -> Signature | None:
 
 def _signature_at(text: str, start: int, owner: str, module: str) -> Signature | None:
     """Return the signature of the function definition at position `start`."""
-    end = re.compile(r"\)[^\n]*:\s*(?:#[^\n]*)?\n")
+    end = re.compile(r"\)[^\n:]*:")  # of the header, or of an argument whose default has parentheses
     position = start
     while header := end.search(text, position):
         position = header.end()
-        lines = text[start : header.end()].strip()
         try:
-            parsed = ast.parse(f"{lines} pass" if "\n" not in lines else f"{lines}\n        pass")
+            parsed = ast.parse(f"{text[start:position].strip()} pass")
         except SyntaxError:
             continue
         function = parsed.body[0]

@@ -74,6 +74,29 @@ def test_signatures_are_read_as_python_has_them(target: str) -> None:
         assert true[name].default is inspect.Parameter.empty
 
 
+@pytest.mark.parametrize(
+    "header",
+    [
+        "(self, size: int = 3, *, rate: float = 0.1): super().__init__()",
+        "(self, size: int = int('3'), *, rate: float = (0.1)) -> None: pass",
+        "(self, size: int = max(1, 3),\n        *, rate: dict[str, int] = {'a': (1)}):\n        pass",
+        "(self, size=3, # (default: 3)\n    *, rate=0.1  # see):\n    ) -> 'dict[str, int]':  # one\n        pass",
+    ],
+)
+def test_signatures_of_any_layout_are_read(
+    header: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = f"layout_{abs(hash(header))}"
+    (tmp_path / f"{module}.py").write_text(
+        f"class Own:\n    def __init__{header}\n\n    def other(self): return (1)\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    found = signature_of(f"{module}.Own")
+    assert isinstance(found, Signature), found
+    assert list(found.arguments) == ["size", "rate"]
+    assert found.arguments["rate"].by_name
+
+
 @pytest.mark.parametrize("name", ["ThroughputMonitor", "ModelSummary", "WeightAveraging"])
 def test_options_that_go_to_others_than_the_base_may_be_anything(name: str) -> None:
     found = signature_of(f"lightning.pytorch.callbacks.{name}")
