@@ -80,7 +80,7 @@ def test_signatures_are_read_as_python_has_them(target: str) -> None:
         "(self, size: int = 3, *, rate: float = 0.1): super().__init__()",
         "(self, size: int = int('3'), *, rate: float = (0.1)) -> None: pass",
         "(self, size: int = max(1, 3),\n        *, rate: dict[str, int] = {'a': (1)}):\n        pass",
-        "(self, size=3, # (default)\n    *, rate=0.1  # see):\n    ) -> 'dict[str, int]':  # one\n        pass",
+        "(self, size=3, # (default)\n    *, rate=0.1  # see):\n    ) -> 'dict[str, int]':\n        pass",
     ],
 )
 def test_signatures_of_any_layout_are_read(
