@@ -4,13 +4,16 @@
     python benchmarks/sweep_kills.py --kills 20 --ranks 2
 
 Each job must be done exactly once, and no process may remain. A job counts as done again if its record
-`done` follows another state in the sweep's ledger, or if its log contains a second table of results.
+`done` follows another state in the sweep's ledger, or if its log contains a second table of results. A kill
+follows a random number of epochs, not of seconds, so that the kills spread over the sweep on any machine.
 """
 
 import argparse
 import json
+import math
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -20,13 +23,15 @@ from collections import Counter
 from pathlib import Path
 
 SCRIPT = Path(__file__).resolve().parent.parent / "scripts" / "train.py"
-JOBS = 12
+JOBS, EPOCHS = 12, 10
 SWEEP = [
     *("-m", "model=mlp", "data=synthetic", "data.train_size=8000", "trainer.accelerator=cpu"),
-    *("trainer.max_epochs=10", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
+    *(f"trainer.max_epochs={EPOCHS}", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
 ]
-END_S = 15.0
+END_S = 60.0
 """Time within which processes must end after a kill [s]."""
+STALL_S = 300.0
+"""Time without a new epoch or job after which the trial fails [s]."""
 
 
 def main() -> None:
@@ -53,7 +58,7 @@ def kill_and_resume(
 
     Args:
         folder: working directory.
-        kills: number of kills.
+        kills: number of kills, fewer if the sweep ends before.
         ranks: ranks per job.
         moments: random generator for the moments of the kills.
         parent_only: kill only the sweep's own process, whose children must end by themselves.
@@ -64,13 +69,11 @@ def kill_and_resume(
     command = [sys.executable, str(SCRIPT), *SWEEP]
     if ranks > 1:
         command += ["trainer=ddp", f"trainer.devices={ranks}"]
-    done_at_kill, left = [], 0
+    done_at_kill, epochs_at_kill, left = [], [], 0
     for _ in range(kills):
         process = start(command, folder)
-        wait_for_a_job(process, folder)
-        end = time.monotonic() + moments.uniform(0.0, 3.0)
-        while time.monotonic() < end and process.poll() is None:
-            time.sleep(0.01)
+        wait_for(process, folder, new_epochs=moments.randint(0, 2 * JOBS * EPOCHS // kills))
+        time.sleep(moments.uniform(0.0, 1.0))  # also while a job starts or writes a checkpoint
         tree = descendants(process.pid)
         if parent_only:
             process.kill()
@@ -81,11 +84,12 @@ def kill_and_resume(
         process.wait()
         left += len(still_there(tree))
         done_at_kill.append(sum(state == "done" for state in states(folder).values()))
+        epochs_at_kill.append(count_epochs(folder))
         command = [sys.executable, str(SCRIPT), "resume=last"]
         if done_at_kill[-1] == JOBS:
             break
     process = start(command, folder)
-    process.wait(timeout=600)
+    wait_for(process, folder)
     final = states(folder)
     times = Counter(times_done(folder))
     return {
@@ -96,6 +100,8 @@ def kill_and_resume(
         "not done": sum(state != "done" for state in final.values()),
         "kills": len(done_at_kill),
         "jobs done at each kill": done_at_kill,
+        "epochs trained at each kill": epochs_at_kill,
+        "epochs trained": count_epochs(folder),
         "left processes": left,
         "exit code": process.returncode,
     }
@@ -107,14 +113,28 @@ def start(command: list[str], folder: Path) -> subprocess.Popen[bytes]:
         return subprocess.Popen(command, cwd=folder, stdout=output, stderr=output)
 
 
-def wait_for_a_job(process: subprocess.Popen[bytes], folder: Path) -> None:
-    """Wait until the sweep's process has started a job."""
-    begun = sum(1 for _ in lines(folder))
-    deadline = time.monotonic() + 120
-    while process.poll() is None and time.monotonic() < deadline:
-        if any(line["state"] == "running" for line in lines(folder)[begun:]):
+def wait_for(process: subprocess.Popen[bytes], folder: Path, new_epochs: float = math.inf) -> None:
+    """Wait until the sweep has started a job and trained a number of epochs, or has ended.
+
+    Raises:
+        TimeoutError: no epoch and no job for `STALL_S`.
+    """
+    first = len(lines(folder)), count_epochs(folder)
+    seen, deadline = first, time.monotonic() + STALL_S
+    while process.poll() is None:
+        has_started = any(line["state"] == "running" for line in lines(folder)[first[0] :])
+        if has_started and seen[1] - first[1] >= new_epochs:
             return
+        if (now := (len(lines(folder)), count_epochs(folder))) != seen:
+            seen, deadline = now, time.monotonic() + STALL_S
+        if time.monotonic() > deadline:
+            raise TimeoutError(f"no progress for {STALL_S:.0f} s; see {folder}/output.txt")
         time.sleep(0.05)
+
+
+def count_epochs(folder: Path) -> int:
+    """Count the epochs in the jobs' logs, repeated ones included."""
+    return sum(len(re.findall(rf" \d+/{EPOCHS} ", text)) for text in logs(folder))
 
 
 def lines(folder: Path) -> list[dict[str, object]]:

@@ -70,8 +70,10 @@ class Sweep:
     def wait_for_starts(self, *counts: tuple[float, int]) -> None:
         self.cluster.wait(lambda: all(len(self.starts(lr)) == count for lr, count in counts), self.process)
 
-    def release(self) -> None:
-        (self.gate / "release").touch()
+    def release(self, *lrs: float) -> None:
+        """Let jobs end [all]."""
+        for name in [f"release_{lr}" for lr in lrs] or ["release"]:
+            (self.gate / name).touch()
 
     def end(self) -> str:
         """Wait for the end of the sweep; return its output."""
@@ -89,7 +91,8 @@ def sweep(cluster: SlurmCluster, cwd: Path, *arguments: str, script: Path = SCRI
         with suppress(ProcessLookupError):
             started.process.kill()
         started.process.wait()
-        if numbers := {number for lr in (0.1, 0.2, 0.3) for number in started.starts(lr)}:
+        started_ids = {job_id for lr in (0.1, 0.2, 0.3, 0.4) for job_id in started.starts(lr)}
+        if numbers := {job_id.partition("_")[0] for job_id in started_ids}:
             cluster.command("scancel", *numbers)
         assert started.process.stdout is not None
         started.process.stdout.close()
@@ -154,6 +157,46 @@ def test_jobs_that_somebody_cancels_are_interrupted(cluster: SlurmCluster, tmp_p
     assert running.process.returncode == 1, shown
     assert running.states == ["interrupted"] * 2
     assert "2 of 2 jobs left; resume=" in shown
+
+
+def test_job_arrays_share_the_limit_of_running_jobs(cluster: SlurmCluster, tmp_path: Path) -> None:
+    jobs = ["optim.lr=0.1,0.2,0.3,0.4", "hydra.launcher.array=true", "hydra.launcher.jobs=2"]
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, *jobs) as first:
+        first.wait_for_starts((0.1, 1), (0.2, 1))
+        one, two = sorted(first.slurm_states)  # MaxArraySize=2: the others are in a second array
+        assert (one.partition("_")[2], two.partition("_")[2]) == ("0", "1")
+        cluster.command("scontrol", "requeue", one)
+        cluster.command("scancel", "--signal=USR2", two)  # as SLURM does before a time limit
+        first.process.kill()
+        with sweep(cluster, tmp_path, f"resume={first.folder.path}") as second:
+            second.wait_for_starts((0.1, 2), (0.2, 2))
+            assert not second.slurm_states, "the running jobs reach the limit"
+            second.release(0.1)
+            second.wait_for_starts((0.3, 1))
+            three, four = sorted(second.slurm_states)
+            assert cluster.states()[four] == "PENDING"
+            assert second.starts(0.4) == []
+            second.release(0.2)
+            second.wait_for_starts((0.4, 1))
+            second.release()
+            shown = second.end()
+    assert second.process.returncode == 0, shown
+    assert second.states == ["done"] * 4
+    starts = [second.starts(lr) for lr in (0.1, 0.2, 0.3, 0.4)]
+    assert starts == [[one] * 2, [two] * 2, [three], [four]]
+
+
+def test_ctrl_c_cancels_an_array(cluster: SlurmCluster, tmp_path: Path) -> None:
+    jobs = ["optim.lr=0.1,0.2,0.3", "hydra.launcher.array=true", "hydra.launcher.jobs=1"]
+    with sweep(cluster, tmp_path, "-m", *TINY, *LAUNCHER, *jobs) as running:
+        running.wait_for_starts((0.1, 1))
+        assert sorted(running.slurm_states.values()) == ["PENDING", "RUNNING"]
+        running.process.send_signal(signal.SIGINT)
+        shown = running.end()
+        cluster.wait(lambda: set(running.slurm_states.values()) == {"CANCELLED"})
+    assert running.process.returncode == 130, shown
+    assert running.states == ["interrupted"] * 3
+    assert len(running.slurm_states) == 2, "the third job was never submitted"
 
 
 def test_refused_submission_is_repeated(cluster: SlurmCluster, tmp_path: Path) -> None:

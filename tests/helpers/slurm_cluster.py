@@ -46,6 +46,7 @@ TaskPlugin=task/none
 SelectType=select/cons_tres
 SelectTypeParameters=CR_Core
 SchedulerParameters=sched_interval=2,bf_interval=2
+MaxArraySize=2
 MpiDefault=none
 ReturnToService=2
 KillWait=5
@@ -130,7 +131,7 @@ class SlurmCluster:
 
     def states(self) -> dict[str, str]:
         """Return the states of all jobs by their ids."""
-        lines = self.command("squeue", "--states=all", "--noheader", "--format=%i %T").splitlines()
+        lines = self.command("squeue", "--states=all", "--array", "--noheader", "--format=%i %T").splitlines()
         return dict(line.split() for line in lines if line[:1].isdigit())
 
     def wait(self, condition: Callable[[], Any], process: "subprocess.Popen[str] | None" = None) -> Any:

@@ -12,11 +12,14 @@ from typing import Annotated, Any, Literal
 from omegaconf import DictConfig
 
 from project.errors import InputError
+from project.runs.sweep_folder import SweepFolder
 from project.runtime.bounds import Range
 from project.runtime.extras import install_command
 from project.sweeps.device_slots import DeviceRequest, request_devices
 from project.sweeps.engine import Engine
+from project.sweeps.job_scheduler import JobList, JobSource
 from project.sweeps.launchers.base import ScheduledLauncher
+from project.sweeps.live_view import LiveView
 
 REQUEUE_MARGIN_S = 30
 """Time between the end of a job's grace period and SLURM's time limit, for SLURM to requeue the job [s]."""
@@ -42,7 +45,9 @@ class SlurmLauncher(ScheduledLauncher):
         gpus_per_node: GPUs per node (`auto`: `trainer.devices`).
         cpus_per_task: CPUs per job on one node, or per rank on several nodes.
         mem_gb: memory per node [GB].
-        jobs: maximum number of submitted jobs, queued ones included (None: all of them).
+        jobs: maximum number of submitted jobs, queued ones included (None: all of them); with `array`, of
+            running jobs.
+        array: submit the jobs of a grid as job arrays, one for all jobs with the same options.
         max_requeues: maximum number of requeues of a job that reached its time limit.
         additional: other options of `sbatch`.
         setup: shell lines before each job.
@@ -62,6 +67,7 @@ class SlurmLauncher(ScheduledLauncher):
         cpus_per_task: Annotated[int, Range(1)] | None = None,
         mem_gb: Annotated[float, Range(above=0)] | None = None,
         jobs: Annotated[int, Range(1)] | None = None,
+        array: bool = False,
         max_requeues: Annotated[int, Range(0)] = 3,
         additional: Mapping[str, Any] | None = None,
         setup: Sequence[str] = (),
@@ -82,9 +88,18 @@ class SlurmLauncher(ScheduledLauncher):
         self.cpus_per_task = cpus_per_task
         self.mem_gb = mem_gb
         self.jobs = jobs
+        self.array = array
         self.max_requeues = max_requeues
         self.poll_s = poll_s
         self.submit_timeout_min = submit_timeout_min
+
+    def run(self, folder: SweepFolder, source: JobSource, view: LiveView, targets: Iterable[str]) -> int:
+        if self.array and not isinstance(source, JobList):
+            raise InputError(
+                "hydra.launcher.array=true: a search starts its jobs one by one, each after results of "
+                "earlier ones; set hydra.launcher.array=false"
+            )
+        return super().run(folder, source, view, targets)
 
     def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
         try:

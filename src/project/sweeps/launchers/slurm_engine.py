@@ -7,7 +7,7 @@ import signal
 import sys
 import time
 import uuid
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,14 @@ from project.runtime.torchrun import variables_from_slurm
 from project.sweeps.engine import Engine, EngineClosedError, JobExit, JobProcess
 from project.sweeps.job_process import JobMessage, JobSpec, thread_variables
 from project.sweeps.job_scheduler import prepare_job_folder
-from project.sweeps.launchers.slurm_queue import Refusals, SlurmQueue, cancel, explain_refusal
+from project.sweeps.launchers.slurm_queue import (
+    ArrayLimits,
+    Refusals,
+    SlurmQueue,
+    array_of,
+    cancel,
+    explain_refusal,
+)
 
 if TYPE_CHECKING:
     from project.sweeps.launchers.slurm import SlurmLauncher
@@ -148,24 +155,28 @@ class SubmittedJob:
 
 
 class SlurmEngine(Engine):
-    """Submit jobs to SLURM one by one, each with nodes and devices of its own.
+    """Submit jobs to SLURM, each with nodes and devices of its own, one by one or as job arrays.
 
     A job has ended when SLURM neither runs it nor will start it again: a job that is requeued leaves an exit
-    code, too. The id of each job is recorded before the next job is submitted; a job array would not allow
-    that.
+    code, too.
     """
 
     def __init__(self, launcher: "SlurmLauncher") -> None:
         self.launcher = launcher
         self.queue = SlurmQueue(self.report)
         self.refusals = Refusals(self.report, launcher.submit_timeout_min * 60)
+        self.arrays = ArrayLimits(launcher.jobs)
         self._running: dict[int, tuple[SubmissionRecord, str]] = {}  # with the id of the SLURM job
+        self._collected: list[JobSpec] = []  # jobs for the next array
+        self._closed = ""  # reason why no more jobs are submitted
+        self._has_submitted = False
         self._is_interrupted = self._is_abandoned = self._must_cancel = False
         self._last_poll = -math.inf
         self._queried_facts: dict[int, dict[str, Any]] = {}
 
     def has_capacity(self) -> bool:
-        return self.launcher.jobs is None or len(self._running) < self.launcher.jobs
+        jobs = self.launcher.jobs
+        return jobs is None or self.launcher.array or len(self._running) < jobs  # SLURM limits an array
 
     def reattach(self, spec: JobSpec) -> bool:
         record = SubmissionRecord(spec)
@@ -173,7 +184,10 @@ class SlurmEngine(Engine):
             return False
         if self.queue.age_s > self.launcher.poll_s:
             self.queue.query()
-        if not self.queue.holds(slurm_id):
+        has_succeeded = (
+            RunFolder(spec.folder).read_status().get("state") in SUCCEEDED
+        )  # since the last resume
+        if not has_succeeded and not self.queue.holds(slurm_id):
             return False
         self._running[spec.number] = (record, slurm_id)
         return True
@@ -181,20 +195,16 @@ class SlurmEngine(Engine):
     def start(self, spec: JobSpec) -> bool:
         if spec.number in self._running:  # adopted
             return True
-        if self.refusals.are_pausing:
-            return False
-        record = SubmissionRecord(spec)
-        cpus = self.launcher.cpus_per_task
-        threads = thread_variables(cpus) if cpus else {}
-        job = self._submit(spec, SubmittedJob(spec, record.renew(), threads, self.launcher.grace_s))
-        if job is None:
-            return False
-        record.write_ticket(job.job_id)
-        self.queue.add(job.job_id)
-        self._running[spec.number] = (record, job.job_id)
-        return True
+        if self._closed:
+            raise EngineClosedError(self._closed)
+        if self.launcher.array:  # `wait` submits the array: then all of its jobs are known
+            self._collected.append(spec)
+            return True
+        return not self.refusals.are_pausing and self._submit([spec])
 
     def wait(self, timeout_s: float) -> list[JobExit]:
+        if self._collected and (ended := self._submit_collected()):
+            return ended
         if not self._is_abandoned and time.monotonic() - self._last_poll < self.launcher.poll_s:
             time.sleep(timeout_s)
             return []
@@ -203,7 +213,8 @@ class SlurmEngine(Engine):
             self._cancel()
         facts = {number: record.facts for number, (record, _) in self._running.items()}
         if facts and not self._is_abandoned and self._is_query_due(facts):
-            self.queue.query()
+            if self.queue.query() and self.launcher.array:
+                self.arrays.update(self._live_ids())
             self._queried_facts = facts
         codes = {number: known.get("exit_code") for number, known in facts.items()}
         return [
@@ -222,10 +233,13 @@ class SlurmEngine(Engine):
             self._is_abandoned = True
             self.interrupt()
 
+    def _live_ids(self) -> list[str]:
+        return [slurm_id for _, slurm_id in self._running.values()]
+
     def _cancel(self) -> None:
-        error = cancel(slurm_id for _, slurm_id in self._running.values())
+        error = cancel(self._live_ids())
         if error and not self._must_cancel:
-            ids = " ".join(slurm_id for _, slurm_id in self._running.values())
+            ids = ",".join(dict.fromkeys(map(array_of, self._live_ids())))
             self.report(f"SLURM did not cancel all jobs ({error}); check `squeue --jobs={ids}`")
         self._must_cancel = bool(error)
 
@@ -238,25 +252,72 @@ class SlurmEngine(Engine):
         )
         return has_hint or self._is_interrupted or self.queue.age_s > QUERY_INTERVAL_S
 
-    def _submit(self, spec: JobSpec, function: SubmittedJob) -> submitit.Job[None] | None:
-        """Submit a job; return None if SLURM refuses it for now."""
+    def _submit_collected(self) -> list[JobExit]:
+        """Submit an array of collected jobs if SLURM has room; return jobs that will never be submitted."""
+        if self._is_interrupted:
+            return self._drop(self._collected, code=128 + signal.SIGINT)
+        room = self.arrays.room(self._live_ids())
+        if self.refusals.are_pausing or room < 1 or not (max_tasks := self.arrays.max_tasks()):
+            return []
+        options = [self._sbatch_options(spec) for spec in self._collected]
+        alike = [spec for spec, own in zip(self._collected, options, strict=True) if own == options[0]]
+        specs = alike[:max_tasks]
         try:
-            executor = submitit.SlurmExecutor(
-                spec.folder.parent / FOLDER, max_num_timeout=self.launcher.max_requeues
-            )
+            if self._submit(specs, limit=room):
+                self._drop(specs)
+            else:
+                self.arrays.shrink(len(specs))
+            return []
+        except EngineClosedError as error:
+            self._closed = str(error)
+            self.report(f"no more jobs are submitted: {error}")
+            return self._drop(self._collected, code=128 + signal.SIGINT)
+        except InputError as error:
+            if not self._has_submitted:  # the next jobs would fail likewise
+                raise
+            return self._drop(specs, error=str(error))
+
+    def _drop(self, specs: list[JobSpec], code: int | None = None, error: str = "") -> list[JobExit]:
+        """Remove jobs from those collected; return their exits."""
+        exits = [JobExit(spec.number, code, error=error) for spec in specs]
+        numbers = {spec.number for spec in specs}
+        self._collected = [spec for spec in self._collected if spec.number not in numbers]
+        return exits
+
+    def _sbatch_options(self, spec: JobSpec, name: str = "") -> dict[str, Any]:
+        return self.launcher.sbatch_options(spec.config.trainer, name)
+
+    def _submit(self, specs: Sequence[JobSpec], limit: float = math.inf) -> bool:
+        """Submit a job, or an array of jobs with the same options; return false if SLURM refuses for now.
+
+        Args:
+            specs: jobs.
+            limit: maximum number of tasks of the array that run at the same time.
+        """
+        sweep = specs[0].folder.parent
+        try:
+            executor = submitit.SlurmExecutor(sweep / FOLDER, max_num_timeout=self.launcher.max_requeues)
         except RuntimeError as error:
             raise InputError(
                 "hydra/launcher=slurm: no srun here; start the sweep where sbatch works"
             ) from error
-        name = f"{spec.folder.parent.name}_{spec.folder.name}"
-        executor.update_parameters(**self.launcher.sbatch_options(spec.config.trainer, name))
+        cpus = self.launcher.cpus_per_task
+        threads = thread_variables(cpus) if cpus else {}
+        records = [SubmissionRecord(spec) for spec in specs]
+        functions = [
+            SubmittedJob(record.spec, record.renew(), threads, self.launcher.grace_s) for record in records
+        ]
+        name = sweep.name if len(specs) > 1 else f"{sweep.name}_{specs[0].folder.name}"
+        limit = min(limit, len(specs))
+        executor.update_parameters(**self._sbatch_options(specs[0], name), array_parallelism=int(limit))
         try:
-            job: submitit.Job[None] = executor.submit(function)
+            with executor.batch():  # one job alone is submitted without an array
+                jobs: list[submitit.Job[None]] = [executor.submit(function) for function in functions]
         except (FailedJobError, FailedSubmissionError) as error:
             reason, is_permanent = explain_refusal(error)
             if is_permanent:
                 raise InputError(
-                    f"hydra/launcher=slurm: sbatch refuses job {spec.number} ({reason}); see "
+                    f"hydra/launcher=slurm: sbatch refuses job {specs[0].number} ({reason}); see "
                     "hydra.launcher.partition, account, qos, additional"
                 ) from error
             if not self.refusals.add(reason, has_jobs=bool(self._running)):
@@ -264,9 +325,15 @@ class SlurmEngine(Engine):
                     f"hydra.launcher.submit_timeout_min={self.launcher.submit_timeout_min}: sbatch still "
                     f"refuses jobs ({reason})"
                 ) from error
-            return None
+            return False
         self.refusals.end()
-        return job
+        self._has_submitted = True
+        self.arrays.add(jobs[0].job_id, limit)
+        for record, job in zip(records, jobs, strict=True):
+            record.write_ticket(job.job_id)
+            self.queue.add(job.job_id)
+            self._running[record.spec.number] = (record, job.job_id)
+        return True
 
     def _end(self, number: int, code: int | None) -> JobExit:
         record, slurm_id = self._running.pop(number)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
@@ -102,6 +103,62 @@ class SlurmQueue:
         return found is None or found.state not in ("PENDING", "REQUEUE_HOLD", "REQUEUED")
 
 
+class ArrayLimits:
+    """Sizes of job arrays, and their limits of running tasks, which add up to at most `jobs`.
+
+    Args:
+        jobs: maximum number of jobs that run at the same time (None: no limit).
+    """
+
+    def __init__(self, jobs: int | None) -> None:
+        self.jobs = math.inf if jobs is None else jobs
+        self._limits: dict[str, float] = {}  # by id of the array; none for arrays of an earlier process
+        self._max_tasks: int | None = None
+
+    def max_tasks(self) -> int:
+        """Return the maximum number of tasks of an array; 0 if SLURM does not answer."""
+        if self._max_tasks is None:
+            error, output = run(["scontrol", "show", "config"])
+            self._max_tasks = None if error else parse_max_tasks(output)
+        return self._max_tasks or 0
+
+    def shrink(self, num_tasks: int) -> None:
+        """Halve the next array: the refused one may exceed a limit of submitted jobs."""
+        self._max_tasks = max(1, num_tasks // 2)
+
+    def add(self, job_id: str, limit: float) -> None:
+        """Record the limit of a submitted array, given the id of one of its tasks."""
+        self._limits[array_of(job_id)] = limit
+
+    def room(self, job_ids: Iterable[str]) -> float:
+        """Return how many more jobs may run, given the submitted jobs that have not ended."""
+        tasks = Counter(map(array_of, job_ids))
+        return self.jobs - sum(min(left, self._limits.get(one, self.jobs)) for one, left in tasks.items())
+
+    def update(self, job_ids: Iterable[str]) -> None:
+        """Raise the limits of arrays, the oldest first, if jobs of other arrays have ended."""
+        room = self.jobs
+        tasks = Counter(array_of(job_id) for job_id in job_ids if "_" in job_id)
+        for array, left in tasks.items():
+            share = max(1, min(left, room))  # SLURM takes 0 for no limit
+            room -= share
+            if math.isfinite(self.jobs) and self._limits.get(array, 0) < share:
+                error, _ = run(["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={share}"])
+                if not error:
+                    self._limits[array] = share
+
+
+def array_of(job_id: str) -> str:
+    """Return the id of a task's array; of a job without an array, its own id."""
+    return job_id.partition("_")[0]
+
+
+def parse_max_tasks(config: str) -> int:
+    """Read the maximum number of tasks of an array from the output of `scontrol show config`."""
+    found = re.findall(r"^MaxArraySize\s*= (\d+)|\bmax_array_tasks=(\d+)", config, re.MULTILINE)
+    return max(1, min((int(size or tasks) for size, tasks in found), default=1))
+
+
 class Refusals:
     """Refusals of `sbatch` in a row, after which submission is repeated with growing pauses.
 
@@ -178,7 +235,11 @@ def cancel(job_ids: Iterable[str]) -> str:
     Returns:
         The error, empty if there is none.
     """
-    ids = list(job_ids)
+    tasks: dict[str, list[str]] = {}
+    for job_id in job_ids:
+        array, _, task = job_id.partition("_")
+        tasks.setdefault(array, []).append(task)
+    ids = [f"{array}_[{','.join(own)}]" if own[0] else array for array, own in tasks.items()]
     return run(["scancel", "--quiet", *ids])[0] if ids else ""
 
 
