@@ -90,6 +90,8 @@ def kill_and_resume(
             break
     process = start(command, folder)
     wait_for(process, folder)
+    if process.returncode:
+        print(last_output(folder), file=sys.stderr)
     final = states(folder)
     times = Counter(times_done(folder))
     return {
@@ -128,8 +130,15 @@ def wait_for(process: subprocess.Popen[bytes], folder: Path, new_epochs: float =
         if (now := (len(lines(folder)), count_epochs(folder))) != seen:
             seen, deadline = now, time.monotonic() + STALL_S
         if time.monotonic() > deadline:
-            raise TimeoutError(f"no progress for {STALL_S:.0f} s; see {folder}/output.txt")
+            for pid in [process.pid, *descendants(process.pid)]:
+                kill(pid)
+            raise TimeoutError(f"no progress for {STALL_S:.0f} s; the sweep printed:\n{last_output(folder)}")
         time.sleep(0.05)
+
+
+def last_output(folder: Path) -> str:
+    """Return the end of what the sweep printed."""
+    return (folder / "output.txt").read_text(errors="replace")[-2000:]
 
 
 def count_epochs(folder: Path) -> int:

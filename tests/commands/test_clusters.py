@@ -3,15 +3,18 @@
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import fake_slurm
+import grpc
 import pytest
 from conftest import ROOT, read_table
 from omegaconf import OmegaConf
@@ -20,12 +23,21 @@ from project.errors import InputError
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime.bounds import check_arguments
 from project.sweeps.device_slots import DeviceRequest
-from project.sweeps.launchers.ray import RayLauncher
+from project.sweeps.launchers import ray as ray_launcher
+from project.sweeps.launchers.ray import RayLauncher, refuse_excess, refuse_unanswered
 from project.sweeps.launchers.slurm import SlurmLauncher
 
 TINY = ["model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2"]
 EPOCHS = ["trainer.max_epochs=150", "~callbacks.early_stopping"]
+SERVE_RAY = """
+import sys
+from project.sweeps.launchers.ray import RayLauncher
+RayLauncher().connect()
+import ray
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
 FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
 
 
@@ -275,6 +287,107 @@ def test_ray_resources_follow_ranks_and_gpus() -> None:
         resources(anywhere, num_nodes=2)
     with pytest.raises(InputError, match=r"num_gpus=2: a job trains on trainer\.devices=4"):
         resources(RayLauncher(num_gpus=2), devices=4)
+
+
+def test_ray_job_larger_than_every_node_is_refused() -> None:
+    nodes: list[dict[str, float]] = [{"CPU": 64, "memory": 1e9}, {"CPU": 8, "GPU": 2}, {"CPU": 4, "GPU": 1}]
+    for fitting in ({"CPU": 64, "GPU": 0}, {"CPU": 8, "GPU": 2}, {"CPU": 0.5, "GPU": 0.25}):
+        refuse_excess(fitting, nodes)
+    with pytest.raises(
+        InputError, match="needs 16 CPU, 2 GPU on one node, but the largest node has 8 CPU, 2 GPU;"
+    ):
+        refuse_excess({"CPU": 16, "GPU": 2}, nodes)
+    with pytest.raises(
+        InputError, match="needs 1 CPU, 1 disk on one node, but the largest node has 8 CPU, 0 disk"
+    ):
+        refuse_excess({"CPU": 1, "GPU": 0, "disk": 1}, nodes)
+
+
+def test_token_of_a_ray_cluster_is_checked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: bytes, context: grpc.ServicerContext) -> bytes:
+        if ("authorization", "Bearer right") not in context.invocation_metadata():
+            context.abort(grpc.StatusCode.UNAUTHENTICATED, "Invalid or missing authentication token")
+        return b""
+
+    class Handlers(grpc.GenericRpcHandler):
+        def service(self, details: grpc.HandlerCallDetails) -> grpc.RpcMethodHandler | None:
+            is_known = details.method in (
+                "/ray.rpc.RayletDriver/ClusterInfo",
+                "/ray.rpc.NodeInfoGcsService/GetClusterId",
+            )
+            return grpc.unary_unary_rpc_method_handler(answer) if is_known else None
+
+    (tmp_path / "token").write_text("right\n")
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    server = grpc.server(ThreadPoolExecutor(1), handlers=[Handlers()])
+    place = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    server.start()
+    try:
+        for address in (place, f"ray://{place}"):
+            with pytest.raises(
+                InputError, match="requires a token, which is missing; set RAY_AUTH_MODE=token"
+            ):
+                refuse_unanswered(address)
+        monkeypatch.setenv("RAY_AUTH_MODE", "token")
+        monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", str(tmp_path / "token"))
+        refuse_unanswered(place)
+        refuse_unanswered(f"ray://{place}")
+        monkeypatch.setenv("RAY_AUTH_TOKEN", "other")
+        with pytest.raises(InputError, match="requires a token, which is wrong"):
+            refuse_unanswered(place)
+    finally:
+        server.stop(None).wait()
+
+
+def test_address_without_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_launcher, "ANSWER_LIMIT_S", 1.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        place = f"127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(
+            InputError, match=f"address=ray://{place}: no Ray answers there .no answer within 1 s"
+        ):
+            refuse_unanswered(f"ray://{place}")
+    monkeypatch.setattr(ray_launcher, "ANSWER_LIMIT_S", 60.0)
+    with pytest.raises(InputError, match=f"address={place}: no Ray answers there .*Connection refused"):
+        refuse_unanswered(place)
+    with pytest.raises(InputError, match="Port could not be cast"):
+        refuse_unanswered("host:abc")
+    for left_to_ray in ("auto", "host-without-port"):
+        refuse_unanswered(left_to_ray)
+
+
+@pytest.mark.slow
+def test_cluster_refuses_jobs_without_token_or_room(tmp_path: Path) -> None:
+    pytest.importorskip("ray")
+    owner, guest = tmp_path / "owner", tmp_path / "guest"
+    for home in (owner, guest):
+        home.mkdir()
+    loopback = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}  # otherwise Ray looks at the machine's address
+    with_token = {"HOME": str(owner), "RAY_AUTH_MODE": "token"}
+    cluster = subprocess.Popen(
+        [sys.executable, "-c", SERVE_RAY],
+        env=os.environ | loopback | with_token,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    with cluster:
+        assert cluster.stdout is not None
+        place = cluster.stdout.readline().strip()
+        options = ["hydra/launcher=ray", f"hydra.launcher.address={place}", "hydra.launcher.num_cpus=1000"]
+        for variables, line in (
+            ({"HOME": str(guest)}, f"error: hydra.launcher.address={place}: the cluster requires a token"),
+            (
+                with_token,
+                "error: hydra/launcher=ray: a job needs 1000 CPU on one node, but the largest node has ",
+            ),
+        ):
+            with sweep(tmp_path, *TINY, *options, "optim.lr=0.1,0.2", **loopback, **variables) as process:
+                shown, _ = process.communicate(timeout=240)
+            assert process.returncode == 2, shown
+            assert line in shown
 
 
 @pytest.mark.parametrize(

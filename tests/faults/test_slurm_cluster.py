@@ -1,101 +1,26 @@
 """Sweeps on a real SLURM of one node, without accounting: requeues, cancellations, refusals and kills."""
 
-import os
 import signal
-import subprocess
-import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from pathlib import Path
 
-import gated_task
+import loopback_slurm
 import pytest
-import slurm_cluster
 from conftest import ROOT
-from slurm_cluster import SlurmCluster
-
-from project.runs.sweep_folder import SweepFolder
+from loopback_slurm import SlurmCluster
+from slurm_cluster import LAUNCHER, TINY, Sweep, sweep
 
 TRAIN = ROOT / "scripts" / "train.py"
-TINY = ("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu")
-LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.poll_s=0.3", "hydra.launcher.grace_s=5")
-SCRIPT = Path(gated_task.__file__)
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[SlurmCluster]:
     pytest.importorskip("submitit")
     try:
-        with slurm_cluster.running() as cluster:
+        with loopback_slurm.running() as cluster:
             yield cluster
-    except slurm_cluster.CannotStartError as error:
+    except loopback_slurm.CannotStartError as error:
         pytest.skip(str(error))
-
-
-class Sweep:
-    """A sweep in a process of its own, whose jobs SLURM runs; one sweep submits at a time."""
-
-    def __init__(self, cluster: SlurmCluster, cwd: Path, *arguments: str, script: Path = SCRIPT) -> None:
-        self.cluster, self.cwd, self.gate = cluster, cwd, cwd / "gate"
-        self.gate.mkdir(exist_ok=True)
-        self.known = set(cluster.states())
-        self.process = subprocess.Popen(
-            [sys.executable, str(script), *arguments],
-            cwd=cwd,
-            env=os.environ | cluster.variables | {"OMP_NUM_THREADS": "1", "GATED_TASK": str(self.gate)},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    @property
-    def folder(self) -> SweepFolder:
-        (record,) = self.cwd.glob("outputs/sweep/*/sweep.json")
-        return SweepFolder(record.parent)
-
-    @property
-    def states(self) -> list[str]:
-        return [job.state for job in self.folder.ledger.read().values()]
-
-    @property
-    def slurm_states(self) -> dict[str, str]:
-        """States of the SLURM jobs that were submitted since the start."""
-        return {number: state for number, state in self.cluster.states().items() if number not in self.known}
-
-    def starts(self, lr: float) -> list[str]:
-        """Return the SLURM ids of the starts of a job."""
-        file = self.gate / f"starts_{lr}"
-        return file.read_text().split() if file.exists() else []
-
-    def wait_for_starts(self, *counts: tuple[float, int]) -> None:
-        self.cluster.wait(lambda: all(len(self.starts(lr)) == count for lr, count in counts), self.process)
-
-    def release(self, *lrs: float) -> None:
-        """Let jobs end [all]."""
-        for name in [f"release_{lr}" for lr in lrs] or ["release"]:
-            (self.gate / name).touch()
-
-    def end(self) -> str:
-        """Wait for the end of the sweep; return its output."""
-        self.cluster.wait(lambda: self.process.poll() is not None)
-        return self.process.communicate()[0]
-
-
-@contextmanager
-def sweep(cluster: SlurmCluster, cwd: Path, *arguments: str, script: Path = SCRIPT) -> Iterator[Sweep]:
-    """Start a sweep, and end it and its jobs at the end of the block."""
-    started = Sweep(cluster, cwd, *arguments, script=script)
-    try:
-        yield started
-    finally:
-        with suppress(ProcessLookupError):
-            started.process.kill()
-        started.process.wait()
-        started_ids = {job_id for lr in (0.1, 0.2, 0.3, 0.4) for job_id in started.starts(lr)}
-        if numbers := {job_id.partition("_")[0] for job_id in started_ids}:
-            cluster.command("scancel", *numbers)
-        assert started.process.stdout is not None
-        started.process.stdout.close()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -21,6 +21,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from project.errors import InputError
 from project.runtime import slurm
+from project.runtime.text import plural
 
 if TYPE_CHECKING:
     import lightning as L
@@ -125,13 +126,13 @@ def find_mismatch(config: DictConfig) -> Iterator[str]:
         config.trainer.devices = own.local_world_size
     elif (wanted := num_devices(devices)) != own.local_world_size:
         yield (
-            f"trainer.devices={devices}: {own.local_world_size} processes were started on each node; set "
+            f"trainer.devices={devices}: the number of processes per node is {own.local_world_size}; set "
             f"trainer.devices={own.local_world_size}, or start {wanted} (torchrun --nproc-per-node={wanted}, "
             f"srun --ntasks-per-node={wanted})"
         )
     if num_nodes != own.num_nodes:
         yield (
-            f"trainer.num_nodes={num_nodes}: processes were started on {own.num_nodes} nodes; set "
+            f"trainer.num_nodes={num_nodes}: the processes run on {plural(own.num_nodes, 'node')}; set "
             f"trainer.num_nodes={own.num_nodes}, or start them on {num_nodes} (--nnodes={num_nodes})"
         )
 

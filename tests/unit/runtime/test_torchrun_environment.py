@@ -120,8 +120,8 @@ def test_torchrun_in_a_batch_script_finds_its_run_again(
         (
             "trainer.devices=4",
             [
-                "trainer.devices=4: 2 processes were started on each node; set trainer.devices=2",
-                "trainer.num_nodes=1: processes were started on 3 nodes; set trainer.num_nodes=3",
+                "trainer.devices=4: the number of processes per node is 2; set trainer.devices=2",
+                "trainer.num_nodes=1: the processes run on 3 nodes; set trainer.num_nodes=3",
             ],
         ),
     ],
@@ -137,6 +137,12 @@ def test_the_configuration_must_match_the_processes(
     assert lines or config.trainer.devices in (2, [0, 1])
     with pytest.raises(InputError, match="-m: torchrun and srun start the processes of one run"):
         torchrun.refuse_sweep()
+
+
+def test_one_node_is_singular(environment: Callable[..., None], composed: Compose) -> None:
+    environment(**dict.fromkeys(torchrun.VARIABLES, "0") | {"WORLD_SIZE": "1", "LOCAL_WORLD_SIZE": "1"})
+    (line,) = torchrun.find_mismatch(composed("trainer.devices=1", "trainer.num_nodes=2"))
+    assert line.startswith("trainer.num_nodes=2: the processes run on 1 node; set trainer.num_nodes=1")
 
 
 def test_machines_with_different_numbers_of_processes_are_refused(

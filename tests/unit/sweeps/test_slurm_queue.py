@@ -6,7 +6,14 @@ import pytest
 
 from project.errors import InputError
 from project.sweeps.launchers import slurm_queue
-from project.sweeps.launchers.slurm_queue import Refusals, SlurmQueue, explain_refusal
+from project.sweeps.launchers.slurm_queue import (
+    ArrayLimits,
+    Refusals,
+    SlurmQueue,
+    cancel,
+    explain_refusal,
+    parse_max_tasks,
+)
 
 QUEUE = (
     "5|FAILED|BadConstraints\n3|PENDING|BeginTime\n8_1|COMPLETING|None\n1|RUNNING|None\n2|CANCELLED|None\n"
@@ -108,3 +115,77 @@ def test_refused_submissions_pause_and_end(monkeypatch: pytest.MonkeyPatch) -> N
     assert refusals.add("drain", has_jobs=False), "an accepted job starts the time again"
     first = "sbatch refuses a job (drain); repeated every 5.0 s to 5 min 0 s"
     assert lines == [first, "sbatch accepts jobs again", first]
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
+    """Commands of SLURM, which are recorded instead of run."""
+    recorded: list[list[str]] = []
+
+    def record(command: list[str]) -> tuple[str, str]:
+        recorded.append(command)
+        return "", "MaxArraySize            = 1001\nMaxJobCount             = 10000\n"
+
+    monkeypatch.setattr(slurm_queue, "run", record)
+    return recorded
+
+
+def test_arrays_share_the_limit_of_running_jobs(commands: list[list[str]]) -> None:
+    limits = ArrayLimits(jobs=3)
+    assert limits.room([]) == 3
+    limits.add("7_0", 3)
+    assert limits.room(["7_0", "7_1", "7_2", "7_3"]) == 0
+    assert limits.room(["7_2", "7_3"]) == 1
+    limits.add("8_0", 1)
+    waiting = ["8_0", "8_1", "8_2", "8_3"]
+    assert limits.room(["7_2", "7_3", *waiting]) == 0
+    limits.update(["7_2", "7_3", *waiting])
+    assert not commands
+    limits.update(["7_3", *waiting])
+    limits.update(waiting)
+    assert [command[2:] for command in commands] == [
+        ["JobId=8", "ArrayTaskThrottle=2"],
+        ["JobId=8", "ArrayTaskThrottle=3"],
+    ]
+    assert limits.room(waiting) == 0
+
+
+def test_arrays_of_an_earlier_process_get_their_limits_again(commands: list[list[str]]) -> None:
+    limits = ArrayLimits(jobs=4)
+    live = ["5", "7_4", "8_0", "8_1", "8_2"]
+    assert limits.room(live) < 1
+    limits.update(live)
+    assert [command[2:] for command in commands] == [
+        ["JobId=7", "ArrayTaskThrottle=1"],
+        ["JobId=8", "ArrayTaskThrottle=2"],
+    ]
+    assert ArrayLimits(jobs=None).room(live) == float("inf")
+
+
+def test_refused_arrays_are_halved(commands: list[list[str]]) -> None:
+    limits = ArrayLimits(jobs=None)
+    assert [limits.max_tasks(), limits.max_tasks()] == [1001, 1001]
+    assert commands == [["scontrol", "show", "config"]]
+    limits.shrink(7)
+    assert limits.max_tasks() == 3
+    limits.shrink(1)
+    assert limits.max_tasks() == 1
+
+
+@pytest.mark.parametrize(
+    ("config", "tasks"),
+    [
+        ("MaxArraySize            = 1001", 1001),
+        ("MaxArraySize            = 1001\nSchedulerParameters     = bf_interval=2,max_array_tasks=50", 50),
+        ("MaxArraySize            = 0", 1),  # no arrays
+        ("", 1),
+    ],
+)
+def test_size_of_arrays_follows_the_configuration(config: str, tasks: int) -> None:
+    assert parse_max_tasks(config) == tasks
+
+
+def test_tasks_of_an_array_are_canceled_together(commands: list[list[str]]) -> None:
+    cancel(["3", "7_0", "7_2", "8_1"])
+    cancel([])
+    assert commands == [["scancel", "--quiet", "3", "7_[0,2]", "8_[1]"]]

@@ -7,9 +7,11 @@ again in each rank), and reports each job when it ends.
 import os
 import signal
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from omegaconf import DictConfig
 
@@ -42,6 +44,11 @@ ENVIRONMENT = {
 LOCAL_ENVIRONMENT = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 """Makes a local Ray instance listen on 127.0.0.1 only, as on Windows, instead of on all addresses."""
 
+CLIENT_PORT = 10001
+"""Port of `ray://HOST`."""
+ANSWER_LIMIT_S = 10.0
+"""Time for a cluster to answer [s]."""
+
 
 class RayLauncher(ScheduledLauncher):
     """Run each job of the sweep as a Ray task.
@@ -54,6 +61,7 @@ class RayLauncher(ScheduledLauncher):
         num_gpus: GPUs per job; below 1, several jobs share a GPU (`auto`: `trainer.devices`).
         jobs: maximum number of simultaneous jobs (None: limited by Ray's resources alone).
         resources: custom Ray resources per job, by name.
+        autoscaling: let a job wait for a node that is larger than all present ones, instead of failing it.
         fail_fast: stop the sweep when a job fails.
         grace_s: time that jobs have to stop when the sweep is stopped [s].
     """
@@ -65,6 +73,7 @@ class RayLauncher(ScheduledLauncher):
         num_gpus: Annotated[float, Range(0)] | Literal["auto"] = "auto",
         jobs: Annotated[int, Range(1)] | None = None,
         resources: Mapping[str, Annotated[float, Range(0)]] | None = None,
+        autoscaling: bool = False,
         fail_fast: bool = False,
         grace_s: Annotated[float, Range(0)] = 30.0,
     ) -> None:
@@ -77,6 +86,7 @@ class RayLauncher(ScheduledLauncher):
         self.num_cpus = num_cpus
         self.num_gpus = num_gpus
         self.jobs = jobs
+        self.autoscaling = autoscaling
         self.resources = {str(name): float(value) for name, value in (resources or {}).items()}
 
     def run(self, folder: SweepFolder, source: JobSource, view: LiveView, targets: Iterable[str]) -> int:
@@ -92,6 +102,8 @@ class RayLauncher(ScheduledLauncher):
         """Start a local Ray instance, or connect to a running one."""
         variables = ENVIRONMENT | (LOCAL_ENVIRONMENT if self.address is None else {})
         os.environ |= {name: os.environ.get(name, value) for name, value in variables.items()}
+        if self.address is not None:
+            refuse_unanswered(self.address)
         try:
             import ray
         except ModuleNotFoundError as error:
@@ -107,13 +119,10 @@ class RayLauncher(ScheduledLauncher):
             }
         try:
             ray.init(**options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             if self.address is None:
                 raise
-            raise InputError(
-                f"hydra.launcher.address={self.address}: no Ray answers there ({one_line(error)}); start one "
-                "with `ray start --head`, or leave the address out"
-            ) from error
+            raise connection_error(self.address, one_line(error)) from error
 
     def make_engine(self, num_jobs: int, targets: Iterable[str]) -> Engine:
         return RayEngine(self)
@@ -153,6 +162,8 @@ class RayEngine(Engine):
 
     def start(self, spec: JobSpec) -> bool:
         resources = self.launcher.ray_resources(spec.request)
+        if not self.launcher.autoscaling:
+            refuse_excess(resources, [node["Resources"] for node in self.ray.nodes() if node["Alive"]])
         if self._running and not self._are_free(
             resources
         ):  # queued here instead of by Ray, so that a stopped sweep can drop it
@@ -212,6 +223,89 @@ class RayEngine(Engine):
             sum(other.get(name, 0) for other in taken) + value <= total.get(name, 0) + 1e-9
             for name, value in resources.items()
         )
+
+
+def refuse_unanswered(address: str) -> None:
+    """Refuse an address where no Ray answers, or where Ray refuses the token: Ray itself tries for minutes.
+
+    Other forms of address than `ray://HOST:PORT` and `HOST:PORT` are left to Ray.
+
+    Raises:
+        InputError: no answer within `ANSWER_LIMIT_S`, or no valid token.
+    """
+    import grpc
+
+    url = urlsplit(address if "://" in address else f"//{address}")
+    is_client = url.scheme == "ray"
+    try:
+        port = url.port or (CLIENT_PORT if is_client else None)
+    except ValueError as error:
+        raise connection_error(address, str(error)) from error
+    if port is None or os.environ.get("RAY_USE_TLS", "0") != "0":
+        return
+    method = "RayletDriver/ClusterInfo" if is_client else "NodeInfoGcsService/GetClusterId"
+    headers = [("authorization", f"Bearer {token}")] if (token := find_token()) else []
+    options = [("grpc.enable_http_proxy", 0)]  # as Ray itself
+    try:
+        with grpc.insecure_channel(f"{url.hostname}:{port}", options) as channel:
+            channel.unary_unary(f"/ray.rpc.{method}")(b"", timeout=ANSWER_LIMIT_S, metadata=headers)
+    except grpc.RpcError as error:
+        status, details = error.code(), error.details()
+        if status is grpc.StatusCode.UNAUTHENTICATED:
+            raise InputError(
+                f"hydra.launcher.address={address}: the cluster requires a token, which is "
+                f"{'wrong' if token else 'missing'}; set RAY_AUTH_MODE=token, and RAY_AUTH_TOKEN or "
+                "RAY_AUTH_TOKEN_PATH (`ray get-auth-token` on the head node prints the token)"
+            ) from error
+        if status is grpc.StatusCode.DEADLINE_EXCEEDED:
+            raise connection_error(address, f"no answer within {ANSWER_LIMIT_S:.0f} s") from error
+        if status is grpc.StatusCode.UNAVAILABLE:
+            raise connection_error(address, details) from error
+        # Any other status comes from a server, whose answer to Ray's own calls may differ.
+
+
+def connection_error(address: str, reason: str) -> InputError:
+    """Return the error that no Ray answers at an address."""
+    return InputError(
+        f"hydra.launcher.address={address}: no Ray answers there ({reason}); start one with `ray start "
+        "--head`, or leave the address out"
+    )
+
+
+def find_token() -> str:
+    """Return the token that Ray would send to a cluster; empty if none."""
+    if os.environ.get("RAY_AUTH_MODE", "").lower() != "token":
+        return ""
+    if token := os.environ.get("RAY_AUTH_TOKEN"):
+        return token
+    file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token")
+    return file.read_text().strip() if file.is_file() else ""
+
+
+def refuse_excess(resources: Mapping[str, float], nodes: Sequence[Mapping[str, float]]) -> None:
+    """Refuse a job that no node of the cluster can run.
+
+    Args:
+        resources: resources of the job by Ray's names.
+        nodes: total resources of each node.
+
+    Raises:
+        InputError: each node lacks resources.
+    """
+
+    def satisfied(node: Mapping[str, float]) -> list[bool]:
+        return [value <= node.get(name, 0) + 1e-9 for name, value in resources.items()]
+
+    if any(all(satisfied(node)) for node in nodes):
+        return
+    largest = max(nodes, key=lambda node: (sum(satisfied(node)), node.get("GPU", 0), node.get("CPU", 0)))
+    needed = ", ".join(f"{value:g} {name}" for name, value in resources.items() if value)
+    offered = ", ".join(f"{largest.get(name, 0):g} {name}" for name, value in resources.items() if value)
+    raise InputError(
+        f"hydra/launcher=ray: a job needs {needed} on one node, but the largest node has {offered}; lower "
+        "trainer.devices or hydra.launcher.num_cpus, num_gpus, resources, or set "
+        "hydra.launcher.autoscaling=true if the cluster adds nodes"
+    )
 
 
 def run_in_worker(spec: JobSpec, environment: Mapping[str, str], grace_s: float) -> int:

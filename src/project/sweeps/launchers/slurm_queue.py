@@ -137,12 +137,15 @@ class ArrayLimits:
 
     def update(self, job_ids: Iterable[str]) -> None:
         """Raise the limits of arrays, the oldest first, if jobs of other arrays have ended."""
+        if math.isinf(self.jobs):
+            return
         room = self.jobs
-        tasks = Counter(array_of(job_id) for job_id in job_ids if "_" in job_id)
-        for array, left in tasks.items():
+        ids = list(job_ids)
+        arrays = {array_of(job_id) for job_id in ids if "_" in job_id}
+        for array, left in Counter(map(array_of, ids)).items():
             share = max(1, min(left, room))  # SLURM takes 0 for no limit
             room -= share
-            if math.isfinite(self.jobs) and self._limits.get(array, 0) < share:
+            if array in arrays and self._limits.get(array, 0) < share:
                 error, _ = run(["scontrol", "update", f"JobId={array}", f"ArrayTaskThrottle={share}"])
                 if not error:
                     self._limits[array] = share

@@ -20,7 +20,7 @@ from typing import Any
 from project.runtime.process import die_with_parent
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-LIMIT_S = 600.0
+LIMIT_S = 1200.0
 """Time that all tests on one cluster may take [s]."""
 START_LIMIT_S = 20.0
 CONFIG = """
