@@ -23,7 +23,11 @@ from project.errors import InputError
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime.bounds import check_arguments
 from project.sweeps.device_slots import DeviceRequest
+from project.sweeps.engine import EngineClosedError, JobExit
+from project.sweeps.job_process import JobSpec, TaskReference
+from project.sweeps.job_scheduler import JobList
 from project.sweeps.launchers import ray as ray_launcher
+from project.sweeps.launchers import slurm_queue
 from project.sweeps.launchers.ray import RayLauncher, refuse_excess, refuse_unanswered
 from project.sweeps.launchers.slurm import SlurmLauncher
 
@@ -271,6 +275,70 @@ def test_slurm_refuses_unknown_devices_and_wrong_options(
 
     with pytest.raises(InputError, match=line.replace(".", r"\.")):
         ask()
+
+
+def test_job_arrays_need_all_jobs_at_once() -> None:
+    launcher: Any = SlurmLauncher(array=True)
+    with pytest.raises(InputError, match=r"hydra\.launcher\.array=true: a search starts its jobs one by one"):
+        launcher.run(None, object(), None, ())
+    launcher.config = OmegaConf.create({"hydra": {"sweeper": {"timeout_s": 60}}})
+    with pytest.raises(InputError, match=r"hydra\.sweeper\.timeout_s=60: has no effect, as an array submits"):
+        launcher.run(None, JobList([]), None, ())
+
+
+class ArraySubmissions:
+    """Engine of job arrays whose submissions are recorded, each with the next of the given outcomes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: bool | Exception) -> None:
+        pytest.importorskip("submitit")
+        self.engine: Any = SlurmLauncher(array=True).make_engine(4, ())
+        self.outcomes = list(outcomes)
+        self.arrays: list[list[int]] = []
+        monkeypatch.setattr(slurm_queue, "run", lambda command: ("", "MaxArraySize = 1001"))
+        monkeypatch.setattr(self.engine, "_submit", self._submit)
+
+    def start(self, *devices: int) -> None:
+        for number, each in enumerate(devices):
+            config = OmegaConf.create({"trainer": trainer(devices=each)})
+            task, folder = TaskReference("train.py", "main"), Path("sweep", str(number))
+            assert self.engine.start(JobSpec(number, [], config, folder, task, DeviceRequest(each, each)))
+
+    def _submit(self, specs: list[JobSpec], limit: float) -> bool:
+        self.arrays.append([spec.number for spec in specs])
+        outcome = self.outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        self.engine._has_submitted |= outcome
+        return outcome
+
+
+def test_arrays_have_equal_resources_and_shrink_when_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    submissions = ArraySubmissions(monkeypatch, False, True, True, True, True)
+    submissions.start(1, 2, 1, 1)
+    for _ in range(6):
+        assert submissions.engine.wait(0) == []
+    assert submissions.arrays == [[0, 2, 3], [0], [1], [2], [3]]
+
+
+def test_refused_arrays_end_their_jobs(monkeypatch: pytest.MonkeyPatch) -> None:
+    wrong = InputError("sbatch refuses job 1")
+    first = ArraySubmissions(monkeypatch, wrong)
+    first.start(1, 1)
+    with pytest.raises(InputError, match="sbatch refuses job 1"):
+        first.engine.wait(0)
+    later = ArraySubmissions(monkeypatch, True, wrong)
+    later.start(1, 2, 2)
+    assert later.engine.wait(0) == []
+    assert later.engine.wait(0) == [JobExit(number, None, error=str(wrong)) for number in (1, 2)]
+    closed = ArraySubmissions(monkeypatch, EngineClosedError("sbatch still refuses jobs"))
+    closed.start(1, 2)
+    assert closed.engine.wait(0) == [JobExit(number, 130) for number in (0, 1)]
+    with pytest.raises(EngineClosedError, match="sbatch still refuses jobs"):
+        closed.start(1)
+    stopped = ArraySubmissions(monkeypatch)
+    stopped.start(1, 1)
+    stopped.engine.interrupt()
+    assert stopped.engine.wait(0) == [JobExit(number, 130) for number in (0, 1)]
 
 
 def test_ray_resources_follow_ranks_and_gpus() -> None:

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from project.errors import InputError
 from project.runs.sweep_folder import SweepFolder
@@ -98,6 +98,11 @@ class SlurmLauncher(ScheduledLauncher):
             raise InputError(
                 "hydra.launcher.array=true: a search starts its jobs one by one, each after results of "
                 "earlier ones; set hydra.launcher.array=false"
+            )
+        if self.array and (timeout_s := OmegaConf.select(self.config, "hydra.sweeper.timeout_s")):
+            raise InputError(
+                f"hydra.sweeper.timeout_s={timeout_s}: has no effect, as an array submits all jobs at once; "
+                "set hydra.launcher.array=false"
             )
         return super().run(folder, source, view, targets)
 
