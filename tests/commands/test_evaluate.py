@@ -19,9 +19,9 @@ from project.datamodules.synthetic import Synthetic
 from project.errors import InputError
 from project.inference.evaluate import command, ensemble, metrics, output_files, result
 from project.inference.evaluate.command import evaluate
-from project.inference.evaluate.forward import image_losses
+from project.inference.evaluate.forward import image_losses, run_forward
 from project.inference.evaluate.metrics import Predictions
-from project.inference.evaluate.options import Options, find_networks
+from project.inference.evaluate.options import Options, check_networks, find_networks
 from project.inference.load_run import load_run
 from project.modules.losses import CrossEntropy, OneHotMSE
 from project.runtime.text import columns_of, mistake_text
@@ -379,7 +379,7 @@ def test_wrong_input_is_reported(make: Make, tmp_path: Path) -> None:  # noqa: F
     folder = run.path
     with pytest.raises(InputError, match=r"^combine=average: there is one network; give several"):
         evaluate(parse(f"run={folder}", "combine=average"))
-    with pytest.raises(InputError, match=r"^ensemble=top: give all, or a number"):
+    with pytest.raises(InputError, match=r"^ensemble=top: give all, greedy, or a number"):
         evaluate(parse(f"run={folder}", "ensemble=top"))
     with pytest.raises(InputError, match=r"^ensemble=top2: .* is not a sweep"):
         evaluate(parse(f"run={folder}", "ensemble=top2"))
@@ -432,6 +432,56 @@ def test_best_runs_of_a_sweep_are_found(tmp_path: Path) -> None:
     assert names(several="top2") == ["b", "c"]
     with pytest.raises(InputError, match=r"^ensemble=top4: .* has 3 runs with a result"):
         names(several="top4")
+
+
+def test_greedy_selection_equals_trying_all_additions() -> None:
+    draws = torch.Generator().manual_seed(0)
+    labels = torch.randint(3, (40,), generator=draws)
+    right = torch.nn.functional.one_hot(labels, 3)
+    members = [
+        (strength * right + noise * torch.randn(40, 3, generator=draws)).log_softmax(1)
+        for strength, noise in ((1.0, 1.0), (0.8, 1.0), (0.9, 1.2), (-1.0, 1.0), (0.1, 0.1))
+    ]
+
+    def loss_of(chosen: list[int]) -> float:
+        mean = torch.stack([members[each].exp() for each in chosen]).double().mean(0)
+        return float(-mean[torch.arange(40), labels].log().mean())
+
+    chosen: list[int] = []
+    while len(chosen) < 20:
+        best = min(range(5), key=lambda each: loss_of([*chosen, each]))
+        if chosen and loss_of([*chosen, best]) >= loss_of(chosen):
+            break
+        chosen.append(best)
+    assert len(set(chosen)) > 1
+    assert 3 not in chosen  # is wrong most often
+    assert ensemble.select_greedily(members, labels) == {each: chosen.count(each) for each in chosen}
+    hopeless = [torch.full((40, 3), -torch.inf)] * 2
+    assert ensemble.select_greedily(hopeless, labels) == {0: 1}
+
+
+def test_greedy_ensemble_of_a_sweep(
+    make: Make,  # noqa: F811
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "sweep.json").write_text("{}")
+    for seed in (1, 2):
+        run = make("model=cnn_batchnorm", f"seed={seed}", name=f"seed{seed}")
+        shutil.copytree(run.path, tmp_path / run.path.name)
+    evaluate(parse(f"run={tmp_path}", "ensemble=greedy", "num_resamples=20", "figures=false"))
+    assert "selected greedily" in capsys.readouterr().out
+    (output,) = (tmp_path / "evaluation").iterdir()
+    assert output.name.startswith("test-greedy_ensemble_of_")
+    members, _ = find_networks([str(tmp_path)], ["auto"], "greedy", tmp_path)
+    logs = [run_forward(load_run(member.run), "val", "none").predictions for member in members]
+    wanted = ensemble.select_greedily([each.log_probabilities for each in logs], logs[0].labels)
+    shown = [members[each].shown + (f" ×{count}" if count > 1 else "") for each, count in wanted.items()]
+    assert [member["name"] for member in read(output)["members"]] == shown
+    with pytest.raises(InputError, match=r"^split=val: ensemble=greedy selects by these images"):
+        check_networks(parse(f"run={tmp_path}", "ensemble=greedy", "split=val"))
+    with pytest.raises(InputError, match=r"^combine=average: ensemble=greedy averages probabilities"):
+        check_networks(parse(f"run={tmp_path}", "ensemble=greedy", "combine=average"))
 
 
 def test_evaluation_folder_is_replaced_atomically(tmp_path: Path) -> None:

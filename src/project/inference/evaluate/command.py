@@ -11,10 +11,11 @@ from project.inference import run_config
 from project.inference.evaluate import ensemble, output_files
 from project.inference.evaluate.forward import run_forward
 from project.inference.evaluate.metrics import bootstrap_intervals, fraction_intervals
-from project.inference.evaluate.options import Member, Options, check_networks
+from project.inference.evaluate.options import GREEDY, Member, Options, check_networks
 from project.inference.evaluate.result import LEVEL, EvaluationResult, render, render_mistakes
 from project.inference.load_run import TrainedRun, load_run
 from project.inference.options import require_accelerator
+from project.runtime.text import plural
 
 
 def evaluate(options: Options, found: tuple[list[Member], Path] | None = None) -> None:
@@ -43,17 +44,38 @@ def _evaluate_combined(options: Options, members: Sequence[Member], base_folder:
     weights = "auto" if len(options.weights) > 1 else options.weights[0]
     name = output_files.evaluation_name(options.split, options.data, options.tta, weights)
     keys = [str(member.run.path.absolute()) + member.weights for member in members]
-    name = output_files.combined_name(name, combined, keys)
+    is_greedy = options.ensemble == GREEDY
+    name = output_files.combined_name(name, f"greedy_{combined}" if is_greedy else combined, keys)
     target = options.output or base_folder / output_files.FOLDER / name
     with output_files.replacing_folder(target, is_given=options.output is not None) as folder:
-        networks = [_load(options, member) for member in members]
+        counted = _select_greedily(options, members) if is_greedy else dict.fromkeys(members, 1)
+        networks = [_load(options, member) for member in counted]
         _require_combinable(options, networks, combined)
         results = []
-        for member, trained in zip(members, networks, strict=True):
+        for member, trained in zip(counted, networks, strict=True):
             results.append(_evaluate_one(options, member, trained))
             ensemble.release_data(trained, networks[0])
-        text = _write(options, _combine(options, results, combined), folder, target)
+        result = _combine(options, results, list(counted.values()), combined)
+        text = _write(options, result, folder, target)
     print(text, flush=True)
+
+
+def _select_greedily(options: Options, members: Sequence[Member]) -> dict[Member, int]:
+    """Return the networks of the ensemble that fits the runs' own validation images best, with counts."""
+    first, predictions = None, []
+    for member in members:  # one at a time, as a sweep may have hundreds
+        trained = load_run(member.run, member.weights, ensemble.own_data(options.data_overrides))
+        first = first or trained
+        if trained is not first:
+            ensemble.require_same_classes(first, trained)
+            ensemble.require_same_images([first, trained], "val")
+        tta = trained.choose_tta(options.tta)
+        changes = {**_trainer_changes(options), "limit_test_batches": 1.0}
+        predictions.append(run_forward(trained, "val", tta, **changes).predictions)
+        if trained is not first:
+            ensemble.release_data(trained, first)
+    selected = ensemble.select_greedily([one.log_probabilities for one in predictions], predictions[0].labels)
+    return {members[position]: count for position, count in selected.items()}
 
 
 def _require_combinable(options: Options, networks: Sequence[TrainedRun], combined: str) -> None:
@@ -67,7 +89,9 @@ def _require_combinable(options: Options, networks: Sequence[TrainedRun], combin
     ensemble.require_same_images(networks, options.split)
 
 
-def _combine(options: Options, results: Sequence[EvaluationResult], combined: str) -> EvaluationResult:
+def _combine(
+    options: Options, results: Sequence[EvaluationResult], counts: Sequence[int], combined: str
+) -> EvaluationResult:
     networks, first = [result.trained for result in results], results[0]
     if combined == "average":
         device = torch.device(first.forward.device)
@@ -78,14 +102,18 @@ def _combine(options: Options, results: Sequence[EvaluationResult], combined: st
         title = f"average of {len(networks)} networks' weights"
     else:
         mean = first.trained
-        forward = ensemble.average_probabilities(networks, [result.forward for result in results])
-        title = f"ensemble of {len(networks)} networks, mean of probabilities"
+        forward = ensemble.average_probabilities(networks, [result.forward for result in results], counts)
+        title = f"ensemble of {plural(len(networks), 'network')}, mean of probabilities"
+        title += f", {sum(counts)} selected greedily" if options.ensemble == GREEDY else ""
     return EvaluationResult(
         title=title,
         trained=mean,
         forward=forward,
         tta=", ".join(sorted({result.tta for result in results})),
-        members=[(result.title, result.figures({})) for result in results],
+        members=[
+            (result.title + (f" ×{count}" if count > 1 else ""), result.figures({}))
+            for result, count in zip(results, counts, strict=True)
+        ],
         combined=combined,
     )
 

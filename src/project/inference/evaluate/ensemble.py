@@ -36,14 +36,50 @@ APPEARANCE_KEYS = (
     *("num_workers", "memory_budget_mb", "timeout_s", "input_shape", "resize", "grayscale"),
 )
 """Keys that do not select images, but may change their appearance."""
+MAX_SELECTIONS = 100
+"""Maximum size of a greedily selected ensemble, repetitions included."""
 DIGEST_CHUNK = 1024
 """Number of images per update of the digest."""
 
 
-def average_probabilities(members: Sequence[TrainedRun], results: Sequence[ForwardResult]) -> ForwardResult:
+def select_greedily(log_probabilities: Sequence[Tensor], labels: Tensor) -> dict[int, int]:
+    """Select networks for an ensemble (Caruana et al. 2004, "Ensemble Selection from Libraries of Models").
+
+    Starting with none, the network is added whose addition gives the lowest negative log-likelihood of the
+    mean probabilities. A network may be added several times. The selection ends when no addition lowers it.
+
+    Args:
+        log_probabilities: of the validation images, (N, K) for each network.
+        labels: true classes of the images, (N,).
+
+    Returns:
+        Number of times that each selected network was added, by its position; the first added comes first.
+    """
+    each = torch.stack([one[torch.arange(len(labels)), labels] for one in log_probabilities]).double().exp()
+    counts: dict[int, int] = {}
+    total, best = torch.zeros_like(each[0]), math.inf
+    for size in range(1, MAX_SELECTIONS + 1):
+        losses = -((total + each) / size).log().mean(1)  # M
+        position = int(losses.argmin())
+        if not losses[position] < best:
+            break
+        best = float(losses[position])
+        total = total + each[position]
+        counts[position] = counts.get(position, 0) + 1
+    return counts or {0: 1}  # every network gives some true class the probability 0
+
+
+def average_probabilities(
+    members: Sequence[TrainedRun], results: Sequence[ForwardResult], counts: Sequence[int] | None = None
+) -> ForwardResult:
     """Average the networks' probabilities (Lakshminarayanan et al. 2017, arXiv 1612.01474, sec. 2.4).
 
     The loss is computed by the first run's loss if that is a cross-entropy, which takes probabilities.
+
+    Args:
+        members: the networks.
+        results: their results for the same images.
+        counts: number of times that each network counts [once].
     """
     first = results[0]
     for trained, other in zip(members, results, strict=True):
@@ -52,8 +88,9 @@ def average_probabilities(members: Sequence[TrainedRun], results: Sequence[Forwa
                 f"run={trained.run.shown}: has {len(other.rows)} test images, but {members[0].run.shown} has "
                 f"{len(first.rows)} (trainer.limit_test_batches); use combine=none"
             )
-    each = torch.stack([result.predictions.log_probabilities.double() for result in results])
-    log_mean = each.logsumexp(0) - math.log(len(results))  # N, K
+    each = torch.stack([result.predictions.log_probabilities.double() for result in results])  # M, N, K
+    weights = torch.tensor(counts or [1] * len(results), dtype=torch.float64)
+    log_mean = (each + weights.log()[:, None, None]).logsumexp(0) - weights.sum().log()  # N, K
     labels = first.predictions.labels
     loss, losses, mean_loss = members[0].module.loss, None, None
     if isinstance(loss, nn.CrossEntropyLoss):
@@ -156,10 +193,8 @@ def _batch_norms(module: nn.Module) -> list[_BatchNorm]:
 @torch.no_grad()
 def _recompute_statistics(module: nn.Module, trained: TrainedRun, device: torch.device) -> None:
     """Set batch-norm statistics to their means over batches of the run's training images."""
-    has_other_data = any(word.startswith("data=") for word in trained.data_overrides)
-    moved = tuple(word for word in trained.data_overrides if word.startswith(("paths.", "data.path=")))
     try:
-        data = replace(trained, data_overrides=() if has_other_data else moved).datamodule
+        data = replace(trained, data_overrides=tuple(own_data(trained.data_overrides))).datamodule
         data.prepare_data()
         data.setup("fit")
     except InputError as error:
@@ -177,6 +212,13 @@ def _recompute_statistics(module: nn.Module, trained: TrainedRun, device: torch.
         if len(batch) > 1 or len(images) == 1:
             module(batch.to(device, dtype))
     module.eval().cpu()
+
+
+def own_data(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides that move a run's own data; none of those that select other data."""
+    if any(word.startswith("data=") for word in overrides):
+        return [word for word in overrides if word.startswith("paths.")]
+    return [word for word in overrides if word.startswith(("paths.", "data.path="))]
 
 
 class ImageIdentity(NamedTuple):

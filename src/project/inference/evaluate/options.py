@@ -23,9 +23,10 @@ examples:
   python scripts/evaluate.py run=outputs/cnn_mnist_adam/2026-01-31_09-30-00 paths.data=/sets
   python scripts/evaluate.py run=last data=image_folder data.path=photos
   python scripts/evaluate.py run=outputs/sweep/2026-01-31_09-30-00 ensemble=top3
+  python scripts/evaluate.py run=outputs/sweep/2026-01-31_09-30-00 ensemble=greedy
   python scripts/evaluate.py run=first,second combine=average
 """
-ALL = "all"
+ALL, GREEDY = "all", "greedy"
 TOP_N = re.compile(r"top([1-9]\d*)")
 
 
@@ -42,7 +43,10 @@ class Options(DataOptions):
         ["auto"], "auto (those of the run's test), best, last, a file; or several"
     )
     split: Literal["test", "val", "train"] = option("test", "split to evaluate, without augmentation")
-    ensemble: str | None = option(None, "runs of a sweep: all, or the best ones, such as top3")
+    ensemble: str | None = option(
+        None,
+        "runs of a sweep: all, the best ones, such as top3, or greedy (fits val images best)",
+    )
     combine: Literal["ensemble", "average", "none"] | None = option(
         None,
         "several networks: ensemble (mean of probabilities, the default), average (of weights), or none",
@@ -98,6 +102,10 @@ class Member:
 def check_networks(options: Options) -> tuple[list[Member], Path]:
     """Find the networks of a command line and check that they can be evaluated."""
     members, base_folder = find_networks(options.run, options.weights, options.ensemble, options.outputs)
+    if options.ensemble == GREEDY and options.combine not in (None, "ensemble"):
+        raise InputError(f"combine={options.combine}: ensemble=greedy averages probabilities; leave it out")
+    if options.ensemble == GREEDY and options.split == "val":
+        raise InputError("split=val: ensemble=greedy selects by these images; choose split=test")
     if options.combine in ("ensemble", "average") and len(members) == 1:
         raise InputError(
             f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
@@ -112,8 +120,10 @@ def find_networks(
     names: list[str], weights: list[str], ensemble: str | None, outputs: Path
 ) -> tuple[list[Member], Path]:
     """Find all combinations of the named runs and weights, and the folder of the first name."""
-    if ensemble is not None and ensemble != ALL and not TOP_N.fullmatch(ensemble):
-        raise InputError(f"ensemble={ensemble}: give all, or a number of a sweep's best runs such as top3")
+    if ensemble not in (None, ALL, GREEDY) and not TOP_N.fullmatch(ensemble):
+        raise InputError(
+            f"ensemble={ensemble}: give all, greedy, or a number of a sweep's best runs such as top3"
+        )
     joined = ",".join(names)
     if len(names) > 1 and Path(joined).is_dir():  # a single name that contains commas
         names = [joined]
