@@ -21,7 +21,6 @@ from project.runs.sweep_folder import SweepFolder
 TINY = ("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu")
 LAUNCHER = ("hydra/launcher=slurm", "hydra.launcher.poll_s=0.3", "hydra.launcher.grace_s=5")
 SCRIPT = Path(gated_task.__file__)
-JOBS = 10
 LONGEST_DELAY_S = 3.0
 """Longest time between the start of a job and its requeue [s]."""
 
@@ -92,47 +91,50 @@ def sweep(cluster: SlurmCluster, cwd: Path, *arguments: str, script: Path = SCRI
         started.process.stdout.close()
 
 
-def requeue_all(cluster: SlurmCluster, cwd: Path, *options: str) -> str:
-    """Requeue each job of a sweep once; return the figures."""
+def requeue_all(cluster: SlurmCluster, cwd: Path, num_jobs: int, requeues: int, *options: str) -> str:
+    """Requeue each job of a sweep a number of times; return the figures."""
     moments = random.Random(0)
-    lrs = [round(0.01 * number, 2) for number in range(1, JOBS + 1)]
+    lrs = [round(0.01 * number, 2) for number in range(1, num_jobs + 1)]
+    left = dict.fromkeys(lrs, requeues)
     values = f"optim.lr={','.join(map(str, lrs))}"
-    requeued: set[float] = set()
-    released: set[float] = set()
     with sweep(cluster, cwd, "-m", *TINY, *LAUNCHER, values, *options) as running:
 
-        def is_all_released() -> bool:
-            for lr in lrs:
-                starts = running.starts(lr)
-                if len(starts) == 1 and lr not in requeued:
+        def is_all_restarted() -> bool:
+            counts = {lr: len(running.starts(lr)) for lr in lrs}
+            for lr, count in counts.items():
+                if left[lr] and count == requeues - left[lr] + 1:
                     time.sleep(moments.uniform(0, LONGEST_DELAY_S))
-                    cluster.command("scontrol", "requeue", starts[0])
-                    requeued.add(lr)
-                elif len(starts) > 1 and lr not in released:
+                    assert not (error := cluster.command("scontrol", "requeue", running.starts(lr)[0])), error
+                    left[lr] -= 1
+                elif count == requeues + 1:
                     running.release(lr)
-                    released.add(lr)
-            return len(released) == JOBS
+            return all(count == requeues + 1 for count in counts.values())
 
-        cluster.wait(is_all_released, running.process)
+        cluster.wait(is_all_restarted, running.process)
         shown = running.end()
         submitted = len(running.slurm_states)
         starts = [running.starts(lr) for lr in lrs]
         jobs = list(running.folder.ledger.read().values())
     assert running.process.returncode == 0, shown
-    assert [len(ids) for ids in starts] == [2] * JOBS, starts
-    assert all(first == second for first, second in starts), starts
-    assert [(job.state, job.attempts) for job in jobs] == [("done", 1)] * JOBS, shown
-    assert submitted == JOBS, "a job was submitted twice"
-    return f"{len(requeued)} of {JOBS} requeued jobs done once, {submitted} SLURM jobs, {2 * JOBS} starts"
+    assert [len(ids) for ids in starts] == [requeues + 1] * num_jobs, starts
+    assert all(len(set(ids)) == 1 for ids in starts), starts
+    assert [(job.state, job.attempts) for job in jobs] == [("done", 1)] * num_jobs, shown
+    assert submitted == num_jobs, "a job was submitted twice"
+    return f"{num_jobs * requeues} requeues; {num_jobs} of {num_jobs} done once, {submitted} submitted"
 
 
 def full() -> str:
-    """Requeue all jobs of a sweep of single SLURM jobs, and of one of job arrays."""
+    """Requeue ten jobs once and one job ten times, as single SLURM jobs, and ten jobs in job arrays."""
     figures = []
+    trials: list[tuple[str, int, int, list[str]]] = [
+        ("single jobs", 10, 1, []),
+        ("one job", 1, 10, []),
+        ("job arrays", 10, 1, ["hydra.launcher.array=true"]),
+    ]
     with loopback_slurm.running() as cluster, tempfile.TemporaryDirectory() as folder:
-        for name, options in {"single": (), "arrays": ("hydra.launcher.array=true",)}.items():
+        for name, num_jobs, requeues, options in trials:
             cwd = Path(folder, name)
             cwd.mkdir()
             cluster.deadline = time.monotonic() + loopback_slurm.LIMIT_S
-            figures.append(f"{name}: {requeue_all(cluster, cwd, *options)}")
+            figures.append(f"{name}: {requeue_all(cluster, cwd, num_jobs, requeues, *options)}")
     return "\n".join(figures)
