@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.storage.image_files import SkippedFile
@@ -258,3 +258,25 @@ def test_the_gray_value_that_is_transparent_is_white(
 ) -> None:
     file = write_png(tmp_path / "1.png", depth, 0, [row], clear=struct.pack(">H", clear))
     assert decoded(file).tolist() == [wanted]
+
+
+@pytest.mark.parametrize("orientation", [1, 6])
+@pytest.mark.parametrize(
+    ("shape", "is_scaled_by_the_decoder"), [((30, 40), True), ((60, 20), True), ((200, 150), False)]
+)
+def test_a_large_jpeg_is_scaled_by_its_decoder(
+    tmp_path: Path, shape: tuple[int, int], orientation: int, *, is_scaled_by_the_decoder: bool
+) -> None:
+    draws = np.random.default_rng(0)
+    coarse = Image.fromarray(draws.integers(0, 256, (15, 20, 3), dtype=np.uint8))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    coarse.resize((400, 300), Image.Resampling.BICUBIC).save(tmp_path / "photo.jpg", quality=95, exif=exif)
+    with Image.open(tmp_path / "photo.jpg") as opened:
+        upright = ImageOps.exif_transpose(opened)
+    wanted = np.asarray(upright.resize(shape[::-1], Image.Resampling.BILINEAR), dtype=float)
+    found = decode_image(tmp_path / "photo.jpg", (3, *shape), may_scale=True).permute(1, 2, 0).numpy()
+    difference = np.abs(found - wanted)
+    assert difference.mean() < 0.5
+    assert difference.max() <= 3
+    assert (difference.max() > 0) == is_scaled_by_the_decoder
