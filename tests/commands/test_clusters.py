@@ -289,7 +289,7 @@ def test_job_arrays_need_all_jobs_at_once() -> None:
 class ArraySubmissions:
     """Engine of job arrays whose submissions are recorded, each with the next of the given outcomes."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: bool | Exception) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *outcomes: bool | str | Exception) -> None:
         pytest.importorskip("submitit")
         self.engine: Any = SlurmLauncher(array=True).make_engine(4, ())
         self.outcomes = list(outcomes)
@@ -308,16 +308,21 @@ class ArraySubmissions:
         outcome = self.outcomes.pop(0)
         if isinstance(outcome, Exception):
             raise outcome
-        self.engine._has_submitted |= outcome
-        return outcome
+        if isinstance(outcome, str):
+            self.engine.refusals.add(outcome, has_jobs=False)
+            self.engine.refusals.retry_soon()
+            return False
+        self.engine._has_submitted = True
+        return True
 
 
-def test_arrays_have_equal_resources_and_shrink_when_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    submissions = ArraySubmissions(monkeypatch, False, True, True, True, True)
+def test_arrays_have_equal_resources_and_shrink_at_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    refusals = "Unable to contact slurm controller", "Job violates accounting/QOS policy (job submit limit)"
+    submissions = ArraySubmissions(monkeypatch, *refusals, True, True, True, True)
     submissions.start(1, 2, 1, 1)
-    for _ in range(6):
+    for _ in range(7):
         assert submissions.engine.wait(0) == []
-    assert submissions.arrays == [[0, 2, 3], [0], [1], [2], [3]]
+    assert submissions.arrays == [[0, 2, 3], [0, 2, 3], [0], [1], [2], [3]]
 
 
 def test_refused_arrays_end_their_jobs(monkeypatch: pytest.MonkeyPatch) -> None:

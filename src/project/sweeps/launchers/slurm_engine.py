@@ -184,11 +184,10 @@ class SlurmEngine(Engine):
             return False
         if self.queue.age_s > self.launcher.poll_s:
             self.queue.query()
-        has_succeeded = (
-            RunFolder(spec.folder).read_status().get("state") in SUCCEEDED
-        )  # since the last resume
-        if not has_succeeded and not self.queue.holds(slurm_id):
-            return False
+        if not self.queue.holds(slurm_id):
+            state = RunFolder(spec.folder).read_status().get("state")
+            if state not in SUCCEEDED:  # otherwise done since the sweep was resumed
+                return False
         self._running[spec.number] = (record, slurm_id)
         return True
 
@@ -265,7 +264,7 @@ class SlurmEngine(Engine):
         try:
             if self._submit(specs, limit=room):
                 self._drop(specs)
-            else:
+            elif self.refusals.is_by_limit:
                 self.arrays.shrink(len(specs))
             return []
         except EngineClosedError as error:

@@ -123,7 +123,7 @@ class ArrayLimits:
         return self._max_tasks or 0
 
     def shrink(self, num_tasks: int) -> None:
-        """Halve the next array: the refused one may exceed a limit of submitted jobs."""
+        """Halve the next array: the refused one may exceed a user's limit of submitted jobs."""
         self._max_tasks = max(1, num_tasks // 2)
 
     def add(self, job_id: str, limit: float) -> None:
@@ -182,6 +182,11 @@ class Refusals:
     def are_pausing(self) -> bool:
         """True while it is too early for another attempt."""
         return time.monotonic() < self._next_s
+
+    @property
+    def is_by_limit(self) -> bool:
+        """True if the last refusal names a limit, which a smaller array may not exceed."""
+        return "limit" in self._message.lower()
 
     def add(self, message: str, *, has_jobs: bool) -> bool:
         """Record a refusal; return false if it is time to give up."""
