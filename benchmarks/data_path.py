@@ -1,7 +1,7 @@
 """Measure the data path (throughput, start, memory, scaling), compared with torchvision and DataLoader.
 
     python benchmarks/data_path.py --data DIR                 all tables
-    python benchmarks/data_path.py --data DIR --only speed    one of batch, speed, start, memory, growth
+    python benchmarks/data_path.py --data DIR --only speed    one table: batch, photos, start, …
 
 DIR contains `MNIST/raw` and, for color images, JPEGs in `cifar10_jpeg/train/<class>`. Measurements that are
 compared take turns, with one thread; tables show medians and ranges.
@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import torch
 import torchvision
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms
@@ -113,6 +114,44 @@ def speed(data: Path, kept: str, rounds: int, images: int) -> None:
         ratios = [one / max(*others) for one, *others in zip(*rates.values(), strict=True)]
         cells = [spread(values, "{:,.0f}") for values in rates.values()]
         print(f"| {name} | {' | '.join(cells)} | **{spread(ratios, '{:.1f}×')}** |", flush=True)
+
+
+def photos(rounds: int) -> None:
+    """Print the images per second of photographs that are streamed from JPEG files and scaled to 224×224."""
+    print("| streamed JPEG files, images/s | ours | torchvision, 0 workers | ours / torchvision |")
+    print("| --- | --- | --- | --- |")
+    side = 224
+    resized = [transforms.Resize((side, side)), transforms.ToTensor(), transforms.Normalize(MEAN, STD)]
+    options = {**COLOR, "input_shape": (3, side, side), "num_classes": 2, "resize": side, "batch_size": 8}
+    options |= {"num_workers": 0, "memory_budget_mb": 1, "image_cache": None}
+    for width, height, count in ((500, 375, 256), (4000, 3000, 32)):
+        with tempfile.TemporaryDirectory() as folder:
+            write_photos(Path(folder), (width, height), count)
+            module = ImageFolder(folder, **options)
+            files = torchvision.datasets.ImageFolder(Path(folder) / "train", transforms.Compose(resized))
+            variants = {"ours": ours(module), "torchvision": tutorial(files, 8, 0, count)}
+            rates: dict[str, list[float]] = {variant: [] for variant in variants}
+            for _ in range(rounds):
+                for variant, batches in variants.items():
+                    rates[variant].append(rate(batches))
+        ratios = [one / other for one, other in zip(*rates.values(), strict=True)]
+        cells = [spread(values, "{:,.0f}") for values in rates.values()]
+        print(f"| {width}×{height} | {' | '.join(cells)} | **{spread(ratios, '{:.1f}×')}** |", flush=True)
+
+
+def write_photos(folder: Path, size: tuple[int, int], count: int) -> None:
+    """Write smooth random color images with some noise as JPEG files of two classes."""
+    draws = np.random.default_rng(0)
+    for number in range(count):
+        coarse = Image.fromarray(draws.integers(0, 256, (12, 16, 3), dtype=np.uint8)).resize(
+            size, Image.BICUBIC
+        )
+        noise = draws.normal(0, 4, (size[1], size[0], 1))
+        pixels = np.clip(np.asarray(coarse) + noise, 0, 255).astype(np.uint8)
+        for split in ("train", "test") if number < 2 else ("train",):
+            file = folder / split / "ab"[number % 2] / f"{number:03}.jpg"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            Image.fromarray(pixels).save(file, quality=90)
 
 
 def batch(rounds: int) -> None:
@@ -310,7 +349,7 @@ def spread(values: list[float], form: str) -> str:
 
 def main() -> None:
     """Print the tables."""
-    tables = ["batch", "speed", "start", "memory", "growth"]
+    tables = ["batch", "speed", "photos", "start", "memory", "growth"]
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, default=Path("data"))
     parser.add_argument("--rounds", type=int, default=5)
@@ -324,6 +363,7 @@ def main() -> None:
         work = {
             "batch": lambda: batch(chosen.rounds),
             "speed": lambda: speed(chosen.data, kept, chosen.rounds, chosen.images),
+            "photos": lambda: photos(chosen.rounds),
             "start": lambda: start(chosen.data, chosen.rounds),
             "memory": memory,
             "growth": lambda: growth(chosen.rounds),
