@@ -42,6 +42,7 @@ def images_of(shape: tuple[int, ...], count: int = 3) -> torch.Tensor:
     return torch.randint(0, 256, (count, *shape), dtype=torch.uint8, generator=torch.manual_seed(5))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", MODELS)
 def test_every_network_has_explanations(composed: Compose, model: str) -> None:
     trained = untrained_run(composed, f"model={model}", *DATA, *SMALL.get(model, ()))

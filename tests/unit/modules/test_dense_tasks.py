@@ -262,6 +262,7 @@ def test_views_differ_and_stay_in_range() -> None:
     assert torch.equal(gray[:, 0], gray[:, 2])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("task", MAKERS)
 def test_batched_hooks_and_resume_are_bit_identical(tmp_path: Path, task: str) -> None:
     make, data = MAKERS[task]

@@ -231,6 +231,7 @@ def test_run_resumed_mid_epoch_trains_on_the_remaining_images(tmp_path: Path) ->
     assert len(rows.labels) == 52
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "make",
     [

@@ -193,6 +193,7 @@ def uninterrupted_rates(name: str, steps: int, steps_per_epoch: int, bases: np.n
     return np.array(rates)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_resumed_run_has_the_rates_of_an_uninterrupted_run_of_its_current_length(
     tmp_path: Path, name: str

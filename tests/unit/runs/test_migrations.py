@@ -88,6 +88,7 @@ def command(run: Path, name: str, *words: str) -> str:
     return done.stdout + done.stderr
 
 
+@pytest.mark.slow
 def test_commands_take_a_run_of_the_version_before(old_run: Path) -> None:
     status = json.loads((old_run / "status.json").read_text())
     command(old_run, "evaluate", "run=run")
@@ -101,6 +102,7 @@ def test_commands_take_a_run_of_the_version_before(old_run: Path) -> None:
     assert f"{status['metrics']['test/acc']:.4f}" in (old_run / "report.html").read_text()
 
 
+@pytest.mark.slow
 def test_a_run_of_the_version_before_is_exported_and_resumed(old_run: Path) -> None:
     exported = command(old_run, "export", "run=run", "format=torch_export", "benchmark_s=0.05")
     assert "+0.00" in exported

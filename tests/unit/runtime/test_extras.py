@@ -31,6 +31,7 @@ def test_the_remedy_fits_the_installation(monkeypatch: pytest.MonkeyPatch, tmp_p
     assert install_command("timm") == "pip install 'project[timm]'"
 
 
+@pytest.mark.slow
 def test_modules_of_the_package_import_no_optional_package() -> None:
     code = (
         "import sys, lightning; before = set(sys.modules); "  # torchmetrics imports what is installed

@@ -123,6 +123,7 @@ def _compare(one: Any, other: Any, name: str = "") -> Iterator[tuple[str, bool]]
         yield name, one == other
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS)
 def test_batched_hooks_train_bit_identically_to_lightnings_loop(tmp_path: Path, kind: str) -> None:
     single = run(tmp_path / "1", 1, **KINDS[kind])

@@ -29,6 +29,7 @@ from project.training.tuning.range_test import (
 )
 
 
+@pytest.mark.slow
 def test_suggested_lr_trains_and_the_module_is_restored(tmp_path: Path) -> None:
     def makes_trainer(**options: Any) -> Any:
         options = {"max_epochs": 3, "enable_checkpointing": False, "log_every_n_steps": 50} | options
