@@ -61,3 +61,9 @@ class OptunaSweeper(LazyPlugin, Sweeper):
     """Plugin of `hydra/sweeper=optuna`."""
 
     implementation = "project.sweeps.sweepers.optuna_search.OptunaSweeper"
+
+
+class AshaSweeper(LazyPlugin, Sweeper):
+    """Plugin of `hydra/sweeper=asha`."""
+
+    implementation = "project.sweeps.sweepers.asha_search.AshaSweeper"

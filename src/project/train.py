@@ -33,8 +33,8 @@ from project.training.fit import (
     build_trainer,
     check_resumed_config,
     fit_and_evaluate,
-    is_pruned,
     run_scope,
+    state_set_by_search,
 )
 
 log = logging.getLogger(__name__)
@@ -101,8 +101,8 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
             tracking.start(loggers, hyperparameters(config.redacted), text)
             metrics, weights = fit_and_evaluate(*fitted)
             status |= {"value": metrics.get(cfg.monitor), "metrics": metrics, "weights": weights}
-            if is_pruned(callbacks):
-                status["state"] = "pruned"
+            if state := state_set_by_search(callbacks):
+                status["state"] = state
             if not context.is_debugging:
                 tracking.log_results(loggers, metrics, cfg.monitor)
             tracking.send_checkpoint(loggers, best_checkpoint(callbacks) if weights == "best" else None)

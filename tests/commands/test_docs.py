@@ -123,7 +123,7 @@ def points_of(words: list[str]) -> list[list[str]]:
     assert hydra is not None
     own = [word for word in words if word.startswith("hydra")]
     words = [word for word in words if word not in own]
-    if "hydra/sweeper=optuna" in own:
+    if {"hydra/sweeper=optuna", "hydra/sweeper=asha"} & set(own):
         constant, space = parse_space(words, hydra.config_loader)
         return [[*own, *constant, *trial_overrides(values)] for values in find_corners(space)]
     return [[*own, *point.constant, *point.varied] for point in grid(words, hydra.config_loader)]

@@ -9,9 +9,10 @@ class Place(NamedTuple):
 
     Args:
         hook: `batch` (in the hooks after it), `between` (before the next batch), `validated` (after
-            the validation), `epoch` (at its end) or `signal` (sent within the batch).
+            the validation), `epoch` (at its end), `signal` (sent within the batch) or `pause` (by a search,
+            at the end of the epoch).
         epoch: index of the epoch, from 0.
-        batch: number of the last trained batch in the epoch, from 1; 0 for `epoch`.
+        batch: number of the last trained batch in the epoch, from 1; 0 for `epoch` and `pause`.
     """
 
     hook: str
@@ -223,5 +224,16 @@ SPECIAL = {
     ),
     "told to stop, workers": Cell((*DROPOUT, *STREAMED, "data.num_workers=2"), places(("signal", 1, 2))),
     "told to stop, ranks": Cell((*DROPOUT, *DDP, *EMA), places(("signal", 0, 7), ("signal", 1, 2)), ranks=2),
+    "paused": Cell(
+        (*DROPOUT, *PLATEAU, *EMA, *STRONG, "callbacks.last.every_epochs=0"),
+        places(("pause", 0), ("pause", 1)),
+    ),
+    "paused, ranks": Cell(
+        (*BATCH_NORM, *DDP, *EMA, "scheduler=cosine"),
+        places(
+            ("pause", 0),
+        ),
+        ranks=2,
+    ),
 }
-"""Cells that the pairs do not cover. A run stopped by a signal is stopped again after resuming."""
+"""Cells that the pairs do not cover. A run stopped by a signal or a pause is stopped again after resuming."""

@@ -35,8 +35,10 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from project import train
+from project.callbacks.trial_pause import TrialPause
 from project.config.instantiate import ResolvedConfig
 from project.config.resolvers import register_resolvers
+from project.loggers.tensorboard_hparams import SUFFIX
 from project.runs.run_folder import RunContext, RunFolder
 from project.training.ddp.launch import run_ranks
 
@@ -126,12 +128,12 @@ def check(cell: Cell, composed: Compose, work: Path, *, thorough: bool = True) -
         write_images(work / "images")
     options += [f"paths.data={work}"]
     config = composed(*options, run=work / "run")
-    signals = cell.places[0].hook == "signal"
+    stops = cell.places[0].hook in ("signal", "pause")
     start = work / "cut"
-    run(config, cell, start, () if signals else cell.places)
+    run(config, cell, start, () if stops else cell.places)
     reference = result(start)
-    if signals:
-        check_signals(cell, config, work / "stopped", reference)
+    if stops:
+        check_stops(cell, config, work / "stopped", reference)
         return len(cell.places)
     if thorough:
         run(config, cell, work / "straight", ())
@@ -150,17 +152,19 @@ def check(cell: Cell, composed: Compose, work: Path, *, thorough: bool = True) -
     return len(cell.places)
 
 
-def check_signals(cell: Cell, config: DictConfig, folder: Path, reference: dict[str, Any]) -> None:
-    """Stop a run by a signal at each place, and resume it from its last checkpoint in between."""
+def check_stops(cell: Cell, config: DictConfig, folder: Path, reference: dict[str, Any]) -> None:
+    """Stop a run by a signal or a pause at each place, and resume it from its last checkpoint in between."""
     last = None
     for number in range(len(cell.places) + 1):
         for file in folder.glob("events.out.*"):
-            if not file.name.endswith(".earlier"):
+            if not file.name.endswith((".earlier", SUFFIX)):
                 file.rename(folder / f"events.out.tfevents.{number:010d}.earlier")
         here = cell.places[number : number + 1]
         code = code_of(lambda here=here, last=last: run(config, cell, folder, here, last))
-        expected = 128 + signal.SIGTERM if here else 0
+        expected = 128 + signal.SIGTERM if here and here[0].hook == "signal" else 0
         assert code == expected, f"exit code {code}, not {expected}, at {here}"
+        if here and here[0].hook == "pause":
+            assert RunFolder(folder).read_status()["state"] == "paused"
         last = folder / "checkpoints" / "last.ckpt"
     differ(reference, result(folder), "told to stop")
 
@@ -198,7 +202,10 @@ def run(
 
     def with_cut(resolved: ResolvedConfig, group: str, **more: Any) -> Any:
         built = build(resolved, group, **more)
-        return built | {"cut": Cut(places, folder / "aside")} if group == "callbacks" else built
+        if group != "callbacks":
+            return built
+        pauses = [TrialPause(place.epoch + 1) for place in places if place.hook == "pause"]
+        return built | {"cut": Cut(places, folder / "aside"), **({"pause": pauses[0]} if pauses else {})}
 
     # Each run starts with other global random states than the run before.
     torch.manual_seed(time.time_ns() % 2**31)

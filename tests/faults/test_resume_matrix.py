@@ -21,6 +21,8 @@ SHORT = {
     "steps accumulated": (1,),
     "resting layers": (2,),
     "told to stop, accumulated": (1,),
+    "paused": (0, 1),
+    "paused, ranks": (0,),
 }
 """Indices of the places to test."""
 

@@ -93,7 +93,7 @@ class LastCheckpoint(callbacks.Checkpoint):
         self._saved_step, self._saved_at = trainer.global_step, time.monotonic()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        signum, due = all_reduce_max(trainer, signals.requested(), self.due)
+        signum, due = all_reduce_max(trainer, signals.requested(), self.due or trainer.should_stop)
         epoch_due = self.every_epochs > 0 and (trainer.current_epoch + 1) % self.every_epochs == 0
         if signum or due or epoch_due or self.due_at(trainer.global_step):
             self.save(trainer)

@@ -32,7 +32,8 @@ class RunStatus(Callback):
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         now = time.monotonic()
-        if trainer.is_global_zero and now - self._written >= MIN_INTERVAL_S:
+        is_due = trainer.should_stop or now - self._written >= MIN_INTERVAL_S
+        if trainer.is_global_zero and is_due:
             self._written = now
             metrics = {name: float(value) for name, value in trainer.callback_metrics.items()}
             epochs = max(trainer.max_epochs or 0, 0)

@@ -38,6 +38,7 @@ LOCAL = "sqlite:///"
 STATES: Mapping[str, str] = {
     "done": "FINISHED",
     "pruned": "FINISHED",
+    "paused": "FINISHED",
     "failed": "FAILED",
     "interrupted": "KILLED",
 }

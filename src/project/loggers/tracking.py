@@ -146,7 +146,7 @@ class TrackingLogger(Logger):
         raise NotImplementedError
 
     def close_run(self, state: str) -> None:
-        """Close the run with its state: done, pruned, failed or interrupted."""
+        """Close the run with its state: done, pruned, paused, failed or interrupted."""
         raise NotImplementedError
 
     @rank_zero_only
@@ -202,7 +202,7 @@ class TrackingLogger(Logger):
         """Send what is pending within `CLOSE_S` seconds, and close the run.
 
         Args:
-            state: done, pruned, failed or interrupted.
+            state: done, pruned, paused, failed or interrupted.
         """
         if not self._is_open and not self._pending:
             return

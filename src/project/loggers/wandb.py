@@ -142,7 +142,7 @@ class WandB(TrackingLogger, WandbLogger):
     def close_run(self, state: str) -> None:
         run = self.remote
         run.summary["state"] = state
-        run.finish(exit_code=0 if state in ("done", "pruned") else 1)
+        run.finish(exit_code=1 if state in ("failed", "interrupted") else 0)
 
     @property
     def version(self) -> str | None:

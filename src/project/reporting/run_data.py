@@ -24,7 +24,7 @@ class RunData:
     """Content of a run folder.
 
     Attributes:
-        state: `done`, `pruned`, `failed`, `interrupted`, `running` or `unknown`.
+        state: `done`, `pruned`, `paused`, `failed`, `interrupted`, `starting`, `running` or `unknown`.
         choices: selected option of each configuration group.
         metrics: last value of each metric.
         series: all logged values of each metric.

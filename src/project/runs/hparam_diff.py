@@ -24,7 +24,8 @@ LEFT_OUT = ("input_shape", "num_classes", "random_erasing_prob", "fused")
 """Last parts of keys whose values follow from the data or other keys, or affect speed only."""
 NO_HYPERPARAMETERS = (
     *("paths", "data.image_cache", "logger", "name", "ckpt_path", "resume"),
-    *("callbacks.pruning", "callbacks.progress", "callbacks.training_stats", "callbacks.visuals"),
+    *("callbacks.pruning", "callbacks.pause", "callbacks.progress", "callbacks.training_stats"),
+    "callbacks.visuals",
 )
 PRIVATE = (*LEFT_OUT, "dirpath", "_partial_", "_convert_", "_recursive_")
 

@@ -37,7 +37,7 @@ METRIC_TITLES = {
     "macro_f1": "F1, macro average",
 }
 """Titles of metrics by their keys in evaluation.json, in the order of tables."""
-STATES = ("done", "pruned", "failed", "interrupted", "running")
+STATES = ("done", "pruned", "paused", "failed", "interrupted", "starting", "running")
 
 
 class DamagedError(Exception):

@@ -18,6 +18,7 @@ from project.errors import InputError, strip_library_text
 from project.runs import checkpoint_files
 from project.runs.folders import discard
 from project.runs.provenance import git_state, now, versions
+from project.runs.sweep_jobs import SUCCEEDED
 from project.runtime import slurm, torchrun
 from project.runtime.atomic_files import Outage, reason_of, replace_text
 from project.runtime.output_files import probe
@@ -198,7 +199,7 @@ class RunFolder:
         """Record the end of a run whose process was killed; a run with a result stays done."""
         state = "interrupted" if interrupted else "failed"
         before = self.read_status().get("state", "done")
-        if before not in ("done", "pruned") and not (interrupted and before == state):
+        if before not in SUCCEEDED and not (interrupted and before == state):
             self.write_status(state=state, error=error, finished=now())
             self._print_resume_hint(interrupted)
 

@@ -13,16 +13,16 @@ from project.runs.ranking import REPETITIONS
 from project.runtime.atomic_files import Outage, atomic_replacement, sync
 from project.runtime.secrets import redact, redact_text
 
-State = Literal["waiting", "running", "done", "pruned", "failed", "interrupted"]
+State = Literal["waiting", "running", "done", "pruned", "paused", "failed", "interrupted"]
 
-SUCCEEDED: tuple[State, ...] = ("done", "pruned")
+SUCCEEDED: tuple[State, ...] = ("done", "pruned", "paused")
 FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
 """States of jobs that a resumed sweep does not repeat."""
 
 MAX_NAME_LENGTH = 60
 CONFIG_FLAGS = ("--config-dir", "-cd", "--config-name", "-cn", "--config-path", "-cp")
 """Flags of Hydra that choose configuration files; each takes a value."""
-HIDDEN_PREFIXES = ("+callbacks.pruning", "hydra.")
+HIDDEN_PREFIXES = ("+callbacks.pruning", "+callbacks.pause", "hydra.")
 """Prefixes of overrides that the sweep adds itself."""
 
 
@@ -43,6 +43,7 @@ class Job:
     finished: str | None = None
     duration_s: float | None = None  # of the last attempt
     attempts: int = 0
+    pause_values: list[float | None] = field(default_factory=list)  # value at each pause by a search
 
     @property
     def label(self) -> str:

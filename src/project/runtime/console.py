@@ -34,6 +34,7 @@ STATE_STYLES = {
     "waiting": "dim",
     "interrupted": "yellow",
     "pruned": "yellow",
+    "paused": "yellow",
     "failed": "bold red",
     "dead": "bold red",
     "damaged": "bold red",

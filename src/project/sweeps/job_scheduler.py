@@ -47,7 +47,7 @@ class JobSource(Protocol):
         ...
 
     def complete_overrides(self, job: Job) -> list[str]:
-        """Return all overrides of a job, including those that a search adds for pruning."""
+        """Return all overrides of a job, including those that a search adds for pruning or pauses."""
         ...
 
     def finish(self, job: Job) -> None:
@@ -285,6 +285,8 @@ def classify_exit(job: Job, run: RunFolder, exit_code: int | None, *, is_stoppin
     if state in SUCCEEDED:
         job.state, job.error, job.value = state, None, status.get("value")
         job.metrics = {name: float(value) for name, value in (status.get("metrics") or {}).items()}
+        if state == "paused":
+            job.pause_values = [*job.pause_values, job.value]
     elif is_stopping or exit_code in INTERRUPTED or state == "interrupted":
         job.state, job.error = "interrupted", None
     else:

@@ -5,6 +5,7 @@ import os
 import re
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from datetime import datetime
@@ -72,7 +73,7 @@ class LiveView:
         self.stream = stream or sys.stdout
         is_terminal = self.stream.isatty() and os.environ.get("TERM") != "dumb"
         self._live = _make_live_table(self.stream) if is_terminal else None
-        self.counts: dict[str, int] = {}
+        self._ended: dict[int, str] = {}  # states by number of the job
         self._best: str | None = None
         self._points: dict[Hashable, dict[int, Job]] = {}
         self._scores: dict[Hashable, Score] = {}
@@ -119,6 +120,7 @@ class LiveView:
 
     def print_start(self, job: Job) -> None:
         """Print that a job started, unless the live table shows it."""
+        self._ended.pop(job.number, None)  # paused before
         if self._live is None:
             self.print(f"{'started':{STATE_WIDTH}} {self._format_number(job)}  {job.label}")
 
@@ -131,7 +133,7 @@ class LiveView:
         if job.duration_s is not None:
             self._durations_s.append(job.duration_s)
             parts.append(duration(job.duration_s))
-        parts.append(f"({sum(self.counts.values())} of {self.num_jobs})")
+        parts.append(f"({len(self._ended)} of {self.num_jobs})")
         self.print("  ".join(parts), STATE_STYLES.get(job.state, ""))
         if job.state == "failed":
             self.print("\n".join(f"{'':{STATE_WIDTH}} {line}" for line in _explain_failure(job, run)))
@@ -172,7 +174,7 @@ class LiveView:
         return self._best or ""
 
     def _count(self, job: Job) -> None:
-        self.counts[job.state] = self.counts.get(job.state, 0) + 1
+        self._ended[job.number] = job.state
         point = self._points.setdefault(job.point_key, {})
         point[job.number] = job
         self._scores[job.point_key] = point_score(point.values(), self.repetitions)
@@ -215,8 +217,8 @@ class LiveView:
         return Group(*lines)
 
     def _summary(self, running: int) -> str:
-        finished = sum(self.counts.values())
-        parts = [f"{count} {state}" for state, count in self.counts.items()]
+        finished = len(self._ended)
+        parts = [f"{count} {state}" for state, count in Counter(self._ended.values()).items()]
         parts += [f"{running} running", f"{max(0, self.num_jobs - finished - running)} waiting"]
         text = f"{', '.join(parts)} · {duration(time.monotonic() - self._start)}"
         if self._durations_s:

@@ -187,7 +187,7 @@ def fit_and_evaluate(
     with explain_refusals(trainer):
         trainer.fit(module, datamodule, ckpt_path=ckpt_path, weights_only=True)
     metrics = dict(trainer.callback_metrics)
-    if is_pruned(callbacks):
+    if state_set_by_search(callbacks):
         return {name: float(value) for name, value in metrics.items()}, "last"
     path = trainer.strategy.broadcast(best_checkpoint(callbacks) if trainer.is_global_zero else None)
     options: dict[str, Any] = {"ckpt_path": path, "weights_only": True, "verbose": False}
@@ -218,9 +218,10 @@ def best_checkpoint(callbacks: dict[str, Callback]) -> str | None:
     return path or None
 
 
-def is_pruned(callbacks: dict[str, Callback]) -> bool:
-    """Return True if an Optuna pruner stopped the run; pruned runs are not evaluated."""
-    return any(getattr(callback, "pruned", False) for callback in callbacks.values())
+def state_set_by_search(callbacks: dict[str, Callback]) -> str:
+    """Return `pruned` or `paused` if a search stopped the run, which is then not evaluated; else empty."""
+    states = ("pruned", "paused")
+    return next((one for one in states for each in callbacks.values() if getattr(each, one, False)), "")
 
 
 def drop_second_bar(callbacks: dict[str, Callback]) -> dict[str, Callback]:

@@ -19,7 +19,7 @@ from project.runs.intervals import accuracy_interval
 from project.runs.metric_names import is_of_split, parse
 from project.runs.provenance import now
 from project.runs.results import ClassName, flatten, format_value, is_number, natural_sort_key
-from project.runs.sweep_jobs import config_flags
+from project.runs.sweep_jobs import SUCCEEDED, config_flags
 from project.runtime.process import as_called
 from project.runtime.secrets import REDACTED, redact, redact_text
 from project.runtime.text import duration, plural, shorten
@@ -49,6 +49,7 @@ RESULTS = {
     "failed": "The run failed.",
     "interrupted": "The run was interrupted and can be continued.",
     "pruned": "The search pruned the run before its test.",
+    "paused": "The search paused the run before its last epoch, and continued others.",
 }
 
 
@@ -71,7 +72,7 @@ def run_page(folder: Path, page: Path, others: Sequence[str] | None) -> dict[str
     data = RunData(folder)
     name = str(data.status.get("name") or data.config.get("name") or folder.name)
     error = str(data.status.get("error") or "")
-    is_done = data.state in ("done", "pruned")
+    is_done = data.state in SUCCEEDED
     commands = reproduction_commands(
         data.overrides, data.status.get("git"), data.command, Path(data.run.shown), is_done=is_done
     )

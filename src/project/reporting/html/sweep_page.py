@@ -28,7 +28,7 @@ from project.runs.provenance import now
 from project.runs.results import DURATION, Run, read_runs
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder, find_sweep
-from project.runs.sweep_jobs import Job
+from project.runs.sweep_jobs import SUCCEEDED, Job
 from project.runtime.process import as_called
 from project.runtime.secrets import redact_text
 from project.runtime.text import duration, plural
@@ -265,7 +265,7 @@ def _reproduction(sweep: Sweep, folder: Path) -> dict[str, Any] | None:
         return None
     overrides = [redact_text(str(word)) for word in sweep.record.get("overrides") or []]
     overrides = [word for word in overrides if not word.startswith(("hydra.mode=", "hydra.sweep.dir="))]
-    is_done = set(sweep.states) <= {"done", "pruned"}
+    is_done = set(sweep.states) <= set(SUCCEEDED)
     git, command = sweep.record.get("git"), SweepFolder(folder).read_command()
     found = reproduction_commands(overrides, git, command, folder, is_sweep=True, is_done=is_done)
     for extension in sweep.record.get("extensions") or []:

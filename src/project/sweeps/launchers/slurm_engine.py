@@ -180,7 +180,7 @@ class SlurmEngine(Engine):
 
     def reattach(self, spec: JobSpec) -> bool:
         record = SubmissionRecord(spec)
-        if (slurm_id := record.slurm_id) is None:
+        if (slurm_id := record.slurm_id) is None or record.facts.get("exit_code") == 0:
             return False
         if self.queue.age_s > self.launcher.poll_s:
             self.queue.query()

@@ -39,7 +39,7 @@ from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.grid import Point, make_jobs, read_points, repetitions
 from project.sweeps.sweepers.search_report import write_report
-from project.sweeps.sweepers.search_space import find_corners, parse_point, parse_space, trial_overrides
+from project.sweeps.sweepers.search_space import corner_jobs, parse_point, parse_space, trial_overrides
 
 OWNER = "sweep"
 """Trial attribute: name of the sweep that runs the trial."""
@@ -113,14 +113,8 @@ class OptunaSweeper(RecordedSweeper):
         self._refuse_settings()
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
-        given = {text.partition("=")[0] for text in overrides}
-        params = [f"{key}={value}" for key, value in self.params.items() if key not in given]
-        constant, space = parse_space([*params, *overrides], self.loader)
+        constant, space = parse_space(overrides, self.loader, self.params)
         self._refuse_objectives()
-        probes = [
-            Job(number, [*constant, *trial_overrides(values)], [], "probe")
-            for number, values in enumerate(find_corners(space))
-        ]
         known = {job.point for job in jobs}
         done = len(known - {job.point for job in jobs if job.state not in FINISHED})
         continued = command_state.resumed_sweep
@@ -129,7 +123,7 @@ class OptunaSweeper(RecordedSweeper):
                 f"hydra.sweeper.n_trials={self.n_trials}: {done} trials of {self.folder.shown} have ended; "
                 "give more, or leave this out"
             )
-        targets = self.check_jobs(probes)
+        targets = self.check_jobs(corner_jobs(constant, space))
         self._load_identity()
         self.study = self._open_study(space)
         if self.warm_start is not None and self._is_requested("warm_start", jobs):

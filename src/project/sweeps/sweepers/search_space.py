@@ -1,6 +1,7 @@
 """Search space, parsed from Hydra's sweep grammar."""
 
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
@@ -9,6 +10,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.trial import TrialState, create_trial
 
 from project.errors import InputError
+from project.runs.sweep_jobs import Job
 from project.runtime.text import did_you_mean
 from project.sweeps.sweepers.grid import count_values, parse_sweep
 
@@ -16,12 +18,21 @@ LOG = "log"
 
 
 def parse_space(
-    overrides: Sequence[str], loader: ConfigLoader
+    overrides: Sequence[str],
+    loader: ConfigLoader,
+    params: Mapping[str, Any] = MappingProxyType({}),
+    sweeper: str = "optuna",
 ) -> tuple[list[str], dict[str, BaseDistribution]]:
     """Separate the overrides that all trials share from the search space.
 
     `interval(a,b)` is continuous and `int(interval(a,b))` integer; `tag(log,…)` makes either logarithmic.
     `range(a,b,step)` is discrete; `a,b,c`, `choice(…)` and `glob(…)` are categorical.
+
+    Args:
+        overrides: overrides of the command line.
+        loader: Hydra's loader of configurations.
+        params: additional keys of the space, which `overrides` replace [none].
+        sweeper: name of the sweeper in messages [optuna].
 
     Returns:
         The shared overrides, and a distribution for each swept key.
@@ -29,11 +40,13 @@ def parse_space(
     Raises:
         InputError: an empty or impossible interval, or no space at all.
     """
-    constant, swept = parse_sweep(overrides, loader)
+    given = {text.partition("=")[0] for text in overrides}
+    added = [f"{key}={value}" for key, value in params.items() if key not in given]
+    constant, swept = parse_sweep([*added, *overrides], loader)
     space = {str(override.get_key_element()): _distribution(override) for override in swept}
     if not space:
         raise InputError(
-            "hydra/sweeper=optuna: nothing to search; give a space, such as "
+            f"hydra/sweeper={sweeper}: nothing to search; give a space, such as "
             "'optim.lr=tag(log,interval(1e-4,1))'"
         )
     return constant, space
@@ -81,6 +94,14 @@ def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     return [
         {key: values[index % len(values)] for key, values in zip(space, ends, strict=True)}
         for index in range(number)
+    ]
+
+
+def corner_jobs(constant: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[Job]:
+    """Return a job for each corner of the space, whose configuration is checked but which never runs."""
+    return [
+        Job(number, [*constant, *trial_overrides(values)], [], "probe")
+        for number, values in enumerate(find_corners(space))
     ]
 
 

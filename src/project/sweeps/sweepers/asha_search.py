@@ -1,0 +1,251 @@
+"""The ASHA sweeper, which continues the best trials of a random search from their checkpoints.
+
+A trial is one job. To pause, its process ends; to continue, the job starts again in the same folder. All
+state is in the ledger: a job's rung is the number of its pauses. `successive_halving` has the algorithm.
+"""
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any
+
+import numpy as np
+import optuna
+from optuna.distributions import BaseDistribution
+
+from project.errors import InputError
+from project.runs.optuna_studies import make_sampler, silence_optuna
+from project.runs.sweep_folder import SweepFolder
+from project.runs.sweep_jobs import Job, shorten_number, to_override_value
+from project.runtime.bounds import Range
+from project.runtime.console import table
+from project.runtime.text import plural
+from project.sweeps.compose import compose_job
+from project.sweeps.job_table import column_titles, warn_if_unwritable, write_rows
+from project.sweeps.sweepers.base import RecordedSweeper
+from project.sweeps.sweepers.grid import Point, make_jobs
+from project.sweeps.sweepers.search_space import corner_jobs, parse_space, trial_overrides
+from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
+
+MAX_ROWS = 20
+PAUSE = "project.callbacks.trial_pause.TrialPause"
+
+
+class AshaSweeper(RecordedSweeper):
+    """Random search with asynchronous successive halving.
+
+    Args:
+        n_trials: number of trials.
+        min_epochs: epochs after which trials are compared for the first time.
+        reduction_factor: ratio of the epochs, and of the numbers of trials, at successive rungs.
+        seed: seed of the random search (None: different trials each time).
+        params: additional parameters of the search space, in Hydra's grammar.
+        seeds: must be 1.
+        folds: must be None.
+        batch: simultaneous trials with third-party launchers.
+        changed_code: resume even if the code has changed since the sweep began.
+    """
+
+    def __init__(
+        self,
+        n_trials: Annotated[int, Range(1)] = 20,
+        min_epochs: Annotated[int, Range(1)] = 1,
+        reduction_factor: Annotated[int, Range(2)] = 3,
+        seed: Annotated[int, Range(0)] | None = None,
+        params: Mapping[str, Any] | None = None,
+        seeds: Annotated[int, Range(1)] = 1,
+        folds: Annotated[int, Range(2)] | None = None,
+        batch: Annotated[int, Range(1)] = 1,
+        changed_code: bool = False,
+    ) -> None:
+        super().__init__(seeds, folds, changed_code)
+        for key, value, default in (("seeds", seeds, 1), ("folds", folds, None)):
+            if value != default:
+                raise InputError(
+                    f"{key}={value}: hydra/sweeper=asha trains each trial once; leave it out, and train the "
+                    f"best configuration again with {key}={value}"
+                )
+        silence_optuna()
+        self.n_trials = n_trials
+        self.min_epochs = min_epochs
+        self.reduction_factor = reduction_factor
+        self.seed = seed
+        self.params = dict(params or {})
+        self.batch = batch
+
+    def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
+        constant, space = parse_space(overrides, self.loader, self.params, "asha")
+        corners = corner_jobs(constant, space)
+        targets = self.check_jobs(corners)
+        self.rungs = rung_epochs(self.min_epochs, self._max_epochs(corners), self.reduction_factor)
+        self._refuse_few_trials()
+        source = TrialSource(self, self.folder, constant, space, jobs)
+        return self.run_source(source, jobs, self.n_trials, targets)
+
+    def summarize(self) -> str:
+        jobs = list(self.folder.ledger.read().values())
+        return write_report(self.folder, jobs, self.rungs, self.config.monitor, self.config.mode)
+
+    def _max_epochs(self, corners: Sequence[Job]) -> int:
+        """Return the number of epochs of a complete training, which must be the same for all trials."""
+        composer = self.scheduled_launcher.composer
+        configs = [compose_job(composer, self.folder, job, job.overrides) for job in corners]
+        found = sorted({config.trainer.max_epochs for config in configs})
+        if len(found) > 1:
+            raise InputError(
+                f"trainer.max_epochs={','.join(map(str, found))}: hydra/sweeper=asha compares trials after "
+                "equal numbers of epochs; give one value"
+            )
+        if found[0] < self.min_epochs * self.reduction_factor:
+            raise InputError(
+                f"trainer.max_epochs={found[0]}: hydra/sweeper=asha pauses no trial (expected at least "
+                f"min_epochs * reduction_factor = {self.min_epochs * self.reduction_factor}); raise it, or "
+                "lower hydra.sweeper.min_epochs"
+            )
+        return int(found[0])
+
+    def _refuse_few_trials(self) -> None:
+        needed = self.reduction_factor ** (len(self.rungs) - 1)
+        if self.n_trials < needed:
+            raise InputError(
+                f"hydra.sweeper.n_trials={self.n_trials}: no trial would reach "
+                f"trainer.max_epochs={self.rungs[-1]} (expected at least {needed} trials); raise it, or "
+                "raise hydra.sweeper.min_epochs"
+            )
+
+
+class TrialSource:
+    """Source of jobs that starts or continues trials.
+
+    Args:
+        search: settings of the search, with the epochs of its rungs.
+        folder: folder of the sweep.
+        constant: overrides that all trials share.
+        space: distribution of each searched key.
+        jobs: jobs on record.
+    """
+
+    is_checked = False  # only the corners of the space are checked
+
+    def __init__(
+        self,
+        search: AshaSweeper,
+        folder: SweepFolder,
+        constant: Sequence[str],
+        space: Mapping[str, BaseDistribution],
+        jobs: Sequence[Job],
+    ) -> None:
+        self.search = search
+        self.folder = folder
+        self.constant = list(constant)
+        self.space = dict(space)
+        self.jobs = list(jobs)  # at the index of their numbers
+        self._unfinished = deque(job for job in jobs if job.state == "waiting")
+
+    def next_job(self) -> Job | None:
+        if self._unfinished:
+            return self._unfinished.popleft()
+        return self._promote() or (self._draw() if len(self.jobs) < self.search.n_trials else None)
+
+    def complete_overrides(self, job: Job) -> list[str]:
+        epochs = self.search.rungs[len(job.pause_values)]
+        if epochs == self.search.rungs[-1]:
+            return job.overrides
+        return [
+            *job.overrides,
+            f"+callbacks.pause={to_override_value({'_target_': PAUSE, 'epochs': epochs})}",
+        ]
+
+    def finish(self, job: Job) -> None:
+        pass
+
+    def _promote(self) -> Job | None:
+        """Return the job of the next promoted trial; None if no trial can be promoted."""
+        search = self.search
+        while True:
+            trials = [_trial(job, search.config.mode) for job in self.jobs]
+            number = find_promotion(trials, len(search.rungs), search.reduction_factor)
+            if number is None:
+                return None
+            job = self.jobs[number]
+            if job.state == "done":  # stopped early: continuing would not train
+                job.pause_values = [*job.pause_values, job.value]
+                self.folder.ledger.write(job)
+                continue
+            # If the sweep is killed now, the status must not pass for the result of the next rung.
+            if self.folder.run(job.name).write_status(state="starting", value=None, error=None):
+                job.state = "waiting"
+                self.folder.ledger.write(job)
+            return job
+
+    def _draw(self) -> Job:
+        """Make the job of a new trial, whose values depend only on the seed and on the trial's number."""
+        number, given = len(self.jobs), self.search.seed
+        seed = None if given is None else int(np.random.SeedSequence((given, number)).generate_state(1)[0])
+        study = optuna.create_study(sampler=make_sampler("random", {}, seed))
+        point = Point(self.constant, trial_overrides(study.ask(self.space).params))
+        (job,) = make_jobs(number, number, point, [[]], len(str(self.search.n_trials - 1)))
+        self.jobs.append(job)
+        self.folder.ledger.write(job)
+        return job
+
+
+def _trial(job: Job, mode: str) -> Trial:
+    scores = [_score(value, mode) for value in values_of(job)]
+    return Trial(
+        [*scores, -math.inf] if job.state == "failed" else scores,
+        is_training=job.state in ("waiting", "running", "interrupted"),
+    )
+
+
+def _score(value: float | None, mode: str) -> float:
+    """Return a value of which larger is better, -inf for a diverged or missing one."""
+    if value is None or not math.isfinite(value):
+        return -math.inf
+    return value if mode == "max" else -value
+
+
+def values_of(job: Job) -> list[float | None]:
+    """Return the value of a trial at each rung that it reached."""
+    return [*job.pause_values, job.value] if job.state == "done" else job.pause_values
+
+
+def write_report(
+    folder: SweepFolder, jobs: Sequence[Job], rungs: Sequence[int], monitor: str, mode: str
+) -> str:
+    """Write `trials.csv`, with the value of each trial at each rung.
+
+    Returns:
+        Text with the number of trials at each rung, and the trials that came furthest.
+    """
+    titles = column_titles(jobs)
+    heads = [*titles.values(), *(plural(epochs, "epoch") for epochs in rungs)]
+
+    def place(job: Job) -> tuple[float, ...]:
+        values = values_of(job)
+        return -len(values), -_score(values[-1], mode) if values else 0.0, job.number
+
+    def row(job: Job) -> list[Any]:
+        values = values_of(job)
+        shown = [*values, *[None] * (len(rungs) - len(values))]
+        return [job.number, job.state, *(job.settings.get(key, "") for key in titles), *shown]
+
+    rows = [row(job) for job in sorted(jobs, key=place)]
+    with warn_if_unwritable(folder.shown):
+        write_rows(folder.path / "trials.csv", ["trial", "state", *heads], rows)
+    reached = [sum(len(values_of(job)) > rung for job in jobs) for rung in range(len(rungs))]
+    shown = [[_text(cell) for cell in each] for each in rows[:MAX_ROWS]]
+    lines = [f"{monitor} of the trials at each rung:", table(["trial", "state", *heads], shown)]
+    if more := len(rows) - len(shown):
+        lines.append(f"… and {plural(more, 'trial')} more, in {folder.shown}/trials.csv")
+    counts = [
+        f"{plural(number, 'trial')} after {plural(epochs, 'epoch')}"
+        for number, epochs in zip(reached, rungs, strict=True)
+    ]
+    return "\n".join([*lines, f"rungs: {', '.join(counts)}"])
+
+
+def _text(cell: Any) -> str:
+    if isinstance(cell, float):
+        return f"{cell:.4f}"
+    return "" if cell is None else shorten_number(str(cell))
