@@ -427,6 +427,8 @@ def test_secrets_are_not_shown(run: Path) -> None:
         ({"state": "failed", "error": "ValueError: no"}, "The run failed."),
         ({"state": "interrupted", "error": None}, "can be continued"),
         ({"state": "pruned"}, "search pruned the run"),
+        ({"state": "paused"}, "search paused the run"),
+        ({"state": "starting"}, "trained"),
         ({"state": "done", "metrics": {"test/acc": float("nan")}}, "Test accuracy nan."),
         ({"state": "done", "metrics": "none", "git": 3, "versions": [], "duration_s": "x"}, "trained"),
     ],

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 
 import numpy as np
 import optuna
+from omegaconf import DictConfig
 from optuna.distributions import BaseDistribution
 
 from project.errors import InputError
@@ -20,7 +21,6 @@ from project.runs.sweep_jobs import Job, shorten_number, to_override_value
 from project.runtime.bounds import Range
 from project.runtime.console import table
 from project.runtime.text import plural
-from project.sweeps.compose import compose_job
 from project.sweeps.job_table import column_titles, warn_if_unwritable, write_rows
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.grid import Point, make_jobs
@@ -72,46 +72,39 @@ class AshaSweeper(RecordedSweeper):
         self.seed = seed
         self.params = dict(params or {})
         self.batch = batch
+        self.rungs: list[int] = []  # epochs, set by `refuse_config`
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         constant, space = parse_space(overrides, self.loader, self.params, "asha")
-        corners = corner_jobs(constant, space)
-        targets = self.check_jobs(corners)
-        self.rungs = rung_epochs(self.min_epochs, self._max_epochs(corners), self.reduction_factor)
-        self._refuse_few_trials()
+        targets = self.check_jobs(corner_jobs(constant, space))
         source = TrialSource(self, self.folder, constant, space, jobs)
         return self.run_source(source, jobs, self.n_trials, targets)
+
+    def refuse_config(self, config: DictConfig) -> None:
+        max_epochs = config.trainer.max_epochs
+        rungs = rung_epochs(self.min_epochs, max_epochs, self.reduction_factor)
+        if self.rungs not in ([], rungs):
+            raise InputError(
+                f"trainer.max_epochs={max_epochs}: hydra/sweeper=asha compares trials after equal numbers of "
+                f"epochs (expected {self.rungs[-1]}, as for other trials); give one value"
+            )
+        if len(rungs) == 1:
+            raise InputError(
+                f"trainer.max_epochs={max_epochs}: hydra/sweeper=asha would pause no trial (expected at "
+                f"least min_epochs * reduction_factor = {self.min_epochs * self.reduction_factor}); raise "
+                "it, or lower hydra.sweeper.min_epochs"
+            )
+        self.rungs = rungs
+        if self.n_trials < (needed := self.reduction_factor ** (len(rungs) - 1)):
+            raise InputError(
+                f"hydra.sweeper.n_trials={self.n_trials}: no trial would reach "
+                f"trainer.max_epochs={max_epochs} (expected at least {needed} trials); raise it, or raise "
+                "hydra.sweeper.min_epochs"
+            )
 
     def summarize(self) -> str:
         jobs = list(self.folder.ledger.read().values())
         return write_report(self.folder, jobs, self.rungs, self.config.monitor, self.config.mode)
-
-    def _max_epochs(self, corners: Sequence[Job]) -> int:
-        """Return the number of epochs of a complete training, which must be the same for all trials."""
-        composer = self.scheduled_launcher.composer
-        configs = [compose_job(composer, self.folder, job, job.overrides) for job in corners]
-        found = sorted({config.trainer.max_epochs for config in configs})
-        if len(found) > 1:
-            raise InputError(
-                f"trainer.max_epochs={','.join(map(str, found))}: hydra/sweeper=asha compares trials after "
-                "equal numbers of epochs; give one value"
-            )
-        if found[0] < self.min_epochs * self.reduction_factor:
-            raise InputError(
-                f"trainer.max_epochs={found[0]}: hydra/sweeper=asha pauses no trial (expected at least "
-                f"min_epochs * reduction_factor = {self.min_epochs * self.reduction_factor}); raise it, or "
-                "lower hydra.sweeper.min_epochs"
-            )
-        return int(found[0])
-
-    def _refuse_few_trials(self) -> None:
-        needed = self.reduction_factor ** (len(self.rungs) - 1)
-        if self.n_trials < needed:
-            raise InputError(
-                f"hydra.sweeper.n_trials={self.n_trials}: no trial would reach "
-                f"trainer.max_epochs={self.rungs[-1]} (expected at least {needed} trials); raise it, or "
-                "raise hydra.sweeper.min_epochs"
-            )
 
 
 class TrialSource:

@@ -119,6 +119,13 @@ class RecordedSweeper(Sweeper):
             "new sweep"
         )
 
+    def refuse_config(self, config: DictConfig) -> None:
+        """Refuse a job's configuration with which the sweeper cannot work.
+
+        Raises:
+            InputError: the configuration and the sweeper's options do not fit.
+        """
+
     def summarize(self) -> str:
         """Return text to print below the final tables."""
         return ""
@@ -186,6 +193,7 @@ class RecordedSweeper(Sweeper):
                     if outputs.setdefault(output.place, job) is not job:
                         line = f"{output.shown}: all jobs would write there; {SHARED_PATH_REMEDY}"
                         problems.setdefault(line, []).append(job)
+                self.refuse_config(config)
             except InputError as error:
                 for line in str(error).splitlines():
                     problems.setdefault(line, []).append(job)
