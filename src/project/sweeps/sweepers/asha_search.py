@@ -21,6 +21,7 @@ from project.runs.sweep_jobs import Job, shorten_number, to_override_value
 from project.runtime.bounds import Range
 from project.runtime.console import table
 from project.runtime.text import plural
+from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.job_table import column_titles, warn_if_unwritable, write_rows
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.grid import Point, make_jobs
@@ -36,6 +37,7 @@ class AshaSweeper(RecordedSweeper):
 
     Args:
         n_trials: number of trials.
+        timeout_s: time since the first job after which no trial starts or continues [s] (None: no limit).
         min_epochs: epochs after which trials are compared for the first time.
         reduction_factor: ratio of the epochs, and of the numbers of trials, at successive rungs.
         seed: seed of the random search (None: different trials each time).
@@ -49,6 +51,7 @@ class AshaSweeper(RecordedSweeper):
     def __init__(
         self,
         n_trials: Annotated[int, Range(1)] = 20,
+        timeout_s: Annotated[float, Range(above=0)] | None = None,
         min_epochs: Annotated[int, Range(1)] = 1,
         reduction_factor: Annotated[int, Range(2)] = 3,
         seed: Annotated[int, Range(0)] | None = None,
@@ -67,6 +70,7 @@ class AshaSweeper(RecordedSweeper):
                 )
         silence_optuna()
         self.n_trials = n_trials
+        self.timeout_s = timeout_s
         self.min_epochs = min_epochs
         self.reduction_factor = reduction_factor
         self.seed = seed
@@ -78,7 +82,7 @@ class AshaSweeper(RecordedSweeper):
         constant, space = parse_space(overrides, self.loader, self.params, "asha")
         targets = self.check_jobs(corner_jobs(constant, space))
         source = TrialSource(self, self.folder, constant, space, jobs)
-        return self.run_source(source, jobs, self.n_trials, targets)
+        return self.run_source(source, jobs, max(self.n_trials, len(jobs)), targets)
 
     def refuse_config(self, config: DictConfig) -> None:
         max_epochs = config.trainer.max_epochs
@@ -134,8 +138,12 @@ class TrialSource:
         self.space = dict(space)
         self.jobs = list(jobs)  # at the index of their numbers
         self._unfinished = deque(job for job in jobs if job.state == "waiting")
+        self._budget = TimeBudget(search.timeout_s)
 
     def next_job(self) -> Job | None:
+        if self._budget.is_over:
+            return None
+        self._budget.begin()
         if self._unfinished:
             return self._unfinished.popleft()
         return self._promote() or (self._draw() if len(self.jobs) < self.search.n_trials else None)
