@@ -253,6 +253,30 @@ def test_killed_extension_of_a_grid_is_resumed(tmp_path: Path) -> None:
     assert len(jobs_of(tmp_path)) == 10
 
 
+def test_another_process_joins_a_running_sweep(tmp_path: Path) -> None:
+    swept = ["callbacks.fault.kind=stop,none", "seed=1,2", "hydra.launcher.jobs=1"]
+    with begin("-m", *TINY, FAULT, *swept, cwd=tmp_path) as process:
+        wait_until(lambda: list(tmp_path.glob("outputs/sweep/*/*.failed")))
+        sweep = only_sweep(tmp_path)
+        with begin("resume=last", "join=true", "hydra.launcher.jobs=1", cwd=tmp_path) as joined:
+            wait_until(lambda: len(list(sweep.path.glob("*.failed"))) == 2)  # job 1 is stopped, too
+            for pid in (*children_of(joined.pid), *children_of(process.pid)):
+                os.kill(pid, signal.SIGCONT)
+            shown, errors = joined.communicate()
+            assert joined.returncode == 0, shown + errors
+        shown, errors = process.communicate()
+        assert process.returncode == 0, shown + errors
+    jobs = jobs_of(tmp_path)
+    assert [(job.state, job.attempts) for job in jobs] == [("done", 1)] * 4
+    logs = [(sweep.path / job.name / "train.log").read_text() for job in jobs]
+    assert [log.count(" weights)") for log in logs] == [1] * 4
+    (log,) = sweep.path.glob("sweep.*-*.log")
+    assert "done        1 " in log.read_text()
+    assert not (sweep.path / ".claims").exists()
+    refused = run("resume=last", "join=true", cwd=tmp_path, code=2).stderr
+    assert refused.startswith("error: join=true: outputs/sweep/")
+
+
 @pytest.mark.parametrize(("stop", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_stop_signal_stops_all_jobs(tmp_path: Path, stop: signal.Signals, code: int) -> None:
     forever = [*TINY[:5], "trainer.max_epochs=100000", "~callbacks.early_stopping", "seed=1,2,3"]

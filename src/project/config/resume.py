@@ -26,7 +26,8 @@ MULTIRUN_FLAGS = ("-m", "--multirun")
 SWEEP_FLAGS = (*MULTIRUN_FLAGS, "--config-dir", "-cd", "--config-name", "-cn")
 """Flags that a resumed sweep ignores, because its folder contains the configuration."""
 OWN_KEYS = ("resume", "ckpt_path", "paths.outputs", "resume_force")
-SWEEP_KEYS = ("resume", "retry_failed", "paths.outputs")
+SWEEP_KEYS = ("resume", "retry_failed", "join", "paths.outputs")
+SWEEP_FLAG_KEYS = ("retry_failed", "join")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
     *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
@@ -61,6 +62,7 @@ class ResumedSweep(NamedTuple):
         given: overrides of the command line.
         extension: those that add jobs.
         kept: changed settings of the sweep that later resumes keep.
+        join: true to run jobs of the running sweep.
     """
 
     folder: SweepFolder
@@ -68,6 +70,7 @@ class ResumedSweep(NamedTuple):
     given: list[str]
     extension: list[str]
     kept: list[str]
+    join: bool
 
 
 def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
@@ -86,11 +89,10 @@ def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
     overrides: list[str] = parse_command_line(arguments)[0].overrides
     given = {key: value.strip("'\"") for key, _, value in (text.partition("=") for text in overrides)}
     named = {key: given[key] for key in ("resume", "ckpt_path") if given.get(key, "null") != "null"}
+    of_sweeps = [f"{key}={given[key]}" for key in SWEEP_FLAG_KEYS if given.get(key, "false") != "false"]
     if not named:
-        if given.get("retry_failed", "false") != "false":
-            raise InputError(
-                f"retry_failed={given['retry_failed']}: for sweeps only; name the sweep with resume=FOLDER"
-            )
+        if of_sweeps:
+            raise InputError(f"{of_sweeps[0]}: for sweeps only; name the sweep with resume=FOLDER")
         return list(arguments)
     request = " ".join(f"{key}={value}" for key, value in named.items())
     _refuse_invalid_paths(named)
@@ -100,16 +102,17 @@ def detach_resumed(arguments: Sequence[str], defaults: Path) -> list[str]:
         flags = [text for text in arguments if text.startswith("-") and not text.startswith(SWEEP_FLAGS)]
         if flags:
             raise InputError(f"{flags[0]}: a sweep is resumed with its own options; leave this flag out")
-        return _detach_sweep(sweep, overrides, given.get("retry_failed", "false"))
+        for text in of_sweeps:
+            if not text.endswith("=true"):
+                raise InputError(f"{text}: expected true or false")
+        return _detach_sweep(sweep, overrides, of_sweeps)
     if several:
         preset = f"sweep={given['sweep']}" if "sweep" in given else ""
         if preset and "resume" in named:
             find_run(named["resume"], outputs)  # reports a missing folder first
         raise InputError(f"{request}: a single run, not a sweep; leave out {preset or '-m'}")
-    if (retry := given.get("retry_failed", "false")) != "false":
-        raise InputError(
-            f"retry_failed={retry}: for sweeps only, and {request} is a single run; leave it out"
-        )
+    if of_sweeps:
+        raise InputError(f"{of_sweeps[0]}: for sweeps only, and {request} is a single run; leave it out")
     if "resume" in named:
         run: RunFolder | None = find_run(named["resume"], outputs)
     else:
@@ -187,10 +190,14 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
     return find_sweep(run.path.parent)
 
 
-def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> list[str]:
-    """Return arguments by which Hydra composes a sweep from the copy of its configuration files."""
-    if retry not in ("true", "false"):
-        raise InputError(f"retry_failed={retry}: expected true or false")
+def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], flags: Sequence[str]) -> list[str]:
+    """Return arguments by which Hydra composes a sweep from the copy of its configuration files.
+
+    Args:
+        sweep: folder of the sweep.
+        overrides: overrides of the command line.
+        flags: those of `SWEEP_FLAG_KEYS` that are true.
+    """
     record = sweep.read_record()
     earlier, name = record["overrides"], record.get("config_name", "train")
     given = [text for text in overrides if text.partition("=")[0] not in SWEEP_KEYS]
@@ -216,9 +223,12 @@ def _detach_sweep(sweep: SweepFolder, overrides: Sequence[str], retry: str) -> l
     for key in (text.partition("=")[0] for text in kept if secrets.is_redacted(text)):
         raise InputError(f"{key}: {secrets.NOT_RECORDED.format(key=key)}")
     persistent = [text for text in changes if text.startswith(KEPT_KEYS)]
-    command_state.resumed_sweep = ResumedSweep(sweep, retry == "true", given, extension, persistent)
-    flags = ["-m", "--config-path", str(sweep.conf.absolute())]
-    return [*flags, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
+    join, retry = "join=true" in flags, "retry_failed=true" in flags
+    if join and (refused := [*extension, *persistent, *(["retry_failed=true"] if retry else [])]):
+        raise InputError(f"{refused[0]}: join=true runs jobs of the sweep as it is; leave one of them out")
+    command_state.resumed_sweep = ResumedSweep(sweep, retry, given, extension, persistent, join)
+    place = ["-m", "--config-path", str(sweep.conf.absolute())]
+    return [*place, *([] if name == "train" else ["--config-name", name]), *kept, *changes]
 
 
 def _refuse_changed_jobs(sweep: SweepFolder, extension: Sequence[str], earlier: Sequence[str]) -> None:

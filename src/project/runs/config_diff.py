@@ -8,7 +8,8 @@ from project.runs.migrations import migrate
 from project.runs.results import comparable_text, flatten, format_value
 
 IGNORED_KEYS = (
-    *("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "seeds", "folds", "logger"),
+    *("paths", "name", "ckpt_path", "resume", "resume_force", "retry_failed", "join", "seeds", "folds"),
+    "logger",
 )
 """Keys of the command and of paths, which may change."""
 IGNORED_KEY_ENDS = ("dirpath", "image_cache", "file", "folder", "run")

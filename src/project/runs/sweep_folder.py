@@ -143,7 +143,10 @@ class SweepFolder:
         Raises:
             InputError: another process runs the sweep.
         """
-        busy = f"{self.shown}: this sweep is running already; end its process first"
+        busy = (
+            f"{self.shown}: this sweep is running already; end its process first, or add join=true to run "
+            "some of its jobs here"
+        )
         with folder_lock(self.path, busy, LOCK_TIMEOUT_S):
             yield
 

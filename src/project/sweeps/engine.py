@@ -35,7 +35,11 @@ class Engine(ABC):
     handles_signals = True
     """True if the scheduler handles signals; false if jobs run in this process and handle them."""
     print_line: Callable[[str], None] = staticmethod(print)
-    """Function that prints a line; the scheduler sets it."""
+    """Function that prints a line."""
+
+    def set_print(self, print_line: Callable[[str], None]) -> None:
+        """Set the function that prints a line."""
+        self.print_line = print_line
 
     def report(self, line: str) -> None:
         """Print a line about the place where the jobs run."""

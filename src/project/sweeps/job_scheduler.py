@@ -145,7 +145,7 @@ class Scheduler:
         self._stopping_since: float | None = None
         self._has_failed = False
         self._has_started = self._is_closed = False
-        engine.print_line = view.print
+        engine.set_print(view.print)
 
     def run(self, source: JobSource) -> int:
         """Run all jobs of a source.

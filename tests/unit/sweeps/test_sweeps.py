@@ -236,6 +236,10 @@ def test_overrides_of_a_resumed_sweep_add_jobs_or_are_refused(sweep: SweepFolder
     sweep.record_extension(continued.extension, continued.kept)
     assert detach() == [*arguments[:5], "seeds=3"]
     assert command_state.resumed_sweep.extension == []
+    detach("join=true", "hydra.launcher.jobs=2")
+    assert command_state.resumed_sweep.join
+    with pytest.raises(InputError, match="seeds=4: join=true runs jobs of the sweep as it is"):
+        detach("join=true", "seeds=4")
     for word, message in (
         ("data=mnist", r"would change the jobs of .*, as in data=PRESENT_VALUE,mnist"),
         ("hydra.sweeper.max_points=5", "a resumed sweep keeps its hydra.sweeper.max_points"),

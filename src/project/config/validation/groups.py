@@ -48,7 +48,7 @@ KEYS: Mapping[str, str] = {
 }
 """Required keys outside of objects, with an example."""
 
-OPTIONAL = ("resume", "resume_force", "tune", "seeds", "folds", "retry_failed")
+OPTIONAL = ("resume", "resume_force", "tune", "seeds", "folds", "retry_failed", "join")
 """Optional top-level keys of a run or sweep."""
 
 KINDS: Mapping[tuple[str, str], str] = {

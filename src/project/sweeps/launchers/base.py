@@ -20,6 +20,7 @@ from project.runtime.output_files import refuse_unwritable_output
 from project.sweeps.compose import Composer
 from project.sweeps.device_slots import DeviceRequest
 from project.sweeps.engine import Engine, JobExit
+from project.sweeps.job_claims import JobClaims, SharedEngine
 from project.sweeps.job_process import JobSpec, TaskReference, write_result
 from project.sweeps.job_scheduler import JobList, JobSource, Scheduler
 from project.sweeps.live_view import LiveView
@@ -27,6 +28,9 @@ from project.sweeps.live_view import LiveView
 
 class ScheduledLauncher(Launcher):
     """Base class of launchers whose jobs are started one by one by the scheduler."""
+
+    claims: JobClaims | None = None
+    """Claims of this process, if others may run jobs of the sweep, too; the sweeper sets them."""
 
     def __init__(self, fail_fast: bool = False, grace_s: float = 30.0) -> None:
         self.fail_fast = fail_fast
@@ -51,10 +55,11 @@ class ScheduledLauncher(Launcher):
         Returns:
             The signal that stopped the sweep, 0 if none did.
         """
+        engine = self.make_engine(view.num_jobs, targets)
         scheduler = Scheduler(
             folder,
             self.composer,
-            self.make_engine(view.num_jobs, targets),
+            engine if self.claims is None else SharedEngine(engine, self.claims),
             TaskReference.to(self.function),
             self.request_devices,
             view,

@@ -3,7 +3,7 @@
 import shlex
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -27,6 +27,7 @@ from project.runtime.signals import exit_code, postpone_exit
 from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_for_folder, refuse_problems
+from project.sweeps.job_claims import OWNER, JobClaims, JoinedJobs, JoinedLedger
 from project.sweeps.job_scheduler import JobSource, reconcile_jobs
 from project.sweeps.job_table import (
     best_job,
@@ -40,7 +41,7 @@ from project.sweeps.job_table import (
 from project.sweeps.launchers.base import ScheduledLauncher, ThirdPartyLauncher
 from project.sweeps.live_view import LiveView
 
-OWN_KEYS = ("seeds", "folds", "retry_failed", "resume")
+OWN_KEYS = ("seeds", "folds", "retry_failed", "resume", "join")
 """Keys of the sweep that its jobs do not receive."""
 SHARED_PATH_REMEDY = "put ${hydra:job.num} into it, or leave it out"
 MAX_PROBLEMS = 10
@@ -60,6 +61,8 @@ class RecordedSweeper(Sweeper):
     config: DictConfig  # set before anything else is called
     batch: int | None = None
     """Jobs per call of a third-party launcher (None: all)."""
+    can_be_joined = False
+    """True if all jobs are known when the sweep starts, so that other processes can run some of them."""
 
     def __init__(self, seeds: int, folds: int | None, changed_code: bool) -> None:
         self.seeds = seeds
@@ -81,12 +84,15 @@ class RecordedSweeper(Sweeper):
             SweepFailedError: jobs failed, or the sweep was stopped.
         """
         overrides = self._without_own_keys(arguments)
+        if (continued := command_state.resumed_sweep) is not None and continued.join:
+            self._join(continued.folder, continued.given)
+            return
         with self._open_folder(arguments) as folder, folder.locked():
             self.folder = folder
             self._freeze_config()
             self._refuse_changed_launcher()
             jobs = list(folder.ledger.read().values())
-            if (continued := command_state.resumed_sweep) is not None:
+            if continued is not None:
                 self.extension = continued.extension
                 if self.extension:
                     self.refuse_extension(jobs)
@@ -153,10 +159,51 @@ class RecordedSweeper(Sweeper):
         finished = sum(job.state != "waiting" for job in jobs)
         done = f", {finished} of them finished before" if finished else ""
         view.print(f"sweep of {plural(num_jobs, 'job')}{done}, in {self.folder.shown}")
+        claims = JobClaims(self.folder.path, OWNER) if self.can_be_joined else None
+        self.scheduled_launcher.claims = claims
         try:
-            return self.scheduled_launcher.run(self.folder, source, view, targets)
+            with claims.active() if claims else nullcontext():
+                return self.scheduled_launcher.run(self.folder, source, view, targets)
         finally:
             view.close()
+
+    def _join(self, folder: SweepFolder, given: Sequence[str]) -> None:
+        """Run jobs of a sweep that another process runs, until none is left."""
+        if not self.can_be_joined:
+            raise InputError(
+                f"join=true: {folder.shown} chooses its jobs while it runs; searches on several machines "
+                "share hydra.sweeper.storage and hydra.sweeper.study"
+            )
+        self.folder = folder
+        self._freeze_config()
+        if not self.changed_code:
+            folder.refuse_changed_code()
+        claims = JobClaims(folder.path)
+        with claims.active():
+            if not claims.is_alive(OWNER):
+                raise InputError(
+                    f"join=true: {folder.shown} is not running; leave it out to resume the sweep"
+                )
+            jobs = list(folder.ledger.read().values())
+            for job in jobs:
+                job.overrides = restore(job.overrides, given)
+            targets = self.check_jobs(jobs)
+            folder.ledger = JoinedLedger(folder.ledger.file, claims)
+            folder.log_file = folder.path / f"sweep.{claims.worker}.log"
+            view = LiveView.from_config(folder, self.config, len(jobs), self.seeds * (self.folds or 1))
+            view.count_earlier(jobs)
+            view.print(f"joined the sweep of {plural(len(jobs), 'job')} in {folder.shown}")
+            source = JoinedJobs(folder, claims, jobs)
+            self.scheduled_launcher.claims = claims
+            try:
+                stopped = self.scheduled_launcher.run(folder, source, view, targets)
+            finally:
+                view.close()
+        print(f"\n{count_states(source.taken)}; the sweep's own process prints the results")
+        if stopped:
+            raise SweepFailedError(
+                f"stopped; {folder.shown} runs the unfinished jobs elsewhere", exit_code(stopped)
+            )
 
     def compose(self, job: Job) -> DictConfig:
         """Compose a job's configuration.

@@ -272,6 +272,8 @@ class GridSweeper(RecordedSweeper):
         changed_code: resume even if the code has changed since the sweep began.
     """
 
+    can_be_joined = True
+
     def __init__(
         self,
         seeds: Annotated[int, Range(1)] = 1,
