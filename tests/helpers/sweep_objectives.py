@@ -22,7 +22,7 @@ class Fault(Callback):
     """Makes a run fail at the start of its second epoch, but not again when it is repeated.
 
     Args:
-        kind: `raise`, `kill`, `stop` (until it is killed), `memory` or `none`.
+        kind: `raise`, `kill`, `stop` (until SIGCONT), `memory` or `none`.
         folder: run folder; a file next to it records the failure.
     """
 
@@ -41,7 +41,8 @@ class Fault(Callback):
             os.kill(os.getpid(), signal.SIGKILL)
         if self.kind == "stop":
             os.kill(os.getpid(), signal.SIGSTOP)
-        torch.empty(2**60, dtype=torch.uint8)  # exceeds the memory of any machine
+        if self.kind == "memory":
+            torch.empty(2**60, dtype=torch.uint8)  # exceeds the memory of any machine
 
 
 class QuadraticLoss(nn.Module):
