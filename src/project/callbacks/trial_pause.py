@@ -7,6 +7,7 @@ import lightning as L
 from lightning.pytorch.callbacks import Callback
 
 from project.runtime.bounds import Range
+from project.runtime.text import plural
 
 log = logging.getLogger(__name__)
 
@@ -26,16 +27,18 @@ class TrialPause(Callback):
         self.paused = False
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch >= self.epochs:
+        if self._pause_after(trainer.current_epoch, trainer):
             log.info(
-                "run already paused after %s epochs; to continue training, set callbacks.pause.epochs above",
-                self.epochs,
+                "run already paused after %s; to continue training, set callbacks.pause.epochs above that",
+                plural(trainer.current_epoch, "epoch"),
             )
-            self._pause(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.current_epoch + 1 >= self.epochs:
-            self._pause(trainer)
+        self._pause_after(trainer.current_epoch + 1, trainer)
 
-    def _pause(self, trainer: L.Trainer) -> None:
+    def _pause_after(self, epochs: int, trainer: L.Trainer) -> bool:
+        """Stop the training if a pause is due and epochs are left; return true if so."""
+        if epochs < self.epochs or epochs == trainer.max_epochs:
+            return False
         self.paused = trainer.should_stop = True
+        return True
