@@ -13,6 +13,7 @@ from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
 from project.sweeps.job_scheduler import classify_exit, reconcile_jobs
 from project.sweeps.sweepers.asha_search import AshaSweeper, TrialSource, values_of, write_report
+from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
 
 FAILURE = -math.inf
@@ -75,7 +76,8 @@ def test_promotion_of_a_hand_computed_table(trials: list[list[float | str]], pro
 def make_source(folder: SweepFolder, jobs: list[Job], **options: int) -> TrialSource:
     search = AshaSweeper(**({"n_trials": 27, "seed": 1} | options))
     search.config, search.rungs = OmegaConf.create({"monitor": "val/loss", "mode": "min"}), [1, 3, 9, 27]
-    return TrialSource(search, folder, ["model=mlp"], {"optim.lr": FloatDistribution(0, 1)}, jobs)
+    space = {"optim.lr": FloatDistribution(0, 1)}
+    return TrialSource(search, folder, ["model=mlp"], space, Conditions({}, [], space), jobs)
 
 
 def loss_of(job: Job, rung: int) -> float:

@@ -24,8 +24,9 @@ from project.runtime.text import plural
 from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.job_table import column_titles, warn_if_unwritable, write_rows
 from project.sweeps.sweepers.base import RecordedSweeper
+from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.grid import Point, make_jobs
-from project.sweeps.sweepers.search_space import corner_jobs, parse_space, trial_overrides
+from project.sweeps.sweepers.search_space import ask_trial, corner_jobs, parse_space, trial_overrides
 from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
 
 MAX_ROWS = 20
@@ -42,6 +43,7 @@ class AshaSweeper(RecordedSweeper):
         reduction_factor: ratio of the epochs, and of the numbers of trials, at successive rungs.
         seed: seed of the random search (None: different trials each time).
         params: additional parameters of the search space, in Hydra's grammar.
+        only_if: conditions under which parameters apply (see `Conditions`).
         seeds: must be 1.
         folds: must be None.
         batch: simultaneous trials with third-party launchers.
@@ -56,6 +58,7 @@ class AshaSweeper(RecordedSweeper):
         reduction_factor: Annotated[int, Range(2)] = 3,
         seed: Annotated[int, Range(0)] | None = None,
         params: Mapping[str, Any] | None = None,
+        only_if: Mapping[str, str] | None = None,
         seeds: Annotated[int, Range(1)] = 1,
         folds: Annotated[int, Range(2)] | None = None,
         batch: Annotated[int, Range(1)] = 1,
@@ -75,13 +78,15 @@ class AshaSweeper(RecordedSweeper):
         self.reduction_factor = reduction_factor
         self.seed = seed
         self.params = dict(params or {})
+        self.only_if = dict(only_if or {})
         self.batch = batch
         self.rungs: list[int] = []  # epochs, set by `refuse_config`
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         constant, space = parse_space(overrides, self.loader, self.params, "asha")
-        targets = self.check_jobs(corner_jobs(constant, space))
-        source = TrialSource(self, self.folder, constant, space, jobs)
+        conditions = Conditions(self.only_if, constant, space)
+        targets = self.check_jobs(corner_jobs(constant, space, conditions))
+        source = TrialSource(self, self.folder, constant, space, conditions, jobs)
         return self.run_source(source, jobs, max(self.n_trials, len(jobs)), targets)
 
     def refuse_config(self, config: DictConfig) -> None:
@@ -119,6 +124,7 @@ class TrialSource:
         folder: folder of the sweep.
         constant: overrides that all trials share.
         space: distribution of each searched key.
+        conditions: conditions under which keys apply.
         jobs: jobs on record.
     """
 
@@ -130,12 +136,14 @@ class TrialSource:
         folder: SweepFolder,
         constant: Sequence[str],
         space: Mapping[str, BaseDistribution],
+        conditions: Conditions,
         jobs: Sequence[Job],
     ) -> None:
         self.search = search
         self.folder = folder
         self.constant = list(constant)
         self.space = dict(space)
+        self.conditions = conditions
         self.jobs = list(jobs)  # at the index of their numbers
         self._unfinished = deque(job for job in jobs if job.state == "waiting")
         self._budget = TimeBudget(search.timeout_s)
@@ -184,7 +192,7 @@ class TrialSource:
         number, given = len(self.jobs), self.search.seed
         seed = None if given is None else int(np.random.SeedSequence((given, number)).generate_state(1)[0])
         study = optuna.create_study(sampler=make_sampler("random", {}, seed))
-        point = Point(self.constant, trial_overrides(study.ask(self.space).params))
+        point = Point(self.constant, trial_overrides(ask_trial(study, self.space, self.conditions).params))
         (job,) = make_jobs(number, number, point, [[]], len(str(self.search.n_trials - 1)))
         self.jobs.append(job)
         self.folder.ledger.write(job)

@@ -30,6 +30,7 @@ from project.runtime.text import plural
 from project.runtime.yaml_files import raw_child, read_text
 from project.sweeps.job_scheduler import JobList
 from project.sweeps.sweepers.base import RecordedSweeper
+from project.sweeps.sweepers.conditions import Conditions
 
 MANY_JOBS = 500
 """Number of jobs above which a message announces the checks, which then take seconds."""
@@ -267,6 +268,7 @@ class GridSweeper(RecordedSweeper):
         seeds: number of seeds per point: `seed`, `seed + 1`, …
         folds: number of cross-validation folds per point (None: no cross-validation).
         file: text file with the overrides of one point per line, combined with each command-line point.
+        only_if: conditions under which swept keys apply (see `Conditions`).
         max_points: maximum number of points, counting each seed and fold.
         timeout_s: time since the first job after which no job starts [s] (None: no limit).
         changed_code: resume even if the code has changed since the sweep began.
@@ -279,12 +281,14 @@ class GridSweeper(RecordedSweeper):
         seeds: Annotated[int, Range(1)] = 1,
         folds: Annotated[int, Range(2)] | None = None,
         file: str | None = None,
+        only_if: Mapping[str, str] | None = None,
         max_points: Annotated[int, Range(1)] = 10_000,
         timeout_s: Annotated[float, Range(above=0)] | None = None,
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
         self.file = file
+        self.only_if = dict(only_if or {})
         self.max_points = max_points
         self.timeout_s = timeout_s
 
@@ -323,8 +327,16 @@ class GridSweeper(RecordedSweeper):
             return grid(overrides, self.loader, self._limit)
         return read_points(file, overrides, self.loader, self._limit)
 
+    def _keep_applying(self, points: Sequence[Point]) -> list[Point]:
+        """Return the points without the keys that do not apply to them."""
+        if not self.only_if or not points:
+            return list(points)
+        keys = dict.fromkeys(_key(text) for point in points for text in point.varied)
+        conditions = Conditions(self.only_if, points[0].constant, keys)
+        return [Point(point.constant, conditions.keep(point.varied)) for point in points]
+
     def _make_jobs(self, overrides: Sequence[str]) -> list[Job]:
-        points = self._read_points(overrides, self.file)
+        points = self._keep_applying(self._read_points(overrides, self.file))
         given, points = len(points), drop_duplicates(points)
         if given > len(points):
             print(f"left out {plural(given - len(points), 'point')} equal to an earlier one")
@@ -375,7 +387,7 @@ class GridSweeper(RecordedSweeper):
         known = {point.identity for point in recorded}
         added: dict[frozenset[str], Point] = {}
         for earlier, own in product(recorded, given):
-            point = replace_values(earlier, [*own.constant, *own.varied])
+            (point,) = self._keep_applying([replace_values(earlier, [*own.constant, *own.varied])])
             if point.identity not in known:
                 added.setdefault(point.identity, point)
                 self._limit.refuse_more(len(known) + len(added), " ".join(self.extension))

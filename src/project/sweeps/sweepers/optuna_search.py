@@ -37,9 +37,16 @@ from project.runtime.secrets import is_redacted, redact
 from project.runtime.text import did_you_mean, plural
 from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.sweepers.base import RecordedSweeper
+from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.grid import Point, make_jobs, read_points, repetitions
 from project.sweeps.sweepers.search_report import write_report
-from project.sweeps.sweepers.search_space import corner_jobs, parse_point, parse_space, trial_overrides
+from project.sweeps.sweepers.search_space import (
+    ask_trial,
+    corner_jobs,
+    parse_point,
+    parse_space,
+    trial_overrides,
+)
 
 OWNER = "sweep"
 """Trial attribute: name of the sweep that runs the trial."""
@@ -69,6 +76,7 @@ class OptunaSweeper(RecordedSweeper):
         storage: URL of the study's storage (None: a journal file in the sweep's folder).
         study: name of the study, required with `storage`.
         params: additional parameters of the search space, in Hydra's grammar.
+        only_if: conditions under which parameters apply (see `Conditions`).
         file: text file with the overrides of one trial per line, which are tried first.
         warm_start: folder of an earlier search, whose finished trials the sampler learns from.
         seeds: runs per trial, whose mean is the trial's value.
@@ -90,6 +98,7 @@ class OptunaSweeper(RecordedSweeper):
         storage: str | None = None,
         study: str | None = None,
         params: Mapping[str, Any] | None = None,
+        only_if: Mapping[str, str] | None = None,
         file: str | None = None,
         warm_start: str | None = None,
         seeds: Annotated[int, Range(1)] = 1,
@@ -107,6 +116,7 @@ class OptunaSweeper(RecordedSweeper):
         self.objectives = dict(objectives or {})
         self.storage, self.study_name = storage, study
         self.params = dict(params or {})
+        self.only_if = dict(only_if or {})
         self.file, self.warm_start = file, warm_start
         self.batch = batch
         self.identity: dict[str, Any] = {}
@@ -123,7 +133,8 @@ class OptunaSweeper(RecordedSweeper):
                 f"hydra.sweeper.n_trials={self.n_trials}: {done} trials of {self.folder.shown} have ended; "
                 "give more, or leave this out"
             )
-        targets = self.check_jobs(corner_jobs(constant, space))
+        conditions = Conditions(self.only_if, constant, space)
+        targets = self.check_jobs(corner_jobs(constant, space, conditions))
         self._load_identity()
         self.study = self._open_study(space)
         if self.warm_start is not None and self._is_requested("warm_start", jobs):
@@ -132,7 +143,7 @@ class OptunaSweeper(RecordedSweeper):
             self._enqueue_trials(self.file, space)
         self.study.sampler = self._make_sampler()
         self.n_trials = max(self.n_trials, len(known) + self._count_enqueued())
-        source = TrialSource(self, self.study, constant, space, jobs)
+        source = TrialSource(self, self.study, constant, space, conditions, jobs)
         source.reconcile()
         return self.run_source(source, jobs, self.n_trials * self.seeds * (self.folds or 1), targets)
 
@@ -364,12 +375,14 @@ class TrialSource:
         study: optuna.Study,
         constant: Sequence[str],
         space: Mapping[str, BaseDistribution],
+        conditions: Conditions,
         jobs: Sequence[Job],
     ) -> None:
         self.search = search
         self.study = study
         self.constant = list(constant)
         self.space = dict(space)
+        self.conditions = conditions
         self.jobs: dict[int, list[Job]] = {}  # by number of the trial
         for job in jobs:
             self.jobs.setdefault(job.point, []).append(job)
@@ -441,7 +454,7 @@ class TrialSource:
     def _ask(self) -> None:
         """Ask the sampler for a trial and create its jobs."""
         search = self.search
-        trial = self.study.ask(self.space)
+        trial = ask_trial(self.study, self.space, self.conditions)
         trial.set_user_attr(OWNER, search.owner)
         point = Point(self.constant, trial_overrides(trial.params))
         extras = list(repetitions(point, search.config.seed, search.seeds, search.folds))

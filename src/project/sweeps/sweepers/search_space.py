@@ -7,11 +7,13 @@ from typing import Any
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.trial import TrialState, create_trial
+from optuna.study import Study
+from optuna.trial import Trial, TrialState, create_trial
 
 from project.errors import InputError
 from project.runs.sweep_jobs import Job
 from project.runtime.text import did_you_mean
+from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.grid import count_values, parse_sweep
 
 LOG = "log"
@@ -50,6 +52,25 @@ def parse_space(
             "'optim.lr=tag(log,interval(1e-4,1))'"
         )
     return constant, space
+
+
+def ask_trial(study: Study, space: Mapping[str, BaseDistribution], conditions: Conditions) -> Trial:
+    """Ask a sampler for the values of a trial, of those keys only that apply to it."""
+    trial = study.ask()
+    keys = {key.lstrip("+"): key for key in space}
+    values: dict[str, str] = {}
+    for name in conditions.order:
+        if conditions.holds(name, values):
+            values[name] = str(_suggest(trial, keys[name], space[keys[name]]))
+    return trial
+
+
+def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
+    if isinstance(distribution, CategoricalDistribution):
+        return trial.suggest_categorical(key, distribution.choices)
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def trial_overrides(values: Mapping[str, Any]) -> list[str]:
@@ -97,10 +118,12 @@ def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     ]
 
 
-def corner_jobs(constant: Sequence[str], space: Mapping[str, BaseDistribution]) -> list[Job]:
+def corner_jobs(
+    constant: Sequence[str], space: Mapping[str, BaseDistribution], conditions: Conditions
+) -> list[Job]:
     """Return a job for each corner of the space, whose configuration is checked but which never runs."""
     return [
-        Job(number, [*constant, *trial_overrides(values)], [], "probe")
+        Job(number, [*constant, *conditions.keep(trial_overrides(values))], [], "probe")
         for number, values in enumerate(find_corners(space))
     ]
 
