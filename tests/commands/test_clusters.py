@@ -33,7 +33,6 @@ from project.sweeps.launchers.slurm import SlurmLauncher
 
 TINY = ["model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=101", "trainer.accelerator=cpu"]
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2"]
-EPOCHS = ["trainer.max_epochs=150", "~callbacks.early_stopping"]
 SERVE_RAY = """
 import sys
 from project.sweeps.launchers.ray import RayLauncher
@@ -48,10 +47,13 @@ FOREVER = ["trainer.max_epochs=100000", "~callbacks.early_stopping"]
 @contextmanager
 def sweep(folder: Path, *arguments: str, **environment: str) -> Iterator[subprocess.Popen[str]]:
     """Run a sweep in a session of its own, and kill all of its processes afterward."""
+    path = os.pathsep.join([str(ROOT / "tests" / "helpers"), os.environ.get("PYTHONPATH", "")])
     process = subprocess.Popen(
         [sys.executable, str(ROOT / "scripts" / "train.py"), "-m", *arguments],
         cwd=folder,
-        env=os.environ | {"OMP_NUM_THREADS": "1", "PROJECT_TEST": str(folder)} | environment,
+        env=os.environ
+        | {"OMP_NUM_THREADS": "1", "PROJECT_TEST": str(folder), "PYTHONPATH": path}
+        | environment,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -194,12 +196,15 @@ def test_killed_sweep_reattaches_to_jobs_on_several_nodes(tmp_path: Path) -> Non
     slurm = fake_slurm.install(tmp_path / "slurm")
     nodes = ["trainer=ddp", "trainer.accelerator=cpu", "trainer.devices=1", "trainer.num_nodes=2"]
     launcher = ["hydra/launcher=slurm", "hydra.launcher.poll_s=0.2"]
-    with sweep(tmp_path, *TINY, *nodes, *launcher, "optim.lr=0.001", *EPOCHS, **slurm) as first:
+    waiting = ["+callbacks.waiting._target_=waiting_callback.Waiting", "trainer.max_epochs=5"]
+    with sweep(tmp_path, *TINY, *nodes, *launcher, "optim.lr=0.001", *waiting, **slurm) as first:
         wait_for(lambda: list(tmp_path.glob("outputs/sweep/*/*/checkpoints/last.ckpt")), first)
         first.kill()
         first.wait()
-        resume = f"resume={only_sweep(tmp_path)}"
-        with sweep(tmp_path, resume, **slurm) as second:
+        folder = only_sweep(tmp_path)
+        with sweep(tmp_path, f"resume={folder}", **slurm) as second:
+            wait_for(lambda: (folder / "sweep.log").read_text().count(" started ") == 2, second)
+            (tmp_path / "release").touch()
             shown, _ = second.communicate(timeout=120)
         assert second.returncode == 0, shown
         wait_for(lambda: not processes_of(tmp_path))
