@@ -28,7 +28,7 @@ SWEEP = [
     *("-m", "model=mlp", "data=synthetic", "data.train_size=8000", "trainer.accelerator=cpu"),
     *(f"trainer.max_epochs={EPOCHS}", "optim.lr=0.1,0.05,0.02,0.01,0.005,0.002", "optim=sgd,adam"),
 ]
-END_S = 60.0
+END_S = 15.0
 """Time within which processes must end after a kill [s]."""
 STALL_S = 300.0
 """Time without a new epoch or job after which the trial fails [s]."""

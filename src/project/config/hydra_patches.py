@@ -81,7 +81,7 @@ def format_help() -> None:
 
 
 class _HelpParts(Mapping[str, str]):
-    """Parts of a help text by name; only those that its template names are made."""
+    """Parts of a help text by name; builds only those that its template names."""
 
     def __init__(self, **parts: Callable[[], str]) -> None:
         self._parts = parts

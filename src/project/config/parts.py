@@ -24,7 +24,7 @@ WHOLE_GROUP = re.compile(r"\$\{(\w+)\}")
 
 
 def present(config: DictConfig) -> list[str]:
-    """Return the groups of one object that a configuration has."""
+    """Return which groups of one object a configuration contains."""
     return [group for group in OBJECTS if isinstance(raw_child(config, group), DictConfig)]
 
 

@@ -19,7 +19,7 @@ class MeanGradient:
     DDP averages over ranks, regardless of class weights.
 
     Each batch's gradient is multiplied by the batch's weight, relative to the first batch's number of images.
-    The last batch of the window completes the total weight, by which the sum is divided. If all batches are
+    After the last batch of the window, the sum is divided by the total weight. If all batches are
     of equal size and the window is full, every factor is 1.
 
     Args:

@@ -14,7 +14,7 @@ CHECK_INTERVAL_S = 1.0
 
 
 class JobLimits(NamedTuple):
-    """Limits of a job [s]; infinite: none."""
+    """Limits of a job in seconds; infinity: no limit."""
 
     stuck_after_s: float = math.inf
     job_timeout_s: float = math.inf

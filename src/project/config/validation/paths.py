@@ -197,7 +197,7 @@ def _objects(key: str, plain: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
 
 
 def _is_known(plain: Mapping[str, Any], name: str) -> bool:
-    """Return True if this package or a known library declares the argument: its name shows its meaning."""
+    """Return True if this package or a known library declares the argument, whose name is then clear."""
     target = plain.get("_target_")
     if not isinstance(target, str):
         return target is None
