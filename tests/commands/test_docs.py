@@ -12,6 +12,7 @@ import torch
 import yaml
 from conftest import ROOT, Compose
 from hydra.core.global_hydra import GlobalHydra
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import OmegaConf
 
@@ -28,6 +29,7 @@ from project.reporting.dataset.options import Options as Data
 from project.reporting.html.command import Options as Report
 from project.reporting.runs.command import Options as Runs
 from project.reporting.runs.watch import Options as Watch
+from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.grid import grid
 from project.sweeps.sweepers.search_space import find_corners, parse_space, trial_overrides
 
@@ -126,7 +128,12 @@ def points_of(words: list[str]) -> list[list[str]]:
     if {"hydra/sweeper=optuna", "hydra/sweeper=asha"} & set(own):
         constant, space = parse_space(words, hydra.config_loader)
         return [[*own, *constant, *trial_overrides(values)] for values in find_corners(space)]
-    return [[*own, *point.constant, *point.varied] for point in grid(words, hydra.config_loader)]
+    points = grid(words, hydra.config_loader)
+    parser = OverridesParser.create()
+    given = [parser.parse_override(word).value() for word in own if word.startswith("hydra.sweeper.only_if=")]
+    keys = {text.partition("=")[0] for point in points for text in point.varied}
+    conditions = Conditions(dict(*given), points[0].constant, keys)
+    return [[*own, *point.constant, *conditions.keep(point.varied)] for point in points]
 
 
 def test_network_of_the_guide_has_gradients(composed: Compose, mynet: None) -> None:
