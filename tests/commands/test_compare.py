@@ -82,6 +82,15 @@ def test_runs_on_different_data_are_ranked_apart(tmp_path: Path) -> None:
     assert f"best run of data=Synthetic: {tmp_path}/run2 best run of data=Digits: {tmp_path}/run0" in text
 
 
+@pytest.mark.parametrize(("key", "values"), [("table", ["a.csv", "b.csv"]), ("label_columns", ["x", "y"])])
+def test_runs_on_different_tables_are_ranked_apart(tmp_path: Path, key: str, values: list[str]) -> None:
+    for number, value in enumerate([*values, values[0]]):
+        write_run(tmp_path / f"run{number}", f'data.{key}="{value}"', f"optim.lr={number}", acc=0.5)
+    lines = render(compare([tmp_path]), top=20, width=80).splitlines()
+    assert lines[0].startswith("3 runs on 2 data sets;")
+    assert {line for line in lines if line.startswith("data=")} == {f"data={value}" for value in values}
+
+
 @pytest.mark.parametrize("width", [40, 60, 80, 200])
 def test_columns_that_do_not_fit_are_hidden_and_listed(tmp_path: Path, width: int) -> None:
     for number, lr in enumerate((0.1, 0.01, 0.001)):

@@ -27,6 +27,8 @@ from project.runtime.text import columns_of, duration, plural, shorten
 FORMATS = (".png", ".svg", ".pdf")
 COMPARISON = re.compile(rb"rank,(n,unfinished|folder,state)\b")
 """Start of a CSV file that this command wrote."""
+DATA_LOCATIONS = ("path", "table", "label_columns")
+"""Keys of `data` whose values select other inputs or targets of the same class."""
 EXAMPLES = """\
 examples:
   python scripts/compare.py                          all runs below outputs
@@ -173,7 +175,8 @@ def render(comparison: Comparison, top: int, width: int | None = None) -> str:
 
 def _group_by_data(comparison: Comparison) -> dict[str, list[Point]]:
     """Return the points by data set, best first: results on different data have no common rank."""
-    keys = [key for key in (DATA, f"{DATA}.path") if key in comparison.shown.keys]
+    parts = (DATA, *(f"{DATA}.{name}" for name in DATA_LOCATIONS))
+    keys = [key for key in parts if key in comparison.shown.keys]
     groups: dict[str, list[Point]] = {}
     for point in comparison.points:
         texts = [comparison.shown.texts([point.runs[0]], key)[0] for key in keys]
