@@ -12,6 +12,7 @@ from PIL import Image
 from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 
 from project.config.command_options import read_options
+from project.config.resolvers import register_resolvers
 from project.errors import InputError
 from project.inference.evaluate import options as evaluate
 from project.inference.predict import command as predict
@@ -57,10 +58,13 @@ def read_columns(file: Path) -> dict[str, list[str]]:
     return dict(zip(columns, map(list, zip(*rows, strict=True)), strict=True))
 
 
-def evaluated(run: Path, split: str = "test") -> tuple[dict[str, float], dict[str, list[str]]]:
+def evaluated(run: Path, split: str = "test", *words: str) -> tuple[dict[str, float], dict[str, list[str]]]:
     """Evaluate a run; return its metrics by name, and the columns of its predictions."""
-    evaluate.main(read_options(evaluate.Options, [f"run={run}", f"split={split}"]))
-    output = run / "evaluation" / split
+    register_resolvers()
+    output = run / "evaluated"
+    evaluate.main(
+        read_options(evaluate.Options, [f"run={run}", f"split={split}", f"output={output}", *words])
+    )
     figures = json.loads((output / "evaluation.json").read_text())["figures"]
     metrics = {name.removeprefix(f"{split}/"): one["value"] for name, one in figures.items()}
     return metrics, read_columns(output / "predictions.csv")
@@ -82,6 +86,26 @@ def test_classes_of_a_table(folder: Path, split: str) -> None:
     accuracy = accuracy_score(columns["label"], columns["prediction"])
     assert metrics["acc"] == pytest.approx(accuracy, abs=1e-6)
     assert len(columns["index"]) == metrics["images"]
+
+
+@pytest.mark.parametrize("has_splits", [False, True])
+def test_a_run_is_evaluated_on_another_table(folder: Path, has_splits: bool) -> None:
+    head, *rows = zip(*read_columns(folder / "points.csv").items(), strict=True)
+    names, cells = head, list(zip(*rows[0], strict=True))
+    only = [row for row in cells if row[2] == "small"][:30]  # one of the two classes
+    columns = ["kind", "extra", names[1], names[0]]  # another order, and a column that is no feature
+    others = [[kind, "text", y, x] for x, y, kind in only]
+    if has_splits:
+        columns, others = [*columns, "part"], [[*row, "test"] for row in others]
+    write_table(folder / "shifted.csv", columns, others)
+    words = ["data.split_column=part"] if has_splits else []
+    metrics, tested = evaluated(folder / "classes", "test", f"data.table={folder}/shifted.csv", *words)
+    assert metrics["images"] == len(only)
+    known = predicted(folder / "classes", folder / "points.csv")
+    places = [cells.index(row) for row in only]
+    expected = np.float64(known["p(big)"])[places]
+    np.testing.assert_allclose(np.float64(tested["p(big)"]), expected, atol=1e-5)  # statistics of training
+    assert set(tested["label"]) == {"small"}
 
 
 def test_each_row_of_a_table_is_predicted(folder: Path) -> None:

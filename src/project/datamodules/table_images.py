@@ -29,6 +29,8 @@ class TableImages(TableRows, ImageFiles):
         image_column: column of image files (default image).
         path: folder at which relative image files start (default null: the folder of the table).
         split_column: column of the words train, val and test (default null: none).
+        classes: class names in the order of the labels; some may have no row (default null: those of the
+            training rows, sorted).
         target_type: `class`, `multilabel` or `real` (default null: by the columns, see `target_kind`).
         base: arguments of `ImageFiles`.
 
@@ -47,6 +49,7 @@ class TableImages(TableRows, ImageFiles):
         image_column: str = "image",
         path: str | None = None,
         split_column: str | None = None,
+        classes: Sequence[str] | None = None,
         target_type: TargetType | None = None,
         **base: Any,
     ) -> None:
@@ -57,6 +60,7 @@ class TableImages(TableRows, ImageFiles):
         self.image_column = image_column
         self.path = path
         self.split_column = split_column
+        self.classes = classes
 
     @property
     def location(self) -> Path:

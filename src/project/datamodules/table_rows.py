@@ -21,6 +21,7 @@ class TableRows:
     table: Path
     label_columns: list[str]  # one column of class names, or columns of labels or real values
     split_column: str | None  # column of the words train, val and test
+    classes: Sequence[str] | None  # class names in the order of the labels; None: those of the training rows
     target_type: TargetType
 
     @property
@@ -33,7 +34,8 @@ class TableRows:
         """Names of the classes, labels or real values."""
         if self.target_type != "class":
             return self.label_columns
-        return tables.classes_of(tables.read_table(str(self.table)), self.label_columns[0], self.split_column)
+        table = tables.read_table(str(self.table))
+        return tables.classes_of(table, self.label_columns[0], self.split_column, self.classes)
 
     @property
     def has_validation(self) -> bool:
@@ -53,9 +55,11 @@ class TableRows:
         """
         if split == "val" and "val" not in self.splits_of_table:
             return None
-        num_rows = len(tables.read_table(str(self.table)))
+        table = tables.read_table(str(self.table))
         known = self.splits_of_table
-        return torch.tensor(known.get(split, known.get("train", range(num_rows))))
+        return torch.tensor(
+            known[split] if split in known else tables.training_rows(table, self.split_column)
+        )
 
     def targets_of_table(self) -> Tensor:
         """Return class indices (N,) long, or labels or real values (N, K) float, of all rows.

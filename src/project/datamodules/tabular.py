@@ -2,19 +2,22 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from project.datamodules.base import Split, SupervisedDataModule
 from project.datamodules.loading.loader import MemoryVectors
 from project.datamodules.splits import split_size, stratified_split
 from project.datamodules.storage import tables
+from project.datamodules.storage.class_folders import ALL
 from project.datamodules.table_rows import TableRows
 from project.datamodules.targets import TargetType, check_targets
 from project.errors import InputError
 from project.runtime.bounds import Range, check_arguments
 from project.runtime.seeding import generator
+from project.runtime.text import plural
 
 
 class Tabular(TableRows, SupervisedDataModule):
@@ -28,7 +31,10 @@ class Tabular(TableRows, SupervisedDataModule):
         label_columns: column of class names, or columns of labels or real values.
         feature_columns: columns of numeric features (default null: all others).
         split_column: column of the words train, val and test (default null: none).
-        test_size: number of test rows if the table has none, or their fraction if below 1 (default 0.2).
+        test_size: number of test rows if the table has none, or their fraction if below 1; `all`
+            makes every row a test row (default 0.2).
+        classes: class names in the order of the labels; some may have no row (default null: those of the
+            training rows, sorted).
         target_type: `class`, `multilabel` or `real` (default null: by the columns, see `target_kind`).
         name: name of the data set in messages (default tabular).
         base: arguments of `SupervisedDataModule`.
@@ -48,7 +54,10 @@ class Tabular(TableRows, SupervisedDataModule):
         label_columns: str | Sequence[str],
         feature_columns: str | Sequence[str] | None = None,
         split_column: str | None = None,
-        test_size: Annotated[float, Range(above=0, below=1)] | Annotated[int, Range(1)] = 0.2,
+        test_size: Annotated[float, Range(above=0, below=1)]
+        | Annotated[int, Range(1)]
+        | Literal["all"] = 0.2,
+        classes: Sequence[str] | None = None,
         target_type: TargetType | None = None,
         name: str = "tabular",
         **base: Any,
@@ -63,6 +72,7 @@ class Tabular(TableRows, SupervisedDataModule):
         )
         self.split_column = split_column
         self.test_size = test_size
+        self.classes = classes
         if self.input_shape != (len(self.feature_columns),):
             raise InputError(
                 f"data.input_shape={list(self.input_shape)}: {table} has {len(self.feature_columns)} feature "
@@ -78,16 +88,42 @@ class Tabular(TableRows, SupervisedDataModule):
         columns = [tables.numbers_of(table, "data.feature_columns", name) for name in self.feature_columns]
         features = torch.tensor(columns, dtype=torch.float64).T.float().contiguous()  # N, F
         if split != "val" and "test" not in self.splits_of_table:
-            size = split_size(self.test_size, len(rows))
-            if not 0 < size < len(rows):
-                raise InputError(
-                    f"data.test_size={self.test_size}: expected 1 to {len(rows) - 1} of the {len(rows)} rows "
-                    f"in {self.table}, or a fraction below 1, got {size}; choose another size"
-                )
-            train, test = stratified_split(self.strata(targets[rows]), size, generator(self.split_seed, 1))
-            rows = rows[test if split == "test" else train]
+            rows = rows[self._rows_of(split, targets[rows])]
         check_targets(targets[rows], self.num_classes, self._title(split))
         return MemoryVectors(features[rows], targets[rows])
+
+    def _rows_of(self, split: Split, targets: Tensor) -> Tensor:
+        """Return the rows of the training or test split among rows (N,) that hold both."""
+        count = len(targets)
+        if isinstance(self.test_size, str):
+            if split == "test":
+                return torch.arange(count)
+            raise InputError(
+                f"data.test_size={ALL}: all rows in {self.table} are test rows, none remain for {split}; set "
+                "split=test, or give a number"
+            )
+        size = split_size(self.test_size, count)
+        if not 0 < size < count:
+            least = next((n for n in range(2, 1000) if 0 < split_size(self.test_size, n) < n), None)
+            enough = f" (expected at least {least} rows)" if least and count < least else ""
+            raise InputError(
+                f"data.test_size={self.test_size}: takes {max(size, 0)} of the {plural(count, 'row')} in "
+                f"{self.table} for the test{enough}; add rows, or choose another size"
+            )
+        train, test = stratified_split(self.strata(targets), size, generator(self.split_seed, 1))
+        return test if split == "test" else train
+
+    def state_dict(self) -> dict[str, Any]:
+        return {**super().state_dict(), "feature_columns": self.feature_columns}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        trained = state_dict.get("feature_columns", self.feature_columns)
+        if trained != self.feature_columns:
+            raise InputError(
+                f"data.feature_columns=[{','.join(self.feature_columns)}]: other features than those of "
+                f"training (expected [{','.join(trained)}]); give the same columns in the same order"
+            )
+        super().load_state_dict(state_dict)
 
     def _measure_inputs(self) -> None:
         """Compute mean and standard deviation of each feature of the training split; 1 for a constant one."""

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from project.config.instantiate import build, build_task
+from project.datamodules.base import SupervisedDataModule
 from project.datamodules.image_base import ImageDataModule
 from project.datamodules.storage.preprocessing import per_channel
 from project.datamodules.targets import check_classes
@@ -60,8 +61,19 @@ class TrainedModule:
 
     @cached_property
     def datamodule(self) -> Any:
-        """The run's data module with the overrides applied; `setup` has not been called."""
-        return build({"data": self.data_config()}, "data")
+        """The run's data module with the overrides applied; `setup` has not been called.
+
+        Other data than the run's own are normalized as in training, and its training split is not needed.
+        """
+        datamodule = build({"data": self.data_config()}, "data")
+        if isinstance(datamodule, SupervisedDataModule) and self._has_other_data and self.data_state:
+            datamodule.allow_changed_images = True
+            datamodule.load_state_dict(self.data_state)
+        return datamodule
+
+    @property
+    def _has_other_data(self) -> bool:
+        return run_config.selects_other_data(self.data_overrides)
 
     def data_config(self) -> dict[str, Any]:
         """Return the data set's configuration with the overrides applied, resolved to plain values."""
@@ -82,6 +94,14 @@ class TrainedModule:
 
     def _adapt_data(self, composed: DictConfig) -> None:
         """Adapt a configuration with other data to the run."""
+        names = self.data_state.get("class_names")
+        is_of_classes = getattr(self.module, "TARGET_TYPE", None) == "class"
+        run_config.adapt_other_data(
+            composed.data,
+            self.data_overrides,
+            names if is_of_classes else None,
+            self.data_state.get("feature_columns"),
+        )
 
     def trainer(self, **changes: Any) -> L.Trainer:
         """Build a trainer with the run's settings, on one device, without loggers and checkpoints.
@@ -164,7 +184,7 @@ class TrainedRun(TrainedModule):
         return {**super().data_config(), "mean": self.mean, "std": self.std}
 
     def _adapt_data(self, composed: DictConfig) -> None:
-        run_config.use_known_classes(composed.data, self.data_overrides, self.class_names)
+        run_config.adapt_other_data(composed.data, self.data_overrides, self.class_names, None)
 
 
 def load_run(run: RunFolder, weights: str = "auto", data: Sequence[str] = ()) -> TrainedRun:

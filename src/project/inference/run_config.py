@@ -19,6 +19,7 @@ from project.config.suggestions import options
 from project.config.validation.declared_keys import read_option
 from project.config.validation.values import find_problem
 from project.datamodules.storage.class_folders import ALL
+from project.datamodules.storage.tables import read_table
 from project.errors import InputError, one_line
 from project.runs import checkpoint_files
 from project.runs.migrations import migrate
@@ -48,8 +49,9 @@ CHECKPOINTS = ("best", "last", "previous")
 CHOICES = ("auto", *CHECKPOINTS)
 
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
-OTHER_IMAGES = {"data", "data.path"}
-"""Overrides that select images other than the run's own."""
+TABLE_ROWS = "project.datamodules.table_rows.TableRows"
+OTHER_DATA = {"data", "data.path", "data.table"}
+"""Overrides that select inputs other than the run's own."""
 SPLIT_KEYS = ("split_seed", "test_size", "val_size", "folds", "fold")
 
 
@@ -159,15 +161,37 @@ def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str
     return composed
 
 
-def use_known_classes(data: DictConfig, overrides: Sequence[str], names: Sequence[str]) -> None:
-    """Set the network's classes for an `ImageFolder` of other images, and test on all of its images."""
+def selects_other_data(overrides: Sequence[str]) -> bool:
+    """Return True if overrides select inputs other than the run's own."""
+    return bool(OTHER_DATA & _keys(overrides))
+
+
+def adapt_other_data(
+    data: DictConfig, overrides: Sequence[str], classes: Sequence[str] | None, features: Sequence[str] | None
+) -> None:
+    """Set the network's classes and features for a folder or table of other data, and test on all of it.
+
+    A table with a split column keeps its splits.
+
+    Args:
+        data: configuration of the data set, changed in place.
+        overrides: overrides that it contains.
+        classes: classes of the network, in the order of the outputs; None for other targets.
+        features: feature columns of the training, in their order; None for other inputs.
+    """
     given = _keys(overrides)
-    if not OTHER_IMAGES & given or data._target_ != IMAGE_FOLDER:
+    is_table = inherits(data._target_, TABLE_ROWS) and "table" in list(data)
+    if not selects_other_data(overrides) or not (is_table or data._target_ == IMAGE_FOLDER):
         return
     with open_dict(data):
-        if "data.classes" not in given:
-            data.classes, data.num_classes = list(names), len(names)
-        if "data.test_size" not in given:
+        if classes is not None and "data.classes" not in given:
+            data.classes, data.num_classes = list(classes), len(classes)
+        if features is not None and "feature_columns" in list(data) and "data.feature_columns" not in given:
+            data.feature_columns = list(features)
+        if is_table and "data.split_column" not in given:
+            known = read_table(data.table).columns
+            data.split_column = data.split_column if data.split_column in known else None
+        if "data.test_size" not in given and (not is_table or data.split_column is None):
             data.test_size = ALL
 
 
@@ -201,7 +225,7 @@ def override_data(
             # `key in config.data` would resolve the folder before it is overridden.
             if key in list(config.data) and f"data.{key}" not in given and key != "num_classes":
                 config.data[key] = value
-        if shape and OTHER_IMAGES & given and "resize" in config.data and config.data.resize is None:
+        if shape and OTHER_DATA & given and "resize" in config.data and config.data.resize is None:
             config.data.resize = list(shape[1:])
     declared = {f"data.{key}": value for key, value in _plain(config.data).items()}
     for word in overrides:
@@ -211,14 +235,15 @@ def override_data(
     for key in sorted(given & declared.keys()):
         if problem := find_problem(key, changed[key.removeprefix("data.")], declared):
             raise InputError(problem)
-    if OTHER_IMAGES & given:
+    if OTHER_DATA & given:
         return
     for key in SPLIT_KEYS:
         now, before = changed.get(key), trained.get(key)
         if f"data.{key}" in given and now != before:
             raise InputError(
                 f"data.{key}={as_word(now)}: the run had {as_word(before)}; with another split, images that "
-                "it trained on would be tested: leave it out, or give other data (data=… or data.path=…)"
+                "it trained on would be tested: leave it out, or give other data (data=…, data.path=… or "
+                "data.table=…)"
             )
 
 

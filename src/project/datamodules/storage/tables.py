@@ -137,7 +137,7 @@ def split_rows(table: Table, split_column: str | None) -> Mapping[str, list[int]
 
     Raises:
         InputError: there is no such column.
-        DataError: a cell names no split, or no row is for training.
+        DataError: a cell names no split.
     """
     if split_column is None:
         return None
@@ -149,12 +149,25 @@ def split_rows(table: Table, split_column: str | None) -> Mapping[str, list[int]
                 f"train, val or test, got {printable(word)!r}); correct it"
             )
         found.setdefault(split, []).append(row)
-    if "train" not in found:
+    return found
+
+
+def training_rows(table: Table, split_column: str | None) -> Sequence[int]:
+    """Return the rows of the split `train`; all rows without a split column.
+
+    Raises:
+        InputError: there is no such column.
+        DataError: a cell names no split, or no row is for training.
+    """
+    splits = split_rows(table, split_column)
+    if splits is None:
+        return range(len(table))
+    if "train" not in splits:
         raise DataError(
             f"data.split_column={split_column}: no row of {table.file} is for training; write train in "
             "some rows"
         )
-    return found
+    return splits["train"]
 
 
 def target_kind(table: Table, columns: Sequence[str], target_type: str | None) -> Any:
@@ -170,25 +183,36 @@ def target_kind(table: Table, columns: Sequence[str], target_type: str | None) -
     return "multilabel" if cells <= {"0", "1"} else "real"
 
 
-def classes_of(table: Table, column: str, split_column: str | None) -> list[str]:
-    """Return the classes of the training rows in the order of the labels: numbers by value, then names.
+def classes_of(
+    table: Table, column: str, split_column: str | None, known: Sequence[str] | None = None
+) -> list[str]:
+    """Return the classes in the order of the labels: those known, or those of the training rows.
+
+    Classes of training rows are sorted: numbers by value, then names.
 
     Raises:
-        DataError: a row has no class, there is one class only, or a class has no training row.
+        DataError: a row has no class, or one that is not known; without known classes, there is one class
+            only, or a class has no training row.
     """
     cells = table.column("data.label_columns", column)
     if "" in cells:
         raise DataError(
             f"data.label_columns={column}: row {cells.index('') + 1} of {table.file} has no class; add it"
         )
-    splits = split_rows(table, split_column)
-    train = set(cells if splits is None else [cells[row] for row in splits["train"]])
+    if known is not None:
+        if (row := next((row for row, cell in enumerate(cells) if cell not in set(known)), None)) is not None:
+            raise DataError(
+                f"data.label_columns={column}: row {row + 1} of {table.file} has an unknown class (expected "
+                f"one of {', '.join(map(printable, known))}, got {printable(cells[row])!r}); correct it"
+            )
+        return list(known)
+    train = {cells[row] for row in training_rows(table, split_column)}
     if len(train) < 2:
         raise DataError(
             f"data.label_columns={column}: one class in the training rows of {table.file} (expected at least "
             "2); add others, or name another column"
         )
-    for split, rows in (splits or {}).items():
+    for split, rows in (split_rows(table, split_column) or {}).items():
         if unknown := sorted({cells[row] for row in rows} - train):
             few = printable(", ".join(unknown[:MAX_NAMED])) + (", …" if unknown[MAX_NAMED:] else "")
             raise DataError(
