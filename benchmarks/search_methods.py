@@ -1,0 +1,133 @@
+"""Compare searches of hyperparameters at equal budgets of epochs: random, TPE with median pruning, and ASHA.
+
+    python benchmarks/search_methods.py --data DIR --repeats 5
+
+Each search trains the MLP on a tenth of MNIST and may spend `--budget` epochs. The searches have the same
+space: learning rate, weight decay, dropout and batch size. A search stops once its trials have trained for
+the budget; trials that end later do not count. The table shows the test accuracy of the configuration with
+the best validation accuracy, mean ± sample standard deviation over the repeats, and the validation accuracy
+that a search had found after parts of the budget.
+"""
+
+import argparse
+import csv
+import json
+import statistics
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from measurement import TRAIN, machine, pin, run, table
+
+SPACE = {
+    "optim.lr": "tag(log,interval(1e-4,1))",
+    "optim.weight_decay": "tag(log,interval(1e-6,1e-2))",
+    "model.dropout": "interval(0,0.5)",
+    "data.batch_size": "choice(16,32,64,128)",
+}
+MAX_EPOCHS = 9
+PARTS = (0.25, 0.5, 0.75, 1.0)
+"""Parts of the budget after which the best value is shown."""
+
+
+class Method(NamedTuple):
+    """A search, with more trials than the budget allows."""
+
+    options: list[str]
+    trials_per_budget: float  # relative to trials that all train for MAX_EPOCHS
+
+
+METHODS = {
+    "random": Method(["hydra/sweeper=optuna", "hydra.sweeper.sampler=random"], 1),
+    "TPE, median pruning": Method(["hydra/sweeper=optuna", "hydra.sweeper.pruner=median"], 3),
+    "ASHA": Method(["hydra/sweeper=asha"], 4),
+}
+
+
+class Step(NamedTuple):
+    """Part of a trial that a job trained without interruption."""
+
+    epochs: int
+    best_val: float  # best validation accuracy of the trial up to its end
+    test: float | None  # of a finished trial
+
+
+def main() -> None:
+    """Run all searches and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder with MNIST/raw")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--budget", type=int, default=81, help="epochs of a search")
+    arguments = parser.parse_args()
+    pin(1)
+    print(machine(), flush=True)
+    found: dict[str, list[list[Step]]] = {name: [] for name in METHODS}
+    with tempfile.TemporaryDirectory() as folder:
+        for seed in range(arguments.repeats):
+            for name, method in METHODS.items():
+                sweep = Path(folder) / f"{len(found[name])}_{name.split(',')[0]}"
+                search(method, seed, arguments.data, arguments.budget, sweep)
+                found[name].append(steps_of(sweep))
+    head = ["search", "test accuracy, %", "finished", *(f"val at {part:.0%}" for part in PARTS)]
+    rows = [row(name, repeats, arguments.budget) for name, repeats in found.items()]
+    print(table(head, rows))
+
+
+def search(method: Method, seed: int, data: Path, budget: int, sweep: Path) -> None:
+    """Run one search, one job at a time."""
+    trials = round(method.trials_per_budget * budget / MAX_EPOCHS)
+    command = ["-m", "model=mlp", "data=mnist", f"paths.data={data.absolute()}", "trainer.accelerator=cpu"]
+    command += ["trainer.limit_train_batches=0.1", f"trainer.max_epochs={MAX_EPOCHS}", "logger=csv"]
+    command += ["~callbacks.early_stopping", *(f"{key}={value}" for key, value in SPACE.items())]
+    command += [*method.options, f"hydra.sweeper.n_trials={trials}", f"hydra.sweeper.seed={seed}"]
+    command += ["hydra.launcher.jobs=1", f"hydra.sweep.dir={sweep}"]
+    run([TRAIN, *command], sweep.parent)
+
+
+def steps_of(sweep: Path) -> list[Step]:
+    """Return the steps of a search in the order in which they ended."""
+    trained: dict[int, int] = {}  # epochs by job
+    steps = []
+    for line in (sweep / "jobs.jsonl").read_text().splitlines():
+        job = json.loads(line)
+        if job["state"] not in ("done", "pruned", "paused"):
+            continue
+        with (sweep / job["name"] / "metrics.csv").open(newline="") as stream:
+            values = [float(each["val/acc"]) for each in csv.DictReader(stream) if each["val/acc"]]
+        reached = 3 ** (len(job["pause_values"]) - 1) if job["state"] == "paused" else len(values)
+        test = job["metrics"].get("test/acc") if job["state"] == "done" else None
+        if epochs := reached - trained.get(job["number"], 0):
+            trained[job["number"]] = reached
+            steps.append(Step(epochs, max(values[:reached]), test))
+    return steps
+
+
+def row(name: str, repeats: Sequence[Sequence[Step]], budget: int) -> list[str]:
+    """Return the cells of a method."""
+    tests, finished = [], []
+    best: dict[float, list[float]] = {part: [] for part in PARTS}
+    for steps in repeats:
+        spent, counted = 0, list[tuple[int, Step]]()
+        for step in steps:
+            spent += step.epochs
+            if spent <= budget:
+                counted.append((spent, step))
+        ended = [step for _, step in counted if step.test is not None]
+        tests.append(max(ended, key=lambda step: step.best_val).test or 0.0)
+        finished.append(len(ended))
+        for part, values in best.items():
+            values.append(max((step.best_val for at, step in counted if at <= part * budget), default=0.0))
+    cells = [f"{percent(tests)}", f"{statistics.mean(finished):.1f}"]
+    return [name, *cells, *(percent(values) for values in best.values())]
+
+
+def percent(fractions: Sequence[float]) -> str:
+    """Format the mean and the sample standard deviation of fractions."""
+    values = [100 * fraction for fraction in fractions]
+    spread = f" ± {statistics.stdev(values):.2f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.2f}{spread}"
+
+
+if __name__ == "__main__":
+    main()
