@@ -465,23 +465,25 @@ def test_greedy_ensemble_of_a_sweep(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    (tmp_path / "sweep.json").write_text("{}")
+    sweep = tmp_path / "sweep"
+    sweep.mkdir()
+    (sweep / "sweep.json").write_text("{}")
     for seed in (1, 2):
         run = make("model=cnn_batchnorm", f"seed={seed}", name=f"seed{seed}")
-        shutil.copytree(run.path, tmp_path / run.path.name)
-    evaluate(parse(f"run={tmp_path}", "ensemble=greedy", "num_resamples=20", "figures=false"))
+        shutil.copytree(run.path, sweep / run.path.name)
+    evaluate(parse(f"run={sweep}", "ensemble=greedy", "num_resamples=20", "figures=false"))
     assert "selected greedily" in capsys.readouterr().out
-    (output,) = (tmp_path / "evaluation").iterdir()
-    assert output.name.startswith("test-greedy_ensemble_of_")
-    members, _ = find_networks([str(tmp_path)], ["auto"], "greedy", tmp_path)
+    (output,) = (sweep / "evaluation").iterdir()
+    assert output.name.startswith("test-greedy_ensemble_from_2-")
+    members, _ = find_networks([str(sweep)], ["auto"], "greedy", tmp_path)
     logs = [run_forward(load_run(member.run), "val", "none").predictions for member in members]
     wanted = ensemble.select_greedily([each.log_probabilities for each in logs], logs[0].labels)
     shown = [members[each].shown + (f" ×{count}" if count > 1 else "") for each, count in wanted.items()]
     assert [member["name"] for member in read(output)["members"]] == shown
     with pytest.raises(InputError, match=r"^split=val: ensemble=greedy selects by these images"):
-        check_networks(parse(f"run={tmp_path}", "ensemble=greedy", "split=val"))
+        check_networks(parse(f"run={sweep}", "ensemble=greedy", "split=val"))
     with pytest.raises(InputError, match=r"^combine=average: ensemble=greedy averages probabilities"):
-        check_networks(parse(f"run={tmp_path}", "ensemble=greedy", "combine=average"))
+        check_networks(parse(f"run={sweep}", "ensemble=greedy", "combine=average"))
 
 
 def test_evaluation_folder_is_replaced_atomically(tmp_path: Path) -> None:
@@ -540,7 +542,7 @@ def test_evaluation_names_are_distinct() -> None:
         "val-image_folder-my_photos-tta_none-last"
     )
     assert name("test", ["data.path=../.."], None, "x/y.ckpt") == "test-other-y"
-    combined = [output_files.combined_name("test", "ensemble", list(names)) for names in ("ab", "ac")]
+    combined = [output_files.combined_name("test", "ensemble_of", list(names)) for names in ("ab", "ac")]
     assert combined[0] != combined[1]
     assert combined[0].startswith("test-ensemble_of_2-")
 

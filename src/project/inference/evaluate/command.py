@@ -45,7 +45,9 @@ def _evaluate_combined(options: Options, members: Sequence[Member], base_folder:
     name = output_files.evaluation_name(options.split, options.data, options.tta, weights)
     keys = [str(member.run.path.absolute()) + member.weights for member in members]
     is_greedy = options.ensemble == GREEDY
-    name = output_files.combined_name(name, f"greedy_{combined}" if is_greedy else combined, keys)
+    name = output_files.combined_name(
+        name, f"greedy_{combined}_from" if is_greedy else f"{combined}_of", keys
+    )
     target = options.output or base_folder / output_files.FOLDER / name
     with output_files.replacing_folder(target, is_given=options.output is not None) as folder:
         counted = _select_greedily(options, members) if is_greedy else dict.fromkeys(members, 1)

@@ -58,9 +58,9 @@ def join_name(parts: Sequence[str]) -> str:
 
 
 def combined_name(name: str, combined: str, members: Sequence[str]) -> str:
-    """Name the evaluation of several combined networks: `test-ensemble_of_3-1f09c2`."""
+    """Name the evaluation of several networks that are `combined` in a way: `test-ensemble_of_3-1f09c2`."""
     digest = hashlib.sha256("\0".join(members).encode(errors="surrogateescape")).hexdigest()[:6]
-    return f"{name}-{combined}_of_{len(members)}-{digest}"
+    return f"{name}-{combined}_{len(members)}-{digest}"
 
 
 @contextmanager
