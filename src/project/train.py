@@ -106,6 +106,7 @@ def train_rank(cfg: DictConfig, context: RunContext) -> float | None:
             if not context.is_debugging:
                 tracking.log_results(loggers, metrics, cfg.monitor)
             tracking.send_checkpoint(loggers, best_checkpoint(callbacks) if weights == "best" else None)
-        log.info(run_summary.end_summary(metrics, weights, run, run.read_status()))
+        cases = getattr(datamodule, "CASES", "images")
+        log.info(run_summary.end_summary(metrics, weights, run, run.read_status(), cases))
         run.require_recorded()
         return metrics.get(cfg.monitor)

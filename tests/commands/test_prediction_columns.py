@@ -13,10 +13,12 @@ from sklearn.metrics import accuracy_score, mean_absolute_error, r2_score
 
 from project.config.command_options import read_options
 from project.config.resolvers import register_resolvers
-from project.errors import InputError
+from project.errors import DataError, InputError
 from project.inference.evaluate import options as evaluate
 from project.inference.predict import command as predict
+from project.inference.run_config import check_request
 from project.inference.serve import options as serve
+from project.runs.run_folder import RunFolder
 
 SETTINGS = ["model=mlp", "logger=none", "trainer.max_epochs=5", "optim.lr=0.03", "trainer.accelerator=cpu"]
 
@@ -89,7 +91,9 @@ def test_classes_of_a_table(folder: Path, split: str) -> None:
 
 
 @pytest.mark.parametrize("has_splits", [False, True])
-def test_a_run_is_evaluated_on_another_table(folder: Path, has_splits: bool) -> None:
+def test_a_run_is_evaluated_on_another_table(
+    folder: Path, has_splits: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
     head, *rows = zip(*read_columns(folder / "points.csv").items(), strict=True)
     names, cells = head, list(zip(*rows[0], strict=True))
     only = [row for row in cells if row[2] == "small"][:30]  # one of the two classes
@@ -101,6 +105,7 @@ def test_a_run_is_evaluated_on_another_table(folder: Path, has_splits: bool) -> 
     words = ["data.split_column=part"] if has_splits else []
     metrics, tested = evaluated(folder / "classes", "test", f"data.table={folder}/shifted.csv", *words)
     assert metrics["images"] == len(only)
+    assert "test/images 30" in " ".join(capsys.readouterr().out.split())  # a count, without decimals
     known = predicted(folder / "classes", folder / "points.csv")
     places = [cells.index(row) for row in only]
     expected = np.float64(known["p(big)"])[places]
@@ -110,7 +115,7 @@ def test_a_run_is_evaluated_on_another_table(folder: Path, has_splits: bool) -> 
 
 def test_each_row_of_a_table_is_predicted(folder: Path) -> None:
     columns = predicted(folder / "classes", folder / "points.csv")
-    assert columns["row"] == [str(row) for row in range(200)]
+    assert columns["row"] == [str(row) for row in range(1, 201)]
     _, tested = evaluated(folder / "classes")
     differences = np.float64(tested["p(big)"])[:, None] - np.float64(columns["p(big)"])
     assert np.abs(differences).min(axis=1).max() < 1e-5  # the tested rows are rows of the table
@@ -160,5 +165,16 @@ def test_a_table_is_served_and_read_with_a_reason(folder: Path) -> None:
     ):
         serve.main(read_options(serve.Options, [f"run={folder / 'classes'}"]))
     write_table(folder / "other.csv", ["x", "z"], [[1, 2]])
-    with pytest.raises(InputError, match=r"y: no such column"):
+    with pytest.raises(InputError, match=r"^input=.*other\.csv: has no column 'y'"):
         predicted(folder / "classes", folder / "other.csv")
+    write_table(folder / "cells.csv", ["x", "y"], [[1, 2], [3, "high"]])
+    with pytest.raises(DataError, match=r"^input=.*cells\.csv: row 2 of column 'y' does not fit"):
+        predicted(folder / "classes", folder / "cells.csv")
+    with pytest.raises(DataError, match=r"no input could be predicted \(expected images, or folders of im"):
+        predicted(folder / "labels", folder / "points.csv")
+    for run, data, misfit in (
+        ("progression", "digits", "expected real values, got one class per input"),
+        ("classes", "digits", "expected rows of features, got images"),
+    ):
+        with pytest.raises(InputError, match=rf"^data={data}: does not fit the run's task \({misfit}\)"):
+            check_request(RunFolder(folder / run), "auto", [f"data={data}"])

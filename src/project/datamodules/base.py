@@ -85,6 +85,9 @@ class SupervisedDataModule(L.LightningDataModule):
     hold the `download` folder or the `class_folders`. None: unknown.
     """
 
+    CASES: ClassVar[str] = "images"
+    """Word for inputs in log lines."""
+
     allow_changed_images = False  # True lets a run resume with images that were added, removed or renamed
     batches_on_device = supports_batched_hooks = True  # loaders make batches on the device
 
@@ -206,7 +209,7 @@ class SupervisedDataModule(L.LightningDataModule):
         if self.mean is None or self.std is None:
             self._measure_inputs()
         if stage == "fit":
-            log.info("  images  %s", self.memory_summary)
+            log.info("%8s  %s", self.CASES, self.memory_summary)
             self._report_imbalance()
             self._report_test_copies()
 
@@ -326,9 +329,10 @@ class SupervisedDataModule(L.LightningDataModule):
         is_handled = self.sampler == "balanced"
         if most > MAX_IMBALANCE * least and not is_handled:
             log.info(
-                "  classes  imbalanced: %s training images of %s, %s of %s; loss.class_weights=balanced or "
+                "  classes  imbalanced: %s training %s of %s, %s of %s; loss.class_weights=balanced or "
                 "data.sampler=balanced give all classes equal weight",
                 f"{most:,}",
+                self.CASES,
                 self.class_names[largest],
                 f"{least:,}",
                 self.class_names[smallest],

@@ -54,6 +54,7 @@ class TableImages(TableRows, ImageFiles):
         **base: Any,
     ) -> None:
         self.label_columns = tables.as_names(label_columns)
+        tables.check_image_column(image_column, self.label_columns)
         kind = tables.target_kind(tables.read_table(table), self.label_columns, target_type)
         super().__init__(name="csv", target_type=kind, **base)
         self.table = Path(table)

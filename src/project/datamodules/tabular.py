@@ -9,7 +9,7 @@ from torch import Tensor
 
 from project.datamodules.base import Split, SupervisedDataModule
 from project.datamodules.loading.loader import MemoryVectors
-from project.datamodules.splits import split_size, stratified_split
+from project.datamodules.splits import stratified_split
 from project.datamodules.storage import tables
 from project.datamodules.storage.class_folders import ALL
 from project.datamodules.table_rows import TableRows
@@ -17,7 +17,6 @@ from project.datamodules.targets import TargetType, check_targets
 from project.errors import InputError
 from project.runtime.bounds import Range, check_arguments
 from project.runtime.seeding import generator
-from project.runtime.text import plural
 
 
 class Tabular(TableRows, SupervisedDataModule):
@@ -47,6 +46,7 @@ class Tabular(TableRows, SupervisedDataModule):
     DATASET_FACTS: ClassVar[dict[str, Any] | None] = None
     TARGET_TYPE: ClassVar[Any] = None
     INPUT_NDIM: ClassVar[int | None] = 1
+    CASES = "rows"
 
     def __init__(
         self,
@@ -102,14 +102,7 @@ class Tabular(TableRows, SupervisedDataModule):
                 f"data.test_size={ALL}: all rows in {self.table} are test rows, none remain for {split}; set "
                 "split=test, or give a number"
             )
-        size = split_size(self.test_size, count)
-        if not 0 < size < count:
-            least = next((n for n in range(2, 1000) if 0 < split_size(self.test_size, n) < n), None)
-            enough = f" (expected at least {least} rows)" if least and count < least else ""
-            raise InputError(
-                f"data.test_size={self.test_size}: takes {max(size, 0)} of the {plural(count, 'row')} in "
-                f"{self.table} for the test{enough}; add rows, or choose another size"
-            )
+        size = tables.num_test_rows(tables.read_table(str(self.table)), count, self.test_size)
         train, test = stratified_split(self.strata(targets), size, generator(self.split_seed, 1))
         return test if split == "test" else train
 

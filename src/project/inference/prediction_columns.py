@@ -121,15 +121,15 @@ def predicts_images(trained: TrainedModule) -> bool:
 def predict_table(
     trained: TrainedModule, file: str, batch_size: int, device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """Yield file, row number and predictions for each row of a table with the features of the training.
+    """Yield file, row number (from 1) and predictions for each row of a table with the features of training.
 
     Raises:
         InputError: the table lacks a feature.
         DataError: the file is not a table, or a cell is not a number.
     """
     data = trained.datamodule
-    table = tables.read_table(file)
-    columns = [tables.numbers_of(table, "data.feature_columns", name) for name in data.feature_columns]
+    table = tables.read_table(file, "input")
+    columns = [tables.numbers_of(table, "input", name) for name in data.feature_columns]
     features = torch.tensor(columns, dtype=torch.float64).T.float()  # N, F
     mean, std = (torch.tensor(trained.data_state[name]) for name in ("mean", "std"))
     network = trained.module.to(device)
@@ -139,7 +139,7 @@ def predict_table(
         predicted = trained.module.prediction_columns(outputs, output_names(trained, outputs))
         for place in range(len(outputs)):
             row = {name: _rounded(cells[place]) for name, cells in predicted.items()}
-            yield {"file": file, "row": start + place, **row}
+            yield {"file": file, "row": start + place + 1, **row}  # as in messages
 
 
 def _rounded(cell: Any) -> Any:

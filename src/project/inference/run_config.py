@@ -14,9 +14,11 @@ from omegaconf.errors import OmegaConfBaseException
 from project.config.config_files import conf_folder
 from project.config.parts import parts_of
 from project.config.resume import change_config
-from project.config.source_index import inherits
+from project.config.source_index import constant_of, inherits
 from project.config.suggestions import options
+from project.config.validation.data import task_misfit
 from project.config.validation.declared_keys import read_option
+from project.config.validation.tables import TABLE_ROWS
 from project.config.validation.values import find_problem
 from project.datamodules.storage.class_folders import ALL
 from project.datamodules.storage.tables import read_table
@@ -49,7 +51,8 @@ CHECKPOINTS = ("best", "last", "previous")
 CHOICES = ("auto", *CHECKPOINTS)
 
 IMAGE_FOLDER = "project.datamodules.image_folder.ImageFolder"
-TABLE_ROWS = "project.datamodules.table_rows.TableRows"
+INPUTS = {1: "rows of features", 3: "images"}
+"""Kinds of inputs by the length of their shape, for messages."""
 OTHER_DATA = {"data", "data.path", "data.table"}
 """Overrides that select inputs other than the run's own."""
 SPLIT_KEYS = ("split_seed", "test_size", "val_size", "folds", "fold")
@@ -155,10 +158,25 @@ def compose_data(run: RunFolder, config: dict[str, Any], overrides: Sequence[str
         shape = tuple(trained["input_shape"])  # C, H, W
         fixed = {key: trained[key] for key in FIXED if key in trained} | {"grayscale": shape[0] == 1}
     override_data(composed, overrides, fixed, shape, _config_folders(run))
+    _check_fit(config, composed.data, overrides)
     unresolved: Any = OmegaConf.to_container(composed.data)
     if missing := [key for key, value in unresolved.items() if value == "???"]:
         raise InputError(f"data.{missing[0]}: is missing; give data.{missing[0]}=…")
     return composed
+
+
+def _check_fit(config: dict[str, Any], data: DictConfig, overrides: Sequence[str]) -> None:
+    """Refuse another data set whose inputs or targets are not those of the run."""
+    name = next((word for word in overrides if word.startswith("data=")), None)
+    if name is None:
+        return
+    misfit = task_misfit(config["task"]["_target_"], constant_of(data._target_, "TARGET_TYPE"))
+    trained, given = len(config["data"].get("input_shape") or ()), constant_of(data._target_, "INPUT_NDIM")
+    if not misfit and trained and given and trained != given:
+        wanted, got = (INPUTS.get(ndim, f"{ndim} dimensions") for ndim in (trained, given))
+        misfit = f"expected {wanted}, got {got}"
+    if misfit:
+        raise InputError(f"{name}: does not fit the run's task ({misfit}); choose another data set")
 
 
 def selects_other_data(overrides: Sequence[str]) -> bool:

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 SPLITS = ("val", "test")
 TITLES = {"acc": "accuracy"}
 MAX_COLUMNS = 6
-OUTPUTS = {"multilabel": "labels", "real": "target values"}
-"""Units of `data.num_classes`, by `TARGET_TYPE` of the task; otherwise classes."""
+OUTPUTS = {"multilabel": "label", "real": "target"}
+"""Units of `data.num_classes`, by `TARGET_TYPE` of the task; otherwise `class`."""
 
 
 def start_summary(
@@ -34,9 +34,11 @@ def start_summary(
     )
     length += [f"{limits['max_steps']:,} steps"] if limits["max_steps"] > 0 else []
     length += [f"{limits['max_time']}"] if limits["max_time"] else []
-    sizes = ["×".join(map(str, data["input_shape"]))] if data.get("input_shape") else []
-    outputs = OUTPUTS.get(getattr(module, "TARGET_TYPE", ""), "classes")
-    sizes += [f"{data['num_classes']} {outputs}"] if data.get("num_classes") else []
+    shape: list[int] = list(data.get("input_shape") or ())
+    sizes = [plural(shape[0], "feature")] if len(shape) == 1 else ["×".join(map(str, shape))] if shape else []
+    if count := data.get("num_classes"):
+        unit = OUTPUTS.get(getattr(module, "TARGET_TYPE", ""))
+        sizes += [plural(count, unit) if unit else f"{count} class{'es' * (count != 1)}"]
     sizes += [f"batches of {data['batch_size']}"] if data.get("batch_size") else []
     facts = {
         "model": f"{model}, {parameters:,} parameters",
@@ -61,7 +63,9 @@ def _optimization(config: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status: Mapping[str, Any]) -> str:
+def end_summary(
+    metrics: dict[str, float], weights: str, run: RunFolder, status: Mapping[str, Any], cases: str = "images"
+) -> str:
     """Return the metrics of a run as a table, its folder, and the command that shows its curves.
 
     TensorBoard names runs by their paths below the given folder, so the command has the folder above the run.
@@ -71,15 +75,16 @@ def end_summary(metrics: dict[str, float], weights: str, run: RunFolder, status:
         weights: `best` or `last`: those that were evaluated.
         run: its folder.
         status: of the run; its monitored metric comes first.
+        cases: word for the inputs of the test (default images).
     """
-    lines = ["", _table(metrics, weights, str(status["monitor"])), ""] if metrics else [""]
+    lines = ["", _table(metrics, weights, str(status["monitor"]), cases), ""] if metrics else [""]
     lines.append(f"{duration(status['duration_s'])} in {run.shown}")
     if any(run.path.glob("events.out.tfevents.*")):
         lines.append(f"show curves: tensorboard --logdir {shlex.quote(str(Path(run.shown).parent))}")
     return "\n".join(lines)
 
 
-def _table(metrics: Mapping[str, float], weights: str, monitor: str) -> str:
+def _table(metrics: Mapping[str, float], weights: str, monitor: str, cases: str) -> str:
     """Return a table of the metrics, with a row for each split of `SPLITS`.
 
     Many metrics have a row each, as do metrics whose names contain no split.
@@ -101,7 +106,7 @@ def _table(metrics: Mapping[str, float], weights: str, monitor: str) -> str:
     kinds = sorted(shown, key=lambda kind: (kind != "loss", kind != monitored))
     rows = [[split, *(found.get(MetricName(split, kind), "") for kind in kinds), ""] for split in splits]
     if "test/images" in metrics:
-        rows[-1][-1] = f"of {metrics['test/images']:,.0f} images"
+        rows[-1][-1] = f"of {metrics['test/images']:,.0f} {cases}"
     titles = [TITLES.get(kind, kind) for kind in kinds]
     return table(["", *titles, Column(f"({weights} weights)", right=False)], rows, indent=2)
 

@@ -36,6 +36,7 @@ from project.runs.metric_names import is_of_split
 from project.runs.run_folder import RunContext, RunFolder
 from project.runtime import lazy_imports, signals, slurm, torchrun
 from project.runtime.atomic_files import replace_text
+from project.runtime.text import plural
 from project.runtime.yaml_files import to_yaml
 from project.training.epoch_loop import StopDuringValidation
 
@@ -144,11 +145,14 @@ def check_resumed_config(config: ResolvedConfig, context: RunContext, module: L.
     done = saved["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if 0 < max_epochs < done:
         raise InputError(
-            f"trainer.max_epochs={max_epochs}: below the {done} epochs already trained; set it "
+            f"trainer.max_epochs={max_epochs}: below the {plural(done, 'epoch')} already trained; set it "
             f"above {done} to continue training"
         )
     if max_epochs == done:
-        log.info("%s epochs already trained; to continue training, set trainer.max_epochs above that", done)
+        log.info(
+            "%s already trained; to continue training, set trainer.max_epochs above that",
+            plural(done, "epoch"),
+        )
 
 
 @contextmanager

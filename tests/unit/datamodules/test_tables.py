@@ -180,8 +180,18 @@ def change(row: int, column: str, value: Any) -> list[list[Any]]:
             {},
             r"^data\.image_column=image: 1 of \d+ \w+ images are missing \(row 1: .*none\.png\)",
         ),
-        ([*rows_of(), ["short"]], {}, r"^data\.table=.*: row 61 has 1 cells \(expected 6"),
+        ([*rows_of(), ["short"]], {}, r"^data\.table=.*: row 61 has 1 cell \(expected 6"),
         ([], {}, r"^data\.table=.*: has no rows below its header"),
+        (
+            [[*row[:4], row[0][4:-4] + ".25", row[5]] for row in rows_of()],
+            {"label_columns": "weight", "target_type": "class"},
+            r"^data\.label_columns=weight: 60 different numbers .*; set task=regression$",
+        ),
+        (
+            rows_of(),
+            {"label_columns": "image"},
+            r"^data\.label_columns=\[image\]: image holds the image files",
+        ),
     ],
 )
 def test_wrong_tables_are_refused_in_one_line(
@@ -250,11 +260,51 @@ def test_wrong_arrays_are_refused_in_one_line(tmp_path: Path) -> None:
         assert "\n" not in str(refused.value)
 
 
-def test_a_missing_table_is_refused(tmp_path: Path) -> None:
+def test_files_that_are_no_tables_are_refused_with_the_key_that_names_them(tmp_path: Path) -> None:
+    (tmp_path / "empty.csv").write_text("")
+    Image.new("L", (8, 8)).save(tmp_path / "image.png")
+    for name, problem in {
+        "none.csv": "does not exist",
+        "empty.csv": "is empty",
+        "image.png": "is not a text file",
+    }.items():
+        for key in ("data.table", "input"):
+            file = str(tmp_path / name)
+            with pytest.raises(DataError) as refused:
+                tables.read_table(file, key)
+            assert str(refused.value).startswith(f"{key}={file}: {problem}")
+            assert str(refused.value).count(name) == 1
+
+
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        ([f"{i}.5" for i in range(20)], True),
+        ([f"{i / 7:.6f}" for i in range(20)], True),
+        ([str(i) for i in range(20)], False),  # numbered classes, each with one row
+        ([f"{i}.0" for i in range(20)], False),
+        ([str(i % 10 + 0.5) for i in range(60)], False),  # few classes
+        ([f"k{i}" for i in range(20)], False),
+        (["0.5", "1.5"], False),
+    ],
+)
+def test_real_values_are_told_from_numbered_classes(cells: list[str], expected: bool) -> None:
+    assert tables.looks_continuous(cells) is expected
+
+
+def test_names_with_commas_are_quoted() -> None:
+    table = tables.Table("t.csv", {"a": ["1"], "b, c": ["2"]})
+    with pytest.raises(InputError, match=r"expected one of a, 'b, c'\)"):
+        table.column("data.label_columns", "zzz")
+
+
+def test_a_table_too_small_for_a_test_says_how_many_rows_it_needs() -> None:
+    table = tables.Table("t.csv", {"a": ["1"]})
     with pytest.raises(
-        DataError, match=r"^data\.table=.*none\.csv: cannot be read .*give a CSV, \.npz or \.npy"
+        InputError, match=r"^data\.test_size=0\.2: does not fit the 1 row of t\.csv .*least 3 rows"
     ):
-        tables.read_table(str(tmp_path / "none.csv"))
+        tables.num_test_rows(table, 1, 0.2)
+    assert tables.num_test_rows(table, 3, 0.2) == 1
 
 
 def test_features_are_standardized_by_the_training_split(tmp_path: Path) -> None:

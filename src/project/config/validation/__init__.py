@@ -23,6 +23,7 @@ from project.config.validation import (
     optimizer_combinations,
     own_task,
     paths,
+    tables,
     trainer,
     values,
 )
@@ -58,13 +59,15 @@ def find_problems(config: DictConfig) -> Iterator[str]:
         config: composed configuration with Hydra's own node.
 
     Raises:
-        DataError: the configuration is valid, but images are damaged or missing.
+        DataError: the configuration is valid, but images are damaged or missing, or table
+            cells do not fit.
     """
     lines: dict[str, str] = {}
     for line in _problems(config):
         lines[SUBJECT.match(line)[0]] = line  # type: ignore[index]
     if not lines:
         image_folders.refuse_damaged(config)
+        tables.refuse_wrong_cells(config)
     for key in _causes(list(lines), config):
         yield place_in_file(key, config, lines[key]) + lines[key]
 

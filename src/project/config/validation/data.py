@@ -214,16 +214,20 @@ TASKS = {"class": "classification", "multilabel": "multilabel", "real": "regress
 """Option of the group `task` for each kind of targets."""
 
 
+def task_misfit(task: Any, given: Any) -> str:
+    """Return the targets that a task's class expects and those given; empty if they agree or are unknown."""
+    wanted = constant_of(task, "TARGET_TYPE") if isinstance(task, str) else None
+    if wanted not in TARGETS or given not in TARGETS or wanted == given:
+        return ""
+    return f"expected {TARGETS[str(wanted)]}, got {TARGETS[str(given)]}"
+
+
 def _wrong_targets(right: Mapping[str, Any], command: CommandRequest) -> Iterator[str]:
     """Yield a line if the task needs targets of another kind than those of the data set."""
-    task = right.get("task._target_")
-    wanted = constant_of(task, "TARGET_TYPE") if isinstance(task, str) else None
     given = right.get("data.target_type") or _fact(right, "TARGET_TYPE")
-    if wanted in TARGETS and given in TARGETS and wanted != given:
-        yield (
-            f"data={command.data}: does not fit the task (expected {TARGETS[wanted]}, got {TARGETS[given]}); "
-            f"set task={TASKS[given]}, or choose another data set"
-        )
+    if misfit := task_misfit(right.get("task._target_"), given):
+        remedy = f"set task={TASKS[str(given)]}, or choose another data set"
+        yield f"data={command.data}: does not fit the task ({misfit}); {remedy}"
     if right.get("data.sampler") == "balanced" and given in ("multilabel", "real"):
         yield (
             f"data.sampler=balanced: balances classes (expected one class per input, got {TARGETS[given]}); "

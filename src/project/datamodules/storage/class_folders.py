@@ -23,7 +23,7 @@ from project.datamodules.storage.image_files import (
     summarize_skipped,
 )
 from project.errors import DataError, InputError
-from project.runtime.text import printable
+from project.runtime.text import plural, printable
 
 SPLITS = ("train", "val", "test")
 SPLIT_OF_WORD = {
@@ -152,7 +152,7 @@ def class_folders(path: Path) -> list[Path]:
             if name != "train"
         ]
         raise DataError(
-            f"data.path={path}: {len(found)} class folders in {folder}, at least 2 are needed "
+            f"data.path={path}: {plural(len(found), 'class folder')} in {folder}, at least 2 are needed "
             f"(train/<class>/*.jpg or <class>/*.jpg{''.join(others)})"
         )
     return found
@@ -211,8 +211,10 @@ def find_images(
     if unknown := [one for one in classes if _class_name(one) not in label_of]:
         few = printable(", ".join(map(str, unknown[:MAX_NAMED])) + (", …" if unknown[MAX_NAMED:] else ""))
         if are_configured:
+            verb = "are" if unknown[1:] else "is"
             raise DataError(
-                f"data.path={path}: {few} is none of the classes {', '.join(names)}; rename or remove it"
+                f"data.path={path}: {few} {verb} none of the classes {', '.join(names)}; rename or remove"
+                f" {'them' if unknown[1:] else 'it'}"
             )
         raise DataError(f"data.path={path}: class {few} has no training images; add some, or remove it")
     files: list[str] = []

@@ -6,19 +6,24 @@ Does not import torch: derived values of the configuration are computed from the
 import csv
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 from zipfile import BadZipFile
 
+from project.datamodules.splits import split_size
 from project.datamodules.storage.class_folders import SPLIT_OF_WORD
 from project.errors import DataError, InputError, one_line
-from project.runtime.text import nearest_names, printable
+from project.runtime.text import nearest_names, plural, printable
 
 DELIMITERS = ",;\t"
 MAX_NAMED = 3
 TABLE_KEY = "data.table"
+MAX_TEST_TABLE = 100_000
+"""Number of rows up to which the size of a table that has enough test rows is searched."""
+MAX_FRACTIONAL_CLASSES = 4
+"""Number of different fractions up to which a column of a small table may hold classes."""
 
 
 class Table(NamedTuple):
@@ -26,6 +31,7 @@ class Table(NamedTuple):
 
     file: str
     columns: dict[str, list[str]]  # N cells each, stripped
+    key: str = TABLE_KEY  # configuration key that names the file, for messages
 
     def __len__(self) -> int:
         return len(next(iter(self.columns.values()), []))
@@ -39,62 +45,78 @@ class Table(NamedTuple):
         if name in self.columns:
             return self.columns[name]
         near = nearest_names(name, list(self.columns))
-        known = ", ".join(map(printable, self.columns))
+        known = join_names(self.columns)
         hint = f"did you mean {near[0]}?" if near else "name one of its columns"
         raise InputError(f"{key}={name}: no such column in {self.file} (expected one of {known}); {hint}")
 
 
-def read_table(path: str) -> Table:
+def join_names(names: Iterable[str]) -> str:
+    """Return names separated by commas; a name with a comma is quoted."""
+    return ", ".join(repr(name) if "," in name else name for name in map(printable, names))
+
+
+def read_table(path: str, key: str = TABLE_KEY) -> Table:
     """Read a table: a CSV file with a header, in UTF-8, with `,`, `;` or tabs, or an `.npz` or `.npy` file.
 
     The columns of an `.npz` file are its arrays: `name` for (N,), and `name_0`, `name_1`, … for (N, C).
     Those of an `.npy` file are the fields of a structured array, or `column_0`, `column_1`, … .
+
+    Args:
+        path: the file.
+        key: configuration key that names the file, for messages.
 
     Raises:
         DataError: the file is missing, is not such a table, or has no rows.
     """
     try:
         facts = Path(path).stat()
+    except FileNotFoundError as error:
+        raise DataError(f"{key}={path}: does not exist; give a CSV, .npz or .npy file") from error
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"{TABLE_KEY}={path}: cannot be read ({one_line(error)}); give a CSV, .npz or .npy file"
-        ) from error
-    return _read(path, facts.st_size, facts.st_mtime_ns, str(Path.cwd()))
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise DataError(f"{key}={path}: cannot be read ({reason}); give a CSV, .npz or .npy file") from error
+    return _read(path, key, facts.st_size, facts.st_mtime_ns, str(Path.cwd()))
 
 
 @cache  # several keys follow from one table, and the jobs of a sweep share it
-def _read(path: str, _size: int, _mtime_ns: int, _here: str) -> Table:
+def _read(path: str, key: str, _size: int, _mtime_ns: int, _here: str) -> Table:
     if path.endswith((".npz", ".npy")):
-        return Table(path, _read_arrays(path))
+        return Table(path, _read_arrays(path, key), key)
     try:
         with Path(path).open(encoding="utf-8-sig", newline="") as file:
             first = file.readline()
             delimiter = max(DELIMITERS, key=first.count)
             file.seek(0)
-            head, *rows = (row for row in csv.reader(file, delimiter=delimiter) if row)
-    except (OSError, UnicodeDecodeError, csv.Error, ValueError) as error:
+            head, *rows = [row for row in csv.reader(file, delimiter=delimiter) if row] or [[]]
+    except UnicodeDecodeError as error:
         raise DataError(
-            f"{TABLE_KEY}={path}: is not a table ({one_line(error)}); give a CSV file in UTF-8 with a header"
+            f"{key}={path}: is not a text file in UTF-8; give a CSV file in UTF-8 with a header"
         ) from error
+    except (OSError, csv.Error) as error:
+        reason = getattr(error, "strerror", None) or one_line(error)
+        raise DataError(
+            f"{key}={path}: is not a table ({reason}); give a CSV file in UTF-8 with a header"
+        ) from error
+    if not head:
+        raise DataError(f"{key}={path}: is empty; give a CSV file with a header and rows")
     names = [name.strip() for name in head]
     twice, count = Counter(names).most_common(1)[0]
     if count > 1:
-        raise DataError(f"{TABLE_KEY}={path}: two columns are named {printable(twice)!r}; rename one")
+        raise DataError(f"{key}={path}: two columns are named {printable(twice)!r}; rename one")
     if not rows:
-        raise DataError(f"{TABLE_KEY}={path}: has no rows below its header; add some")
+        raise DataError(f"{key}={path}: has no rows below its header; add some")
     for number, row in enumerate(rows, 1):
         if len(row) != len(names):
             raise DataError(
-                f"{TABLE_KEY}={path}: row {number} has {len(row)} cells (expected {len(names)}, as in the "
-                "header); correct it"
+                f"{key}={path}: row {number} has {plural(len(row), 'cell')} (expected {len(names)}, as in "
+                "the header); correct it"
             )
     cells = zip(*rows, strict=True)
-    return Table(
-        path, {name: [cell.strip() for cell in column] for name, column in zip(names, cells, strict=True)}
-    )
+    columns = {name: [cell.strip() for cell in column] for name, column in zip(names, cells, strict=True)}
+    return Table(path, columns, key)
 
 
-def _read_arrays(path: str) -> dict[str, list[str]]:
+def _read_arrays(path: str, key: str) -> dict[str, list[str]]:
     """Return the columns of an `.npz` or `.npy` file as strings (N,), which keep every digit."""
     import numpy as np  # slow import, and only these files need it
 
@@ -105,16 +127,14 @@ def _read_arrays(path: str) -> dict[str, list[str]]:
         else:
             arrays = {name: loaded[name] for name in loaded.dtype.names or ()} or {"column": loaded}
     except (OSError, ValueError, EOFError, BadZipFile) as error:
-        raise DataError(
-            f"{TABLE_KEY}={path}: is not a table ({one_line(error)}); write it with numpy"
-        ) from error
+        raise DataError(f"{key}={path}: is not a table ({one_line(error)}); write it with numpy") from error
     columns: dict[str, list[str]] = {}
     size = min((len(array) for array in arrays.values() if array.ndim), default=0)
     for name, array in arrays.items():
         is_column = array.ndim in (1, 2) and array.dtype.kind in "biufU" and 0 < size == len(array)
         if not is_column:
             raise DataError(
-                f"{TABLE_KEY}={path}: array {printable(name)} is not a column (expected numbers or texts, "
+                f"{key}={path}: array {printable(name)} is not a column (expected numbers or texts, "
                 f"[N] or [N, C] with one N for all, got {array.dtype} of shape {list(array.shape)}); "
                 "correct it"
             )
@@ -200,13 +220,19 @@ def classes_of(
             f"data.label_columns={column}: row {cells.index('') + 1} of {table.file} has no class; add it"
         )
     if known is not None:
-        if (row := next((row for row, cell in enumerate(cells) if cell not in set(known)), None)) is not None:
+        if strange := set(cells) - set(known):
+            row = next(row for row, cell in enumerate(cells) if cell in strange)
             raise DataError(
                 f"data.label_columns={column}: row {row + 1} of {table.file} has an unknown class (expected "
-                f"one of {', '.join(map(printable, known))}, got {printable(cells[row])!r}); correct it"
+                f"one of {join_names(known)}, got {printable(cells[row])!r}); correct it"
             )
         return list(known)
     train = {cells[row] for row in training_rows(table, split_column)}
+    if looks_continuous(cells):
+        raise InputError(
+            f"data.label_columns={column}: {len(set(cells))} different numbers (expected class names); set "
+            "task=regression"
+        )
     if len(train) < 2:
         raise DataError(
             f"data.label_columns={column}: one class in the training rows of {table.file} (expected at least "
@@ -222,14 +248,39 @@ def classes_of(
     return sorted(train, key=lambda name: (0, int(name), name) if name.isdecimal() else (1, 0, name))
 
 
+def looks_continuous(cells: Sequence[str]) -> bool:
+    """Return True for real values rather than classes: most of the cells are fractions, and most differ.
+
+    Numbered classes are no fractions (`3`, also written `3.0`), or few for the number of rows.
+    """
+    if len(set(cells)) <= max(MAX_FRACTIONAL_CLASSES, len(cells) / 2):
+        return False
+    try:
+        numbers = [float(cell) for cell in cells]
+    except ValueError:
+        return False
+    return sum(not number.is_integer() for number in numbers) > len(cells) / 2
+
+
 def numbers_of(table: Table, key: str, column: str, *, are_labels: bool = False) -> list[float]:
     """Return a column as finite numbers (N,), or as labels, each 0 or 1.
+
+    Args:
+        table: the table.
+        key: configuration key that names the column; that of the table if the user named no column.
+        column: name of the column.
+        are_labels: cells are labels.
 
     Raises:
         InputError: there is no such column.
         DataError: a cell is not a finite number, or not a label.
     """
     numbers: list[float] = []
+    if key == table.key and column not in table.columns:
+        raise InputError(
+            f"{key}={table.file}: has no column {printable(column)!r} (expected the features of training, "
+            f"got {join_names(table.columns)}); add it"
+        )
     for row, cell in enumerate(table.column(key, column)):
         try:
             number = float(cell)
@@ -237,9 +288,13 @@ def numbers_of(table: Table, key: str, column: str, *, are_labels: bool = False)
             number = math.nan
         if not math.isfinite(number) or (are_labels and number not in (0, 1)):
             expected = "0 or 1" if are_labels else "a finite number"
+            problem = f"does not fit (expected {expected}, got {printable(cell)!r}); correct it"
+            if key == table.key:
+                raise DataError(
+                    f"{key}={table.file}: row {row + 1} of column {printable(column)!r} {problem}"
+                )
             raise DataError(
-                f"{key}={column}: row {row + 1} of {table.file} does not fit (expected {expected}, got "
-                f"{printable(cell)!r}); correct it, or name another column"
+                f"{key}={column}: row {row + 1} of {table.file} {problem}, or name another column"
             )
         numbers.append(number)
     return numbers
@@ -300,6 +355,41 @@ def feature_columns(path: str, columns: Any, labels: Any, split_column: str | No
     for name in names:
         table.column("data.feature_columns", name)
     return names
+
+
+def check_image_column(image_column: str, label_columns: Sequence[str]) -> None:
+    """Refuse the column of image files as a target.
+
+    Raises:
+        InputError: the column is also a label.
+    """
+    if image_column in label_columns:
+        raise InputError(
+            f"data.label_columns=[{','.join(label_columns)}]: {image_column} holds the image files (expected "
+            "columns of targets); name another column, or set data.image_column"
+        )
+
+
+def num_test_rows(table: Table, count: int, test_size: float) -> int:
+    """Return the number of test rows to take from `count` rows of a table without a test split.
+
+    Args:
+        table: the table.
+        count: number of rows that are not validation rows.
+        test_size: number of test rows, or their fraction if below 1.
+
+    Raises:
+        InputError: no row is left for training, or for the test.
+    """
+    size = split_size(test_size, count)
+    if 0 < size < count:
+        return size
+    least = next((n for n in range(2, MAX_TEST_TABLE) if 0 < split_size(test_size, n) < n), None)
+    enough = f" (expected at least {least} rows)" if least is not None and count < least else ""
+    raise InputError(
+        f"data.test_size={test_size}: does not fit the {plural(count, 'row')} of {table.file}{enough}; add "
+        "rows, or choose another size"
+    )
 
 
 def image_files(path: str, folder: str | None, image_column: str) -> list[str]:

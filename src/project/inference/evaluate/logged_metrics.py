@@ -13,6 +13,7 @@ from project.inference.evaluate.options import Member, Options
 from project.inference.load_run import TrainedModule, explain_lightning_errors, load_module
 from project.inference.options import require_accelerator
 from project.inference.prediction_columns import DescribesPredictions, PredictionCollector
+from project.runs.metric_names import parse
 from project.runs.provenance import now, versions
 from project.runtime.console import Column, table
 
@@ -154,5 +155,6 @@ def _render(
         trainer.strategy.root_device.type,
         str(trainer.precision),
     ]
-    rows = [[name, f"{value:.4f}"] for name, value in metrics.items()]
+    counts = {name for name in metrics if parse(name).kind == "images"}
+    rows = [[name, f"{value:,.0f}" if name in counts else f"{value:.4f}"] for name, value in metrics.items()]
     return f"{', '.join(facts)}\n\n{table([Column('metric', right=False), 'value'], rows)}"

@@ -73,7 +73,10 @@ def predict_any(
     print(f"{run.shown}, {trained.checkpoint.name}", file=sys.stderr)
     first = next(rows, None)
     if first is None:
-        raise DataError(f"input={printable(','.join(options.input))}: no input could be predicted")
+        expected = " (expected images, or folders of images)" if predicts_images(trained) else ""
+        raise DataError(
+            f"input={printable(','.join(options.input))}: no input could be predicted{expected}; give others"
+        )
     with open_output(options.output, kind) as stream:
         count = write_rows(kind, stream, chain([first], rows))
     also = f", {len(skipped):,} skipped" if skipped else ""
