@@ -1,5 +1,6 @@
 """Tests of sweeps by their commands, most of which are forked from this process to save imports."""
 
+import errno
 import json
 import os
 import re
@@ -222,7 +223,7 @@ def test_killed_sweep_of_a_users_module_is_resumed_unless_its_code_changed(
     assert difference(state_of(straight), state_of(resumed)) == ""
 
 
-def test_killed_extension_of_a_grid_is_resumed(tmp_path: Path) -> None:
+def test_killed_extension_of_a_grid_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run("-m", *TINY[:-1], "trainer.max_epochs=2", FAULT, "optim.lr=0.1,1e-2", cwd=tmp_path)
     sweep = only_sweep(tmp_path)
     first = jobs_of(tmp_path)
@@ -251,6 +252,25 @@ def test_killed_extension_of_a_grid_is_resumed(tmp_path: Path) -> None:
     again = run("resume=last", *extension[1:], cwd=tmp_path).stdout
     assert ": 0 new jobs\n" in again
     assert len(jobs_of(tmp_path)) == 10
+
+    def refuse_write(folder: Path) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(folder / "x.probe"))
+
+    with monkeypatch.context() as patched:  # inherited by the forked command
+        patched.setattr("project.sweeps.sweepers.base.probe", refuse_write)
+        (line,) = run("resume=last", "seeds=3", cwd=tmp_path, code=2).stderr.splitlines()
+        assert f": {sweep.path.relative_to(tmp_path)} cannot be written (Permission denied); make" in line
+        run("resume=last", cwd=tmp_path)  # writes nothing that matters
+    table = (sweep.path / "jobs.csv").read_text()
+    for lost in (sweep.ledger.file.read_bytes()[:30], None):
+        sweep.ledger.file.unlink()
+        if lost is not None:
+            sweep.ledger.file.write_bytes(lost)
+        (line,) = run("resume=last", cwd=tmp_path, code=2).stderr.splitlines()
+        assert re.search(
+            r"jobs\.jsonl is missing or incomplete .* got none for 0\S+ and 9 more\); restore", line
+        )
+    assert (sweep.path / "jobs.csv").read_text() == table
 
 
 def test_another_process_joins_a_running_sweep(tmp_path: Path) -> None:

@@ -180,7 +180,9 @@ def _find_sweep(wanted: str, outputs: str, several: bool) -> SweepFolder | None:
     last = max(sweeps, key=lambda sweep: sweep.read_record()["started"], default=None)
     if several:
         if last is None:
-            raise InputError(f"resume=last: no sweep below paths.outputs={outputs}")
+            raise InputError(
+                f"resume=last: no sweep below paths.outputs={outputs}; name the folder of a sweep"
+            )
         return last
     if last is None:
         return None

@@ -274,11 +274,16 @@ def find_run(wanted: str, outputs: str | Path) -> RunFolder:
     """
     if wanted == "last":
         if (last := latest_run(outputs)) is None:
-            raise InputError(f"resume=last: no run folder below paths.outputs={outputs}")
+            raise InputError(
+                f"resume=last: no run folder below paths.outputs={outputs}; name the folder of a run or sweep"
+            )
         return last
     run = RunFolder(wanted)
     if not run.composed_file.exists():
-        raise InputError(f"resume={wanted}: no run folder ({run.composed_file} is missing)")
+        raise InputError(
+            f"resume={wanted}: no run folder ({run.composed_file} is missing); name the folder of a run or "
+            "sweep, or last"
+        )
     return run
 
 

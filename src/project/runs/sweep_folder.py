@@ -1,5 +1,6 @@
 """Sweep folder: the record of the sweep, copies of its configuration files, and a run folder per job."""
 
+import errno
 import json
 import os
 import platform
@@ -17,12 +18,14 @@ from project.runs.provenance import changed_names, fingerprint, git_state, hashe
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_jobs import Job, Ledger
 from project.runtime import yaml_files
-from project.runtime.atomic_files import replace_text
+from project.runtime.atomic_files import reason_of, replace_text
 from project.runtime.secrets import find_secrets, redact
 
 PACKAGE = Path(__file__).resolve().parent.parent
 ENTRY = re.compile(r"""^\s*(?:- )?['"]?([\w.+-]+)['"]?:[ \t]+([^\s#].*)""", re.MULTILINE)
 """Line with a key and a value, in a file that is not valid YAML."""
+READ_ONLY = (errno.EACCES, errno.EPERM, errno.EROFS)
+"""System errors of writes to a read-only folder."""
 LOCK_TIMEOUT_S = 10.0
 """Time to wait for the processes of a killed sweep to end [s]."""
 
@@ -54,7 +57,10 @@ class SweepFolder:
         try:
             return json.loads(self.record_file.read_text())
         except (OSError, json.JSONDecodeError) as error:
-            raise InputError(f"resume={self.shown}: {self.record_file} is damaged ({error})") from error
+            raise InputError(
+                f"resume={self.shown}: {self.record_file} is damaged ({error}); restore the file, or start a "
+                "new sweep"
+            ) from error
 
     def read_command(self) -> list[str]:
         """Return the words of the command that started the sweep; none if the record is damaged."""
@@ -69,6 +75,34 @@ class SweepFolder:
             return {job.name: job for job in self.ledger.read().values()}
         except (OSError, ValueError, TypeError):  # the run folders contain the same facts
             return {}
+
+    def unrecorded_jobs(self) -> list[str]:
+        """Return the names of the job folders whose jobs are not in the ledger.
+
+        Raises:
+            InputError: the ledger is damaged.
+        """
+        recorded = {job.name for job in self.ledger.read().values()}
+        files = self.path.glob("[0-9]*/status.json")
+        return sorted(name for file in files if (name := file.parent.name) not in recorded)
+
+    @contextmanager
+    def explain_unwritable(self) -> Iterator[None]:
+        """Replace errors about missing permission to write to a resumed sweep.
+
+        Raises:
+            InputError: a file or the folder is read-only.
+        """
+        try:
+            yield
+        except OSError as error:
+            file = Path(os.fsdecode(error.filename or ""))
+            if error.errno not in READ_ONLY or not file.absolute().is_relative_to(self.path.absolute()):
+                raise
+            raise InputError(
+                f"resume={self.shown}: {file if file.exists() else file.parent} cannot be written ({reason_of(error)}); "
+                "make the folder writable, or resume a copy of it"
+            ) from error
 
     def write_record(self, overrides: Sequence[str], config_name: str) -> None:
         record = {

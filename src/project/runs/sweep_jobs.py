@@ -231,7 +231,7 @@ def drop_torn_line(file: Path) -> None:
     """Truncate a file after its last complete line, if there is such a file."""
     if not file.exists():
         return
-    with file.open("rb+") as stream:
+    with file.open("rb") as stream:  # opened for writing only if necessary: the file may be read-only
         size = os.fstat(stream.fileno()).st_size
         if size and os.pread(stream.fileno(), 1, size - 1) != b"\n":
-            os.ftruncate(stream.fileno(), stream.read().rfind(b"\n") + 1)
+            os.truncate(file, stream.read().rfind(b"\n") + 1)

@@ -21,6 +21,7 @@ from project.runs.folders import discard
 from project.runs.sweep_folder import SweepFolder, create
 from project.runs.sweep_jobs import FINISHED, Job
 from project.runtime.console import fact_block
+from project.runtime.output_files import probe
 from project.runtime.process import as_called, command_state
 from project.runtime.secrets import restore
 from project.runtime.signals import exit_code, postpone_exit
@@ -92,7 +93,10 @@ class RecordedSweeper(Sweeper):
             self._freeze_config()
             self._refuse_changed_launcher()
             jobs = list(folder.ledger.read().values())
-            if continued is not None:
+            if continued is None:
+                stopped = self.run_jobs(overrides, jobs)
+            else:
+                self._refuse_lost_jobs(jobs)
                 self.extension = continued.extension
                 if self.extension:
                     self.refuse_extension(jobs)
@@ -100,8 +104,27 @@ class RecordedSweeper(Sweeper):
                     folder.refuse_changed_code()
                 for job in jobs:
                     job.overrides = restore(job.overrides, continued.given)
-                reconcile_jobs(folder, jobs, retry_failed=continued.retry)
-            self._report_results(self.run_jobs(overrides, jobs))
+                with folder.explain_unwritable():
+                    is_complete = all(job.state in FINISHED for job in jobs)
+                    if self.extension or continued.kept or continued.retry or not is_complete:
+                        probe(folder.path)
+                    reconcile_jobs(folder, jobs, retry_failed=continued.retry)
+                    stopped = self.run_jobs(overrides, jobs)
+            self._report_results(stopped)
+
+    def _refuse_lost_jobs(self, jobs: Sequence[Job]) -> None:
+        """Refuse to resume a sweep whose ledger lacks jobs, which would otherwise be replaced by others.
+
+        A search starts jobs also while the ledger cannot be written, and therefore may lack a few.
+        """
+        lost = self.folder.unrecorded_jobs() if self.can_be_joined or not jobs else []
+        if lost:
+            more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
+            raise InputError(
+                f"resume={self.folder.shown}: {self.folder.ledger.file.name} is missing or incomplete (expected "
+                f"a line for each job folder, got none for {lost[0]}{more}); restore the file, or start a new "
+                "sweep; compare and report read the results from the folders"
+            )
 
     @abstractmethod
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
