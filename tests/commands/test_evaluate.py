@@ -16,7 +16,7 @@ from test_load_run import SHORT, Make, make  # noqa: F401 (a fixture)
 
 from project.config import command_options as options
 from project.datamodules.synthetic import Synthetic
-from project.errors import InputError
+from project.errors import DataError, InputError
 from project.inference.evaluate import command, ensemble, metrics, output_files, result
 from project.inference.evaluate.command import evaluate
 from project.inference.evaluate.forward import image_losses, run_forward
@@ -430,7 +430,7 @@ def test_best_runs_of_a_sweep_are_found(tmp_path: Path) -> None:
     assert names() == ["b"]
     assert names(several="all") == ["b", "c", "a"]
     assert names(several="top2") == ["b", "c"]
-    with pytest.raises(InputError, match=r"^ensemble=top4: .* has 3 runs with a result"):
+    with pytest.raises(InputError, match=r"^ensemble=top4: too few .*expected 4, got 3\); give"):
         names(several="top4")
 
 
@@ -480,6 +480,14 @@ def test_greedy_ensemble_of_a_sweep(
     wanted = ensemble.select_greedily([each.log_probabilities for each in logs], logs[0].labels)
     shown = [members[each].shown + (f" ×{count}" if count > 1 else "") for each, count in wanted.items()]
     assert [member["name"] for member in read(output)["members"]] == shown
+    damaged = members[0].run.checkpoints / "best.ckpt"
+    damaged = damaged if damaged.exists() else damaged.with_name("last.ckpt")
+    damaged.write_bytes(damaged.read_bytes()[:100])
+    left, _ = check_networks(parse(f"run={tmp_path}", "ensemble=greedy", "weights=auto"))
+    assert [member.run.path for member in left] == [members[1].run.path]
+    assert capsys.readouterr().err.startswith(f"skipped: run={members[0].run.shown}: {damaged} ")
+    with pytest.raises(DataError, match=rf"^run={members[0].run.shown}: "):
+        check_networks(parse(f"run={tmp_path}", "ensemble=all"))
     with pytest.raises(InputError, match=r"^split=val: ensemble=greedy selects by these images"):
         check_networks(parse(f"run={sweep}", "ensemble=greedy", "split=val"))
     with pytest.raises(InputError, match=r"^combine=average: ensemble=greedy averages probabilities"):

@@ -37,6 +37,8 @@ from project.runtime.text import MAX_NAME_BYTES, name_length
 UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 """System errors that are reported without a traceback."""
 TRACEBACK_FLAG = "--traceback"
+HELP_FLAGS = {"--help", "-h", "--hydra-help", "--cfg", "-c", "--info", "-i"}
+"""Flags that print text instead of training."""
 FROM_HOME = re.compile(r"([^=~][^=]*=)(['\"]?)(~[^,'\"]*)\2")
 
 
@@ -52,6 +54,8 @@ def run(main: Callable[..., object], conf: Path, config_name: str) -> None:
         config_name: name of the primary configuration.
     """
     signals.exit_on_signal(_remove_unused_folders)
+    if hasattr(signal, "SIGPIPE") and HELP_FLAGS & set(sys.argv):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # no error after `--help | head`
     escape_unencodable()
     command_state.shows_traceback = TRACEBACK_FLAG in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != TRACEBACK_FLAG]
@@ -119,7 +123,9 @@ def exit_process(code: str | int | None) -> NoReturn:
     # Waits for threads, as thread pools of other launchers require.
     threading._shutdown()  # type: ignore[attr-defined]
     atexit._run_exitfuncs()
-    flush_streams()
+    lost = flush_streams() or command_state.lost_output
+    if not code and lost is not None and not isinstance(lost, BrokenPipeError):
+        code = report(lost)  # only now, so that the command has done its work
     os._exit(code if isinstance(code, int) else 1 if code else 0)
 
 

@@ -1,5 +1,6 @@
 """Parse `key=value` arguments of the commands other than training into a dataclass, without torch."""
 
+import os
 import re
 import signal
 import sys
@@ -105,13 +106,15 @@ def read_options(kind: type[Options], words: Sequence[str]) -> Options:
     problems = []
     for word in words:
         key, has_key, text = word.partition("=")
+        if key not in known and os.path.lexists(word):  # a path that contains an equals sign
+            key, has_key, text = next(iter(known)), "", word
         if word.startswith("-"):
             name = word.lstrip("-").partition("=")[0]
             fix = f"write {name}=…" if name in known else "keys are given as key=value, --help lists them"
             problems.append(f"{word}: no such flag; {fix}")
             continue
         condition = CONDITION.fullmatch(word)
-        if collector and condition and condition[1] not in known:
+        if collector and condition and condition[1] not in known and text != word:
             given.setdefault(collector, Conditions()).append(word)
             continue
         if not has_key:
@@ -157,9 +160,10 @@ def _convert(text: str, hint: Any, *, least: float | None, most: float | None, h
     if text in choices:
         return text
     if list[str] in members:
-        items = [text] if quoted else text.removeprefix("[").removesuffix("]").split(",")
+        is_one = quoted or os.path.lexists(_expand_home(text))  # a path that contains commas
+        items = [text] if is_one else text.removeprefix("[").removesuffix("]").split(",")
         if all(item.strip() for item in items):
-            return [_expand_home(item.strip()) for item in items]
+            return [_expand_home(item if is_one else item.strip()) for item in items]
     plain = [kind for kind in members if kind in (int, float, bool, str, Path)]
     if plain and text:
         try:

@@ -33,6 +33,7 @@ HANDLERS = frozenset(
         *("logging.handlers.RotatingFileHandler", "logging.handlers.TimedRotatingFileHandler"),
         *("logging.handlers.WatchedFileHandler", "logging.Formatter", "colorlog.ColoredFormatter"),
         "project.runtime.atomic_files.LogFile",
+        "project.runtime.atomic_files.ScreenLog",
     }
 )
 """Log handlers and formatters that a configuration may name."""

@@ -22,7 +22,7 @@ from project.config.validation.tables import TABLE_ROWS
 from project.config.validation.values import find_problem
 from project.datamodules.storage.class_folders import ALL
 from project.datamodules.storage.tables import read_table
-from project.errors import InputError, one_line
+from project.errors import DataError, InputError, one_line
 from project.runs import checkpoint_files
 from project.runs.migrations import migrate
 from project.runs.run_folder import RunFolder
@@ -137,13 +137,17 @@ def choose_checkpoint(run: RunFolder, weights: str) -> Path:
 
 
 def find_checkpoint(run: RunFolder, weights: str) -> Path:
-    """Return the checkpoint file that `weights` names; see `load_run`."""
+    """Return the checkpoint file that `weights` names; see `load_run`.
+
+    Raises:
+        DataError: the file is missing or damaged.
+    """
     file = choose_checkpoint(run, weights)
     if weights in CHOICES and (problem := checkpoint_files.find_damage(file)):
         files = {name: run.checkpoints / f"{name}.ckpt" for name in CHECKPOINTS}
         intact = [name for name, file in files.items() if not checkpoint_files.find_damage(file)]
         hint = f"there is weights={' or '.join(intact)}" if intact else "there is no other checkpoint"
-        raise InputError(f"run={run.shown}: {file} {problem}; {hint}")
+        raise DataError(f"run={run.shown}: {file} {problem}; {hint}")
     return file
 
 

@@ -100,8 +100,8 @@ class SweepFolder:
             if error.errno not in READ_ONLY or not file.absolute().is_relative_to(self.path.absolute()):
                 raise
             raise InputError(
-                f"resume={self.shown}: {file if file.exists() else file.parent} cannot be written ({reason_of(error)}); "
-                "make the folder writable, or resume a copy of it"
+                f"resume={self.shown}: {file if file.exists() else file.parent} cannot be written "
+                f"({reason_of(error)}); make the folder writable, or resume a copy of it"
             ) from error
 
     def write_record(self, overrides: Sequence[str], config_name: str) -> None:

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from project.runtime.process import command_state
 from project.runtime.text import short_name, strip_control
 
 log = logging.getLogger(__name__)
@@ -193,6 +194,17 @@ def _overwrite(file: Path, data: bytes) -> None:
 def reason_of(error: OSError) -> str:
     """Return the system's message for an error, without the path."""
     return error.strerror or str(error)
+
+
+class ScreenLog(logging.StreamHandler):  # type: ignore[type-arg]
+    """Log handler that lets a run continue without its screen, and keeps the error for its end."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802
+        error = sys.exc_info()[1]
+        if isinstance(error, OSError):
+            command_state.lost_output = error
+        else:
+            super().handleError(record)
 
 
 class LogFile(logging.Handler):

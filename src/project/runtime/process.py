@@ -79,11 +79,19 @@ def escape_unencodable() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def flush_streams() -> None:
-    """Write buffered text, which a fork would write twice and `os._exit` would drop."""
+def flush_streams() -> OSError | None:
+    """Write buffered text, which a fork would write twice and `os._exit` would drop.
+
+    Returns:
+        The error if standard output loses text: a full disk, or a pipe without a reader.
+    """
+    lost = None
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None if closed before the start
-        with suppress(OSError):  # a full disk, or a pipe without a reader
+        try:
             stream.flush()
+        except OSError as error:
+            lost = error if stream is sys.stdout else lost
+    return lost
 
 
 def keep_freed_memory() -> bool:
@@ -134,6 +142,7 @@ class CommandState:
         resumed_run: a `project.config.resume.ResumedRun`, or None for a new run.
         resumed_sweep: a `project.config.resume.ResumedSweep`, or None for a new sweep.
         folder: folder in which the command was started, if `hydra.job.chdir` left it; otherwise None.
+        lost_output: error by which log lines for standard output were lost, or None.
         created_folders: run and sweep folders that this process made; for each, the parents made for it, the
             nearest first.
     """
@@ -143,6 +152,7 @@ class CommandState:
         self.resumed_run: Any = None
         self.resumed_sweep: Any = None
         self.folder: Path | None = None
+        self.lost_output: OSError | None = None
         self.created_folders: dict[Path, list[Path]] = {}
 
 

@@ -144,7 +144,7 @@ def read_text(file: Path, errors: str = "strict") -> str:
     except FileNotFoundError as error:
         raise InputError(f"{display_path(file)}: {reason_of(error)}; give an existing text file") from error
     except OSError as error:
-        raise InputError(f"{display_path(file)}: cannot be read ({reason_of(error)})") from error
+        raise InputError(f"{display_path(file)}: cannot be read ({reason_of(error)}); restore it") from error
     if len(data) > MAX_BYTES:
         raise InputError(
             f"{display_path(file)}: larger than {MAX_BYTES >> 20} MiB; a configuration is shorter"
@@ -228,7 +228,7 @@ def _read(file: Path) -> tuple[str, Any]:
     try:
         found = file.stat()
     except OSError as error:
-        raise InputError(f"{display_path(file)}: cannot be read ({reason_of(error)})") from error
+        raise InputError(f"{display_path(file)}: cannot be read ({reason_of(error)}); restore it") from error
     return _parse(file, (found.st_ino, found.st_size, found.st_mtime_ns))
 
 

@@ -194,7 +194,7 @@ def _remove_console_handlers(config: DictConfig) -> None:
     console = [
         name
         for name, handler in node.handlers.items()
-        if str(handler.get("class")).endswith(".StreamHandler")
+        if str(handler.get("class")).endswith((".StreamHandler", ".ScreenLog"))
     ]
     with read_write(node), open_dict(node):
         if len(node.handlers) > len(console):

@@ -49,6 +49,17 @@ def test_words_become_values_of_the_keys_types(monkeypatch: pytest.MonkeyPatch) 
     assert read_options(Keys, ["run='last'", "folder=null"]).folder is None
 
 
+def test_an_existing_path_with_commas_and_equals_signs_is_one_value(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = "my run, ä=1/a,b"
+    Path(path).mkdir(parents=True)
+    assert read_options(Keys, ["last", f"names={path}"]).names == [path]
+    assert read_options(Keys, [path]).run == path
+    assert read_options(Keys, ["last", "names=my run, ä=2"]).names == ["my run", "ä=2"]
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [

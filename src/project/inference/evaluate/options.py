@@ -1,12 +1,13 @@
 """Options of `scripts/evaluate.py`, and a search for the networks that they name. Does not import torch."""
 
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from project.config.command_options import option
-from project.errors import InputError
+from project.errors import DataError, InputError
 from project.inference.options import Accelerator, DataOptions
 from project.inference.run_config import check_request, is_image_classifier, read_config
 from project.runs.comparison import LAST, find_best, find_last, find_trained
@@ -111,9 +112,18 @@ def check_networks(options: Options) -> tuple[list[Member], Path]:
             f"combine={options.combine}: there is one network; give several runs (run=a,b), checkpoints "
             "(weights=best,last), or a sweep with ensemble=all"
         )
+    usable = []
     for member in members:
-        check_request(member.run, member.weights, options.data_overrides)
-    return members, base_folder
+        try:
+            check_request(member.run, member.weights, options.data_overrides)
+            usable.append(member)
+        except DataError as error:
+            if options.ensemble != GREEDY:
+                raise
+            print(f"skipped: {error}", file=sys.stderr)
+    if not usable:
+        raise DataError(f"ensemble={options.ensemble}: no run of {base_folder} can be evaluated; train again")
+    return usable, base_folder
 
 
 def find_networks(
@@ -124,9 +134,6 @@ def find_networks(
         raise InputError(
             f"ensemble={ensemble}: give all, greedy, or a number of a sweep's best runs such as top3"
         )
-    joined = ",".join(names)
-    if len(names) > 1 and Path(joined).is_dir():  # a single name that contains commas
-        names = [joined]
     found = [_find_runs(name, ensemble, outputs) for name in names]
     members = [Member(run, which) for runs, _ in found for run in runs for which in weights]
     seen = set()
@@ -148,6 +155,9 @@ def _find_runs(name: str, ensemble: str | None, outputs: Path) -> tuple[list[Run
     if match := TOP_N.fullmatch(ensemble):
         count = int(match[1])
         if count > len(best):
-            raise InputError(f"ensemble={ensemble}: {folder} has {len(best)} runs with a result")
+            raise InputError(
+                f"ensemble={ensemble}: too few runs of {folder} have a result (expected {count}, got "
+                f"{len(best)}); give a smaller number, or all"
+            )
         best = best[:count]
     return [RunFolder(run.folder) for run in best], folder

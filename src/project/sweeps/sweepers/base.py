@@ -121,9 +121,9 @@ class RecordedSweeper(Sweeper):
         if lost:
             more = f" and {len(lost) - 1} more" if len(lost) > 1 else ""
             raise InputError(
-                f"resume={self.folder.shown}: {self.folder.ledger.file.name} is missing or incomplete (expected "
-                f"a line for each job folder, got none for {lost[0]}{more}); restore the file, or start a new "
-                "sweep; compare and report read the results from the folders"
+                f"resume={self.folder.shown}: {self.folder.ledger.file.name} is missing or incomplete "
+                f"(expected a line for each job folder, got none for {lost[0]}{more}); restore the file, or "
+                "start a new sweep; compare and report read the results from the folders"
             )
 
     @abstractmethod

@@ -4,7 +4,8 @@ import json
 import platform
 import zlib
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from itertools import count
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -41,8 +42,10 @@ from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.grid import Point, make_jobs, read_points, repetitions
 from project.sweeps.sweepers.search_report import write_report
 from project.sweeps.sweepers.search_space import (
+    REPEATS,
     ask_trial,
     corner_jobs,
+    find_points,
     parse_point,
     parse_space,
     trial_overrides,
@@ -54,6 +57,8 @@ RETRY_OF = "again"
 """Trial attribute: number of the failed trial that the trial repeats."""
 EARLIER = "earlier"
 """Trial attribute: sweep and number of the trial of an earlier search that the trial copies."""
+MAX_REPEATS = 10
+"""Known points that a sampler may suggest in sequence before an untried one replaces its suggestions."""
 EXHAUSTED = "exhausted"
 """Study attribute: true once the sampler has suggested every point."""
 OWN_JOURNAL = "study.journal"
@@ -145,7 +150,15 @@ class OptunaSweeper(RecordedSweeper):
         self.n_trials = max(self.n_trials, len(known) + self._count_enqueued())
         source = TrialSource(self, self.study, constant, space, conditions, jobs)
         source.reconcile()
+        self.limit_trials(source)
         return self.run_source(source, jobs, self.n_trials * self.seeds * (self.folds or 1), targets)
+
+    def limit_trials(self, source: "TrialSource") -> None:
+        """Limit the number of trials to the number of points of a finite space."""
+        if source.points is None or self.n_trials <= (most := max(len(source.points), len(source.jobs))):
+            return
+        print(f"the space has {plural(len(source.points), 'point')}: the search ends when all are tried")
+        self.n_trials = most
 
     def refuse_extension(self, jobs: Sequence[Job]) -> None:
         allowed = ("hydra.sweeper.file=", "hydra.sweeper.warm_start=")
@@ -383,7 +396,9 @@ class TrialSource:
         self.constant = list(constant)
         self.space = dict(space)
         self.conditions = conditions
+        self.points = find_points(self.space, conditions)
         self.jobs: dict[int, list[Job]] = {}  # by number of the trial
+        self._copies: dict[int, list[int]] = {}  # trials that await the result of the key
         for job in jobs:
             self.jobs.setdefault(job.point, []).append(job)
         self._next_number = 1 + max((job.number for job in jobs), default=-1)
@@ -427,6 +442,7 @@ class TrialSource:
 
     def finish(self, job: Job) -> None:
         self._report(job.point)
+        self._tell_copies(job.point)
 
     def _stop(self) -> None:
         self._is_exhausted = True
@@ -452,10 +468,25 @@ class TrialSource:
         self.search.folder.ledger.write(*jobs)
 
     def _ask(self) -> None:
-        """Ask the sampler for a trial and create its jobs."""
+        """Ask the sampler for a trial that is not known yet and create its jobs.
+
+        The study is told the known result of a repeated point, which would train to the same result again.
+        """
         search = self.search
-        trial = ask_trial(self.study, self.space, self.conditions)
-        trial.set_user_attr(OWNER, search.owner)
+        trials = self.study.get_trials(deepcopy=False)
+        known = {_identity(trials[number].params): number for number in self.jobs}
+        for attempt in count():
+            trial = ask_trial(self.study, self.space, self.conditions)
+            trial.set_user_attr(OWNER, search.owner)
+            earlier = known.get(_identity(trial.params))
+            if earlier is None or (self.points is None and attempt >= MAX_REPEATS):
+                break
+            trial.set_user_attr(REPEATS, earlier)
+            self._copies.setdefault(earlier, []).append(trial.number)
+            self._tell_copies(earlier)
+            if self.points is not None and attempt >= MAX_REPEATS:
+                untried = next(point for point in self.points if _identity(point) not in known)
+                self.study.enqueue_trial(untried, user_attrs={OWNER: search.owner})
         point = Point(self.constant, trial_overrides(trial.params))
         extras = list(repetitions(point, search.config.seed, search.seeds, search.folds))
         digits = len(str(search.n_trials * len(extras) - 1))
@@ -464,6 +495,15 @@ class TrialSource:
         search.folder.ledger.write(*jobs)
         self.jobs[trial.number] = jobs
         self._waiting.extend(jobs)
+
+    def _tell_copies(self, number: int) -> None:
+        """Tell the study the result of a finished trial for the trials that repeat it."""
+        trial = self.study.get_trials(deepcopy=False)[number]
+        if trial.state.is_finished():
+            for copy in self._copies.pop(number, ()):
+                self.study.tell(
+                    copy, trial.values if trial.state == TrialState.COMPLETE else None, trial.state
+                )
 
     def _report(self, number: int) -> None:
         """Report a trial's result to the study once all jobs of the trial have ended."""
@@ -483,6 +523,13 @@ class TrialSource:
             self.study.tell(number, state=TrialState.FAIL)
         else:
             self.study.tell(number, known)
+
+
+def _identity(params: Mapping[str, Any]) -> Hashable:
+    """Return a value that is equal for trials with equal parameters, apart from rounding."""
+    return frozenset(
+        (key, f"{value:.12g}" if isinstance(value, float) else value) for key, value in params.items()
+    )
 
 
 def _mean(jobs: Sequence[Job], name: str, monitor: str) -> float | None:

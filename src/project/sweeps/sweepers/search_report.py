@@ -11,6 +11,7 @@ from project.runs.ranking import Score, rank
 from project.runs.sweep_folder import SweepFolder
 from project.runtime.console import table
 from project.sweeps.job_table import warn_if_unwritable, write_rows
+from project.sweeps.sweepers.search_space import REPEATS
 
 MAX_ROWS = 10
 
@@ -24,7 +25,9 @@ def write_report(folder: SweepFolder, study: optuna.Study, metrics: Sequence[str
     trials = study.get_trials(deepcopy=False)
     with warn_if_unwritable(folder.shown):
         _write_trials(folder.path / "trials.csv", trials, metrics)
-    done = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    done = [
+        trial for trial in trials if trial.state == TrialState.COMPLETE and REPEATS not in trial.user_attrs
+    ]
     if not done:
         return "no trial is done"
     importances = _importances(study, done) if len(metrics) == 1 else {}
@@ -35,7 +38,8 @@ def write_report(folder: SweepFolder, study: optuna.Study, metrics: Sequence[str
         best = rank(done, lambda trial: Score(tuple(trial.values), 1), larger_is_better=is_max)
         title = "best trials"
     else:
-        best, title = study.best_trials, "Pareto front: trials that no other trial beats in every objective"
+        best = [trial for trial in study.best_trials if REPEATS not in trial.user_attrs]
+        title = "Pareto front: trials that no other trial beats in every objective"
     lines = [f"{title}:", _trials_table(best[:MAX_ROWS], metrics)]
     if importances:
         shares = ", ".join(f"{key} {share:.0%}" for key, share in importances.items())

@@ -1,6 +1,8 @@
 """Search space, parsed from Hydra's sweep grammar."""
 
+import math
 from collections.abc import Mapping, Sequence
+from itertools import product
 from types import MappingProxyType
 from typing import Any
 
@@ -17,6 +19,10 @@ from project.sweeps.sweepers.conditions import Conditions
 from project.sweeps.sweepers.grid import count_values, parse_sweep
 
 LOG = "log"
+REPEATS = "repeats"
+"""Trial attribute: number of the trial with equal values whose result the trial copies."""
+MAX_POINTS = 10_000
+"""Size up to which a space counts as finite."""
 
 
 def parse_space(
@@ -71,6 +77,31 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
     return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+
+
+def find_points(space: Mapping[str, BaseDistribution], conditions: Conditions) -> list[dict[str, Any]] | None:
+    """Return all points of a finite space, without keys that do not apply; None above `MAX_POINTS`."""
+    axes = [_values(distribution) for distribution in space.values()]
+    if math.prod(map(len, axes)) > MAX_POINTS or not all(axes):
+        return None
+    points = {}
+    for values in product(*axes):
+        point = dict(zip(space, values, strict=True))
+        kept = tuple(conditions.keep(trial_overrides(point)))
+        names = {text.partition("=")[0] for text in kept}
+        points[kept] = {key: value for key, value in point.items() if key in names}
+    return list(points.values())
+
+
+def _values(distribution: BaseDistribution) -> Sequence[Any]:
+    """Return the values of a distribution; none if they are more than `MAX_POINTS`, or not countable."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    assert isinstance(distribution, FloatDistribution | IntDistribution)
+    low, high, step = distribution.low, distribution.high, distribution.step
+    if step is None or (high - low) / step >= MAX_POINTS:
+        return ()
+    return [low + number * step for number in range(round((high - low) / step) + 1)]
 
 
 def trial_overrides(values: Mapping[str, Any]) -> list[str]:
