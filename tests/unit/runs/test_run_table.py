@@ -294,3 +294,12 @@ def test_a_log_is_followed(tmp_path: Path) -> None:
     assert read_log(tmp_path, -1)["text"] == "last\n"
     log.write_text("new\n")
     assert read_log(tmp_path, 13)["is_new"]
+
+
+def test_a_narrow_table_keeps_results_and_searched_keys(tmp_path: Path) -> None:
+    for number in range(2):
+        write_run(tmp_path / f"run{number}", f"optim.lr=0.{number + 1}")
+    rows = RunTable(read_records([str(tmp_path)]))
+    lines = render(rows, rows.records, top=9, width=60).splitlines()
+    assert {"lr", rows.monitor} <= set(lines[2].split())
+    assert max(map(len, lines)) <= 60

@@ -3,6 +3,7 @@
 import csv
 import json
 import math
+import textwrap
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -137,7 +138,8 @@ def render(rows: RunTable, records: Sequence[Record], top: int, width: int | Non
         styles = {place: BEST_STYLE for place, record in enumerate(shown) if best and record.run is best}
         lines += ["", table(heads, cells, width=width, row_styles=styles), ""]
         if hidden:
-            lines.append(f"without room: {', '.join(column.title for column in hidden)}; csv=FILE has all")
+            text = f"without room: {', '.join(column.title for column in hidden)}; csv=FILE has all"
+            lines += textwrap.wrap(text, width, break_long_words=False, break_on_hyphens=False)
     if len(records) > top:
         lines.append(f"not shown: {plural(len(records) - top, 'run')}; top={len(records)} shows all")
     if states[DEAD]:
@@ -154,8 +156,18 @@ def _fit(rows: RunTable, records: Sequence[Record], width: int) -> tuple[list[Co
         for column in rows.columns
         if column.name == "name" or any(_cell(rows, record, column) for record in records)
     ]
-    wanted = ["name", "state", rows.monitor, "tags", "time"]
-    order = sorted(columns, key=lambda column: wanted.index(column.name) if column.name in wanted else 9)
+    varied = Counter(key for record in records for key in (record.run.overrides if record.run else ()))
+    wanted = ["name", "state", rows.monitor, "tags", "time", rows.monitor.replace("val/", "test/")]
+
+    def rank_column(column: Column) -> tuple[int, int]:
+        """Return the place of a column: main facts and metrics, keys of command lines, then the rest."""
+        if column.name in wanted:
+            return wanted.index(column.name), 0
+        if column.kind == "key":
+            return (6 if column.name in varied else 8), -varied[column.name]
+        return (7 if column.kind == "metric" else 9), 0
+
+    order = sorted(columns, key=rank_column)
     kept: list[Column] = []
     room = width
     for column in order:
