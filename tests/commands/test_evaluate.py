@@ -483,11 +483,11 @@ def test_greedy_ensemble_of_a_sweep(
     damaged = members[0].run.checkpoints / "best.ckpt"
     damaged = damaged if damaged.exists() else damaged.with_name("last.ckpt")
     damaged.write_bytes(damaged.read_bytes()[:100])
-    left, _ = check_networks(parse(f"run={tmp_path}", "ensemble=greedy", "weights=auto"))
+    left, _ = check_networks(parse(f"run={sweep}", "ensemble=greedy", "weights=auto"))
     assert [one.run.path for one in left] == [one.run.path for one in members[1:]]
     assert capsys.readouterr().err.startswith(f"skipped: run={members[0].run.shown}: {damaged} ")
     with pytest.raises(DataError, match=rf"^run={members[0].run.shown}: "):
-        check_networks(parse(f"run={tmp_path}", "ensemble=all"))
+        check_networks(parse(f"run={sweep}", "ensemble=all"))
     with pytest.raises(InputError, match=r"^split=val: ensemble=greedy selects by these images"):
         check_networks(parse(f"run={sweep}", "ensemble=greedy", "split=val"))
     with pytest.raises(InputError, match=r"^combine=average: ensemble=greedy averages probabilities"):

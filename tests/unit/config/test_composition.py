@@ -207,7 +207,7 @@ def best(task: str) -> str:
         ),
         (
             "data=csv data.table=none.csv data.label_columns=a",
-            r"data\.table=none\.csv: cannot be read .*; give a CSV, \.npz or \.npy file",
+            r"data\.table=none\.csv: does not exist; give a CSV, \.npz or \.npy file",
         ),
         ("loss.class_weights=[1,2]", r"loss\.class_weights=\[1, 2\]: 2 weights for data\.num_classes=10"),
         ("loss.class_weights=balancd", r"loss\.class_weights='?balancd"),
