@@ -284,3 +284,29 @@ def test_flags_are_accepted_between_overrides(tmp_path: Path, monkeypatch: pytes
 )
 def test_sweep_preset_implies_the_multirun_flag(words: str, expected: str) -> None:
     assert with_multirun_flag(words.split()) == expected.split()
+
+
+def test_lost_output_is_reported_after_training(tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "scripts" / "train.py")]
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [*command, *TINY.split()],
+            cwd=tmp_path,
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert done.returncode == 1
+    assert "error: standard output: No space left on device; free disk" in done.stderr
+    (status,) = tmp_path.glob("outputs/*/*/status.json")
+    assert json.loads(status.read_text())["state"] == "done"
+
+
+def test_help_ends_silently_without_a_reader() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, str(ROOT / "scripts" / "train.py"), "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")
