@@ -428,6 +428,8 @@ def test_address_without_ray_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         ):
             refuse_unanswered(f"ray://{place}")
     monkeypatch.setattr(ray_launcher, "ANSWER_LIMIT_S", 60.0)
+    with socket.create_server(("127.0.0.1", 0)) as closed:  # not the one whose connection gRPC may keep
+        place = f"127.0.0.1:{closed.getsockname()[1]}"
     with pytest.raises(InputError, match=f"address={place}: no Ray answers there .*Connection refused"):
         refuse_unanswered(place)
     with pytest.raises(InputError, match="Port could not be cast"):
