@@ -18,6 +18,7 @@ from project.runtime.bounds import Range, check_arguments
 from project.runtime.yaml_files import to_yaml
 from project.sweeps.compose import Composer
 from project.sweeps.sweepers.grid import (
+    GridSweeper,
     Point,
     PointLimit,
     count_values,
@@ -304,3 +305,16 @@ def test_numbers_are_shortened() -> None:
     assert [shorten_number(text) for text in ("0.30000000000000004", "1e-05", "64", "0.00010010539")] == [
         *("0.3", "1e-05", "64", "0.0001001"),
     ]
+
+
+def test_an_extension_follows_the_conditions_of_the_sweep(composer: object) -> None:
+    sweeper = GridSweeper(only_if={"optim.momentum": "optim=sgd"})
+    sweeper.loader, _ = master("optim=sgd,adam", "hydra.verbose=true")  # type: ignore[assignment]
+    adam, sgd = ["optim=adam"], ["optim=sgd", "optim.momentum=0.9"]
+    for recorded in ([adam, sgd], [adam]):  # without the key in some or all points
+        sweeper.extension = ["optim.momentum=0,0.9"]
+        points = sweeper._added_points([Point([], varied) for varied in recorded])
+        assert [point.varied for point in points] == [["optim=sgd", "optim.momentum=0"]][: len(recorded) - 1]
+    sweeper.extension = ["optim.lr=0.1"]
+    points = sweeper._added_points([Point([], adam), Point([], sgd)])
+    assert [point.varied for point in points] == [[*adam, "optim.lr=0.1"], [*sgd, "optim.lr=0.1"]]

@@ -57,6 +57,8 @@ class Conditions:
 
     def keep(self, overrides: Sequence[str]) -> list[str]:
         """Return the overrides of a point whose keys apply, in their order."""
+        if not self._by_key:
+            return list(overrides)
         named = dict(map(_split, overrides))
         values: dict[str, str] = {}
         for key in self.order:

@@ -327,17 +327,19 @@ class GridSweeper(RecordedSweeper):
             return grid(overrides, self.loader, self._limit)
         return read_points(file, overrides, self.loader, self._limit)
 
-    def _keep_applying(self, points: Sequence[Point]) -> list[Point]:
-        """Return the points without the keys that do not apply to them."""
-        if not self.only_if or not points:
-            return list(points)
-        keys = dict.fromkeys(_key(text) for point in points for text in point.varied)
-        conditions = Conditions(self.only_if, points[0].constant, keys)
-        return [Point(point.constant, conditions.keep(point.varied)) for point in points]
+    def _make_conditions(self, points: Collection[Point], known: Iterable[str] = ()) -> Conditions:
+        """Return the conditions for points and `known` keys, which no point may have."""
+        keys = dict.fromkeys([*known, *(_key(text) for point in points for text in point.varied)])
+        constant = next((point.constant for point in points), [])
+        return Conditions(self.only_if, constant, keys)
 
     def _make_jobs(self, overrides: Sequence[str]) -> list[Job]:
-        points = self._keep_applying(self._read_points(overrides, self.file))
-        given, points = len(points), drop_duplicates(points)
+        points = self._read_points(overrides, self.file)
+        conditions = self._make_conditions(points)
+        given, points = (
+            len(points),
+            drop_duplicates([Point(point.constant, conditions.keep(point.varied)) for point in points]),
+        )
         if given > len(points):
             print(f"left out {plural(given - len(points), 'point')} equal to an earlier one")
         self._announce(len(points))
@@ -384,10 +386,12 @@ class GridSweeper(RecordedSweeper):
         if not values and not has_file:
             return []
         given = self._read_points(values, self.file if has_file else None)
+        conditions = self._make_conditions([*recorded, *given], known=self.only_if)
         known = {point.identity for point in recorded}
         added: dict[frozenset[str], Point] = {}
         for earlier, own in product(recorded, given):
-            (point,) = self._keep_applying([replace_values(earlier, [*own.constant, *own.varied])])
+            point = replace_values(earlier, [*own.constant, *own.varied])
+            point = Point(point.constant, conditions.keep(point.varied))
             if point.identity not in known:
                 added.setdefault(point.identity, point)
                 self._limit.refuse_more(len(known) + len(added), " ".join(self.extension))
