@@ -8,7 +8,7 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 
 from project.errors import InputError
 from project.sweeps.sweepers.conditions import Conditions
-from project.sweeps.sweepers.search_space import ask_trial
+from project.sweeps.sweepers.search_space import SearchSpace
 
 ONLY_IF = {
     "optim.momentum": "optim=sgd",
@@ -59,10 +59,10 @@ def test_samplers_choose_the_values_that_apply() -> None:
         "+model.depth": IntDistribution(1, 4, log=True),
     }
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0))
-    conditions = Conditions({"optim.momentum": "optim=sgd"}, [], space)
+    points = SearchSpace([], space, Conditions({"optim.momentum": "optim=sgd"}, [], space))
     seen: Counter[str] = Counter()
     for number in range(30):
-        trial = ask_trial(study, space, conditions)
+        trial = points.ask(study)
         assert trial.distributions == {key: space[key] for key in trial.params}
         assert ("optim.momentum" in trial.params) == (trial.params["optim"] == "sgd")
         assert "+model.depth" in trial.params

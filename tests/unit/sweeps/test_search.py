@@ -12,8 +12,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
 from project.sweeps.sweepers.conditions import Conditions
-from project.sweeps.sweepers.optuna_search import OptunaSweeper, TrialSource
-from project.sweeps.sweepers.search_space import find_points
+from project.sweeps.sweepers.optuna_search import OptunaSweeper
+from project.sweeps.sweepers.optuna_trials import TrialSource
+from project.sweeps.sweepers.search_space import SearchSpace
 
 
 def test_time_of_a_search_counts_from_its_first_job(tmp_path: Path) -> None:
@@ -22,7 +23,7 @@ def test_time_of_a_search_counts_from_its_first_job(tmp_path: Path) -> None:
     search.identity = {"owner": "here", "study": "study", "storage": None}
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=0))
     space = {"optim.lr": FloatDistribution(0, 1)}
-    source = TrialSource(search, study, [], space, Conditions({}, [], space), [])
+    source = TrialSource(search, study, SearchSpace([], space, Conditions({}, [], space)), [])
     time.sleep(0.1)  # as while modules are imported
     assert source.next_job() is not None
     time.sleep(0.1)
@@ -40,7 +41,7 @@ def test_each_point_of_a_finite_space_is_trained_once(
     study = optuna.create_study(sampler=optuna.samplers.TPESampler(seed=0, n_startup_trials=1))
     space = {"optim.lr": CategoricalDistribution(["0.1", "0.2"]), "+model.depth": IntDistribution(1, 3)}
     conditions = Conditions({"model.depth": "optim.lr=0.2"}, [], space)
-    source = TrialSource(search, study, [], space, conditions, [])
+    source = TrialSource(search, study, SearchSpace([], space, conditions), [])
     assert source.points is not None
     search.limit_trials(source)
     assert capsys.readouterr().out == "the space has 4 points: the search ends when all are tried\n"
@@ -66,4 +67,4 @@ def test_each_point_of_a_finite_space_is_trained_once(
 def test_points_of_a_space_without_end_are_unknown() -> None:
     for distribution in (FloatDistribution(0, 1), IntDistribution(0, 10**9)):
         space = {"optim.lr": distribution, "model": CategoricalDistribution(["mlp", "cnn"])}
-        assert find_points(space, Conditions({}, [], space)) is None
+        assert SearchSpace([], space, Conditions({}, [], space)).find_points() is None

@@ -14,6 +14,7 @@ from project.runs.sweep_jobs import Job
 from project.sweeps.job_scheduler import classify_exit, reconcile_jobs
 from project.sweeps.sweepers.asha_search import AshaSweeper, TrialSource, values_of, write_report
 from project.sweeps.sweepers.conditions import Conditions
+from project.sweeps.sweepers.search_space import SearchSpace
 from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
 
 FAILURE = -math.inf
@@ -77,7 +78,7 @@ def make_source(folder: SweepFolder, jobs: list[Job], **options: int) -> TrialSo
     search = AshaSweeper(**({"n_trials": 27, "seed": 1} | options))
     search.config, search.rungs = OmegaConf.create({"monitor": "val/loss", "mode": "min"}), [1, 3, 9, 27]
     space = {"optim.lr": FloatDistribution(0, 1)}
-    return TrialSource(search, folder, ["model=mlp"], space, Conditions({}, [], space), jobs)
+    return TrialSource(search, folder, SearchSpace(["model=mlp"], space, Conditions({}, [], space)), jobs)
 
 
 def loss_of(job: Job, rung: int) -> float:

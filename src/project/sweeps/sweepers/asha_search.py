@@ -12,7 +12,6 @@ from typing import Annotated, Any
 import numpy as np
 import optuna
 from omegaconf import DictConfig
-from optuna.distributions import BaseDistribution
 
 from project.errors import InputError
 from project.runs.optuna_studies import make_sampler, silence_optuna
@@ -24,9 +23,8 @@ from project.runtime.text import plural
 from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.job_table import column_titles, warn_if_unwritable, write_rows
 from project.sweeps.sweepers.base import RecordedSweeper
-from project.sweeps.sweepers.conditions import Conditions
-from project.sweeps.sweepers.grid import Point, make_jobs
-from project.sweeps.sweepers.search_space import ask_trial, corner_jobs, parse_space, trial_overrides
+from project.sweeps.sweepers.grid import make_jobs
+from project.sweeps.sweepers.search_space import SearchSpace
 from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
 
 MAX_ROWS = 20
@@ -83,10 +81,9 @@ class AshaSweeper(RecordedSweeper):
         self.rungs: list[int] = []  # epochs, set by `refuse_config`
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
-        constant, space = parse_space(overrides, self.loader, self.params, "asha")
-        conditions = Conditions(self.only_if, constant, space)
-        targets = self.check_jobs(corner_jobs(constant, space, conditions))
-        source = TrialSource(self, self.folder, constant, space, conditions, jobs)
+        space = SearchSpace.parse(overrides, self.loader, self.params, self.only_if, "asha")
+        targets = self.check_jobs(space.corner_jobs())
+        source = TrialSource(self, self.folder, space, jobs)
         return self.run_source(source, jobs, max(self.n_trials, len(jobs)), targets)
 
     def refuse_config(self, config: DictConfig) -> None:
@@ -122,9 +119,7 @@ class TrialSource:
     Args:
         search: settings of the search, with the epochs of its rungs.
         folder: folder of the sweep.
-        constant: overrides that all trials share.
-        space: distribution of each searched key.
-        conditions: conditions under which keys apply.
+        space: search space.
         jobs: jobs on record.
     """
 
@@ -134,16 +129,12 @@ class TrialSource:
         self,
         search: AshaSweeper,
         folder: SweepFolder,
-        constant: Sequence[str],
-        space: Mapping[str, BaseDistribution],
-        conditions: Conditions,
+        space: SearchSpace,
         jobs: Sequence[Job],
     ) -> None:
         self.search = search
         self.folder = folder
-        self.constant = list(constant)
-        self.space = dict(space)
-        self.conditions = conditions
+        self.space = space
         self.jobs = list(jobs)  # at the index of their numbers
         self._unfinished = deque(job for job in jobs if job.state == "waiting")
         self._budget = TimeBudget(search.timeout_s)
@@ -192,7 +183,7 @@ class TrialSource:
         number, given = len(self.jobs), self.search.seed
         seed = None if given is None else int(np.random.SeedSequence((given, number)).generate_state(1)[0])
         study = optuna.create_study(sampler=make_sampler("random", {}, seed))
-        point = Point(self.constant, trial_overrides(ask_trial(study, self.space, self.conditions).params))
+        point = self.space.point(self.space.ask(study))
         (job,) = make_jobs(number, number, point, [[]], len(str(self.search.n_trials - 1)))
         self.jobs.append(job)
         self.folder.ledger.write(job)

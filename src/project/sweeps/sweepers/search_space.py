@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 from typing import Any
@@ -16,7 +17,7 @@ from project.errors import InputError
 from project.runs.sweep_jobs import Job
 from project.runtime.text import did_you_mean
 from project.sweeps.sweepers.conditions import Conditions
-from project.sweeps.sweepers.grid import count_values, parse_sweep
+from project.sweeps.sweepers.grid import Point, count_values, parse_sweep
 
 LOG = "log"
 REPEATS = "repeats"
@@ -60,15 +61,66 @@ def parse_space(
     return constant, space
 
 
-def ask_trial(study: Study, space: Mapping[str, BaseDistribution], conditions: Conditions) -> Trial:
-    """Ask a sampler for the values of a trial, of those keys only that apply to it."""
-    trial = study.ask()
-    keys = {key.lstrip("+"): key for key in space}
-    values: dict[str, str] = {}
-    for name in conditions.order:
-        if conditions.holds(name, values):
-            values[name] = str(_suggest(trial, keys[name], space[keys[name]]))
-    return trial
+@dataclass(frozen=True)
+class SearchSpace:
+    """Points from which a search chooses.
+
+    Args:
+        constant: overrides that all points share.
+        distributions: distribution of each searched key.
+        conditions: conditions under which keys apply.
+    """
+
+    constant: list[str]
+    distributions: dict[str, BaseDistribution]
+    conditions: Conditions
+
+    @classmethod
+    def parse(
+        cls,
+        overrides: Sequence[str],
+        loader: ConfigLoader,
+        params: Mapping[str, Any] = MappingProxyType({}),
+        only_if: Mapping[str, str] = MappingProxyType({}),
+        sweeper: str = "optuna",
+    ) -> "SearchSpace":
+        """Parse overrides (see `parse_space`) and conditions (see `Conditions`)."""
+        constant, distributions = parse_space(overrides, loader, params, sweeper)
+        return cls(constant, distributions, Conditions(only_if, constant, distributions))
+
+    def ask(self, study: Study) -> Trial:
+        """Ask a sampler for the values of a trial, of those keys only that apply to it."""
+        trial = study.ask()
+        keys = {key.lstrip("+"): key for key in self.distributions}
+        values: dict[str, str] = {}
+        for name in self.conditions.order:
+            if self.conditions.holds(name, values):
+                values[name] = str(_suggest(trial, keys[name], self.distributions[keys[name]]))
+        return trial
+
+    def point(self, trial: Trial) -> Point:
+        """Return the point of a trial."""
+        return Point(self.constant, trial_overrides(trial.params))
+
+    def find_points(self) -> list[dict[str, Any]] | None:
+        """Return all points of a finite space, without keys that do not apply; None above `MAX_POINTS`."""
+        axes = [_values(distribution) for distribution in self.distributions.values()]
+        if math.prod(map(len, axes)) > MAX_POINTS or not all(axes):
+            return None
+        points = {}
+        for values in product(*axes):
+            point = dict(zip(self.distributions, values, strict=True))
+            kept = tuple(self.conditions.keep(trial_overrides(point)))
+            names = {text.partition("=")[0] for text in kept}
+            points[kept] = {key: value for key, value in point.items() if key in names}
+        return list(points.values())
+
+    def corner_jobs(self) -> list[Job]:
+        """Return a job for each corner of the space, whose configuration is checked but which never runs."""
+        return [
+            Job(number, [*self.constant, *self.conditions.keep(trial_overrides(values))], [], "probe")
+            for number, values in enumerate(find_corners(self.distributions))
+        ]
 
 
 def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
@@ -77,20 +129,6 @@ def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
     assert isinstance(distribution, FloatDistribution | IntDistribution)
     suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
     return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
-
-
-def find_points(space: Mapping[str, BaseDistribution], conditions: Conditions) -> list[dict[str, Any]] | None:
-    """Return all points of a finite space, without keys that do not apply; None above `MAX_POINTS`."""
-    axes = [_values(distribution) for distribution in space.values()]
-    if math.prod(map(len, axes)) > MAX_POINTS or not all(axes):
-        return None
-    points = {}
-    for values in product(*axes):
-        point = dict(zip(space, values, strict=True))
-        kept = tuple(conditions.keep(trial_overrides(point)))
-        names = {text.partition("=")[0] for text in kept}
-        points[kept] = {key: value for key, value in point.items() if key in names}
-    return list(points.values())
 
 
 def _values(distribution: BaseDistribution) -> Sequence[Any]:
@@ -146,16 +184,6 @@ def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     return [
         {key: values[index % len(values)] for key, values in zip(space, ends, strict=True)}
         for index in range(number)
-    ]
-
-
-def corner_jobs(
-    constant: Sequence[str], space: Mapping[str, BaseDistribution], conditions: Conditions
-) -> list[Job]:
-    """Return a job for each corner of the space, whose configuration is checked but which never runs."""
-    return [
-        Job(number, [*constant, *conditions.keep(trial_overrides(values))], [], "probe")
-        for number, values in enumerate(find_corners(space))
     ]
 
 
