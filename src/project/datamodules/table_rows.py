@@ -82,6 +82,12 @@ def table_targets(
     if target_type == "class":
         index = {name: label for label, name in enumerate(class_names)}
         return torch.tensor([index[cell] for cell in table.column("data.label_columns", columns[0])])
-    are_labels = target_type == "multilabel"
-    values = [tables.numbers_of(table, "data.label_columns", name, are_labels=are_labels) for name in columns]
+    return table_numbers(table, "data.label_columns", columns, are_labels=target_type == "multilabel")
+
+
+def table_numbers(
+    table: tables.Table, key: str, columns: Sequence[str], *, are_labels: bool = False
+) -> Tensor:
+    """Return columns of a table as numbers (N, K) float; arguments and errors of `tables.numbers_of`."""
+    values = [tables.numbers_of(table, key, name, are_labels=are_labels) for name in columns]
     return torch.tensor(values, dtype=torch.float64).T.float().contiguous()

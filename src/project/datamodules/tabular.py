@@ -12,7 +12,7 @@ from project.datamodules.loading.loader import MemoryVectors
 from project.datamodules.splits import stratified_split
 from project.datamodules.storage import tables
 from project.datamodules.storage.class_folders import ALL
-from project.datamodules.table_rows import TableRows
+from project.datamodules.table_rows import TableRows, table_numbers
 from project.datamodules.targets import TargetType, check_targets
 from project.errors import InputError
 from project.runtime.bounds import Range, check_arguments
@@ -85,8 +85,7 @@ class Tabular(TableRows, SupervisedDataModule):
             return None
         table = tables.read_table(str(self.table))
         targets = self.targets_of_table()
-        columns = [tables.numbers_of(table, "data.feature_columns", name) for name in self.feature_columns]
-        features = torch.tensor(columns, dtype=torch.float64).T.float().contiguous()  # N, F
+        features = table_numbers(table, "data.feature_columns", self.feature_columns)  # N, F
         if split != "val" and "test" not in self.splits_of_table:
             rows = rows[self._rows_of(split, targets[rows])]
         check_targets(targets[rows], self.num_classes, self._title(split))

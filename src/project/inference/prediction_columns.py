@@ -11,6 +11,7 @@ from project.datamodules.base import Split, SupervisedDataModule
 from project.datamodules.loading.image_decoder import decode_image
 from project.datamodules.loading.loader import normalization
 from project.datamodules.storage import tables
+from project.datamodules.table_rows import table_numbers
 from project.datamodules.tabular import Tabular
 from project.inference.load_run import TrainedModule
 from project.inference.predict.predictions import decoding_problem
@@ -129,8 +130,7 @@ def predict_table(
     """
     data = trained.datamodule
     table = tables.read_table(file, "input")
-    columns = [tables.numbers_of(table, "input", name) for name in data.feature_columns]
-    features = torch.tensor(columns, dtype=torch.float64).T.float()  # N, F
+    features = table_numbers(table, "input", data.feature_columns)  # N, F
     mean, std = (torch.tensor(trained.data_state[name]) for name in ("mean", "std"))
     network = trained.module.to(device)
     for start in range(0, len(features), batch_size):

@@ -70,7 +70,7 @@ def decode_image(
                 raise Image.DecompressionBombError(f"{pixels:,} pixels, at most {most:,} are read")
             if may_scale:
                 # A JPEG decoder scales by 1/2, 1/4 or 1/8 at a fraction of the cost (no other decoder does).
-                # At twice the wanted size, or more, the scaled pixels differ by 1 of 255 at most on photos.
+                # From twice the wanted size on, scaled photos differ by less than 1 of 255 on average.
                 side = 2 * max(height, width)  # of images of any orientation
                 opened.draft(opened.mode, (side, side))
             image = _to_eight_bits(opened, white_level)

@@ -109,20 +109,20 @@ def _predict_files(
     trained: TrainedModule, files: Sequence[str], skipped: list[SkippedFile], options: "Options"
 ) -> Iterator[dict[str, Any]]:
     module = trained.module
-    if not isinstance(module, PredictsFiles) and predicts_tables(trained):
+    if isinstance(module, PredictsFiles):
+        return _forward_files(trained, module, files, skipped, options)
+    if predicts_tables(trained):
         device = trained.trainer(accelerator=options.accelerator).strategy.root_device
         rows = (predict_table(trained, file, options.batch_size, device) for file in files)
         return chain.from_iterable(rows)
-    if not isinstance(module, PredictsFiles) and predicts_images(trained):
+    if predicts_images(trained):
         return _forward_files(trained, ImagePredictor(trained), files, skipped, options)
-    if not isinstance(module, PredictsFiles):
-        task = type(module).__name__
-        lacking = " and ".join(name for name in ("preprocess", "decode") if not hasattr(module, name))
-        raise InputError(
-            f"input={printable(','.join(options.input))}: {task} has no {lacking}; add them to predict "
-            "files, or leave input out to predict the data module's loader"
-        )
-    return _forward_files(trained, module, files, skipped, options)
+    task = type(module).__name__
+    lacking = " and ".join(name for name in ("preprocess", "decode") if not hasattr(module, name))
+    raise InputError(
+        f"input={printable(','.join(options.input))}: {task} has no {lacking}; add them to predict "
+        "files, or leave input out to predict the data module's loader"
+    )
 
 
 def _forward_files(
