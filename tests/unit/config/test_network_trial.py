@@ -120,6 +120,7 @@ def test_a_sweep_refuses_parts_that_do_not_fit(composer: Compose, overrides: str
     assert torch.equal(torch.get_rng_state(), state)
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Metric .* will save all targets")
 def test_a_sweep_tries_metrics_once_for_jobs_that_share_them(
     composer: Compose, monkeypatch: pytest.MonkeyPatch

@@ -58,6 +58,7 @@ def test_evaluation_equals_the_runs_test_for_every_network(make: Make, tmp_path:
         assert again.predictions.is_correct.double().mean().item() == pytest.approx(again.accuracy)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -150,6 +151,7 @@ def test_missing_or_damaged_parts_of_a_run_are_reported(make: Make, tmp_path: Pa
             load_run(run)
 
 
+@pytest.mark.slow
 def test_a_split_with_training_images_is_refused(make: Make, image_folder: Path) -> None:
     places = ("data=image_folder", f"data.path={image_folder / 'train'}", "data.image_cache=null")
     run = make("model=mlp", *places, "data.val_size=9", base=SHORT)

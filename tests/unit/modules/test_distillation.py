@@ -130,6 +130,7 @@ def make_run(composed: Compose, tmp_path: Path) -> Callable[..., RunFolder]:
     return trained
 
 
+@pytest.mark.slow
 def test_a_run_learns_from_a_run_folder_and_is_evaluated_without_it(
     make_run: Callable[..., RunFolder], composer: Compose
 ) -> None:

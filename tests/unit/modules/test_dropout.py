@@ -45,6 +45,7 @@ def test_elements_batches_and_layers_are_independent(p: float) -> None:
         assert stats.chi2_contingency(counts, correction=False).pvalue > SIGNIFICANCE
 
 
+@pytest.mark.slow
 def test_every_position_is_dropped_equally_often() -> None:
     rounds = 2000
     dropped = sum((~kept(0.25, (3, 5, 7), seed=seed)).double() for seed in range(rounds))

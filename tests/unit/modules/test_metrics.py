@@ -60,6 +60,7 @@ def fit(folder: Path, ckpt_path: Path | None = None, **options: Any) -> Any:
     return module, data, metrics, seen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed", "ignore:No positive samples")
 def test_metrics_equal_scikit_learn_also_after_resuming(tmp_path: Path) -> None:
     module, data, straight, seen = fit(tmp_path)

@@ -248,6 +248,7 @@ def test_schedule_position_survives_resuming_twice(tmp_path: Path) -> None:
     np.testing.assert_allclose(resumed, uninterrupted_rates("cosine", 40, 5)[30:], rtol=1e-9, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_schedule_position_survives_resuming_within_an_epoch(tmp_path: Path) -> None:
     for name in ("exponential", "cosine", "onecycle"):
         schedule = CASES[name][0]
@@ -350,6 +351,7 @@ def test_cycled_momentum_is_fast_forwarded_too(tmp_path: Path) -> None:
     assert fit(tmp_path, cycle, resume="last", max_epochs=12, **options) == whole[9 * STOPPED :]
 
 
+@pytest.mark.slow
 def test_all_groups_of_a_combined_optimizer_follow_the_schedule(tmp_path: Path) -> None:
     options: dict[str, Any] = {"optimizer": Muon, "weight_decay_norm_bias": False}
     for name in ("multistep", "cosine"):

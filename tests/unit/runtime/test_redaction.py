@@ -141,6 +141,7 @@ def test_a_redacted_secret_must_be_set_again(composer: Compose) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_a_sweep_copies_no_secret(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     file = tmp_path / "conf" / "logger.yaml"
@@ -152,6 +153,7 @@ def test_a_sweep_copies_no_secret(tmp_path: Path) -> None:
     assert not (tmp_path / "sweep-2").exists()
 
 
+@pytest.mark.slow
 def test_a_sweep_leaves_out_files_beside_its_configuration_that_hold_secrets(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -168,6 +170,7 @@ def test_a_sweep_leaves_out_files_beside_its_configuration_that_hold_secrets(
         create(str(tmp_path / "sweep"), [conf, beside], [])
 
 
+@pytest.mark.slow
 def test_a_sweep_copies_linked_groups_and_follows_no_circle(tmp_path: Path) -> None:
     shared = tmp_path / "shared"
     shared.mkdir()

@@ -193,6 +193,7 @@ def sweep(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> SweepFolder:
     return create(str(outputs / "sweep" / "one"), [CONF], ["model=mlp,cnn", "hydra.launcher.jobs=1"])
 
 
+@pytest.mark.slow
 def test_sweep_is_resumed_with_its_own_configuration_files(sweep: SweepFolder) -> None:
     outputs = f"paths.outputs={sweep.path.parent.parent}"
     defaults = CONF / "train.yaml"
@@ -213,6 +214,7 @@ def test_sweep_is_resumed_with_its_own_configuration_files(sweep: SweepFolder) -
     assert (sweep.conf / "model" / "cnn.yaml").read_text() == (CONF / "model" / "cnn.yaml").read_text()
 
 
+@pytest.mark.slow
 def test_overrides_of_a_resumed_sweep_add_jobs_or_are_refused(sweep: SweepFolder) -> None:
     varied = [["model=mlp"], ["model=cnn"]]
     sweep.ledger.write(*(Job(number, words, words, str(number)) for number, words in enumerate(varied)))
@@ -279,6 +281,7 @@ def test_jobs_of_a_list_start_within_its_time_only() -> None:
     assert source.next_job() is None
 
 
+@pytest.mark.slow
 def test_resume_last_finds_the_newest_sweep(sweep: SweepFolder) -> None:
     outputs = sweep.path.parent.parent
     job = sweep.run("0_mlp")
@@ -294,6 +297,7 @@ def test_resume_last_finds_the_newest_sweep(sweep: SweepFolder) -> None:
         assert command_state.resumed_sweep.folder.path == last.path
 
 
+@pytest.mark.slow
 def test_changed_code_is_refused(sweep: SweepFolder) -> None:
     sweep.refuse_changed_code()
     record = json.loads(sweep.record_file.read_text())
@@ -361,6 +365,7 @@ def test_installed_packages_beside_the_users_are_not_followed(
     assert with_own_imports(["mine_installed"]) == ["mine_installed"]
 
 
+@pytest.mark.slow
 def test_sweep_folder_is_locked(sweep: SweepFolder, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("project.runs.sweep_folder.LOCK_TIMEOUT_S", 0.1)
     with sweep.locked(), pytest.raises(InputError, match="this sweep is running already"), sweep.locked():

@@ -166,6 +166,7 @@ def test_batched_hooks_train_bit_identically_on_two_ranks(tmp_path: Path) -> Non
     run_ranks(lambda: _train_two_ranks(tmp_path), 2)  # raises if a rank fails
 
 
+@pytest.mark.slow
 def test_group_ends_at_every_boundary(tmp_path: Path) -> None:
     # 7 batches per epoch; a checkpoint every 4 steps; hooks are always called for the first batch.
     assert run(tmp_path / "free", 64)["visits"] == [1, 4, 7, 8, 12, 14, 16, 20, 21]

@@ -156,6 +156,7 @@ def test_training_ranks_finish_their_step_after_a_signal(
     assert least_s < time.monotonic() - began < most_s
 
 
+@pytest.mark.slow
 def test_run_that_finishes_before_a_signal_succeeds() -> None:
     def work() -> None:
         with signals.raise_on_signal():
@@ -176,6 +177,7 @@ def test_ranks_that_do_not_train_exit_at_once() -> None:
     assert time.monotonic() - began < 8
 
 
+@pytest.mark.slow
 def test_repeated_signal_within_a_short_time_counts_once() -> None:
     thread, began = send_signals(signal.SIGTERM, signal.SIGTERM, apart_s=0.2), time.monotonic()
     with pytest.raises(Stopped, match="stopped by SIG"):

@@ -130,6 +130,7 @@ def expected(seen: Sequence[tuple[Tensor, Tensor]]) -> dict[str, float]:
     }
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_metrics_of_any_module_are_right_and_the_same_after_resuming(tmp_path: Path) -> None:
     straight, module = fit(tmp_path)
@@ -168,6 +169,7 @@ def results_of(folder: Path, num_ranks: int) -> tuple[list[dict[str, float]], di
     return [rank["metrics"] for rank in ranks], seen
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
 def test_metrics_of_any_module_are_right_on_two_ranks(tmp_path: Path) -> None:
     fit_on_ranks(tmp_path, 2)

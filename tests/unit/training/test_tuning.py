@@ -115,6 +115,7 @@ def test_each_repeat_of_the_range_test_starts_from_the_initial_weights(tmp_path:
     assert ramp.curves[0] != ramp.curves[1]  # other batches
 
 
+@pytest.mark.slow
 def test_batch_sizes_double_until_memory_is_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(batch_size, "TRIAL_S", 0.01)
     module, data = make_module(), make_data()
@@ -151,6 +152,7 @@ def test_the_smallest_batch_size_near_the_best_throughput_is_chosen() -> None:
         choose_batch_size([BatchSizeTrial(8, None, None)])
 
 
+@pytest.mark.slow
 def test_tune_lr_command_does_not_train(
     composer: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -174,6 +176,7 @@ def test_tune_lr_command_does_not_train(
     assert not (folder / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_learning_rates_and_batch_sizes_are_found_for_other_tasks(
     composed: Compose, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
