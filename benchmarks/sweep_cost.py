@@ -2,7 +2,7 @@
 
     python benchmarks/sweep_cost.py launchers --data DIR  20 one-epoch MLP jobs on MNIST, by three launchers
     python benchmarks/sweep_cost.py marginal              cost of an additional job of one batch, on one core
-    python benchmarks/sweep_cost.py memory                memory growth of the sweep's process over 50 jobs
+    python benchmarks/sweep_cost.py memory                memory growth of the sweep, disk space of a job
 
 `launchers` also needs hydra-joblib-launcher: uv run --with hydra-joblib-launcher python ….
 Commands are interleaved; ratios compare consecutive commands.
@@ -43,7 +43,7 @@ def main() -> None:
     elif arguments.benchmark == "marginal":
         marginal(arguments.sizes)
     else:
-        memory()
+        memory(max(arguments.sizes))
 
 
 def launchers(data: Path, pairs: int) -> None:
@@ -118,19 +118,38 @@ def compute(repeats: int = 20) -> float:
     return median(times)
 
 
-def memory() -> None:
-    """Print the memory of the sweep's process after the first and the last of 52 jobs."""
+def memory(jobs: int) -> None:
+    """Print the memory of the sweep after the first and the last job, and the disk space of a job."""
     with tempfile.TemporaryDirectory() as folder:
         process = subprocess.Popen(
-            [sys.executable, str(SCRIPT), *TINY, "seed=range(52)"], cwd=folder, stdout=subprocess.DEVNULL
+            [sys.executable, str(SCRIPT), *TINY, f"seed=range({jobs})"], cwd=folder, stdout=subprocess.DEVNULL
         )
         sizes: dict[int, int] = {}
         while process.poll() is None:
             number = len(done(Path(folder)))
             sizes.setdefault(number, resident_kb(process.pid))
             time.sleep(0.05)
+        (sweep,) = Path(folder).glob("outputs/sweep/*")
+        space = disk_space(sweep)
     first, last = min(number for number in sizes if number), max(number for number in sizes if sizes[number])
     print(f"after job {first}: {sizes[first] / 1024:.0f} MB; after job {last}: {sizes[last] / 1024:.0f} MB")
+    print(f"disk space of a job: {sum(space.values()) / jobs / 1e6:.2f} MB")
+    for name, count in sorted(space.items(), key=lambda item: -item[1])[:8]:
+        print(f"  {name}: {count / jobs / 1e3:.0f} kB")
+
+
+def disk_space(sweep: Path) -> dict[str, int]:
+    """Return the space of a sweep's files by the first part of their path in the run folder [bytes]."""
+    space: dict[str, int] = {}
+    seen = set()
+    for file in sweep.rglob("*"):
+        status = file.lstat()
+        if file.is_file() and status.st_ino not in seen:  # hard links share their space
+            seen.add(status.st_ino)
+            parts = file.relative_to(sweep).parts
+            name = parts[1].split(".")[0] if len(parts) > 1 else "files of the sweep"
+            space[name] = space.get(name, 0) + 512 * status.st_blocks
+    return space
 
 
 def timed(arguments: list[str], folder: str | None = None) -> float:

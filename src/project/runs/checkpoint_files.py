@@ -2,6 +2,7 @@
 
 A checkpoint is written under a temporary name in its folder and renamed at the end. `last.ckpt.sha256` has
 the format of `sha256sum -c`. While a checkpoint is being replaced, it lists both digests, old and new.
+Checkpoints of a folder with equal content, such as the best and the last one, are hard links of one file.
 Torch is imported only to read and to serialize.
 """
 
@@ -178,6 +179,7 @@ def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) 
         raise
     with suppress(OSError):  # the checkpoint is safe; only clean-up remains
         _write_digests(path, [digest])
+        _share(path, digest)
         sync(path.parent)
 
 
@@ -293,6 +295,15 @@ def _keep(path: Path, kept: Path, digests: list[str]) -> None:
     else:
         link.replace(kept)
     _write_digests(kept, digests)
+
+
+def _share(path: Path, digest: str) -> None:
+    """Replace the folder's other checkpoints of equal content by hard links to a new one, to save space."""
+    link = path.with_name(f".{path.name}.link{PARTIAL}")
+    for other in path.parent.glob(f"*{path.suffix}"):
+        if other != path and _digests(other) == [digest]:
+            os.link(path, link)
+            link.replace(other)
 
 
 def _flush_to_disk(file: IO[bytes] | IO[str]) -> None:

@@ -63,6 +63,16 @@ def test_previous_checkpoint_is_renamed_without_hard_links(
     assert [value_of(last), value_of(tmp_path / "previous.ckpt")] == [2.0, 1.0]
 
 
+def test_equal_checkpoints_share_their_space(tmp_path: Path) -> None:
+    last, best = tmp_path / "last.ckpt", tmp_path / "best.ckpt"
+    write(best, 1.0)
+    write(last, 1.0)
+    assert last.samefile(best)
+    write(last, 2.0)
+    assert [value_of(path) for path in (last, best, tmp_path / "previous.ckpt")] == [2.0, 1.0, 1.0]
+    assert sorted(path.suffix for path in tmp_path.iterdir()) == 3 * [".ckpt"] + 3 * [".sha256"]
+
+
 @pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EROFS])
 def test_failed_write_keeps_earlier_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
