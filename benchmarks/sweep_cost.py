@@ -3,6 +3,7 @@
     python benchmarks/sweep_cost.py launchers --data DIR  20 one-epoch MLP jobs on MNIST, by three launchers
     python benchmarks/sweep_cost.py marginal              cost of an additional job of one batch, on one core
     python benchmarks/sweep_cost.py memory                memory growth of the sweep, disk space of a job
+    python benchmarks/sweep_cost.py workers --data DIR    12 MLP jobs on MNIST, by one process and by two
 
 `launchers` also needs hydra-joblib-launcher: uv run --with hydra-joblib-launcher python ….
 Commands are interleaved; ratios compare consecutive commands.
@@ -33,7 +34,7 @@ LAUNCHERS = {
 def main() -> None:
     """Run one of the benchmarks."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("benchmark", choices=("launchers", "marginal", "memory"))
+    parser.add_argument("benchmark", choices=("launchers", "marginal", "memory", "workers"))
     parser.add_argument("--data", type=Path, help="folder with MNIST in torchvision's layout")
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 50, 100, 400])
@@ -42,6 +43,8 @@ def main() -> None:
         launchers(arguments.data.absolute(), arguments.pairs)
     elif arguments.benchmark == "marginal":
         marginal(arguments.sizes)
+    elif arguments.benchmark == "workers":
+        workers(arguments.data.absolute(), arguments.pairs)
     else:
         memory(max(arguments.sizes))
 
@@ -150,6 +153,33 @@ def disk_space(sweep: Path) -> dict[str, int]:
             name = parts[1].split(".")[0] if len(parts) > 1 else "files of the sweep"
             space[name] = space.get(name, 0) + 512 * status.st_blocks
     return space
+
+
+def workers(data: Path, pairs: int) -> None:
+    """Time a sweep of one job at a time alone, and with a second process that joins it, in turn."""
+    sweep = [
+        *("-m", "model=mlp", "data=mnist", f"paths.data={data}", "trainer.accelerator=cpu"),
+        *("trainer.max_epochs=5", "~callbacks.early_stopping", "seed=range(12)", "hydra.launcher.jobs=1"),
+    ]
+    os.environ["OMP_NUM_THREADS"] = "1"
+    ratios = []
+    for _ in range(pairs):
+        with tempfile.TemporaryDirectory() as folder:
+            alone = timed([*sweep, f"hydra.sweep.dir={folder}/alone"])
+            began = time.perf_counter()
+            joined = f"{folder}/joined"
+            first = subprocess.Popen(
+                [sys.executable, str(SCRIPT), *sweep, f"hydra.sweep.dir={joined}"], stdout=subprocess.DEVNULL
+            )
+            while not Path(joined, "jobs.jsonl").exists() and first.poll() is None:
+                time.sleep(0.05)
+            timed([f"resume={joined}", "join=true", "hydra.launcher.jobs=1"])
+            if first.wait():
+                raise SystemExit(f"exit code {first.returncode} of the sweep that was joined")
+            both = time.perf_counter() - began
+        ratios.append(alone / both)
+        print(f"one process {alone:.1f} s, two {both:.1f} s: {ratios[-1]:.2f} times as fast", flush=True)
+    print(f"median {median(ratios):.2f} ({min(ratios):.2f} to {max(ratios):.2f})")
 
 
 def timed(arguments: list[str], folder: str | None = None) -> float:
