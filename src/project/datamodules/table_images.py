@@ -1,6 +1,5 @@
 """Images in a table: a CSV file with a column of image files, and columns of targets."""
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,8 +11,6 @@ from project.datamodules.image_folder import ImageFiles
 from project.datamodules.storage import tables
 from project.datamodules.table_rows import TableRows
 from project.datamodules.targets import TargetType
-from project.errors import DataError
-from project.runtime.text import printable
 
 
 class TableImages(TableRows, ImageFiles):
@@ -79,12 +76,5 @@ class TableImages(TableRows, ImageFiles):
         targets = self.targets_of_table()
         if split != "val" and "test" not in self.splits_of_table:
             rows = rows[self._rows_of(split, targets[rows])]
-        chosen = [files[row] for row in rows.tolist()]
-        missing = [row for row, file in zip(rows.tolist(), chosen, strict=True) if not os.path.isfile(file)]  # noqa: PTH113 - of a million files
-        if missing:
-            raise DataError(
-                f"data.image_column={self.image_column}: {len(missing):,} of {len(chosen):,} {split} images "
-                f"are missing (row {missing[0] + 1}: {printable(files[missing[0]])}); correct the paths, or "
-                "set data.path to the folder where they start"
-            )
-        return chosen, targets[rows]
+        tables.refuse_missing_images(files, rows.tolist(), self.image_column, f"{split} ")
+        return [files[row] for row in rows.tolist()], targets[rows]

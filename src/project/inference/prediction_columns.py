@@ -122,7 +122,7 @@ def predicts_images(trained: TrainedModule) -> bool:
 def predict_table(
     trained: TrainedModule, file: str, batch_size: int, device: torch.device
 ) -> Iterator[dict[str, Any]]:
-    """Yield file, row number (from 1) and predictions for each row of a table with the features of training.
+    """Yield file, row number (from 0) and predictions for each row of a table with the features of training.
 
     Raises:
         InputError: the table lacks a feature.
@@ -139,7 +139,7 @@ def predict_table(
         predicted = trained.module.prediction_columns(outputs, output_names(trained, outputs))
         for place in range(len(outputs)):
             row = {name: _rounded(cells[place]) for name, cells in predicted.items()}
-            yield {"file": file, "row": start + place + 1, **row}  # as in messages
+            yield {"file": file, "row": start + place, **row}
 
 
 def _rounded(cell: Any) -> Any:

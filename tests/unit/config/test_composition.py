@@ -15,7 +15,7 @@ from PIL import Image
 from project.config.instantiate import build, build_task, resolve
 from project.config.validation import find_problems
 from project.config.validation.network import try_task
-from project.errors import InputError
+from project.errors import DataError, InputError
 from project.modules.optim.training_length import TrainingLength
 
 MODELS = [name for name in options("model") if name not in EXTRA_MODELS | DENSE_MODELS]
@@ -182,6 +182,16 @@ def test_every_task_trains_on_tables(
     try_task(module, plain)
     trainer.fit(module, build(plain, "data"))
     assert torch.isfinite(trainer.callback_metrics[config.monitor])
+
+
+def test_missing_images_of_a_table_are_found_before_a_run(composer: Compose, tmp_path: Path) -> None:
+    config = composer("model=mlp", "data=csv", "data.label_columns=kind", *write_table(tmp_path))
+    assert list(find_problems(config)) == []
+    (tmp_path / "41.png").unlink()
+    table = tmp_path / "t.csv"
+    table.write_text(f"{table.read_text()}\n")  # another time of change
+    with pytest.raises(DataError, match=r"1 of 60 images are missing \(row 42: .*41\.png\)"):
+        list(find_problems(config))
 
 
 def best(task: str) -> str:

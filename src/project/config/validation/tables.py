@@ -1,4 +1,4 @@
-"""Check the cells of a table: features, labels and splits, before torch is imported."""
+"""Check the cells of a table: features, labels, splits and image files, before torch is imported."""
 
 from functools import cache
 from pathlib import Path
@@ -10,6 +10,8 @@ from project.config.source_index import inherits
 from project.datamodules.storage import tables
 
 TABLE_ROWS = "project.datamodules.table_rows.TableRows"
+MAX_CHECKED_FILES = 10_000
+"""Image files of a table that are looked for before the run folder exists; the data module looks for all."""
 
 
 def refuse_wrong_cells(config: DictConfig) -> None:
@@ -19,7 +21,7 @@ def refuse_wrong_cells(config: DictConfig) -> None:
         config: composed configuration, whose values are valid.
 
     Raises:
-        DataError: a cell does not fit.
+        DataError: a cell does not fit, or an image file is missing.
         InputError: a column is missing, the image column is a label, or the rows are too few for a test.
     """
     target = OmegaConf.select(config, "data._target_")
@@ -27,13 +29,13 @@ def refuse_wrong_cells(config: DictConfig) -> None:
         return
     names = (
         *("table", "label_columns", "feature_columns", "image_column", "split_column", "target_type"),
-        *("test_size", "classes"),
+        *("test_size", "classes", "path"),
     )
     values = {name: OmegaConf.select(config, f"data.{name}") for name in names}
     plain = {name: tuple(v) if OmegaConf.is_list(v) else v for name, v in values.items()}
-    path = str(plain.pop("table"))
-    tables.read_table(path)  # refuses a missing file
-    _check(path, Path(path).stat().st_mtime_ns, str(Path.cwd()), **plain)
+    table, folder = str(plain.pop("table")), plain.pop("path")
+    tables.read_table(table)  # refuses a missing file
+    _check(table, Path(table).stat().st_mtime_ns, str(Path.cwd()), folder=folder, **plain)
 
 
 @cache  # the jobs of a sweep share a table
@@ -42,6 +44,7 @@ def _check(
     _mtime_ns: int,
     _here: str,
     *,
+    folder: str | None,
     label_columns: Any,
     feature_columns: Any,
     image_column: str | None,
@@ -60,6 +63,8 @@ def _check(
         tables.numbers_of(table, "data.label_columns", name, are_labels=kind == "multilabel")
     if image_column is not None:
         tables.check_image_column(image_column, labels)
+        files = tables.image_files(path, folder, image_column)
+        tables.refuse_missing_images(files, range(min(len(files), MAX_CHECKED_FILES)), image_column)
     else:
         for name in tables.feature_columns(path, feature_columns, labels, split_column):
             tables.numbers_of(table, "data.feature_columns", name)

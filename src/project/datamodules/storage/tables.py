@@ -5,6 +5,7 @@ Does not import torch: derived values of the configuration are computed from the
 
 import csv
 import math
+import os
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
@@ -401,3 +402,26 @@ def image_files(path: str, folder: str | None, image_column: str) -> list[str]:
     table = read_table(path)
     root = Path(folder) if folder is not None else Path(path).parent
     return [str(root / cell) for cell in table.column("data.image_column", image_column)]
+
+
+def refuse_missing_images(
+    files: Sequence[str], rows: Sequence[int], image_column: str, kind: str = ""
+) -> None:
+    """Refuse a table whose image files are missing.
+
+    Args:
+        files: image file of each row.
+        rows: rows to check, from 0.
+        image_column: column of the image files.
+        kind: word before "images" in the message, such as `"train "`.
+
+    Raises:
+        DataError: an image file is missing.
+    """
+    missing = [row for row in rows if not os.path.isfile(files[row])]  # noqa: PTH113 - of a million files
+    if missing:
+        raise DataError(
+            f"data.image_column={image_column}: {len(missing):,} of {len(rows):,} {kind}images are missing "
+            f"(row {missing[0] + 1}: {printable(files[missing[0]])}); correct the paths, or set data.path to "
+            "the folder where they start"
+        )
