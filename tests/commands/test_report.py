@@ -485,6 +485,7 @@ def test_a_page_shows_all_of_a_sweep(tmp_path: Path) -> None:
     Ledger(sweep / "jobs.jsonl").write(waiting)
     for number in range(12):
         write_curve(sweep / str(number), 0.5, 0.6 + number / 100, 0.7)
+    write_curve(sweep / "13", 0.55, 0.65)
     page = checked_page(sweep)
     assert page.root.all("h1")[0].text == "model × optim"
     lead = page.root.all("p", "lead")[0].text
@@ -509,7 +510,10 @@ def test_a_page_shows_all_of_a_sweep(tmp_path: Path) -> None:
     assert "ValueError: too wide" in page.section("Failures").text
     assert "the last line" in page.section("Failures").text
     assert len(page.section("Parallel coordinates").all("g", "line")) == 4
-    assert len(page.section("Learning curves").all("g", "band")) == 4
+    curves = page.section("Learning curves")
+    assert len(curves.all("g", "band")) == 4
+    assert [line.text for line in curves.all("g", "faint")] == ["pruned: 13"]
+    assert "up to their last epoch: 1 run that the search pruned or paused" in curves.text
     assert "train.py -m model=mlp,cnn" in page.section("How to reproduce").text
     assert "train.py resume=last model=vit seeds=3" in page.section("How to reproduce").text
     assert "0.9700" in page.section("Best run").text

@@ -22,6 +22,7 @@ from project.reporting.run_data import Series, read_series
 from project.runs.comparison import RESERVED, Comparison, score_texts
 from project.runs.hparam_diff import ABSENT, short_names
 from project.runs.metric_names import parse
+from project.runs.results import Run
 from project.runtime.output_files import MADE_BY, output_file
 from project.runtime.text import plural
 
@@ -44,11 +45,11 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
     """Read the learning curves of the ranking metric, or of the corresponding validation metric.
 
     Returns:
-        Name of the metric, `epoch` or `step`, and one curve per point; empty without `metrics.csv`.
+        Name of the metric, `epoch` or `step`, and one curve per point and run that was `stopped_early`; empty
+        without `metrics.csv`.
     """
-    groups = [
-        [read_series(run.folder / "metrics.csv") for run in point.distinct] for point in comparison.points
-    ]
+    runs = [*(point.distinct for point in comparison.points), *([run] for run in stopped_early(comparison))]
+    groups = [[read_series(run.folder / "metrics.csv") for run in group] for group in runs]
     metric = _choose_metric(comparison, [series for group in groups for series in group])
     every = [series.get(metric, Series()) for group in groups for series in group]
     epochs = {epoch for series in every for epoch in series.epochs}
@@ -62,6 +63,11 @@ def read_curves(comparison: Comparison) -> tuple[str, str, list[Curve]]:
             courses.append(dict(zip(x, series.values, strict=True)))
         curves.append(_mean(courses))
     return metric, "epoch" if is_by_epoch else "step", curves
+
+
+def stopped_early(comparison: Comparison) -> list[Run]:
+    """Return the runs that a search pruned or paused."""
+    return [run for run in comparison.unfinished if run.state in ("pruned", "paused")]
 
 
 def _choose_metric(comparison: Comparison, runs: Sequence[Mapping[str, Series]]) -> str:
@@ -90,16 +96,18 @@ def _mean(courses: list[dict[float, float]]) -> Curve:
 
 
 def curve_lines(comparison: Comparison) -> tuple[str, str, list[Line]]:
-    """Return metric, axis label, and one line per point with a curve; the best points are colored."""
+    """Return metric, axis label, and one line per curve (see `read_curves`); the best points are colored."""
     metric, axis, curves = read_curves(comparison)
     names = point_labels(comparison)
+    num_colored = min(len(names), len(COLORS))
+    names += [f"{run.state}: {run.folder.name}" for run in stopped_early(comparison)]
     lines = [
         Line(
             names[rank],
             curve.x,
             curve.mean,
-            color=rank if rank < len(COLORS) else None,
-            std=curve.std if rank < len(COLORS) and any(curve.std) else (),
+            color=rank if rank < num_colored else None,
+            std=curve.std if rank < num_colored and any(curve.std) else (),
         )
         for rank, curve in enumerate(curves)
         if curve.x
@@ -210,11 +218,14 @@ def _draw_curves(axes: Axes, comparison: Comparison) -> None:
         for line in lines
         if line.color is not None
     ]
-    count, most = len(comparison.points), len(COLORS)
+    count, most, stopped = len(comparison.points), len(COLORS), len(stopped_early(comparison))
+    title = f"the best {most} of {count}; others gray" if count > most else None
+    if stopped and title is None:
+        title = f"gray: {plural(stopped, 'pruned or paused run')}"
     axes.legend(
         handles,
         labels,
-        title=f"the best {most} of {count}; others gray" if count > most else None,
+        title=title,
         loc="upper left",
         bbox_to_anchor=(1.02, 1.02),
         fontsize=8,

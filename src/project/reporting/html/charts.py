@@ -19,7 +19,7 @@ from project.figures.charts import (
     x_axis_mapping,
 )
 from project.figures.parallel_coordinates import draw_parallel
-from project.reporting.compare_plot import curve_lines, parallel_axes
+from project.reporting.compare_plot import curve_lines, parallel_axes, stopped_early
 from project.reporting.run_data import RunData, Series, steps_per_epoch
 from project.runs.comparison import Comparison
 from project.runs.metric_names import is_of_split, is_smaller_better, parse
@@ -181,9 +181,14 @@ def curves_chart(comparison: Comparison) -> Chart | None:
     if metric == comparison.by:
         larger_is_better = comparison.larger_is_better
     y_range, outside = runs_that_matter(short, larger_is_better=larger_is_better)
-    notes = [f"The best {len(COLORS)} are colored, the others gray."] if len(lines) > len(COLORS) else []
+    count, stopped = len(comparison.points), len(stopped_early(comparison))
+    notes = [f"The best {len(COLORS)} are colored, the others gray."] if count > len(COLORS) else []
+    if stopped:
+        notes.append(
+            f"Gray, up to their last epoch: {plural(stopped, 'run')} that the search pruned or paused."
+        )
     if len(lines) > MAX_LINES:
-        notes.append(f"Drawn: the best {MAX_LINES} of {len(lines)} points.")
+        notes.append(f"Drawn: {MAX_LINES} of {len(lines)} curves, the best points first.")
     if outside:
         verb = "leaves" if len(outside) == 1 else "leave"
         notes.append(
