@@ -490,6 +490,7 @@ def test_a_page_shows_all_of_a_sweep(tmp_path: Path) -> None:
     assert page.root.all("h1")[0].text == "model × optim"
     lead = page.root.all("p", "lead")[0].text
     assert "15 jobs: 12 done" in lead
+    assert "Keys that differ: model (2 values), optim (2 values)." in lead
     best_text = page.root.all("p", "lead")[1].text
     assert best_text.endswith(f": {best_line(compare([sweep]))}.")
     assert "model CNN3x3, optim Adam, the best of 4 points" in best_text

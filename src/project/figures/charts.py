@@ -200,6 +200,7 @@ def clip_line(line: Line, low: float, high: float) -> Line:
 def _draw_line(axes: Axes, line: Line) -> None:
     x, y = np.array(line.x, float), _finite(line.y)
     is_faint = line.color is None
+    has_markers = np.isfinite(y).sum() == 1 or (not is_faint and len(x) <= MAX_MARKERS)
     color = FAINT if line.color is None else COLORS[line.color % len(COLORS)]
     if any(line.std):
         std = _finite(line.std)
@@ -211,7 +212,7 @@ def _draw_line(axes: Axes, line: Line) -> None:
         color=color,
         linewidth=1.0 if is_faint else 1.8,
         alpha=0.55 if is_faint else 1.0,
-        marker="o" if not is_faint and len(x) <= MAX_MARKERS else "",
+        marker="o" if has_markers else "",
         markersize=4,
         markerfacecolor=PAPER,
         clip_on=False,  # shows markers at the edge completely, and avoids clip paths in the SVG

@@ -20,12 +20,12 @@ from project.reporting.html.run_page import (
     run_page,
     training_commands,
 )
-from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table
+from project.reporting.html.tables import Link, Table, format_time, jobs_table, link_to, points_table, time_of
 from project.reporting.run_data import RunData
 from project.reporting.runs.logs import last_lines
 from project.runs.comparison import Comparison, best_line, compare
 from project.runs.provenance import now
-from project.runs.results import DURATION, Run, read_runs
+from project.runs.results import Run, read_runs
 from project.runs.run_folder import RunFolder
 from project.runs.sweep_folder import SweepFolder, find_sweep
 from project.runs.sweep_jobs import SUCCEEDED, Job
@@ -152,15 +152,14 @@ def _title(sweep: Sweep) -> str:
 def _describe_sweep(sweep: Sweep) -> str:
     states, ranked = sweep.states, sweep.ranked
     counts = ", ".join(f"{count} {state}" for state, count in states.most_common())
-    spent = sum(run.metrics.get(DURATION, 0.0) for run in sweep.runs if run.done)
+    spent = sum(time_of(run, sweep.jobs) or 0.0 for run in sweep.runs)
     text = f"{plural(states.total(), 'job')}: {counts}"
-    text += f"; {duration(spent)} of training in all." if spent else "."
+    text += f"; together {duration(spent)}." if spent else "."
     if ranked is None:
         return text + " No run has finished yet."
-    first = [point.runs[0] for point in ranked.points]
     values = [
-        f"{key} ({plural(len(set(ranked.shown.texts(first, key))), 'value')})"
-        for key in ranked.shown.leading[:MAX_LEAD_KEYS]
+        f"{key} ({plural(len(set(ranked.everywhere.texts(sweep.runs, key))), 'value')})"
+        for key in ranked.everywhere.leading[:MAX_LEAD_KEYS]
     ]
     text += f" Keys that differ: {', '.join(values)}." if values else ""
     if len(ranked.points) < ranked.count:

@@ -169,6 +169,12 @@ def _link_cell(point: Point, page: Path) -> Cell:
     return Cell(links=links, text=" …" if len(point.runs) > MAX_LINKS else "")
 
 
+def time_of(run: Run, jobs: Mapping[str, Job]) -> float | None:
+    """Return the time of a run [s]: its own, or of a run without a result, that of its job in the sweep."""
+    job = jobs.get(run.folder.name)
+    return run.metrics.get(DURATION, job.duration_s if job else None)
+
+
 def jobs_table(
     runs: Sequence[Run], jobs: Mapping[str, Job], comparison: Comparison | None, page: Path
 ) -> Table | None:
@@ -187,7 +193,7 @@ def jobs_table(
     rows = [
         [Cell(links=[link_to(run.folder, page)]), *cells]
         + [number_cell(run.metrics.get(name), format_metric) for name in metrics]
-        + [Cell(state=run.state), number_cell(run.metrics.get(DURATION), duration)]
+        + [Cell(state=run.state), number_cell(time_of(run, jobs), duration)]
         for run, *cells in zip(ordered, *map(_cells, columns), strict=True)
     ]
     known = {run.folder.name for run in runs}
