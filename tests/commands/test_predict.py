@@ -233,7 +233,7 @@ def test_only_earlier_predictions_are_replaced(command: Command, image_folder: P
         (
             "input=1.png tta=mirror",
             InputError,
-            r"tta=mirror: choose from none, flip, flip_translate, null",
+            r"tta=mirror: choose from none, flip, flip_translate, selective, null",
         ),
         ("input=1.png views=flip", InputError, r"views=flip: `views` is now `tta`$"),
         ("inputt=1.png", InputError, r"inputt=1\.png: no key inputt; did you mean input"),

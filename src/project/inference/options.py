@@ -8,7 +8,7 @@ from project.config.command_options import Overrides, option
 from project.errors import InputError
 from project.runs.comparison import LAST
 
-Tta = Literal["none", "flip", "flip_translate"]
+Tta = Literal["none", "flip", "flip_translate", "selective"]
 """Test-time augmentation; see `modules.tta`."""
 Accelerator = Literal["auto", "cpu", "gpu", "cuda", "mps"]
 """Lightning's names of devices; `gpu` is any GPU."""

@@ -29,7 +29,7 @@ class ImageClassifier(SupervisedModule):
         loss: maps logits (B, K) and targets (B,) or (B, K) to a scalar [cross-entropy].
         optimizer: see `SupervisedModule`.
         scheduler: see `SupervisedModule`.
-        tta: test-time augmentation: `none`, `flip` or `flip_translate` (see `tta_logits`).
+        tta: test-time augmentation: `none`, `flip`, `flip_translate` or `selective` (see `tta_logits`).
         options: other arguments of `SupervisedModule`. Its `metrics` get probabilities (B, K) and class
             indices (B,).
 
@@ -50,7 +50,7 @@ class ImageClassifier(SupervisedModule):
         optimizer: Callable[[ParameterGroups], Optimizer] = torch.optim.Adam,
         scheduler: Callable[[Optimizer, TrainingLength], Schedule] = constant,
         *,
-        tta: Literal["none", "flip", "flip_translate"] = "none",
+        tta: Literal["none", "flip", "flip_translate", "selective"] = "none",
         **options: Any,
     ) -> None:
         loss = nn.CrossEntropyLoss() if loss is None else loss

@@ -67,6 +67,7 @@ def test_evaluation_equals_the_runs_test_for_every_network(make: Make, tmp_path:
         ["trainer.precision=bf16-true"],
         ["trainer.precision=64-true"],
         ["tta=flip_translate"],
+        ["tta=selective"],
         ["data.val_size=0"],
         ["loss=mse"],
         ["trainer.limit_test_batches=2"],

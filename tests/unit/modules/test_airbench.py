@@ -6,7 +6,7 @@ from pathlib import Path
 import lightning as L
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 from project.callbacks.checkpointing import BestCheckpoint
@@ -22,7 +22,7 @@ from project.modules.optim import schedules
 from project.modules.optim.muon import FilterMuon, MuonSGD, orthogonalize
 from project.modules.optim.parameter_groups import parameter_groups
 from project.modules.optim.training_length import TrainingLength
-from project.modules.tta import tta_logits
+from project.modules.tta import UNSURE_BELOW, tta_logits
 from project.runtime.seeding import generator
 
 SHAPE = (3, 12, 10)
@@ -222,8 +222,30 @@ def test_tta_is_a_weighted_mean_over_augmented_copies() -> None:
         assert torch.equal(tta_logits(network, images, "none"), plain[0])
         torch.testing.assert_close(tta_logits(network, images, "flip"), (plain[0] + mirrored[0]) / 2)
         torch.testing.assert_close(tta_logits(network, images, "flip_translate"), six)
-    with pytest.raises(InputError, match=r"tta=five: choose from none, flip, flip_translate"):
+    with pytest.raises(InputError, match=r"tta=five: choose from none, flip, flip_translate, selective"):
         tta_logits(network, images, "five")
+
+
+def test_selective_tta_augments_unsure_images_only() -> None:
+    network = make_network().eval()
+    images = smooth_images(9).contiguous(memory_format=torch.channels_last)
+    passes = []
+
+    def scaled(batch: Tensor) -> Tensor:
+        passes.append(len(batch))
+        return network(batch) * scale
+
+    with torch.no_grad():
+        largest = network(images).topk(2).values
+        gaps = largest[:, 0] - largest[:, 1]
+        scale = float(UNSURE_BELOW / gaps.sort().values[3:5].mean())
+        selective = tta_logits(scaled, images, "selective")
+        assert passes == [9, 4, 4, 4, 4, 4]
+        unsure = gaps * scale < UNSURE_BELOW
+        assert torch.equal(selective[~unsure], tta_logits(scaled, images, "none")[~unsure])
+        torch.testing.assert_close(selective[unsure], tta_logits(scaled, images, "flip_translate")[unsure])
+        scale = 1e6
+        assert torch.equal(tta_logits(scaled, images, "selective"), network(images) * scale)
 
 
 def fit(

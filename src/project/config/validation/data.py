@@ -361,5 +361,5 @@ def _wrong_augmentation(right: Mapping[str, Any]) -> Iterator[str]:
     initial = right.get("augment.initial_size_fraction", 1.0)
     if initial != 1 and right.get("augment.full_size_epoch") == 0:
         yield f"augment.initial_size_fraction={initial}: without effect; set augment.full_size_epoch above 0"
-    if right.get("tta") == "flip_translate" and side < 2:
-        yield f"tta=flip_translate: images of {side} pixel are too small to shift; choose none or flip"
+    if (tta := right.get("tta")) in ("flip_translate", "selective") and side < 2:
+        yield f"tta={tta}: images of {side} pixel are too small to shift; choose none or flip"

@@ -31,7 +31,7 @@ RUN: Mapping[str, str] = {
     "monitor": "str",
     "mode": "Literal['max', 'min']",
     "tune": "Literal['lr', 'batch_size'] | None",
-    "tta": "Literal['none', 'flip', 'flip_translate']",
+    "tta": "Literal['none', 'flip', 'flip_translate', 'selective']",
     "optim.layerwise_lr_decay": "Annotated[float, Range(above=0, high=1)]",
     "optim.weight_decay_norm_bias": "bool",
     "seeds": AT_LEAST_1,

@@ -37,6 +37,7 @@ from project.inference.export.options import (
 from project.inference.export.torch_program import blank_images, describe_error
 from project.inference.export.wrapper import ExportError, ExportMetadata, ExportWrapper, PredictFunction
 from project.inference.load_run import TrainedRun, load_run
+from project.modules.tta import static_tta
 from project.runtime.atomic_files import replace_text
 from project.runtime.console import Column, table
 from project.runtime.output_files import missing_folders
@@ -74,7 +75,7 @@ class _Exporter:
     def __init__(self, options: Options, trained: TrainedRun, folder: Path, staging: Path) -> None:
         self.options, self.trained, self.folder, self.staging = options, trained, folder, staging
         module, output_type = trained.module, options.output_type
-        tta = trained.choose_tta(options.tta)
+        tta = static_tta(trained.choose_tta(options.tta))
         self.model = ExportWrapper(
             module.network,
             trained.mean,
