@@ -104,6 +104,36 @@ def test_jobs_equal_single_runs_with_one_and_two_ranks(tmp_path: Path) -> None:
     assert jobs[3].metrics == pytest.approx(alone, rel=1e-4)
 
 
+def test_points_that_cannot_win_get_no_more_seeds(tmp_path: Path) -> None:
+    command = [
+        *(
+            "-m",
+            "model=mlp",
+            "model.widths=[16]",
+            "trainer.accelerator=cpu",
+            "trainer.max_epochs=2",
+            "seeds=6",
+        ),
+        *("optim.lr=1e-6,0.01", "logger=none", "hydra.sweeper.eliminate_confidence=0.9"),
+    ]
+    output = run(*command, cwd=tmp_path).stdout
+    found = [(job.point, job.state) for job in jobs_of(tmp_path)]
+    assert [state for point, state in found if point == 1] == 6 * ["done"]
+    lost = [state for point, state in found if point == 0]
+    assert lost[:3] == 3 * ["done"]
+    assert lost[5] == "eliminated"
+    count = lost.count("eliminated")
+    assert f"12 jobs: {12 - count} done, {count} eliminated" in output
+    assert f"worse than lr=0.01 after {6 - count} seeds" in output
+    assert f"{6 - count} of 6" in output
+    kept = run("resume=last", cwd=tmp_path).stdout
+    assert f"{count} eliminated" in kept
+    assert (
+        "eliminated" not in run("resume=last", "hydra.sweeper.eliminate_confidence=null", cwd=tmp_path).stdout
+    )
+    assert states(only_sweep(tmp_path)) == 12 * ["done"]
+
+
 def test_failed_jobs_are_isolated_and_can_be_retried(tmp_path: Path) -> None:
     swept = ["callbacks.fault.kind=raise,none,kill,memory"]
     failed = run("-m", *TINY, FAULT, *swept, "hydra.launcher.start=fork", cwd=tmp_path, code=1)

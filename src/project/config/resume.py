@@ -30,6 +30,7 @@ SWEEP_KEYS = ("resume", "retry_failed", "join", "paths.outputs")
 SWEEP_FLAG_KEYS = ("retry_failed", "join")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
+    "hydra.sweeper.eliminate_confidence=",
     *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
 )
 """Keys of a resumed sweep that may change: those of the launcher, and limits."""

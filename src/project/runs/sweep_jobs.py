@@ -13,10 +13,10 @@ from project.runs.ranking import REPETITIONS
 from project.runtime.atomic_files import Outage, atomic_replacement, sync
 from project.runtime.secrets import redact, redact_text
 
-State = Literal["waiting", "running", "done", "pruned", "paused", "failed", "interrupted"]
+State = Literal["waiting", "running", "done", "pruned", "paused", "eliminated", "failed", "interrupted"]
 
 SUCCEEDED: tuple[State, ...] = ("done", "pruned", "paused")
-FINISHED: tuple[State, ...] = (*SUCCEEDED, "failed")
+FINISHED: tuple[State, ...] = (*SUCCEEDED, "eliminated", "failed")
 """States of jobs that a resumed sweep does not repeat."""
 
 MAX_NAME_LENGTH = 60

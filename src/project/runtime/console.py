@@ -35,6 +35,7 @@ STATE_STYLES = {
     "interrupted": "yellow",
     "pruned": "yellow",
     "paused": "yellow",
+    "eliminated": "yellow",
     "failed": "bold red",
     "dead": "bold red",
     "damaged": "bold red",

@@ -43,7 +43,7 @@ class JobSource(Protocol):
     """True if the configurations of all jobs were checked before the sweep started."""
 
     def next_job(self) -> Job | None:
-        """Return the next job to start; None if no job is available."""
+        """Return the next job to start, or to record if it is `eliminated`; None if no job is available."""
         ...
 
     def complete_overrides(self, job: Job) -> list[str]:
@@ -201,6 +201,9 @@ class Scheduler:
         """Take the next job with a valid configuration from the source."""
         while not self._is_stopping and (job := source.next_job()) is not None:
             run = self.folder.run(job.name)
+            if job.state == "eliminated":
+                self._record(job, source)
+                continue
             try:
                 overrides = source.complete_overrides(job)
                 config = compose_job(self.composer, self.folder, job, overrides)

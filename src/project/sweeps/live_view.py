@@ -130,6 +130,8 @@ class LiveView:
         parts = [f"{job.state:{STATE_WIDTH}} {self._format_number(job)}  {job.label}"]
         if job.value is not None:
             parts.append(f"{self.monitor} {job.value:.4f}")
+        if job.state == "eliminated":
+            parts.append(job.error or "")
         if job.duration_s is not None:
             self._durations_s.append(job.duration_s)
             parts.append(duration(job.duration_s))

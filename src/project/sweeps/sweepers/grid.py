@@ -22,6 +22,7 @@ from project.config.resume import EXTENSION_KEYS
 from project.config.validation.command_request import repeated as find_repeated
 from project.errors import InputError, one_line
 from project.runs.results import comparable_text, flatten
+from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job, folder_name, to_override_value
 from project.runtime.bounds import Range
 from project.runtime.console import waiting
@@ -31,6 +32,7 @@ from project.runtime.yaml_files import raw_child, read_text
 from project.sweeps.job_scheduler import JobList
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.conditions import Conditions
+from project.sweeps.sweepers.seed_race import MIN_SEEDS, SeedRace
 
 MANY_JOBS = 500
 """Number of jobs above which a message announces the checks, which then take seconds."""
@@ -271,6 +273,8 @@ class GridSweeper(RecordedSweeper):
         only_if: conditions under which swept keys apply (see `Conditions`).
         max_points: maximum number of points, counting each seed and fold.
         timeout_s: time since the first job after which no job starts [s] (None: no limit).
+        eliminate_confidence: points that are worse than the best one at this confidence get no more seeds
+            (None: all points get all seeds); see `SeedRace`.
         changed_code: resume even if the code has changed since the sweep began.
     """
 
@@ -284,6 +288,7 @@ class GridSweeper(RecordedSweeper):
         only_if: Mapping[str, str] | None = None,
         max_points: Annotated[int, Range(1)] = 10_000,
         timeout_s: Annotated[float, Range(above=0)] | None = None,
+        eliminate_confidence: Annotated[float, Range(0.5, below=1)] | None = None,
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
@@ -291,6 +296,7 @@ class GridSweeper(RecordedSweeper):
         self.only_if = dict(only_if or {})
         self.max_points = max_points
         self.timeout_s = timeout_s
+        self.eliminate_confidence = eliminate_confidence
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         seeds = max(Counter(job.point for job in jobs).values(), default=1) // (self.folds or 1)
@@ -300,17 +306,46 @@ class GridSweeper(RecordedSweeper):
                 "this out"
             )
         self.seeds = max(self.seeds, seeds)
+        self._refuse_elimination()
         changed: list[Job] = []
         if self.extension:
             new, changed = self._extend(jobs)
         else:
             new = [] if jobs else self._make_jobs(overrides)
         jobs = [*jobs, *new]
+        source = self._make_source(jobs)
         with waiting(f"checking {plural(len(jobs), 'job')}"):
             targets = self.check_jobs(jobs)
         if new:
             self.folder.ledger.add(*changed, *new)
-        return self.run_source(JobList(jobs, timeout_s=self.timeout_s), jobs, len(jobs), targets)
+        return self.run_source(source, jobs, len(jobs), targets)
+
+    def _refuse_elimination(self) -> None:
+        if self.eliminate_confidence is not None and (self.folds is not None or self.seeds <= MIN_SEEDS):
+            given = f"hydra.sweeper.eliminate_confidence={self.eliminate_confidence}"
+            raise InputError(
+                f"{given}: compares points over more than {MIN_SEEDS} seeds, without folds (got "
+                f"seeds={self.seeds}, folds={'null' if self.folds is None else self.folds}); raise seeds"
+            )
+
+    def _make_source(self, jobs: Sequence[Job]) -> JobList:
+        if self.eliminate_confidence is None:
+            for job in jobs:
+                if job.state == "eliminated":  # by an earlier process of this sweep
+                    job.state, job.error = "waiting", None
+            return JobList(jobs, timeout_s=self.timeout_s)
+        is_larger_better = self.config.get("mode", "max") == "max"
+        return SeedRace(
+            jobs, self.eliminate_confidence, larger_is_better=is_larger_better, timeout_s=self.timeout_s
+        )
+
+    def _join(self, folder: SweepFolder, given: Sequence[str]) -> None:
+        if self.eliminate_confidence is not None:
+            raise InputError(
+                f"join=true: {folder.shown} leaves out jobs while it runs (hydra.sweeper."
+                "eliminate_confidence); give its own process more devices"
+            )
+        super()._join(folder, given)
 
     def refuse_extension(self, jobs: Sequence[Job]) -> None:
         if not jobs:

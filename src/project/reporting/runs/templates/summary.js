@@ -18,7 +18,7 @@ export function showSummary() {
   byId("states").replaceChildren(...Object.entries(summary.states).flatMap(([name, count]) => [element("span", { class: `badge ${name}` }, `${count} ${name}`), " "]));
   byId("progress").hidden = !isRunning;
   byId("progress").firstElementChild.value = summary.fraction;
-  const ended = ["done", "pruned", "paused", "failed"].reduce((sum, name) => sum + (summary.states[name] ?? 0), 0);
+  const ended = ["done", "pruned", "paused", "eliminated", "failed"].reduce((sum, name) => sum + (summary.states[name] ?? 0), 0);
   const left = summary.left ? `, about ${summary.left} left` : "";
   byId("progress").lastElementChild.textContent = summary.count === 1 ? percent + left : `${ended} of ${summary.count} jobs ended${left}`;
   byId("end").hidden = !summary.end;
