@@ -9,7 +9,7 @@ from project.errors import InputError
 
 Network = Callable[[Tensor], Tensor]
 
-UNSURE_BELOW = 2.0
+UNSURE_BELOW = 1.0
 """Difference of the two largest logits below which `selective` augments an image."""
 
 
