@@ -67,3 +67,9 @@ class AshaSweeper(LazyPlugin, Sweeper):
     """Plugin of `hydra/sweeper=asha`."""
 
     implementation = "project.sweeps.sweepers.asha_search.AshaSweeper"
+
+
+class PbtSweeper(LazyPlugin, Sweeper):
+    """Plugin of `hydra/sweeper=pbt`."""
+
+    implementation = "project.sweeps.sweepers.pbt_search.PbtSweeper"

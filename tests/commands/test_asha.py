@@ -11,7 +11,7 @@ from test_sweep_runs import begin, jobs_of, only_sweep, run, wait_until
 from project.reporting.html.command import write_report
 from project.reporting.runs.live import LiveRuns
 from project.runs.sweep_jobs import Job
-from project.sweeps.sweepers.asha_search import values_of
+from project.sweeps.sweepers.pausing import values_of
 
 TRIAL = [
     *("model=mlp", "data=synthetic", "data.train_size=200", "data.test_size=40", "scheduler=cosine"),

@@ -125,7 +125,7 @@ def points_of(words: list[str]) -> list[list[str]]:
     assert hydra is not None
     own = [word for word in words if word.startswith("hydra")]
     words = [word for word in words if word not in own]
-    if {"hydra/sweeper=optuna", "hydra/sweeper=asha"} & set(own):
+    if {"hydra/sweeper=optuna", "hydra/sweeper=asha", "hydra/sweeper=pbt"} & set(own):
         constant, space = parse_space(words, hydra.config_loader)
         return [[*own, *constant, *trial_overrides(values)] for values in find_corners(space)]
     points = grid(words, hydra.config_loader)

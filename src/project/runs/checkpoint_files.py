@@ -183,6 +183,17 @@ def write(path: Path, serialize: Callable[[IO[bytes]], object], num_bytes: int) 
         sync(path.parent)
 
 
+def copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint, and write its checksum; an existing file is replaced atomically.
+
+    Raises:
+        CheckpointError: the copy cannot be written.
+        OSError: the source cannot be read.
+    """
+    with source.open("rb") as file:
+        write(target, lambda stream: shutil.copyfileobj(file, stream), source.stat().st_size)
+
+
 def find_damage(path: Path) -> str:
     """Return the damage of a checkpoint file; an empty string if the file is undamaged.
 

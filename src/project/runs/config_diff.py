@@ -63,13 +63,22 @@ def find_changes(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[Chan
 
 
 def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]:
-    """Return a line for each change that would make the results of a run wrong.
+    """Return a line for each change that would make the results of a run wrong (see `find_reasons`)."""
+    return [
+        f"{change.key}={_text(change.now)}: was {_text(change.before)}; {reason}; keep the old value, start "
+        "a new run, or set resume_force=true"
+        for change, reason in find_reasons(changes, batches_done)
+    ]
+
+
+def find_reasons(changes: Sequence[Change], batches_done: int = 0) -> list[tuple[Change, str]]:
+    """Return the changes that would make the results of a run wrong, each with the reason.
 
     Args:
         changes: changes since the checkpoint.
         batches_done: batches done of the epoch in which the run is resumed [0: resumed between epochs].
     """
-    lines = []
+    found = []
     for change in changes:
         key = change.key
         is_dropout = key.startswith("model.") and key.endswith("dropout")
@@ -81,11 +90,8 @@ def find_refusals(changes: Sequence[Change], batches_done: int = 0) -> list[str]
         if reason is None and batches_done and (reason := _reason(key, WRONG_WITHIN_EPOCH)):
             reason = f"{batches_done} batches of the epoch are done, and {reason}"
         if reason is not None:
-            lines.append(
-                f"{key}={_text(change.now)}: was {_text(change.before)}; {reason}; keep the old "
-                "value, start a new run, or set resume_force=true"
-            )
-    return lines
+            found.append((change, reason))
+    return found
 
 
 def check_changes(

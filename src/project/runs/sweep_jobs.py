@@ -44,6 +44,9 @@ class Job:
     duration_s: float | None = None  # of the last attempt
     attempts: int = 0
     pause_values: list[float | None] = field(default_factory=list)  # value at each pause by a search
+    parent: int | None = None  # job of a population from whose checkpoint this one continues
+    start_epoch: int = 0  # epochs of that checkpoint
+    replaced: int | None = None  # job whose place in the population this one takes
 
     @property
     def label(self) -> str:
@@ -63,10 +66,14 @@ class Job:
 
     @property
     def point_key(self) -> Hashable:
-        """Value that is equal for jobs of the same point; 0.1 equals 1e-1."""
-        return frozenset(
-            (key, _number(value)) for key, value in self.settings.items() if key not in REPETITIONS
-        )
+        """Value that is equal for jobs of the same point; 0.1 equals 1e-1.
+
+        A job that continues from another one's checkpoint is a point of its own.
+        """
+        settings = {key: value for key, value in self.settings.items() if key not in REPETITIONS}
+        if self.parent is not None:
+            settings["job"] = str(self.number)
+        return frozenset((key, _number(value)) for key, value in settings.items())
 
     @property
     def repetition(self) -> tuple[Hashable, ...]:

@@ -1,8 +1,10 @@
 """Composition of job configurations, ten times as fast as Hydra's, and their checks."""
 
 import pickle
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.hydra_config import HydraConfig
@@ -94,13 +96,30 @@ def refuse_problems(config: DictConfig) -> list[Output]:
     Raises:
         InputError: the problems, one per line.
     """
-    hydra = HydraConfig.instance()
-    earlier = hydra.cfg
-    hydra.set_config(config)  # for the resolver ${hydra:…}
-    try:
+    with as_hydra_config(config):
         problems = dict.fromkeys([*find_problems(config), *find_misplaced_outputs(config)])
         if problems:
             raise InputError("\n".join(problems))
         return list(find_outside_outputs(config))
+
+
+def resolved_values(config: DictConfig) -> dict[str, Any]:
+    """Return a job's configuration as plain values, without Hydra's own node."""
+    with as_hydra_config(config):
+        return {
+            str(key): OmegaConf.to_container(node, resolve=True) if OmegaConf.is_config(node) else node
+            for key, node in config.items()
+            if key != "hydra"
+        }
+
+
+@contextmanager
+def as_hydra_config(config: DictConfig) -> Iterator[None]:
+    """Make a job's configuration the one that the resolver ${hydra:…} reads."""
+    hydra = HydraConfig.instance()
+    earlier = hydra.cfg
+    hydra.set_config(config)
+    try:
+        yield
     finally:
         hydra.cfg = earlier

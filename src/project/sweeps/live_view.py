@@ -121,6 +121,7 @@ class LiveView:
     def print_start(self, job: Job) -> None:
         """Print that a job started, unless the live table shows it."""
         self._ended.pop(job.number, None)  # paused before
+        self.num_jobs = max(self.num_jobs, job.number + 1)  # a search may add jobs
         if self._live is None:
             self.print(f"{'started':{STATE_WIDTH}} {self._format_number(job)}  {job.label}")
 

@@ -1,23 +1,24 @@
 """Tests of asynchronous successive halving: the algorithm, and its state in the ledger."""
 
 import math
-import random
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 from optuna.distributions import FloatDistribution
+from simulated_sweep import SimulatedSweep, loss_of
 
 from project.errors import InputError
 from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import Job
-from project.sweeps.job_scheduler import classify_exit, reconcile_jobs
-from project.sweeps.sweepers.asha_search import AshaSweeper, TrialSource, values_of, write_report
+from project.sweeps.sweepers.asha_search import AshaSweeper, TrialSource, write_report
 from project.sweeps.sweepers.conditions import Conditions
+from project.sweeps.sweepers.pausing import values_of
 from project.sweeps.sweepers.search_space import SearchSpace
 from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
 
 FAILURE = -math.inf
+RUNGS = [1, 3, 9, 27]
 
 
 @pytest.mark.parametrize(
@@ -76,105 +77,24 @@ def test_promotion_of_a_hand_computed_table(trials: list[list[float | str]], pro
 
 def make_source(folder: SweepFolder, jobs: list[Job], **options: int) -> TrialSource:
     search = AshaSweeper(**({"n_trials": 27, "seed": 1} | options))
-    search.config, search.rungs = OmegaConf.create({"monitor": "val/loss", "mode": "min"}), [1, 3, 9, 27]
+    search.config, search.rungs = OmegaConf.create({"monitor": "val/loss", "mode": "min"}), RUNGS
     space = {"optim.lr": FloatDistribution(0, 1)}
     return TrialSource(search, folder, SearchSpace(["model=mlp"], space, Conditions({}, [], space)), jobs)
-
-
-def loss_of(job: Job, rung: int) -> float:
-    return random.Random(f"{job.settings} {rung}").random()
-
-
-class KilledError(Exception):
-    """The sweep's process was killed."""
-
-
-class SimulatedSweep:
-    """Sweep with four workers whose jobs end in any order, and may outlive the sweep as those of SLURM do.
-
-    Args:
-        folder: folder of the sweep.
-        seed: seed of the order of events.
-        kill: probability of a kill at each place where the state on disk has changed.
-    """
-
-    def __init__(self, folder: SweepFolder, seed: int, kill: float) -> None:
-        self.folder = folder
-        self.draws = random.Random(seed)
-        self.kill = kill
-        self.num_kills = 0
-        self.trained: list[tuple[int, int]] = []  # numbers of trials and rungs
-        self._running: dict[int, tuple[Job, int]] = {}  # with the rung
-
-    def run(self) -> None:
-        """Run the sweep to its end, and resume it after each kill."""
-        while True:
-            try:
-                self._run_until_killed()
-                return
-            except KilledError:
-                self.num_kills += 1
-                for number in list(self._running):
-                    if self.draws.random() < 0.5:
-                        self._end(number)
-                self._running.clear()
-
-    def _run_until_killed(self) -> None:
-        jobs = list(self.folder.ledger.read().values())
-        reconcile_jobs(self.folder, jobs, retry_failed=False)
-        source = make_source(self.folder, jobs)
-        while True:
-            while len(self._running) < 4 and (job := source.next_job()) is not None:
-                self._may_be_killed()
-                self._start(job, source.complete_overrides(job))
-            if not self._running:
-                return
-            job = self._end(self.draws.choice(list(self._running)))
-            self._may_be_killed()
-            classify_exit(job, self.folder.run(job.name), 0)
-            self.folder.ledger.write(job)
-            source.finish(job)
-            self._may_be_killed()
-
-    def _may_be_killed(self) -> None:
-        if self.draws.random() < self.kill:
-            raise KilledError
-
-    def _start(self, job: Job, overrides: list[str]) -> None:
-        assert job.number not in self._running
-        run = self.folder.run(job.name)
-        run.path.mkdir(exist_ok=True)
-        run.write_status(state="starting", value=None, error=None)
-        self._may_be_killed()
-        pause = next((text for text in overrides if text.startswith("+callbacks.pause=")), "epochs:27}")
-        rung = [1, 3, 9, 27].index(int(pause.rpartition("epochs:")[2].rstrip("}")))
-        self._running[job.number] = (job, rung)
-        self._may_be_killed()
-        job.state = "running"
-        self.folder.ledger.write(job)
-        self._may_be_killed()
-
-    def _end(self, number: int) -> Job:
-        job, rung = self._running.pop(number)
-        self.trained.append((number, rung))
-        state = "done" if rung == 3 else "paused"
-        self.folder.run(job.name).write_status(state=state, value=loss_of(job, rung), metrics={})
-        return job
 
 
 @pytest.mark.parametrize("kill", [0.0, 0.05])
 @pytest.mark.parametrize("seed", range(5))
 def test_a_killed_search_neither_loses_nor_repeats_a_rung(tmp_path: Path, kill: float, seed: int) -> None:
     folder = SweepFolder(tmp_path)
-    sweep = SimulatedSweep(folder, seed, kill)
+    sweep = SimulatedSweep(folder, make_source, RUNGS[-1], seed, kill)
     sweep.run()
     assert (sweep.num_kills > 0) == (kill > 0)
     jobs = list(folder.ledger.read().values())
     assert len(jobs) == 27
-    reached = [(job.number, rung) for job in jobs for rung in range(len(values_of(job)))]
+    reached = [(job.number, epochs) for job in jobs for epochs in RUNGS[: len(values_of(job))]]
     assert sorted(sweep.trained) == sorted(reached), "each rung was trained once"
     for job in jobs:
-        assert values_of(job) == [loss_of(job, rung) for rung in range(len(values_of(job)))]
+        assert values_of(job) == [loss_of(job, epochs) for epochs in RUNGS[: len(values_of(job))]]
     for rung in range(3):  # everybody among the best third went on
         here = sorted(
             (job for job in jobs if len(values_of(job)) > rung), key=lambda job: values_of(job)[rung]

@@ -77,6 +77,15 @@ def data_facts(right: Mapping[str, Any]) -> DataFacts | None:
     )
 
 
+def reason_without_validation(right: Mapping[str, Any]) -> str:
+    """Return the `key=value` by which a training has no validation; empty if it has one."""
+    facts = data_facts(right)
+    no_split = right.get("data.val_size") == 0 and right.get("data.folds") is None
+    if no_split and facts is not None and not facts.has_validation:
+        return "data.val_size=0"
+    return "trainer.limit_val_batches=0" if right.get("trainer.limit_val_batches") == 0 else ""
+
+
 def training_images(right: Mapping[str, Any], facts: DataFacts | None) -> int | None:
     """Return the number of training images without validation images; None if unknown."""
     if facts is None or facts.images is None or facts.has_validation:

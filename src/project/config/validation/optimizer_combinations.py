@@ -7,7 +7,7 @@ from typing import Any
 from project.config.metrics import logged_metrics
 from project.config.source_index import LIBRARIES, constant_of, source_of
 from project.config.validation.command_request import CommandRequest
-from project.config.validation.data import data_facts, training_length
+from project.config.validation.data import reason_without_validation, training_length
 from project.runtime.text import did_you_mean
 
 MAY_LOG = ("callbacks.", "model.", "loss.")
@@ -185,14 +185,7 @@ def _wrong_mode(key: str, metric: str, better: str, right: Mapping[str, Any]) ->
 def _never_validated(watched: Mapping[str, str], right: Mapping[str, Any]) -> Iterator[str]:
     """Yield a line if a validation metric is monitored but the training has no validation."""
     schedule = watched.get("scheduler.monitor", "")
-    facts = data_facts(right)
-    no_split = right.get("data.val_size") == 0 and right.get("data.folds") is None
-    reason = ""
-    if no_split and facts is not None and not facts.has_validation:
-        reason = "data.val_size=0"
-    elif right.get("trainer.limit_val_batches") == 0:
-        reason = "trainer.limit_val_batches=0"
-    if reason:
+    if reason := reason_without_validation(right):
         if schedule.startswith("val/"):
             yield (
                 f"scheduler.monitor={schedule}: there are no validation images ({reason}); set "

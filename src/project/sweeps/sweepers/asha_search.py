@@ -1,7 +1,6 @@
 """The ASHA sweeper, which continues the best trials of a random search from their checkpoints.
 
-A trial is one job. To pause, its process ends; to continue, the job starts again in the same folder. All
-state is in the ledger: a job's rung is the number of its pauses. `successive_halving` has the algorithm.
+A job's rung is the number of its pauses. `successive_halving` has the algorithm.
 """
 
 import math
@@ -9,14 +8,12 @@ from collections import deque
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any
 
-import numpy as np
-import optuna
 from omegaconf import DictConfig
 
 from project.errors import InputError
-from project.runs.optuna_studies import make_sampler, silence_optuna
+from project.runs.optuna_studies import silence_optuna
 from project.runs.sweep_folder import SweepFolder
-from project.runs.sweep_jobs import Job, shorten_number, to_override_value
+from project.runs.sweep_jobs import Job
 from project.runtime.bounds import Range
 from project.runtime.console import table
 from project.runtime.text import plural
@@ -24,11 +21,19 @@ from project.sweeps.job_scheduler import TimeBudget
 from project.sweeps.job_table import column_titles, warn_if_unwritable, write_rows
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.grid import make_jobs
-from project.sweeps.sweepers.search_space import SearchSpace
+from project.sweeps.sweepers.pausing import (
+    cell_text,
+    clear_result,
+    refuse_repetitions,
+    refuse_unmeasured,
+    score,
+    values_of,
+    with_pause,
+)
+from project.sweeps.sweepers.search_space import SearchSpace, random_study
 from project.sweeps.sweepers.successive_halving import Trial, find_promotion, rung_epochs
 
 MAX_ROWS = 20
-PAUSE = "project.callbacks.trial_pause.TrialPause"
 
 
 class AshaSweeper(RecordedSweeper):
@@ -63,12 +68,7 @@ class AshaSweeper(RecordedSweeper):
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
-        for key, value, default in (("seeds", seeds, 1), ("folds", folds, None)):
-            if value != default:
-                raise InputError(
-                    f"{key}={value}: hydra/sweeper=asha trains each trial once; leave it out, and train the "
-                    f"best configuration again with {key}={value}"
-                )
+        refuse_repetitions("asha", seeds, folds)
         silence_optuna()
         self.n_trials = n_trials
         self.timeout_s = timeout_s
@@ -101,6 +101,7 @@ class AshaSweeper(RecordedSweeper):
                 "it, or lower hydra.sweeper.min_epochs"
             )
         self.rungs = rungs
+        refuse_unmeasured(config, "asha", rungs[:-1])
         if self.n_trials < (needed := self.reduction_factor ** (len(rungs) - 1)):
             raise InputError(
                 f"hydra.sweeper.n_trials={self.n_trials}: no trial would reach "
@@ -151,10 +152,7 @@ class TrialSource:
         epochs = self.search.rungs[len(job.pause_values)]
         if epochs == self.search.rungs[-1]:
             return job.overrides
-        return [
-            *job.overrides,
-            f"+callbacks.pause={to_override_value({'_target_': PAUSE, 'epochs': epochs})}",
-        ]
+        return with_pause(job, epochs)
 
     def finish(self, job: Job) -> None:
         pass
@@ -172,18 +170,15 @@ class TrialSource:
                 job.pause_values = [*job.pause_values, job.value]
                 self.folder.ledger.write(job)
                 continue
-            # If the sweep is killed now, the status must not pass for the result of the next rung.
-            if self.folder.run(job.name).write_status(state="starting", value=None, error=None):
+            if clear_result(self.folder, job):
                 job.state = "waiting"
                 self.folder.ledger.write(job)
             return job
 
     def _draw(self) -> Job:
         """Make the job of a new trial, whose values depend only on the seed and on the trial's number."""
-        number, given = len(self.jobs), self.search.seed
-        seed = None if given is None else int(np.random.SeedSequence((given, number)).generate_state(1)[0])
-        study = optuna.create_study(sampler=make_sampler("random", {}, seed))
-        point = self.space.point(self.space.ask(study))
+        number = len(self.jobs)
+        point = self.space.point(self.space.ask(random_study(self.search.seed, number)).params)
         (job,) = make_jobs(number, number, point, [[]], len(str(self.search.n_trials - 1)))
         self.jobs.append(job)
         self.folder.ledger.write(job)
@@ -191,23 +186,11 @@ class TrialSource:
 
 
 def _trial(job: Job, mode: str) -> Trial:
-    scores = [_score(value, mode) for value in values_of(job)]
+    scores = [score(value, mode) for value in values_of(job)]
     return Trial(
         [*scores, -math.inf] if job.state == "failed" else scores,
         is_training=job.state in ("waiting", "running", "interrupted"),
     )
-
-
-def _score(value: float | None, mode: str) -> float:
-    """Return a value of which larger is better, -inf for a diverged or missing one."""
-    if value is None or not math.isfinite(value):
-        return -math.inf
-    return value if mode == "max" else -value
-
-
-def values_of(job: Job) -> list[float | None]:
-    """Return the value of a trial at each rung that it reached."""
-    return [*job.pause_values, job.value] if job.state == "done" else job.pause_values
 
 
 def write_report(
@@ -223,7 +206,7 @@ def write_report(
 
     def place(job: Job) -> tuple[float, ...]:
         values = values_of(job)
-        return -len(values), -_score(values[-1], mode) if values else 0.0, job.number
+        return -len(values), -score(values[-1], mode) if values else 0.0, job.number
 
     def row(job: Job) -> list[Any]:
         values = values_of(job)
@@ -234,7 +217,7 @@ def write_report(
     with warn_if_unwritable(folder.shown):
         write_rows(folder.path / "trials.csv", ["trial", "state", *heads], rows)
     reached = [sum(len(values_of(job)) > rung for job in jobs) for rung in range(len(rungs))]
-    shown = [[_text(cell) for cell in each] for each in rows[:MAX_ROWS]]
+    shown = [[cell_text(cell) for cell in each] for each in rows[:MAX_ROWS]]
     lines = [f"{monitor} of the trials at each rung:", table(["trial", "state", *heads], shown)]
     if more := len(rows) - len(shown):
         lines.append(f"… and {plural(more, 'trial')} more, in {folder.shown}/trials.csv")
@@ -243,9 +226,3 @@ def write_report(
         for number, epochs in zip(reached, rungs, strict=True)
     ]
     return "\n".join([*lines, f"rungs: {', '.join(counts)}"])
-
-
-def _text(cell: Any) -> str:
-    if isinstance(cell, float):
-        return f"{cell:.4f}"
-    return "" if cell is None else shorten_number(str(cell))

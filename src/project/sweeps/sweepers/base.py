@@ -155,9 +155,20 @@ class RecordedSweeper(Sweeper):
             InputError: the configuration and the sweeper's options do not fit.
         """
 
+    def refuse_space(self) -> None:
+        """Refuse the values of all jobs together, each of which is right.
+
+        Raises:
+            InputError: the sweeper cannot work with jobs that differ in this way.
+        """
+
     def summarize(self) -> str:
         """Return text to print below the final tables."""
         return ""
+
+    def best_commands(self, best: Job) -> dict[str, str]:
+        """Return commands to print for the best job, by their purpose."""
+        return {"train it": training_command(best, self.folder.read_command())}
 
     def run_source(
         self, source: JobSource, jobs: Sequence[Job], num_jobs: int, targets: Sequence[str]
@@ -277,6 +288,7 @@ class RecordedSweeper(Sweeper):
             if more := len(problems) - len(lines):
                 lines.append(f"… and {plural(more, 'more problem')}")
             raise InputError("\n".join(lines))
+        self.refuse_space()
         for config in trainers.values():  # last: this may import torch
             self.scheduled_launcher.request_devices(config)
         own = {name: source_files(name) for name in with_own_imports(allowed_targets.own_packages(targets))}
@@ -364,8 +376,7 @@ class RecordedSweeper(Sweeper):
         facts = {"all jobs": f"{folder.shown}/jobs.csv"}
         if best := best_job(jobs, mode):
             text, _, ties = best_line(jobs, monitor, mode).partition("; ")
-            command = training_command(best, folder.read_command())
-            facts = {"best": text, "ties": ties, "train it": command} | facts
+            facts = {"best": text, "ties": ties} | self.best_commands(best) | facts
             facts = {name: fact for name, fact in facts.items() if fact}
         facts["compare"] = as_called(f"python scripts/compare.py {shown}")
         facts["curves"] = f"tensorboard --logdir {shown}"

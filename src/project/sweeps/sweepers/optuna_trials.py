@@ -140,7 +140,7 @@ class TrialSource:
             if self.points is not None and attempt >= MAX_REPEATS:
                 untried = next(point for point in self.points if _identity(point) not in known)
                 self.study.enqueue_trial(untried, user_attrs={OWNER: search.owner})
-        point = self.space.point(trial)
+        point = self.space.point(trial.params)
         extras = list(repetitions(point, search.config.seed, search.seeds, search.folds))
         digits = len(str(search.n_trials * len(extras) - 1))
         jobs = make_jobs(self._next_number, trial.number, point, extras, digits)

@@ -1,19 +1,21 @@
 """Search space, parsed from Hydra's sweep grammar."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
 from types import MappingProxyType
 from typing import Any
 
+import numpy as np
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.types import IntervalSweep, Override, RangeSweep
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
-from optuna.study import Study
+from optuna.study import Study, create_study
 from optuna.trial import Trial, TrialState, create_trial
 
 from project.errors import InputError
+from project.runs.optuna_studies import make_sampler
 from project.runs.sweep_jobs import Job
 from project.runtime.text import did_you_mean
 from project.sweeps.sweepers.conditions import Conditions
@@ -91,16 +93,28 @@ class SearchSpace:
     def ask(self, study: Study) -> Trial:
         """Ask a sampler for the values of a trial, of those keys only that apply to it."""
         trial = study.ask()
-        keys = {key.lstrip("+"): key for key in self.distributions}
-        values: dict[str, str] = {}
-        for name in self.conditions.order:
-            if self.conditions.holds(name, values):
-                values[name] = str(_suggest(trial, keys[name], self.distributions[keys[name]]))
+        self.choose(lambda key, distribution: suggest(trial, key, distribution))
         return trial
 
-    def point(self, trial: Trial) -> Point:
-        """Return the point of a trial."""
-        return Point(self.constant, trial_overrides(trial.params))
+    def choose(self, choose_value: Callable[[str, BaseDistribution], Any]) -> dict[str, Any]:
+        """Return the values of a point, of those keys only that apply to it.
+
+        Args:
+            choose_value: function that returns a value for a key and its distribution.
+        """
+        keys = {key.lstrip("+"): key for key in self.distributions}
+        values: dict[str, Any] = {}
+        texts: dict[str, str] = {}
+        for name in self.conditions.order:
+            if self.conditions.holds(name, texts):
+                key = keys[name]
+                values[key] = choose_value(key, self.distributions[key])
+                texts[name] = str(values[key])
+        return values
+
+    def point(self, values: Mapping[str, Any]) -> Point:
+        """Return the point with the values of a trial."""
+        return Point(self.constant, trial_overrides(values))
 
     def find_points(self) -> list[dict[str, Any]] | None:
         """Return all points of a finite space, without keys that do not apply; None above `MAX_POINTS`."""
@@ -123,12 +137,24 @@ class SearchSpace:
         ]
 
 
-def _suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
+def random_study(seed: int | None, *path: int) -> Study:
+    """Return a study that samples at random.
+
+    Args:
+        seed: seed of a search (None: different samples each time).
+        path: numbers of the part of the search, whose samples depend only on them and the seed.
+    """
+    own = None if seed is None else int(np.random.SeedSequence((seed, *path)).generate_state(1)[0])
+    return create_study(sampler=make_sampler("random", {}, own))
+
+
+def suggest(trial: Trial, key: str, distribution: BaseDistribution) -> Any:
+    """Return the value that a sampler suggests for a key of a trial."""
     if isinstance(distribution, CategoricalDistribution):
         return trial.suggest_categorical(key, distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
-    suggest: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
-    return suggest(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
+    call: Any = trial.suggest_int if isinstance(distribution, IntDistribution) else trial.suggest_float
+    return call(key, distribution.low, distribution.high, step=distribution.step, log=distribution.log)
 
 
 def _values(distribution: BaseDistribution) -> Sequence[Any]:
@@ -179,7 +205,7 @@ def parse_point(
 
 def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     """Return points that cover every category and both ends of every interval, to check before the search."""
-    ends = [_ends(distribution) for distribution in space.values()]
+    ends = [list_ends(distribution) for distribution in space.values()]
     number = max(map(len, ends))
     return [
         {key: values[index % len(values)] for key, values in zip(space, ends, strict=True)}
@@ -187,7 +213,8 @@ def find_corners(space: Mapping[str, BaseDistribution]) -> list[dict[str, Any]]:
     ]
 
 
-def _ends(distribution: BaseDistribution) -> list[Any]:
+def list_ends(distribution: BaseDistribution) -> list[Any]:
+    """Return all categories, or both ends of an interval."""
     if isinstance(distribution, CategoricalDistribution):
         return list(distribution.choices)
     assert isinstance(distribution, FloatDistribution | IntDistribution)
