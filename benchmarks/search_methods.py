@@ -1,4 +1,4 @@
-"""Compare searches of hyperparameters at equal budgets of epochs: random, TPE with median pruning, and ASHA.
+"""Compare searches of hyperparameters at equal budgets of epochs: random, TPE with pruning, ASHA and PBT.
 
     python benchmarks/search_methods.py --data DIR --results DIR --repeats 5
     python benchmarks/search_methods.py --data DIR --results DIR --dataset cifar10
@@ -9,6 +9,9 @@ that end later do not count. The table shows the test accuracy of the configurat
 accuracy, mean ± sample standard deviation over the repeats, and the validation accuracy that a search had
 found after parts of the budget. `--results` keeps the steps of each finished search in a file, so that a
 stopped benchmark continues, and holds the regret curves, `regret_<dataset>.png`.
+
+PBT compares its members after each epoch. It searches dropout from 0.01 on, because a training cannot add
+dropout to a network without it.
 """
 
 import argparse
@@ -16,9 +19,9 @@ import csv
 import json
 import statistics
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.figure import Figure
@@ -31,7 +34,7 @@ SPACE = {
     "data.batch_size": "choice(16,32,64,128)",
 }
 DATASETS = {
-    "mnist": ["data=mnist", "paths.data={data}", "model=mlp", "model.dropout=interval(0,0.5)"],
+    "mnist": ["data=mnist", "paths.data={data}", "model=mlp", "model.dropout=interval({min_dropout},0.5)"],
     "cifar10": ["data=image_folder", "data.path={data}/cifar10_jpeg", "model=lenet"],
 }
 MAX_EPOCHS = 9
@@ -40,16 +43,26 @@ PARTS = (0.25, 0.5, 0.75, 1.0)
 
 
 class Method(NamedTuple):
-    """A search, with more trials than the budget allows."""
+    """A search, with at least as many trials as the budget allows."""
 
     options: list[str]
     trials_per_budget: float  # relative to trials that all train for MAX_EPOCHS
+    number_key: str = "hydra.sweeper.n_trials"
+    epochs_at_pause: Callable[[dict[str, Any]], int] = lambda job: 3 ** (len(job["pause_values"]) - 1)
+    min_dropout: float = 0.0
 
 
 METHODS = {
     "random": Method(["hydra/sweeper=optuna", "hydra.sweeper.sampler=random"], 1),
     "TPE, median pruning": Method(["hydra/sweeper=optuna", "hydra.sweeper.pruner=median"], 3),
     "ASHA": Method(["hydra/sweeper=asha"], 4),
+    "PBT": Method(
+        ["hydra/sweeper=pbt", "hydra.sweeper.interval_epochs=1"],
+        1,
+        "hydra.sweeper.population_size",
+        lambda job: int(job["start_epoch"]) + len(job["pause_values"]),
+        min_dropout=0.01,
+    ),
 }
 
 
@@ -92,7 +105,7 @@ def steps_of_search(name: str, seed: int, arguments: argparse.Namespace) -> list
         with tempfile.TemporaryDirectory() as folder:
             sweep = Path(folder) / "sweep"
             search(METHODS[name], seed, arguments, sweep)
-            file.write_text(json.dumps(steps_of(sweep)))
+            file.write_text(json.dumps(steps_of(sweep, METHODS[name])))
         print(f"{name}, seed {seed}", flush=True)
     return [Step(*step) for step in json.loads(file.read_text())]
 
@@ -100,15 +113,16 @@ def steps_of_search(name: str, seed: int, arguments: argparse.Namespace) -> list
 def search(method: Method, seed: int, arguments: argparse.Namespace, sweep: Path) -> None:
     """Run one search, one job at a time."""
     trials = round(method.trials_per_budget * arguments.budget / MAX_EPOCHS)
-    dataset = [part.format(data=arguments.data.absolute()) for part in DATASETS[arguments.dataset]]
+    values = {"data": arguments.data.absolute(), "min_dropout": method.min_dropout}
+    dataset = [part.format(**values) for part in DATASETS[arguments.dataset]]
     command = ["-m", *dataset, "trainer.accelerator=cpu", *(f"{key}={value}" for key, value in SPACE.items())]
     command += ["trainer.limit_train_batches=0.1", f"trainer.max_epochs={MAX_EPOCHS}", "logger=csv"]
-    command += ["~callbacks.early_stopping", *method.options, f"hydra.sweeper.n_trials={trials}"]
+    command += ["~callbacks.early_stopping", *method.options, f"{method.number_key}={trials}"]
     command += [f"hydra.sweeper.seed={seed}", "hydra.launcher.jobs=1", f"hydra.sweep.dir={sweep}"]
     run([TRAIN, *command], sweep.parent)
 
 
-def steps_of(sweep: Path) -> list[Step]:
+def steps_of(sweep: Path, method: Method) -> list[Step]:
     """Return the steps of a search in the order in which they ended."""
     trained: dict[int, int] = {}  # epochs by job
     steps = []
@@ -118,9 +132,9 @@ def steps_of(sweep: Path) -> list[Step]:
             continue
         with (sweep / job["name"] / "metrics.csv").open(newline="") as stream:
             values = [float(each["val/acc"]) for each in csv.DictReader(stream) if each["val/acc"]]
-        reached = 3 ** (len(job["pause_values"]) - 1) if job["state"] == "paused" else len(values)
+        reached = method.epochs_at_pause(job) if job["state"] == "paused" else len(values)
         test = job["metrics"].get("test/acc") if job["state"] == "done" else None
-        if epochs := reached - trained.get(job["number"], 0):
+        if epochs := reached - trained.get(job["number"], job["start_epoch"]):
             trained[job["number"]] = reached
             steps.append(Step(epochs, max(values[:reached]), test))
     return steps
