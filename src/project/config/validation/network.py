@@ -11,6 +11,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from torch import Tensor, nn
 
@@ -81,7 +82,8 @@ def refuse_wrong_parts(config: DictConfig) -> None:
         model = {key: value for key, value in plain.items() if key not in ONLY_WEIGHTS}
         _refuse(_network_problem(to_yaml(OmegaConf.create({"model": model, "data": data})), target_type))
     if config.get("metrics"):
-        values = resolve(config)
+        HydraConfig.instance().set_config(config)  # for values of the form ${hydra:…}
+        values = resolve(OmegaConf.masked_copy(config, [str(key) for key in config if key != "hydra"]))
         parts = {group: values[group] for group in parts_of(values["task"]).values()}
         parts |= {"task": values["task"], "data": data, "model": {"_target_": "torch.nn.Identity"}}
         _refuse(_metric_problem(to_yaml(OmegaConf.create(parts)), target_type))
