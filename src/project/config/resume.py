@@ -30,10 +30,10 @@ SWEEP_KEYS = ("resume", "retry_failed", "join", "paths.outputs")
 SWEEP_FLAG_KEYS = ("retry_failed", "join")
 FREE_KEYS = (
     *("hydra/launcher=", "hydra.launcher.", "hydra.sweeper.n_trials=", "hydra.sweeper.timeout_s="),
-    "hydra.sweeper.eliminate_confidence=",
-    *("hydra.sweeper.batch=", "hydra.sweeper.changed_code="),
+    *("hydra.sweeper.batch=", "hydra.sweeper.changed_code=", "hydra.sweeper.eliminate_confidence="),
+    *("hydra.sweeper.order=", "hydra.sweeper.priority="),
 )
-"""Keys of a resumed sweep that may change: those of the launcher, and limits."""
+"""Keys of a resumed sweep that may change: those of the launcher, limits, and the order of jobs."""
 EXTENSION_KEYS = ("seeds=", "hydra.sweeper.file=", "hydra.sweeper.warm_start=")
 """Keys of the sweep that add jobs to it, or earlier results."""
 KEPT_KEYS = ("seeds=", "hydra.sweeper.n_trials=")

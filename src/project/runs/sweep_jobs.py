@@ -65,7 +65,7 @@ class Job:
         return _label({key: value for key, value in self.settings.items() if key not in REPETITIONS})
 
     @property
-    def point_key(self) -> Hashable:
+    def point_key(self) -> frozenset[tuple[str, float | str]]:
         """Value that is equal for jobs of the same point; 0.1 equals 1e-1.
 
         A job that continues from another one's checkpoint is a point of its own.
@@ -73,12 +73,12 @@ class Job:
         settings = {key: value for key, value in self.settings.items() if key not in REPETITIONS}
         if self.parent is not None:
             settings["job"] = str(self.number)
-        return frozenset((key, _number(value)) for key, value in settings.items())
+        return frozenset((key, parse_number(value)) for key, value in settings.items())
 
     @property
     def repetition(self) -> tuple[Hashable, ...]:
         """Seed and fold."""
-        return tuple(_number(self.settings.get(key, "")) for key in REPETITIONS)
+        return tuple(parse_number(self.settings.get(key, "")) for key in REPETITIONS)
 
 
 def _label(settings: Mapping[str, str]) -> str:
@@ -86,7 +86,8 @@ def _label(settings: Mapping[str, str]) -> str:
     return " ".join(parts) or "the only point"
 
 
-def _number(value: str) -> float | str:
+def parse_number(value: str) -> float | str:
+    """Return a value as a number if it is one: 0.1 equals 1e-1."""
     try:
         return float(value)
     except ValueError:

@@ -24,6 +24,7 @@ from project.runs.sweep_folder import SweepFolder
 from project.runs.sweep_jobs import FINISHED, SUCCEEDED, Job, Ledger
 from project.runtime.atomic_files import replace_text
 from project.sweeps.engine import Engine, EngineClosedError, JobExit
+from project.sweeps.job_order import AS_WRITTEN, JobOrder, JobQueue
 from project.sweeps.job_process import JobSpec
 from project.sweeps.job_scheduler import prepare_job_folder
 
@@ -284,22 +285,26 @@ class JoinedJobs:
         folder: folder of the sweep.
         claims: claims of this worker.
         jobs: jobs on record.
+        order: order in which the jobs start.
     """
 
     is_checked = True
 
-    def __init__(self, folder: SweepFolder, claims: JobClaims, jobs: Sequence[Job]) -> None:
+    def __init__(
+        self, folder: SweepFolder, claims: JobClaims, jobs: Sequence[Job], order: JobOrder = AS_WRITTEN
+    ) -> None:
         self.folder = folder
         self.claims = claims
         self.taken: list[Job] = []
-        self._waiting = deque(job for job in jobs if job.state == "waiting")
+        self._waiting = JobQueue(jobs, order)
 
     def next_job(self) -> Job | None:
-        while self._waiting and self.claims.is_alive(OWNER):
-            job = self._waiting.popleft()
+        while self.claims.is_alive(OWNER) and (job := self._waiting.pop()) is not None:
             if not self.claims.claim(job.number):
                 continue
-            state = self.folder.ledger.read()[job.number].state  # read after the claim: nobody changes it now
+            recorded = self.folder.ledger.read()  # read after the claim: nobody changes the job's state now
+            self._waiting.record(recorded.values())
+            state = recorded[job.number].state
             if state == "waiting" and self.folder.run(job.name).read_status().get("state") not in SUCCEEDED:
                 self.taken.append(job)
                 return job

@@ -6,7 +6,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from datetime import datetime
 from types import FrameType
@@ -26,6 +26,7 @@ from project.runtime.signals import REPEAT_S, SIGNALS, exit_code, handling_signa
 from project.sweeps.compose import Composer, compose_job, refuse_problems
 from project.sweeps.device_slots import DeviceRequest
 from project.sweeps.engine import Engine, EngineClosedError, JobExit
+from project.sweeps.job_order import AS_WRITTEN, JobOrder, JobQueue
 from project.sweeps.job_process import JobSpec, TaskReference
 from project.sweeps.live_view import LiveView
 
@@ -82,26 +83,32 @@ class JobList:
         jobs: jobs of the sweep.
         is_checked: true if the configurations of all jobs were checked.
         timeout_s: time since the first job after which no job starts [s] (None: no limit).
+        order: order in which the jobs start [as written].
     """
 
     def __init__(
-        self, jobs: Iterable[Job], *, is_checked: bool = True, timeout_s: float | None = None
+        self,
+        jobs: Sequence[Job],
+        *,
+        is_checked: bool = True,
+        timeout_s: float | None = None,
+        order: JobOrder = AS_WRITTEN,
     ) -> None:
         self.is_checked = is_checked
-        self._waiting = iter([job for job in jobs if job.state == "waiting"])
+        self._waiting = JobQueue(jobs, order)
         self._budget = TimeBudget(timeout_s)
 
     def next_job(self) -> Job | None:
         if self._budget.is_over:
             return None
         self._budget.begin()
-        return next(self._waiting, None)
+        return self._waiting.pop()
 
     def complete_overrides(self, job: Job) -> list[str]:
         return job.overrides
 
     def finish(self, job: Job) -> None:
-        pass
+        self._waiting.record([job])
 
 
 class Scheduler:

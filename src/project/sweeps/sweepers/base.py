@@ -29,6 +29,7 @@ from project.runtime.text import plural
 from project.runtime.yaml_files import SEARCH_PATH, config_folders
 from project.sweeps.compose import compose_job, loader_for_folder, refuse_problems
 from project.sweeps.job_claims import OWNER, JobClaims, JoinedJobs, JoinedLedger
+from project.sweeps.job_order import AS_WRITTEN
 from project.sweeps.job_scheduler import JobSource, reconcile_jobs
 from project.sweeps.job_table import (
     best_job,
@@ -64,6 +65,8 @@ class RecordedSweeper(Sweeper):
     """Jobs per call of a third-party launcher (None: all)."""
     can_be_joined = False
     """True if all jobs are known when the sweep starts, so that other processes can run some of them."""
+    order = AS_WRITTEN
+    """Order in which jobs start that are known when the sweep starts."""
 
     def __init__(self, seeds: int, folds: int | None, changed_code: bool) -> None:
         self.seeds = seeds
@@ -227,7 +230,7 @@ class RecordedSweeper(Sweeper):
             view = LiveView.from_config(folder, self.config, len(jobs), self.seeds * (self.folds or 1))
             view.count_earlier(jobs)
             view.print(f"joined the sweep of {plural(len(jobs), 'job')} in {folder.shown}")
-            source = JoinedJobs(folder, claims, jobs)
+            source = JoinedJobs(folder, claims, jobs, self.order)
             self.scheduled_launcher.claims = claims
             try:
                 stopped = self.scheduled_launcher.run(folder, source, view, targets)

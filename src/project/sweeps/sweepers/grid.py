@@ -10,7 +10,7 @@ from decimal import Decimal
 from hashlib import sha256
 from itertools import count, product
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from hydra.core.config_loader import ConfigLoader
 from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -29,6 +29,7 @@ from project.runtime.console import waiting
 from project.runtime.secrets import redact_text
 from project.runtime.text import plural
 from project.runtime.yaml_files import raw_child, read_text
+from project.sweeps.job_order import AS_WRITTEN, JobOrder
 from project.sweeps.job_scheduler import JobList
 from project.sweeps.sweepers.base import RecordedSweeper
 from project.sweeps.sweepers.conditions import Conditions
@@ -275,6 +276,8 @@ class GridSweeper(RecordedSweeper):
         timeout_s: time since the first job after which no job starts [s] (None: no limit).
         eliminate_confidence: points that are worse than the best one at this confidence get no more seeds
             (None: all points get all seeds); see `SeedRace`.
+        order: `longest_first` starts the jobs that last longest first (see `JobOrder`).
+        priority: for some keys, the values whose jobs start first (see `JobOrder`).
         changed_code: resume even if the code has changed since the sweep began.
     """
 
@@ -289,6 +292,8 @@ class GridSweeper(RecordedSweeper):
         max_points: Annotated[int, Range(1)] = 10_000,
         timeout_s: Annotated[float, Range(above=0)] | None = None,
         eliminate_confidence: Annotated[float, Range(0.5, below=1)] | None = None,
+        order: Literal["as_written", "longest_first"] = "as_written",
+        priority: Mapping[str, Any] | None = None,
         changed_code: bool = False,
     ) -> None:
         super().__init__(seeds, folds, changed_code)
@@ -297,6 +302,7 @@ class GridSweeper(RecordedSweeper):
         self.max_points = max_points
         self.timeout_s = timeout_s
         self.eliminate_confidence = eliminate_confidence
+        self.order = JobOrder(order == "longest_first", dict(priority or {}))
 
     def run_jobs(self, overrides: Sequence[str], jobs: list[Job]) -> int:
         seeds = max(Counter(job.point for job in jobs).values(), default=1) // (self.folds or 1)
@@ -321,8 +327,14 @@ class GridSweeper(RecordedSweeper):
         return self.run_source(source, jobs, len(jobs), targets)
 
     def _refuse_elimination(self) -> None:
-        if self.eliminate_confidence is not None and (self.folds is not None or self.seeds <= MIN_SEEDS):
-            given = f"hydra.sweeper.eliminate_confidence={self.eliminate_confidence}"
+        if self.eliminate_confidence is None:
+            return
+        given = f"hydra.sweeper.eliminate_confidence={self.eliminate_confidence}"
+        if self.order != AS_WRITTEN:
+            raise InputError(
+                f"{given}: trains the seeds of all points in turn; leave out hydra.sweeper.order and priority"
+            )
+        if self.folds is not None or self.seeds <= MIN_SEEDS:
             raise InputError(
                 f"{given}: compares points over more than {MIN_SEEDS} seeds, without folds (got "
                 f"seeds={self.seeds}, folds={'null' if self.folds is None else self.folds}); raise seeds"
@@ -333,7 +345,7 @@ class GridSweeper(RecordedSweeper):
             for job in jobs:
                 if job.state == "eliminated":  # by an earlier process of this sweep
                     job.state, job.error = "waiting", None
-            return JobList(jobs, timeout_s=self.timeout_s)
+            return JobList(jobs, timeout_s=self.timeout_s, order=self.order)
         is_larger_better = self.config.get("mode", "max") == "max"
         return SeedRace(
             jobs, self.eliminate_confidence, larger_is_better=is_larger_better, timeout_s=self.timeout_s

@@ -72,6 +72,7 @@ class SeedRace(JobList):
         return job
 
     def finish(self, job: Job) -> None:
+        super().finish(job)
         if job.state == "done":
             self._losses = None
 
