@@ -299,12 +299,11 @@ class JoinedJobs:
         self._waiting = JobQueue(jobs, order)
 
     def next_job(self) -> Job | None:
+        self._waiting.record(self.folder.ledger.read().values())
         while self.claims.is_alive(OWNER) and (job := self._waiting.pop()) is not None:
             if not self.claims.claim(job.number):
                 continue
-            recorded = self.folder.ledger.read()  # read after the claim: nobody changes the job's state now
-            self._waiting.record(recorded.values())
-            state = recorded[job.number].state
+            state = self.folder.ledger.read()[job.number].state  # read after the claim: nobody changes it now
             if state == "waiting" and self.folder.run(job.name).read_status().get("state") not in SUCCEEDED:
                 self.taken.append(job)
                 return job

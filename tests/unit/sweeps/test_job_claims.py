@@ -1,6 +1,7 @@
 """Tests of the claims by which several processes share the jobs of a sweep."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -21,6 +22,7 @@ from project.sweeps.job_claims import (
     LostClaimError,
     SharedEngine,
 )
+from project.sweeps.job_order import JobOrder
 from project.sweeps.job_process import JobSpec, TaskReference
 
 
@@ -165,3 +167,16 @@ def test_a_joined_process_gets_waiting_jobs_that_nobody_claimed(tmp_path: Path) 
             sweep.run("2").write_status(state="done")  # not recorded yet
             assert [source.next_job(), source.next_job(), source.next_job()] == [jobs[3], jobs[4], None]
             assert [other.holder(number) for number in (1, 2)] == ["", ""]
+
+
+def test_a_joined_process_takes_the_longest_job_by_the_record_of_all(tmp_path: Path) -> None:
+    sweep = SweepFolder(tmp_path)
+    jobs = [Job(number, [], [f"model={'mlp' if number % 2 else 'cnn'}"], str(number)) for number in range(6)]
+    sweep.ledger.write(*jobs)
+    owner, other = JobClaims(tmp_path, OWNER), JobClaims(tmp_path)
+    source = JoinedJobs(sweep, other, jobs, JobOrder(longest_first=True))
+    with owner.active(), other.active():
+        for job, seconds in ((jobs[0], 5.0), (jobs[1], 50.0)):  # by the owner, after this process joined
+            sweep.ledger.write(replace(job, state="done", started="now", attempts=1, duration_s=seconds))
+        numbers = [job.number for _ in range(4) if (job := source.next_job()) is not None]
+    assert numbers == [3, 5, 2, 4]
