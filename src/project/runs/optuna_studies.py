@@ -4,7 +4,7 @@ import inspect
 import random
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 import optuna
 from optuna import pruners, samplers
 from optuna.storages import BaseStorage, JournalStorage
-from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock
+from optuna.storages.journal import JournalFileBackend, JournalFileSymlinkLock, JournalRedisBackend
 
 from project.errors import InputError, summarize
 from project.runtime.extras import install_command
@@ -36,18 +36,42 @@ SAMPLERS: Mapping[str, type[samplers.BaseSampler]] = {
 }
 REQUIRED_PACKAGES = {"gp": "scipy", "cmaes": "cmaes", "qmc": "scipy"}
 """Packages that samplers import only during a search."""
-PRUNERS: Mapping[str, type[pruners.BasePruner]] = {
+
+
+def patient_pruner(
+    patience: int,
+    wrapped: str = "none",
+    wrapped_options: Mapping[str, Any] | None = None,
+    min_delta: float = 0.0,
+) -> pruners.PatientPruner:
+    """Make a pruner that waits for `patience` epochs without improvement, then follows another pruner.
+
+    Args:
+        patience: number of epochs.
+        wrapped: name of the other pruner in `PRUNERS`; `none` prunes after the patience.
+        wrapped_options: arguments of the other pruner's constructor.
+        min_delta: smallest difference that counts as an improvement.
+    """
+    inner = None if wrapped == "none" else make_pruner(wrapped, wrapped_options or {})
+    return pruners.PatientPruner(inner, patience, min_delta)
+
+
+PRUNERS: Mapping[str, Callable[..., pruners.BasePruner]] = {
     "none": pruners.NopPruner,
     "median": pruners.MedianPruner,
     "percentile": pruners.PercentilePruner,
     "hyperband": pruners.HyperbandPruner,
     "successive_halving": pruners.SuccessiveHalvingPruner,
     "threshold": pruners.ThresholdPruner,
+    "patient": patient_pruner,
 }
+"""Pruners by name. Optuna's WilcoxonPruner is no choice: its steps are instances of a problem, not epochs."""
 
 JOURNAL = "journal:"
 """URL scheme of a journal file, which also works on network file systems."""
 FILE_SCHEMES = (JOURNAL, "sqlite:///")
+REDIS = f"{JOURNAL}redis://"
+"""URL scheme of a journal on a Redis server."""
 
 
 def silence_optuna() -> None:
@@ -67,13 +91,15 @@ def refuse_unwritable_storage(url: str) -> None:
 
 
 def _file_of(url: str) -> Path | None:
+    if url.startswith(REDIS):
+        return None
     path = next((url.removeprefix(start) for start in FILE_SCHEMES if url.startswith(start)), "")
     return Path(path.partition("?")[0]) if path and not path.startswith(":") else None
 
 
 def absolute_url(url: str) -> str:
     """Return a storage's URL with an absolute path, for processes in other working directories."""
-    for start in FILE_SCHEMES:
+    for start in () if url.startswith(REDIS) else FILE_SCHEMES:
         if url.startswith(start) and not (path := url.removeprefix(start)).startswith((":", "/")):
             return f"{start}{Path(path).absolute()}"
     return url
@@ -83,7 +109,8 @@ def open_storage(url: str) -> BaseStorage:
     """Open a storage.
 
     Args:
-        url: `journal:FILE`, or a URL for SQLAlchemy, such as sqlite:///FILE or postgresql://….
+        url: `journal:FILE`, `journal:redis://…`, or a URL for SQLAlchemy, such as sqlite:///FILE or
+            postgresql://….
 
     Raises:
         InputError: the storage cannot be opened.
@@ -91,6 +118,8 @@ def open_storage(url: str) -> BaseStorage:
     try:
         if (file := _file_of(url)) is not None:
             file.parent.mkdir(parents=True, exist_ok=True)
+        if url.startswith(REDIS):
+            return JournalStorage(JournalRedisBackend(url.removeprefix(JOURNAL)))
         if url.startswith(JOURNAL):
             path = url.removeprefix(JOURNAL)
             lock = JournalFileSymlinkLock(path, grace_period=LOCK_S)
@@ -137,7 +166,7 @@ def make_pruner(name: str, options: Mapping[str, Any]) -> pruners.BasePruner:
     return _make("pruner", PRUNERS, name, options)
 
 
-def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping[str, Any]) -> Any:
+def _make(kind: str, known: Mapping[str, Callable[..., Any]], name: str, options: Mapping[str, Any]) -> Any:
     key = f"hydra.sweeper.{kind}"
     if name not in known:
         raise InputError(f"{key}={name}: {did_you_mean(name, known)}")
@@ -150,9 +179,11 @@ def _make(kind: str, known: Mapping[str, type[Any]], name: str, options: Mapping
         raise InputError(f"{key}={name}: needs {package}; run {install_command('search')}")
     try:
         return known[name](**options)
+    except InputError:  # of a wrapped pruner
+        raise
     except (TypeError, ValueError, ImportError) as error:
         raise InputError(f"{key}={name} {key}_options={dict(options)}: {error}") from error
 
 
-def _parameters(made: type[Any] | None) -> list[str]:
+def _parameters(made: Callable[..., Any] | None) -> list[str]:
     return [] if made is None else [name for name in inspect.signature(made).parameters if name != "self"]
